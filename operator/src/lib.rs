@@ -1,0 +1,1 @@
+//! The Bytebase operator.
