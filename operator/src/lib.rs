@@ -1,1 +1,15 @@
-//! The Bytebase operator.
+//! A Kubernetes operator that runs Bytebase with several replicas and proves each step against its metadata database.
+//!
+//! Data flows one way through every reconcile:
+//!
+//! ```text
+//! observe (I/O) → validate (pure) → decide (pure) → apply (I/O) → report (I/O)
+//! ```
+//!
+//! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client, no database driver and no
+//! async runtime (`tests/purity.rs` holds them to it). `runtime` wires the steps to the cluster.
+
+pub mod contract;
+pub mod decide;
+pub mod observe;
+pub mod runtime;

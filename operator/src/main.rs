@@ -1,2 +1,3 @@
-//! Entry point.
+//! `bytebase-operator`: parses the command line and calls one function.
+
 fn main() {}

@@ -1,0 +1,175 @@
+//! What the decision rests on: everything seen of one cluster at one moment, as plain values.
+
+use crate::contract::version::Version;
+use secrecy::SecretString;
+use std::fmt;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What is known of the metadata database.
+#[derive(Clone, Debug)]
+pub enum DatabaseView {
+    /// No probe has ended yet (the operator has just started, or the connection just changed).
+    NotProbed,
+    /// The operator can never log in itself: the login is a cloud IAM one and no monitoring URL was given.
+    CannotRead,
+    /// The outcome of the latest probe.
+    Probed(Result<DatabaseFacts, ProbeFailure>),
+}
+
+/// Why a probe brought no facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeFailure {
+    /// Decides what follows.
+    pub class: FailureClass,
+    /// Why, by a fixed name.
+    pub reason: FailureReason,
+    /// For people: what is wrong, where (host, port, database, never the password), what to do.
+    pub message: String,
+}
+
+/// How sure a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureClass {
+    /// The server itself refused: Bytebase would be refused too.
+    Definite,
+    /// It could not be told from where the operator stands.
+    Unknown,
+}
+
+/// The ways a probe fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::AsRefStr, strum::EnumIter)]
+pub enum FailureReason {
+    /// The name does not resolve, the port refuses, or nothing answers in time.
+    Unreachable,
+    /// The server refuses the role or its password (SQLSTATE 28P01, 28000).
+    AuthenticationFailed,
+    /// The database does not exist (3D000).
+    DatabaseMissing,
+    /// The role may not connect or read (42501).
+    PermissionDenied,
+    /// The server has no free connection (53300).
+    TooManyConnections,
+    /// The server is starting up or shutting down (57P01..57P03).
+    ServerNotReady,
+    /// TLS could not be agreed, or the certificate was refused.
+    TlsFailed,
+    /// A parameter in the URL is not one the server knows.
+    ParameterRefused,
+    /// Anything else.
+    Other,
+}
+
+/// What one successful probe read, in one transaction.
+#[derive(Clone, Debug)]
+pub struct DatabaseFacts {
+    /// `server_version_num`, such as 150018.
+    pub server_version_num: u32,
+    /// `pg_is_in_recovery()`.
+    pub in_recovery: bool,
+    /// `server_encoding`, such as `UTF8`.
+    pub encoding: String,
+    /// `max_connections`.
+    pub max_connections: u32,
+    /// `superuser_reserved_connections` (and `reserved_connections` where it exists).
+    pub reserved_connections: u32,
+    /// The role may create tables in the schema that unqualified names go to.
+    pub can_create: bool,
+    /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in between.
+    pub transaction_pooler: bool,
+    /// Identity of the database itself, equal for two connection strings that lead to the same one.
+    pub identity: DatabaseIdentity,
+    /// Whose tables these are.
+    pub schema: SchemaState,
+    /// The license stored by Bytebase.
+    pub license: StoredLicense,
+    /// Rows of `replica_heartbeat`, youngest first.
+    pub heartbeats: Vec<Heartbeat>,
+    /// Sessions that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions' queries.
+    pub listeners: Option<Vec<ListenSession>>,
+    /// Running task runs by owner.
+    pub running_tasks: Vec<RunningTasks>,
+    /// Task runs waiting to be promoted.
+    pub pending_tasks: u64,
+    /// Task runs promoted and free to be claimed.
+    pub available_tasks: u64,
+    /// Somebody holds the schema migration lock (advisory lock 1002).
+    pub migration_running: bool,
+}
+
+/// `system_identifier` where it can be read (else the server's address) with the database's oid.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DatabaseIdentity(pub String);
+
+/// What the database holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// No table yet: Bytebase will create its own.
+    Empty,
+    /// Bytebase's tables.
+    Bytebase {
+        /// The newest row of `instance_change_history`; `None` while the first migration has not recorded one.
+        version: Option<Version>,
+    },
+    /// Tables that are not Bytebase's.
+    Foreign {
+        /// One of them, to name in the message.
+        example: String,
+    },
+}
+
+/// The license as stored in the metadata database.
+#[derive(Clone)]
+pub enum StoredLicense {
+    /// There is no workspace before the first sign-up, and nowhere to store a license.
+    NoWorkspace,
+    /// A workspace without a license.
+    Absent {
+        /// `workspace.resource_id`.
+        workspace_id: String,
+    },
+    /// A workspace with a license.
+    Present {
+        /// `workspace.resource_id`.
+        workspace_id: String,
+        /// The JWT.
+        token: SecretString,
+    },
+}
+
+impl fmt::Debug for StoredLicense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWorkspace => f.write_str("NoWorkspace"),
+            Self::Absent { workspace_id } => write!(f, "Absent({workspace_id})"),
+            Self::Present { workspace_id, .. } => write!(f, "Present({workspace_id}, …)"),
+        }
+    }
+}
+
+/// One row of `replica_heartbeat`, its age taken by the database's clock and carried forward to the moment of observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The process that beats; a new one at each start.
+    pub replica_id: Uuid,
+    /// Time since the last beat.
+    pub age: Duration,
+}
+
+/// One session that runs `LISTEN bytebase_signal`: one live replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSession {
+    /// `PGAPPNAME`, which the operator sets to the pod's name.
+    pub application_name: String,
+    /// The pod's address, or the node's where there is address translation.
+    pub client_address: Option<String>,
+}
+
+/// Task runs that a replica is executing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningTasks {
+    /// The owner.
+    pub replica_id: Uuid,
+    /// How many.
+    pub count: u64,
+}

@@ -1,0 +1,1 @@
+//! Reads of the outside world.
