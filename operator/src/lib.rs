@@ -9,6 +9,7 @@
 //! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client, no database driver and no
 //! async runtime (`tests/purity.rs` holds them to it). `runtime` wires the steps to the cluster.
 
+pub mod api;
 pub mod contract;
 pub mod decide;
 pub mod observe;

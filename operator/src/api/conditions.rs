@@ -1,0 +1,195 @@
+//! Conditions and their reasons. The reason of a condition is also the reason of the event and of the log line.
+
+use serde::{Deserialize, Serialize};
+
+/// Types of `status.conditions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, strum::AsRefStr, strum::EnumIter, strum::EnumString, strum::Display)]
+pub enum ConditionType {
+    /// Every wanted replica is Ready and beating.
+    Ready,
+    /// The operator is still moving the cluster towards its spec.
+    Reconciling,
+    /// The operator cannot go on without somebody's help.
+    Stalled,
+    /// The spec and everything it names can be used.
+    ConfigurationValid,
+    /// The metadata database passes every check.
+    DatabaseReady,
+    /// The stored license allows more than one replica.
+    #[strum(serialize = "HALicensed")]
+    HaLicensed,
+    /// Every running replica is Ready and beating, and no stranger beats on the database.
+    ReplicasHealthy,
+    /// Every replica runs the current template.
+    RolloutComplete,
+    /// People can reach the cluster from outside.
+    Exposed,
+}
+
+/// Why a condition has its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::AsRefStr, strum::EnumIter, strum::EnumString, strum::Display)]
+pub enum Reason {
+    // Ready
+    /// Every wanted replica is Ready and beating.
+    AllReplicasActive,
+    /// Replicas are starting or not beating yet.
+    ReplicasNotReady,
+    /// Fewer replicas run than wanted, because the license gate holds them back.
+    HeldBackByLicense,
+    /// Fewer replicas run than wanted, because of the database.
+    HeldBackByDatabase,
+    /// Fewer replicas run than wanted, because the version cannot run several.
+    HeldBackByVersion,
+    /// `replicas: 0`.
+    ScaledToZero,
+    /// Heartbeats cannot be read.
+    HeartbeatsUnknown,
+    /// The spec cannot be used.
+    InvalidConfiguration,
+
+    // Reconciling, Stalled
+    /// Nothing is left to do.
+    Settled,
+    /// Objects, replicas or revisions are on their way.
+    Progressing,
+    /// `paused: true`.
+    Paused,
+    /// Nothing stands in the way.
+    NotStalled,
+    /// The API server refused a write.
+    ApplyFailed,
+    /// The operator's role lacks a verb.
+    Forbidden,
+    /// An object of that name belongs to somebody else.
+    NameTaken,
+
+    // ConfigurationValid
+    /// Everything checks out.
+    Valid,
+    /// Valid, with remarks in the message.
+    ValidWithWarnings,
+    /// A field has a value that cannot be used.
+    InvalidSpec,
+    /// A Secret or ConfigMap, or a key of it, is missing.
+    ReferenceMissing,
+    /// A Secret holds a value that cannot be used.
+    InvalidSecret,
+
+    // DatabaseReady
+    /// Every check passes.
+    DatabaseChecksPassed,
+    /// Every check passes, with remarks in the message.
+    DatabaseWarnings,
+    /// No probe has ended yet.
+    DatabaseNotProbed,
+    /// The operator cannot log in by cloud IAM; give it `database.monitorSecretRef`.
+    DatabaseCannotRead,
+    /// Nothing answers from where the operator stands.
+    DatabaseUnreachable,
+    /// The server refuses the role or its password.
+    DatabaseAuthenticationFailed,
+    /// The database does not exist.
+    DatabaseMissing,
+    /// The role lacks rights.
+    DatabasePermissionDenied,
+    /// The server is full.
+    DatabaseTooManyConnections,
+    /// The server is starting or stopping.
+    DatabaseServerNotReady,
+    /// TLS failed.
+    DatabaseTlsFailed,
+    /// The server refuses a parameter of the URL.
+    DatabaseParameterRefused,
+    /// The probe failed in another way.
+    DatabaseProbeFailed,
+    /// The server is older than PostgreSQL 14.
+    DatabaseTooOld,
+    /// The server is a standby.
+    DatabaseIsStandby,
+    /// The database is not UTF-8.
+    DatabaseEncoding,
+    /// Another application's tables are in it.
+    DatabaseForeignTables,
+    /// A transaction-mode pooler stands in between.
+    DatabaseTransactionPooler,
+    /// `max_connections` is too small for the wanted replicas.
+    DatabaseConnectionBudget,
+    /// Another `BytebaseCluster` uses the same database.
+    DatabaseShared,
+
+    // HALicensed
+    /// The stored license allows HA.
+    LicenseAllowsHa,
+    /// The license in the Secret allows HA and stands in for the stored one, which cannot be read.
+    SecretLicenseAllowsHa,
+    /// Nobody has signed up yet, so no license can be stored.
+    AwaitingFirstSignUp,
+    /// No license is stored.
+    LicenseMissing,
+    /// The license in the Secret is not stored yet.
+    LicenseNotInstalled,
+    /// The stored license does not include HA.
+    LicenseWithoutHa,
+    /// The stored license ends within the guard interval.
+    LicenseExpiring,
+    /// The stored license has ended.
+    LicenseExpired,
+    /// The stored license is not valid yet.
+    LicenseNotYetValid,
+    /// The license is for another workspace.
+    LicenseOtherWorkspace,
+    /// The license cannot be decoded or its signature is wrong.
+    LicenseInvalid,
+    /// The license cannot be read now.
+    LicenseUnknown,
+    /// Installing the license over Bytebase's API failed.
+    LicenseInstallFailed,
+    /// `enforcement: Warn`: reported, not enforced.
+    LicenseNotEnforced,
+
+    // ReplicasHealthy
+    /// All are Ready and beating.
+    AllReplicasHealthy,
+    /// Some replica is not Ready.
+    ReplicaNotReady,
+    /// Some replica keeps ending; its log says why.
+    ReplicaCrashing,
+    /// Some replica's image cannot be pulled.
+    ImagePullFailed,
+    /// Some replica cannot be scheduled.
+    Unschedulable,
+    /// Some replica is Ready but its heartbeat is stale.
+    HeartbeatStale,
+    /// Some replica has no heartbeat.
+    HeartbeatMissing,
+    /// Somebody else's replica beats on this database.
+    ForeignReplica,
+    /// The kubelet or the controller could not make a pod.
+    PodCreationFailed,
+    /// No replica is wanted.
+    NoReplicas,
+
+    // RolloutComplete
+    /// Every replica runs the current template.
+    RolloutDone,
+    /// The roll goes on.
+    RolloutProgressing,
+    /// The roll waits; the message says for what.
+    RolloutWaiting,
+    /// A replaced replica did not come back; nothing else is touched.
+    RolloutStalled,
+    /// The image is older than the metadata schema.
+    DowngradeRefused,
+
+    // Exposed
+    /// Ingress and Service are there.
+    IngressReady,
+    /// The Ingress is there; its controller has not given it an address.
+    IngressPending,
+    /// `ingress.enabled: false`.
+    IngressDisabled,
+    /// Held back until the first admin exists.
+    AwaitingFirstAdmin,
+    /// The Ingress could not be applied.
+    IngressFailed,
+}

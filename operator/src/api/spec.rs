@@ -1,0 +1,464 @@
+//! `spec`: every field a user may write. Doc comments become the CRD's descriptions and the reference page.
+
+use super::status::BytebaseClusterStatus;
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A highly available Bytebase: several replicas that share one PostgreSQL metadata database, one external URL and one license.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "bytebase.com",
+    version = "v1alpha1",
+    kind = "BytebaseCluster",
+    plural = "bytebaseclusters",
+    shortname = "bbc",
+    category = "all",
+    namespaced,
+    status = "BytebaseClusterStatus",
+    derive = "PartialEq",
+    doc = "A highly available Bytebase: several replicas that share one PostgreSQL metadata database, one external URL and one license.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the cluster stands, in one word"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Every wanted replica is Ready and beating"),
+    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),
+    printcolumn(name = "HA", type_ = "string", json_path = ".status.conditions[?(@.type==\"HALicensed\")].status", description = "The stored license allows more than one replica"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = 1, description = "External URL"),
+    validation = Rule::new("self.metadata.name.size() <= 52").message("the name may have at most 52 characters: Kubernetes appends a revision hash of up to 11 to it in a label of at most 63"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name must start with a letter and hold only lower-case letters, digits and '-': it names Services")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.image) || !has(self.image.digest) || self.version != 'latest'").message("version must say what the digest holds: 'latest' tells nothing about it"),
+)]
+pub struct BytebaseClusterSpec {
+    /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`. At least 3.17.0 for more than one replica. `latest` is
+    /// accepted with a warning: nobody can tell what it runs.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    pub version: String,
+
+    /// The image, where it is not the public one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+
+    /// Wanted replicas. More than one run only while the license stored in the metadata database allows HA. 0 stops the cluster and keeps its data.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 50))]
+    pub replicas: i32,
+
+    /// The one URL at which people reach Bytebase: `https://bytebase.example.com`. Every replica is started with it. Scheme http or https, a host, an
+    /// optional port; no user, query or fragment.
+    #[serde(rename = "externalURL")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub external_url: String,
+
+    /// The PostgreSQL metadata database that all replicas share.
+    pub database: DatabaseSpec,
+
+    /// The license to check and, with `admin` credentials, to install.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<LicenseSpec>,
+
+    /// A workspace admin's login, which lets the operator install the license over Bytebase's API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<AdminSpec>,
+
+    /// The Service that clients and the Ingress use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSpec>,
+
+    /// The Ingress. On unless `enabled: false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<IngressSpec>,
+
+    /// Compute resources of the Bytebase container. A memory limit also sets `GOMEMLIMIT` to 90 % of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Labels a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints the pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tolerations: Vec<Toleration>,
+
+    /// Scheduling affinity. Replaces nothing: the spread below still applies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+
+    /// How replicas spread. Default: over nodes and over zones, as far as possible. An empty list turns that off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+
+    /// Priority class of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: Option<String>,
+
+    /// The pods' identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountSpec>,
+
+    /// More environment variables. Names the operator sets itself (`PG_URL`, `PGAPPNAME`, `PGPASSWORD`) and those that would leak into connections to users'
+    /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub env: Vec<EnvVar>,
+
+    /// More volumes. Names that start with `bytebase-` are the operator's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub volumes: Vec<Volume>,
+
+    /// More mounts in the Bytebase container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub volume_mounts: Vec<VolumeMount>,
+
+    /// More labels on the pods. The operator's own win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub pod_labels: BTreeMap<String, String>,
+
+    /// More annotations on the pods. The operator's own win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub pod_annotations: BTreeMap<String, String>,
+
+    /// Last resort: a strategic-merge overlay on the finished pod template. What it breaks is reported on `ConfigurationValid`; selector labels,
+    /// the arguments and `PG_URL` cannot be taken away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_template: Option<RawPodTemplate>,
+
+    /// How changes reach the replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutSpec>,
+
+    /// The PodDisruptionBudget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption_budget: Option<DisruptionBudgetSpec>,
+
+    /// Observe and report, change nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+fn default_replicas() -> i32 {
+    2
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// The image of the replicas.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSpec {
+    /// Repository without tag. Default `docker.io/bytebase/bytebase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub repository: Option<String>,
+    /// Tag, where it differs from `version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub tag: Option<String>,
+    /// Digest, `sha256:` and 64 hexadecimal digits. Wins over the tag; tags of Bytebase are rebuilt in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 71, max = 71))]
+    pub digest: Option<String>,
+    /// When the kubelet pulls. Default `IfNotPresent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
+    /// Secrets with registry credentials, in the cluster's namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// When the kubelet pulls an image.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr)]
+pub enum PullPolicy {
+    /// At every start.
+    Always,
+    /// Only if the node lacks it.
+    IfNotPresent,
+    /// Never.
+    Never,
+}
+
+/// One key of a Secret in the cluster's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// One key of a ConfigMap in the cluster's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Where the metadata database is: exactly one of `urlSecretRef`, `url` or `host`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.urlSecretRef), has(self.url), has(self.host)].filter(x, x).size() == 1").message("exactly one of urlSecretRef, url and host must be set"),
+    validation = Rule::new("has(self.host) || !(has(self.port) || has(self.name) || has(self.userSecretRef) || has(self.passwordSecretRef) || has(self.params))").message("port, name, userSecretRef, passwordSecretRef and params belong to the form with host"),
+    validation = Rule::new("!has(self.host) || (has(self.name) && has(self.userSecretRef))").message("the form with host needs name and userSecretRef"),
+    validation = Rule::new("!(has(self.caSecretRef) && has(self.caConfigMapRef))").message("only one of caSecretRef and caConfigMapRef may be set"),
+)]
+pub struct DatabaseSpec {
+    /// Secret that holds the whole `PG_URL`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url_secret_ref: Option<SecretKeyRef>,
+    /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub url: Option<String>,
+    /// Host name or address of the server: the form in parts, in which nothing needs percent-encoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
+    /// TCP port. Default 5432.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Database name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
+    /// Secret key that holds the role's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_secret_ref: Option<SecretKeyRef>,
+    /// Secret key that holds the role's password, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret_ref: Option<SecretKeyRef>,
+    /// Connection parameters such as `sslmode`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub params: Option<BTreeMap<String, String>>,
+    /// Secret key that holds the CA bundle (PEM). Mounted into the pods at `/etc/bytebase/database-ca/ca.crt` and used by the operator's own connection. Point
+    /// `sslrootcert` there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+    /// The same from a ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_config_map_ref: Option<ConfigMapKeyRef>,
+    /// Secret key that holds another connection string to the same database, for the operator's reads: a role with `pg_read_all_data` and `pg_monitor`
+    /// is enough. Needed for cloud IAM logins, which the operator cannot perform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor_secret_ref: Option<SecretKeyRef>,
+}
+
+/// The license.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LicenseSpec {
+    /// Secret key that holds the license. It is checked, and installed when `admin` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// `Enforce` runs more than one replica only while the license allows it. `Warn` runs what is wanted and only warns: without an HA license Bytebase
+    /// then fails every queued task after ten minutes.
+    #[serde(default)]
+    pub enforcement: Enforcement,
+}
+
+/// What the license gate does.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Hold back every replica but one until the license allows more.
+    #[default]
+    Enforce,
+    /// Report only.
+    Warn,
+}
+
+/// A workspace admin's login.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdminSpec {
+    /// Secret with the keys `email` and `password`.
+    pub credentials_secret_ref: LocalSecretRef,
+    /// Make this the first admin if nobody has signed up yet, before the Ingress is created: whoever signs up first becomes the admin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub create_first: bool,
+}
+
+/// A Secret in the cluster's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalSecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The client Service.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Default `ClusterIP`.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    pub type_: Option<ServiceType>,
+    /// Port of the Service. Default 80.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    /// Annotations of the Service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Kind of Service.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr)]
+pub enum ServiceType {
+    /// Inside the cluster.
+    ClusterIP,
+    /// A port on every node.
+    NodePort,
+    /// A cloud load balancer.
+    LoadBalancer,
+}
+
+/// The Ingress.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressSpec {
+    /// Whether there is one.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+    /// Class. Default: the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+    /// Host. Default: that of `externalURL`. Another one is refused unless `allowHostMismatch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
+    /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_host_mismatch: bool,
+    /// Secret with the certificate for the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub tls_secret_name: Option<String>,
+    /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session affinity) in the words of an ingress controller.
+    #[serde(default)]
+    pub preset: IngressPreset,
+    /// More annotations. They win over the preset's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Default for IngressSpec {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            class_name: None,
+            host: None,
+            allow_host_mismatch: false,
+            tls_secret_name: None,
+            preset: IngressPreset::default(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Whose annotations to write.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, strum::EnumIter, strum::AsRefStr)]
+#[serde(rename_all = "kebab-case")]
+pub enum IngressPreset {
+    /// None: the controller's defaults, or your own annotations.
+    #[default]
+    None,
+    /// ingress-nginx.
+    IngressNginx,
+    /// Traefik.
+    Traefik,
+    /// HAProxy Ingress.
+    Haproxy,
+}
+
+/// The pods' ServiceAccount. It gets no rights and no token.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountSpec {
+    /// Use this existing one instead of making one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: Option<String>,
+    /// Annotations of the one that is made, for workload identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How changes reach the replicas.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// Seconds a replaced replica may take to be Ready and beating before the roll stops and says so. Default 900.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 86400))]
+    pub ready_timeout_seconds: Option<i32>,
+    /// Seconds between a replica's removal from the Service and its SIGTERM. Default 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 300))]
+    pub pre_stop_seconds: Option<i32>,
+    /// Seconds a replica has to end after the preStop pause. Default 60.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub termination_grace_seconds: Option<i32>,
+}
+
+/// The PodDisruptionBudget, which lets one replica go at a time.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DisruptionBudgetSpec {
+    /// Whether there is one.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+}
+
+/// A pod template as the user wrote it; checked after it is merged.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(transparent)]
+pub struct RawPodTemplate(pub serde_json::Value);
+
+impl JsonSchema for RawPodTemplate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RawPodTemplate".into()
+    }
+
+    // The typed schema of a pod template is over 300 KB, more than a client-side `kubectl apply` can annotate.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
+    }
+}

@@ -1,0 +1,205 @@
+//! `status`: what the operator reports. No field changes while nothing changes in the world, so ages are in the metrics, not here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator reports.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct BytebaseClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the cluster stands, in one word, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Pods that exist.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Pods that are Ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Pods whose heartbeat is fresh. Absent when heartbeats cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_replicas: Option<i32>,
+    /// Replicas the operator runs, after the license gate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_replicas: Option<i32>,
+    /// Label selector of the pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// External URL in its normal form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Version that every replica runs; during a roll, the one that is being left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Version of the metadata schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_version: Option<String>,
+    /// The license that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<LicenseStatus>,
+    /// The metadata database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseStatus>,
+    /// One entry a pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub replica_statuses: Vec<ReplicaStatus>,
+    /// The roll that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+    /// The conditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a cluster stands.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::Display)]
+pub enum Phase {
+    /// Nothing runs yet.
+    Pending,
+    /// The first replicas are starting.
+    Starting,
+    /// Every wanted replica is Ready and beating.
+    Ready,
+    /// Fewer replicas than wanted, held back by a gate.
+    Limited,
+    /// A change is reaching the replicas.
+    Rolling,
+    /// The number of replicas is changing.
+    Scaling,
+    /// Some replica is not Ready or not beating.
+    Degraded,
+    /// `replicas: 0`.
+    Stopped,
+    /// `paused: true`.
+    Paused,
+    /// The spec, or something it names, cannot be used; what runs is left alone.
+    Invalid,
+    /// Somebody must help.
+    Stalled,
+}
+
+/// A license, as far as it may be shown.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LicenseStatus {
+    /// FREE, TEAM or ENTERPRISE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// Whether it includes HA.
+    #[serde(default)]
+    pub ha: bool,
+    /// When it ends. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_time: Option<Time>,
+    /// Whom it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
+    /// Workspace it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "workspaceID")]
+    pub workspace_id: Option<String>,
+    /// Where it was read.
+    pub source: LicenseSource,
+    /// What is known of its signature.
+    pub signature: SignatureState,
+}
+
+/// Where a license was read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LicenseSource {
+    /// The metadata database: the one Bytebase obeys.
+    #[default]
+    Database,
+    /// `license.secretRef`.
+    Secret,
+}
+
+/// What is known of a signature.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SignatureState {
+    /// Verified with the operator's key.
+    Verified,
+    /// The operator has no key.
+    #[default]
+    Unverified,
+    /// Wrong.
+    Invalid,
+}
+
+/// The metadata database.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseStatus {
+    /// Such as `15.18`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+    /// `max_connections` of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<i32>,
+    /// Connections that the wanted replicas and one more may open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_budget: Option<i32>,
+}
+
+/// One pod.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaStatus {
+    /// Name of the pod.
+    pub pod: String,
+    /// Node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Id that the replica beats with: a new one at each start.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "replicaID")]
+    pub replica_id: Option<String>,
+    /// Whether the pod is Ready.
+    #[serde(default)]
+    pub ready: bool,
+    /// What its heartbeat says.
+    pub heartbeat: HeartbeatState,
+    /// When the heartbeat took this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Tasks it is running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_tasks: Option<i64>,
+    /// Whether it runs the current template.
+    #[serde(default)]
+    pub updated: bool,
+    /// Why it does not run, in the kubelet's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What a heartbeat says.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, strum::AsRefStr, strum::Display)]
+pub enum HeartbeatState {
+    /// Beat within the last 30 seconds.
+    Fresh,
+    /// Beat before, but not within 30 seconds.
+    Stale,
+    /// The database has no beat of this replica.
+    Missing,
+    /// Cannot be told.
+    #[default]
+    Unknown,
+}
+
+/// A roll under way.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// Pods on the current template.
+    pub updated_replicas: i32,
+    /// What it waits for.
+    pub waiting_for: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+}
