@@ -10,7 +10,13 @@
 //! async runtime (`tests/purity.rs` holds them to it). `runtime` wires the steps to the cluster.
 
 pub mod api;
+pub mod apply;
+pub mod cli;
 pub mod contract;
 pub mod decide;
+pub mod desired;
 pub mod observe;
+pub mod quantity;
+pub mod report;
 pub mod runtime;
+pub mod validate;

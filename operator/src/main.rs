@@ -1,3 +1,7 @@
 //! `bytebase-operator`: parses the command line and calls one function.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bytebase_operator::cli::main()
+}

@@ -3,7 +3,23 @@
 use serde::{Deserialize, Serialize};
 
 /// Types of `status.conditions`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, strum::AsRefStr, strum::EnumIter, strum::EnumString, strum::Display)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::AsRefStr,
+    strum::IntoStaticStr,
+    strum::EnumIter,
+    strum::EnumString,
+    strum::Display,
+)]
 pub enum ConditionType {
     /// Every wanted replica is Ready and beating.
     Ready,
@@ -27,7 +43,20 @@ pub enum ConditionType {
 }
 
 /// Why a condition has its status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, strum::AsRefStr, strum::EnumIter, strum::EnumString, strum::Display)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::AsRefStr,
+    strum::EnumIter,
+    strum::EnumString,
+    strum::Display,
+)]
 pub enum Reason {
     // Ready
     /// Every wanted replica is Ready and beating.
@@ -120,6 +149,8 @@ pub enum Reason {
     // HALicensed
     /// The stored license allows HA.
     LicenseAllowsHa,
+    /// The stored license allows HA and ends within 30, 7 or 1 days.
+    LicenseEndsSoon,
     /// The license in the Secret allows HA and stands in for the stored one, which cannot be read.
     SecretLicenseAllowsHa,
     /// Nobody has signed up yet, so no license can be stored.

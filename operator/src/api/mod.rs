@@ -9,7 +9,8 @@ pub use spec::{BytebaseCluster, BytebaseClusterSpec};
 pub use status::BytebaseClusterStatus;
 
 /// The `CustomResourceDefinition`, as installed.
-pub fn crd() -> k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition {
+pub fn crd()
+-> k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition {
     use kube::CustomResourceExt as _;
     BytebaseCluster::crd()
 }

@@ -2,7 +2,8 @@
 
 use super::status::BytebaseClusterStatus;
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+    Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -45,7 +46,10 @@ use std::collections::BTreeMap;
 pub struct BytebaseClusterSpec {
     /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`. At least 3.17.0 for more than one replica. `latest` is
     /// accepted with a warning: nobody can tell what it runs.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"))]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    )]
     pub version: String,
 
     /// The image, where it is not the public one.
@@ -192,7 +196,9 @@ pub struct ImageSpec {
 }
 
 /// When the kubelet pulls an image.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr)]
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
 pub enum PullPolicy {
     /// At every start.
     Always,
@@ -336,7 +342,9 @@ pub struct ServiceSpec {
 }
 
 /// Kind of Service.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr)]
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
 pub enum ServiceType {
     /// Inside the cluster.
     ClusterIP,
@@ -392,7 +400,19 @@ impl Default for IngressSpec {
 }
 
 /// Whose annotations to write.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, strum::EnumIter, strum::AsRefStr)]
+#[derive(
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::EnumIter,
+    strum::AsRefStr,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum IngressPreset {
     /// None: the controller's defaults, or your own annotations.

@@ -58,7 +58,18 @@ pub struct BytebaseClusterStatus {
 }
 
 /// Where a cluster stands.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr, strum::Display)]
+#[derive(
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    strum::AsRefStr,
+    strum::Display,
+)]
 pub enum Phase {
     /// Nothing runs yet.
     Pending,
@@ -101,7 +112,11 @@ pub struct LicenseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
     /// Workspace it is for.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "workspaceID")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "workspaceID"
+    )]
     pub workspace_id: Option<String>,
     /// Where it was read.
     pub source: LicenseSource,
@@ -178,7 +193,19 @@ pub struct ReplicaStatus {
 }
 
 /// What a heartbeat says.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, strum::AsRefStr, strum::Display)]
+#[derive(
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::AsRefStr,
+    strum::Display,
+)]
 pub enum HeartbeatState {
     /// Beat within the last 30 seconds.
     Fresh,

@@ -1,7 +1,28 @@
 //! `PG_URL`: where a Bytebase replica finds its metadata database, read the way its driver (pgx) reads it.
+//!
+//! What the driver would misread, silently drop or look up inside the pod is refused, so that a value of [`PgUrl`] means the same
+//! to Bytebase, to this program and to the person who wrote it.
 
-use secrecy::SecretString;
+mod error;
+mod keyword;
+mod parameters;
+mod raw;
+#[cfg(test)]
+#[allow(clippy::expect_used, reason = "a test fails by panicking")]
+mod tests;
+mod uri;
+
+pub use error::{FileTrap, ParameterLabel, Part, PgUrlError};
+
+use crate::contract::version::Version;
+use parameters::{AWS_IAM, AWS_REGION, GCP_IAM, GCP_INSTANCE, GCP_IP_TYPE, Owner};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use raw::Raw;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 /// A parsed `PG_URL`, with every default of the driver filled in.
 #[derive(Clone)]
@@ -24,12 +45,43 @@ pub struct PgUrl {
     pub iam: Option<Iam>,
     /// Parameters sent to the server at start-up (`search_path`, `options`, …).
     pub runtime_params: BTreeMap<String, String>,
+    /// Passphrase of the client key.
+    ssl_password: Option<SecretString>,
+    /// Parameters that the driver consumes and that have no field of their own.
+    driver_params: BTreeMap<String, String>,
+    form: PgUrlForm,
+}
+
+/// The two ways to write a connection string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PgUrlForm {
+    /// `postgresql://…`: every supported Bytebase.
+    Uri,
+    /// `host=… user=…`: from 3.18.0.
+    KeywordValue,
+}
+
+/// A connection given in parts, none of them percent-encoded.
+#[derive(Clone)]
+pub struct PgParts {
+    /// One host, or several separated by commas.
+    pub host: String,
+    /// Port of all hosts; 5432 if absent.
+    pub port: Option<u16>,
+    /// Database; named like the user if empty.
+    pub database: String,
+    /// Role to log in as.
+    pub user: String,
+    /// Its password.
+    pub password: Option<SecretString>,
+    /// Anything else, such as `sslmode`.
+    pub params: BTreeMap<String, String>,
 }
 
 /// One server of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// DNS name, address, or socket directory.
+    /// DNS name or address (IPv6 without brackets).
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -86,4 +138,650 @@ pub enum Iam {
         /// `bytebase_gcp_cloud_sql_ip_type`.
         ip_type: Option<String>,
     },
+}
+
+/// No sensible connection string comes near it; an environment variable takes far more.
+const MAX_LENGTH: usize = 16 * 1024;
+
+/// PostgreSQL's own.
+const DEFAULT_PORT: u16 = 5432;
+
+/// Everything but what RFC 3986 calls unreserved.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+// === impl PgUrl ===
+
+impl PgUrl {
+    /// Reads either form.
+    pub fn parse(text: &str) -> Result<Self, PgUrlError> {
+        if text.is_empty() {
+            return Err(PgUrlError::Empty);
+        }
+        if text.len() > MAX_LENGTH {
+            return Err(PgUrlError::TooLong {
+                length: text.len(),
+                limit: MAX_LENGTH,
+            });
+        }
+        for scheme in ["postgresql://", "postgres://"] {
+            if let Some(rest) = text.strip_prefix(scheme) {
+                return Self::from_raw(uri::parse(rest, scheme.len())?, PgUrlForm::Uri);
+            }
+        }
+        if keyword::is_keyword_form(text) {
+            return Self::from_raw(keyword::parse(text)?, PgUrlForm::KeywordValue);
+        }
+        Err(PgUrlError::NotAConnectionString(file_trap(text)))
+    }
+
+    /// Puts a connection together from parts. [`PgUrl::to_uri`] is how it reaches Bytebase.
+    pub fn from_parts(parts: PgParts) -> Result<Self, PgUrlError> {
+        let PgParts {
+            host,
+            port,
+            database,
+            user,
+            password,
+            params,
+        } = parts;
+        let mut raw = Raw::default();
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(&host);
+        raw.add("host", host.to_owned(), 0)?;
+        if let Some(port) = port {
+            raw.add("port", port.to_string(), 0)?;
+        }
+        raw.add("user", user, 0)?;
+        raw.add("database", database, 0)?;
+        if let Some(password) = password {
+            raw.add("password", password.expose_secret().to_owned(), 0)?;
+        }
+        for (index, (name, value)) in params.into_iter().enumerate() {
+            for own in ["host", "port", "user", "database", "dbname", "password"] {
+                if name.eq_ignore_ascii_case(own) {
+                    return Err(PgUrlError::HasOwnField { name: own });
+                }
+            }
+            raw.add(&name, value, index + 1)?;
+        }
+        Self::from_raw(raw, PgUrlForm::Uri)
+    }
+
+    /// Adds a password given beside the string (`PGPASSWORD`): one in the string goes first, and an empty one counts as none.
+    #[must_use]
+    pub fn with_default_password(mut self, password: Option<SecretString>) -> Self {
+        self.password = self
+            .password
+            .or(password.filter(|password| !password.expose_secret().is_empty()));
+        self
+    }
+
+    /// How the string was written.
+    pub fn form(&self) -> PgUrlForm {
+        self.form
+    }
+
+    /// The oldest Bytebase that understands this connection as it was written; `None` if every supported one does.
+    pub fn minimum_version(&self) -> Option<Version> {
+        let of_form = (self.form == PgUrlForm::KeywordValue).then_some(Version::new(3, 18, 0));
+        let of_login = self.iam.as_ref().map(|iam| match iam {
+            Iam::AwsRds { .. } => Version::new(3, 18, 0),
+            Iam::GcpCloudSql { .. } => Version::new(3, 20, 0),
+        });
+        of_form.max(of_login)
+    }
+
+    /// How the connection is really protected: a CA strengthens `require`, the system's CAs strengthen everything, and direct
+    /// negotiation leaves nothing to prefer.
+    pub fn effective_ssl_mode(&self) -> SslMode {
+        let direct = self
+            .driver_params
+            .get("sslnegotiation")
+            .is_some_and(|value| value == "direct");
+        match (self.ssl_mode, self.ssl_root_cert.as_deref()) {
+            (_, Some("system")) => SslMode::VerifyFull,
+            (SslMode::Require, Some(_)) => SslMode::VerifyCa,
+            (SslMode::Prefer, Some(_)) if direct => SslMode::VerifyCa,
+            (SslMode::Prefer, None) if direct => SslMode::Require,
+            (mode, _) => mode,
+        }
+    }
+
+    /// How long the driver tries one host; `None` means without limit, which is its default.
+    pub fn connect_timeout(&self) -> Option<Duration> {
+        let seconds = self.driver_params.get("connect_timeout")?.parse().ok()?;
+        (seconds > 0).then_some(Duration::from_secs(seconds))
+    }
+
+    /// Parameters that make the driver open a file **in the Bytebase pod**, beside `sslrootcert`. This program never follows them.
+    pub fn pod_file_parameters(&self) -> Vec<&'static str> {
+        parameters::POD_FILES
+            .iter()
+            .copied()
+            .filter(|name| self.driver_params.contains_key(*name))
+            .collect()
+    }
+
+    /// Parameters that the driver keeps for itself, beside those with a field of their own.
+    pub fn driver_params(&self) -> &BTreeMap<String, String> {
+        &self.driver_params
+    }
+
+    /// Whether a password is known.
+    pub fn has_password(&self) -> bool {
+        self.password.is_some()
+    }
+
+    /// Whether a host is the pod itself (a proxy beside Bytebase): from anywhere else it is another server, or none.
+    pub fn has_loopback_host(&self) -> bool {
+        self.hosts.iter().any(|HostPort { host, .. }| {
+            let name = host.trim_end_matches('.').to_ascii_lowercase();
+            let address = name.parse::<IpAddr>().map(|address| address.to_canonical());
+            name == "localhost"
+                || name.ends_with(".localhost")
+                || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+        })
+    }
+
+    /// Hosts, ports and database, for messages: neither user nor password.
+    pub fn identity_hint(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        format!("{}/{}", hosts.join(","), self.database)
+    }
+
+    /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an equal value.
+    pub fn to_uri(&self) -> SecretString {
+        let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
+        let mut uri = format!("postgresql://{}", encode(&self.user));
+        if let Some(password) = &self.password {
+            uri.push(':');
+            uri.push_str(&encode(password.expose_secret()));
+        }
+        uri.push('@');
+        let mut params: Vec<(&str, String)> = Vec::new();
+        let (hosts, ports): (Vec<_>, Vec<_>) = self
+            .hosts
+            .iter()
+            .map(|at| (at.host.clone(), at.port.to_string()))
+            .unzip();
+        if self.hosts.len() > 1 && hosts.iter().any(|host| host.contains(':')) {
+            // The driver does not take a list with an IPv6 address in the usual place.
+            params.push(("host", hosts.join(",")));
+            params.push(("port", ports.join(",")));
+        } else {
+            let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+            uri.push_str(&hosts.join(","));
+        }
+        uri.push('/');
+        if self.database.starts_with('/') {
+            // The driver strips slashes in front of the name from the usual place.
+            params.push(("database", self.database.clone()));
+        } else {
+            uri.push_str(&encode(&self.database));
+        }
+        self.push_params(&mut params);
+        for (index, (name, value)) in params.iter().enumerate() {
+            uri.push(if index == 0 { '?' } else { '&' });
+            uri.push_str(&encode(name));
+            uri.push('=');
+            uri.push_str(&encode(value));
+        }
+        uri.into()
+    }
+
+    fn push_params<'a>(&'a self, params: &mut Vec<(&'a str, String)>) {
+        if self.ssl_mode != SslMode::default() {
+            params.push(("sslmode", self.ssl_mode.as_str().to_owned()));
+        }
+        if let Some(path) = &self.ssl_root_cert {
+            params.push(("sslrootcert", path.clone()));
+        }
+        if let Some(password) = &self.ssl_password {
+            params.push(("sslpassword", password.expose_secret().to_owned()));
+        }
+        if self.target_session_attrs != TargetSessionAttrs::default() {
+            params.push((
+                "target_session_attrs",
+                self.target_session_attrs.as_str().to_owned(),
+            ));
+        }
+        match &self.iam {
+            Some(Iam::AwsRds { region }) => {
+                params.push((AWS_IAM, "true".to_owned()));
+                params.push((AWS_REGION, region.clone()));
+            }
+            Some(Iam::GcpCloudSql { instance, ip_type }) => {
+                params.push((GCP_IAM, "true".to_owned()));
+                params.push((GCP_INSTANCE, instance.clone()));
+                params.extend(ip_type.clone().map(|ip_type| (GCP_IP_TYPE, ip_type)));
+            }
+            None => {}
+        }
+        for (name, value) in self.driver_params.iter().chain(&self.runtime_params) {
+            params.push((name, value.clone()));
+        }
+    }
+
+    fn from_raw(mut raw: Raw, form: PgUrlForm) -> Result<Self, PgUrlError> {
+        // A zero byte ends a text on the way to the server.
+        if raw.contains('\0') {
+            return Err(PgUrlError::NotText {
+                part: Part::Parameters,
+            });
+        }
+        let hosts = parse_hosts(&mut raw)?;
+        let user = raw.take_filled("user").ok_or(PgUrlError::MissingUser)?;
+        let password = raw.take("password");
+        if password.as_deref() == Some("") {
+            return Err(PgUrlError::EmptyPassword);
+        }
+        let database = raw.take_filled("database").unwrap_or_else(|| user.clone());
+        for (text, part) in [(&user, Part::User), (&database, Part::Database)] {
+            if text.chars().any(char::is_control) {
+                return Err(PgUrlError::ControlIn { part });
+            }
+        }
+        let ssl_mode = raw
+            .take_filled("sslmode")
+            .map_or(Ok(SslMode::default()), |text| SslMode::parse(&text))?;
+        let target_session_attrs = raw
+            .take("target_session_attrs")
+            .map_or(Ok(TargetSessionAttrs::default()), |text| {
+                TargetSessionAttrs::parse(&text)
+            })?;
+        let ssl_root_cert = raw.take_filled("sslrootcert");
+        let ssl_password = raw.take_filled("sslpassword").map(SecretString::from);
+        let iam = parse_iam(&mut raw)?;
+        let (driver_params, runtime_params) = divide_rest(raw)?;
+        if driver_params.contains_key("sslcert") != driver_params.contains_key("sslkey") {
+            return Err(PgUrlError::HalfClientCertificate);
+        }
+        let url = Self {
+            hosts,
+            user,
+            password: password.map(SecretString::from),
+            database,
+            ssl_mode,
+            ssl_root_cert,
+            target_session_attrs,
+            iam,
+            runtime_params,
+            ssl_password,
+            driver_params,
+            form,
+        };
+        if matches!(url.iam, Some(Iam::AwsRds { .. })) {
+            if url.hosts.len() > 1 {
+                return Err(PgUrlError::IamOneHost);
+            }
+            // Bytebase wants the server's name verified: `verify-ca` is not enough.
+            if url.effective_ssl_mode() != SslMode::VerifyFull {
+                return Err(PgUrlError::IamTls);
+            }
+        }
+        Ok(url)
+    }
+}
+
+/// Equal when they lead to the same connection, however they were written. Not in constant time: only ever compare with what the
+/// same person gave before.
+impl PartialEq for PgUrl {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            hosts,
+            user,
+            password,
+            database,
+            ssl_mode,
+            ssl_root_cert,
+            target_session_attrs,
+            iam,
+            runtime_params,
+            ssl_password,
+            driver_params,
+            form: _,
+        } = self;
+        let exposed = |secret: &Option<SecretString>| {
+            secret
+                .as_ref()
+                .map(|secret| secret.expose_secret().to_owned())
+        };
+        *hosts == other.hosts
+            && *user == other.user
+            && exposed(password) == exposed(&other.password)
+            && *database == other.database
+            && *ssl_mode == other.ssl_mode
+            && *ssl_root_cert == other.ssl_root_cert
+            && *target_session_attrs == other.target_session_attrs
+            && *iam == other.iam
+            && *runtime_params == other.runtime_params
+            && exposed(ssl_password) == exposed(&other.ssl_password)
+            && *driver_params == other.driver_params
+    }
+}
+
+impl Eq for PgUrl {}
+
+/// Without password, and of the parameters only the number: values can be secrets too.
+impl fmt::Debug for PgUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgUrl")
+            .field("hosts", &self.hosts)
+            .field("user", &self.user)
+            .field("has_password", &self.has_password())
+            .field("database", &self.database)
+            .field("ssl_mode", &self.ssl_mode)
+            .field("ssl_root_cert", &self.ssl_root_cert)
+            .field("target_session_attrs", &self.target_session_attrs)
+            .field("iam", &self.iam)
+            .field("runtime_params", &self.runtime_params.len())
+            .field("driver_params", &self.driver_params.len())
+            .field("form", &self.form)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
+    let hosts = raw.take_filled("host").ok_or(PgUrlError::MissingHost)?;
+    let ports = match raw.take("port") {
+        None => vec![DEFAULT_PORT],
+        Some(ports) => {
+            let parse = |(index, port): (usize, &str)| {
+                parse_port(port).ok_or(PgUrlError::BadPort {
+                    position: index + 1,
+                })
+            };
+            ports
+                .split(',')
+                .enumerate()
+                .map(parse)
+                .collect::<Result<_, _>>()?
+        }
+    };
+    let hosts: Vec<&str> = hosts.split(',').collect();
+    if ports.len() != 1 && ports.len() != hosts.len() {
+        return Err(PgUrlError::PortsDoNotMatchHosts {
+            hosts: hosts.len(),
+            ports: ports.len(),
+        });
+    }
+    let port_of = |index: usize| {
+        ports
+            .get(index)
+            .or(ports.first())
+            .copied()
+            .unwrap_or(DEFAULT_PORT)
+    };
+    hosts
+        .into_iter()
+        .enumerate()
+        .map(|(index, host)| {
+            check_host(host, index + 1)?;
+            Ok(HostPort {
+                host: host.to_owned(),
+                port: port_of(index),
+            })
+        })
+        .collect()
+}
+
+fn parse_port(text: &str) -> Option<u16> {
+    // `parse` alone would take a plus sign.
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+fn check_host(host: &str, position: usize) -> Result<(), PgUrlError> {
+    if host.is_empty() {
+        return Err(PgUrlError::EmptyHost { position });
+    }
+    if host.starts_with('/') {
+        return Err(PgUrlError::SocketDirectory { position });
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return Ok(());
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    // A dot at the end makes a name absolute.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if host.len() > 253 || !name.split('.').all(is_label) {
+        return Err(PgUrlError::BadHost { position });
+    }
+    Ok(())
+}
+
+fn parse_iam(raw: &mut Raw) -> Result<Option<Iam>, PgUrlError> {
+    let mut flag = |name: &'static str| match raw.take(name).as_deref() {
+        None => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(PgUrlError::IamFlag { name }),
+    };
+    let (aws, gcp) = (flag(AWS_IAM)?, flag(GCP_IAM)?);
+    let mut detail =
+        |name: &'static str, flag: &'static str, wanted: bool| match raw.take_filled(name) {
+            Some(_) if !wanted => Err(PgUrlError::IamWithoutFlag { name, flag }),
+            value => Ok(value),
+        };
+    let region = detail(AWS_REGION, AWS_IAM, aws)?;
+    let instance = detail(GCP_INSTANCE, GCP_IAM, gcp)?;
+    let ip_type = detail(GCP_IP_TYPE, GCP_IAM, gcp)?;
+    match (aws, gcp) {
+        (false, false) => Ok(None),
+        (true, true) => Err(PgUrlError::IamTwice),
+        (true, false) => {
+            let region = region.ok_or(PgUrlError::IamNeeds {
+                flag: AWS_IAM,
+                name: AWS_REGION,
+            })?;
+            Ok(Some(Iam::AwsRds { region }))
+        }
+        (false, true) => {
+            if ip_type
+                .as_deref()
+                .is_some_and(|ip_type| !["public", "private", "psc"].contains(&ip_type))
+            {
+                return Err(PgUrlError::BadValue {
+                    name: GCP_IP_TYPE,
+                    allowed: "public, private or psc",
+                });
+            }
+            let instance = instance.ok_or(PgUrlError::IamNeeds {
+                flag: GCP_IAM,
+                name: GCP_INSTANCE,
+            })?;
+            Ok(Some(Iam::GcpCloudSql { instance, ip_type }))
+        }
+    }
+}
+
+type Params = BTreeMap<String, String>;
+
+/// Divides what is left into the driver's and the server's parameters.
+fn divide_rest(raw: Raw) -> Result<(Params, Params), PgUrlError> {
+    let (mut driver_params, mut runtime_params) = (Params::new(), Params::new());
+    for raw::Entry {
+        name,
+        value,
+        position,
+    } in raw.into_rest()
+    {
+        match parameters::owner(&name) {
+            Owner::Driver => {
+                check_driver_value(&name, &value)?;
+                if !value.is_empty() {
+                    driver_params.insert(name, value);
+                }
+            }
+            Owner::Server => {
+                runtime_params.insert(name, value);
+            }
+            Owner::NewerDriver(name) => return Err(PgUrlError::UnsupportedParameter { name }),
+            // Every name with a field of its own has been taken before.
+            Owner::Own | Owner::Unknown => {
+                return Err(PgUrlError::UnknownParameter(raw::label(&name, position)));
+            }
+        }
+    }
+    Ok((driver_params, runtime_params))
+}
+
+/// The driver's own checks, made before it dials.
+fn check_driver_value(name: &str, value: &str) -> Result<(), PgUrlError> {
+    let is_number = || {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        digits && value.parse::<i32>().is_ok()
+    };
+    let (name, allowed, good) = match name {
+        "connect_timeout" => (
+            "connect_timeout",
+            "a whole number of seconds, 0 for no limit",
+            is_number(),
+        ),
+        "statement_cache_capacity" => ("statement_cache_capacity", "a whole number", is_number()),
+        "description_cache_capacity" => {
+            ("description_cache_capacity", "a whole number", is_number())
+        }
+        "default_query_exec_mode" => (
+            "default_query_exec_mode",
+            "cache_statement, cache_describe, describe_exec, exec or simple_protocol",
+            [
+                "cache_statement",
+                "cache_describe",
+                "describe_exec",
+                "exec",
+                "simple_protocol",
+            ]
+            .contains(&value),
+        ),
+        "sslnegotiation" => (
+            "sslnegotiation",
+            "postgres or direct",
+            ["", "postgres", "direct"].contains(&value),
+        ),
+        "sslsni" => ("sslsni", "0 or 1", ["", "0", "1"].contains(&value)),
+        "service" => ("service", "the name of a service", !value.is_empty()),
+        _ => return Ok(()),
+    };
+    if good {
+        Ok(())
+    } else {
+        Err(PgUrlError::BadValue { name, allowed })
+    }
+}
+
+/// Guesses what a text that is no connection string was meant to be.
+fn file_trap(text: &str) -> FileTrap {
+    let lower = text.to_ascii_lowercase();
+    if text.starts_with(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}') {
+        FileTrap::LeadingBlank
+    } else if text.starts_with(['"', '\'', '`']) {
+        FileTrap::Quoted
+    } else if lower.starts_with("postgres://") || lower.starts_with("postgresql://") {
+        FileTrap::UpperCaseScheme
+    } else if lower.starts_with("jdbc:") {
+        FileTrap::Jdbc
+    } else if text.starts_with(['/', '.']) || lower.starts_with("file:") {
+        FileTrap::Path
+    } else if lower.starts_with("pg_url=") || lower.starts_with("database_url=") {
+        FileTrap::Assignment
+    } else if text.contains("://") {
+        FileTrap::OtherScheme
+    } else if text.contains('@') {
+        FileTrap::NoScheme
+    } else {
+        FileTrap::Other
+    }
+}
+
+// === impl HostPort ===
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+// === impl SslMode ===
+
+impl SslMode {
+    const ALL: [Self; 6] = [
+        Self::Disable,
+        Self::Allow,
+        Self::Prefer,
+        Self::Require,
+        Self::VerifyCa,
+        Self::VerifyFull,
+    ];
+
+    /// libpq's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, PgUrlError> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or(PgUrlError::BadValue {
+                name: "sslmode",
+                allowed: "disable, allow, prefer, require, verify-ca or verify-full",
+            })
+    }
+}
+
+// === impl TargetSessionAttrs ===
+
+impl TargetSessionAttrs {
+    const ALL: [Self; 6] = [
+        Self::Any,
+        Self::ReadWrite,
+        Self::ReadOnly,
+        Self::Primary,
+        Self::Standby,
+        Self::PreferStandby,
+    ];
+
+    /// libpq's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::ReadWrite => "read-write",
+            Self::ReadOnly => "read-only",
+            Self::Primary => "primary",
+            Self::Standby => "standby",
+            Self::PreferStandby => "prefer-standby",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, PgUrlError> {
+        Self::ALL
+            .into_iter()
+            .find(|attrs| attrs.as_str() == text)
+            .ok_or(PgUrlError::BadValue {
+                name: "target_session_attrs",
+                allowed: "any, read-write, read-only, primary, standby or prefer-standby",
+            })
+    }
 }

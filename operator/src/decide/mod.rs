@@ -1,3 +1,398 @@
 //! The heart: from what is wanted and what is seen to what is done. Pure, total and synchronous.
 
+pub mod conditions;
+pub mod database;
+pub mod health;
+pub mod license;
 pub mod observation;
+pub mod plan;
+pub mod replicas;
+pub mod rollout;
+#[cfg(test)]
+mod tests;
+
+use crate::api::Reason;
+use crate::api::status::{Phase, ReplicaStatus};
+use crate::contract::license::{LicenseKey, LicenseValidity};
+use crate::contract::version::Version;
+use crate::desired::{self, Kind};
+use crate::validate::{Problem, ValidCluster, Validation};
+use conditions::Findings;
+use health::Health;
+use jiff::{SignedDuration, Timestamp};
+use license::LicenseVerdict;
+use observation::{Observation, SchemaState, StoredLicense};
+use plan::{BytebaseCall, Plan, Report};
+use rollout::{Rollout, Step};
+use secrecy::ExposeSecret as _;
+use std::time::Duration;
+
+/// Probe this often while replicas come and go, so that a step follows soon after what it waits for.
+const BUSY_PROBE: Duration = Duration::from_secs(1);
+/// Probe this often otherwise: as often as replicas beat.
+const QUIET_PROBE: Duration = health::BEAT_INTERVAL;
+
+/// What the operator was told at its start.
+#[derive(Clone, Default)]
+pub struct Settings {
+    /// How long before its end a license stops counting.
+    pub license_guard: SignedDuration,
+    /// Key that verifies licenses.
+    pub license_key: Option<LicenseKey>,
+}
+
+/// Decides what is to be done for one cluster.
+pub fn decide(validation: &Validation, observation: &Observation, settings: &Settings) -> Plan {
+    let health = health::join(observation);
+    let Some(cluster) = &validation.cluster else {
+        return blocked(
+            &validation.problems,
+            &validation.warnings,
+            observation,
+            &health,
+        );
+    };
+    let license = license::judge(
+        cluster,
+        observation,
+        settings.license_guard,
+        settings.license_key.as_ref(),
+    );
+    let database = database::judge(cluster, observation);
+    let target = replicas::target(
+        cluster,
+        observation.stateful_set.as_ref(),
+        &database,
+        &license,
+        &observation.database,
+    );
+    let rollout = rollout::step(cluster, observation, &health);
+    let downgrade = downgrade(cluster, observation);
+    let findings = Findings {
+        rollout: &rollout,
+        downgrade: downgrade.as_deref(),
+        ingress_held: ingress_held(cluster, observation, &license),
+        cluster,
+        observation,
+        health: &health,
+        license: &license,
+        database: &database,
+        target: &target,
+    };
+    match objects(&findings) {
+        Ok(desired) => plan(&findings, desired, validation),
+        Err(problem) => {
+            let problems: Vec<_> = validation
+                .problems
+                .iter()
+                .cloned()
+                .chain([problem])
+                .collect();
+            blocked(&problems, &validation.warnings, observation, &health)
+        }
+    }
+}
+
+fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> Plan {
+    let Findings {
+        cluster,
+        observation,
+        health,
+        license,
+        database,
+        target,
+        rollout,
+        downgrade,
+        ..
+    } = *findings;
+    let mut all = conditions::all(findings);
+    let phase = conditions::phase(findings, &all);
+    all.push(conditions::configuration(
+        &validation.problems,
+        &validation.warnings,
+    ));
+    let paused = cluster.spec.paused;
+    // A pod that ends now would come back from the template that is held, or into a database that is known to refuse it.
+    let may_roll = !paused && downgrade.is_none() && database.allows > database::Allows::Wait;
+    let eviction = match &rollout.step {
+        Step::Evict(eviction) if may_roll => Some(eviction.clone()),
+        _ => None,
+    };
+    let Desired { objects, prune } = if paused { Desired::default() } else { desired };
+    let quiet = matches!(
+        phase,
+        Phase::Ready | Phase::Limited | Phase::Stopped | Phase::Paused
+    );
+    Plan {
+        objects,
+        prune,
+        eviction,
+        call: if paused {
+            None
+        } else {
+            call(cluster, observation, license, health)
+        },
+        next: next(observation, license, rollout, health),
+        probe_every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
+        unclaimed: health.unclaimed.clone(),
+        report: Report {
+            target_replicas: Some(target.replicas),
+            selector: Some(desired::selector_text(&cluster.identity.name)),
+            url: Some(cluster.url.as_str().to_owned()),
+            license: license.status.clone(),
+            database: database.facts.clone(),
+            rollout: (rollout.step != Step::Done)
+                .then(|| (to_i32(rollout.updated), rollout.condition().2)),
+            conditions: all,
+            ..report(phase, observation, health)
+        },
+    }
+}
+
+#[derive(Default)]
+struct Desired {
+    objects: Vec<desired::DesiredObject>,
+    prune: Vec<Kind>,
+}
+
+/// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its present template while the
+/// new one would start replicas that are known to fail or to break the schema.
+fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
+    let Findings {
+        cluster,
+        observation,
+        health,
+        database,
+        target,
+        ingress_held,
+        ..
+    } = *findings;
+    let set = observation.stateful_set.as_ref();
+    let template = desired::pod_template(cluster).map_err(Problem::pod_template)?;
+    let hold = findings.downgrade.is_some() || database.allows <= database::Allows::Wait;
+    let size = set.map_or(target.replicas, |set| {
+        rollout::next_size(set, target.replicas, health)
+    });
+    let stateful_set = match set {
+        Some(set) if hold => Some(desired::stateful_set(cluster, size, set.template.clone())),
+        None if hold => None,
+        _ => Some(desired::stateful_set(cluster, size, template)),
+    };
+    let keep_ingress_away = ingress_held && observation.ingress_has_address.is_none();
+    let ingress = desired::ingress(cluster).filter(|_| !keep_ingress_away);
+    let disruption_budget = desired::pod_disruption_budget(cluster);
+    let service_account = desired::service_account(cluster);
+    let mut prune = Vec::new();
+    for (kind, wanted) in [
+        (Kind::Ingress, cluster.ingress.is_some()),
+        (Kind::PodDisruptionBudget, disruption_budget.is_some()),
+        (Kind::ServiceAccount, service_account.is_some()),
+    ] {
+        if !wanted {
+            prune.push(kind);
+        }
+    }
+    // What pods need comes before the pods, what lets people in comes last.
+    let objects = [
+        service_account,
+        Some(desired::headless_service(cluster)),
+        Some(desired::service(cluster)),
+        stateful_set,
+        disruption_budget,
+        ingress,
+    ];
+    Ok(Desired {
+        objects: objects.into_iter().flatten().collect(),
+        prune,
+    })
+}
+
+/// A cluster that cannot be used: nothing is changed, what runs is still looked at.
+fn blocked(
+    problems: &[Problem],
+    warnings: &[String],
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Plan {
+    Plan {
+        objects: Vec::new(),
+        prune: Vec::new(),
+        eviction: None,
+        call: None,
+        next: None,
+        probe_every: QUIET_PROBE,
+        unclaimed: health.unclaimed.clone(),
+        report: Report {
+            conditions: conditions::invalid(problems, warnings),
+            ..report(Phase::Invalid, observation, health)
+        },
+    }
+}
+
+fn to_i32(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+/// The part of status that is the same whatever was decided.
+fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Report {
+    let set = observation.stateful_set.as_ref();
+    let replica_statuses = health.replicas.iter().map(|replica| ReplicaStatus {
+        pod: replica.pod.name.clone(),
+        node: replica.pod.node.clone(),
+        replica_id: replica.id.map(|id| id.to_string()),
+        ready: replica.pod.ready && !replica.pod.deleting,
+        heartbeat: replica.heartbeat,
+        since: None,
+        running_tasks: replica
+            .running_tasks
+            .and_then(|count| i64::try_from(count).ok()),
+        updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),
+        message: replica
+            .pod
+            .trouble
+            .as_ref()
+            .map(|trouble| trouble.message().to_owned()),
+    });
+    let ready = health
+        .replicas
+        .iter()
+        .filter(|replica| replica.pod.ready && !replica.pod.deleting);
+    Report {
+        phase: Some(phase),
+        replicas: to_i32(health.replicas.len()),
+        ready_replicas: to_i32(ready.clone().count()),
+        active_replicas: health.active().map(to_i32),
+        version: ready
+            .filter_map(|replica| replica.pod.version.clone())
+            .min(),
+        schema_version: observation.last_facts.as_ref().and_then(|(_, facts)| {
+            match &facts.schema {
+                SchemaState::Bytebase { version } => version.map(|version| version.to_string()),
+                _ => None,
+            }
+        }),
+        replica_statuses: replica_statuses.collect(),
+        ..Report::default()
+    }
+}
+
+/// Bytebase checks no version in either direction: an older binary starts on a newer schema and then breaks.
+fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
+    let image = cluster.image.version?;
+    let (_, facts) = observation.last_facts.as_ref()?;
+    let SchemaState::Bytebase {
+        version: Some(schema),
+    } = &facts.schema
+    else {
+        return None;
+    };
+    image.older_minor_than(*schema).then(|| {
+        let Version { major, minor, .. } = *schema;
+        format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
+    })
+}
+
+/// Whoever signs up first becomes the admin, so with `createFirst` nobody is let in before that is done.
+fn ingress_held(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    license: &LicenseVerdict,
+) -> bool {
+    let create_first = cluster
+        .admin
+        .as_ref()
+        .is_some_and(|admin| admin.create_first)
+        || cluster
+            .spec
+            .admin
+            .as_ref()
+            .is_some_and(|admin| admin.create_first);
+    let workspace = observation
+        .last_facts
+        .as_ref()
+        .is_some_and(|(_, facts)| !matches!(facts.license, StoredLicense::NoWorkspace));
+    create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
+}
+
+/// The next call to Bytebase's API, once a replica answers.
+fn call(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    license: &LicenseVerdict,
+    health: &Health<'_>,
+) -> Option<BytebaseCall> {
+    let admin = cluster.admin.as_ref()?;
+    let facts = observation.facts()?;
+    if observation
+        .call_failure
+        .as_ref()
+        .is_some_and(|failure| observation.now < failure.retry_at)
+        || !health.replicas.iter().any(health::Replica::active)
+    {
+        return None;
+    }
+    let (email, password) = (admin.email.clone(), admin.password.clone());
+    match &facts.license {
+        StoredLicense::NoWorkspace => admin
+            .create_first
+            .then_some(BytebaseCall::CreateFirstAdmin { email, password }),
+        StoredLicense::Absent { workspace_id } | StoredLicense::Present { workspace_id, .. } => {
+            let secret = cluster
+                .license
+                .secret
+                .as_ref()
+                .filter(|_| license.installable)?;
+            let valid = secret.license.validity(observation.now, Some(workspace_id))
+                == LicenseValidity::Valid;
+            (valid && is_better(secret, &facts.license)).then(|| BytebaseCall::InstallLicense {
+                email,
+                password,
+                token: secret.token.clone(),
+            })
+        }
+    }
+}
+
+/// A license in the Secret replaces the stored one only if it brings HA or lasts longer: somebody may have installed a newer one by hand.
+fn is_better(secret: &crate::validate::SecretLicense, stored: &StoredLicense) -> bool {
+    let StoredLicense::Present { token, .. } = stored else {
+        return true;
+    };
+    let Ok(stored) = crate::contract::license::License::decode(token.expose_secret()) else {
+        return true;
+    };
+    let rank = |license: &crate::contract::license::License| {
+        (license.ha, license.expires_at.unwrap_or(Timestamp::MAX))
+    };
+    rank(&secret.license) > rank(&stored)
+}
+
+fn next(
+    observation: &Observation,
+    license: &LicenseVerdict,
+    rollout: &Rollout,
+    health: &Health<'_>,
+) -> Option<Timestamp> {
+    let after = |duration: Duration| {
+        SignedDuration::try_from(duration)
+            .ok()
+            .and_then(|duration| observation.now.checked_add(duration).ok())
+    };
+    let rollout = match &rollout.step {
+        Step::Wait { until, .. } => *until,
+        _ => None,
+    };
+    let strangers = if health.unclaimed.is_empty() {
+        None
+    } else {
+        after(health::FOREIGN_AFTER + Duration::from_secs(1))
+    };
+    let call = observation
+        .call_failure
+        .as_ref()
+        .map(|failure| failure.retry_at.max(observation.now));
+    [license.changes_at, rollout, strangers, call]
+        .into_iter()
+        .flatten()
+        .min()
+}

@@ -2,12 +2,17 @@
 
 use crate::contract::version::Version;
 use secrecy::SecretString;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// What is known of the metadata database.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per cluster at a time, and it nearly always is the large one"
+)]
 pub enum DatabaseView {
     /// No probe has ended yet (the operator has just started, or the connection just changed).
     NotProbed,
@@ -62,6 +67,10 @@ pub enum FailureReason {
 
 /// What one successful probe read, in one transaction.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, none a mode"
+)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.
     pub server_version_num: u32,
@@ -172,4 +181,121 @@ pub struct RunningTasks {
     pub replica_id: Uuid,
     /// How many.
     pub count: u64,
+}
+
+/// Everything seen of one cluster at one moment.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The operator's wall clock, for times in status and for licenses.
+    pub now: jiff::Timestamp,
+    /// The StatefulSet, if it is there and ours.
+    pub stateful_set: Option<StatefulSetView>,
+    /// The pods of the cluster, by ordinal.
+    pub pods: Vec<PodView>,
+    /// Whether the Ingress is there and has an address. `None`: it is not there.
+    pub ingress_has_address: Option<bool>,
+    /// The metadata database.
+    pub database: DatabaseView,
+    /// Facts of the last successful probe and their age, kept while later probes fail.
+    pub last_facts: Option<(Duration, DatabaseFacts)>,
+    /// Another, older `BytebaseCluster` (namespace/name) on the same database.
+    pub database_shared_with: Option<String>,
+    /// The last call to Bytebase's API, if it failed.
+    pub call_failure: Option<CallFailure>,
+    /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
+    pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
+}
+
+/// A call to Bytebase's API that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFailure {
+    /// What went wrong; never a secret.
+    pub message: String,
+    /// Not before this moment is it tried again.
+    pub retry_at: jiff::Timestamp,
+}
+
+impl Observation {
+    /// The facts of the latest probe, if it succeeded.
+    pub fn facts(&self) -> Option<&DatabaseFacts> {
+        match &self.database {
+            DatabaseView::Probed(Ok(facts)) => Some(facts),
+            _ => None,
+        }
+    }
+}
+
+/// The StatefulSet as it stands.
+#[derive(Clone, Debug)]
+pub struct StatefulSetView {
+    /// `spec.replicas`.
+    pub replicas: i32,
+    /// The controller has seen the latest spec, so `update_revision` is that of the present template.
+    pub settled: bool,
+    /// `status.updateRevision`.
+    pub update_revision: Option<String>,
+    /// `spec.template`, as the API server holds it.
+    pub template: serde_json::Value,
+    /// Image of the Bytebase container in the template.
+    pub image: Option<String>,
+    /// `bytebase.com/version` of the template: `spec.version` at the time it was written.
+    pub version: Option<String>,
+    /// It is being deleted.
+    pub deleting: bool,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct PodView {
+    /// Name.
+    pub name: String,
+    /// Uid, so that an eviction never hits a successor of the same name.
+    pub uid: String,
+    /// The number at the end of its name.
+    pub ordinal: i32,
+    /// `controller-revision-hash`.
+    pub revision: Option<String>,
+    /// The Ready condition.
+    pub ready: bool,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// Node.
+    pub node: Option<String>,
+    /// Address.
+    pub ip: Option<String>,
+    /// When it was made.
+    pub created_at: jiff::Timestamp,
+    /// The replica's id, read from the head of its log; `None` while it has not been read.
+    pub replica_id: Option<Uuid>,
+    /// Container restarts.
+    pub restarts: i32,
+    /// What keeps it from running.
+    pub trouble: Option<PodTrouble>,
+    /// `bytebase.com/version` of the pod.
+    pub version: Option<String>,
+}
+
+/// What keeps a pod from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodTrouble {
+    /// The image cannot be pulled.
+    ImagePull(String),
+    /// The container keeps ending.
+    Crashing(String),
+    /// No node takes it.
+    Unschedulable(String),
+    /// The kubelet cannot make the container (a missing Secret key, a volume).
+    Creation(String),
+}
+
+impl PodTrouble {
+    /// The kubelet's or scheduler's words.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::ImagePull(text)
+            | Self::Crashing(text)
+            | Self::Unschedulable(text)
+            | Self::Creation(text) => text,
+        }
+    }
 }

@@ -1,1 +1,5 @@
-//! Reads of the outside world.
+//! Reads of the outside world. Nothing here decides anything.
+
+pub mod cluster;
+pub mod database;
+pub mod pod;

@@ -1,0 +1,145 @@
+//! Calls to Bytebase's own API: the first sign-up, and installing the license.
+
+use crate::decide::plan::BytebaseCall;
+use reqwest::{Client, Response, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use std::time::Duration;
+
+/// Bytebase answers a sign-up within a second; a replica under load may take longer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a call came to nothing. No message holds a secret: bodies of answers are not quoted.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nothing answered.
+    #[error("Bytebase does not answer at {0}")]
+    Unreachable(String),
+    /// The login was refused.
+    #[error(
+        "Bytebase refuses the admin's email or password (HTTP {0}): check the Secret in admin.credentialsSecretRef"
+    )]
+    Login(StatusCode),
+    /// The account may not install a license.
+    #[error(
+        "the account in admin.credentialsSecretRef may not install a license (HTTP {0}): it needs the workspace admin role"
+    )]
+    Rights(StatusCode),
+    /// The license was refused.
+    #[error("Bytebase refuses the license (HTTP {0}): it is not valid for this workspace")]
+    License(StatusCode),
+    /// The sign-up was refused.
+    #[error(
+        "Bytebase refuses the sign-up of the first admin (HTTP {0}): check email and password, it may ask for a longer one"
+    )]
+    SignUp(StatusCode),
+    /// Something else.
+    #[error("Bytebase answered {what} with HTTP {status}")]
+    Other {
+        /// Which call.
+        what: &'static str,
+        /// Status code.
+        status: StatusCode,
+    },
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: SecretString,
+}
+
+/// A client that follows no redirect and uses no proxy: the password goes to the Service and nowhere else.
+pub fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+}
+
+/// Performs a call. `base`: the client Service, such as `http://demo.default.svc:80`.
+pub async fn perform(client: &Client, base: &str, call: &BytebaseCall) -> Result<(), CallError> {
+    match call {
+        BytebaseCall::CreateFirstAdmin { email, password } => {
+            let body =
+                json!({ "email": email, "password": password.expose_secret(), "title": "Admin" });
+            let answer = send(
+                client.post(format!("{base}/v1/auth/signup")).json(&body),
+                base,
+            )
+            .await?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                status if status.is_client_error() => Err(CallError::SignUp(status)),
+                status => Err(CallError::Other {
+                    what: "the sign-up",
+                    status,
+                }),
+            }
+        }
+        BytebaseCall::InstallLicense {
+            email,
+            password,
+            token,
+        } => {
+            let login = log_in(client, base, email, password).await?;
+            let body = json!({ "license": token.expose_secret() });
+            let request = client
+                .patch(format!("{base}/v1/subscription/license"))
+                .bearer_auth(login.expose_secret())
+                .json(&body);
+            let answer = send(request, base).await?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                    Err(CallError::Rights(status))
+                }
+                StatusCode::BAD_REQUEST => Err(CallError::License(StatusCode::BAD_REQUEST)),
+                status => Err(CallError::Other {
+                    what: "the license",
+                    status,
+                }),
+            }
+        }
+    }
+}
+
+async fn log_in(
+    client: &Client,
+    base: &str,
+    email: &str,
+    password: &SecretString,
+) -> Result<SecretString, CallError> {
+    let body = json!({ "email": email, "password": password.expose_secret() });
+    let answer = send(
+        client.post(format!("{base}/v1/auth/login")).json(&body),
+        base,
+    )
+    .await?;
+    let status = answer.status();
+    if status.is_client_error() {
+        return Err(CallError::Login(status));
+    }
+    if !status.is_success() {
+        return Err(CallError::Other {
+            what: "the login",
+            status,
+        });
+    }
+    answer
+        .json::<Token>()
+        .await
+        .map(|token| token.token)
+        .map_err(|_| CallError::Other {
+            what: "the login without a token",
+            status,
+        })
+}
+
+async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, CallError> {
+    request
+        .send()
+        .await
+        .map_err(|_| CallError::Unreachable(base.to_owned()))
+}

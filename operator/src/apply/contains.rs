@@ -1,0 +1,96 @@
+//! Whether a live object already is what is desired, so that an unchanged world costs no write.
+
+use crate::quantity;
+use serde_json::Value;
+
+/// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API server's.
+pub fn contains(live: &Value, desired: &Value) -> bool {
+    contains_at(live, desired, "")
+}
+
+fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            desired.iter().all(|(key, value)| match live.get(key) {
+                // Below these, keys are resource names and values quantities, which the API server writes in its own form.
+                Some(found) if matches!(field, "limits" | "requests") => {
+                    found == value || same_quantity(found, value)
+                }
+                Some(found) => contains_at(found, value, key),
+                None => is_empty(value),
+            })
+        }
+        (Value::Array(live), Value::Array(desired)) => match list_key(field) {
+            Some(key) => desired.iter().all(|wanted| {
+                live.iter().any(|found| {
+                    found.get(key) == wanted.get(key) && contains_at(found, wanted, "")
+                })
+            }),
+            None => {
+                live.len() == desired.len()
+                    && live
+                        .iter()
+                        .zip(desired)
+                        .all(|(found, wanted)| contains_at(found, wanted, ""))
+            }
+        },
+        (live, desired) => {
+            live == desired || (field == "sizeLimit" && same_quantity(live, desired))
+        }
+    }
+}
+
+fn list_key(field: &str) -> Option<&'static str> {
+    match field {
+        "containers" | "initContainers" | "volumes" | "env" => Some("name"),
+        "volumeMounts" => Some("mountPath"),
+        "ownerReferences" => Some("uid"),
+        _ => None,
+    }
+}
+
+fn same_quantity(a: &Value, b: &Value) -> bool {
+    let milli = |value: &Value| match value {
+        Value::String(text) => quantity::milli(text),
+        Value::Number(number) => quantity::milli(&number.to_string()),
+        _ => None,
+    };
+    milli(a).is_some_and(|value| Some(value) == milli(b))
+}
+
+/// The API server drops these.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_others_and_the_api_server_add_is_no_difference() {
+        let desired = json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}}]}}}});
+        let live = json!({"spec": {"replicas": 3, "extra": 1, "template": {"spec": {"containers": [{"name": "sidecar"}, {"name": "a", "imagePullPolicy": "Always", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}}}});
+        assert!(contains(&live, &desired));
+    }
+
+    #[test]
+    fn a_changed_missing_or_shortened_field_is_a_difference() {
+        let desired = json!({"a": 1, "list": [1, 2], "ports": [{"port": 80}]});
+        for live in [
+            json!({"a": 2, "list": [1, 2], "ports": [{"port": 80}]}),
+            json!({"list": [1, 2], "ports": [{"port": 80}]}),
+            json!({"a": 1, "list": [1], "ports": [{"port": 80}]}),
+            json!({"a": 1, "list": [1, 2], "ports": [{"port": 80}, {"port": 81}]}),
+        ] {
+            assert!(!contains(&live, &desired), "{live}");
+        }
+    }
+}

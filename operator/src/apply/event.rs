@@ -1,0 +1,59 @@
+//! Events.
+
+use super::FIELD_MANAGER;
+use crate::api::{BytebaseCluster, Reason};
+use jiff::Timestamp;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+
+/// Longest note the API server takes.
+const LONGEST_NOTE: usize = 1024;
+
+/// Something to tell people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether somebody should act.
+    pub warning: bool,
+    /// Reason, the same as on the condition.
+    pub reason: Reason,
+    /// What.
+    pub message: String,
+}
+
+/// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits for it.
+pub async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, notice: &Notice) {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let mut note = notice.message.clone();
+    if note.len() > LONGEST_NOTE {
+        let end = (0..=LONGEST_NOTE - 3)
+            .rev()
+            .find(|end| note.is_char_boundary(*end))
+            .unwrap_or(0);
+        note.truncate(end);
+        note.push('…');
+    }
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", cluster.name_any())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(notice.reason.as_ref().to_owned()),
+        note: Some(note),
+        action: Some("Reconcile".to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        regarding: Some(cluster.object_ref(&())),
+        reporting_controller: Some(format!("bytebase.com/{FIELD_MANAGER}")),
+        reporting_instance: Some(instance.chars().take(128).collect()),
+        ..Event::default()
+    };
+    if let Err(error) = Api::<Event>::namespaced(client.clone(), &namespace)
+        .create(&PostParams::default(), &event)
+        .await
+    {
+        tracing::warn!(reason = notice.reason.as_ref(), %error, "an event could not be published");
+    }
+}

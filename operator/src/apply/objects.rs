@@ -1,0 +1,192 @@
+//! Server-side apply, prune and evict.
+
+use super::contains::contains;
+use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
+use crate::decide::rollout::Eviction;
+use crate::desired::{DesiredObject, Kind};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, Preconditions,
+};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// Hash of what was applied: tells that a field was taken back, which its absence from the desired object cannot.
+pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
+
+/// What came of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It already stood.
+    Unchanged,
+    /// It was written.
+    Written,
+    /// It is being deleted; its end wakes the next look.
+    Ending,
+}
+
+/// The resource of a kind.
+pub fn resource(kind: Kind) -> ApiResource {
+    let (group, plural) = kind.group_and_plural();
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind.as_ref()), plural)
+}
+
+/// The desired object with the hash of itself.
+pub fn with_hash(object: &DesiredObject) -> Value {
+    let hash = hex::encode(Sha256::digest(object.value.to_string().as_bytes()));
+    let mut value = object.value.clone();
+    value["metadata"]["annotations"][HASH_ANNOTATION] = json!(hash.get(..16));
+    value
+}
+
+/// Writes objects of one cluster in one namespace.
+pub struct Objects<'a> {
+    /// Client for writes.
+    pub client: &'a Client,
+    /// Namespace of the cluster.
+    pub namespace: &'a str,
+    /// Uid of the custom resource: what it does not control is not touched.
+    pub owner: &'a str,
+}
+
+impl Objects<'_> {
+    fn api(&self, kind: Kind) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), self.namespace, &resource(kind))
+    }
+
+    fn is_ours(&self, object: &impl ResourceExt) -> bool {
+        object
+            .owner_references()
+            .iter()
+            .any(|owner| owner.controller == Some(true) && owner.uid == self.owner)
+    }
+
+    /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean that it carries other labels.
+    pub async fn apply(
+        &self,
+        desired: &DesiredObject,
+        cached: Option<DynamicObject>,
+    ) -> Result<Applied, ApplyFailure> {
+        let ingress = desired.kind == Kind::Ingress;
+        let plural = desired.kind.group_and_plural().1;
+        let api = self.api(desired.kind);
+        let value = with_hash(desired);
+        let live = match cached {
+            Some(live) => Some(live),
+            None => api.get_opt(&desired.name).await.map_err(|error| {
+                ApplyFailure::new(&error, &format!("get {plural}/{}", desired.name), ingress)
+            })?,
+        };
+        let Some(live) = live else {
+            // Without force: should somebody else make one of this name in between, the conflict shows it.
+            return self.patch(&api, desired, value, false).await;
+        };
+        if !self.is_ours(&live) {
+            return Err(ApplyFailure {
+                kind: FailureKind::NameTaken,
+                ingress,
+                message: format!(
+                    "{plural}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
+                    desired.name
+                ),
+            });
+        }
+        if live.metadata.deletion_timestamp.is_some() {
+            return Ok(Applied::Ending);
+        }
+        if is_current(&live, &value) {
+            return Ok(Applied::Unchanged);
+        }
+        let mut value = value;
+        // A precondition: never the successor of the object that was looked at.
+        value["metadata"]["uid"] = json!(live.uid());
+        self.patch(&api, desired, value, true).await
+    }
+
+    async fn patch(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        value: Value,
+        force: bool,
+    ) -> Result<Applied, ApplyFailure> {
+        let parameters = PatchParams {
+            force,
+            ..PatchParams::apply(FIELD_MANAGER)
+        };
+        let plural = desired.kind.group_and_plural().1;
+        match api
+            .patch(&desired.name, &parameters, &Patch::Apply(value))
+            .await
+        {
+            Ok(_) => Ok(Applied::Written),
+            Err(error) => Err(ApplyFailure::new(
+                &error,
+                &format!("patch {plural}/{}", desired.name),
+                desired.kind == Kind::Ingress,
+            )),
+        }
+    }
+
+    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if there was one.
+    pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
+        if !self.is_ours(cached) || cached.metadata.deletion_timestamp.is_some() {
+            return Ok(false);
+        }
+        let name = cached.name_any();
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: cached.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        match self.api(kind).delete(&name, &parameters).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+            Err(error) => Err(ApplyFailure::new(
+                &error,
+                &format!("delete {}/{name}", kind.group_and_plural().1),
+                kind == Kind::Ingress,
+            )),
+        }
+    }
+
+    /// Ends a pod through the eviction API, which honours every PodDisruptionBudget. False if a budget says not now.
+    pub async fn evict(&self, eviction: &Eviction) -> Result<bool, ApplyFailure> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+        let delete_options = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(eviction.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match api
+            .evict(
+                &eviction.pod,
+                &EvictParams {
+                    delete_options: Some(delete_options),
+                    ..EvictParams::default()
+                },
+            )
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+            Err(error) => Err(ApplyFailure::new(
+                &error,
+                &format!("create pods/{}/eviction", eviction.pod),
+                false,
+            )),
+        }
+    }
+}
+
+fn is_current(live: &DynamicObject, desired: &Value) -> bool {
+    // Kubernetes' own types are JSON; one that were not would merely be applied again.
+    serde_json::to_value(live).is_ok_and(|live| contains(&live, desired))
+}

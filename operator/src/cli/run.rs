@@ -1,0 +1,104 @@
+//! `bytebase-operator run`
+
+use crate::contract::license::LicenseKey;
+use crate::decide::Settings;
+use crate::runtime::context::Options;
+use crate::runtime::logging::{self, LogFormat};
+use crate::runtime::run::{Run, run as run_operator};
+use clap::Args;
+use jiff::SignedDuration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Namespace to watch; may be given several times or as a list. None: all namespaces.
+    #[arg(
+        long = "watch-namespace",
+        env = "WATCH_NAMESPACES",
+        value_delimiter = ','
+    )]
+    watch_namespaces: Vec<String>,
+    /// Namespace of the leader election lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    lease_namespace: String,
+    /// Name of the leader election lease.
+    #[arg(long, env = "LEASE_NAME", default_value = "bytebase-operator")]
+    lease_name: String,
+    /// Name of this process in the lease and on events.
+    #[arg(long, env = "POD_NAME", default_value = "bytebase-operator")]
+    identity: String,
+    /// File with the RSA public key (PEM) that licenses are verified with. Without one their signature is reported as unverified.
+    #[arg(long, env = "LICENSE_PUBLIC_KEY_FILE")]
+    license_public_key_file: Option<PathBuf>,
+    /// Go back to one replica this many seconds before a license ends.
+    #[arg(long, env = "LICENSE_GUARD_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    license_guard_seconds: u32,
+    /// Address of /livez, /readyz and /metrics.
+    #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    http_address: SocketAddr,
+    /// Form of the log.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+    /// What to log: a level, or directives such as `info,bytebase_operator=debug`.
+    #[arg(long, env = "LOG_FILTER", default_value = "info")]
+    log_filter: String,
+}
+
+/// Runs the operator until it is told to stop.
+pub fn run(arguments: RunArguments) -> Result<(), String> {
+    let RunArguments {
+        watch_namespaces,
+        lease_namespace,
+        lease_name,
+        identity,
+        license_public_key_file,
+        license_guard_seconds,
+        http_address,
+        log_format,
+        log_filter,
+    } = arguments;
+    logging::init(log_format, &log_filter).map_err(|error| error.to_string())?;
+    // Two cryptography providers may end up in one program; rustls refuses to guess.
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| "the cryptography provider is already installed".to_owned())?;
+    let license_key = license_public_key_file
+        .map(|path| {
+            let pem = std::fs::read(&path).map_err(|error| {
+                format!("--license-public-key-file {}: {error}", path.display())
+            })?;
+            LicenseKey::from_pem(&pem)
+                .map_err(|error| format!("--license-public-key-file {}: {error}", path.display()))
+        })
+        .transpose()?;
+    let namespaces = watch_namespaces
+        .into_iter()
+        .map(|namespace| namespace.trim().to_owned())
+        .filter(|namespace| !namespace.is_empty())
+        .collect();
+    // A restarted container keeps the pod's name, and must not take itself for its predecessor.
+    let instance = format!("{identity}-{}", uuid::Uuid::new_v4().simple());
+    let run = Run {
+        options: Options {
+            namespaces,
+            instance,
+        },
+        settings: Settings {
+            license_guard: SignedDuration::from_secs(i64::from(license_guard_seconds)),
+            license_key,
+        },
+        http_address,
+        lease_namespace,
+        lease_name,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime
+        .block_on(run_operator(run))
+        .map_err(|error| error.to_string())
+}

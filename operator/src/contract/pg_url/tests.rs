@@ -1,0 +1,915 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parsed(text: &str) -> PgUrl {
+    PgUrl::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn refused(text: &str) -> PgUrlError {
+    PgUrl::parse(text).expect_err(text)
+}
+
+fn password(url: &PgUrl) -> Option<&str> {
+    url.password.as_ref().map(ExposeSecret::expose_secret)
+}
+
+fn at(host: &str, port: u16) -> HostPort {
+    HostPort {
+        host: host.to_owned(),
+        port,
+    }
+}
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_uri_tells_all_its_parts() {
+    let url = parsed(
+        "postgresql://bb:p%40ss@pg.example.com:5433/meta?sslmode=verify-full&sslrootcert=/ca/ca.pem\
+         &target_session_attrs=read-write&connect_timeout=10&search_path=bb&options=-c%20work_mem%3D4MB",
+    );
+    assert_eq!(url.hosts, [at("pg.example.com", 5433)]);
+    assert_eq!(
+        (url.user.as_str(), password(&url), url.database.as_str()),
+        ("bb", Some("p@ss"), "meta")
+    );
+    assert_eq!(
+        (url.ssl_mode, url.ssl_root_cert.as_deref()),
+        (SslMode::VerifyFull, Some("/ca/ca.pem"))
+    );
+    assert_eq!(url.target_session_attrs, TargetSessionAttrs::ReadWrite);
+    assert_eq!(url.connect_timeout(), Some(Duration::from_secs(10)));
+    assert_eq!(
+        url.runtime_params,
+        map(&[("search_path", "bb"), ("options", "-c work_mem=4MB")])
+    );
+    assert_eq!((url.form(), url.minimum_version()), (PgUrlForm::Uri, None));
+    assert_eq!(url.identity_hint(), "pg.example.com:5433/meta");
+}
+
+#[test]
+fn what_is_left_out_has_the_drivers_default() {
+    let url = parsed("postgres://bb@pg");
+    assert_eq!(url.hosts, [at("pg", 5432)]);
+    assert_eq!((url.database.as_str(), url.has_password()), ("bb", false));
+    assert_eq!(
+        (url.ssl_mode, url.target_session_attrs),
+        (SslMode::Prefer, TargetSessionAttrs::Any)
+    );
+    assert_eq!(
+        (
+            url.connect_timeout(),
+            url.iam.as_ref(),
+            url.ssl_root_cert.as_ref()
+        ),
+        (None, None, None)
+    );
+}
+
+#[test]
+fn uris_are_divided_as_the_driver_divides_them() {
+    for (text, hint, user, secret) in [
+        ("postgres://u:p@h/d", "h:5432/d", "u", Some("p")),
+        ("postgres://u:p@h:/d", "h:5432/d", "u", Some("p")),
+        ("postgres://u:p@h?dbname=d", "h:5432/d", "u", Some("p")),
+        ("postgres://u:p@h/?", "h:5432/u", "u", Some("p")),
+        ("postgres://u@h/d%2Fe", "h:5432/d/e", "u", None),
+        ("postgres://u:p@s@h/d", "h:5432/d", "u", Some("p@s")),
+        ("postgres://u:p:s+x@h/d", "h:5432/d", "u", Some("p:s+x")),
+        (
+            "postgres://u%40c:%C3%A9%25@h/d",
+            "h:5432/d",
+            "u@c",
+            Some("é%"),
+        ),
+        ("postgres://u:p@a:1,b:2/d", "a:1,b:2/d", "u", Some("p")),
+        ("postgres://u:p@a,b/d?port=7", "a:7,b:7/d", "u", Some("p")),
+        (
+            "postgres://u@[2001:db8::1]/d",
+            "[2001:db8::1]:5432/d",
+            "u",
+            None,
+        ),
+        ("postgres://u@[::1]:7/d", "[::1]:7/d", "u", None),
+        (
+            "postgres://h?user=u&password=a+b%2B",
+            "h:5432/u",
+            "u",
+            Some("a b+"),
+        ),
+        (
+            "postgres:///d?host=a,::1&port=1,2&user=u",
+            "a:1,[::1]:2/d",
+            "u",
+            None,
+        ),
+        (
+            "postgres://u@under_score.svc./d",
+            "under_score.svc.:5432/d",
+            "u",
+            None,
+        ),
+    ] {
+        let url = parsed(text);
+        assert_eq!(url.identity_hint(), hint, "{text}");
+        assert_eq!(
+            (url.user.as_str(), password(&url)),
+            (user, secret),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn keyword_values_are_divided_as_the_driver_divides_them() {
+    for (text, secret, database) in [
+        ("host=h user=u password=p dbname=d", Some("p"), "d"),
+        ("host=h\tuser=u\npassword=p  database=d ", Some("p"), "d"),
+        (
+            "host = h user = u password='p' dbname=d port=5432",
+            Some("p"),
+            "d",
+        ),
+        (
+            "host=h user=u password='two words' dbname=d",
+            Some("two words"),
+            "d",
+        ),
+        (
+            r"host=h user=u password='it\'s' dbname=d",
+            Some("it's"),
+            "d",
+        ),
+        (
+            r"host=h user=u password='back\\slash' dbname=d",
+            Some(r"back\slash"),
+            "d",
+        ),
+        (
+            r"host=h user=u password=it\'s\\ dbname=d",
+            Some(r"it's\"),
+            "d",
+        ),
+        (r"host=h user=u password='a\b' dbname=d", Some(r"a\b"), "d"),
+        (
+            "host=h user=u password=a@b/c?d#e%f dbname=d",
+            Some("a@b/c?d#e%f"),
+            "d",
+        ),
+        ("host=h user=u password=a=b dbname=d", Some("a=b"), "d"),
+        ("host=h user=u", None, "u"),
+        ("host=h user=u dbname=", None, "u"),
+    ] {
+        let url = parsed(text);
+        assert_eq!(
+            (url.hosts.clone(), url.user.as_str()),
+            (vec![at("h", 5432)], "u"),
+            "{text}"
+        );
+        assert_eq!(
+            (password(&url), url.database.as_str()),
+            (secret, database),
+            "{text}"
+        );
+        assert_eq!(
+            (url.form(), url.minimum_version()),
+            (PgUrlForm::KeywordValue, Some(Version::new(3, 18, 0))),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
+    for (text, expected) in [
+        ("POSTGRES://u:p@h/d", FileTrap::UpperCaseScheme),
+        ("Postgresql://u:p@h/d", FileTrap::UpperCaseScheme),
+        ("jdbc:postgresql://h/d?user=u", FileTrap::Jdbc),
+        ("postgresql+asyncpg://u:p@h/d", FileTrap::OtherScheme),
+        ("mysql://u:p@h/d", FileTrap::OtherScheme),
+        ("'postgres://u:p@h/d'", FileTrap::Quoted),
+        ("\"postgres://u:p@h/d\"", FileTrap::Quoted),
+        (" postgres://u:p@h/d", FileTrap::LeadingBlank),
+        ("\npostgres://u:p@h/d", FileTrap::LeadingBlank),
+        ("\u{feff}postgres://u:p@h/d", FileTrap::LeadingBlank),
+        ("/secrets/pg-url", FileTrap::Path),
+        ("./pg-url", FileTrap::Path),
+        ("file:/secrets/pg-url", FileTrap::Path),
+        ("PG_URL=postgres://u:p@h/d", FileTrap::Assignment),
+        ("u:p@h:5432/d", FileTrap::NoScheme),
+        ("postgres:/u", FileTrap::Other),
+        ("work_mem=4MB", FileTrap::Other),
+        ("Host=h", FileTrap::Other),
+    ] {
+        assert_eq!(
+            refused(text),
+            PgUrlError::NotAConnectionString(expected),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn an_unencoded_password_gets_help() {
+    use PgUrlError as E;
+    for (text, expected) in [
+        ("postgres://u:pa/ss@h/d", E::LateAt { offset: 19 }),
+        ("postgres://u:1/ss@h/d", E::LateAt { offset: 18 }),
+        ("postgres://u:pa?ss@h/d", E::LateAt { offset: 19 }),
+        ("postgres://u:p@a/ss@h/d", E::LateAt { offset: 20 }),
+        ("postgres://u:p@a?ss@h/d", E::LateAt { offset: 20 }),
+        ("postgres://u:pa#ss@h/d", E::Fragment { offset: 16 }),
+        ("postgres://u:1#ss@h/d", E::Fragment { offset: 15 }),
+        ("postgres://u:50%off@h/d", E::BadPercent { offset: 16 }),
+        ("postgres://u:50%@h/d", E::BadPercent { offset: 16 }),
+        ("postgres://u:a b@h/d", E::ReservedInLogin { offset: 15 }),
+        ("postgres://u:a[b@h/d", E::ReservedInLogin { offset: 15 }),
+        ("postgres://u:a^b@h/d", E::ReservedInLogin { offset: 15 }),
+        ("postgres://u:é@h/d", E::ReservedInLogin { offset: 14 }),
+    ] {
+        let error = refused(text);
+        assert_eq!(error, expected, "{text}");
+        assert!(error.to_string().contains("percent-encoded"), "{error}");
+    }
+}
+
+#[test]
+fn each_broken_uri_is_refused_with_its_reason() {
+    use PgUrlError as E;
+    let long = format!("postgres://u@h/{}", "d".repeat(MAX_LENGTH));
+    for (text, expected) in [
+        ("", E::Empty),
+        (
+            long.as_str(),
+            E::TooLong {
+                length: long.len(),
+                limit: MAX_LENGTH,
+            },
+        ),
+        ("postgres://u:p@h/d\n", E::TrailingLineBreak),
+        ("postgres://u:p@h/d\r\n", E::TrailingLineBreak),
+        ("postgres://u:p\n@h/d", E::ControlCharacter { offset: 15 }),
+        ("postgres://u:p@h/d\0", E::ControlCharacter { offset: 19 }),
+        (
+            "postgres://u:%FF@h/d",
+            E::NotText {
+                part: Part::Password,
+            },
+        ),
+        (
+            "postgres://u:%00@h/d",
+            E::NotText {
+                part: Part::Password,
+            },
+        ),
+        (
+            "postgres://u@h/d%0A",
+            E::ControlIn {
+                part: Part::Database,
+            },
+        ),
+        ("postgres://u%0A@h/d", E::ControlIn { part: Part::User }),
+        ("postgres://h/d", E::MissingUser),
+        ("postgres://:p@h/d", E::MissingUser),
+        ("postgres://u:@h/d", E::EmptyPassword),
+        ("postgres://u:p@/d", E::MissingHost),
+        ("postgres://", E::MissingHost),
+        ("postgres:///d", E::MissingHost),
+        ("postgres://u:p@a,,b/d", E::EmptyHost { position: 2 }),
+        ("postgres://u:p@:5432/d", E::MissingHost),
+        ("postgres://u:p@a b/d", E::BadHost { position: 1 }),
+        ("postgres://u:p@a,b!/d", E::BadHost { position: 2 }),
+        ("postgres://u:p@bücher/d", E::BadHost { position: 1 }),
+        ("postgres://u:p@a..b/d", E::BadHost { position: 1 }),
+        ("postgres://u:p@%2Ftmp/d", E::BadHost { position: 1 }),
+        ("postgres://u:p@[x]/d", E::BadHost { position: 1 }),
+        (
+            "postgres:///d?host=/tmp&user=u",
+            E::SocketDirectory { position: 1 },
+        ),
+        (
+            "postgres:///d?host=a,/tmp&user=u",
+            E::SocketDirectory { position: 2 },
+        ),
+        ("postgres://u:p@::1/d", E::Ipv6Form),
+        ("postgres://u:p@a,[::1]/d", E::Ipv6Form),
+        ("postgres://u:p@[::1],a/d", E::Ipv6Form),
+        ("postgres://u:p@[::1]x/d", E::BadPort { position: 1 }),
+        ("postgres://u:p@h:0/d", E::BadPort { position: 1 }),
+        ("postgres://u:p@h:70000/d", E::BadPort { position: 1 }),
+        ("postgres://u:p@h:x/d", E::BadPort { position: 1 }),
+        ("postgres://u:p@h:1:2/d", E::BadPort { position: 1 }),
+        ("postgres://u:p@a:1,b:x/d", E::BadPort { position: 2 }),
+        ("postgres://u:p@h/d?port=", E::BadPort { position: 1 }),
+        ("postgres://u:p@h/d?port=%2B1", E::BadPort { position: 1 }),
+        (
+            "postgres://u:p@a:1,b/d",
+            E::PortsDoNotMatchHosts { hosts: 2, ports: 1 },
+        ),
+        (
+            "postgres://u:p@a,b:1/d",
+            E::PortsDoNotMatchHosts { hosts: 2, ports: 1 },
+        ),
+        (
+            "postgres://u:p@a/d?port=1,2",
+            E::PortsDoNotMatchHosts { hosts: 1, ports: 2 },
+        ),
+        ("postgres://u:p@h/d/", E::SlashInDatabase),
+        ("postgres://u:p@h//d", E::SlashInDatabase),
+        ("postgres://u:p@h/%2Fd", E::SlashInDatabase),
+        ("postgres://u:p@h/d?a=1;b=2", E::Semicolon { offset: 23 }),
+        (
+            "postgres://u:p@h/d?sslmode=%zz",
+            E::BadPercent { offset: 28 },
+        ),
+        ("postgres://u:p@h/d?%zz=1", E::BadPercent { offset: 20 }),
+        ("postgres://u:p@h/d?=1", E::EmptyName { position: 1 }),
+    ] {
+        assert_eq!(refused(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn each_broken_keyword_value_text_is_refused_with_its_reason() {
+    use PgUrlError as E;
+    for (text, expected) in [
+        (
+            "host=h user=u password=two words dbname=d",
+            E::MissingEquals { offset: 28 },
+        ),
+        ("host=h user=u words", E::MissingEquals { offset: 15 }),
+        (
+            "host=h user=u password='it's' dbname=d",
+            E::TextAfterQuote { offset: 28 },
+        ),
+        ("host=h user=u password='open", E::OpenQuote { offset: 24 }),
+        (
+            r"host=h user=u password='open\'",
+            E::OpenQuote { offset: 24 },
+        ),
+        (r"host=h user=u password=open\", E::LoneBackslash),
+        ("host=h user=u  ", E::TrailingBlanks),
+        ("host=h user='u'\n", E::TrailingBlanks),
+        ("host=h user=u =x", E::EmptyName { position: 3 }),
+        ("host=h user=u\0", E::ControlCharacter { offset: 14 }),
+        ("host=h", E::MissingUser),
+        ("host=h user=''", E::MissingUser),
+        ("host=h user=u password=", E::EmptyPassword),
+        ("user=u", E::MissingHost),
+        ("user=u host=", E::MissingHost),
+        ("user=u host=[::1]", E::BadHost { position: 1 }),
+        (
+            "user=u host=/var/run/postgresql",
+            E::SocketDirectory { position: 1 },
+        ),
+        (
+            "user=u host=a,b,c port=1,2",
+            E::PortsDoNotMatchHosts { hosts: 3, ports: 2 },
+        ),
+    ] {
+        assert_eq!(refused(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_same_thing_twice_is_refused() {
+    for text in [
+        "postgres://u:p@h/d?user=v",
+        "postgres://u:p@h/d?USER=v",
+        "postgres://u:p@h/d?password=v",
+        "postgres://u:p@h/d?dbname=v",
+        "postgres://u:p@h/d?host=v",
+        "postgres://u:p@h:1/d?port=2",
+        "postgres://u:p@h/d?sslmode=require&sslmode=disable",
+        "postgres://u:p@h/?dbname=v&database=w",
+        "postgres://u:p@h/d?TimeZone=UTC&timezone=CET",
+        "host=h user=u user=v",
+    ] {
+        assert!(matches!(refused(text), PgUrlError::GivenTwice(_)), "{text}");
+    }
+}
+
+#[test]
+fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
+    let label = |position, name, similar| {
+        PgUrlError::UnknownParameter(ParameterLabel {
+            position,
+            name,
+            similar,
+        })
+    };
+    for (text, expected, told) in [
+        (
+            "postgres://u:p@h/d?schema=public",
+            label(1, Some("schema"), Some("search_path")),
+            "`schema` (parameter 1) is no setting",
+        ),
+        (
+            "postgres://u:p@h/d?sslmode=require&pgbouncer=true",
+            label(2, Some("pgbouncer"), None),
+            "`pgbouncer` (parameter 2)",
+        ),
+        (
+            "postgres://u:p@h/d?sslmode+=require",
+            label(1, None, Some("sslmode")),
+            "did you mean `sslmode`?",
+        ),
+        (
+            "postgres://u:p@h/d?sslmod=require",
+            label(1, None, Some("sslmode")),
+            "did you mean `sslmode`?",
+        ),
+        (
+            "postgres://u:p@h/d?SEARCH-PATH=x",
+            label(1, None, Some("search_path")),
+            "did you mean `search_path`?",
+        ),
+        (
+            "postgres://u:p@h/d?hunter2hunter2=x",
+            label(1, None, None),
+            "parameter 1 is no setting",
+        ),
+        (
+            "host=h user=u replication=database",
+            label(3, Some("replication"), None),
+            "`replication` (parameter 3)",
+        ),
+    ] {
+        let error = refused(text);
+        assert_eq!(error, expected, "{text}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    assert_eq!(
+        refused("postgres://u:p@h/d?sslmode=require&channel_binding=require"),
+        PgUrlError::UnsupportedParameter {
+            name: "channel_binding"
+        }
+    );
+}
+
+#[test]
+fn settings_of_the_server_and_of_extensions_are_handed_on() {
+    let url = parsed(
+        "postgres://u:p@h/d?application_name=x&TimeZone=UTC&statement_timeout=1&myapp.user=me&work_mem=",
+    );
+    assert_eq!(
+        url.runtime_params,
+        map(&[
+            ("application_name", "x"),
+            ("TimeZone", "UTC"),
+            ("statement_timeout", "1"),
+            ("myapp.user", "me"),
+            ("work_mem", "")
+        ])
+    );
+}
+
+#[test]
+fn values_the_driver_refuses_are_refused() {
+    for (text, expected) in [
+        ("sslmode=on", "sslmode"),
+        ("sslmode=REQUIRE", "sslmode"),
+        ("target_session_attrs=master", "target_session_attrs"),
+        ("target_session_attrs=", "target_session_attrs"),
+        ("connect_timeout=10s", "connect_timeout"),
+        ("connect_timeout=-1", "connect_timeout"),
+        ("connect_timeout=", "connect_timeout"),
+        ("statement_cache_capacity=many", "statement_cache_capacity"),
+        (
+            "description_cache_capacity=2147483648",
+            "description_cache_capacity",
+        ),
+        ("default_query_exec_mode=fast", "default_query_exec_mode"),
+        ("sslnegotiation=tls", "sslnegotiation"),
+        ("sslsni=yes", "sslsni"),
+        ("service=", "service"),
+    ] {
+        let error = refused(&format!("postgres://u:p@h/d?{text}"));
+        assert!(
+            matches!(error, PgUrlError::BadValue { name, .. } if name == expected),
+            "{text}: {error}"
+        );
+    }
+    assert_eq!(
+        refused("postgres://u:p@h/d?sslcert=/c"),
+        PgUrlError::HalfClientCertificate
+    );
+    assert_eq!(
+        refused("postgres://u:p@h/d?sslkey=/k&sslcert="),
+        PgUrlError::HalfClientCertificate
+    );
+}
+
+#[test]
+fn files_in_the_pod_are_listed_and_never_followed() {
+    let url = parsed(
+        "postgres://u@h/d?sslcert=/c&sslkey=/k&sslrootcert=/r&passfile=/p&servicefile=/s&service=x",
+    );
+    assert_eq!(
+        url.pod_file_parameters(),
+        ["passfile", "service", "servicefile", "sslcert", "sslkey"]
+    );
+    assert_eq!(url.ssl_root_cert.as_deref(), Some("/r"));
+    assert!(
+        parsed("postgres://u@h/d?passfile=")
+            .pod_file_parameters()
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_ca_and_direct_negotiation_strengthen_the_mode() {
+    use SslMode::{Allow, Disable, Prefer, Require, VerifyCa, VerifyFull};
+    for (query, expected) in [
+        ("", Prefer),
+        ("sslmode=", Prefer),
+        ("sslmode=disable", Disable),
+        ("sslmode=allow", Allow),
+        ("sslmode=require", Require),
+        ("sslmode=require&sslrootcert=/ca", VerifyCa),
+        ("sslmode=require&sslrootcert=", Require),
+        ("sslmode=prefer&sslrootcert=/ca", Prefer),
+        ("sslmode=verify-ca&sslrootcert=/ca", VerifyCa),
+        ("sslmode=verify-full", VerifyFull),
+        ("sslmode=require&sslrootcert=system", VerifyFull),
+        ("sslnegotiation=direct", Require),
+        ("sslnegotiation=direct&sslrootcert=/ca", VerifyCa),
+        ("sslnegotiation=postgres", Prefer),
+    ] {
+        assert_eq!(
+            parsed(&format!("postgres://u:p@h/d?{query}")).effective_ssl_mode(),
+            expected,
+            "{query}"
+        );
+    }
+}
+
+#[test]
+fn cloud_logins_are_recognised_with_the_version_they_need() {
+    let url = parsed(
+        "postgres://u@h/d?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1",
+    );
+    assert_eq!(
+        url.iam,
+        Some(Iam::AwsRds {
+            region: "eu-west-1".into()
+        })
+    );
+    assert_eq!(url.minimum_version(), Some(Version::new(3, 18, 0)));
+    assert!(url.runtime_params.is_empty());
+    let gcp = "postgres://u@h/d?bytebase_gcp_cloud_sql_iam=true&bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
+    let url = parsed(gcp);
+    assert_eq!(
+        url.iam,
+        Some(Iam::GcpCloudSql {
+            instance: "p:r:i".into(),
+            ip_type: None
+        })
+    );
+    assert_eq!(url.minimum_version(), Some(Version::new(3, 20, 0)));
+    let url = parsed(&format!("{gcp}&bytebase_gcp_cloud_sql_ip_type=psc"));
+    assert_eq!(
+        url.iam,
+        Some(Iam::GcpCloudSql {
+            instance: "p:r:i".into(),
+            ip_type: Some("psc".into())
+        })
+    );
+    let keyword = "host=h user=u bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
+    assert_eq!(
+        parsed(keyword).minimum_version(),
+        Some(Version::new(3, 20, 0))
+    );
+}
+
+#[test]
+fn cloud_logins_that_would_fail_or_be_ignored_are_refused() {
+    use PgUrlError as E;
+    for (query, expected) in [
+        (
+            "bytebase_aws_rds_iam=true",
+            E::IamNeeds {
+                flag: AWS_IAM,
+                name: AWS_REGION,
+            },
+        ),
+        (
+            "bytebase_aws_rds_iam=true&bytebase_aws_region=",
+            E::IamNeeds {
+                flag: AWS_IAM,
+                name: AWS_REGION,
+            },
+        ),
+        (
+            "bytebase_aws_rds_iam=TRUE&bytebase_aws_region=r",
+            E::IamFlag { name: AWS_IAM },
+        ),
+        ("bytebase_aws_rds_iam=false", E::IamFlag { name: AWS_IAM }),
+        (
+            "bytebase_aws_region=r",
+            E::IamWithoutFlag {
+                name: AWS_REGION,
+                flag: AWS_IAM,
+            },
+        ),
+        ("bytebase_aws_rds_iam=true&bytebase_aws_region=r", E::IamTls),
+        (
+            "bytebase_aws_rds_iam=true&bytebase_aws_region=r&sslmode=require",
+            E::IamTls,
+        ),
+        (
+            "bytebase_aws_rds_iam=true&bytebase_aws_region=r&sslmode=verify-ca",
+            E::IamTls,
+        ),
+        (
+            "bytebase_gcp_cloud_sql_iam=true",
+            E::IamNeeds {
+                flag: GCP_IAM,
+                name: GCP_INSTANCE,
+            },
+        ),
+        (
+            "bytebase_gcp_cloud_sql_ip_type=public",
+            E::IamWithoutFlag {
+                name: GCP_IP_TYPE,
+                flag: GCP_IAM,
+            },
+        ),
+        (
+            "bytebase_gcp_cloud_sql_iam=true&bytebase_gcp_cloud_sql_instance_connection_name=i&bytebase_gcp_cloud_sql_ip_type=PSC",
+            E::BadValue {
+                name: GCP_IP_TYPE,
+                allowed: "public, private or psc",
+            },
+        ),
+        (
+            "bytebase_gcp_cloud_sql_iam=true&bytebase_gcp_cloud_sql_instance_connection_name=i\
+             &bytebase_aws_rds_iam=true&bytebase_aws_region=r",
+            E::IamTwice,
+        ),
+    ] {
+        assert_eq!(
+            refused(&format!("postgres://u@h/d?{query}")),
+            expected,
+            "{query}"
+        );
+    }
+    let two_hosts =
+        "postgres://u@a,b/d?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=r";
+    assert_eq!(refused(two_hosts), E::IamOneHost);
+}
+
+#[test]
+fn a_password_beside_the_string_gives_way_to_one_inside() {
+    let beside = || Some(SecretString::from("beside"));
+    assert_eq!(
+        password(&parsed("postgres://u@h/d").with_default_password(beside())),
+        Some("beside")
+    );
+    assert_eq!(
+        password(&parsed("postgres://u:inside@h/d").with_default_password(beside())),
+        Some("inside")
+    );
+    assert_eq!(
+        password(&parsed("postgres://u@h/d").with_default_password(None)),
+        None
+    );
+    assert!(
+        !parsed("postgres://u@h/d")
+            .with_default_password(Some("".into()))
+            .has_password()
+    );
+}
+
+fn parts() -> PgParts {
+    PgParts {
+        host: "pg".into(),
+        port: None,
+        database: "meta".into(),
+        user: "bb".into(),
+        password: Some("p@/?#:% \\'é".into()),
+        params: map(&[("sslmode", "require")]),
+    }
+}
+
+#[test]
+fn parts_need_no_encoding() {
+    let url = PgUrl::from_parts(parts()).expect("good parts");
+    assert_eq!(
+        url.to_uri().expose_secret(),
+        "postgresql://bb:p%40%2F%3F%23%3A%25%20%5C%27%C3%A9@pg:5432/meta?sslmode=require"
+    );
+    assert_eq!(parsed(url.to_uri().expose_secret()), url);
+    let url = PgUrl::from_parts(PgParts {
+        host: "[::1]".into(),
+        port: Some(7),
+        database: String::new(),
+        ..parts()
+    })
+    .expect("good parts");
+    assert_eq!(url.identity_hint(), "[::1]:7/bb");
+}
+
+#[test]
+fn parts_are_checked_like_a_string() {
+    for (parts, expected) in [
+        (
+            PgParts {
+                host: String::new(),
+                ..parts()
+            },
+            PgUrlError::MissingHost,
+        ),
+        (
+            PgParts {
+                host: "/tmp".into(),
+                ..parts()
+            },
+            PgUrlError::SocketDirectory { position: 1 },
+        ),
+        (
+            PgParts {
+                port: Some(0),
+                ..parts()
+            },
+            PgUrlError::BadPort { position: 1 },
+        ),
+        (
+            PgParts {
+                user: String::new(),
+                ..parts()
+            },
+            PgUrlError::MissingUser,
+        ),
+        (
+            PgParts {
+                password: Some("".into()),
+                ..parts()
+            },
+            PgUrlError::EmptyPassword,
+        ),
+        (
+            PgParts {
+                params: map(&[("password", "x")]),
+                ..parts()
+            },
+            PgUrlError::HasOwnField { name: "password" },
+        ),
+        (
+            PgParts {
+                params: map(&[("dbname", "x")]),
+                ..parts()
+            },
+            PgUrlError::HasOwnField { name: "dbname" },
+        ),
+        (
+            PgParts {
+                params: map(&[("", "x")]),
+                ..parts()
+            },
+            PgUrlError::EmptyName { position: 1 },
+        ),
+        (
+            PgParts {
+                params: map(&[("search_path", "\0")]),
+                ..parts()
+            },
+            PgUrlError::NotText {
+                part: Part::Parameters,
+            },
+        ),
+    ] {
+        assert_eq!(PgUrl::from_parts(parts).expect_err("refused"), expected);
+    }
+}
+
+#[test]
+fn the_pods_own_addresses_are_recognised() {
+    for (host, expected) in [
+        ("localhost", true),
+        ("LOCALHOST.", true),
+        ("pg.localhost", true),
+        ("127.8.0.1", true),
+        ("0.0.0.0", true),
+        ("[::1]", true),
+        ("[::ffff:127.0.0.1]", true),
+        ("pg", false),
+        ("10.0.0.1", false),
+        ("localhost.example.com", false),
+    ] {
+        assert_eq!(
+            parsed(&format!("postgres://u@{host}/d")).has_loopback_host(),
+            expected,
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn neither_debug_nor_hint_show_a_secret() {
+    let url = parsed(
+        "postgres://user1:hunter2@h/d?sslpassword=hunter2&sslcert=/c&sslkey=/k&options=-c%20a.b%3Dhunter2&passfile=/hunter2",
+    );
+    assert!(!format!("{url:?} {}", url.identity_hint()).contains("hunter2"));
+    assert_eq!(url.identity_hint(), "h:5432/d");
+}
+
+/// Characters that messages of errors do not use, with all that mean something to a parser.
+const PASSWORD: &str = "[QXZ79@/?#:%&=;' +,!\\[\\]$.\\\\]{4,16}";
+
+fn assert_nothing_told(told: &str, secret: &str) -> Result<(), TestCaseError> {
+    let characters: Vec<char> = secret.chars().collect();
+    for window in characters.windows(4) {
+        let piece: String = window.iter().collect();
+        prop_assert!(
+            !told.contains(&piece),
+            "{} of {} in {}",
+            piece,
+            secret,
+            told
+        );
+    }
+    Ok(())
+}
+
+fn mutate(text: &str, edits: &[(usize, u8, char)]) -> String {
+    let mut characters: Vec<char> = text.chars().collect();
+    for (at, kind, c) in edits {
+        let at = at % (characters.len() + 1);
+        match kind % 4 {
+            0 if at < characters.len() => drop(characters.remove(at)),
+            1 => characters.insert(at, *c),
+            2 if at < characters.len() => characters[at] = *c,
+            3 => characters.truncate(at),
+            _ => {}
+        }
+    }
+    characters.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn any_text_is_read_without_a_panic(
+        text in "\\PC*|(postgres(ql)?://)?[a-z0-9@/?#:%&=;,+\\[\\] .]{0,60}|(host|user|password|port)=[a-z0-9' \\\\=,é]{0,40}"
+    ) {
+        if let Ok(url) = PgUrl::parse(&text) {
+            prop_assert_eq!(&parsed(url.to_uri().expose_secret()), &url);
+        }
+    }
+
+    #[test]
+    fn a_broken_text_tells_nothing_of_its_password(
+        secret in PASSWORD,
+        form in 0..3,
+        edits in proptest::collection::vec((any::<usize>(), any::<u8>(), proptest::sample::select("@/?#:%&=;' ,+[].\\\n\u{0}é".chars().collect::<Vec<_>>())), 1..5),
+    ) {
+        let text = match form {
+            0 => format!("postgresql://bb:{secret}@pg.example.com:5432/meta?sslmode=require"),
+            1 => format!("host=pg.example.com user=bb password={secret} dbname=meta"),
+            _ => format!("host=pg.example.com user=bb password='{secret}' dbname=meta"),
+        };
+        if let Err(error) = PgUrl::parse(&mutate(&text, &edits)) {
+            assert_nothing_told(&format!("{error} {error:?}"), &secret)?;
+        }
+    }
+
+    #[test]
+    fn an_unencoded_password_is_never_shown(secret in PASSWORD, form in 0..3) {
+        let text = match form {
+            0 => format!("postgresql://bb:{secret}@pg.example.com:5432/meta?sslmode=require"),
+            1 => format!("host=pg.example.com user=bb password={secret} dbname=meta"),
+            _ => format!("host=pg.example.com user=bb password='{secret}' dbname=meta"),
+        };
+        let told = match PgUrl::parse(&text) {
+            Ok(url) => format!("{url:?} {}", url.identity_hint()),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        assert_nothing_told(&told, &secret)?;
+    }
+
+    #[test]
+    fn what_is_built_from_parts_reads_back_equal(
+        hosts in proptest::collection::vec("[a-z][a-z0-9-]{0,8}(\\.[a-z]{1,5})?|10\\.0\\.0\\.[1-9]|::1|2001:db8::[1-9]", 1..4),
+        port in proptest::option::of(1_u16..),
+        user in "\\PC{1,12}",
+        secret in proptest::option::of("\\PC{1,20}|[@/?#:%&=;' \n\t\\\\]{1,8}"),
+        database in "\\PC{0,12}|/[a-z]/",
+        search_path in "\\PC{0,12}",
+        verify: bool,
+    ) {
+        let mut params = map(&[("search_path", &search_path), ("connect_timeout", "5"), ("target_session_attrs", "read-write")]);
+        if verify {
+            params.extend(map(&[("sslmode", "verify-full"), ("sslrootcert", "/ca bundle/a&b.pem")]));
+        }
+        let parts = PgParts { host: hosts.join(","), port, database, user, password: secret.map(SecretString::from), params };
+        let url = PgUrl::from_parts(parts).expect("good parts");
+        prop_assert_eq!(&parsed(url.to_uri().expose_secret()), &url);
+    }
+}

@@ -1,0 +1,491 @@
+//! Conditions and phase: what the findings mean to people.
+
+use super::database::DatabaseVerdict;
+use super::health::{Health, Replica};
+use super::license::LicenseVerdict;
+use super::observation::{Observation, PodTrouble};
+use super::plan::ConditionDraft;
+use super::replicas::Target;
+use super::rollout::{Rollout, Step, describe};
+use crate::api::spec::Enforcement;
+use crate::api::status::{HeartbeatState, Phase};
+use crate::api::{ConditionType, Reason};
+use crate::validate::{Problem, ValidCluster};
+
+/// Everything the conditions speak of.
+pub struct Findings<'a> {
+    /// The cluster.
+    pub cluster: &'a ValidCluster,
+    /// What is seen.
+    pub observation: &'a Observation,
+    /// Pods and heartbeats.
+    pub health: &'a Health<'a>,
+    /// License.
+    pub license: &'a LicenseVerdict,
+    /// Database.
+    pub database: &'a DatabaseVerdict,
+    /// Gate.
+    pub target: &'a Target,
+    /// Roll.
+    pub rollout: &'a Rollout,
+    /// The image is older than the schema.
+    pub downgrade: Option<&'a str>,
+    /// The Ingress waits for the first admin.
+    pub ingress_held: bool,
+}
+
+/// All conditions but `ConfigurationValid`.
+pub fn all(findings: &Findings<'_>) -> Vec<ConditionDraft> {
+    let healthy = replicas_healthy(findings);
+    let ready = ready(findings, &healthy);
+    let rollout = rollout(findings);
+    let stalled = stalled(findings, &rollout);
+    let reconciling = reconciling(findings, &ready, &rollout, &stalled);
+    let database = ConditionDraft::new(
+        ConditionType::DatabaseReady,
+        findings.database.status,
+        findings.database.reason,
+        &findings.database.message,
+    );
+    vec![
+        ready,
+        reconciling,
+        stalled,
+        database,
+        ha_licensed(findings),
+        healthy,
+        rollout,
+        exposed(findings),
+    ]
+}
+
+/// `ConfigurationValid`, from every problem at once.
+pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraft {
+    let of = |status, reason, message: String| {
+        ConditionDraft::new(
+            ConditionType::ConfigurationValid,
+            Some(status),
+            reason,
+            message,
+        )
+    };
+    match problems.first() {
+        Some(first) => of(
+            false,
+            first.reason,
+            problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.field, problem.message))
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+        None if warnings.is_empty() => of(
+            true,
+            Reason::Valid,
+            "the spec and everything it names can be used".to_owned(),
+        ),
+        None => of(true, Reason::ValidWithWarnings, warnings.join("; ")),
+    }
+}
+
+/// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is checked.
+pub fn invalid(problems: &[Problem], warnings: &[String]) -> Vec<ConditionDraft> {
+    let configuration = configuration(problems, warnings);
+    let message = format!(
+        "nothing is changed until the configuration is mended: {}",
+        configuration.message
+    );
+    let unchecked = |type_| {
+        ConditionDraft::new(
+            type_,
+            None,
+            Reason::InvalidConfiguration,
+            "not checked while the configuration cannot be used",
+        )
+    };
+    vec![
+        ConditionDraft::new(
+            ConditionType::Ready,
+            Some(false),
+            Reason::InvalidConfiguration,
+            &message,
+        ),
+        ConditionDraft::new(
+            ConditionType::Reconciling,
+            Some(false),
+            Reason::InvalidConfiguration,
+            "waiting for a change of the spec or of what it names",
+        ),
+        ConditionDraft::new(
+            ConditionType::Stalled,
+            Some(true),
+            Reason::InvalidConfiguration,
+            message,
+        ),
+        unchecked(ConditionType::DatabaseReady),
+        unchecked(ConditionType::HaLicensed),
+        unchecked(ConditionType::ReplicasHealthy),
+        unchecked(ConditionType::RolloutComplete),
+        unchecked(ConditionType::Exposed),
+        configuration,
+    ]
+}
+
+fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
+    let health = findings.health;
+    let of = |status, reason, message: String| {
+        ConditionDraft::new(ConditionType::ReplicasHealthy, status, reason, message)
+    };
+    let strangers = health.strangers(findings.observation);
+    if strangers > 0 {
+        return of(
+            Some(false),
+            Reason::ForeignReplica,
+            format!(
+                "{strangers} replica(s) that are no pod of this cluster beat on its database: find who else uses {} and stop it, they count towards the license",
+                findings.cluster.database.replicas.identity_hint()
+            ),
+        );
+    }
+    if health.replicas.is_empty() {
+        return if findings.target.replicas == 0 {
+            of(
+                Some(true),
+                Reason::NoReplicas,
+                "no replica is wanted".to_owned(),
+            )
+        } else {
+            of(
+                Some(false),
+                Reason::ReplicaNotReady,
+                "no pod exists yet".to_owned(),
+            )
+        };
+    }
+    let mut trouble: Vec<_> = health
+        .replicas
+        .iter()
+        .filter(|replica| !health.serves(replica, findings.observation))
+        .map(|replica| (reason_of(replica), replica))
+        .collect();
+    // What a person can mend comes first.
+    trouble.sort_by_key(|(reason, _)| severity(*reason));
+    let Some((reason, _)) = trouble.first() else {
+        return of(
+            Some(true),
+            Reason::AllReplicasHealthy,
+            format!("{} replica(s) are Ready and beating", health.replicas.len()),
+        );
+    };
+    let only_unknown = trouble
+        .iter()
+        .all(|(reason, _)| *reason == Reason::HeartbeatsUnknown);
+    let list = trouble
+        .iter()
+        .map(|(_, replica)| format!("{}: {}", replica.pod.name, describe(replica)))
+        .collect::<Vec<_>>()
+        .join("; ");
+    of((!only_unknown).then_some(false), *reason, list)
+}
+
+fn reason_of(replica: &Replica<'_>) -> Reason {
+    match (&replica.pod.trouble, replica.pod.ready, replica.heartbeat) {
+        (Some(PodTrouble::ImagePull(_)), ..) => Reason::ImagePullFailed,
+        (Some(PodTrouble::Crashing(_)), ..) => Reason::ReplicaCrashing,
+        (Some(PodTrouble::Unschedulable(_)), ..) => Reason::Unschedulable,
+        (Some(PodTrouble::Creation(_)), ..) => Reason::PodCreationFailed,
+        (None, true, HeartbeatState::Stale) => Reason::HeartbeatStale,
+        (None, true, HeartbeatState::Missing) => Reason::HeartbeatMissing,
+        (None, true, HeartbeatState::Unknown) => Reason::HeartbeatsUnknown,
+        (None, ..) => Reason::ReplicaNotReady,
+    }
+}
+
+fn severity(reason: Reason) -> u8 {
+    match reason {
+        Reason::ImagePullFailed
+        | Reason::ReplicaCrashing
+        | Reason::Unschedulable
+        | Reason::PodCreationFailed => 0,
+        Reason::HeartbeatStale => 1,
+        Reason::ReplicaNotReady => 2,
+        Reason::HeartbeatMissing => 3,
+        _ => 4,
+    }
+}
+
+fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
+    let of = |status, reason, message: String| {
+        ConditionDraft::new(ConditionType::Ready, status, reason, message)
+    };
+    let wanted = findings.cluster.replicas;
+    if wanted == 0 {
+        return of(
+            Some(false),
+            Reason::ScaledToZero,
+            "replicas is 0: the cluster is stopped".to_owned(),
+        );
+    }
+    if let Some((reason, message)) = &findings.target.held_back {
+        return of(
+            Some(false),
+            *reason,
+            format!(
+                "{} of {wanted} wanted replicas run: {message}",
+                findings.target.replicas
+            ),
+        );
+    }
+    let health = findings.health;
+    let serving = health
+        .replicas
+        .iter()
+        .filter(|replica| health.serves(replica, findings.observation))
+        .count();
+    let enough = usize::try_from(wanted).is_ok_and(|wanted| serving >= wanted);
+    let ready_pods = health
+        .replicas
+        .iter()
+        .filter(|replica| replica.pod.ready && !replica.pod.deleting)
+        .count();
+    if enough && !health.readable {
+        // Only where heartbeats can never be read does a Ready pod count as serving; to call that Ready would claim what nobody saw.
+        return of(
+            None,
+            Reason::HeartbeatsUnknown,
+            format!(
+                "{serving} pods are Ready, but the operator cannot read their heartbeats: set database.monitorSecretRef"
+            ),
+        );
+    }
+    if enough {
+        return of(
+            Some(true),
+            Reason::AllReplicasActive,
+            format!("{serving} of {wanted} replicas are Ready and beating"),
+        );
+    }
+    if !health.readable && usize::try_from(wanted).is_ok_and(|wanted| ready_pods >= wanted) {
+        return of(
+            None,
+            Reason::HeartbeatsUnknown,
+            format!(
+                "{ready_pods} pods are Ready, but their heartbeats cannot be read: {}",
+                findings.database.message
+            ),
+        );
+    }
+    of(
+        Some(false),
+        Reason::ReplicasNotReady,
+        format!(
+            "{serving} of {wanted} replicas are Ready and beating; {}",
+            healthy.message
+        ),
+    )
+}
+
+fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
+    let LicenseVerdict {
+        allows,
+        reason,
+        message,
+        ..
+    } = findings.license;
+    let status = match allows {
+        super::license::Allows::Yes => Some(true),
+        super::license::Allows::No => Some(false),
+        super::license::Allows::Unknown => None,
+    };
+    let failure = findings
+        .observation
+        .call_failure
+        .as_ref()
+        .filter(|_| status != Some(true));
+    if let Some(failure) = failure {
+        return ConditionDraft::new(
+            ConditionType::HaLicensed,
+            status,
+            Reason::LicenseInstallFailed,
+            format!("{message}; the last try failed: {}", failure.message),
+        );
+    }
+    if findings.cluster.license.enforcement == Enforcement::Warn
+        && status != Some(true)
+        && findings.cluster.replicas > 1
+    {
+        let warning = "enforcement is Warn, so all replicas run all the same: without an HA license Bytebase skips work and fails queued tasks after ten minutes";
+        return ConditionDraft::new(
+            ConditionType::HaLicensed,
+            status,
+            Reason::LicenseNotEnforced,
+            format!("{message}; {warning}"),
+        );
+    }
+    ConditionDraft::new(ConditionType::HaLicensed, status, *reason, message)
+}
+
+fn rollout(findings: &Findings<'_>) -> ConditionDraft {
+    if let Some(message) = findings.downgrade {
+        return ConditionDraft::new(
+            ConditionType::RolloutComplete,
+            Some(false),
+            Reason::DowngradeRefused,
+            message,
+        );
+    }
+    let (done, reason, message) = findings.rollout.condition();
+    ConditionDraft::new(ConditionType::RolloutComplete, Some(done), reason, message)
+}
+
+fn stalled(findings: &Findings<'_>, rollout: &ConditionDraft) -> ConditionDraft {
+    let of = |status, reason, message: String| {
+        ConditionDraft::new(ConditionType::Stalled, Some(status), reason, message)
+    };
+    if matches!(
+        rollout.reason,
+        Reason::RolloutStalled | Reason::DowngradeRefused
+    ) {
+        return of(true, rollout.reason, rollout.message.clone());
+    }
+    if findings.database.status == Some(false) {
+        return of(
+            true,
+            findings.database.reason,
+            findings.database.message.clone(),
+        );
+    }
+    of(
+        false,
+        Reason::NotStalled,
+        "nothing stands in the way".to_owned(),
+    )
+}
+
+fn reconciling(
+    findings: &Findings<'_>,
+    ready: &ConditionDraft,
+    rollout: &ConditionDraft,
+    stalled: &ConditionDraft,
+) -> ConditionDraft {
+    let of = |status, reason, message: &str| {
+        ConditionDraft::new(ConditionType::Reconciling, Some(status), reason, message)
+    };
+    if findings.cluster.spec.paused {
+        return of(
+            false,
+            Reason::Paused,
+            "paused: the operator observes and reports, and changes nothing",
+        );
+    }
+    if stalled.status == Some(true) {
+        return of(
+            false,
+            stalled.reason,
+            "cannot go on without help: see Stalled",
+        );
+    }
+    if rollout.status == Some(false) {
+        return of(true, Reason::Progressing, &rollout.message);
+    }
+    let set = findings.observation.stateful_set.as_ref();
+    let sized = set.is_some_and(|set| set.replicas == findings.target.replicas)
+        || (set.is_none() && findings.target.replicas == 0);
+    let replicas = usize::try_from(findings.target.replicas).unwrap_or(0);
+    let serving = findings
+        .health
+        .replicas
+        .iter()
+        .filter(|replica| replica.pod.ready && !replica.pod.deleting)
+        .count();
+    if !sized || serving != replicas || findings.health.replicas.len() != replicas {
+        return of(true, Reason::Progressing, &ready.message);
+    }
+    of(false, Reason::Settled, "nothing is left to do")
+}
+
+fn exposed(findings: &Findings<'_>) -> ConditionDraft {
+    let of = |status, reason, message: String| {
+        ConditionDraft::new(ConditionType::Exposed, status, reason, message)
+    };
+    let Some(ingress) = &findings.cluster.ingress else {
+        return of(
+            Some(false),
+            Reason::IngressDisabled,
+            "ingress.enabled is false: reach the Service some other way".to_owned(),
+        );
+    };
+    if findings.ingress_held {
+        return of(
+            Some(false),
+            Reason::AwaitingFirstAdmin,
+            "the Ingress is made once the first admin exists and the license is installed"
+                .to_owned(),
+        );
+    }
+    let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
+        "; nobody has signed up yet, and whoever does first becomes the admin"
+    } else {
+        ""
+    };
+    match findings.observation.ingress_has_address {
+        Some(true) => of(
+            Some(true),
+            Reason::IngressReady,
+            format!("the Ingress for {} has an address{open}", ingress.host),
+        ),
+        Some(false) => of(
+            None,
+            Reason::IngressPending,
+            format!(
+                "the Ingress for {} has no address yet: its controller has not taken it up, or reports none{open}",
+                ingress.host
+            ),
+        ),
+        None => of(
+            Some(false),
+            Reason::IngressPending,
+            format!("the Ingress for {} is being made{open}", ingress.host),
+        ),
+    }
+}
+
+/// One word for people.
+pub fn phase(findings: &Findings<'_>, conditions: &[ConditionDraft]) -> Phase {
+    let of = |type_| conditions.iter().find(|condition| condition.type_ == type_);
+    let is = |type_, status| of(type_).is_some_and(|condition| condition.status == Some(status));
+    let set = findings.observation.stateful_set.as_ref();
+    if findings.cluster.spec.paused {
+        Phase::Paused
+    } else if is(ConditionType::Stalled, true) {
+        Phase::Stalled
+    } else if findings.cluster.replicas == 0 {
+        if findings.health.replicas.is_empty() {
+            Phase::Stopped
+        } else {
+            Phase::Scaling
+        }
+    } else if is(ConditionType::Ready, true) && is(ConditionType::RolloutComplete, true) {
+        Phase::Ready
+    } else if set.is_none() || findings.health.replicas.is_empty() {
+        Phase::Pending
+    } else if !matches!(findings.rollout.step, Step::Done) {
+        Phase::Rolling
+    } else if set.is_some_and(|set| set.replicas != findings.target.replicas)
+        || usize::try_from(findings.target.replicas)
+            .is_ok_and(|target| target != findings.health.replicas.len())
+    {
+        Phase::Scaling
+    } else if findings.target.held_back.is_some() && is(ConditionType::ReplicasHealthy, true) {
+        Phase::Limited
+    } else if findings
+        .observation
+        .pods
+        .iter()
+        .any(|pod| !pod.ready && pod.trouble.is_none() && pod.restarts == 0)
+    {
+        Phase::Starting
+    } else {
+        Phase::Degraded
+    }
+}

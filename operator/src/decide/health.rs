@@ -1,0 +1,192 @@
+//! Which pod is which heartbeat.
+
+use super::observation::{DatabaseFacts, DatabaseView, Heartbeat, Observation, PodView};
+use crate::api::status::HeartbeatState;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Bytebase counts a replica as active while its beat is at most this old.
+pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
+/// Rows of ended processes are normal for their 30 s tail; what still beats after this long is somebody else's.
+pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
+/// Bytebase beats this often.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// One pod with its heartbeat.
+#[derive(Clone, Debug)]
+pub struct Replica<'a> {
+    /// The pod.
+    pub pod: &'a PodView,
+    /// The id it beats with, if known.
+    pub id: Option<Uuid>,
+    /// What its heartbeat says.
+    pub heartbeat: HeartbeatState,
+    /// Tasks it is running; `None` when it cannot be told.
+    pub running_tasks: Option<u64>,
+}
+
+impl Replica<'_> {
+    /// Ready and beating.
+    pub fn active(&self) -> bool {
+        self.pod.ready && !self.pod.deleting && self.heartbeat == HeartbeatState::Fresh
+    }
+}
+
+/// All pods with their heartbeats.
+#[derive(Clone, Debug)]
+pub struct Health<'a> {
+    /// By ordinal.
+    pub replicas: Vec<Replica<'a>>,
+    /// Heartbeats can be read now.
+    pub readable: bool,
+    /// Fresh heartbeats that belong to no pod of ours: of a process that has just ended, or of a stranger.
+    pub unclaimed: Vec<Uuid>,
+    /// When a heartbeat that is fresh now turns stale if it does not beat again.
+    pub stale_in: Option<Duration>,
+}
+
+/// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under the pod's name or address.
+pub fn join(observation: &Observation) -> Health<'_> {
+    let Some(facts) = observation.facts() else {
+        let replicas = observation
+            .pods
+            .iter()
+            .map(|pod| Replica {
+                pod,
+                id: pod.replica_id,
+                heartbeat: HeartbeatState::Unknown,
+                running_tasks: None,
+            })
+            .collect();
+        return Health {
+            replicas,
+            readable: false,
+            unclaimed: Vec::new(),
+            stale_in: None,
+        };
+    };
+    let replicas: Vec<_> = observation
+        .pods
+        .iter()
+        .map(|pod| replica(pod, facts))
+        .collect();
+    let known: BTreeSet<Uuid> = replicas.iter().filter_map(|replica| replica.id).collect();
+    // A row that no pod claims may be a pod whose log could not be read: only as many rows as there are claimed pods are ours.
+    let unnamed = replicas
+        .iter()
+        .filter(|replica| replica.id.is_none())
+        .count();
+    let unclaimed: Vec<_> = facts
+        .heartbeats
+        .iter()
+        .filter(|beat| beat.age <= ACTIVE_WINDOW && !known.contains(&beat.replica_id))
+        .map(|beat| beat.replica_id)
+        .collect();
+    let unclaimed = unclaimed.into_iter().skip(unnamed).collect();
+    let stale_in = facts
+        .heartbeats
+        .iter()
+        .filter(|beat| known.contains(&beat.replica_id) && beat.age <= ACTIVE_WINDOW)
+        .map(|beat| ACTIVE_WINDOW.saturating_sub(beat.age))
+        .min();
+    Health {
+        replicas,
+        readable: true,
+        unclaimed,
+        stale_in,
+    }
+}
+
+fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts) -> Replica<'a> {
+    let Some(id) = pod.replica_id else {
+        return Replica {
+            pod,
+            id: None,
+            heartbeat: by_session(pod, facts),
+            running_tasks: None,
+        };
+    };
+    let heartbeat = match facts.heartbeats.iter().find(|beat| beat.replica_id == id) {
+        Some(beat) => state(beat),
+        None => HeartbeatState::Missing,
+    };
+    let running = facts
+        .running_tasks
+        .iter()
+        .filter(|tasks| tasks.replica_id == id)
+        .map(|tasks| tasks.count)
+        .sum();
+    Replica {
+        pod,
+        id: Some(id),
+        heartbeat,
+        running_tasks: Some(running),
+    }
+}
+
+fn state(beat: &Heartbeat) -> HeartbeatState {
+    if beat.age <= ACTIVE_WINDOW {
+        HeartbeatState::Fresh
+    } else {
+        HeartbeatState::Stale
+    }
+}
+
+/// The second way. A session proves that the replica is connected, which it keeps only while it lives; a Ready pod with a session
+/// counts as beating when the table has at least one fresh row.
+fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
+    let Some(listeners) = &facts.listeners else {
+        return HeartbeatState::Unknown;
+    };
+    let listens = listeners.iter().any(|session| {
+        session.application_name == pod.name
+            || (session.client_address.is_some() && session.client_address == pod.ip)
+    });
+    let someone_beats = facts
+        .heartbeats
+        .iter()
+        .any(|beat| beat.age <= ACTIVE_WINDOW);
+    match (listens, someone_beats) {
+        (true, true) => HeartbeatState::Fresh,
+        (true, false) => HeartbeatState::Unknown,
+        (false, _) => HeartbeatState::Missing,
+    }
+}
+
+impl Health<'_> {
+    /// Heartbeats that have belonged to no pod of ours for longer than any ended process lingers.
+    pub fn strangers(&self, observation: &Observation) -> usize {
+        let long =
+            jiff::SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(jiff::SignedDuration::MAX);
+        self.unclaimed
+            .iter()
+            .filter(|id| {
+                observation
+                    .unclaimed_since
+                    .get(id)
+                    .is_some_and(|since| observation.now.duration_since(*since) > long)
+            })
+            .count()
+    }
+
+    /// Pods that beat; `None` when heartbeats cannot be read.
+    pub fn active(&self) -> Option<usize> {
+        self.readable.then(|| {
+            self.replicas
+                .iter()
+                .filter(|replica| replica.active())
+                .count()
+        })
+    }
+
+    /// Nothing speaks against this replica: Ready, and beating where beats can ever be read.
+    pub fn serves(&self, replica: &Replica<'_>, observation: &Observation) -> bool {
+        let can_read = !matches!(observation.database, DatabaseView::CannotRead);
+        if can_read {
+            replica.active()
+        } else {
+            replica.pod.ready && !replica.pod.deleting
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The license gate's first half: what the license says about running more than one replica.
+
+use super::observation::{DatabaseView, Observation, StoredLicense};
+use crate::api::Reason;
+use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
+use crate::contract::license::{License, LicenseKey, LicenseValidity};
+use crate::validate::{SecretLicense, ValidCluster, read_license};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use secrecy::ExposeSecret as _;
+
+/// What the license says.
+#[derive(Clone, Debug)]
+pub struct LicenseVerdict {
+    /// Whether it allows several replicas.
+    pub allows: Allows,
+    /// Reason of the `HALicensed` condition.
+    pub reason: Reason,
+    /// Message of it.
+    pub message: String,
+    /// For status.
+    pub status: Option<LicenseStatus>,
+    /// The Secret's license differs from the stored one and could be installed.
+    pub installable: bool,
+    /// When the verdict changes by itself.
+    pub changes_at: Option<Timestamp>,
+}
+
+/// Whether several replicas may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allows {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// It cannot be told: keep what runs.
+    Unknown,
+}
+
+struct Answer(Allows, Reason, String);
+
+/// Judges the license that Bytebase obeys. `guard`: how long before its end a license stops counting, since replicas go on for a
+/// minute with what they cached and queued work is failed ten minutes later.
+pub fn judge(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    guard: SignedDuration,
+    key: Option<&LicenseKey>,
+) -> LicenseVerdict {
+    let secret = cluster.license.secret.as_ref();
+    match &observation.database {
+        DatabaseView::CannotRead => stand_in(secret, observation.now, guard),
+        DatabaseView::NotProbed => unknown("the metadata database has not been read yet"),
+        DatabaseView::Probed(Err(failure)) => unknown(&format!(
+            "the stored license cannot be read: {}",
+            failure.message
+        )),
+        DatabaseView::Probed(Ok(facts)) => match &facts.license {
+            StoredLicense::NoWorkspace => {
+                let how = if cluster
+                    .admin
+                    .as_ref()
+                    .is_some_and(|admin| admin.create_first)
+                {
+                    "the operator makes the first admin as soon as a replica is Ready"
+                } else {
+                    "open the URL and sign up: the first account becomes the workspace admin"
+                };
+                absent(
+                    Reason::AwaitingFirstSignUp,
+                    &format!(
+                        "nobody has signed up yet, so Bytebase has no workspace to store a license in; {how}"
+                    ),
+                    None,
+                )
+            }
+            StoredLicense::Absent { workspace_id } => match secret {
+                Some(secret) => not_installed(secret, workspace_id, observation.now, cluster),
+                None => absent(
+                    Reason::LicenseMissing,
+                    "no license is stored: install one that includes HA in Bytebase, or name it in spec.license",
+                    None,
+                ),
+            },
+            StoredLicense::Present {
+                workspace_id,
+                token,
+            } => {
+                let differs = secret
+                    .is_some_and(|secret| secret.token.expose_secret() != token.expose_secret());
+                stored(
+                    token.expose_secret(),
+                    workspace_id,
+                    differs,
+                    observation.now,
+                    guard,
+                    key,
+                )
+            }
+        },
+    }
+}
+
+/// Only where the operator can never read the database: a license whose signature verifies.
+fn stand_in(
+    secret: Option<&SecretLicense>,
+    now: Timestamp,
+    guard: SignedDuration,
+) -> LicenseVerdict {
+    let Some(secret) = secret.filter(|secret| secret.signature == SignatureState::Verified) else {
+        return unknown(
+            "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key",
+        );
+    };
+    let Answer(allows, reason, message) = claims(&secret.license, now, guard, None);
+    let reason = if allows == Allows::Yes {
+        Reason::SecretLicenseAllowsHa
+    } else {
+        reason
+    };
+    LicenseVerdict {
+        allows,
+        reason,
+        message: format!(
+            "by the license in the Secret, which stands in for the stored one: {message}"
+        ),
+        status: Some(status(
+            &secret.license,
+            LicenseSource::Secret,
+            secret.signature,
+        )),
+        installable: false,
+        changes_at: next_change(&secret.license, now, guard),
+    }
+}
+
+fn stored(
+    token: &str,
+    workspace_id: &str,
+    differs: bool,
+    now: Timestamp,
+    guard: SignedDuration,
+    key: Option<&LicenseKey>,
+) -> LicenseVerdict {
+    match read_license(token, key) {
+        Ok(SecretLicense {
+            license, signature, ..
+        }) => {
+            let Answer(allows, reason, message) = claims(&license, now, guard, Some(workspace_id));
+            let unverified = if signature == SignatureState::Unverified {
+                " (signature not verified: the operator has no key)"
+            } else {
+                ""
+            };
+            LicenseVerdict {
+                allows,
+                reason,
+                message: format!("{message}{unverified}"),
+                status: Some(status(&license, LicenseSource::Database, signature)),
+                installable: differs,
+                changes_at: next_change(&license, now, guard),
+            }
+        }
+        Err(error) => LicenseVerdict {
+            installable: differs,
+            ..absent(
+                Reason::LicenseInvalid,
+                &format!("the stored license is not valid, so Bytebase runs as FREE: {error}"),
+                None,
+            )
+        },
+    }
+}
+
+fn not_installed(
+    secret: &SecretLicense,
+    workspace_id: &str,
+    now: Timestamp,
+    cluster: &ValidCluster,
+) -> LicenseVerdict {
+    let Answer(allows, reason, message) = claims(
+        &secret.license,
+        now,
+        SignedDuration::ZERO,
+        Some(workspace_id),
+    );
+    let how = if cluster.admin.is_some() {
+        "the operator installs it as soon as a replica is Ready"
+    } else {
+        "install it in Bytebase, or set spec.admin and the operator does"
+    };
+    let status = Some(status(
+        &secret.license,
+        LicenseSource::Secret,
+        secret.signature,
+    ));
+    match (allows, reason) {
+        (Allows::Yes, _) => {
+            let mut verdict = absent(
+                Reason::LicenseNotInstalled,
+                &format!("the license in the Secret is not stored yet; {how}"),
+                status,
+            );
+            verdict.installable = true;
+            verdict
+        }
+        // Installing it would change nothing for HA, but plans count too, so it is still offered while it is valid.
+        _ => LicenseVerdict {
+            installable: reason == Reason::LicenseWithoutHa,
+            ..absent(
+                reason,
+                &format!("no license is stored, and of the one in the Secret: {message}"),
+                status,
+            )
+        },
+    }
+}
+
+fn absent(reason: Reason, message: &str, status: Option<LicenseStatus>) -> LicenseVerdict {
+    LicenseVerdict {
+        allows: Allows::No,
+        reason,
+        message: message.to_owned(),
+        status,
+        installable: false,
+        changes_at: None,
+    }
+}
+
+fn unknown(message: &str) -> LicenseVerdict {
+    LicenseVerdict {
+        allows: Allows::Unknown,
+        reason: Reason::LicenseUnknown,
+        message: message.to_owned(),
+        status: None,
+        installable: false,
+        changes_at: None,
+    }
+}
+
+fn claims(
+    license: &License,
+    now: Timestamp,
+    guard: SignedDuration,
+    workspace_id: Option<&str>,
+) -> Answer {
+    let until = license
+        .expires_at
+        .map_or_else(|| "perpetual".to_owned(), |end| format!("until {end}"));
+    match license.validity(now, workspace_id) {
+        LicenseValidity::Expired => Answer(Allows::No, Reason::LicenseExpired, format!("the license ended ({until}): install a new one")),
+        LicenseValidity::NotYetValid => Answer(Allows::No, Reason::LicenseNotYetValid, "the license is not valid yet".to_owned()),
+        LicenseValidity::OtherWorkspace => Answer(Allows::No, Reason::LicenseOtherWorkspace, "the license is for another workspace: ask for one for this workspace's id (status.license.workspaceID names the one it is for)".to_owned()),
+        LicenseValidity::Valid if !license.ha => Answer(Allows::No, Reason::LicenseWithoutHa, format!("the {} license does not include HA", license.plan)),
+        LicenseValidity::Valid if license.expires_at.is_some_and(|end| now.saturating_add(guard).is_ok_and(|soon| soon >= end)) => {
+            Answer(Allows::No, Reason::LicenseExpiring, format!("the license ends within {} minutes ({until}), and queued work fails ten minutes after: install a new one", guard.as_mins()))
+        }
+        LicenseValidity::Valid => match license.expires_at.and_then(|end| reminder(end, now)) {
+            None => Answer(Allows::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
+            Some(days) => {
+                let days = if days == 1 { "a day".to_owned() } else { format!("{days} days") };
+                Answer(Allows::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and then only one replica runs: install a new one", license.plan))
+            }
+        },
+    }
+}
+
+/// Days before its end at which a license is reminded of.
+const REMINDERS: [i64; 3] = [30, 7, 1];
+
+/// The nearest reminder that has been passed: 30, 7 or 1 days before the end.
+fn reminder(end: Timestamp, now: Timestamp) -> Option<i64> {
+    let left = end.duration_since(now);
+    REMINDERS
+        .into_iter()
+        .rev()
+        .find(|days| left <= SignedDuration::from_hours(days * 24))
+}
+
+/// When guard, end, beginning or a reminder is next reached.
+fn next_change(license: &License, now: Timestamp, guard: SignedDuration) -> Option<Timestamp> {
+    let ends = license.expires_at.into_iter().flat_map(|end| {
+        let before = move |duration: SignedDuration| end.checked_sub(duration).ok();
+        REMINDERS
+            .into_iter()
+            .filter_map(move |days| before(SignedDuration::from_hours(days * 24)))
+            .chain(before(guard))
+            .chain([end])
+    });
+    ends.chain(license.not_before)
+        .filter(|moment| *moment > now)
+        .min()
+}
+
+fn status(license: &License, source: LicenseSource, signature: SignatureState) -> LicenseStatus {
+    LicenseStatus {
+        plan: Some(license.plan.to_string()),
+        ha: license.ha,
+        expiration_time: license.expires_at.map(Time),
+        organization: (!license.organization.is_empty()).then(|| license.organization.clone()),
+        workspace_id: license.workspace_id.clone(),
+        source,
+        signature,
+    }
+}

@@ -1,0 +1,115 @@
+//! What is to be done: the outcome of a decision.
+
+use super::rollout::Eviction;
+use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus};
+use crate::api::{ConditionType, Reason};
+use crate::desired::{DesiredObject, Kind};
+use jiff::Timestamp;
+use secrecy::SecretString;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Objects to apply, in order.
+    pub objects: Vec<DesiredObject>,
+    /// Kinds of which the cluster's object, if it is ours, is no longer wanted.
+    pub prune: Vec<Kind>,
+    /// A pod to end, after the objects stand.
+    pub eviction: Option<Eviction>,
+    /// A call to Bytebase's own API.
+    pub call: Option<BytebaseCall>,
+    /// What to report.
+    pub report: Report,
+    /// When to look again although nothing happened.
+    pub next: Option<Timestamp>,
+    /// How often to probe the database while this lasts.
+    pub probe_every: Duration,
+    /// Fresh heartbeats that belong to no pod now.
+    pub unclaimed: Vec<Uuid>,
+}
+
+/// A call to Bytebase's API.
+#[derive(Clone, Debug)]
+pub enum BytebaseCall {
+    /// Sign up as the first admin.
+    CreateFirstAdmin {
+        /// Email.
+        email: String,
+        /// Password.
+        password: SecretString,
+    },
+    /// Log in and install the license.
+    InstallLicense {
+        /// Email.
+        email: String,
+        /// Password.
+        password: SecretString,
+        /// The license.
+        token: SecretString,
+    },
+}
+
+/// Status without times, which `report` adds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// One word.
+    pub phase: Option<Phase>,
+    /// Pods.
+    pub replicas: i32,
+    /// Ready pods.
+    pub ready_replicas: i32,
+    /// Beating pods.
+    pub active_replicas: Option<i32>,
+    /// After the gate.
+    pub target_replicas: Option<i32>,
+    /// Selector of the pods.
+    pub selector: Option<String>,
+    /// External URL.
+    pub url: Option<String>,
+    /// Version that serves.
+    pub version: Option<String>,
+    /// Version of the schema.
+    pub schema_version: Option<String>,
+    /// License.
+    pub license: Option<LicenseStatus>,
+    /// Database.
+    pub database: Option<DatabaseStatus>,
+    /// Pods; `since` is filled in by `report`.
+    pub replica_statuses: Vec<ReplicaStatus>,
+    /// Updated pods and what the roll waits for.
+    pub rollout: Option<(i32, String)>,
+    /// Conditions.
+    pub conditions: Vec<ConditionDraft>,
+}
+
+/// A condition without its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionDraft {
+    /// Type.
+    pub type_: ConditionType,
+    /// True, False or (`None`) Unknown.
+    pub status: Option<bool>,
+    /// Reason.
+    pub reason: Reason,
+    /// Message.
+    pub message: String,
+}
+
+impl ConditionDraft {
+    /// A condition.
+    pub fn new(
+        type_: ConditionType,
+        status: Option<bool>,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            type_,
+            status,
+            reason,
+            message: message.into(),
+        }
+    }
+}

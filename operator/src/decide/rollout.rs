@@ -1,0 +1,258 @@
+//! How a change reaches the replicas: one pod at a time, each step only when the others carry the load.
+//!
+//! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the operator evicts one, and the controller
+//! makes it anew from the current template.
+
+use super::health::{Health, Replica};
+use super::observation::{Observation, StatefulSetView};
+use crate::api::Reason;
+use crate::validate::ValidCluster;
+use jiff::{SignedDuration, Timestamp};
+
+const DEFAULT_READY_TIMEOUT: i32 = 900;
+
+/// Where a roll stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollout {
+    /// Pods on the current template.
+    pub updated: usize,
+    /// Next move.
+    pub step: Step,
+}
+
+/// The next move of a roll.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Every pod runs the current template.
+    Done,
+    /// End this pod.
+    Evict(Eviction),
+    /// Not yet: for what, and until when at the latest it is looked at again.
+    Wait {
+        /// What for.
+        for_: String,
+        /// When it turns into a stall.
+        until: Option<Timestamp>,
+    },
+    /// A replaced pod did not come back.
+    Stalled {
+        /// Which, and in what state it is.
+        why: String,
+    },
+}
+
+/// One pod to end. The uid keeps an eviction from hitting a successor of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Name of the pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// Why, for the event.
+    pub why: String,
+}
+
+impl Rollout {
+    /// Status, reason and message of `RolloutComplete`.
+    pub fn condition(&self) -> (bool, Reason, String) {
+        match &self.step {
+            Step::Done => (
+                true,
+                Reason::RolloutDone,
+                "every replica runs the current template".to_owned(),
+            ),
+            Step::Evict(eviction) => (
+                false,
+                Reason::RolloutProgressing,
+                format!("replacing {}: {}", eviction.pod, eviction.why),
+            ),
+            Step::Wait { for_, .. } => {
+                (false, Reason::RolloutWaiting, format!("waiting for {for_}"))
+            }
+            Step::Stalled { why } => (false, Reason::RolloutStalled, why.clone()),
+        }
+    }
+}
+
+/// Decides the next move.
+pub fn step(cluster: &ValidCluster, observation: &Observation, health: &Health<'_>) -> Rollout {
+    let Some(set) = &observation.stateful_set else {
+        return Rollout {
+            updated: 0,
+            step: Step::Done,
+        };
+    };
+    let outdated: Vec<_> = health
+        .replicas
+        .iter()
+        .filter(|replica| is_outdated(replica, set))
+        .collect();
+    let updated = health.replicas.len() - outdated.len();
+    let step = if !set.settled {
+        Step::Wait {
+            for_: "the StatefulSet controller to see the change".to_owned(),
+            until: None,
+        }
+    } else if outdated.is_empty() {
+        Step::Done
+    } else {
+        next(cluster, observation, health, set, &outdated)
+    };
+    Rollout { updated, step }
+}
+
+fn is_outdated(replica: &Replica<'_>, set: &StatefulSetView) -> bool {
+    replica.pod.revision != set.update_revision
+}
+
+fn next(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+    set: &StatefulSetView,
+    outdated: &[&Replica<'_>],
+) -> Step {
+    let wait = |for_: String, until| Step::Wait { for_, until };
+    if let Some(ending) = health.replicas.iter().find(|replica| replica.pod.deleting) {
+        return wait(format!("{} to end", ending.pod.name), None);
+    }
+    let migrating = observation
+        .facts()
+        .is_some_and(|facts| facts.migration_running);
+    if migrating {
+        return wait("the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done".to_owned(), None);
+    }
+    // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody loses anything with it.
+    if let Some(broken) = outdated
+        .iter()
+        .find(|replica| is_broken(replica, observation))
+    {
+        return evict(broken, "it runs an old template and is not Ready");
+    }
+    if let Ok(replicas) = usize::try_from(set.replicas)
+        && health.replicas.len() < replicas
+    {
+        return wait(
+            format!("{} of {replicas} pods to exist", health.replicas.len()),
+            None,
+        );
+    }
+    let unproven =
+        |replica: &&Replica<'_>| !is_outdated(replica, set) && !health.serves(replica, observation);
+    if let Some(replica) = health.replicas.iter().find(unproven) {
+        return unproven_step(replica, ready_timeout(cluster), observation);
+    }
+    let Some(candidate) = pick(outdated) else {
+        return Step::Done;
+    };
+    // Every other one must carry the load while this one is away.
+    if let Some(weak) = health.replicas.iter().find(|replica| {
+        replica.pod.uid != candidate.pod.uid && !health.serves(replica, observation)
+    }) {
+        return wait(
+            format!(
+                "{} to be Ready and beating: {}",
+                weak.pod.name,
+                describe(weak)
+            ),
+            None,
+        );
+    }
+    evict(
+        candidate,
+        "it runs an old template and every other replica is Ready and beating",
+    )
+}
+
+/// A replica on the new template that does not carry load yet: the roll waits for it, and stops when it takes too long.
+fn unproven_step(
+    replica: &Replica<'_>,
+    timeout: SignedDuration,
+    observation: &Observation,
+) -> Step {
+    let deadline = replica
+        .pod
+        .created_at
+        .saturating_add(timeout)
+        .unwrap_or(Timestamp::MAX);
+    let (pod, state) = (&replica.pod.name, describe(replica));
+    if observation.now >= deadline && !replica.pod.ready {
+        let seconds = timeout.as_secs();
+        return Step::Stalled {
+            why: format!(
+                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; mend or take back the change"
+            ),
+        };
+    }
+    Step::Wait {
+        for_: format!("{pod} to be Ready and beating: {state}"),
+        until: (observation.now < deadline).then_some(deadline),
+    }
+}
+
+/// Idle pods first, then from the highest ordinal down. Waiting until a pod's running tasks have ended belongs here.
+fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
+    outdated
+        .iter()
+        .copied()
+        .min_by_key(|replica| (replica.running_tasks.unwrap_or(0), -replica.pod.ordinal))
+}
+
+/// Not Ready, and not merely starting: a first start may be in the middle of a migration, which only a readable database can rule out.
+fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
+    !replica.pod.ready && (replica.pod.trouble.is_some() || observation.facts().is_some())
+}
+
+fn evict(replica: &Replica<'_>, why: &str) -> Step {
+    Step::Evict(Eviction {
+        pod: replica.pod.name.clone(),
+        uid: replica.pod.uid.clone(),
+        why: why.to_owned(),
+    })
+}
+
+fn ready_timeout(cluster: &ValidCluster) -> SignedDuration {
+    let seconds = cluster
+        .spec
+        .rollout
+        .as_ref()
+        .and_then(|rollout| rollout.ready_timeout_seconds)
+        .unwrap_or(DEFAULT_READY_TIMEOUT);
+    SignedDuration::from_secs(i64::from(seconds))
+}
+
+/// A replica's state in a few words.
+pub fn describe(replica: &Replica<'_>) -> String {
+    if let Some(trouble) = &replica.pod.trouble {
+        return trouble.message().to_owned();
+    }
+    if replica.pod.deleting {
+        return "ending".to_owned();
+    }
+    let ready = if replica.pod.ready {
+        "Ready"
+    } else {
+        "not Ready"
+    };
+    format!(
+        "{ready}, heartbeat {}",
+        replica.heartbeat.as_ref().to_lowercase()
+    )
+}
+
+/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so that never two end together by our
+/// hand; a cluster that is stopped needs nobody to carry on.
+pub fn next_size(set: &StatefulSetView, target: i32, health: &Health<'_>) -> i32 {
+    if target >= set.replicas || target == 0 {
+        return target;
+    }
+    let surplus = health
+        .replicas
+        .iter()
+        .any(|replica| replica.pod.deleting || replica.pod.ordinal >= set.replicas);
+    if surplus || !set.settled {
+        set.replicas
+    } else {
+        set.replicas - 1
+    }
+}

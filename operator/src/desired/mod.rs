@@ -1,0 +1,144 @@
+//! The objects of a cluster, one builder each, as pure functions of a [`ValidCluster`].
+
+mod disruption_budget;
+mod ingress;
+mod overlay;
+mod pod_template;
+mod service_account;
+mod services;
+mod stateful_set;
+#[cfg(test)]
+mod tests;
+
+pub use disruption_budget::pod_disruption_budget;
+pub use ingress::ingress;
+pub use pod_template::{CHECKSUM_ANNOTATION, CONTAINER, VERSION_ANNOTATION, pod_template};
+pub use service_account::service_account;
+pub use services::{headless_service, service};
+pub use stateful_set::stateful_set;
+
+use crate::validate::{Identity, ValidCluster};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Label that names the cluster an object belongs to.
+pub const CLUSTER_LABEL: &str = "bytebase.com/cluster";
+/// Label and value that mark what this operator manages; its watches select by it.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "bytebase-operator");
+/// The one port Bytebase listens on.
+const PORT: i32 = 8080;
+
+/// Kinds of objects a cluster owns.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumIter,
+    strum::AsRefStr,
+    strum::Display,
+)]
+pub enum Kind {
+    /// core/v1
+    ServiceAccount,
+    /// core/v1
+    Service,
+    /// apps/v1
+    StatefulSet,
+    /// policy/v1
+    PodDisruptionBudget,
+    /// networking.k8s.io/v1
+    Ingress,
+}
+
+impl Kind {
+    /// API group (empty for the core group), and plural.
+    pub const fn group_and_plural(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ServiceAccount => ("", "serviceaccounts"),
+            Self::Service => ("", "services"),
+            Self::StatefulSet => ("apps", "statefulsets"),
+            Self::PodDisruptionBudget => ("policy", "poddisruptionbudgets"),
+            Self::Ingress => ("networking.k8s.io", "ingresses"),
+        }
+    }
+}
+
+/// An object as it should stand: exactly the fields that the operator owns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredObject {
+    /// Kind.
+    pub kind: Kind,
+    /// Name; its namespace is the cluster's.
+    pub name: String,
+    /// The object.
+    pub value: serde_json::Value,
+}
+
+impl DesiredObject {
+    fn new<K: Serialize + k8s_openapi::Metadata<Ty = ObjectMeta>>(kind: Kind, object: &K) -> Self {
+        let name = object.metadata().name.clone().unwrap_or_default();
+        // Kubernetes' own types have string keys and no custom serializers, so this cannot fail.
+        #[expect(clippy::expect_used)]
+        let value = serde_json::to_value(object).expect("Kubernetes objects are JSON");
+        Self { kind, name, value }
+    }
+}
+
+/// Name of the headless Service.
+pub fn headless_name(cluster: &str) -> String {
+    format!("{cluster}-headless")
+}
+
+/// Labels that select the pods of a cluster; a StatefulSet's selector can never change, so neither can these.
+pub fn selector_labels(name: &str) -> BTreeMap<String, String> {
+    [
+        ("app.kubernetes.io/name", "bytebase"),
+        ("app.kubernetes.io/instance", name),
+        (CLUSTER_LABEL, name),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// The same as text, for the scale subresource.
+pub fn selector_text(name: &str) -> String {
+    selector_labels(name)
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn selector(cluster: &ValidCluster) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(selector_labels(&cluster.identity.name)),
+        match_expressions: None,
+    }
+}
+
+fn labels(identity: &Identity) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(&identity.name);
+    labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+    labels
+}
+
+fn metadata(
+    cluster: &ValidCluster,
+    name: &str,
+    annotations: &BTreeMap<String, String>,
+) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: Some(cluster.identity.namespace.clone()),
+        labels: Some(labels(&cluster.identity)),
+        annotations: (!annotations.is_empty()).then(|| annotations.clone()),
+        owner_references: Some(vec![cluster.identity.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

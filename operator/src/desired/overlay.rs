@@ -1,0 +1,193 @@
+//! `spec.podTemplate`: a strategic merge of the user's fragment into the finished template.
+//!
+//! Objects merge by key, `null` takes a field away, and lists merge by the key that Kubernetes gives them (a container by its name, a port
+//! by its number …); any other list is replaced.
+
+use super::pod_template::CONTAINER;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Map, Value};
+
+/// What identifies an entry of a list field, by the field's name.
+const LIST_KEYS: [(&str, &str); 12] = [
+    ("containers", "name"),
+    ("initContainers", "name"),
+    ("ephemeralContainers", "name"),
+    ("env", "name"),
+    ("volumes", "name"),
+    ("volumeMounts", "mountPath"),
+    ("volumeDevices", "devicePath"),
+    ("ports", "containerPort"),
+    ("imagePullSecrets", "name"),
+    ("hostAliases", "ip"),
+    ("topologySpreadConstraints", "topologyKey"),
+    ("resourceClaims", "name"),
+];
+
+/// Deepest nesting of a pod template; what is deeper is no pod template.
+const DEPTH: usize = 32;
+
+/// Key of the entries of a list field.
+pub fn list_key(field: &str) -> Option<&'static str> {
+    LIST_KEYS
+        .iter()
+        .find(|(name, _)| *name == field)
+        .map(|(_, key)| *key)
+}
+
+/// Merges and checks: the result is a pod template, and what makes it this operator's is still in it.
+pub(super) fn merge(base: &Value, overlay: &Value) -> Result<Value, String> {
+    let mut merged = base.clone();
+    merge_into(&mut merged, overlay, "", DEPTH)?;
+    let typed: PodTemplateSpec = serde_json::from_value(merged.clone())
+        .map_err(|error| format!("does not fit a pod template: {error}"))?;
+    let normal = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
+    if let Some(path) = lost(&merged, &normal, "") {
+        return Err(format!("{path} is no field of a pod template"));
+    }
+    keeps(base, &normal)?;
+    Ok(normal)
+}
+
+fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> Result<(), String> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err("is nested too deeply".to_owned());
+    };
+    match (base, overlay) {
+        (Value::Object(base), Value::Object(overlay)) => merge_objects(base, overlay, depth),
+        (Value::Array(base), Value::Array(overlay)) if list_key(field).is_some() => {
+            let key = list_key(field).unwrap_or_default();
+            for entry in overlay {
+                let Some(name) = entry.get(key) else {
+                    return Err(format!("an entry of {field} has no {key}"));
+                };
+                match base
+                    .iter_mut()
+                    .find(|candidate| candidate.get(key) == Some(name))
+                {
+                    Some(found) => merge_into(found, entry, "", depth)?,
+                    None => base.push(entry.clone()),
+                }
+            }
+            Ok(())
+        }
+        (base, overlay) => {
+            *base = overlay.clone();
+            Ok(())
+        }
+    }
+}
+
+fn merge_objects(
+    base: &mut Map<String, Value>,
+    overlay: &Map<String, Value>,
+    depth: usize,
+) -> Result<(), String> {
+    for (key, value) in overlay {
+        if key.starts_with('$') {
+            return Err(format!(
+                "the directive {key} is not supported: set a field to null to take it away"
+            ));
+        }
+        if value.is_null() {
+            base.remove(key);
+            continue;
+        }
+        merge_into(
+            base.entry(key.clone()).or_insert(Value::Null),
+            value,
+            key,
+            depth,
+        )?;
+    }
+    Ok(())
+}
+
+/// Path of a field that the typed form does not know.
+fn lost(written: &Value, kept: &Value, path: &str) -> Option<String> {
+    match (written, kept) {
+        (Value::Object(written), Value::Object(kept)) => written.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() {
+                key.clone()
+            } else {
+                format!("{path}.{key}")
+            };
+            match kept.get(key) {
+                Some(kept) => lost(value, kept, &path),
+                None if is_empty(value) => None,
+                None => Some(path),
+            }
+        }),
+        (Value::Array(written), Value::Array(kept)) => written
+            .iter()
+            .zip(kept)
+            .enumerate()
+            .find_map(|(index, (written, kept))| lost(written, kept, &format!("{path}[{index}]"))),
+        _ => None,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// Selector labels, arguments and the connection are what makes the pods replicas of this cluster.
+fn keeps(base: &Value, merged: &Value) -> Result<(), String> {
+    let (Some(before), Some(after)) = (bytebase(base), bytebase(merged)) else {
+        return Err("takes the bytebase container away".to_owned());
+    };
+    if before.get("args") != after.get("args") || after.get("command").is_some() {
+        return Err("changes the command or the arguments of the bytebase container: every replica must start with the same --ha and --external-url".to_owned());
+    }
+    for name in ["PG_URL", "PGAPPNAME", "PGUSER", "PGPASSWORD"] {
+        if variable(before, name) != variable(after, name) {
+            return Err(format!(
+                "changes {name} of the bytebase container: use spec.database"
+            ));
+        }
+    }
+    for (place, what) in [("labels", "label"), ("annotations", "annotation")] {
+        let (Some(Value::Object(before)), after) = (
+            base.pointer(&format!("/metadata/{place}")),
+            merged.pointer(&format!("/metadata/{place}")),
+        ) else {
+            continue;
+        };
+        let own =
+            |key: &str| key.contains("bytebase.com/") || key.starts_with("app.kubernetes.io/");
+        if let Some((key, _)) = before.iter().find(|(key, value)| {
+            own(key) && after.and_then(|after| after.get(key.as_str())) != Some(*value)
+        }) {
+            return Err(format!(
+                "changes the {what} {key}, by which the operator finds its pods"
+            ));
+        }
+    }
+    match merged
+        .pointer("/spec/restartPolicy")
+        .and_then(Value::as_str)
+    {
+        None | Some("Always") => Ok(()),
+        Some(_) => Err("spec.restartPolicy of a StatefulSet can only be Always".to_owned()),
+    }
+}
+
+fn bytebase(template: &Value) -> Option<&Value> {
+    template
+        .pointer("/spec/containers")?
+        .as_array()?
+        .iter()
+        .find(|container| container.get("name").and_then(Value::as_str) == Some(CONTAINER))
+}
+
+fn variable<'v>(container: &'v Value, name: &str) -> Option<&'v Value> {
+    container
+        .get("env")?
+        .as_array()?
+        .iter()
+        .find(|variable| variable.get("name").and_then(Value::as_str) == Some(name))
+}

@@ -1,0 +1,343 @@
+//! The pod template: one Bytebase container under the restricted pod security standard.
+//!
+//! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden file in the tests guards it.
+
+use super::{PORT, labels, overlay, selector_labels};
+use crate::api::spec::{ConfigMapKeyRef, PullPolicy, SecretKeyRef};
+use crate::validate::{CaSource, UrlSource, ValidCluster};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+    EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector,
+    SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction, TopologySpreadConstraint,
+    Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
+
+/// Name of the Bytebase container.
+pub const CONTAINER: &str = "bytebase";
+/// Checksum of the secret values a replica reads at its start.
+pub const CHECKSUM_ANNOTATION: &str = "bytebase.com/secrets-checksum";
+/// `spec.version` at the time the template was written.
+pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
+
+/// Group and user `bytebase` of the image.
+const USER: i64 = 113;
+const DATA_DIR: &str = "/var/opt/bytebase";
+const CA_VOLUME: &str = "bytebase-database-ca";
+const DEFAULT_PRE_STOP: i64 = 5;
+const DEFAULT_GRACE: i64 = 60;
+/// A first start may migrate for many minutes while the others wait for its lock: an hour before anybody is killed.
+const STARTUP_PERIOD: i32 = 5;
+const STARTUP_FAILURES: i32 = 720;
+
+/// The pod template with the user's overlay. Errors say what of the overlay cannot be used.
+pub fn pod_template(cluster: &ValidCluster) -> Result<Value, String> {
+    let template = base(cluster);
+    // Kubernetes' own types are JSON.
+    let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;
+    match &cluster.spec.pod_template {
+        None => Ok(value),
+        Some(overlay) => overlay::merge(&value, &overlay.0),
+    }
+}
+
+fn base(cluster: &ValidCluster) -> PodTemplateSpec {
+    let spec = &cluster.spec;
+    let mut pod_labels = spec.pod_labels.clone();
+    pod_labels.extend(labels(&cluster.identity));
+    let mut annotations = spec.pod_annotations.clone();
+    annotations.insert(CHECKSUM_ANNOTATION.to_owned(), cluster.checksum.clone());
+    annotations.insert(VERSION_ANNOTATION.to_owned(), cluster.image.label.clone());
+    let rollout = spec.rollout.clone().unwrap_or_default();
+    let pre_stop = rollout.pre_stop_seconds.map_or(DEFAULT_PRE_STOP, i64::from);
+    let grace = rollout
+        .termination_grace_seconds
+        .map_or(DEFAULT_GRACE, i64::from);
+    let pull_secrets = spec
+        .image
+        .as_ref()
+        .map(|image| image.pull_secrets.clone())
+        .filter(|secrets| !secrets.is_empty());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(pod_labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            affinity: spec.affinity.clone(),
+            automount_service_account_token: Some(false),
+            containers: vec![container(cluster, pre_stop)],
+            // Kubernetes would put an environment variable for every Service of the namespace into the container.
+            enable_service_links: Some(false),
+            image_pull_secrets: pull_secrets,
+            node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
+            priority_class_name: spec.priority_class_name.clone(),
+            security_context: Some(PodSecurityContext {
+                fs_group: Some(USER),
+                run_as_group: Some(USER),
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
+                ..PodSecurityContext::default()
+            }),
+            service_account_name: Some(
+                spec.service_account
+                    .as_ref()
+                    .and_then(|account| account.name.clone())
+                    .unwrap_or_else(|| cluster.identity.name.clone()),
+            ),
+            // The preStop pause counts towards it.
+            termination_grace_period_seconds: Some(grace + pre_stop),
+            tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
+            topology_spread_constraints: Some(
+                spec.topology_spread_constraints
+                    .clone()
+                    .unwrap_or_else(|| spread(&cluster.identity.name)),
+            )
+            .filter(|list| !list.is_empty()),
+            volumes: Some(volumes(cluster)),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
+    let spec = &cluster.spec;
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![
+        mount("bytebase-data", DATA_DIR),
+        mount("bytebase-tmp", "/tmp"),
+    ];
+    if cluster.database.ca.is_some() {
+        mounts.push(VolumeMount {
+            read_only: Some(true),
+            ..mount(CA_VOLUME, "/etc/bytebase/database-ca")
+        });
+    }
+    mounts.extend(spec.volume_mounts.iter().cloned());
+    let args = [
+        "--port",
+        "8080",
+        "--data",
+        DATA_DIR,
+        "--external-url",
+        cluster.url.as_str(),
+        "--ha",
+        "--enable-json-logging",
+    ];
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(cluster.image.reference.clone()),
+        image_pull_policy: Some(
+            spec.image
+                .as_ref()
+                .and_then(|image| image.pull_policy)
+                .unwrap_or(PullPolicy::IfNotPresent)
+                .as_ref()
+                .to_owned(),
+        ),
+        args: Some(args.map(str::to_owned).to_vec()),
+        env: Some(env(cluster)),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: PORT,
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: spec.resources.clone(),
+        // `/healthz` answers only after the migration and checks no database, so none of these fails for a database outage.
+        startup_probe: Some(Probe {
+            period_seconds: Some(STARTUP_PERIOD),
+            failure_threshold: Some(STARTUP_FAILURES),
+            timeout_seconds: Some(5),
+            ..health()
+        }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(5),
+            failure_threshold: Some(3),
+            timeout_seconds: Some(5),
+            ..health()
+        }),
+        // A busy replica must not be killed in the middle of somebody's migration: only a port that refuses for two minutes counts.
+        liveness_probe: Some(Probe {
+            tcp_socket: Some(TCPSocketAction {
+                port: IntOrString::String("http".to_owned()),
+                host: None,
+            }),
+            period_seconds: Some(10),
+            failure_threshold: Some(12),
+            timeout_seconds: Some(5),
+            ..Probe::default()
+        }),
+        // The listener closes at once on SIGTERM: first let the endpoints drain.
+        lifecycle: (pre_stop > 0).then(|| Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: pre_stop }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            read_only_root_filesystem: Some(true),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn health() -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/healthz".to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        ..Probe::default()
+    }
+}
+
+fn env(cluster: &ValidCluster) -> Vec<EnvVar> {
+    let plain = |name: &str, value: &str| EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    };
+    let secret = |name: &str, reference: &SecretKeyRef| EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector {
+                name: reference.name.clone(),
+                key: reference.key.clone(),
+                optional: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+    };
+    // The sessions of a replica carry its pod's name in `pg_stat_activity`, which tells them apart behind address translation.
+    let pod_name = EnvVar {
+        name: "PGAPPNAME".to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: Some("v1".to_owned()),
+                field_path: "metadata.name".to_owned(),
+            }),
+            ..EnvVarSource::default()
+        }),
+    };
+    let mut env = match &cluster.database.source {
+        UrlSource::Secret(reference) => vec![secret("PG_URL", reference)],
+        UrlSource::Inline(url) => vec![plain("PG_URL", url)],
+        UrlSource::Parts {
+            url,
+            user,
+            password,
+        } => [
+            Some(plain("PG_URL", url)),
+            Some(secret("PGUSER", user)),
+            password
+                .as_ref()
+                .map(|password| secret("PGPASSWORD", password)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+    };
+    env.push(pod_name);
+    if let Some(limit) = memory_limit(cluster)
+        && !cluster
+            .spec
+            .env
+            .iter()
+            .any(|variable| variable.name == "GOMEMLIMIT")
+    {
+        env.push(plain("GOMEMLIMIT", &limit.to_string()));
+    }
+    env.extend(cluster.spec.env.iter().cloned());
+    env
+}
+
+/// 90 % of the memory limit in bytes, so that Go's collector works harder before the kernel kills.
+fn memory_limit(cluster: &ValidCluster) -> Option<u64> {
+    let quantity = cluster
+        .spec
+        .resources
+        .as_ref()?
+        .limits
+        .as_ref()?
+        .get("memory")?;
+    crate::quantity::bytes(&quantity.0).map(|bytes| bytes / 10 * 9)
+}
+
+fn volumes(cluster: &ValidCluster) -> Vec<Volume> {
+    let empty = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    };
+    let mut volumes = vec![empty("bytebase-data"), empty("bytebase-tmp")];
+    let item = |key: &str| {
+        Some(vec![KeyToPath {
+            key: key.to_owned(),
+            path: "ca.crt".to_owned(),
+            mode: None,
+        }])
+    };
+    match cluster.database.ca.as_ref().map(|(source, _)| source) {
+        None => {}
+        Some(CaSource::Secret(SecretKeyRef { name, key })) => volumes.push(Volume {
+            name: CA_VOLUME.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(name.clone()),
+                items: item(key),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        }),
+        Some(CaSource::ConfigMap(ConfigMapKeyRef { name, key })) => volumes.push(Volume {
+            name: CA_VOLUME.to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: name.clone(),
+                items: item(key),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        }),
+    }
+    volumes.extend(cluster.spec.volumes.iter().cloned());
+    volumes
+}
+
+/// Over nodes and zones as far as possible: a preference, since a small cluster must still start.
+fn spread(name: &str) -> Vec<TopologySpreadConstraint> {
+    ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        .map(|key| TopologySpreadConstraint {
+            max_skew: 1,
+            topology_key: key.to_owned(),
+            when_unsatisfiable: "ScheduleAnyway".to_owned(),
+            label_selector: Some(LabelSelector {
+                match_labels: Some(selector_labels(name)),
+                match_expressions: None,
+            }),
+            ..TopologySpreadConstraint::default()
+        })
+        .to_vec()
+}

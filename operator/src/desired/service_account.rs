@@ -1,0 +1,20 @@
+//! The ServiceAccount: an identity without rights and without a token.
+
+use super::{DesiredObject, Kind, metadata};
+use crate::validate::ValidCluster;
+use k8s_openapi::api::core::v1::ServiceAccount;
+
+/// The ServiceAccount, unless the user names one that exists.
+pub fn service_account(cluster: &ValidCluster) -> Option<DesiredObject> {
+    let spec = cluster.spec.service_account.clone().unwrap_or_default();
+    spec.name.is_none().then(|| {
+        DesiredObject::new(
+            Kind::ServiceAccount,
+            &ServiceAccount {
+                metadata: metadata(cluster, &cluster.identity.name, &spec.annotations),
+                automount_service_account_token: Some(false),
+                ..ServiceAccount::default()
+            },
+        )
+    })
+}

@@ -1,0 +1,107 @@
+//! The client Service and the headless one.
+
+use super::{DesiredObject, Kind, PORT, headless_name, metadata, selector_labels};
+use crate::api::spec::{IngressPreset, ServiceType};
+use crate::validate::ValidCluster;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+
+/// Name of the port that leads nowhere.
+pub(super) const NOWHERE: &str = "nowhere";
+
+/// The Service that clients and the Ingress use: only Ready pods stand behind it.
+pub fn service(cluster: &ValidCluster) -> DesiredObject {
+    let spec = cluster.spec.service.clone().unwrap_or_default();
+    let mut annotations = BTreeMap::new();
+    // Traefik reads session affinity from the Service, the others from the Ingress.
+    if cluster
+        .ingress
+        .as_ref()
+        .is_some_and(|ingress| ingress.preset == IngressPreset::Traefik)
+    {
+        annotations.insert(
+            "traefik.ingress.kubernetes.io/service.sticky.cookie".to_owned(),
+            "true".to_owned(),
+        );
+        annotations.insert(
+            "traefik.ingress.kubernetes.io/service.sticky.cookie.name".to_owned(),
+            "bytebase-replica".to_owned(),
+        );
+    }
+    annotations.extend(spec.annotations);
+    DesiredObject::new(
+        Kind::Service,
+        &Service {
+            metadata: metadata(cluster, &cluster.identity.name, &annotations),
+            spec: Some(ServiceSpec {
+                type_: Some(
+                    spec.type_
+                        .unwrap_or(ServiceType::ClusterIP)
+                        .as_ref()
+                        .to_owned(),
+                ),
+                selector: Some(selector_labels(&cluster.identity.name)),
+                ports: Some(vec![port(service_port(cluster))]),
+                ..ServiceSpec::default()
+            }),
+            ..Service::default()
+        },
+    )
+}
+
+/// The Service that gives each pod a DNS name of its own, Ready or not.
+pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
+    DesiredObject::new(
+        Kind::Service,
+        &Service {
+            metadata: metadata(
+                cluster,
+                &headless_name(&cluster.identity.name),
+                &BTreeMap::new(),
+            ),
+            spec: Some(ServiceSpec {
+                cluster_ip: Some("None".to_owned()),
+                publish_not_ready_addresses: Some(true),
+                selector: Some(selector_labels(&cluster.identity.name)),
+                ports: Some(vec![port(PORT), nowhere()]),
+                ..ServiceSpec::default()
+            }),
+            ..Service::default()
+        },
+    )
+}
+
+/// Port of the client Service.
+fn service_port(cluster: &ValidCluster) -> i32 {
+    cluster
+        .spec
+        .service
+        .as_ref()
+        .and_then(|service| service.port)
+        .unwrap_or(80)
+}
+
+fn port(port: i32) -> ServicePort {
+    ServicePort {
+        name: Some("http".to_owned()),
+        port,
+        // The key under which the API server merges ports; left out, an apply would not find its own entry again.
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String("http".to_owned())),
+        // gRPC-Web and HTTP/1.1 share the port; no `appProtocol`, since presets differ in what they make of it.
+        ..ServicePort::default()
+    }
+}
+
+/// A port that no replica listens on: where the Ingress sends what must not be reached from outside. A route without endpoints is
+/// left out by some controllers, and the request would fall through to `/`; one that is refused is answered 502 by all.
+fn nowhere() -> ServicePort {
+    ServicePort {
+        name: Some(NOWHERE.to_owned()),
+        port: 9,
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::Int(9)),
+        ..ServicePort::default()
+    }
+}

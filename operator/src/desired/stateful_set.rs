@@ -1,0 +1,35 @@
+//! The StatefulSet.
+
+use super::{DesiredObject, Kind, headless_name, metadata, selector};
+use crate::validate::ValidCluster;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The StatefulSet with a given size and pod template.
+pub fn stateful_set(cluster: &ValidCluster, replicas: i32, template: Value) -> DesiredObject {
+    let mut object = DesiredObject::new(
+        Kind::StatefulSet,
+        &StatefulSet {
+            metadata: metadata(cluster, &cluster.identity.name, &BTreeMap::new()),
+            spec: Some(StatefulSetSpec {
+                // Always given: an apply without it would set it back to 1.
+                replicas: Some(replicas),
+                selector: selector(cluster),
+                service_name: Some(headless_name(&cluster.identity.name)),
+                // Replicas need no order: they agree on who migrates the schema by a lock in the database.
+                pod_management_policy: Some("Parallel".to_owned()),
+                // The operator itself decides when a pod may end.
+                update_strategy: Some(StatefulSetUpdateStrategy {
+                    type_: Some("OnDelete".to_owned()),
+                    rolling_update: None,
+                }),
+                revision_history_limit: Some(3),
+                ..StatefulSetSpec::default()
+            }),
+            ..StatefulSet::default()
+        },
+    );
+    object.value["spec"]["template"] = template;
+    object
+}

@@ -1,0 +1,141 @@
+//! One cluster as it stands: its objects out of the caches, its Secrets by a fresh read, its replicas' ids out of their logs.
+
+use super::pod::{self, LogIds};
+use crate::api::BytebaseCluster;
+use crate::decide::observation::{PodView, StatefulSetView};
+use crate::desired::{CONTAINER, VERSION_ANNOTATION, selector_labels};
+use crate::validate::{Fetched, References, wanted_references};
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::{Api, Client, ResourceExt as _};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Reads the Secrets and ConfigMaps that a cluster names. Values are never cached.
+pub async fn references(
+    client: &Client,
+    cluster: &BytebaseCluster,
+    namespace: &str,
+) -> Result<References, kube::Error> {
+    let (secrets, config_maps) = wanted_references(&cluster.spec);
+    let secret_api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let config_map_api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let secrets = fetch_all(secrets, |name| {
+        let api = &secret_api;
+        async move {
+            api.get(&name).await.map(|secret| {
+                secret
+                    .data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key, value)| (key, value.0))
+                    .collect()
+            })
+        }
+    });
+    let config_maps = fetch_all(config_maps, |name| {
+        let api = &config_map_api;
+        async move {
+            api.get(&name).await.map(|map| {
+                map.data
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key, value)| (key, value.into_bytes()))
+                    .collect()
+            })
+        }
+    });
+    let (secrets, config_maps) = futures::future::try_join(secrets, config_maps).await?;
+    Ok(References {
+        secrets,
+        config_maps,
+    })
+}
+
+async fn fetch_all<F, R>(
+    names: BTreeSet<String>,
+    get: F,
+) -> Result<BTreeMap<String, Fetched>, kube::Error>
+where
+    F: Fn(String) -> R,
+    R: Future<Output = Result<BTreeMap<String, Vec<u8>>, kube::Error>>,
+{
+    let reads = names.into_iter().map(|name| {
+        let read = get(name.clone());
+        async move {
+            let fetched = match read.await {
+                Ok(values) => Fetched::Present(
+                    values
+                        .into_iter()
+                        .map(|(key, value)| (key, value.into()))
+                        .collect(),
+                ),
+                Err(kube::Error::Api(status)) if status.code == 404 => Fetched::Missing,
+                Err(kube::Error::Api(status)) if status.code == 403 => Fetched::Forbidden,
+                Err(error) => return Err(error),
+            };
+            Ok((name, fetched))
+        }
+    });
+    join_all(reads).await.into_iter().collect()
+}
+
+/// The StatefulSet as a plain value.
+pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
+    let spec = set.spec.as_ref();
+    let status = set.status.as_ref();
+    let template = spec.map(|spec| &spec.template);
+    let container = template
+        .and_then(|template| template.spec.as_ref())
+        .and_then(|spec| {
+            spec.containers
+                .iter()
+                .find(|container| container.name == CONTAINER)
+        });
+    StatefulSetView {
+        replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        settled: status.and_then(|status| status.observed_generation) >= set.metadata.generation,
+        update_revision: status.and_then(|status| status.update_revision.clone()),
+        // Kubernetes' own types are JSON.
+        template: serde_json::to_value(template).unwrap_or_default(),
+        image: container.and_then(|container| container.image.clone()),
+        version: template
+            .and_then(|template| template.metadata.as_ref())
+            .and_then(|metadata| metadata.annotations.as_ref())
+            .and_then(|annotations| annotations.get(VERSION_ANNOTATION).cloned()),
+        deleting: set.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
+pub async fn pods(
+    client: &Client,
+    ids: &LogIds,
+    namespace: &str,
+    pods: &[std::sync::Arc<Pod>],
+) -> Vec<PodView> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let mut views: Vec<_> = join_all(
+        pods.iter()
+            .map(|pod| async { pod::view(pod, ids.get(&api, pod).await) }),
+    )
+    .await
+    .into_iter()
+    .flatten()
+    .collect();
+    views.sort_by_key(|view| view.ordinal);
+    views
+}
+
+/// Whether a pod is one of this cluster's StatefulSet, by owner and labels.
+pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
+    let labelled = selector_labels(name)
+        .iter()
+        .all(|(key, value)| pod.labels().get(key) == Some(value));
+    let owned = pod.owner_references().iter().any(|owner| {
+        owner.controller == Some(true)
+            && owner.kind == "StatefulSet"
+            && stateful_set_uid.is_none_or(|uid| uid == owner.uid)
+    });
+    labelled && owned
+}

@@ -1,0 +1,290 @@
+//! What of a probe's outcome matters enough to wake a reconcile. Pure.
+//!
+//! Ages are left out: a cluster that only goes on beating must not wake anybody.
+
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ListenSession, ProbeFailure,
+    SchemaState, StoredLicense,
+};
+use secrecy::ExposeSecret;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Bytebase counts a replica as active up to this age of its last beat.
+pub const FRESH_FOR: Duration = Duration::from_secs(30);
+
+/// Bytebase gives a replica's tasks up at this age of its last beat.
+pub const DEAD_AFTER: Duration = Duration::from_mins(1);
+
+/// How old a heartbeat is, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// Within [`FRESH_FOR`]: active.
+    Fresh,
+    /// Not active any more, and the owner of its tasks still.
+    Stale,
+    /// Beyond [`DEAD_AFTER`].
+    Gone,
+}
+
+/// The part of an outcome whose change is worth a reconcile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Digest {
+    /// Of facts.
+    Facts(Box<FactsDigest>),
+    /// Of a failure: not its message, whose words of a server may vary.
+    Failure(FailureClass, FailureReason),
+}
+
+/// The facts without ages and with queues as empty or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the facts themselves are yes or no"
+)]
+pub struct FactsDigest {
+    server: (u32, bool, String, u32, u32),
+    can_create: bool,
+    transaction_pooler: bool,
+    identity: DatabaseIdentity,
+    schema: SchemaState,
+    license: [u8; 32],
+    replicas: BTreeMap<Uuid, Freshness>,
+    listeners: Option<BTreeSet<(String, Option<String>)>>,
+    running: BTreeMap<Uuid, u64>,
+    pending: bool,
+    available: bool,
+    migration_running: bool,
+}
+
+impl Freshness {
+    /// Of a heartbeat of this age.
+    pub fn of(age: Duration) -> Self {
+        if age <= FRESH_FOR {
+            Self::Fresh
+        } else if age <= DEAD_AFTER {
+            Self::Stale
+        } else {
+            Self::Gone
+        }
+    }
+
+    /// Time until a heartbeat of this age changes, unless it beats again.
+    pub fn lasts(age: Duration) -> Option<Duration> {
+        match Self::of(age) {
+            Self::Fresh => Some(FRESH_FOR.saturating_sub(age)),
+            Self::Stale => Some(DEAD_AFTER.saturating_sub(age)),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl Digest {
+    /// Of an outcome at the moment of its reading.
+    pub fn of(outcome: Result<&DatabaseFacts, &ProbeFailure>) -> Self {
+        match outcome {
+            Ok(facts) => Self::Facts(Box::new(FactsDigest::of(facts))),
+            Err(failure) => Self::Failure(failure.class, failure.reason),
+        }
+    }
+}
+
+impl FactsDigest {
+    fn of(facts: &DatabaseFacts) -> Self {
+        // Destructured so that a new fact cannot be forgotten here.
+        let DatabaseFacts {
+            server_version_num,
+            in_recovery,
+            encoding,
+            max_connections,
+            reserved_connections,
+            can_create,
+            transaction_pooler,
+            identity,
+            schema,
+            license,
+            heartbeats,
+            listeners,
+            running_tasks,
+            pending_tasks,
+            available_tasks,
+            migration_running,
+        } = facts;
+        let mut running = BTreeMap::new();
+        for tasks in running_tasks {
+            *running.entry(tasks.replica_id).or_default() += tasks.count;
+        }
+        let listener = |s: &ListenSession| (s.application_name.clone(), s.client_address.clone());
+        Self {
+            server: (
+                *server_version_num,
+                *in_recovery,
+                encoding.clone(),
+                *max_connections,
+                *reserved_connections,
+            ),
+            can_create: *can_create,
+            transaction_pooler: *transaction_pooler,
+            identity: identity.clone(),
+            schema: schema.clone(),
+            license: license_digest(license),
+            // Youngest first, so that of two rows of one replica the younger counts.
+            replicas: heartbeats
+                .iter()
+                .rev()
+                .map(|h| (h.replica_id, Freshness::of(h.age)))
+                .collect(),
+            listeners: listeners
+                .as_ref()
+                .map(|all| all.iter().map(listener).collect()),
+            running,
+            pending: *pending_tasks > 0,
+            available: *available_tasks > 0,
+            migration_running: *migration_running,
+        }
+    }
+}
+
+fn license_digest(license: &StoredLicense) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    match license {
+        StoredLicense::NoWorkspace => {}
+        StoredLicense::Absent { workspace_id } => {
+            hash.update(b"absent\0");
+            hash.update(workspace_id);
+        }
+        StoredLicense::Present {
+            workspace_id,
+            token,
+        } => {
+            hash.update(b"present\0");
+            hash.update(workspace_id);
+            hash.update(b"\0");
+            hash.update(token.expose_secret());
+        }
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::decide::observation::{Heartbeat, RunningTasks};
+    use secrecy::SecretString;
+
+    pub(in super::super) fn facts(ages: &[u64]) -> DatabaseFacts {
+        DatabaseFacts {
+            server_version_num: 150_018,
+            in_recovery: false,
+            encoding: "UTF8".to_owned(),
+            max_connections: 100,
+            reserved_connections: 3,
+            can_create: true,
+            transaction_pooler: false,
+            identity: DatabaseIdentity("id".to_owned()),
+            schema: SchemaState::Empty,
+            license: StoredLicense::NoWorkspace,
+            heartbeats: (1..)
+                .zip(ages)
+                .map(|(n, age)| Heartbeat {
+                    replica_id: Uuid::from_u128(n),
+                    age: Duration::from_secs(*age),
+                })
+                .collect(),
+            listeners: None,
+            running_tasks: vec![],
+            pending_tasks: 0,
+            available_tasks: 0,
+            migration_running: false,
+        }
+    }
+
+    fn digest(facts: &DatabaseFacts) -> Digest {
+        Digest::of(Ok(facts))
+    }
+
+    #[test]
+    fn beating_changes_nothing() {
+        assert_eq!(digest(&facts(&[0, 9])), digest(&facts(&[10, 30])));
+    }
+
+    #[test]
+    fn each_step_of_a_dying_replica_changes_something() {
+        let steps: [&[u64]; 4] = [&[3, 30], &[3, 31], &[3, 61], &[3]];
+        for pair in steps.windows(2) {
+            assert_ne!(digest(&facts(pair[0])), digest(&facts(pair[1])), "{pair:?}");
+        }
+        assert_eq!(digest(&facts(&[3, 61])), digest(&facts(&[3, 3000])));
+    }
+
+    #[test]
+    fn what_matters_changes_the_digest() {
+        type Change = fn(&mut DatabaseFacts);
+        let base = facts(&[3]);
+        let changes: [(&str, Change); 9] = [
+            ("license", |f| {
+                f.license = StoredLicense::Present {
+                    workspace_id: "w".into(),
+                    token: SecretString::from("t"),
+                };
+            }),
+            ("workspace", |f| {
+                f.license = StoredLicense::Absent {
+                    workspace_id: "w".into(),
+                };
+            }),
+            ("schema", |f| {
+                f.schema = SchemaState::Bytebase { version: None };
+            }),
+            ("tasks", |f| {
+                f.running_tasks.push(RunningTasks {
+                    replica_id: Uuid::from_u128(1),
+                    count: 1,
+                });
+            }),
+            ("pending", |f| f.pending_tasks = 1),
+            ("available", |f| f.available_tasks = 1),
+            ("lock", |f| f.migration_running = true),
+            ("recovery", |f| f.in_recovery = true),
+            ("listeners", |f| f.listeners = Some(vec![])),
+        ];
+        for (name, change) in changes {
+            let mut other = base.clone();
+            change(&mut other);
+            assert_ne!(digest(&base), digest(&other), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_queue_does_not_matter() {
+        let mut short = facts(&[]);
+        short.pending_tasks = 1;
+        let mut long = facts(&[]);
+        long.pending_tasks = 99;
+        assert_eq!(digest(&short), digest(&long));
+    }
+
+    #[test]
+    fn a_failure_is_its_class_and_reason() {
+        let failure = |message: &str, reason| ProbeFailure {
+            class: FailureClass::Unknown,
+            reason,
+            message: message.to_owned(),
+        };
+        let a = failure("a", FailureReason::Unreachable);
+        let b = failure("b", FailureReason::Unreachable);
+        let c = failure("a", FailureReason::TlsFailed);
+        assert_eq!(Digest::of(Err(&a)), Digest::of(Err(&b)));
+        assert_ne!(Digest::of(Err(&a)), Digest::of(Err(&c)));
+    }
+
+    #[test]
+    fn freshness_says_how_long_it_lasts() {
+        let seconds = Duration::from_secs;
+        assert_eq!(Freshness::lasts(seconds(4)), Some(seconds(26)));
+        assert_eq!(Freshness::lasts(seconds(31)), Some(seconds(29)));
+        assert_eq!(Freshness::lasts(seconds(61)), None);
+    }
+}

@@ -1,0 +1,581 @@
+//! One task per cluster that reads its database on its own clock, and the registry that starts, pokes and asks them.
+//!
+//! A task keeps one connection while it works. It reads every [`DEFAULT_INTERVAL`], and in between exactly when the youngest
+//! beat of a replica that stopped beating crosses an age that matters. It wakes the caller only when the [`Digest`] of what it
+//! read has changed.
+
+use super::classify::Place;
+use super::connect::{self, Dialled};
+use super::digest::{Digest, Freshness};
+use super::queries::{self, SessionFacts, Shape};
+use super::{Login, Target, preflight};
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure,
+};
+use futures::FutureExt as _;
+use sqlx::postgres::PgConnection;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet cluster.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A connection is replaced this often, so that a changed address of the server, a pooler put in between or a revoked login is
+/// seen without waiting for it to break.
+const CONNECTION_LIFETIME: Duration = Duration::from_hours(1);
+
+/// First pause after a failure; doubles up to the cap.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// Longest pause after a failure: recovery should be seen within one probe interval.
+const RETRY_CAP: Duration = Duration::from_secs(10);
+
+/// Longest pause after a refused password. Some servers lock an account out after repeated failures, Bytebase's own account in
+/// this case; a corrected Secret restarts the probe at once anyway.
+const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
+
+/// Read this long after an age is crossed, so that the reading is on the far side.
+const CROSSING_MARGIN: Duration = Duration::from_millis(100);
+
+/// Least pause between two readings, whoever asks.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Logins begun at the same time. A login costs a key exchange; a restart with a thousand clusters must leave the processor to others.
+const CONCURRENT_DIALS: usize = 32;
+
+/// How long a login may hold its place among those. A working one is done by then; one into a black hole takes seconds but no
+/// processor time, so it goes on without its place. A thousand black holes, each tried every ten seconds, then take less than a
+/// third of the places.
+const DIAL_PERMIT: Duration = Duration::from_millis(100);
+
+/// What a probe knows at the moment of asking.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// The outcome of the latest probe, with ages carried forward to now.
+    pub view: DatabaseView,
+    /// While probes fail: how long ago the last good one was, and its facts with ages carried forward to now.
+    pub last_good: Option<(Duration, DatabaseFacts)>,
+    /// While probes fail: since when.
+    pub failing_for: Option<Duration>,
+}
+
+/// Called after each probe with the reason of its failure, if it failed, and the time it took.
+pub type ProbeObserver = Arc<dyn Fn(Option<FailureReason>, Duration) + Send + Sync>;
+
+/// The probes of all clusters, by a key of the caller's choice. Dropping it ends them all.
+pub struct Probes<K> {
+    entries: Mutex<HashMap<K, Entry>>,
+    wake: UnboundedSender<K>,
+    dials: Arc<Semaphore>,
+    observer: ProbeObserver,
+}
+
+struct Entry {
+    fingerprint: [u8; 32],
+    shared: Arc<Shared>,
+    /// `None` for a database that cannot be read at all.
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    poke: Notify,
+}
+
+struct State {
+    outcome: Outcome,
+    /// Of the last good probe.
+    facts: Option<(Instant, Arc<DatabaseFacts>)>,
+    digest: Option<Digest>,
+    failing_since: Option<Instant>,
+    interval: Duration,
+}
+
+enum Outcome {
+    NotProbed,
+    CannotRead,
+    Good,
+    Failed(ProbeFailure),
+}
+
+/// An open connection and what was learnt on it.
+struct Session {
+    connection: PgConnection,
+    host: usize,
+    facts: SessionFacts,
+    shape: Shape,
+    opened: Instant,
+}
+
+struct Prober {
+    target: Target,
+    dials: Arc<Semaphore>,
+    session: Option<Session>,
+    /// Outcome of the search for a transaction-mode pooler, and when; kept over a redial.
+    pooler: Option<(bool, Instant)>,
+}
+
+// === impl Probes ===
+
+impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
+    /// An empty registry. A key is sent to `wake` when what is known of its database has changed.
+    pub fn new(wake: UnboundedSender<K>, observer: ProbeObserver) -> Self {
+        Self {
+            entries: Mutex::default(),
+            wake,
+            dials: Arc::new(Semaphore::new(CONCURRENT_DIALS)),
+            observer,
+        }
+    }
+
+    /// Makes sure that `target` is probed under `key`, about every `interval` ([`DEFAULT_INTERVAL`] unless something is going on
+    /// that is worth looking at more often). An unchanged fingerprint keeps the task and all it knows.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn ensure(&self, key: &K, target: Target, interval: Duration) {
+        let interval = interval.max(LEAST_PAUSE);
+        let mut entries = lock(&self.entries);
+        if let Some(entry) = entries
+            .get(key)
+            .filter(|e| e.fingerprint == target.fingerprint)
+        {
+            let before = std::mem::replace(&mut lock(&entry.shared.state).interval, interval);
+            if interval < before {
+                entry.shared.poke.notify_one();
+            }
+            return;
+        }
+        // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
+        let readable = target.url.iam.is_none() || target.login != Login::Bytebase;
+        let fingerprint = target.fingerprint;
+        let shared = Arc::new(Shared::new(interval, readable));
+        let task = readable.then(|| {
+            let prober = Prober {
+                target,
+                dials: Arc::clone(&self.dials),
+                session: None,
+                pooler: None,
+            };
+            let (wake, key) = (self.wake.clone(), key.clone());
+            let observer = Arc::clone(&self.observer);
+            let shared = Arc::clone(&shared);
+            tokio::spawn(run(prober, shared, observer, move || {
+                // Nobody listens any more at shutdown.
+                let _ = wake.send(key.clone());
+            }))
+            .abort_handle()
+        });
+        entries.insert(
+            key.clone(),
+            Entry {
+                fingerprint,
+                shared,
+                task,
+            },
+        );
+    }
+
+    /// Ends the probe of `key` and forgets what it knew.
+    pub fn remove(&self, key: &K) {
+        lock(&self.entries).remove(key);
+    }
+
+    /// Probes now rather than at the next turn.
+    pub fn poke(&self, key: &K) {
+        if let Some(entry) = lock(&self.entries).get(key) {
+            entry.shared.poke.notify_one();
+        }
+    }
+
+    /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
+    pub fn latest(&self, key: &K) -> Latest {
+        let shared = lock(&self.entries)
+            .get(key)
+            .map(|entry| Arc::clone(&entry.shared));
+        shared.map_or(
+            Latest {
+                view: DatabaseView::NotProbed,
+                last_good: None,
+                failing_for: None,
+            },
+            |shared| lock(&shared.state).latest(Instant::now()),
+        )
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn new(interval: Duration, readable: bool) -> Self {
+        Self {
+            state: Mutex::new(State {
+                outcome: if readable {
+                    Outcome::NotProbed
+                } else {
+                    Outcome::CannotRead
+                },
+                facts: None,
+                digest: None,
+                failing_since: None,
+                interval,
+            }),
+            poke: Notify::new(),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn latest(&self, now: Instant) -> Latest {
+        let facts = self.facts.as_ref().map(|(read, facts)| {
+            let age = now.saturating_duration_since(*read);
+            (age, carried_forward(facts, age))
+        });
+        let (view, last_good) = match (&self.outcome, facts) {
+            (Outcome::CannotRead, _) => (DatabaseView::CannotRead, None),
+            (Outcome::Good, Some((_, facts))) => (DatabaseView::Probed(Ok(facts)), None),
+            (Outcome::NotProbed | Outcome::Good, _) => (DatabaseView::NotProbed, None),
+            (Outcome::Failed(failure), facts) => {
+                (DatabaseView::Probed(Err(failure.clone())), facts)
+            }
+        };
+        Latest {
+            view,
+            last_good,
+            failing_for: self
+                .failing_since
+                .map(|since| now.saturating_duration_since(since)),
+        }
+    }
+
+    /// Keeps an outcome read at `now`, and says whether it tells anything new.
+    fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
+        let digest = Digest::of(outcome.as_ref());
+        let changed = self.digest.as_ref() != Some(&digest);
+        self.digest = Some(digest);
+        match outcome {
+            Ok(facts) => {
+                if let Some(since) = self.failing_since.take() {
+                    let seconds = now.saturating_duration_since(since).as_secs();
+                    tracing::info!(seconds, "the metadata database can be read again");
+                }
+                self.facts = Some((now, Arc::new(facts)));
+                self.outcome = Outcome::Good;
+            }
+            Err(failure) => {
+                if changed {
+                    tracing::warn!(
+                        reason = failure.reason.as_ref(),
+                        "cannot read a metadata database: {}",
+                        failure.message
+                    );
+                }
+                self.failing_since.get_or_insert(now);
+                self.outcome = Outcome::Failed(failure);
+            }
+        }
+        changed
+    }
+}
+
+fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
+    let mut facts = facts.clone();
+    for heartbeat in &mut facts.heartbeats {
+        heartbeat.age += by;
+    }
+    facts
+}
+
+// === The task ===
+
+async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, wake: impl Fn()) {
+    let mut failures = 0;
+    loop {
+        let started = Instant::now();
+        // Boxed, so that a waiting task holds no room for a login in progress.
+        let outcome = AssertUnwindSafe(Box::pin(prober.probe()))
+            .catch_unwind()
+            .await;
+        let outcome = outcome.unwrap_or_else(|_| {
+            prober.session = None;
+            Err(prober.failure(
+                FailureReason::Other,
+                "reading the answer failed inside the operator; please report this",
+            ))
+        });
+        let read = Instant::now();
+        observer(
+            outcome.as_ref().err().map(|f| f.reason),
+            read.saturating_duration_since(started),
+        );
+        failures = if outcome.is_ok() { 0 } else { failures + 1 };
+
+        let interval = lock(&shared.state).interval;
+        let pause = pause(outcome.as_ref(), failures, interval, rand::random());
+        if lock(&shared.state).record(outcome, read) {
+            wake();
+        }
+        sleep_until(read + LEAST_PAUSE).await;
+        tokio::select! {
+            () = sleep_until(read + pause) => {}
+            () = shared.poke.notified() => {}
+        }
+    }
+}
+
+/// Time from a reading to the next. `random` is in 0..1 and spreads clusters that started together.
+fn pause(
+    outcome: Result<&DatabaseFacts, &ProbeFailure>,
+    failures: u32,
+    interval: Duration,
+    random: f64,
+) -> Duration {
+    match outcome {
+        Ok(facts) => {
+            let crossing = facts
+                .heartbeats
+                .iter()
+                .filter_map(|h| Freshness::lasts(h.age))
+                .min();
+            let crossing = crossing.map_or(Duration::MAX, |c| c.saturating_add(CROSSING_MARGIN));
+            interval.mul_f64(0.9 + 0.2 * random).min(crossing)
+        }
+        Err(failure) => {
+            let cap = match (failure.class, failure.reason) {
+                (FailureClass::Definite, FailureReason::AuthenticationFailed) => REFUSED_RETRY_CAP,
+                _ => RETRY_CAP,
+            };
+            let doubled = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(6));
+            doubled.min(cap).mul_f64(0.8 + 0.2 * random)
+        }
+    }
+}
+
+// === impl Prober ===
+
+impl Prober {
+    async fn probe(&mut self) -> Result<DatabaseFacts, ProbeFailure> {
+        if let Some(session) = self.session.take() {
+            if session.opened.elapsed() < CONNECTION_LIFETIME {
+                match self.read(session).await {
+                    // A connection that broke while it lay idle says little: the server may be back already.
+                    Err(failure) if broken(&failure) => {}
+                    outcome => return outcome,
+                }
+            } else {
+                connect::close(session.connection).await;
+            }
+        }
+        let session = self.open().await?;
+        self.read(session).await
+    }
+
+    /// Reads, and keeps the session only if that worked.
+    async fn read(&mut self, mut session: Session) -> Result<DatabaseFacts, ProbeFailure> {
+        let place = Place::new(
+            &self.target.url,
+            &self.target.url.hosts[session.host],
+            &self.target.login,
+        );
+        let facts = queries::read(
+            &mut session.connection,
+            &mut session.shape,
+            &session.facts,
+            &place,
+            &self.target.login,
+        )
+        .await?;
+        self.session = Some(session);
+        Ok(facts)
+    }
+
+    async fn open(&mut self) -> Result<Session, ProbeFailure> {
+        let Dialled {
+            mut connection,
+            host,
+        } = self.dial().await?;
+        let place = Place::new(
+            &self.target.url,
+            &self.target.url.hosts[host],
+            &self.target.login,
+        );
+        let known = self
+            .pooler
+            .filter(|(_, at)| at.elapsed() < CONNECTION_LIFETIME);
+        let pooler = known.map(|(pooler, _)| pooler);
+        let (mut facts, found) =
+            preflight::read(&mut connection, &self.target, &place, pooler).await?;
+        match (known, found) {
+            (None, Some(found)) => self.pooler = Some((found, Instant::now())),
+            // It could not be told this time: what was told before stands.
+            (None, None) => {
+                facts.transaction_pooler = self.pooler.is_some_and(|(pooler, _)| pooler);
+            }
+            _ => {}
+        }
+        Ok(Session {
+            connection,
+            host,
+            facts,
+            shape: Shape::default(),
+            opened: Instant::now(),
+        })
+    }
+
+    async fn dial(&self) -> Result<Dialled, ProbeFailure> {
+        // The semaphore is never closed.
+        let permit = self.dials.acquire().await;
+        let mut dial = std::pin::pin!(connect::dial(&self.target));
+        if let Ok(outcome) = timeout(DIAL_PERMIT, &mut dial).await {
+            return outcome;
+        }
+        drop(permit);
+        dial.await
+    }
+
+    fn failure(&self, reason: FailureReason, text: &str) -> ProbeFailure {
+        match self.target.url.hosts.first() {
+            Some(host) => Place::new(&self.target.url, host, &self.target.login).failure(
+                FailureClass::Unknown,
+                reason,
+                text,
+            ),
+            None => ProbeFailure {
+                class: FailureClass::Unknown,
+                reason,
+                message: text.to_owned(),
+            },
+        }
+    }
+}
+
+/// A failure of the connection rather than of the reading.
+fn broken(failure: &ProbeFailure) -> bool {
+    matches!(
+        failure.reason,
+        FailureReason::Unreachable | FailureReason::ServerNotReady
+    )
+}
+
+/// Nothing here panics while it holds a lock, and plain values are never half written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::tests::url;
+    use super::super::digest::tests::facts;
+    use super::*;
+    use crate::contract::pg_url::Iam;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
+        ProbeFailure {
+            class,
+            reason,
+            message: String::new(),
+        }
+    }
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_quiet_cluster_is_read_every_interval() {
+        let live = facts(&[1, 9]);
+        assert_eq!(pause(Ok(&live), 0, seconds(10), 0.5), seconds(10));
+        assert_eq!(pause(Ok(&live), 0, seconds(10), 0.0), seconds(9));
+        assert_eq!(pause(Ok(&live), 0, seconds(1), 0.5), seconds(1));
+    }
+
+    #[test]
+    fn a_dying_replica_is_read_when_its_window_ends() {
+        for (age, expected) in [(28, 2), (30, 0), (55, 5), (61, 10), (4000, 10)] {
+            let margin = if expected == 10 {
+                Duration::ZERO
+            } else {
+                CROSSING_MARGIN
+            };
+            assert_eq!(
+                pause(Ok(&facts(&[3, age])), 0, seconds(10), 0.5),
+                seconds(expected) + margin,
+                "{age}"
+            );
+        }
+    }
+
+    #[test]
+    fn failures_are_retried_ever_more_slowly() {
+        let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        let pauses = [1, 2, 3, 4, 5, 40].map(|n| pause(Err(&lost), n, seconds(10), 1.0).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
+        let refused = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
+        assert_eq!(pause(Err(&refused), 40, seconds(10), 1.0), seconds(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_are_carried_forward_and_the_last_facts_outlive_a_failure() {
+        let shared = Shared::new(DEFAULT_INTERVAL, true);
+        let mut state = lock(&shared.state);
+        let start = Instant::now();
+        assert!(state.record(Ok(facts(&[5])), start));
+        assert!(!state.record(Ok(facts(&[7])), start + seconds(1)));
+        let latest = state.latest(start + seconds(4));
+        let DatabaseView::Probed(Ok(seen)) = latest.view else {
+            panic!("no facts")
+        };
+        assert_eq!(seen.heartbeats[0].age, seconds(10));
+        assert!(latest.last_good.is_none() && latest.failing_for.is_none());
+
+        let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        assert!(state.record(Err(lost.clone()), start + seconds(5)));
+        assert!(!state.record(Err(lost), start + seconds(7)));
+        let latest = state.latest(start + seconds(11));
+        assert!(matches!(latest.view, DatabaseView::Probed(Err(_))));
+        let (age, remembered) = latest.last_good.unwrap();
+        assert_eq!(
+            (age, remembered.heartbeats[0].age),
+            (seconds(10), seconds(17))
+        );
+        assert_eq!(latest.failing_for, Some(seconds(6)));
+        assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
+        assert!(state.latest(start + seconds(12)).failing_for.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_cloud_login_is_never_tried() {
+        let (wake, _woken) = unbounded_channel();
+        let probes = Probes::new(wake, Arc::new(|_, _| panic!("probed")));
+        let mut url = url("127.0.0.1", 1);
+        url.iam = Some(Iam::AwsRds {
+            region: "eu-west-1".to_owned(),
+        });
+        let target = Target {
+            url,
+            ca: None,
+            login: Login::Bytebase,
+            fingerprint: [1; 32],
+        };
+        probes.ensure(&"a", target, DEFAULT_INTERVAL);
+        assert!(matches!(probes.latest(&"a").view, DatabaseView::CannotRead));
+        assert!(matches!(probes.latest(&"b").view, DatabaseView::NotProbed));
+    }
+}

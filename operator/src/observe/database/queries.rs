@@ -1,0 +1,617 @@
+//! Reading everything in one round trip and one read-only transaction.
+//!
+//! The server builds one JSON document, sent for with one simple-protocol message: no prepared statement, so that it works through any
+//! pooler, and one snapshot, so that the facts belong together. A query that names a missing table fails as a whole, so the
+//! document also says which tables there are, and the query is built for those seen last time ([`Shape`]): one round trip while
+//! nothing changes, a second one when a table has appeared or gone.
+//!
+//! Tables are named without a schema, as Bytebase names them: the `search_path` decides.
+
+use super::Login;
+use super::classify::{self, Phase, Place};
+use crate::contract::version::Version;
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, Heartbeat, ListenSession,
+    ProbeFailure, RunningTasks, SchemaState, StoredLicense,
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
+use sqlx::{AssertSqlSafe, Row};
+use std::fmt::Write as _;
+use std::time::Duration;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Limit set at the server, so that a cancelled probe leaves nothing running there.
+const STATEMENT_TIMEOUT: &str = "4s";
+
+/// Limit of our own, later than the server's so that its answer can still arrive.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Rows of `replica_heartbeat` kept. Rows of ended processes stay up to two hours; those beyond one hour are not read at all.
+const MAX_HEARTBEATS: u32 = 100;
+
+/// Listening sessions and task owners kept; far beyond any number of replicas.
+const MAX_ROWS: u32 = 200;
+
+/// Waiting task runs are counted up to here: what matters is none or some, and a count must not scan a whole queue.
+const MAX_COUNT: u32 = 10_000;
+
+/// A document is read at most this often in one probe: once for the shape, once for the facts, once for a table that came or
+/// went in between.
+const MAX_ROUNDS: u32 = 3;
+
+/// Tables the document draws from and the columns it needs of each. One that lacks a column is of a Bytebase too old to hold the
+/// fact, and counts as absent.
+const EXPECTED: [(&str, &[&str]); 5] = [
+    ("replica_heartbeat", &["replica_id", "last_heartbeat"]),
+    ("instance_change_history", &["id", "version"]),
+    ("workspace", &["resource_id", "deleted"]),
+    ("setting", &["name", "workspace", "value"]),
+    ("task_run", &["status", "replica_id"]),
+];
+
+/// Which of the expected tables are there, in the order of `EXPECTED`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape([bool; EXPECTED.len()]);
+
+/// Facts that hold as long as a connection does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionFacts {
+    /// See [`DatabaseFacts::identity`].
+    pub identity: DatabaseIdentity,
+    /// See [`DatabaseFacts::transaction_pooler`].
+    pub transaction_pooler: bool,
+}
+
+/// The document. Its field names are those of the query.
+#[derive(Deserialize)]
+struct Document {
+    server_version_num: u32,
+    in_recovery: bool,
+    encoding: String,
+    max_connections: u32,
+    reserved_connections: u32,
+    schema: Option<String>,
+    can_create: Option<bool>,
+    principal: Option<String>,
+    foreign: Option<String>,
+    tables: Option<Vec<TableSeen>>,
+    migration_running: bool,
+    sees_all_sessions: bool,
+    hidden_sessions: Option<bool>,
+    listeners: Option<Vec<(Option<String>, Option<String>)>>,
+    heartbeats: Option<Vec<(Option<String>, f64)>>,
+    version: Option<String>,
+    license: Option<(String, Option<String>)>,
+    running: Option<Vec<(String, u64)>>,
+    pending: Option<u64>,
+    available: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct TableSeen {
+    name: String,
+    complete: bool,
+    readable: bool,
+}
+
+// === Reading ===
+
+/// Reads the facts. `shape` is what the last call on this connection found, and is left at what this one finds.
+pub async fn read(
+    connection: &mut PgConnection,
+    shape: &mut Shape,
+    session: &SessionFacts,
+    place: &Place<'_>,
+    login: &Login,
+) -> Result<DatabaseFacts, ProbeFailure> {
+    for _ in 0..MAX_ROUNDS {
+        let row = match fetch(connection, query(*shape, login)).await {
+            Ok(row) => row,
+            Err(Failed::Sql(error)) if *shape != Shape::default() && shape_is_outdated(&error) => {
+                *shape = Shape::default();
+                continue;
+            }
+            Err(Failed::Sql(error)) => return Err(classify::classify(&error, place, Phase::Query)),
+            Err(Failed::TimedOut) => {
+                return Err(classify::timed_out(place, Phase::Query, READ_TIMEOUT));
+            }
+        };
+        let document: Document = serde_json::from_str(&text_of(&row)).map_err(|error| {
+            // The error names a position and a type, never content.
+            let text = format!("the answer is not what was asked for ({error})");
+            place.failure(FailureClass::Unknown, FailureReason::Other, &text)
+        })?;
+        let found = shape_of(&document, place, login)?;
+        if found == *shape {
+            return Ok(facts(document, session));
+        }
+        *shape = found;
+    }
+    Err(place.failure(
+        FailureClass::Unknown,
+        FailureReason::Other,
+        "the tables changed while they were read; a schema migration is going on",
+    ))
+}
+
+/// Reads which database this is.
+///
+/// `system_identifier` alone would take a clone (a restored snapshot keeps it) for its original, so the start time of the server
+/// goes with it: equal for two sessions of one server, different for two servers.
+pub async fn read_identity(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+) -> Result<DatabaseIdentity, ProbeFailure> {
+    const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
+    const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ':' || coalesce(inet_server_port(), 0) || ' ' \
+         || oid || '@' || extract(epoch FROM pg_postmaster_start_time()) \
+         FROM pg_database WHERE datname = current_database()";
+    let classified = |failed| match failed {
+        Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
+        Failed::TimedOut => classify::timed_out(place, Phase::Query, READ_TIMEOUT),
+    };
+    // Managed servers may forbid the function, or not have it.
+    let system = match fetch(connection, SYSTEM.to_owned()).await {
+        Ok(row) => Some(text_of(&row)),
+        Err(Failed::Sql(sqlx::Error::Database(_))) => None,
+        Err(failed) => return Err(classified(failed)),
+    };
+    let rest = text_of(
+        &fetch(connection, REST.to_owned())
+            .await
+            .map_err(classified)?,
+    );
+    let (address, database) = rest.split_once(' ').unwrap_or(("", &rest));
+    let server = system.as_deref().unwrap_or(address);
+    Ok(DatabaseIdentity(format!("{server}/{database}")))
+}
+
+pub(super) enum Failed {
+    Sql(sqlx::Error),
+    TimedOut,
+}
+
+/// Runs one message and returns its last row.
+pub(super) async fn fetch(connection: &mut PgConnection, sql: String) -> Result<PgRow, Failed> {
+    match timeout(
+        READ_TIMEOUT,
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection),
+    )
+    .await
+    {
+        Ok(Ok(row)) => Ok(row),
+        Ok(Err(error)) => Err(Failed::Sql(error)),
+        Err(_) => Err(Failed::TimedOut),
+    }
+}
+
+/// The first column, whatever its bytes: a database in `SQL_ASCII` may hold any.
+pub(super) fn text_of(row: &PgRow) -> String {
+    row.try_get_raw(0)
+        .ok()
+        .and_then(|value| {
+            value
+                .as_bytes()
+                .ok()
+                .map(|b| String::from_utf8_lossy(b).into_owned())
+        })
+        .unwrap_or_default()
+}
+
+/// The table, a column or the right that the query was built for is gone.
+fn shape_is_outdated(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(e)
+        if e.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| matches!(e.code(), "42P01" | "42703" | "42501")))
+}
+
+// === The query ===
+
+/// What is read from catalogs, and needs no table of Bytebase's. `{create}`, `{expected}` and `{tables}` are filled in.
+const CATALOG: &str = "\
+SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; \
+WITH expected(name, columns) AS (VALUES {expected}), \
+me AS (SELECT oid FROM pg_database WHERE datname = current_database()), \
+principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+  WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
+sessions AS (SELECT application_name, host(client_addr) AS address, query FROM pg_stat_activity \
+  WHERE datid = (SELECT oid FROM me)) \
+SELECT json_build_object(\
+'server_version_num', current_setting('server_version_num')::int, \
+'in_recovery', pg_is_in_recovery(), \
+'encoding', current_setting('server_encoding'), \
+'max_connections', current_setting('max_connections')::int, \
+'reserved_connections', current_setting('superuser_reserved_connections')::int \
+  + coalesce(current_setting('reserved_connections', true)::int, 0), \
+'schema', current_schema(), \
+'can_create', {create}, \
+'principal', (SELECT nspname || '.principal' FROM principal), \
+'foreign', CASE WHEN NOT EXISTS (SELECT FROM principal) THEN (SELECT n.nspname || '.' || c.relname \
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+  WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+  AND pg_table_is_visible(c.oid) AND NOT EXISTS (SELECT FROM pg_depend d \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+  ORDER BY 1 LIMIT 1) END, \
+'tables', (SELECT json_agg(json_build_object('name', e.name, \
+  'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+    AND a.attname::text = ANY (e.columns)) = cardinality(e.columns), \
+  'readable', (SELECT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), true) FROM pg_attribute a \
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns)))) \
+  FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
+'migration_running', EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
+  AND objsubid = 1 AND granted AND database = (SELECT oid FROM me)), \
+'sees_all_sessions', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
+  OR coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM principal), false)), \
+'hidden_sessions', current_setting('track_activities') <> 'on' \
+  OR EXISTS (SELECT FROM sessions WHERE query = '<insufficient privilege>'), \
+'listeners', (SELECT json_agg(json_build_array(l.application_name, l.address)) FROM (SELECT * FROM sessions \
+  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l)\
+{tables})::text";
+
+const HEARTBEATS: &str = ", 'heartbeats', (SELECT json_agg(json_build_array(h.id, h.age)) FROM (SELECT replica_id::text AS id, \
+  greatest(0, extract(epoch FROM clock_timestamp() - last_heartbeat))::float8 AS age FROM replica_heartbeat \
+  WHERE isfinite(last_heartbeat) AND last_heartbeat > clock_timestamp() - interval '1 hour' \
+  ORDER BY last_heartbeat DESC LIMIT {limit}) h)";
+
+const VERSION: &str =
+    ", 'version', (SELECT version::text FROM instance_change_history ORDER BY id DESC LIMIT 1)";
+
+const LICENSE: &str = ", 'license', (SELECT json_build_array(w.resource_id, s.value::jsonb ->> 'license') FROM workspace w \
+  LEFT JOIN setting s ON s.workspace = w.resource_id AND s.name::text = 'SYSTEM' WHERE NOT w.deleted \
+  ORDER BY w.resource_id LIMIT 1)";
+
+const WORKSPACE: &str = ", 'license', (SELECT json_build_array(w.resource_id, NULL) FROM workspace w WHERE NOT w.deleted \
+  ORDER BY w.resource_id LIMIT 1)";
+
+/// Tasks without an owner are left out, as Bytebase leaves them out when it looks for work of dead replicas.
+const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) FROM (SELECT replica_id::text AS id, count(*) AS n \
+  FROM task_run WHERE status::text = 'RUNNING' AND replica_id IS NOT NULL GROUP BY 1 ORDER BY 1 LIMIT {rows}) r), \
+  'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
+  'available', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'AVAILABLE' LIMIT {count}) a)";
+
+fn query(shape: Shape, login: &Login) -> String {
+    let mut expected = String::new();
+    for (name, columns) in EXPECTED {
+        let comma = if expected.is_empty() { "" } else { ", " };
+        let columns = columns.join("','");
+        let _ = write!(expected, "{comma}('{name}', ARRAY['{columns}'])");
+    }
+    let own = "has_schema_privilege(current_schema(), 'CREATE')";
+    let create = match login {
+        Login::Bytebase => own.to_owned(),
+        Login::Monitor {
+            bytebase_role: Some(role),
+        } => format!(
+            "(SELECT has_schema_privilege(r.oid, current_schema(), 'CREATE') FROM pg_roles r WHERE r.rolname = {})",
+            literal(role)
+        ),
+        Login::Monitor {
+            bytebase_role: None,
+        } => "NULL".to_owned(),
+    };
+    let [heartbeat, history, workspace, setting, tasks] = shape.0;
+    let mut tables = String::new();
+    if heartbeat {
+        tables += HEARTBEATS;
+    }
+    if history {
+        tables += VERSION;
+    }
+    if workspace {
+        tables += if setting { LICENSE } else { WORKSPACE };
+    }
+    if tasks {
+        tables += TASKS;
+    }
+    CATALOG
+        .replace("{tables}", &tables)
+        .replace("{timeout}", STATEMENT_TIMEOUT)
+        .replace("{expected}", &expected)
+        .replace("{limit}", &MAX_HEARTBEATS.to_string())
+        .replace("{rows}", &MAX_ROWS.to_string())
+        .replace("{count}", &MAX_COUNT.to_string())
+        // Last, so that a role's name is not searched for placeholders.
+        .replace("{create}", &create)
+}
+
+/// A string literal that reads the same under every `standard_conforming_strings`.
+fn literal(text: &str) -> String {
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('\'', "''")
+        .replace('\0', "");
+    format!("E'{escaped}'")
+}
+
+// === The facts ===
+
+/// Which tables to read from, or why they cannot be read.
+///
+/// A right that is missing fails the probe: there is no honest value for a heartbeat that may not be seen.
+fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
+    let role = place.role();
+    if document.schema.is_none() && *login != Login::Bytebase {
+        let text = format!(
+            "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
+        );
+        return Err(place.failure(
+            FailureClass::Unknown,
+            FailureReason::PermissionDenied,
+            &text,
+        ));
+    }
+    let tables = document.tables.as_deref().unwrap_or_default();
+    // `principal` is not ours to judge by: without it these tables belong to somebody else.
+    if document.principal.is_none() {
+        return Ok(Shape::default());
+    }
+    let denied: Vec<&str> = tables
+        .iter()
+        .filter(|t| !t.readable)
+        .map(|t| t.name.as_str())
+        .collect();
+    if !denied.is_empty() {
+        let denied = denied.join(", ");
+        let text = format!(
+            "role \"{role}\" may not read {denied}; GRANT SELECT ON {denied} TO \"{role}\", or make it the owner"
+        );
+        return Err(place.failure(
+            FailureClass::Definite,
+            FailureReason::PermissionDenied,
+            &text,
+        ));
+    }
+    Ok(Shape(EXPECTED.map(|(name, _)| {
+        tables.iter().any(|t| t.name == name && t.complete)
+    })))
+}
+
+fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
+    let schema = schema_state(&document);
+    let mut heartbeats: Vec<Heartbeat> = document
+        .heartbeats
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(id, age)| {
+            Some(Heartbeat {
+                replica_id: replica(&id?),
+                age: Duration::try_from_secs_f64(age).ok()?,
+            })
+        })
+        .collect();
+    heartbeats.sort_by_key(|h| (h.age, h.replica_id));
+    let listeners =
+        (document.sees_all_sessions || document.hidden_sessions != Some(true)).then(|| {
+            let mut sessions: Vec<ListenSession> = document
+                .listeners
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(application_name, client_address)| ListenSession {
+                    application_name: application_name.unwrap_or_default(),
+                    client_address,
+                })
+                .collect();
+            sessions.sort_by(|a, b| {
+                (&a.application_name, &a.client_address)
+                    .cmp(&(&b.application_name, &b.client_address))
+            });
+            sessions
+        });
+    DatabaseFacts {
+        server_version_num: document.server_version_num,
+        in_recovery: document.in_recovery,
+        encoding: document.encoding,
+        max_connections: document.max_connections,
+        reserved_connections: document.reserved_connections,
+        // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not known: nothing speaks against it.
+        can_create: document.can_create.unwrap_or(document.schema.is_some()),
+        transaction_pooler: session.transaction_pooler,
+        identity: session.identity.clone(),
+        schema,
+        license: match document.license {
+            None => StoredLicense::NoWorkspace,
+            Some((workspace_id, token)) => match token.filter(|t| !t.trim().is_empty()) {
+                None => StoredLicense::Absent { workspace_id },
+                Some(token) => StoredLicense::Present {
+                    workspace_id,
+                    token: SecretString::from(token),
+                },
+            },
+        },
+        heartbeats,
+        listeners,
+        running_tasks: document
+            .running
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(id, count)| RunningTasks {
+                replica_id: replica(&id),
+                count,
+            })
+            .collect(),
+        pending_tasks: document.pending.unwrap_or(0),
+        available_tasks: document.available.unwrap_or(0),
+        migration_running: document.migration_running,
+    }
+}
+
+/// Bytebase takes any visible `principal` for its own; a sibling tells whether it is.
+fn schema_state(document: &Document) -> SchemaState {
+    let has = |name: &str| document.tables.iter().flatten().any(|t| t.name == name);
+    match (&document.principal, &document.foreign) {
+        (Some(_), _) if has("replica_heartbeat") || has("instance_change_history") => {
+            SchemaState::Bytebase {
+                version: document.version.as_deref().and_then(version),
+            }
+        }
+        (Some(example), _) | (None, Some(example)) => SchemaState::Foreign {
+            example: example.clone(),
+        },
+        (None, None) => SchemaState::Empty,
+    }
+}
+
+fn version(text: &str) -> Option<Version> {
+    let mut parts = text.trim().splitn(3, '.').map(str::parse);
+    let mut next = || parts.next()?.ok();
+    Some(Version {
+        major: next()?,
+        minor: next()?,
+        patch: next()?,
+    })
+}
+
+/// Bytebase names its processes by uuid. Another name (a row made by hand, a future scheme) still counts for Bytebase's license
+/// check, so it must count here: it becomes a uuid of its own, the same one each time.
+fn replica(id: &str) -> Uuid {
+    Uuid::parse_str(id).unwrap_or_else(|_| {
+        let hash: [u8; 32] = Sha256::digest(id.as_bytes()).into();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        Uuid::from_bytes(bytes)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(json: &str) -> Document {
+        let mut base: serde_json::Value = serde_json::json!({
+            "server_version_num": 150_018, "in_recovery": false, "encoding": "UTF8", "max_connections": 100,
+            "reserved_connections": 3, "schema": "public", "can_create": true, "principal": null, "foreign": null,
+            "tables": null, "migration_running": false, "sees_all_sessions": true, "hidden_sessions": false, "listeners": null
+        });
+        let extra: serde_json::Value = serde_json::from_str(json).unwrap();
+        for (key, value) in extra.as_object().unwrap() {
+            base[key] = value.clone();
+        }
+        serde_json::from_value(base).unwrap()
+    }
+
+    fn read(json: &str) -> DatabaseFacts {
+        let session = SessionFacts {
+            identity: DatabaseIdentity("id".to_owned()),
+            transaction_pooler: false,
+        };
+        facts(document(json), &session)
+    }
+
+    #[test]
+    fn a_schema_is_told_by_principal_and_a_sibling() {
+        let table = [
+            ("{}", SchemaState::Empty),
+            (
+                r#"{"foreign": "public.users"}"#,
+                SchemaState::Foreign {
+                    example: "public.users".to_owned(),
+                },
+            ),
+            (
+                r#"{"principal": "public.principal"}"#,
+                SchemaState::Foreign {
+                    example: "public.principal".to_owned(),
+                },
+            ),
+            (
+                r#"{"principal": "p.principal", "tables": [{"name": "replica_heartbeat", "complete": true, "readable": true}]}"#,
+                SchemaState::Bytebase { version: None },
+            ),
+            (
+                r#"{"principal": "p.principal", "version": "3.21.0005",
+                    "tables": [{"name": "instance_change_history", "complete": true, "readable": true}]}"#,
+                SchemaState::Bytebase {
+                    version: Some(Version {
+                        major: 3,
+                        minor: 21,
+                        patch: 5,
+                    }),
+                },
+            ),
+        ];
+        for (json, expected) in table {
+            assert_eq!(read(json).schema, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_no_uuid_keeps_one_identity() {
+        let facts = read(
+            r#"{"heartbeats": [["host-1", 4.5], ["host-2", 1], ["host-1", 9], [null, 1]], "running": [["host-1", 2]]}"#,
+        );
+        assert_eq!(facts.heartbeats.len(), 3);
+        assert_eq!(facts.heartbeats[0].age, Duration::from_secs(1));
+        assert_eq!(
+            facts.heartbeats[1].replica_id,
+            facts.heartbeats[2].replica_id
+        );
+        assert_ne!(
+            facts.heartbeats[0].replica_id,
+            facts.heartbeats[1].replica_id
+        );
+        assert_eq!(
+            facts.running_tasks[0].replica_id,
+            facts.heartbeats[1].replica_id
+        );
+    }
+
+    #[test]
+    fn sessions_that_may_not_be_seen_are_not_taken_for_none() {
+        assert!(
+            read(r#"{"sees_all_sessions": false, "hidden_sessions": true}"#)
+                .listeners
+                .is_none()
+        );
+        assert_eq!(
+            read(r#"{"sees_all_sessions": false}"#).listeners,
+            Some(vec![])
+        );
+        assert_eq!(
+            read(r#"{"sees_all_sessions": true, "hidden_sessions": true}"#).listeners,
+            Some(vec![])
+        );
+    }
+
+    #[test]
+    fn without_a_usable_schema_nothing_can_be_created() {
+        assert!(!read(r#"{"schema": null, "can_create": null}"#).can_create);
+        assert!(read(r#"{"can_create": null}"#).can_create);
+        assert!(!read(r#"{"can_create": false}"#).can_create);
+    }
+
+    #[test]
+    fn an_empty_license_is_none() {
+        assert!(matches!(read("{}").license, StoredLicense::NoWorkspace));
+        assert!(matches!(
+            read(r#"{"license": ["w", " "]}"#).license,
+            StoredLicense::Absent { .. }
+        ));
+        assert!(matches!(
+            read(r#"{"license": ["w", "ey"]}"#).license,
+            StoredLicense::Present { .. }
+        ));
+    }
+
+    #[test]
+    fn a_role_name_cannot_end_its_literal() {
+        assert_eq!(literal(r"a'b\'; --"), r"E'a''b\\''; --'");
+    }
+
+    #[test]
+    fn the_query_names_only_tables_that_are_there() {
+        let empty = query(Shape::default(), &Login::Bytebase);
+        assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
+        let full = query(Shape([true; 5]), &Login::Bytebase);
+        assert!(
+            full.contains("FROM replica_heartbeat")
+                && full.contains("FROM task_run")
+                && full.contains("LIMIT 100")
+        );
+        for text in [empty, full] {
+            assert!(!text.contains('{'), "{text}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Pods as plain values, and the replica id out of a pod's log.
+
+use crate::decide::observation::{PodTrouble, PodView};
+use crate::desired::{CONTAINER, VERSION_ANNOTATION};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::LogParams;
+use kube::{Api, ResourceExt as _};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// The id stands near the top of the log; this much of it is read.
+const LOG_HEAD: i64 = 32 * 1024;
+/// A log that does not hold the id yet is read again no sooner than this.
+const LOG_RETRY: Duration = Duration::from_secs(2);
+
+/// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small.
+pub fn trim(pod: &mut Pod) {
+    pod.metadata.managed_fields = None;
+    if let Some(spec) = &mut pod.spec {
+        *spec = k8s_openapi::api::core::v1::PodSpec {
+            node_name: spec.node_name.take(),
+            ..Default::default()
+        };
+    }
+}
+
+/// A pod as a plain value. `replica_id` is filled in from its log.
+pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
+    let name = pod.name_any();
+    let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
+    let status = pod.status.as_ref();
+    let container = container(pod);
+    let ready = status
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|conditions| {
+            conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        });
+    Some(PodView {
+        ordinal,
+        uid: pod.uid()?,
+        revision: pod.labels().get("controller-revision-hash").cloned(),
+        ready,
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        ip: status.and_then(|status| status.pod_ip.clone()),
+        created_at: pod
+            .creation_timestamp()
+            .map_or(Timestamp::MIN, |time| time.0),
+        replica_id,
+        restarts: container.map_or(0, |container| container.restart_count),
+        trouble: trouble(pod, container),
+        version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
+        name,
+    })
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status
+        .as_ref()?
+        .container_statuses
+        .as_ref()?
+        .iter()
+        .find(|container| container.name == CONTAINER)
+}
+
+fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble> {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    if let Some(unscheduled) = conditions.and_then(|list| {
+        list.iter()
+            .find(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"))
+    }) {
+        return Some(PodTrouble::Unschedulable(format!(
+            "no node takes it: {}",
+            unscheduled.message.as_deref().unwrap_or("no reason given")
+        )));
+    }
+    let container = container?;
+    let waiting = container
+        .state
+        .as_ref()
+        .and_then(|state| state.waiting.as_ref())?;
+    let reason = waiting.reason.as_deref().unwrap_or_default();
+    // The kubelet's message changes with every try (a growing back-off), and status must not change while nothing does.
+    match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            Some(PodTrouble::ImagePull(format!(
+                "the image {} cannot be pulled (kubectl describe pod {} shows why)",
+                container.image,
+                pod.name_any()
+            )))
+        }
+        "CrashLoopBackOff" => Some(PodTrouble::Crashing(format!(
+            "Bytebase keeps ending soon after its start (kubectl logs {} --previous shows why; it ends with code 0 even then)",
+            pod.name_any()
+        ))),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(PodTrouble::Creation(format!(
+                "the kubelet cannot make the container: {}",
+                waiting.message.as_deref().unwrap_or(reason)
+            )))
+        }
+        _ => None,
+    }
+}
+
+/// Ids read from logs, by pod uid and container id: a new process has a new one.
+#[derive(Default)]
+pub struct LogIds(Mutex<HashMap<String, Entry>>);
+
+struct Entry {
+    container: String,
+    id: Option<Uuid>,
+    read_at: Instant,
+}
+
+impl LogIds {
+    /// The id of the replica that runs in this pod, from the cache or from the head of its log. `None`: not known (yet).
+    pub async fn get(&self, api: &Api<Pod>, pod: &Pod) -> Option<Uuid> {
+        let container = container(pod)?;
+        container.state.as_ref()?.running.as_ref()?;
+        let (uid, process) = (pod.uid()?, container.container_id.clone()?);
+        if let Some(entry) = self.lock().get(&uid)
+            && entry.container == process
+            && (entry.id.is_some() || entry.read_at.elapsed() < LOG_RETRY)
+        {
+            return entry.id;
+        }
+        let parameters = LogParams {
+            container: Some(CONTAINER.to_owned()),
+            limit_bytes: Some(LOG_HEAD),
+            ..LogParams::default()
+        };
+        let id = match api.logs(&pod.name_any(), &parameters).await {
+            Ok(head) => find_id(&head),
+            Err(error) => {
+                tracing::debug!(pod = pod.name_any(), error = %error, "the log cannot be read; the session in the database tells the replica instead");
+                None
+            }
+        };
+        self.lock().insert(
+            uid,
+            Entry {
+                container: process,
+                id,
+                read_at: Instant::now(),
+            },
+        );
+        id
+    }
+
+    /// Forgets a pod that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `replicaID=<uuid>`, in text or inside JSON.
+fn find_id(log: &str) -> Option<Uuid> {
+    log.split("replicaID=")
+        .skip(1)
+        .find_map(|rest| rest.get(..36).and_then(|id| Uuid::try_parse(id).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_replica_id_is_found_in_text_and_in_json() {
+        let id = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
+        for line in [
+            format!("time=x level=INFO msg=\"replicaID={id}\""),
+            format!("{{\"msg\":\"replicaID={id}\"}}"),
+            format!("a\nreplicaID=short\nb replicaID={id}\n"),
+        ] {
+            assert_eq!(
+                find_id(&line).map(|id| id.to_string()).as_deref(),
+                Some(id),
+                "{line}"
+            );
+        }
+        assert_eq!(find_id("nothing here"), None);
+        assert_eq!(find_id("replicaID="), None);
+    }
+}

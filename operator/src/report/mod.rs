@@ -1,0 +1,259 @@
+//! From what was decided and what came of it to `status` and events. Pure but for [`write`].
+
+use crate::api::status::{ReplicaStatus, RolloutStatus};
+use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
+use crate::apply::event::Notice;
+use crate::apply::{ApplyFailure, FIELD_MANAGER};
+use crate::decide::plan::{ConditionDraft, Report};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+
+/// Longest message the schema of a condition takes.
+const LONGEST_MESSAGE: usize = 32_768;
+
+/// The new status. Times move only with what they speak of.
+pub fn status(
+    previous: &BytebaseClusterStatus,
+    report: Report,
+    failures: &[ApplyFailure],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> BytebaseClusterStatus {
+    let Report {
+        phase,
+        replicas,
+        ready_replicas,
+        active_replicas,
+        target_replicas,
+        selector,
+        url,
+        version,
+        schema_version,
+        license,
+        database,
+        replica_statuses,
+        rollout,
+        conditions,
+    } = report;
+    let stalled = failures
+        .iter()
+        .any(|failure| failure.kind.reason().is_some());
+    let now = Time(now);
+    BytebaseClusterStatus {
+        observed_generation: generation,
+        phase: if stalled {
+            Some(crate::api::status::Phase::Stalled)
+        } else {
+            phase
+        },
+        replicas,
+        ready_replicas,
+        active_replicas,
+        target_replicas: target_replicas.or(previous.target_replicas),
+        selector: selector.or_else(|| previous.selector.clone()),
+        url: url.or_else(|| previous.url.clone()),
+        version: version.or_else(|| previous.version.clone()),
+        schema_version: schema_version.or_else(|| previous.schema_version.clone()),
+        license,
+        database,
+        replica_statuses: replica_statuses
+            .into_iter()
+            .map(|status| since(status, previous, &now))
+            .collect(),
+        rollout: rollout.map(|(updated_replicas, waiting_for)| {
+            let before = previous
+                .rollout
+                .as_ref()
+                .filter(|before| before.waiting_for == waiting_for);
+            RolloutStatus {
+                updated_replicas,
+                since: before
+                    .and_then(|before| before.since.clone())
+                    .or_else(|| Some(now.clone())),
+                waiting_for,
+            }
+        }),
+        conditions: with_failures(conditions, failures)
+            .into_iter()
+            .map(|draft| condition(draft, previous, generation, &now))
+            .collect(),
+    }
+}
+
+fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {
+    let before = previous.replica_statuses.iter().find(|before| {
+        before.pod == status.pod
+            && before.replica_id == status.replica_id
+            && before.heartbeat == status.heartbeat
+    });
+    ReplicaStatus {
+        since: before
+            .and_then(|before| before.since.clone())
+            .or_else(|| Some(now.clone())),
+        ..status
+    }
+}
+
+/// A refused write stalls the cluster until somebody helps, whatever else was decided.
+fn with_failures(
+    mut drafts: Vec<ConditionDraft>,
+    failures: &[ApplyFailure],
+) -> Vec<ConditionDraft> {
+    let lasting: Vec<_> = failures
+        .iter()
+        .filter_map(|failure| Some((failure.kind.reason()?, failure)))
+        .collect();
+    let Some((reason, _)) = lasting.first() else {
+        return drafts;
+    };
+    let message = lasting
+        .iter()
+        .map(|(_, failure)| failure.message.as_str())
+        .collect::<Vec<_>>()
+        .join("; ");
+    for draft in &mut drafts {
+        match draft.type_ {
+            ConditionType::Stalled => {
+                *draft = ConditionDraft::new(ConditionType::Stalled, Some(true), *reason, &message);
+            }
+            ConditionType::Reconciling => {
+                *draft = ConditionDraft::new(
+                    ConditionType::Reconciling,
+                    Some(false),
+                    *reason,
+                    "cannot go on without help: see Stalled",
+                );
+            }
+            ConditionType::Exposed => {
+                if let Some((_, failure)) = lasting.iter().find(|(_, failure)| failure.ingress) {
+                    *draft = ConditionDraft::new(
+                        ConditionType::Exposed,
+                        Some(false),
+                        Reason::IngressFailed,
+                        &failure.message,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    drafts
+}
+
+fn condition(
+    draft: ConditionDraft,
+    previous: &BytebaseClusterStatus,
+    generation: Option<i64>,
+    now: &Time,
+) -> Condition {
+    let status = match draft.status {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    let before = previous
+        .conditions
+        .iter()
+        .find(|before| before.type_ == draft.type_.as_ref() && before.status == status);
+    let mut message = draft.message;
+    if message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE)
+            .rev()
+            .find(|end| message.is_char_boundary(*end))
+            .unwrap_or(0);
+        message.truncate(end);
+    }
+    Condition {
+        type_: draft.type_.as_ref().to_owned(),
+        status: status.to_owned(),
+        reason: draft.reason.as_ref().to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: before
+            .map_or_else(|| now.clone(), |before| before.last_transition_time.clone()),
+    }
+}
+
+/// What people should be told of the way from one status to the next: each condition whose status or reason changed.
+pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Vec<Notice> {
+    next.conditions
+        .iter()
+        .filter_map(|condition| {
+            let before = previous
+                .conditions
+                .iter()
+                .find(|before| before.type_ == condition.type_);
+            let same = before.is_some_and(|before| {
+                before.status == condition.status && before.reason == condition.reason
+            });
+            // A license that ends is told of again at each reminder.
+            let reminder = condition.reason == Reason::LicenseEndsSoon.as_ref()
+                && before.is_none_or(|before| before.message != condition.message);
+            let reason: Reason = condition.reason.parse().ok()?;
+            let type_: ConditionType = condition.type_.parse().ok()?;
+            ((!same || reminder) && worth_telling(type_, reason, before.is_some())).then(|| {
+                Notice {
+                    warning: is_warning(type_, &condition.status) || reminder,
+                    reason,
+                    message: condition.message.clone(),
+                }
+            })
+        })
+        .collect()
+}
+
+/// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new cluster is no news.
+fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
+    let derived =
+        matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
+    let quiet = matches!(
+        reason,
+        Reason::DatabaseNotProbed
+            | Reason::LicenseUnknown
+            | Reason::Valid
+            | Reason::RolloutDone
+            | Reason::NoReplicas
+            | Reason::InvalidConfiguration
+    ) && !known;
+    !derived && !quiet
+}
+
+fn is_warning(type_: ConditionType, status: &str) -> bool {
+    match type_ {
+        ConditionType::Stalled => status == "True",
+        ConditionType::ConfigurationValid
+        | ConditionType::DatabaseReady
+        | ConditionType::HaLicensed => status == "False",
+        ConditionType::Ready
+        | ConditionType::Reconciling
+        | ConditionType::ReplicasHealthy
+        | ConditionType::RolloutComplete
+        | ConditionType::Exposed => false,
+    }
+}
+
+/// Writes status by server-side apply, so that fields that are gone go.
+pub async fn write(
+    client: &Client,
+    cluster: &BytebaseCluster,
+    status: &BytebaseClusterStatus,
+) -> Result<(), kube::Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let api: Api<BytebaseCluster> = Api::namespaced(client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": "bytebase.com/v1alpha1",
+        "kind": "BytebaseCluster",
+        "metadata": { "name": cluster.name_any(), "uid": cluster.uid() },
+        "status": status,
+    });
+    api.patch_status(
+        &cluster.name_any(),
+        &PatchParams::apply(FIELD_MANAGER).force(),
+        &Patch::Apply(patch),
+    )
+    .await
+    .map(drop)
+}

@@ -1,0 +1,322 @@
+//! What every reconcile shares.
+
+use super::backoff::{self, Backoff};
+use super::caches::Caches;
+use super::lease::Leadership;
+use super::metrics::{Metrics, ObjectKind};
+use crate::api::{BytebaseCluster, BytebaseClusterStatus};
+use crate::decide::Settings;
+use crate::decide::observation::{CallFailure, DatabaseIdentity};
+use crate::desired::Kind;
+use crate::observe::database::probe::Probes;
+use crate::observe::pod::LogIds;
+use jiff::Timestamp;
+use kube::Client;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+use uuid::Uuid;
+
+/// Namespace and name of a cluster.
+pub type Key = ObjectRef<BytebaseCluster>;
+
+/// A refused write is tried again at least this often: nothing else tells that what stood in the way has gone.
+const BACKOFF_CAP: Duration = Duration::from_mins(1);
+
+/// What `run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Namespaces to watch; empty: all.
+    pub namespaces: Vec<String>,
+    /// Name of this process on events and in the lease.
+    pub instance: String,
+}
+
+/// What every reconcile shares.
+pub struct Context {
+    /// What `run` was told.
+    pub options: Options,
+    /// What decisions rest on.
+    pub settings: Settings,
+    /// Client of the reconciles.
+    pub client: Client,
+    /// Client for Bytebase's API.
+    pub http: reqwest::Client,
+    /// What the watches have seen.
+    pub caches: Caches,
+    /// Which clusters name which Secret or ConfigMap.
+    pub references: ReferenceIndex,
+    /// Database probes.
+    pub probes: Probes<Key>,
+    /// Replica ids out of logs.
+    pub log_ids: LogIds,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Asked before every write.
+    pub leadership: Leadership,
+    queue: UnboundedSender<Key>,
+    memory: Mutex<HashMap<Key, Memory>>,
+    databases: Mutex<HashMap<DatabaseIdentity, BTreeSet<(Timestamp, String)>>>,
+    backoff: Mutex<Backoff<Key>>,
+}
+
+/// What is remembered of a cluster from one look to the next. Losing it is harmless.
+#[derive(Clone, Default)]
+pub struct Memory {
+    /// Since when each fresh heartbeat has belonged to no pod.
+    pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
+    /// The last call to Bytebase's API, if it failed.
+    pub call_failure: Option<CallFailure>,
+    /// Status as last written, and the `resourceVersion` the cache had then: until the cache moves on, this is the newer one.
+    pub status: Option<(Option<String>, BytebaseClusterStatus)>,
+    /// Objects as last written, likewise.
+    pub writes: HashMap<(Kind, String), RecentWrite>,
+    /// How often its database is probed.
+    pub probe_every: Option<Duration>,
+    /// The database it counts as using.
+    pub database: Option<DatabaseIdentity>,
+}
+
+/// A write whose echo the cache may not have seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecentWrite {
+    /// When.
+    pub at: Instant,
+    /// `resourceVersion` in the cache before it; `None` if it was not there.
+    pub before: Option<String>,
+    /// What was written.
+    pub value: serde_json::Value,
+}
+
+/// Everything a [`Context`] is made of.
+pub struct Parts {
+    /// What `run` was told.
+    pub options: Options,
+    /// What decisions rest on.
+    pub settings: Settings,
+    /// Client of the reconciles.
+    pub client: Client,
+    /// Client for Bytebase's API.
+    pub http: reqwest::Client,
+    /// Database probes.
+    pub probes: Probes<Key>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Asked before every write.
+    pub leadership: Leadership,
+    /// Where clusters to look at go.
+    pub queue: UnboundedSender<Key>,
+}
+
+impl Context {
+    /// A context that knows nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            options,
+            settings,
+            client,
+            http,
+            probes,
+            metrics,
+            leadership,
+            queue,
+        } = parts;
+        Self {
+            options,
+            settings,
+            client,
+            http,
+            caches: Caches::default(),
+            references: ReferenceIndex::default(),
+            probes,
+            log_ids: LogIds::default(),
+            metrics,
+            leadership,
+            queue,
+            memory: Mutex::default(),
+            databases: Mutex::default(),
+            backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
+        }
+    }
+
+    /// Has a cluster looked at.
+    pub fn enqueue(&self, key: Key) {
+        // Nobody listens any more at shutdown.
+        let _ = self.queue.send(key);
+    }
+
+    /// Counts and logs an error of a watch.
+    pub fn watch_failed(&self, kind: ObjectKind, error: &watcher::Error) {
+        self.metrics.watch_failed(kind);
+        tracing::warn!(kind = <&str>::from(kind), %error, "a watch failed and is tried again");
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, key: &Key) {
+        let namespace = key.namespace.as_deref().unwrap_or_default();
+        self.probes.remove(key);
+        self.references.forget(key);
+        self.metrics.forget(namespace, &key.name);
+        lock(&self.backoff).forget(key);
+        let memory = lock(&self.memory).remove(key);
+        if let Some(identity) = memory.and_then(|memory| memory.database) {
+            self.release(&identity, key);
+        }
+    }
+
+    /// What is remembered of a cluster.
+    pub fn recall(&self, key: &Key) -> Memory {
+        lock(&self.memory).get(key).cloned().unwrap_or_default()
+    }
+
+    /// Remembers.
+    pub fn remember(&self, key: &Key, memory: Memory) {
+        lock(&self.memory).insert(key.clone(), memory);
+    }
+
+    /// How long to wait after a failure.
+    pub fn failed(&self, key: &Key) -> Duration {
+        lock(&self.backoff).failed(key.clone(), rand::random())
+    }
+
+    /// Ends the back-off.
+    pub fn succeeded(&self, key: &Key) {
+        lock(&self.backoff).succeeded(key);
+    }
+
+    /// Notes which database a cluster uses; returns an older cluster on the same one.
+    pub fn claim(
+        &self,
+        key: &Key,
+        created: Timestamp,
+        memory: &mut Memory,
+        identity: &DatabaseIdentity,
+    ) -> Option<String> {
+        if let Some(before) = memory.database.replace(identity.clone())
+            && before != *identity
+        {
+            self.release(&before, key);
+        }
+        let mut databases = lock(&self.databases);
+        let claims = databases.entry(identity.clone()).or_default();
+        let claim = (created, name(key));
+        claims.insert(claim.clone());
+        claims
+            .iter()
+            .next()
+            .filter(|first| **first < claim)
+            .map(|(_, first)| first.clone())
+    }
+
+    fn release(&self, identity: &DatabaseIdentity, key: &Key) {
+        let mut databases = lock(&self.databases);
+        let Some(claims) = databases.get_mut(identity) else {
+            return;
+        };
+        let released = name(key);
+        claims.retain(|(_, holder)| *holder != released);
+        // The next in line may be held back only by the one that went.
+        let waiting = claims
+            .iter()
+            .next()
+            .and_then(|(_, holder)| holder.split_once('/'))
+            .map(|(namespace, name)| ObjectRef::new(name).within(namespace));
+        if claims.is_empty() {
+            databases.remove(identity);
+        }
+        drop(databases);
+        if let Some(key) = waiting {
+            self.enqueue(key);
+        }
+    }
+}
+
+fn name(key: &Key) -> String {
+    format!(
+        "{}/{}",
+        key.namespace.as_deref().unwrap_or_default(),
+        key.name
+    )
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which clusters name which Secret or ConfigMap.
+#[derive(Default)]
+pub struct ReferenceIndex(Mutex<Index>);
+
+#[derive(Default)]
+struct Index {
+    clusters: HashMap<Reference, HashSet<Key>>,
+    references: HashMap<Key, HashSet<Reference>>,
+}
+
+/// Whether it is a Secret (else a ConfigMap), namespace, and name.
+type Reference = (bool, String, String);
+
+impl ReferenceIndex {
+    /// The Secrets and ConfigMaps a cluster names now.
+    pub fn set(&self, key: &Key, secrets: &BTreeSet<String>, config_maps: &BTreeSet<String>) {
+        let namespace = key.namespace.clone().unwrap_or_default();
+        let named = |secret: bool, names: &BTreeSet<String>| {
+            names
+                .iter()
+                .map(|name| (secret, namespace.clone(), name.clone()))
+                .collect::<Vec<_>>()
+        };
+        let references: HashSet<_> = named(true, secrets)
+            .into_iter()
+            .chain(named(false, config_maps))
+            .collect();
+        let mut index = lock(&self.0);
+        if index.references.get(key) == Some(&references) {
+            return;
+        }
+        index.remove(key);
+        for reference in &references {
+            index
+                .clusters
+                .entry(reference.clone())
+                .or_default()
+                .insert(key.clone());
+        }
+        index.references.insert(key.clone(), references);
+    }
+
+    /// Clusters that name this object.
+    pub fn of(&self, kind: ObjectKind, namespace: &str, name: &str) -> Vec<Key> {
+        let reference = (
+            kind == ObjectKind::Secret,
+            namespace.to_owned(),
+            name.to_owned(),
+        );
+        lock(&self.0)
+            .clusters
+            .get(&reference)
+            .map(|keys| keys.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Forgets a cluster.
+    pub fn forget(&self, key: &Key) {
+        lock(&self.0).remove(key);
+    }
+}
+
+impl Index {
+    fn remove(&mut self, key: &Key) {
+        for reference in self.references.remove(key).unwrap_or_default() {
+            if let Some(keys) = self.clusters.get_mut(&reference) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.clusters.remove(&reference);
+                }
+            }
+        }
+    }
+}

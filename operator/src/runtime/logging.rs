@@ -1,0 +1,123 @@
+//! Logs, as text for people or JSON for collectors.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::TryInitError;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Plain text.
+    Text,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter is not one.
+    #[error("bad log filter: {0}")]
+    Filter(#[from] ParseError),
+    /// Something has set up logging before.
+    #[error("logging is set up already: {0}")]
+    Init(#[from] TryInitError),
+}
+
+/// Sets up logging for the process, on standard error. `filter` is in the syntax of `RUST_LOG`, such as
+/// `info,bytebase_operator=debug`.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    subscriber(format, filter, std::io::stderr)?.try_init()?;
+    Ok(())
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    filter: &str,
+    writer: W,
+) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, ParseError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // The database driver repeats notices of servers at the level they come with, and a tenant's server may say anything.
+    let filter = EnvFilter::try_new(format!("sqlx=error,{filter}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    Ok(match format {
+        LogFormat::Json => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .finish(),
+        ),
+        // Colour codes are noise in `kubectl logs | grep`.
+        LogFormat::Text => Box::new(builder.with_ansi(false).finish()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, filter: &str) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(cluster = "a/b", "looked");
+            tracing::debug!("hidden");
+            tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
+        });
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let text = logged(LogFormat::Json, "info");
+        assert_eq!(text.lines().count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&line["message"], &line["cluster"]),
+            (&"looked".into(), &"a/b".into())
+        );
+    }
+
+    #[test]
+    fn text_is_plain() {
+        let text = logged(LogFormat::Text, "info");
+        assert!(
+            text.contains("looked") && text.contains("cluster=\"a/b\"") && !text.contains('\u{1b}'),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_bad_filter_is_refused() {
+        assert!(matches!(
+            init(LogFormat::Json, "info,=="),
+            Err(LoggingError::Filter(_))
+        ));
+    }
+}

@@ -1,0 +1,569 @@
+//! One look at one cluster: observe → validate → decide → apply → report.
+
+use super::context::{Context, Key, Memory, RecentWrite};
+use super::lease::NotLeading;
+use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
+use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
+use crate::apply::event::{self, Notice};
+use crate::apply::objects::{Applied, Objects, with_hash};
+use crate::apply::{ApplyFailure, FailureKind, bytebase};
+use crate::decide::observation::{CallFailure, DatabaseView, Observation};
+use crate::decide::plan::{BytebaseCall, Plan};
+use crate::decide::{decide, health};
+use crate::desired::Kind;
+use crate::observe::cluster as observe;
+use crate::observe::database::{Login, Target};
+use crate::report;
+use crate::validate::{ValidCluster, validate, wanted_references};
+use futures::FutureExt as _;
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Longest one look may take; the slowest call in it ends by itself after 30 s.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// A write that the cache has not echoed after this long is forgotten.
+const ECHO: Duration = Duration::from_secs(3);
+/// A pod that a PodDisruptionBudget protects is tried again after this long.
+const BUDGET_RETRY: Duration = Duration::from_secs(5);
+/// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed, seldom enough to lock no account.
+const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
+
+/// Why a look ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not answer a read.
+    #[error("reading failed: {0}")]
+    Read(#[from] kube::Error),
+    /// Somebody else leads now.
+    #[error("this process no longer leads")]
+    NotLeading(#[from] NotLeading),
+    /// The status could not be written.
+    #[error("the status could not be written: {0}")]
+    Status(#[source] kube::Error),
+    /// Some object could not be written.
+    #[error("{0}")]
+    Apply(String, FailureKind),
+    /// A cache that nothing can be decided without is missing.
+    #[error("the operator cannot watch {0}: grant its role get, list and watch on them")]
+    Blind(&'static str),
+    /// It took too long.
+    #[error("took longer than {} s", TIMEOUT.as_secs())]
+    TimedOut,
+    /// A defect.
+    #[error("panicked: {0}")]
+    Panic(String),
+}
+
+impl Error {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Read(_)
+            | Self::Status(_)
+            | Self::NotLeading(_)
+            | Self::Apply(_, FailureKind::Transient) => ErrorClass::Transient,
+            Self::Apply(_, FailureKind::Conflict) => ErrorClass::Conflict,
+            Self::Apply(..) | Self::Blind(_) => ErrorClass::User,
+            Self::TimedOut => ErrorClass::TimedOut,
+            Self::Panic(_) => ErrorClass::Panic,
+        }
+    }
+}
+
+/// What the queue calls: one look, bounded in time, with panics contained, counted and logged.
+pub async fn reconcile(
+    cluster: Arc<BytebaseCluster>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    let key = ObjectRef::from_obj(cluster.as_ref());
+    let started = Instant::now();
+    let look = Look {
+        cluster: &cluster,
+        context: &context,
+        key: &key,
+    };
+    let look = AssertUnwindSafe(look.run()).catch_unwind();
+    let result = match tokio::time::timeout(TIMEOUT, look).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(Error::Panic(panic_message(panic.as_ref()))),
+        Err(_) => Err(Error::TimedOut),
+    };
+    let outcome = match &result {
+        Ok((_, 0)) => ReconcileOutcome::Unchanged,
+        Ok(_) => ReconcileOutcome::Changed,
+        Err(error) => ReconcileOutcome::Error(error.class()),
+    };
+    context.metrics.reconciled(outcome, started.elapsed());
+    let (action, _) = result?;
+    context.succeeded(&key);
+    Ok(action)
+}
+
+/// What the queue asks after a failure: each cluster has a back-off of its own.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the queue hands these over by value"
+)]
+pub fn after_failure(
+    cluster: Arc<BytebaseCluster>,
+    error: &Error,
+    context: Arc<Context>,
+) -> Action {
+    let key = ObjectRef::from_obj(cluster.as_ref());
+    let wait = context.failed(&key);
+    tracing::warn!(cluster = %key, %error, retry_in = ?wait, "a reconcile failed");
+    Action::requeue(wait)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+struct Look<'a> {
+    cluster: &'a BytebaseCluster,
+    context: &'a Context,
+    key: &'a Key,
+}
+
+/// What came of a plan.
+#[derive(Default)]
+struct Outcome {
+    writes: usize,
+    failures: Vec<ApplyFailure>,
+    notices: Vec<Notice>,
+    /// Look again after this long.
+    again: Option<Duration>,
+}
+
+impl Look<'_> {
+    /// Returns when to look again, and how many writes it took.
+    async fn run(&self) -> Result<(Action, usize), Error> {
+        let Self {
+            cluster,
+            context,
+            key,
+        } = *self;
+        if cluster.metadata.deletion_timestamp.is_some() {
+            // Everything it owns goes with it by its owner references.
+            context.forget(key);
+            return Ok((Action::await_change(), 0));
+        }
+        for (complete, what) in [
+            (context.caches.stateful_sets.is_complete(), "statefulsets"),
+            (context.caches.pods.is_complete(), "pods"),
+        ] {
+            if !complete {
+                return Err(Error::Blind(what));
+            }
+        }
+        let namespace = cluster.namespace().unwrap_or_default();
+        let (secrets, config_maps) = wanted_references(&cluster.spec);
+        context.references.set(key, &secrets, &config_maps);
+        let references = observe::references(&context.client, cluster, &namespace).await?;
+        let validation = validate(cluster, &references, context.settings.license_key.as_ref());
+
+        let mut memory = context.recall(key);
+        let observation = self
+            .observe(validation.cluster.as_ref(), &namespace, &mut memory)
+            .await;
+        let plan = decide(&validation, &observation, &context.settings);
+        if let Some(target) = validation.cluster.as_ref().and_then(target) {
+            context.probes.ensure(key, target, plan.probe_every);
+            memory.probe_every = Some(plan.probe_every);
+        }
+        remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
+
+        context.leadership.check()?;
+        let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
+        if let (Some(call), Some(valid)) = (&plan.call, &validation.cluster) {
+            self.call(call, valid, &mut memory, &mut outcome, observation.now)
+                .await;
+        }
+        let written = self
+            .report(plan, &observation, &mut memory, &mut outcome)
+            .await;
+        context.remember(key, memory);
+        let next = written?;
+        if let Some(failure) = outcome.failures.first() {
+            return Err(Error::Apply(failure.message.clone(), failure.kind));
+        }
+        let again = [outcome.again, next].into_iter().flatten().min();
+        Ok((
+            again.map_or_else(Action::await_change, Action::requeue),
+            outcome.writes,
+        ))
+    }
+
+    async fn observe(
+        &self,
+        valid: Option<&ValidCluster>,
+        namespace: &str,
+        memory: &mut Memory,
+    ) -> Observation {
+        let Self {
+            cluster,
+            context,
+            key,
+        } = *self;
+        let name = cluster.name_any();
+        let owned = |object: &dyn Fn() -> Vec<
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference,
+        >| {
+            object()
+                .iter()
+                .any(|owner| Some(&owner.uid) == cluster.uid().as_ref())
+        };
+        let set = context
+            .caches
+            .stateful_sets
+            .get(namespace, &name)
+            .filter(|set| owned(&|| set.owner_references().to_vec()));
+        let set_uid = set.as_ref().and_then(|set| set.uid());
+        // Pods have the names of their ordinals; beyond the largest size there are none.
+        let pods: Vec<_> = (0..=50)
+            .filter_map(|ordinal| {
+                context
+                    .caches
+                    .pods
+                    .get(namespace, &format!("{name}-{ordinal}"))
+            })
+            .filter(|pod| observe::is_ours(pod, &name, set_uid.as_deref()))
+            .collect();
+        let pods = observe::pods(&context.client, &context.log_ids, namespace, &pods).await;
+        if let Some(target) = valid.and_then(target) {
+            context.probes.ensure(
+                key,
+                target,
+                memory.probe_every.unwrap_or(health::BEAT_INTERVAL),
+            );
+        }
+        let mut latest = context.probes.latest(key);
+        if valid.is_some_and(|valid| valid.database.operator.is_none()) {
+            latest.view = DatabaseView::CannotRead;
+        }
+        let facts = match &latest.view {
+            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
+            _ => latest.last_good,
+        };
+        let created = cluster
+            .creation_timestamp()
+            .map_or(Timestamp::MIN, |time| time.0);
+        let database_shared_with = facts
+            .as_ref()
+            .and_then(|(_, facts)| context.claim(key, created, memory, &facts.identity));
+        let ingress = context
+            .caches
+            .ingresses
+            .get(namespace, &name)
+            .filter(|ingress| owned(&|| ingress.owner_references().to_vec()));
+        Observation {
+            now: Timestamp::now(),
+            stateful_set: set.as_deref().map(observe::stateful_set),
+            pods,
+            ingress_has_address: ingress.map(|ingress| {
+                let balancer = ingress
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.load_balancer.as_ref());
+                balancer
+                    .and_then(|balancer| balancer.ingress.as_ref())
+                    .is_some_and(|addresses| !addresses.is_empty())
+            }),
+            database: latest.view,
+            last_facts: facts,
+            database_shared_with,
+            call_failure: memory.call_failure.clone(),
+            unclaimed_since: memory.unclaimed_since.clone(),
+        }
+    }
+
+    /// Applies, prunes and evicts. One refused object does not keep the others from standing.
+    async fn carry_out(
+        &self,
+        plan: &Plan,
+        namespace: &str,
+        memory: &mut Memory,
+    ) -> Result<Outcome, Error> {
+        let Self {
+            cluster, context, ..
+        } = *self;
+        let uid = cluster.uid().unwrap_or_default();
+        let objects = Objects {
+            client: &context.client,
+            namespace,
+            owner: &uid,
+        };
+        let mut outcome = Outcome::default();
+        memory.writes.retain(|_, write| write.at.elapsed() < ECHO);
+        for desired in &plan.objects {
+            let cached = context.caches.get(desired.kind, namespace, &desired.name);
+            let slot = (desired.kind, desired.name.clone());
+            let before = cached.as_ref().and_then(ResourceExt::resource_version);
+            let value = with_hash(desired);
+            if memory
+                .writes
+                .get(&slot)
+                .is_some_and(|write| write.before == before && write.value == value)
+            {
+                // Written a moment ago, and the watch has not shown it yet.
+                outcome.again = Some(ECHO);
+                continue;
+            }
+            context.leadership.check()?;
+            match objects.apply(desired, cached).await {
+                Ok(Applied::Unchanged | Applied::Ending) => {}
+                Ok(Applied::Written) => {
+                    outcome.writes += 1;
+                    context
+                        .metrics
+                        .wrote(WriteVerb::Apply, metric_kind(desired.kind));
+                    tracing::info!(cluster = %self.key, object = format!("{}/{}", desired.kind, desired.name), "applied");
+                    memory.writes.insert(
+                        slot,
+                        RecentWrite {
+                            at: Instant::now(),
+                            before,
+                            value,
+                        },
+                    );
+                }
+                Err(failure) => outcome.failures.push(failure),
+            }
+        }
+        for kind in &plan.prune {
+            let Some(cached) = context.caches.get(*kind, namespace, &cluster.name_any()) else {
+                continue;
+            };
+            context.leadership.check()?;
+            match objects.prune(*kind, &cached).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    outcome.writes += 1;
+                    context.metrics.wrote(WriteVerb::Delete, metric_kind(*kind));
+                    tracing::info!(cluster = %self.key, object = %kind, "deleted, since it is no longer wanted");
+                }
+                Err(failure) => outcome.failures.push(failure),
+            }
+        }
+        // Only when everything stands: otherwise the pod might come back from the template that is being left.
+        if let Some(eviction) = plan.eviction.as_ref().filter(|_| {
+            outcome.writes == 0 && outcome.failures.is_empty() && outcome.again.is_none()
+        }) {
+            context.leadership.check()?;
+            match objects.evict(eviction).await {
+                Ok(true) => {
+                    outcome.writes += 1;
+                    context.metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
+                    tracing::info!(cluster = %self.key, pod = eviction.pod, why = eviction.why, "evicted");
+                    outcome.notices.push(Notice {
+                        warning: false,
+                        reason: Reason::RolloutProgressing,
+                        message: format!("evicted {}: {}", eviction.pod, eviction.why),
+                    });
+                }
+                Ok(false) => {
+                    tracing::info!(cluster = %self.key, pod = eviction.pod, "a PodDisruptionBudget does not let it go now");
+                    outcome.again = Some(BUDGET_RETRY);
+                }
+                Err(failure) => outcome.failures.push(failure),
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Calls Bytebase's own API.
+    async fn call(
+        &self,
+        call: &BytebaseCall,
+        valid: &ValidCluster,
+        memory: &mut Memory,
+        outcome: &mut Outcome,
+        now: Timestamp,
+    ) {
+        let Self { context, key, .. } = *self;
+        let port = valid
+            .spec
+            .service
+            .as_ref()
+            .and_then(|service| service.port)
+            .unwrap_or(80);
+        let base = format!(
+            "http://{}.{}.svc:{port}",
+            valid.identity.name, valid.identity.namespace
+        );
+        let (reason, done) = match call {
+            BytebaseCall::CreateFirstAdmin { email, .. } => (
+                Reason::AwaitingFirstAdmin,
+                format!("made {email} the first admin"),
+            ),
+            BytebaseCall::InstallLicense { .. } => (
+                Reason::LicenseNotInstalled,
+                "installed the license from the Secret".to_owned(),
+            ),
+        };
+        match bytebase::perform(&context.http, &base, call).await {
+            Ok(()) => {
+                tracing::info!(cluster = %key, "{done}");
+                outcome.notices.push(Notice {
+                    warning: false,
+                    reason,
+                    message: done,
+                });
+                memory.call_failure = None;
+                context.probes.poke(key);
+            }
+            Err(error) => {
+                tracing::warn!(cluster = %key, %error, "a call to Bytebase failed");
+                memory.call_failure = Some(CallFailure {
+                    message: error.to_string(),
+                    retry_at: now.saturating_add(CALL_RETRY).unwrap_or(Timestamp::MAX),
+                });
+                outcome.again = Some(CALL_RETRY.unsigned_abs());
+            }
+        }
+        outcome.writes += 1;
+    }
+
+    /// Writes status if it differs, and tells what changed. Returns when to look again.
+    async fn report(
+        &self,
+        plan: Plan,
+        observation: &Observation,
+        memory: &mut Memory,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Duration>, Error> {
+        let Self {
+            cluster, context, ..
+        } = *self;
+        let cached_version = cluster.resource_version();
+        let previous = match &memory.status {
+            Some((version, status)) if *version == cached_version => status.clone(),
+            _ => cluster.status.clone().unwrap_or_default(),
+        };
+        let next = plan.next.map(|at| {
+            at.duration_since(observation.now)
+                .max(SignedDuration::from_millis(100))
+                .unsigned_abs()
+        });
+        let status = report::status(
+            &previous,
+            plan.report,
+            &outcome.failures,
+            cluster.metadata.generation,
+            observation.now,
+        );
+        self.sample(&status, observation);
+        if status != previous {
+            context.leadership.check()?;
+            report::write(&context.client, cluster, &status)
+                .await
+                .map_err(Error::Status)?;
+            context
+                .metrics
+                .wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
+            outcome.writes += 1;
+            outcome.notices.extend(report::notices(&previous, &status));
+            memory.status = Some((cached_version, status));
+        }
+        for notice in &outcome.notices {
+            tracing::info!(cluster = %self.key, reason = notice.reason.as_ref(), "{}", notice.message);
+            event::publish(&context.client, cluster, &context.options.instance, notice).await;
+        }
+        Ok(next)
+    }
+
+    fn sample(&self, status: &BytebaseClusterStatus, observation: &Observation) {
+        let count = |number: i32| u32::try_from(number).unwrap_or(0);
+        let conditions = status.conditions.iter().filter_map(|condition| {
+            let type_: ConditionType = condition.type_.parse().ok()?;
+            let status = match condition.status.as_str() {
+                "True" => "True",
+                "False" => "False",
+                _ => "Unknown",
+            };
+            Some((type_.into(), status))
+        });
+        let expiry = status
+            .license
+            .as_ref()
+            .and_then(|license| license.expiration_time.as_ref());
+        self.context.metrics.set_cluster(
+            self.key.namespace.as_deref().unwrap_or_default(),
+            &self.key.name,
+            ClusterSample {
+                wanted: count(self.cluster.spec.replicas),
+                target: count(status.target_replicas.unwrap_or(0)),
+                ready: count(status.ready_replicas),
+                license_expiry: expiry.map(|time| time.0.as_second()),
+                pods: observation
+                    .pods
+                    .iter()
+                    .map(|pod| (pod.name.clone(), pod.replica_id))
+                    .collect(),
+                conditions: conditions.collect(),
+            },
+        );
+    }
+}
+
+fn remember_unclaimed(memory: &mut Memory, unclaimed: &[Uuid], now: Timestamp) {
+    memory
+        .unclaimed_since
+        .retain(|id, _| unclaimed.contains(id));
+    for id in unclaimed {
+        memory.unclaimed_since.entry(*id).or_insert(now);
+    }
+}
+
+/// Where to probe, and a digest that changes with anything that matters to it. `None`: the operator can never log in.
+fn target(valid: &ValidCluster) -> Option<Target> {
+    let database = &valid.database;
+    let url = database.operator.as_ref()?;
+    let ca = database
+        .ca
+        .as_ref()
+        .map(|(_, bytes)| bytes.expose_secret().to_vec());
+    let login = if database.monitored {
+        Login::Monitor {
+            bytebase_role: Some(database.replicas.user.clone()),
+        }
+    } else {
+        Login::Bytebase
+    };
+    let mut digest = Sha256::new();
+    for part in [
+        url.to_uri().expose_secret().as_bytes(),
+        ca.as_deref().unwrap_or_default(),
+        format!("{login:?}").as_bytes(),
+    ] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    Some(Target {
+        url: url.clone(),
+        ca,
+        login,
+        fingerprint: digest.finalize().into(),
+    })
+}
+
+fn metric_kind(kind: Kind) -> ObjectKind {
+    match kind {
+        Kind::ServiceAccount => ObjectKind::ServiceAccount,
+        Kind::Service => ObjectKind::Service,
+        Kind::StatefulSet => ObjectKind::StatefulSet,
+        Kind::PodDisruptionBudget => ObjectKind::PodDisruptionBudget,
+        Kind::Ingress => ObjectKind::Ingress,
+    }
+}

@@ -1,0 +1,225 @@
+//! From options to a running operator, and back down.
+
+use super::context::{Context, Key, Options, Parts};
+use super::lease::{self, Contender};
+use super::metrics::{LiveSample, Metrics};
+use super::reconcile::{after_failure, reconcile};
+use super::server::{Readiness, Server, ServerError};
+use super::watches;
+use crate::apply::bytebase;
+use crate::decide::Settings;
+use crate::observe::database::probe::Probes;
+use futures::StreamExt as _;
+use kube::runtime::controller::{self, applier};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Config};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+
+/// Reconciles at a time. They wait for the API server most of the time.
+const CONCURRENCY: u16 = 8;
+/// Events of one cluster within this long make one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(250);
+/// Longest a reconcile may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How to run.
+pub struct Run {
+    /// Namespaces and identity.
+    pub options: Options,
+    /// What decisions rest on.
+    pub settings: Settings,
+    /// Where probes and metrics are served.
+    pub http_address: SocketAddr,
+    /// Namespace of the lease.
+    pub lease_namespace: String,
+    /// Name of the lease.
+    pub lease_name: String,
+}
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No cluster to talk to.
+    #[error("no Kubernetes configuration: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    /// A client could not be made.
+    #[error("no client: {0}")]
+    Client(#[from] Box<kube::Error>),
+    /// The client for Bytebase's API could not be made.
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// Signals cannot be received.
+    #[error("signals cannot be received: {0}")]
+    Signal(#[from] std::io::Error),
+    /// The health server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The lease was lost.
+    #[error(
+        "the lease is lost ({0}); the process ends so that no write of an old leader can follow"
+    )]
+    LeaseLost(String),
+}
+
+/// Runs until a signal or the loss of the lease.
+pub async fn run(run: Run) -> Result<(), RunError> {
+    let Run {
+        options,
+        settings,
+        http_address,
+        lease_namespace,
+        lease_name,
+    } = run;
+    let server = Server::bind(http_address, None).await?;
+    let readiness = Readiness::default();
+    let metrics = Arc::new(Metrics::new());
+    let stop = CancellationToken::new();
+    let starting = readiness.missing("Kubernetes client");
+    let serving = tokio::spawn(server.run(readiness.clone(), Arc::clone(&metrics), stop.clone()));
+
+    let config = Config::infer().await?;
+    let watch_client = Client::try_from(without_read_timeout(&config)).map_err(Box::new)?;
+    let client = Client::try_from(config.clone()).map_err(Box::new)?;
+    let mut contender = Contender::new(
+        lease::client(config)?,
+        &lease_namespace,
+        &lease_name,
+        options.instance.clone(),
+    );
+    let (queue, keys) = unbounded_channel();
+    let observer = Arc::clone(&metrics);
+    let probes = Probes::new(
+        queue.clone(),
+        Arc::new(move |failure, took| observer.probed(failure, took)),
+    );
+    let http = bytebase::client()?;
+    let context = Arc::new(Context::new(Parts {
+        options,
+        settings,
+        client,
+        http,
+        probes,
+        metrics: Arc::clone(&metrics),
+        leadership: contender.leadership(),
+        queue,
+    }));
+    serve_live_values(&context, &metrics);
+    watches::start(&context, &watch_client, &readiness);
+    starting.found();
+
+    let terminated = terminated()?;
+    tokio::pin!(terminated);
+    tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
+    tokio::select! {
+        () = contender.acquire() => {}
+        () = &mut terminated => { stop.cancel(); return Ok(()); }
+    }
+    tracing::info!("leading");
+    metrics.leads(true);
+
+    let drain = CancellationToken::new();
+    let mut work = tokio::spawn(work(Arc::clone(&context), keys, readiness, drain.clone()));
+    let lost = tokio::select! {
+        lost = contender.keep() => Some(lost),
+        () = &mut terminated => None,
+        _ = &mut work => None,
+    };
+    if let Some(lost) = lost {
+        return Err(RunError::LeaseLost(lost.to_string()));
+    }
+    tracing::info!("stopping: running reconciles end first");
+    drain.cancel();
+    // The lease goes on being renewed until the last write is done.
+    let drained = tokio::time::timeout(DRAIN, async {
+        tokio::select! {
+            lost = contender.keep() => Err(RunError::LeaseLost(lost.to_string())),
+            _ = &mut work => Ok(()),
+        }
+    });
+    drained.await.unwrap_or(Ok(()))?;
+    work.abort();
+    contender.release().await;
+    stop.cancel();
+    if let Ok(Err(error)) = serving.await {
+        return Err(error.into());
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Takes clusters off the queue until told to drain.
+async fn work(
+    context: Arc<Context>,
+    mut keys: UnboundedReceiver<Key>,
+    readiness: Readiness,
+    drain: CancellationToken,
+) {
+    // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
+    while !readiness.is_ready() {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            () = drain.cancelled() => return,
+        }
+    }
+    let queue = futures::stream::poll_fn(move |waker| keys.poll_recv(waker))
+        .map(Ok::<_, std::convert::Infallible>)
+        .take_until(drain.cancelled_owned());
+    let config = controller::Config::default()
+        .concurrency(CONCURRENCY)
+        .debounce(DEBOUNCE);
+    let store = context.caches.clusters.store();
+    applier(
+        |cluster, context| Box::pin(reconcile(cluster, context)),
+        after_failure,
+        context,
+        store,
+        queue,
+        config,
+    )
+    .for_each(|result| {
+        match result {
+            Ok((cluster, _)) => tracing::debug!(%cluster, "reconciled"),
+            // A cluster that went while it waited, or a failure that `after_failure` has already told.
+            Err(error) => tracing::debug!(%error, "not reconciled"),
+        }
+        std::future::ready(())
+    })
+    .await;
+}
+
+/// A watch is silent for as long as nothing happens, so its client must not give up on silence within the server's own time-out.
+fn without_read_timeout(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.read_timeout = Some(Duration::from_secs(295));
+    config
+}
+
+/// Ages come from the probes at each scrape: a quiet cluster is not reconciled.
+fn serve_live_values(context: &Arc<Context>, metrics: &Arc<Metrics>) {
+    let weak = Arc::downgrade(context);
+    metrics.set_live_source(Box::new(move |namespace, name| {
+        let latest = weak
+            .upgrade()?
+            .probes
+            .latest(&ObjectRef::new(name).within(namespace));
+        LiveSample::of(&latest)
+    }));
+}
+
+fn terminated() -> Result<impl Future<Output = ()>, std::io::Error> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

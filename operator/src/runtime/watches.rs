@@ -1,0 +1,307 @@
+//! One watch per kind (and namespace), each a task of its own with its own back-off, so that a kind that is forbidden or an overloaded
+//! resource delays nothing else. What a watch sees goes into its cache, and the cluster concerned into the queue.
+
+use super::caches::{Cache, Cached};
+use super::context::{Context, Key};
+use super::metrics::ObjectKind;
+use super::server::Missing;
+use crate::api::BytebaseCluster;
+use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
+use crate::observe::pod;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::utils::StreamBackoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
+use kube::{Api, Client, ResourceExt as _};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Starts every watch. Each holds a handle on readiness until its first listing, or until it is known to be forbidden.
+pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server::Readiness) {
+    let namespaces: Vec<Option<String>> = if context.options.namespaces.is_empty() {
+        vec![None]
+    } else {
+        context
+            .options
+            .namespaces
+            .iter()
+            .cloned()
+            .map(Some)
+            .collect()
+    };
+    for namespace in namespaces {
+        let watch = Watch {
+            context: Arc::clone(context),
+            client: client.clone(),
+            namespace,
+            readiness: readiness.clone(),
+        };
+        let all = watcher::Config::default();
+        let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
+        watch.cached(
+            "BytebaseCluster cache",
+            ObjectKind::BytebaseCluster,
+            all.clone(),
+            |context| &context.caches.clusters,
+            strip,
+            key_of_cluster,
+        );
+        watch.cached(
+            "StatefulSet cache",
+            ObjectKind::StatefulSet,
+            ours.clone(),
+            |context| &context.caches.stateful_sets,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "Pod cache",
+            ObjectKind::Pod,
+            ours.clone(),
+            |context| &context.caches.pods,
+            pod::trim,
+            key_by_label,
+        );
+        watch.cached(
+            "Service cache",
+            ObjectKind::Service,
+            ours.clone(),
+            |context| &context.caches.services,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "ServiceAccount cache",
+            ObjectKind::ServiceAccount,
+            ours.clone(),
+            |context| &context.caches.service_accounts,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "PodDisruptionBudget cache",
+            ObjectKind::PodDisruptionBudget,
+            ours.clone(),
+            |context| &context.caches.disruption_budgets,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "Ingress cache",
+            ObjectKind::Ingress,
+            ours,
+            |context| &context.caches.ingresses,
+            strip,
+            key_by_label,
+        );
+        watch.named::<Secret>(ObjectKind::Secret);
+        watch.named::<ConfigMap>(ObjectKind::ConfigMap);
+    }
+}
+
+struct Watch {
+    context: Arc<Context>,
+    client: Client,
+    namespace: Option<String>,
+    readiness: super::server::Readiness,
+}
+
+fn strip<K: Cached>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "of the same form as `key_by_label`"
+)]
+fn key_of_cluster(cluster: &BytebaseCluster) -> Option<Key> {
+    Some(ObjectRef::from_obj(cluster))
+}
+
+fn key_by_label<K: Cached>(object: &K) -> Option<Key> {
+    let name = object.labels().get(CLUSTER_LABEL)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+impl Watch {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Watches a kind into its cache.
+    fn cached<K>(
+        &self,
+        what: &'static str,
+        kind: ObjectKind,
+        config: watcher::Config,
+        cache: fn(&Context) -> &Cache<K>,
+        trim: fn(&mut K),
+        key: fn(&K) -> Option<Key>,
+    ) where
+        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        cache(&self.context).expect_watch();
+        let stream = watcher::watcher(self.api::<K>(), config);
+        let feed = Feed {
+            context: Arc::clone(&self.context),
+            namespace: self.namespace.clone(),
+            kind,
+            cache,
+            trim,
+            key,
+            seen: HashSet::new(),
+            missing: Some(self.readiness.missing(what)),
+            listed: false,
+        };
+        tokio::spawn(feed.run(stream));
+    }
+
+    /// Watches names only: that an object changed, never its values.
+    fn named<K>(&self, kind: ObjectKind)
+    where
+        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        let stream = watcher::watcher(
+            self.api::<PartialObjectMeta<K>>(),
+            watcher::Config::default(),
+        );
+        let context = Arc::clone(&self.context);
+        tokio::spawn(async move {
+            // The back-off stands behind the decoding of events: in front of it, the first event of each listing would reset it.
+            let mut events = Box::pin(StreamBackoff::new(
+                stream.filter(|event| {
+                    std::future::ready(!matches!(event, Ok(Event::Init | Event::InitDone)))
+                }),
+                DefaultBackoff::default(),
+            ));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
+                        named_event(&context, kind, &object);
+                    }
+                    Ok(Event::Init | Event::InitDone) => {}
+                    Err(error) => context.watch_failed(kind, &error),
+                }
+            }
+        });
+    }
+}
+
+fn named_event<K>(context: &Context, kind: ObjectKind, object: &PartialObjectMeta<K>) {
+    let (Some(namespace), Some(name)) = (
+        object.metadata.namespace.as_deref(),
+        object.metadata.name.as_deref(),
+    ) else {
+        return;
+    };
+    for key in context.references.of(kind, namespace, name) {
+        context.enqueue(key);
+    }
+}
+
+/// Feeds one watch into one cache.
+struct Feed<K: Cached> {
+    context: Arc<Context>,
+    namespace: Option<String>,
+    kind: ObjectKind,
+    cache: fn(&Context) -> &Cache<K>,
+    trim: fn(&mut K),
+    key: fn(&K) -> Option<Key>,
+    /// Objects of the listing that is coming in.
+    seen: HashSet<ObjectRef<K>>,
+    missing: Option<Missing>,
+    listed: bool,
+}
+
+impl<K: Cached> Feed<K> {
+    async fn run(
+        mut self,
+        stream: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send,
+    ) {
+        // Only objects and errors count for the back-off, not the start of a listing that may fail again; `Init` is kept out for that.
+        let events = stream.filter(|event| std::future::ready(!matches!(event, Ok(Event::Init))));
+        let mut events = Box::pin(StreamBackoff::new(events, DefaultBackoff::default()));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => self.event(event),
+                Err(error) => {
+                    // A listing that broke off starts anew.
+                    self.seen.clear();
+                    self.context.watch_failed(self.kind, &error);
+                    if is_forbidden(&error) {
+                        self.missing = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event<K>) {
+        match event {
+            Event::Init => {}
+            Event::Apply(object) => self.put(object),
+            Event::InitApply(object) => {
+                self.seen.insert(ObjectRef::from_obj(&object));
+                self.put(object);
+            }
+            Event::Delete(object) => self.remove(object),
+            Event::InitDone => {
+                let seen = std::mem::take(&mut self.seen);
+                for object in (self.cache)(&self.context).vanished(self.namespace.as_deref(), &seen)
+                {
+                    self.remove(object.as_ref().clone());
+                }
+                if !std::mem::replace(&mut self.listed, true) {
+                    (self.cache)(&self.context).listed();
+                }
+                self.missing = None;
+            }
+        }
+    }
+
+    fn put(&self, mut object: K) {
+        (self.trim)(&mut object);
+        let key = (self.key)(&object);
+        (self.cache)(&self.context).put(object);
+        self.enqueue(key);
+    }
+
+    fn remove(&self, object: K) {
+        let key = (self.key)(&object);
+        if self.kind == ObjectKind::BytebaseCluster
+            && let Some(key) = &key
+        {
+            self.context.forget(key);
+        }
+        if self.kind == ObjectKind::Pod
+            && let Some(uid) = object.uid()
+        {
+            self.context.log_ids.forget(&uid);
+        }
+        (self.cache)(&self.context).remove(object);
+        self.enqueue(key);
+    }
+
+    fn enqueue(&self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.context.enqueue(key);
+        }
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    // A watch that is refused in mid-stream starts anew with a listing, which is then refused too.
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 403
+    )
+}

@@ -1,0 +1,325 @@
+//! The metadata database of a cluster: how replicas get `PG_URL`, and how the operator itself connects.
+
+use super::{Findings, Problem, References};
+use crate::api::Reason;
+use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
+use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
+use crate::contract::version::Version;
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+
+/// Where the CA bundle is mounted in the pods.
+pub const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
+
+/// The metadata database.
+#[derive(Clone, Debug)]
+pub struct ValidDatabase {
+    /// How a replica gets its `PG_URL`.
+    pub source: UrlSource,
+    /// What the replicas connect to.
+    pub replicas: PgUrl,
+    /// What the operator connects to; `None` when it can never log in itself.
+    pub operator: Option<PgUrl>,
+    /// `operator` comes from `database.monitorSecretRef`, so the rights of its role say nothing about Bytebase's.
+    pub monitored: bool,
+    /// CA bundle: where the pods mount it from, and its bytes for the operator.
+    pub ca: Option<(CaSource, SecretSlice<u8>)>,
+    /// Checksum of all values that replicas read.
+    pub checksum: String,
+}
+
+/// How a replica gets its `PG_URL`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UrlSource {
+    /// From a Secret, whole.
+    Secret(SecretKeyRef),
+    /// From the spec.
+    Inline(String),
+    /// In parts: a URL without user and password, which come from `PGUSER` and `PGPASSWORD`.
+    Parts {
+        /// The URL without user and password.
+        url: String,
+        /// `PGUSER`.
+        user: SecretKeyRef,
+        /// `PGPASSWORD`.
+        password: Option<SecretKeyRef>,
+    },
+}
+
+/// Where the CA bundle comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaSource {
+    /// A Secret key.
+    Secret(SecretKeyRef),
+    /// A ConfigMap key.
+    ConfigMap(ConfigMapKeyRef),
+}
+
+pub(super) fn validate(
+    spec: &DatabaseSpec,
+    version: Option<Version>,
+    references: &References,
+    findings: &mut Findings,
+) -> Option<ValidDatabase> {
+    let mut checksum = Checksum::default();
+    let ca = ca(spec, references, &mut checksum, findings);
+    let forms = [
+        spec.url_secret_ref.is_some(),
+        spec.url.is_some(),
+        spec.host.is_some(),
+    ];
+    if forms.iter().filter(|set| **set).count() != 1 {
+        findings.invalid(
+            "spec.database",
+            "exactly one of urlSecretRef, url and host must be set",
+        );
+        return None;
+    }
+    let (source, replicas, field) = if let Some(reference) = &spec.url_secret_ref {
+        let field = "spec.database.urlSecretRef";
+        let text = findings.keep(references.secret_text(field, reference))?;
+        checksum.add("url", text.expose_secret().as_bytes());
+        let where_ = format!("Secret {}, key {}", reference.name, reference.key);
+        let url = findings.keep(parse(
+            field,
+            Reason::InvalidSecret,
+            &where_,
+            text.expose_secret(),
+        ))?;
+        (UrlSource::Secret(reference.clone()), url, field)
+    } else if let Some(text) = &spec.url {
+        let field = "spec.database.url";
+        let url = findings.keep(parse(field, Reason::InvalidSpec, "the value", text))?;
+        if url.has_password() {
+            findings.invalid(field, "holds a password, which everybody who may read this object sees: put the URL into a Secret and name it in database.urlSecretRef");
+            return None;
+        }
+        (UrlSource::Inline(text.clone()), url, field)
+    } else {
+        let (source, url) = parts(spec, ca.is_some(), references, &mut checksum, findings)?;
+        (source, url, "spec.database")
+    };
+    check_url(field, &replicas, version, ca.is_some(), findings);
+    let operator = operator_url(spec, &replicas, references, findings);
+    Some(ValidDatabase {
+        source,
+        monitored: spec.monitor_secret_ref.is_some(),
+        operator,
+        replicas,
+        ca,
+        checksum: checksum.finish(),
+    })
+}
+
+fn parse(field: &str, reason: Reason, where_: &str, text: &str) -> Result<PgUrl, Problem> {
+    PgUrl::parse(text)
+        .map_err(|error| Problem::blocking(field, reason, format!("{where_}: {error}")))
+}
+
+fn parts(
+    spec: &DatabaseSpec,
+    has_ca: bool,
+    references: &References,
+    checksum: &mut Checksum,
+    findings: &mut Findings,
+) -> Option<(UrlSource, PgUrl)> {
+    let (Some(host), Some(name), Some(user_ref)) = (&spec.host, &spec.name, &spec.user_secret_ref)
+    else {
+        findings.invalid(
+            "spec.database",
+            "the form with host needs name and userSecretRef",
+        );
+        return None;
+    };
+    let user = findings.keep(references.secret_text("spec.database.userSecretRef", user_ref));
+    let password = match &spec.password_secret_ref {
+        Some(reference) => Some(
+            findings.keep(references.secret_text("spec.database.passwordSecretRef", reference))?,
+        ),
+        None => None,
+    };
+    let user = user?;
+    checksum.add("user", user.expose_secret().as_bytes());
+    checksum.add(
+        "password",
+        password
+            .as_ref()
+            .map_or(&[], |password| password.expose_secret().as_bytes()),
+    );
+    let mut params = spec.params.clone().unwrap_or_default();
+    if has_ca {
+        params
+            .entry("sslrootcert".to_owned())
+            .or_insert_with(|| CA_PATH.to_owned());
+    }
+    let port = spec.port.unwrap_or(5432);
+    let Ok(port) = u16::try_from(port) else {
+        findings.invalid("spec.database.port", "must be between 1 and 65535");
+        return None;
+    };
+    let build = |user: String, password: Option<SecretString>| {
+        PgUrl::from_parts(PgParts {
+            host: host.clone(),
+            port: Some(port),
+            database: name.clone(),
+            user,
+            password,
+            params: params.clone(),
+        })
+        .map_err(|error| Problem::blocking("spec.database", Reason::InvalidSpec, error.to_string()))
+    };
+    let url = findings.keep(build(user.expose_secret().to_owned(), password))?;
+    let template = without_login(host, port, name, &params);
+    Some((
+        UrlSource::Parts {
+            url: template,
+            user: user_ref.clone(),
+            password: spec.password_secret_ref.clone(),
+        },
+        url,
+    ))
+}
+
+/// The URL in parts, without user and password, percent-encoded. pgx fills those in from `PGUSER` and `PGPASSWORD`.
+fn without_login(host: &str, port: u16, name: &str, params: &BTreeMap<String, String>) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let mut url = format!("postgres://{host}:{port}/{}", encode(name));
+    for (index, (key, value)) in params.iter().enumerate() {
+        url.push(if index == 0 { '?' } else { '&' });
+        url.push_str(&encode(key).replace("%5F", "_").replace("%2E", "."));
+        url.push('=');
+        url.push_str(&encode(value));
+    }
+    url
+}
+
+fn check_url(
+    field: &str,
+    url: &PgUrl,
+    version: Option<Version>,
+    has_ca: bool,
+    findings: &mut Findings,
+) {
+    if let (Some(minimum), Some(version)) = (url.minimum_version(), version)
+        && version < minimum
+    {
+        findings.invalid(
+            field,
+            format!(
+                "this form of PG_URL needs Bytebase {minimum} or later, spec.version is {version}"
+            ),
+        );
+    }
+    if url
+        .runtime_params
+        .keys()
+        .any(|name| name.eq_ignore_ascii_case("application_name"))
+    {
+        findings.invalid(field, "sets application_name, which hides the pod's name that the operator tells replicas apart by: leave it out");
+    }
+    let files = url.pod_file_parameters();
+    if !files.is_empty() {
+        findings.warn(format!(
+            "{field}: {} name files in the Bytebase pod: mount them with volumes and volumeMounts",
+            files.join(", ")
+        ));
+    }
+    if has_ca && url.ssl_root_cert.as_deref() != Some(CA_PATH) {
+        findings.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
+    }
+    if has_ca
+        && matches!(
+            url.effective_ssl_mode(),
+            SslMode::Disable | SslMode::Allow | SslMode::Prefer
+        )
+    {
+        findings.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
+    }
+}
+
+fn operator_url(
+    spec: &DatabaseSpec,
+    replicas: &PgUrl,
+    references: &References,
+    findings: &mut Findings,
+) -> Option<PgUrl> {
+    let Some(reference) = &spec.monitor_secret_ref else {
+        // A loopback address is a proxy inside the pod, which the operator is not in.
+        return (replicas.iam.is_none() && !replicas.has_loopback_host()).then(|| replicas.clone());
+    };
+    let field = "spec.database.monitorSecretRef";
+    let text = findings.keep(references.secret_text(field, reference))?;
+    let where_ = format!("Secret {}, key {}", reference.name, reference.key);
+    findings.keep(parse(
+        field,
+        Reason::InvalidSecret,
+        &where_,
+        text.expose_secret(),
+    ))
+}
+
+fn ca(
+    spec: &DatabaseSpec,
+    references: &References,
+    checksum: &mut Checksum,
+    findings: &mut Findings,
+) -> Option<(CaSource, SecretSlice<u8>)> {
+    let (field, source, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
+        (Some(_), Some(_)) => {
+            findings.invalid(
+                "spec.database",
+                "only one of caSecretRef and caConfigMapRef may be set",
+            );
+            return None;
+        }
+        (None, None) => return None,
+        (Some(reference), None) => {
+            let field = "spec.database.caSecretRef";
+            (
+                field,
+                CaSource::Secret(reference.clone()),
+                findings.keep(references.secret_bytes(field, reference))?,
+            )
+        }
+        (None, Some(reference)) => {
+            let field = "spec.database.caConfigMapRef";
+            (
+                field,
+                CaSource::ConfigMap(reference.clone()),
+                findings.keep(references.config_map_bytes(field, reference))?,
+            )
+        }
+    };
+    if !bytes
+        .expose_secret()
+        .windows(27)
+        .any(|window| window == b"-----BEGIN CERTIFICATE-----")
+    {
+        findings.problems.push(Problem::blocking(
+            field,
+            Reason::InvalidSecret,
+            "holds no PEM certificate (-----BEGIN CERTIFICATE-----)",
+        ));
+        return None;
+    }
+    checksum.add("ca", bytes.expose_secret());
+    Some((source, bytes))
+}
+
+/// SHA-256 over named values; each is framed by its length, so that no two lists of values look alike.
+#[derive(Default)]
+struct Checksum(Sha256);
+
+impl Checksum {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        self.0.update(name.as_bytes());
+        self.0.update((value.len() as u64).to_be_bytes());
+        self.0.update(value);
+    }
+
+    fn finish(self) -> String {
+        hex::encode(self.0.finalize())
+    }
+}

@@ -1,0 +1,154 @@
+//! The Secrets and ConfigMaps that a cluster names, as they were fetched.
+
+use super::Problem;
+use crate::api::Reason;
+use crate::api::spec::{BytebaseClusterSpec, ConfigMapKeyRef, SecretKeyRef};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What came of reading one object.
+#[derive(Clone)]
+pub enum Fetched {
+    /// Its keys and values.
+    Present(BTreeMap<String, SecretSlice<u8>>),
+    /// There is none of that name.
+    Missing,
+    /// The operator's role may not read it.
+    Forbidden,
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present(keys) => write!(f, "Present({:?})", keys.keys().collect::<Vec<_>>()),
+            Self::Missing => f.write_str("Missing"),
+            Self::Forbidden => f.write_str("Forbidden"),
+        }
+    }
+}
+
+/// Every object a cluster names, by name.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// Secrets.
+    pub secrets: BTreeMap<String, Fetched>,
+    /// ConfigMaps.
+    pub config_maps: BTreeMap<String, Fetched>,
+}
+
+/// Names of the Secrets and of the ConfigMaps that a spec names and whose values the operator reads.
+pub fn wanted_references(spec: &BytebaseClusterSpec) -> (BTreeSet<String>, BTreeSet<String>) {
+    let database = &spec.database;
+    let secrets = [
+        &database.url_secret_ref,
+        &database.user_secret_ref,
+        &database.password_secret_ref,
+        &database.ca_secret_ref,
+        &database.monitor_secret_ref,
+    ]
+    .into_iter()
+    .flatten()
+    .chain(
+        spec.license
+            .iter()
+            .filter_map(|license| license.secret_ref.as_ref()),
+    )
+    .map(|reference| reference.name.clone())
+    .chain(
+        spec.admin
+            .iter()
+            .map(|admin| admin.credentials_secret_ref.name.clone()),
+    )
+    .collect();
+    let config_maps = database
+        .ca_config_map_ref
+        .iter()
+        .map(|reference| reference.name.clone())
+        .collect();
+    (secrets, config_maps)
+}
+
+impl References {
+    /// The bytes behind a Secret key.
+    pub(super) fn secret_bytes(
+        &self,
+        field: &str,
+        reference: &SecretKeyRef,
+    ) -> Result<SecretSlice<u8>, Problem> {
+        lookup(
+            field,
+            "Secret",
+            self.secrets.get(&reference.name),
+            &reference.name,
+            &reference.key,
+        )
+    }
+
+    /// The bytes behind a ConfigMap key.
+    pub(super) fn config_map_bytes(
+        &self,
+        field: &str,
+        reference: &ConfigMapKeyRef,
+    ) -> Result<SecretSlice<u8>, Problem> {
+        lookup(
+            field,
+            "ConfigMap",
+            self.config_maps.get(&reference.name),
+            &reference.name,
+            &reference.key,
+        )
+    }
+
+    /// The text behind a Secret key, exactly as a container would get it in its environment.
+    pub(super) fn secret_text(
+        &self,
+        field: &str,
+        reference: &SecretKeyRef,
+    ) -> Result<SecretString, Problem> {
+        let bytes = self.secret_bytes(field, reference)?;
+        match std::str::from_utf8(bytes.expose_secret()) {
+            Ok(text) if !text.trim().is_empty() => Ok(text.to_owned().into()),
+            Ok(_) => Err(Problem::blocking(
+                field,
+                Reason::InvalidSecret,
+                format!("Secret {}, key {} is empty", reference.name, reference.key),
+            )),
+            Err(_) => Err(Problem::blocking(
+                field,
+                Reason::InvalidSecret,
+                format!(
+                    "Secret {}, key {} is not text",
+                    reference.name, reference.key
+                ),
+            )),
+        }
+    }
+}
+
+fn lookup(
+    field: &str,
+    kind: &str,
+    fetched: Option<&Fetched>,
+    name: &str,
+    key: &str,
+) -> Result<SecretSlice<u8>, Problem> {
+    let missing = |message: String| Problem::blocking(field, Reason::ReferenceMissing, message);
+    match fetched {
+        Some(Fetched::Present(keys)) => keys.get(key).cloned().ok_or_else(|| {
+            let has = if keys.is_empty() {
+                "none".to_owned()
+            } else {
+                keys.keys().cloned().collect::<Vec<_>>().join(", ")
+            };
+            missing(format!("{kind} {name} has no key {key} (its keys: {has})"))
+        }),
+        Some(Fetched::Forbidden) => Err(missing(format!(
+            "the operator may not read {kind} {name}: grant its role get on {}s in this namespace",
+            kind.to_lowercase()
+        ))),
+        Some(Fetched::Missing) | None => Err(missing(format!(
+            "{kind} {name} does not exist in this namespace: create it with the key {key}"
+        ))),
+    }
+}

@@ -1,0 +1,919 @@
+//! The probe against a real PostgreSQL, with a real PgBouncer in between where that matters.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a failed expectation is the report"
+)]
+
+#[path = "support/postgres.rs"]
+mod postgres;
+
+use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
+use bytebase_operator::contract::version::Version;
+use bytebase_operator::decide::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure, SchemaState,
+    StoredLicense,
+};
+use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Probes};
+use bytebase_operator::observe::database::{Login, Target};
+use postgres::Server;
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+const PASSWORD: &str = "s3cret-of-the-role";
+
+const BYTEBASE_TABLES: &str = "
+    CREATE TABLE principal (id serial PRIMARY KEY);
+    CREATE TABLE replica_heartbeat (replica_id text PRIMARY KEY, last_heartbeat timestamptz NOT NULL);
+    CREATE TABLE instance_change_history (id bigserial PRIMARY KEY, version text NOT NULL);
+    CREATE TABLE workspace (resource_id text PRIMARY KEY, deleted boolean NOT NULL DEFAULT false);
+    CREATE TABLE setting (name text, workspace text, value jsonb NOT NULL);
+    CREATE TABLE task_run (status text NOT NULL, replica_id text, started_at timestamptz);
+";
+
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start(""))
+}
+
+fn url(port: u16, name: &str) -> PgUrl {
+    PgUrl::parse(&format!(
+        "postgres://{name}:{PASSWORD}@127.0.0.1:{port}/{name}?sslmode=disable"
+    ))
+    .unwrap()
+}
+
+fn target(url: PgUrl) -> Target {
+    Target {
+        url,
+        ca: None,
+        login: Login::Bytebase,
+        fingerprint: [1; 32],
+    }
+}
+
+/// One probe with its wake-ups.
+struct Probe {
+    probes: Probes<&'static str>,
+    woken: UnboundedReceiver<&'static str>,
+}
+
+impl Probe {
+    fn start(target: Target, interval: Duration) -> Self {
+        let (wake, woken) = unbounded_channel();
+        let probes = Probes::new(wake, Arc::new(|_, _| {}));
+        probes.ensure(&"it", target, interval);
+        Self { probes, woken }
+    }
+
+    async fn wake(&mut self, within: Duration) -> Option<Latest> {
+        timeout(within, self.woken.recv()).await.ok().flatten()?;
+        Some(self.probes.latest(&"it"))
+    }
+}
+
+async fn outcome(target: Target) -> Result<DatabaseFacts, ProbeFailure> {
+    let mut probe = Probe::start(target, DEFAULT_INTERVAL);
+    let latest = probe
+        .wake(Duration::from_secs(20))
+        .await
+        .expect("no outcome");
+    match latest.view {
+        DatabaseView::Probed(outcome) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn facts(target: Target) -> DatabaseFacts {
+    outcome(target)
+        .await
+        .unwrap_or_else(|failure| panic!("{failure:?}"))
+}
+
+async fn failure(target: Target) -> (FailureClass, FailureReason, String) {
+    let failure = outcome(target).await.expect_err("it should fail");
+    let shown = format!("{failure:?}");
+    assert!(!shown.contains(PASSWORD), "{shown}");
+    (failure.class, failure.reason, failure.message)
+}
+
+/// A database of that name with Bytebase's tables in it.
+fn bytebase(name: &str) -> PgUrl {
+    server().database(name, PASSWORD);
+    server().sql(name, &format!("SET ROLE {name}; {BYTEBASE_TABLES}"));
+    url(server().port, name)
+}
+
+// === What a database holds ===
+
+#[tokio::test]
+async fn an_empty_database_is_empty() {
+    server().database("empty", PASSWORD);
+    let facts = facts(target(url(server().port, "empty"))).await;
+    assert_eq!(facts.schema, SchemaState::Empty);
+    assert!(
+        facts.can_create
+            && !facts.in_recovery
+            && !facts.transaction_pooler
+            && !facts.migration_running
+    );
+    assert!(facts.server_version_num >= 140_000);
+    assert_eq!(
+        (
+            facts.encoding.as_str(),
+            facts.max_connections,
+            facts.reserved_connections
+        ),
+        ("UTF8", 60, 3)
+    );
+    assert!(matches!(facts.license, StoredLicense::NoWorkspace));
+    assert_eq!(facts.listeners, Some(vec![]));
+}
+
+#[tokio::test]
+async fn bytebases_tables_are_read() {
+    let url = bytebase("whole");
+    let (live, dead) = (Uuid::new_v4(), Uuid::new_v4());
+    server().sql(
+        "whole",
+        &format!(
+            "INSERT INTO replica_heartbeat VALUES ('{live}', now() - interval '4 s'), ('{dead}', now() - interval '50 s'),
+               ('host-7', now() - interval '70 s'), ('old', now() - interval '61 min'), ('odd', 'infinity'), ('future', now() + interval '1 h');
+             INSERT INTO instance_change_history (version) VALUES ('3.20.1'), ('3.21.5');
+             INSERT INTO workspace VALUES ('gone', true), ('ws-1', false);
+             INSERT INTO setting VALUES ('SYSTEM', 'ws-1', '{{\"license\": \"ey.j.wt\"}}'), ('OTHER', 'ws-1', '{{}}');
+             INSERT INTO task_run VALUES ('RUNNING', '{live}', now()), ('RUNNING', '{live}', now()), ('RUNNING', 'host-7', now()),
+               ('RUNNING', NULL, now()), ('DONE', '{live}', now()), ('PENDING', NULL, NULL), ('PENDING', NULL, NULL),
+               ('PENDING', NULL, NULL), ('AVAILABLE', NULL, NULL)"
+        ),
+    );
+    let facts = facts(target(url)).await;
+    let version = Some(Version {
+        major: 3,
+        minor: 21,
+        patch: 5,
+    });
+    assert_eq!(facts.schema, SchemaState::Bytebase { version });
+    let ages: Vec<u64> = facts.heartbeats.iter().map(|h| h.age.as_secs()).collect();
+    assert!(matches!(ages[..], [0, 4..=6, 50..=52, 70..=72]), "{ages:?}");
+    assert_eq!(
+        (
+            facts.heartbeats[1].replica_id,
+            facts.heartbeats[2].replica_id
+        ),
+        (live, dead)
+    );
+    let StoredLicense::Present {
+        workspace_id,
+        token,
+    } = &facts.license
+    else {
+        panic!("{:?}", facts.license)
+    };
+    assert_eq!(
+        (workspace_id.as_str(), token.expose_secret()),
+        ("ws-1", "ey.j.wt")
+    );
+    assert_eq!(facts.running_tasks.iter().map(|t| t.count).sum::<u64>(), 3);
+    assert!(
+        facts
+            .running_tasks
+            .iter()
+            .any(|t| t.replica_id == live && t.count == 2)
+    );
+    assert!(
+        facts
+            .running_tasks
+            .iter()
+            .any(|t| t.replica_id == facts.heartbeats[3].replica_id && t.count == 1)
+    );
+    assert_eq!((facts.pending_tasks, facts.available_tasks), (3, 1));
+}
+
+#[tokio::test]
+async fn tables_that_come_and_go_under_a_probe_are_followed() {
+    server().database("growing", PASSWORD);
+    let mut probe = Probe::start(
+        target(url(server().port, "growing")),
+        Duration::from_millis(200),
+    );
+    let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
+        DatabaseView::Probed(Ok(facts)) => facts,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next().await.schema, SchemaState::Empty);
+    server().sql(
+        "growing",
+        &format!(
+            "BEGIN; SET ROLE growing; {BYTEBASE_TABLES} INSERT INTO workspace VALUES ('w'); COMMIT"
+        ),
+    );
+    let grown = next().await;
+    assert_eq!(grown.schema, SchemaState::Bytebase { version: None });
+    assert!(matches!(grown.license, StoredLicense::Absent { .. }));
+    server().sql("growing", "DROP TABLE workspace");
+    assert!(matches!(next().await.license, StoredLicense::NoWorkspace));
+    server().sql("growing", "ALTER TABLE replica_heartbeat DROP COLUMN last_heartbeat; INSERT INTO task_run VALUES ('PENDING')");
+    assert_eq!(next().await.pending_tasks, 1);
+}
+
+#[tokio::test]
+async fn an_older_bytebase_without_some_tables_is_still_bytebases() {
+    server().database("older", PASSWORD);
+    server().sql(
+        "older",
+        "SET ROLE older; CREATE TABLE principal (); CREATE TABLE instance_change_history (id bigserial, version text);
+         CREATE TABLE setting (name text, value text)",
+    );
+    let facts = facts(target(url(server().port, "older"))).await;
+    assert_eq!(facts.schema, SchemaState::Bytebase { version: None });
+}
+
+#[tokio::test]
+async fn another_applications_tables_are_foreign() {
+    server().database("foreign1", PASSWORD);
+    server().sql(
+        "foreign1",
+        "SET ROLE foreign1; CREATE TABLE users (); CREATE SCHEMA hidden; CREATE TABLE hidden.a ()",
+    );
+    let seen = facts(target(url(server().port, "foreign1"))).await;
+    assert_eq!(
+        seen.schema,
+        SchemaState::Foreign {
+            example: "public.users".to_owned()
+        }
+    );
+
+    server().database("foreign2", PASSWORD);
+    server().sql(
+        "foreign2",
+        "SET ROLE foreign2; CREATE TABLE principal (); CREATE TABLE aaa ()",
+    );
+    let seen = facts(target(url(server().port, "foreign2"))).await;
+    assert_eq!(
+        seen.schema,
+        SchemaState::Foreign {
+            example: "public.principal".to_owned()
+        }
+    );
+
+    server().database("foreign3", PASSWORD);
+    server().sql(
+        "foreign3",
+        "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.users ()",
+    );
+    let mut with_path = url(server().port, "foreign3");
+    assert_eq!(
+        facts(target(with_path.clone())).await.schema,
+        SchemaState::Empty
+    );
+    with_path
+        .runtime_params
+        .insert("search_path".to_owned(), "elsewhere, public".to_owned());
+    let seen = facts(target(with_path.clone())).await;
+    assert_eq!(
+        seen.schema,
+        SchemaState::Empty,
+        "a schema without USAGE is not in the path"
+    );
+    server().sql("foreign3", "GRANT USAGE ON SCHEMA elsewhere TO foreign3");
+    let seen = facts(target(with_path)).await;
+    assert_eq!(
+        seen.schema,
+        SchemaState::Foreign {
+            example: "elsewhere.users".to_owned()
+        }
+    );
+    assert!(
+        !seen.can_create,
+        "unqualified names go to the first schema of the path"
+    );
+}
+
+#[tokio::test]
+async fn the_encoding_is_told() {
+    server().sql(
+        "postgres",
+        &format!("CREATE ROLE ascii LOGIN PASSWORD '{PASSWORD}'"),
+    );
+    server().sql(
+        "postgres",
+        "CREATE DATABASE ascii OWNER ascii ENCODING 'SQL_ASCII' TEMPLATE template0",
+    );
+    server().sql("ascii", &format!("SET ROLE ascii; {BYTEBASE_TABLES}"));
+    let facts = facts(target(url(server().port, "ascii"))).await;
+    assert_eq!(facts.encoding, "SQL_ASCII");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_tables_is_told() {
+    server().sql(
+        "postgres",
+        &format!("CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'"),
+    );
+    server().sql("postgres", "CREATE DATABASE guest");
+    let seen = facts(target(url(server().port, "guest"))).await;
+    assert!(
+        !seen.can_create,
+        "PostgreSQL 15 lets only the owner create in public"
+    );
+    server().sql("guest", "REVOKE ALL ON SCHEMA public FROM PUBLIC");
+    let seen = facts(target(url(server().port, "guest"))).await;
+    assert!(!seen.can_create, "no usable schema at all");
+}
+
+#[tokio::test]
+async fn the_migration_lock_of_this_database_is_seen() {
+    let url = bytebase("locked");
+    server().database("neighbour", PASSWORD);
+    server().sql("postgres", "CREATE EXTENSION IF NOT EXISTS dblink");
+    let holder = |database: &str| {
+        std::process::Command::new(postgres::bin("psql"))
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &server().port.to_string(),
+                "-U",
+                "postgres",
+                "-d",
+                database,
+            ])
+            .args([
+                "-c",
+                "SELECT pg_advisory_lock(1002)",
+                "-c",
+                "SELECT pg_sleep(20)",
+            ])
+            .env("PGPASSWORD", "superuser's")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut other = holder("neighbour");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(
+        !facts(target(url.clone())).await.migration_running,
+        "the lock of another database is another lock"
+    );
+    let mut own = holder("locked");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let seen = facts(target(url)).await;
+    for process in [&mut other, &mut own] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    assert!(seen.migration_running);
+}
+
+// === Sessions and rights ===
+
+async fn listener(url: &PgUrl, application: &str) -> sqlx::PgConnection {
+    use sqlx::ConnectOptions as _;
+    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(url.hosts[0].port)
+        .username(&url.user)
+        .password(PASSWORD)
+        .database(&url.database)
+        .application_name(application);
+    let mut connection = options.connect().await.unwrap();
+    sqlx::raw_sql("listen \"bytebase_signal\"")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection
+}
+
+#[tokio::test]
+async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may() {
+    let url = bytebase("listen");
+    let _replica = listener(&url, "bb-0").await;
+    let seen = facts(target(url.clone())).await.listeners.unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(
+        (
+            seen[0].application_name.as_str(),
+            seen[0].client_address.as_deref()
+        ),
+        ("bb-0", Some("127.0.0.1"))
+    );
+
+    server().sql(
+        "listen",
+        &format!("CREATE ROLE watcher LOGIN PASSWORD '{PASSWORD}'"),
+    );
+    let mut monitor = target(url);
+    monitor.url.user = "watcher".to_owned();
+    monitor.login = Login::Monitor {
+        bytebase_role: Some("listen".to_owned()),
+    };
+    let refused = outcome(monitor.clone()).await.unwrap_err();
+    assert_eq!(
+        (refused.class, refused.reason),
+        (FailureClass::Unknown, FailureReason::PermissionDenied)
+    );
+    assert!(
+        refused
+            .message
+            .contains("GRANT SELECT ON replica_heartbeat"),
+        "{}",
+        refused.message
+    );
+
+    server().sql(
+        "listen",
+        "GRANT SELECT ON replica_heartbeat, instance_change_history, workspace, setting TO watcher",
+    );
+    server().sql(
+        "listen",
+        "GRANT SELECT (status, replica_id) ON task_run TO watcher",
+    );
+    let blind = facts(monitor.clone()).await;
+    assert_eq!(blind.listeners, None);
+    assert!(
+        blind.can_create,
+        "the question is what Bytebase's role may do"
+    );
+    assert_eq!(blind.schema, SchemaState::Bytebase { version: None });
+    server().sql("listen", "GRANT pg_read_all_stats TO watcher");
+    assert_eq!(facts(monitor.clone()).await.listeners.unwrap().len(), 1);
+    monitor.login = Login::Monitor {
+        bytebase_role: Some("watcher".to_owned()),
+    };
+    assert!(!facts(monitor.clone()).await.can_create);
+    server().sql(
+        "listen",
+        "REVOKE USAGE ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO listen",
+    );
+    let refused = outcome(monitor).await.unwrap_err();
+    assert!(
+        refused.message.contains("GRANT USAGE ON SCHEMA"),
+        "{}",
+        refused.message
+    );
+}
+
+#[tokio::test]
+async fn two_strings_to_one_database_have_one_identity() {
+    server().database("same", PASSWORD);
+    server().database("different", PASSWORD);
+    let by_address = facts(target(url(server().port, "same"))).await.identity;
+    let mut by_name = url(server().port, "same");
+    by_name.hosts[0].host = "localhost".to_owned();
+    assert_eq!(facts(target(by_name)).await.identity, by_address);
+    let other = facts(target(url(server().port, "different")))
+        .await
+        .identity;
+    assert_ne!(other, by_address);
+
+    // Where the function is forbidden, the address stands in.
+    server().sql(
+        "same",
+        "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
+    );
+    let without = facts(target(url(server().port, "same"))).await.identity;
+    assert!(without.0.contains("127.0.0.1"), "{without:?}");
+}
+
+// === Failures ===
+
+#[tokio::test]
+async fn a_wrong_password_is_definite() {
+    server().database("wrong", "another one");
+    let (class, reason, message) = failure(target(url(server().port, "wrong"))).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::AuthenticationFailed)
+    );
+    assert!(
+        message.contains("/wrong: ") && message.contains("\"wrong\""),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_database_is_definite() {
+    server().database("present", PASSWORD);
+    let mut url = url(server().port, "present");
+    url.database = "absent".to_owned();
+    let (class, reason, _) = failure(target(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::DatabaseMissing)
+    );
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_connect_is_definite() {
+    server().database("closed", PASSWORD);
+    server().sql("postgres", &format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
+    let mut url = url(server().port, "closed");
+    url.user = "stranger".to_owned();
+    let (class, reason, _) = failure(target(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::PermissionDenied)
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_parameter_is_definite() {
+    server().database("params", PASSWORD);
+    for (key, value) in [
+        ("schema", "public"),
+        ("pgbouncer", "true"),
+        ("options", "-c nonsense=1"),
+        ("work_mem", "lots"),
+    ] {
+        let mut url = url(server().port, "params");
+        url.runtime_params.insert(key.to_owned(), value.to_owned());
+        let (class, reason, message) = failure(target(url)).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::ParameterRefused),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_port_where_nothing_listens_is_unknown() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let (class, reason, _) = failure(target(url(port, "x"))).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::Unreachable)
+    );
+    let mut url = url(port, "x");
+    url.hosts[0].host = "no-such-host.invalid".to_owned();
+    let (class, reason, message) = failure(target(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::Unreachable)
+    );
+    assert!(message.contains("no-such-host.invalid"));
+}
+
+#[tokio::test]
+async fn something_that_is_no_postgresql_is_unknown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let (class, reason, _) = failure(target(url(port, "x"))).await;
+    assert_eq!(class, FailureClass::Unknown, "{reason:?}");
+}
+
+#[tokio::test]
+async fn black_holes_are_unknown_and_delay_nobody_else() {
+    server().database("healthy", PASSWORD);
+    let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = hole.local_addr().unwrap().port();
+    let (wake, mut woken) = unbounded_channel();
+    let probes = Probes::new(wake, Arc::new(|_, _| {}));
+    for key in 1..=150 {
+        probes.ensure(&key, target(url(port, "x")), DEFAULT_INTERVAL);
+    }
+    let started = Instant::now();
+    probes.ensure(&0, target(url(server().port, "healthy")), DEFAULT_INTERVAL);
+    assert_eq!(woken.recv().await, Some(0));
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(matches!(probes.latest(&1).view, DatabaseView::NotProbed));
+    let key = woken.recv().await.unwrap();
+    let DatabaseView::Probed(Err(failure)) = probes.latest(&key).view else {
+        panic!("it should fail")
+    };
+    assert_eq!(
+        (failure.class, failure.reason),
+        (FailureClass::Unknown, FailureReason::Unreachable)
+    );
+    assert!(
+        (4..8).contains(&started.elapsed().as_secs()),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+// === Over time ===
+
+#[tokio::test]
+async fn a_quiet_cluster_wakes_nobody_and_a_dead_replica_is_told_within_a_second() {
+    let url = bytebase("quiet");
+    let replica = Uuid::new_v4();
+    let beat = |age: &str| {
+        server().sql(
+            "quiet",
+            &format!(
+                "INSERT INTO replica_heartbeat VALUES ('{replica}', clock_timestamp() - interval '{age}')
+                 ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = EXCLUDED.last_heartbeat"
+            ),
+        )
+    };
+    beat("0 s");
+    let mut probe = Probe::start(target(url), Duration::from_millis(200));
+    assert!(probe.wake(Duration::from_secs(5)).await.is_some());
+    for _ in 0..10 {
+        beat("0 s");
+        assert!(probe.wake(Duration::from_millis(250)).await.is_none());
+    }
+    // At the usual interval, and nothing beats any more.
+    let mut slow = target(probe_url());
+    slow.fingerprint = [2; 32];
+    beat("27 s");
+    let died = Instant::now();
+    probe.probes.ensure(&"it", slow, DEFAULT_INTERVAL);
+    assert!(
+        probe.wake(Duration::from_secs(2)).await.is_some(),
+        "a new target is read at once"
+    );
+    assert!(
+        probe
+            .wake(Duration::from_millis(4100).saturating_sub(died.elapsed()))
+            .await
+            .is_some(),
+        "not told within a second"
+    );
+    assert!(
+        died.elapsed() >= Duration::from_millis(2900),
+        "told too early"
+    );
+}
+
+fn probe_url() -> PgUrl {
+    url(server().port, "quiet")
+}
+
+#[tokio::test]
+async fn a_server_that_goes_and_comes_back_is_seen_going_and_coming_back() {
+    let mut server = Server::start("");
+    server.database("restarted", PASSWORD);
+    let mut probe = Probe::start(
+        target(url(server.port, "restarted")),
+        Duration::from_millis(500),
+    );
+    assert!(matches!(
+        probe.wake(Duration::from_secs(5)).await.unwrap().view,
+        DatabaseView::Probed(Ok(_))
+    ));
+    server.stop();
+    let latest = probe.wake(Duration::from_secs(3)).await.unwrap();
+    let DatabaseView::Probed(Err(failure)) = latest.view else {
+        panic!("it is gone")
+    };
+    assert_eq!(
+        (failure.class, failure.reason),
+        (FailureClass::Unknown, FailureReason::Unreachable)
+    );
+    assert!(latest.last_good.is_some() && latest.failing_for.is_some());
+    server.resume();
+    let mut latest = probe.wake(Duration::from_secs(12)).await.unwrap();
+    if matches!(latest.view, DatabaseView::Probed(Err(_))) {
+        latest = probe.wake(Duration::from_secs(12)).await.unwrap();
+    }
+    assert!(matches!(latest.view, DatabaseView::Probed(Ok(_))));
+    assert!(latest.failing_for.is_none());
+
+    // A restart between two readings is no failure; a terminated session neither.
+    let mut probe = Probe::start(target(url(server.port, "restarted")), DEFAULT_INTERVAL);
+    assert!(probe.wake(Duration::from_secs(5)).await.is_some());
+    server.sql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'restarted'",
+    );
+    probe.probes.poke(&"it");
+    assert!(probe.wake(Duration::from_secs(1)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_locked_table_holds_a_probe_for_seconds_only() {
+    let url = bytebase("stuck");
+    let mut lock = std::process::Command::new(postgres::bin("psql"))
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &server().port.to_string(),
+            "-U",
+            "postgres",
+            "-d",
+            "stuck",
+        ])
+        .args(["-c", "BEGIN; LOCK TABLE task_run; SELECT pg_sleep(30)"])
+        .env("PGPASSWORD", "superuser's")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = Instant::now();
+    let (class, reason, message) = failure(target(url)).await;
+    lock.kill().unwrap();
+    lock.wait().unwrap();
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::Other)
+    );
+    assert!(
+        message.contains("locked") && started.elapsed() < Duration::from_secs(7),
+        "{message}"
+    );
+}
+
+// === What stands in between ===
+
+#[tokio::test]
+async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
+    bytebase("pooled");
+    let users = [("pooled", PASSWORD)];
+    let pooler = server().pooler("transaction", &users);
+    assert!(
+        facts(target(url(pooler.port, "pooled")))
+            .await
+            .transaction_pooler
+    );
+    let pooler = server().pooler("statement", &users);
+    assert!(
+        facts(target(url(pooler.port, "pooled")))
+            .await
+            .transaction_pooler
+    );
+    let pooler = server().pooler("session", &users);
+    let seen = facts(target(url(pooler.port, "pooled"))).await;
+    assert!(!seen.transaction_pooler);
+    assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
+
+    let mut refused = url(pooler.port, "pooled");
+    refused.password = Some(SecretString::from("not the one"));
+    let (class, reason, message) = failure(target(refused)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::AuthenticationFailed),
+        "{message}"
+    );
+    let mut parameter = url(pooler.port, "pooled");
+    parameter
+        .runtime_params
+        .insert("search_path".to_owned(), "public".to_owned());
+    let (_, reason, message) = failure(target(parameter)).await;
+    assert_eq!(reason, FailureReason::ParameterRefused, "{message}");
+}
+
+#[tokio::test]
+async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
+    let primary = Server::start("");
+    primary.database("replicated", PASSWORD);
+    let standby = primary.standby();
+    let mut behind = url(standby.port, "replicated");
+    let seen = facts(target(behind.clone())).await;
+    assert!(seen.in_recovery);
+
+    behind.hosts.push(HostPort {
+        host: "127.0.0.1".to_owned(),
+        port: primary.port,
+    });
+    for (attrs, in_recovery) in [
+        (TargetSessionAttrs::ReadWrite, false),
+        (TargetSessionAttrs::Primary, false),
+        (TargetSessionAttrs::PreferStandby, true),
+        (TargetSessionAttrs::Any, true),
+    ] {
+        behind.target_session_attrs = attrs;
+        assert_eq!(
+            facts(target(behind.clone())).await.in_recovery,
+            in_recovery,
+            "{attrs:?}"
+        );
+    }
+    behind.hosts.pop();
+    behind.target_session_attrs = TargetSessionAttrs::ReadWrite;
+    let (class, _, message) = failure(target(behind)).await;
+    assert_eq!(class, FailureClass::Definite);
+    assert!(message.contains("standby"), "{message}");
+}
+
+#[tokio::test]
+async fn certificates_are_verified_as_sslmode_says() {
+    server().database("tls", PASSWORD);
+    let attempt = |host: &str, mode: SslMode, ca: Option<Vec<u8>>| {
+        let mut target = target(url(server().port, "tls"));
+        target.url.hosts[0].host = host.to_owned();
+        target.url.ssl_mode = mode;
+        target.ca = ca;
+        target
+    };
+    let right = Some(server().ca());
+    let other = Server::start("");
+    let wrong = Some(other.ca());
+    for (host, mode, ca) in [
+        ("127.0.0.1", SslMode::Prefer, None),
+        ("127.0.0.1", SslMode::Allow, None),
+        ("127.0.0.1", SslMode::Require, None),
+        ("127.0.0.1", SslMode::Require, right.clone()),
+        ("127.0.0.1", SslMode::VerifyCa, right.clone()),
+        ("localhost", SslMode::VerifyFull, right.clone()),
+    ] {
+        facts(attempt(host, mode, ca)).await;
+    }
+    for (host, mode, ca, hint) in [
+        (
+            "localhost",
+            SslMode::VerifyFull,
+            wrong.clone(),
+            "not signed by the given CA",
+        ),
+        (
+            "localhost",
+            SslMode::VerifyFull,
+            None,
+            "not signed by the given CA",
+        ),
+        (
+            "127.0.0.1",
+            SslMode::Require,
+            wrong,
+            "not signed by the given CA",
+        ),
+        ("127.0.0.1", SslMode::VerifyFull, right, "another host name"),
+        (
+            "localhost",
+            SslMode::VerifyCa,
+            Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec()),
+            "TLS failed",
+        ),
+    ] {
+        let (class, reason, message) = failure(attempt(host, mode, ca)).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::TlsFailed),
+            "{message}"
+        );
+        assert!(message.contains(hint), "{message}");
+    }
+
+    other.database("tls", PASSWORD);
+    other.present_ca();
+    let mut own_ca = attempt("localhost", SslMode::VerifyFull, Some(other.ca()));
+    own_ca.url.hosts[0].port = other.port;
+    let (_, reason, message) = failure(own_ca).await;
+    assert_eq!(reason, FailureReason::TlsFailed);
+    assert!(message.contains("CA certificate as its own"), "{message}");
+}
+
+// === Cost ===
+
+/// `cargo test --release -p bytebase-operator --test database_probe -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout)]
+async fn the_memory_of_a_probe() {
+    const N: usize = 400;
+    let server = Server::start("max_connections = 1000");
+    server.database("many", PASSWORD);
+    server.sql("many", &format!("SET ROLE many; {BYTEBASE_TABLES}"));
+    server.sql(
+        "many",
+        "INSERT INTO replica_heartbeat SELECT gen_random_uuid(), now() FROM generate_series(1, 5)",
+    );
+    let mut last = postgres::resident_kib();
+    for mode in [SslMode::Disable, SslMode::Require] {
+        let (wake, mut woken) = unbounded_channel();
+        let probes = Probes::new(wake, Arc::new(|_, _| {}));
+        let started = Instant::now();
+        for key in 0..N {
+            let mut url = url(server.port, "many");
+            url.ssl_mode = mode;
+            probes.ensure(&key, target(url), DEFAULT_INTERVAL);
+        }
+        for _ in 0..N {
+            woken.recv().await.unwrap();
+        }
+        let took = started.elapsed();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let now = postgres::resident_kib();
+        println!(
+            "{mode:?}: {N} probes up in {took:?}, {} KiB each",
+            now.saturating_sub(last) / N as u64
+        );
+        last = now;
+        std::mem::forget(probes);
+    }
+}
