@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
     strum::AsRefStr,
     strum::IntoStaticStr,
     strum::EnumIter,
+    strum::EnumMessage,
     strum::EnumString,
     strum::Display,
 )]
@@ -55,6 +56,7 @@ pub enum ConditionType {
     strum::AsRefStr,
     strum::EnumIter,
     strum::EnumString,
+    strum::EnumMessage,
     strum::Display,
 )]
 pub enum Reason {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod check;
+pub mod reference;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +21,8 @@ enum Command {
     Run(run::RunArguments),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
+    /// Print the reference page as Markdown.
+    Reference,
     /// Check BytebaseCluster files without a cluster, by the rules of the controller.
     Check(check::CheckArguments),
 }
@@ -30,6 +33,7 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Run(arguments) => run::run(arguments),
         Command::Crd => print(serde_yaml::to_string(&crate::api::crd())),
+        Command::Reference => print(Ok::<_, String>(reference::reference(&crate::api::crd()))),
         Command::Check(arguments) => check::check(&arguments),
     };
     match result {

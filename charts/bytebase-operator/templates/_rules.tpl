@@ -1,0 +1,78 @@
+{{/*
+Every right the operator has where it serves BytebaseClusters, once: the ClusterRole and the Roles of namespaced mode both take it from here.
+A comment above each rule names the calls that need it. No rule names a resource or verb that nothing uses.
+*/}}
+{{- define "bytebase-operator.rules" -}}
+# The watch whose cache every reconcile begins with.
+- apiGroups: [bytebase.com]
+  resources: [bytebaseclusters]
+  verbs: [list, watch]
+# The end of a reconcile: the status, if it differs.
+- apiGroups: [bytebase.com]
+  resources: [bytebaseclusters/status]
+  verbs: [patch]
+# No call of its own: where the admission plug-in OwnerReferencesPermissionEnforcement is on, the API server asks for this before it lets an
+# owned object name its BytebaseCluster with blockOwnerDeletion.
+- apiGroups: [bytebase.com]
+  resources: [bytebaseclusters/finalizers]
+  verbs: [update]
+# The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` looks for an object that the
+# watch does not show, because it is somebody else's. Never deleted: that is left to Kubernetes' garbage collection.
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
+# The client Service and the headless Service, likewise.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+# The pods' ServiceAccount: applied, and deleted when `serviceAccount.name` names another.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+# The Ingress: applied, and deleted when `ingress.enabled` is false.
+- apiGroups: [networking.k8s.io]
+  resources: [ingresses]
+  verbs: [get, list, watch, create, patch, delete]
+# The PodDisruptionBudget: applied, and deleted when `disruptionBudget.enabled` is false.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Health and roll: which pods are there, Ready, and of which revision. Pods are never created or patched.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# The head of a replica's log: the id it beats with.
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+# Rolls: one pod at a time, by an eviction, which respects the PodDisruptionBudget.
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
+# The Secrets a spec names (connection string, license, admin's login, CA). `get` reads a value when it is needed; `list` and `watch` ask for
+# metadata only, to learn that one changed. RBAC cannot express "metadata only": docs/security.md says what that means.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch]
+# The CA bundle of `database.caConfigMapRef`: read, and watched for changes.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch]
+# What happened, for `kubectl describe`.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{/* Leader election, in the operator's own namespace. */}}
+{{- define "bytebase-operator.leaseRules" -}}
+# The first operator pod ever makes the Lease. A name cannot be demanded of an object that is yet to be made.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+# Every pod reads this one Lease; the leader renews it, and gives it back when it ends.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "bytebase-operator.fullname" . }}]
+  verbs: [get, update]
+{{- end }}
