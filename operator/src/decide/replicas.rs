@@ -39,7 +39,9 @@ pub fn target(
     }
     // Failures of a running cluster are reported and never tear down what serves; nor does anything start on them.
     if database.allows <= database::Allows::Wait {
-        return held(running, Reason::HeldBackByDatabase, &database.message);
+        let known = database.allows != database::Allows::Wait;
+        let reason = if known { Reason::HeldBackByDatabase } else { Reason::DatabaseNotProbed };
+        return held(running, reason, &database.message);
     }
     if wanted == 1 {
         return Target {

@@ -209,10 +209,11 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
 fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
+    // An Ingress without an address and a database that is being looked at are how every cluster begins.
+    let derived = derived || matches!(reason, Reason::IngressPending | Reason::DatabaseNotProbed);
     let quiet = matches!(
         reason,
-        Reason::DatabaseNotProbed
-            | Reason::LicenseUnknown
+        Reason::LicenseUnknown
             | Reason::Valid
             | Reason::RolloutDone
             | Reason::NoReplicas

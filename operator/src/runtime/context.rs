@@ -234,7 +234,8 @@ impl Context {
     }
 }
 
-fn name(key: &Key) -> String {
+/// `namespace/name`, as logs and messages tell of a cluster.
+pub fn name(key: &Key) -> String {
     format!(
         "{}/{}",
         key.namespace.as_deref().unwrap_or_default(),

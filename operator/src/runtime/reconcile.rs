@@ -1,6 +1,6 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
-use super::context::{Context, Key, Memory, RecentWrite};
+use super::context::{Context, Key, Memory, RecentWrite, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
@@ -118,7 +118,7 @@ pub fn after_failure(
 ) -> Action {
     let key = ObjectRef::from_obj(cluster.as_ref());
     let wait = context.failed(&key);
-    tracing::warn!(cluster = %key, %error, retry_in = ?wait, "a reconcile failed");
+    tracing::warn!(cluster = %name(key), %error, retry_in = ?wait, "a reconcile failed");
     Action::requeue(wait)
 }
 
@@ -328,7 +328,7 @@ impl Look<'_> {
                     context
                         .metrics
                         .wrote(WriteVerb::Apply, metric_kind(desired.kind));
-                    tracing::info!(cluster = %self.key, object = format!("{}/{}", desired.kind, desired.name), "applied");
+                    tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
                     memory.writes.insert(
                         slot,
                         RecentWrite {
@@ -351,7 +351,7 @@ impl Look<'_> {
                 Ok(true) => {
                     outcome.writes += 1;
                     context.metrics.wrote(WriteVerb::Delete, metric_kind(*kind));
-                    tracing::info!(cluster = %self.key, object = %kind, "deleted, since it is no longer wanted");
+                    tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
                 Err(failure) => outcome.failures.push(failure),
             }
@@ -365,7 +365,7 @@ impl Look<'_> {
                 Ok(true) => {
                     outcome.writes += 1;
                     context.metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
-                    tracing::info!(cluster = %self.key, pod = eviction.pod, why = eviction.why, "evicted");
+                    tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                     outcome.notices.push(Notice {
                         warning: false,
                         reason: Reason::RolloutProgressing,
@@ -373,7 +373,7 @@ impl Look<'_> {
                     });
                 }
                 Ok(false) => {
-                    tracing::info!(cluster = %self.key, pod = eviction.pod, "a PodDisruptionBudget does not let it go now");
+                    tracing::info!(cluster = %name(self.key), pod = eviction.pod, "a PodDisruptionBudget does not let it go now");
                     outcome.again = Some(BUDGET_RETRY);
                 }
                 Err(failure) => outcome.failures.push(failure),
@@ -414,7 +414,7 @@ impl Look<'_> {
         };
         match bytebase::perform(&context.http, &base, call).await {
             Ok(()) => {
-                tracing::info!(cluster = %key, "{done}");
+                tracing::info!(cluster = %name(key), "{done}");
                 outcome.notices.push(Notice {
                     warning: false,
                     reason,
@@ -424,7 +424,7 @@ impl Look<'_> {
                 context.probes.poke(key);
             }
             Err(error) => {
-                tracing::warn!(cluster = %key, %error, "a call to Bytebase failed");
+                tracing::warn!(cluster = %name(key), %error, "a call to Bytebase failed");
                 memory.call_failure = Some(CallFailure {
                     message: error.to_string(),
                     retry_at: now.saturating_add(CALL_RETRY).unwrap_or(Timestamp::MAX),
@@ -477,7 +477,7 @@ impl Look<'_> {
             memory.status = Some((cached_version, status));
         }
         for notice in &outcome.notices {
-            tracing::info!(cluster = %self.key, reason = notice.reason.as_ref(), "{}", notice.message);
+            tracing::info!(cluster = %name(self.key), reason = notice.reason.as_ref(), "{}", notice.message);
             event::publish(&context.client, cluster, &context.options.instance, notice).await;
         }
         Ok(next)
