@@ -1,0 +1,232 @@
+//! Sign-up, log-in and the tokens that prove a log-in on every replica.
+//!
+//! Passwords are stored as salted PBKDF2 with few rounds: these are test accounts, and a test has no time.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use aws_lc_rs::pbkdf2;
+use axum::{
+    Json,
+    extract::{FromRequestParts, State, rejection::JsonRejection},
+    http::{header, request::Parts},
+};
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, PgPool};
+
+use super::{App, Shared, errors::ApiError};
+
+const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
+const ISSUER: &str = "bytebase";
+const AUDIENCE: &str = "bb.user.access";
+const REFUSED: ApiError = ApiError::Unauthenticated("the email or password is not valid");
+const NO_TOKEN: ApiError = ApiError::Unauthenticated("access token not found or not valid");
+
+/// The one who sent the request, proved by a bearer token.
+pub struct User {
+    /// Whether this is the workspace administrator.
+    pub admin: bool,
+}
+
+/// Body of a sign-up.
+#[derive(Deserialize)]
+pub struct SignUp {
+    email: String,
+    password: String,
+    #[serde(default)]
+    title: String,
+}
+
+/// Body of a log-in.
+#[derive(Deserialize)]
+pub struct LogIn {
+    email: String,
+    password: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenClaims {
+    iss: String,
+    aud: String,
+    sub: String,
+    iat: i64,
+    exp: i64,
+}
+
+/// Whoever comes first becomes the administrator and makes the workspace.
+pub async fn sign_up(
+    State(app): Shared,
+    body: Result<Json<SignUp>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(body) = body.map_err(|_| ApiError::Invalid("the body is not a sign-up"))?;
+    let email = body.email.trim().to_lowercase();
+    if !email.contains('@') || body.password.is_empty() {
+        return Err(ApiError::Invalid("an email and a password are needed"));
+    }
+    let mut transaction = app.database.pool().begin().await?;
+    // Two who come first at the same moment: one of them waits here.
+    sqlx::query("LOCK TABLE principal IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let first: bool = sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM principal)")
+        .fetch_one(&mut *transaction)
+        .await?;
+    let id: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO principal (email, name, password_hash, workspace_admin) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (email) DO NOTHING RETURNING id",
+    )
+    .bind(&email)
+    .bind(&body.title)
+    .bind(hash(&body.password))
+    .bind(first)
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let id = id.ok_or(ApiError::Exists)?;
+    if first {
+        create_workspace(&mut transaction).await?;
+    }
+    transaction.commit().await?;
+    tracing::info!(principal = id, admin = first, "signed up");
+    let token = issue(&app, id).await?;
+    Ok(Json(
+        json!({"token": token, "user": {"name": format!("users/{email}"), "email": email, "title": body.title}}),
+    ))
+}
+
+async fn create_workspace(session: &mut PgConnection) -> sqlx::Result<()> {
+    let workspace = format!("ws-{}", uuid::Uuid::new_v4().simple());
+    sqlx::query("INSERT INTO workspace (resource_id) VALUES ($1)")
+        .bind(&workspace)
+        .execute(&mut *session)
+        .await?;
+    // The secret is in the database, so that a token of one replica is good on every other.
+    let secret = hex::encode(rand::rng().random::<[u8; 32]>());
+    sqlx::query("INSERT INTO setting (name, workspace, value) VALUES ('SYSTEM', $1, jsonb_build_object('authSecret', $2))")
+        .bind(&workspace)
+        .bind(secret)
+        .execute(session)
+        .await
+        .map(|_| ())
+}
+
+/// A token for an email and a password.
+pub async fn log_in(
+    State(app): Shared,
+    body: Result<Json<LogIn>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(body) = body.map_err(|_| ApiError::Invalid("the body is not a log-in"))?;
+    let account: Option<(i64, String)> =
+        sqlx::query_as("SELECT id, password_hash FROM principal WHERE email = $1 AND NOT deleted")
+            .bind(body.email.trim().to_lowercase())
+            .fetch_optional(app.database.pool())
+            .await?;
+    let (id, stored) = account.ok_or(REFUSED)?;
+    if !fits(&body.password, &stored) {
+        return Err(REFUSED);
+    }
+    Ok(Json(json!({"token": issue(&app, id).await?})))
+}
+
+impl FromRequestParts<Arc<App>> for User {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let token = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or(NO_TOKEN)?;
+        let secret = auth_secret(app.database.pool()).await?.ok_or(NO_TOKEN)?;
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
+        let key = DecodingKey::from_secret(secret.as_bytes());
+        let claims = jsonwebtoken::decode::<TokenClaims>(token, &key, &validation)
+            .map_err(|_| NO_TOKEN)?
+            .claims;
+        let id: i64 = claims.sub.parse().map_err(|_| NO_TOKEN)?;
+        let admin = sqlx::query_scalar(
+            "SELECT workspace_admin FROM principal WHERE id = $1 AND NOT deleted",
+        )
+        .bind(id)
+        .fetch_optional(app.database.pool())
+        .await?
+        .ok_or(NO_TOKEN)?;
+        Ok(Self { admin })
+    }
+}
+
+async fn issue(app: &App, principal: i64) -> Result<String, ApiError> {
+    let secret = auth_secret(app.database.pool())
+        .await?
+        .ok_or(ApiError::Token)?;
+    let now = Timestamp::now().as_second();
+    let life = i64::try_from(app.knobs.token_life.as_secs()).unwrap_or_default();
+    let claims = TokenClaims {
+        iss: ISSUER.to_owned(),
+        aud: AUDIENCE.to_owned(),
+        sub: principal.to_string(),
+        iat: now,
+        exp: now.saturating_add(life),
+    };
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| ApiError::Token)
+}
+
+async fn auth_secret(pool: &PgPool) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT s.value->>'authSecret' FROM workspace w
+         JOIN setting s ON s.workspace = w.resource_id AND s.name = 'SYSTEM' WHERE NOT w.deleted",
+    )
+    .fetch_optional(pool)
+    .await
+    .map(Option::flatten)
+}
+
+fn hash(password: &str) -> String {
+    let salt: [u8; 16] = rand::rng().random();
+    let mut derived = [0; 32];
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        ROUNDS,
+        &salt,
+        password.as_bytes(),
+        &mut derived,
+    );
+    format!("{}:{}", hex::encode(salt), hex::encode(derived))
+}
+
+fn fits(password: &str, stored: &str) -> bool {
+    let parts = stored
+        .split_once(':')
+        .and_then(|(salt, derived)| Some((hex::decode(salt).ok()?, hex::decode(derived).ok()?)));
+    parts.is_some_and(|(salt, derived)| {
+        pbkdf2::verify(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            ROUNDS,
+            &salt,
+            password.as_bytes(),
+            &derived,
+        )
+        .is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_fits_its_own_hash_only_and_every_hash_has_its_own_salt() {
+        let stored = hash("open sesame");
+        assert!(fits("open sesame", &stored));
+        assert!(!fits("open barley", &stored));
+        assert_ne!(stored, hash("open sesame"));
+        assert!(!stored.contains("sesame"));
+    }
+}

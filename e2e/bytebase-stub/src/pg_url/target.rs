@@ -1,0 +1,384 @@
+//! The merged settings as a list of connection attempts, in the driver's order.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use super::{PgUrlError, Settings, files};
+
+/// Settings that configure the driver; every other one is a parameter for the server.
+const FOR_THE_DRIVER: [&str; 23] = [
+    "host",
+    "port",
+    "database",
+    "user",
+    "password",
+    "passfile",
+    "connect_timeout",
+    "sslmode",
+    "sslkey",
+    "sslcert",
+    "sslrootcert",
+    "sslnegotiation",
+    "sslpassword",
+    "sslsni",
+    "krbspn",
+    "krbsrvname",
+    "target_session_attrs",
+    "service",
+    "servicefile",
+    "application_name",
+    "default_query_exec_mode",
+    "statement_cache_capacity",
+    "description_cache_capacity",
+];
+
+/// Where the metadata database is and how to get in. Holds the password, so it cannot be printed.
+#[derive(Clone)]
+pub struct PgTarget {
+    attempts: Vec<Attempt>,
+    requirement: SessionRequirement,
+    connect_timeout: Option<Duration>,
+}
+
+/// One host with one way of encryption.
+#[derive(Clone)]
+pub struct Attempt {
+    /// Everything the connection needs.
+    pub options: PgConnectOptions,
+    /// Whether this attempt encrypts.
+    pub encrypted: bool,
+}
+
+/// `target_session_attrs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionRequirement {
+    /// Whatever answers.
+    Any,
+    /// A session that may write.
+    ReadWrite,
+    /// A session that may not.
+    ReadOnly,
+    /// Not in recovery.
+    Primary,
+    /// In recovery.
+    Standby,
+    /// In recovery if there is one, else whatever answers.
+    PreferStandby,
+}
+
+impl PgTarget {
+    /// The attempts in their order.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// What a session must be.
+    pub fn requirement(&self) -> SessionRequirement {
+        self.requirement
+    }
+
+    /// How long one attempt may take; without end when it is not set.
+    pub fn connect_timeout(&self) -> Option<Duration> {
+        self.connect_timeout
+    }
+}
+
+impl SessionRequirement {
+    /// The rounds over all attempts, each with what it asks.
+    pub fn rounds(self) -> &'static [SessionRequirement] {
+        match self {
+            Self::Any => &[Self::Any],
+            Self::ReadWrite => &[Self::ReadWrite],
+            Self::ReadOnly => &[Self::ReadOnly],
+            Self::Primary => &[Self::Primary],
+            Self::Standby => &[Self::Standby],
+            Self::PreferStandby => &[Self::Standby, Self::Any],
+        }
+    }
+
+    /// Whether a session with these properties will do.
+    pub fn accepts(self, in_recovery: bool, read_only: bool) -> bool {
+        match self {
+            Self::Any | Self::PreferStandby => true,
+            Self::ReadWrite => !read_only,
+            Self::ReadOnly => read_only,
+            Self::Primary => !in_recovery,
+            Self::Standby => in_recovery,
+        }
+    }
+}
+
+/// Checks the settings and spells out the attempts.
+pub fn build(settings: &Settings) -> Result<PgTarget, PgUrlError> {
+    let get = |key: &str| {
+        settings
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
+    let requirement = parse_requirement(get("target_session_attrs"))?;
+    let connect_timeout = get("connect_timeout")
+        .map(|text| match text.parse::<u64>() {
+            Ok(seconds) => Ok(seconds),
+            Err(_) => refuse("connect_timeout", "not a number of seconds"),
+        })
+        .transpose()?
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs);
+    check_driver_settings(settings)?;
+
+    let mut attempts = Vec::new();
+    for (host, port) in hosts(settings)? {
+        let options = base_options(settings, &host, port)?;
+        let modes = if host.starts_with('/') {
+            vec![PgSslMode::Disable] // a socket is never encrypted
+        } else {
+            modes(
+                get("sslmode").unwrap_or("prefer"),
+                get("sslrootcert").is_some(),
+            )?
+        };
+        for mode in modes {
+            attempts.push(Attempt {
+                encrypted: !matches!(mode, PgSslMode::Disable),
+                options: with_certificates(options.clone().ssl_mode(mode), settings, mode)?,
+            });
+        }
+    }
+    Ok(PgTarget {
+        attempts,
+        requirement,
+        connect_timeout,
+    })
+}
+
+fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, PgUrlError> {
+    Err(PgUrlError::Setting {
+        key,
+        reason: reason.into(),
+    })
+}
+
+fn parse_requirement(text: Option<&str>) -> Result<SessionRequirement, PgUrlError> {
+    match text.unwrap_or("any") {
+        "any" => Ok(SessionRequirement::Any),
+        "read-write" => Ok(SessionRequirement::ReadWrite),
+        "read-only" => Ok(SessionRequirement::ReadOnly),
+        "primary" => Ok(SessionRequirement::Primary),
+        "standby" => Ok(SessionRequirement::Standby),
+        "prefer-standby" => Ok(SessionRequirement::PreferStandby),
+        _ => refuse("target_session_attrs", "unknown value"),
+    }
+}
+
+/// These have no effect here, but the driver refuses a malformed one, and so the start fails with it.
+fn check_driver_settings(settings: &Settings) -> Result<(), PgUrlError> {
+    for key in ["statement_cache_capacity", "description_cache_capacity"] {
+        if settings
+            .get(key)
+            .is_some_and(|text| text.parse::<i32>().is_err())
+        {
+            return refuse(key, "not a number");
+        }
+    }
+    let modes = [
+        "cache_statement",
+        "cache_describe",
+        "describe_exec",
+        "exec",
+        "simple_protocol",
+    ];
+    if settings
+        .get("default_query_exec_mode")
+        .is_some_and(|mode| !modes.contains(&mode.as_str()))
+    {
+        return refuse("default_query_exec_mode", "unknown value");
+    }
+    if settings
+        .get("sslnegotiation")
+        .is_some_and(|how| how != "postgres")
+    {
+        return refuse("sslnegotiation", "this stand-in only knows postgres");
+    }
+    Ok(())
+}
+
+fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
+    let list = |key: &str| {
+        settings
+            .get(key)
+            .map(String::as_str)
+            .unwrap_or_default()
+            .split(',')
+    };
+    let ports = list("port")
+        .map(|text| match text.parse::<u16>() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => refuse("port", "not a port"),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(list("host")
+        .enumerate()
+        .map(|(at, host)| (host.to_owned(), *ports.get(at).unwrap_or(&ports[0])))
+        .collect())
+}
+
+/// The encryption of the first and, where the mode has one, of the second try.
+fn modes(text: &str, has_root: bool) -> Result<Vec<PgSslMode>, PgUrlError> {
+    Ok(match text {
+        "disable" => vec![PgSslMode::Disable],
+        "allow" => vec![PgSslMode::Disable, PgSslMode::Require],
+        "prefer" => vec![PgSslMode::Prefer, PgSslMode::Disable],
+        // With a root certificate the driver verifies it, as libpq does.
+        "require" if has_root => vec![PgSslMode::VerifyCa],
+        "require" => vec![PgSslMode::Require],
+        "verify-ca" => vec![PgSslMode::VerifyCa],
+        "verify-full" => vec![PgSslMode::VerifyFull],
+        _ => return refuse("sslmode", "unknown value"),
+    })
+}
+
+/// Every field is set here: the library would otherwise fill it from variables in its own order of precedence.
+fn base_options(
+    settings: &Settings,
+    host: &str,
+    port: u16,
+) -> Result<PgConnectOptions, PgUrlError> {
+    let get = |key: &str| {
+        settings
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
+    let user = get("user").unwrap_or_default();
+    let database = get("database").unwrap_or(user);
+    let password = get("password")
+        .map(str::to_owned)
+        .or_else(|| files::password(get("passfile")?, host, port, database, user));
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(host)
+        .port(port)
+        .username(user)
+        .password(&password.unwrap_or_default())
+        .database(database);
+    if let Some(name) = get("application_name") {
+        options = options.application_name(name);
+    }
+    for (key, value) in settings {
+        if key == "options" {
+            options = options.options(switches(value)?);
+        } else if !FOR_THE_DRIVER.contains(&key.as_str()) {
+            options = options.options([(key, value)]);
+        }
+    }
+    Ok(options)
+}
+
+/// The `options` parameter as pairs: `-c name=value`, `-cname=value` and `--name=value`.
+fn switches(text: &str) -> Result<Vec<(String, String)>, PgUrlError> {
+    let mut pairs = Vec::new();
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
+        let assignment = match (word, word.strip_prefix("--"), word.strip_prefix("-c")) {
+            ("-c", _, _) => words.next(),
+            (_, Some(rest), _) | (_, None, Some(rest)) => Some(rest),
+            _ => None,
+        };
+        match assignment.and_then(|text| text.split_once('=')) {
+            Some((key, value)) => pairs.push((key.to_owned(), value.to_owned())),
+            None => return refuse("options", "this stand-in only knows -c name=value"),
+        }
+    }
+    Ok(pairs)
+}
+
+fn with_certificates(
+    mut options: PgConnectOptions,
+    settings: &Settings,
+    mode: PgSslMode,
+) -> Result<PgConnectOptions, PgUrlError> {
+    let get = |key: &str| {
+        settings
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
+    if let Some(root) = get("sslrootcert") {
+        if !matches!(mode, PgSslMode::Disable) && std::fs::read(root).is_err() {
+            return refuse("sslrootcert", "the file cannot be read");
+        }
+        options = options.ssl_root_cert(Path::new(root));
+    }
+    match (get("sslcert"), get("sslkey")) {
+        (None, None) => {}
+        (Some(certificate), Some(key)) => {
+            options = options.ssl_client_cert(certificate).ssl_client_key(key);
+        }
+        _ => return refuse("sslcert", "sslcert and sslkey are needed together"),
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+impl PgTarget {
+    pub fn hosts(&self) -> Vec<(String, u16)> {
+        let mut hosts: Vec<_> = self
+            .attempts
+            .iter()
+            .map(|attempt| {
+                (
+                    attempt.options.get_host().to_owned(),
+                    attempt.options.get_port(),
+                )
+            })
+            .collect();
+        hosts.dedup();
+        hosts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn require_with_a_root_certificate_verifies_it() {
+        assert!(matches!(
+            modes("require", true).unwrap()[..],
+            [PgSslMode::VerifyCa]
+        ));
+        assert!(matches!(
+            modes("require", false).unwrap()[..],
+            [PgSslMode::Require]
+        ));
+    }
+
+    #[test]
+    fn allow_starts_in_the_clear_and_prefer_ends_there() {
+        assert!(matches!(
+            modes("allow", false).unwrap()[..],
+            [PgSslMode::Disable, PgSslMode::Require]
+        ));
+        assert!(matches!(
+            modes("prefer", false).unwrap()[..],
+            [PgSslMode::Prefer, PgSslMode::Disable]
+        ));
+    }
+
+    #[test]
+    fn unknown_settings_become_parameters_for_the_server() {
+        let settings = [
+            ("host", "h"),
+            ("port", "1"),
+            ("user", "u"),
+            ("schema", "public"),
+            ("options", "-c geqo=off --work_mem=1MB"),
+        ];
+        let target = build(&settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
+        let options = target.attempts()[0].options.get_options().unwrap();
+        assert_eq!(options, "-c geqo=off -c work_mem=1MB -c schema=public");
+    }
+}
