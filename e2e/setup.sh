@@ -1,0 +1,183 @@
+#!/bin/bash
+# Makes this machine ready for the end-to-end tests and the demo, and says what it does. Everything
+# it builds goes to ${XDG_CACHE_HOME:-~/.cache}/bytebase-operator, keyed by the content of what it
+# was built from, so a second run, or another checkout, takes a second. Called by `make setup`.
+#
+# What it may do: install Debian packages (only as root), build kind, Helm and, where no node image
+# can be pulled, Kubernetes itself from Go modules. It starts nothing that outlives it.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$here/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/bytebase-operator
+logs=$cache/logs
+# How long a pull of the published node image (about 400 MB) may take before one is assembled.
+pull_timeout=${E2E_PULL_TIMEOUT:-180}
+heartbeat=30 # seconds between two lines of a long step
+# shellcheck source=versions.env
+. "$here/versions.env"
+mkdir -p "$logs"
+trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
+
+say() { echo "setup: $*"; }
+
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+have() { command -v "$1" > /dev/null; }
+
+# hash PATH…: one short checksum over the names and contents of files and folders.
+hash() {
+  (cd "$here" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c 1-16
+}
+
+# long WHAT LOG COMMAND…: runs a command that takes its time, with a line now and then; its output
+# goes to the log, whose end is shown if it fails.
+long() {
+  local what=$1 log=$logs/$2.log start=$SECONDS pid next
+  shift 2
+  say "$what …"
+  "$@" > "$log" 2>&1 < /dev/null &
+  pid=$!
+  next=$((SECONDS + heartbeat))
+  while kill -0 "$pid" 2> /dev/null; do
+    sleep 0.5
+    if ((SECONDS >= next)); then
+      say "  … $what: $((SECONDS - start)) s"
+      next=$((SECONDS + heartbeat))
+    fi
+  done
+  if ! wait "$pid"; then
+    tail -n 40 "$log" >&2
+    fail "$what failed; the whole log: $log"
+  fi
+  say "  $what: done in $((SECONDS - start)) s"
+}
+
+engine_answers() { have docker && timeout 20 docker version --format '{{.Server.Version}}' > /dev/null 2>&1; }
+
+lacks_sys_resource() {
+  local bounding
+  bounding=$(sed -n 's/^CapBnd:\t//p' /proc/self/status)
+  (((0x$bounding >> 24 & 1) == 0))
+}
+
+# An engine that is there may know the image already or be able to pull it. kind's own image cannot
+# start pods on a machine without CAP_SYS_RESOURCE, so there it is not even tried.
+published_image_works() {
+  engine_answers || return 1
+  lacks_sys_resource && return 1
+  docker image inspect "$PUBLISHED_NODE_IMAGE" > /dev/null 2>&1 && return 0
+  say "pulling $PUBLISHED_NODE_IMAGE (at most $pull_timeout s) …"
+  timeout "$pull_timeout" docker pull --quiet "$PUBLISHED_NODE_IMAGE" > "$logs/pull.log" 2>&1 && return 0
+  say "  not possible: $(tail -n 1 "$logs/pull.log")"
+  return 1
+}
+
+# install_packages ASSEMBLE: the Debian packages whose programs are missing.
+install_packages() {
+  local missing=()
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || missing+=(postgresql)
+  have cc || missing+=(gcc libc6-dev)
+  engine_answers || have dockerd || missing+=(docker.io)
+  if [ "$1" = yes ]; then
+    have debootstrap || missing+=(debootstrap)
+    engine_answers || have runc || missing+=(runc)
+    engine_answers || have iptables || missing+=(iptables)
+  fi
+  ((${#missing[@]} > 0)) || return 0
+  local command="apt-get update && apt-get install --yes --no-install-recommends ${missing[*]}"
+  have apt-get || fail "missing here: ${missing[*]} (names of Debian packages). Install them by this system's own means and run it again."
+  [ "$(id -u)" = 0 ] || fail "packages are missing. Run this line, then this again:  sudo sh -c '$command'"
+  long "installing Debian packages: ${missing[*]}" packages env DEBIAN_FRONTEND=noninteractive sh -c "$command"
+}
+
+check_go() {
+  have go || fail "Go 1.25 or newer is missing (https://go.dev/dl/): kind and Helm are built with it."
+}
+
+# build_go OUTPUT_DIR PACKAGE…: into a new folder that takes its name when it is complete.
+build_go() {
+  local output=$1 version=k8s.io/component-base/version client=k8s.io/client-go/pkg/version minor
+  shift
+  minor=${KUBERNETES_VERSION#v1.}
+  rm -rf "$output.part"
+  mkdir -p "$output.part"
+  # Without these Kubernetes would call itself v0.0.0 and kubeadm would refuse it.
+  (cd "$here/node-image" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$output.part/" -ldflags "-s -w \
+    -X $version.gitVersion=$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*} \
+    -X $client.gitVersion=$KUBERNETES_VERSION" "$@")
+  if [ -x "$output.part/kubernetes" ]; then
+    ln -s kubernetes "$output.part/kubectl"
+  fi
+  mv "$output.part" "$output"
+}
+
+go_tools=(helm.sh/helm/v4/cmd/helm sigs.k8s.io/kind)
+
+use_published_image() {
+  bin=$cache/go-tools-$(hash node-image/go.mod node-image/go.sum)
+  [ -d "$bin" ] || long "building kind, Helm and kubectl (about 3 minutes)" go build_go "$bin" "${go_tools[@]}" k8s.io/kubernetes/cmd/kubectl
+  image=$PUBLISHED_NODE_IMAGE archive=
+}
+
+assemble_image() {
+  [ "$(id -u)" = 0 ] ||
+    fail "$PUBLISHED_NODE_IMAGE cannot be pulled here, and assembling a node image needs root. Start a Docker engine that can pull it, or run this as root."
+  local base
+  bin=$cache/go-$(hash versions.env node-image/go.mod node-image/go.sum node-image/kubernetes node-image/coredns node-image/pause)
+  base=$cache/debian-base-$(hash versions.env node-image/debian-base.sh).tar
+  archive=$cache/node-image-$(hash versions.env node-image src/oci.rs).tar
+  image=bytebase-operator-e2e/node:$KUBERNETES_VERSION-$(basename "$archive" .tar | sed 's/.*-//')
+  if [ ! -f "$archive" ]; then
+    say "no published node image can be used here: assembling one from Debian packages and Go modules"
+    # The one waits for the network, the other for the processors.
+    local fetching=
+    if [ ! -f "$base" ]; then
+      "$here/node-image/debian-base.sh" "$cache/debian-base.work" "$base" > "$logs/debian-base.log" 2>&1 < /dev/null &
+      fetching=$!
+    fi
+    [ -d "$bin" ] || long "building Kubernetes, CoreDNS, kind and Helm (5 to 10 minutes on two cores)" go \
+      build_go "$bin" ./kubernetes ./coredns ./pause "${go_tools[@]}"
+    if [ -n "$fetching" ]; then
+      wait "$fetching" || { tail -n 20 "$logs/debian-base.log" >&2; fail "debootstrap failed; the whole log: $logs/debian-base.log"; }
+    fi
+    long "building the harness" cargo cargo build --quiet --manifest-path "$repository/Cargo.toml" --package bytebase-e2e
+    long "assembling the node image" node-image env BASE="$base" BIN="$bin" \
+      KIND_FILES="$(cd "$here/node-image" && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)/images/base/files" \
+      E2E="${CARGO_TARGET_DIR:-$repository/target}/debug/e2e" \
+      "$here/node-image/build.sh" "$cache/node-image.work" "$archive"
+  fi
+}
+
+exec 9> "$cache/setup.lock"
+flock --nonblock 9 || { say "waiting for another setup on this machine"; flock 9; }
+
+bin='' image='' archive=''
+if published_image_works; then
+  install_packages no
+  check_go
+  use_published_image
+else
+  install_packages yes
+  check_go
+  assemble_image
+fi
+
+# What no checkout has used for a month goes; each node image takes half a gigabyte.
+touch "$bin"
+[ -z "$archive" ] || touch "$archive"
+find "$cache" -maxdepth 1 \( -name 'go-*' -o -name 'node-image-*' -o -name 'debian-base-*' \) -mtime +30 -exec rm -rf {} +
+
+mkdir -p "$repository/.cache"
+cat > "$repository/.cache/setup.env" << ENV
+# Written by e2e/setup.sh for this checkout; read by the harness.
+KIND=$bin/kind
+HELM=$bin/helm
+KUBECTL=$bin/kubectl
+NODE_IMAGE=$image
+NODE_ARCHIVE=$archive
+CACHE=$cache
+ENV
+say "ready: node image $image"

@@ -1,0 +1,68 @@
+//! What a scenario is.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::BoxFuture;
+
+use crate::sandbox::Sandbox;
+
+/// Long enough for several rolls of three replicas; a scenario that waits for nothing takes seconds.
+pub const DEFAULT_LIMIT: Duration = Duration::from_mins(10);
+
+/// One thing that must be true of the operator on a real cluster.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// In kebab-case; the word to run it alone by.
+    pub name: &'static str,
+    /// What is proven, as a sentence.
+    pub about: &'static str,
+    /// Whether it disturbs what all scenarios share (PostgreSQL, control plane, node), and so runs
+    /// alone, after the others.
+    pub exclusive: bool,
+    /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
+    pub product: bool,
+    /// How long it may take.
+    pub limit: Duration,
+    /// Its body.
+    pub run: fn(Sandbox) -> BoxFuture<'static, Result<()>>,
+}
+
+impl Scenario {
+    /// A scenario of the product that gets along with others.
+    pub const fn new(
+        name: &'static str,
+        about: &'static str,
+        run: fn(Sandbox) -> BoxFuture<'static, Result<()>>,
+    ) -> Self {
+        Self {
+            name,
+            about,
+            exclusive: false,
+            product: true,
+            limit: DEFAULT_LIMIT,
+            run,
+        }
+    }
+
+    /// It runs alone.
+    #[must_use]
+    pub const fn exclusive(mut self) -> Self {
+        self.exclusive = true;
+        self
+    }
+
+    /// It is a check of the harness and needs no image of the product.
+    #[must_use]
+    pub const fn harness_only(mut self) -> Self {
+        self.product = false;
+        self
+    }
+
+    /// It may take this long.
+    #[must_use]
+    pub const fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+}
