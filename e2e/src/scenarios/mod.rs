@@ -1,11 +1,189 @@
 //! All scenarios, in the order they are started.
 
+mod bring_up;
+mod configuration;
+mod database;
 mod harness;
+mod licensing;
+mod objects;
+mod operator;
+mod replicas;
+mod rollouts;
+mod support;
 
 use crate::scenario::Scenario;
 
 /// The list. A new scenario is a function that takes a [`crate::sandbox::Sandbox`] and a line here.
 pub const ALL: &[Scenario] = &[
+    Scenario::new(
+        "three-replicas",
+        "From nothing to three replicas that beat, with a license the operator installs; then nothing is written any more.",
+        |sandbox| Box::pin(bring_up::three_replicas(sandbox)),
+    ),
+    Scenario::new(
+        "restricted-namespace",
+        "A namespace under the restricted pod security standard takes the pods.",
+        |sandbox| Box::pin(bring_up::restricted_namespace(sandbox)),
+    ),
+    Scenario::new(
+        "database-in-parts",
+        "The database in parts, with every reserved character in the password.",
+        |sandbox| Box::pin(bring_up::in_parts(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-then-mended",
+        "A wrong URL and a wrong PG_URL are told together and touch nothing; mended, all is well.",
+        |sandbox| Box::pin(configuration::wrong_then_mended(sandbox)),
+    ),
+    Scenario::new(
+        "missing-secret",
+        "A Secret that is deleted is told of and ends nobody.",
+        |sandbox| Box::pin(configuration::missing_secret(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-license",
+        "A license Secret that is no license is told of, while the stored license counts on.",
+        |sandbox| Box::pin(configuration::wrong_license(sandbox)),
+    ),
+    Scenario::new(
+        "refused-at-admission",
+        "Contradictions are refused by the API server, with words that help.",
+        |sandbox| Box::pin(configuration::refused_at_admission(sandbox)),
+    ),
+    Scenario::new(
+        "license-gate",
+        "One replica without a license; with one that the operator installs, three.",
+        |sandbox| Box::pin(licensing::gate(sandbox)),
+    ),
+    Scenario::new(
+        "admin-before-exposure",
+        "The Ingress is made only after the operator has signed up as the first admin.",
+        |sandbox| Box::pin(licensing::admin_before_exposure(sandbox)),
+    ),
+    Scenario::new(
+        "license-expiry",
+        "Back to one replica before a license ends, loudly; three again with a new one.",
+        |sandbox| Box::pin(licensing::expiry(sandbox)),
+    ),
+    Scenario::new(
+        "license-warn",
+        "With enforcement Warn all replicas run, and the condition says what that costs.",
+        |sandbox| Box::pin(licensing::warn(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-admin-password",
+        "A license that cannot be installed is told of, and installed once the login is right.",
+        |sandbox| Box::pin(licensing::wrong_admin_password(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-database-password",
+        "A wrong password in the Secret is told of and replaces no running replica.",
+        |sandbox| Box::pin(database::wrong_password(sandbox)),
+    ),
+    Scenario::new(
+        "before-the-first-pod",
+        "A refused password holds back the first pod, an unreachable database only the second.",
+        |sandbox| Box::pin(database::before_the_first_pod(sandbox)),
+    ),
+    Scenario::new(
+        "foreign-tables",
+        "Another application's tables hold back the first pod.",
+        |sandbox| Box::pin(database::foreign_tables(sandbox)),
+    ),
+    Scenario::new(
+        "database-shared",
+        "Of two clusters on one database the older runs and the younger waits.",
+        |sandbox| Box::pin(database::shared_by_two(sandbox)),
+    ),
+    Scenario::new(
+        "secret-rotation",
+        "A rotated password rolls the replicas one at a time.",
+        |sandbox| Box::pin(database::rotation(sandbox)),
+    ),
+    Scenario::new(
+        "scale",
+        "Up, down, to zero and back by the scale subresource.",
+        |sandbox| Box::pin(replicas::scale(sandbox)),
+    ),
+    Scenario::new(
+        "scale-down-stepwise",
+        "Replicas leave one at a time.",
+        |sandbox| Box::pin(replicas::scale_down_is_stepwise(sandbox)),
+    ),
+    Scenario::new(
+        "replica-killed",
+        "A replica killed with -9 comes back under a new id, and its old row is no stranger.",
+        |sandbox| Box::pin(replicas::killed(sandbox)),
+    ),
+    Scenario::new(
+        "replica-frozen",
+        "A frozen replica is Stale in status, and is not replaced.",
+        |sandbox| Box::pin(replicas::frozen(sandbox)),
+    ),
+    Scenario::new("replica-deleted", "A deleted pod comes back.", |sandbox| {
+        Box::pin(replicas::deleted_pod(sandbox))
+    }),
+    Scenario::new(
+        "image-change",
+        "A new version rolls through one replica at a time; a downgrade is refused.",
+        |sandbox| Box::pin(rollouts::image_change(sandbox)),
+    ),
+    Scenario::new(
+        "bad-image",
+        "An image that does not exist stops the roll at one replica; mended, it gets through.",
+        |sandbox| Box::pin(rollouts::bad_image(sandbox)),
+    ),
+    Scenario::new(
+        "paused",
+        "A paused cluster is reported on and not changed.",
+        |sandbox| Box::pin(rollouts::paused(sandbox)),
+    ),
+    Scenario::new(
+        "drift",
+        "Each owned object is put back when edited or deleted; foreign fields stay.",
+        |sandbox| Box::pin(objects::drift(sandbox)),
+    ),
+    Scenario::new(
+        "name-taken",
+        "An object of the same name that is somebody else's is never touched.",
+        |sandbox| Box::pin(objects::name_taken(sandbox)),
+    ),
+    Scenario::new(
+        "deletion",
+        "A deleted cluster takes everything of its own with it and nothing else.",
+        |sandbox| Box::pin(objects::deletion(sandbox)),
+    ),
+    Scenario::new(
+        "switches",
+        "Ingress and PodDisruptionBudget come, change and go with the spec.",
+        |sandbox| Box::pin(objects::switches(sandbox)),
+    ),
+    Scenario::new(
+        "forbidden-kind",
+        "Without the right to Ingresses the rest works, and the condition names the right.",
+        |sandbox| Box::pin(objects::forbidden_kind(sandbox)),
+    ),
+    Scenario::new(
+        "operator-killed",
+        "Killed at random moments, the operator takes up where it was.",
+        |sandbox| Box::pin(operator::killed_at_random(sandbox)),
+    ),
+    Scenario::new(
+        "restart-writes-nothing",
+        "A restart of the operator writes nothing and rolls nobody.",
+        |sandbox| Box::pin(operator::restart_writes_nothing(sandbox)),
+    ),
+    Scenario::new(
+        "leader-hand-over",
+        "A standby takes over at once from a leader that ends, and in time from one that is killed.",
+        |sandbox| Box::pin(operator::leader_hand_over(sandbox)),
+    ),
+    Scenario::new(
+        "database-stopped",
+        "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
+        |sandbox| Box::pin(database::stopped_and_back(sandbox)),
+    )
+    .exclusive(),
     Scenario::new(
         "harness-network",
         "A pod reaches a Service by name, and PostgreSQL through the gateway.",

@@ -40,7 +40,11 @@ pub fn target(
     // Failures of a running cluster are reported and never tear down what serves; nor does anything start on them.
     if database.allows <= database::Allows::Wait {
         let known = database.allows != database::Allows::Wait;
-        let reason = if known { Reason::HeldBackByDatabase } else { Reason::DatabaseNotProbed };
+        let reason = if known {
+            Reason::HeldBackByDatabase
+        } else {
+            Reason::DatabaseNotProbed
+        };
         return held(running, reason, &database.message);
     }
     if wanted == 1 {

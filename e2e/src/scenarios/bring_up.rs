@@ -1,0 +1,212 @@
+//! From nothing to a running cluster.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::support::{self, NAME};
+use crate::sandbox::Sandbox;
+use crate::wait;
+
+/// Longer than the probe's interval, the debounce and a heartbeat together.
+const QUIET: Duration = Duration::from_secs(25);
+
+pub async fn three_replicas(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::licensed(&sandbox, 3)).await?;
+    // The words a user would use.
+    sandbox
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=120s",
+            &format!("bytebasecluster/{NAME}"),
+        ])
+        .await?;
+
+    let status = sandbox.status(NAME).await?;
+    ensure!(status["phase"] == "Ready", "phase {}", status["phase"]);
+    for field in [
+        "replicas",
+        "readyReplicas",
+        "activeReplicas",
+        "targetReplicas",
+    ] {
+        ensure!(status[field] == 3, "{field} is {}", status[field]);
+    }
+    ensure!(
+        status["license"]["ha"] == true
+            && status["license"]["source"] == "Database"
+            && status["license"]["signature"] == "Verified",
+        "license {}",
+        status["license"]
+    );
+    ensure!(
+        support::active_rows(&sandbox).await? == 3,
+        "not three fresh rows in the database"
+    );
+
+    let pods = support::pods(&sandbox).await?;
+    for pod in &pods {
+        starts_right(pod)?;
+        let name = pod.name_any();
+        let replica = status["replicaStatuses"]
+            .as_array()
+            .and_then(|list| list.iter().find(|replica| replica["pod"] == name.as_str()))
+            .with_context(|| format!("{name} is not in status"))?;
+        ensure!(
+            replica["heartbeat"] == "Fresh"
+                && replica["ready"] == true
+                && replica["updated"] == true,
+            "{replica}"
+        );
+        let id = replica["replicaID"].as_str().context("no replica id")?;
+        let log = sandbox.kubectl(&["logs", &name]).await?;
+        ensure!(
+            log.contains(&format!("replicaID={id}")),
+            "{name} does not log the id {id} that status tells"
+        );
+    }
+    for object in [
+        "statefulset/demo",
+        "service/demo",
+        "service/demo-headless",
+        "ingress/demo",
+        "poddisruptionbudget/demo",
+        "serviceaccount/demo",
+    ] {
+        sandbox
+            .kubectl(&["get", object])
+            .await
+            .with_context(|| format!("{object} is missing"))?;
+    }
+    quiet(&sandbox).await
+}
+
+/// `--ha`, the URL, and nothing a restricted namespace would refuse.
+fn starts_right(pod: &Pod) -> Result<()> {
+    let spec = pod.spec.as_ref().context("no spec")?;
+    let container = spec
+        .containers
+        .iter()
+        .find(|container| container.name == "bytebase")
+        .context("no container")?;
+    let arguments = container.args.clone().unwrap_or_default();
+    ensure!(
+        arguments.iter().any(|argument| argument == "--ha"),
+        "no --ha: {arguments:?}"
+    );
+    ensure!(
+        arguments
+            .windows(2)
+            .any(|pair| pair == ["--external-url", "https://bytebase.example.com"]),
+        "{arguments:?}"
+    );
+    ensure!(
+        spec.automount_service_account_token == Some(false),
+        "the pod has a token"
+    );
+    let security = container.security_context.clone().unwrap_or_default();
+    ensure!(
+        security.read_only_root_filesystem == Some(true)
+            && security.allow_privilege_escalation == Some(false),
+        "{security:?}"
+    );
+    Ok(())
+}
+
+/// Nothing changes in the cluster when nothing has changed in the world.
+async fn quiet(sandbox: &Sandbox) -> Result<()> {
+    // Pods' own status settles a moment after Ready.
+    let settled = || async {
+        let before = support::versions(sandbox).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(before == support::versions(sandbox).await?)
+    };
+    wait::until(
+        "objects that stay as they are",
+        Duration::from_secs(30),
+        settled,
+        |same| *same,
+    )
+    .await?;
+    let before = support::versions(sandbox).await?;
+    wait::throughout(
+        "no write",
+        QUIET,
+        || support::versions(sandbox),
+        |now| *now == before,
+    )
+    .await
+}
+
+pub async fn restricted_namespace(sandbox: Sandbox) -> Result<()> {
+    let namespace = sandbox.namespace().to_owned();
+    sandbox
+        .kubectl(&[
+            "label",
+            "namespace",
+            &namespace,
+            "pod-security.kubernetes.io/enforce=restricted",
+        ])
+        .await?;
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+pub async fn in_parts(sandbox: Sandbox) -> Result<()> {
+    let (host, port) = (
+        sandbox.database().host().to_owned(),
+        sandbox.database().port(),
+    );
+    let (role, password, name) = (
+        sandbox.database().name.clone(),
+        sandbox.database().password.clone(),
+        sandbox.database().name.clone(),
+    );
+    let mut cluster = support::minimal(&sandbox, 1);
+    cluster["spec"]["database"] = json!({
+        "host": host, "port": port, "name": name,
+        "userSecretRef": {"name": "login", "key": "user"},
+        "passwordSecretRef": {"name": "login", "key": "password"},
+        "params": {"sslmode": "disable"},
+    });
+    sandbox
+        .create_harmless_secret("login", &[("user", &role), ("password", &password)])
+        .await?;
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+
+    // Every reserved character of a URL, as the password is written into the Secret.
+    let hostile = "p:@/?#[]!$&'()*+,;=% \"\\pass";
+    sandbox.plant("hostile password", hostile);
+    let statement = format!(
+        "ALTER ROLE \"{role}\" PASSWORD '{}'",
+        hostile.replace('\'', "''")
+    );
+    sqlx::query(sqlx::AssertSqlSafe(statement))
+        .execute(sandbox.harness().postgres.admin())
+        .await?;
+    sandbox
+        .create_harmless_secret("login", &[("user", &role), ("password", hostile)])
+        .await?;
+    let before = support::lives(&sandbox).await?;
+    wait::until(
+        "a replica with the new password",
+        crate::sandbox::PATIENCE,
+        || support::lives(&sandbox),
+        |lives| !lives.is_empty() && *lives != before,
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}

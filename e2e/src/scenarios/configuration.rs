@@ -1,0 +1,200 @@
+//! Wrong input: told, and nothing that runs is touched.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
+use crate::license::License;
+use crate::sandbox::Sandbox;
+
+pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let template = template(&sandbox).await?;
+
+    support::patch_spec(
+        &sandbox,
+        json!({"externalURL": "HTTPS://user@bytebase.example.com?x=1"}),
+    )
+    .await?;
+    let wrong = sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSpec")
+        .await?;
+    support::says(&wrong, &["spec.externalURL"])?;
+    sandbox
+        .wait_condition(NAME, "Stalled", "True", "InvalidConfiguration")
+        .await?;
+
+    // A second problem does not hide the first.
+    sandbox
+        .create_secret(
+            DATABASE_SECRET,
+            &[("PG_URL", "jdbc:postgresql://db.example.com/a-secret-name")],
+        )
+        .await?;
+    let both = sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "")
+        .await?;
+    let both = if both["message"]
+        .as_str()
+        .unwrap_or_default()
+        .contains("urlSecretRef")
+    {
+        both
+    } else {
+        crate::wait::until(
+            "both problems",
+            crate::sandbox::PATIENCE,
+            || support::condition_now(&sandbox, "ConfigurationValid"),
+            |condition: &Value| {
+                condition["message"]
+                    .as_str()
+                    .is_some_and(|message| message.contains("urlSecretRef"))
+            },
+        )
+        .await?
+    };
+    support::says(
+        &both,
+        &[
+            "spec.externalURL",
+            "spec.database.urlSecretRef",
+            DATABASE_SECRET,
+        ],
+    )?;
+    ensure!(
+        support::lives(&sandbox).await? == before && template == self::template(&sandbox).await?,
+        "something that runs was touched"
+    );
+
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    support::patch_spec(
+        &sandbox,
+        json!({"externalURL": "https://bytebase.example.com"}),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "ConfigurationValid", "True", "")
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "mending it touched what runs"
+    );
+    Ok(())
+}
+
+pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+    sandbox
+        .kubectl(&["delete", "secret", DATABASE_SECRET])
+        .await?;
+    let missing = sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "ReferenceMissing")
+        .await?;
+    support::says(&missing, &[DATABASE_SECRET, "create it"])?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a missing Secret ended a replica"
+    );
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "the Secret's return ended a replica"
+    );
+    Ok(())
+}
+
+pub async fn wrong_license(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+    // What is stored counts; a Secret that is wrong is told and harms nobody.
+    let token = sandbox.harness().license.sign(&License::default())?;
+    let cut: String = token.chars().take(token.len() / 2).collect();
+    for wrong in ["not a license at all", cut.as_str()] {
+        sandbox
+            .create_secret(LICENSE_SECRET, &[("license", wrong)])
+            .await?;
+        let told = sandbox
+            .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
+            .await?;
+        support::says(&told, &["spec.license.secretRef", LICENSE_SECRET])?;
+    }
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "")
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default())
+        .await?;
+    sandbox
+        .wait_condition(NAME, "ConfigurationValid", "True", "")
+        .await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a wrong license Secret ended a replica"
+    );
+    Ok(())
+}
+
+/// Admission refuses contradictions before the operator sees them.
+pub async fn refused_at_admission(sandbox: Sandbox) -> Result<()> {
+    let cases: [(&str, Value, &str); 5] = [
+        (
+            "two ways to the database",
+            json!({"database": {"url": "postgres://u@h/d", "urlSecretRef": {"name": "a", "key": "b"}}}),
+            "exactly one of",
+        ),
+        (
+            "parts without a name",
+            json!({"database": {"urlSecretRef": null, "host": "h"}}),
+            "needs name and userSecretRef",
+        ),
+        (
+            "two CAs",
+            json!({"database": {"caSecretRef": {"name": "a", "key": "b"}, "caConfigMapRef": {"name": "a", "key": "b"}}}),
+            "only one of",
+        ),
+        ("a negative size", json!({"replicas": -1}), "replicas"),
+        (
+            "an unknown preset",
+            json!({"ingress": {"preset": "apache"}}),
+            "preset",
+        ),
+    ];
+    for (what, change, words) in cases {
+        let mut cluster = support::minimal(&sandbox, 1);
+        merge(&mut cluster["spec"], &change);
+        let refused = sandbox.apply_yaml(&cluster.to_string()).await;
+        let Err(error) = refused else {
+            anyhow::bail!("{what} was accepted")
+        };
+        ensure!(format!("{error:#}").contains(words), "{what}: {error:#}");
+    }
+    Ok(())
+}
+
+fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                if value.is_null() {
+                    base.remove(key);
+                } else {
+                    merge(base.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}
+
+async fn template(sandbox: &Sandbox) -> Result<String> {
+    sandbox
+        .kubectl(&["get", "statefulset", NAME, "-o", "jsonpath={.spec}"])
+        .await
+}

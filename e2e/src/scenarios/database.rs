@@ -1,0 +1,203 @@
+//! The metadata database in all its bad days.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::support::{self, DATABASE_SECRET, NAME};
+use crate::sandbox::{PATIENCE, Sandbox};
+use crate::wait;
+
+pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+    let right = sandbox.database().url();
+    let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
+    ensure!(wrong != right, "the URL holds no password");
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
+        .await?;
+    let told = sandbox
+        .wait_condition(
+            NAME,
+            "DatabaseReady",
+            "False",
+            "DatabaseAuthenticationFailed",
+        )
+        .await?;
+    support::says(&told, &[sandbox.database().host()])?;
+    // A replica that runs is not replaced by one that is known to fail.
+    wait::throughout(
+        "the running replica",
+        Duration::from_secs(8),
+        || support::lives(&sandbox),
+        |lives| *lives == before,
+    )
+    .await?;
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "mending the Secret ended a replica"
+    );
+    Ok(())
+}
+
+/// Definite failures hold back the first pod; an unreachable database holds back only the second.
+pub async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
+    let right = sandbox.database().url();
+    let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
+    let cluster = support::licensed(&sandbox, 2);
+    support::start(&sandbox, &support::minimal(&sandbox, 0)).await?;
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
+        .await?;
+    sandbox.apply_yaml(&cluster.to_string()).await?;
+    sandbox
+        .wait_condition(
+            NAME,
+            "DatabaseReady",
+            "False",
+            "DatabaseAuthenticationFailed",
+        )
+        .await?;
+    let none = || async { Ok(support::pods(&sandbox).await?.len()) };
+    wait::throughout("no pod", Duration::from_secs(5), none, |count| *count == 0).await?;
+
+    // TEST-NET-1 leads nowhere.
+    let nowhere = format!(
+        "postgres://somebody:not-the-password-of-anybody@192.0.2.1:{}/none",
+        sandbox.database().port()
+    );
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &nowhere)])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
+        .await?;
+    support::wait_pods(&sandbox, 1).await?;
+    wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
+
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(support::pods(&sandbox).await?.len() == 2);
+    Ok(())
+}
+
+pub async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
+    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    let told = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
+        .await?;
+    support::says(&told, &["invoices"])?;
+    ensure!(
+        support::pods(&sandbox).await?.is_empty(),
+        "a pod was started on somebody else's tables"
+    );
+    support::execute(&sandbox, "DROP TABLE invoices").await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let mut second = support::minimal(&sandbox, 1);
+    second["metadata"]["name"] = json!("second");
+    second["spec"]["ingress"] = json!({"enabled": false});
+    sandbox.apply_yaml(&second.to_string()).await?;
+    let told = sandbox
+        .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
+        .await?;
+    support::says(&told, &[&format!("{}/{NAME}", sandbox.namespace())])?;
+    ensure!(
+        sandbox
+            .pods("bytebase.com/cluster=second")
+            .await?
+            .is_empty(),
+        "the second cluster started on the first one's database"
+    );
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    // When the first goes, the second may start.
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    sandbox
+        .wait_condition("second", "Ready", "True", "")
+        .await?;
+    Ok(())
+}
+
+/// A database outage is no reason to restart anybody.
+pub async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let postgres = sandbox.harness().postgres.clone();
+    postgres.stop().await?;
+    let down = async {
+        sandbox
+            .wait_condition(NAME, "DatabaseReady", "Unknown", "")
+            .await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "Unknown", "HeartbeatsUnknown")
+            .await?;
+        wait::throughout(
+            "the same replicas",
+            Duration::from_secs(20),
+            || support::lives(&sandbox),
+            |lives| *lives == before,
+        )
+        .await
+    }
+    .await;
+    postgres.start().await?;
+    down?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a replica was ended or restarted"
+    );
+    Ok(())
+}
+
+pub async fn rotation(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let role = sandbox.database().name.clone();
+    let password = "a-rotated-password-nobody-may-see";
+    sandbox.plant("rotated password", password);
+    let statement = format!("ALTER ROLE \"{role}\" PASSWORD '{password}'");
+    sqlx::query(sqlx::AssertSqlSafe(statement))
+        .execute(sandbox.harness().postgres.admin())
+        .await?;
+    let url = sandbox
+        .database()
+        .url()
+        .replace(&sandbox.database().password, password);
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
+        .await?;
+    // One at a time: never fewer than one replica is Ready.
+    let rolled = || async {
+        let ready = sandbox.status(NAME).await?["readyReplicas"]
+            .as_i64()
+            .unwrap_or(0);
+        ensure!(ready >= 1, "no replica was Ready during the roll");
+        let now = support::lives(&sandbox).await?;
+        Ok(now.len() == 2
+            && now
+                .iter()
+                .all(|(name, life)| before.get(name).is_none_or(|old| old.0 != life.0)))
+    };
+    wait::until("both replicas replaced", PATIENCE, rolled, |done| *done).await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}

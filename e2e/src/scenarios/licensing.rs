@@ -1,0 +1,182 @@
+//! The license gate.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::support::{self, LICENSE_SECRET, NAME};
+use crate::license::License;
+use crate::sandbox::{OperatorOptions, Sandbox};
+use crate::wait;
+
+pub async fn gate(sandbox: Sandbox) -> Result<()> {
+    // Nobody has signed up: one replica, and told why.
+    support::start(&sandbox, &support::minimal(&sandbox, 3)).await?;
+    let told = sandbox
+        .wait_condition(NAME, "HALicensed", "False", "AwaitingFirstSignUp")
+        .await?;
+    support::says(&told, &["sign up"])?;
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "True", "")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "False", "HeldBackByLicense")
+        .await?;
+    let one = || async { Ok(support::pods(&sandbox).await?.len()) };
+    wait::throughout("one replica", Duration::from_secs(15), one, |count| {
+        *count == 1
+    })
+    .await?;
+    ensure!(sandbox.status(NAME).await?["phase"] == "Limited");
+
+    // With an admin and a license the operator does the rest.
+    support::patch_spec(
+        &sandbox,
+        json!({
+            "license": {"secretRef": {"name": LICENSE_SECRET, "key": "license"}},
+            "admin": {"credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true},
+        }),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(support::pods(&sandbox).await?.len() == 3);
+    Ok(())
+}
+
+/// Whoever signs up first becomes the admin, so nobody is let in before the operator has done so.
+pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::licensed(&sandbox, 1)).await?;
+    let ingress_without_workspace = || async {
+        let ingress = sandbox.kubectl(&["get", "ingress", "-o", "name"]).await?;
+        let workspaces: Result<i64> = async {
+            let pool = sandbox.sql().await?;
+            let count = sqlx::query_scalar("SELECT count(*) FROM workspace")
+                .fetch_one(&pool)
+                .await;
+            pool.close().await;
+            Ok(count?)
+        }
+        .await;
+        // Before the migration there is no table, and so no workspace.
+        let workspaces = workspaces.unwrap_or(0);
+        ensure!(
+            ingress.trim().is_empty() || workspaces > 0,
+            "exposed before the first sign-up"
+        );
+        Ok(!ingress.trim().is_empty())
+    };
+    let start = std::time::Instant::now();
+    while !ingress_without_workspace().await? {
+        ensure!(start.elapsed() < crate::sandbox::PATIENCE, "never exposed");
+    }
+    Ok(())
+}
+
+pub async fn expiry(sandbox: Sandbox) -> Result<()> {
+    // A guard of 40 s instead of ten minutes, so that a license that ends in 100 s counts for a minute.
+    let options = OperatorOptions {
+        values: json!({"licenseGuardSeconds": 40}),
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(&sandbox).await?;
+    let expires = jiff::Timestamp::now() + SignedDuration::from_secs(100);
+    sandbox
+        .create_license_secret(
+            LICENSE_SECRET,
+            &License::default().expires_in(SignedDuration::from_secs(100)),
+        )
+        .await?;
+    sandbox
+        .apply_yaml(&support::licensed(&sandbox, 3).to_string())
+        .await?;
+    let told = sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseEndsSoon")
+        .await?;
+    support::says(&told, &["within a day"])?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseExpiring")
+        .await?;
+    support::wait_pods(&sandbox, 1).await?;
+    ensure!(
+        jiff::Timestamp::now() < expires,
+        "back to one replica only after the license ended"
+    );
+    support::wait_event(&sandbox, "LicenseEndsSoon").await?;
+    support::wait_event(&sandbox, "LicenseExpiring").await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseExpired")
+        .await?;
+
+    // A new license in the Secret is installed, and the cluster grows again.
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default())
+        .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+pub async fn warn(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::minimal(&sandbox, 2);
+    cluster["spec"]["license"] = json!({"enforcement": "Warn"});
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let told = sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseNotEnforced")
+        .await?;
+    support::says(&told, &["ten minutes"])?;
+    Ok(())
+}
+
+pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 1).await?;
+    // A license that is better than the stored one, and a password that is not the admin's.
+    support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
+    sandbox
+        .create_license_secret(
+            LICENSE_SECRET,
+            &License::default()
+                .ha(true)
+                .expires_in(SignedDuration::from_hours(24 * 800)),
+        )
+        .await?;
+    execute_license_without_ha(&sandbox).await?;
+    let told = sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
+        .await?;
+    support::says(&told, &["admin.credentialsSecretRef"])?;
+    support::secrets(&sandbox).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "")
+        .await?;
+    Ok(())
+}
+
+/// Puts a license without HA in the place of the stored one.
+async fn execute_license_without_ha(sandbox: &Sandbox) -> Result<()> {
+    let token = sandbox
+        .harness()
+        .license
+        .sign(&License::default().ha(false))?;
+    let pool = sandbox.sql().await?;
+    let done = sqlx::query("UPDATE setting SET value = jsonb_set(value, '{license}', to_jsonb($1::text)) WHERE name = 'SYSTEM'").bind(token).execute(&pool).await;
+    pool.close().await;
+    ensure!(done?.rows_affected() == 1, "no license is stored");
+    Ok(())
+}

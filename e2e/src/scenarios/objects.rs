@@ -1,0 +1,290 @@
+//! The objects of a cluster: put back, left alone, taken away.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::support::{self, NAME};
+use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::wait;
+
+/// Each owned object, and an edit of a field the operator owns.
+const OWNED: [(&str, &str, &str); 6] = [
+    (
+        "serviceaccount/demo",
+        r#"{"automountServiceAccountToken":true}"#,
+        "{.automountServiceAccountToken}",
+    ),
+    (
+        "service/demo",
+        r#"{"spec":{"ports":[{"name":"http","port":81,"targetPort":9999}]}}"#,
+        "{.spec.ports[*].port} {.spec.ports[*].targetPort}",
+    ),
+    (
+        "service/demo-headless",
+        r#"{"spec":{"publishNotReadyAddresses":false}}"#,
+        "{.spec.publishNotReadyAddresses}",
+    ),
+    (
+        "statefulset/demo",
+        r#"{"spec":{"replicas":5}}"#,
+        "{.spec.replicas}",
+    ),
+    (
+        "poddisruptionbudget/demo",
+        r#"{"spec":{"maxUnavailable":3}}"#,
+        "{.spec.maxUnavailable}",
+    ),
+    (
+        "ingress/demo",
+        r#"{"spec":{"rules":[{"host":"evil.example.com"}]}}"#,
+        "{.spec.rules[*].host}",
+    ),
+];
+
+pub async fn drift(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    for (object, edit, field) in OWNED {
+        let path = format!("jsonpath={field}");
+        let read = || async { sandbox.kubectl(&["get", object, "-o", &path]).await };
+        let before = read().await?;
+        sandbox
+            .kubectl(&["annotate", object, "example.com/mine=kept"])
+            .await?;
+        sandbox
+            .kubectl(&["patch", object, "--type=merge", "-p", edit])
+            .await?;
+        wait::until(&format!("{object} put back"), PATIENCE, read, |now| {
+            *now == before
+        })
+        .await?;
+        let mine = sandbox
+            .kubectl(&[
+                "get",
+                object,
+                "-o",
+                "jsonpath={.metadata.annotations.example\\.com/mine}",
+            ])
+            .await?;
+        ensure!(
+            mine.trim() == "kept",
+            "{object}: a foreign annotation was taken away"
+        );
+    }
+    for (object, _, _) in OWNED {
+        let uid = || async {
+            sandbox
+                .kubectl(&["get", object, "-o", "jsonpath={.metadata.uid}"])
+                .await
+        };
+        let before = uid().await?;
+        sandbox.kubectl(&["delete", object, "--wait=false"]).await?;
+        wait::until(&format!("{object} made anew"), PATIENCE, uid, |now| {
+            *now != before
+        })
+        .await?;
+    }
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// An object of the same name that is somebody else's.
+pub async fn name_taken(sandbox: Sandbox) -> Result<()> {
+    let foreign = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME, "labels": {"owner": "somebody"}}, "spec": {"ports": [{"port": 1234}], "selector": {"app": "other"}}});
+    sandbox.apply_yaml(&foreign.to_string()).await?;
+    let look = || async {
+        sandbox
+            .kubectl(&[
+                "get",
+                "service",
+                NAME,
+                "-o",
+                "jsonpath={.metadata.resourceVersion} {.metadata.labels} {.spec}",
+            ])
+            .await
+    };
+    let before = look().await?;
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    let told = sandbox
+        .wait_condition(NAME, "Stalled", "True", "NameTaken")
+        .await?;
+    support::says(&told, &["services/demo"])?;
+    ensure!(look().await? == before, "a foreign object was touched");
+    // The rest stands all the same.
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "True", "")
+        .await?;
+    sandbox.kubectl(&["delete", "service", NAME]).await?;
+    sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let owner = sandbox
+        .kubectl(&[
+            "get",
+            "service",
+            NAME,
+            "-o",
+            "jsonpath={.metadata.ownerReferences[0].kind}",
+        ])
+        .await?;
+    ensure!(owner.trim() == "BytebaseCluster");
+    Ok(())
+}
+
+pub async fn deletion(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .kubectl(&["create", "configmap", "not-ours", "--from-literal=a=b"])
+        .await?;
+    let kinds = "statefulsets,services,ingresses,poddisruptionbudgets,pods";
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    let left = || async {
+        sandbox
+            .kubectl(&[
+                "get",
+                kinds,
+                "-l",
+                &format!("bytebase.com/cluster={NAME}"),
+                "-o",
+                "name",
+            ])
+            .await
+    };
+    wait::until("nothing of ours", PATIENCE, left, |names| {
+        names.trim().is_empty()
+    })
+    .await?;
+    for kept in ["configmap/not-ours", "secret/demo-database"] {
+        sandbox
+            .kubectl(&["get", kept])
+            .await
+            .with_context(|| format!("{kept} went with the cluster"))?;
+    }
+    let rows = support::active_rows(&sandbox).await?;
+    ensure!(rows >= 1, "the database was touched: {rows} rows");
+    Ok(())
+}
+
+/// Parts of the spec that come and go again take their objects with them.
+pub async fn switches(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::minimal(&sandbox, 1);
+    cluster["spec"]["ingress"] =
+        json!({"preset": "ingress-nginx", "className": "nginx", "tlsSecretName": "tls"});
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let ingress = || async {
+        Ok(serde_json::from_str::<Value>(
+            &sandbox.kubectl(&["get", "ingress", "-o", "json"]).await?,
+        )?["items"]
+            .clone())
+    };
+    let preset = "nginx.ingress.kubernetes.io/proxy-read-timeout";
+    let items = ingress().await?;
+    ensure!(
+        items[0]["metadata"]["annotations"][preset] == "3600",
+        "{items}"
+    );
+    let paths = items[0]["spec"]["rules"][0]["http"]["paths"].clone();
+    for private in ["/metrics", "/debug"] {
+        let rule = paths
+            .as_array()
+            .and_then(|paths| paths.iter().find(|path| path["path"] == private))
+            .with_context(|| format!("{private} is not kept off"))?;
+        ensure!(
+            rule["backend"]["service"]["port"]["name"] == "nowhere",
+            "{rule}"
+        );
+    }
+    support::patch_spec(&sandbox, json!({"ingress": {"preset": "none"}})).await?;
+    wait::until("no preset", PATIENCE, ingress, |items| {
+        items[0]["metadata"]["annotations"][preset].is_null()
+    })
+    .await?;
+    support::patch_spec(
+        &sandbox,
+        json!({"ingress": {"enabled": false}, "disruptionBudget": {"enabled": false}}),
+    )
+    .await?;
+    wait::until("no Ingress", PATIENCE, ingress, |items| {
+        items.as_array().is_some_and(Vec::is_empty)
+    })
+    .await?;
+    let budgets = || async {
+        sandbox
+            .kubectl(&["get", "poddisruptionbudgets", "-o", "name"])
+            .await
+    };
+    wait::until("no PodDisruptionBudget", PATIENCE, budgets, |names| {
+        names.trim().is_empty()
+    })
+    .await?;
+    sandbox
+        .wait_condition(NAME, "Exposed", "False", "IngressDisabled")
+        .await?;
+    support::patch_spec(
+        &sandbox,
+        json!({"ingress": {"host": "other.example.com", "enabled": true}}),
+    )
+    .await?;
+    let told = sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSpec")
+        .await?;
+    support::says(&told, &["spec.ingress.host"])?;
+    Ok(())
+}
+
+/// Without the right to one kind the rest works, and the condition says which verb on what is missing.
+pub async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
+    sandbox
+        .install_operator(&OperatorOptions::default())
+        .await?;
+    let roles: Value =
+        serde_json::from_str(&sandbox.kubectl(&["get", "roles", "-o", "json"]).await?)?;
+    let mut role = roles["items"]
+        .as_array()
+        .and_then(|items| {
+            items
+                .iter()
+                .find(|role| role["rules"].to_string().contains("ingresses"))
+        })
+        .context("no role grants ingresses")?
+        .clone();
+    let rules = role["rules"].as_array_mut().context("no rules")?;
+    rules.retain(|rule| !rule["resources"].to_string().contains("ingresses"));
+    sandbox
+        .kubectl(&[
+            "patch",
+            "role",
+            role["metadata"]["name"].as_str().unwrap_or_default(),
+            "--type=merge",
+            "-p",
+            &json!({"rules": role["rules"]}).to_string(),
+        ])
+        .await?;
+    // A start that finds the right gone already.
+    sandbox
+        .kubectl(&[
+            "delete",
+            "pods",
+            "-l",
+            &format!("app.kubernetes.io/instance={}", sandbox.release()),
+        ])
+        .await?;
+    support::secrets(&sandbox).await?;
+    sandbox
+        .apply_yaml(&support::minimal(&sandbox, 1).to_string())
+        .await?;
+    let told = sandbox
+        .wait_condition(NAME, "Stalled", "True", "Forbidden")
+        .await?;
+    support::says(&told, &["ingresses"])?;
+    sandbox
+        .wait_condition(NAME, "Exposed", "False", "IngressFailed")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Changes on their way to the replicas.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::support::{self, NAME};
+use crate::sandbox::Sandbox;
+use crate::wait;
+
+/// Rolls through three replicas, one at a time.
+pub async fn image_change(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 3);
+    cluster["spec"]["version"] = json!("3.20.0");
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    let start = Instant::now();
+    loop {
+        let pods = support::pods(&sandbox).await?;
+        let ending = pods
+            .iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
+            .count();
+        ensure!(ending <= 1, "{ending} replicas end at once");
+        let status = sandbox.status(NAME).await?;
+        let ready = status["readyReplicas"].as_i64().unwrap_or(0);
+        ensure!(
+            ready >= 2,
+            "only {ready} of 3 replicas are Ready during the roll"
+        );
+        if status["version"] == "3.21.1" && status["phase"] == "Ready" {
+            break;
+        }
+        ensure!(
+            start.elapsed() < Duration::from_mins(4),
+            "the roll does not end: {status:#}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let after = support::lives(&sandbox).await?;
+    ensure!(
+        before
+            .iter()
+            .all(|(name, life)| after.get(name).is_some_and(|now| now.0 != life.0)),
+        "not every replica was replaced"
+    );
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "RolloutDone")
+        .await?;
+    let schema = sandbox.status(NAME).await?["schemaVersion"]
+        .as_str()
+        .map(str::to_owned);
+    ensure!(
+        schema
+            .as_deref()
+            .is_some_and(|schema| schema.starts_with("3.21.")),
+        "schema {schema:?}"
+    );
+
+    // Back would be a downgrade of a migrated schema.
+    support::patch_spec(&sandbox, json!({"version": "3.20.0"})).await?;
+    let refused = sandbox
+        .wait_condition(NAME, "RolloutComplete", "False", "DowngradeRefused")
+        .await?;
+    support::says(&refused, &["3.21", "3.20.0"])?;
+    ensure!(
+        support::lives(&sandbox).await? == after,
+        "a replica was replaced for a refused downgrade"
+    );
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["rollout"]["readyTimeoutSeconds"] = json!(15);
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+
+    support::patch_spec(
+        &sandbox,
+        json!({"image": {"tag": "no-such-tag", "pullPolicy": "Never"}}),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "False", "ImagePullFailed")
+        .await?;
+    let stalled = sandbox
+        .wait_condition(NAME, "Stalled", "True", "RolloutStalled")
+        .await?;
+    support::says(&stalled, &["demo-1", "cannot be pulled"])?;
+    let untouched = || support::lives(&sandbox);
+    wait::throughout(
+        "demo-0 as it was",
+        Duration::from_secs(5),
+        untouched,
+        |lives| lives.get("demo-0") == before.get("demo-0"),
+    )
+    .await?;
+
+    support::patch_spec(
+        &sandbox,
+        json!({"image": {"tag": null, "pullPolicy": null}}),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    ensure!(
+        support::lives(&sandbox).await?.get("demo-0") == before.get("demo-0"),
+        "demo-0 was replaced although its template came back"
+    );
+    Ok(())
+}
+
+pub async fn paused(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    support::patch_spec(
+        &sandbox,
+        json!({"paused": true, "podLabels": {"team": "blue"}}),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "Reconciling", "False", "Paused")
+        .await?;
+    sandbox.kubectl(&["delete", "ingress", NAME]).await?;
+    let nothing = || async { sandbox.kubectl(&["get", "ingress", "-o", "name"]).await };
+    wait::throughout("no Ingress", Duration::from_secs(5), nothing, |names| {
+        names.trim().is_empty()
+    })
+    .await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a paused cluster was rolled"
+    );
+    support::patch_spec(&sandbox, json!({"paused": false})).await?;
+    wait::until(
+        "the Ingress again",
+        crate::sandbox::PATIENCE,
+        nothing,
+        |names| !names.trim().is_empty(),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    let labelled = || async { Ok(sandbox.pods("team=blue").await?.len()) };
+    wait::until(
+        "both pods with the label",
+        crate::sandbox::PATIENCE,
+        labelled,
+        |count| *count == 2,
+    )
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The words that scenarios of the product share: a BytebaseCluster to start from, and what is looked at again and again.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::license::License;
+use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::wait;
+
+/// Name of the cluster in every scenario.
+pub const NAME: &str = "demo";
+/// Secret with `PG_URL`.
+pub const DATABASE_SECRET: &str = "demo-database";
+/// Secret with the license.
+pub const LICENSE_SECRET: &str = "demo-license";
+/// Secret with the admin's login.
+pub const ADMIN_SECRET: &str = "demo-admin";
+/// The admin's password; looked for in everything the operator writes.
+const ADMIN_PASSWORD: &str = "an-admin-password-nobody-may-see-1";
+
+/// A cluster of this size in the least that is accepted.
+pub fn minimal(sandbox: &Sandbox, replicas: i32) -> Value {
+    let image = &sandbox.harness().bytebase;
+    json!({
+        "apiVersion": "bytebase.com/v1alpha1",
+        "kind": "BytebaseCluster",
+        "metadata": {"name": NAME},
+        "spec": {
+            "version": image.tag,
+            "image": {"repository": image.repository},
+            "replicas": replicas,
+            "externalURL": "https://bytebase.example.com",
+            "database": {"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}},
+            // The pause is for endpoints; scenarios have nobody behind them.
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10},
+        },
+    })
+}
+
+/// The same with a license and an admin that the operator makes, so that several replicas may run.
+pub fn licensed(sandbox: &Sandbox, replicas: i32) -> Value {
+    let mut cluster = minimal(sandbox, replicas);
+    cluster["spec"]["license"] = json!({"secretRef": {"name": LICENSE_SECRET, "key": "license"}});
+    cluster["spec"]["admin"] =
+        json!({"credentialsSecretRef": {"name": ADMIN_SECRET}, "createFirst": true});
+    cluster
+}
+
+/// Operator, Secrets and the cluster itself, without waiting for anything.
+pub async fn start(sandbox: &Sandbox, cluster: &Value) -> Result<()> {
+    sandbox
+        .install_operator(&OperatorOptions::default())
+        .await?;
+    secrets(sandbox).await?;
+    sandbox.apply_yaml(&cluster.to_string()).await
+}
+
+/// The Secrets that [`minimal`] and [`licensed`] name.
+pub async fn secrets(sandbox: &Sandbox) -> Result<()> {
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default())
+        .await?;
+    admin_secret(sandbox, ADMIN_PASSWORD).await
+}
+
+/// The admin's login with this password.
+pub async fn admin_secret(sandbox: &Sandbox, password: &str) -> Result<()> {
+    sandbox.plant("admin password", password);
+    sandbox
+        .create_harmless_secret(
+            ADMIN_SECRET,
+            &[("email", "admin@example.com"), ("password", password)],
+        )
+        .await
+}
+
+/// A licensed cluster of this size, brought up and Ready.
+pub async fn ready(sandbox: &Sandbox, replicas: i32) -> Result<()> {
+    start(sandbox, &licensed(sandbox, replicas)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// Merges into the spec, as `kubectl patch` would.
+pub async fn patch_spec(sandbox: &Sandbox, spec: Value) -> Result<()> {
+    let patch = Patch::Merge(json!({"spec": spec}));
+    sandbox
+        .clusters()
+        .patch(NAME, &PatchParams::default(), &patch)
+        .await?;
+    Ok(())
+}
+
+/// Pods of the cluster.
+pub async fn pods(sandbox: &Sandbox) -> Result<Vec<Pod>> {
+    sandbox.pods(&format!("bytebase.com/cluster={NAME}")).await
+}
+
+/// Uid and restarts of each pod, by name: what tells that nobody ended or restarted it.
+pub async fn lives(sandbox: &Sandbox) -> Result<BTreeMap<String, (String, i32)>> {
+    let life = |pod: &Pod| {
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.clone())
+            .unwrap_or_default();
+        let restarts = statuses.iter().map(|status| status.restart_count).sum();
+        (pod.name_any(), (pod.uid().unwrap_or_default(), restarts))
+    };
+    Ok(pods(sandbox).await?.iter().map(life).collect())
+}
+
+/// Waits until there are exactly this many pods.
+pub async fn wait_pods(sandbox: &Sandbox, count: usize) -> Result<Vec<Pod>> {
+    wait::until(
+        &format!("{count} pods"),
+        PATIENCE,
+        || pods(sandbox),
+        |pods: &Vec<Pod>| pods.len() == count,
+    )
+    .await
+}
+
+/// Heartbeats that are at most 30 s old, by the database's clock.
+pub async fn active_rows(sandbox: &Sandbox) -> Result<i64> {
+    let pool = sandbox.sql().await?;
+    let count = sqlx::query_scalar("SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '30 seconds'").fetch_one(&pool).await;
+    pool.close().await;
+    Ok(count?)
+}
+
+/// Runs one statement as the owner of the database.
+pub async fn execute(sandbox: &Sandbox, statement: &'static str) -> Result<()> {
+    let pool = sandbox.sql().await?;
+    let done = sqlx::query(statement).execute(&pool).await;
+    pool.close().await;
+    done?;
+    Ok(())
+}
+
+/// Reasons of the events on the cluster.
+pub async fn event_reasons(sandbox: &Sandbox) -> Result<Vec<String>> {
+    let selector =
+        format!("--field-selector=involvedObject.kind=BytebaseCluster,involvedObject.name={NAME}");
+    let printed = sandbox
+        .kubectl(&[
+            "get",
+            "events",
+            &selector,
+            "-o",
+            "jsonpath={range .items[*]}{.reason}{\"\\n\"}{end}",
+        ])
+        .await?;
+    Ok(printed.lines().map(str::to_owned).collect())
+}
+
+/// Waits for an event with this reason.
+pub async fn wait_event(sandbox: &Sandbox, reason: &str) -> Result<()> {
+    wait::until(
+        &format!("an event {reason}"),
+        PATIENCE,
+        || event_reasons(sandbox),
+        |reasons: &Vec<String>| reasons.iter().any(|seen| seen == reason),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Status of a condition now.
+pub async fn condition_now(sandbox: &Sandbox, kind: &str) -> Result<Value> {
+    let status = sandbox.status(NAME).await?;
+    condition(&status["conditions"], kind)
+        .cloned()
+        .with_context(|| format!("no condition {kind}"))
+}
+
+/// The message of a condition names each of these.
+pub fn says(condition: &Value, words: &[&str]) -> Result<()> {
+    let message = condition["message"].as_str().unwrap_or_default();
+    for word in words {
+        ensure!(
+            message.contains(word),
+            "the message does not say {word:?}: {message}"
+        );
+    }
+    Ok(())
+}
+
+/// `resourceVersion` of everything the cluster owns and of the cluster itself: what changes with any write.
+pub async fn versions(sandbox: &Sandbox) -> Result<String> {
+    let selector = format!("bytebase.com/cluster={NAME}");
+    let columns = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
+    let kinds = "statefulsets,services,ingresses,poddisruptionbudgets,serviceaccounts,pods";
+    let owned = sandbox
+        .kubectl(&["get", kinds, "-l", &selector, "-o", columns])
+        .await?;
+    let cluster = sandbox
+        .kubectl(&[
+            "get",
+            "bytebasecluster",
+            NAME,
+            "-o",
+            "jsonpath={.metadata.resourceVersion}",
+        ])
+        .await?;
+    Ok(format!("{owned}{cluster}"))
+}
