@@ -27,9 +27,10 @@ fail() {
 
 have() { command -v "$1" > /dev/null; }
 
-# hash PATH…: one short checksum over the names and contents of files and folders.
+# hash PATH…: one short checksum over the names and contents of files and folders; texts for people
+# build nothing.
 hash() {
-  (cd "$here" && find "$@" -type f -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c 1-16
+  (cd "$here" && find "$@" -type f ! -name '*.md' -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c 1-16
 }
 
 # long WHAT LOG COMMAND…: runs a command that takes its time, with a line now and then; its output

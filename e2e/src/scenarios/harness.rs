@@ -62,7 +62,7 @@ pub async fn leak(sandbox: Sandbox) -> Result<()> {
 
 /// A chart in the least that Helm accepts, with the probe in the operator's place.
 const CHART: &str = "apiVersion: v2\nname: probe\nversion: 0.1.0\n";
-const DEPLOYMENT: &str = r#"apiVersion: apps/v1
+const DEPLOYMENT: &str = r"apiVersion: apps/v1
 kind: Deployment
 metadata:
   name: probe
@@ -83,7 +83,7 @@ spec:
           env:
             - { name: FIRST, value: not-for- }
             - { name: SECOND, value: other-eyes }
-"#;
+";
 
 pub async fn operator_logs(sandbox: Sandbox) -> Result<()> {
     let chart = sandbox.folder().join("chart");

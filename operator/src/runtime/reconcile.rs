@@ -118,7 +118,7 @@ pub fn after_failure(
 ) -> Action {
     let key = ObjectRef::from_obj(cluster.as_ref());
     let wait = context.failed(&key);
-    tracing::warn!(cluster = %name(key), %error, retry_in = ?wait, "a reconcile failed");
+    tracing::warn!(cluster = %name(&key), %error, retry_in = ?wait, "a reconcile failed");
     Action::requeue(wait)
 }
 
@@ -424,7 +424,7 @@ impl Look<'_> {
                 context.probes.poke(key);
             }
             Err(error) => {
-                tracing::warn!(cluster = %name(key), %error, "a call to Bytebase failed");
+                tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
                 memory.call_failure = Some(CallFailure {
                     message: error.to_string(),
                     retry_at: now.saturating_add(CALL_RETRY).unwrap_or(Timestamp::MAX),
