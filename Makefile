@@ -27,6 +27,41 @@ lint: ## Formatting and lints
 unit: ## Tests that need no cluster
 	cargo test --workspace --quiet
 
+# Tools that setup.sh found or built.
+TOOL = $$(sed -n 's/^$(1)=//p' .cache/setup.env)
+OPERATOR := cargo run --quiet --package bytebase-operator --
+GENERATED := crds/bytebaseclusters.bytebase.com.yaml charts/bytebase-operator/files/crd.yaml config/crd/bytebaseclusters.bytebase.com.yaml \
+	config/rbac/rbac.yaml config/manager/manager.yaml docs/reference.md
+# Where `generate` writes.
+OUT ?= .
+
+.PHONY: generate
+generate: setup ## Make CRDs, kustomize objects and the reference page anew from the types and the chart
+	mkdir -p $(OUT)/crds $(OUT)/charts/bytebase-operator/files $(OUT)/config/crd $(OUT)/docs
+	$(OPERATOR) crd > $(OUT)/.crd.yaml
+	mv $(OUT)/.crd.yaml $(OUT)/crds/bytebaseclusters.bytebase.com.yaml
+	cp $(OUT)/crds/bytebaseclusters.bytebase.com.yaml $(OUT)/charts/bytebase-operator/files/crd.yaml
+	cp $(OUT)/crds/bytebaseclusters.bytebase.com.yaml $(OUT)/config/crd/bytebaseclusters.bytebase.com.yaml
+	$(OPERATOR) reference > $(OUT)/.reference.md
+	mv $(OUT)/.reference.md $(OUT)/docs/reference.md
+	HELM=$(call TOOL,HELM) charts/render-config.sh $(abspath $(OUT))/config
+
+.PHONY: generated
+generated: ## Check that everything generated is up to date
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(MAKE) --no-print-directory --silent generate OUT="$$fresh"; \
+	for file in $(GENERATED); do diff -u "$$file" "$$fresh/$$file" || { echo "$$file is out of date: run make generate" >&2; exit 1; }; done; \
+	echo "generated files: up to date"
+
+.PHONY: install-forms
+install-forms: setup ## Render the chart and the kustomize configuration, and check what comes out
+	HELM=$(call TOOL,HELM) KUBECTL=$(call TOOL,KUBECTL) charts/test.sh
+	$(OPERATOR) check $$(ls config/samples/*.yaml | grep -v kustomization)
+
+.PHONY: fuzz
+fuzz: ## Fuzz each parser for a minute (needs cargo-fuzz)
+	cd operator && for target in external_url pg_url license version; do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=60; done
+
 .PHONY: e2e
 e2e: setup ## Scenarios on a real cluster (SCENARIO="name …" for some, E2E_KEEP=1 to keep the cluster)
 	$(E2E) test $(SCENARIO)
@@ -36,7 +71,7 @@ scenarios: ## List the scenarios
 	@$(E2E) test --list
 
 .PHONY: test
-test: setup lint unit e2e ## Everything: formatting, lints, unit tests, scenarios
+test: setup lint unit generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
 
 .PHONY: demo
 demo: setup ## Make a cluster to look at, and leave it running

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -200,20 +199,10 @@ impl Harness {
     }
 
     async fn apply_definitions(&self) -> Result<()> {
-        let mut files: Vec<PathBuf> = fs::read_dir(repository().join("crds"))
-            .context("crds/")?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
-        files.retain(|file| {
-            file.extension()
-                .is_some_and(|extension| extension == "yaml")
-        });
-        files.sort();
-        for file in files {
-            self.kubectl
-                .apply("default", &fs::read_to_string(&file)?)
-                .await?;
-        }
+        let folder = repository().join("crds").display().to_string();
+        self.kubectl
+            .run(&["apply", "--server-side", "--force-conflicts", "-f", &folder])
+            .await?;
         self.kubectl
             .run(&[
                 "wait",

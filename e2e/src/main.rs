@@ -6,13 +6,16 @@ use bytebase_e2e::cli::Cli;
 use clap::Parser;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+async fn main() -> ExitCode {
     // Chosen before the first TLS connection: the process has one provider.
-    if rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .is_err()
-    {
-        anyhow::bail!("another TLS provider is installed already");
-    }
-    Cli::parse().run().await
+    let installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let result = match installed {
+        Ok(()) => Cli::parse().run().await,
+        Err(_) => Err(anyhow::anyhow!("another TLS provider is installed already")),
+    };
+    result.unwrap_or_else(|error| {
+        // Causes in one line; where in the code it came from helps nobody here.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
