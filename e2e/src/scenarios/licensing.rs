@@ -146,6 +146,9 @@ pub async fn warn(sandbox: Sandbox) -> Result<()> {
 
 pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "")
+        .await?;
     // A license that is better than the stored one, and a password that is not the admin's.
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
     sandbox

@@ -30,8 +30,9 @@ const CA_VOLUME: &str = "bytebase-database-ca";
 const DEFAULT_PRE_STOP: i64 = 5;
 const DEFAULT_GRACE: i64 = 60;
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before anybody is killed.
-const STARTUP_PERIOD: i32 = 5;
-const STARTUP_FAILURES: i32 = 720;
+/// Looked at often, since a replica that has nothing to migrate is up in a second or two.
+const STARTUP_PERIOD: i32 = 2;
+const STARTUP_FAILURES: i32 = 1800;
 
 /// The pod template with the user's overlay. Errors say what of the overlay cannot be used.
 pub fn pod_template(cluster: &ValidCluster) -> Result<Value, String> {

@@ -70,6 +70,8 @@ pub struct Memory {
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
+    /// Calls in a row that nothing answered.
+    pub unanswered: u32,
     /// Status as last written, and the `resourceVersion` the cache had then: until the cache moves on, this is the newer one.
     pub status: Option<(Option<String>, BytebaseClusterStatus)>,
     /// Objects as last written, likewise.

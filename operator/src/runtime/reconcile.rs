@@ -35,6 +35,10 @@ const ECHO: Duration = Duration::from_secs(3);
 const BUDGET_RETRY: Duration = Duration::from_secs(5);
 /// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed, seldom enough to lock no account.
 const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
+/// A call that nothing answered is tried again after this long.
+const ENDPOINT_RETRY: SignedDuration = SignedDuration::from_secs(1);
+/// So many calls in a row may go unanswered before it is reported.
+const UNANSWERED: u32 = 10;
 
 /// Why a look ended early.
 #[derive(Debug, thiserror::Error)]
@@ -403,12 +407,11 @@ impl Look<'_> {
             valid.identity.name, valid.identity.namespace
         );
         let (reason, done) = match call {
-            BytebaseCall::CreateFirstAdmin { email, .. } => (
-                Reason::AwaitingFirstAdmin,
-                format!("made {email} the first admin"),
-            ),
+            BytebaseCall::CreateFirstAdmin { email, .. } => {
+                (Reason::Progressing, format!("made {email} the first admin"))
+            }
             BytebaseCall::InstallLicense { .. } => (
-                Reason::LicenseNotInstalled,
+                Reason::Progressing,
                 "installed the license from the Secret".to_owned(),
             ),
         };
@@ -421,15 +424,26 @@ impl Look<'_> {
                     message: done,
                 });
                 memory.call_failure = None;
+                memory.unanswered = 0;
                 context.probes.poke(key);
             }
             Err(error) => {
-                tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
-                memory.call_failure = Some(CallFailure {
-                    message: error.to_string(),
-                    retry_at: now.saturating_add(CALL_RETRY).unwrap_or(Timestamp::MAX),
-                });
-                outcome.again = Some(CALL_RETRY.unsigned_abs());
+                tracing::warn!(cluster = %name(key), %error, "a call to Bytebase failed");
+                let unanswered = matches!(error, bytebase::CallError::Unreachable(_));
+                memory.unanswered = if unanswered { memory.unanswered + 1 } else { 0 };
+                let pause = if unanswered {
+                    ENDPOINT_RETRY
+                } else {
+                    CALL_RETRY
+                };
+                // A Service leads to a new pod only a moment after the pod is Ready; that is no failure worth telling.
+                if memory.unanswered == 0 || memory.unanswered > UNANSWERED {
+                    memory.call_failure = Some(CallFailure {
+                        message: error.to_string(),
+                        retry_at: now.saturating_add(pause).unwrap_or(Timestamp::MAX),
+                    });
+                }
+                outcome.again = Some(pause.unsigned_abs());
             }
         }
         outcome.writes += 1;
