@@ -240,9 +240,9 @@ pub async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
-    let roles: Value =
+    let listed: Value =
         serde_json::from_str(&sandbox.kubectl(&["get", "roles", "-o", "json"]).await?)?;
-    let mut role = roles["items"]
+    let mut role = listed["items"]
         .as_array()
         .and_then(|items| {
             items
