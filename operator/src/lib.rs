@@ -19,4 +19,6 @@ pub mod observe;
 pub mod quantity;
 pub mod report;
 pub mod runtime;
+#[cfg(test)]
+mod testing;
 pub mod validate;

@@ -69,15 +69,14 @@ impl Objects<'_> {
         desired: &DesiredObject,
         cached: Option<DynamicObject>,
     ) -> Result<Applied, ApplyFailure> {
-        let ingress = desired.kind == Kind::Ingress;
-        let plural = desired.kind.group_and_plural().1;
         let api = self.api(desired.kind);
         let value = with_hash(desired);
         let live = match cached {
             Some(live) => Some(live),
-            None => api.get_opt(&desired.name).await.map_err(|error| {
-                ApplyFailure::new(&error, &format!("get {plural}/{}", desired.name), ingress)
-            })?,
+            None => api
+                .get_opt(&desired.name)
+                .await
+                .map_err(|error| failure(&error, "get", desired))?,
         };
         let Some(live) = live else {
             // Without force: should somebody else make one of this name in between, the conflict shows it.
@@ -86,9 +85,10 @@ impl Objects<'_> {
         if !self.is_ours(&live) {
             return Err(ApplyFailure {
                 kind: FailureKind::NameTaken,
-                ingress,
+                ingress: desired.kind == Kind::Ingress,
                 message: format!(
-                    "{plural}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
+                    "{}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
+                    desired.kind.group_and_plural().1,
                     desired.name
                 ),
             });
@@ -102,7 +102,33 @@ impl Objects<'_> {
         let mut value = value;
         // A precondition: never the successor of the object that was looked at.
         value["metadata"]["uid"] = json!(live.uid());
-        self.patch(&api, desired, value, true).await
+        match self.patch(&api, desired, value.clone(), true).await {
+            Err(failure) if failure.kind == FailureKind::Refused => {
+                self.overwrite(&api, desired, &value).await?;
+                self.patch(&api, desired, value, true).await
+            }
+            done => done,
+        }
+    }
+
+    /// A server-side apply merges lists by key, so an entry that somebody put beside ours stays, and may clash with it (a second port of
+    /// the same name). Where that is refused, our lists replace what is there.
+    async fn overwrite(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        value: &Value,
+    ) -> Result<(), ApplyFailure> {
+        let patch = json!({"metadata": {"uid": value["metadata"]["uid"]}, "spec": value["spec"]});
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let done = api
+            .patch(&desired.name, &parameters, &Patch::Merge(patch))
+            .await;
+        done.map(drop)
+            .map_err(|error| failure(&error, "patch", desired))
     }
 
     async fn patch(
@@ -116,18 +142,11 @@ impl Objects<'_> {
             force,
             ..PatchParams::apply(FIELD_MANAGER)
         };
-        let plural = desired.kind.group_and_plural().1;
-        match api
+        let done = api
             .patch(&desired.name, &parameters, &Patch::Apply(value))
-            .await
-        {
-            Ok(_) => Ok(Applied::Written),
-            Err(error) => Err(ApplyFailure::new(
-                &error,
-                &format!("patch {plural}/{}", desired.name),
-                desired.kind == Kind::Ingress,
-            )),
-        }
+            .await;
+        done.map(|_| Applied::Written)
+            .map_err(|error| failure(&error, "patch", desired))
     }
 
     /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if there was one.
@@ -184,6 +203,12 @@ impl Objects<'_> {
             )),
         }
     }
+}
+
+fn failure(error: &kube::Error, verb: &str, desired: &DesiredObject) -> ApplyFailure {
+    let plural = desired.kind.group_and_plural().1;
+    let what = format!("{verb} {plural}/{}", desired.name);
+    ApplyFailure::new(error, &what, desired.kind == Kind::Ingress)
 }
 
 fn is_current(live: &DynamicObject, desired: &Value) -> bool {

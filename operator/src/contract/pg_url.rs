@@ -297,13 +297,22 @@ impl PgUrl {
 
     /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an equal value.
     pub fn to_uri(&self) -> SecretString {
-        let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
-        let mut uri = format!("postgresql://{}", encode(&self.user));
+        let mut login = encode(&self.user);
         if let Some(password) = &self.password {
-            uri.push(':');
-            uri.push_str(&encode(password.expose_secret()));
+            login.push(':');
+            login.push_str(&encode(password.expose_secret()));
         }
-        uri.push('@');
+        login.push('@');
+        self.uri(&login).into()
+    }
+
+    /// The same without user and password: what the driver then takes from `PGUSER` and `PGPASSWORD`.
+    pub fn to_uri_without_login(&self) -> String {
+        self.uri("")
+    }
+
+    fn uri(&self, login: &str) -> String {
+        let mut uri = format!("postgresql://{login}");
         let mut params: Vec<(&str, String)> = Vec::new();
         let (hosts, ports): (Vec<_>, Vec<_>) = self
             .hosts
@@ -332,7 +341,7 @@ impl PgUrl {
             uri.push('=');
             uri.push_str(&encode(value));
         }
-        uri.into()
+        uri
     }
 
     fn push_params<'a>(&'a self, params: &mut Vec<(&'a str, String)>) {
@@ -485,6 +494,10 @@ impl fmt::Debug for PgUrl {
             .field("form", &self.form)
             .finish_non_exhaustive()
     }
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {

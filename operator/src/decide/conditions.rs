@@ -1,6 +1,6 @@
 //! Conditions and phase: what the findings mean to people.
 
-use super::database::DatabaseVerdict;
+use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
 use super::license::LicenseVerdict;
 use super::observation::{Observation, PodTrouble};
@@ -148,7 +148,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
         );
     }
     if health.replicas.is_empty() {
-        return if findings.target.replicas == 0 {
+        return if findings.cluster.replicas == 0 {
             of(
                 Some(true),
                 Reason::NoReplicas,
@@ -389,6 +389,9 @@ fn reconciling(
         return of(true, Reason::Progressing, &rollout.message);
     }
     let set = findings.observation.stateful_set.as_ref();
+    if set.is_none() && findings.database.allows == Allows::Wait {
+        return of(true, Reason::Progressing, &findings.database.message);
+    }
     let sized = set.is_some_and(|set| set.replicas == findings.target.replicas)
         || (set.is_none() && findings.target.replicas == 0);
     let replicas = usize::try_from(findings.target.replicas).unwrap_or(0);

@@ -120,7 +120,7 @@ fn judge_facts(
             format!(
                 "{} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
                 cluster.replicas,
-                budget + facts.reserved_connections
+                budget.saturating_add(facts.reserved_connections)
             ),
         );
     }

@@ -115,8 +115,7 @@ fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts) -> Replica<'a> {
         .running_tasks
         .iter()
         .filter(|tasks| tasks.replica_id == id)
-        .map(|tasks| tasks.count)
-        .sum();
+        .fold(0, |sum: u64, tasks| sum.saturating_add(tasks.count));
     Replica {
         pod,
         id: Some(id),

@@ -20,7 +20,7 @@ pub struct LicenseVerdict {
     pub message: String,
     /// For status.
     pub status: Option<LicenseStatus>,
-    /// The Secret's license differs from the stored one and could be installed.
+    /// The Secret's license is valid here, and better than what is stored.
     pub installable: bool,
     /// When the verdict changes by itself.
     pub changes_at: Option<Timestamp>,
@@ -38,6 +38,13 @@ pub enum Allows {
 }
 
 struct Answer(Allows, Reason, String);
+
+/// Where and when a stored license is judged.
+struct Place<'a> {
+    workspace_id: &'a str,
+    now: Timestamp,
+    guard: SignedDuration,
+}
 
 /// Judges the license that Bytebase obeys. `guard`: how long before its end a license stops counting, since replicas go on for a
 /// minute with what they cached and queued work is failed ten minutes later.
@@ -86,16 +93,12 @@ pub fn judge(
                 workspace_id,
                 token,
             } => {
-                let differs = secret
-                    .is_some_and(|secret| secret.token.expose_secret() != token.expose_secret());
-                stored(
-                    token.expose_secret(),
+                let place = Place {
                     workspace_id,
-                    differs,
-                    observation.now,
+                    now: observation.now,
                     guard,
-                    key,
-                )
+                };
+                stored(token.expose_secret(), secret, &place, key)
             }
         },
     }
@@ -136,13 +139,29 @@ fn stand_in(
 
 fn stored(
     token: &str,
-    workspace_id: &str,
-    differs: bool,
-    now: Timestamp,
-    guard: SignedDuration,
+    secret: Option<&SecretLicense>,
+    place: &Place<'_>,
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
-    match read_license(token, key) {
+    let Place {
+        workspace_id,
+        now,
+        guard,
+    } = *place;
+    let read = read_license(token, key);
+    let secret = secret.filter(|secret| secret.token.expose_secret() != token);
+    let installable = secret.is_some_and(|secret| {
+        secret.license.validity(now, Some(workspace_id)) == LicenseValidity::Valid
+            && match &read {
+                Ok(stored) => is_better(&secret.license, &stored.license, place),
+                Err(_) => true,
+            }
+    });
+    // One in the Secret that is not valid yet becomes installable by itself.
+    let starts_at = secret
+        .and_then(|secret| secret.license.not_before)
+        .filter(|start| *start > now);
+    match read {
         Ok(SecretLicense {
             license, signature, ..
         }) => {
@@ -157,12 +176,16 @@ fn stored(
                 reason,
                 message: format!("{message}{unverified}"),
                 status: Some(status(&license, LicenseSource::Database, signature)),
-                installable: differs,
-                changes_at: next_change(&license, now, guard),
+                installable,
+                changes_at: next_change(&license, now, guard)
+                    .into_iter()
+                    .chain(starts_at)
+                    .min(),
             }
         }
         Err(error) => LicenseVerdict {
-            installable: differs,
+            installable,
+            changes_at: starts_at,
             ..absent(
                 Reason::LicenseInvalid,
                 &format!("the stored license is not valid, so Bytebase runs as FREE: {error}"),
@@ -170,6 +193,19 @@ fn stored(
             )
         },
     }
+}
+
+/// A license in the Secret replaces one that Bytebase does not accept, or one without HA, or one that ends sooner: somebody may have
+/// installed a newer one by hand.
+fn is_better(secret: &License, stored: &License, place: &Place<'_>) -> bool {
+    let rank = |license: &License| {
+        (
+            license.validity(place.now, Some(place.workspace_id)) == LicenseValidity::Valid,
+            license.ha,
+            license.expires_at.unwrap_or(Timestamp::MAX),
+        )
+    };
+    rank(secret) > rank(stored)
 }
 
 fn not_installed(
@@ -194,6 +230,7 @@ fn not_installed(
         LicenseSource::Secret,
         secret.signature,
     ));
+    let changes_at = next_change(&secret.license, now, SignedDuration::ZERO);
     match (allows, reason) {
         (Allows::Yes, _) => {
             let mut verdict = absent(
@@ -202,11 +239,13 @@ fn not_installed(
                 status,
             );
             verdict.installable = true;
+            verdict.changes_at = changes_at;
             verdict
         }
         // Installing it would change nothing for HA, but plans count too, so it is still offered while it is valid.
         _ => LicenseVerdict {
             installable: reason == Reason::LicenseWithoutHa,
+            changes_at,
             ..absent(
                 reason,
                 &format!("no license is stored, and of the one in the Secret: {message}"),

@@ -13,18 +13,19 @@ mod tests;
 
 use crate::api::Reason;
 use crate::api::status::{Phase, ReplicaStatus};
-use crate::contract::license::{LicenseKey, LicenseValidity};
+use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
 use crate::desired::{self, Kind};
 use crate::validate::{Problem, ValidCluster, Validation};
 use conditions::Findings;
+use database::DatabaseVerdict;
 use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
-use observation::{Observation, SchemaState, StoredLicense};
+use observation::{DatabaseView, Observation, SchemaState, StoredLicense};
 use plan::{BytebaseCall, Plan, Report};
+use replicas::Target;
 use rollout::{Rollout, Step};
-use secrecy::ExposeSecret as _;
 use std::time::Duration;
 
 /// Probe this often while replicas come and go, so that a step follows soon after what it waits for.
@@ -59,15 +60,22 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         settings.license_key.as_ref(),
     );
     let database = database::judge(cluster, observation);
+    let downgrade = downgrade(cluster, observation);
     let target = replicas::target(
         cluster,
+        template_version(cluster, observation, downgrade.is_some()),
         observation.stateful_set.as_ref(),
         &database,
         &license,
         &observation.database,
     );
-    let rollout = rollout::step(cluster, observation, &health);
-    let downgrade = downgrade(cluster, observation);
+    let rollout = held_rollout(
+        rollout::step(cluster, observation, &health),
+        cluster,
+        observation,
+        &database,
+        &target,
+    );
     let findings = Findings {
         rollout: &rollout,
         downgrade: downgrade.as_deref(),
@@ -112,10 +120,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         &validation.warnings,
     ));
     let paused = cluster.spec.paused;
-    // A pod that ends now would come back from the template that is held, or into a database that is known to refuse it.
-    let may_roll = !paused && downgrade.is_none() && database.allows > database::Allows::Wait;
     let eviction = match &rollout.step {
-        Step::Evict(eviction) if may_roll => Some(eviction.clone()),
+        // A pod that ends now would come back from the old template, which is held.
+        Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
         _ => None,
     };
     let Desired { objects, prune } = if paused { Desired::default() } else { desired };
@@ -135,6 +142,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         next: next(observation, license, rollout, health),
         probe_every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
         unclaimed: health.unclaimed.clone(),
+        unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
@@ -174,6 +182,8 @@ fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
         rollout::next_size(set, target.replicas, health)
     });
     let stateful_set = match set {
+        // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet, writes anything.
+        Some(set) if hold && size == set.replicas => None,
         Some(set) if hold => Some(desired::stateful_set(cluster, size, set.template.clone())),
         None if hold => None,
         _ => Some(desired::stateful_set(cluster, size, template)),
@@ -222,6 +232,7 @@ fn blocked(
         next: None,
         probe_every: QUIET_PROBE,
         unclaimed: health.unclaimed.clone(),
+        unsettled: false,
         report: Report {
             conditions: conditions::invalid(problems, warnings),
             ..report(Phase::Invalid, observation, health)
@@ -262,9 +273,13 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         replicas: to_i32(health.replicas.len()),
         ready_replicas: to_i32(ready.clone().count()),
         active_replicas: health.active().map(to_i32),
+        // During a roll the one that is being left.
         version: ready
-            .filter_map(|replica| replica.pod.version.clone())
-            .min(),
+            .filter(|replica| replica.pod.version.is_some())
+            .min_by_key(|replica| {
+                set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision)
+            })
+            .and_then(|replica| replica.pod.version.clone()),
         schema_version: observation.last_facts.as_ref().and_then(|(_, facts)| {
             match &facts.schema {
                 SchemaState::Bytebase { version } => version.map(|version| version.to_string()),
@@ -290,6 +305,54 @@ fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String
         let Version { major, minor, .. } = *schema;
         format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
     })
+}
+
+/// A step that must not be taken now waits instead, so that status never tells of one that is not.
+fn held_rollout(
+    rollout: Rollout,
+    cluster: &ValidCluster,
+    observation: &Observation,
+    database: &DatabaseVerdict,
+    target: &Target,
+) -> Rollout {
+    let shrinks = observation
+        .stateful_set
+        .as_ref()
+        .is_some_and(|set| target.replicas < set.replicas);
+    let for_ = if cluster.spec.paused {
+        "spec.paused to be lifted"
+    } else if database.allows <= database::Allows::Wait {
+        // A pod that ends now might come back into a database that refuses it.
+        "the database to pass its checks"
+    } else if shrinks {
+        // Never two at once by our hand.
+        "the scale-down to end"
+    } else {
+        return rollout;
+    };
+    let step = match rollout.step {
+        Step::Evict(_) => Step::Wait {
+            for_: for_.to_owned(),
+            until: None,
+        },
+        step => step,
+    };
+    Rollout { step, ..rollout }
+}
+
+/// Version of the template that will stand: a refused downgrade leaves the old one.
+fn template_version(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    held: bool,
+) -> Option<Version> {
+    match &observation.stateful_set {
+        Some(set) if held => set
+            .version
+            .as_deref()
+            .and_then(|text| Version::parse(text).ok()),
+        _ => cluster.image.version,
+    }
 }
 
 /// Whoever signs up first becomes the admin, so with `createFirst` nobody is let in before that is done.
@@ -336,35 +399,17 @@ fn call(
         StoredLicense::NoWorkspace => admin
             .create_first
             .then_some(BytebaseCall::CreateFirstAdmin { email, password }),
-        StoredLicense::Absent { workspace_id } | StoredLicense::Present { workspace_id, .. } => {
-            let secret = cluster
-                .license
-                .secret
-                .as_ref()
-                .filter(|_| license.installable)?;
-            let valid = secret.license.validity(observation.now, Some(workspace_id))
-                == LicenseValidity::Valid;
-            (valid && is_better(secret, &facts.license)).then(|| BytebaseCall::InstallLicense {
+        StoredLicense::Absent { .. } | StoredLicense::Present { .. } => cluster
+            .license
+            .secret
+            .as_ref()
+            .filter(|_| license.installable)
+            .map(|secret| BytebaseCall::InstallLicense {
                 email,
                 password,
                 token: secret.token.clone(),
-            })
-        }
+            }),
     }
-}
-
-/// A license in the Secret replaces the stored one only if it brings HA or lasts longer: somebody may have installed a newer one by hand.
-fn is_better(secret: &crate::validate::SecretLicense, stored: &StoredLicense) -> bool {
-    let StoredLicense::Present { token, .. } = stored else {
-        return true;
-    };
-    let Ok(stored) = crate::contract::license::License::decode(token.expose_secret()) else {
-        return true;
-    };
-    let rank = |license: &crate::contract::license::License| {
-        (license.ha, license.expires_at.unwrap_or(Timestamp::MAX))
-    };
-    rank(&secret.license) > rank(&stored)
 }
 
 fn next(
@@ -373,20 +418,22 @@ fn next(
     rollout: &Rollout,
     health: &Health<'_>,
 ) -> Option<Timestamp> {
-    let after = |duration: Duration| {
-        SignedDuration::try_from(duration)
-            .ok()
-            .and_then(|duration| observation.now.checked_add(duration).ok())
-    };
     let rollout = match &rollout.step {
         Step::Wait { until, .. } => *until,
         _ => None,
     };
-    let strangers = if health.unclaimed.is_empty() {
-        None
-    } else {
-        after(health::FOREIGN_AFTER + Duration::from_secs(1))
-    };
+    // Just past the moment at which a heartbeat nobody claims counts as a stranger's.
+    let patience = SignedDuration::try_from(health::FOREIGN_AFTER + Duration::from_secs(1))
+        .unwrap_or(SignedDuration::MAX);
+    let strangers = health
+        .unclaimed
+        .iter()
+        .filter_map(|id| {
+            let since = observation.unclaimed_since.get(id);
+            since.unwrap_or(&observation.now).checked_add(patience).ok()
+        })
+        .filter(|moment| *moment > observation.now)
+        .min();
     let call = observation
         .call_failure
         .as_ref()

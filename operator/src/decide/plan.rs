@@ -22,6 +22,8 @@ pub struct Plan {
     pub call: Option<BytebaseCall>,
     /// What to report.
     pub report: Report,
+    /// The first probe has not ended, so the report would be out of date in a moment: the status as it stands is nearer to the truth.
+    pub unsettled: bool,
     /// When to look again although nothing happened.
     pub next: Option<Timestamp>,
     /// How often to probe the database while this lasts.

@@ -17,9 +17,11 @@ pub struct Target {
     pub held_back: Option<(Reason, String)>,
 }
 
-/// Decides the number of replicas. `current`: the StatefulSet as it stands, `None` before there is one.
+/// Decides the number of replicas. `version`: of the template that will stand. `current`: the StatefulSet as it stands, `None` before
+/// there is one.
 pub fn target(
     cluster: &ValidCluster,
+    version: Option<Version>,
     current: Option<&StatefulSetView>,
     database: &DatabaseVerdict,
     license: &LicenseVerdict,
@@ -53,11 +55,7 @@ pub fn target(
             held_back: None,
         };
     }
-    if let Some(version) = cluster
-        .image
-        .version
-        .filter(|version| !version.supports_ha())
-    {
+    if let Some(version) = version.filter(|version| !version.supports_ha()) {
         return held(
             1,
             Reason::HeldBackByVersion,

@@ -6,8 +6,10 @@
 use super::health::{Health, Replica};
 use super::observation::{Observation, StatefulSetView};
 use crate::api::Reason;
+use crate::api::status::HeartbeatState;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
+use std::cmp::Reverse;
 
 const DEFAULT_READY_TIMEOUT: i32 = 900;
 
@@ -113,7 +115,11 @@ fn next(
     outdated: &[&Replica<'_>],
 ) -> Step {
     let wait = |for_: String, until| Step::Wait { for_, until };
-    if let Some(ending) = health.replicas.iter().find(|replica| replica.pod.deleting) {
+    if let Some(ending) = health
+        .replicas
+        .iter()
+        .find(|replica| replica.pod.deleting || replica.pod.ordinal >= set.replicas)
+    {
         return wait(format!("{} to end", ending.pod.name), None);
     }
     let migrating = observation
@@ -142,7 +148,7 @@ fn next(
     if let Some(replica) = health.replicas.iter().find(unproven) {
         return unproven_step(replica, ready_timeout(cluster), observation);
     }
-    let Some(candidate) = pick(outdated) else {
+    let Some(candidate) = pick(outdated, health, observation) else {
         return Step::Done;
     };
     // Every other one must carry the load while this one is away.
@@ -176,7 +182,9 @@ fn unproven_step(
         .saturating_add(timeout)
         .unwrap_or(Timestamp::MAX);
     let (pod, state) = (&replica.pod.name, describe(replica));
-    if observation.now >= deadline && !replica.pod.ready {
+    // An unknown heartbeat is the operator's trouble with the database, not the pod's.
+    let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
+    if observation.now >= deadline && failed {
         let seconds = timeout.as_secs();
         return Step::Stalled {
             why: format!(
@@ -190,12 +198,20 @@ fn unproven_step(
     }
 }
 
-/// Idle pods first, then from the highest ordinal down. Waiting until a pod's running tasks have ended belongs here.
-fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
-    outdated
-        .iter()
-        .copied()
-        .min_by_key(|replica| (replica.running_tasks.unwrap_or(0), -replica.pod.ordinal))
+/// What carries no load first (it could never be waited for), then idle pods, then from the highest ordinal down. Waiting until a
+/// pod's running tasks have ended belongs here.
+fn pick<'r, 'o>(
+    outdated: &[&'r Replica<'o>],
+    health: &Health<'_>,
+    observation: &Observation,
+) -> Option<&'r Replica<'o>> {
+    outdated.iter().copied().min_by_key(|replica| {
+        (
+            health.serves(replica, observation),
+            replica.running_tasks.unwrap_or(0),
+            Reverse(replica.pod.ordinal),
+        )
+    })
 }
 
 /// Not Ready, and not merely starting: a first start may be in the middle of a migration, which only a readable database can rule out.

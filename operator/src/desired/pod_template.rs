@@ -246,7 +246,8 @@ fn env(cluster: &ValidCluster) -> Vec<EnvVar> {
     };
     let mut env = match &cluster.database.source {
         UrlSource::Secret(reference) => vec![secret("PG_URL", reference)],
-        UrlSource::Inline(url) => vec![plain("PG_URL", url)],
+        // The kubelet expands `$(NAME)` and halves `$$` in plain values.
+        UrlSource::Inline(url) => vec![plain("PG_URL", &url.replace('$', "$$"))],
         UrlSource::Parts {
             url,
             user,

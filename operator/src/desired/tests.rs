@@ -1,1 +1,495 @@
+//! Golden objects, and what the overlay takes.
+//!
+//! The golden files are the promise to clusters that run: **a pod template that differs from its golden file rolls the pods of every
+//! cluster when the operator is upgraded.** Should one of them have to change, put the change behind a field of the spec, so that a
+//! template that does not use it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
+use super::{
+    DesiredObject, headless_service, ingress, pod_disruption_budget, pod_template, service,
+    service_account, stateful_set,
+};
+use crate::api::spec::IngressPreset;
+use crate::testing::{PASSWORD, cluster, merge, references, valid};
+use crate::validate::{ValidCluster, validate};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::path::Path;
+use strum::IntoEnumIterator as _;
+
+fn key(name: &str, key: &str) -> Value {
+    json!({"name": name, "key": key})
+}
+
+fn minimal() -> Value {
+    json!({})
+}
+
+fn parts() -> Value {
+    json!({"database": {
+        "host": "db.example.com", "port": 6432, "name": "byte base", "params": {"sslmode": "verify-full", "search_path": "a,b"},
+        "userSecretRef": key("login", "user"), "passwordSecretRef": key("login", "password"), "caConfigMapRef": key("ca", "ca.crt"),
+    }})
+}
+
+/// Every field that passes through to an object.
+fn full() -> Value {
+    json!({
+        "version": "3.21.1",
+        "image": {
+            "repository": "registry.example.com/bytebase", "digest": format!("sha256:{}", "a".repeat(64)),
+            "pullPolicy": "Always", "pullSecrets": [{"name": "registry"}],
+        },
+        "database": {"urlSecretRef": key("pg", "PG_URL"), "caSecretRef": key("ca", "ca.crt")},
+        "service": {"type": "NodePort", "port": 8443, "annotations": {"example.com/a": "b"}},
+        "ingress": {
+            "className": "nginx", "preset": "ingress-nginx", "tlsSecretName": "tls",
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-body-size": "1g", "example.com/a": "b"},
+        },
+        "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}},
+        "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+        "priorityClassName": "high",
+        "serviceAccount": {"annotations": {"example.com/role": "x"}},
+        "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+        "volumes": [{"name": "extra", "configMap": {"name": "extra"}}],
+        "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
+        "podLabels": {"team": "data"},
+        "podAnnotations": {"example.com/scrape": "true"},
+        "rollout": {"preStopSeconds": 20, "terminationGraceSeconds": 90},
+        "disruptionBudget": {"enabled": true},
+    })
+}
+
+fn overlaid() -> Value {
+    json!({"podTemplate": {
+        "metadata": {"labels": {"mesh": "on"}, "annotations": {"mesh/inject": "true"}},
+        "spec": {
+            "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["db"]}],
+            "containers": [
+                {"name": "bytebase", "env": [{"name": "TZ", "value": "UTC"}], "lifecycle": null, "livenessProbe": {"periodSeconds": 30}},
+                {"name": "proxy", "image": "proxy:1"},
+            ],
+            "volumes": [{"name": "bytebase-tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+            "topologySpreadConstraints": [{"topologyKey": "kubernetes.io/hostname", "maxSkew": 3}],
+        },
+    }})
+}
+
+fn golden(name: &str, value: &Value) {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/desired/golden/{name}.yaml"));
+    let text = serde_yaml::to_string(value).unwrap();
+    assert!(!text.contains(PASSWORD), "{name} shows a password");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        wanted,
+        text,
+        "\n{} differs; if that is meant, UPDATE_GOLDEN=1 writes it anew. A changed pod template rolls the pods of every cluster when the operator is upgraded",
+        path.display()
+    );
+}
+
+fn template(changes: &Value) -> Value {
+    pod_template(&valid(changes)).unwrap()
+}
+
+fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)> {
+    vec![
+        ("service-account", service_account(cluster)),
+        ("headless-service", Some(headless_service(cluster))),
+        ("service", Some(service(cluster))),
+        (
+            "stateful-set",
+            Some(stateful_set(cluster, 3, json!({"the": "template"}))),
+        ),
+        ("disruption-budget", pod_disruption_budget(cluster)),
+        ("ingress", ingress(cluster)),
+    ]
+}
+
+#[test]
+fn pod_templates_are_as_they_were_released() {
+    for (name, spec) in [
+        ("minimal", minimal()),
+        ("full", full()),
+        ("parts", parts()),
+        ("overlay", overlaid()),
+    ] {
+        golden(&format!("pod-template-{name}"), &template(&spec));
+    }
+}
+
+#[test]
+fn objects_are_as_they_were_released() {
+    for (name, spec) in [("minimal", minimal()), ("full", full())] {
+        for (kind, object) in objects(&valid(&spec)) {
+            golden(&format!("{kind}-{name}"), &object.unwrap().value);
+        }
+    }
+}
+
+#[test]
+fn each_ingress_preset_has_its_words() {
+    for preset in IngressPreset::iter() {
+        let name = serde_json::to_value(preset).unwrap();
+        let cluster = valid(&json!({"ingress": {"preset": name}}));
+        let value = json!({"ingress": ingress(&cluster).unwrap().value, "service": service(&cluster).value});
+        golden(
+            &format!("ingress-preset-{}", name.as_str().unwrap()),
+            &value,
+        );
+    }
+}
+
+#[test]
+fn what_is_switched_off_is_not_there() {
+    let cluster = valid(&json!({
+        "ingress": {"enabled": false}, "disruptionBudget": {"enabled": false}, "serviceAccount": {"name": "mine"}, "topologySpreadConstraints": [],
+        "rollout": {"preStopSeconds": 0},
+    }));
+    assert!(
+        ingress(&cluster).is_none()
+            && pod_disruption_budget(&cluster).is_none()
+            && service_account(&cluster).is_none()
+    );
+    let template = pod_template(&cluster).unwrap();
+    assert_eq!(template["spec"]["serviceAccountName"], "mine");
+    assert!(template["spec"].get("topologySpreadConstraints").is_none());
+    assert!(template["spec"]["containers"][0].get("lifecycle").is_none());
+    assert_eq!(template["spec"]["terminationGracePeriodSeconds"], 60);
+}
+
+#[test]
+fn every_object_is_owned_labelled_and_in_its_namespace() {
+    for (kind, object) in objects(&valid(&full())) {
+        let metadata = object.unwrap().value["metadata"].clone();
+        assert_eq!(metadata["namespace"], "apps", "{kind}");
+        assert_eq!(
+            metadata["labels"]["app.kubernetes.io/managed-by"], "bytebase-operator",
+            "{kind}"
+        );
+        let owner = &metadata["ownerReferences"][0];
+        assert_eq!(
+            (&owner["uid"], &owner["controller"]),
+            (&json!("uid-demo"), &json!(true)),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
+    let before = template(&minimal());
+    // None of these reaches a pod.
+    for changes in [
+        json!({"replicas": 7}),
+        json!({"paused": true}),
+        json!({"license": {"enforcement": "Warn", "secretRef": key("license", "token")}}),
+        json!({"admin": {"credentialsSecretRef": {"name": "admin"}}}),
+        json!({"ingress": {"enabled": false}}),
+        json!({"service": {"port": 81}}),
+        json!({"rollout": {"readyTimeoutSeconds": 60}}),
+        json!({"disruptionBudget": {"enabled": false}}),
+    ] {
+        assert_eq!(before, template(&changes), "{changes}");
+    }
+    let mut references = references();
+    crate::testing::secret(
+        &mut references,
+        "pg",
+        "PG_URL",
+        "postgres://u:other@db/bytebase",
+    );
+    let rotated = validate(&cluster(&minimal()), &references, None)
+        .cluster
+        .unwrap();
+    assert_ne!(before, pod_template(&rotated).unwrap());
+}
+
+#[test]
+fn an_inline_url_reaches_the_container_as_it_is() {
+    let url = "postgres://u@db/x?search_path=$(HOME),$$user";
+    let template = template(&json!({"database": {"url": url}}));
+    let env = template["spec"]["containers"][0]["env"].as_array().unwrap();
+    let value = env
+        .iter()
+        .find(|variable| variable["name"] == "PG_URL")
+        .unwrap()["value"]
+        .as_str()
+        .unwrap();
+    // What the kubelet makes of it: `$$` is `$`, and what follows is not expanded.
+    assert_eq!(value.replace("$$", "$"), url);
+    assert!(!value.replace("$$", "").contains('$'));
+}
+
+#[test]
+fn the_go_memory_limit_follows_the_containers() {
+    let of = |changes: Value| {
+        let template = template(&changes);
+        let env = template["spec"]["containers"][0]["env"]
+            .as_array()
+            .unwrap()
+            .clone();
+        env.into_iter()
+            .filter(|variable| variable["name"] == "GOMEMLIMIT")
+            .map(|variable| variable["value"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of(json!({"resources": {"limits": {"memory": "1000M"}}})),
+        ["900000000"]
+    );
+    assert_eq!(
+        of(
+            json!({"resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "GOMEMLIMIT", "value": "1GiB"}]})
+        ),
+        ["1GiB"]
+    );
+    assert!(of(json!({"resources": {"limits": {"cpu": "1"}}})).is_empty());
+    assert!(of(json!({})).is_empty());
+}
+
+fn merged(overlay: &Value) -> Result<Value, String> {
+    pod_template(&valid(&json!({"podTemplate": overlay})))
+}
+
+fn container(change: &Value) -> Value {
+    let mut container = json!({"name": "bytebase"});
+    merge(&mut container, change);
+    json!({"spec": {"containers": [container]}})
+}
+
+fn with_null(field: &str) -> Value {
+    json!({"spec": {"containers": [{"name": "bytebase", field: null}]}})
+}
+
+#[test]
+fn an_overlay_changes_what_it_names() {
+    for (overlay, pointer, expected) in [
+        (json!({}), "/spec/hostname", None),
+        (
+            json!({"spec": {"hostname": "x"}}),
+            "/spec/hostname",
+            Some(json!("x")),
+        ),
+        (
+            json!({"spec": {"securityContext": {"fsGroup": null, "runAsUser": 7}}}),
+            "/spec/securityContext",
+            Some(
+                json!({"runAsUser": 7, "runAsGroup": 113, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}),
+            ),
+        ),
+        (
+            container(&json!({"image": "mine:1"})),
+            "/spec/containers/0/image",
+            Some(json!("mine:1")),
+        ),
+        (
+            container(&json!({"ports": [{"containerPort": 9, "name": "x"}]})),
+            "/spec/containers/0/ports/1/name",
+            Some(json!("x")),
+        ),
+        (
+            container(&json!({"volumeMounts": [{"name": "other", "mountPath": "/tmp"}]})),
+            "/spec/containers/0/volumeMounts/1/name",
+            Some(json!("other")),
+        ),
+        (with_null("lifecycle"), "/spec/containers/0/lifecycle", None),
+        (
+            json!({"spec": {"containers": [{"name": "other", "image": "o", "env": null}]}}),
+            "/spec/containers/1/name",
+            Some(json!("other")),
+        ),
+        (
+            json!({"spec": {"initContainers": [{"name": "first", "image": "o"}]}}),
+            "/spec/initContainers/0/name",
+            Some(json!("first")),
+        ),
+        (
+            json!({"spec": {"tolerations": [{"operator": "Exists"}]}}),
+            "/spec/tolerations",
+            Some(json!([{"operator": "Exists"}])),
+        ),
+        (
+            json!({"spec": {"restartPolicy": "Always"}}),
+            "/spec/restartPolicy",
+            Some(json!("Always")),
+        ),
+        (
+            json!({"metadata": {"labels": {"a": "b"}}}),
+            "/metadata/labels/a",
+            Some(json!("b")),
+        ),
+    ] {
+        let template = merged(&overlay).unwrap_or_else(|error| panic!("{overlay}: {error}"));
+        assert_eq!(template.pointer(pointer), expected.as_ref(), "{overlay}");
+        assert_eq!(
+            template["spec"]["containers"][0]["args"],
+            self::template(&minimal())["spec"]["containers"][0]["args"]
+        );
+    }
+}
+
+#[test]
+fn a_hostile_overlay_is_refused_with_a_reason() {
+    let mut deep = json!({});
+    for _ in 0..100 {
+        deep = json!({"spec": deep});
+    }
+    let mut deep_list = json!([]);
+    for _ in 0..100 {
+        deep_list = json!([deep_list]);
+    }
+    for (overlay, words) in [
+        (
+            json!({"spec": {"containers": null}}),
+            "takes the bytebase container away",
+        ),
+        (json!({"spec": null}), "takes the bytebase container away"),
+        (
+            container(&json!({"$patch": "delete"})),
+            "the directive $patch is not supported",
+        ),
+        (
+            json!({"spec": {"$setElementOrder/containers": []}}),
+            "is not supported",
+        ),
+        (
+            json!({"spec": {"initContainers": [{"name": "x", "$patch": "replace"}]}}),
+            "$patch",
+        ),
+        (
+            container(&json!({"args": []})),
+            "changes the command or the arguments",
+        ),
+        (
+            container(&json!({"args": ["--port", "8080"]})),
+            "changes the command or the arguments",
+        ),
+        (with_null("args"), "changes the command or the arguments"),
+        (
+            container(&json!({"command": ["sh"]})),
+            "changes the command or the arguments",
+        ),
+        (
+            container(&json!({"env": [{"name": "PG_URL", "value": "x", "valueFrom": null}]})),
+            "changes PG_URL",
+        ),
+        (
+            container(
+                &json!({"env": [{"name": "PGAPPNAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}]}),
+            ),
+            "changes PGAPPNAME",
+        ),
+        (
+            container(&json!({"env": [{"name": "PGPASSWORD", "value": "x"}]})),
+            "changes PGPASSWORD",
+        ),
+        (with_null("env"), "changes PG_URL"),
+        (
+            json!({"metadata": {"labels": {"bytebase.com/cluster": "other"}}}),
+            "changes the label bytebase.com/cluster",
+        ),
+        (
+            json!({"metadata": {"labels": {"app.kubernetes.io/name": null}}}),
+            "changes the label",
+        ),
+        (json!({"metadata": {"labels": null}}), "changes the label"),
+        (
+            json!({"metadata": {"annotations": {"bytebase.com/secrets-checksum": "0"}}}),
+            "changes the annotation",
+        ),
+        (json!({"metadata": null}), "changes the"),
+        (json!({"spec": {"restartPolicy": "Never"}}), "restartPolicy"),
+        (
+            json!({"spec": {"hostnam": "x"}}),
+            "spec.hostnam is no field",
+        ),
+        (json!({"kind": "Pod"}), "kind is no field"),
+        (
+            container(&json!({"resource": {"limits": {}}, "livenessprobe": {"periodSeconds": 1}})),
+            "is no field",
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "b", "env": [{"name": "A", "vlaue": "x"}]}]}}),
+            "spec.containers[1].env[0].vlaue is no field",
+        ),
+        (
+            json!({"spec": {"containers": [{"image": "x"}]}}),
+            "an entry of containers has no name",
+        ),
+        (
+            json!({"spec": {"containers": ["x"]}}),
+            "an entry of containers has no name",
+        ),
+        (
+            json!({"spec": {"containers": "x"}}),
+            "does not fit a pod template",
+        ),
+        (json!({"spec": 5}), "does not fit a pod template"),
+        (
+            json!({"spec": {"terminationGracePeriodSeconds": "60"}}),
+            "does not fit a pod template",
+        ),
+        (deep, "spec.spec is no field"),
+        (
+            json!({"spec": {"containers": [{"name": "bytebase", "volumeMounts": deep_list}]}}),
+            "has no mountPath",
+        ),
+    ] {
+        let error = merged(&overlay).expect_err(&overlay.to_string());
+        assert!(error.contains(words), "{overlay}: {error}");
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let keys = proptest::sample::select(vec![
+        "spec",
+        "metadata",
+        "containers",
+        "labels",
+        "name",
+        "env",
+        "args",
+        "$patch",
+        "volumes",
+        "ports",
+        "x",
+    ]);
+    let leaf = prop_oneof![
+        Just(json!(null)),
+        Just(json!("bytebase")),
+        Just(json!("")),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from)
+    ];
+    leaf.prop_recursive(6, 40, 4, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
+            proptest::collection::vec((keys.clone(), inner), 0..4).prop_map(|fields| fields
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_laid_over_the_container_stays_a_replica(metadata in any_json(), spec in any_json(), containers in any_json()) {
+        for overlay in [json!({"metadata": metadata}), json!({"spec": spec}), json!({"spec": {"containers": containers}})] {
+            let Ok(template) = merged(&overlay) else { continue };
+            let containers = template["spec"]["containers"].as_array().unwrap();
+            let container = containers.iter().find(|container| container["name"] == "bytebase").unwrap();
+            prop_assert!(container["args"].as_array().unwrap().contains(&json!("--ha")));
+            prop_assert_eq!(&template["metadata"]["labels"]["bytebase.com/cluster"], "demo");
+        }
+    }
+}

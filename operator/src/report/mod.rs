@@ -1,5 +1,8 @@
 //! From what was decided and what came of it to `status` and events. Pure but for [`write`].
 
+#[cfg(test)]
+mod tests;
+
 use crate::api::status::{ReplicaStatus, RolloutStatus};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;

@@ -470,6 +470,9 @@ impl Look<'_> {
                 .max(SignedDuration::from_millis(100))
                 .unsigned_abs()
         });
+        if plan.unsettled && outcome.failures.is_empty() {
+            return Ok(next);
+        }
         let status = report::status(
             &previous,
             plan.report,

@@ -7,7 +7,6 @@ use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
 use crate::contract::version::Version;
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
 
 /// Where the CA bundle is mounted in the pods.
 pub const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
@@ -76,6 +75,15 @@ pub(super) fn validate(
         );
         return None;
     }
+    if spec.host.is_none()
+        && (spec.port.is_some()
+            || spec.name.is_some()
+            || spec.user_secret_ref.is_some()
+            || spec.password_secret_ref.is_some()
+            || spec.params.is_some())
+    {
+        findings.invalid("spec.database", "port, name, userSecretRef, passwordSecretRef and params belong to the form with host: leave them out");
+    }
     let (source, replicas, field) = if let Some(reference) = &spec.url_secret_ref {
         let field = "spec.database.urlSecretRef";
         let text = findings.keep(references.secret_text(field, reference))?;
@@ -124,8 +132,9 @@ fn parts(
     checksum: &mut Checksum,
     findings: &mut Findings,
 ) -> Option<(UrlSource, PgUrl)> {
-    let (Some(host), Some(name), Some(user_ref)) = (&spec.host, &spec.name, &spec.user_secret_ref)
-    else {
+    // Without a name the driver would take the user's, which is the Secret's to tell.
+    let name = spec.name.as_ref().filter(|name| !name.is_empty());
+    let (Some(host), Some(name), Some(user_ref)) = (&spec.host, name, &spec.user_secret_ref) else {
         findings.invalid(
             "spec.database",
             "the form with host needs name and userSecretRef",
@@ -170,29 +179,14 @@ fn parts(
         .map_err(|error| Problem::blocking("spec.database", Reason::InvalidSpec, error.to_string()))
     };
     let url = findings.keep(build(user.expose_secret().to_owned(), password))?;
-    let template = without_login(host, port, name, &params);
     Some((
         UrlSource::Parts {
-            url: template,
+            url: url.to_uri_without_login(),
             user: user_ref.clone(),
             password: spec.password_secret_ref.clone(),
         },
         url,
     ))
-}
-
-/// The URL in parts, without user and password, percent-encoded. pgx fills those in from `PGUSER` and `PGPASSWORD`.
-fn without_login(host: &str, port: u16, name: &str, params: &BTreeMap<String, String>) -> String {
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let mut url = format!("postgres://{host}:{port}/{}", encode(name));
-    for (index, (key, value)) in params.iter().enumerate() {
-        url.push(if index == 0 { '?' } else { '&' });
-        url.push_str(&encode(key).replace("%5F", "_").replace("%2E", "."));
-        url.push('=');
-        url.push_str(&encode(value));
-    }
-    url
 }
 
 fn check_url(

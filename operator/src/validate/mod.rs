@@ -7,6 +7,8 @@ mod database;
 mod ingress;
 mod pods;
 mod references;
+#[cfg(test)]
+mod tests;
 
 pub use database::{CaSource, UrlSource, ValidDatabase};
 pub use ingress::ValidIngress;
@@ -166,6 +168,13 @@ impl Findings {
         self.warnings.push(message.into());
     }
 
+    /// Keeps what a field was parsed to, or notes why it could not be.
+    fn parsed<T>(&mut self, field: &str, result: Result<T, impl std::error::Error>) -> Option<T> {
+        result
+            .map_err(|error| self.invalid(field, error.to_string()))
+            .ok()
+    }
+
     /// Keeps the value, or notes the problem.
     fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.problems.push(problem)).ok()
@@ -241,6 +250,14 @@ fn identity(cluster: &BytebaseCluster, findings: &mut Findings) -> Option<Identi
             "may have at most 52 characters: make the cluster anew under a shorter name",
         );
     }
+    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !well_formed {
+        findings.invalid("metadata.name", "must start with a letter and hold only lower-case letters, digits and '-', since it names Services: make the cluster anew under another name");
+    }
     let (Some(namespace), Some(owner)) = (cluster.namespace(), cluster.controller_owner_ref(&()))
     else {
         findings.invalid(
@@ -263,37 +280,34 @@ fn image(version: &str, image: Option<&ImageSpec>, findings: &mut Findings) -> O
     let well_formed = !repository.is_empty()
         && repository
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"./-_:".contains(&b));
-    if !well_formed
-        || repository
+            .all(|b| b.is_ascii_alphanumeric() || b"./-_:".contains(&b))
+        && !repository
             .rsplit('/')
             .next()
-            .is_some_and(|last| last.contains(':'))
-    {
+            .is_some_and(|last| last.contains(':'));
+    if !well_formed {
         findings.invalid("spec.image.repository", "is not a repository: give registry and path without tag or digest, such as docker.io/bytebase/bytebase");
+    }
+    let label = findings.parsed("spec.version", ImageTag::parse(version));
+    let tag = findings.parsed(
+        "spec.image.tag",
+        image.tag.as_deref().map(ImageTag::parse).transpose(),
+    );
+    let digest = findings.parsed(
+        "spec.image.digest",
+        image.digest.as_deref().map(ImageDigest::parse).transpose(),
+    );
+    let (label, tag, digest) = (label?, tag?, digest?);
+    if !well_formed {
         return None;
     }
-    let label = match ImageTag::parse(version) {
-        Ok(tag) => tag,
-        Err(error) => {
-            findings.invalid("spec.version", error.to_string());
-            return None;
-        }
-    };
-    let tag = match image.tag.as_deref().map(ImageTag::parse).transpose() {
-        Ok(tag) => tag.unwrap_or_else(|| label.clone()),
-        Err(error) => {
-            findings.invalid("spec.image.tag", error.to_string());
-            return None;
-        }
-    };
-    let digest = match image.digest.as_deref().map(ImageDigest::parse).transpose() {
-        Ok(digest) => digest,
-        Err(error) => {
-            findings.invalid("spec.image.digest", error.to_string());
-            return None;
-        }
-    };
+    let tag = tag.unwrap_or_else(|| label.clone());
+    if digest.is_some() && version == "latest" {
+        findings.invalid(
+            "spec.version",
+            "must say what the digest holds: latest tells nothing about it",
+        );
+    }
     if label.version().is_none() {
         findings.warn("spec.version: tells no version, so neither the floor for HA nor a downgrade can be checked: name a release such as 3.21.1");
     }

@@ -22,6 +22,7 @@ const RESERVED_KEYS: &str = "bytebase.com/";
 
 pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
     env(spec, findings);
+    numbers(spec, findings);
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("spec.volumes[{index}].name");
@@ -66,6 +67,36 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
             "spec.podTemplate",
             "must be an object with metadata and spec",
         );
+    }
+}
+
+fn numbers(spec: &BytebaseClusterSpec, findings: &mut Findings) {
+    let rollout = spec.rollout.clone().unwrap_or_default();
+    let port = spec.service.as_ref().and_then(|service| service.port);
+    for (field, value, range) in [
+        ("spec.service.port", port, 1..=65_535),
+        (
+            "spec.rollout.readyTimeoutSeconds",
+            rollout.ready_timeout_seconds,
+            10..=86_400,
+        ),
+        (
+            "spec.rollout.preStopSeconds",
+            rollout.pre_stop_seconds,
+            0..=300,
+        ),
+        (
+            "spec.rollout.terminationGraceSeconds",
+            rollout.termination_grace_seconds,
+            1..=3600,
+        ),
+    ] {
+        if value.is_some_and(|value| !range.contains(&value)) {
+            findings.invalid(
+                field,
+                format!("must be between {} and {}", range.start(), range.end()),
+            );
+        }
     }
 }
 

@@ -1,0 +1,478 @@
+//! What the findings mean to people: phase and conditions of typical worlds.
+
+use super::{condition, plan, state};
+use crate::api::status::Phase;
+use crate::api::{ConditionType, Reason};
+use crate::decide::observation::{
+    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, StoredLicense,
+};
+use crate::testing::{beat, failure, healthy, no_license, observation, stored, with_facts};
+use serde_json::{Value, json};
+
+fn three() -> Observation {
+    healthy(3, stored(&json!({})))
+}
+
+fn changed(mut observation: Observation, change: impl FnOnce(&mut Observation)) -> Observation {
+    change(&mut observation);
+    observation
+}
+
+fn troubled(trouble: PodTrouble) -> Observation {
+    changed(three(), |seen| {
+        seen.pods[1].ready = false;
+        seen.pods[1].trouble = Some(trouble);
+    })
+}
+
+struct Case {
+    name: &'static str,
+    spec: Value,
+    world: Observation,
+    phase: Phase,
+    ready: (Option<bool>, Reason),
+    reconciling: (bool, Reason),
+    stalled: (bool, Reason),
+    healthy: (Option<bool>, Reason),
+}
+
+const FINE: (Option<bool>, Reason) = (Some(true), Reason::AllReplicasHealthy);
+const UNSTALLED: (bool, Reason) = (false, Reason::NotStalled);
+const SETTLED: (bool, Reason) = (false, Reason::Settled);
+const MOVING: (bool, Reason) = (true, Reason::Progressing);
+const NOT_READY: (Option<bool>, Reason) = (Some(false), Reason::ReplicasNotReady);
+
+fn case(name: &'static str, world: Observation, phase: Phase) -> Case {
+    Case {
+        name,
+        spec: json!({}),
+        world,
+        phase,
+        ready: (Some(true), Reason::AllReplicasActive),
+        reconciling: SETTLED,
+        stalled: UNSTALLED,
+        healthy: FINE,
+    }
+}
+
+fn beginnings() -> Vec<Case> {
+    let none = (Some(false), Reason::ReplicaNotReady);
+    let by_database = (Some(false), Reason::HeldBackByDatabase);
+    vec![
+        Case {
+            ready: by_database,
+            reconciling: MOVING,
+            healthy: none,
+            ..case(
+                "before the first probe",
+                observation(None, DatabaseView::NotProbed),
+                Phase::Pending,
+            )
+        },
+        Case {
+            ready: by_database,
+            reconciling: (false, Reason::DatabaseAuthenticationFailed),
+            stalled: (true, Reason::DatabaseAuthenticationFailed),
+            healthy: none,
+            ..case(
+                "wrong password",
+                observation(
+                    None,
+                    failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
+                ),
+                Phase::Stalled,
+            )
+        },
+        Case {
+            ready: (Some(false), Reason::HeldBackByLicense),
+            reconciling: MOVING,
+            healthy: none,
+            ..case(
+                "before the first object",
+                observation(
+                    None,
+                    DatabaseView::Probed(Ok(crate::testing::facts(0, no_license()))),
+                ),
+                Phase::Pending,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::ReplicaNotReady),
+            ..case(
+                "starting",
+                changed(three(), |seen| {
+                    seen.pods.iter_mut().for_each(|pod| pod.ready = false)
+                }),
+                Phase::Starting,
+            )
+        },
+        Case {
+            ready: (Some(false), Reason::HeldBackByLicense),
+            ..case(
+                "nobody signed up",
+                healthy(1, StoredLicense::NoWorkspace),
+                Phase::Limited,
+            )
+        },
+        Case {
+            ready: (Some(false), Reason::HeldBackByVersion),
+            spec: json!({"version": "3.16.0"}),
+            ..case(
+                "too old for HA",
+                with_facts(healthy(1, stored(&json!({}))), |facts| {
+                    facts.schema = crate::decide::observation::SchemaState::Empty
+                }),
+                Phase::Limited,
+            )
+        },
+        Case {
+            ready: by_database,
+            healthy: (None, Reason::HeartbeatsUnknown),
+            ..case(
+                "database out of reach",
+                observation(
+                    Some(1),
+                    failure(FailureClass::Unknown, FailureReason::Unreachable),
+                ),
+                Phase::Degraded,
+            )
+        },
+    ]
+}
+
+fn running() -> Vec<Case> {
+    let unknown = (None, Reason::HeartbeatsUnknown);
+    vec![
+        case("well", three(), Phase::Ready),
+        Case {
+            healthy: (Some(false), Reason::ForeignReplica),
+            ..case(
+                "a stranger",
+                changed(
+                    with_facts(three(), |facts| facts.heartbeats.push(beat(9, 1))),
+                    |seen| {
+                        seen.unclaimed_since.insert(
+                            crate::testing::id(9),
+                            crate::testing::after(jiff::SignedDuration::from_mins(-5)),
+                        );
+                    },
+                ),
+                Phase::Ready,
+            )
+        },
+        Case {
+            ready: unknown,
+            healthy: unknown,
+            ..case(
+                "database out of reach later",
+                observation(
+                    Some(3),
+                    failure(FailureClass::Unknown, FailureReason::Unreachable),
+                ),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: unknown,
+            reconciling: (false, Reason::DatabaseMissing),
+            stalled: (true, Reason::DatabaseMissing),
+            healthy: unknown,
+            ..case(
+                "database dropped",
+                observation(
+                    Some(3),
+                    failure(FailureClass::Definite, FailureReason::DatabaseMissing),
+                ),
+                Phase::Stalled,
+            )
+        },
+        Case {
+            ready: unknown,
+            spec: json!({"license": {"enforcement": "Warn"}}),
+            ..case(
+                "never readable",
+                observation(Some(3), DatabaseView::CannotRead),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            healthy: (Some(false), Reason::HeartbeatStale),
+            ..case(
+                "stale",
+                with_facts(three(), |facts| facts.heartbeats[0] = beat(0, 40)),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            healthy: (Some(false), Reason::HeartbeatMissing),
+            ..case(
+                "missing",
+                with_facts(three(), |facts| {
+                    facts
+                        .heartbeats
+                        .retain(|beat| beat.replica_id != crate::testing::id(0))
+                }),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::ReplicaCrashing),
+            ..case(
+                "crashing",
+                troubled(PodTrouble::Crashing("exit 0".to_owned())),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::ImagePullFailed),
+            ..case(
+                "no image",
+                troubled(PodTrouble::ImagePull("not found".to_owned())),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::Unschedulable),
+            ..case(
+                "no node",
+                troubled(PodTrouble::Unschedulable("0/3 nodes".to_owned())),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::PodCreationFailed),
+            ..case(
+                "no secret key",
+                troubled(PodTrouble::Creation("secret".to_owned())),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            ..case("growing", healthy(1, stored(&json!({}))), Phase::Scaling)
+        },
+        Case {
+            reconciling: MOVING,
+            spec: json!({"replicas": 2}),
+            ..case("shrinking", three(), Phase::Ready)
+        },
+        Case {
+            reconciling: MOVING,
+            ..case(
+                "rolling",
+                changed(three(), |seen| {
+                    seen.pods[0].revision = Some("old".to_owned())
+                }),
+                Phase::Rolling,
+            )
+        },
+        Case {
+            reconciling: MOVING,
+            ready: (Some(false), Reason::ScaledToZero),
+            spec: json!({"replicas": 0}),
+            ..case("stopping", three(), Phase::Scaling)
+        },
+        Case {
+            ready: (Some(false), Reason::ScaledToZero),
+            healthy: (Some(true), Reason::NoReplicas),
+            spec: json!({"replicas": 0}),
+            ..case("stopped", healthy(0, stored(&json!({}))), Phase::Stopped)
+        },
+        Case {
+            reconciling: (false, Reason::Paused),
+            spec: json!({"paused": true}),
+            ..case("paused", three(), Phase::Paused)
+        },
+        Case {
+            ready: (Some(false), Reason::HeldBackByLicense),
+            reconciling: MOVING,
+            ..case("license ended", healthy(3, no_license()), Phase::Scaling)
+        },
+    ]
+}
+
+#[test]
+fn each_world_has_its_phase_and_conditions() {
+    for case in beginnings().into_iter().chain(running()) {
+        let plan = plan(&case.spec, &case.world);
+        let name = case.name;
+        assert_eq!(
+            state(&plan, ConditionType::Ready),
+            case.ready,
+            "Ready: {name}"
+        );
+        assert_eq!(
+            state(&plan, ConditionType::Reconciling),
+            (Some(case.reconciling.0), case.reconciling.1),
+            "Reconciling: {name}"
+        );
+        assert_eq!(
+            state(&plan, ConditionType::Stalled),
+            (Some(case.stalled.0), case.stalled.1),
+            "Stalled: {name}"
+        );
+        assert_eq!(
+            state(&plan, ConditionType::ReplicasHealthy),
+            case.healthy,
+            "ReplicasHealthy: {name}"
+        );
+        assert_eq!(plan.report.phase, Some(case.phase), "{name}");
+    }
+}
+
+#[test]
+fn a_message_names_each_pod_and_what_a_person_can_mend_comes_first() {
+    let seen = changed(
+        with_facts(three(), |facts| facts.heartbeats[0] = beat(0, 40)),
+        |seen| {
+            seen.pods[2].ready = false;
+            seen.pods[2].trouble = Some(PodTrouble::Crashing("Cannot new server".to_owned()));
+        },
+    );
+    let plan = plan(&json!({}), &seen);
+    let message = &condition(&plan.report, ConditionType::ReplicasHealthy).message;
+    assert_eq!(
+        message,
+        "demo-2: Cannot new server; demo-0: Ready, heartbeat stale"
+    );
+}
+
+#[test]
+fn the_ingress_is_told_as_it_is() {
+    for (spec, address, license, expected) in [
+        (
+            json!({}),
+            Some(true),
+            stored(&json!({})),
+            (Some(true), Reason::IngressReady),
+        ),
+        (
+            json!({}),
+            Some(false),
+            stored(&json!({})),
+            (None, Reason::IngressPending),
+        ),
+        (
+            json!({}),
+            None,
+            stored(&json!({})),
+            (Some(false), Reason::IngressPending),
+        ),
+        (
+            json!({"ingress": {"enabled": false}}),
+            None,
+            stored(&json!({})),
+            (Some(false), Reason::IngressDisabled),
+        ),
+        (
+            json!({}),
+            Some(true),
+            StoredLicense::NoWorkspace,
+            (Some(true), Reason::IngressReady),
+        ),
+    ] {
+        let open = matches!(license, StoredLicense::NoWorkspace);
+        let seen = changed(healthy(1, license), |seen| {
+            seen.ingress_has_address = address
+        });
+        let plan = plan(&spec, &seen);
+        assert_eq!(state(&plan, ConditionType::Exposed), expected);
+        let message = &condition(&plan.report, ConditionType::Exposed).message;
+        assert_eq!(
+            message.contains("whoever does first becomes the admin"),
+            open,
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_blocked_cluster_tells_every_problem_at_once_and_touches_nothing() {
+    let spec = json!({
+        "version": "v3 .21", "replicas": 51, "externalURL": "bytebase.example.com",
+        "database": {"urlSecretRef": {"name": "absent", "key": "PG_URL"}},
+        "podTemplate": 5,
+    });
+    for world in [three(), observation(None, DatabaseView::NotProbed)] {
+        let plan = plan(&spec, &world);
+        assert!(plan.objects.is_empty() && plan.prune.is_empty());
+        assert!(plan.eviction.is_none() && plan.call.is_none());
+        assert_eq!(plan.report.phase, Some(Phase::Invalid));
+        assert_eq!(
+            state(&plan, ConditionType::ConfigurationValid),
+            (Some(false), Reason::InvalidSpec)
+        );
+        for (type_, status) in [
+            (ConditionType::Ready, false),
+            (ConditionType::Stalled, true),
+            (ConditionType::Reconciling, false),
+        ] {
+            assert_eq!(
+                state(&plan, type_),
+                (Some(status), Reason::InvalidConfiguration)
+            );
+        }
+        let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
+        for field in [
+            "spec.version:",
+            "spec.replicas:",
+            "spec.externalURL:",
+            "spec.database.urlSecretRef:",
+            "spec.podTemplate:",
+        ] {
+            assert!(message.contains(field), "{message}");
+        }
+        // What runs is still looked at.
+        assert_eq!(
+            plan.report.replicas,
+            i32::try_from(world.pods.len()).unwrap()
+        );
+    }
+}
+
+#[test]
+fn an_overlay_that_breaks_the_template_blocks() {
+    let plan = plan(
+        &json!({"podTemplate": {"spec": {"containers": [{"name": "bytebase", "args": []}]}}}),
+        &three(),
+    );
+    assert!(plan.objects.is_empty());
+    assert_eq!(
+        state(&plan, ConditionType::ConfigurationValid),
+        (Some(false), Reason::InvalidSpec)
+    );
+    assert!(
+        condition(&plan.report, ConditionType::ConfigurationValid)
+            .message
+            .starts_with("spec.podTemplate: ")
+    );
+}
+
+#[test]
+fn remarks_are_on_a_valid_configuration() {
+    let plan = plan(&json!({"version": "latest"}), &three());
+    assert_eq!(
+        state(&plan, ConditionType::ConfigurationValid),
+        (Some(true), Reason::ValidWithWarnings)
+    );
+    assert_eq!(
+        state(
+            &super::plan(&json!({}), &three()),
+            ConditionType::ConfigurationValid
+        ),
+        (Some(true), Reason::Valid)
+    );
+}

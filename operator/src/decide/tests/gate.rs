@@ -1,0 +1,396 @@
+//! How many replicas run: every combination of what is wanted, what runs, database, license, enforcement and version.
+
+use super::{plan, size, state};
+use crate::api::{ConditionType, Reason};
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
+    StoredLicense,
+};
+use crate::testing::{days, facts, failure, forged, no_license, observation, stored, with_facts};
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// What the database lets the operator know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Knowledge {
+    /// The license allows HA, and nothing speaks against the database.
+    Yes,
+    /// The license does not allow HA.
+    No,
+    /// The license cannot be told; one replica may start.
+    Unknown,
+    /// Nothing may start.
+    Hold,
+}
+
+fn end(seconds: i64) -> Value {
+    json!({"exp": crate::testing::after(SignedDuration::from_secs(seconds)).as_second()})
+}
+
+/// A world, by name, and what it lets the operator know.
+fn worlds() -> Vec<(&'static str, DatabaseView, Option<&'static str>, Knowledge)> {
+    let good = |license| DatabaseView::Probed(Ok(facts(0, license)));
+    let bad = |change: fn(&mut DatabaseFacts)| {
+        let mut facts = facts(0, stored(&json!({})));
+        change(&mut facts);
+        DatabaseView::Probed(Ok(facts))
+    };
+    let forged = StoredLicense::Present {
+        workspace_id: "ws-1".to_owned(),
+        token: forged(&json!({})).into(),
+    };
+    use Knowledge::{Hold, No, Unknown, Yes};
+    let mut worlds = vec![
+        ("HA", good(stored(&json!({}))), None, Yes),
+        (
+            "perpetual HA",
+            good(stored(&json!({"exp": null}))),
+            None,
+            Yes,
+        ),
+        (
+            "HA that ends in a day",
+            good(stored(&end(86_400))),
+            None,
+            Yes,
+        ),
+        (
+            "nobody signed up",
+            good(StoredLicense::NoWorkspace),
+            None,
+            No,
+        ),
+        ("no license", good(no_license()), None, No),
+        ("without HA", good(stored(&json!({"ha": false}))), None, No),
+        ("within the guard", good(stored(&end(600))), None, No),
+        ("expired", good(stored(&end(0))), None, No),
+        (
+            "not valid yet",
+            good(stored(
+                &json!({"nbf": crate::testing::after(days(1)).as_second()}),
+            )),
+            None,
+            No,
+        ),
+        (
+            "other workspace",
+            good(stored(&json!({"workspaceId": "other"}))),
+            None,
+            No,
+        ),
+        ("wrong signature", good(forged), None, No),
+        (
+            "not a license",
+            good(StoredLicense::Present {
+                workspace_id: "ws-1".to_owned(),
+                token: "x".into(),
+            }),
+            None,
+            No,
+        ),
+        ("cannot ever read", DatabaseView::CannotRead, None, Unknown),
+        ("not probed", DatabaseView::NotProbed, None, Hold),
+        ("standby", bad(|facts| facts.in_recovery = true), None, Hold),
+        (
+            "too old",
+            bad(|facts| facts.server_version_num = 130_022),
+            None,
+            Hold,
+        ),
+        (
+            "encoding",
+            bad(|facts| facts.encoding = "SQL_ASCII".to_owned()),
+            None,
+            Hold,
+        ),
+        (
+            "foreign tables",
+            bad(|facts| {
+                facts.schema = SchemaState::Foreign {
+                    example: "wp_posts".to_owned(),
+                }
+            }),
+            None,
+            Hold,
+        ),
+        (
+            "transaction pooler",
+            bad(|facts| facts.transaction_pooler = true),
+            None,
+            Hold,
+        ),
+        (
+            "may not create",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+            }),
+            None,
+            Hold,
+        ),
+        (
+            "shared",
+            good(stored(&json!({}))),
+            Some("other/bytebase"),
+            Hold,
+        ),
+    ];
+    use strum::IntoEnumIterator as _;
+    for reason in FailureReason::iter() {
+        worlds.push((
+            "definite failure",
+            failure(FailureClass::Definite, reason),
+            None,
+            Hold,
+        ));
+        worlds.push((
+            "unknown failure",
+            failure(FailureClass::Unknown, reason),
+            None,
+            Unknown,
+        ));
+    }
+    worlds
+}
+
+/// A world with pods of which each beats.
+fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Observation {
+    let mut seen = with_facts(observation(running, view), |facts| {
+        facts.heartbeats = (0..running.unwrap_or(0))
+            .map(|ordinal| crate::testing::beat(ordinal, 1))
+            .collect();
+    });
+    seen.database_shared_with = shared.map(str::to_owned);
+    seen
+}
+
+/// The rules once more, from their description.
+fn expected(wanted: i32, running: i32, knows: Knowledge, warn: bool, supports_ha: bool) -> i32 {
+    match knows {
+        _ if wanted == 0 => 0,
+        Knowledge::Hold => running.min(wanted),
+        _ if wanted == 1 || !supports_ha => 1,
+        _ if warn => wanted,
+        Knowledge::Yes => wanted,
+        Knowledge::No => 1,
+        Knowledge::Unknown => running.clamp(1, wanted),
+    }
+}
+
+fn spec(wanted: i32, warn: bool, version: &str) -> Value {
+    json!({
+        "replicas": wanted, "version": version,
+        "license": {"enforcement": if warn { "Warn" } else { "Enforce" }},
+    })
+}
+
+#[test]
+fn every_combination_runs_as_many_replicas_as_the_rules_say() {
+    for (name, view, shared, knows) in worlds() {
+        for wanted in [0, 1, 3] {
+            for current in [None, Some(0), Some(1), Some(3)] {
+                for warn in [false, true] {
+                    for (version, supports_ha) in
+                        [("3.16.9", false), ("3.21.1", true), ("latest", true)]
+                    {
+                        let mut seen = world(current, view.clone(), shared);
+                        // An image older than the schema has its own test.
+                        if !supports_ha {
+                            seen = with_facts(seen, |facts| {
+                                if matches!(facts.schema, SchemaState::Bytebase { .. }) {
+                                    facts.schema = SchemaState::Bytebase { version: None }
+                                }
+                            });
+                        }
+                        let case = format!(
+                            "{name}: wanted {wanted}, current {current:?}, warn {warn}, {version}"
+                        );
+                        let plan = plan(&spec(wanted, warn, version), &seen);
+                        let running = current.unwrap_or(0);
+                        let target = expected(wanted, running, knows, warn, supports_ha);
+                        assert_eq!(plan.report.target_replicas, Some(target), "{case}");
+                        let next = match current {
+                            None if knows == Knowledge::Hold => None,
+                            Some(current) if target < current && target > 0 => Some(current - 1),
+                            _ => Some(target),
+                        };
+                        assert_eq!(size(&plan), next.map(i64::from), "{case}");
+                        let ready = state(&plan, ConditionType::Ready);
+                        if wanted > 0 && target < wanted {
+                            assert_eq!(ready.0, Some(false), "{case}");
+                            assert!(
+                                matches!(
+                                    ready.1,
+                                    Reason::HeldBackByLicense
+                                        | Reason::HeldBackByDatabase
+                                        | Reason::HeldBackByVersion
+                                ),
+                                "{case}: {ready:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_held_template_stays_as_it_is_in_the_cluster() {
+    for (name, view, shared, knows) in worlds() {
+        let plan = plan(&json!({}), &world(Some(3), view, shared));
+        let set = plan
+            .objects
+            .iter()
+            .find(|object| object.kind == crate::desired::Kind::StatefulSet)
+            .unwrap();
+        let held = set.value["spec"]["template"] == json!({"live": true});
+        assert_eq!(held, knows == Knowledge::Hold, "{name}");
+    }
+}
+
+#[test]
+fn a_refused_downgrade_neither_rolls_nor_shrinks_what_serves() {
+    for version in ["3.20.9", "3.16.0", "2.0.0"] {
+        let mut seen = world(
+            Some(3),
+            DatabaseView::Probed(Ok(facts(3, stored(&json!({}))))),
+            None,
+        );
+        for pod in &mut seen.pods {
+            pod.revision = Some(crate::testing::OLD.to_owned());
+        }
+        let plan = plan(&json!({"version": version}), &seen);
+        assert_eq!(size(&plan), Some(3), "{version}");
+        assert!(plan.eviction.is_none());
+        assert_eq!(
+            state(&plan, ConditionType::RolloutComplete),
+            (Some(false), Reason::DowngradeRefused)
+        );
+        assert_eq!(
+            state(&plan, ConditionType::Stalled),
+            (Some(true), Reason::DowngradeRefused)
+        );
+    }
+    // A patch release back, or the first start on an empty database, is none.
+    for (version, schema) in [
+        (
+            "3.21.0",
+            SchemaState::Bytebase {
+                version: Some(crate::contract::version::Version::new(3, 21, 5)),
+            },
+        ),
+        ("3.17.0", SchemaState::Empty),
+    ] {
+        let seen = with_facts(
+            world(
+                Some(3),
+                DatabaseView::Probed(Ok(facts(3, stored(&json!({}))))),
+                None,
+            ),
+            |facts| facts.schema = schema,
+        );
+        let plan = plan(&json!({"version": version}), &seen);
+        assert_eq!(
+            state(&plan, ConditionType::RolloutComplete).0,
+            Some(true),
+            "{version}"
+        );
+    }
+}
+
+#[test]
+fn too_few_connections_are_reported_and_hold_nothing_back() {
+    let seen = with_facts(
+        world(
+            Some(3),
+            DatabaseView::Probed(Ok(facts(3, stored(&json!({}))))),
+            None,
+        ),
+        |facts| facts.max_connections = 100,
+    );
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(size(&plan), Some(3));
+    assert_eq!(
+        state(&plan, ConditionType::DatabaseReady),
+        (Some(true), Reason::DatabaseConnectionBudget)
+    );
+    let message = &super::condition(&plan.report, ConditionType::DatabaseReady).message;
+    assert!(
+        message.contains("200 connections") && message.contains("at least 203"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_monitoring_role_need_not_create_tables() {
+    let seen = with_facts(
+        world(None, DatabaseView::Probed(Ok(facts(0, no_license()))), None),
+        |facts| {
+            facts.schema = SchemaState::Empty;
+            facts.can_create = false;
+        },
+    );
+    let monitored = json!({"database": {"urlSecretRef": {"name": "pg", "key": "PG_URL"}, "monitorSecretRef": {"name": "pg", "key": "PG_URL"}}});
+    assert_eq!(size(&plan(&monitored, &seen)), Some(1));
+    assert_eq!(size(&plan(&json!({}), &seen)), None);
+}
+
+#[test]
+fn a_paused_cluster_is_reported_and_left_alone() {
+    for (name, view, shared, _) in worlds() {
+        for current in [None, Some(1), Some(3)] {
+            let mut seen = world(current, view.clone(), shared);
+            for pod in &mut seen.pods {
+                pod.revision = Some("other".to_owned());
+            }
+            let plan = plan(
+                &json!({"paused": true, "license": {"secretRef": {"name": "license", "key": "token"}}, "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}}),
+                &seen,
+            );
+            assert!(plan.objects.is_empty() && plan.prune.is_empty(), "{name}");
+            assert!(plan.eviction.is_none() && plan.call.is_none(), "{name}");
+            assert_eq!(plan.report.phase, Some(crate::api::status::Phase::Paused));
+            assert_eq!(
+                state(&plan, ConditionType::Reconciling),
+                (Some(false), Reason::Paused)
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn more_than_one_replica_needs_a_reason(
+        wanted in 0..=50_i32,
+        current in proptest::option::of(0..=50_i32),
+        which in 0..worlds().len(),
+        warn: bool,
+    ) {
+        let (name, view, shared, knows) = worlds().swap_remove(which);
+        let plan = plan(&spec(wanted, warn, "3.21.1"), &world(current, view, shared));
+        let running = current.unwrap_or(0);
+        let target = plan.report.target_replicas.unwrap();
+        let next = size(&plan);
+        prop_assert!(target <= wanted);
+        if target > 1 {
+            prop_assert!(knows == Knowledge::Yes || warn || target <= running, "{}", name);
+        }
+        if matches!(knows, Knowledge::Unknown | Knowledge::Hold) && !warn && wanted >= running && running > 0 {
+            prop_assert_eq!(target, running, "{}", name);
+        }
+        if knows == Knowledge::No && !warn {
+            prop_assert!(target <= 1);
+        }
+        if knows == Knowledge::Hold {
+            prop_assert!(target <= running);
+            prop_assert_eq!(next.is_some(), current.is_some());
+        }
+        if let (Some(next), true) = (next, wanted > 0) {
+            prop_assert!(next >= i64::from(running) - 1, "one at a time: {} to {}", running, next);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Which pod is which heartbeat.
+
+use super::{plan, state};
+use crate::api::status::HeartbeatState::{self, Fresh, Missing, Stale, Unknown};
+use crate::api::{ConditionType, Reason};
+use crate::decide::health::join;
+use crate::decide::observation::{
+    FailureClass, FailureReason, ListenSession, Observation, RunningTasks,
+};
+use crate::testing::{after, beat, failure, healthy, id, stored, with_facts};
+use jiff::SignedDuration;
+use serde_json::json;
+use std::time::Duration;
+use uuid::Uuid;
+
+fn three() -> Observation {
+    healthy(3, stored(&json!({})))
+}
+
+fn heartbeats(observation: &Observation) -> Vec<HeartbeatState> {
+    join(observation)
+        .replicas
+        .iter()
+        .map(|replica| replica.heartbeat)
+        .collect()
+}
+
+#[test]
+fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
+    let seen = with_facts(three(), |facts| {
+        facts.heartbeats = vec![beat(2, 30), beat(0, 31)];
+        facts.heartbeats[0].age = Duration::from_secs(30);
+        facts.running_tasks = vec![
+            RunningTasks {
+                replica_id: id(0),
+                count: 2,
+            },
+            RunningTasks {
+                replica_id: id(0),
+                count: 1,
+            },
+            RunningTasks {
+                replica_id: id(9),
+                count: 7,
+            },
+        ];
+    });
+    assert_eq!(heartbeats(&seen), [Stale, Missing, Fresh]);
+    let health = join(&seen);
+    let tasks: Vec<_> = health
+        .replicas
+        .iter()
+        .map(|replica| replica.running_tasks)
+        .collect();
+    assert_eq!(tasks, [Some(3), Some(0), Some(0)]);
+    assert_eq!(health.active(), Some(1));
+    assert_eq!(health.stale_in, Some(Duration::ZERO));
+    assert!(health.unclaimed.is_empty());
+}
+
+#[test]
+fn without_an_id_the_session_tells_by_name_or_address() {
+    let session = |name: &str, address: Option<&str>| ListenSession {
+        application_name: name.to_owned(),
+        client_address: address.map(str::to_owned),
+    };
+    for (listeners, beats, expected) in [
+        (Some(vec![session("demo-0", None)]), true, Fresh),
+        (
+            Some(vec![session("demo-0", Some("192.168.0.9"))]),
+            true,
+            Fresh,
+        ),
+        (Some(vec![session("", Some("10.0.0.1"))]), true, Fresh),
+        (Some(vec![session("demo-0", None)]), false, Unknown),
+        (
+            Some(vec![session("demo-1", Some("10.0.0.2"))]),
+            true,
+            Missing,
+        ),
+        (Some(vec![session("", None)]), true, Missing),
+        (Some(Vec::new()), true, Missing),
+        (None, true, Unknown),
+    ] {
+        let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
+            facts.listeners.clone_from(&listeners);
+            if !beats {
+                facts.heartbeats.clear();
+            }
+        });
+        seen.pods[0].replica_id = None;
+        assert_eq!(
+            heartbeats(&seen),
+            [expected],
+            "{listeners:?}, beats {beats}"
+        );
+        // A pod that has no address yet is not the one behind a session without one.
+        seen.pods[0].ip = None;
+        seen = with_facts(seen, |facts| {
+            facts.listeners = Some(vec![session("", None)])
+        });
+        assert_eq!(heartbeats(&seen), [Missing]);
+    }
+}
+
+#[test]
+fn unreadable_heartbeats_are_unknown_and_nobody_is_a_stranger() {
+    let mut seen = three();
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let health = join(&seen);
+    assert!(!health.readable && health.active().is_none() && health.unclaimed.is_empty());
+    assert_eq!(heartbeats(&seen), [Unknown; 3]);
+}
+
+#[test]
+fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
+    let stranger = Uuid::from_u128(0xbad);
+    for (seconds, is_stranger) in [
+        (None, false),
+        (Some(0), false),
+        (Some(59), false),
+        (Some(60), false),
+        (Some(61), true),
+        (Some(3600), true),
+    ] {
+        let mut seen = with_facts(three(), |facts| {
+            facts
+                .heartbeats
+                .push(crate::decide::observation::Heartbeat {
+                    replica_id: stranger,
+                    age: Duration::from_secs(3),
+                });
+        });
+        if let Some(seconds) = seconds {
+            seen.unclaimed_since
+                .insert(stranger, after(SignedDuration::from_secs(-seconds)));
+        }
+        let plan = plan(&json!({}), &seen);
+        let expected = if is_stranger {
+            (Some(false), Reason::ForeignReplica)
+        } else {
+            (Some(true), Reason::AllReplicasHealthy)
+        };
+        assert_eq!(
+            state(&plan, ConditionType::ReplicasHealthy),
+            expected,
+            "{seconds:?}"
+        );
+        assert_eq!(plan.unclaimed, [stranger]);
+        // It looks again when patience ends; after that nothing more changes by itself.
+        let patience = 61 - seconds.unwrap_or(0);
+        let again = (patience > 0).then(|| after(SignedDuration::from_secs(patience)));
+        assert_eq!(
+            plan.next
+                .filter(|next| *next < after(SignedDuration::from_hours(1))),
+            again,
+            "{seconds:?}"
+        );
+    }
+}
+
+#[test]
+fn the_tail_of_an_ended_process_is_no_stranger() {
+    // Its row is stale: whatever was remembered of it, it does not count.
+    let ended = Uuid::from_u128(0xdead);
+    let mut seen = with_facts(three(), |facts| {
+        facts
+            .heartbeats
+            .push(crate::decide::observation::Heartbeat {
+                replica_id: ended,
+                age: Duration::from_secs(31),
+            });
+    });
+    seen.unclaimed_since
+        .insert(ended, after(SignedDuration::from_secs(-90)));
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(
+        state(&plan, ConditionType::ReplicasHealthy),
+        (Some(true), Reason::AllReplicasHealthy)
+    );
+    assert!(plan.unclaimed.is_empty());
+}
+
+#[test]
+fn as_many_rows_as_pods_without_an_id_are_ours() {
+    let mut seen = with_facts(three(), |facts| {
+        facts.heartbeats = vec![beat(0, 1), beat(7, 2), beat(8, 3), beat(9, 4)];
+    });
+    seen.pods[1].replica_id = None;
+    seen.pods[2].replica_id = None;
+    assert_eq!(join(&seen).unclaimed, [id(9)]);
+}
+
+#[test]
+fn a_pod_that_is_ending_is_not_active() {
+    let mut seen = three();
+    seen.pods[2].deleting = true;
+    assert_eq!(join(&seen).active(), Some(2));
+    let report = plan(&json!({}), &seen).report;
+    assert_eq!(
+        (
+            report.replicas,
+            report.ready_replicas,
+            report.active_replicas
+        ),
+        (3, 2, Some(2))
+    );
+    assert!(!report.replica_statuses[2].ready);
+}
+
+#[test]
+fn status_tells_the_version_that_is_being_left() {
+    for (left, taken) in [("3.21.9", "3.21.10"), ("3.21.10", "3.21.9")] {
+        let mut seen = three();
+        for pod in &mut seen.pods {
+            pod.version = Some(taken.to_owned());
+        }
+        seen.pods[1].version = Some(left.to_owned());
+        seen.pods[1].revision = Some(crate::testing::OLD.to_owned());
+        assert_eq!(
+            plan(&json!({}), &seen).report.version.as_deref(),
+            Some(left)
+        );
+    }
+}

@@ -1,0 +1,544 @@
+//! What the license says, when that changes by itself, and what is installed.
+
+use super::{condition, plan, state};
+use crate::api::status::{LicenseSource, SignatureState};
+use crate::api::{ConditionType, Reason};
+use crate::decide::observation::{CallFailure, DatabaseView, Observation, StoredLicense};
+use crate::decide::plan::{BytebaseCall, Plan};
+use crate::decide::{Settings, decide};
+use crate::testing::{
+    after, cluster, days, facts, forged, healthy, no_license, now, observation, references, secret,
+    stored, token,
+};
+use crate::validate::validate;
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+
+const LICENSED: ConditionType = ConditionType::HaLicensed;
+
+fn secs(seconds: i64) -> SignedDuration {
+    SignedDuration::from_secs(seconds)
+}
+
+fn ends(after_now: SignedDuration) -> Value {
+    json!({"exp": after(after_now).as_second()})
+}
+
+fn spec(with_admin: bool) -> Value {
+    let mut spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
+    if with_admin {
+        spec["admin"] = json!({"credentialsSecretRef": {"name": "admin"}});
+    }
+    spec
+}
+
+/// Decides with a license in the Secret.
+fn with_secret(spec: &Value, text: &str, seen: &Observation, settings: &Settings) -> Plan {
+    let mut references = references();
+    secret(&mut references, "license", "token", text);
+    let validation = validate(&cluster(spec), &references, settings.license_key.as_ref());
+    decide(&validation, seen, settings)
+}
+
+fn installs(plan: &Plan) -> Option<String> {
+    match &plan.call {
+        Some(BytebaseCall::InstallLicense { token, .. }) => Some(token.expose_secret().to_owned()),
+        _ => None,
+    }
+}
+
+#[test]
+fn guard_and_end_count_from_their_exact_moment() {
+    let guard = 600;
+    for (left, expected, next) in [
+        (guard + 1, (Some(true), Reason::LicenseEndsSoon), Some(1)),
+        (guard, (Some(false), Reason::LicenseExpiring), Some(guard)),
+        (1, (Some(false), Reason::LicenseExpiring), Some(1)),
+        (0, (Some(false), Reason::LicenseExpired), None),
+        (-1, (Some(false), Reason::LicenseExpired), None),
+    ] {
+        let plan = plan(&json!({}), &healthy(3, stored(&ends(secs(left)))));
+        assert_eq!(state(&plan, LICENSED), expected, "{left} s left");
+        assert_eq!(
+            plan.next,
+            next.map(|seconds| after(secs(seconds))),
+            "{left} s left"
+        );
+        let target = if expected.0 == Some(true) { 3 } else { 1 };
+        assert_eq!(plan.report.target_replicas, Some(target), "{left} s left");
+    }
+}
+
+#[test]
+fn reminders_come_at_30_7_and_1_days() {
+    for (left, words, next) in [
+        (days(31), None, days(1)),
+        (days(30) + secs(1), None, secs(1)),
+        (days(30), Some("within 30 days"), days(23)),
+        (days(7) + secs(1), Some("within 30 days"), secs(1)),
+        (days(7), Some("within 7 days"), days(6)),
+        (days(1) + secs(1), Some("within 7 days"), secs(1)),
+        (days(1), Some("within a day"), days(1) - secs(600)),
+        (secs(601), Some("within a day"), secs(1)),
+    ] {
+        let plan = plan(&json!({}), &healthy(3, stored(&ends(left))));
+        let reason = if words.is_some() {
+            Reason::LicenseEndsSoon
+        } else {
+            Reason::LicenseAllowsHa
+        };
+        assert_eq!(state(&plan, LICENSED), (Some(true), reason), "{left:?}");
+        let message = &condition(&plan.report, LICENSED).message;
+        assert!(
+            message.contains(words.unwrap_or("includes HA, until")),
+            "{message}"
+        );
+        assert_eq!(plan.next, Some(after(next)), "{left:?}");
+    }
+}
+
+#[test]
+fn each_stored_license_has_its_reason() {
+    let invalid = |token: String| StoredLicense::Present {
+        workspace_id: "ws-1".to_owned(),
+        token: token.into(),
+    };
+    for (license, reason) in [
+        (StoredLicense::NoWorkspace, Reason::AwaitingFirstSignUp),
+        (no_license(), Reason::LicenseMissing),
+        (stored(&json!({"exp": null})), Reason::LicenseAllowsHa),
+        (
+            stored(&json!({"plan": "TEAM", "workspaceId": "other"})),
+            Reason::LicenseAllowsHa,
+        ),
+        (
+            stored(&json!({"trialing": true, "workspaceId": "other"})),
+            Reason::LicenseAllowsHa,
+        ),
+        (stored(&json!({"workspaceId": ""})), Reason::LicenseAllowsHa),
+        (
+            stored(&json!({"workspaceId": "other"})),
+            Reason::LicenseOtherWorkspace,
+        ),
+        (stored(&json!({"ha": false})), Reason::LicenseWithoutHa),
+        (stored(&json!({"ha": null})), Reason::LicenseWithoutHa),
+        (
+            stored(&json!({"nbf": after(days(1)).as_second()})),
+            Reason::LicenseNotYetValid,
+        ),
+        (invalid(forged(&json!({}))), Reason::LicenseInvalid),
+        (invalid("a.b.c".to_owned()), Reason::LicenseInvalid),
+        (invalid(String::new()), Reason::LicenseInvalid),
+    ] {
+        let plan = plan(&json!({}), &healthy(1, license.clone()));
+        let allowed = reason == Reason::LicenseAllowsHa;
+        assert_eq!(
+            state(&plan, LICENSED),
+            (Some(allowed), reason),
+            "{license:?}"
+        );
+        assert_eq!(
+            plan.report.target_replicas,
+            Some(if allowed { 3 } else { 1 })
+        );
+    }
+}
+
+#[test]
+fn a_license_that_begins_is_looked_at_when_it_does() {
+    let seen = healthy(1, stored(&json!({"nbf": after(days(2)).as_second()})));
+    assert_eq!(plan(&json!({}), &seen).next, Some(after(days(2))));
+    // The same while it only lies in the Secret.
+    let later = token(&json!({"nbf": after(days(2)).as_second()}));
+    let plan = with_secret(
+        &spec(true),
+        &later,
+        &healthy(1, no_license()),
+        &crate::testing::settings(),
+    );
+    assert_eq!(
+        state(&plan, LICENSED),
+        (Some(false), Reason::LicenseNotYetValid)
+    );
+    assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
+    // And while another one is stored, or a broken one.
+    for license in [
+        stored(&ends(days(60))),
+        StoredLicense::Present {
+            workspace_id: "ws-1".to_owned(),
+            token: "x".into(),
+        },
+    ] {
+        let plan = with_secret(
+            &spec(true),
+            &later,
+            &healthy(1, license),
+            &crate::testing::settings(),
+        );
+        assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
+    }
+}
+
+#[test]
+fn without_a_key_the_claims_count_and_the_doubt_is_told() {
+    let settings = Settings {
+        license_key: None,
+        ..crate::testing::settings()
+    };
+    let license = StoredLicense::Present {
+        workspace_id: "ws-1".to_owned(),
+        token: forged(&json!({})).into(),
+    };
+    let validation = validate(&cluster(&json!({})), &references(), None);
+    let plan = decide(&validation, &healthy(3, license), &settings);
+    assert_eq!(
+        state(&plan, LICENSED),
+        (Some(true), Reason::LicenseAllowsHa)
+    );
+    assert!(
+        condition(&plan.report, LICENSED)
+            .message
+            .contains("not verified")
+    );
+    let status = plan.report.license.unwrap();
+    assert_eq!(
+        (status.source, status.signature),
+        (LicenseSource::Database, SignatureState::Unverified)
+    );
+}
+
+#[test]
+fn the_license_in_the_secret_is_installed_only_when_valid_and_better() {
+    let good = token(&json!({}));
+    let in_database = |token: &str| StoredLicense::Present {
+        workspace_id: "ws-1".to_owned(),
+        token: token.into(),
+    };
+    for (name, in_secret, license, expected) in [
+        ("nothing stored", good.clone(), no_license(), true),
+        (
+            "nothing stored, no HA",
+            token(&json!({"ha": false})),
+            no_license(),
+            true,
+        ),
+        (
+            "nothing stored, expired",
+            token(&ends(secs(-1))),
+            no_license(),
+            false,
+        ),
+        (
+            "nothing stored, other workspace",
+            token(&json!({"workspaceId": "other"})),
+            no_license(),
+            false,
+        ),
+        ("the same", good.clone(), in_database(&good), false),
+        (
+            "the same with line breaks",
+            format!("{}\n{}\n", &good[..40], &good[40..]),
+            in_database(&good),
+            false,
+        ),
+        (
+            "lasts longer",
+            token(&ends(days(400))),
+            in_database(&good),
+            true,
+        ),
+        (
+            "never ends",
+            token(&json!({"exp": null})),
+            in_database(&good),
+            true,
+        ),
+        (
+            "ends sooner",
+            token(&ends(days(300))),
+            in_database(&good),
+            false,
+        ),
+        (
+            "brings HA",
+            token(&ends(days(10))),
+            stored(&json!({"ha": false})),
+            true,
+        ),
+        (
+            "loses HA",
+            token(&json!({"ha": false, "exp": null})),
+            in_database(&good),
+            false,
+        ),
+        (
+            "stored one expired",
+            token(&ends(days(10))),
+            stored(&ends(secs(-1))),
+            true,
+        ),
+        (
+            "stored one of another workspace, perpetual",
+            good.clone(),
+            stored(&json!({"workspaceId": "other", "exp": null})),
+            true,
+        ),
+        (
+            "stored one with a wrong signature, perpetual",
+            good.clone(),
+            in_database(&forged(&json!({"exp": null}))),
+            true,
+        ),
+        ("stored one is none", good.clone(), in_database("x"), true),
+        (
+            "stored one is none, nor is this valid",
+            token(&ends(secs(0))),
+            in_database("x"),
+            false,
+        ),
+        (
+            "wrong signature",
+            forged(&json!({"exp": null})),
+            no_license(),
+            false,
+        ),
+    ] {
+        let seen = healthy(1, license);
+        let plan = with_secret(&spec(true), &in_secret, &seen, &crate::testing::settings());
+        let flat: String = in_secret.split_whitespace().collect();
+        assert_eq!(installs(&plan), expected.then_some(flat), "{name}");
+        // Without the admin's login, and while no replica is active, nothing is called.
+        assert!(
+            with_secret(&spec(false), &in_secret, &seen, &crate::testing::settings())
+                .call
+                .is_none()
+        );
+        let mut starting = seen.clone();
+        starting.pods[0].ready = false;
+        assert!(
+            with_secret(
+                &spec(true),
+                &in_secret,
+                &starting,
+                &crate::testing::settings()
+            )
+            .call
+            .is_none()
+        );
+    }
+}
+
+#[test]
+fn a_license_with_a_wrong_signature_in_the_secret_is_reported_and_blocks_nothing() {
+    let plan = with_secret(
+        &spec(true),
+        &forged(&json!({})),
+        &healthy(3, stored(&json!({}))),
+        &crate::testing::settings(),
+    );
+    assert_eq!(
+        state(&plan, ConditionType::ConfigurationValid),
+        (Some(false), Reason::InvalidSecret)
+    );
+    assert_eq!(plan.report.target_replicas, Some(3));
+    assert_eq!(state(&plan, ConditionType::Stalled).0, Some(false));
+}
+
+#[test]
+fn a_license_that_is_not_installed_yet_is_told_so() {
+    let plan = with_secret(
+        &spec(false),
+        &token(&json!({})),
+        &healthy(1, no_license()),
+        &crate::testing::settings(),
+    );
+    assert_eq!(
+        state(&plan, LICENSED),
+        (Some(false), Reason::LicenseNotInstalled)
+    );
+    let status = plan.report.license.as_ref().unwrap();
+    assert_eq!(
+        (status.source, status.signature),
+        (LicenseSource::Secret, SignatureState::Verified)
+    );
+    assert_eq!(plan.report.target_replicas, Some(1));
+}
+
+#[test]
+fn only_a_verified_secret_stands_in_and_only_where_nothing_can_ever_be_read() {
+    let seen = observation(Some(1), DatabaseView::CannotRead);
+    let settings = crate::testing::settings();
+    let no_key = Settings {
+        license_key: None,
+        ..settings.clone()
+    };
+    for (text, settings, expected, target) in [
+        (
+            token(&json!({})),
+            &settings,
+            (Some(true), Reason::SecretLicenseAllowsHa),
+            3,
+        ),
+        (
+            token(&json!({})),
+            &no_key,
+            (None, Reason::LicenseUnknown),
+            1,
+        ),
+        (
+            forged(&json!({})),
+            &settings,
+            (None, Reason::LicenseUnknown),
+            1,
+        ),
+        (
+            token(&ends(secs(600))),
+            &settings,
+            (Some(false), Reason::LicenseExpiring),
+            1,
+        ),
+        (
+            token(&json!({"ha": false})),
+            &settings,
+            (Some(false), Reason::LicenseWithoutHa),
+            1,
+        ),
+    ] {
+        let plan = with_secret(&spec(true), &text, &seen, settings);
+        assert_eq!(state(&plan, LICENSED), expected);
+        assert_eq!(plan.report.target_replicas, Some(target));
+        assert!(plan.call.is_none());
+    }
+    // A database that merely fails at the moment is no such place.
+    for view in [
+        DatabaseView::NotProbed,
+        crate::testing::failure(
+            crate::decide::observation::FailureClass::Unknown,
+            crate::decide::observation::FailureReason::Unreachable,
+        ),
+    ] {
+        let plan = with_secret(
+            &spec(true),
+            &token(&json!({})),
+            &observation(Some(1), view),
+            &settings,
+        );
+        assert_eq!(state(&plan, LICENSED), (None, Reason::LicenseUnknown));
+        assert_eq!(plan.report.target_replicas, Some(1));
+    }
+}
+
+#[test]
+fn the_first_admin_is_made_before_anybody_is_let_in() {
+    let spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}, "license": {"secretRef": {"name": "license", "key": "token"}}});
+    let has_ingress = |plan: &Plan| {
+        plan.objects
+            .iter()
+            .any(|object| object.kind == crate::desired::Kind::Ingress)
+    };
+    for (license, admin_made, installed, open) in [
+        (StoredLicense::NoWorkspace, true, false, false),
+        (no_license(), false, true, false),
+        (stored(&json!({})), false, false, true),
+    ] {
+        let mut seen = healthy(1, license);
+        seen.ingress_has_address = None;
+        let plan = plan(&spec, &seen);
+        assert_eq!(
+            matches!(plan.call, Some(BytebaseCall::CreateFirstAdmin { .. })),
+            admin_made
+        );
+        assert_eq!(installs(&plan).is_some(), installed);
+        assert_eq!(has_ingress(&plan), open);
+        let reason = if open {
+            Reason::IngressPending
+        } else {
+            Reason::AwaitingFirstAdmin
+        };
+        assert_eq!(state(&plan, ConditionType::Exposed), (Some(false), reason));
+    }
+    // An Ingress that stands is not taken away, nor is one held back where nobody asked for the admin.
+    assert!(has_ingress(&plan(
+        &spec,
+        &healthy(1, StoredLicense::NoWorkspace)
+    )));
+    let mut seen = healthy(1, StoredLicense::NoWorkspace);
+    seen.ingress_has_address = None;
+    assert!(has_ingress(&plan(&json!({}), &seen)));
+}
+
+#[test]
+fn a_failed_call_is_told_and_tried_again_at_its_time() {
+    for (retry, calls) in [(60, false), (1, false), (0, true), (-5, true)] {
+        let mut seen = healthy(1, no_license());
+        seen.call_failure = Some(CallFailure {
+            message: "login refused (401)".to_owned(),
+            retry_at: after(secs(retry)),
+        });
+        let plan = with_secret(
+            &spec(true),
+            &token(&json!({"exp": null})),
+            &seen,
+            &crate::testing::settings(),
+        );
+        assert_eq!(installs(&plan).is_some(), calls, "{retry}");
+        assert_eq!(
+            state(&plan, LICENSED),
+            (Some(false), Reason::LicenseInstallFailed)
+        );
+        assert!(
+            condition(&plan.report, LICENSED)
+                .message
+                .contains("login refused")
+        );
+        assert_eq!(plan.next, Some(after(secs(retry.max(0)))));
+    }
+}
+
+#[test]
+fn warn_says_what_it_risks() {
+    let plan = plan(
+        &json!({"license": {"enforcement": "Warn"}}),
+        &healthy(3, no_license()),
+    );
+    assert_eq!(
+        state(&plan, LICENSED),
+        (Some(false), Reason::LicenseNotEnforced)
+    );
+    assert_eq!(plan.report.target_replicas, Some(3));
+    assert!(
+        condition(&plan.report, LICENSED)
+            .message
+            .contains("after ten minutes")
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Between now and `next` the verdict stays what it is; at `next` there is something new to say, or there is none.
+    #[test]
+    fn nothing_changes_by_itself_before_next(left in -1000..4_000_000_i64, begins in proptest::option::of(-1000..1000_i64), share in 0.0..1.0_f64) {
+        let mut claims = ends(secs(left));
+        if let Some(begins) = begins {
+            claims["nbf"] = json!(after(secs(begins)).as_second());
+        }
+        let license = stored(&claims);
+        let at = |moment: Timestamp| {
+            let mut seen = observation(Some(3), DatabaseView::Probed(Ok(facts(3, license.clone()))));
+            seen.now = moment;
+            let plan = plan(&json!({}), &seen);
+            let condition = condition(&plan.report, LICENSED).clone();
+            (condition, plan.report.target_replicas, plan.next)
+        };
+        let (condition, target, next) = at(now());
+        let span = next.map_or(secs(10_000_000), |next| next.duration_since(now()));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+        let between = secs(((span.as_secs() - 1).max(0) as f64 * share) as i64);
+        let (condition_between, target_between, _) = at(after(between));
+        prop_assert_eq!((&condition, target), (&condition_between, target_between));
+        prop_assert!(next.is_none_or(|next| next > now()));
+    }
+}

@@ -1,0 +1,318 @@
+//! One pod at a time.
+
+use super::{condition, plan, size, state};
+use crate::api::{ConditionType, Reason};
+use crate::decide::observation::{
+    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RunningTasks,
+};
+use crate::decide::plan::Plan;
+use crate::testing::{OLD, after, failure, healthy, id, now, stored, with_facts};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const ROLLOUT: ConditionType = ConditionType::RolloutComplete;
+
+/// Three healthy pods, of which these are outdated.
+fn outdated(ordinals: &[usize]) -> Observation {
+    let mut seen = healthy(3, stored(&json!({})));
+    for ordinal in ordinals {
+        seen.pods[*ordinal].revision = Some(OLD.to_owned());
+    }
+    seen
+}
+
+fn evicted(plan: &Plan) -> Option<&str> {
+    plan.eviction.as_ref().map(|eviction| eviction.pod.as_str())
+}
+
+fn waits_for(plan: &Plan, words: &str) {
+    assert_eq!(evicted(plan), None);
+    assert_eq!(state(plan, ROLLOUT), (Some(false), Reason::RolloutWaiting));
+    let message = &condition(&plan.report, ROLLOUT).message;
+    assert!(message.contains(words), "{message}");
+    assert_eq!(
+        plan.report.rollout.as_ref().map(|(_, waiting)| waiting),
+        Some(message)
+    );
+}
+
+fn stale(observation: Observation, ordinal: usize) -> Observation {
+    with_facts(observation, |facts| {
+        facts.heartbeats[ordinal].age = Duration::from_secs(31)
+    })
+}
+
+#[test]
+fn a_finished_roll_is_done() {
+    let plan = plan(&json!({}), &outdated(&[]));
+    assert_eq!(state(&plan, ROLLOUT), (Some(true), Reason::RolloutDone));
+    assert!(plan.eviction.is_none() && plan.report.rollout.is_none());
+}
+
+#[test]
+fn the_highest_outdated_pod_goes_first_by_uid() {
+    let plan = plan(&json!({}), &outdated(&[0, 1, 2]));
+    let eviction = plan.eviction.as_ref().unwrap();
+    assert_eq!(
+        (eviction.pod.as_str(), eviction.uid.as_str()),
+        ("demo-2", "uid-2")
+    );
+    assert_eq!(
+        state(&plan, ROLLOUT),
+        (Some(false), Reason::RolloutProgressing)
+    );
+    assert_eq!(plan.report.rollout.as_ref().unwrap().0, 0);
+}
+
+#[test]
+fn idle_pods_go_before_busy_ones() {
+    let seen = with_facts(outdated(&[0, 1, 2]), |facts| {
+        facts.running_tasks = vec![
+            RunningTasks {
+                replica_id: id(2),
+                count: 1,
+            },
+            RunningTasks {
+                replica_id: id(0),
+                count: 4,
+            },
+        ];
+    });
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-1"));
+}
+
+#[test]
+fn every_other_replica_must_be_ready_and_beating() {
+    // The one on the present template is young: an old one that is not up stalls the roll.
+    let outdated = |ordinals: &[usize]| {
+        let mut seen = outdated(ordinals);
+        seen.pods[0].created_at = now();
+        seen
+    };
+    let mut not_ready = outdated(&[1, 2]);
+    not_ready.pods[0].ready = false;
+    waits_for(
+        &plan(&json!({}), &not_ready),
+        "demo-0 to be Ready and beating",
+    );
+    waits_for(
+        &plan(&json!({}), &stale(outdated(&[1, 2]), 0)),
+        "demo-0 to be Ready and beating",
+    );
+    // An outdated one that is Ready but does not beat goes first; it could never be waited for.
+    assert_eq!(
+        evicted(&plan(&json!({}), &stale(outdated(&[0, 1, 2]), 0))),
+        Some("demo-0")
+    );
+    // With two of them nobody is touched.
+    waits_for(
+        &plan(&json!({}), &stale(stale(outdated(&[0, 1, 2]), 0), 1)),
+        "to be Ready and beating",
+    );
+}
+
+#[test]
+fn one_pod_that_ends_holds_the_next() {
+    let mut seen = outdated(&[0, 1, 2]);
+    seen.pods[1].deleting = true;
+    waits_for(&plan(&json!({}), &seen), "demo-1 to end");
+    // Even a broken one.
+    seen.pods[2].ready = false;
+    seen.pods[2].trouble = Some(PodTrouble::Crashing("exit 1".to_owned()));
+    waits_for(&plan(&json!({}), &seen), "demo-1 to end");
+}
+
+#[test]
+fn a_pod_that_has_gone_is_waited_for() {
+    let mut seen = outdated(&[0, 1]);
+    seen.pods.remove(2);
+    waits_for(&plan(&json!({}), &seen), "2 of 3 pods to exist");
+}
+
+#[test]
+fn a_broken_outdated_pod_is_replaced_without_waiting() {
+    for trouble in [
+        PodTrouble::Crashing("CrashLoopBackOff".to_owned()),
+        PodTrouble::ImagePull("ErrImagePull".to_owned()),
+        PodTrouble::Unschedulable("no node".to_owned()),
+        PodTrouble::Creation("secret missing".to_owned()),
+    ] {
+        // Even where others are not well, the database is out of reach, or pods are missing.
+        let mut seen = outdated(&[0, 1]);
+        seen.pods[0].ready = false;
+        seen.pods[0].trouble = Some(trouble);
+        seen.pods[1].ready = false;
+        seen.pods.remove(2);
+        seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-0"));
+    }
+}
+
+#[test]
+fn an_outdated_pod_that_is_starting_is_broken_only_if_no_migration_can_be_under_way() {
+    let mut seen = outdated(&[2]);
+    seen.pods[2].ready = false;
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
+    let migrating = with_facts(seen.clone(), |facts| facts.migration_running = true);
+    waits_for(&plan(&json!({}), &migrating), "advisory lock 1002");
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    waits_for(&plan(&json!({}), &seen), "to be Ready and beating");
+}
+
+#[test]
+fn a_schema_migration_holds_every_step() {
+    let seen = with_facts(outdated(&[0, 1, 2]), |facts| facts.migration_running = true);
+    waits_for(&plan(&json!({}), &seen), "advisory lock 1002");
+}
+
+#[test]
+fn an_unsettled_statefulset_holds_every_step() {
+    let mut seen = outdated(&[0, 1, 2]);
+    seen.stateful_set.as_mut().unwrap().settled = false;
+    waits_for(&plan(&json!({}), &seen), "the StatefulSet controller");
+}
+
+#[test]
+fn the_next_pod_waits_for_the_last_and_not_for_ever() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let mut seen = outdated(&[0, 1]);
+    for (age, ready, beating, expected) in [
+        (0, false, false, Reason::RolloutWaiting),
+        (99, false, false, Reason::RolloutWaiting),
+        (100, false, false, Reason::RolloutStalled),
+        (100, true, false, Reason::RolloutStalled),
+        (5, true, false, Reason::RolloutWaiting),
+        (5000, true, true, Reason::RolloutProgressing),
+    ] {
+        seen.pods[2].created_at = after(SignedDuration::from_secs(-age));
+        seen.pods[2].ready = ready;
+        seen.pods[2].trouble = None;
+        let case = with_facts(seen.clone(), |facts| {
+            if !beating {
+                facts.heartbeats.remove(2);
+            }
+        });
+        let plan = plan(&spec, &case);
+        assert_eq!(
+            state(&plan, ROLLOUT),
+            (Some(false), expected),
+            "{age} s old, ready {ready}"
+        );
+        assert_eq!(
+            evicted(&plan),
+            (expected == Reason::RolloutProgressing).then_some("demo-1")
+        );
+        if expected == Reason::RolloutStalled {
+            assert_eq!(
+                state(&plan, ConditionType::Stalled),
+                (Some(true), Reason::RolloutStalled)
+            );
+            assert_eq!(state(&plan, ConditionType::Reconciling).0, Some(false));
+        }
+        if expected == Reason::RolloutWaiting {
+            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100 - age))));
+        }
+    }
+}
+
+#[test]
+fn heartbeats_that_cannot_be_read_wait_and_never_stall() {
+    let mut seen = outdated(&[0, 1]);
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    waits_for(&plan(&json!({}), &seen), "heartbeat unknown");
+    // Where they can never be read, Ready is all there is to go by.
+    seen.database = DatabaseView::CannotRead;
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-1"));
+}
+
+#[test]
+fn a_mended_spec_gets_through_a_stalled_roll() {
+    // demo-2 got the broken template; the mended one outdates it, and it is replaced first.
+    let mut seen = outdated(&[0, 1, 2]);
+    seen.pods[2].ready = false;
+    seen.pods[2].revision = Some("rev-broken".to_owned());
+    seen.pods[2].trouble = Some(PodTrouble::ImagePull("no such image".to_owned()));
+    seen.pods[2].created_at = after(SignedDuration::from_hours(-9));
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
+    // Taken back: the two that never left are on the present template.
+    seen.pods[0].revision = Some(crate::testing::NEW.to_owned());
+    seen.pods[1].revision = Some(crate::testing::NEW.to_owned());
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
+}
+
+#[test]
+fn one_replica_is_replaced_although_nobody_stands_in() {
+    let mut seen = healthy(1, stored(&json!({})));
+    seen.pods[0].revision = Some(OLD.to_owned());
+    assert_eq!(
+        evicted(&plan(&json!({"replicas": 1}), &seen)),
+        Some("demo-0")
+    );
+}
+
+#[test]
+fn nothing_rolls_into_a_database_that_refuses_it_and_status_says_so() {
+    for view in [
+        failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
+        DatabaseView::NotProbed,
+    ] {
+        let mut seen = outdated(&[0, 1, 2]);
+        seen.pods[0].ready = false;
+        seen.pods[0].trouble = Some(PodTrouble::Crashing("exit 0".to_owned()));
+        seen.database = view;
+        waits_for(&plan(&json!({}), &seen), "the database to pass its checks");
+    }
+    waits_for(&plan(&json!({"paused": true}), &outdated(&[2])), "paused");
+}
+
+#[test]
+fn shrinking_takes_one_at_a_time_and_no_eviction_beside_it() {
+    let one = json!({"replicas": 1});
+    // Idle demo-0 would be evicted while demo-2 is scaled away.
+    let seen = with_facts(outdated(&[0, 1, 2]), |facts| {
+        facts.running_tasks = vec![
+            RunningTasks {
+                replica_id: id(2),
+                count: 1,
+            },
+            RunningTasks {
+                replica_id: id(1),
+                count: 1,
+            },
+        ];
+    });
+    let first = plan(&one, &seen);
+    assert_eq!(size(&first), Some(2));
+    waits_for(&first, "the scale-down to end");
+    for change in [
+        (|seen: &mut Observation| seen.pods[2].deleting = true) as fn(&mut Observation),
+        |_| {},
+    ] {
+        let mut seen = seen.clone();
+        seen.stateful_set.as_mut().unwrap().replicas = 2;
+        change(&mut seen);
+        let next = plan(&one, &seen);
+        assert_eq!(size(&next), Some(2), "demo-2 is still there");
+        assert_eq!(evicted(&next), None);
+        // Also where two are wanted: what is surplus goes before anything is replaced.
+        waits_for(&plan(&json!({"replicas": 2}), &seen), "demo-2 to end");
+    }
+    let mut seen = seen;
+    seen.stateful_set.as_mut().unwrap().replicas = 2;
+    seen.pods.truncate(2);
+    assert_eq!(size(&plan(&one, &seen)), Some(1));
+    seen.stateful_set.as_mut().unwrap().settled = false;
+    assert_eq!(size(&plan(&one, &seen)), Some(2));
+}
+
+#[test]
+fn growing_and_stopping_happen_at_once() {
+    let mut seen = healthy(1, stored(&json!({})));
+    assert_eq!(size(&plan(&json!({}), &seen)), Some(3));
+    seen = healthy(3, stored(&json!({})));
+    seen.pods[1].deleting = true;
+    let stop: Value = json!({"replicas": 0});
+    assert_eq!(size(&plan(&stop, &seen)), Some(0));
+    assert_eq!(seen.now, now());
+}

@@ -1,0 +1,312 @@
+//! Whatever is seen, there is a decision, and nobody reads a secret in it.
+
+use crate::api::status::BytebaseClusterStatus;
+use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
+use crate::decide::decide;
+use crate::decide::observation::{
+    CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
+    Heartbeat, ListenSession, Observation, PodTrouble, PodView, ProbeFailure, RunningTasks,
+    SchemaState, StatefulSetView, StoredLicense,
+};
+use crate::report;
+use crate::testing::{ADMIN_PASSWORD, PASSWORD, forged, id, now, settings, token, validation};
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::sync::LazyLock;
+use std::time::Duration;
+use strum::IntoEnumIterator as _;
+
+static TOKENS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    vec![
+        token(&json!({})),
+        token(&json!({"exp": null, "ha": false})),
+        token(&json!({"exp": 253_402_207_199_i64})),
+        token(&json!({"exp": -100_000_000_000_i64, "nbf": 100_000_000_000_i64})),
+        token(&json!({"workspaceId": "other"})),
+        forged(&json!({})),
+        "not.a.license".to_owned(),
+    ]
+});
+
+fn timestamps() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        Just(Timestamp::MIN),
+        Just(Timestamp::MAX),
+        Just(now()),
+        (-100_000..100_000_i64)
+            .prop_map(|seconds| crate::testing::after(jiff::SignedDuration::from_secs(seconds))),
+    ]
+}
+
+fn durations() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        Just(Duration::ZERO),
+        Just(Duration::MAX),
+        (0..100_u64).prop_map(Duration::from_secs)
+    ]
+}
+
+fn numbers() -> impl Strategy<Value = i32> {
+    prop_oneof![Just(i32::MIN), Just(i32::MAX), -1..6_i32]
+}
+
+fn ids() -> impl Strategy<Value = uuid::Uuid> {
+    (0..6_i32).prop_map(id)
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        "demo-[0-3]",
+        "10\\.0\\.0\\.[1-4]",
+        "\\PC{0,20}"
+    ]
+}
+
+fn licenses() -> impl Strategy<Value = StoredLicense> {
+    prop_oneof![
+        Just(StoredLicense::NoWorkspace),
+        texts().prop_map(|workspace_id| StoredLicense::Absent { workspace_id }),
+        (0..TOKENS.len()).prop_map(|index| StoredLicense::Present {
+            workspace_id: "ws-1".to_owned(),
+            token: TOKENS[index].clone().into(),
+        }),
+    ]
+}
+
+fn schemas() -> impl Strategy<Value = SchemaState> {
+    let version = (0..5_u32, 0..40_u32, any::<u32>());
+    prop_oneof![
+        Just(SchemaState::Empty),
+        proptest::option::of(version).prop_map(|version| SchemaState::Bytebase {
+            version: version.map(|(major, minor, patch)| Version::new(major, minor, patch)),
+        }),
+        texts().prop_map(|example| SchemaState::Foreign { example }),
+    ]
+}
+
+prop_compose! {
+    fn all_facts()(
+        numbers in (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()),
+        good: bool,
+        flags in any::<[bool; 4]>(),
+        encoding in texts(),
+        schema in schemas().boxed(),
+        license in licenses().boxed(),
+        heartbeats in proptest::collection::vec((ids(), durations().boxed()), 0..6),
+        listeners in proptest::option::of(proptest::collection::vec((texts(), proptest::option::of(texts())), 0..4)),
+        running in proptest::collection::vec((ids(), any::<u64>()), 0..4),
+    ) -> DatabaseFacts {
+        let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
+        let [in_recovery, can_create, transaction_pooler, migration_running] = flags;
+        DatabaseFacts {
+            server_version_num: if good { 160_001 } else { server_version_num },
+            in_recovery: in_recovery && !good,
+            encoding: if good { "UTF8".to_owned() } else { encoding },
+            max_connections,
+            reserved_connections,
+            can_create,
+            transaction_pooler: transaction_pooler && !good,
+            identity: DatabaseIdentity("one".to_owned()),
+            schema,
+            license,
+            heartbeats: heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect(),
+            listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
+            running_tasks: running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect(),
+            pending_tasks,
+            available_tasks,
+            migration_running,
+        }
+    }
+}
+
+fn views() -> impl Strategy<Value = DatabaseView> {
+    let reasons: Vec<FailureReason> = FailureReason::iter().collect();
+    let failures =
+        (any::<bool>(), proptest::sample::select(reasons)).prop_map(|(definite, reason)| {
+            DatabaseView::Probed(Err(ProbeFailure {
+                class: if definite {
+                    FailureClass::Definite
+                } else {
+                    FailureClass::Unknown
+                },
+                reason,
+                message: "it failed".to_owned(),
+            }))
+        });
+    prop_oneof![
+        Just(DatabaseView::NotProbed),
+        Just(DatabaseView::CannotRead),
+        failures,
+        all_facts()
+            .boxed()
+            .prop_map(|facts| DatabaseView::Probed(Ok(facts))),
+        all_facts()
+            .boxed()
+            .prop_map(|facts| DatabaseView::Probed(Ok(facts))),
+    ]
+}
+
+prop_compose! {
+    fn pods()(
+        name in texts(),
+        ordinal in numbers(),
+        revision in proptest::option::of(prop_oneof![Just("rev-new".to_owned()), texts()]),
+        flags in any::<[bool; 2]>(),
+        place in proptest::option::of(texts()),
+        created_at in timestamps().boxed(),
+        replica_id in proptest::option::of(ids()),
+        restarts in numbers(),
+        trouble in proptest::option::of((0..4_u8, texts())),
+        version in proptest::option::of(texts()),
+    ) -> PodView {
+        PodView {
+            uid: format!("uid-{name}"),
+            name,
+            ordinal,
+            revision,
+            ready: flags[0],
+            deleting: flags[1],
+            node: place.clone(),
+            ip: place,
+            created_at,
+            replica_id,
+            restarts,
+            trouble: trouble.map(|(kind, text)| match kind {
+                0 => PodTrouble::ImagePull(text),
+                1 => PodTrouble::Crashing(text),
+                2 => PodTrouble::Unschedulable(text),
+                _ => PodTrouble::Creation(text),
+            }),
+            version,
+        }
+    }
+}
+
+prop_compose! {
+    fn sets()(replicas in numbers(), flags in any::<[bool; 3]>(), version in proptest::option::of(texts())) -> StatefulSetView {
+        StatefulSetView {
+            replicas,
+            settled: flags[0],
+            update_revision: flags[1].then(|| "rev-new".to_owned()),
+            template: json!({}),
+            image: version.clone(),
+            version,
+            deleting: flags[2],
+        }
+    }
+}
+
+prop_compose! {
+    fn observations()(
+        now in timestamps().boxed(),
+        stateful_set in proptest::option::of(sets().boxed()),
+        pods in proptest::collection::vec(pods().boxed(), 0..5),
+        ingress_has_address: Option<bool>,
+        database in views().boxed(),
+        last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
+        database_shared_with in proptest::option::weighted(0.1, texts()),
+        failed in proptest::option::of(timestamps().boxed()),
+        unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
+    ) -> Observation {
+        Observation {
+            now,
+            stateful_set,
+            pods,
+            ingress_has_address,
+            database,
+            last_facts,
+            database_shared_with,
+            call_failure: failed.map(|retry_at| CallFailure { message: "refused".to_owned(), retry_at }),
+            unclaimed_since,
+        }
+    }
+}
+
+fn specs() -> impl Strategy<Value = Value> {
+    let replicas = -1..52_i32;
+    let version = proptest::sample::select(vec!["3.21.1", "3.16.0", "latest", "3.99.0", "!"]);
+    let database = proptest::sample::select(vec![
+        json!({"urlSecretRef": {"name": "pg", "key": "PG_URL"}}),
+        json!({"host": "db", "name": "bytebase", "userSecretRef": {"name": "login", "key": "user"}, "passwordSecretRef": {"name": "login", "key": "password"}}),
+        json!({"urlSecretRef": {"name": "login", "key": "password"}}),
+        json!({"url": format!("postgres://bytebase:{}@db/bytebase", PASSWORD.replace('%', "%25"))}),
+        json!({"url": format!("host=db password={PASSWORD}")}),
+        json!({"urlSecretRef": {"name": "license", "key": "token"}, "monitorSecretRef": {"name": "admin", "key": "password"}}),
+        json!({}),
+    ]);
+    let license = proptest::sample::select(vec![
+        json!(null),
+        json!({"secretRef": {"name": "license", "key": "token"}}),
+        json!({"secretRef": {"name": "admin", "key": "password"}, "enforcement": "Warn"}),
+    ]);
+    let admin = proptest::sample::select(vec![
+        json!(null),
+        json!({"credentialsSecretRef": {"name": "admin"}, "createFirst": true}),
+        json!({"credentialsSecretRef": {"name": "pg"}}),
+    ]);
+    let overlay = proptest::sample::select(vec![
+        json!(null),
+        json!({"spec": {"hostname": "x"}}),
+        json!({"spec": {"containers": null}}),
+        json!([]),
+    ]);
+    let timeout = proptest::option::of(numbers());
+    (replicas, version, database, license, admin, overlay, any::<bool>(), timeout).prop_map(
+        |(replicas, version, database, license, admin, overlay, paused, timeout)| {
+            json!({
+                "replicas": replicas, "version": version, "database": database, "license": license, "admin": admin,
+                "podTemplate": overlay, "paused": paused, "rollout": timeout.map(|timeout| json!({"readyTimeoutSeconds": timeout})),
+            })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(384))]
+
+    #[test]
+    fn every_world_has_a_decision_without_secrets(spec in specs().boxed(), observation in observations().boxed()) {
+        let validation = validation(&spec);
+        let plan = decide(&validation, &observation, &settings());
+        let conditions = &plan.report.conditions;
+        for type_ in ConditionType::iter() {
+            prop_assert_eq!(conditions.iter().filter(|condition| condition.type_ == type_).count(), 1, "{}", type_);
+        }
+        let of = |type_| conditions.iter().find(|condition| condition.type_ == type_).unwrap().status;
+        prop_assert!(of(ConditionType::Reconciling) != Some(true) || of(ConditionType::Stalled) != Some(true));
+        prop_assert!(conditions.iter().all(|condition| !condition.message.is_empty()));
+        if validation.cluster.is_none() {
+            prop_assert!(plan.objects.is_empty() && plan.eviction.is_none() && plan.call.is_none() && plan.prune.is_empty());
+        }
+        if let Some(next) = plan.next {
+            prop_assert!(next >= observation.now);
+        }
+        let status = report::status(&BytebaseClusterStatus::default(), plan.report.clone(), &[], Some(1), now());
+        let notices = report::notices(&BytebaseClusterStatus::default(), &status);
+        let shown = format!("{validation:?} {plan:?} {notices:?} {}", serde_json::to_string(&status).unwrap());
+        // Debug and JSON may escape; the planted values need no escaping.
+        for (what, secret) in [("database password", PASSWORD), ("admin password", ADMIN_PASSWORD)] {
+            let inline = spec["database"]["url"].is_string();
+            prop_assert!(!shown.contains(secret) || (inline && validation.cluster.is_some()), "{} in {}", what, shown);
+        }
+        for token in TOKENS.iter().take(6) {
+            prop_assert!(!shown.contains(token.as_str()), "a license in {}", shown);
+        }
+    }
+}
+
+#[test]
+fn reasons_fit_the_pattern_of_conditions() {
+    for reason in Reason::iter() {
+        let text = reason.as_ref();
+        assert!(
+            text.starts_with(|c: char| c.is_ascii_uppercase())
+                && text.chars().all(|c| c.is_ascii_alphanumeric()),
+            "{text}"
+        );
+        assert_eq!(text.parse(), Ok(reason));
+    }
+}

@@ -1,0 +1,352 @@
+//! Status and events.
+
+use super::{LONGEST_MESSAGE, notices, status};
+use crate::api::status::{HeartbeatState, Phase, ReplicaStatus};
+use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
+use crate::apply::{ApplyFailure, FailureKind};
+use crate::decide::observation::Observation;
+use crate::decide::plan::{ConditionDraft, Report};
+use crate::testing::{
+    after, beat, healthy, no_license, now, settings, stored, validation, with_facts,
+};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn report(spec: &Value, seen: &Observation) -> Report {
+    crate::decide::decide(&validation(spec), seen, &settings()).report
+}
+
+fn later(seconds: i64) -> jiff::Timestamp {
+    after(SignedDuration::from_secs(seconds))
+}
+
+fn first(report: Report) -> BytebaseClusterStatus {
+    status(
+        &BytebaseClusterStatus::default(),
+        report,
+        &[],
+        Some(4),
+        now(),
+    )
+}
+
+fn of(status: &BytebaseClusterStatus, type_: ConditionType) -> &Condition {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_ref())
+        .unwrap()
+}
+
+fn one(type_: ConditionType, status: Option<bool>, reason: Reason, message: &str) -> Report {
+    Report {
+        conditions: vec![ConditionDraft::new(type_, status, reason, message)],
+        ..Report::default()
+    }
+}
+
+fn refused(kind: FailureKind, ingress: bool) -> ApplyFailure {
+    ApplyFailure {
+        kind,
+        ingress,
+        message: format!("{kind:?} of ingress: {ingress}"),
+    }
+}
+
+#[test]
+fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
+    let mut rolling = healthy(3, stored(&json!({})));
+    rolling.pods[0].revision = Some("old".to_owned());
+    for seen in [
+        healthy(3, stored(&json!({}))),
+        healthy(1, no_license()),
+        rolling,
+    ] {
+        let before = first(report(&json!({}), &seen));
+        let mut again = seen.clone();
+        again.now = later(600);
+        // The age of a heartbeat is no news.
+        again = with_facts(again, |facts| {
+            facts.heartbeats.iter_mut().for_each(|beat| beat.age /= 2)
+        });
+        let next = status(
+            &before,
+            report(&json!({}), &again),
+            &[],
+            Some(4),
+            later(600),
+        );
+        assert_eq!(before, next);
+        assert!(notices(&before, &next).is_empty());
+    }
+}
+
+#[test]
+fn the_transition_time_moves_with_the_status_only() {
+    use ConditionType::Ready;
+    let before = first(one(Ready, Some(false), Reason::ReplicasNotReady, "0 of 3"));
+    let time = |status: &BytebaseClusterStatus| of(status, Ready).last_transition_time.clone();
+    assert_eq!(time(&before), Time(now()));
+    for (status_now, reason, message, moves) in [
+        (Some(false), Reason::ReplicasNotReady, "1 of 3", false),
+        (Some(false), Reason::HeldBackByLicense, "1 of 3", false),
+        (None, Reason::HeartbeatsUnknown, "x", true),
+        (Some(true), Reason::AllReplicasActive, "3 of 3", true),
+    ] {
+        let next = status(
+            &before,
+            one(Ready, status_now, reason, message),
+            &[],
+            Some(5),
+            later(60),
+        );
+        let expected = if moves { later(60) } else { now() };
+        assert_eq!(time(&next), Time(expected), "{reason}");
+        assert_eq!(of(&next, Ready).observed_generation, Some(5));
+        assert_eq!(of(&next, Ready).message, message);
+    }
+}
+
+#[test]
+fn since_moves_with_the_heartbeat_and_the_process() {
+    let seen = healthy(3, stored(&json!({})));
+    let before = first(report(&json!({}), &seen));
+    let stale = with_facts(seen.clone(), |facts| facts.heartbeats[1] = beat(1, 40));
+    let next = status(&before, report(&json!({}), &stale), &[], Some(4), later(60));
+    let since: Vec<_> = next
+        .replica_statuses
+        .iter()
+        .map(|replica| replica.since.clone().unwrap().0)
+        .collect();
+    assert_eq!(since, [now(), later(60), now()]);
+    assert_eq!(next.replica_statuses[1].heartbeat, HeartbeatState::Stale);
+    // A new process of the same pod.
+    let mut restarted = with_facts(seen, |facts| facts.heartbeats[0] = beat(7, 1));
+    restarted.pods[0].replica_id = Some(crate::testing::id(7));
+    let next = status(
+        &before,
+        report(&json!({}), &restarted),
+        &[],
+        Some(4),
+        later(60),
+    );
+    assert_eq!(next.replica_statuses[0].since, Some(Time(later(60))));
+}
+
+#[test]
+fn a_roll_is_timed_by_what_it_waits_for() {
+    let waits = |for_: &str| Report {
+        rollout: Some((1, for_.to_owned())),
+        ..Report::default()
+    };
+    let before = first(waits("a"));
+    let same = status(
+        &before,
+        Report {
+            rollout: Some((2, "a".to_owned())),
+            ..Report::default()
+        },
+        &[],
+        None,
+        later(9),
+    );
+    assert_eq!(same.rollout.as_ref().unwrap().since, Some(Time(now())));
+    let other = status(&same, waits("b"), &[], None, later(9));
+    assert_eq!(other.rollout.as_ref().unwrap().since, Some(Time(later(9))));
+    assert_eq!(
+        status(&other, Report::default(), &[], None, later(9)).rollout,
+        None
+    );
+}
+
+#[test]
+fn what_a_blocked_cluster_cannot_tell_is_kept() {
+    let seen = healthy(3, stored(&json!({})));
+    let before = first(report(&json!({}), &seen));
+    let blocked = status(
+        &before,
+        report(&json!({"version": "!"}), &seen),
+        &[],
+        Some(5),
+        later(5),
+    );
+    assert_eq!(blocked.phase, Some(Phase::Invalid));
+    assert_eq!(
+        (blocked.selector, blocked.url, blocked.target_replicas),
+        (before.selector, before.url, before.target_replicas)
+    );
+    assert_eq!(blocked.replicas, 3);
+}
+
+#[test]
+fn a_refused_write_stalls_whatever_was_decided() {
+    let decided = || report(&json!({}), &healthy(3, stored(&json!({}))));
+    for (kind, reason) in [
+        (FailureKind::Forbidden, Reason::Forbidden),
+        (FailureKind::NameTaken, Reason::NameTaken),
+        (FailureKind::Refused, Reason::ApplyFailed),
+    ] {
+        for ingress in [false, true] {
+            let failures = [
+                refused(FailureKind::Transient, true),
+                refused(kind, ingress),
+            ];
+            let status = status(
+                &BytebaseClusterStatus::default(),
+                decided(),
+                &failures,
+                None,
+                now(),
+            );
+            assert_eq!(status.phase, Some(Phase::Stalled));
+            let stalled = of(&status, ConditionType::Stalled);
+            assert_eq!(
+                (stalled.status.as_str(), stalled.reason.as_str()),
+                ("True", reason.as_ref())
+            );
+            assert_eq!(stalled.message, failures[1].message);
+            assert_eq!(of(&status, ConditionType::Reconciling).status, "False");
+            let exposed = of(&status, ConditionType::Exposed);
+            assert_eq!(exposed.reason == Reason::IngressFailed.as_ref(), ingress);
+        }
+    }
+    // What mends itself is no condition.
+    for kind in [FailureKind::Transient, FailureKind::Conflict] {
+        let status = status(
+            &BytebaseClusterStatus::default(),
+            decided(),
+            &[refused(kind, true)],
+            Some(4),
+            now(),
+        );
+        assert_eq!(status, first(decided()));
+    }
+}
+
+#[test]
+fn events_tell_of_a_changed_status_or_reason_only() {
+    use ConditionType::{HaLicensed, Ready, Reconciling, Stalled};
+    let from = |draft: Report| first(draft);
+    for (type_, before, after, told) in [
+        (
+            Ready,
+            (Some(false), Reason::ReplicasNotReady, "a"),
+            (Some(false), Reason::ReplicasNotReady, "b"),
+            None,
+        ),
+        (
+            Ready,
+            (Some(false), Reason::ReplicasNotReady, "a"),
+            (Some(true), Reason::AllReplicasActive, "b"),
+            Some(false),
+        ),
+        (
+            Ready,
+            (Some(false), Reason::ReplicasNotReady, "a"),
+            (Some(false), Reason::HeldBackByLicense, "a"),
+            Some(false),
+        ),
+        (
+            HaLicensed,
+            (Some(true), Reason::LicenseAllowsHa, "a"),
+            (Some(false), Reason::LicenseExpiring, "b"),
+            Some(true),
+        ),
+        (
+            HaLicensed,
+            (Some(true), Reason::LicenseEndsSoon, "30 days"),
+            (Some(true), Reason::LicenseEndsSoon, "7 days"),
+            Some(true),
+        ),
+        (
+            HaLicensed,
+            (Some(true), Reason::LicenseEndsSoon, "7 days"),
+            (Some(true), Reason::LicenseEndsSoon, "7 days"),
+            None,
+        ),
+        (
+            Reconciling,
+            (Some(false), Reason::Settled, "a"),
+            (Some(true), Reason::Progressing, "b"),
+            None,
+        ),
+        (
+            Stalled,
+            (Some(false), Reason::NotStalled, "a"),
+            (Some(true), Reason::RolloutStalled, "b"),
+            Some(true),
+        ),
+        (
+            Stalled,
+            (Some(true), Reason::RolloutStalled, "a"),
+            (Some(false), Reason::NotStalled, "b"),
+            None,
+        ),
+    ] {
+        let [before, after] = [before, after]
+            .map(|(status, reason, message)| from(one(type_, status, reason, message)));
+        let notices = notices(&before, &after);
+        assert_eq!(
+            notices.len(),
+            usize::from(told.is_some()),
+            "{type_} {after:?}"
+        );
+        if let (Some(warning), Some(notice)) = (told, notices.first()) {
+            assert_eq!(notice.warning, warning, "{notice:?}");
+            assert_eq!(notice.message, of(&after, type_).message);
+            assert_eq!(notice.reason.as_ref(), of(&after, type_).reason);
+        }
+    }
+}
+
+#[test]
+fn the_first_status_of_a_new_cluster_is_no_news() {
+    let seen =
+        crate::testing::observation(None, crate::decide::observation::DatabaseView::NotProbed);
+    let status = first(report(&json!({}), &seen));
+    let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
+        .into_iter()
+        .map(|notice| notice.reason)
+        .collect();
+    for quiet in [
+        Reason::DatabaseNotProbed,
+        Reason::LicenseUnknown,
+        Reason::Valid,
+        Reason::RolloutDone,
+        Reason::NotStalled,
+        Reason::Progressing,
+    ] {
+        assert!(!told.contains(&quiet), "{told:?}");
+    }
+    // A wrong spec is told once, on the condition that names it and as what it means.
+    let status = first(report(&json!({"version": "!"}), &seen));
+    let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
+        .into_iter()
+        .map(|notice| notice.reason)
+        .collect();
+    assert_eq!(told, [Reason::InvalidSpec]);
+}
+
+#[test]
+fn every_replica_has_one_entry() {
+    let status = first(report(&json!({}), &healthy(3, stored(&json!({})))));
+    let pods: Vec<_> = status
+        .replica_statuses
+        .iter()
+        .map(|ReplicaStatus { pod, .. }| pod.as_str())
+        .collect();
+    assert_eq!(pods, ["demo-0", "demo-1", "demo-2"]);
+}
+
+proptest! {
+    #[test]
+    fn a_long_message_is_cut_between_characters(shift in 0..8_usize, unit in proptest::sample::select(vec!["x", "ä", "…", "🦀"])) {
+        let message = format!("{}{}", "x".repeat(shift), unit.repeat(LONGEST_MESSAGE));
+        let status = first(one(ConditionType::Ready, None, Reason::Valid, &message));
+        let cut = &of(&status, ConditionType::Ready).message;
+        prop_assert!(cut.len() <= LONGEST_MESSAGE && cut.len() > LONGEST_MESSAGE - 4);
+        prop_assert!(message.starts_with(cut.as_str()));
+    }
+}

@@ -1,0 +1,327 @@
+//! Fixtures shared by the unit tests: a cluster that validates, what it names, licenses, and a world to observe.
+
+use crate::api::BytebaseCluster;
+use crate::contract::license::LicenseKey;
+use crate::contract::version::Version;
+use crate::decide::Settings;
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason, Heartbeat,
+    Observation, PodView, ProbeFailure, SchemaState, StatefulSetView, StoredLicense,
+};
+use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Planted as the database password: must appear in nothing that people see.
+pub const PASSWORD: &str = "pl4nted-p%ssw0rd";
+/// Planted as the admin's password.
+pub const ADMIN_PASSWORD: &str = "pl4nted-4dmin";
+/// Workspace of the stored license.
+pub const WORKSPACE: &str = "ws-1";
+/// Revision of the present template.
+pub const NEW: &str = "rev-new";
+/// Revision of the template before.
+pub const OLD: &str = "rev-old";
+
+/// Made anew for each run: no private key lies in the repository.
+static KEYS: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
+
+/// The moment at which the tests stand.
+pub fn now() -> Timestamp {
+    "2026-06-01T00:00:00Z".parse().unwrap()
+}
+
+pub fn after(duration: SignedDuration) -> Timestamp {
+    now().checked_add(duration).unwrap()
+}
+
+pub fn days(days: i64) -> SignedDuration {
+    SignedDuration::from_hours(24 * days)
+}
+
+// === Licenses ===
+
+fn base64(bytes: &[u8], last: [char; 2]) -> String {
+    let symbols: Vec<char> = ('A'..='Z')
+        .chain('a'..='z')
+        .chain('0'..='9')
+        .chain(last)
+        .collect();
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = group
+            .iter()
+            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
+            << (8 * (3 - group.len()));
+        text.extend((0..=group.len()).map(|index| symbols[bits >> (18 - 6 * index) & 63]));
+    }
+    text
+}
+
+/// A token with the usual claims, of which `changes` replaces some and takes away those that are null. Signed with the test key.
+pub fn token(changes: &Value) -> String {
+    let mut claims = json!({
+        "iss": "bytebase", "aud": "bb.license", "plan": "ENTERPRISE", "ha": true,
+        "orgName": "Example", "workspaceId": WORKSPACE, "exp": after(days(365)).as_second(),
+    });
+    merge(&mut claims, changes);
+    let url = |text: String| base64(text.as_bytes(), ['-', '_']);
+    let header = json!({"alg": "RS256", "kid": "v1", "typ": "JWT"});
+    let message = format!("{}.{}", url(header.to_string()), url(claims.to_string()));
+    let mut signature = vec![0; KEYS.public_modulus_len()];
+    KEYS.sign(
+        &RSA_PKCS1_SHA256,
+        &SystemRandom::new(),
+        message.as_bytes(),
+        &mut signature,
+    )
+    .unwrap();
+    format!("{message}.{}", base64(&signature, ['-', '_']))
+}
+
+/// The same with a signature that does not fit.
+pub fn forged(changes: &Value) -> String {
+    let token = token(changes);
+    let (message, _) = token.rsplit_once('.').unwrap();
+    format!("{message}.{}", base64(&[7; 256], ['-', '_']))
+}
+
+/// The key that verifies [`token`].
+pub fn key() -> LicenseKey {
+    let der: PublicKeyX509Der<'_> = KEYS.public_key().as_der().unwrap();
+    let text = base64(der.as_ref(), ['+', '/']);
+    let padding = "=".repeat((4 - text.len() % 4) % 4);
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}{padding}\n-----END PUBLIC KEY-----\n");
+    LicenseKey::from_pem(pem.as_bytes()).unwrap()
+}
+
+/// A stored license with the usual claims, changed.
+pub fn stored(changes: &Value) -> StoredLicense {
+    StoredLicense::Present {
+        workspace_id: WORKSPACE.to_owned(),
+        token: token(changes).into(),
+    }
+}
+
+pub fn no_license() -> StoredLicense {
+    StoredLicense::Absent {
+        workspace_id: WORKSPACE.to_owned(),
+    }
+}
+
+// === Clusters ===
+
+/// Replaces the keys that `changes` has; null takes one away.
+pub fn merge(base: &mut Value, changes: &Value) {
+    for (key, value) in changes.as_object().into_iter().flatten() {
+        let map = base.as_object_mut().unwrap();
+        if value.is_null() {
+            map.remove(key);
+        } else {
+            map.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// The minimal spec with three replicas, changed.
+pub fn cluster(changes: &Value) -> BytebaseCluster {
+    let mut spec = json!({
+        "version": "3.21.1", "replicas": 3, "externalURL": "https://bytebase.example.com",
+        "database": { "urlSecretRef": { "name": "pg", "key": "PG_URL" } },
+    });
+    merge(&mut spec, changes);
+    serde_json::from_value(json!({
+        "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
+        "metadata": { "name": "demo", "namespace": "apps", "uid": "uid-demo", "generation": 4 },
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn present(keys: &[(&str, &[u8])]) -> Fetched {
+    Fetched::Present(
+        keys.iter()
+            .map(|(key, value)| ((*key).to_owned(), value.to_vec().into()))
+            .collect(),
+    )
+}
+
+/// One Secret with one key.
+pub fn secret(references: &mut References, name: &str, key: &str, value: &str) {
+    references
+        .secrets
+        .insert(name.to_owned(), present(&[(key, value.as_bytes())]));
+}
+
+/// What the specs of the tests name.
+pub fn references() -> References {
+    const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    let password = PASSWORD.replace('%', "%25");
+    let url = format!("postgres://bytebase:{password}@db.example.com/bytebase?sslmode=require");
+    let mut references = References::default();
+    secret(&mut references, "pg", "PG_URL", &url);
+    secret(&mut references, "license", "token", &token(&json!({})));
+    for (name, keys) in [
+        (
+            "login",
+            present(&[("user", b"bytebase"), ("password", PASSWORD.as_bytes())]),
+        ),
+        (
+            "admin",
+            present(&[
+                ("email", b"admin@example.com"),
+                ("password", ADMIN_PASSWORD.as_bytes()),
+            ]),
+        ),
+        ("ca", present(&[("ca.crt", PEM)])),
+    ] {
+        references.secrets.insert(name.to_owned(), keys);
+    }
+    references
+        .config_maps
+        .insert("ca".to_owned(), present(&[("ca.crt", PEM)]));
+    references
+}
+
+/// The spec, validated with everything it names.
+pub fn validation(changes: &Value) -> Validation {
+    validate(&cluster(changes), &references(), Some(&key()))
+}
+
+/// The same where it must be valid.
+pub fn valid(changes: &Value) -> ValidCluster {
+    let validation = validation(changes);
+    validation
+        .cluster
+        .unwrap_or_else(|| panic!("{:?}", validation.problems))
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        license_guard: SignedDuration::from_mins(10),
+        license_key: Some(key()),
+    }
+}
+
+// === The world ===
+
+pub fn id(ordinal: i32) -> Uuid {
+    Uuid::from_u128(0x1000 + u128::try_from(ordinal).unwrap())
+}
+
+/// A Ready pod on the present template, an hour old.
+pub fn pod(ordinal: i32) -> PodView {
+    PodView {
+        name: format!("demo-{ordinal}"),
+        uid: format!("uid-{ordinal}"),
+        ordinal,
+        revision: Some(NEW.to_owned()),
+        ready: true,
+        deleting: false,
+        node: Some(format!("node-{ordinal}")),
+        ip: Some(format!("10.0.0.{}", ordinal + 1)),
+        created_at: after(SignedDuration::from_hours(-1)),
+        replica_id: Some(id(ordinal)),
+        restarts: 0,
+        trouble: None,
+        version: Some("3.21.1".to_owned()),
+    }
+}
+
+pub fn set(replicas: i32) -> StatefulSetView {
+    StatefulSetView {
+        replicas,
+        settled: true,
+        update_revision: Some(NEW.to_owned()),
+        template: json!({"live": true}),
+        image: Some("docker.io/bytebase/bytebase:3.21.1".to_owned()),
+        version: Some("3.21.1".to_owned()),
+        deleting: false,
+    }
+}
+
+pub fn beat(ordinal: i32, seconds: u64) -> Heartbeat {
+    Heartbeat {
+        replica_id: id(ordinal),
+        age: Duration::from_secs(seconds),
+    }
+}
+
+/// A database that passes every check, with fresh heartbeats of the first `beating` pods.
+pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
+    DatabaseFacts {
+        server_version_num: 150_018,
+        in_recovery: false,
+        encoding: "UTF8".to_owned(),
+        max_connections: 500,
+        reserved_connections: 3,
+        can_create: true,
+        transaction_pooler: false,
+        identity: DatabaseIdentity("one".to_owned()),
+        schema: SchemaState::Bytebase {
+            version: Some(Version::new(3, 21, 5)),
+        },
+        license,
+        heartbeats: (0..beating).map(|ordinal| beat(ordinal, 5)).collect(),
+        listeners: Some(Vec::new()),
+        running_tasks: Vec::new(),
+        pending_tasks: 0,
+        available_tasks: 0,
+        migration_running: false,
+    }
+}
+
+/// `running` pods that are all well, seen through one view of the database. `None`: no StatefulSet yet.
+pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation {
+    let last_facts = match &database {
+        DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
+        _ => None,
+    };
+    Observation {
+        now: now(),
+        stateful_set: running.map(set),
+        pods: (0..running.unwrap_or(0)).map(pod).collect(),
+        ingress_has_address: Some(true),
+        database,
+        last_facts,
+        database_shared_with: None,
+        call_failure: None,
+        unclaimed_since: BTreeMap::new(),
+    }
+}
+
+/// `running` pods that are well, with a stored license.
+pub fn healthy(running: i32, license: StoredLicense) -> Observation {
+    observation(
+        Some(running),
+        DatabaseView::Probed(Ok(facts(running, license))),
+    )
+}
+
+/// Changes what the database said, in a world where it was read.
+pub fn with_facts(
+    mut observation: Observation,
+    change: impl FnOnce(&mut DatabaseFacts),
+) -> Observation {
+    if let DatabaseView::Probed(Ok(facts)) = &mut observation.database {
+        change(facts);
+        observation.last_facts = Some((Duration::ZERO, facts.clone()));
+    }
+    observation
+}
+
+pub fn failure(class: FailureClass, reason: FailureReason) -> DatabaseView {
+    DatabaseView::Probed(Err(ProbeFailure {
+        class,
+        reason,
+        message: "db.example.com:5432/bytebase: it failed".to_owned(),
+    }))
+}

@@ -1,0 +1,716 @@
+//! Wrong specs and what is said of them; what pods of valid ones get.
+
+use super::{Problem, References, UrlSource, validate, wanted_references};
+use crate::api::Reason::{self, InvalidSecret, InvalidSpec, ReferenceMissing};
+use crate::contract::pg_url::PgUrl;
+use crate::testing::{PASSWORD, cluster, references, secret, valid, validation};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use proptest::prelude::*;
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+fn parts(changes: &Value) -> Value {
+    let mut database = json!({
+        "host": "db.example.com", "name": "bytebase",
+        "userSecretRef": {"name": "login", "key": "user"}, "passwordSecretRef": {"name": "login", "key": "password"},
+    });
+    crate::testing::merge(&mut database, changes);
+    json!({"database": database})
+}
+
+fn url(changes: &Value) -> Value {
+    let mut database = json!({"urlSecretRef": {"name": "pg", "key": "PG_URL"}});
+    crate::testing::merge(&mut database, changes);
+    json!({"database": database})
+}
+
+fn key(name: &str, key: &str) -> Value {
+    json!({"name": name, "key": key})
+}
+
+/// Spec, field, reason, words of the message.
+type Wrong = (Value, &'static str, Reason, &'static str);
+
+fn wrong_fields() -> Vec<Wrong> {
+    vec![
+        (json!({"version": ""}), "spec.version", InvalidSpec, "empty"),
+        (
+            json!({"version": "3.21.1@sha256:0"}),
+            "spec.version",
+            InvalidSpec,
+            "digest has its own field",
+        ),
+        (
+            json!({"version": "latest", "image": {"digest": format!("sha256:{}", "0".repeat(64))}}),
+            "spec.version",
+            InvalidSpec,
+            "what the digest holds",
+        ),
+        (
+            json!({"image": {"repository": ""}}),
+            "spec.image.repository",
+            InvalidSpec,
+            "not a repository",
+        ),
+        (
+            json!({"image": {"repository": "docker.io/bytebase/bytebase:3.21.1"}}),
+            "spec.image.repository",
+            InvalidSpec,
+            "without tag",
+        ),
+        (
+            json!({"image": {"repository": "a b"}}),
+            "spec.image.repository",
+            InvalidSpec,
+            "not a repository",
+        ),
+        (
+            json!({"image": {"tag": "-x"}}),
+            "spec.image.tag",
+            InvalidSpec,
+            "begins with",
+        ),
+        (
+            json!({"image": {"digest": "sha256:abc"}}),
+            "spec.image.digest",
+            InvalidSpec,
+            "64",
+        ),
+        (
+            json!({"replicas": -1}),
+            "spec.replicas",
+            InvalidSpec,
+            "between 0 and 50",
+        ),
+        (
+            json!({"replicas": 51}),
+            "spec.replicas",
+            InvalidSpec,
+            "between 0 and 50",
+        ),
+        (
+            json!({"externalURL": ""}),
+            "spec.externalURL",
+            InvalidSpec,
+            "empty",
+        ),
+        (
+            json!({"externalURL": "ftp://x"}),
+            "spec.externalURL",
+            InvalidSpec,
+            "http",
+        ),
+        (
+            json!({"externalURL": "https://[::1]"}),
+            "spec.externalURL",
+            InvalidSpec,
+            "IPv6",
+        ),
+        (
+            json!({"ingress": {"host": "other.example.com"}}),
+            "spec.ingress.host",
+            InvalidSpec,
+            "bytebase.example.com",
+        ),
+        (
+            json!({"externalURL": "http://10.0.0.1"}),
+            "spec.ingress.host",
+            InvalidSpec,
+            "DNS name",
+        ),
+        (
+            json!({"ingress": {"host": "Other", "allowHostMismatch": true}}),
+            "spec.ingress.host",
+            InvalidSpec,
+            "lower-case",
+        ),
+        (
+            json!({"env": [{"name": "PG_URL", "value": "x"}]}),
+            "spec.env[0].name",
+            InvalidSpec,
+            "set by the operator",
+        ),
+        (
+            json!({"env": [{"name": "A"}, {"name": "PGSSLMODE"}]}),
+            "spec.env[1].name",
+            InvalidSpec,
+            "users' databases",
+        ),
+        (
+            json!({"env": [{"name": "A"}, {"name": "A"}]}),
+            "spec.env[1].name",
+            InvalidSpec,
+            "twice",
+        ),
+        (
+            json!({"volumes": [{"name": "bytebase-tmp"}]}),
+            "spec.volumes[0].name",
+            InvalidSpec,
+            "operator's",
+        ),
+        (
+            json!({"volumes": [{"name": "a"}, {"name": "a"}]}),
+            "spec.volumes[1].name",
+            InvalidSpec,
+            "twice",
+        ),
+        (
+            json!({"volumeMounts": [{"name": "a", "mountPath": "/a"}]}),
+            "spec.volumeMounts[0].name",
+            InvalidSpec,
+            "no volume a",
+        ),
+        (
+            json!({"podLabels": {"app.kubernetes.io/name": "x"}}),
+            "spec.podLabels",
+            InvalidSpec,
+            "operator's",
+        ),
+        (
+            json!({"podAnnotations": {"bytebase.com/version": "x"}}),
+            "spec.podAnnotations",
+            InvalidSpec,
+            "operator's",
+        ),
+        (
+            json!({"podTemplate": []}),
+            "spec.podTemplate",
+            InvalidSpec,
+            "object",
+        ),
+        (
+            json!({"service": {"port": 0}}),
+            "spec.service.port",
+            InvalidSpec,
+            "65535",
+        ),
+        (
+            json!({"rollout": {"readyTimeoutSeconds": 9}}),
+            "spec.rollout.readyTimeoutSeconds",
+            InvalidSpec,
+            "between 10",
+        ),
+        (
+            json!({"rollout": {"preStopSeconds": -1}}),
+            "spec.rollout.preStopSeconds",
+            InvalidSpec,
+            "between 0",
+        ),
+        (
+            json!({"rollout": {"terminationGraceSeconds": 0}}),
+            "spec.rollout.terminationGraceSeconds",
+            InvalidSpec,
+            "between 1",
+        ),
+    ]
+}
+
+fn wrong_databases() -> Vec<Wrong> {
+    let both = "spec.database";
+    vec![
+        (json!({"database": {}}), both, InvalidSpec, "exactly one"),
+        (
+            url(&json!({"url": "postgres://u@db/x"})),
+            both,
+            InvalidSpec,
+            "exactly one",
+        ),
+        (
+            url(&json!({"port": 5432})),
+            both,
+            InvalidSpec,
+            "form with host",
+        ),
+        (
+            url(&json!({"params": {}})),
+            both,
+            InvalidSpec,
+            "form with host",
+        ),
+        (
+            url(
+                &json!({"caSecretRef": key("ca", "ca.crt"), "caConfigMapRef": key("ca", "ca.crt")}),
+            ),
+            both,
+            InvalidSpec,
+            "only one",
+        ),
+        (
+            url(&json!({"caSecretRef": key("login", "user")})),
+            "spec.database.caSecretRef",
+            InvalidSecret,
+            "PEM",
+        ),
+        (
+            url(&json!({"caConfigMapRef": key("absent", "x")})),
+            "spec.database.caConfigMapRef",
+            ReferenceMissing,
+            "ConfigMap absent does not exist",
+        ),
+        (
+            url(&json!({"urlSecretRef": key("absent", "x")})),
+            "spec.database.urlSecretRef",
+            ReferenceMissing,
+            "Secret absent does not exist",
+        ),
+        (
+            url(&json!({"urlSecretRef": key("login", "x")})),
+            "spec.database.urlSecretRef",
+            ReferenceMissing,
+            "no key x (its keys: password, user)",
+        ),
+        (
+            url(&json!({"urlSecretRef": key("login", "password")})),
+            "spec.database.urlSecretRef",
+            InvalidSecret,
+            "Secret login, key password",
+        ),
+        (
+            url(&json!({"monitorSecretRef": key("login", "password")})),
+            "spec.database.monitorSecretRef",
+            InvalidSecret,
+            "Secret login, key password",
+        ),
+        (
+            url(&json!({"urlSecretRef": null, "url": "postgres://u:p@db/x"})),
+            "spec.database.url",
+            InvalidSpec,
+            "holds a password",
+        ),
+        (
+            url(&json!({"urlSecretRef": null, "url": "/etc/x"})),
+            "spec.database.url",
+            InvalidSpec,
+            "the value",
+        ),
+        (
+            url(&json!({"urlSecretRef": null, "url": "postgres://u@db/x?application_name=me"})),
+            "spec.database.url",
+            InvalidSpec,
+            "application_name",
+        ),
+        (
+            json!({"version": "3.17.0", "database": {"url": "host=db user=u dbname=x"}}),
+            "spec.database.url",
+            InvalidSpec,
+            "3.18.0 or later",
+        ),
+        (
+            parts(&json!({"name": null})),
+            both,
+            InvalidSpec,
+            "needs name and userSecretRef",
+        ),
+        (
+            parts(&json!({"name": ""})),
+            both,
+            InvalidSpec,
+            "needs name and userSecretRef",
+        ),
+        (
+            parts(&json!({"userSecretRef": null})),
+            both,
+            InvalidSpec,
+            "needs name and userSecretRef",
+        ),
+        (
+            parts(&json!({"port": 70_000})),
+            "spec.database.port",
+            InvalidSpec,
+            "65535",
+        ),
+        (parts(&json!({"port": 0})), both, InvalidSpec, "port"),
+        (parts(&json!({"host": "a b"})), both, InvalidSpec, "host"),
+        (
+            parts(&json!({"params": {"password": "x"}})),
+            both,
+            InvalidSpec,
+            "password",
+        ),
+        (
+            parts(&json!({"params": {"sslmode": "on"}})),
+            both,
+            InvalidSpec,
+            "sslmode",
+        ),
+        (
+            parts(&json!({"userSecretRef": key("login", "absent")})),
+            "spec.database.userSecretRef",
+            ReferenceMissing,
+            "no key absent",
+        ),
+        (
+            parts(&json!({"passwordSecretRef": key("absent", "x")})),
+            "spec.database.passwordSecretRef",
+            ReferenceMissing,
+            "does not exist",
+        ),
+    ]
+}
+
+fn found<'p>(problems: &'p [Problem], field: &str) -> Option<&'p Problem> {
+    problems.iter().find(|problem| problem.field == field)
+}
+
+#[test]
+fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
+    for (spec, field, reason, words) in wrong_fields().into_iter().chain(wrong_databases()) {
+        let validation = validation(&spec);
+        assert!(validation.cluster.is_none(), "{spec}");
+        let problems = &validation.problems;
+        assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
+        let problem = found(problems, field).unwrap_or_else(|| panic!("{spec}: {problems:?}"));
+        assert_eq!((problem.reason, problem.blocking), (reason, true), "{spec}");
+        assert!(
+            problem.message.contains(words),
+            "{spec}: {}",
+            problem.message
+        );
+        assert!(!problem.message.contains(PASSWORD), "{}", problem.message);
+    }
+}
+
+#[test]
+fn what_bytebase_can_run_without_is_reported_and_does_not_block() {
+    for (spec, field, reason) in [
+        (
+            json!({"license": {"secretRef": key("absent", "x")}}),
+            "spec.license.secretRef",
+            ReferenceMissing,
+        ),
+        (
+            json!({"license": {"secretRef": key("login", "user")}}),
+            "spec.license.secretRef",
+            InvalidSecret,
+        ),
+        (
+            json!({"admin": {"credentialsSecretRef": {"name": "absent"}}}),
+            "spec.admin.credentialsSecretRef",
+            ReferenceMissing,
+        ),
+        (
+            json!({"admin": {"credentialsSecretRef": {"name": "login"}}}),
+            "spec.admin.credentialsSecretRef",
+            ReferenceMissing,
+        ),
+    ] {
+        let validation = validation(&spec);
+        assert!(validation.cluster.is_some(), "{spec}");
+        let problem = found(&validation.problems, field).unwrap();
+        assert_eq!(
+            (problem.reason, problem.blocking),
+            (reason, false),
+            "{spec}"
+        );
+    }
+}
+
+#[test]
+fn names_are_checked_as_admission_checks_them() {
+    let long = "a".repeat(53);
+    for (name, fits) in [
+        ("a", true),
+        ("a-1", true),
+        ("a".repeat(52).as_str(), true),
+        ("1a", false),
+        ("a-", false),
+        ("A", false),
+        ("a.b", false),
+        (long.as_str(), false),
+    ] {
+        let mut cluster = cluster(&json!({}));
+        cluster.metadata.name = Some(name.to_owned());
+        let validation = validate(&cluster, &references(), None);
+        assert_eq!(
+            found(&validation.problems, "metadata.name").is_none(),
+            fits,
+            "{name}"
+        );
+    }
+    let mut homeless = cluster(&json!({}));
+    homeless.metadata.uid = None;
+    assert!(
+        found(
+            &validate(&homeless, &references(), None).problems,
+            "metadata"
+        )
+        .is_some()
+    );
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    let mut spec = parts(&json!({"passwordSecretRef": key("absent", "x")}));
+    for (wrong, ..) in wrong_fields()
+        .into_iter()
+        .filter(|(spec, ..)| spec.as_object().unwrap().len() == 1)
+    {
+        crate::testing::merge(&mut spec, &wrong);
+    }
+    let fields: Vec<_> = validation(&spec)
+        .problems
+        .into_iter()
+        .map(|problem| problem.field)
+        .collect();
+    for field in [
+        "spec.image.digest",
+        "spec.replicas",
+        "spec.ingress.host",
+        "spec.database.passwordSecretRef",
+        "spec.env[1].name",
+        "spec.volumes[1].name",
+        "spec.podLabels",
+        "spec.podTemplate",
+        "spec.service.port",
+    ] {
+        assert!(
+            fields.iter().any(|found| found == field),
+            "{field} in {fields:?}"
+        );
+    }
+    assert!(fields.len() >= 8, "{fields:?}");
+}
+
+#[test]
+fn valid_specs_are_valid_and_remarks_are_told() {
+    for (spec, remark) in [
+        (json!({}), None),
+        (json!({"replicas": 0}), None),
+        (json!({"replicas": 50}), None),
+        (json!({"version": "latest"}), Some("tells no version")),
+        (
+            json!({"image": {"repository": "registry:5000/bytebase", "tag": "mine", "digest": format!("sha256:{}", "0".repeat(64))}}),
+            None,
+        ),
+        (
+            json!({"externalURL": "https://example.com/bytebase"}),
+            Some("spec.externalURL"),
+        ),
+        (
+            json!({"externalURL": "http://10.0.0.1:8080", "ingress": {"enabled": false}}),
+            None,
+        ),
+        (
+            json!({"ingress": {"host": "inner.example.com", "allowHostMismatch": true}}),
+            Some("spec.ingress.host"),
+        ),
+        (parts(&json!({})), None),
+        (parts(&json!({"passwordSecretRef": null})), None),
+        (parts(&json!({"host": "::1", "port": 6432})), None),
+        (parts(&json!({"host": "a,b"})), None),
+        (
+            parts(
+                &json!({"params": {"sslmode": "verify-full"}, "caSecretRef": key("ca", "ca.crt")}),
+            ),
+            None,
+        ),
+        (
+            parts(&json!({"caConfigMapRef": key("ca", "ca.crt")})),
+            Some("verify-full"),
+        ),
+        (
+            url(&json!({"caSecretRef": key("ca", "ca.crt")})),
+            Some("add sslrootcert="),
+        ),
+        (
+            json!({"database": {"url": "postgres://u@db/x?sslcert=/c&sslkey=/k&sslmode=require"}}),
+            Some("name files in the Bytebase pod"),
+        ),
+        (
+            json!({"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": [{"name": "a", "mountPath": "/a"}]}),
+            None,
+        ),
+    ] {
+        let validation = validation(&spec);
+        assert!(
+            validation.cluster.is_some() && validation.problems.is_empty(),
+            "{spec}: {:?}",
+            validation.problems
+        );
+        match remark {
+            Some(words) => assert!(
+                validation
+                    .warnings
+                    .iter()
+                    .any(|warning| warning.contains(words)),
+                "{spec}: {:?}",
+                validation.warnings
+            ),
+            None => assert!(
+                validation.warnings.is_empty(),
+                "{spec}: {:?}",
+                validation.warnings
+            ),
+        }
+    }
+}
+
+#[test]
+fn the_operator_connects_only_where_it_can() {
+    let iam = "postgres://u@db.rds.amazonaws.com/x?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
+    for (spec, connects) in [
+        (json!({}), true),
+        (json!({"database": {"url": iam}}), false),
+        (
+            json!({"database": {"url": "postgres://u@localhost/x"}}),
+            false,
+        ),
+        (
+            json!({"database": {"url": iam, "monitorSecretRef": key("pg", "PG_URL")}}),
+            true,
+        ),
+    ] {
+        assert_eq!(valid(&spec).database.operator.is_some(), connects, "{spec}");
+    }
+}
+
+#[test]
+fn the_checksum_moves_with_each_value_a_replica_reads() {
+    let of = |spec: &Value, change: &dyn Fn(&mut References)| {
+        let mut references = references();
+        change(&mut references);
+        validate(&cluster(spec), &references, None)
+            .cluster
+            .unwrap()
+            .checksum
+    };
+    let none = |_: &mut References| {};
+    let spec =
+        parts(&json!({"caSecretRef": key("ca", "ca.crt"), "params": {"sslmode": "verify-full"}}));
+    let before = of(&spec, &none);
+    assert_eq!(before, of(&spec, &none));
+    let pem = "-----BEGIN CERTIFICATE-----\nMQ==\n-----END CERTIFICATE-----\n";
+    assert_ne!(before, of(&spec, &|all| secret(all, "ca", "ca.crt", pem)));
+    let login = |user: &str, password: &str| {
+        let keys = [("user", user), ("password", password)];
+        let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
+        let fetched = super::Fetched::Present(BTreeMap::from(keys));
+        of(&spec, &move |all| {
+            drop(all.secrets.insert("login".to_owned(), fetched.clone()))
+        })
+    };
+    assert_ne!(login("ab", "c"), login("a", "bc"));
+    // Neither the license nor the admin's login is read by a replica.
+    let licensed = json!({"license": {"secretRef": key("license", "token")}});
+    assert_eq!(of(&json!({}), &none), of(&licensed, &none));
+}
+
+#[test]
+fn every_object_a_spec_names_is_wanted() {
+    let mut spec =
+        parts(&json!({"caConfigMapRef": key("c", "k"), "monitorSecretRef": key("m", "k")}));
+    crate::testing::merge(
+        &mut spec,
+        &json!({"license": {"secretRef": key("l", "k")}, "admin": {"credentialsSecretRef": {"name": "a"}}}),
+    );
+    let (secrets, config_maps) = wanted_references(&cluster(&spec).spec);
+    assert_eq!(
+        secrets.into_iter().collect::<Vec<_>>(),
+        ["a", "l", "login", "m"]
+    );
+    assert_eq!(config_maps.into_iter().collect::<Vec<_>>(), ["c"]);
+}
+
+#[test]
+fn secrets_are_named_and_never_shown() {
+    let mut references = references();
+    references
+        .secrets
+        .insert("pg".to_owned(), super::Fetched::Forbidden);
+    let validation = validate(&cluster(&json!({})), &references, None);
+    assert!(
+        validation.problems[0]
+            .message
+            .contains("grant its role get on secrets"),
+        "{:?}",
+        validation.problems
+    );
+    let shown = format!("{references:?} {:?}", valid(&parts(&json!({}))));
+    assert!(!shown.contains(PASSWORD), "{shown}");
+}
+
+/// What the driver makes of a URL without a login, `PGUSER` and `PGPASSWORD`: the same as of a URL with them.
+fn as_the_driver_reads(url: &str, user: &str, password: Option<&str>) -> PgUrl {
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let rest = url.strip_prefix("postgresql://").unwrap();
+    let password = password
+        .map(|password| format!(":{}", encode(password)))
+        .unwrap_or_default();
+    PgUrl::parse(&format!("postgresql://{}{password}@{rest}", encode(user))).unwrap()
+}
+
+fn check_parts(
+    host: &str,
+    port: Option<i32>,
+    name: &str,
+    user: &str,
+    password: &str,
+    params: &BTreeMap<String, String>,
+) {
+    let mut references = references();
+    secret(&mut references, "user", "user", user);
+    secret(&mut references, "password", "password", password);
+    let spec = parts(&json!({
+        "host": host, "port": port, "name": name, "params": params,
+        "userSecretRef": key("user", "user"), "passwordSecretRef": key("password", "password"),
+    }));
+    let validation = validate(&cluster(&spec), &references, None);
+    let Some(cluster) = validation.cluster else {
+        panic!("{:?}", validation.problems);
+    };
+    let UrlSource::Parts { url, .. } = &cluster.database.source else {
+        panic!("not in parts");
+    };
+    assert!(!url.contains('@') && !url.contains('$'), "{url}");
+    let read = as_the_driver_reads(url, user, Some(password));
+    assert_eq!(read, cluster.database.replicas, "{url}");
+    assert_eq!((read.user.as_str(), read.database.as_str()), (user, name));
+    assert_eq!(read.password.unwrap().expose_secret(), password);
+}
+
+#[test]
+fn parts_reach_the_pod_as_they_were_given() {
+    let none = BTreeMap::new();
+    let options = BTreeMap::from([
+        ("options".to_owned(), "-c a=$(b)&c %20'\"+".to_owned()),
+        ("sslmode".to_owned(), "require".to_owned()),
+        ("search_path".to_owned(), "ä, b".to_owned()),
+    ]);
+    for (host, port, name) in [
+        ("db", None, "bytebase"),
+        ("10.0.0.1", Some(6432), "a b"),
+        ("::1", Some(6432), "bytebase"),
+        ("[fd00::1]", None, "bytebase"),
+        ("a,b", Some(6432), "bytebase"),
+        ("a,::1", None, "bytebase"),
+        ("db.example.com.", Some(1), "/a//b"),
+        ("db", None, "a?b=c#d&e%41@f:$(PATH)"),
+    ] {
+        for params in [&none, &options] {
+            check_parts(
+                host,
+                port,
+                name,
+                "us:er@x/y?",
+                "p:a/s s@w%41#ö$(HOME)$$",
+                params,
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_parts_reach_the_pod_as_they_were_given(
+        port in proptest::option::of(1..65_536_i32),
+        name in "\\PC{0,10}[^\\s\\pC]",
+        user in "[^\\s\\pC]\\PC{0,10}",
+        password in "[^\\s\\pC]\\PC{0,10}",
+        path in "\\PC{1,10}",
+    ) {
+        check_parts("db.example.com", port, &name, &user, &password, &BTreeMap::from([("search_path".to_owned(), path)]));
+    }
+}
