@@ -337,10 +337,10 @@ pub(crate) mod tests {
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
 
     pub(crate) fn url(host: &str, port: u16) -> PgUrl {
-        PgUrl::parse(&format!(
-            "postgres://bytebase:{PASSWORD}@{host}:{port}/meta?sslmode=disable"
-        ))
-        .unwrap()
+        let text = format!("postgres://bytebase:{PASSWORD}@host:{port}/meta?sslmode=disable");
+        let mut url = PgUrl::parse(&text).unwrap();
+        host.clone_into(&mut url.hosts[0].host);
+        url
     }
 
     fn target(url: PgUrl, ca: Option<&[u8]>) -> Target {
