@@ -338,6 +338,7 @@ fn an_overlay_changes_what_it_names() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_hostile_overlay_is_refused_with_a_reason() {
     let mut deep = json!({});
     for _ in 0..100 {

@@ -69,7 +69,7 @@ fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
         again.now = later(600);
         // The age of a heartbeat is no news.
         again = with_facts(again, |facts| {
-            facts.heartbeats.iter_mut().for_each(|beat| beat.age /= 2)
+            facts.heartbeats.iter_mut().for_each(|beat| beat.age /= 2);
         });
         let next = status(
             &before,

@@ -32,6 +32,7 @@ fn key(name: &str, key: &str) -> Value {
 /// Spec, field, reason, words of the message.
 type Wrong = (Value, &'static str, Reason, &'static str);
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong_fields() -> Vec<Wrong> {
     vec![
         (json!({"version": ""}), "spec.version", InvalidSpec, "empty"),
@@ -206,6 +207,7 @@ fn wrong_fields() -> Vec<Wrong> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong_databases() -> Vec<Wrong> {
     let both = "spec.database";
     vec![
@@ -587,7 +589,7 @@ fn the_checksum_moves_with_each_value_a_replica_reads() {
         let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
         let fetched = super::Fetched::Present(BTreeMap::from(keys));
         of(&spec, &move |all| {
-            drop(all.secrets.insert("login".to_owned(), fetched.clone()))
+            drop(all.secrets.insert("login".to_owned(), fetched.clone()));
         })
     };
     assert_ne!(login("ab", "c"), login("a", "bc"));

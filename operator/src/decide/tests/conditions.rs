@@ -60,7 +60,7 @@ fn beginnings() -> Vec<Case> {
     let by_database = (Some(false), Reason::HeldBackByDatabase);
     vec![
         Case {
-            ready: by_database,
+            ready: (Some(false), Reason::DatabaseNotProbed),
             reconciling: MOVING,
             healthy: none,
             ..case(
@@ -103,7 +103,7 @@ fn beginnings() -> Vec<Case> {
             ..case(
                 "starting",
                 changed(three(), |seen| {
-                    seen.pods.iter_mut().for_each(|pod| pod.ready = false)
+                    seen.pods.iter_mut().for_each(|pod| pod.ready = false);
                 }),
                 Phase::Starting,
             )
@@ -122,7 +122,7 @@ fn beginnings() -> Vec<Case> {
             ..case(
                 "too old for HA",
                 with_facts(healthy(1, stored(&json!({}))), |facts| {
-                    facts.schema = crate::decide::observation::SchemaState::Empty
+                    facts.schema = crate::decide::observation::SchemaState::Empty;
                 }),
                 Phase::Limited,
             )
@@ -142,6 +142,7 @@ fn beginnings() -> Vec<Case> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn running() -> Vec<Case> {
     let unknown = (None, Reason::HeartbeatsUnknown);
     vec![
@@ -214,7 +215,7 @@ fn running() -> Vec<Case> {
                 with_facts(three(), |facts| {
                     facts
                         .heartbeats
-                        .retain(|beat| beat.replica_id != crate::testing::id(0))
+                        .retain(|beat| beat.replica_id != crate::testing::id(0));
                 }),
                 Phase::Degraded,
             )
@@ -274,7 +275,7 @@ fn running() -> Vec<Case> {
             ..case(
                 "rolling",
                 changed(three(), |seen| {
-                    seen.pods[0].revision = Some("old".to_owned())
+                    seen.pods[0].revision = Some("old".to_owned());
                 }),
                 Phase::Rolling,
             )
@@ -386,7 +387,7 @@ fn the_ingress_is_told_as_it_is() {
     ] {
         let open = matches!(license, StoredLicense::NoWorkspace);
         let seen = changed(healthy(1, license), |seen| {
-            seen.ingress_has_address = address
+            seen.ingress_has_address = address;
         });
         let plan = plan(&spec, &seen);
         assert_eq!(state(&plan, ConditionType::Exposed), expected);

@@ -97,7 +97,7 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         // A pod that has no address yet is not the one behind a session without one.
         seen.pods[0].ip = None;
         seen = with_facts(seen, |facts| {
-            facts.listeners = Some(vec![session("", None)])
+            facts.listeners = Some(vec![session("", None)]);
         });
         assert_eq!(heartbeats(&seen), [Missing]);
     }

@@ -210,6 +210,7 @@ fn without_a_key_the_claims_count_and_the_doubt_is_told() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn the_license_in_the_secret_is_installed_only_when_valid_and_better() {
     let good = token(&json!({}));
     let in_database = |token: &str| StoredLicense::Present {

@@ -39,7 +39,7 @@ fn waits_for(plan: &Plan, words: &str) {
 
 fn stale(observation: Observation, ordinal: usize) -> Observation {
     with_facts(observation, |facts| {
-        facts.heartbeats[ordinal].age = Duration::from_secs(31)
+        facts.heartbeats[ordinal].age = Duration::from_secs(31);
     })
 }
 
