@@ -59,7 +59,8 @@ install-forms: setup ## Render the chart and the kustomize configuration, and ch
 	$(OPERATOR) check $$(ls config/samples/*.yaml | grep -v kustomization)
 
 .PHONY: fuzz
-fuzz: ## Fuzz each parser for a minute (needs cargo-fuzz)
+fuzz: ## Fuzz each parser for a minute
+	@command -v cargo-fuzz > /dev/null || { echo "installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
 	cd operator && for target in external_url pg_url license version; do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=60; done
 
 .PHONY: e2e

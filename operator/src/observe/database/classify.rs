@@ -475,7 +475,7 @@ mod tests {
 
     #[test]
     fn network_errors_are_unknown() {
-        let url = url("[::1]", 5432);
+        let url = url("::1", 5432);
         let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
         for kind in [
             io::ErrorKind::ConnectionRefused,
@@ -488,7 +488,7 @@ mod tests {
                     (failure.class, failure.reason),
                     (FailureClass::Unknown, FailureReason::Unreachable)
                 );
-                assert!(failure.message.starts_with("db:5432/meta: "));
+                assert!(failure.message.starts_with("[::1]:5432/meta: "));
             }
         }
     }
