@@ -18,14 +18,17 @@ packages=(
   # kind and this build call these
   curl jq
 )
-# The mirror this machine itself uses: it is the one known to be reachable.
-mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2> /dev/null | head -n 1)
+# On Debian the mirror this machine itself uses, which is known to be reachable; elsewhere debootstrap's own default.
+mirror=
+if [ "$(. /etc/os-release && echo "$ID")" = debian ]; then
+  mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2> /dev/null | head -n 1)
+fi
 
 rm -rf "$work"
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 debootstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
-  "$DEBIAN_SUITE" "$work/root" "${mirror:-http://deb.debian.org/debian}"
+  "$DEBIAN_SUITE" "$work/root" ${mirror:+"$mirror"}
 rm -rf "$work"/root/var/cache/apt/archives "$work"/root/var/lib/apt/lists/* \
   "$work"/root/usr/share/{doc,man,locale,info}/*
 tar -C "$work/root" --numeric-owner -cf "$output.part" .
