@@ -13,10 +13,12 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::command::{Call, tail};
-use crate::kind::NETWORK;
 use crate::machine::{Machine, find_program};
 use crate::process::ProcessId;
 use crate::wait;
+
+/// The Docker network kind puts its nodes on.
+pub const NETWORK: &str = "kind";
 
 const RUNTIME: &str = "runc-without-sys-resource";
 const RUNTIME_SCRIPT: &str = include_str!("runc-without-sys-resource.sh");

@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, NETWORK};
 use crate::helm::Helm;
 use crate::images::{self, BytebaseImage};
-use crate::kind::{Cluster, NETWORK};
+use crate::kind::Cluster;
 use crate::kubectl::Kubectl;
 use crate::license::LicenseKey;
 use crate::machine::Machine;

@@ -10,8 +10,6 @@ use crate::engine::Engine;
 use crate::state::State;
 use crate::tools::Tools;
 
-/// The Docker network kind puts its nodes on.
-pub const NETWORK: &str = "kind";
 /// How long a node may take to become Ready. It needs 15 to 30 seconds on two quiet cores.
 const READY_PATIENCE: &str = "240s";
 /// Where a parked component's manifest waits: on the same file system, out of the kubelet's sight.

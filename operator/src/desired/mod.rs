@@ -12,7 +12,7 @@ mod tests;
 
 pub use disruption_budget::pod_disruption_budget;
 pub use ingress::ingress;
-pub use pod_template::{CHECKSUM_ANNOTATION, CONTAINER, VERSION_ANNOTATION, pod_template};
+pub use pod_template::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, pod_template};
 pub use service_account::service_account;
 pub use services::{headless_service, service};
 pub use stateful_set::stateful_set;
@@ -26,6 +26,8 @@ use std::collections::BTreeMap;
 pub const CLUSTER_LABEL: &str = "bytebase.com/cluster";
 /// Label and value that mark what this operator manages; its watches select by it.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "bytebase-operator");
+/// Name of the Bytebase container.
+pub const CONTAINER: &str = "bytebase";
 /// The one port Bytebase listens on.
 const PORT: i32 = 8080;
 

@@ -3,7 +3,7 @@
 //! Objects merge by key, `null` takes a field away, and lists merge by the key that Kubernetes gives them (a container by its name, a port
 //! by its number …); any other list is replaced.
 
-use super::pod_template::CONTAINER;
+use super::CONTAINER;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 
@@ -149,6 +149,22 @@ fn keeps(base: &Value, merged: &Value) -> Result<(), String> {
                 "changes {name} of the bytebase container: use spec.database"
             ));
         }
+    }
+    if let Some(name) = crate::validate::LEAKING_ENV
+        .iter()
+        .find(|name| variable(after, name).is_some())
+    {
+        return Err(format!(
+            "sets {name}, which would also change connections to your users' databases: put it into PG_URL instead"
+        ));
+    }
+    if before.get("ports").and_then(|ports| ports.get(0))
+        != after.get("ports").and_then(|ports| ports.get(0))
+    {
+        return Err(
+            "changes the port http of the bytebase container, which Services and probes lead to"
+                .to_owned(),
+        );
     }
     for (place, what) in [("labels", "label"), ("annotations", "annotation")] {
         let (Some(Value::Object(before)), after) = (

@@ -2,7 +2,7 @@
 //!
 //! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden file in the tests guards it.
 
-use super::{PORT, labels, overlay, selector_labels};
+use super::{CONTAINER, PORT, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, PullPolicy, SecretKeyRef};
 use crate::validate::{CaSource, UrlSource, ValidCluster};
 use k8s_openapi::api::core::v1::{
@@ -16,8 +16,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
-/// Name of the Bytebase container.
-pub const CONTAINER: &str = "bytebase";
 /// Checksum of the secret values a replica reads at its start.
 pub const CHECKSUM_ANNOTATION: &str = "bytebase.com/secrets-checksum";
 /// `spec.version` at the time the template was written.

@@ -12,6 +12,7 @@ mod tests;
 
 pub use database::{CaSource, UrlSource, ValidDatabase};
 pub use ingress::ValidIngress;
+pub use pods::LEAKING_ENV;
 pub use references::{Fetched, References, wanted_references};
 
 use crate::api::spec::{AdminSpec, Enforcement, ImageSpec, LicenseSpec};

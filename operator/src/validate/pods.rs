@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// Set by the operator.
 const RESERVED_ENV: [&str; 4] = ["PG_URL", "PGAPPNAME", "PGUSER", "PGPASSWORD"];
 /// Read by the driver for connections to users' databases too.
-const LEAKING_ENV: [&str; 6] = [
+pub const LEAKING_ENV: [&str; 6] = [
     "PGSSLMODE",
     "PGSSLROOTCERT",
     "PGTARGETSESSIONATTRS",
