@@ -1,0 +1,63 @@
+//! Pages written by hand that speak of names in the code.
+
+use bytebase_operator::runtime::metrics::{
+    ClusterSample, LiveSample, Metrics, ObjectKind, ReconcileOutcome, WriteVerb,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// `# TYPE name kind` of an exposition.
+fn exposed(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .filter_map(|rest| rest.split(' ').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The first column of the tables, without the suffix of counters.
+fn documented(page: &str) -> BTreeSet<String> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| row.split('`').next())
+        .map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned())
+        .collect()
+}
+
+/// Everything counted once, and a cluster about which everything is known.
+fn full(metrics: &Metrics) {
+    metrics.reconciled(ReconcileOutcome::Unchanged, Duration::ZERO);
+    metrics.watch_failed(ObjectKind::Pod);
+    metrics.probed(None, Duration::ZERO);
+    metrics.wrote(WriteVerb::Apply, ObjectKind::Service);
+    let id = Uuid::from_u128(1);
+    metrics.set_cluster(
+        "here",
+        "demo",
+        ClusterSample {
+            license_expiry: Some(1),
+            pods: vec![("demo-0".to_owned(), Some(id))],
+            conditions: vec![("Ready", "True")],
+            ..ClusterSample::default()
+        },
+    );
+    metrics.set_live_source(Box::new(move |_, _| {
+        Some(LiveSample {
+            ages: BTreeMap::from([(id, Duration::from_secs(1))]),
+            ..LiveSample::default()
+        })
+    }));
+}
+
+#[test]
+fn the_page_on_metrics_names_what_is_exposed_and_nothing_else() {
+    let metrics = Metrics::new();
+    full(&metrics);
+    let exposed = exposed(&metrics.encode().unwrap());
+    let page = include_str!("../../docs/metrics.md");
+    let documented = documented(page);
+    let missing: Vec<_> = exposed.difference(&documented).collect();
+    assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
+    let invented: Vec<_> = documented.difference(&exposed).collect();
+    assert!(invented.is_empty(), "not exposed: {invented:?}");
+}
