@@ -76,11 +76,12 @@ test: setup lint unit generated install-forms e2e ## Everything: formatting, lin
 
 .PHONY: demo
 demo: setup ## Make a cluster to look at, and leave it running
-	$(E2E) demo
+	@echo "harness: building it (minutes at the first time, then a moment)"
+	@$(E2E) demo
 
 .PHONY: demo-down
 demo-down: ## Take the demo down
-	$(E2E) demo-down
+	@$(E2E) demo-down
 
 .PHONY: e2e-down
 e2e-down: ## Take down the cluster that E2E_KEEP=1 left

@@ -165,7 +165,8 @@ async fn clusters_digest(sandbox: &Sandbox) -> Result<String> {
     Ok(lines)
 }
 
-fn one_line(condition: &Value) -> String {
+/// Type, status, reason and message of a condition.
+pub fn one_line(condition: &Value) -> String {
     let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
     format!(
         "{}={} {}: {}",

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::time::timeout;
 
 use crate::engine::{Engine, NETWORK};
 use crate::helm::Helm;
@@ -23,6 +25,10 @@ use crate::selfcheck;
 use crate::state::{Ownership, Purpose, State};
 use crate::teardown::teardown;
 use crate::tools::{Tools, repository};
+
+/// After this time a step says that it has begun, and then every so often that it goes on.
+const FIRST_SIGN: Duration = Duration::from_secs(3);
+const NEXT_SIGN: Duration = Duration::from_secs(20);
 
 /// The right to use a cluster, from before it is made until after it is gone.
 #[derive(Debug)]
@@ -90,13 +96,15 @@ impl Session {
         let engine = step("Docker engine", Engine::open(state.cache(), machine)).await?;
         let engine = Arc::new(engine);
         let cluster = Cluster::new(state, tools, Arc::clone(&engine));
-        let fresh = !(state.record()?.cluster && cluster.runs().await);
+        let record = state.record()?;
+        let fresh = !record.cluster || record.unfinished || !cluster.runs().await;
         if fresh {
             let archive = tools.node_archive.as_deref();
             let image = &tools.node_image;
             step("node image", engine.ensure_node_image(image, archive)).await?;
             state.update(|record| {
                 record.cluster = true;
+                record.unfinished = true;
                 record.images = None;
             })?;
             let made = async {
@@ -125,6 +133,7 @@ impl Session {
                 selfcheck::network(&harness),
             )
             .await?;
+            state.update(|record| record.unfinished = false)?;
         }
         Ok(harness)
     }
@@ -151,6 +160,13 @@ impl Harness {
     /// Builds the product's images and puts them into the node's store if they are new there, and
     /// applies the custom resource definitions.
     pub async fn load_product(&self) -> Result<()> {
+        self.load_images().await?;
+        step("custom resource definitions", self.apply_definitions()).await
+    }
+
+    /// Builds the product's images and puts them into the node's store if they are new there.
+    /// Returns their checksum.
+    pub async fn load_images(&self) -> Result<String> {
         let archive = self.state.path("product.tar");
         let public_key = self.license.public_pem();
         let build = images::write_product(&archive, public_key, self.bytebase.stand_in);
@@ -158,12 +174,13 @@ impl Harness {
         let (digest, _) = digest_file(&archive)?;
         if self.state.record()?.images.as_ref() != Some(&digest) {
             step("loading them", self.cluster.load(&archive)).await?;
-            self.state.update(|record| record.images = Some(digest))?;
+            self.state
+                .update(|record| record.images = Some(digest.clone()))?;
         }
         if !self.bytebase.stand_in {
             step("Bytebase image", self.load_bytebase()).await?;
         }
-        step("custom resource definitions", self.apply_definitions()).await
+        Ok(digest)
     }
 
     async fn load_probe(&self) -> Result<()> {
@@ -198,7 +215,8 @@ impl Harness {
         Ok(fs::remove_file(archive)?)
     }
 
-    async fn apply_definitions(&self) -> Result<()> {
+    /// Applies the custom resource definitions, and takes back what others have set in them.
+    pub async fn apply_definitions(&self) -> Result<()> {
         let folder = repository().join("crds").display().to_string();
         self.kubectl
             .run(&["apply", "--server-side", "--force-conflicts", "-f", &folder])
@@ -216,10 +234,20 @@ impl Harness {
     }
 }
 
-/// Does something that takes its time, and says how long it took.
+/// Does something that takes its time, and says how long it took; now and then also that it is not
+/// over yet.
 pub async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     let start = Instant::now();
-    let result = work.await.with_context(|| what.to_owned())?;
+    let mut work = pin!(work);
+    let mut patience = FIRST_SIGN;
+    let result = loop {
+        match timeout(patience, &mut work).await {
+            Ok(result) => break result.with_context(|| what.to_owned())?,
+            Err(_) if patience == FIRST_SIGN => println!("{what} …"),
+            Err(_) => println!("  … {what}: {} s", start.elapsed().as_secs()),
+        }
+        patience = NEXT_SIGN;
+    };
     println!("{what}: {:.1} s", start.elapsed().as_secs_f32());
     Ok(result)
 }

@@ -41,8 +41,22 @@ impl Helm {
         values: &Value,
         patience: Duration,
     ) -> Result<String> {
+        self.upgrade_with(namespace, release, chart, values, patience, &[])
+            .await
+    }
+
+    /// Like [`Self::upgrade`], with more flags.
+    pub async fn upgrade_with(
+        &self,
+        namespace: &str,
+        release: &str,
+        chart: &str,
+        values: &Value,
+        patience: Duration,
+        flags: &[&str],
+    ) -> Result<String> {
         let timeout = format!("{}s", patience.as_secs());
-        let arguments = [
+        let mut arguments = vec![
             "upgrade",
             "--install",
             release,
@@ -55,6 +69,7 @@ impl Helm {
             "--timeout",
             &timeout,
         ];
+        arguments.extend(flags);
         // JSON is YAML.
         self.call(&arguments)
             .input(values.to_string())

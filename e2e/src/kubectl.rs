@@ -1,6 +1,6 @@
 //! kubectl, for what is shorter in its words than in those of a client.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -38,6 +38,16 @@ impl Kubectl {
     /// Runs kubectl with these arguments.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.call(arguments).run().await
+    }
+
+    /// Runs kubectl with these arguments and this text as its standard input.
+    pub async fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
+        self.call(arguments).input(text).run().await
+    }
+
+    /// The folder it is in.
+    pub fn folder(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new("."))
     }
 
     /// Applies YAML or JSON on the server's side. Objects without a namespace go to this one.

@@ -106,12 +106,7 @@ impl Server {
                     .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
             "not a plain database name: {name}"
         );
-        let database = Database {
-            name: name.to_owned(),
-            password: password(),
-            host: self.record.gateway.clone(),
-            port: self.record.port,
-        };
+        let database = self.database(name, password());
         self.execute(&format!(
             "CREATE ROLE {name} LOGIN PASSWORD '{}'",
             database.password
@@ -120,6 +115,26 @@ impl Server {
         self.execute(&format!("CREATE DATABASE {name} OWNER {name}"))
             .await?;
         Ok(database)
+    }
+
+    /// A database made earlier, if it is still there.
+    pub async fn find_database(&self, name: &str, password: &str) -> Result<Option<Database>> {
+        let exists: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+                .bind(name)
+                .fetch_one(&self.admin)
+                .await?;
+        Ok(exists.then(|| self.database(name, password.to_owned())))
+    }
+
+    /// A database that exists, or is about to.
+    fn database(&self, name: &str, password: String) -> Database {
+        Database {
+            name: name.to_owned(),
+            password,
+            host: self.record.gateway.clone(),
+            port: self.record.port,
+        }
     }
 
     /// Drops a scenario's database and role, and whoever is connected to it.
@@ -409,7 +424,7 @@ fn free_port(address: &str) -> Result<u16> {
 }
 
 /// 24 letters and digits: nothing in it needs quoting in SQL, in a URL or in a shell.
-fn password() -> String {
+pub fn password() -> String {
     rand::rng()
         .sample_iter(rand::distr::Alphanumeric)
         .take(24)

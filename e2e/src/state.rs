@@ -44,6 +44,9 @@ pub struct State {
 pub struct Record {
     /// Whether kind was asked to make the cluster.
     pub cluster: bool,
+    /// Whether the making of the cluster has begun and not come to its end: it is then made anew.
+    #[serde(default)]
+    pub unfinished: bool,
     /// The PostgreSQL server.
     pub postgres: Option<PostgresRecord>,
     /// What the nodes' stores were last loaded with: a checksum of the product's image archive.

@@ -4,6 +4,7 @@ mod bring_up;
 mod configuration;
 mod database;
 mod harness;
+mod install;
 mod licensing;
 mod objects;
 mod operator;
@@ -182,6 +183,24 @@ pub const ALL: &[Scenario] = &[
         "database-stopped",
         "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
         |sandbox| Box::pin(database::stopped_and_back(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "install-helm",
+        "The chart serves all namespaces; its upgrade rolls no replica, and its removal leaves what runs.",
+        |sandbox| Box::pin(install::helm(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "install-kustomize",
+        "An overlay over config/default installs an operator that works.",
+        |sandbox| Box::pin(install::kustomize(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "install-plain-crds",
+        "The definition is small enough for a plain kubectl apply, takes every sample and explains itself.",
+        |sandbox| Box::pin(install::plain_crds(sandbox)),
     )
     .exclusive(),
     Scenario::new(
