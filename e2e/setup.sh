@@ -80,6 +80,8 @@ published_image_works() {
 install_packages() {
   local missing=()
   compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || missing+=(postgresql)
+  have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+  have openssl || missing+=(openssl)
   have cc || missing+=(gcc libc6-dev)
   engine_answers || have dockerd || missing+=(docker.io)
   if [ "$1" = yes ]; then

@@ -13,6 +13,7 @@
 pub mod cli;
 pub mod collect;
 pub mod command;
+pub mod companions;
 pub mod demo;
 pub mod engine;
 pub mod faults;

@@ -10,17 +10,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rustix::process::Signal;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use crate::command::{Call, tail};
+use crate::companions::{self, Certificates};
 use crate::machine::Machine;
 use crate::process::ProcessId;
 use crate::state::{PostgresRecord, State, write_private};
 
 /// The server refuses to run as root; Debian's packages make this user for it.
-const USER: &str = "postgres";
+pub const USER: &str = "postgres";
 /// Bytebase wants up to 50 sessions a replica; several scenarios with three replicas run at once.
 const MAX_CONNECTIONS: u32 = 600;
+/// From anywhere that can reach the two addresses it listens on, with a password.
+const CLIENTS: &str = "host all all 0.0.0.0/0 scram-sha-256\n\
+     host replication postgres 127.0.0.1/32 scram-sha-256\n";
 /// A fast shutdown disconnects everybody and writes one checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,10 +53,13 @@ pub struct Database {
 impl Database {
     /// The connection string for pods.
     pub fn url(&self) -> String {
-        format!(
-            "postgres://{}:{}@{}:{}/{}?sslmode=disable",
-            self.name, self.password, self.host, self.port, self.name
-        )
+        self.url_at(&format!("{}:{}", self.host, self.port), "sslmode=disable")
+    }
+
+    /// The connection string through other servers (`host:port`, several with commas) and with these parameters.
+    pub fn url_at(&self, servers: &str, parameters: &str) -> String {
+        let Self { name, password, .. } = self;
+        format!("postgres://{name}:{password}@{servers}/{name}?{parameters}")
     }
 
     /// The connection string for this machine.
@@ -80,7 +88,12 @@ impl Server {
             && record.process.as_ref().is_some_and(ProcessId::runs)
             && record.gateway == gateway
         {
-            return Ok(Self::connect(state, machine, binaries, record));
+            let server = Self::connect(state, machine, binaries, record);
+            // An older checkout may have started it.
+            if server.configure().await? {
+                server.execute("SELECT pg_reload_conf()").await?;
+            }
+            return Ok(server);
         }
         remove(state).await?;
         let record = PostgresRecord {
@@ -137,12 +150,43 @@ impl Server {
         }
     }
 
-    /// Drops a scenario's database and role, and whoever is connected to it.
+    /// Drops a scenario's database and role, whoever is connected to it, and all databases and roles
+    /// it made under names that begin with its own.
     pub async fn drop_database(&self, database: &Database) -> Result<()> {
         let name = &database.name;
-        self.execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        for (kind, listed, force) in [
+            (
+                "DATABASE",
+                "SELECT datname::text FROM pg_database WHERE datname = $1 OR starts_with(datname, $1 || '_')",
+                " WITH (FORCE)",
+            ),
+            (
+                "ROLE",
+                "SELECT rolname::text FROM pg_roles WHERE rolname = $1 OR starts_with(rolname, $1 || '_')",
+                "",
+            ),
+        ] {
+            let found: Vec<String> = sqlx::query_scalar(listed)
+                .bind(name)
+                .fetch_all(&self.admin)
+                .await?;
+            for each in found {
+                self.execute(&format!("DROP {kind} IF EXISTS {each}{force}"))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a statement as the superuser, in the database of this name.
+    pub async fn execute_in(&self, database: &str, statement: &str) -> Result<()> {
+        let options = self.admin.connect_options().as_ref().clone();
+        let mut session = PgConnection::connect_with(&options.database(database)).await?;
+        // The scenarios' own words; names in them are letters, digits and underscores.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()))
+            .execute(&mut session)
             .await?;
-        self.execute(&format!("DROP ROLE IF EXISTS {name}")).await
+        Ok(session.close().await?)
     }
 
     /// Ends every session of a database; returns how many. Clients see their connection reset.
@@ -275,12 +319,7 @@ impl Server {
         fs::create_dir_all(folder)?;
         let password_file = folder.join("password");
         write_private(&password_file, self.record.password.as_bytes())?;
-        if self.root {
-            let path = folder.display().to_string();
-            Call::new("chown", &["-R", &format!("{USER}:"), &path])
-                .run()
-                .await?;
-        }
+        self.give_to_user(folder).await?;
         self.program(
             "initdb",
             &[
@@ -299,16 +338,33 @@ impl Server {
         .run()
         .await?;
         fs::remove_file(password_file)?;
-        let configuration = self.record.data.join("postgresql.auto.conf");
-        fs::write(&configuration, self.configuration())?;
-        let clients = self.record.data.join("pg_hba.conf");
-        // From anywhere that can reach the two addresses it listens on, with a password.
-        fs::write(clients, "host all all 0.0.0.0/0 scram-sha-256\n")?;
+        self.configure().await?;
         Ok(())
+    }
+
+    /// Writes the server's configuration; tells whether anything changed.
+    async fn configure(&self) -> Result<bool> {
+        let folder = self.certificate_folder();
+        Certificates::open(&folder, &self.record.gateway).await?;
+        self.give_to_user(&folder).await?;
+        let mut changed = false;
+        for (name, text) in [
+            ("postgresql.auto.conf", self.configuration()),
+            ("pg_hba.conf", CLIENTS.to_owned()),
+        ] {
+            let path = self.record.data.join(name);
+            if fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+                fs::write(&path, text)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
     }
 
     fn configuration(&self) -> String {
         let PostgresRecord { gateway, port, .. } = &self.record;
+        let certificates = self.certificate_folder();
+        let certificates = certificates.display();
         // Durability is worth nothing here, and costs most of the time a small server takes.
         format!(
             "listen_addresses = '127.0.0.1,{gateway}'\n\
@@ -318,6 +374,9 @@ impl Server {
              fsync = off\n\
              synchronous_commit = off\n\
              full_page_writes = off\n\
+             ssl = on\n\
+             ssl_cert_file = '{certificates}/server.crt'\n\
+             ssl_key_file = '{certificates}/server.key'\n\
              log_line_prefix = '%m [%p] %q%u@%d/%a '\n\
              log_lock_waits = on\n"
         )
@@ -347,19 +406,67 @@ impl Server {
         log_of(&self.record.data)
     }
 
-    fn program(&self, name: &str, arguments: &[&str]) -> Call {
+    /// A call of one of PostgreSQL's programs.
+    pub(crate) fn program(&self, name: &str, arguments: &[&str]) -> Call {
         let program = self.binaries.join(name).display().to_string();
+        self.as_user(&program, arguments)
+    }
+
+    /// A call of a program that refuses to run as root.
+    pub(crate) fn as_user(&self, program: &str, arguments: &[&str]) -> Call {
         if !self.root {
             return Call::new(program, arguments);
         }
-        let mut all = vec!["-u", USER, "--", &program];
+        let mut all = vec!["-u", USER, "--", program];
         all.extend(arguments);
         Call::new("runuser", &all)
     }
+
+    /// Makes a folder and all in it the server's user's.
+    pub(crate) async fn give_to_user(&self, folder: &Path) -> Result<()> {
+        if self.root {
+            let path = folder.display().to_string();
+            Call::new("chown", &["-R", &format!("{USER}:"), &path])
+                .run()
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Where the server keeps everything of its own.
+    pub(crate) fn folder(&self) -> &Path {
+        self.record.data.parent().unwrap_or(&self.record.data)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn gateway(&self) -> &str {
+        &self.record.gateway
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.record.port
+    }
+
+    pub(crate) fn admin_password(&self) -> &str {
+        &self.record.password
+    }
+
+    fn certificate_folder(&self) -> PathBuf {
+        self.folder().join("tls")
+    }
+
+    /// What the server's certificate is verified with; it is for the gateway's address.
+    pub async fn certificates(&self) -> Result<Certificates> {
+        Certificates::open(&self.certificate_folder(), &self.record.gateway).await
+    }
 }
 
-/// Stops the recorded server, if it still runs, and removes its data.
+/// Stops the recorded server, if it still runs, and removes its data, with all that stands beside it.
 pub async fn remove(state: &State) -> Result<()> {
+    companions::remove(state, |_| true).await?;
     let Some(record) = state.record()?.postgres else {
         return Ok(());
     };
@@ -419,7 +526,8 @@ fn log_of(data: &Path) -> PathBuf {
     data.with_file_name("log")
 }
 
-fn free_port(address: &str) -> Result<u16> {
+/// A port of this address that nobody listens on.
+pub(crate) fn free_port(address: &str) -> Result<u16> {
     Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }
 

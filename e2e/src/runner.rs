@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::time::timeout;
 
 use crate::collect;
+use crate::companions;
 use crate::harness::Harness;
 use crate::leaks;
 use crate::sandbox::{LABEL, Sandbox};
@@ -195,6 +196,7 @@ async fn remove(sandbox: &Sandbox) -> Result<()> {
     ])
     .await?;
     delete_namespace(sandbox.harness(), namespace).await?;
+    postgres.remove_companions(namespace).await?;
     postgres.drop_database(sandbox.database()).await
 }
 
@@ -216,7 +218,7 @@ async fn sweep(harness: &Harness) -> Result<()> {
         harness.helm.run(&release).await?;
         delete_namespace(harness, namespace).await?;
     }
-    Ok(())
+    companions::remove(&harness.state, |_| true).await
 }
 
 async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct Record {
     pub unfinished: bool,
     /// The PostgreSQL server.
     pub postgres: Option<PostgresRecord>,
+    /// What stands beside it for single scenarios.
+    #[serde(default)]
+    pub companions: Vec<CompanionRecord>,
     /// What the nodes' stores were last loaded with: a checksum of the product's image archive.
     #[serde(default)]
     pub images: Option<String>,
@@ -63,6 +67,19 @@ pub struct PostgresRecord {
     pub port: u16,
     pub gateway: String,
     pub password: String,
+}
+
+/// How to find a scenario's own server again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompanionRecord {
+    /// Namespace of the scenario.
+    pub owner: String,
+    /// All of its files.
+    pub folder: PathBuf,
+    /// Where it writes its number.
+    pub pid_file: PathBuf,
+    /// Absent until it has started.
+    pub process: Option<ProcessId>,
 }
 
 /// Held while a run owns the cluster; let go when the process ends, however it ends.
@@ -135,6 +152,9 @@ impl State {
 
     /// Changes the record. It holds a password, so only its owner can read it.
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<Record> {
+        // Scenarios that run side by side write down what they start.
+        static CHANGING: Mutex<()> = Mutex::new(());
+        let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut record = self.record()?;
         change(&mut record);
         write_private(

@@ -3,6 +3,7 @@
 mod bring_up;
 mod configuration;
 mod database;
+mod databases;
 mod harness;
 mod install;
 mod licensing;
@@ -95,6 +96,61 @@ pub const ALL: &[Scenario] = &[
         "database-shared",
         "Of two clusters on one database the older runs and the younger waits.",
         |sandbox| Box::pin(database::shared_by_two(sandbox)),
+    ),
+    Scenario::new(
+        "standby",
+        "A standby holds back the first pod; in a list with its primary and target_session_attrs all is well.",
+        |sandbox| Box::pin(databases::standby(sandbox)),
+    ),
+    Scenario::new(
+        "transaction-pooler",
+        "PgBouncer in transaction mode holds back the first pod, in session mode it serves.",
+        |sandbox| Box::pin(databases::transaction_pooler(sandbox)),
+    ),
+    Scenario::new(
+        "database-missing",
+        "A database that is not there holds back the first pod until it is made.",
+        |sandbox| Box::pin(databases::missing(sandbox)),
+    ),
+    Scenario::new(
+        "rights-missing",
+        "A role that may not create tables is told the GRANT it lacks.",
+        |sandbox| Box::pin(databases::rights_missing(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-encoding",
+        "A database that is not UTF-8 holds back the first pod.",
+        |sandbox| Box::pin(databases::wrong_encoding(sandbox)),
+    ),
+    Scenario::new(
+        "connection-budget",
+        "More replicas than the server has connections for are told of, with the numbers.",
+        |sandbox| Box::pin(databases::connection_budget(sandbox)),
+    ),
+    Scenario::new(
+        "database-tls",
+        "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are told of.",
+        |sandbox| Box::pin(databases::tls(sandbox)),
+    ),
+    Scenario::new(
+        "keyword-form",
+        "PG_URL in keyword form, with a password full of quotes and backslashes.",
+        |sandbox| Box::pin(databases::keyword_form(sandbox)),
+    ),
+    Scenario::new(
+        "cloud-iam",
+        "A login the operator cannot do is Unknown and one replica, until it gets one of its own.",
+        |sandbox| Box::pin(databases::cloud_iam(sandbox)),
+    ),
+    Scenario::new(
+        "monitor-role",
+        "The operator reads everything with a role that may only read.",
+        |sandbox| Box::pin(databases::monitor_role(sandbox)),
+    ),
+    Scenario::new(
+        "black-hole",
+        "Databases that never answer delay no other cluster.",
+        |sandbox| Box::pin(databases::black_hole(sandbox)),
     ),
     Scenario::new(
         "secret-rotation",

@@ -72,10 +72,10 @@ pub fn join(observation: &Observation) -> Health<'_> {
         .map(|pod| replica(pod, facts))
         .collect();
     let known: BTreeSet<Uuid> = replicas.iter().filter_map(|replica| replica.id).collect();
-    // A row that no pod claims may be a pod whose log could not be read: only as many rows as there are claimed pods are ours.
+    // A row that no pod claims may be that of a Ready pod whose log could not be read; one that is not Ready has not beaten for long.
     let unnamed = replicas
         .iter()
-        .filter(|replica| replica.id.is_none())
+        .filter(|replica| replica.id.is_none() && replica.pod.ready)
         .count();
     let unclaimed: Vec<_> = facts
         .heartbeats

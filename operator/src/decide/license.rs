@@ -112,7 +112,7 @@ fn stand_in(
 ) -> LicenseVerdict {
     let Some(secret) = secret.filter(|secret| secret.signature == SignatureState::Verified) else {
         return unknown(
-            "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key",
+            "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key, or set license.enforcement to Warn if you know that the license includes HA",
         );
     };
     let Answer(allows, reason, message) = claims(&secret.license, now, guard, None);
