@@ -83,11 +83,7 @@ pub fn judge(
             }
             StoredLicense::Absent { workspace_id } => match secret {
                 Some(secret) => not_installed(secret, workspace_id, observation.now, cluster),
-                None => absent(
-                    Reason::LicenseMissing,
-                    "no license is stored: install one that includes HA in Bytebase, or name it in spec.license",
-                    None,
-                ),
+                None => absent(Reason::LicenseMissing, missing(cluster), None),
             },
             StoredLicense::Present {
                 workspace_id,
@@ -101,6 +97,20 @@ pub fn judge(
                 stored(token.expose_secret(), secret, &place, key)
             }
         },
+    }
+}
+
+/// Nothing is stored and nothing usable is in a Secret.
+fn missing(cluster: &ValidCluster) -> &'static str {
+    let named = cluster
+        .spec
+        .license
+        .as_ref()
+        .is_some_and(|license| license.secret_ref.is_some());
+    if named {
+        "no license is stored, and the one in spec.license.secretRef cannot be used: ConfigurationValid says why"
+    } else {
+        "no license is stored: install one that includes HA in Bytebase, or name it in spec.license"
     }
 }
 
