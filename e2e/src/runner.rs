@@ -79,6 +79,12 @@ pub async fn run(
     if scenarios.iter().any(|scenario| scenario.product) {
         harness.load_product().await?;
     }
+    let (unfit, scenarios): (Vec<_>, Vec<_>) = scenarios
+        .into_iter()
+        .partition(|scenario| scenario.stand_in && !harness.bytebase.stand_in);
+    for Scenario { name, .. } in unfit {
+        println!("SKIP {name}: needs licenses or versions that only the stand-in has");
+    }
     let (alone, together): (Vec<_>, Vec<_>) = scenarios
         .into_iter()
         .partition(|scenario| scenario.exclusive);

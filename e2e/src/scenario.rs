@@ -22,6 +22,8 @@ pub struct Scenario {
     pub exclusive: bool,
     /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
     pub product: bool,
+    /// Whether it needs the stand-in: a license that the real Bytebase does not take, or several versions.
+    pub stand_in: bool,
     /// How long it may take.
     pub limit: Duration,
     /// Its body.
@@ -40,6 +42,7 @@ impl Scenario {
             about,
             exclusive: false,
             product: true,
+            stand_in: false,
             limit: DEFAULT_LIMIT,
             run,
         }
@@ -56,6 +59,13 @@ impl Scenario {
     #[must_use]
     pub const fn harness_only(mut self) -> Self {
         self.product = false;
+        self
+    }
+
+    /// It cannot run on the real Bytebase.
+    #[must_use]
+    pub const fn stand_in_only(mut self) -> Self {
+        self.stand_in = true;
         self
     }
 

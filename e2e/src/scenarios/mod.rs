@@ -21,7 +21,7 @@ pub const ALL: &[Scenario] = &[
         "three-replicas",
         "From nothing to three replicas that beat, with a license the operator installs; then nothing is written any more.",
         |sandbox| Box::pin(bring_up::three_replicas(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "restricted-namespace",
         "A namespace under the restricted pod security standard takes the pods.",
@@ -36,7 +36,7 @@ pub const ALL: &[Scenario] = &[
         "wrong-then-mended",
         "A wrong URL and a wrong PG_URL are told together and touch nothing; mended, all is well.",
         |sandbox| Box::pin(configuration::wrong_then_mended(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "missing-secret",
         "A Secret that is deleted is told of and ends nobody.",
@@ -46,7 +46,7 @@ pub const ALL: &[Scenario] = &[
         "wrong-license",
         "A license Secret that is no license is told of, while the stored license counts on.",
         |sandbox| Box::pin(configuration::wrong_license(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "refused-at-admission",
         "Contradictions are refused by the API server, with words that help.",
@@ -56,17 +56,17 @@ pub const ALL: &[Scenario] = &[
         "license-gate",
         "One replica without a license; with one that the operator installs, three.",
         |sandbox| Box::pin(licensing::gate(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "admin-before-exposure",
         "The Ingress is made only after the operator has signed up as the first admin.",
         |sandbox| Box::pin(licensing::admin_before_exposure(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "license-expiry",
         "Back to one replica before a license ends, loudly; three again with a new one.",
         |sandbox| Box::pin(licensing::expiry(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "license-warn",
         "With enforcement Warn all replicas run, and the condition says what that costs.",
@@ -76,7 +76,7 @@ pub const ALL: &[Scenario] = &[
         "wrong-admin-password",
         "A license that cannot be installed is told of, and installed once the login is right.",
         |sandbox| Box::pin(licensing::wrong_admin_password(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "wrong-database-password",
         "A wrong password in the Secret is told of and replaces no running replica.",
@@ -86,7 +86,7 @@ pub const ALL: &[Scenario] = &[
         "before-the-first-pod",
         "A refused password holds back the first pod, an unreachable database only the second.",
         |sandbox| Box::pin(database::before_the_first_pod(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "foreign-tables",
         "Another application's tables hold back the first pod.",
@@ -126,7 +126,7 @@ pub const ALL: &[Scenario] = &[
         "connection-budget",
         "More replicas than the server has connections for are told of, with the numbers.",
         |sandbox| Box::pin(databases::connection_budget(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "database-tls",
         "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are told of.",
@@ -141,60 +141,60 @@ pub const ALL: &[Scenario] = &[
         "cloud-iam",
         "A login the operator cannot do is Unknown and one replica, until it gets one of its own.",
         |sandbox| Box::pin(databases::cloud_iam(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "monitor-role",
         "The operator reads everything with a role that may only read.",
         |sandbox| Box::pin(databases::monitor_role(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "black-hole",
         "Databases that never answer delay no other cluster.",
         |sandbox| Box::pin(databases::black_hole(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "secret-rotation",
         "A rotated password rolls the replicas one at a time.",
         |sandbox| Box::pin(database::rotation(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "scale",
         "Up, down, to zero and back by the scale subresource.",
         |sandbox| Box::pin(replicas::scale(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "scale-down-stepwise",
         "Replicas leave one at a time.",
         |sandbox| Box::pin(replicas::scale_down_is_stepwise(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "replica-killed",
         "A replica killed with -9 comes back under a new id, and its old row is no stranger.",
         |sandbox| Box::pin(replicas::killed(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "replica-frozen",
         "A frozen replica is Stale in status, and is not replaced.",
         |sandbox| Box::pin(replicas::frozen(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new("replica-deleted", "A deleted pod comes back.", |sandbox| {
         Box::pin(replicas::deleted_pod(sandbox))
-    }),
+    }).stand_in_only(),
     Scenario::new(
         "image-change",
         "A new version rolls through one replica at a time; a downgrade is refused.",
         |sandbox| Box::pin(rollouts::image_change(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "bad-image",
         "An image that does not exist stops the roll at one replica; mended, it gets through.",
         |sandbox| Box::pin(rollouts::bad_image(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "paused",
         "A paused cluster is reported on and not changed.",
         |sandbox| Box::pin(rollouts::paused(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "drift",
         "Each owned object is put back when edited or deleted; foreign fields stay.",
@@ -224,12 +224,12 @@ pub const ALL: &[Scenario] = &[
         "operator-killed",
         "Killed at random moments, the operator takes up where it was.",
         |sandbox| Box::pin(operator::killed_at_random(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "restart-writes-nothing",
         "A restart of the operator writes nothing and rolls nobody.",
         |sandbox| Box::pin(operator::restart_writes_nothing(sandbox)),
-    ),
+    ).stand_in_only(),
     Scenario::new(
         "leader-hand-over",
         "A standby takes over at once from a leader that ends, and in time from one that is killed.",
@@ -239,7 +239,7 @@ pub const ALL: &[Scenario] = &[
         "database-stopped",
         "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
         |sandbox| Box::pin(database::stopped_and_back(sandbox)),
-    )
+    ).stand_in_only()
     .exclusive(),
     Scenario::new(
         "install-helm",
