@@ -42,8 +42,6 @@ pub struct Health<'a> {
     pub readable: bool,
     /// Fresh heartbeats that belong to no pod of ours: of a process that has just ended, or of a stranger.
     pub unclaimed: Vec<Uuid>,
-    /// When a heartbeat that is fresh now turns stale if it does not beat again.
-    pub stale_in: Option<Duration>,
 }
 
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under the pod's name or address.
@@ -63,7 +61,6 @@ pub fn join(observation: &Observation) -> Health<'_> {
             replicas,
             readable: false,
             unclaimed: Vec::new(),
-            stale_in: None,
         };
     };
     let replicas: Vec<_> = observation
@@ -72,29 +69,16 @@ pub fn join(observation: &Observation) -> Health<'_> {
         .map(|pod| replica(pod, facts))
         .collect();
     let known: BTreeSet<Uuid> = replicas.iter().filter_map(|replica| replica.id).collect();
-    // A row that no pod claims may be that of a Ready pod whose log could not be read; one that is not Ready has not beaten for long.
-    let unnamed = replicas
-        .iter()
-        .filter(|replica| replica.id.is_none() && replica.pod.ready)
-        .count();
     let unclaimed: Vec<_> = facts
         .heartbeats
         .iter()
         .filter(|beat| beat.age <= ACTIVE_WINDOW && !known.contains(&beat.replica_id))
         .map(|beat| beat.replica_id)
         .collect();
-    let unclaimed = unclaimed.into_iter().skip(unnamed).collect();
-    let stale_in = facts
-        .heartbeats
-        .iter()
-        .filter(|beat| known.contains(&beat.replica_id) && beat.age <= ACTIVE_WINDOW)
-        .map(|beat| ACTIVE_WINDOW.saturating_sub(beat.age))
-        .min();
     Health {
         replicas,
         readable: true,
         unclaimed,
-        stale_in,
     }
 }
 
@@ -158,15 +142,16 @@ impl Health<'_> {
     pub fn strangers(&self, observation: &Observation) -> usize {
         let long =
             jiff::SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(jiff::SignedDuration::MAX);
-        self.unclaimed
+        let lasting = self.unclaimed.iter().filter(|id| {
+            let since = observation.unclaimed_since.get(id);
+            since.is_some_and(|since| observation.now.duration_since(*since) > long)
+        });
+        // A row that no pod claims may be that of a Ready pod whose log could not be read; one that is not Ready has not beaten for long.
+        let unnamed = self
+            .replicas
             .iter()
-            .filter(|id| {
-                observation
-                    .unclaimed_since
-                    .get(id)
-                    .is_some_and(|since| observation.now.duration_since(*since) > long)
-            })
-            .count()
+            .filter(|replica| replica.id.is_none() && replica.pod.ready);
+        lasting.count().saturating_sub(unnamed.count())
     }
 
     /// Pods that beat; `None` when heartbeats cannot be read.

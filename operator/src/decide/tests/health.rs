@@ -54,7 +54,6 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
         .collect();
     assert_eq!(tasks, [Some(3), Some(0), Some(0)]);
     assert_eq!(health.active(), Some(1));
-    assert_eq!(health.stale_in, Some(Duration::ZERO));
     assert!(health.unclaimed.is_empty());
 }
 
@@ -182,13 +181,20 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
 }
 
 #[test]
-fn as_many_rows_as_pods_without_an_id_are_ours() {
+fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     let mut seen = with_facts(three(), |facts| {
         facts.heartbeats = vec![beat(0, 1), beat(7, 2), beat(8, 3), beat(9, 4)];
     });
     seen.pods[1].replica_id = None;
     seen.pods[2].replica_id = None;
-    assert_eq!(join(&seen).unclaimed, [id(9)]);
+    let long_ago = after(SignedDuration::from_secs(-90));
+    seen.unclaimed_since = [7, 8, 9].map(|number| (id(number), long_ago)).into();
+    assert_eq!(join(&seen).unclaimed, [id(7), id(8), id(9)]);
+    assert_eq!(join(&seen).strangers(&seen), 1);
+    // A pod that keeps ending hides nobody.
+    seen.pods[1].ready = false;
+    seen.pods[2].ready = false;
+    assert_eq!(join(&seen).strangers(&seen), 3);
 }
 
 #[test]
