@@ -25,6 +25,7 @@ use crate::selfcheck;
 use crate::state::{Ownership, Purpose, State};
 use crate::teardown::teardown;
 use crate::tools::{Tools, repository};
+use crate::wait;
 
 /// After this time a step says that it has begun, and then every so often that it goes on.
 const FIRST_SIGN: Duration = Duration::from_secs(3);
@@ -221,15 +222,18 @@ impl Harness {
         self.kubectl
             .run(&["apply", "--server-side", "--force-conflicts", "-f", &folder])
             .await?;
-        self.kubectl
-            .run(&[
-                "wait",
-                "--for=condition=Established",
-                "--timeout=60s",
-                "crd",
-                "--all",
-            ])
-            .await?;
+        // `kubectl wait` fails on an object that has no status yet, which a fresh definition has not.
+        let path = r#"jsonpath={.items[*].status.conditions[?(@.type=="Established")].status}"#;
+        let group = || self.kubectl.run(&["get", "crd", "-o", path]);
+        wait::until(
+            "established definitions",
+            Duration::from_mins(1),
+            group,
+            |states| {
+                !states.trim().is_empty() && states.split_whitespace().all(|state| state == "True")
+            },
+        )
+        .await?;
         Ok(())
     }
 }
