@@ -224,11 +224,11 @@ impl Harness {
             .await?;
         // `kubectl wait` fails on an object that has no status yet, which a fresh definition has not.
         let path = r#"jsonpath={.items[*].status.conditions[?(@.type=="Established")].status}"#;
-        let group = || self.kubectl.run(&["get", "crd", "-o", path]);
+        let arguments = ["get", "crd", "-o", path];
         wait::until(
             "established definitions",
             Duration::from_mins(1),
-            group,
+            || self.kubectl.run(&arguments),
             |states| {
                 !states.trim().is_empty() && states.split_whitespace().all(|state| state == "True")
             },
