@@ -55,6 +55,9 @@ pub fn client() -> Result<Client, reqwest::Error> {
         .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
+        // Each call makes a connection of its own: one that was led astray while a Service's rules were still those of its
+        // address's last owner would be kept for the next call.
+        .pool_max_idle_per_host(0)
         .build()
 }
 
@@ -138,8 +141,10 @@ async fn log_in(
 }
 
 async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, CallError> {
-    request
-        .send()
-        .await
-        .map_err(|_| CallError::Unreachable(base.to_owned()))
+    let answer = request.send().await;
+    match answer {
+        // Bytebase knows these paths, so whoever does not is somebody else at an address that was theirs until a moment ago.
+        Ok(answer) if answer.status() != StatusCode::NOT_FOUND => Ok(answer),
+        _ => Err(CallError::Unreachable(base.to_owned())),
+    }
 }
