@@ -66,6 +66,18 @@ async fn kill(sandbox: &Sandbox) -> Result<()> {
     if let Err(error) = sandbox.strike(pod, &container, Blow::Kill).await {
         println!("    not struck: {error:#}");
     }
+    // The kubelet makes a container that keeps ending wait for minutes; a new pod starts at once.
+    let name = pod.name_any();
+    sandbox
+        .kubectl(&[
+            "delete",
+            "pod",
+            &name,
+            "--force",
+            "--grace-period=0",
+            "--ignore-not-found",
+        ])
+        .await?;
     Ok(())
 }
 
