@@ -208,6 +208,7 @@ pub fn settings() -> Settings {
     Settings {
         license_guard: SignedDuration::from_mins(10),
         license_key: Some(key()),
+        operator_namespace: Some("bytebase-system".to_owned()),
     }
 }
 
@@ -242,9 +243,7 @@ pub fn set(replicas: i32) -> StatefulSetView {
         settled: true,
         update_revision: Some(NEW.to_owned()),
         template: json!({"live": true}),
-        image: Some("docker.io/bytebase/bytebase:3.21.1".to_owned()),
         version: Some("3.21.1".to_owned()),
-        deleting: false,
     }
 }
 
@@ -290,6 +289,8 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         stateful_set: running.map(set),
         pods: (0..running.unwrap_or(0)).map(pod).collect(),
         ingress_has_address: Some(true),
+        route: None,
+        kinds_not_installed: Vec::new(),
         database,
         last_facts,
         database_shared_with: None,

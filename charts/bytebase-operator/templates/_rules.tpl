@@ -33,6 +33,18 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [networking.k8s.io]
   resources: [ingresses]
   verbs: [get, list, watch, create, patch, delete]
+# The HTTPRoute: applied, and deleted when `gateway` is taken out. Where the Gateway API is not installed, the watch finds nothing.
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, create, patch, delete]
+# The NetworkPolicy: applied, and deleted when `networkPolicy` is taken out.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+# The ServiceMonitor of the replicas, likewise; where the Prometheus operator is not installed, the watch finds nothing.
+- apiGroups: [monitoring.coreos.com]
+  resources: [servicemonitors]
+  verbs: [get, list, watch, create, patch, delete]
 # The PodDisruptionBudget: applied, and deleted when `disruptionBudget.enabled` is false.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -105,6 +105,8 @@ pub enum Reason {
     ReferenceMissing,
     /// A Secret holds a value that cannot be used.
     InvalidSecret,
+    /// The cluster does not know a kind that the spec asks for; its definitions are not installed.
+    KindNotInstalled,
 
     // DatabaseReady
     /// Every check passes.
@@ -223,6 +225,12 @@ pub enum Reason {
     IngressDisabled,
     /// Held back until the first admin exists.
     AwaitingFirstAdmin,
-    /// The Ingress could not be applied.
+    /// The Ingress or the HTTPRoute could not be applied.
     IngressFailed,
+    /// Every Gateway has accepted the HTTPRoute.
+    RouteAccepted,
+    /// The HTTPRoute is there; no Gateway has taken it up.
+    RoutePending,
+    /// A Gateway refuses the HTTPRoute, or cannot resolve what it names.
+    RouteRefused,
 }

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
     TopologySpreadConstraint, Volume, VolumeMount,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -82,9 +83,13 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
 
-    /// The Ingress. On unless `enabled: false`.
+    /// The Ingress. On unless `enabled: false`, or unless `gateway` is given and this is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<IngressSpec>,
+
+    /// An HTTPRoute of the Gateway API, in place of the Ingress or beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewaySpec>,
 
     /// Compute resources of the Bytebase container. A memory limit also sets `GOMEMLIMIT` to 90 % of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,6 +161,14 @@ pub struct BytebaseClusterSpec {
     /// The PodDisruptionBudget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disruption_budget: Option<DisruptionBudgetSpec>,
+
+    /// A NetworkPolicy for the replicas. None unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicySpec>,
+
+    /// What others watch the cluster with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitoring: Option<MonitoringSpec>,
 
     /// Observe and report, change nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -426,6 +439,48 @@ pub enum IngressPreset {
     Haproxy,
 }
 
+/// An HTTPRoute (`gateway.networking.k8s.io/v1`), for clusters with the Gateway API.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySpec {
+    /// Gateways (or listeners of them) that the route attaches to.
+    #[schemars(length(min = 1, max = 8))]
+    pub parent_refs: Vec<GatewayParentRef>,
+    /// Host. Default: that of `externalURL`. Another one is refused unless `allowHostMismatch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: Option<String>,
+    /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_host_mismatch: bool,
+    /// Longest time a request may take, such as `1h`; `0s` is no limit. Not every controller takes one. Where yours has a short one of its own, WebSockets and
+    /// streams need `1h` here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    pub request_timeout: Option<String>,
+    /// Annotations of the route.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A Gateway, or one listener of it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayParentRef {
+    /// Name of the Gateway.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its namespace. Default: the cluster's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Name of one listener. Default: all that fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub section_name: Option<String>,
+}
+
 /// The pods' ServiceAccount. It gets no rights and no token.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -465,6 +520,46 @@ pub struct DisruptionBudgetSpec {
     /// Whether there is one.
     #[serde(default = "default_true")]
     pub enabled: bool,
+}
+
+/// A NetworkPolicy: the replicas' HTTP port is all that can be reached, and only from where it is said here.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicySpec {
+    /// Whether there is one.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+    /// Who may reach the replicas: the ingress controller, Prometheus. Default: everybody. Where `admin` is given, the operator's namespace may as well. What
+    /// the replicas reach is not limited: users' databases are anywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub from: Vec<NetworkPolicyPeer>,
+}
+
+/// What others watch the cluster with.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MonitoringSpec {
+    /// A ServiceMonitor (`monitoring.coreos.com/v1`) for the replicas' own `/metrics`, for clusters with the Prometheus operator. None unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_monitor: Option<ServiceMonitorSpec>,
+}
+
+/// A ServiceMonitor.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceMonitorSpec {
+    /// Whether there is one.
+    #[serde(default = "default_true")]
+    pub enabled: bool,
+    /// How often to scrape, such as `30s`. Default: Prometheus' own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    pub interval: Option<String>,
+    /// Labels by which a Prometheus selects its ServiceMonitors, such as `release: prometheus`. The operator's own win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A pod template as the user wrote it; checked after it is merged.

@@ -1,6 +1,6 @@
 //! Calls to Bytebase's own API: the first sign-up, and installing the license.
 
-use crate::decide::plan::BytebaseCall;
+use crate::decide::plan::{BytebaseCall, BytebaseRequest};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -49,22 +49,22 @@ struct Token {
     token: SecretString,
 }
 
-/// A client that follows no redirect and uses no proxy: the password goes to the Service and nowhere else.
+/// A client that follows no redirect and uses no proxy: the password goes to the replica and nowhere else.
 pub fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
         .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        // Each call makes a connection of its own: one that was led astray while a Service's rules were still those of its
-        // address's last owner would be kept for the next call.
+        // Pods come and go, and an address may have another owner by the next call.
         .pool_max_idle_per_host(0)
         .build()
 }
 
-/// Performs a call. `base`: the client Service, such as `http://demo.default.svc:80`.
-pub async fn perform(client: &Client, base: &str, call: &BytebaseCall) -> Result<(), CallError> {
-    match call {
-        BytebaseCall::CreateFirstAdmin { email, password } => {
+/// Performs a call.
+pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallError> {
+    let base = &format!("http://{}", call.replica);
+    match &call.request {
+        BytebaseRequest::CreateFirstAdmin { email, password } => {
             let body =
                 json!({ "email": email, "password": password.expose_secret(), "title": "Admin" });
             let answer = send(
@@ -81,7 +81,7 @@ pub async fn perform(client: &Client, base: &str, call: &BytebaseCall) -> Result
                 }),
             }
         }
-        BytebaseCall::InstallLicense {
+        BytebaseRequest::InstallLicense {
             email,
             password,
             token,
@@ -143,7 +143,7 @@ async fn log_in(
 async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, CallError> {
     let answer = request.send().await;
     match answer {
-        // Bytebase knows these paths, so whoever does not is somebody else at an address that was theirs until a moment ago.
+        // Bytebase knows these paths, so whoever does not is the next owner of a pod's address.
         Ok(answer) if answer.status() != StatusCode::NOT_FOUND => Ok(answer),
         _ => Err(CallError::Unreachable(base.to_owned())),
     }

@@ -7,8 +7,8 @@ use crate::api::Reason;
 pub struct ApplyFailure {
     /// Decides what follows.
     pub kind: FailureKind,
-    /// Whether it was about the Ingress.
-    pub ingress: bool,
+    /// Whether it was about a way in from outside.
+    pub exposes: bool,
     /// What was tried on what, why not, and what to do.
     pub message: String,
 }
@@ -42,7 +42,7 @@ impl FailureKind {
 
 impl ApplyFailure {
     /// From an error of the API server. `what`: verb and object, such as `patch statefulsets/demo`.
-    pub fn new(error: &kube::Error, what: &str, ingress: bool) -> Self {
+    pub fn new(error: &kube::Error, what: &str, exposes: bool) -> Self {
         let (kind, message) = match error {
             kube::Error::Api(status) => match status.code {
                 // A quota, pod security or a webhook also answer 403; what they lack is the words of the authorizer.
@@ -67,7 +67,7 @@ impl ApplyFailure {
         };
         Self {
             kind,
-            ingress,
+            exposes,
             message,
         }
     }

@@ -85,7 +85,7 @@ impl Objects<'_> {
         if !self.is_ours(&live) {
             return Err(ApplyFailure {
                 kind: FailureKind::NameTaken,
-                ingress: desired.kind == Kind::Ingress,
+                exposes: desired.kind.exposes(),
                 message: format!(
                     "{}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
                     desired.kind.group_and_plural().1,
@@ -168,7 +168,7 @@ impl Objects<'_> {
             Err(error) => Err(ApplyFailure::new(
                 &error,
                 &format!("delete {}/{name}", kind.group_and_plural().1),
-                kind == Kind::Ingress,
+                kind.exposes(),
             )),
         }
     }
@@ -208,7 +208,7 @@ impl Objects<'_> {
 fn failure(error: &kube::Error, verb: &str, desired: &DesiredObject) -> ApplyFailure {
     let plural = desired.kind.group_and_plural().1;
     let what = format!("{verb} {plural}/{}", desired.name);
-    ApplyFailure::new(error, &what, desired.kind == Kind::Ingress)
+    ApplyFailure::new(error, &what, desired.kind.exposes())
 }
 
 fn is_current(live: &DynamicObject, desired: &Value) -> bool {

@@ -95,7 +95,8 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::ValidWithWarnings
         | R::InvalidSpec
         | R::ReferenceMissing
-        | R::InvalidSecret => ConditionType::ConfigurationValid,
+        | R::InvalidSecret
+        | R::KindNotInstalled => ConditionType::ConfigurationValid,
         R::DatabaseChecksPassed
         | R::DatabaseWarnings
         | R::DatabaseNotProbed
@@ -150,7 +151,10 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::IngressPending
         | R::IngressDisabled
         | R::AwaitingFirstAdmin
-        | R::IngressFailed => ConditionType::Exposed,
+        | R::IngressFailed
+        | R::RouteAccepted
+        | R::RoutePending
+        | R::RouteRefused => ConditionType::Exposed,
     }
 }
 

@@ -88,6 +88,7 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
         settings: Settings {
             license_guard: SignedDuration::from_secs(i64::from(license_guard_seconds)),
             license_key,
+            operator_namespace: Some(lease_namespace.clone()),
         },
         http_address,
         lease_namespace,

@@ -2,14 +2,16 @@
 
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
+use super::kinds;
 use super::license::LicenseVerdict;
-use super::observation::{Observation, PodTrouble};
+use super::observation::{Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::{Rollout, Step, describe};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
+use crate::desired::Kind;
 use crate::validate::{Problem, ValidCluster};
 
 /// Everything the conditions speak of.
@@ -30,8 +32,8 @@ pub struct Findings<'a> {
     pub rollout: &'a Rollout,
     /// The image is older than the schema.
     pub downgrade: Option<&'a str>,
-    /// The Ingress waits for the first admin.
-    pub ingress_held: bool,
+    /// Ingress and HTTPRoute wait for the first admin.
+    pub exposure_held: bool,
 }
 
 /// All conditions but `ConfigurationValid`.
@@ -411,18 +413,28 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
     let of = |status, reason, message: String| {
         ConditionDraft::new(ConditionType::Exposed, status, reason, message)
     };
-    let Some(ingress) = &findings.cluster.ingress else {
+    let ways: Vec<_> = [ingress_way(findings), route_way(findings)]
+        .into_iter()
+        .flatten()
+        .collect();
+    // With two ways in, the worse one is the news.
+    let worst = ways.iter().min_by_key(|(status, ..)| match status {
+        Some(false) => 0,
+        None => 1,
+        Some(true) => 2,
+    });
+    let Some((status, reason, _)) = worst.cloned() else {
         return of(
             Some(false),
             Reason::IngressDisabled,
-            "ingress.enabled is false: reach the Service some other way".to_owned(),
+            "neither ingress nor gateway is on: reach the Service some other way".to_owned(),
         );
     };
-    if findings.ingress_held {
+    if findings.exposure_held {
         return of(
             Some(false),
             Reason::AwaitingFirstAdmin,
-            "the Ingress is made once the first admin exists and the license is installed"
+            "nobody is let in before the first admin exists and the license is installed"
                 .to_owned(),
         );
     }
@@ -431,26 +443,69 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
     } else {
         ""
     };
-    match findings.observation.ingress_has_address {
-        Some(true) => of(
+    let messages: Vec<_> = ways.into_iter().map(|(.., message)| message).collect();
+    of(status, reason, format!("{}{open}", messages.join("; ")))
+}
+
+type Way = (Option<bool>, Reason, String);
+
+fn ingress_way(findings: &Findings<'_>) -> Option<Way> {
+    let host = &findings.cluster.ingress.as_ref()?.host;
+    Some(match findings.observation.ingress_has_address {
+        Some(true) => (
             Some(true),
             Reason::IngressReady,
-            format!("the Ingress for {} has an address{open}", ingress.host),
+            format!("the Ingress for {host} has an address"),
         ),
-        Some(false) => of(
+        Some(false) => (
             None,
             Reason::IngressPending,
             format!(
-                "the Ingress for {} has no address yet: its controller has not taken it up, or reports none{open}",
-                ingress.host
+                "the Ingress for {host} has no address yet: its controller has not taken it up, or reports none"
             ),
         ),
-        None => of(
+        None => (
             Some(false),
             Reason::IngressPending,
-            format!("the Ingress for {} is being made{open}", ingress.host),
+            format!("the Ingress for {host} is being made"),
         ),
+    })
+}
+
+fn route_way(findings: &Findings<'_>) -> Option<Way> {
+    let host = &findings.cluster.route.as_ref()?.host;
+    let observation = findings.observation;
+    if observation.kinds_not_installed.contains(&Kind::HttpRoute) {
+        return Some((
+            Some(false),
+            Reason::KindNotInstalled,
+            kinds::message(Kind::HttpRoute),
+        ));
     }
+    Some(match &observation.route {
+        Some(RouteView::Accepted) => (
+            Some(true),
+            Reason::RouteAccepted,
+            format!("the HTTPRoute for {host} is accepted"),
+        ),
+        Some(RouteView::Refused(why)) => (
+            Some(false),
+            Reason::RouteRefused,
+            format!("the HTTPRoute for {host} leads nowhere: {why}"),
+        ),
+        Some(RouteView::Pending) => (
+            None,
+            Reason::RoutePending,
+            format!(
+                "the HTTPRoute for {host} is not taken up yet: check that gateway.parentRefs names Gateways that exist and have a controller"
+            ),
+        ),
+        None => (
+            Some(false),
+            Reason::RoutePending,
+            format!("the HTTPRoute for {host} is being made"),
+        ),
+    })
 }
 
 /// One word for people.

@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod database;
 pub mod health;
+pub mod kinds;
 pub mod license;
 pub mod observation;
 pub mod plan;
@@ -23,9 +24,10 @@ use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
 use observation::{DatabaseView, Observation, SchemaState, StoredLicense};
-use plan::{BytebaseCall, Plan, Report};
+use plan::{BytebaseCall, BytebaseRequest, Plan, Report};
 use replicas::Target;
 use rollout::{Rollout, Step};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Probe this often while replicas come and go, so that a step follows soon after what it waits for.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub license_guard: SignedDuration,
     /// Key that verifies licenses.
     pub license_key: Option<LicenseKey>,
+    /// Where the operator runs: a NetworkPolicy must let its calls in.
+    pub operator_namespace: Option<String>,
 }
 
 /// Decides what is to be done for one cluster.
@@ -79,7 +83,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let findings = Findings {
         rollout: &rollout,
         downgrade: downgrade.as_deref(),
-        ingress_held: ingress_held(cluster, observation, &license),
+        exposure_held: exposure_held(cluster, observation, &license),
         cluster,
         observation,
         health: &health,
@@ -87,7 +91,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         database: &database,
         target: &target,
     };
-    match objects(&findings) {
+    match objects(&findings, settings.operator_namespace.as_deref()) {
         Ok(desired) => plan(&findings, desired, validation),
         Err(problem) => {
             let problems: Vec<_> = validation
@@ -115,10 +119,13 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     } = *findings;
     let mut all = conditions::all(findings);
     let phase = conditions::phase(findings, &all);
-    all.push(conditions::configuration(
-        &validation.problems,
-        &validation.warnings,
-    ));
+    let problems: Vec<_> = validation
+        .problems
+        .iter()
+        .cloned()
+        .chain(kinds::not_installed(cluster, observation))
+        .collect();
+    all.push(conditions::configuration(&problems, &validation.warnings));
     let paused = cluster.spec.paused;
     let eviction = match &rollout.step {
         // A pod that ends now would come back from the old template, which is held.
@@ -165,14 +172,14 @@ struct Desired {
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its present template while the
 /// new one would start replicas that are known to fail or to break the schema.
-fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
+fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<Desired, Problem> {
     let Findings {
         cluster,
         observation,
         health,
         database,
         target,
-        ingress_held,
+        exposure_held,
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
@@ -188,8 +195,13 @@ fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
         None if hold => None,
         _ => Some(desired::stateful_set(cluster, size, template)),
     };
-    let keep_ingress_away = ingress_held && observation.ingress_has_address.is_none();
-    let ingress = desired::ingress(cluster).filter(|_| !keep_ingress_away);
+    // What stands already is not taken away.
+    let ingress = desired::ingress(cluster)
+        .filter(|_| !exposure_held || observation.ingress_has_address.is_some());
+    let route =
+        desired::http_route(cluster).filter(|_| !exposure_held || observation.route.is_some());
+    let network_policy = desired::network_policy(cluster, operator_namespace);
+    let service_monitor = desired::service_monitor(cluster);
     let disruption_budget = desired::pod_disruption_budget(cluster);
     let service_account = desired::service_account(cluster);
     let mut prune = Vec::new();
@@ -197,6 +209,9 @@ fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
         (Kind::Ingress, cluster.ingress.is_some()),
         (Kind::PodDisruptionBudget, disruption_budget.is_some()),
         (Kind::ServiceAccount, service_account.is_some()),
+        (Kind::HttpRoute, cluster.route.is_some()),
+        (Kind::NetworkPolicy, network_policy.is_some()),
+        (Kind::ServiceMonitor, service_monitor.is_some()),
     ] {
         if !wanted {
             prune.push(kind);
@@ -205,14 +220,21 @@ fn objects(findings: &Findings<'_>) -> Result<Desired, Problem> {
     // What pods need comes before the pods, what lets people in comes last.
     let objects = [
         service_account,
+        network_policy,
         Some(desired::headless_service(cluster)),
         Some(desired::service(cluster)),
         stateful_set,
         disruption_budget,
+        service_monitor,
         ingress,
+        route,
     ];
     Ok(Desired {
-        objects: objects.into_iter().flatten().collect(),
+        objects: objects
+            .into_iter()
+            .flatten()
+            .filter(|object| !observation.kinds_not_installed.contains(&object.kind))
+            .collect(),
         prune,
     })
 }
@@ -356,7 +378,7 @@ fn template_version(
 }
 
 /// Whoever signs up first becomes the admin, so with `createFirst` nobody is let in before that is done.
-fn ingress_held(
+fn exposure_held(
     cluster: &ValidCluster,
     observation: &Observation,
     license: &LicenseVerdict,
@@ -390,26 +412,33 @@ fn call(
         .call_failure
         .as_ref()
         .is_some_and(|failure| observation.now < failure.retry_at)
-        || !health.replicas.iter().any(health::Replica::active)
     {
         return None;
     }
+    let replica = health
+        .replicas
+        .iter()
+        .filter(|replica| replica.active())
+        .find_map(|replica| replica.pod.ip.as_ref()?.parse::<IpAddr>().ok())?;
     let (email, password) = (admin.email.clone(), admin.password.clone());
-    match &facts.license {
-        StoredLicense::NoWorkspace => admin
-            .create_first
-            .then_some(BytebaseCall::CreateFirstAdmin { email, password }),
-        StoredLicense::Absent { .. } | StoredLicense::Present { .. } => cluster
-            .license
-            .secret
-            .as_ref()
-            .filter(|_| license.installable)
-            .map(|secret| BytebaseCall::InstallLicense {
+    let request = match &facts.license {
+        StoredLicense::NoWorkspace if admin.create_first => {
+            BytebaseRequest::CreateFirstAdmin { email, password }
+        }
+        StoredLicense::NoWorkspace => return None,
+        StoredLicense::Absent { .. } | StoredLicense::Present { .. } => {
+            let secret = cluster.license.secret.as_ref();
+            BytebaseRequest::InstallLicense {
                 email,
                 password,
-                token: secret.token.clone(),
-            }),
-    }
+                token: secret.filter(|_| license.installable)?.token.clone(),
+            }
+        }
+    };
+    Some(BytebaseCall {
+        replica: SocketAddr::new(replica, desired::PORT),
+        request,
+    })
 }
 
 fn next(

@@ -1,6 +1,7 @@
 //! What the decision rests on: everything seen of one cluster at one moment, as plain values.
 
 use crate::contract::version::Version;
+use crate::desired::Kind;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -194,6 +195,10 @@ pub struct Observation {
     pub pods: Vec<PodView>,
     /// Whether the Ingress is there and has an address. `None`: it is not there.
     pub ingress_has_address: Option<bool>,
+    /// The HTTPRoute, if it is there.
+    pub route: Option<RouteView>,
+    /// Kinds whose definitions are not installed.
+    pub kinds_not_installed: Vec<Kind>,
     /// The metadata database.
     pub database: DatabaseView,
     /// Facts of the last successful probe and their age, kept while later probes fail.
@@ -204,6 +209,17 @@ pub struct Observation {
     pub call_failure: Option<CallFailure>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
     pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
+}
+
+/// What the Gateways make of the HTTPRoute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteView {
+    /// All have accepted it.
+    Accepted,
+    /// Some have not looked at it.
+    Pending,
+    /// One refuses it; in its words.
+    Refused(String),
 }
 
 /// A call to Bytebase's API that failed.
@@ -236,12 +252,8 @@ pub struct StatefulSetView {
     pub update_revision: Option<String>,
     /// `spec.template`, as the API server holds it.
     pub template: serde_json::Value,
-    /// Image of the Bytebase container in the template.
-    pub image: Option<String>,
     /// `bytebase.com/version` of the template: `spec.version` at the time it was written.
     pub version: Option<String>,
-    /// It is being deleted.
-    pub deleting: bool,
 }
 
 /// One pod.

@@ -6,6 +6,7 @@ use crate::api::{ConditionType, Reason};
 use crate::desired::{DesiredObject, Kind};
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::net::SocketAddr;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -32,9 +33,18 @@ pub struct Plan {
     pub unclaimed: Vec<Uuid>,
 }
 
-/// A call to Bytebase's API.
+/// A call to Bytebase's API, at one replica: it takes no Service on the way, whose rules may lag behind the pods.
 #[derive(Clone, Debug)]
-pub enum BytebaseCall {
+pub struct BytebaseCall {
+    /// A replica that is Ready and beating.
+    pub replica: SocketAddr,
+    /// What is asked of it.
+    pub request: BytebaseRequest,
+}
+
+/// What may be asked of Bytebase's API.
+#[derive(Clone, Debug)]
+pub enum BytebaseRequest {
     /// Sign up as the first admin.
     CreateFirstAdmin {
         /// Email.

@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::{
 use std::collections::BTreeMap;
 
 /// Paths that must not be reachable from outside: both answer without a login. A longer path wins over `/`.
-const PRIVATE_PATHS: [&str; 2] = ["/metrics", "/debug"];
+pub(super) const PRIVATE_PATHS: [&str; 2] = ["/metrics", "/debug"];
 
 /// The Ingress, if wanted.
 pub fn ingress(cluster: &ValidCluster) -> Option<DesiredObject> {

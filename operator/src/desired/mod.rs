@@ -1,25 +1,32 @@
 //! The objects of a cluster, one builder each, as pure functions of a [`ValidCluster`].
 
 mod disruption_budget;
+mod http_route;
 mod ingress;
+mod network_policy;
 mod overlay;
 mod pod_template;
 mod service_account;
+mod service_monitor;
 mod services;
 mod stateful_set;
 #[cfg(test)]
 mod tests;
 
 pub use disruption_budget::pod_disruption_budget;
+pub use http_route::http_route;
 pub use ingress::ingress;
+pub use network_policy::network_policy;
 pub use pod_template::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, pod_template};
 pub use service_account::service_account;
+pub use service_monitor::service_monitor;
 pub use services::{headless_service, service};
 pub use stateful_set::stateful_set;
 
 use crate::validate::{Identity, ValidCluster};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Serialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Label that names the cluster an object belongs to.
@@ -29,7 +36,7 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "bytebase-
 /// Name of the Bytebase container.
 pub const CONTAINER: &str = "bytebase";
 /// The one port Bytebase listens on.
-const PORT: i32 = 8080;
+pub const PORT: u16 = 8080;
 
 /// Kinds of objects a cluster owns.
 #[derive(
@@ -55,7 +62,14 @@ pub enum Kind {
     /// policy/v1
     PodDisruptionBudget,
     /// networking.k8s.io/v1
+    NetworkPolicy,
+    /// networking.k8s.io/v1
     Ingress,
+    /// gateway.networking.k8s.io/v1
+    #[strum(to_string = "HTTPRoute")]
+    HttpRoute,
+    /// monitoring.coreos.com/v1
+    ServiceMonitor,
 }
 
 impl Kind {
@@ -66,8 +80,25 @@ impl Kind {
             Self::Service => ("", "services"),
             Self::StatefulSet => ("apps", "statefulsets"),
             Self::PodDisruptionBudget => ("policy", "poddisruptionbudgets"),
+            Self::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
             Self::Ingress => ("networking.k8s.io", "ingresses"),
+            Self::HttpRoute => ("gateway.networking.k8s.io", "httproutes"),
+            Self::ServiceMonitor => ("monitoring.coreos.com", "servicemonitors"),
         }
+    }
+
+    /// Who brings the kind, where Kubernetes itself does not.
+    pub const fn brought_by(self) -> Option<&'static str> {
+        match self {
+            Self::HttpRoute => Some("the Gateway API"),
+            Self::ServiceMonitor => Some("the Prometheus operator"),
+            _ => None,
+        }
+    }
+
+    /// Whether people come in by it.
+    pub const fn exposes(self) -> bool {
+        matches!(self, Self::Ingress | Self::HttpRoute)
     }
 }
 
@@ -89,6 +120,21 @@ impl DesiredObject {
         #[expect(clippy::expect_used)]
         let value = serde_json::to_value(object).expect("Kubernetes objects are JSON");
         Self { kind, name, value }
+    }
+
+    /// An object of a kind that Kubernetes itself does not bring.
+    fn custom(kind: Kind, metadata: &ObjectMeta, spec: &serde_json::Value) -> Self {
+        let (group, _) = kind.group_and_plural();
+        Self {
+            kind,
+            name: metadata.name.clone().unwrap_or_default(),
+            value: json!({
+                "apiVersion": format!("{group}/v1"),
+                "kind": kind.as_ref(),
+                "metadata": metadata,
+                "spec": spec,
+            }),
+        }
     }
 }
 

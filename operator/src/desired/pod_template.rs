@@ -150,7 +150,7 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
         env: Some(env(cluster)),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
-            container_port: PORT,
+            container_port: i32::from(PORT),
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),

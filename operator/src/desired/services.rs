@@ -4,11 +4,26 @@ use super::{DesiredObject, Kind, PORT, headless_name, metadata, selector_labels}
 use crate::api::spec::{IngressPreset, ServiceType};
 use crate::validate::ValidCluster;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
 /// Name of the port that leads nowhere.
 pub(super) const NOWHERE: &str = "nowhere";
+/// Number of the port that leads nowhere: `discard`, which no replica listens on.
+pub(super) const NOWHERE_PORT: i32 = 9;
+/// Label that tells the two Services of a cluster apart.
+pub(super) const ROLE_LABEL: &str = "bytebase.com/service";
+
+/// What a Service is for.
+#[derive(Clone, Copy, Debug, strum::AsRefStr)]
+#[strum(serialize_all = "lowercase")]
+pub(super) enum ServiceRole {
+    /// What clients use.
+    Client,
+    /// A name for each pod.
+    Headless,
+}
 
 /// The Service that clients and the Ingress use: only Ready pods stand behind it.
 pub fn service(cluster: &ValidCluster) -> DesiredObject {
@@ -33,7 +48,12 @@ pub fn service(cluster: &ValidCluster) -> DesiredObject {
     DesiredObject::new(
         Kind::Service,
         &Service {
-            metadata: metadata(cluster, &cluster.identity.name, &annotations),
+            metadata: service_metadata(
+                cluster,
+                &cluster.identity.name,
+                ServiceRole::Client,
+                &annotations,
+            ),
             spec: Some(ServiceSpec {
                 type_: Some(
                     spec.type_
@@ -55,16 +75,17 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
     DesiredObject::new(
         Kind::Service,
         &Service {
-            metadata: metadata(
+            metadata: service_metadata(
                 cluster,
                 &headless_name(&cluster.identity.name),
+                ServiceRole::Headless,
                 &BTreeMap::new(),
             ),
             spec: Some(ServiceSpec {
                 cluster_ip: Some("None".to_owned()),
                 publish_not_ready_addresses: Some(true),
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(PORT), nowhere()]),
+                ports: Some(vec![port(i32::from(PORT)), nowhere()]),
                 ..ServiceSpec::default()
             }),
             ..Service::default()
@@ -72,8 +93,22 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
     )
 }
 
+fn service_metadata(
+    cluster: &ValidCluster,
+    name: &str,
+    role: ServiceRole,
+    annotations: &BTreeMap<String, String>,
+) -> ObjectMeta {
+    let mut metadata = metadata(cluster, name, annotations);
+    metadata
+        .labels
+        .get_or_insert_default()
+        .insert(ROLE_LABEL.to_owned(), role.as_ref().to_owned());
+    metadata
+}
+
 /// Port of the client Service.
-fn service_port(cluster: &ValidCluster) -> i32 {
+pub(super) fn service_port(cluster: &ValidCluster) -> i32 {
     cluster
         .spec
         .service
@@ -99,9 +134,9 @@ fn port(port: i32) -> ServicePort {
 fn nowhere() -> ServicePort {
     ServicePort {
         name: Some(NOWHERE.to_owned()),
-        port: 9,
+        port: NOWHERE_PORT,
         protocol: Some("TCP".to_owned()),
-        target_port: Some(IntOrString::Int(9)),
+        target_port: Some(IntOrString::Int(NOWHERE_PORT)),
         ..ServicePort::default()
     }
 }

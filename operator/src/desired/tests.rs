@@ -5,8 +5,8 @@
 //! template that does not use it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::{
-    DesiredObject, headless_service, ingress, pod_disruption_budget, pod_template, service,
-    service_account, stateful_set,
+    DesiredObject, headless_service, http_route, ingress, network_policy, pod_disruption_budget,
+    pod_template, service, service_account, service_monitor, stateful_set,
 };
 use crate::api::spec::IngressPreset;
 use crate::testing::{PASSWORD, cluster, merge, references, valid};
@@ -59,6 +59,13 @@ fn full() -> Value {
         "podAnnotations": {"example.com/scrape": "true"},
         "rollout": {"preStopSeconds": 20, "terminationGraceSeconds": 90},
         "disruptionBudget": {"enabled": true},
+        "gateway": {
+            "parentRefs": [{"name": "public", "namespace": "gateways", "sectionName": "https"}, {"name": "private"}],
+            "requestTimeout": "1h", "annotations": {"example.com/a": "b"},
+        },
+        "networkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"team": "edge"}}}]},
+        "admin": {"credentialsSecretRef": {"name": "admin"}},
+        "monitoring": {"serviceMonitor": {"interval": "30s", "labels": {"release": "prometheus", "app.kubernetes.io/name": "mine"}}},
     })
 }
 
@@ -111,6 +118,9 @@ fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)>
         ),
         ("disruption-budget", pod_disruption_budget(cluster)),
         ("ingress", ingress(cluster)),
+        ("http-route", http_route(cluster)),
+        ("network-policy", network_policy(cluster, Some("operators"))),
+        ("service-monitor", service_monitor(cluster)),
     ]
 }
 
@@ -130,7 +140,12 @@ fn pod_templates_are_as_they_were_released() {
 fn objects_are_as_they_were_released() {
     for (name, spec) in [("minimal", minimal()), ("full", full())] {
         for (kind, object) in objects(&valid(&spec)) {
-            golden(&format!("{kind}-{name}"), &object.unwrap().value);
+            // What a minimal cluster does without has a golden file of the full one only.
+            if let Some(object) = object {
+                golden(&format!("{kind}-{name}"), &object.value);
+            } else {
+                assert_eq!(name, "minimal", "{kind}");
+            }
         }
     }
 }
@@ -159,11 +174,52 @@ fn what_is_switched_off_is_not_there() {
             && pod_disruption_budget(&cluster).is_none()
             && service_account(&cluster).is_none()
     );
+    let off = json!({"networkPolicy": {"enabled": false}, "monitoring": {"serviceMonitor": {"enabled": false}}});
+    for cluster in [valid(&minimal()), valid(&off)] {
+        assert!(
+            http_route(&cluster).is_none()
+                && network_policy(&cluster, None).is_none()
+                && service_monitor(&cluster).is_none()
+        );
+    }
     let template = pod_template(&cluster).unwrap();
     assert_eq!(template["spec"]["serviceAccountName"], "mine");
     assert!(template["spec"].get("topologySpreadConstraints").is_none());
     assert!(template["spec"]["containers"][0].get("lifecycle").is_none());
     assert_eq!(template["spec"]["terminationGracePeriodSeconds"], 60);
+}
+
+#[test]
+fn who_asks_for_a_gateway_only_gets_no_ingress() {
+    let gateway = json!({"parentRefs": [{"name": "public"}]});
+    let kinds = |spec: &Value| {
+        let cluster = valid(spec);
+        (ingress(&cluster).is_some(), http_route(&cluster).is_some())
+    };
+    assert_eq!(kinds(&json!({"gateway": gateway})), (false, true));
+    assert_eq!(
+        kinds(&json!({"gateway": gateway, "ingress": {}})),
+        (true, true)
+    );
+    assert_eq!(kinds(&json!({})), (true, false));
+}
+
+#[test]
+fn a_network_policy_lets_the_operator_in_where_it_has_something_to_do() {
+    let admin = json!({"credentialsSecretRef": {"name": "admin"}});
+    let from = json!([{"podSelector": {"matchLabels": {"app": "ingress"}}}]);
+    let peers = |spec: &Value| {
+        let policy = network_policy(&valid(spec), Some("operators")).unwrap();
+        let peers = &policy.value["spec"]["ingress"][0]["from"];
+        peers.as_array().map(Vec::len)
+    };
+    // An empty list of peers would let nobody in, so it is left out.
+    assert_eq!(peers(&json!({"networkPolicy": {}, "admin": admin})), None);
+    assert_eq!(peers(&json!({"networkPolicy": {"from": from}})), Some(1));
+    assert_eq!(
+        peers(&json!({"networkPolicy": {"from": from}, "admin": admin})),
+        Some(2)
+    );
 }
 
 #[test]
@@ -197,6 +253,9 @@ fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
         json!({"service": {"port": 81}}),
         json!({"rollout": {"readyTimeoutSeconds": 60}}),
         json!({"disruptionBudget": {"enabled": false}}),
+        json!({"gateway": {"parentRefs": [{"name": "public"}]}}),
+        json!({"networkPolicy": {}}),
+        json!({"monitoring": {"serviceMonitor": {}}}),
     ] {
         assert_eq!(before, template(&changes), "{changes}");
     }

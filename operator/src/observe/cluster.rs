@@ -3,7 +3,7 @@
 use super::pod::{self, LogIds};
 use crate::api::BytebaseCluster;
 use crate::decide::observation::{PodView, StatefulSetView};
-use crate::desired::{CONTAINER, VERSION_ANNOTATION, selector_labels};
+use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -85,25 +85,16 @@ pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
     let spec = set.spec.as_ref();
     let status = set.status.as_ref();
     let template = spec.map(|spec| &spec.template);
-    let container = template
-        .and_then(|template| template.spec.as_ref())
-        .and_then(|spec| {
-            spec.containers
-                .iter()
-                .find(|container| container.name == CONTAINER)
-        });
     StatefulSetView {
         replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
         settled: status.and_then(|status| status.observed_generation) >= set.metadata.generation,
         update_revision: status.and_then(|status| status.update_revision.clone()),
         // Kubernetes' own types are JSON.
         template: serde_json::to_value(template).unwrap_or_default(),
-        image: container.and_then(|container| container.image.clone()),
         version: template
             .and_then(|template| template.metadata.as_ref())
             .and_then(|metadata| metadata.annotations.as_ref())
             .and_then(|annotations| annotations.get(VERSION_ANNOTATION).cloned()),
-        deleting: set.metadata.deletion_timestamp.is_some(),
     }
 }
 

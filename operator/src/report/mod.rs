@@ -131,7 +131,7 @@ fn with_failures(
                 );
             }
             ConditionType::Exposed => {
-                if let Some((_, failure)) = lasting.iter().find(|(_, failure)| failure.ingress) {
+                if let Some((_, failure)) = lasting.iter().find(|(_, failure)| failure.exposes) {
                     *draft = ConditionDraft::new(
                         ConditionType::Exposed,
                         Some(false),

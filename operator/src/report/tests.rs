@@ -50,7 +50,7 @@ fn one(type_: ConditionType, status: Option<bool>, reason: Reason, message: &str
 fn refused(kind: FailureKind, ingress: bool) -> ApplyFailure {
     ApplyFailure {
         kind,
-        ingress,
+        exposes: ingress,
         message: format!("{kind:?} of ingress: {ingress}"),
     }
 }

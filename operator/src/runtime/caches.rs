@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::runtime::reflector::store::Writer;
@@ -12,12 +12,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::Kind;
+use crate::observe::optional::{HTTPRoute, ServiceMonitor};
 use kube::api::DynamicObject;
 
 /// A kind that can be cached.
@@ -44,6 +45,8 @@ pub struct Cache<K: Cached> {
     store: Store<K>,
     /// Watches whose first listing has not come in.
     waiting: AtomicUsize,
+    /// The API server does not know the kind.
+    not_installed: AtomicBool,
 }
 
 impl<K: Cached> Default for Cache<K> {
@@ -56,6 +59,7 @@ impl<K: Cached> Default for Cache<K> {
             store: writer.as_reader(),
             writer: Mutex::new(writer),
             waiting: AtomicUsize::new(0),
+            not_installed: AtomicBool::new(false),
         }
     }
 }
@@ -74,6 +78,16 @@ impl<K: Cached> Cache<K> {
     /// Every watch has brought its first listing: what is not here does not exist.
     pub fn is_complete(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the API server does not know the kind.
+    pub fn is_not_installed(&self) -> bool {
+        self.not_installed.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the API server lacks the kind; true if that is news.
+    pub fn set_not_installed(&self, lacking: bool) -> bool {
+        self.not_installed.swap(lacking, Ordering::Relaxed) != lacking
     }
 
     /// One object.
@@ -129,6 +143,12 @@ pub struct Caches {
     pub disruption_budgets: Cache<PodDisruptionBudget>,
     /// Ingresses.
     pub ingresses: Cache<Ingress>,
+    /// NetworkPolicies.
+    pub network_policies: Cache<NetworkPolicy>,
+    /// HTTPRoutes, where the Gateway API is installed.
+    pub http_routes: Cache<HTTPRoute>,
+    /// ServiceMonitors, where the Prometheus operator is installed.
+    pub service_monitors: Cache<ServiceMonitor>,
 }
 
 impl Caches {
@@ -141,8 +161,25 @@ impl Caches {
             Kind::PodDisruptionBudget => {
                 dynamic(kind, self.disruption_budgets.get(namespace, name))
             }
+            Kind::NetworkPolicy => dynamic(kind, self.network_policies.get(namespace, name)),
             Kind::Ingress => dynamic(kind, self.ingresses.get(namespace, name)),
+            Kind::HttpRoute => dynamic(kind, self.http_routes.get(namespace, name)),
+            Kind::ServiceMonitor => dynamic(kind, self.service_monitors.get(namespace, name)),
         }
+    }
+
+    /// Kinds that the API server does not know.
+    pub fn not_installed(&self) -> Vec<Kind> {
+        [
+            (Kind::HttpRoute, self.http_routes.is_not_installed()),
+            (
+                Kind::ServiceMonitor,
+                self.service_monitors.is_not_installed(),
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(kind, lacking)| lacking.then_some(kind))
+        .collect()
     }
 }
 

@@ -72,6 +72,13 @@ pub enum ObjectKind {
     StatefulSet,
 }
 
+impl ObjectKind {
+    /// Whether a Kubernetes cluster may well lack the kind.
+    pub const fn is_optional(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::ServiceMonitor)
+    }
+}
+
 /// Calls that write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
 #[strum(serialize_all = "snake_case")]

@@ -8,11 +8,12 @@ use crate::apply::event::{self, Notice};
 use crate::apply::objects::{Applied, Objects, with_hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
 use crate::decide::observation::{CallFailure, DatabaseView, Observation};
-use crate::decide::plan::{BytebaseCall, Plan};
+use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
 use crate::decide::{decide, health};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
 use crate::observe::database::{Login, Target};
+use crate::observe::optional;
 use crate::report;
 use crate::validate::{ValidCluster, validate, wanted_references};
 use futures::FutureExt as _;
@@ -36,7 +37,7 @@ const BUDGET_RETRY: Duration = Duration::from_secs(5);
 /// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed, seldom enough to lock no account.
 const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// A call that nothing answered is tried again after this long.
-const ENDPOINT_RETRY: SignedDuration = SignedDuration::from_secs(1);
+const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// So many calls in a row may go unanswered before it is reported.
 const UNANSWERED: u32 = 10;
 
@@ -190,8 +191,8 @@ impl Look<'_> {
 
         context.leadership.check()?;
         let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
-        if let (Some(call), Some(valid)) = (&plan.call, &validation.cluster) {
-            self.call(call, valid, &mut memory, &mut outcome, observation.now)
+        if let Some(call) = &plan.call {
+            self.call(call, &mut memory, &mut outcome, observation.now)
                 .await;
         }
         let written = self
@@ -284,6 +285,13 @@ impl Look<'_> {
                     .and_then(|balancer| balancer.ingress.as_ref())
                     .is_some_and(|addresses| !addresses.is_empty())
             }),
+            route: context
+                .caches
+                .http_routes
+                .get(namespace, &name)
+                .filter(|route| owned(&|| route.owner_references().to_vec()))
+                .map(|route| optional::route(&route)),
+            kinds_not_installed: context.caches.not_installed(),
             database: latest.view,
             last_facts: facts,
             database_shared_with,
@@ -390,37 +398,25 @@ impl Look<'_> {
     async fn call(
         &self,
         call: &BytebaseCall,
-        valid: &ValidCluster,
         memory: &mut Memory,
         outcome: &mut Outcome,
         now: Timestamp,
     ) {
         let Self { context, key, .. } = *self;
-        let port = valid
-            .spec
-            .service
-            .as_ref()
-            .and_then(|service| service.port)
-            .unwrap_or(80);
-        let base = format!(
-            "http://{}.{}.svc:{port}",
-            valid.identity.name, valid.identity.namespace
-        );
-        let (reason, done) = match call {
-            BytebaseCall::CreateFirstAdmin { email, .. } => {
-                (Reason::Progressing, format!("made {email} the first admin"))
+        let done = match &call.request {
+            BytebaseRequest::CreateFirstAdmin { email, .. } => {
+                format!("made {email} the first admin")
             }
-            BytebaseCall::InstallLicense { .. } => (
-                Reason::Progressing,
-                "installed the license from the Secret".to_owned(),
-            ),
+            BytebaseRequest::InstallLicense { .. } => {
+                "installed the license from the Secret".to_owned()
+            }
         };
-        match bytebase::perform(&context.http, &base, call).await {
+        match bytebase::perform(&context.http, call).await {
             Ok(()) => {
                 tracing::info!(cluster = %name(key), "{done}");
                 outcome.notices.push(Notice {
                     warning: false,
-                    reason,
+                    reason: Reason::Progressing,
                     message: done,
                 });
                 memory.call_failure = None;
@@ -432,11 +428,11 @@ impl Look<'_> {
                 let unanswered = matches!(error, bytebase::CallError::Unreachable(_));
                 memory.unanswered = if unanswered { memory.unanswered + 1 } else { 0 };
                 let pause = if unanswered {
-                    ENDPOINT_RETRY
+                    UNANSWERED_RETRY
                 } else {
                     CALL_RETRY
                 };
-                // A Service leads to a new pod only a moment after the pod is Ready; that is no failure worth telling.
+                // A pod that has just ended is no failure worth telling.
                 if memory.unanswered == 0 || memory.unanswered > UNANSWERED {
                     memory.call_failure = Some(CallFailure {
                         message: error.to_string(),
@@ -581,6 +577,9 @@ fn metric_kind(kind: Kind) -> ObjectKind {
         Kind::Service => ObjectKind::Service,
         Kind::StatefulSet => ObjectKind::StatefulSet,
         Kind::PodDisruptionBudget => ObjectKind::PodDisruptionBudget,
+        Kind::NetworkPolicy => ObjectKind::NetworkPolicy,
         Kind::Ingress => ObjectKind::Ingress,
+        Kind::HttpRoute => ObjectKind::HttpRoute,
+        Kind::ServiceMonitor => ObjectKind::ServiceMonitor,
     }
 }

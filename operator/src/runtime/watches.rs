@@ -91,8 +91,32 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
         watch.cached(
             "Ingress cache",
             ObjectKind::Ingress,
-            ours,
+            ours.clone(),
             |context| &context.caches.ingresses,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "NetworkPolicy cache",
+            ObjectKind::NetworkPolicy,
+            ours.clone(),
+            |context| &context.caches.network_policies,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "HTTPRoute cache",
+            ObjectKind::HttpRoute,
+            ours.clone(),
+            |context| &context.caches.http_routes,
+            strip,
+            key_by_label,
+        );
+        watch.cached(
+            "ServiceMonitor cache",
+            ObjectKind::ServiceMonitor,
+            ours,
+            |context| &context.caches.service_monitors,
             strip,
             key_by_label,
         );
@@ -235,9 +259,13 @@ impl<K: Cached> Feed<K> {
                 Err(error) => {
                     // A listing that broke off starts anew.
                     self.seen.clear();
-                    self.context.watch_failed(self.kind, &error);
-                    if is_forbidden(&error) {
-                        self.missing = None;
+                    match refusal(&error) {
+                        Some(404) if self.kind.is_optional() => self.not_installed(),
+                        Some(403) => {
+                            self.context.watch_failed(self.kind, &error);
+                            self.missing = None;
+                        }
+                        _ => self.context.watch_failed(self.kind, &error),
                     }
                 }
             }
@@ -254,16 +282,45 @@ impl<K: Cached> Feed<K> {
             }
             Event::Delete(object) => self.remove(object),
             Event::InitDone => {
-                let seen = std::mem::take(&mut self.seen);
-                for object in (self.cache)(&self.context).vanished(self.namespace.as_deref(), &seen)
-                {
-                    self.remove(object.as_ref().clone());
-                }
-                if !std::mem::replace(&mut self.listed, true) {
-                    (self.cache)(&self.context).listed();
-                }
-                self.missing = None;
+                self.complete();
+                self.note_installed(true);
             }
+        }
+    }
+
+    /// A listing has come in: what it does not hold is gone.
+    fn complete(&mut self) {
+        let seen = std::mem::take(&mut self.seen);
+        for object in (self.cache)(&self.context).vanished(self.namespace.as_deref(), &seen) {
+            self.remove(object.as_ref().clone());
+        }
+        if !std::mem::replace(&mut self.listed, true) {
+            (self.cache)(&self.context).listed();
+        }
+        self.missing = None;
+    }
+
+    /// The API server does not know the kind, so there are no objects of it. The watch is tried on: its definition may come any time.
+    fn not_installed(&mut self) {
+        self.complete();
+        self.note_installed(false);
+    }
+
+    fn note_installed(&self, installed: bool) {
+        if !(self.cache)(&self.context).set_not_installed(!installed) {
+            return;
+        }
+        let kind = <&str>::from(self.kind);
+        if installed {
+            tracing::info!(kind, "the API server knows this kind now");
+        } else {
+            tracing::info!(
+                kind,
+                "the API server does not know this kind; looked for from time to time"
+            );
+        }
+        for cluster in self.context.caches.clusters.store().state() {
+            self.context.enqueue(ObjectRef::from_obj(cluster.as_ref()));
         }
     }
 
@@ -297,11 +354,12 @@ impl<K: Cached> Feed<K> {
     }
 }
 
-fn is_forbidden(error: &watcher::Error) -> bool {
-    // A watch that is refused in mid-stream starts anew with a listing, which is then refused too.
-    matches!(
-        error,
+/// The HTTP status with which a listing was refused.
+fn refusal(error: &watcher::Error) -> Option<u16> {
+    match error {
+        // A watch that is refused in mid-stream starts anew with a listing, which is then refused too.
         watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 403
-    )
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
+    }
 }

@@ -4,14 +4,14 @@
 //! admission.
 
 mod database;
-mod ingress;
+mod exposure;
 mod pods;
 mod references;
 #[cfg(test)]
 mod tests;
 
 pub use database::{CaSource, UrlSource, ValidDatabase};
-pub use ingress::ValidIngress;
+pub use exposure::{ValidIngress, ValidRoute};
 pub use pods::LEAKING_ENV;
 pub use references::{Fetched, References, wanted_references};
 
@@ -93,6 +93,8 @@ pub struct ValidCluster {
     pub admin: Option<ValidAdmin>,
     /// The Ingress, if wanted.
     pub ingress: Option<ValidIngress>,
+    /// The HTTPRoute, if wanted.
+    pub route: Option<ValidRoute>,
     /// Checksum of every secret value that a replica reads at its start; a change rolls the pods.
     pub checksum: String,
     /// Fields that pass through to the pods unchanged.
@@ -165,6 +167,16 @@ impl Findings {
             .push(Problem::blocking(field, Reason::InvalidSpec, message));
     }
 
+    /// A duration as Gateway API and Prometheus both write it: `30s`, `1h30m`.
+    fn duration(&mut self, field: &str, text: Option<&str>) {
+        if text.is_some_and(|text| !is_duration(text)) {
+            self.invalid(
+                field,
+                "must be a duration such as 30s or 1h30m: numbers, each with h, m, s or ms",
+            );
+        }
+    }
+
     fn warn(&mut self, message: impl Into<String>) {
         self.warnings.push(message.into());
     }
@@ -214,7 +226,8 @@ pub fn validate(
         .admin
         .as_ref()
         .and_then(|admin| findings_admin(admin, references, &mut findings));
-    let ingress = ingress::validate(spec.ingress.as_ref(), url.as_ref(), &mut findings);
+    let ingress = exposure::ingress(spec, url.as_ref(), &mut findings);
+    let route = exposure::route(spec, url.as_ref(), &mut findings);
     pods::validate(spec, &mut findings);
 
     let Findings { problems, warnings } = findings;
@@ -231,6 +244,7 @@ pub fn validate(
                 license,
                 admin,
                 ingress,
+                route,
                 spec: spec.clone(),
             })
         }
@@ -375,6 +389,26 @@ pub fn read_license(text: &str, key: Option<&LicenseKey>) -> Result<SecretLicens
         license,
         signature,
     })
+}
+
+fn is_duration(text: &str) -> bool {
+    let mut rest = text;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let unit = rest.get(digits..).unwrap_or_default();
+        let Some(after) = ["ms", "h", "m", "s"]
+            .iter()
+            .find_map(|known| unit.strip_prefix(known))
+            .filter(|_| (1..=5).contains(&digits))
+        else {
+            return false;
+        };
+        if after.is_empty() {
+            return true;
+        }
+        rest = after;
+    }
+    false
 }
 
 fn findings_admin(

@@ -23,6 +23,7 @@ const RESERVED_KEYS: &str = "bytebase.com/";
 pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
     env(spec, findings);
     numbers(spec, findings);
+    companions(spec, findings);
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("spec.volumes[{index}].name");
@@ -68,6 +69,22 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
             "must be an object with metadata and spec",
         );
     }
+}
+
+/// NetworkPolicy and ServiceMonitor.
+fn companions(spec: &BytebaseClusterSpec, findings: &mut Findings) {
+    let policy = spec.network_policy.as_ref();
+    if policy.is_some_and(|policy| policy.from.len() > 32) {
+        findings.invalid("spec.networkPolicy.from", "may have at most 32 entries");
+    }
+    let monitor = spec
+        .monitoring
+        .as_ref()
+        .and_then(|monitoring| monitoring.service_monitor.as_ref());
+    findings.duration(
+        "spec.monitoring.serviceMonitor.interval",
+        monitor.and_then(|monitor| monitor.interval.as_deref()),
+    );
 }
 
 fn numbers(spec: &BytebaseClusterSpec, findings: &mut Findings) {

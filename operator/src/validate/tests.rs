@@ -127,6 +127,42 @@ fn wrong_fields() -> Vec<Wrong> {
             "lower-case",
         ),
         (
+            json!({"gateway": {"parentRefs": []}}),
+            "spec.gateway.parentRefs",
+            InvalidSpec,
+            "1 to 8",
+        ),
+        (
+            json!({"gateway": {"parentRefs": [{"name": "a"}], "host": "other.example.com"}}),
+            "spec.gateway.host",
+            InvalidSpec,
+            "bytebase.example.com",
+        ),
+        (
+            json!({"gateway": {"parentRefs": [{"name": "a"}]}, "externalURL": "http://10.0.0.1"}),
+            "spec.gateway.host",
+            InvalidSpec,
+            "DNS name",
+        ),
+        (
+            json!({"gateway": {"parentRefs": [{"name": "a"}], "requestTimeout": "1 hour"}}),
+            "spec.gateway.requestTimeout",
+            InvalidSpec,
+            "1h30m",
+        ),
+        (
+            json!({"monitoring": {"serviceMonitor": {"interval": "30"}}}),
+            "spec.monitoring.serviceMonitor.interval",
+            InvalidSpec,
+            "30s",
+        ),
+        (
+            json!({"networkPolicy": {"from": vec![json!({}); 33]}}),
+            "spec.networkPolicy.from",
+            InvalidSpec,
+            "32",
+        ),
+        (
             json!({"env": [{"name": "PG_URL", "value": "x"}]}),
             "spec.env[0].name",
             InvalidSpec,

@@ -4,8 +4,10 @@ use super::{condition, plan, state};
 use crate::api::status::Phase;
 use crate::api::{ConditionType, Reason};
 use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, StoredLicense,
+    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
 };
+use crate::decide::plan::Plan;
+use crate::desired::Kind;
 use crate::testing::{beat, failure, healthy, no_license, observation, stored, with_facts};
 use serde_json::{Value, json};
 
@@ -398,6 +400,103 @@ fn the_ingress_is_told_as_it_is() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn with_two_ways_in_the_worse_one_is_told() {
+    let gateway = json!({"parentRefs": [{"name": "public"}]});
+    let both = json!({"gateway": gateway, "ingress": {}});
+    let only = json!({"gateway": gateway});
+    let refused = RouteView::Refused("NoMatchingParent: public".to_owned());
+    for (spec, address, route, expected) in [
+        (&only, None, None, (Some(false), Reason::RoutePending)),
+        (
+            &only,
+            None,
+            Some(RouteView::Pending),
+            (None, Reason::RoutePending),
+        ),
+        (
+            &only,
+            None,
+            Some(RouteView::Accepted),
+            (Some(true), Reason::RouteAccepted),
+        ),
+        (
+            &only,
+            None,
+            Some(refused.clone()),
+            (Some(false), Reason::RouteRefused),
+        ),
+        (
+            &both,
+            Some(true),
+            Some(RouteView::Accepted),
+            (Some(true), Reason::IngressReady),
+        ),
+        (
+            &both,
+            Some(false),
+            Some(RouteView::Accepted),
+            (None, Reason::IngressPending),
+        ),
+        (
+            &both,
+            Some(false),
+            Some(refused),
+            (Some(false), Reason::RouteRefused),
+        ),
+    ] {
+        let seen = changed(healthy(1, stored(&json!({}))), |seen| {
+            seen.ingress_has_address = address;
+            seen.route = route;
+        });
+        assert_eq!(state(&plan(spec, &seen), ConditionType::Exposed), expected);
+    }
+}
+
+#[test]
+fn a_kind_that_is_not_installed_is_told_of_and_stops_nothing_else() {
+    let spec = json!({"gateway": {"parentRefs": [{"name": "public"}]}, "monitoring": {"serviceMonitor": {}}});
+    let kinds = |plan: &Plan| {
+        let mut kinds: Vec<_> = plan.objects.iter().map(|object| object.kind).collect();
+        kinds.sort();
+        kinds.dedup();
+        kinds
+    };
+    let seen = healthy(1, stored(&json!({})));
+    let everything = plan(&spec, &seen);
+    let lacking = plan(
+        &spec,
+        &changed(seen, |seen| {
+            seen.kinds_not_installed = vec![Kind::HttpRoute, Kind::ServiceMonitor];
+        }),
+    );
+    let mut wanted = kinds(&everything);
+    assert!(wanted.contains(&Kind::HttpRoute) && wanted.contains(&Kind::ServiceMonitor));
+    wanted.retain(|kind| kind.brought_by().is_none());
+    assert_eq!(kinds(&lacking), wanted);
+    assert_eq!(
+        state(&lacking, ConditionType::ConfigurationValid),
+        (Some(false), Reason::KindNotInstalled)
+    );
+    assert_eq!(
+        state(&lacking, ConditionType::Exposed),
+        (Some(false), Reason::KindNotInstalled)
+    );
+    let message = &condition(&lacking.report, ConditionType::ConfigurationValid).message;
+    for named in [
+        "spec.gateway",
+        "httproutes",
+        "spec.monitoring.serviceMonitor",
+        "servicemonitors",
+    ] {
+        assert!(message.contains(named), "{message}");
+    }
+    assert_eq!(
+        state(&everything, ConditionType::ConfigurationValid),
+        (Some(true), Reason::Valid)
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{condition, plan, state};
 use crate::api::status::{LicenseSource, SignatureState};
 use crate::api::{ConditionType, Reason};
 use crate::decide::observation::{CallFailure, DatabaseView, Observation, StoredLicense};
-use crate::decide::plan::{BytebaseCall, Plan};
+use crate::decide::plan::{BytebaseRequest, Plan};
 use crate::decide::{Settings, decide};
 use crate::testing::{
     after, cluster, days, facts, forged, healthy, no_license, now, observation, references, secret,
@@ -42,9 +42,15 @@ fn with_secret(spec: &Value, text: &str, seen: &Observation, settings: &Settings
     decide(&validation, seen, settings)
 }
 
+fn request(plan: &Plan) -> Option<&BytebaseRequest> {
+    plan.call.as_ref().map(|call| &call.request)
+}
+
 fn installs(plan: &Plan) -> Option<String> {
-    match &plan.call {
-        Some(BytebaseCall::InstallLicense { token, .. }) => Some(token.expose_secret().to_owned()),
+    match request(plan) {
+        Some(BytebaseRequest::InstallLicense { token, .. }) => {
+            Some(token.expose_secret().to_owned())
+        }
         _ => None,
     }
 }
@@ -448,10 +454,16 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
         seen.ingress_has_address = None;
         let plan = plan(&spec, &seen);
         assert_eq!(
-            matches!(plan.call, Some(BytebaseCall::CreateFirstAdmin { .. })),
+            matches!(
+                request(&plan),
+                Some(BytebaseRequest::CreateFirstAdmin { .. })
+            ),
             admin_made
         );
         assert_eq!(installs(&plan).is_some(), installed);
+        if let Some(call) = &plan.call {
+            assert_eq!(call.replica.to_string(), "10.0.0.1:8080");
+        }
         assert_eq!(has_ingress(&plan), open);
         let reason = if open {
             Reason::IngressPending

@@ -6,9 +6,10 @@ use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
-    Heartbeat, ListenSession, Observation, PodTrouble, PodView, ProbeFailure, RunningTasks,
-    SchemaState, StatefulSetView, StoredLicense,
+    Heartbeat, ListenSession, Observation, PodTrouble, PodView, ProbeFailure, RouteView,
+    RunningTasks, SchemaState, StatefulSetView, StoredLicense,
 };
+use crate::desired::Kind;
 use crate::report;
 use crate::testing::{ADMIN_PASSWORD, PASSWORD, forged, id, now, settings, token, validation};
 use jiff::Timestamp;
@@ -186,15 +187,13 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn sets()(replicas in numbers(), flags in any::<[bool; 3]>(), version in proptest::option::of(texts())) -> StatefulSetView {
+    fn sets()(replicas in numbers(), flags in any::<[bool; 2]>(), version in proptest::option::of(texts())) -> StatefulSetView {
         StatefulSetView {
             replicas,
             settled: flags[0],
             update_revision: flags[1].then(|| "rev-new".to_owned()),
             template: json!({}),
-            image: version.clone(),
             version,
-            deleting: flags[2],
         }
     }
 }
@@ -205,6 +204,10 @@ prop_compose! {
         stateful_set in proptest::option::of(sets().boxed()),
         pods in proptest::collection::vec(pods().boxed(), 0..5),
         ingress_has_address: Option<bool>,
+        route in proptest::option::of(proptest::sample::select(vec![
+            RouteView::Accepted, RouteView::Pending, RouteView::Refused("no listener".to_owned()),
+        ])),
+        kinds_not_installed in proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, texts()),
@@ -216,6 +219,8 @@ prop_compose! {
             stateful_set,
             pods,
             ingress_has_address,
+            route,
+            kinds_not_installed,
             database,
             last_facts,
             database_shared_with,
@@ -253,10 +258,16 @@ fn specs() -> impl Strategy<Value = Value> {
         json!({"spec": {"containers": null}}),
         json!([]),
     ]);
+    let gateway = proptest::sample::select(vec![
+        json!(null),
+        json!({"parentRefs": [{"name": "public"}]}),
+        json!({"parentRefs": [], "requestTimeout": "ever"}),
+    ]);
     let timeout = proptest::option::of(numbers());
-    (replicas, version, database, license, admin, overlay, any::<bool>(), timeout).prop_map(
-        |(replicas, version, database, license, admin, overlay, paused, timeout)| {
+    (replicas, version, database, license, admin, overlay, any::<bool>(), timeout, gateway).prop_map(
+        |(replicas, version, database, license, admin, overlay, paused, timeout, gateway)| {
             json!({
+                "gateway": gateway, "monitoring": {"serviceMonitor": {}}, "networkPolicy": {},
                 "replicas": replicas, "version": version, "database": database, "license": license, "admin": admin,
                 "podTemplate": overlay, "paused": paused, "rollout": timeout.map(|timeout| json!({"readyTimeoutSeconds": timeout})),
             })

@@ -62,8 +62,6 @@ pub struct Latest {
     pub view: DatabaseView,
     /// While probes fail: how long ago the last good one was, and its facts with ages carried forward to now.
     pub last_good: Option<(Duration, DatabaseFacts)>,
-    /// While probes fail: since when.
-    pub failing_for: Option<Duration>,
 }
 
 /// Called after each probe with the reason of its failure, if it failed, and the time it took.
@@ -211,7 +209,6 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
             Latest {
                 view: DatabaseView::NotProbed,
                 last_good: None,
-                failing_for: None,
             },
             |shared| lock(&shared.state).latest(Instant::now()),
         )
@@ -255,13 +252,7 @@ impl State {
                 (DatabaseView::Probed(Err(failure.clone())), facts)
             }
         };
-        Latest {
-            view,
-            last_good,
-            failing_for: self
-                .failing_since
-                .map(|since| now.saturating_duration_since(since)),
-        }
+        Latest { view, last_good }
     }
 
     /// Keeps an outcome read at `now`, and says whether it tells anything new.
@@ -543,7 +534,7 @@ mod tests {
             panic!("no facts")
         };
         assert_eq!(seen.heartbeats[0].age, seconds(10));
-        assert!(latest.last_good.is_none() && latest.failing_for.is_none());
+        assert!(latest.last_good.is_none());
 
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
         assert!(state.record(Err(lost.clone()), start + seconds(5)));
@@ -555,9 +546,8 @@ mod tests {
             (age, remembered.heartbeats[0].age),
             (seconds(10), seconds(17))
         );
-        assert_eq!(latest.failing_for, Some(seconds(6)));
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
-        assert!(state.latest(start + seconds(12)).failing_for.is_none());
+        assert!(state.latest(start + seconds(12)).last_good.is_none());
     }
 
     #[tokio::test]

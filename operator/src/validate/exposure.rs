@@ -1,0 +1,148 @@
+//! The ways in from outside: Ingress and HTTPRoute.
+
+use super::Findings;
+use crate::api::BytebaseClusterSpec;
+use crate::api::spec::{GatewayParentRef, IngressPreset, IngressSpec};
+use crate::contract::external_url::ExternalUrl;
+use std::collections::BTreeMap;
+
+/// The Ingress that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidIngress {
+    /// Class, or the cluster's default.
+    pub class_name: Option<String>,
+    /// Host of the rule.
+    pub host: String,
+    /// Secret with the certificate.
+    pub tls_secret_name: Option<String>,
+    /// Whose annotations.
+    pub preset: IngressPreset,
+    /// The user's own.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The HTTPRoute that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidRoute {
+    /// Gateways it attaches to.
+    pub parents: Vec<GatewayParentRef>,
+    /// Host it serves.
+    pub host: String,
+    /// Longest time of a request.
+    pub request_timeout: Option<String>,
+    /// The user's own.
+    pub annotations: BTreeMap<String, String>,
+}
+
+pub(super) fn ingress(
+    spec: &BytebaseClusterSpec,
+    url: Option<&ExternalUrl>,
+    findings: &mut Findings,
+) -> Option<ValidIngress> {
+    // Who asks for a Gateway and says nothing of an Ingress wants the one, not both.
+    if spec.ingress.is_none() && spec.gateway.is_some() {
+        return None;
+    }
+    let default = IngressSpec::default();
+    let ingress = spec.ingress.as_ref().unwrap_or(&default);
+    let url = url?;
+    if !ingress.enabled {
+        return None;
+    }
+    let field = "spec.ingress.host";
+    let host = host(
+        field,
+        ingress.host.as_deref(),
+        ingress.allow_host_mismatch,
+        url,
+        findings,
+    )?;
+    // An Ingress rule takes names only; an address in the URL means that people come some other way.
+    if !is_dns_name(&host) {
+        findings.invalid(field, "an Ingress needs a DNS name, lower-case, not an address: set ingress.host, or ingress.enabled to false");
+        return None;
+    }
+    Some(ValidIngress {
+        class_name: ingress.class_name.clone(),
+        host,
+        tls_secret_name: ingress.tls_secret_name.clone(),
+        preset: ingress.preset,
+        annotations: ingress.annotations.clone(),
+    })
+}
+
+pub(super) fn route(
+    spec: &BytebaseClusterSpec,
+    url: Option<&ExternalUrl>,
+    findings: &mut Findings,
+) -> Option<ValidRoute> {
+    let gateway = spec.gateway.as_ref()?;
+    if gateway.parent_refs.is_empty() || gateway.parent_refs.len() > 8 {
+        findings.invalid(
+            "spec.gateway.parentRefs",
+            "must name 1 to 8 Gateways that the route attaches to",
+        );
+    }
+    findings.duration(
+        "spec.gateway.requestTimeout",
+        gateway.request_timeout.as_deref(),
+    );
+    let field = "spec.gateway.host";
+    let host = host(
+        field,
+        gateway.host.as_deref(),
+        gateway.allow_host_mismatch,
+        url?,
+        findings,
+    )?;
+    if !is_dns_name(&host) {
+        findings.invalid(
+            field,
+            "an HTTPRoute needs a DNS name, lower-case, not an address: set gateway.host",
+        );
+        return None;
+    }
+    Some(ValidRoute {
+        parents: gateway.parent_refs.clone(),
+        host,
+        request_timeout: gateway.request_timeout.clone(),
+        annotations: gateway.annotations.clone(),
+    })
+}
+
+/// The host people come by: that of the URL unless another one is given and meant.
+fn host(
+    field: &str,
+    given: Option<&str>,
+    mismatch_allowed: bool,
+    url: &ExternalUrl,
+    findings: &mut Findings,
+) -> Option<String> {
+    let of_url = url.host();
+    let Some(given) = given.filter(|given| *given != of_url) else {
+        return Some(of_url.to_owned());
+    };
+    if !mismatch_allowed {
+        findings.invalid(field, format!("is not the host of externalURL ({of_url}): leave it out, or set allowHostMismatch if a proxy in front rewrites the host"));
+        return None;
+    }
+    findings.warn(format!(
+        "{field}: differs from the host of externalURL: sign-in redirects lead to the latter"
+    ));
+    Some(given.to_owned())
+}
+
+/// RFC 1123 subdomain, and no address.
+fn is_dns_name(host: &str) -> bool {
+    host.len() <= 253
+        && host.parse::<std::net::IpAddr>().is_err()
+        && host.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        })
+}
