@@ -15,6 +15,8 @@ pull_timeout=${E2E_PULL_TIMEOUT:-180}
 heartbeat=30 # seconds between two lines of a long step
 # shellcheck source=versions.env
 . "$here/versions.env"
+# shellcheck source=definitions.env
+. "$here/definitions.env"
 mkdir -p "$logs"
 trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
 
@@ -154,10 +156,33 @@ assemble_image() {
   fi
 }
 
+# definition MODULE VERSION SUM PATH: a file out of a Go module whose checksum is known.
+definition() {
+  local found
+  found=$(cd / && GONOSUMDB=$1 go mod download -json "$1@$2") || fail "$1@$2 cannot be downloaded: $found"
+  grep -qF "\"Sum\": \"$3\"" <<< "$found" || fail "$1@$2 has another checksum than definitions.env says"
+  cp "$(sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p' <<< "$found")/$4" "$definitions.part/"
+}
+
+# Kinds that Kubernetes itself does not bring, for the scenario that installs them.
+fetch_definitions() {
+  definitions=$cache/definitions-$(hash definitions.env)
+  [ ! -d "$definitions" ] || return 0
+  say "fetching the definitions of HTTPRoute and ServiceMonitor"
+  rm -rf "$definitions.part"
+  mkdir -p "$definitions.part"
+  definition sigs.k8s.io/gateway-api "$GATEWAY_API_VERSION" "$GATEWAY_API_SUM" \
+    config/crd/standard/gateway.networking.k8s.io_httproutes.yaml
+  definition github.com/prometheus-operator/prometheus-operator "$PROMETHEUS_OPERATOR_VERSION" "$PROMETHEUS_OPERATOR_SUM" \
+    example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml
+  chmod -R u+w "$definitions.part"
+  mv "$definitions.part" "$definitions"
+}
+
 exec 9> "$cache/setup.lock"
 flock --nonblock 9 || { say "waiting for another setup on this machine"; flock 9; }
 
-bin='' image='' archive=''
+bin='' image='' archive='' definitions=''
 if published_image_works; then
   install_packages no
   check_go
@@ -168,10 +193,12 @@ else
   assemble_image
 fi
 
+fetch_definitions
+
 # What no checkout has used for a month goes; each node image takes half a gigabyte.
-touch "$bin"
+touch "$bin" "$definitions"
 [ -z "$archive" ] || touch "$archive"
-find "$cache" -maxdepth 1 \( -name 'go-*' -o -name 'node-image-*' -o -name 'debian-base-*' \) -mtime +30 -exec rm -rf {} +
+find "$cache" -maxdepth 1 \( -name 'go-*' -o -name 'node-image-*' -o -name 'debian-base-*' -o -name 'definitions-*' \) -mtime +30 -exec rm -rf {} +
 
 mkdir -p "$repository/.cache"
 cat > "$repository/.cache/setup.env" << ENV
@@ -181,6 +208,7 @@ HELM=$bin/helm
 KUBECTL=$bin/kubectl
 NODE_IMAGE=$image
 NODE_ARCHIVE=$archive
+DEFINITIONS=$definitions
 CACHE=$cache
 ENV
 say "ready: node image $image"

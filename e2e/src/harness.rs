@@ -222,6 +222,11 @@ impl Harness {
         self.kubectl
             .run(&["apply", "--server-side", "--force-conflicts", "-f", &folder])
             .await?;
+        self.wait_for_definitions().await
+    }
+
+    /// Waits until the API server serves every definition that was applied.
+    pub async fn wait_for_definitions(&self) -> Result<()> {
         // `kubectl wait` fails on an object that has no status yet, which a fresh definition has not.
         let path = r#"jsonpath={.items[*].status.conditions[?(@.type=="Established")].status}"#;
         let arguments = ["get", "crd", "-o", path];

@@ -16,6 +16,8 @@ pub struct Tools {
     pub node_image: String,
     /// Root file system of the node image, if it was assembled here.
     pub node_archive: Option<PathBuf>,
+    /// Folder with the definitions of optional kinds.
+    pub definitions: PathBuf,
     /// The cache folder of all checkouts of this user.
     pub cache: PathBuf,
 }
@@ -48,6 +50,7 @@ impl Tools {
             kubectl: value("KUBECTL")?.into(),
             node_image: value("NODE_IMAGE")?.to_owned(),
             node_archive: value("NODE_ARCHIVE").ok().map(PathBuf::from),
+            definitions: value("DEFINITIONS")?.into(),
             cache: value("CACHE")?.into(),
         })
     }
@@ -63,7 +66,7 @@ mod tests {
     use super::*;
 
     const WRITTEN: &str = "# remark\nKIND=/c/kind\nHELM=/c/helm\nKUBECTL=/c/kubectl\n\
-                           NODE_IMAGE=kindest/node:v1\nNODE_ARCHIVE=\nCACHE=/c\n";
+                           NODE_IMAGE=kindest/node:v1\nNODE_ARCHIVE=\nDEFINITIONS=/c/d\nCACHE=/c\n";
 
     #[test]
     fn a_pulled_image_has_no_archive() -> Result<()> {

@@ -9,6 +9,7 @@ mod install;
 mod licensing;
 mod objects;
 mod operator;
+mod optional_kinds;
 mod replicas;
 mod rollouts;
 mod support;
@@ -214,6 +215,11 @@ pub const ALL: &[Scenario] = &[
         "switches",
         "Ingress and PodDisruptionBudget come, change and go with the spec.",
         |sandbox| Box::pin(objects::switches(sandbox)),
+    ),
+    Scenario::new(
+        "optional-kinds",
+        "HTTPRoute, ServiceMonitor and NetworkPolicy: told of where the kind is lacking, made once it is there, gone with the spec.",
+        |sandbox| Box::pin(optional_kinds::come_and_go(sandbox)),
     ),
     Scenario::new(
         "forbidden-kind",

@@ -196,7 +196,8 @@ pub fn says(condition: &Value, words: &[&str]) -> Result<()> {
 pub async fn versions(sandbox: &Sandbox) -> Result<String> {
     let selector = format!("bytebase.com/cluster={NAME}");
     let columns = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";
-    let kinds = "statefulsets,services,ingresses,poddisruptionbudgets,serviceaccounts,pods";
+    let kinds =
+        "statefulsets,services,ingresses,networkpolicies,poddisruptionbudgets,serviceaccounts,pods";
     let owned = sandbox
         .kubectl(&["get", kinds, "-l", &selector, "-o", columns])
         .await?;

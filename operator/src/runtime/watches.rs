@@ -38,88 +38,38 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
             namespace,
             readiness: readiness.clone(),
         };
-        let all = watcher::Config::default();
-        let ours = watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1));
         watch.cached(
-            "BytebaseCluster cache",
             ObjectKind::BytebaseCluster,
-            all.clone(),
+            watcher::Config::default(),
             |context| &context.caches.clusters,
             strip,
             key_of_cluster,
         );
+        watch.owned(ObjectKind::StatefulSet, |context| {
+            &context.caches.stateful_sets
+        });
         watch.cached(
-            "StatefulSet cache",
-            ObjectKind::StatefulSet,
-            ours.clone(),
-            |context| &context.caches.stateful_sets,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "Pod cache",
             ObjectKind::Pod,
-            ours.clone(),
+            ours(),
             |context| &context.caches.pods,
             pod::trim,
             key_by_label,
         );
-        watch.cached(
-            "Service cache",
-            ObjectKind::Service,
-            ours.clone(),
-            |context| &context.caches.services,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "ServiceAccount cache",
-            ObjectKind::ServiceAccount,
-            ours.clone(),
-            |context| &context.caches.service_accounts,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "PodDisruptionBudget cache",
-            ObjectKind::PodDisruptionBudget,
-            ours.clone(),
-            |context| &context.caches.disruption_budgets,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "Ingress cache",
-            ObjectKind::Ingress,
-            ours.clone(),
-            |context| &context.caches.ingresses,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "NetworkPolicy cache",
-            ObjectKind::NetworkPolicy,
-            ours.clone(),
-            |context| &context.caches.network_policies,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "HTTPRoute cache",
-            ObjectKind::HttpRoute,
-            ours.clone(),
-            |context| &context.caches.http_routes,
-            strip,
-            key_by_label,
-        );
-        watch.cached(
-            "ServiceMonitor cache",
-            ObjectKind::ServiceMonitor,
-            ours,
-            |context| &context.caches.service_monitors,
-            strip,
-            key_by_label,
-        );
+        watch.owned(ObjectKind::Service, |context| &context.caches.services);
+        watch.owned(ObjectKind::ServiceAccount, |context| {
+            &context.caches.service_accounts
+        });
+        watch.owned(ObjectKind::PodDisruptionBudget, |context| {
+            &context.caches.disruption_budgets
+        });
+        watch.owned(ObjectKind::Ingress, |context| &context.caches.ingresses);
+        watch.owned(ObjectKind::NetworkPolicy, |context| {
+            &context.caches.network_policies
+        });
+        watch.owned(ObjectKind::HttpRoute, |context| &context.caches.http_routes);
+        watch.owned(ObjectKind::ServiceMonitor, |context| {
+            &context.caches.service_monitors
+        });
         watch.named::<Secret>(ObjectKind::Secret);
         watch.named::<ConfigMap>(ObjectKind::ConfigMap);
     }
@@ -130,6 +80,11 @@ struct Watch {
     client: Client,
     namespace: Option<String>,
     readiness: super::server::Readiness,
+}
+
+/// What carries the operator's label.
+fn ours() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
 }
 
 fn strip<K: Cached>(object: &mut K) {
@@ -160,10 +115,17 @@ impl Watch {
         }
     }
 
+    /// Watches the objects of a kind that the operator makes.
+    fn owned<K>(&self, kind: ObjectKind, cache: fn(&Context) -> &Cache<K>)
+    where
+        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        self.cached(kind, ours(), cache, strip, key_by_label);
+    }
+
     /// Watches a kind into its cache.
     fn cached<K>(
         &self,
-        what: &'static str,
         kind: ObjectKind,
         config: watcher::Config,
         cache: fn(&Context) -> &Cache<K>,
@@ -182,7 +144,7 @@ impl Watch {
             trim,
             key,
             seen: HashSet::new(),
-            missing: Some(self.readiness.missing(what)),
+            missing: Some(self.readiness.missing(kind.into())),
             listed: false,
         };
         tokio::spawn(feed.run(stream));
