@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -63,6 +64,27 @@ impl Kubectl {
             "-",
         ];
         self.call(&arguments).input(yaml).run().await
+    }
+
+    /// Makes or replaces a Secret.
+    pub async fn apply_secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        data: &[(&str, &str)],
+    ) -> Result<()> {
+        let data: serde_json::Map<_, _> = data
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+            .collect();
+        let secret = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "stringData": data,
+        });
+        self.apply(namespace, &secret.to_string()).await?;
+        Ok(())
     }
 
     /// Opens a local port to `target` (`pod/NAME` or `service/NAME`).

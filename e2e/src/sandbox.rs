@@ -233,17 +233,10 @@ impl Sandbox {
 
     /// Like [`Self::create_secret`], for values that are no secret, such as a user's name.
     pub async fn create_harmless_secret(&self, name: &str, data: &[(&str, &str)]) -> Result<()> {
-        let data: serde_json::Map<_, _> = data
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), json!(value)))
-            .collect();
-        let secret = json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name},
-            "stringData": data,
-        });
-        self.apply_yaml(&secret.to_string()).await
+        self.harness()
+            .kubectl
+            .apply_secret(self.namespace(), name, data)
+            .await
     }
 
     /// A Secret `name` whose key `PG_URL` leads to this scenario's database.

@@ -69,7 +69,8 @@ impl Probe {
     fn start(target: Target, interval: Duration) -> Self {
         let (wake, woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
-        probes.ensure(&"it", target, interval);
+        probes.ensure(&"it", target);
+        probes.pace(&"it", interval);
         Self { probes, woken }
     }
 
@@ -588,10 +589,10 @@ async fn black_holes_are_unknown_and_delay_nobody_else() {
     let (wake, mut woken) = unbounded_channel();
     let probes = Probes::new(wake, Arc::new(|_, _| {}));
     for key in 1..=150 {
-        probes.ensure(&key, target(url(port, "x")), DEFAULT_INTERVAL);
+        probes.ensure(&key, target(url(port, "x")));
     }
     let started = Instant::now();
-    probes.ensure(&0, target(url(server().port, "healthy")), DEFAULT_INTERVAL);
+    probes.ensure(&0, target(url(server().port, "healthy")));
     assert_eq!(woken.recv().await, Some(0));
     assert!(
         started.elapsed() < Duration::from_secs(2),
@@ -641,7 +642,7 @@ async fn a_quiet_cluster_wakes_nobody_and_a_dead_replica_is_told_within_a_second
     slow.fingerprint = [2; 32];
     beat("27 s");
     let died = Instant::now();
-    probe.probes.ensure(&"it", slow, DEFAULT_INTERVAL);
+    probe.probes.ensure(&"it", slow);
     assert!(
         probe.wake(Duration::from_secs(2)).await.is_some(),
         "a new target is read at once"
@@ -900,7 +901,7 @@ async fn the_memory_of_a_probe() {
         for key in 0..N {
             let mut url = url(server.port, "many");
             url.ssl_mode = mode;
-            probes.ensure(&key, target(url), DEFAULT_INTERVAL);
+            probes.ensure(&key, target(url));
         }
         for _ in 0..N {
             woken.recv().await.unwrap();

@@ -239,21 +239,7 @@ async fn read(harness: &Harness, name: &str, key: &str) -> Result<Option<String>
 }
 
 async fn write(harness: &Harness, name: &str, data: &[(&str, &str)]) -> Result<()> {
-    let data: serde_json::Map<_, _> = data
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), json!(value)))
-        .collect();
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name},
-        "stringData": data,
-    });
-    harness
-        .kubectl
-        .apply(NAMESPACE, &secret.to_string())
-        .await?;
-    Ok(())
+    harness.kubectl.apply_secret(NAMESPACE, name, data).await
 }
 
 #[cfg(test)]

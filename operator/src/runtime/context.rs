@@ -76,8 +76,6 @@ pub struct Memory {
     pub status: Option<(Option<String>, BytebaseClusterStatus)>,
     /// Objects as last written, likewise.
     pub writes: HashMap<(Kind, String), RecentWrite>,
-    /// How often its database is probed.
-    pub probe_every: Option<Duration>,
     /// The database it counts as using.
     pub database: Option<DatabaseIdentity>,
 }

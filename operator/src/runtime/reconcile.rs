@@ -7,9 +7,9 @@ use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::{self, Notice};
 use crate::apply::objects::{Applied, Objects, with_hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
+use crate::decide::decide;
 use crate::decide::observation::{CallFailure, DatabaseView, Observation};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
-use crate::decide::{decide, health};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
 use crate::observe::database::{Login, Target};
@@ -183,10 +183,7 @@ impl Look<'_> {
             .observe(validation.cluster.as_ref(), &namespace, &mut memory)
             .await;
         let plan = decide(&validation, &observation, &context.settings);
-        if let Some(target) = validation.cluster.as_ref().and_then(target) {
-            context.probes.ensure(key, target, plan.probe_every);
-            memory.probe_every = Some(plan.probe_every);
-        }
+        context.probes.pace(key, plan.probe_every);
         remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
 
         context.leadership.check()?;
@@ -247,11 +244,7 @@ impl Look<'_> {
             .collect();
         let pods = observe::pods(&context.client, &context.log_ids, namespace, &pods).await;
         if let Some(target) = valid.and_then(target) {
-            context.probes.ensure(
-                key,
-                target,
-                memory.probe_every.unwrap_or(health::BEAT_INTERVAL),
-            );
+            context.probes.ensure(key, target);
         }
         let mut latest = context.probes.latest(key);
         if valid.is_some_and(|valid| valid.database.operator.is_none()) {

@@ -141,22 +141,18 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         }
     }
 
-    /// Makes sure that `target` is probed under `key`, about every `interval` ([`DEFAULT_INTERVAL`] unless something is going on
-    /// that is worth looking at more often). An unchanged fingerprint keeps the task and all it knows.
+    /// Makes sure that `target` is probed under `key`, about every [`DEFAULT_INTERVAL`] or as [`Self::pace`] said. An unchanged
+    /// fingerprint keeps the task and all it knows.
     ///
     /// Must be called within a tokio runtime.
-    pub fn ensure(&self, key: &K, target: Target, interval: Duration) {
-        let interval = interval.max(LEAST_PAUSE);
+    pub fn ensure(&self, key: &K, target: Target) {
         let mut entries = lock(&self.entries);
-        if let Some(entry) = entries
-            .get(key)
-            .filter(|e| e.fingerprint == target.fingerprint)
-        {
-            let before = std::mem::replace(&mut lock(&entry.shared.state).interval, interval);
-            if interval < before {
-                entry.shared.poke.notify_one();
+        let mut interval = DEFAULT_INTERVAL;
+        if let Some(entry) = entries.get(key) {
+            if entry.fingerprint == target.fingerprint {
+                return;
             }
-            return;
+            interval = lock(&entry.shared.state).interval;
         }
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = target.url.iam.is_none() || target.login != Login::Bytebase;
@@ -186,6 +182,17 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
                 task,
             },
         );
+    }
+
+    /// From now on probes about every `interval`: often while something is going on.
+    pub fn pace(&self, key: &K, interval: Duration) {
+        let interval = interval.max(LEAST_PAUSE);
+        if let Some(entry) = lock(&self.entries).get(key) {
+            let before = std::mem::replace(&mut lock(&entry.shared.state).interval, interval);
+            if interval < before {
+                entry.shared.poke.notify_one();
+            }
+        }
     }
 
     /// Ends the probe of `key` and forgets what it knew.
@@ -564,7 +571,7 @@ mod tests {
             login: Login::Bytebase,
             fingerprint: [1; 32],
         };
-        probes.ensure(&"a", target, DEFAULT_INTERVAL);
+        probes.ensure(&"a", target);
         assert!(matches!(probes.latest(&"a").view, DatabaseView::CannotRead));
         assert!(matches!(probes.latest(&"b").view, DatabaseView::NotProbed));
     }
