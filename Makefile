@@ -77,6 +77,11 @@ scenarios: ## List the scenarios
 .PHONY: test
 test: setup lint unit generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
 
+.PHONY: bench
+bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,1000): a table, no verdict
+	@echo "harness: building it (minutes at the first time, then a moment)"
+	@$(E2E) bench
+
 .PHONY: demo
 demo: setup ## Make a cluster to look at, and leave it running
 	@echo "harness: building it (minutes at the first time, then a moment)"

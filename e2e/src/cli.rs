@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::bench;
 use crate::harness::Session;
 use crate::runner;
 use crate::state::Purpose;
@@ -32,6 +33,8 @@ enum Command {
     Down,
     /// Run scenarios: all of them, or those named
     Test(TestArguments),
+    /// Measure speed and cost, on a cluster of its own
+    Bench(bench::Arguments),
     /// Make the demo cluster with everything on it, and leave it running
     Demo,
     /// Take the demo cluster down
@@ -66,6 +69,7 @@ impl Cli {
             Command::Up => up().await,
             Command::Down => down().await,
             Command::Test(arguments) => return test(arguments).await,
+            Command::Bench(arguments) => bench::run(&arguments).await,
             Command::Demo => demo::up().await,
             Command::DemoDown => demo::down().await,
             Command::SystemImages(arguments) => system_images::write(&arguments),

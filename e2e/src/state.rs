@@ -17,6 +17,8 @@ pub enum Purpose {
     Test,
     /// What `make demo` shows.
     Demo,
+    /// Where `make bench` measures.
+    Bench,
 }
 
 impl Purpose {
@@ -25,6 +27,7 @@ impl Purpose {
         match self {
             Self::Test => "test",
             Self::Demo => "demo",
+            Self::Bench => "bench",
         }
     }
 }
@@ -95,6 +98,7 @@ impl State {
         let suffix = match purpose {
             Purpose::Test => "e2e",
             Purpose::Demo => "demo",
+            Purpose::Bench => "bench",
         };
         let cluster = match std::env::var("E2E_NAME") {
             Ok(name) if !name.is_empty() => format!("bytebase-{suffix}-{name}"),

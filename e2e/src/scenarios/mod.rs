@@ -12,7 +12,7 @@ mod operator;
 mod optional_kinds;
 mod replicas;
 mod rollouts;
-mod support;
+pub(crate) mod support;
 
 use crate::scenario::Scenario;
 

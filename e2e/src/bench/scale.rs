@@ -1,0 +1,264 @@
+//! Many clusters: how long, how much memory, and how quiet.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+use super::fleet::Fleet;
+use super::metrics::Requests;
+use super::process::Operator;
+use super::table::Table;
+use super::{Arguments, say, seconds};
+use crate::harness::Harness;
+
+/// Long enough for what has begun to end: debounce, status, a probe.
+const SETTLING: Duration = Duration::from_secs(15);
+/// Edits whose latency is compared.
+const EDITS: usize = 20;
+/// Longest that a restarted operator may take.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// All of it.
+pub async fn measure(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
+    let idle = idle(harness, table).await?;
+    growth(harness, arguments, idle, table).await?;
+    leadership(harness, table).await?;
+    with_databases(harness, arguments, table).await
+}
+
+async fn idle(harness: &Harness, table: &mut Table) -> Result<f64> {
+    say("an operator with nothing to do");
+    Fleet::prepare(harness, "idle", 0, false).await?;
+    let operator = Operator::start(harness, "idle", "idle").await?;
+    sleep(SETTLING).await;
+    let memory = operator.memory()?;
+    table.row("memory, idle", format!("{memory:.1} MB"), "≤ 15 MB");
+    operator.end(Signal::TERM).await?;
+    Ok(memory)
+}
+
+/// Without databases, so that only the operator and the API server grow.
+async fn growth(
+    harness: &Harness,
+    arguments: &Arguments,
+    idle: f64,
+    table: &mut Table,
+) -> Result<()> {
+    let mut first: Option<(f64, f64)> = None;
+    for &size in &arguments.growth {
+        say(&format!("{size} clusters without database connections"));
+        let namespace = format!("growth-{size}");
+        let fleet = Fleet::prepare(harness, &namespace, size, false).await?;
+        let operator = Operator::start(harness, &namespace, &namespace).await?;
+        let took = fleet.apply().await?;
+        sleep(SETTLING).await;
+        let memory = operator.memory()?;
+        let each = (
+            took.as_secs_f64() * 1000.0 / count(size),
+            (memory - idle) * 1024.0 / count(size),
+        );
+        let (time, space) = first.get_or_insert(each);
+        table.row(
+            &format!("{size} clusters, no database connections: time; memory"),
+            format!(
+                "{:.1} ms each (× {:.2}); {memory:.1} MB, {:.0} KB each (× {:.2})",
+                each.0,
+                each.0 / *time,
+                each.1,
+                each.1 / *space
+            ),
+            if size == 1000 {
+                "× ≤ 1.2; ≤ 50 MB"
+            } else {
+                "× ≤ 1.2"
+            },
+        );
+        operator.end(Signal::TERM).await?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+fn count(size: usize) -> f64 {
+    size as f64
+}
+
+/// Two operators: how long until the other one acts.
+async fn leadership(harness: &Harness, table: &mut Table) -> Result<()> {
+    say("a leader that is killed, and one that is asked to end");
+    let fleet = Fleet::prepare(harness, "leaders", 3, false).await?;
+    let first = Operator::start(harness, "leaders", "leader-1").await?;
+    fleet.apply().await?;
+    let second = Operator::start(harness, "leaders", "leader-2").await?;
+    sleep(SETTLING).await;
+    first.signal(Signal::KILL)?;
+    let took = fleet.edit(0, 8001).await?;
+    table.row("leader killed → standby acts", seconds(took), "≤ 17 s");
+    first.end(Signal::KILL).await.ok();
+    let third = Operator::start(harness, "leaders", "leader-3").await?;
+    sleep(SETTLING).await;
+    second.signal(Signal::TERM)?;
+    let took = fleet.edit(0, 8002).await?;
+    table.row("leader asked to end → standby acts", seconds(took), "≤ 1 s");
+    second.end(Signal::TERM).await.ok();
+    third.end(Signal::TERM).await
+}
+
+async fn with_databases(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
+    let size = arguments.clusters;
+    say(&format!("{size} databases on one PostgreSQL"));
+    let sessions = size + 300;
+    harness
+        .postgres
+        .execute_in(
+            "postgres",
+            &format!("ALTER SYSTEM SET max_connections = {sessions}"),
+        )
+        .await?;
+    harness.postgres.stop().await?;
+    harness.postgres.start().await?;
+    let fleet = Fleet::prepare(harness, "fleet", size, true).await?;
+    let operator = Operator::start(harness, "fleet", "fleet").await?;
+    say(&format!("{size} clusters applied"));
+    let took = fleet.apply().await?;
+    let used = operator.processor_time()?;
+    say("the same objects by a bare loop");
+    let bare = fleet.bare_loop("bare").await?;
+    table.row(
+        &format!("{size} clusters applied → all children exist, ÷ a bare loop"),
+        format!(
+            "{} ÷ {} = {:.2} ({used:.1} s of processor time)",
+            seconds(took),
+            seconds(bare),
+            took.as_secs_f64() / bare.as_secs_f64()
+        ),
+        "≤ 1.3",
+    );
+    sleep(SETTLING * 2).await;
+    table.row(
+        &format!("memory, {size} database connections"),
+        format!(
+            "{:.1} MB (at most {:.1} MB)",
+            operator.memory()?,
+            operator.peak_memory()?
+        ),
+        "≤ 100 MB",
+    );
+    quiet(harness, &operator, arguments, table).await?;
+    let operator = restart(harness, operator, size, table).await?;
+    black_hole(harness, &fleet, table).await?;
+    operator.end(Signal::TERM).await
+}
+
+async fn quiet(
+    harness: &Harness,
+    operator: &Operator,
+    arguments: &Arguments,
+    table: &mut Table,
+) -> Result<()> {
+    say(&format!("{} s of quiet", arguments.quiet));
+    let before = Requests::read(harness).await?;
+    let (written, used) = (operator.writes().await?, operator.processor_time()?);
+    sleep(Duration::from_secs(arguments.quiet)).await;
+    let requests = Requests::read(harness).await?.since(&before);
+    let written = operator.writes().await? - written;
+    let used = operator.processor_time()? - used;
+    let each = used * 1_000_000.0
+        / count(arguments.clusters)
+        / Duration::from_secs(arguments.quiet).as_secs_f64();
+    table.row(
+        &format!("{} quiet seconds: writes; other requests", arguments.quiet),
+        format!("{written:.0}; {}", shown(&requests)),
+        "0; none but for kinds that are not installed",
+    );
+    table.row(
+        "processor time while quiet",
+        format!("{each:.0} µs per cluster and second ({used:.1} s in all)"),
+        "–",
+    );
+    Ok(())
+}
+
+fn shown(requests: &BTreeMap<String, f64>) -> String {
+    if requests.is_empty() {
+        return "none".to_owned();
+    }
+    let list: Vec<_> = requests
+        .iter()
+        .map(|(what, count)| format!("{count:.0} {what}"))
+        .collect();
+    list.join(", ")
+}
+
+async fn restart(
+    harness: &Harness,
+    operator: Operator,
+    size: usize,
+    table: &mut Table,
+) -> Result<Operator> {
+    say("a restart");
+    operator.end(Signal::TERM).await?;
+    let start = Instant::now();
+    let operator = Operator::start(harness, "fleet", "fleet-again").await?;
+    let full = start.elapsed();
+    while operator.reconciles().await? < count(size) {
+        ensure!(
+            start.elapsed() < PATIENCE,
+            "not all reconciled after a restart"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+    let reconciled = start.elapsed();
+    sleep(SETTLING * 2).await;
+    table.row(
+        "restart: caches full; then all reconciled; writes",
+        format!(
+            "{}; {}; {:.0}",
+            seconds(full),
+            seconds(reconciled.saturating_sub(full)),
+            operator.writes().await?
+        ),
+        "–; ≤ 5 s; 0",
+    );
+    Ok(operator)
+}
+
+/// The latency of others with and without a database that swallows everything.
+async fn black_hole(harness: &Harness, fleet: &Fleet<'_>, table: &mut Table) -> Result<()> {
+    say("a black hole among the databases");
+    let before = median(fleet, 9001).await?;
+    let address = harness.postgres.address();
+    let host = address
+        .rsplit_once(':')
+        .map_or(address.as_str(), |(host, _)| host);
+    let silent = TcpListener::bind((host, 0)).await?;
+    fleet
+        .add_black_hole(&silent.local_addr()?.to_string())
+        .await?;
+    sleep(SETTLING).await;
+    let during = median(fleet, 9002).await?;
+    table.row(
+        "edit → effect on another cluster, one database black-holed ÷ none",
+        format!(
+            "{} ÷ {} = {:.2}",
+            seconds(during),
+            seconds(before),
+            during.as_secs_f64() / before.as_secs_f64()
+        ),
+        "1.0",
+    );
+    Ok(())
+}
+
+async fn median(fleet: &Fleet<'_>, port: u16) -> Result<Duration> {
+    let mut times = Vec::new();
+    for index in 0..EDITS.min(fleet.size) {
+        times.push(fleet.edit(index, port).await?);
+    }
+    times.sort();
+    times.get(times.len() / 2).copied().context("no edits")
+}
