@@ -82,6 +82,11 @@ bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,10
 	@echo "harness: building it (minutes at the first time, then a moment)"
 	@$(E2E) bench
 
+.PHONY: soak
+soak: setup ## Shake clusters at random (MINUTES=10, CLUSTERS=3, SEED=… to replay) and keep the books
+	@echo "harness: building it (minutes at the first time, then a moment)"
+	@$(E2E) soak
+
 .PHONY: demo
 demo: setup ## Make a cluster to look at, and leave it running
 	@echo "harness: building it (minutes at the first time, then a moment)"

@@ -10,7 +10,7 @@ use crate::bench;
 use crate::harness::Session;
 use crate::runner;
 use crate::state::Purpose;
-use crate::{demo, reaper, system_images};
+use crate::{demo, reaper, soak, system_images};
 
 /// Scenarios side by side without a word about it.
 const DEFAULT_JOBS: usize = 4;
@@ -35,6 +35,8 @@ enum Command {
     Test(TestArguments),
     /// Measure speed and cost, on a cluster of its own
     Bench(bench::Arguments),
+    /// Shake several clusters at random from a seed, on a Kubernetes cluster of their own
+    Soak(soak::Arguments),
     /// Make the demo cluster with everything on it, and leave it running
     Demo,
     /// Take the demo cluster down
@@ -70,6 +72,7 @@ impl Cli {
             Command::Down => down().await,
             Command::Test(arguments) => return test(arguments).await,
             Command::Bench(arguments) => bench::run(&arguments).await,
+            Command::Soak(arguments) => soak::run(&arguments).await,
             Command::Demo => demo::up().await,
             Command::DemoDown => demo::down().await,
             Command::SystemImages(arguments) => system_images::write(&arguments),

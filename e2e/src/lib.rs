@@ -36,6 +36,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod scenarios;
 pub mod selfcheck;
+pub mod soak;
 pub mod state;
 pub mod system_images;
 pub mod teardown;

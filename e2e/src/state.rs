@@ -19,6 +19,8 @@ pub enum Purpose {
     Demo,
     /// Where `make bench` measures.
     Bench,
+    /// What `make soak` shakes.
+    Soak,
 }
 
 impl Purpose {
@@ -28,6 +30,7 @@ impl Purpose {
             Self::Test => "test",
             Self::Demo => "demo",
             Self::Bench => "bench",
+            Self::Soak => "soak",
         }
     }
 }
@@ -99,6 +102,7 @@ impl State {
             Purpose::Test => "e2e",
             Purpose::Demo => "demo",
             Purpose::Bench => "bench",
+            Purpose::Soak => "soak",
         };
         let cluster = match std::env::var("E2E_NAME") {
             Ok(name) if !name.is_empty() => format!("bytebase-{suffix}-{name}"),

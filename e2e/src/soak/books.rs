@@ -1,0 +1,258 @@
+//! The books: what must never happen, found in what was seen. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+/// Without a license for several, more than one replica may live on for this long: the operator learns of it with its next
+/// probe, and takes one replica away at a time. Bytebase itself begins to do harm after ten minutes.
+pub const TOLERANCE: Duration = Duration::from_secs(90);
+
+/// A pod as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSeen {
+    pub name: String,
+    pub uid: String,
+    pub ready: bool,
+    pub ending: bool,
+}
+
+/// One look at one cluster.
+#[derive(Debug, Clone, Default)]
+pub struct Look {
+    pub pods: Vec<PodSeen>,
+    /// Whether the stored license allows several; `None` where it could not be read.
+    pub ha: Option<bool>,
+    /// Wanted replicas after the license.
+    pub target: i32,
+    /// Pods may be down by our own doing.
+    pub disturbed: bool,
+    /// Pods that we deleted.
+    pub deleted: BTreeSet<String>,
+    /// Time since the last look.
+    pub passed: Duration,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub looks: u64,
+    pub blind: u64,
+    pub too_many_without_ha: Vec<String>,
+    pub two_down_by_operator: Vec<String>,
+    pub foreign_touched: Vec<String>,
+    pub secrets: Vec<String>,
+    accounts: BTreeMap<usize, Account>,
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    before: Vec<PodSeen>,
+    /// For how long there have been too many.
+    surplus: Duration,
+}
+
+impl Books {
+    /// Nothing that must not happen has happened, and somebody looked.
+    pub fn clean(&self) -> bool {
+        self.looks > 0
+            && [
+                &self.too_many_without_ha,
+                &self.two_down_by_operator,
+                &self.foreign_touched,
+                &self.secrets,
+            ]
+            .iter()
+            .all(|list| list.is_empty())
+    }
+
+    /// Enters one look.
+    pub fn enter(&mut self, cluster: usize, look: &Look) {
+        self.looks += 1;
+        let account = self.accounts.entry(cluster).or_default();
+        let alive = look
+            .pods
+            .iter()
+            .filter(|pod| pod.ready && !pod.ending)
+            .count();
+        if look.ha == Some(false) && alive > 1 {
+            // While the cluster is struck the operator may be unable to act.
+            if !look.disturbed {
+                account.surplus += look.passed;
+            }
+            if account.surplus > TOLERANCE {
+                self.too_many_without_ha.push(format!(
+                    "cluster {cluster}: {alive} replicas without HA for {} s",
+                    account.surplus.as_secs()
+                ));
+                account.surplus = Duration::ZERO;
+            }
+        } else {
+            account.surplus = Duration::ZERO;
+        }
+        self.two_down_by_operator
+            .extend(two_down(cluster, &account.before, look));
+        account.before.clone_from(&look.pods);
+    }
+}
+
+/// A pod that was Ready and is ended by nobody but the operator, while another is down.
+fn two_down(cluster: usize, before: &[PodSeen], look: &Look) -> Option<String> {
+    if look.disturbed || look.target == 0 {
+        return None;
+    }
+    let now = |uid: &str| look.pods.iter().find(|pod| pod.uid == uid);
+    let ended: Vec<_> = before
+        .iter()
+        .filter(|pod| pod.ready && !pod.ending && !look.deleted.contains(&pod.uid))
+        .filter(|pod| now(&pod.uid).is_none_or(|pod| pod.ending))
+        .collect();
+    let first = ended.first()?;
+    // Surplus pods go one by one as well, but whether the others are Ready is not their business.
+    let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(look.target);
+    let shrinks = surplus(first);
+    let down = before
+        .iter()
+        .filter(|pod| pod.uid != first.uid)
+        .find(|pod| pod.ending || (!pod.ready && !shrinks));
+    let second = ended.get(1).copied().or(down)?;
+    Some(format!(
+        "cluster {cluster}: {} was ended while {} was down",
+        first.name, second.name
+    ))
+}
+
+fn ordinal(pod: &str) -> Option<i32> {
+    pod.rsplit_once('-')?.1.parse().ok()
+}
+
+impl fmt::Display for Books {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "| Book | Entries |\n|---|---|")?;
+        for (name, list) in [
+            (
+                "more than one active replica without HA, beyond the tolerance",
+                &self.too_many_without_ha,
+            ),
+            (
+                "more than one pod down by the operator's hand",
+                &self.two_down_by_operator,
+            ),
+            ("objects of others touched", &self.foreign_touched),
+            ("secrets seen", &self.secrets),
+        ] {
+            writeln!(formatter, "| {name} | {} |", list.len())?;
+            for entry in list {
+                writeln!(formatter, "| | {entry} |")?;
+            }
+        }
+        write!(
+            formatter,
+            "| looks taken (and looks that saw nothing, while something was struck) | {} ({}) |",
+            self.looks, self.blind
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, ready: bool, ending: bool) -> PodSeen {
+        PodSeen {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            ready,
+            ending,
+        }
+    }
+
+    fn look(pods: &[PodSeen]) -> Look {
+        Look {
+            pods: pods.to_vec(),
+            ha: Some(true),
+            target: 3,
+            passed: Duration::from_secs(1),
+            ..Look::default()
+        }
+    }
+
+    fn entries(looks: &[Look]) -> (usize, usize) {
+        let mut books = Books::default();
+        for look in looks {
+            books.enter(0, look);
+        }
+        (
+            books.too_many_without_ha.len(),
+            books.two_down_by_operator.len(),
+        )
+    }
+
+    #[test]
+    fn too_many_without_a_license_count_once_the_tolerance_is_over() {
+        let two = Look {
+            ha: Some(false),
+            ..look(&[pod("a-0", true, false), pod("a-1", true, false)])
+        };
+        let seconds = usize::try_from(TOLERANCE.as_secs()).unwrap_or(0);
+        assert_eq!(entries(&vec![two.clone(); seconds]).0, 0);
+        assert_eq!(entries(&vec![two.clone(); seconds + 1]).0, 1);
+        let excused = Look {
+            disturbed: true,
+            ..two.clone()
+        };
+        assert_eq!(entries(&vec![excused; seconds + 1]).0, 0);
+        let licensed = Look {
+            ha: Some(true),
+            ..two
+        };
+        assert_eq!(entries(&vec![licensed; seconds + 1]).0, 0);
+    }
+
+    #[test]
+    fn a_second_pod_must_not_go_while_one_is_down() {
+        let (up, down) = (pod("a-0", true, false), pod("a-1", false, false));
+        let ending = pod("a-0", true, true);
+        let other = pod("a-1", true, false);
+        let both = [
+            look(&[up.clone(), down.clone()]),
+            look(&[ending.clone(), down]),
+        ];
+        assert_eq!(entries(&both).1, 1);
+        let one = [
+            look(&[up.clone(), other.clone()]),
+            look(&[ending.clone(), other.clone()]),
+        ];
+        assert_eq!(entries(&one).1, 0);
+        let together = [look(&[up.clone(), other.clone()]), look(&[])];
+        assert_eq!(entries(&together).1, 1);
+        let mut ours = look(&[ending, pod("a-1", true, true)]);
+        ours.deleted.insert("uid-a-1".to_owned());
+        assert_eq!(entries(&[look(&[up, other]), ours]).1, 0);
+    }
+
+    #[test]
+    fn what_is_stopped_may_go_at_once_and_a_broken_pod_at_any_time() {
+        let all = [pod("a-0", true, false), pod("a-1", true, false)];
+        let stopped = Look {
+            target: 0,
+            ..look(&[])
+        };
+        assert_eq!(entries(&[look(&all), stopped]).1, 0);
+        let broken = [pod("a-0", false, false), pod("a-1", false, false)];
+        assert_eq!(entries(&[look(&broken), look(&broken[..1])]).1, 0);
+    }
+
+    #[test]
+    fn surplus_pods_go_one_by_one_whatever_the_others_are() {
+        let (starting, surplus) = (pod("a-0", false, false), pod("a-2", true, false));
+        let shrink = |pods: &[PodSeen]| Look {
+            target: 1,
+            ..look(pods)
+        };
+        let before = shrink(&[starting.clone(), surplus]);
+        assert_eq!(entries(&[before, shrink(&[starting])]).1, 0);
+        let pair = [pod("a-1", true, true), pod("a-2", true, false)];
+        assert_eq!(entries(&[shrink(&pair), shrink(&pair[..1])]).1, 1);
+    }
+}

@@ -1,0 +1,174 @@
+//! The observer: looks at pods and at the databases on its own clock, and enters what it sees into the books.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use serde_json::Value;
+use sqlx::PgPool;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::act::{Stage, cluster_name};
+use super::books::{Books, Look, PodSeen};
+use super::plan::Model;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Longest a look may take; while something is struck, nothing answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the observer must know of our own doings.
+#[derive(Debug, Clone, Default)]
+pub struct Doings {
+    pub models: Vec<Model>,
+    /// Clusters whose pods may be down by our own doing, until they have settled again.
+    pub disturbed: BTreeSet<usize>,
+    /// Uids of pods that we deleted.
+    pub deleted: BTreeSet<String>,
+    over: bool,
+}
+
+/// Shared between the hands and the eyes.
+#[derive(Debug, Clone, Default)]
+pub struct Shared(Arc<Mutex<Doings>>);
+
+impl Shared {
+    /// What is noted now; to be changed in place.
+    pub fn lock(&self) -> MutexGuard<'_, Doings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task that looks.
+pub struct Observer {
+    task: JoinHandle<Books>,
+    shared: Shared,
+}
+
+impl Observer {
+    /// Begins to look.
+    pub fn start(stage: &Stage) -> Self {
+        let shared = stage.doings.clone();
+        let eyes = Eyes {
+            pods: stage.sandbox.api(),
+            pools: stage.pools.clone(),
+            shared: shared.clone(),
+        };
+        Self {
+            task: tokio::spawn(eyes.watch()),
+            shared,
+        }
+    }
+
+    /// Ends it and hands over the books.
+    pub async fn end(self) -> Result<Books> {
+        self.shared.lock().over = true;
+        self.task.await.context("the observer broke off")
+    }
+}
+
+struct Eyes {
+    pods: Api<Pod>,
+    pools: Vec<PgPool>,
+    shared: Shared,
+}
+
+impl Eyes {
+    async fn watch(self) -> Books {
+        let mut books = Books::default();
+        let mut last = vec![Instant::now(); self.pools.len()];
+        loop {
+            for (index, last) in last.iter_mut().enumerate() {
+                let doings = self.shared.lock().clone();
+                if doings.over {
+                    return books;
+                }
+                let seen = timeout(PATIENCE, self.look(index)).await;
+                let Ok(Ok((pods, ha))) = seen else {
+                    // Of what nobody saw, nothing is told.
+                    books.blind += 1;
+                    *last = Instant::now();
+                    continue;
+                };
+                // What was noted while the look went on counts as well.
+                let now = self.shared.lock().clone();
+                let both = |of: &Doings| of.disturbed.contains(&index);
+                let look = Look {
+                    pods,
+                    ha,
+                    target: now.models.get(index).map_or(0, Model::target),
+                    disturbed: both(&doings) || both(&now),
+                    deleted: now.deleted,
+                    passed: last.elapsed(),
+                };
+                *last = Instant::now();
+                books.enter(index, &look);
+            }
+            sleep(INTERVAL).await;
+        }
+    }
+
+    async fn look(&self, index: usize) -> Result<(Vec<PodSeen>, Option<bool>)> {
+        let selector = format!("bytebase.com/cluster={}", cluster_name(index));
+        let pods = self
+            .pods
+            .list(&ListParams::default().labels(&selector))
+            .await?;
+        let pool = self.pools.get(index).context("no such cluster")?;
+        // Read as Bytebase stores it; that the token is genuine is not this observer's business.
+        let license: Option<String> = sqlx::query_scalar(
+            "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id AND s.name = 'SYSTEM' WHERE NOT w.deleted",
+        )
+        .fetch_optional(pool)
+        .await?
+        .flatten();
+        let ha = license.as_deref().map(allows_several);
+        Ok((pods.iter().map(seen).collect(), ha))
+    }
+}
+
+fn seen(pod: &Pod) -> PodSeen {
+    let ready = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|list| {
+            list.iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        });
+    PodSeen {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        ready,
+        ending: pod.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+/// The claim `ha` of a token.
+fn allows_several(token: &str) -> bool {
+    let claims = token.split('.').nth(1).unwrap_or_default();
+    let standard = claims.replace('-', "+").replace('_', "/");
+    let padded = format!("{standard}{}", "=".repeat((4 - standard.len() % 4) % 4));
+    serde_json::from_value::<k8s_openapi::ByteString>(Value::String(padded))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes.0).ok())
+        .is_some_and(|claims| claims["ha"] == true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_is_read_from_the_token() {
+        // {"ha":true,"x":"?>"} and {"ha":false}, in the alphabet of URLs.
+        assert!(allows_several("e30.eyJoYSI6dHJ1ZSwieCI6Ij8-In0.x"));
+        assert!(!allows_several("e30.eyJoYSI6ZmFsc2V9.x"));
+        assert!(!allows_several("nonsense"));
+    }
+}
