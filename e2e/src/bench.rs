@@ -58,26 +58,31 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 async fn measure(harness: &Harness, arguments: &Arguments) -> Result<Table> {
     let mut table = Table::default();
     single::image(harness, &mut table).await?;
-    let sandbox = Sandbox::create(harness.clone(), "bench").await?;
-    single::cluster(&sandbox, &mut table).await?;
-    sandbox
-        .kubectl(&["delete", "bytebasecluster", "--all"])
-        .await?;
-    harness
-        .helm
-        .run(&[
-            "uninstall",
-            sandbox.release(),
-            "--namespace",
-            sandbox.namespace(),
-        ])
-        .await?;
-
+    with_pods(harness, &mut table).await?;
     for component in [Component::ControllerManager, Component::Scheduler] {
         harness.cluster.park(component).await?;
     }
+    // What else works on a node at each change of a Service or pod would be measured as well.
+    harness.cluster.stop_kubelet().await?;
+    harness.cluster.freeze_proxy().await?;
     scale::measure(harness, arguments, &mut table).await?;
     Ok(table)
+}
+
+async fn with_pods(harness: &Harness, table: &mut Table) -> Result<()> {
+    let sandbox = Sandbox::create(harness.clone(), "bench").await?;
+    single::cluster(&sandbox, table).await?;
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", "--all"])
+        .await?;
+    let release = [
+        "uninstall",
+        sandbox.release(),
+        "--namespace",
+        sandbox.namespace(),
+    ];
+    harness.helm.run(&release).await?;
+    Ok(())
 }
 
 /// Says what is being done; some of it takes minutes.

@@ -179,6 +179,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// Freezes kube-proxy, which otherwise writes all rules of the node anew at each change of a Service.
+    pub async fn freeze_proxy(&self) -> Result<()> {
+        for pid in self.processes_named("kube-proxy").await? {
+            self.on_node(&format!("kill -STOP {pid}")).await?;
+        }
+        Ok(())
+    }
+
     /// Starts the kubelet again.
     pub async fn start_kubelet(&self) -> Result<()> {
         self.on_node("systemctl start kubelet").await?;

@@ -33,11 +33,17 @@ pub fn resource(kind: Kind) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind.as_ref()), plural)
 }
 
+/// Hash of a desired object: 16 hexadecimal digits.
+pub fn hash(object: &DesiredObject) -> String {
+    let mut hash = hex::encode(Sha256::digest(object.value.to_string().as_bytes()));
+    hash.truncate(16);
+    hash
+}
+
 /// The desired object with the hash of itself.
-pub fn with_hash(object: &DesiredObject) -> Value {
-    let hash = hex::encode(Sha256::digest(object.value.to_string().as_bytes()));
+fn with_hash(object: &DesiredObject) -> Value {
     let mut value = object.value.clone();
-    value["metadata"]["annotations"][HASH_ANNOTATION] = json!(hash.get(..16));
+    value["metadata"]["annotations"][HASH_ANNOTATION] = json!(hash(object));
     value
 }
 

@@ -87,8 +87,8 @@ pub struct RecentWrite {
     pub at: Instant,
     /// `resourceVersion` in the cache before it; `None` if it was not there.
     pub before: Option<String>,
-    /// What was written.
-    pub value: serde_json::Value,
+    /// Hash of what was written; the objects of a thousand clusters are too much to remember.
+    pub hash: String,
 }
 
 /// Everything a [`Context`] is made of.

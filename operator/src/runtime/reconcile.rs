@@ -5,7 +5,7 @@ use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::{self, Notice};
-use crate::apply::objects::{Applied, Objects, with_hash};
+use crate::apply::objects::{Applied, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
 use crate::decide::decide;
 use crate::decide::observation::{CallFailure, DatabaseView, Observation};
@@ -315,11 +315,11 @@ impl Look<'_> {
             let cached = context.caches.get(desired.kind, namespace, &desired.name);
             let slot = (desired.kind, desired.name.clone());
             let before = cached.as_ref().and_then(ResourceExt::resource_version);
-            let value = with_hash(desired);
+            let hash = hash(desired);
             if memory
                 .writes
                 .get(&slot)
-                .is_some_and(|write| write.before == before && write.value == value)
+                .is_some_and(|write| write.before == before && write.hash == hash)
             {
                 // Written a moment ago, and the watch has not shown it yet.
                 outcome.again = Some(ECHO);
@@ -339,7 +339,7 @@ impl Look<'_> {
                         RecentWrite {
                             at: Instant::now(),
                             before,
-                            value,
+                            hash,
                         },
                     );
                 }
