@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::timeout;
 
+use crate::audit;
 use crate::engine::{Engine, NETWORK};
 use crate::helm::Helm;
 use crate::images::{self, BytebaseImage};
@@ -36,6 +37,7 @@ const NEXT_SIGN: Duration = Duration::from_secs(20);
 pub struct Session {
     tools: Tools,
     state: State,
+    purpose: Purpose,
     reaper: Option<Reaper>,
     _ownership: Ownership,
 }
@@ -77,6 +79,7 @@ impl Session {
         Ok(Self {
             tools,
             state,
+            purpose,
             reaper,
             _ownership: ownership,
         })
@@ -110,7 +113,11 @@ impl Session {
             })?;
             let made = async {
                 cluster.delete(&state.kubeconfig()).await?;
-                cluster.create(image, &state.kubeconfig()).await
+                let policy = state.path("audit-policy.yaml");
+                fs::write(&policy, audit::POLICY)?;
+                // A measurement is not burdened with a record that nobody reads.
+                let policy = (self.purpose != Purpose::Bench).then_some(policy.as_path());
+                cluster.create(image, &state.kubeconfig(), policy).await
             };
             step("cluster", made).await?;
         }

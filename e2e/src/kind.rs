@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::{Value, json};
 
+use crate::audit;
 use crate::command::Call;
 use crate::engine::Engine;
 use crate::state::State;
@@ -16,24 +18,48 @@ const READY_PATIENCE: &str = "240s";
 const PARKED: &str = "/etc/kubernetes/parked";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
-/// `failCgroupV1`: recent kubelets refuse machines with the first version of control groups unless
-/// told otherwise. etcd without fsync: the data of a test is worth nothing after a crash of the
-/// machine, and waiting for the disk is most of what a small cluster does.
-const CONFIGURATION: &str = r#"kind: Cluster
-apiVersion: kind.x-k8s.io/v1alpha4
-nodes:
-  - role: control-plane
-kubeadmConfigPatches:
-  - |
-    kind: ClusterConfiguration
-    etcd:
-      local:
-        extraArgs:
-          unsafe-no-fsync: "true"
-  - |
-    kind: KubeletConfiguration
-    failCgroupV1: false
-"#;
+/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record of who called what,
+/// see [`audit`].
+fn configuration(audit_policy: Option<&Path>) -> Value {
+    let mut patches = vec![
+        // The data of a test is worth nothing after a crash of the machine, and waiting for the disk is most of what a
+        // small cluster does.
+        json!({
+            "kind": "ClusterConfiguration",
+            "etcd": {"local": {"extraArgs": {"unsafe-no-fsync": "true"}}},
+        }),
+        // Recent kubelets refuse machines with the first version of control groups unless told otherwise.
+        json!({"kind": "KubeletConfiguration", "failCgroupV1": false}),
+    ];
+    let mut node = json!({"role": "control-plane"});
+    if let Some(policy) = audit_policy {
+        node["extraMounts"] = json!([
+            {"hostPath": policy, "containerPath": audit::POLICY_PATH, "readOnly": true},
+        ]);
+        let volume = |name: &str, path: &str, read_only: bool, kind: &str| {
+            json!({
+                "name": name, "hostPath": path, "mountPath": path, "readOnly": read_only, "pathType": kind,
+            })
+        };
+        patches.push(json!({
+            "kind": "ClusterConfiguration",
+            "apiServer": {
+                "extraArgs": {"audit-policy-file": audit::POLICY_PATH, "audit-log-path": audit::LOG_PATH},
+                "extraVolumes": [
+                    volume("audit-policy", audit::POLICY_PATH, true, "File"),
+                    volume("audit-log", audit::LOG_FOLDER, false, "DirectoryOrCreate"),
+                ],
+            },
+        }));
+    }
+    let patches: Vec<_> = patches.iter().map(Value::to_string).collect();
+    json!({
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": [node],
+        "kubeadmConfigPatches": patches,
+    })
+}
 
 /// A part of the control plane that the kubelet runs from a manifest on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +119,13 @@ impl Cluster {
             .is_ok_and(|printed| printed.trim() == "true")
     }
 
-    /// Makes it and waits until its node is Ready.
-    pub async fn create(&self, image: &str, kubeconfig: &Path) -> Result<()> {
+    /// Makes it and waits until its node is Ready. With a policy, the API server keeps a record by it.
+    pub async fn create(
+        &self,
+        image: &str,
+        kubeconfig: &Path,
+        audit_policy: Option<&Path>,
+    ) -> Result<()> {
         self.kind(&[
             "create",
             "cluster",
@@ -106,7 +137,7 @@ impl Cluster {
             READY_PATIENCE,
         ])
         .env("KUBECONFIG", kubeconfig)
-        .input(CONFIGURATION)
+        .input(configuration(audit_policy).to_string())
         .limit(Duration::from_mins(7))
         .run()
         .await?;
@@ -163,8 +194,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Undoes what a scenario that failed half-way may have left: parked components, a stopped kubelet.
+    /// Undoes what a scenario that failed half-way may have left: frozen or parked components, a stopped kubelet.
     pub async fn heal(&self) -> Result<()> {
+        for component in [Component::ApiServer, Component::Etcd] {
+            for pid in self.processes_named(component.program()).await? {
+                self.on_node(&format!("kill -CONT {pid}")).await?;
+            }
+        }
         self.on_node(&format!(
             "for f in {PARKED}/*.yaml; do [ ! -e $f ] || mv $f {MANIFESTS}/; done; \
              systemctl start kubelet"
@@ -254,12 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_is_yaml_with_two_patches() -> Result<()> {
-        let parsed: serde_json::Value = serde_yaml::from_str(CONFIGURATION)?;
-        assert_eq!(
-            parsed["kubeadmConfigPatches"].as_array().map(Vec::len),
-            Some(2)
-        );
-        Ok(())
+    fn only_with_a_policy_is_a_record_kept() {
+        let patches = |policy| {
+            let patches = configuration(policy)["kubeadmConfigPatches"].clone();
+            patches.as_array().map(Vec::len)
+        };
+        let policy = Path::new("/tmp/policy.yaml");
+        assert_eq!((patches(None), patches(Some(policy))), (Some(2), Some(3)));
+        let mount = configuration(Some(policy))["nodes"][0]["extraMounts"][0].clone();
+        assert_eq!(mount["hostPath"], "/tmp/policy.yaml");
     }
 }

@@ -10,6 +10,7 @@
     reason = "a command-line program; items that say nothing more than their name need no sentence"
 )]
 
+pub mod audit;
 pub mod bench;
 pub mod cli;
 pub mod collect;

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
+use crate::audit::{self, Call};
 use crate::faults::{self, Blow};
 use crate::followers::Followers;
 use crate::harness::Harness;
@@ -274,6 +275,16 @@ impl Sandbox {
     /// Installs, or changes, the operator of this scenario: it watches this namespace only. From the
     /// first call on everything it logs is kept.
     pub async fn install_operator(&self, options: &OperatorOptions) -> Result<()> {
+        self.install_release(self.release(), options).await
+    }
+
+    /// Installs a second release beside the first. Its values must give its objects other names.
+    pub async fn install_second_operator(&self, options: &OperatorOptions) -> Result<()> {
+        let release = format!("{}-2", self.release());
+        self.install_release(&release, options).await
+    }
+
+    async fn install_release(&self, release: &str, options: &OperatorOptions) -> Result<()> {
         let OperatorOptions {
             chart,
             replicas,
@@ -296,7 +307,7 @@ impl Sandbox {
         let chart = chart.display().to_string();
         self.harness()
             .helm
-            .upgrade(self.namespace(), self.release(), &chart, &all, PATIENCE)
+            .upgrade(self.namespace(), release, &chart, &all, PATIENCE)
             .await?;
         Ok(())
     }
@@ -330,6 +341,11 @@ impl Sandbox {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         followers.as_ref().map_or(Vec::new(), Followers::problems)
+    }
+
+    /// What the operator (and whatever else has a service account here) has called so far, by the API server's record.
+    pub async fn calls(&self) -> Result<Vec<Call>> {
+        audit::calls(&self.harness().cluster, self.namespace()).await
     }
 
     /// GET from a port of a pod, through the API server. Returns the body of a 2xx answer.

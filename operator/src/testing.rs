@@ -296,6 +296,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         database_shared_with: None,
         call_failure: None,
         unclaimed_since: BTreeMap::new(),
+        missing_pods: None,
     }
 }
 

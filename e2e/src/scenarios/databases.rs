@@ -497,6 +497,43 @@ pub async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// Another Bytebase on the same database, which no `BytebaseCluster` knows of.
+pub async fn stranger(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 1).await?;
+    let image = &sandbox.harness().bytebase;
+    let environment = json!([
+        {"name": "PG_URL", "valueFrom": {"secretKeyRef": {"name": DATABASE_SECRET, "key": "PG_URL"}}},
+        {"name": "PGAPPNAME", "value": "stranger"},
+    ]);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"},
+        "spec": {"containers": [{
+            "name": "bytebase", "image": image.name(), "imagePullPolicy": "Never", "env": environment,
+            "args": ["--port", "8080", "--data", "/var/opt/bytebase", "--external-url", "https://elsewhere.example.com", "--ha"],
+            "volumeMounts": [{"name": "data", "mountPath": "/var/opt/bytebase"}],
+        }], "volumes": [{"name": "data", "emptyDir": {}}]},
+    });
+    sandbox.apply_yaml(&pod.to_string()).await?;
+    let told = sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "False", "ForeignReplica")
+        .await?;
+    support::says(&told, &["1 replica(s)", "no pod of this cluster"])?;
+    support::wait_event(&sandbox, "ForeignReplica").await?;
+    // Our own is not blamed for it.
+    let status = sandbox.status(NAME).await?;
+    ensure!(
+        status["activeReplicas"] == 1 && status["replicaStatuses"][0]["heartbeat"] == "Fresh",
+        "{status}"
+    );
+    sandbox
+        .kubectl(&["delete", "pod", "stranger", "--grace-period=5"])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "True", "AllReplicasHealthy")
+        .await?;
+    Ok(())
+}
+
 // === Words ===
 
 /// Brings up operator and cluster with this PG_URL in the Secret from the very beginning.

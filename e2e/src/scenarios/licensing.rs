@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use jiff::SignedDuration;
 use serde_json::json;
 
 use super::support::{self, LICENSE_SECRET, NAME};
-use crate::license::License;
+use crate::license::{License, LicenseKey};
 use crate::sandbox::{OperatorOptions, Sandbox};
 use crate::wait;
 
@@ -182,4 +182,163 @@ async fn execute_license_without_ha(sandbox: &Sandbox) -> Result<()> {
     pool.close().await;
     ensure!(done?.rows_affected() == 1, "no license is stored");
     Ok(())
+}
+
+/// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and none lets a second replica run.
+pub async fn forms(sandbox: Sandbox) -> Result<()> {
+    let key = &sandbox.harness().license;
+    let other_key = LicenseKey::open(&sandbox.folder().join("other-key"))?;
+    let good = key.sign(&License::default())?;
+    support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    forget_license(&sandbox).await?;
+
+    let half = good.get(..good.len() / 2).unwrap_or_default().to_owned();
+    let elsewhere = License {
+        workspace_id: "somebody-elses".to_owned(),
+        ..License::default()
+    };
+    let expired = License::default().expires_in(SignedDuration::from_hours(-1));
+    for (what, token, condition, reason) in [
+        ("cut short", half, "ConfigurationValid", "InvalidSecret"),
+        (
+            "signed by somebody else",
+            other_key.sign(&License::default())?,
+            "ConfigurationValid",
+            "InvalidSecret",
+        ),
+        (
+            "nothing like it",
+            "license".to_owned(),
+            "ConfigurationValid",
+            "InvalidSecret",
+        ),
+        (
+            "empty",
+            String::new(),
+            "ConfigurationValid",
+            "InvalidSecret",
+        ),
+        (
+            "of another workspace",
+            key.sign(&elsewhere)?,
+            "HALicensed",
+            "LicenseOtherWorkspace",
+        ),
+        (
+            "expired",
+            key.sign(&expired)?,
+            "HALicensed",
+            "LicenseExpired",
+        ),
+        (
+            "without HA",
+            key.sign(&License::default().ha(false))?,
+            "HALicensed",
+            "LicenseWithoutHa",
+        ),
+    ] {
+        // An empty value is in every text, and no secret.
+        if token.is_empty() {
+            sandbox
+                .create_harmless_secret(LICENSE_SECRET, &[("license", "")])
+                .await?;
+        } else {
+            sandbox
+                .create_secret(LICENSE_SECRET, &[("license", &token)])
+                .await?;
+        }
+        sandbox
+            .wait_condition(NAME, condition, "False", reason)
+            .await
+            .context(what)?;
+        // "without HA" is installed all the same, for the plan that comes with it.
+        forget_license(&sandbox).await?;
+    }
+    support::wait_pods(&sandbox, 1).await?;
+
+    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any other.
+    let trial = License {
+        trialing: true,
+        ..License::default()
+    };
+    let pasted = format!("  {}\n\n", key.sign(&trial)?);
+    sandbox
+        .create_secret(LICENSE_SECRET, &[("license", &pasted)])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await
+        .context("a pasted trial")?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+
+    // What is stored counts on when the Secret goes; that it went is told.
+    let before = support::lives(&sandbox).await?;
+    sandbox
+        .kubectl(&["delete", "secret", LICENSE_SECRET])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "ReferenceMissing")
+        .await?;
+    wait::throughout(
+        "both replicas",
+        Duration::from_secs(5),
+        || support::lives(&sandbox),
+        |now| *now == before,
+    )
+    .await
+}
+
+/// A license that ends while no operator runs: the first look back is enough.
+pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
+    let options = |replicas| OperatorOptions {
+        replicas,
+        values: json!({"licenseGuardSeconds": 5}),
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options(1)).await?;
+    support::secrets(&sandbox).await?;
+    let lasts = SignedDuration::from_secs(60);
+    let expires = jiff::Timestamp::now() + lasts;
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default().expires_in(lasts))
+        .await?;
+    sandbox
+        .apply_yaml(&support::licensed(&sandbox, 2).to_string())
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(
+        jiff::Timestamp::now() < expires,
+        "the cluster took too long for this license"
+    );
+    sandbox.install_operator(&options(0)).await?;
+    let nobody = || sandbox.operator_pods();
+    wait::until(
+        "no operator",
+        crate::sandbox::PATIENCE,
+        nobody,
+        Vec::is_empty,
+    )
+    .await?;
+    while jiff::Timestamp::now() < expires {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    ensure!(support::pods(&sandbox).await?.len() == 2);
+    sandbox.install_operator(&options(1)).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseExpired")
+        .await?;
+    support::wait_pods(&sandbox, 1).await?;
+    support::wait_event(&sandbox, "LicenseExpired").await
+}
+
+/// Takes the stored license away, as if nobody had ever installed one.
+async fn forget_license(sandbox: &Sandbox) -> Result<()> {
+    support::execute(
+        sandbox,
+        "UPDATE setting SET value = jsonb_set(value, '{license}', '\"\"') WHERE name = 'SYSTEM'",
+    )
+    .await
 }

@@ -2,6 +2,7 @@
 
 mod bring_up;
 mod configuration;
+mod control_plane;
 mod database;
 mod databases;
 mod harness;
@@ -10,8 +11,11 @@ mod licensing;
 mod objects;
 mod operator;
 mod optional_kinds;
+mod refusals;
 mod replicas;
+mod rights;
 mod rollouts;
+mod spec_fields;
 pub(crate) mod support;
 
 use crate::scenario::Scenario;
@@ -73,6 +77,16 @@ pub const ALL: &[Scenario] = &[
         "With enforcement Warn all replicas run, and the condition says what that costs.",
         |sandbox| Box::pin(licensing::warn(sandbox)),
     ),
+    Scenario::new(
+        "license-forms",
+        "Every wrong license has its own reason, a pasted trial counts, and a deleted Secret ends nobody.",
+        |sandbox| Box::pin(licensing::forms(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-expired-unseen",
+        "A license that ended while no operator ran counts no more at the first look.",
+        |sandbox| Box::pin(licensing::expired_unseen(sandbox)),
+    ).stand_in_only(),
     Scenario::new(
         "wrong-admin-password",
         "A license that cannot be installed is told of, and installed once the login is right.",
@@ -154,6 +168,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(databases::black_hole(sandbox)),
     ).stand_in_only(),
     Scenario::new(
+        "foreign-bytebase",
+        "A Bytebase that no cluster knows of beats on the database, and is told of until it ends.",
+        |sandbox| Box::pin(databases::stranger(sandbox)),
+    ),
+    Scenario::new(
         "secret-rotation",
         "A rotated password rolls the replicas one at a time.",
         |sandbox| Box::pin(database::rotation(sandbox)),
@@ -222,6 +241,36 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(optional_kinds::come_and_go(sandbox)),
     ),
     Scenario::new(
+        "hostile-overlays",
+        "A podTemplate that would make the pods something else is refused and touches nothing.",
+        |sandbox| Box::pin(spec_fields::hostile_overlays(sandbox)),
+    ),
+    Scenario::new(
+        "quota",
+        "A quota that leaves no room for a pod is told of in its own words.",
+        |sandbox| Box::pin(refusals::quota(sandbox)),
+    ),
+    Scenario::new(
+        "pod-security",
+        "Pods that the namespace's security level refuses are told of.",
+        |sandbox| Box::pin(refusals::pod_security(sandbox)),
+    ),
+    Scenario::new(
+        "webhook",
+        "A policy that says no and a webhook that does not answer are named; the rest goes on.",
+        |sandbox| Box::pin(refusals::webhook(sandbox)),
+    ),
+    Scenario::new(
+        "rights-used",
+        "The operator of one namespace calls all that it may and nothing else, and never leaves its namespace.",
+        |sandbox| Box::pin(rights::every_verb_is_used(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "rights-needed",
+        "Without any one rule of its roles a call is refused, and the log says which.",
+        |sandbox| Box::pin(rights::every_rule_is_needed(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "forbidden-kind",
         "Without the right to Ingresses the rest works, and the condition names the right.",
         |sandbox| Box::pin(objects::forbidden_kind(sandbox)),
@@ -242,9 +291,48 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(operator::leader_hand_over(sandbox)),
     ),
     Scenario::new(
+        "leader-frozen",
+        "A leader that stood still for longer than its lease ends itself before it writes anything.",
+        |sandbox| Box::pin(operator::leader_frozen(sandbox)),
+    ),
+    Scenario::new(
+        "two-by-mistake",
+        "Two operators on one namespace roll one replica at a time and do not fight.",
+        |sandbox| Box::pin(operator::two_by_mistake(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "watches-cut",
+        "What changes while the operator's connections are cut is found afterwards.",
+        |sandbox| Box::pin(control_plane::watches_cut(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "database-stopped",
         "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
         |sandbox| Box::pin(database::stopped_and_back(sandbox)),
+    ).stand_in_only()
+    .exclusive(),
+    Scenario::new(
+        "spec-fields",
+        "Every field of the spec has its effect when set and changed, and leaves nothing when taken away.",
+        |sandbox| Box::pin(spec_fields::all_fields(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "api-server-stopped",
+        "A minute without the API server ends no replica, and the operator takes up its work.",
+        |sandbox| Box::pin(control_plane::api_server_stopped(sandbox)),
+    ).stand_in_only()
+    .exclusive(),
+    Scenario::new(
+        "etcd-stopped",
+        "etcd frozen, then stopped: no replica ends, and the operator takes up its work.",
+        |sandbox| Box::pin(control_plane::etcd_stopped(sandbox)),
+    ).stand_in_only()
+    .exclusive(),
+    Scenario::new(
+        "kubelet-stopped",
+        "A silent node is told of, its replicas still count as beating, and nobody is replaced.",
+        |sandbox| Box::pin(control_plane::kubelet_stopped(sandbox)),
     ).stand_in_only()
     .exclusive(),
     Scenario::new(

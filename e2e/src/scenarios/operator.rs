@@ -1,9 +1,11 @@
 //! The operator itself: killed, doubled, restarted.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -11,6 +13,9 @@ use super::support::{self, NAME};
 use crate::faults::Blow;
 use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::wait;
+
+/// The operator's container, as the chart names it.
+const CONTAINER: &str = "operator";
 
 /// Killed at random moments of everything a cluster goes through, the operator takes up where it was.
 pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
@@ -38,32 +43,21 @@ pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
 
 async fn kill(sandbox: &Sandbox) -> Result<()> {
     let pods = || sandbox.operator_pods();
+    let runs = |pod: &Pod| {
+        container(pod)
+            .and_then(|status| status.state.as_ref())
+            .is_some_and(|state| state.running.is_some())
+    };
     let running = wait::until("a running operator", PATIENCE, pods, |pods| {
-        pods.iter().any(|pod| {
-            pod.status
-                .as_ref()
-                .and_then(|status| status.container_statuses.as_ref())
-                .is_some_and(|list| {
-                    list.iter().any(|container| {
-                        container
-                            .state
-                            .as_ref()
-                            .is_some_and(|state| state.running.is_some())
-                    })
-                })
-        })
+        pods.iter().any(runs)
     })
     .await?;
-    let pod = running.first().context("no operator")?;
-    let container = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.containers.first())
-        .context("no container")?
-        .name
-        .clone();
+    let pod = running
+        .iter()
+        .find(|pod| runs(pod))
+        .context("no operator")?;
     // Between the look and the blow it may have ended by an earlier blow.
-    if let Err(error) = sandbox.strike(pod, &container, Blow::Kill).await {
+    if let Err(error) = sandbox.strike(pod, CONTAINER, Blow::Kill).await {
         println!("    not struck: {error:#}");
     }
     // The kubelet makes a container that keeps ending wait for minutes; a new pod starts at once.
@@ -100,16 +94,7 @@ pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     wait::until("another operator, Ready", PATIENCE, fresh, |pods| {
         pods.iter()
             .all(|pod| old.iter().all(|old| old.uid() != pod.uid()))
-            && pods.iter().any(|pod| {
-                pod.status
-                    .as_ref()
-                    .and_then(|status| status.conditions.as_ref())
-                    .is_some_and(|list| {
-                        list.iter().any(|condition| {
-                            condition.type_ == "Ready" && condition.status == "True"
-                        })
-                    })
-            })
+            && pods.iter().any(is_ready)
     })
     .await?;
     wait::throughout(
@@ -121,19 +106,9 @@ pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     .await
 }
 
-/// Two operators: one leads. Killed, the other takes over once the lease has run out; asked to end, at once.
+/// A leader that is asked to end hands over at once; one that is killed is followed when its lease has run out.
 pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
-    let options = OperatorOptions {
-        replicas: 2,
-        ..OperatorOptions::default()
-    };
-    sandbox.install_operator(&options).await?;
-    support::secrets(&sandbox).await?;
-    sandbox
-        .apply_yaml(&support::minimal(&sandbox, 1).to_string())
-        .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-
+    pair(&sandbox).await?;
     let first = holder(&sandbox).await?;
     let asked = Instant::now();
     sandbox
@@ -150,42 +125,183 @@ pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
         asked.elapsed()
     );
 
+    wait_for_pair(&sandbox).await?;
+    let pod = sandbox.api::<Pod>().get(&pod_of(&second)).await?;
+    let killed = Instant::now();
+    sandbox.strike(&pod, CONTAINER, Blow::Kill).await?;
+    next_holder(&sandbox, &second).await?;
+    let took = killed.elapsed();
+    println!("    take-over after {:.1} s", took.as_secs_f32());
+    ensure!(
+        took > Duration::from_secs(9),
+        "the lease was taken from one that may still have led: after {took:?}"
+    );
+    change_arrives(&sandbox, "killed").await
+}
+
+/// A leader that stands still for longer than its lease, with work to do, and goes on: it must notice before it writes anything.
+pub async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
+    pair(&sandbox).await?;
+    let first = holder(&sandbox).await?;
+    let pod = sandbox.api::<Pod>().get(&pod_of(&first)).await?;
+    // In the middle of its work: it has read what to do and not done all of it.
+    support::patch_spec(&sandbox, json!({"podLabels": {"led-by": "the-frozen"}})).await?;
+    tokio::time::sleep(Duration::from_millis(rand::random_range(0..400))).await;
+    sandbox.strike(&pod, CONTAINER, Blow::Freeze).await?;
+    next_holder(&sandbox, &first).await?;
+    change_arrives(&sandbox, "its-heir").await?;
+    let before = support::versions(&sandbox).await?;
+
+    let thawed = jiff::Timestamp::now();
+    sandbox.strike(&pod, CONTAINER, Blow::Thaw).await?;
+    let restarted = || async {
+        let pod = sandbox.api::<Pod>().get(&pod.name_any()).await?;
+        Ok(container(&pod).map_or(0, |status| status.restart_count))
+    };
     wait::until(
-        "two operators again",
+        "the thawed one to end itself",
         PATIENCE,
-        || sandbox.operator_pods(),
-        |pods| {
-            pods.iter()
-                .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-                .count()
-                == 2
-                && pods.len() == 2
-        },
+        restarted,
+        |count| *count > 0,
     )
     .await?;
-    let killed = Instant::now();
+    wait::throughout(
+        "no write",
+        Duration::from_secs(5),
+        || support::versions(&sandbox),
+        |now| *now == before,
+    )
+    .await?;
+    let late: Vec<_> = sandbox
+        .calls()
+        .await?
+        .into_iter()
+        .filter(|call| call.pod == pod.name_any() && call.at >= thawed)
+        .filter(|call| call.writes() && call.resource != "leases")
+        .collect();
+    ensure!(late.is_empty(), "the former leader wrote: {late:#?}");
+    let leads = holder(&sandbox).await?;
+    ensure!(!leads.starts_with(&pod.name_any()), "{leads} leads again");
+    Ok(())
+}
+
+/// Two releases serve one namespace, against the documentation: each elects its own leader, and both do the same.
+pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     sandbox
-        .kubectl(&[
-            "delete",
-            "pod",
-            &pod_of(&second),
-            "--grace-period=0",
-            "--force",
-            "--wait=false",
-        ])
+        .install_operator(&OperatorOptions::default())
         .await?;
-    next_holder(&sandbox, &second).await?;
-    println!(
-        "    take-over after {:.1} s",
-        killed.elapsed().as_secs_f32()
-    );
-    support::patch_spec(&sandbox, json!({"podLabels": {"led-by": "another"}})).await?;
-    let labelled = || async { Ok(sandbox.pods("led-by=another").await?.len()) };
-    wait::until("the change to arrive", PATIENCE, labelled, |count| {
-        *count == 1
+    sandbox
+        .install_second_operator(&OperatorOptions::default())
+        .await?;
+    support::secrets(&sandbox).await?;
+    sandbox
+        .apply_yaml(&support::licensed(&sandbox, 3).to_string())
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let writers = || async {
+        let calls = sandbox.calls().await?;
+        let pods: BTreeSet<_> = calls
+            .iter()
+            .filter(|call| call.writes() && call.resource == "leases")
+            .map(|call| call.pod.clone())
+            .collect();
+        Ok(pods.len())
+    };
+    wait::until("two leaders", PATIENCE, writers, |count| *count == 2).await?;
+
+    // A roll under both: never more than one replica away.
+    support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "by-two"}})).await?;
+    let start = Instant::now();
+    loop {
+        let rolled = sandbox.pods("rolled=by-two").await?.len();
+        let away = 3 - support::pods(&sandbox)
+            .await?
+            .iter()
+            .filter(|pod| is_ready(pod))
+            .count();
+        ensure!(away <= 1, "{away} of 3 replicas are away");
+        if rolled == 3 && away == 0 {
+            break;
+        }
+        ensure!(start.elapsed() < PATIENCE * 2, "{rolled} of 3 rolled");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    // And no tug of war afterwards.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let before = support::versions(&sandbox).await?;
+    wait::throughout(
+        "no write",
+        Duration::from_secs(20),
+        || support::versions(&sandbox),
+        |now| *now == before,
+    )
+    .await
+}
+
+/// A leader and a standby, with a cluster that is Ready.
+async fn pair(sandbox: &Sandbox) -> Result<()> {
+    let options = OperatorOptions {
+        replicas: 2,
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(sandbox).await?;
+    sandbox
+        .apply_yaml(&support::minimal(sandbox, 1).to_string())
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    wait_for_pair(sandbox).await
+}
+
+async fn wait_for_pair(sandbox: &Sandbox) -> Result<()> {
+    let pods = || sandbox.operator_pods();
+    wait::until("two operators", PATIENCE, pods, |pods| {
+        pods.len() == 2
+            && pods
+                .iter()
+                .all(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod))
     })
     .await?;
     Ok(())
+}
+
+/// Somebody leads: a change of the spec reaches the pod.
+async fn change_arrives(sandbox: &Sandbox, led_by: &str) -> Result<()> {
+    support::patch_spec(sandbox, json!({"podLabels": {"led-by": led_by}})).await?;
+    let selector = format!("led-by={led_by}");
+    let labelled = || sandbox.pods(&selector);
+    wait::until("the change to arrive", PATIENCE, labelled, |pods| {
+        pods.len() == 1 && pods.iter().all(is_ready)
+    })
+    .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    Ok(())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|list| {
+            list.iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        })
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status
+        .as_ref()?
+        .container_statuses
+        .as_ref()?
+        .iter()
+        .find(|status| status.name == CONTAINER)
 }
 
 async fn holder(sandbox: &Sandbox) -> Result<String> {

@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use super::rights;
 use super::support::{self, NAME};
 use crate::sandbox::{PATIENCE, Sandbox};
 use crate::tools::Tools;
@@ -82,6 +83,8 @@ pub async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     ] {
         wait_exists(&sandbox, object, there).await?;
     }
+    let unused = rights::optional_unused(&sandbox).await?;
+    ensure!(unused.is_empty(), "granted and never used: {unused:?}");
     remove_definitions(&sandbox).await
 }
 
@@ -212,7 +215,7 @@ async fn wait_exists(sandbox: &Sandbox, object: &str, there: bool) -> Result<()>
     Ok(())
 }
 
-async fn install_definitions(sandbox: &Sandbox) -> Result<()> {
+pub async fn install_definitions(sandbox: &Sandbox) -> Result<()> {
     for entry in fs::read_dir(Tools::load()?.definitions)? {
         let definition = fs::read_to_string(entry?.path())?;
         sandbox.apply_yaml(&definition).await?;
@@ -220,7 +223,7 @@ async fn install_definitions(sandbox: &Sandbox) -> Result<()> {
     sandbox.harness().wait_for_definitions().await
 }
 
-async fn remove_definitions(sandbox: &Sandbox) -> Result<()> {
+pub async fn remove_definitions(sandbox: &Sandbox) -> Result<()> {
     let mut arguments = vec!["delete", "customresourcedefinition", "--ignore-not-found"];
     arguments.extend(DEFINITIONS);
     sandbox.kubectl(&arguments).await?;

@@ -58,6 +58,11 @@ impl ApplyFailure {
                     FailureKind::Refused,
                     format!("{what} was refused: {}", status.message),
                 ),
+                // A webhook that does not answer stands in the way until somebody mends it.
+                500 if status.message.contains("failed calling webhook") => (
+                    FailureKind::Refused,
+                    format!("{what} was refused: {}", status.message),
+                ),
                 _ => (
                     FailureKind::Transient,
                     format!("{what}: {}", status.message),

@@ -149,6 +149,18 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
             ),
         );
     }
+    let refusal = findings
+        .observation
+        .missing_pods
+        .as_ref()
+        .and_then(|missing| missing.refusal.as_ref());
+    if let Some(refusal) = refusal {
+        return of(
+            Some(false),
+            Reason::PodCreationFailed,
+            format!("Kubernetes refuses to make a pod: {refusal}"),
+        );
+    }
     if health.replicas.is_empty() {
         return if findings.cluster.replicas == 0 {
             of(

@@ -1,7 +1,10 @@
 //! Which pod is which heartbeat.
 
-use super::observation::{DatabaseFacts, DatabaseView, Heartbeat, Observation, PodView};
+use super::observation::{
+    DatabaseFacts, DatabaseView, Heartbeat, MissingPods, Observation, PodView,
+};
 use crate::api::status::HeartbeatState;
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
@@ -10,6 +13,10 @@ use uuid::Uuid;
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
 /// Rows of ended processes are normal for their 30 s tail; what still beats after this long is somebody else's.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
+/// A pod that is missing for longer than this is asked after: why could it not be made?
+pub const MISSING_PATIENCE: Duration = Duration::from_secs(2);
+/// And again so often, while it is missing.
+const MISSING_RETRY: Duration = Duration::from_secs(10);
 /// Bytebase beats this often.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -134,6 +141,15 @@ fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
         (true, true) => HeartbeatState::Fresh,
         (true, false) => HeartbeatState::Unknown,
         (false, _) => HeartbeatState::Missing,
+    }
+}
+
+/// When to ask (again) why pods are missing.
+pub fn ask_after_missing(missing: &MissingPods, now: Timestamp) -> Timestamp {
+    let first = missing.since.saturating_add(MISSING_PATIENCE);
+    match first {
+        Ok(first) if first > now => first,
+        _ => now.saturating_add(MISSING_RETRY).unwrap_or(Timestamp::MAX),
     }
 }
 

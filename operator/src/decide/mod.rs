@@ -467,7 +467,11 @@ fn next(
         .call_failure
         .as_ref()
         .map(|failure| failure.retry_at.max(observation.now));
-    [license.changes_at, rollout, strangers, call]
+    let missing = observation
+        .missing_pods
+        .as_ref()
+        .map(|missing| health::ask_after_missing(missing, observation.now));
+    [license.changes_at, rollout, strangers, call, missing]
         .into_iter()
         .flatten()
         .min()

@@ -209,6 +209,17 @@ pub struct Observation {
     pub call_failure: Option<CallFailure>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
     pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
+    /// Pods that the StatefulSet should have and has not, if there are any.
+    pub missing_pods: Option<MissingPods>,
+}
+
+/// Pods that nobody has made yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingPods {
+    /// Since when, as far as the operator remembers.
+    pub since: jiff::Timestamp,
+    /// Why the StatefulSet's controller cannot make one of them, in the words of whoever refuses: a quota, pod security, a webhook.
+    pub refusal: Option<String>,
 }
 
 /// What the Gateways make of the HTTPRoute.

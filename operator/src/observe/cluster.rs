@@ -7,7 +7,8 @@ use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Secret};
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,13 +99,45 @@ pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
     }
 }
 
-/// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
-pub async fn pods(
+/// Names of the pods that the StatefulSet should have and has not.
+pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
+    let wanted = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
+    (0..wanted)
+        .filter(|ordinal| pods.iter().all(|pod| pod.ordinal != *ordinal))
+        .map(|ordinal| format!("{}-{ordinal}", set.name_any()))
+        .collect()
+}
+
+/// Why the controller of this StatefulSet could not make one of these pods, in the words of whoever refused. Of several reasons always
+/// the same, since status must not change while nothing does.
+pub async fn refusal(
     client: &Client,
-    ids: &LogIds,
     namespace: &str,
-    pods: &[std::sync::Arc<Pod>],
-) -> Vec<PodView> {
+    set_uid: &str,
+    missing: &[String],
+) -> Result<Option<String>, kube::Error> {
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let of_set = format!("involvedObject.uid={set_uid},reason=FailedCreate");
+    let events = api.list(&ListParams::default().fields(&of_set)).await?;
+    let concerned = |message: &String| {
+        missing
+            .iter()
+            .any(|pod| message.contains(&format!("Pod {pod} ")))
+    };
+    Ok(events
+        .items
+        .into_iter()
+        .filter_map(|event| event.message)
+        .filter(concerned)
+        .min())
+}
+
+/// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
+pub async fn pods(client: &Client, ids: &LogIds, namespace: &str, pods: &[Pod]) -> Vec<PodView> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut views: Vec<_> = join_all(
         pods.iter()

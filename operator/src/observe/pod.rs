@@ -140,6 +140,10 @@ impl LogIds {
         };
         let id = match api.logs(&pod.name_any(), &parameters).await {
             Ok(head) => find_id(&head),
+            Err(kube::Error::Api(error)) if error.code == 403 => {
+                tracing::warn!(pod = pod.name_any(), error = %error, "the log may not be read; the session in the database tells the replica instead");
+                None
+            }
             Err(error) => {
                 tracing::debug!(pod = pod.name_any(), error = %error, "the log cannot be read; the session in the database tells the replica instead");
                 None

@@ -68,6 +68,8 @@ pub struct Context {
 pub struct Memory {
     /// Since when each fresh heartbeat has belonged to no pod.
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
+    /// Since when the StatefulSet has had fewer pods than it should.
+    pub missing_since: Option<Timestamp>,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
     /// Calls in a row that nothing answered.

@@ -8,7 +8,8 @@ use crate::apply::event::{self, Notice};
 use crate::apply::objects::{Applied, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
 use crate::decide::decide;
-use crate::decide::observation::{CallFailure, DatabaseView, Observation};
+use crate::decide::health::MISSING_PATIENCE;
+use crate::decide::observation::{CallFailure, DatabaseView, MissingPods, Observation};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
@@ -231,7 +232,7 @@ impl Look<'_> {
             .stateful_sets
             .get(namespace, &name)
             .filter(|set| owned(&|| set.owner_references().to_vec()));
-        let set_uid = set.as_ref().and_then(|set| set.uid());
+        let set_uid = set.as_ref().and_then(ResourceExt::uid);
         // Pods have the names of their ordinals; beyond the largest size there are none.
         let pods: Vec<_> = (0..=50)
             .filter_map(|ordinal| {
@@ -243,6 +244,23 @@ impl Look<'_> {
             .filter(|pod| observe::is_ours(pod, &name, set_uid.as_deref()))
             .collect();
         let pods = observe::pods(&context.client, &context.log_ids, namespace, &pods).await;
+        let now = Timestamp::now();
+        let missing = set.as_ref().map(|set| observe::missing(set, &pods));
+        let missing_pods = match missing.filter(|missing| !missing.is_empty()) {
+            None => {
+                memory.missing_since = None;
+                None
+            }
+            Some(missing) => {
+                let since = *memory.missing_since.get_or_insert(now);
+                Some(MissingPods {
+                    since,
+                    refusal: self
+                        .refusal(namespace, set_uid.as_deref(), &missing, since, now)
+                        .await,
+                })
+            }
+        };
         if let Some(target) = valid.and_then(target) {
             context.probes.ensure(key, target);
         }
@@ -266,8 +284,8 @@ impl Look<'_> {
             .get(namespace, &name)
             .filter(|ingress| owned(&|| ingress.owner_references().to_vec()));
         Observation {
-            now: Timestamp::now(),
-            stateful_set: set.as_deref().map(observe::stateful_set),
+            now,
+            stateful_set: set.as_ref().map(observe::stateful_set),
             pods,
             ingress_has_address: ingress.map(|ingress| {
                 let balancer = ingress
@@ -290,6 +308,28 @@ impl Look<'_> {
             database_shared_with,
             call_failure: memory.call_failure.clone(),
             unclaimed_since: memory.unclaimed_since.clone(),
+            missing_pods,
+        }
+    }
+
+    /// Why the StatefulSet's controller cannot make a pod, once it has been missing for longer than it takes to make one.
+    async fn refusal(
+        &self,
+        namespace: &str,
+        set_uid: Option<&str>,
+        missing: &[String],
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Option<String> {
+        if now.duration_since(since).unsigned_abs() < MISSING_PATIENCE {
+            return None;
+        }
+        match observe::refusal(&self.context.client, namespace, set_uid?, missing).await {
+            Ok(refusal) => refusal,
+            Err(error) => {
+                tracing::warn!(cluster = %name(self.key), %error, "cannot read why pods are missing");
+                None
+            }
         }
     }
 
@@ -452,7 +492,10 @@ impl Look<'_> {
         let cached_version = cluster.resource_version();
         let previous = match &memory.status {
             Some((version, status)) if *version == cached_version => status.clone(),
-            _ => cluster.status.clone().unwrap_or_default(),
+            _ => {
+                memory.status = None;
+                cluster.status.clone().unwrap_or_default()
+            }
         };
         let next = plan.next.map(|at| {
             at.duration_since(observation.now)

@@ -1,7 +1,7 @@
 //! One watch per kind (and namespace), each a task of its own with its own back-off, so that a kind that is forbidden or an overloaded
 //! resource delays nothing else. What a watch sees goes into its cache, and the cluster concerned into the queue.
 
-use super::caches::{Cache, Cached};
+use super::caches::{Cache, Cached, Shelf};
 use super::context::{Context, Key};
 use super::metrics::ObjectKind;
 use super::server::Missing;
@@ -40,7 +40,7 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
         };
         watch.cached(
             ObjectKind::BytebaseCluster,
-            watcher::Config::default(),
+            everything(),
             |context| &context.caches.clusters,
             strip,
             key_of_cluster,
@@ -82,9 +82,16 @@ struct Watch {
     readiness: super::server::Readiness,
 }
 
+/// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is never given back.
+const PAGE: u32 = 100;
+
+fn everything() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
 /// What carries the operator's label.
 fn ours() -> watcher::Config {
-    watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
+    everything().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
 }
 
 fn strip<K: Cached>(object: &mut K) {
@@ -124,11 +131,11 @@ impl Watch {
     }
 
     /// Watches a kind into its cache.
-    fn cached<K>(
+    fn cached<K, S: Shelf<K>>(
         &self,
         kind: ObjectKind,
         config: watcher::Config,
-        cache: fn(&Context) -> &Cache<K>,
+        cache: fn(&Context) -> &Cache<K, S>,
         trim: fn(&mut K),
         key: fn(&K) -> Option<Key>,
     ) where
@@ -155,10 +162,7 @@ impl Watch {
     where
         K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        let stream = watcher::watcher(
-            self.api::<PartialObjectMeta<K>>(),
-            watcher::Config::default(),
-        );
+        let stream = watcher::watcher(self.api::<PartialObjectMeta<K>>(), everything());
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
             // The back-off stands behind the decoding of events: in front of it, the first event of each listing would reset it.
@@ -194,11 +198,11 @@ fn named_event<K>(context: &Context, kind: ObjectKind, object: &PartialObjectMet
 }
 
 /// Feeds one watch into one cache.
-struct Feed<K: Cached> {
+struct Feed<K: Cached, S: Shelf<K>> {
     context: Arc<Context>,
     namespace: Option<String>,
     kind: ObjectKind,
-    cache: fn(&Context) -> &Cache<K>,
+    cache: fn(&Context) -> &Cache<K, S>,
     trim: fn(&mut K),
     key: fn(&K) -> Option<Key>,
     /// Objects of the listing that is coming in.
@@ -207,7 +211,7 @@ struct Feed<K: Cached> {
     listed: bool,
 }
 
-impl<K: Cached> Feed<K> {
+impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     async fn run(
         mut self,
         stream: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send,
@@ -254,7 +258,7 @@ impl<K: Cached> Feed<K> {
     fn complete(&mut self) {
         let seen = std::mem::take(&mut self.seen);
         for object in (self.cache)(&self.context).vanished(self.namespace.as_deref(), &seen) {
-            self.remove(object.as_ref().clone());
+            self.remove(object);
         }
         if !std::mem::replace(&mut self.listed, true) {
             (self.cache)(&self.context).listed();

@@ -1,11 +1,11 @@
 //! Which pod is which heartbeat.
 
-use super::{plan, state};
+use super::{condition, plan, state};
 use crate::api::status::HeartbeatState::{self, Fresh, Missing, Stale, Unknown};
 use crate::api::{ConditionType, Reason};
 use crate::decide::health::join;
 use crate::decide::observation::{
-    FailureClass, FailureReason, ListenSession, Observation, RunningTasks,
+    FailureClass, FailureReason, ListenSession, MissingPods, Observation, RunningTasks,
 };
 use crate::testing::{after, beat, failure, healthy, id, stored, with_facts};
 use jiff::SignedDuration;
@@ -178,6 +178,38 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
         (Some(true), Reason::AllReplicasHealthy)
     );
     assert!(plan.unclaimed.is_empty());
+}
+
+#[test]
+fn a_refused_pod_is_told_of_in_the_words_of_whoever_refuses() {
+    let since = after(SignedDuration::from_secs(-30));
+    for (refusal, expected) in [
+        (None, Reason::AllReplicasHealthy),
+        (
+            Some("pods \"demo-2\" is forbidden: exceeded quota: small"),
+            Reason::PodCreationFailed,
+        ),
+    ] {
+        let mut seen = three();
+        seen.pods.pop();
+        seen.missing_pods = Some(MissingPods {
+            since,
+            refusal: refusal.map(str::to_owned),
+        });
+        let plan = plan(&json!({}), &seen);
+        let draft = condition(&plan.report, ConditionType::ReplicasHealthy);
+        assert_eq!(draft.reason, expected);
+        assert!(draft.message.contains(refusal.unwrap_or_default()));
+        // Whoever refuses may change his mind, and no event tells.
+        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(10))));
+    }
+    let mut seen = three();
+    seen.missing_pods = Some(MissingPods {
+        since: after(SignedDuration::ZERO),
+        refusal: None,
+    });
+    let next = plan(&json!({}), &seen).next;
+    assert_eq!(next, Some(after(SignedDuration::from_secs(2))));
 }
 
 #[test]

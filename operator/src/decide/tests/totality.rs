@@ -6,8 +6,8 @@ use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
-    Heartbeat, ListenSession, Observation, PodTrouble, PodView, ProbeFailure, RouteView,
-    RunningTasks, SchemaState, StatefulSetView, StoredLicense,
+    Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure,
+    RouteView, RunningTasks, SchemaState, StatefulSetView, StoredLicense,
 };
 use crate::desired::Kind;
 use crate::report;
@@ -213,6 +213,7 @@ prop_compose! {
         database_shared_with in proptest::option::weighted(0.1, texts()),
         failed in proptest::option::of(timestamps().boxed()),
         unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
+        missing in proptest::option::of((timestamps().boxed(), proptest::option::of(texts()))),
     ) -> Observation {
         Observation {
             now,
@@ -226,6 +227,7 @@ prop_compose! {
             database_shared_with,
             call_failure: failed.map(|retry_at| CallFailure { message: "refused".to_owned(), retry_at }),
             unclaimed_since,
+            missing_pods: missing.map(|(since, refusal)| MissingPods { since, refusal }),
         }
     }
 }
