@@ -16,6 +16,7 @@ pub mod contract;
 pub mod decide;
 pub mod desired;
 pub mod observe;
+mod plain;
 pub mod quantity;
 pub mod report;
 pub mod runtime;

@@ -209,7 +209,7 @@ pub async fn forms(sandbox: Sandbox) -> Result<()> {
         ),
         (
             "nothing like it",
-            "license".to_owned(),
+            "a license, says whoever wrote this".to_owned(),
             "ConfigurationValid",
             "InvalidSecret",
         ),

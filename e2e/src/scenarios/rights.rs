@@ -49,6 +49,19 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     let reference = json!({"caConfigMapRef": {"name": "ca", "key": "ca.crt"}});
     support::patch_spec(&sandbox, json!({"database": reference})).await?;
 
+    let told = sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
+        .await?;
+    support::says(&told, &["caConfigMapRef", "no PEM certificate"])?;
+    support::patch_spec(&sandbox, json!({"database": {"caConfigMapRef": null}})).await?;
+    // A pod that goes and may not come back is asked after.
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"},
+        "spec": {"hard": {"pods": "1"}},
+    });
+    sandbox.apply_yaml(&quota.to_string()).await?;
+    sandbox.kubectl(&["delete", "pod", "demo-0"]).await?;
+
     wait::until(
         "every right to be used",
         PATIENCE,
@@ -82,6 +95,7 @@ pub async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
         }
     }
     ensure!(round > 10, "only {round} rules");
+    support::patch_spec(&sandbox, json!({"priorityClassName": null})).await?;
     sandbox
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;
@@ -96,11 +110,24 @@ async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) 
     for pod in sandbox.operator_pods().await? {
         let name = pod.name_any();
         sandbox
-            .kubectl(&["delete", "pod", &name, "--grace-period=1", "--wait=false"])
+            .kubectl(&[
+                "delete",
+                "pod",
+                &name,
+                "--grace-period=1",
+                "--wait=false",
+                "--ignore-not-found",
+            ])
             .await?;
     }
     let label = format!("r{round}");
-    support::patch_spec(sandbox, json!({"podLabels": {"round": label}})).await?;
+    // Why a pod can't be made is asked only where one can't.
+    let class = gone
+        .iter()
+        .any(|(_, resource, verb)| resource == "events" && verb == "list")
+        .then_some("not-there");
+    let change = json!({"podLabels": {"round": label}, "priorityClassName": class});
+    support::patch_spec(sandbox, change).await?;
     let refused = wait::until(
         "a refused call",
         PATIENCE,

@@ -195,7 +195,12 @@ async fn look(sandbox: &Sandbox, name: &str) -> Result<(bool, Value)> {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
         let api: Api<DynamicObject> =
             Api::namespaced_with(sandbox.client(), sandbox.namespace(), &resource);
-        for object in api.list(&ours).await? {
+        let objects = match api.list(&ours).await {
+            // A kind that is not installed has no objects.
+            Err(kube::Error::Api(status)) if status.code == 404 => continue,
+            listed => listed?,
+        };
+        for object in objects {
             let object_name = object.metadata.name.clone().unwrap_or_default();
             state[format!("{kind}/{object_name}")] = wanted(object);
         }
@@ -316,7 +321,7 @@ pub async fn hostile_overlays(sandbox: Sandbox) -> Result<()> {
             json!({"spec": {"terminationGracePeriodSeconds": "soon"}}),
             "pod template",
         ),
-        (json!({"spec": deep}), "deep"),
+        (json!({"spec": deep}), "spec.a"),
     ] {
         let mut spec = base();
         spec["podTemplate"] = overlay.clone();

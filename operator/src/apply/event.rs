@@ -2,6 +2,7 @@
 
 use super::FIELD_MANAGER;
 use crate::api::{BytebaseCluster, Reason};
+use crate::plain::plain;
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -54,6 +55,10 @@ pub async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str,
         .create(&PostParams::default(), &event)
         .await
     {
-        tracing::warn!(reason = notice.reason.as_ref(), %error, "an event could not be published");
+        tracing::warn!(
+            reason = notice.reason.as_ref(),
+            error = plain(&error),
+            "an event could not be published"
+        );
     }
 }

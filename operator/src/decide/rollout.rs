@@ -61,7 +61,7 @@ impl Rollout {
             Step::Done => (
                 true,
                 Reason::RolloutDone,
-                "every replica runs the current template".to_owned(),
+                "no replica runs an old template".to_owned(),
             ),
             Step::Evict(eviction) => (
                 false,

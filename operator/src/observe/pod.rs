@@ -2,6 +2,7 @@
 
 use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
+use crate::plain::plain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::LogParams;
@@ -141,11 +142,19 @@ impl LogIds {
         let id = match api.logs(&pod.name_any(), &parameters).await {
             Ok(head) => find_id(&head),
             Err(kube::Error::Api(error)) if error.code == 403 => {
-                tracing::warn!(pod = pod.name_any(), error = %error, "the log may not be read; the session in the database tells the replica instead");
+                tracing::warn!(
+                    pod = pod.name_any(),
+                    error = error.message,
+                    "the log may not be read; the session in the database tells the replica instead"
+                );
                 None
             }
             Err(error) => {
-                tracing::debug!(pod = pod.name_any(), error = %error, "the log cannot be read; the session in the database tells the replica instead");
+                tracing::debug!(
+                    pod = pod.name_any(),
+                    error = plain(&error),
+                    "the log cannot be read; the session in the database tells the replica instead"
+                );
                 None
             }
         };

@@ -10,6 +10,7 @@ use crate::decide::observation::{CallFailure, DatabaseIdentity};
 use crate::desired::Kind;
 use crate::observe::database::probe::Probes;
 use crate::observe::pod::LogIds;
+use crate::plain::plain;
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
@@ -153,7 +154,11 @@ impl Context {
     /// Counts and logs an error of a watch.
     pub fn watch_failed(&self, kind: ObjectKind, error: &watcher::Error) {
         self.metrics.watch_failed(kind);
-        tracing::warn!(kind = <&str>::from(kind), %error, "a watch failed and is tried again");
+        tracing::warn!(
+            kind = <&str>::from(kind),
+            error = plain(error),
+            "a watch failed and is tried again"
+        );
     }
 
     /// Forgets a cluster that is gone.

@@ -10,6 +10,7 @@
 //! **On loss the process must exit.** A write that has left cannot be called back, and tasks that hold on to what they read as leader
 //! would write it later; only the end of the process ends them all.
 
+use crate::plain::plain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
@@ -246,13 +247,13 @@ impl Contender {
     pub async fn acquire(&mut self) {
         loop {
             if let Err(error) = self.read().await {
-                tracing::warn!("cannot read the lease: {error}");
+                tracing::warn!("cannot read the lease: {}", plain(&error));
             } else {
                 let action = self.election.next(&self.identity, Instant::now());
                 match self.act(&action).await {
                     Ok(true) => return,
                     Ok(false) => {}
-                    Err(error) => tracing::warn!("cannot take the lease: {error}"),
+                    Err(error) => tracing::warn!("cannot take the lease: {}", plain(&error)),
                 }
             }
             sleep(jittered(STANDBY_PERIOD, false)).await;
@@ -292,7 +293,7 @@ impl Contender {
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                tracing::warn!("cannot renew the lease: {error}");
+                tracing::warn!("cannot renew the lease: {}", plain(&error));
             }
             sleep(jittered(RETRY_PERIOD, true)).await;
         }
@@ -313,7 +314,7 @@ impl Contender {
         spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
         // On failure the Lease simply runs out.
         if let Err(error) = self.write(&object, false).await {
-            tracing::warn!("cannot release the lease: {error}");
+            tracing::warn!("cannot release the lease: {}", plain(&error));
         }
     }
 

@@ -43,8 +43,8 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // The database driver repeats notices of servers at the level they come with, and a tenant's server may say anything.
-    // The queue's span repeats the name of the cluster that our own lines carry.
-    let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=warn,{filter}"))?;
+    // The queue's span repeats the name of the cluster that our own lines carry, and its watches the errors that we tell ourselves.
+    let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);

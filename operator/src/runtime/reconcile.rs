@@ -15,6 +15,7 @@ use crate::desired::Kind;
 use crate::observe::cluster as observe;
 use crate::observe::database::{Login, Target};
 use crate::observe::optional;
+use crate::plain::plain;
 use crate::report;
 use crate::validate::{ValidCluster, validate, wanted_references};
 use futures::FutureExt as _;
@@ -124,7 +125,7 @@ pub fn after_failure(
 ) -> Action {
     let key = ObjectRef::from_obj(cluster.as_ref());
     let wait = context.failed(&key);
-    tracing::warn!(cluster = %name(&key), %error, retry_in = ?wait, "a reconcile failed");
+    tracing::warn!(cluster = %name(&key), error = plain(error), retry_in = ?wait, "a reconcile failed");
     Action::requeue(wait)
 }
 
@@ -327,7 +328,7 @@ impl Look<'_> {
         match observe::refusal(&self.context.client, namespace, set_uid?, missing).await {
             Ok(refusal) => refusal,
             Err(error) => {
-                tracing::warn!(cluster = %name(self.key), %error, "cannot read why pods are missing");
+                tracing::warn!(cluster = %name(self.key), error = plain(&error), "cannot read why pods are missing");
                 None
             }
         }

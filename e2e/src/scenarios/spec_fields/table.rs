@@ -177,7 +177,8 @@ fn exposure_fields() -> Vec<Field> {
     let route = json!({"gateway": {"parentRefs": [{"name": "one"}]}});
     let mut any_route = route.clone();
     any_route["gateway"]["allowHostMismatch"] = json!(true);
-    let mut other_route = route.clone();
+    // Without the permission this is no valid spec, so the beginning is with it.
+    let mut other_route = any_route.clone();
     other_route["gateway"]["host"] = json!("other.example.com");
     let parent = |parent: Value| json!({"gateway": {"parentRefs": [parent]}});
     let monitor = json!({"monitoring": {"serviceMonitor": {}}});
@@ -187,7 +188,7 @@ fn exposure_fields() -> Vec<Field> {
             "https://two.example.com",
             "https://three.example.com",
         ),
-        inside("gateway.allowHostMismatch", other_route, true, false),
+        inside("gateway.allowHostMismatch", other_route, false, true),
         inside(
             "gateway.annotations",
             route.clone(),
@@ -216,9 +217,9 @@ fn exposure_fields() -> Vec<Field> {
         ),
         inside(
             "ingress.allowHostMismatch",
-            json!({"ingress": {"host": "other.example.com"}}),
-            true,
+            json!({"ingress": {"host": "other.example.com", "allowHostMismatch": true}}),
             false,
+            true,
         ),
         plain("ingress.annotations", json!({"a": "b"}), json!({"a": "c"})),
         plain("ingress.className", "one", "two"),
