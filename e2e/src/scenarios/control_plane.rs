@@ -67,14 +67,16 @@ pub async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     sandbox.harness().cluster.stop_kubelet().await?;
     // After 50 s Kubernetes calls the pods of a silent node not ready. They beat as ever.
     sandbox
-        .wait_condition(NAME, "Ready", "False", "")
+        .wait_condition(NAME, "ReplicasHealthy", "False", "NodeSilent")
         .await
         .context("with the node gone")?;
-    let status = sandbox.status(NAME).await?;
-    ensure!(
-        status["activeReplicas"] == 2,
-        "both beat on, and status should say so: {status}"
-    );
+    let told = || sandbox.status(NAME);
+    wait::until("both not Ready and beating", PATIENCE, told, |status| {
+        status["readyReplicas"] == 0
+            && status["activeReplicas"] == 2
+            && status["phase"] == "Degraded"
+    })
+    .await?;
     // A change must wait: the roll takes nobody away while others are not Ready.
     support::patch_spec(&sandbox, json!({"podLabels": {"asked": "meanwhile"}})).await?;
     wait::throughout(

@@ -193,6 +193,8 @@ pub enum Reason {
     ImagePullFailed,
     /// Some replica cannot be scheduled.
     Unschedulable,
+    /// The node of some replica no longer reports; its heartbeat tells whether it works.
+    NodeSilent,
     /// Some replica is Ready but its heartbeat is stale.
     HeartbeatStale,
     /// Some replica has no heartbeat.

@@ -137,6 +137,7 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::ReplicaCrashing
         | R::ImagePullFailed
         | R::Unschedulable
+        | R::NodeSilent
         | R::HeartbeatStale
         | R::HeartbeatMissing
         | R::ForeignReplica

@@ -208,6 +208,7 @@ fn reason_of(replica: &Replica<'_>) -> Reason {
         (Some(PodTrouble::Crashing(_)), ..) => Reason::ReplicaCrashing,
         (Some(PodTrouble::Unschedulable(_)), ..) => Reason::Unschedulable,
         (Some(PodTrouble::Creation(_)), ..) => Reason::PodCreationFailed,
+        (Some(PodTrouble::NodeSilent(_)), ..) => Reason::NodeSilent,
         (None, true, HeartbeatState::Stale) => Reason::HeartbeatStale,
         (None, true, HeartbeatState::Missing) => Reason::HeartbeatMissing,
         (None, true, HeartbeatState::Unknown) => Reason::HeartbeatsUnknown,
@@ -220,7 +221,8 @@ fn severity(reason: Reason) -> u8 {
         Reason::ImagePullFailed
         | Reason::ReplicaCrashing
         | Reason::Unschedulable
-        | Reason::PodCreationFailed => 0,
+        | Reason::PodCreationFailed
+        | Reason::NodeSilent => 0,
         Reason::HeartbeatStale => 1,
         Reason::ReplicaNotReady => 2,
         Reason::HeartbeatMissing => 3,

@@ -1,16 +1,18 @@
 //! Which pod is which heartbeat.
 
 use super::observation::{
-    DatabaseFacts, DatabaseView, Heartbeat, MissingPods, Observation, PodView,
+    DatabaseFacts, DatabaseView, Heartbeat, MissingPods, Observation, PodTrouble, PodView,
 };
 use crate::api::status::HeartbeatState;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// Bytebase counts a replica as active while its beat is at most this old.
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
+/// Bytebase gives a replica's tasks up at this age of its last beat.
+pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Rows of ended processes are normal for their 30 s tail; what still beats after this long is somebody else's.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
 /// A pod that is missing for longer than this is asked after: why could it not be made?
@@ -29,14 +31,21 @@ pub struct Replica<'a> {
     pub id: Option<Uuid>,
     /// What its heartbeat says.
     pub heartbeat: HeartbeatState,
+    /// Its last beat is so old that Bytebase has given its tasks to others.
+    pub given_up: bool,
     /// Tasks it is running; `None` when it cannot be told.
     pub running_tasks: Option<u64>,
 }
 
 impl Replica<'_> {
     /// Ready and beating.
-    pub fn active(&self) -> bool {
+    pub fn ready_and_beating(&self) -> bool {
         self.pod.ready && !self.pod.deleting && self.heartbeat == HeartbeatState::Fresh
+    }
+
+    /// Its node no longer reports.
+    pub fn node_is_silent(&self) -> bool {
+        matches!(self.pod.trouble, Some(PodTrouble::NodeSilent(_)))
     }
 }
 
@@ -61,6 +70,7 @@ pub fn join(observation: &Observation) -> Health<'_> {
                 pod,
                 id: pod.replica_id,
                 heartbeat: HeartbeatState::Unknown,
+                given_up: false,
                 running_tasks: None,
             })
             .collect();
@@ -73,7 +83,7 @@ pub fn join(observation: &Observation) -> Health<'_> {
     let replicas: Vec<_> = observation
         .pods
         .iter()
-        .map(|pod| replica(pod, facts))
+        .map(|pod| replica(pod, facts, observation.now))
         .collect();
     let known: BTreeSet<Uuid> = replicas.iter().filter_map(|replica| replica.id).collect();
     let unclaimed: Vec<_> = facts
@@ -89,19 +99,22 @@ pub fn join(observation: &Observation) -> Health<'_> {
     }
 }
 
-fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts) -> Replica<'a> {
+fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts, now: Timestamp) -> Replica<'a> {
+    // A replica beats before it is Ready, and Bytebase deletes the row of one that has not beaten for hours.
+    let old = SignedDuration::try_from(DEAD_AFTER)
+        .is_ok_and(|dead_after| now.duration_since(pod.created_at) > dead_after);
     let Some(id) = pod.replica_id else {
+        let heartbeat = by_session(pod, facts);
         return Replica {
             pod,
             id: None,
-            heartbeat: by_session(pod, facts),
+            heartbeat,
+            given_up: old && heartbeat == HeartbeatState::Missing,
             running_tasks: None,
         };
     };
-    let heartbeat = match facts.heartbeats.iter().find(|beat| beat.replica_id == id) {
-        Some(beat) => state(beat),
-        None => HeartbeatState::Missing,
-    };
+    let beat = facts.heartbeats.iter().find(|beat| beat.replica_id == id);
+    let heartbeat = beat.map_or(HeartbeatState::Missing, state);
     let running = facts
         .running_tasks
         .iter()
@@ -111,6 +124,7 @@ fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts) -> Replica<'a> {
         pod,
         id: Some(id),
         heartbeat,
+        given_up: beat.map_or(old, |beat| beat.age > DEAD_AFTER),
         running_tasks: Some(running),
     }
 }
@@ -157,7 +171,7 @@ impl Health<'_> {
     /// Heartbeats that have belonged to no pod of ours for longer than any ended process lingers.
     pub fn strangers(&self, observation: &Observation) -> usize {
         let long =
-            jiff::SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(jiff::SignedDuration::MAX);
+            SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
         let lasting = self.unclaimed.iter().filter(|id| {
             let since = observation.unclaimed_since.get(id);
             since.is_some_and(|since| observation.now.duration_since(*since) > long)
@@ -170,21 +184,18 @@ impl Health<'_> {
         lasting.count().saturating_sub(unnamed.count())
     }
 
-    /// Pods that beat; `None` when heartbeats cannot be read.
-    pub fn active(&self) -> Option<usize> {
-        self.readable.then(|| {
-            self.replicas
-                .iter()
-                .filter(|replica| replica.active())
-                .count()
-        })
+    /// Pods that beat, whatever Kubernetes says of them; `None` when heartbeats cannot be read.
+    pub fn beating(&self) -> Option<usize> {
+        let beats = |replica: &&Replica<'_>| replica.heartbeat == HeartbeatState::Fresh;
+        self.readable
+            .then(|| self.replicas.iter().filter(beats).count())
     }
 
     /// Nothing speaks against this replica: Ready, and beating where beats can ever be read.
     pub fn serves(&self, replica: &Replica<'_>, observation: &Observation) -> bool {
         let can_read = !matches!(observation.database, DatabaseView::CannotRead);
         if can_read {
-            replica.active()
+            replica.ready_and_beating()
         } else {
             replica.pod.ready && !replica.pod.deleting
         }

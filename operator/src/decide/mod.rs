@@ -294,7 +294,7 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         phase: Some(phase),
         replicas: to_i32(health.replicas.len()),
         ready_replicas: to_i32(ready.clone().count()),
-        active_replicas: health.active().map(to_i32),
+        active_replicas: health.beating().map(to_i32),
         // During a roll the one that is being left.
         version: ready
             .filter(|replica| replica.pod.version.is_some())
@@ -418,7 +418,7 @@ fn call(
     let replica = health
         .replicas
         .iter()
-        .filter(|replica| replica.active())
+        .filter(|replica| replica.ready_and_beating())
         .find_map(|replica| replica.pod.ip.as_ref()?.parse::<IpAddr>().ok())?;
     let (email, password) = (admin.email.clone(), admin.password.clone());
     let request = match &facts.license {

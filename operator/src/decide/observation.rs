@@ -292,13 +292,13 @@ pub struct PodView {
     pub replica_id: Option<Uuid>,
     /// Container restarts.
     pub restarts: i32,
-    /// What keeps it from running.
+    /// What keeps it from running, or from being seen to run.
     pub trouble: Option<PodTrouble>,
     /// `bytebase.com/version` of the pod.
     pub version: Option<String>,
 }
 
-/// What keeps a pod from running.
+/// What keeps a pod from running, or from being seen to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodTrouble {
     /// The image cannot be pulled.
@@ -309,6 +309,8 @@ pub enum PodTrouble {
     Unschedulable(String),
     /// The kubelet cannot make the container (a missing Secret key, a volume).
     Creation(String),
+    /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as ever.
+    NodeSilent(String),
 }
 
 impl PodTrouble {
@@ -318,7 +320,8 @@ impl PodTrouble {
             Self::ImagePull(text)
             | Self::Crashing(text)
             | Self::Unschedulable(text)
-            | Self::Creation(text) => text,
+            | Self::Creation(text)
+            | Self::NodeSilent(text) => text,
         }
     }
 }

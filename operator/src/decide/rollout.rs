@@ -3,13 +3,14 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the operator evicts one, and the controller
 //! makes it anew from the current template.
 
-use super::health::{Health, Replica};
-use super::observation::{Observation, StatefulSetView};
+use super::health::{DEAD_AFTER, Health, Replica};
+use super::observation::{DatabaseFacts, Observation, StatefulSetView};
 use crate::api::Reason;
 use crate::api::status::HeartbeatState;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
+use std::time::Duration;
 
 const DEFAULT_READY_TIMEOUT: i32 = 900;
 
@@ -148,9 +149,24 @@ fn next(
     if let Some(replica) = health.replicas.iter().find(unproven) {
         return unproven_step(replica, ready_timeout(cluster), observation);
     }
+    // It may do its work as ever, and a pod that is told to end there would stay for as long as its node is away.
+    if let Some(silent) = health
+        .replicas
+        .iter()
+        .find(|replica| replica.node_is_silent())
+    {
+        return wait(format!("{}: {}", silent.pod.name, describe(silent)), None);
+    }
     let Some(candidate) = pick(outdated, health, observation) else {
         return Step::Done;
     };
+    // Nobody loses anything with it, so nobody need stand in: several that have stopped beating would wait for each other for ever.
+    if candidate.given_up {
+        return evict(
+            candidate,
+            "it runs an old template and has not beaten for over a minute",
+        );
+    }
     // Every other one must carry the load while this one is away.
     if let Some(weak) = health.replicas.iter().find(|replica| {
         replica.pod.uid != candidate.pod.uid && !health.serves(replica, observation)
@@ -161,13 +177,22 @@ fn next(
                 weak.pod.name,
                 describe(weak)
             ),
-            None,
+            given_up_at(candidate, observation),
         );
     }
     evict(
         candidate,
         "it runs an old template and every other replica is Ready and beating",
     )
+}
+
+/// When a replica without a heartbeat counts as given up. Of one whose beat grows old the probe tells by itself.
+fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Timestamp> {
+    let just_after = DEAD_AFTER + Duration::from_secs(1);
+    (replica.heartbeat == HeartbeatState::Missing)
+        .then(|| replica.pod.created_at.checked_add(just_after).ok())
+        .flatten()
+        .filter(|moment| *moment > observation.now)
 }
 
 /// A replica on the new template that does not carry load yet: the roll waits for it, and stops when it takes too long.
@@ -214,9 +239,19 @@ fn pick<'r, 'o>(
     })
 }
 
-/// Not Ready, and not merely starting: a first start may be in the middle of a migration, which only a readable database can rule out.
+/// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes no requests may still run tasks, which
+/// only a readable database can rule out.
 fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
-    !replica.pod.ready && (replica.pod.trouble.is_some() || observation.facts().is_some())
+    if replica.pod.ready || replica.node_is_silent() {
+        return false;
+    }
+    let idle = |facts: &DatabaseFacts| match replica.running_tasks {
+        Some(tasks) => tasks == 0,
+        None => facts.running_tasks.is_empty(),
+    };
+    replica.pod.trouble.is_some()
+        || replica.given_up
+        || observation.facts().is_some_and(idle)
 }
 
 fn evict(replica: &Replica<'_>, why: &str) -> Step {

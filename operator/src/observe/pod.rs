@@ -4,7 +4,7 @@ use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::plain::plain;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
 use std::collections::HashMap;
@@ -34,13 +34,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
     let status = pod.status.as_ref();
     let container = container(pod);
-    let ready = status
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| {
-            conditions
-                .iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        });
+    let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
     Some(PodView {
         ordinal,
         uid: pod.uid()?,
@@ -69,18 +63,34 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .find(|container| container.name == CONTAINER)
 }
 
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+/// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut. Whoever says otherwise is the node
+/// controller, which has not heard from the kubelet for some time and knows nothing of the pod itself.
+fn node_is_silent(pod: &Pod) -> bool {
+    let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
+    let gate_is_shut = condition(pod, "Ready")
+        .is_some_and(|ready| ready.reason.as_deref() == Some("ReadinessGatesNotReady"));
+    holds("ContainersReady") && !holds("Ready") && !gate_is_shut
+}
+
 fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble> {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    if let Some(unscheduled) = conditions.and_then(|list| {
-        list.iter()
-            .find(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"))
-    }) {
+    if let Some(unscheduled) = condition(pod, "PodScheduled")
+        .filter(|scheduled| scheduled.reason.as_deref() == Some("Unschedulable"))
+    {
         return Some(PodTrouble::Unschedulable(format!(
             "no node takes it: {}",
             unscheduled.message.as_deref().unwrap_or("no reason given")
+        )));
+    }
+    if node_is_silent(pod) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        return Some(PodTrouble::NodeSilent(format!(
+            "node {} no longer reports, so Kubernetes sends it no requests (kubectl describe node shows since when)",
+            node.unwrap_or("unknown")
         )));
     }
     let container = container?;
@@ -189,6 +199,41 @@ fn find_id(log: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_that_does_not_report_is_told_from_a_container_that_is_not_ready() {
+        let pod = |ready: &str, containers: &str, reason: Option<&str>| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "spec": {"nodeName": "node-1", "containers": []},
+                "status": {
+                    "conditions": [
+                        {"type": "Ready", "status": ready, "reason": reason},
+                        {"type": "ContainersReady", "status": containers},
+                    ],
+                    "containerStatuses": [{
+                        "name": CONTAINER, "ready": containers == "True", "restartCount": 0,
+                        "image": "", "imageID": "", "state": {"running": {}},
+                    }],
+                },
+            }))
+            .unwrap()
+        };
+        for (seen, silent) in [
+            (pod("True", "True", None), false),
+            (pod("False", "False", Some("ContainersNotReady")), false),
+            (pod("False", "True", None), true),
+            (pod("Unknown", "True", None), true),
+            (pod("False", "True", Some("ReadinessGatesNotReady")), false),
+        ] {
+            let trouble = view(&seen, None).unwrap().trouble;
+            assert_eq!(trouble.is_some(), silent, "{seen:?}");
+            if let Some(trouble) = trouble {
+                assert!(trouble.message().contains("node-1"), "{trouble:?}");
+            }
+        }
+    }
 
     #[test]
     fn the_replica_id_is_found_in_text_and_in_json() {

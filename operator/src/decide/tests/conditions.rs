@@ -265,6 +265,16 @@ fn running() -> Vec<Case> {
         Case {
             ready: NOT_READY,
             reconciling: MOVING,
+            healthy: (Some(false), Reason::NodeSilent),
+            ..case(
+                "silent node",
+                troubled(PodTrouble::NodeSilent("node-1 is silent".to_owned())),
+                Phase::Degraded,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
             ..case("growing", healthy(1, stored(&json!({}))), Phase::Scaling)
         },
         Case {

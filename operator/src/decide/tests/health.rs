@@ -53,7 +53,7 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
         .map(|replica| replica.running_tasks)
         .collect();
     assert_eq!(tasks, [Some(3), Some(0), Some(0)]);
-    assert_eq!(health.active(), Some(1));
+    assert_eq!(health.beating(), Some(1));
     assert!(health.unclaimed.is_empty());
 }
 
@@ -107,7 +107,7 @@ fn unreadable_heartbeats_are_unknown_and_nobody_is_a_stranger() {
     let mut seen = three();
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     let health = join(&seen);
-    assert!(!health.readable && health.active().is_none() && health.unclaimed.is_empty());
+    assert!(!health.readable && health.beating().is_none() && health.unclaimed.is_empty());
     assert_eq!(heartbeats(&seen), [Unknown; 3]);
 }
 
@@ -230,10 +230,10 @@ fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
 }
 
 #[test]
-fn a_pod_that_is_ending_is_not_active() {
+fn what_beats_is_active_whether_it_is_ready_or_ending() {
     let mut seen = three();
     seen.pods[2].deleting = true;
-    assert_eq!(join(&seen).active(), Some(2));
+    seen.pods[1].ready = false;
     let report = plan(&json!({}), &seen).report;
     assert_eq!(
         (
@@ -241,7 +241,7 @@ fn a_pod_that_is_ending_is_not_active() {
             report.ready_replicas,
             report.active_replicas
         ),
-        (3, 2, Some(2))
+        (3, 1, Some(3))
     );
     assert!(!report.replica_statuses[2].ready);
 }

@@ -105,11 +105,84 @@ fn every_other_replica_must_be_ready_and_beating() {
         evicted(&plan(&json!({}), &stale(outdated(&[0, 1, 2]), 0))),
         Some("demo-0")
     );
-    // With two of them nobody is touched.
+    // With two of them nobody is touched while their tasks are still theirs.
     waits_for(
         &plan(&json!({}), &stale(stale(outdated(&[0, 1, 2]), 0), 1)),
         "to be Ready and beating",
     );
+}
+
+#[test]
+fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
+    // As after a password that was changed in the database before it was in the Secret.
+    let silent = |seconds| {
+        with_facts(outdated(&[0, 1, 2]), |facts| {
+            for heartbeat in &mut facts.heartbeats {
+                heartbeat.age = Duration::from_secs(seconds);
+            }
+        })
+    };
+    waits_for(
+        &plan(&json!({}), &silent(60)),
+        "demo-0 to be Ready and beating",
+    );
+    assert_eq!(evicted(&plan(&json!({}), &silent(61))), Some("demo-2"));
+    // The one that was replaced must be up before the next goes.
+    let mut replaced = silent(61);
+    replaced.pods[2].revision = Some(crate::testing::NEW.to_owned());
+    replaced.pods[2].created_at = now();
+    waits_for(
+        &plan(&json!({}), &replaced),
+        "demo-2 to be Ready and beating",
+    );
+    // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps not been read yet.
+    for (age, expected) in [(3600, Some("demo-2")), (20, None)] {
+        let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| facts.heartbeats.clear());
+        for pod in &mut seen.pods {
+            pod.created_at = after(SignedDuration::from_secs(-age));
+        }
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(evicted(&plan), expected);
+        if expected.is_none() {
+            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(41))));
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
+    let working = |age| {
+        let mut seen = with_facts(outdated(&[2]), |facts| {
+            facts.running_tasks = vec![RunningTasks {
+                replica_id: id(2),
+                count: 1,
+            }];
+            facts.heartbeats[2].age = Duration::from_secs(age);
+        });
+        seen.pods[0].ready = false;
+        seen.pods[0].created_at = now();
+        seen.pods[2].ready = false;
+        seen
+    };
+    waits_for(
+        &plan(&json!({}), &working(5)),
+        "demo-0 to be Ready and beating",
+    );
+    // After a minute without a beat its tasks are lost anyway.
+    assert_eq!(evicted(&plan(&json!({}), &working(61))), Some("demo-2"));
+}
+
+#[test]
+fn a_silent_node_holds_every_step() {
+    for of in [0, 2] {
+        let mut seen = outdated(&[0, 1, 2]);
+        seen.pods[of].ready = false;
+        seen.pods[of].trouble = Some(PodTrouble::NodeSilent("its node is gone".to_owned()));
+        waits_for(
+            &plan(&json!({}), &seen),
+            &format!("demo-{of}: its node is gone"),
+        );
+    }
 }
 
 #[test]

@@ -162,7 +162,7 @@ fn sim_pod() -> impl Strategy<Value = Option<SimPod>> {
     let state = (
         any::<bool>(),
         proptest::option::of(0..4_u32),
-        0..4_u32,
+        proptest::option::weighted(0.8, 0..4_u32),
         proptest::option::weighted(0.2, 1..4_u32),
     );
     proptest::option::weighted(
@@ -172,7 +172,7 @@ fn sim_pod() -> impl Strategy<Value = Option<SimPod>> {
             new,
             // A new pod comes up in time; an outdated one may never.
             ready_in: if new { Some(ready.unwrap_or(2)) } else { ready },
-            beats_in: Some(beats),
+            beats_in: if new { Some(beats.unwrap_or(1)) } else { beats },
             ends_in,
             made: 0,
         }),

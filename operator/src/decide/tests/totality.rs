@@ -160,7 +160,7 @@ prop_compose! {
         created_at in timestamps().boxed(),
         replica_id in proptest::option::of(ids()),
         restarts in numbers(),
-        trouble in proptest::option::of((0..4_u8, texts())),
+        trouble in proptest::option::of((0..5_u8, texts())),
         version in proptest::option::of(texts()),
     ) -> PodView {
         PodView {
@@ -179,7 +179,8 @@ prop_compose! {
                 0 => PodTrouble::ImagePull(text),
                 1 => PodTrouble::Crashing(text),
                 2 => PodTrouble::Unschedulable(text),
-                _ => PodTrouble::Creation(text),
+                3 => PodTrouble::Creation(text),
+                _ => PodTrouble::NodeSilent(text),
             }),
             version,
         }

@@ -2,6 +2,7 @@
 //!
 //! Ages are left out: a cluster that only goes on beating must not wake anybody.
 
+use crate::decide::health::{ACTIVE_WINDOW, DEAD_AFTER};
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ListenSession, ProbeFailure,
     SchemaState, StoredLicense,
@@ -12,16 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Bytebase counts a replica as active up to this age of its last beat.
-pub const FRESH_FOR: Duration = Duration::from_secs(30);
-
-/// Bytebase gives a replica's tasks up at this age of its last beat.
-pub const DEAD_AFTER: Duration = Duration::from_mins(1);
-
 /// How old a heartbeat is, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Freshness {
-    /// Within [`FRESH_FOR`]: active.
+    /// Within [`ACTIVE_WINDOW`]: active.
     Fresh,
     /// Not active any more, and the owner of its tasks still.
     Stale,
@@ -62,7 +57,7 @@ pub struct FactsDigest {
 impl Freshness {
     /// Of a heartbeat of this age.
     pub fn of(age: Duration) -> Self {
-        if age <= FRESH_FOR {
+        if age <= ACTIVE_WINDOW {
             Self::Fresh
         } else if age <= DEAD_AFTER {
             Self::Stale
@@ -74,7 +69,7 @@ impl Freshness {
     /// Time until a heartbeat of this age changes, unless it beats again.
     pub fn lasts(age: Duration) -> Option<Duration> {
         match Self::of(age) {
-            Self::Fresh => Some(FRESH_FOR.saturating_sub(age)),
+            Self::Fresh => Some(ACTIVE_WINDOW.saturating_sub(age)),
             Self::Stale => Some(DEAD_AFTER.saturating_sub(age)),
             Self::Gone => None,
         }
