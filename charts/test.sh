@@ -116,6 +116,7 @@ has Deployment bytebase-operator $'limits:\nmemory: 128Mi\nrequests:\ncpu: 20m\n
 has Deployment bytebase-operator $'topologySpreadConstraints:\n- labelSelector:\nmatchLabels:\napp.kubernetes.io/instance: bytebase-operator'
 # Without the variable the operator serves every namespace.
 lacks Deployment bytebase-operator 'name: WATCH_NAMESPACES'
+lacks Deployment bytebase-operator 'name: CLUSTER_LABELS'
 lacks Deployment bytebase-operator 'name: LICENSE_PUBLIC_KEY_FILE'
 
 begin 'namespaced mode'
@@ -135,6 +136,10 @@ render
 rules ClusterRole operators-bytebase-operator > "$work/clusterwide"
 check 'the cluster role has rules' test -s "$work/clusterwide"
 check 'both modes grant the same' diff "$work/clusterwide" "$work/namespaced"
+
+begin 'labels of clusters'
+render --set 'clusterLabels.example\.com/shard=a,clusterLabels.tier=gold'
+has Deployment bytebase-operator $'name: CLUSTER_LABELS\nvalue: example.com/shard=a,tier=gold'
 
 begin 'license key'
 key=$'-----BEGIN PUBLIC KEY-----\nbm90IGEga2V5\n-----END PUBLIC KEY-----'
@@ -224,6 +229,7 @@ refused 'replicaCont' --set replicaCont=3
 refused 'logFormat' --set logFormat=xml
 refused 'watchNamespaces' --set 'watchNamespaces={Team_A}'
 refused 'watchNamespaces' --set watchNamespaces=team-a
+refused 'clusterLabels' --set clusterLabels=a
 refused 'publicKey' --set license.publicKey=secret
 refused 'digest' --set image.digest=abc
 refused 'licenseGuardSeconds' --set licenseGuardSeconds=-1

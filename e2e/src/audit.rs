@@ -5,13 +5,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::kind::Cluster;
-
-/// Where the node finds the policy.
-pub const POLICY_PATH: &str = "/etc/kubernetes/audit-policy.yaml";
-/// Where the API server writes.
-pub const LOG_FOLDER: &str = "/var/log/kubernetes-audit";
-pub const LOG_PATH: &str = "/var/log/kubernetes-audit/audit.log";
+use crate::kind::{AUDIT_FOLDER, Cluster};
 
 /// Every call of a workload's service account, without bodies. Kubernetes' own parts are left out.
 pub const POLICY: &str = r#"apiVersion: audit.k8s.io/v1
@@ -56,7 +50,7 @@ pub async fn calls(cluster: &Cluster, namespace: &str) -> Result<Vec<Call>> {
     let user = format!("\"username\":\"system:serviceaccount:{namespace}:");
     let printed = cluster
         .on_node(&format!(
-            "cat {LOG_FOLDER}/*.log | grep -F '{user}' || true"
+            "cat {AUDIT_FOLDER}/*.log | grep -F '{user}' || true"
         ))
         .await?;
     printed.lines().map(parse).collect()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::audit;
@@ -54,6 +55,8 @@ pub struct Harness {
     pub license: LicenseKey,
     pub bytebase: BytebaseImage,
     pub state: State,
+    /// Held by whoever needs kinds that Kubernetes does not bring to be there, or not to be.
+    pub optional_kinds: Arc<Mutex<()>>,
 }
 
 impl Session {
@@ -129,6 +132,7 @@ impl Session {
             helm: Helm::new(tools.helm.clone(), state.kubeconfig(), state.path("helm")),
             license: LicenseKey::open(&state.cache().join("license"))?,
             bytebase: BytebaseImage::from_environment()?,
+            optional_kinds: Arc::default(),
             state: state.clone(),
             engine,
             cluster,
@@ -138,7 +142,11 @@ impl Session {
             step("probe image", harness.load_probe()).await?;
             step(
                 "Services, DNS and PostgreSQL from a pod",
-                selfcheck::network(&harness),
+                selfcheck::network(
+                    &harness.kubectl,
+                    &harness.client,
+                    &harness.postgres.address(),
+                ),
             )
             .await?;
             state.update(|record| record.unfinished = false)?;

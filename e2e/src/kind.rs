@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::audit;
 use crate::command::Call;
 use crate::engine::Engine;
 use crate::state::State;
@@ -18,8 +17,13 @@ const READY_PATIENCE: &str = "240s";
 const PARKED: &str = "/etc/kubernetes/parked";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 
-/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record of who called what,
-/// see [`audit`].
+/// Where the node finds the policy by which the API server keeps its record of calls.
+const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
+/// Where that record is written.
+pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
+const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
+
+/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut patches = vec![
         // The data of a test is worth nothing after a crash of the machine, and waiting for the disk is most of what a
@@ -34,7 +38,7 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut node = json!({"role": "control-plane"});
     if let Some(policy) = audit_policy {
         node["extraMounts"] = json!([
-            {"hostPath": policy, "containerPath": audit::POLICY_PATH, "readOnly": true},
+            {"hostPath": policy, "containerPath": AUDIT_POLICY, "readOnly": true},
         ]);
         let volume = |name: &str, path: &str, read_only: bool, kind: &str| {
             json!({
@@ -44,10 +48,10 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
         patches.push(json!({
             "kind": "ClusterConfiguration",
             "apiServer": {
-                "extraArgs": {"audit-policy-file": audit::POLICY_PATH, "audit-log-path": audit::LOG_PATH},
+                "extraArgs": {"audit-policy-file": AUDIT_POLICY, "audit-log-path": AUDIT_LOG},
                 "extraVolumes": [
-                    volume("audit-policy", audit::POLICY_PATH, true, "File"),
-                    volume("audit-log", audit::LOG_FOLDER, false, "DirectoryOrCreate"),
+                    volume("audit-policy", AUDIT_POLICY, true, "File"),
+                    volume("audit-log", AUDIT_FOLDER, false, "DirectoryOrCreate"),
                 ],
             },
         }));
@@ -220,6 +224,13 @@ impl Cluster {
         for pid in self.processes_named("kube-proxy").await? {
             self.on_node(&format!("kill -STOP {pid}")).await?;
         }
+        Ok(())
+    }
+
+    /// Ends the kubelet's growing patience with what has ended again and again while something it needs was away: a fresh kubelet
+    /// starts all of it at once. Pods run on meanwhile.
+    pub async fn forget_backoff(&self) -> Result<()> {
+        self.on_node("systemctl restart kubelet").await?;
         Ok(())
     }
 

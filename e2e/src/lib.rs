@@ -12,6 +12,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod certificates;
 pub mod cli;
 pub mod collect;
 pub mod command;

@@ -13,8 +13,8 @@ use rustix::process::Signal;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
+use crate::certificates::Certificates;
 use crate::command::{Call, tail};
-use crate::companions::{self, Certificates};
 use crate::machine::Machine;
 use crate::process::ProcessId;
 use crate::state::{PostgresRecord, State, write_private};
@@ -464,9 +464,8 @@ impl Server {
     }
 }
 
-/// Stops the recorded server, if it still runs, and removes its data, with all that stands beside it.
+/// Stops the recorded server, if it still runs, and removes its data. What stands beside it must be gone.
 pub async fn remove(state: &State) -> Result<()> {
-    companions::remove(state, |_| true).await?;
     let Some(record) = state.record()?.postgres else {
         return Ok(());
     };

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
+use kube::{Api, Client};
 
-use crate::harness::Harness;
 use crate::images::PROBE_IMAGE;
+use crate::kubectl::Kubectl;
 use crate::wait;
 
 const NAMESPACE: &str = "e2e-selfcheck";
@@ -16,24 +16,28 @@ const NAMESPACE: &str = "e2e-selfcheck";
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A pod reaches another through its Service by name, and PostgreSQL through the gateway.
-pub async fn network(harness: &Harness) -> Result<()> {
+pub async fn network(kubectl: &Kubectl, client: &Client, postgres: &str) -> Result<()> {
     let namespace = format!(
         r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"name": "{NAMESPACE}"}}}}"#
     );
-    harness.kubectl.apply(NAMESPACE, &namespace).await?;
-    check_from(harness, NAMESPACE).await?;
-    harness
-        .kubectl
+    kubectl.apply(NAMESPACE, &namespace).await?;
+    check_from(kubectl, client, postgres, NAMESPACE).await?;
+    kubectl
         .run(&["delete", "namespace", NAMESPACE, "--wait=false"])
         .await?;
     Ok(())
 }
 
 /// The same check in a namespace that exists. Returns what the checking pod printed.
-pub async fn check_from(harness: &Harness, namespace: &str) -> Result<String> {
-    let objects = objects(namespace, &harness.postgres.address());
-    harness.kubectl.apply(namespace, &objects).await?;
-    let pods: Api<Pod> = Api::namespaced(harness.client.clone(), namespace);
+pub async fn check_from(
+    kubectl: &Kubectl,
+    client: &Client,
+    postgres: &str,
+    namespace: &str,
+) -> Result<String> {
+    let objects = objects(namespace, postgres);
+    kubectl.apply(namespace, &objects).await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let phase = wait::until(
         "the end of the checking pod",
         PATIENCE,

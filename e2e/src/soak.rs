@@ -4,6 +4,7 @@
 
 mod act;
 mod books;
+mod doings;
 mod observer;
 mod plan;
 
@@ -69,7 +70,7 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     let mut stage = Stage::set(sandbox, &models).await?;
     stage.wait_settled(&models).await?;
     let foreign = stage.plant_foreign().await?;
-    let observer = Observer::start(&stage);
+    let observer = Observer::start(sandbox.api(), stage.pools.clone(), stage.doings.clone());
     let start = Instant::now();
     let mut rounds = 0;
     let mut shaken = Ok(());

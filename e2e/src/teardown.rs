@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::companions;
 use crate::engine::Engine;
 use crate::kind::Cluster;
 use crate::machine::Machine;
@@ -15,9 +16,11 @@ use crate::tools::Tools;
 /// Removes the cluster, PostgreSQL and, if nobody else uses it, the engine we started. What is gone
 /// already is no error; what cannot be removed is, after everything else was tried.
 pub async fn teardown(state: &State, tools: &Tools) -> Result<()> {
+    let companions = companions::remove(state, |_| true).await;
+    let companions = companions.context("what stands beside PostgreSQL");
     let database = postgres::remove(state).await.context("PostgreSQL");
     let cluster = remove_cluster(state, tools).await.context("cluster");
-    database.and(cluster)
+    companions.and(database).and(cluster)
 }
 
 async fn remove_cluster(state: &State, tools: &Tools) -> Result<()> {

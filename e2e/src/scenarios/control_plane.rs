@@ -135,6 +135,7 @@ pub async fn watches_cut(sandbox: Sandbox) -> Result<()> {
 }
 
 async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {
+    sandbox.harness().cluster.forget_backoff().await?;
     let ready = || async {
         sandbox
             .harness()

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, NAME};
-use crate::companions::{Certificates, PoolMode};
+use crate::certificates::Certificates;
+use crate::companions::PoolMode;
 use crate::sandbox::{OperatorOptions, Sandbox};
 use crate::wait;
 

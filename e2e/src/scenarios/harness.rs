@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use crate::collect;
 use crate::faults::{self, Blow};
+use crate::harness::Harness;
 use crate::images::PROBE_IMAGE;
 use crate::kind::Component;
 use crate::leaks::{self, Planted};
@@ -22,7 +23,14 @@ use crate::wait;
 const SILENCE: Duration = Duration::from_secs(2);
 
 pub async fn network(sandbox: Sandbox) -> Result<()> {
-    let printed = selfcheck::check_from(sandbox.harness(), sandbox.namespace()).await?;
+    let Harness {
+        kubectl,
+        client,
+        postgres,
+        ..
+    } = sandbox.harness();
+    let printed =
+        selfcheck::check_from(kubectl, client, &postgres.address(), sandbox.namespace()).await?;
     ensure!(
         printed.contains("answers: server"),
         "the Service: {printed}"

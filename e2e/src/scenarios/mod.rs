@@ -22,6 +22,32 @@ use crate::scenario::Scenario;
 
 /// The list. A new scenario is a function that takes a [`crate::sandbox::Sandbox`] and a line here.
 pub const ALL: &[Scenario] = &[
+    // The longest first: a long one that begins last would be waited for alone.
+    Scenario::new(
+        "operator-killed",
+        "Killed at random moments, the operator takes up where it was.",
+        |sandbox| Box::pin(operator::killed_at_random(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "rights-needed",
+        "Without any one rule of its roles a call is refused, and the log says which.",
+        |sandbox| Box::pin(rights::every_rule_is_needed(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "spec-fields",
+        "Every field of the spec has its effect when set and changed, and leaves nothing when taken away.",
+        |sandbox| Box::pin(spec_fields::all_fields(sandbox)),
+    ),
+    Scenario::new(
+        "two-by-mistake",
+        "Two operators on one namespace roll one replica at a time and do not fight.",
+        |sandbox| Box::pin(operator::two_by_mistake(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-expiry",
+        "Back to one replica before a license ends, loudly; three again with a new one.",
+        |sandbox| Box::pin(licensing::expiry(sandbox)),
+    ).stand_in_only(),
     Scenario::new(
         "three-replicas",
         "From nothing to three replicas that beat, with a license the operator installs; then nothing is written any more.",
@@ -66,11 +92,6 @@ pub const ALL: &[Scenario] = &[
         "admin-before-exposure",
         "The Ingress is made only after the operator has signed up as the first admin.",
         |sandbox| Box::pin(licensing::admin_before_exposure(sandbox)),
-    ).stand_in_only(),
-    Scenario::new(
-        "license-expiry",
-        "Back to one replica before a license ends, loudly; three again with a new one.",
-        |sandbox| Box::pin(licensing::expiry(sandbox)),
     ).stand_in_only(),
     Scenario::new(
         "license-warn",
@@ -266,20 +287,10 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(rights::every_verb_is_used(sandbox)),
     ).stand_in_only(),
     Scenario::new(
-        "rights-needed",
-        "Without any one rule of its roles a call is refused, and the log says which.",
-        |sandbox| Box::pin(rights::every_rule_is_needed(sandbox)),
-    ).stand_in_only(),
-    Scenario::new(
         "forbidden-kind",
         "Without the right to Ingresses the rest works, and the condition names the right.",
         |sandbox| Box::pin(objects::forbidden_kind(sandbox)),
     ),
-    Scenario::new(
-        "operator-killed",
-        "Killed at random moments, the operator takes up where it was.",
-        |sandbox| Box::pin(operator::killed_at_random(sandbox)),
-    ).stand_in_only(),
     Scenario::new(
         "restart-writes-nothing",
         "A restart of the operator writes nothing and rolls nobody.",
@@ -296,10 +307,10 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(operator::leader_frozen(sandbox)),
     ),
     Scenario::new(
-        "two-by-mistake",
-        "Two operators on one namespace roll one replica at a time and do not fight.",
-        |sandbox| Box::pin(operator::two_by_mistake(sandbox)),
-    ).stand_in_only(),
+        "cluster-labels",
+        "An installation with clusterLabels serves the clusters that carry them, and no others.",
+        |sandbox| Box::pin(operator::shards(sandbox)),
+    ),
     Scenario::new(
         "watches-cut",
         "What changes while the operator's connections are cut is found afterwards.",
@@ -310,12 +321,6 @@ pub const ALL: &[Scenario] = &[
         "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
         |sandbox| Box::pin(database::stopped_and_back(sandbox)),
     ).stand_in_only()
-    .exclusive(),
-    Scenario::new(
-        "spec-fields",
-        "Every field of the spec has its effect when set and changed, and leaves nothing when taken away.",
-        |sandbox| Box::pin(spec_fields::all_fields(sandbox)),
-    )
     .exclusive(),
     Scenario::new(
         "api-server-stopped",

@@ -242,6 +242,60 @@ pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     .await
 }
 
+/// An installation with `clusterLabels` serves what carries them, and leaves the rest as it is.
+pub async fn shards(sandbox: Sandbox) -> Result<()> {
+    const LEFT_ALONE: Duration = Duration::from_secs(5);
+    let options = OperatorOptions {
+        values: json!({"clusterLabels": {"shard": "a"}}),
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(&sandbox).await?;
+    let mut other = support::minimal(&sandbox, 1);
+    other["metadata"]["labels"] = json!({"shard": "b"});
+    sandbox.apply_yaml(&other.to_string()).await?;
+    let services = || sandbox.kubectl(&["get", "services", "-o", "name"]);
+    let nothing = |names: &String| !names.contains(&format!("service/{NAME}\n"));
+    wait::throughout(
+        "a cluster of others left alone",
+        LEFT_ALONE,
+        services,
+        nothing,
+    )
+    .await?;
+    let status = sandbox.status(NAME).await?;
+    ensure!(
+        status.is_null(),
+        "a cluster of others was reported on: {status}"
+    );
+
+    let cluster = format!("bytebasecluster/{NAME}");
+    let label = |label: &'static str| {
+        let (sandbox, cluster) = (&sandbox, &cluster);
+        async move {
+            sandbox
+                .kubectl(&["label", cluster, label, "--overwrite"])
+                .await
+        }
+    };
+    label("shard=a").await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+
+    // It goes to another installation: nothing ends, and nothing is put back.
+    label("shard=b").await?;
+    sandbox
+        .kubectl(&["delete", &format!("service/{NAME}")])
+        .await?;
+    wait::throughout("a Service that stays away", LEFT_ALONE, services, nothing).await?;
+    ensure!(support::lives(&sandbox).await? == before, "a replica ended");
+
+    label("shard=a").await?;
+    wait::until("the Service", PATIENCE, services, |names| !nothing(names)).await?;
+    ensure!(support::lives(&sandbox).await? == before, "a replica ended");
+    Ok(())
+}
+
 /// A leader and a standby, with a cluster that is Ready.
 async fn pair(sandbox: &Sandbox) -> Result<()> {
     let options = OperatorOptions {

@@ -19,6 +19,7 @@ const ROUTE: &str = "httproute/demo";
 const MONITOR: &str = "servicemonitor/demo";
 
 pub async fn come_and_go(sandbox: Sandbox) -> Result<()> {
+    let _held = sandbox.harness().optional_kinds.lock().await;
     // Of a run that did not come to its end.
     remove_definitions(&sandbox).await?;
     let mut cluster = support::minimal(&sandbox, 1);

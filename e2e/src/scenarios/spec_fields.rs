@@ -34,6 +34,7 @@ const KINDS: [(&str, &str); 8] = [
     ("monitoring.coreos.com", "ServiceMonitor"),
 ];
 pub async fn all_fields(sandbox: Sandbox) -> Result<()> {
+    let _held = sandbox.harness().optional_kinds.lock().await;
     optional_kinds::install_definitions(&sandbox).await?;
     sandbox
         .install_operator(&OperatorOptions::default())

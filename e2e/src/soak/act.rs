@@ -12,8 +12,8 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
 
-use super::observer::Shared;
-use super::plan::{Action, Disaster, Model, Round, VERSIONS};
+use super::doings::Shared;
+use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
 use crate::faults::{self, Blow};
 use crate::kind::Component;
 use crate::license::License;
@@ -31,11 +31,6 @@ const DATABASE_DOWN: Duration = Duration::from_secs(15);
 /// How long a paused cluster is looked at.
 const PAUSE: Duration = Duration::from_secs(6);
 const ADMIN_SECRET: &str = "admin";
-
-/// Name of a cluster.
-pub fn cluster_name(index: usize) -> String {
-    format!("soak-{index}")
-}
 
 /// The clusters and what belongs to them.
 pub struct Stage {

@@ -1,7 +1,5 @@
 //! The observer: looks at pods and at the databases on its own clock, and enters what it sees into the books.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,36 +11,14 @@ use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::act::{Stage, cluster_name};
 use super::books::{Books, Look, PodSeen};
-use super::plan::Model;
+use super::doings::{Doings, Shared};
+use super::plan::{Model, cluster_name};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Longest a look may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the observer must know of our own doings.
-#[derive(Debug, Clone, Default)]
-pub struct Doings {
-    pub models: Vec<Model>,
-    /// Clusters whose pods may be down by our own doing, until they have settled again.
-    pub disturbed: BTreeSet<usize>,
-    /// Uids of pods that we deleted.
-    pub deleted: BTreeSet<String>,
-    over: bool,
-}
-
-/// Shared between the hands and the eyes.
-#[derive(Debug, Clone, Default)]
-pub struct Shared(Arc<Mutex<Doings>>);
-
-impl Shared {
-    /// What is noted now; to be changed in place.
-    pub fn lock(&self) -> MutexGuard<'_, Doings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The task that looks.
 pub struct Observer {
@@ -52,11 +28,10 @@ pub struct Observer {
 
 impl Observer {
     /// Begins to look.
-    pub fn start(stage: &Stage) -> Self {
-        let shared = stage.doings.clone();
+    pub fn start(pods: Api<Pod>, pools: Vec<PgPool>, shared: Shared) -> Self {
         let eyes = Eyes {
-            pods: stage.sandbox.api(),
-            pools: stage.pools.clone(),
+            pods,
+            pools,
             shared: shared.clone(),
         };
         Self {

@@ -11,6 +11,11 @@ pub const VERSIONS: [&str; 4] = ["3.20.0", "3.20.1", "3.21.1", "3.22.0"];
 /// Wanted replicas that people ask for.
 const SIZES: [i32; 4] = [0, 1, 2, 3];
 
+/// Name of a cluster.
+pub fn cluster_name(index: usize) -> String {
+    format!("soak-{index}")
+}
+
 /// What is known of a cluster from what was done to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {

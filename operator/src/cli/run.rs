@@ -20,6 +20,14 @@ pub struct RunArguments {
         value_delimiter = ','
     )]
     watch_namespaces: Vec<String>,
+    /// Serve only clusters with this label (`key=value`); given several times or as a list, only those with all of them. None: every cluster.
+    #[arg(
+        long = "cluster-label",
+        env = "CLUSTER_LABELS",
+        value_delimiter = ',',
+        value_parser = label
+    )]
+    cluster_labels: Vec<(String, String)>,
     /// Namespace of the leader election lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     lease_namespace: String,
@@ -46,10 +54,21 @@ pub struct RunArguments {
     log_filter: String,
 }
 
+/// `key=value`. What else makes a label is the API server's to say.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.trim().split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.contains('=') => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("not of the form key=value".to_owned()),
+    }
+}
+
 /// Runs the operator until it is told to stop.
 pub fn run(arguments: RunArguments) -> Result<(), String> {
     let RunArguments {
         watch_namespaces,
+        cluster_labels,
         lease_namespace,
         lease_name,
         identity,
@@ -83,6 +102,7 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
     let run = Run {
         options: Options {
             namespaces,
+            cluster_labels,
             instance,
         },
         settings: Settings {
@@ -102,4 +122,19 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
     runtime
         .block_on(run_operator(run))
         .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_a_key_and_a_value() {
+        let pair = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(label("shard=a"), pair("shard", "a"));
+        assert_eq!(label(" example.com/shard="), pair("example.com/shard", ""));
+        for wrong in ["shard", "=a", "shard==a", ""] {
+            assert!(label(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -170,8 +170,7 @@ pub fn ask_after_missing(missing: &MissingPods, now: Timestamp) -> Timestamp {
 impl Health<'_> {
     /// Heartbeats that have belonged to no pod of ours for longer than any ended process lingers.
     pub fn strangers(&self, observation: &Observation) -> usize {
-        let long =
-            SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
+        let long = SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
         let lasting = self.unclaimed.iter().filter(|id| {
             let since = observation.unclaimed_since.get(id);
             since.is_some_and(|since| observation.now.duration_since(*since) > long)

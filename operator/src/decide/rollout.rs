@@ -249,9 +249,7 @@ fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
         Some(tasks) => tasks == 0,
         None => facts.running_tasks.is_empty(),
     };
-    replica.pod.trouble.is_some()
-        || replica.given_up
-        || observation.facts().is_some_and(idle)
+    replica.pod.trouble.is_some() || replica.given_up || observation.facts().is_some_and(idle)
 }
 
 fn evict(replica: &Replica<'_>, why: &str) -> Step {

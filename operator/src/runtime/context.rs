@@ -32,6 +32,8 @@ const BACKOFF_CAP: Duration = Duration::from_mins(1);
 pub struct Options {
     /// Namespaces to watch; empty: all.
     pub namespaces: Vec<String>,
+    /// Labels that a cluster must have to be served; empty: every cluster is.
+    pub cluster_labels: Vec<(String, String)>,
     /// Name of this process on events and in the lease.
     pub instance: String,
 }

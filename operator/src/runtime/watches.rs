@@ -40,7 +40,7 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
         };
         watch.cached(
             ObjectKind::BytebaseCluster,
-            everything(),
+            everything().labels_from(&context.options.cluster_labels.iter().cloned().collect()),
             |context| &context.caches.clusters,
             strip,
             key_of_cluster,
