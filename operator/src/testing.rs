@@ -230,6 +230,7 @@ pub fn pod(ordinal: i32) -> PodView {
         node: Some(format!("node-{ordinal}")),
         ip: Some(format!("10.0.0.{}", ordinal + 1)),
         created_at: after(SignedDuration::from_hours(-1)),
+        unready_since: None,
         replica_id: Some(id(ordinal)),
         restarts: 0,
         trouble: None,

@@ -1,6 +1,6 @@
 //! Kubernetes itself fails: nobody's replica ends for it, and what was asked for meanwhile is done afterwards.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -22,7 +22,7 @@ pub async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let cluster = &sandbox.harness().cluster;
-    cluster.park(Component::ApiServer).await?;
+    timed("the API server gone", cluster.park(Component::ApiServer)).await?;
     tokio::time::sleep(AWAY).await;
     // The replicas need no Kubernetes to beat.
     ensure!(
@@ -30,13 +30,17 @@ pub async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
         "the replicas stopped beating"
     );
     cluster.unpark(Component::ApiServer).await?;
-    wait_for_api(&sandbox).await?;
-    all_is_well(&sandbox).await?;
+    timed("the API server back", wait_for_api(&sandbox)).await?;
+    timed("a Ready cluster", all_is_well(&sandbox)).await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "a replica was restarted or replaced"
     );
-    still_works(&sandbox, "after-the-api-server").await
+    timed(
+        "a change rolled",
+        still_works(&sandbox, "after-the-api-server"),
+    )
+    .await
 }
 
 pub async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
@@ -47,17 +51,17 @@ pub async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
     faults::strike_component(cluster, Component::Etcd, Blow::Freeze).await?;
     tokio::time::sleep(STILL).await;
     faults::strike_component(cluster, Component::Etcd, Blow::Thaw).await?;
-    wait_for_api(&sandbox).await?;
-    cluster.park(Component::Etcd).await?;
+    timed("the API server back", wait_for_api(&sandbox)).await?;
+    timed("etcd gone", cluster.park(Component::Etcd)).await?;
     tokio::time::sleep(STILL).await;
     cluster.unpark(Component::Etcd).await?;
-    wait_for_api(&sandbox).await?;
-    all_is_well(&sandbox).await?;
+    timed("the API server back", wait_for_api(&sandbox)).await?;
+    timed("a Ready cluster", all_is_well(&sandbox)).await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "a replica was restarted or replaced"
     );
-    still_works(&sandbox, "after-etcd").await
+    timed("a change rolled", still_works(&sandbox, "after-etcd")).await
 }
 
 /// The node says no more; its pods run on. Status says what is known, and nobody is replaced.
@@ -132,6 +136,14 @@ pub async fn watches_cut(sandbox: Sandbox) -> Result<()> {
             .await?;
     }
     Ok(())
+}
+
+/// Says how long something took: recovery is what these scenarios are slow at.
+async fn timed<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let start = Instant::now();
+    let done = work.await?;
+    println!("    {what} after {:.0} s", start.elapsed().as_secs_f64());
+    Ok(done)
 }
 
 async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {

@@ -9,6 +9,9 @@ use super::support::{self, DATABASE_SECRET, NAME};
 use crate::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
+/// Longer than Bytebase counts a replica by its last beat.
+const BEAT_COUNTS: Duration = Duration::from_secs(32);
+
 pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
@@ -168,17 +171,7 @@ pub async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
 pub async fn rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
-    let role = sandbox.database().name.clone();
-    let password = "a-rotated-password-nobody-may-see";
-    sandbox.plant("rotated password", password);
-    let statement = format!("ALTER ROLE \"{role}\" PASSWORD '{password}'");
-    sqlx::query(sqlx::AssertSqlSafe(statement))
-        .execute(sandbox.harness().postgres.admin())
-        .await?;
-    let url = sandbox
-        .database()
-        .url()
-        .replace(&sandbox.database().password, password);
+    let url = rotate_in_database(&sandbox).await?;
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
@@ -200,4 +193,53 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
         .await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
     Ok(())
+}
+
+/// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is replaced.
+pub async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let url = rotate_in_database(&sandbox).await?;
+    let postgres = &sandbox.harness().postgres;
+    postgres.disconnect(sandbox.database()).await?;
+    sandbox
+        .wait_condition(
+            NAME,
+            "DatabaseReady",
+            "False",
+            "DatabaseAuthenticationFailed",
+        )
+        .await?;
+    // Until the last beat of both counts no more.
+    tokio::time::sleep(BEAT_COUNTS).await;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a replica was ended or restarted"
+    );
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
+        .await?;
+    let replaced = || async {
+        let now = support::lives(&sandbox).await?;
+        let fresh = |(name, life): (&String, &_)| before.get(name).is_some_and(|old| old != life);
+        Ok(now.len() == 2 && now.iter().all(fresh))
+    };
+    wait::until("both replicas replaced", PATIENCE, replaced, |done| *done).await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// Gives Bytebase's role another password; returns the `PG_URL` with it, for the Secret.
+async fn rotate_in_database(sandbox: &Sandbox) -> Result<String> {
+    let database = sandbox.database();
+    let password = "a-rotated-password-nobody-may-see";
+    sandbox.plant("rotated password", password);
+    let statement = format!("ALTER ROLE \"{}\" PASSWORD '{password}'", database.name);
+    sqlx::query(sqlx::AssertSqlSafe(statement))
+        .execute(sandbox.harness().postgres.admin())
+        .await?;
+    Ok(database.url().replace(&database.password, password))
 }

@@ -199,6 +199,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(database::rotation(sandbox)),
     ).stand_in_only(),
     Scenario::new(
+        "secret-rotation-late",
+        "A password that was changed in the database alone makes every replica stale; once it is in the Secret, all are replaced.",
+        |sandbox| Box::pin(database::rotation_too_late(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "scale",
         "Up, down, to zero and back by the scale subresource.",
         |sandbox| Box::pin(replicas::scale(sandbox)),

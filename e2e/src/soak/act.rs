@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -30,6 +31,9 @@ const LEADER_FREEZE: Duration = Duration::from_secs(20);
 const DATABASE_DOWN: Duration = Duration::from_secs(15);
 /// How long a paused cluster is looked at.
 const PAUSE: Duration = Duration::from_secs(6);
+/// How long before its end a license stops counting, and how long before that it is put in.
+const GUARD: SignedDuration = SignedDuration::from_mins(10);
+const ENDS_IN: SignedDuration = SignedDuration::from_secs(4);
 const ADMIN_SECRET: &str = "admin";
 
 /// The clusters and what belongs to them.
@@ -65,7 +69,9 @@ impl Stage {
             );
             stage.databases.push(database);
             stage.write_database_secret(index).await?;
-            stage.write_license(index, model.ha).await?;
+            stage
+                .write_license(index, &License::default().ha(model.ha))
+                .await?;
             sandbox
                 .apply_yaml(&object(index, model).to_string())
                 .await?;
@@ -79,10 +85,9 @@ impl Stage {
         self.sandbox.create_secret(&name, &[("PG_URL", &url)]).await
     }
 
-    async fn write_license(&self, index: usize, ha: bool) -> Result<()> {
+    async fn write_license(&self, index: usize, license: &License) -> Result<()> {
         let name = format!("{}-license", cluster_name(index));
-        let license = License::default().ha(ha);
-        self.sandbox.create_license_secret(&name, &license).await?;
+        self.sandbox.create_license_secret(&name, license).await?;
         Ok(())
     }
 
@@ -119,8 +124,15 @@ impl Stage {
             Action::Scale(replicas) => self.patch(index, json!({"replicas": replicas})).await,
             Action::Upgrade => self.patch(index, json!({"version": version(model)?})).await,
             Action::RotatePassword => self.rotate(index).await,
-            Action::LoseHa => self.lose_ha(index).await,
-            Action::RegainHa => self.write_license(index, true).await,
+            Action::LoseHa => {
+                self.exchange_license(index, &License::default().ha(false))
+                    .await
+            }
+            Action::Expire => {
+                let license = License::default().expires_in(GUARD + ENDS_IN);
+                self.exchange_license(index, &license).await
+            }
+            Action::RegainHa => self.write_license(index, &License::default()).await,
             Action::PauseAndResume => self.pause(index, model).await,
             Action::EditOwned => {
                 let service = format!("service/{}", cluster_name(index));
@@ -211,13 +223,9 @@ impl Stage {
     }
 
     /// As if somebody put another license in over the user interface, and into the Secret.
-    async fn lose_ha(&self, index: usize) -> Result<()> {
-        self.write_license(index, false).await?;
-        let token = self
-            .sandbox
-            .harness()
-            .license
-            .sign(&License::default().ha(false))?;
+    async fn exchange_license(&self, index: usize, license: &License) -> Result<()> {
+        self.write_license(index, license).await?;
+        let token = self.sandbox.harness().license.sign(license)?;
         let pool = self.pools.get(index).context("no such cluster")?;
         let done = sqlx::query("UPDATE setting SET value = jsonb_set(value, '{license}', to_jsonb($1::text)) WHERE name = 'SYSTEM'")
             .bind(token)

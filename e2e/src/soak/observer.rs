@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -17,6 +18,8 @@ use super::plan::{Model, cluster_name};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// A license counts until so long before its end.
+const GUARD_SECONDS: i64 = 600;
 /// Longest a look may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -102,7 +105,9 @@ impl Eyes {
         .fetch_optional(pool)
         .await?
         .flatten();
-        let ha = license.as_deref().map(allows_several);
+        let ha = license
+            .as_deref()
+            .map(|token| allows_several(token, Timestamp::now()));
         Ok((pods.iter().map(seen).collect(), ha))
     }
 }
@@ -124,15 +129,18 @@ fn seen(pod: &Pod) -> PodSeen {
     }
 }
 
-/// The claim `ha` of a token.
-fn allows_several(token: &str) -> bool {
+/// Whether a token has the claim `ha` and does not end too soon for several replicas.
+fn allows_several(token: &str, now: Timestamp) -> bool {
     let claims = token.split('.').nth(1).unwrap_or_default();
     let standard = claims.replace('-', "+").replace('_', "/");
     let padded = format!("{standard}{}", "=".repeat((4 - standard.len() % 4) % 4));
     serde_json::from_value::<k8s_openapi::ByteString>(Value::String(padded))
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Value>(&bytes.0).ok())
-        .is_some_and(|claims| claims["ha"] == true)
+        .is_some_and(|claims| {
+            let soon = now.as_second() + GUARD_SECONDS;
+            claims["ha"] == true && claims["exp"].as_i64().is_none_or(|end| end > soon)
+        })
 }
 
 #[cfg(test)]
@@ -142,8 +150,16 @@ mod tests {
     #[test]
     fn the_claim_is_read_from_the_token() {
         // {"ha":true,"x":"?>"} and {"ha":false}, in the alphabet of URLs.
-        assert!(allows_several("e30.eyJoYSI6dHJ1ZSwieCI6Ij8-In0.x"));
-        assert!(!allows_several("e30.eyJoYSI6ZmFsc2V9.x"));
-        assert!(!allows_several("nonsense"));
+        let now = Timestamp::from_second(1000).expect("a time");
+        assert!(allows_several("e30.eyJoYSI6dHJ1ZSwieCI6Ij8-In0.x", now));
+        assert!(!allows_several("e30.eyJoYSI6ZmFsc2V9.x", now));
+        assert!(!allows_several("nonsense", now));
+        // {"ha":true,"exp":1600}
+        assert!(!allows_several("e30.eyJoYSI6dHJ1ZSwiZXhwIjoxNjAwfQ.x", now));
+        let before = Timestamp::from_second(999).expect("a time");
+        assert!(allows_several(
+            "e30.eyJoYSI6dHJ1ZSwiZXhwIjoxNjAwfQ.x",
+            before
+        ));
     }
 }

@@ -72,6 +72,8 @@ pub enum Action {
     RotatePassword,
     /// The license is exchanged for one without HA.
     LoseHa,
+    /// The license is exchanged for one that is about to end.
+    Expire,
     RegainHa,
     /// Paused, edited, looked at, resumed.
     PauseAndResume,
@@ -159,7 +161,7 @@ impl Round {
                     Action::Scale(size) => model.replicas = *size,
                     Action::Upgrade => model.version += 1,
                     Action::RotatePassword => model.passwords += 1,
-                    Action::LoseHa => model.ha = false,
+                    Action::LoseHa | Action::Expire => model.ha = false,
                     Action::RegainHa => model.ha = true,
                     Action::EditOwned
                     | Action::DeleteOwned
@@ -209,10 +211,10 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
     }
     // The license is installed by a replica, so one must run for it to change hands.
     if model.replicas > 0 {
-        possible.push(if model.ha {
-            Action::LoseHa
+        possible.extend(if model.ha {
+            &[Action::LoseHa, Action::Expire][..]
         } else {
-            Action::RegainHa
+            &[Action::RegainHa][..]
         });
     }
     if let Ok(running) = usize::try_from(model.target())
@@ -267,7 +269,9 @@ mod tests {
                         Action::KillReplica(which)
                         | Action::FreezeReplica(which)
                         | Action::DeletePod(which) => assert!(*which < running),
-                        Action::LoseHa => assert!(model.ha && model.replicas > 0),
+                        Action::LoseHa | Action::Expire => {
+                            assert!(model.ha && model.replicas > 0);
+                        }
                         Action::RegainHa => assert!(!model.ha && model.replicas > 0),
                         Action::Scale(size) => assert_ne!(*size, model.replicas),
                         _ => {}
@@ -281,7 +285,7 @@ mod tests {
                 assert!(models.iter().all(|model| model.version < VERSIONS.len()));
             }
         }
-        assert_eq!(kinds.len(), 13 + 5, "{kinds:?}");
+        assert_eq!(kinds.len(), 14 + 5, "{kinds:?}");
     }
 
     #[test]

@@ -288,6 +288,8 @@ pub struct PodView {
     pub ip: Option<String>,
     /// When it was made.
     pub created_at: jiff::Timestamp,
+    /// Since when it has not been Ready; `None` while it is.
+    pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.
     pub replica_id: Option<Uuid>,
     /// Container restarts.

@@ -201,11 +201,9 @@ fn unproven_step(
     timeout: SignedDuration,
     observation: &Observation,
 ) -> Step {
-    let deadline = replica
-        .pod
-        .created_at
-        .saturating_add(timeout)
-        .unwrap_or(Timestamp::MAX);
+    // One that was up before and is not now gets its time anew.
+    let since = replica.pod.unready_since.unwrap_or(replica.pod.created_at);
+    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     let (pod, state) = (&replica.pod.name, describe(replica));
     // An unknown heartbeat is the operator's trouble with the database, not the pod's.
     let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;

@@ -46,6 +46,10 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
         created_at: pod
             .creation_timestamp()
             .map_or(Timestamp::MIN, |time| time.0),
+        unready_since: condition(pod, "Ready")
+            .filter(|_| !ready)
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .map(|time| time.0),
         replica_id,
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container),

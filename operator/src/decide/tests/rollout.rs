@@ -290,6 +290,17 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
 }
 
 #[test]
+fn one_that_was_up_and_is_not_now_gets_its_time_anew() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[2].ready = false;
+    for (seconds, expected) in [(99, Reason::RolloutWaiting), (100, Reason::RolloutStalled)] {
+        seen.pods[2].unready_since = Some(after(SignedDuration::from_secs(-seconds)));
+        assert_eq!(state(&plan(&spec, &seen), ROLLOUT).1, expected);
+    }
+}
+
+#[test]
 fn heartbeats_that_cannot_be_read_wait_and_never_stall() {
     let mut seen = outdated(&[0, 1]);
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);

@@ -158,6 +158,7 @@ prop_compose! {
         flags in any::<[bool; 2]>(),
         place in proptest::option::of(texts()),
         created_at in timestamps().boxed(),
+        unready_since in proptest::option::of(timestamps().boxed()),
         replica_id in proptest::option::of(ids()),
         restarts in numbers(),
         trouble in proptest::option::of((0..5_u8, texts())),
@@ -173,6 +174,7 @@ prop_compose! {
             node: place.clone(),
             ip: place,
             created_at,
+            unready_since,
             replica_id,
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
