@@ -78,7 +78,7 @@ scenarios: ## List the scenarios
 test: setup lint unit generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
 
 .PHONY: bench
-bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,1000): a table, no verdict
+bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,1000,5000): a table, no verdict
 	@echo "harness: building it (minutes at the first time, then a moment)"
 	@$(E2E) bench
 

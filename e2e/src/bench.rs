@@ -30,7 +30,7 @@ pub struct Arguments {
     #[arg(long, env = "QUIET", default_value_t = 600)]
     pub quiet: u64,
     /// Sizes at which time and memory per cluster are compared
-    #[arg(long, env = "GROWTH", value_delimiter = ',', default_values_t = [10, 100, 1000])]
+    #[arg(long, env = "GROWTH", value_delimiter = ',', default_values_t = [10, 100, 1000, 5000])]
     pub growth: Vec<usize>,
 }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// Without a license for several, more than one replica may live on for this long: the operator learns of it with its next
 /// probe, and takes one replica away at a time. Bytebase itself begins to do harm after ten minutes.
 pub const TOLERANCE: Duration = Duration::from_secs(90);
@@ -15,6 +17,10 @@ pub struct PodSeen {
     pub uid: String,
     pub ready: bool,
     pub ending: bool,
+    /// Since when it is Ready, as Kubernetes has it.
+    pub ready_since: Option<Timestamp>,
+    /// When it was told to end.
+    pub told_to_end: Option<Timestamp>,
 }
 
 /// One look at one cluster.
@@ -111,10 +117,19 @@ fn two_down(cluster: usize, before: &[PodSeen], look: &Look) -> Option<String> {
     // Surplus pods go one by one as well, but whether the others are Ready is not their business.
     let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(look.target);
     let shrinks = surplus(first);
+    let told = now(&first.uid).and_then(|pod| pod.told_to_end);
+    // It may have come up, or gone for good, between the two looks and before the other was told to end.
+    let in_time = |down: &PodSeen| {
+        let successor = look.pods.iter().find(|pod| pod.name == down.name);
+        successor.map_or(surplus(down), |pod| {
+            pod.ready && !pod.ending && pod.ready_since.is_some() && pod.ready_since <= told
+        })
+    };
     let down = before
         .iter()
         .filter(|pod| pod.uid != first.uid)
-        .find(|pod| pod.ending || (!pod.ready && !shrinks));
+        .filter(|pod| pod.ending || (!pod.ready && !shrinks))
+        .find(|pod| !in_time(pod));
     let second = ended.get(1).copied().or(down)?;
     Some(format!(
         "cluster {cluster}: {} was ended while {} was down",
@@ -164,7 +179,13 @@ mod tests {
             uid: format!("uid-{name}"),
             ready,
             ending,
+            ready_since: None,
+            told_to_end: None,
         }
+    }
+
+    fn at(second: i64) -> Option<Timestamp> {
+        Timestamp::from_second(second).ok()
     }
 
     fn look(pods: &[PodSeen]) -> Look {
@@ -229,6 +250,42 @@ mod tests {
         let mut ours = look(&[ending, pod("a-1", true, true)]);
         ours.deleted.insert("uid-a-1".to_owned());
         assert_eq!(entries(&[look(&[up, other]), ours]).1, 0);
+    }
+
+    #[test]
+    fn what_came_up_between_two_looks_was_up_only_if_it_came_up_first() {
+        let before = look(&[pod("a-0", true, false), pod("a-1", false, false)]);
+        for (ready_since, told_to_end, expected) in [
+            (at(10), at(10), 0),
+            (at(10), at(11), 0),
+            (at(11), at(10), 1),
+            (at(10), None, 1),
+        ] {
+            let ending = PodSeen {
+                told_to_end,
+                ..pod("a-0", true, true)
+            };
+            let up = PodSeen {
+                ready_since,
+                ..pod("a-1", true, false)
+            };
+            let looks = [before.clone(), look(&[ending, up])];
+            assert_eq!(
+                entries(&looks).1,
+                expected,
+                "{ready_since:?} {told_to_end:?}"
+            );
+        }
+        // A surplus pod that has gone for good makes room for the next.
+        let shrink = |pods: &[PodSeen]| Look {
+            target: 1,
+            ..look(pods)
+        };
+        let looks = [
+            shrink(&[pod("a-1", true, false), pod("a-2", true, true)]),
+            shrink(&[pod("a-1", true, true)]),
+        ];
+        assert_eq!(entries(&looks).1, 0);
     }
 
     #[test]

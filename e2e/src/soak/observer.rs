@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -113,19 +113,30 @@ impl Eyes {
 }
 
 fn seen(pod: &Pod) -> PodSeen {
-    let ready = pod
+    let conditions = pod
         .status
         .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|list| {
-            list.iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        });
+        .and_then(|status| status.conditions.as_ref());
+    let ready = conditions.and_then(|list| {
+        list.iter()
+            .find(|condition| condition.type_ == "Ready" && condition.status == "True")
+    });
+    let metadata = &pod.metadata;
+    // Kubernetes writes down when the pod will be gone at the latest.
+    let grace = SignedDuration::from_secs(metadata.deletion_grace_period_seconds.unwrap_or(0));
+    let told_to_end = metadata
+        .deletion_timestamp
+        .as_ref()
+        .map(|time| time.0 - grace);
     PodSeen {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
-        ready,
-        ending: pod.metadata.deletion_timestamp.is_some(),
+        ready: ready.is_some(),
+        ending: told_to_end.is_some(),
+        ready_since: ready
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .map(|time| time.0),
+        told_to_end,
     }
 }
 
