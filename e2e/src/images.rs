@@ -36,8 +36,6 @@ const OPERATOR_USER: &str = "65532:65532";
 /// The user `bytebase` of the real image. That image runs as root unless told otherwise; the
 /// stand-in does too, so that an operator that forgets to tell it is noticed.
 const STAND_IN_USER: &str = "0:0";
-/// The kubectl plugin is built with the operator and is no part of its image.
-const PLUGIN: &str = "kubectl-bytebase";
 
 /// Which Bytebase the scenarios run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +115,6 @@ pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool)
     // Both, whichever is wanted: cargo unites the features of what it builds together, and would build the operator anew without the other.
     let mut programs = build(&["bytebase-operator", "bytebase-stub"]).await?;
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
-    programs.remove(PLUGIN);
     let scratch = Scratch::beside(output)?;
     let mut images = vec![operator_image(&scratch.0, &programs)?];
     if let Some(stub) = stub {

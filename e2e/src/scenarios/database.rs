@@ -188,11 +188,7 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
                 .all(|(name, life)| before.get(name).is_none_or(|old| old.0 != life.0)))
     };
     wait::until("both replicas replaced", PATIENCE, rolled, |done| *done).await?;
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    Ok(())
+    support::rolled(&sandbox).await
 }
 
 /// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is replaced.
@@ -225,11 +221,7 @@ pub async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
         Ok(now.len() == 2 && now.iter().all(fresh))
     };
     wait::until("both replicas replaced", PATIENCE, replaced, |done| *done).await?;
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    Ok(())
+    support::rolled(&sandbox).await
 }
 
 /// Gives Bytebase's role another password; returns the `PG_URL` with it, for the Secret.

@@ -47,13 +47,7 @@ pub async fn standby(sandbox: Sandbox) -> Result<()> {
         "sslmode=disable&target_session_attrs=read-write",
     );
     set_url(&sandbox, &both).await?;
-    sandbox
-        .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
-        .await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
+    support::well(&sandbox).await
 }
 
 pub async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
@@ -188,13 +182,7 @@ pub async fn connection_budget(sandbox: Sandbox) -> Result<()> {
     ensure!(support::pods(&sandbox).await?.len() == 1);
     // Within the budget it is no longer mentioned.
     support::patch_spec(&sandbox, json!({"replicas": 1})).await?;
-    sandbox
-        .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
-        .await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
+    support::well(&sandbox).await
 }
 
 /// The first cluster's database answers nothing; the next one of the same operator does not notice.
@@ -334,13 +322,7 @@ async fn settled(sandbox: &Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
         .await?;
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
+    support::rolled(sandbox).await
 }
 
 /// Makes another name for the server in this namespace and returns it.

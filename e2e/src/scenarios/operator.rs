@@ -226,10 +226,7 @@ pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
         ensure!(start.elapsed() < PATIENCE * 2, "{rolled} of 3 rolled");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    support::rolled(&sandbox).await?;
     // And no tug of war afterwards.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let before = support::versions(&sandbox).await?;

@@ -96,11 +96,7 @@ pub async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
     }
     ensure!(round > 10, "only {round} rules");
     support::patch_spec(&sandbox, json!({"priorityClassName": null})).await?;
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    Ok(())
+    support::rolled(&sandbox).await
 }
 
 async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) -> Result<()> {

@@ -135,6 +135,28 @@ pub async fn active_rows(sandbox: &Sandbox) -> Result<i64> {
     Ok(count?)
 }
 
+/// Waits until a change has reached every replica and all of them are Ready and beating.
+pub async fn rolled(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// Waits until the database has passed every check and all replicas are Ready and beating.
+pub async fn well(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
 /// Runs one statement as the owner of the database.
 pub async fn execute(sandbox: &Sandbox, statement: &'static str) -> Result<()> {
     let pool = sandbox.sql().await?;
