@@ -608,8 +608,9 @@ async fn black_holes_are_unknown_and_delay_nobody_else() {
         (failure.class, failure.reason),
         (FailureClass::Unknown, FailureReason::Unreachable)
     );
+    // Two logins, since the first failure is not told.
     assert!(
-        (4..8).contains(&started.elapsed().as_secs()),
+        (9..14).contains(&started.elapsed().as_secs()),
         "{:?}",
         started.elapsed()
     );
@@ -733,7 +734,7 @@ async fn a_locked_table_holds_a_probe_for_seconds_only() {
         (FailureClass::Unknown, FailureReason::Other)
     );
     assert!(
-        message.contains("locked") && started.elapsed() < Duration::from_secs(7),
+        message.contains("locked") && started.elapsed() < Duration::from_secs(14),
         "{message}"
     );
 }

@@ -16,6 +16,10 @@ use crate::sandbox::cluster_resource;
 pub const CONCURRENCY: usize = 8;
 /// Longest that making a fleet may take.
 const PATIENCE: Duration = Duration::from_mins(15);
+/// Between two looks at a fleet in the making: so much for each cluster, within these bounds.
+const LOOK_EACH: Duration = Duration::from_micros(500);
+const SHORTEST_LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// What each cluster owns: group, kind, how many, and how many there are in any namespace.
 const CHILDREN: [(&str, &str, usize); 5] = [
     ("", "Service", 2),
@@ -107,6 +111,8 @@ impl<'a> Fleet<'a> {
     }
 
     async fn wait_for_children(&self, start: Instant) -> Result<Duration> {
+        // Often enough to tell, and seldom enough not to be what the API server is busy with.
+        let pause = (LOOK_EACH * u32::try_from(self.size)?).clamp(SHORTEST_LOOK, LONGEST_LOOK);
         for (group, kind, each) in CHILDREN {
             // Every namespace has a ServiceAccount of its own, made by a controller that is parked.
             let wanted = each * self.size;
@@ -120,7 +126,7 @@ impl<'a> Fleet<'a> {
                     "{found} of {wanted} {kind} after {:?}",
                     start.elapsed()
                 );
-                sleep(Duration::from_millis(20)).await;
+                sleep(pause).await;
             }
         }
         Ok(start.elapsed())

@@ -25,9 +25,10 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// All of it.
 pub async fn measure(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let idle = idle(harness, table).await?;
-    growth(harness, arguments, idle, table).await?;
     leadership(harness, table).await?;
-    with_databases(harness, arguments, table).await
+    // Before the API server has to carry what growth leaves behind.
+    with_databases(harness, arguments, table).await?;
+    growth(harness, arguments, idle, table).await
 }
 
 async fn idle(harness: &Harness, table: &mut Table) -> Result<f64> {

@@ -220,6 +220,7 @@ fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
             | Reason::Valid
             | Reason::RolloutDone
             | Reason::NoReplicas
+            | Reason::ScaledToZero
             | Reason::InvalidConfiguration
     ) && !known;
     !derived && !quiet

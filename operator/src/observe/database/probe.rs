@@ -263,13 +263,24 @@ impl State {
     }
 
     /// Keeps an outcome read at `now`, and says whether it tells anything new.
+    ///
+    /// One failure that says nothing definite is tried again before it is told: a thousand logins after a restart, or a moment
+    /// without processor time, must not write a thousand statuses to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
+        let untold = outcome
+            .as_ref()
+            .is_err_and(|failure| failure.class == FailureClass::Unknown);
+        if untold && self.failing_since.is_none() {
+            self.failing_since = Some(now);
+            return false;
+        }
         let digest = Digest::of(outcome.as_ref());
         let changed = self.digest.as_ref() != Some(&digest);
         self.digest = Some(digest);
         match outcome {
             Ok(facts) => {
-                if let Some(since) = self.failing_since.take() {
+                let told = matches!(self.outcome, Outcome::Failed(_));
+                if let Some(since) = self.failing_since.take().filter(|_| told) {
                     let seconds = now.saturating_duration_since(since).as_secs();
                     tracing::info!(seconds, "the metadata database can be read again");
                 }
@@ -544,6 +555,14 @@ mod tests {
         assert!(latest.last_good.is_none());
 
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        // Once is not told; a refusal would be.
+        assert!(!state.record(Err(lost.clone()), start + seconds(4)));
+        assert!(matches!(
+            state.latest(start + seconds(4)).view,
+            DatabaseView::Probed(Ok(_))
+        ));
+        assert!(!state.record(Ok(facts(&[7])), start + seconds(1)));
+        assert!(!state.record(Err(lost.clone()), start + seconds(4)));
         assert!(state.record(Err(lost.clone()), start + seconds(5)));
         assert!(!state.record(Err(lost), start + seconds(7)));
         let latest = state.latest(start + seconds(11));
