@@ -147,7 +147,6 @@ async fn timed<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T
 }
 
 async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {
-    sandbox.harness().cluster.forget_backoff().await?;
     let ready = || async {
         sandbox
             .harness()
@@ -159,7 +158,8 @@ async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {
         answer.trim() == "ok"
     })
     .await?;
-    Ok(())
+    // Not before: a kubelet that starts while the API server hangs brings nothing back for minutes.
+    sandbox.harness().cluster.forget_backoff().await
 }
 
 /// Ready, rolled, and told about the present generation.
