@@ -137,19 +137,18 @@ pub async fn active_rows(sandbox: &Sandbox) -> Result<i64> {
 
 /// Waits until a change has reached every replica and all of them are Ready and beating.
 pub async fn rolled(sandbox: &Sandbox) -> Result<()> {
-    sandbox
-        .wait_condition(NAME, "RolloutComplete", "True", "")
-        .await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
+    beating_and(sandbox, "RolloutComplete", "").await
 }
 
 /// Waits until the database has passed every check and all replicas are Ready and beating.
 pub async fn well(sandbox: &Sandbox) -> Result<()> {
+    beating_and(sandbox, "DatabaseReady", "DatabaseChecksPassed").await
+}
+
+/// Waits until a condition is True, and then until all replicas are Ready and beating.
+async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result<()> {
     sandbox
-        .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
+        .wait_condition(NAME, condition, "True", reason)
         .await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
