@@ -22,6 +22,39 @@ const MISSING_RETRY: Duration = Duration::from_secs(10);
 /// Bytebase beats this often.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How old a heartbeat is, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// Within [`ACTIVE_WINDOW`]: active.
+    Fresh,
+    /// Not active any more, and the owner of its tasks still.
+    Stale,
+    /// Beyond [`DEAD_AFTER`].
+    Gone,
+}
+
+impl Freshness {
+    /// Of a heartbeat of this age.
+    pub fn of(age: Duration) -> Self {
+        if age <= ACTIVE_WINDOW {
+            Self::Fresh
+        } else if age <= DEAD_AFTER {
+            Self::Stale
+        } else {
+            Self::Gone
+        }
+    }
+
+    /// Time until a heartbeat of this age changes, unless it beats again.
+    pub fn lasts(age: Duration) -> Option<Duration> {
+        match Self::of(age) {
+            Self::Fresh => Some(ACTIVE_WINDOW.saturating_sub(age)),
+            Self::Stale => Some(DEAD_AFTER.saturating_sub(age)),
+            Self::Gone => None,
+        }
+    }
+}
+
 /// One pod with its heartbeat.
 #[derive(Clone, Debug)]
 pub struct Replica<'a> {
@@ -89,7 +122,7 @@ pub fn join(observation: &Observation) -> Health<'_> {
     let unclaimed: Vec<_> = facts
         .heartbeats
         .iter()
-        .filter(|beat| beat.age <= ACTIVE_WINDOW && !known.contains(&beat.replica_id))
+        .filter(|beat| is_fresh(beat) && !known.contains(&beat.replica_id))
         .map(|beat| beat.replica_id)
         .collect();
     Health {
@@ -124,17 +157,21 @@ fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts, now: Timestamp) -> Repli
         pod,
         id: Some(id),
         heartbeat,
-        given_up: beat.map_or(old, |beat| beat.age > DEAD_AFTER),
+        given_up: beat.map_or(old, |beat| Freshness::of(beat.age) == Freshness::Gone),
         running_tasks: Some(running),
     }
 }
 
 fn state(beat: &Heartbeat) -> HeartbeatState {
-    if beat.age <= ACTIVE_WINDOW {
+    if is_fresh(beat) {
         HeartbeatState::Fresh
     } else {
         HeartbeatState::Stale
     }
+}
+
+fn is_fresh(beat: &Heartbeat) -> bool {
+    Freshness::of(beat.age) == Freshness::Fresh
 }
 
 /// The second way. A session proves that the replica is connected, which it keeps only while it lives; a Ready pod with a session
@@ -147,10 +184,7 @@ fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
         session.application_name == pod.name
             || (session.client_address.is_some() && session.client_address == pod.ip)
     });
-    let someone_beats = facts
-        .heartbeats
-        .iter()
-        .any(|beat| beat.age <= ACTIVE_WINDOW);
+    let someone_beats = facts.heartbeats.iter().any(is_fresh);
     match (listens, someone_beats) {
         (true, true) => HeartbeatState::Fresh,
         (true, false) => HeartbeatState::Unknown,
@@ -198,5 +232,18 @@ impl Health<'_> {
         } else {
             replica.pod.ready && !replica.pod.deleting
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freshness_says_how_long_it_lasts() {
+        let seconds = Duration::from_secs;
+        assert_eq!(Freshness::lasts(seconds(4)), Some(seconds(26)));
+        assert_eq!(Freshness::lasts(seconds(31)), Some(seconds(29)));
+        assert_eq!(Freshness::lasts(seconds(61)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Metrics, by their final names. Labels are enums and names of clusters and pods, never text of an error.
 
+use crate::decide::health::Freshness;
 use crate::decide::observation::{DatabaseView, FailureReason};
-use crate::observe::database::digest::Freshness;
 use crate::observe::database::probe::Latest;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};

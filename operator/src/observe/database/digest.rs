@@ -2,7 +2,7 @@
 //!
 //! Ages are left out: a cluster that only goes on beating must not wake anybody.
 
-use crate::decide::health::{ACTIVE_WINDOW, DEAD_AFTER};
+use crate::decide::health::Freshness;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ListenSession, ProbeFailure,
     SchemaState, StoredLicense,
@@ -10,19 +10,7 @@ use crate::decide::observation::{
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 use uuid::Uuid;
-
-/// How old a heartbeat is, as far as it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Freshness {
-    /// Within [`ACTIVE_WINDOW`]: active.
-    Fresh,
-    /// Not active any more, and the owner of its tasks still.
-    Stale,
-    /// Beyond [`DEAD_AFTER`].
-    Gone,
-}
 
 /// The part of an outcome whose change is worth a reconcile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,28 +40,6 @@ pub struct FactsDigest {
     pending: bool,
     available: bool,
     migration_running: bool,
-}
-
-impl Freshness {
-    /// Of a heartbeat of this age.
-    pub fn of(age: Duration) -> Self {
-        if age <= ACTIVE_WINDOW {
-            Self::Fresh
-        } else if age <= DEAD_AFTER {
-            Self::Stale
-        } else {
-            Self::Gone
-        }
-    }
-
-    /// Time until a heartbeat of this age changes, unless it beats again.
-    pub fn lasts(age: Duration) -> Option<Duration> {
-        match Self::of(age) {
-            Self::Fresh => Some(ACTIVE_WINDOW.saturating_sub(age)),
-            Self::Stale => Some(DEAD_AFTER.saturating_sub(age)),
-            Self::Gone => None,
-        }
-    }
 }
 
 impl Digest {
@@ -168,6 +134,7 @@ pub(super) mod tests {
     use super::*;
     use crate::decide::observation::{Heartbeat, RunningTasks};
     use secrecy::SecretString;
+    use std::time::Duration;
 
     pub(in super::super) fn facts(ages: &[u64]) -> DatabaseFacts {
         DatabaseFacts {
@@ -273,13 +240,5 @@ pub(super) mod tests {
         let c = failure("a", FailureReason::TlsFailed);
         assert_eq!(Digest::of(Err(&a)), Digest::of(Err(&b)));
         assert_ne!(Digest::of(Err(&a)), Digest::of(Err(&c)));
-    }
-
-    #[test]
-    fn freshness_says_how_long_it_lasts() {
-        let seconds = Duration::from_secs;
-        assert_eq!(Freshness::lasts(seconds(4)), Some(seconds(26)));
-        assert_eq!(Freshness::lasts(seconds(31)), Some(seconds(29)));
-        assert_eq!(Freshness::lasts(seconds(61)), None);
     }
 }

@@ -7,9 +7,12 @@ use super::Target;
 use super::classify::Place;
 use super::connect;
 use super::queries::{self, Failed, SessionFacts};
+use crate::contract::pg_url::HostPort;
 use crate::decide::observation::ProbeFailure;
 use sqlx::postgres::PgConnection;
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 /// Rounds of looking. On a pooler that others use too, one look may by chance meet the same server process twice.
@@ -19,18 +22,23 @@ const ROUNDS: usize = 3;
 /// reason to delay the facts.
 const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// For the name of a server that was found by it a moment ago.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
+
 const PID: &str = "SELECT pg_backend_pid()::text";
 
 /// Reads the identity and, unless `pooler` is known, looks for a transaction-mode pooler.
 pub async fn read(
     connection: &mut PgConnection,
     target: &Target,
-    place: &Place<'_>,
+    host: &HostPort,
     pooler: Option<bool>,
 ) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
-    let identity = queries::read_identity(connection, place).await?;
+    let place = Place::new(&target.url, host, &target.login);
+    let (identity, reached_at) = queries::read_identity(connection, &place).await?;
     let pooler = match pooler {
         Some(known) => Some(known),
+        None if is_direct(host, reached_at).await => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,
             shares_a_server_process(connection, target),
@@ -43,6 +51,22 @@ pub async fn read(
         transaction_pooler: pooler.unwrap_or(false),
     };
     Ok((facts, pooler))
+}
+
+/// Whether the server was reached at the very address that was dialled. Then there is no room for a pooler, and no need for a
+/// second session to find one. Behind a Kubernetes Service or other address translation it cannot be told.
+async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
+    let Some(server) = reached_at.filter(|server| server.port() == dialled.port) else {
+        return false;
+    };
+    let found = timeout(
+        LOOK_UP_TIMEOUT,
+        lookup_host((dialled.host.as_str(), dialled.port)),
+    );
+    let Ok(Ok(mut addresses)) = found.await else {
+        return false;
+    };
+    addresses.any(|address| address.ip().to_canonical() == server.ip().to_canonical())
 }
 
 /// Whether a session of ours moves between server processes. `None` if it could not be told.
@@ -79,4 +103,34 @@ async fn shares_a_server_process(a: &mut PgConnection, target: &Target) -> Optio
 async fn pid(connection: &mut PgConnection) -> Option<String> {
     let row = queries::fetch(connection, PID.to_owned()).await.ok()?;
     Some(queries::text_of(&row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn direct_is_what_answers_at_the_address_that_was_dialled() {
+        let dialled = |host: &str| HostPort {
+            host: host.to_owned(),
+            port: 5432,
+        };
+        for (host, reached_at, direct) in [
+            ("10.0.0.1", Some("10.0.0.1:5432"), true),
+            ("fd00::1", Some("[fd00::1]:5432"), true),
+            ("localhost", Some("127.0.0.1:5432"), true),
+            ("::ffff:10.0.0.1", Some("10.0.0.1:5432"), true),
+            // A pooler beside the server, a Service before it, a socket behind the pooler.
+            ("10.0.0.1", Some("10.0.0.1:5433"), false),
+            ("10.0.0.1", Some("10.0.0.2:5432"), false),
+            ("10.0.0.1", None, false),
+        ] {
+            let reached_at = reached_at.map(|address| address.parse().unwrap());
+            assert_eq!(
+                is_direct(&dialled(host), reached_at).await,
+                direct,
+                "{host} {reached_at:?}"
+            );
+        }
+    }
 }

@@ -6,9 +6,10 @@
 
 use super::classify::Place;
 use super::connect::{self, Dialled};
-use super::digest::{Digest, Freshness};
+use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Login, Target, preflight};
+use crate::decide::health::Freshness;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure,
 };
@@ -17,6 +18,7 @@ use sqlx::postgres::PgConnection;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -47,13 +49,14 @@ const CROSSING_MARGIN: Duration = Duration::from_millis(100);
 /// Least pause between two readings, whoever asks.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Logins begun at the same time. A login costs a key exchange; a restart with a thousand clusters must leave the processor to others.
-const CONCURRENT_DIALS: usize = 32;
+/// Clusters at a time that log in. A login costs the server a process and a key exchange; a thousand after a restart must leave
+/// processor time to others.
+const CONCURRENT_OPENINGS: usize = 8;
 
-/// How long a login may hold its place among those. A working one is done by then; one into a black hole takes seconds but no
-/// processor time, so it goes on without its place. A thousand black holes, each tried every ten seconds, then take less than a
-/// third of the places.
-const DIAL_PERMIT: Duration = Duration::from_millis(100);
+/// How long a cluster may hold its place among those. A working login is done by then; one into a black hole takes seconds but no
+/// processor time, so it goes on without its place. A thousand black holes, each tried again ten seconds after its five, leave
+/// places to others.
+const OPENING_PERMIT: Duration = Duration::from_millis(100);
 
 /// What a probe knows at the moment of asking.
 #[derive(Clone, Debug)]
@@ -71,7 +74,7 @@ pub type ProbeObserver = Arc<dyn Fn(Option<FailureReason>, Duration) + Send + Sy
 pub struct Probes<K> {
     entries: Mutex<HashMap<K, Entry>>,
     wake: UnboundedSender<K>,
-    dials: Arc<Semaphore>,
+    openings: Openings,
     observer: ProbeObserver,
 }
 
@@ -120,9 +123,13 @@ struct Session {
     opened: Instant,
 }
 
+/// The places of those that log in, shared by all clusters.
+#[derive(Clone)]
+struct Openings(Arc<Semaphore>);
+
 struct Prober {
     target: Target,
-    dials: Arc<Semaphore>,
+    openings: Openings,
     session: Option<Session>,
     /// Outcome of the search for a transaction-mode pooler, and when; kept over a redial.
     pooler: Option<(bool, Instant)>,
@@ -136,9 +143,19 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         Self {
             entries: Mutex::default(),
             wake,
-            dials: Arc::new(Semaphore::new(CONCURRENT_DIALS)),
+            openings: Openings::default(),
             observer,
         }
+    }
+
+    /// Lets nobody log in until [`Self::admit`].
+    pub fn hold(&self) {
+        self.openings.0.forget_permits(CONCURRENT_OPENINGS);
+    }
+
+    /// Lets clusters log in that were held back by [`Self::hold`].
+    pub fn admit(&self) {
+        self.openings.0.add_permits(CONCURRENT_OPENINGS);
     }
 
     /// Makes sure that `target` is probed under `key`, about every [`DEFAULT_INTERVAL`] or as [`Self::pace`] said. An unchanged
@@ -161,7 +178,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         let task = readable.then(|| {
             let prober = Prober {
                 target,
-                dials: Arc::clone(&self.dials),
+                openings: self.openings.clone(),
                 session: None,
                 pooler: None,
             };
@@ -376,6 +393,28 @@ fn pause(
     }
 }
 
+// === impl Openings ===
+
+impl Default for Openings {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CONCURRENT_OPENINGS)))
+    }
+}
+
+impl Openings {
+    /// Does the work when there is a place, and gives the place up before the work is done if that takes long.
+    async fn take_turn<T>(&self, work: impl Future<Output = T>) -> T {
+        // The semaphore is never closed.
+        let place = self.0.acquire().await;
+        let mut work = pin!(work);
+        if let Ok(done) = timeout(OPENING_PERMIT, &mut work).await {
+            return done;
+        }
+        drop(place);
+        work.await
+    }
+}
+
 // === impl Prober ===
 
 impl Prober {
@@ -391,7 +430,8 @@ impl Prober {
                 connect::close(session.connection).await;
             }
         }
-        let session = self.open().await?;
+        let openings = self.openings.clone();
+        let session = openings.take_turn(self.open()).await?;
         self.read(session).await
     }
 
@@ -418,18 +458,18 @@ impl Prober {
         let Dialled {
             mut connection,
             host,
-        } = self.dial().await?;
-        let place = Place::new(
-            &self.target.url,
-            &self.target.url.hosts[host],
-            &self.target.login,
-        );
+        } = connect::dial(&self.target).await?;
         let known = self
             .pooler
             .filter(|(_, at)| at.elapsed() < CONNECTION_LIFETIME);
         let pooler = known.map(|(pooler, _)| pooler);
-        let (mut facts, found) =
-            preflight::read(&mut connection, &self.target, &place, pooler).await?;
+        let (mut facts, found) = preflight::read(
+            &mut connection,
+            &self.target,
+            &self.target.url.hosts[host],
+            pooler,
+        )
+        .await?;
         match (known, found) {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),
             // It could not be told this time: what was told before stands.
@@ -445,17 +485,6 @@ impl Prober {
             shape: Shape::default(),
             opened: Instant::now(),
         })
-    }
-
-    async fn dial(&self) -> Result<Dialled, ProbeFailure> {
-        // The semaphore is never closed.
-        let permit = self.dials.acquire().await;
-        let mut dial = std::pin::pin!(connect::dial(&self.target));
-        if let Ok(outcome) = timeout(DIAL_PERMIT, &mut dial).await {
-            return outcome;
-        }
-        drop(permit);
-        dial.await
     }
 
     fn failure(&self, reason: FailureReason, text: &str) -> ProbeFailure {

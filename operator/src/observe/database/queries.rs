@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, Row};
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -138,16 +139,16 @@ pub async fn read(
     ))
 }
 
-/// Reads which database this is.
+/// Reads which database this is, and at which address the server was reached: `None` over a socket of its own machine.
 ///
 /// `system_identifier` alone would take a clone (a restored snapshot keeps it) for its original, so the start time of the server
 /// goes with it: equal for two sessions of one server, different for two servers.
 pub async fn read_identity(
     connection: &mut PgConnection,
     place: &Place<'_>,
-) -> Result<DatabaseIdentity, ProbeFailure> {
+) -> Result<(DatabaseIdentity, Option<SocketAddr>), ProbeFailure> {
     const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
-    const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ':' || coalesce(inet_server_port(), 0) || ' ' \
+    const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
          || oid || '@' || extract(epoch FROM pg_postmaster_start_time()) \
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
@@ -165,9 +166,15 @@ pub async fn read_identity(
             .await
             .map_err(classified)?,
     );
-    let (address, database) = rest.split_once(' ').unwrap_or(("", &rest));
-    let server = system.as_deref().unwrap_or(address);
-    Ok(DatabaseIdentity(format!("{server}/{database}")))
+    let mut parts = rest.splitn(3, ' ');
+    let mut next = || parts.next().unwrap_or_default();
+    let (address, port, database) = (next(), next(), next());
+    let server = system.unwrap_or_else(|| format!("{address}:{port}"));
+    let reached_at = address.parse::<IpAddr>().ok().zip(port.parse().ok());
+    Ok((
+        DatabaseIdentity(format!("{server}/{database}")),
+        reached_at.map(SocketAddr::from),
+    ))
 }
 
 pub(super) enum Failed {
@@ -211,14 +218,18 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
 // === The query ===
 
 /// What is read from catalogs, and needs no table of Bytebase's. `{create}`, `{expected}` and `{tables}` are filled in.
+///
+/// Sessions come from the functions below `pg_stat_activity`: the view makes a row of every session of the server, at each
+/// reading, before it leaves out those of other databases. And `pg_locks` looks through the locks of the whole server, so it is
+/// asked only where somebody else is there who may hold one.
 const CATALOG: &str = "\
 SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; \
 WITH expected(name, columns) AS (VALUES {expected}), \
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()), \
 principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
   WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
-sessions AS (SELECT application_name, host(client_addr) AS address, query FROM pg_stat_activity \
-  WHERE datid = (SELECT oid FROM me)) \
+sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
+  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me)) \
 SELECT json_build_object(\
 'server_version_num', current_setting('server_version_num')::int, \
 'in_recovery', pg_is_in_recovery(), \
@@ -241,14 +252,15 @@ SELECT json_build_object(\
   'readable', (SELECT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), true) FROM pg_attribute a \
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns)))) \
   FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
-'migration_running', EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
+'migration_running', EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
+  AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
   AND objsubid = 1 AND granted AND database = (SELECT oid FROM me)), \
 'sees_all_sessions', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
   OR coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM principal), false)), \
 'hidden_sessions', current_setting('track_activities') <> 'on' \
   OR EXISTS (SELECT FROM sessions WHERE query = '<insufficient privilege>'), \
-'listeners', (SELECT json_agg(json_build_array(l.application_name, l.address)) FROM (SELECT * FROM sessions \
-  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l)\
+'listeners', (SELECT json_agg(json_build_array(a.application_name, host(a.client_addr))) FROM (SELECT pid FROM sessions \
+  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a)\
 {tables})::text";
 
 const HEARTBEATS: &str = ", 'heartbeats', (SELECT json_agg(json_build_array(h.id, h.age)) FROM (SELECT replica_id::text AS id, \
