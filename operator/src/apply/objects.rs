@@ -78,15 +78,11 @@ impl Objects<'_> {
         let api = self.api(desired.kind);
         let value = with_hash(desired);
         let live = match cached {
-            Some(live) => Some(live),
-            None => api
-                .get_opt(&desired.name)
-                .await
-                .map_err(|error| failure(&error, "get", desired))?,
-        };
-        let Some(live) = live else {
-            // Without force: should somebody else make one of this name in between, the conflict shows it.
-            return self.patch(&api, desired, value, false).await;
+            Some(live) => live,
+            None => match self.create(&api, desired, &value).await? {
+                Some(live) => live,
+                None => return Ok(Applied::Written),
+            },
         };
         if !self.is_ours(&live) {
             return Err(ApplyFailure {
@@ -114,6 +110,36 @@ impl Objects<'_> {
                 self.patch(&api, desired, value, true).await
             }
             done => done,
+        }
+    }
+
+    /// Makes an object that the cache does not hold. Returns the one that is there after all, untouched: somebody else's, or ours
+    /// without its labels.
+    async fn create(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        value: &Value,
+    ) -> Result<Option<DynamicObject>, ApplyFailure> {
+        // A precondition: whatever is there is younger, so the apply makes a new object or fails.
+        let mut first = value.clone();
+        first["metadata"]["resourceVersion"] = json!("1");
+        let refused = match self.patch(api, desired, first, false).await {
+            Ok(_) => return Ok(None),
+            Err(refused) => match refused.kind {
+                FailureKind::Conflict | FailureKind::Refused => refused,
+                _ => return Err(refused),
+            },
+        };
+        let live = api.get_opt(&desired.name).await;
+        match live.map_err(|error| failure(&error, "get", desired))? {
+            Some(live) => Ok(Some(live)),
+            None if refused.kind == FailureKind::Refused => Err(refused),
+            // It has just gone. Without force: should somebody else make one of this name now, a conflict shows it.
+            None => {
+                let made = self.patch(api, desired, value.clone(), false).await;
+                made.map(|_| None)
+            }
         }
     }
 

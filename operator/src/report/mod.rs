@@ -219,6 +219,7 @@ fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
         Reason::LicenseUnknown
             | Reason::Valid
             | Reason::RolloutDone
+            | Reason::RolloutWaiting
             | Reason::NoReplicas
             | Reason::ScaledToZero
             | Reason::InvalidConfiguration
@@ -240,12 +241,12 @@ fn is_warning(type_: ConditionType, status: &str) -> bool {
     }
 }
 
-/// Writes status by server-side apply, so that fields that are gone go.
+/// Writes status by server-side apply, so that fields that are gone go. Returns the `resourceVersion` of the cluster with it.
 pub async fn write(
     client: &Client,
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,
-) -> Result<(), kube::Error> {
+) -> Result<Option<String>, kube::Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let api: Api<BytebaseCluster> = Api::namespaced(client.clone(), &namespace);
     let patch = json!({
@@ -260,5 +261,5 @@ pub async fn write(
         &Patch::Apply(patch),
     )
     .await
-    .map(drop)
+    .map(|written| written.resource_version())
 }

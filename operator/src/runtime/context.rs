@@ -12,6 +12,7 @@ use crate::observe::database::probe::Probes;
 use crate::observe::pod::LogIds;
 use crate::plain::plain;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
@@ -64,6 +65,8 @@ pub struct Context {
     memory: Mutex<HashMap<Key, Memory>>,
     databases: Mutex<HashMap<DatabaseIdentity, BTreeSet<(Timestamp, String)>>>,
     backoff: Mutex<Backoff<Key>>,
+    /// Clusters that have not been looked at since the start.
+    first_pass: Mutex<HashSet<Key>>,
 }
 
 /// What is remembered of a cluster from one look to the next. Losing it is harmless.
@@ -77,12 +80,25 @@ pub struct Memory {
     pub call_failure: Option<CallFailure>,
     /// Calls in a row that nothing answered.
     pub unanswered: u32,
-    /// Status as last written, and the `resourceVersion` the cache had then: until the cache moves on, this is the newer one.
-    pub status: Option<(Option<String>, BytebaseClusterStatus)>,
+    /// Status as last written.
+    pub status: Option<WrittenStatus>,
+    /// The last look wrote objects and left the status to the next.
+    pub status_due: bool,
     /// Objects as last written, likewise.
     pub writes: HashMap<(Kind, String), RecentWrite>,
     /// The database it counts as using.
     pub database: Option<DatabaseIdentity>,
+}
+
+/// A status whose echo the cache may not have seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WrittenStatus {
+    /// `resourceVersion` in the cache before it: until the cache moves on, this status is the newer one.
+    pub before: Option<String>,
+    /// `resourceVersion` with it.
+    pub after: Option<String>,
+    /// What was written.
+    pub status: BytebaseClusterStatus,
 }
 
 /// A write whose echo the cache may not have seen.
@@ -144,6 +160,7 @@ impl Context {
             memory: Mutex::default(),
             databases: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
+            first_pass: Mutex::default(),
         }
     }
 
@@ -166,6 +183,7 @@ impl Context {
     /// Forgets a cluster that is gone.
     pub fn forget(&self, key: &Key) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
+        self.passed(key);
         self.probes.remove(key);
         self.references.forget(key);
         self.metrics.forget(namespace, &key.name);
@@ -184,6 +202,50 @@ impl Context {
     /// Remembers.
     pub fn remember(&self, key: &Key, memory: Memory) {
         lock(&self.memory).insert(key.clone(), memory);
+    }
+
+    /// Whether a cluster is as the last look at it left it, changed only by the status that was written then.
+    pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
+        let memory = lock(&self.memory);
+        let written = memory.get(key).and_then(|memory| memory.status.as_ref());
+        written.is_some_and(|written| {
+            written.after.is_some()
+                && written.after == cluster.resource_version
+                // After a listing, an edit in between has no event of its own.
+                && written.status.observed_generation == cluster.generation
+                && cluster.deletion_timestamp.is_none()
+        })
+    }
+
+    /// Holds the databases back until every cluster has been looked at once: a login costs far more than a look, and what was edited
+    /// while nobody led must not wait for a thousand of them.
+    pub fn begin_first_pass(&self) {
+        let clusters = self.caches.clusters.store().state();
+        if clusters.is_empty() {
+            return;
+        }
+        self.probes.hold();
+        *lock(&self.first_pass) = clusters
+            .iter()
+            .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
+            .collect();
+    }
+
+    /// Notes that a cluster has been looked at, or has gone.
+    pub fn passed(&self, key: &Key) {
+        let mut waiting = lock(&self.first_pass);
+        if waiting.remove(key) && waiting.is_empty() {
+            self.probes.admit();
+        }
+    }
+
+    /// Ends the first pass, whoever has not been looked at.
+    pub fn end_first_pass(&self) {
+        let mut waiting = lock(&self.first_pass);
+        if !waiting.is_empty() {
+            waiting.clear();
+            self.probes.admit();
+        }
     }
 
     /// How long to wait after a failure.

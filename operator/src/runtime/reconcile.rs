@@ -1,6 +1,6 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
-use super::context::{Context, Key, Memory, RecentWrite, name};
+use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
@@ -108,6 +108,7 @@ pub async fn reconcile(
         Err(error) => ReconcileOutcome::Error(error.class()),
     };
     context.metrics.reconciled(outcome, started.elapsed());
+    context.passed(&key);
     let (action, _) = result?;
     context.succeeded(&key);
     Ok(action)
@@ -146,7 +147,10 @@ struct Look<'a> {
 /// What came of a plan.
 #[derive(Default)]
 struct Outcome {
+    /// Of whatever kind.
     writes: usize,
+    /// Of objects that the cluster owns.
+    applied: usize,
     failures: Vec<ApplyFailure>,
     notices: Vec<Notice>,
     /// Look again after this long.
@@ -197,7 +201,9 @@ impl Look<'_> {
         let written = self
             .report(plan, &observation, &mut memory, &mut outcome)
             .await;
+        // Before anything else that takes time: the watch is about to show what was written.
         context.remember(key, memory);
+        self.tell(&outcome.notices).await;
         let next = written?;
         if let Some(failure) = outcome.failures.first() {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
@@ -371,6 +377,7 @@ impl Look<'_> {
                 Ok(Applied::Unchanged | Applied::Ending) => {}
                 Ok(Applied::Written) => {
                     outcome.writes += 1;
+                    outcome.applied += 1;
                     context
                         .metrics
                         .wrote(WriteVerb::Apply, metric_kind(desired.kind));
@@ -396,6 +403,7 @@ impl Look<'_> {
                 Ok(false) => {}
                 Ok(true) => {
                     outcome.writes += 1;
+                    outcome.applied += 1;
                     context.metrics.wrote(WriteVerb::Delete, metric_kind(*kind));
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
@@ -479,7 +487,7 @@ impl Look<'_> {
         outcome.writes += 1;
     }
 
-    /// Writes status if it differs, and tells what changed. Returns when to look again.
+    /// Writes status if it differs, and notes what is to be told. Returns when to look again.
     async fn report(
         &self,
         plan: Plan,
@@ -490,9 +498,9 @@ impl Look<'_> {
         let Self {
             cluster, context, ..
         } = *self;
-        let cached_version = cluster.resource_version();
+        let before = cluster.resource_version();
         let previous = match &memory.status {
-            Some((version, status)) if *version == cached_version => status.clone(),
+            Some(written) if written.before == before => written.status.clone(),
             _ => {
                 memory.status = None;
                 cluster.status.clone().unwrap_or_default()
@@ -506,6 +514,13 @@ impl Look<'_> {
         if plan.unsettled && outcome.failures.is_empty() {
             return Ok(next);
         }
+        // What was decided was decided on objects that are not the same any more. Once: status must come in any case.
+        memory.status_due =
+            outcome.applied > 0 && outcome.failures.is_empty() && !memory.status_due;
+        if memory.status_due {
+            outcome.again = Some(outcome.again.map_or(ECHO, |again| again.min(ECHO)));
+            return Ok(next);
+        }
         let status = report::status(
             &previous,
             plan.report,
@@ -516,7 +531,7 @@ impl Look<'_> {
         self.sample(&status, observation);
         if status != previous {
             context.leadership.check()?;
-            report::write(&context.client, cluster, &status)
+            let after = report::write(&context.client, cluster, &status)
                 .await
                 .map_err(Error::Status)?;
             context
@@ -524,13 +539,27 @@ impl Look<'_> {
                 .wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
             outcome.writes += 1;
             outcome.notices.extend(report::notices(&previous, &status));
-            memory.status = Some((cached_version, status));
-        }
-        for notice in &outcome.notices {
-            tracing::info!(cluster = %name(self.key), reason = notice.reason.as_ref(), "{}", notice.message);
-            event::publish(&context.client, cluster, &context.options.instance, notice).await;
+            memory.status = Some(WrittenStatus {
+                before,
+                after,
+                status,
+            });
         }
         Ok(next)
+    }
+
+    async fn tell(&self, notices: &[Notice]) {
+        let Self {
+            cluster, context, ..
+        } = *self;
+        for notice in notices {
+            tracing::info!(cluster = %name(self.key), reason = notice.reason.as_ref(), "{}", notice.message);
+            // An event is a write too, and who leads now tells what it does.
+            if context.leadership.check().is_err() {
+                continue;
+            }
+            event::publish(&context.client, cluster, &context.options.instance, notice).await;
+        }
     }
 
     fn sample(&self, status: &BytebaseClusterStatus, observation: &Observation) {

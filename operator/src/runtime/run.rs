@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 const CONCURRENCY: u16 = 8;
 /// Events of one cluster within this long make one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(250);
+/// Longest that databases wait for the first look at every cluster, since one look may hang.
+const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -166,6 +168,12 @@ async fn work(
             () = drain.cancelled() => return,
         }
     }
+    context.begin_first_pass();
+    let first_pass = Arc::clone(&context);
+    tokio::spawn(async move {
+        tokio::time::sleep(FIRST_PASS).await;
+        first_pass.end_first_pass();
+    });
     let queue = futures::stream::poll_fn(move |waker| keys.poll_recv(waker))
         .map(Ok::<_, std::convert::Infallible>)
         .take_until(drain.cancelled_owned());

@@ -1,6 +1,7 @@
 //! One watch per kind (and namespace), each a task of its own with its own back-off, so that a kind that is forbidden or an overloaded
 //! resource delays nothing else. What a watch sees goes into its cache, and the cluster concerned into the queue.
 
+use super::backoff::{self, Backoff};
 use super::caches::{Cache, Cached, Shelf};
 use super::context::{Context, Key};
 use super::metrics::ObjectKind;
@@ -12,11 +13,18 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::utils::StreamBackoff;
-use kube::runtime::watcher::{self, DefaultBackoff, Event};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest pause of a watch whose connection failed. Until it is back nothing new is seen, so it must not come long after the API server.
+const LOST: Duration = Duration::from_secs(5);
+/// Longest pause of a watch that was refused: somebody must grant a right or install a kind first.
+const REFUSED: Duration = Duration::from_secs(30);
+/// A watch that has not failed for so long starts with the shortest pause again.
+const CALM: Duration = Duration::from_mins(2);
 
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is known to be forbidden.
 pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server::Readiness) {
@@ -162,23 +170,23 @@ impl Watch {
     where
         K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
     {
-        let stream = watcher::watcher(self.api::<PartialObjectMeta<K>>(), everything());
+        let mut events = Box::pin(watcher::watcher(
+            self.api::<PartialObjectMeta<K>>(),
+            everything(),
+        ));
         let context = Arc::clone(&self.context);
         tokio::spawn(async move {
-            // The back-off stands behind the decoding of events: in front of it, the first event of each listing would reset it.
-            let mut events = Box::pin(StreamBackoff::new(
-                stream.filter(|event| {
-                    std::future::ready(!matches!(event, Ok(Event::Init | Event::InitDone)))
-                }),
-                DefaultBackoff::default(),
-            ));
+            let mut pauses = Pauses::default();
             while let Some(event) = events.next().await {
                 match event {
                     Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
                         named_event(&context, kind, &object);
                     }
                     Ok(Event::Init | Event::InitDone) => {}
-                    Err(error) => context.watch_failed(kind, &error),
+                    Err(error) => {
+                        context.watch_failed(kind, &error);
+                        tokio::time::sleep(pauses.after(&error, Instant::now())).await;
+                    }
                 }
             }
         });
@@ -216,25 +224,29 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         mut self,
         stream: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send,
     ) {
-        // Only objects and errors count for the back-off, not the start of a listing that may fail again; `Init` is kept out for that.
-        let events = stream.filter(|event| std::future::ready(!matches!(event, Ok(Event::Init))));
-        let mut events = Box::pin(StreamBackoff::new(events, DefaultBackoff::default()));
+        let mut events = Box::pin(stream);
+        let mut pauses = Pauses::default();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.event(event),
                 Err(error) => {
-                    // A listing that broke off starts anew.
-                    self.seen.clear();
-                    match refusal(&error) {
-                        Some(404) if self.kind.is_optional() => self.not_installed(),
-                        Some(403) => {
-                            self.context.watch_failed(self.kind, &error);
-                            self.missing = None;
-                        }
-                        _ => self.context.watch_failed(self.kind, &error),
-                    }
+                    self.failed(&error);
+                    tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                 }
             }
+        }
+    }
+
+    fn failed(&mut self, error: &watcher::Error) {
+        // A listing that broke off starts anew.
+        self.seen.clear();
+        match refusal(error) {
+            Some(404) if self.kind.is_optional() => self.not_installed(),
+            Some(403) => {
+                self.context.watch_failed(self.kind, error);
+                self.missing = None;
+            }
+            _ => self.context.watch_failed(self.kind, error),
         }
     }
 
@@ -292,7 +304,10 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
 
     fn put(&self, mut object: K) {
         (self.trim)(&mut object);
-        let key = (self.key)(&object);
+        let mut key = (self.key)(&object);
+        if self.kind == ObjectKind::BytebaseCluster {
+            key = key.filter(|key| !self.context.is_echo(key, object.meta()));
+        }
         (self.cache)(&self.context).put(object);
         self.enqueue(key);
     }
@@ -320,6 +335,36 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     }
 }
 
+/// How long one watch waits after each failure. A watch that is not asked for its next event does not try again.
+struct Pauses {
+    backoff: Backoff<()>,
+    last: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::new(backoff::FIRST, REFUSED),
+            last: None,
+        }
+    }
+}
+
+impl Pauses {
+    /// The pause after a failure at `now`. Only calm ends the back-off: a listing may go well each time and its watch be refused.
+    fn after(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+        let last = self.last.replace(now);
+        if last.is_some_and(|last| now.saturating_duration_since(last) > CALM) {
+            self.backoff.succeeded(&());
+        }
+        let longest = match refusal(error) {
+            Some(403 | 404) => REFUSED,
+            _ => LOST,
+        };
+        self.backoff.failed((), rand::random()).min(longest)
+    }
+}
+
 /// The HTTP status with which a listing was refused.
 fn refusal(error: &watcher::Error) -> Option<u16> {
     match error {
@@ -327,5 +372,39 @@ fn refusal(error: &watcher::Error) -> Option<u16> {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn refused(code: u16) -> watcher::Error {
+        let status = Status::failure("no", "No").with_code(code).boxed();
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+    }
+
+    #[test]
+    fn a_lost_connection_is_tried_again_soon_and_a_refusal_seldom() {
+        let now = Instant::now();
+        for (code, cap) in [(503, LOST), (429, LOST), (403, REFUSED), (404, REFUSED)] {
+            let mut pauses = Pauses::default();
+            let last = (0..12).map(|_| pauses.after(&refused(code), now)).last();
+            let last = last.unwrap_or_default();
+            assert!(last <= cap && last >= cap.mul_f64(0.8), "{code}: {last:?}");
+        }
+    }
+
+    #[test]
+    fn calm_ends_the_back_off() {
+        let mut pauses = Pauses::default();
+        let mut now = Instant::now();
+        for _ in 0..8 {
+            now += REFUSED;
+            pauses.after(&refused(403), now);
+        }
+        assert!(pauses.after(&refused(403), now + CALM) >= REFUSED.mul_f64(0.8));
+        assert!(pauses.after(&refused(403), now + CALM * 3) <= backoff::FIRST);
     }
 }
