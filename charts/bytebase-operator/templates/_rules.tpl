@@ -16,8 +16,8 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [bytebase.com]
   resources: [bytebaseclusters/finalizers]
   verbs: [update]
-# The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` looks for an object that the
-# watch does not show, because it is somebody else's. Never deleted: that is left to Kubernetes' garbage collection.
+# The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` reads an object that
+# stands in the way of a new one, because the watch does not show it: it is somebody else's, or has lost our labels. Never deleted: that is left to Kubernetes' garbage collection.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]

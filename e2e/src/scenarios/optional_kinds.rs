@@ -64,6 +64,7 @@ pub async fn come_and_go(sandbox: Sandbox) -> Result<()> {
         .await?;
 
     put_back(&sandbox).await?;
+    rights::lost_and_found(&sandbox, &[ROUTE, MONITOR, "networkpolicy/demo"]).await?;
 
     // Gone with its definition, and told of; then no longer asked for.
     remove_definitions(&sandbox).await?;

@@ -31,6 +31,14 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
         |pods| pods.len() == 1,
     )
     .await?;
+    let objects = [
+        "statefulset/demo",
+        "service/demo",
+        "serviceaccount/demo",
+        "ingress/demo",
+        "poddisruptionbudget/demo",
+    ];
+    lost_and_found(&sandbox, &objects).await?;
     // Of each kind that may go, one goes.
     let less = json!({
         "serviceAccount": {"name": "other"},
@@ -70,6 +78,27 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     )
     .await?;
     stays_at_home(&sandbox).await
+}
+
+/// Takes the label away by which the operator's watches find these objects: it must look for them, find them its own and put it back.
+pub async fn lost_and_found(sandbox: &Sandbox, objects: &[&str]) -> Result<()> {
+    let mut all = vec!["label"];
+    all.extend(objects);
+    all.push("app.kubernetes.io/managed-by-");
+    sandbox.kubectl(&all).await?;
+    let labels = r"jsonpath={.items[*].metadata.labels.app\.kubernetes\.io/managed-by}";
+    let mut all = vec!["get"];
+    all.extend(objects);
+    all.extend(["-o", labels]);
+    let found = || async {
+        let printed = sandbox.kubectl(&all).await?;
+        Ok(printed.split_whitespace().count())
+    };
+    wait::until("the labels put back", PATIENCE, found, |count| {
+        *count == objects.len()
+    })
+    .await?;
+    Ok(())
 }
 
 /// Takes one rule away at a time; each time a call is refused and the log names it.
