@@ -67,7 +67,7 @@ impl Eyes {
                     return books;
                 }
                 let seen = timeout(PATIENCE, self.look(index)).await;
-                let Ok(Ok((pods, ha))) = seen else {
+                let Ok(Ok((pods, active, ha))) = seen else {
                     // Of what nobody saw, nothing is told.
                     books.blind += 1;
                     *last = Instant::now();
@@ -78,6 +78,7 @@ impl Eyes {
                 let both = |of: &Doings| of.disturbed.contains(&index);
                 let look = Look {
                     pods,
+                    active,
                     ha,
                     target: now.models.get(index).map_or(0, Model::target),
                     disturbed: both(&doings) || both(&now),
@@ -91,7 +92,7 @@ impl Eyes {
         }
     }
 
-    async fn look(&self, index: usize) -> Result<(Vec<PodSeen>, Option<bool>)> {
+    async fn look(&self, index: usize) -> Result<(Vec<PodSeen>, i64, Option<bool>)> {
         let selector = format!("bytebase.com/cluster={}", cluster_name(index));
         let pods = self
             .pods
@@ -108,7 +109,13 @@ impl Eyes {
         let ha = license
             .as_deref()
             .map(|token| allows_several(token, Timestamp::now()));
-        Ok((pods.iter().map(seen).collect(), ha))
+        // A replica beats every ten seconds; the row of one that ended stays.
+        let active = sqlx::query_scalar(
+            "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
+        )
+        .fetch_one(pool)
+        .await?;
+        Ok((pods.iter().map(seen).collect(), active, ha))
     }
 }
 
