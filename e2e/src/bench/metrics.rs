@@ -50,7 +50,8 @@ pub fn sum(text: &str, metric: &str, wanted: impl Fn(&str) -> bool) -> f64 {
             (labels.is_empty() || labels.starts_with('{'))
                 .then(|| value.parse::<f64>().ok().filter(|_| wanted(labels)))?
         })
-        .sum()
+        // `sum` of nothing is -0.
+        .fold(0.0, |sum, value| sum + value)
 }
 
 fn label<'text>(labels: &'text str, name: &str) -> Option<&'text str> {

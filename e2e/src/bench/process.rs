@@ -75,6 +75,13 @@ impl Operator {
         ))
     }
 
+    /// Clusters of which everything is known: a status would be written now, if it differed.
+    pub async fn settled(&self) -> Result<f64> {
+        let text = self.metrics().await?;
+        let ready = |labels: &str| labels.contains("type=\"Ready\"");
+        Ok(metrics::sum(&text, "bytebase_cluster_condition", ready))
+    }
+
     /// Writes of objects, status and evictions.
     pub async fn writes(&self) -> Result<f64> {
         let text = self.metrics().await?;
