@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use futures::future::try_join_all;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 
 use crate::bench;
 use crate::harness::Session;
-use crate::runner;
+use crate::runner::{self, Tally};
+use crate::scenario::Scenario;
 use crate::state::Purpose;
 use crate::{demo, reaper, soak, system_images};
 
@@ -27,9 +30,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the test cluster and PostgreSQL, and leave them running for `test --keep`
+    /// Make the cluster for scenarios that run side by side, and leave it running for `test --keep`
     Up,
-    /// Take the test cluster and PostgreSQL down
+    /// Take down what `up` and `test --keep` left
     Down,
     /// Run scenarios: all of them, or those named
     Test(TestArguments),
@@ -90,7 +93,10 @@ async fn up() -> Result<()> {
 }
 
 async fn down() -> Result<()> {
-    Session::begin(Purpose::Test, true).await?.end().await
+    for purpose in [Purpose::Test, Purpose::Alone] {
+        Session::begin(purpose, true).await?.end().await?;
+    }
+    Ok(())
 }
 
 async fn test(arguments: TestArguments) -> Result<ExitCode> {
@@ -104,39 +110,58 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
         println!("{}", runner::list());
         return Ok(ExitCode::SUCCESS);
     }
-    let scenarios = runner::select(&names)?;
-    let session = Session::begin(Purpose::Test, keep).await?;
-    let work = async {
-        let harness = session.up().await?;
-        runner::run(&harness, scenarios, jobs, keep).await
-    };
+    let (alone, together): (Vec<_>, Vec<_>) = runner::select(&names)?
+        .into_iter()
+        .partition(|scenario| scenario.exclusive);
+    let mut lanes = Vec::new();
+    for (purpose, scenarios, jobs) in [(Purpose::Test, together, jobs), (Purpose::Alone, alone, 1)]
+    {
+        if !scenarios.is_empty() {
+            lanes.push((Session::begin(purpose, keep).await?, scenarios, jobs));
+        }
+    }
     let result = tokio::select! {
-        result = work => Some(result),
+        result = all(&lanes, keep) => Some(result),
         interrupted = interruption() => { interrupted?; None }
     };
-    if keep {
-        session.leave().await?;
+    // One after the other: the last one stops the engine.
+    for (session, ..) in lanes {
+        if keep {
+            session.leave().await?;
+        } else {
+            session.end().await?;
+        }
+    }
+    let Some(result) = result else {
+        println!("interrupted");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    let tally = result?;
+    println!("{tally}");
+    if tally.passed + tally.failed == 0 {
+        bail!("no scenario ran");
+    }
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
     } else {
-        session.end().await?;
-    }
-    match result {
-        None => {
-            println!("interrupted");
-            Ok(ExitCode::from(INTERRUPTED))
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the scenarios of each cluster as soon as it is up. One comes up at a time: they share the Docker engine and cargo's build.
+async fn all(lanes: &[(Session, Vec<Scenario>, usize)], keep: bool) -> Result<Tally> {
+    let turn = Mutex::new(());
+    let lanes = lanes.iter().map(async |(session, scenarios, jobs)| {
+        let turn = turn.lock().await;
+        let harness = session.up().await?;
+        if scenarios.iter().any(|scenario| scenario.product) {
+            harness.load_product().await?;
         }
-        Some(result) => {
-            let tally = result?;
-            println!("{tally}");
-            if tally.passed + tally.failed == 0 {
-                bail!("no scenario ran");
-            }
-            Ok(if tally.failed == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
-        }
-    }
+        drop(turn);
+        runner::run(&harness, scenarios, *jobs, keep).await
+    });
+    let tallies = try_join_all(lanes).await?;
+    Ok(tallies.into_iter().sum())
 }
 
 /// Ctrl-C, or the polite request to end that `kill` and CI systems send.

@@ -1,7 +1,7 @@
 //! The cluster itself: made and deleted by kind, loaded with images, and broken on purpose.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ const READY_PATIENCE: &str = "240s";
 /// Where a parked component's manifest waits: on the same file system, out of the kubelet's sight.
 const PARKED: &str = "/etc/kubernetes/parked";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
+/// How long a parked component may take to end. By then the kubelet knows that it is not to start it again.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// Where the node finds the policy by which the API server keeps its record of calls.
 const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
@@ -173,17 +175,28 @@ impl Cluster {
             .await
     }
 
-    /// Takes a component away until [`Self::unpark`], and waits until its process has ended.
+    /// Takes a component away until [`Self::unpark`], and waits until its process has ended. It has some
+    /// seconds to end by itself: an API server with watches open would take its whole grace period.
     pub async fn park(&self, component: Component) -> Result<()> {
         let name = component.name();
         self.on_node(&format!(
             "mkdir -p {PARKED}; mv {MANIFESTS}/{name}.yaml {PARKED}/"
         ))
         .await?;
+        let parked = Instant::now();
+        let remaining = || async {
+            let pids = self.processes_named(component.program()).await?;
+            if parked.elapsed() > PARTING {
+                for pid in &pids {
+                    self.on_node(&format!("kill -KILL {pid} || true")).await?;
+                }
+            }
+            Ok(pids)
+        };
         crate::wait::until(
             &format!("the end of {name}"),
             Duration::from_secs(90),
-            || self.processes_named(component.program()),
+            remaining,
             Vec::is_empty,
         )
         .await?;

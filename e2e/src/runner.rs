@@ -1,7 +1,8 @@
-//! Running scenarios: side by side where they get along, alone where they don't, and a line for each.
+//! Running the scenarios of one cluster, so many at a time, with a line for each.
 
 use std::fmt;
 use std::io::IsTerminal;
+use std::iter::Sum;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,15 @@ const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
 pub struct Tally {
     pub passed: usize,
     pub failed: usize,
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |sum, tally| Self {
+            passed: sum.passed + tally.passed,
+            failed: sum.failed + tally.failed,
+        })
+    }
 }
 
 impl fmt::Display for Tally {
@@ -57,7 +67,7 @@ pub fn list() -> String {
         .iter()
         .map(|scenario| {
             let alone = if scenario.exclusive {
-                " (runs alone)"
+                " (alone on a cluster)"
             } else {
                 ""
             };
@@ -67,58 +77,46 @@ pub fn list() -> String {
     lines.join("\n")
 }
 
-/// Runs the scenarios, `jobs` at a time, then the exclusive ones. With `keep` the namespace of a
-/// scenario that failed is left for inspection.
+/// Runs the scenarios, `jobs` at a time. With `keep` the namespace of a scenario that failed is left
+/// for inspection.
 pub async fn run(
     harness: &Harness,
-    scenarios: Vec<Scenario>,
+    scenarios: &[Scenario],
     jobs: usize,
     keep: bool,
 ) -> Result<Tally> {
     sweep(harness).await?;
-    if scenarios.iter().any(|scenario| scenario.product) {
-        harness.load_product().await?;
-    }
     let (unfit, scenarios): (Vec<_>, Vec<_>) = scenarios
-        .into_iter()
+        .iter()
+        .copied()
         .partition(|scenario| scenario.stand_in && !harness.bytebase.stand_in);
     for Scenario { name, .. } in unfit {
         println!("SKIP {name}: needs licenses or versions that only the stand-in has");
     }
-    let (alone, together): (Vec<_>, Vec<_>) = scenarios
-        .into_iter()
-        .partition(|scenario| scenario.exclusive);
+    let mut results = stream::iter(scenarios)
+        .map(|scenario| run_and_heal(harness, scenario, keep))
+        .buffer_unordered(jobs.max(1));
     let mut tally = Tally::default();
-    let mut count = |passed: bool| {
-        if passed {
+    while let Some(passed) = results.next().await {
+        if passed? {
             tally.passed += 1;
         } else {
             tally.failed += 1;
         }
-    };
-    let mut results = stream::iter(together)
-        .map(|scenario| run_one(harness, scenario, keep))
-        .buffer_unordered(jobs.max(1));
-    while let Some(passed) = results.next().await {
-        count(passed);
-    }
-    for scenario in alone {
-        let passed = run_one(harness, scenario, keep).await;
-        if !passed {
-            harness
-                .postgres
-                .heal()
-                .await
-                .context("bringing PostgreSQL back")?;
-            harness
-                .cluster
-                .heal()
-                .await
-                .context("bringing the node back")?;
-        }
-        count(passed);
     }
     Ok(tally)
+}
+
+/// Runs one scenario. What it broke and did not mend, since it failed, must not fail the next.
+async fn run_and_heal(harness: &Harness, scenario: Scenario, keep: bool) -> Result<bool> {
+    let passed = run_one(harness, scenario, keep).await;
+    if scenario.exclusive && !passed {
+        let postgres = harness.postgres.heal().await;
+        postgres.context("bringing PostgreSQL back")?;
+        let node = harness.cluster.heal().await;
+        node.context("bringing the node back")?;
+    }
+    Ok(passed)
 }
 
 /// Runs one scenario, says how it went, and tidies up after it.

@@ -17,8 +17,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// What is proven, as a sentence.
     pub about: &'static str,
-    /// Whether it disturbs what all scenarios share (PostgreSQL, control plane, node), and so runs
-    /// alone, after the others.
+    /// Whether it disturbs what scenarios of a cluster share (PostgreSQL, control plane, node), and so
+    /// runs on another cluster, alone.
     pub exclusive: bool,
     /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
     pub product: bool,
@@ -48,7 +48,7 @@ impl Scenario {
         }
     }
 
-    /// It runs alone.
+    /// It runs alone on its cluster.
     #[must_use]
     pub const fn exclusive(mut self) -> Self {
         self.exclusive = true;

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
 
-/// The two clusters of a checkout. They share nothing but the Docker engine and the cache.
+/// The clusters of a checkout. They share nothing but the Docker engine and the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Purpose {
-    /// Where the scenarios run.
+    /// Where scenarios run side by side.
     Test,
+    /// Where scenarios run that break what all of a cluster's scenarios share, one after the other.
+    Alone,
     /// What `make demo` shows.
     Demo,
     /// Where `make bench` measures.
@@ -28,6 +30,7 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Self::Test => "test",
+            Self::Alone => "alone",
             Self::Demo => "demo",
             Self::Bench => "bench",
             Self::Soak => "soak",
@@ -100,6 +103,7 @@ impl State {
     pub fn open(purpose: Purpose, cache: &Path) -> Result<Self> {
         let suffix = match purpose {
             Purpose::Test => "e2e",
+            Purpose::Alone => "e2e-alone",
             Purpose::Demo => "demo",
             Purpose::Bench => "bench",
             Purpose::Soak => "soak",

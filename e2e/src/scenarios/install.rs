@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::support::{self, NAME};
+use super::support::{self, Lives, NAME};
 use crate::harness::Harness;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
@@ -265,11 +265,7 @@ async fn cluster_becomes_ready(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// The same pods, never restarted, for a while.
-async fn untouched(
-    sandbox: &Sandbox,
-    what: &str,
-    before: &std::collections::BTreeMap<String, (String, i32)>,
-) -> Result<()> {
+async fn untouched(sandbox: &Sandbox, what: &str, before: &Lives) -> Result<()> {
     wait::throughout(
         what,
         A_WHILE,

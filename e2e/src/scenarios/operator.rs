@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde_json::json;
@@ -356,19 +355,7 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
 }
 
 async fn holder(sandbox: &Sandbox) -> Result<String> {
-    let leases = sandbox
-        .api::<Lease>()
-        .list(&kube::api::ListParams::default())
-        .await?;
-    leases
-        .iter()
-        .find_map(|lease| {
-            lease
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.holder_identity.clone())
-        })
-        .context("nobody holds the lease")
+    Ok(support::lease(sandbox).await?.0)
 }
 
 async fn next_holder(sandbox: &Sandbox, before: &str) -> Result<String> {

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::license::License;
@@ -103,7 +105,10 @@ pub async fn pods(sandbox: &Sandbox) -> Result<Vec<Pod>> {
 }
 
 /// Uid and restarts of each pod, by name: what tells that nobody ended or restarted it.
-pub async fn lives(sandbox: &Sandbox) -> Result<BTreeMap<String, (String, i32)>> {
+pub type Lives = BTreeMap<String, (String, i32)>;
+
+/// The lives of the cluster's pods.
+pub async fn lives(sandbox: &Sandbox) -> Result<Lives> {
     let life = |pod: &Pod| {
         let statuses = pod
             .status
@@ -154,6 +159,16 @@ async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     Ok(())
+}
+
+/// The lease that operators in the sandbox's namespace lead by: who holds it, and when it was renewed last.
+pub async fn lease(sandbox: &Sandbox) -> Result<(String, Timestamp)> {
+    let leases = sandbox.api::<Lease>().list(&ListParams::default()).await?;
+    let held = leases.iter().find_map(|lease| {
+        let spec = lease.spec.as_ref()?;
+        Some((spec.holder_identity.clone()?, spec.renew_time.as_ref()?.0))
+    });
+    held.context("nobody holds the lease")
 }
 
 /// Runs one statement as the owner of the database.

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use jiff::SignedDuration;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -20,6 +19,7 @@ use crate::kind::Component;
 use crate::license::License;
 use crate::postgres::{Database, password};
 use crate::sandbox::{Sandbox, condition};
+use crate::scenarios::support;
 
 /// Longest that clusters may take to come back after a round: an image change of three replicas with a disaster in
 /// the middle of it, on a busy machine.
@@ -284,12 +284,7 @@ impl Stage {
     }
 
     async fn leader(&self) -> Result<Pod> {
-        let leases: Api<Lease> = self.sandbox.api();
-        let leases = leases.list(&ListParams::default()).await?;
-        let holder = leases
-            .iter()
-            .find_map(|lease| lease.spec.as_ref()?.holder_identity.clone())
-            .context("nobody holds the lease")?;
+        let (holder, _) = support::lease(&self.sandbox).await?;
         let pods = self.sandbox.operator_pods().await?;
         pods.into_iter()
             .find(|pod| holder.starts_with(&pod.name_any()))
