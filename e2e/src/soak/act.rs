@@ -20,12 +20,15 @@ use crate::license::License;
 use crate::postgres::{Database, password};
 use crate::sandbox::{Sandbox, condition};
 use crate::scenarios::support;
+use crate::wait;
 
 /// Longest that clusters may take to come back after a round: an image change of three replicas with a disaster in
 /// the middle of it, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// A frozen replica stands still for longer than its heartbeat counts (30 s).
 const REPLICA_FREEZE: Duration = Duration::from_secs(36);
+/// A lease is valid for 15 s, and a new leader takes a moment.
+const LEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// A frozen leader stands still for longer than its lease (15 s).
 const LEADER_FREEZE: Duration = Duration::from_secs(20);
 const DATABASE_DOWN: Duration = Duration::from_secs(15);
@@ -283,12 +286,16 @@ impl Stage {
         Ok(self.sandbox.api::<Pod>().get(&name).await?)
     }
 
+    /// The pod that leads. After one was killed nobody does until its lease has run out.
     async fn leader(&self) -> Result<Pod> {
-        let (holder, _) = support::lease(&self.sandbox).await?;
-        let pods = self.sandbox.operator_pods().await?;
-        pods.into_iter()
-            .find(|pod| holder.starts_with(&pod.name_any()))
-            .with_context(|| format!("{holder} is no operator pod"))
+        let led = || async {
+            let (holder, _) = support::lease(&self.sandbox).await?;
+            let pods = self.sandbox.operator_pods().await?;
+            pods.into_iter()
+                .find(|pod| holder.starts_with(&pod.name_any()))
+                .with_context(|| format!("{holder} is no operator pod"))
+        };
+        wait::until("a leader", LEADER_PATIENCE, led, |_| true).await
     }
 
     /// Waits until every cluster is what it should be.

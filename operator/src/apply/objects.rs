@@ -247,3 +247,137 @@ fn is_current(live: &DynamicObject, desired: &Value) -> bool {
     // Kubernetes' own types are JSON; one that were not would merely be applied again.
     serde_json::to_value(live).is_ok_and(|live| contains(&live, desired))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    type Call = (String, String, Value);
+
+    /// A scripted API server: gives these answers in turn, and keeps what was asked.
+    fn respond(answers: Vec<(u16, Value)>) -> (Client, Arc<Mutex<Vec<Call>>>) {
+        let (service, mut handle) =
+            tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&calls);
+        tokio::spawn(async move {
+            let mut answers = VecDeque::from(answers);
+            while let Some((request, send)) = handle.next_request().await {
+                let method = request.method().to_string();
+                let query = request.uri().query().unwrap_or_default().to_owned();
+                let bytes = request.into_body().collect_bytes().await.unwrap();
+                let body = serde_json::from_slice(&bytes).unwrap_or_default();
+                log.lock().unwrap().push((method, query, body));
+                let (code, answer) = answers.pop_front().unwrap();
+                let body = Body::from(serde_json::to_vec(&answer).unwrap());
+                let answer = axum::http::Response::builder().status(code).body(body);
+                send.send_response(answer.unwrap());
+            }
+        });
+        (Client::new(service, "team"), calls)
+    }
+
+    fn desired() -> DesiredObject {
+        DesiredObject {
+            kind: Kind::Service,
+            name: "demo".to_owned(),
+            value: json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": "demo", "namespace": "team"},
+                "spec": {"ports": [{"port": 80}]},
+            }),
+        }
+    }
+
+    fn live(owner: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": "demo", "namespace": "team", "uid": "of-the-service", "resourceVersion": "7",
+                "ownerReferences": [{
+                    "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster", "name": "demo",
+                    "uid": owner, "controller": true,
+                }],
+            },
+            "spec": {"ports": [{"port": 80}]},
+        })
+    }
+
+    fn status(code: u16) -> (u16, Value) {
+        let reason = if code == 404 { "NotFound" } else { "" };
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "refused",
+        });
+        (code, status)
+    }
+
+    /// What comes of an object that the cache does not hold, and the methods that were called.
+    async fn make(answers: Vec<(u16, Value)>) -> (Result<Applied, FailureKind>, String, Vec<Call>) {
+        let (client, calls) = respond(answers);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: "ours",
+        };
+        let done = objects.apply(&desired(), None).await;
+        let calls = calls.lock().unwrap().clone();
+        let methods: Vec<_> = calls.iter().map(|(method, ..)| method.as_str()).collect();
+        (
+            done.map_err(|failure| failure.kind),
+            methods.join(" "),
+            calls,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_new_object_takes_one_call_that_fails_where_there_is_one() {
+        let (done, methods, calls) = make(vec![(201, live("ours"))]).await;
+        assert_eq!((done, methods.as_str()), (Ok(Applied::Written), "PATCH"));
+        assert_eq!(calls[0].2["metadata"]["resourceVersion"], "1");
+        assert!(!calls[0].1.contains("force"), "{}", calls[0].1);
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_the_way_is_touched_only_if_it_is_ours() {
+        for refusal in [409, 422] {
+            let (done, methods, _) = make(vec![status(refusal), (200, live("theirs"))]).await;
+            assert_eq!(
+                (done, methods.as_str()),
+                (Err(FailureKind::NameTaken), "PATCH GET")
+            );
+        }
+        let ours = vec![status(409), (200, live("ours")), (200, live("ours"))];
+        let (done, methods, calls) = make(ours).await;
+        assert_eq!(
+            (done, methods.as_str()),
+            (Ok(Applied::Written), "PATCH GET PATCH")
+        );
+        assert_eq!(calls[2].2["metadata"]["uid"], "of-the-service");
+        assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_where_nothing_stands_in_the_way() {
+        let (done, methods, _) = make(vec![status(422), status(404)]).await;
+        assert_eq!(
+            (done, methods.as_str()),
+            (Err(FailureKind::Refused), "PATCH GET")
+        );
+        let (done, methods, _) = make(vec![status(503)]).await;
+        assert_eq!(
+            (done, methods.as_str()),
+            (Err(FailureKind::Transient), "PATCH")
+        );
+        // It went in between.
+        let gone = vec![status(409), status(404), (201, live("ours"))];
+        let (done, methods, calls) = make(gone).await;
+        assert_eq!(
+            (done, methods.as_str()),
+            (Ok(Applied::Written), "PATCH GET PATCH")
+        );
+        assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
+    }
+}

@@ -101,6 +101,17 @@ pub struct WrittenStatus {
     pub status: BytebaseClusterStatus,
 }
 
+impl WrittenStatus {
+    /// Whether this is the cluster right after this write, with the spec that the status speaks of.
+    fn echoes_in(&self, cluster: &ObjectMeta) -> bool {
+        self.after.is_some()
+            && self.after == cluster.resource_version
+            // After a listing, an edit in between has no event of its own.
+            && self.status.observed_generation == cluster.generation
+            && cluster.deletion_timestamp.is_none()
+    }
+}
+
 /// A write whose echo the cache may not have seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecentWrite {
@@ -206,15 +217,10 @@ impl Context {
 
     /// Whether a cluster is as the last look at it left it, changed only by the status that was written then.
     pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
-        let memory = lock(&self.memory);
-        let written = memory.get(key).and_then(|memory| memory.status.as_ref());
-        written.is_some_and(|written| {
-            written.after.is_some()
-                && written.after == cluster.resource_version
-                // After a listing, an edit in between has no event of its own.
-                && written.status.observed_generation == cluster.generation
-                && cluster.deletion_timestamp.is_none()
-        })
+        lock(&self.memory)
+            .get(key)
+            .and_then(|memory| memory.status.as_ref())
+            .is_some_and(|written| written.echoes_in(cluster))
     }
 
     /// Holds the databases back until every cluster has been looked at once: a login costs far more than a look, and what was edited
@@ -390,5 +396,47 @@ impl Index {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn an_echo_is_the_very_version_that_was_written_of_the_spec_that_was_seen() {
+        let written = WrittenStatus {
+            before: Some("6".to_owned()),
+            after: Some("7".to_owned()),
+            status: BytebaseClusterStatus {
+                observed_generation: Some(3),
+                ..BytebaseClusterStatus::default()
+            },
+        };
+        let cluster = |version: &str, generation| ObjectMeta {
+            resource_version: Some(version.to_owned()),
+            generation: Some(generation),
+            ..ObjectMeta::default()
+        };
+        assert!(written.echoes_in(&cluster("7", 3)));
+        assert!(!written.echoes_in(&cluster("8", 3)), "somebody wrote since");
+        assert!(
+            !written.echoes_in(&cluster("7", 4)),
+            "edited before the status was written"
+        );
+        let deleted = ObjectMeta {
+            deletion_timestamp: Some(Time(Timestamp::UNIX_EPOCH)),
+            ..cluster("7", 3)
+        };
+        assert!(!written.echoes_in(&deleted));
+        let unknown = WrittenStatus {
+            after: None,
+            ..written
+        };
+        assert!(!unknown.echoes_in(&ObjectMeta {
+            resource_version: None,
+            ..cluster("7", 3)
+        }));
     }
 }
