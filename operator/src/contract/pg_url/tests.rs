@@ -820,11 +820,14 @@ fn neither_debug_nor_hint_show_a_secret() {
 }
 
 /// Characters that messages of errors do not use, with all that mean something to a parser.
+const UNUSED: [char; 5] = ['Q', 'X', 'Z', '7', '9'];
 const PASSWORD: &str = "[QXZ79@/?#:%&=;' +,!\\[\\]$.\\\\]{4,16}";
 
 fn assert_nothing_told(told: &str, secret: &str) -> Result<(), TestCaseError> {
     let characters: Vec<char> = secret.chars().collect();
-    for window in characters.windows(4) {
+    // Signs alone may stand in any message: `://` is no part of a password there.
+    let telling = |window: &&[char]| window.iter().any(|c| UNUSED.contains(c));
+    for window in characters.windows(4).filter(telling) {
         let piece: String = window.iter().collect();
         prop_assert!(
             !told.contains(&piece),
