@@ -14,6 +14,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
 use jiff::{SignedDuration, Timestamp};
+use kube::client::Body;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -327,4 +328,31 @@ pub fn failure(class: FailureClass, reason: FailureReason) -> DatabaseView {
         reason,
         message: "db.example.com:5432/bytebase: it failed".to_owned(),
     }))
+}
+
+/// A client of a scripted API server. `answer` is given method, query and body of each request and returns status and body of the
+/// answer; `None`: there never is one.
+pub fn api_server(
+    namespace: &str,
+    mut answer: impl FnMut(&str, &str, Value) -> Option<(u16, Value)> + Send + 'static,
+) -> kube::Client {
+    let (service, mut handle) =
+        tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
+    tokio::spawn(async move {
+        let mut unanswered = Vec::new();
+        while let Some((request, send)) = handle.next_request().await {
+            let method = request.method().to_string();
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let bytes = request.into_body().collect_bytes().await.unwrap();
+            let body = serde_json::from_slice(&bytes).unwrap_or_default();
+            let Some((code, body)) = answer(&method, &query, body) else {
+                unanswered.push(send);
+                continue;
+            };
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            let answer = axum::http::Response::builder().status(code).body(body);
+            send.send_response(answer.unwrap());
+        }
+    });
+    kube::Client::new(service, namespace)
 }

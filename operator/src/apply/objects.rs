@@ -251,7 +251,7 @@ fn is_current(live: &DynamicObject, desired: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::client::Body;
+    use crate::testing::api_server;
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
 
@@ -259,25 +259,15 @@ mod tests {
 
     /// A scripted API server: gives these answers in turn, and keeps what was asked.
     fn respond(answers: Vec<(u16, Value)>) -> (Client, Arc<Mutex<Vec<Call>>>) {
-        let (service, mut handle) =
-            tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
         let calls = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&calls);
-        tokio::spawn(async move {
-            let mut answers = VecDeque::from(answers);
-            while let Some((request, send)) = handle.next_request().await {
-                let method = request.method().to_string();
-                let query = request.uri().query().unwrap_or_default().to_owned();
-                let bytes = request.into_body().collect_bytes().await.unwrap();
-                let body = serde_json::from_slice(&bytes).unwrap_or_default();
-                log.lock().unwrap().push((method, query, body));
-                let (code, answer) = answers.pop_front().unwrap();
-                let body = Body::from(serde_json::to_vec(&answer).unwrap());
-                let answer = axum::http::Response::builder().status(code).body(body);
-                send.send_response(answer.unwrap());
-            }
+        let mut answers = VecDeque::from(answers);
+        let client = api_server("team", move |method, query, body| {
+            let call = (method.to_owned(), query.to_owned(), body);
+            log.lock().unwrap().push(call);
+            Some(answers.pop_front().unwrap())
         });
-        (Client::new(service, "team"), calls)
+        (client, calls)
     }
 
     fn desired() -> DesiredObject {

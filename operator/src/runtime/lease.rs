@@ -419,7 +419,7 @@ mod tests {
     /// A scripted API server that keeps one Lease.
     mod api {
         use super::*;
-        use kube::client::Body;
+        use crate::testing::api_server;
         use std::collections::VecDeque;
 
         pub type Calls = Arc<Mutex<Vec<(String, Value)>>>;
@@ -469,38 +469,20 @@ mod tests {
         }
 
         pub fn respond() -> (Client, Arc<Mutex<Server>>, Calls) {
-            let (service, mut handle) =
-                tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
             let server = Arc::new(Mutex::new(Server::default()));
             let calls = Calls::default();
             let (shared, log) = (Arc::clone(&server), Arc::clone(&calls));
-            tokio::spawn(async move {
-                let mut unanswered = Vec::new();
-                while let Some((request, send)) = handle.next_request().await {
-                    let method = request.method().to_string();
-                    let bytes = request.into_body().collect_bytes().await.unwrap();
-                    let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                    log.lock().unwrap().push((method.clone(), body.clone()));
-                    let fault = shared.lock().unwrap().faults.pop_front().flatten();
-                    if fault == Some(Fault::Hang) {
-                        unanswered.push(send);
-                        continue;
-                    }
-                    let (code, answer) = shared.lock().unwrap().handle(&method, body);
-                    if fault == Some(Fault::LoseAnswer) {
-                        unanswered.push(send);
-                        continue;
-                    }
-                    let body = Body::from(serde_json::to_vec(&answer).unwrap());
-                    send.send_response(
-                        axum::http::Response::builder()
-                            .status(code)
-                            .body(body)
-                            .unwrap(),
-                    );
+            let client = api_server("operators", move |method, _, body| {
+                log.lock().unwrap().push((method.to_owned(), body.clone()));
+                let mut server = shared.lock().unwrap();
+                let fault = server.faults.pop_front().flatten();
+                if fault == Some(Fault::Hang) {
+                    return None;
                 }
+                let answer = server.handle(method, body);
+                (fault != Some(Fault::LoseAnswer)).then_some(answer)
             });
-            (Client::new(service, "operators"), server, calls)
+            (client, server, calls)
         }
     }
     use api::{Fault, Server};
