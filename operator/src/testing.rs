@@ -6,7 +6,7 @@ use crate::contract::version::Version;
 use crate::decide::Settings;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason, Heartbeat,
-    Observation, PodView, ProbeFailure, SchemaState, StatefulSetView, StoredLicense,
+    Observation, PodView, ProbeFailure, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -272,11 +272,13 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         },
         license,
         heartbeats: (0..beating).map(|ordinal| beat(ordinal, 5)).collect(),
-        listeners: Some(Vec::new()),
+        sessions: Some(Sessions {
+            listeners: Some(Vec::new()),
+            migration_running: false,
+        }),
         running_tasks: Vec::new(),
         pending_tasks: 0,
         available_tasks: 0,
-        migration_running: false,
     }
 }
 

@@ -13,9 +13,10 @@ mod postgres;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::decide::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure, SchemaState,
-    StoredLicense,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, ListenSession, ProbeFailure,
+    SchemaState, StoredLicense,
 };
+use bytebase_operator::decide::plan::Reading;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Probes};
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
@@ -66,11 +67,12 @@ struct Probe {
 }
 
 impl Probe {
-    fn start(target: Target, interval: Duration) -> Self {
+    fn start(target: Target, every: Duration) -> Self {
         let (wake, woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
         probes.ensure(&"it", target);
-        probes.pace(&"it", interval);
+        let sessions = true;
+        probes.pace(&"it", Reading { every, sessions });
         Self { probes, woken }
     }
 
@@ -105,6 +107,14 @@ async fn failure(target: Target) -> (FailureClass, FailureReason, String) {
     (failure.class, failure.reason, failure.message)
 }
 
+fn migrating(facts: &DatabaseFacts) -> bool {
+    facts.sessions.as_ref().unwrap().migration_running
+}
+
+fn listeners(facts: &DatabaseFacts) -> Option<Vec<ListenSession>> {
+    facts.sessions.as_ref().unwrap().listeners.clone()
+}
+
 /// A database of that name with Bytebase's tables in it.
 fn bytebase(name: &str) -> PgUrl {
     server().database(name, PASSWORD);
@@ -120,10 +130,7 @@ async fn an_empty_database_is_empty() {
     let facts = facts(target(url(server().port, "empty"))).await;
     assert_eq!(facts.schema, SchemaState::Empty);
     assert!(
-        facts.can_create
-            && !facts.in_recovery
-            && !facts.transaction_pooler
-            && !facts.migration_running
+        facts.can_create && !facts.in_recovery && !facts.transaction_pooler && !migrating(&facts)
     );
     assert!(facts.server_version_num >= 140_000);
     assert_eq!(
@@ -135,7 +142,7 @@ async fn an_empty_database_is_empty() {
         ("UTF8", 60, 3)
     );
     assert!(matches!(facts.license, StoredLicense::NoWorkspace));
-    assert_eq!(facts.listeners, Some(vec![]));
+    assert_eq!(listeners(&facts), Some(vec![]));
 }
 
 #[tokio::test]
@@ -361,7 +368,7 @@ async fn the_migration_lock_of_this_database_is_seen() {
     let mut other = holder("neighbour");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(
-        !facts(target(url.clone())).await.migration_running,
+        !migrating(&facts(target(url.clone())).await),
         "the lock of another database is another lock"
     );
     let mut own = holder("locked");
@@ -371,7 +378,7 @@ async fn the_migration_lock_of_this_database_is_seen() {
         process.kill().unwrap();
         process.wait().unwrap();
     }
-    assert!(seen.migration_running);
+    assert!(migrating(&seen));
 }
 
 // === Sessions and rights ===
@@ -394,10 +401,32 @@ async fn listener(url: &PgUrl, application: &str) -> sqlx::PgConnection {
 }
 
 #[tokio::test]
+async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
+    let url = bytebase("asked");
+    let _replica = listener(&url, "bb-0").await;
+    let mut probe = Probe::start(target(url), DEFAULT_INTERVAL);
+    let mut next = async |sessions| {
+        let every = DEFAULT_INTERVAL;
+        probe.probes.pace(&"it", Reading { every, sessions });
+        if !sessions {
+            probe.probes.poke(&"it");
+        }
+        let latest = probe.wake(DEFAULT_INTERVAL / 2).await.expect("no outcome");
+        match latest.view {
+            DatabaseView::Probed(Ok(facts)) => facts,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(listeners(&next(true).await).unwrap().len(), 1);
+    assert_eq!(next(false).await.sessions, None);
+    assert_eq!(listeners(&next(true).await).unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may() {
     let url = bytebase("listen");
     let _replica = listener(&url, "bb-0").await;
-    let seen = facts(target(url.clone())).await.listeners.unwrap();
+    let seen = listeners(&facts(target(url.clone())).await).unwrap();
     assert_eq!(seen.len(), 1);
     assert_eq!(
         (
@@ -438,14 +467,15 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "GRANT SELECT (status, replica_id) ON task_run TO watcher",
     );
     let blind = facts(monitor.clone()).await;
-    assert_eq!(blind.listeners, None);
+    assert_eq!(listeners(&blind), None);
     assert!(
         blind.can_create,
         "the question is what Bytebase's role may do"
     );
     assert_eq!(blind.schema, SchemaState::Bytebase { version: None });
     server().sql("listen", "GRANT pg_read_all_stats TO watcher");
-    assert_eq!(facts(monitor.clone()).await.listeners.unwrap().len(), 1);
+    let seen = listeners(&facts(monitor.clone()).await).unwrap();
+    assert_eq!(seen.len(), 1);
     monitor.login = Login::Monitor {
         bytebase_role: Some("watcher".to_owned()),
     };

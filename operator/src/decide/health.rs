@@ -177,7 +177,8 @@ fn is_fresh(beat: &Heartbeat) -> bool {
 /// The second way. A session proves that the replica is connected, which it keeps only while it lives; a Ready pod with a session
 /// counts as beating when the table has at least one fresh row.
 fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
-    let Some(listeners) = &facts.listeners else {
+    let sessions = facts.sessions.as_ref();
+    let Some(listeners) = sessions.and_then(|sessions| sessions.listeners.as_ref()) else {
         return HeartbeatState::Unknown;
     };
     let listens = listeners.iter().any(|session| {

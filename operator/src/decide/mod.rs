@@ -24,7 +24,7 @@ use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
 use observation::{DatabaseView, Observation, SchemaState, StoredLicense};
-use plan::{BytebaseCall, BytebaseRequest, Plan, Report};
+use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report};
 use replicas::Target;
 use rollout::{Rollout, Step};
 use std::net::{IpAddr, SocketAddr};
@@ -147,7 +147,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             call(cluster, observation, license, health)
         },
         next: next(observation, license, rollout, health),
-        probe_every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
+        reading: reading(quiet, rollout, health),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -252,7 +252,10 @@ fn blocked(
         eviction: None,
         call: None,
         next: None,
-        probe_every: QUIET_PROBE,
+        reading: Reading {
+            every: QUIET_PROBE,
+            sessions: is_unnamed(health),
+        },
         unclaimed: health.unclaimed.clone(),
         unsettled: false,
         report: Report {
@@ -397,6 +400,18 @@ fn exposure_held(
         .as_ref()
         .is_some_and(|(_, facts)| !matches!(facts.license, StoredLicense::NoWorkspace));
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
+}
+
+/// A roll must know of a migration, and of a replica whose id is not known only its session tells that it lives.
+fn reading(quiet: bool, rollout: &Rollout, health: &Health<'_>) -> Reading {
+    Reading {
+        every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
+        sessions: !quiet || rollout.step != Step::Done || is_unnamed(health),
+    }
+}
+
+fn is_unnamed(health: &Health<'_>) -> bool {
+    health.replicas.iter().any(|replica| replica.id.is_none())
 }
 
 /// The next call to Bytebase's API, once a replica answers.

@@ -68,10 +68,6 @@ pub enum FailureReason {
 
 /// What one successful probe read, in one transaction.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, none a mode"
-)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.
     pub server_version_num: u32,
@@ -95,14 +91,21 @@ pub struct DatabaseFacts {
     pub license: StoredLicense,
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Vec<Heartbeat>,
-    /// Sessions that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions' queries.
-    pub listeners: Option<Vec<ListenSession>>,
+    /// Who else is connected. `None`: not looked at in this reading (see [`Reading`](super::plan::Reading)).
+    pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Vec<RunningTasks>,
     /// Task runs waiting to be promoted.
     pub pending_tasks: u64,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: u64,
+}
+
+/// The other sessions of the database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// Those that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions' queries.
+    pub listeners: Option<Vec<ListenSession>>,
     /// Somebody holds the schema migration lock (advisory lock 1002).
     pub migration_running: bool,
 }

@@ -27,10 +27,20 @@ pub struct Plan {
     pub unsettled: bool,
     /// When to look again although nothing happened.
     pub next: Option<Timestamp>,
-    /// How often to probe the database while this lasts.
-    pub probe_every: Duration,
+    /// How to read the database while this lasts.
+    pub reading: Reading,
     /// Fresh heartbeats that belong to no pod now.
     pub unclaimed: Vec<Uuid>,
+}
+
+/// How a database is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// From one reading to the next.
+    pub every: Duration,
+    /// Whether to look at its other sessions too. That costs the server several times as much as all the rest, and the more the more sessions it
+    /// has room for, so it is done only where something depends on them.
+    pub sessions: bool,
 }
 
 /// A call to Bytebase's API, at one replica: it takes no Service on the way, whose rules may lag behind the pods.

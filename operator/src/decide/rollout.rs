@@ -123,11 +123,11 @@ fn next(
     {
         return wait(format!("{} to end", ending.pod.name), None);
     }
-    let migrating = observation
-        .facts()
-        .is_some_and(|facts| facts.migration_running);
-    if migrating {
-        return wait("the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done".to_owned(), None);
+    match observation.facts().map(|facts| &facts.sessions) {
+        Some(Some(sessions)) if sessions.migration_running => return wait("the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done".to_owned(), None),
+        // The next reading looks at them.
+        Some(None) => return wait("a look at whether a schema migration is running".to_owned(), None),
+        _ => {}
     }
     // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody loses anything with it.
     if let Some(broken) = outdated

@@ -189,7 +189,7 @@ impl Look<'_> {
             .observe(validation.cluster.as_ref(), &namespace, &mut memory)
             .await;
         let plan = decide(&validation, &observation, &context.settings);
-        context.probes.pace(key, plan.probe_every);
+        context.probes.pace(key, plan.reading);
         remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
 
         context.leadership.check()?;

@@ -5,7 +5,7 @@ use crate::api::status::HeartbeatState::{self, Fresh, Missing, Stale, Unknown};
 use crate::api::{ConditionType, Reason};
 use crate::decide::health::join;
 use crate::decide::observation::{
-    FailureClass, FailureReason, ListenSession, MissingPods, Observation, RunningTasks,
+    FailureClass, FailureReason, ListenSession, MissingPods, Observation, RunningTasks, Sessions,
 };
 use crate::testing::{after, beat, failure, healthy, id, stored, with_facts};
 use jiff::SignedDuration;
@@ -82,7 +82,10 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         (None, true, Unknown),
     ] {
         let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
-            facts.listeners.clone_from(&listeners);
+            facts.sessions = Some(Sessions {
+                listeners: listeners.clone(),
+                migration_running: false,
+            });
             if !beats {
                 facts.heartbeats.clear();
             }
@@ -96,7 +99,10 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         // A pod that has no address yet is not the one behind a session without one.
         seen.pods[0].ip = None;
         seen = with_facts(seen, |facts| {
-            facts.listeners = Some(vec![session("", None)]);
+            facts.sessions = Some(Sessions {
+                listeners: Some(vec![session("", None)]),
+                migration_running: false,
+            });
         });
         assert_eq!(heartbeats(&seen), [Missing]);
     }

@@ -3,7 +3,8 @@
 use super::{condition, plan, size, state};
 use crate::api::{ConditionType, Reason};
 use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RunningTasks,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodTrouble,
+    RunningTasks, Sessions,
 };
 use crate::decide::plan::Plan;
 use crate::testing::{OLD, after, failure, healthy, id, now, stored, with_facts};
@@ -24,6 +25,13 @@ fn outdated(ordinals: &[usize]) -> Observation {
 
 fn evicted(plan: &Plan) -> Option<&str> {
     plan.eviction.as_ref().map(|eviction| eviction.pod.as_str())
+}
+
+fn migration() -> Sessions {
+    Sessions {
+        listeners: None,
+        migration_running: true,
+    }
 }
 
 fn waits_for(plan: &Plan, words: &str) {
@@ -227,7 +235,9 @@ fn an_outdated_pod_that_is_starting_is_broken_only_if_no_migration_can_be_under_
     let mut seen = outdated(&[2]);
     seen.pods[2].ready = false;
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
-    let migrating = with_facts(seen.clone(), |facts| facts.migration_running = true);
+    let migrating = with_facts(seen.clone(), |facts| {
+        facts.sessions = Some(migration());
+    });
     waits_for(&plan(&json!({}), &migrating), "advisory lock 1002");
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     waits_for(&plan(&json!({}), &seen), "to be Ready and beating");
@@ -235,8 +245,39 @@ fn an_outdated_pod_that_is_starting_is_broken_only_if_no_migration_can_be_under_
 
 #[test]
 fn a_schema_migration_holds_every_step() {
-    let seen = with_facts(outdated(&[0, 1, 2]), |facts| facts.migration_running = true);
+    let seen = with_facts(outdated(&[0, 1, 2]), |facts| {
+        facts.sessions = Some(migration());
+    });
     waits_for(&plan(&json!({}), &seen), "advisory lock 1002");
+}
+
+#[test]
+fn no_step_is_taken_before_somebody_has_looked_for_a_migration() {
+    let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
+    let seen = with_facts(outdated(&[0, 1, 2]), unread);
+    let waiting = plan(&json!({}), &seen);
+    waits_for(&waiting, "a look at whether a schema migration is running");
+    assert!(waiting.reading.sessions);
+    // A roll that may not go on keeps looking, so that it tells what it really waits for.
+    let paused = plan(&json!({"paused": true}), &seen);
+    assert_eq!(
+        (paused.reading.every.as_secs(), paused.reading.sessions),
+        (10, true)
+    );
+}
+
+#[test]
+fn sessions_are_looked_at_only_where_something_depends_on_them() {
+    let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
+    let mut seen = with_facts(healthy(3, stored(&json!({}))), unread);
+    let quiet = plan(&json!({}), &seen);
+    assert_eq!(
+        (quiet.reading.every.as_secs(), quiet.reading.sessions),
+        (10, false)
+    );
+    assert_eq!(state(&quiet, ConditionType::Ready).0, Some(true));
+    seen.pods[1].replica_id = None;
+    assert!(plan(&json!({}), &seen).reading.sessions);
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct World {
     delays: Vec<(u32, u32, u32)>,
     made: usize,
     tick: i64,
+    /// Whether the last decision asked for the sessions of the database: it is told nothing else than what it asked for.
+    sessions: bool,
     /// Ordinals whose serving pod we ended, until one serves there again or is wanted no more.
     down: BTreeSet<i32>,
 }
@@ -59,6 +61,7 @@ impl World {
             Uuid::from_u128(u128::try_from(*ordinal).unwrap() << 64 | u128::from(pod.generation))
         };
         let mut facts = facts(0, stored(&json!({})));
+        facts.sessions = facts.sessions.filter(|_| self.sessions);
         facts.heartbeats = self
             .pods
             .iter()
@@ -103,6 +106,7 @@ impl World {
     }
 
     fn apply(&mut self, plan: &Plan) {
+        self.sessions = plan.reading.sessions;
         if let Some(eviction) = &plan.eviction {
             let found = self
                 .pods
@@ -197,6 +201,7 @@ proptest! {
             delays,
             made: 0,
             tick: 0,
+            sessions: false,
             down: BTreeSet::new(),
         };
         for _ in 0..400 {

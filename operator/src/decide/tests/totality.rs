@@ -7,7 +7,7 @@ use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
     Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure,
-    RouteView, RunningTasks, SchemaState, StatefulSetView, StoredLicense,
+    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use crate::desired::Kind;
 use crate::report;
@@ -92,7 +92,7 @@ prop_compose! {
     fn all_facts()(
         numbers in (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()),
         good: bool,
-        flags in any::<[bool; 4]>(),
+        flags in any::<[bool; 5]>(),
         encoding in texts(),
         schema in schemas().boxed(),
         license in licenses().boxed(),
@@ -101,7 +101,7 @@ prop_compose! {
         running in proptest::collection::vec((ids(), any::<u64>()), 0..4),
     ) -> DatabaseFacts {
         let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
-        let [in_recovery, can_create, transaction_pooler, migration_running] = flags;
+        let [in_recovery, can_create, transaction_pooler, migration_running, looked] = flags;
         DatabaseFacts {
             server_version_num: if good { 160_001 } else { server_version_num },
             in_recovery: in_recovery && !good,
@@ -114,11 +114,13 @@ prop_compose! {
             schema,
             license,
             heartbeats: heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect(),
-            listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
+            sessions: looked.then(|| Sessions {
+                listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
+                migration_running,
+            }),
             running_tasks: running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect(),
             pending_tasks,
             available_tasks,
-            migration_running,
         }
     }
 }

@@ -4,12 +4,12 @@
 
 use crate::decide::health::Freshness;
 use crate::decide::observation::{
-    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ListenSession, ProbeFailure,
-    SchemaState, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ProbeFailure, SchemaState,
+    Sessions, StoredLicense,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// The part of an outcome whose change is worth a reconcile.
@@ -35,11 +35,10 @@ pub struct FactsDigest {
     schema: SchemaState,
     license: [u8; 32],
     replicas: BTreeMap<Uuid, Freshness>,
-    listeners: Option<BTreeSet<(String, Option<String>)>>,
+    sessions: Option<Sessions>,
     running: BTreeMap<Uuid, u64>,
     pending: bool,
     available: bool,
-    migration_running: bool,
 }
 
 impl Digest {
@@ -67,17 +66,15 @@ impl FactsDigest {
             schema,
             license,
             heartbeats,
-            listeners,
+            sessions,
             running_tasks,
             pending_tasks,
             available_tasks,
-            migration_running,
         } = facts;
         let mut running = BTreeMap::new();
         for tasks in running_tasks {
             *running.entry(tasks.replica_id).or_default() += tasks.count;
         }
-        let listener = |s: &ListenSession| (s.application_name.clone(), s.client_address.clone());
         Self {
             server: (
                 *server_version_num,
@@ -97,13 +94,10 @@ impl FactsDigest {
                 .rev()
                 .map(|h| (h.replica_id, Freshness::of(h.age)))
                 .collect(),
-            listeners: listeners
-                .as_ref()
-                .map(|all| all.iter().map(listener).collect()),
+            sessions: sessions.clone(),
             running,
             pending: *pending_tasks > 0,
             available: *available_tasks > 0,
-            migration_running: *migration_running,
         }
     }
 }
@@ -155,11 +149,10 @@ pub(super) mod tests {
                     age: Duration::from_secs(*age),
                 })
                 .collect(),
-            listeners: None,
+            sessions: None,
             running_tasks: vec![],
             pending_tasks: 0,
             available_tasks: 0,
-            migration_running: false,
         }
     }
 
@@ -208,9 +201,14 @@ pub(super) mod tests {
             }),
             ("pending", |f| f.pending_tasks = 1),
             ("available", |f| f.available_tasks = 1),
-            ("lock", |f| f.migration_running = true),
+            ("lock", |f| {
+                f.sessions = Some(Sessions {
+                    listeners: None,
+                    migration_running: true,
+                });
+            }),
             ("recovery", |f| f.in_recovery = true),
-            ("listeners", |f| f.listeners = Some(vec![])),
+            ("sessions", |f| f.sessions = Some(Sessions::default())),
         ];
         for (name, change) in changes {
             let mut other = base.clone();

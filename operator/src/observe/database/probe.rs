@@ -13,6 +13,7 @@ use crate::decide::health::Freshness;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure,
 };
+use crate::decide::plan::Reading;
 use futures::FutureExt as _;
 use sqlx::postgres::PgConnection;
 use std::collections::HashMap;
@@ -28,6 +29,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet cluster.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Until somebody knows better: what depends on sessions must not take a fresh start for a change.
+const FIRST_READING: Reading = Reading {
+    every: DEFAULT_INTERVAL,
+    sessions: true,
+};
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in between or a revoked login is
 /// seen without waiting for it to break.
@@ -104,7 +111,7 @@ struct State {
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
     digest: Option<Digest>,
     failing_since: Option<Instant>,
-    interval: Duration,
+    reading: Reading,
 }
 
 enum Outcome {
@@ -158,23 +165,23 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         self.openings.0.add_permits(CONCURRENT_OPENINGS);
     }
 
-    /// Makes sure that `target` is probed under `key`, about every [`DEFAULT_INTERVAL`] or as [`Self::pace`] said. An unchanged
+    /// Makes sure that `target` is probed under `key`, wholly and about every [`DEFAULT_INTERVAL`], or as [`Self::pace`] said. An unchanged
     /// fingerprint keeps the task and all it knows.
     ///
     /// Must be called within a tokio runtime.
     pub fn ensure(&self, key: &K, target: Target) {
         let mut entries = lock(&self.entries);
-        let mut interval = DEFAULT_INTERVAL;
+        let mut reading = FIRST_READING;
         if let Some(entry) = entries.get(key) {
             if entry.fingerprint == target.fingerprint {
                 return;
             }
-            interval = lock(&entry.shared.state).interval;
+            reading = lock(&entry.shared.state).reading;
         }
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = target.url.iam.is_none() || target.login != Login::Bytebase;
         let fingerprint = target.fingerprint;
-        let shared = Arc::new(Shared::new(interval, readable));
+        let shared = Arc::new(Shared::new(reading, readable));
         let task = readable.then(|| {
             let prober = Prober {
                 target,
@@ -201,12 +208,11 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         );
     }
 
-    /// From now on probes about every `interval`: often while something is going on.
-    pub fn pace(&self, key: &K, interval: Duration) {
-        let interval = interval.max(LEAST_PAUSE);
+    /// From now on reads like this: often while something is going on. At once, if more is asked for than before.
+    pub fn pace(&self, key: &K, reading: Reading) {
         if let Some(entry) = lock(&self.entries).get(key) {
-            let before = std::mem::replace(&mut lock(&entry.shared.state).interval, interval);
-            if interval < before {
+            let before = std::mem::replace(&mut lock(&entry.shared.state).reading, reading);
+            if reading.every < before.every || (reading.sessions && !before.sessions) {
                 entry.shared.poke.notify_one();
             }
         }
@@ -242,7 +248,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
 // === impl Shared ===
 
 impl Shared {
-    fn new(interval: Duration, readable: bool) -> Self {
+    fn new(reading: Reading, readable: bool) -> Self {
         Self {
             state: Mutex::new(State {
                 outcome: if readable {
@@ -253,7 +259,7 @@ impl Shared {
                 facts: None,
                 digest: None,
                 failing_since: None,
-                interval,
+                reading,
             }),
             poke: Notify::new(),
         }
@@ -335,7 +341,8 @@ async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, w
     loop {
         let started = Instant::now();
         // Boxed, so that a waiting task holds no room for a login in progress.
-        let outcome = AssertUnwindSafe(Box::pin(prober.probe()))
+        let sessions = lock(&shared.state).reading.sessions;
+        let outcome = AssertUnwindSafe(Box::pin(prober.probe(sessions)))
             .catch_unwind()
             .await;
         let outcome = outcome.unwrap_or_else(|_| {
@@ -352,7 +359,7 @@ async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, w
         );
         failures = if outcome.is_ok() { 0 } else { failures + 1 };
 
-        let interval = lock(&shared.state).interval;
+        let interval = lock(&shared.state).reading.every;
         let pause = pause(outcome.as_ref(), failures, interval, rand::random());
         if lock(&shared.state).record(outcome, read) {
             wake();
@@ -418,10 +425,10 @@ impl Openings {
 // === impl Prober ===
 
 impl Prober {
-    async fn probe(&mut self) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn probe(&mut self, sessions: bool) -> Result<DatabaseFacts, ProbeFailure> {
         if let Some(session) = self.session.take() {
             if session.opened.elapsed() < CONNECTION_LIFETIME {
-                match self.read(session).await {
+                match self.read(session, sessions).await {
                     // A connection that broke while it lay idle says little: the server may be back already.
                     Err(failure) if broken(&failure) => {}
                     outcome => return outcome,
@@ -432,11 +439,15 @@ impl Prober {
         }
         let openings = self.openings.clone();
         let session = openings.take_turn(self.open()).await?;
-        self.read(session).await
+        self.read(session, sessions).await
     }
 
     /// Reads, and keeps the session only if that worked.
-    async fn read(&mut self, mut session: Session) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn read(
+        &mut self,
+        mut session: Session,
+        sessions: bool,
+    ) -> Result<DatabaseFacts, ProbeFailure> {
         let place = Place::new(
             &self.target.url,
             &self.target.url.hosts[session.host],
@@ -445,6 +456,7 @@ impl Prober {
         let facts = queries::read(
             &mut session.connection,
             &mut session.shape,
+            sessions,
             &session.facts,
             &place,
             &self.target.login,
@@ -571,7 +583,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn ages_are_carried_forward_and_the_last_facts_outlive_a_failure() {
-        let shared = Shared::new(DEFAULT_INTERVAL, true);
+        let shared = Shared::new(FIRST_READING, true);
         let mut state = lock(&shared.state);
         let start = Instant::now();
         assert!(state.record(Ok(facts(&[5])), start));

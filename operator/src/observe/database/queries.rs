@@ -12,7 +12,7 @@ use super::classify::{self, Phase, Place};
 use crate::contract::version::Version;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, Heartbeat, ListenSession,
-    ProbeFailure, RunningTasks, SchemaState, StoredLicense,
+    ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
 };
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -54,9 +54,14 @@ const EXPECTED: [(&str, &[&str]); 5] = [
     ("task_run", &["status", "replica_id"]),
 ];
 
-/// Which of the expected tables are there, in the order of `EXPECTED`.
+/// What a database was last seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape([bool; EXPECTED.len()]);
+pub struct Shape {
+    /// It has Bytebase's `principal`, so nobody need look for tables of others.
+    principal: bool,
+    /// Which of the expected tables are there, in the order of `EXPECTED`.
+    tables: [bool; EXPECTED.len()],
+}
 
 /// Facts that hold as long as a connection does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,16 +85,21 @@ struct Document {
     principal: Option<String>,
     foreign: Option<String>,
     tables: Option<Vec<TableSeen>>,
-    migration_running: bool,
-    sees_all_sessions: bool,
-    hidden_sessions: Option<bool>,
-    listeners: Option<Vec<(Option<String>, Option<String>)>>,
+    sessions: Option<SessionsSeen>,
     heartbeats: Option<Vec<(Option<String>, f64)>>,
     version: Option<String>,
     license: Option<(String, Option<String>)>,
     running: Option<Vec<(String, u64)>>,
     pending: Option<u64>,
     available: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct SessionsSeen {
+    migration_running: bool,
+    sees_all: bool,
+    hidden: Option<bool>,
+    listeners: Option<Vec<(Option<String>, Option<String>)>>,
 }
 
 #[derive(Deserialize)]
@@ -101,16 +111,18 @@ struct TableSeen {
 
 // === Reading ===
 
-/// Reads the facts. `shape` is what the last call on this connection found, and is left at what this one finds.
+/// Reads the facts, with the other sessions if `sessions`. `shape` is what the last call on this connection found, and is left at what
+/// this one finds.
 pub async fn read(
     connection: &mut PgConnection,
     shape: &mut Shape,
+    sessions: bool,
     session: &SessionFacts,
     place: &Place<'_>,
     login: &Login,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
-        let row = match fetch(connection, query(*shape, login)).await {
+        let row = match fetch(connection, query(*shape, sessions, login)).await {
             Ok(row) => row,
             Err(Failed::Sql(error)) if *shape != Shape::default() && shape_is_outdated(&error) => {
                 *shape = Shape::default();
@@ -217,19 +229,13 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
 
 // === The query ===
 
-/// What is read from catalogs, and needs no table of Bytebase's. `{create}`, `{expected}` and `{tables}` are filled in.
-///
-/// Sessions come from the functions below `pg_stat_activity`: the view makes a row of every session of the server, at each
-/// reading, before it leaves out those of other databases. And `pg_locks` looks through the locks of the whole server, so it is
-/// asked only where somebody else is there who may hold one.
+/// What is read from catalogs, and needs no table of Bytebase's. Words in braces are filled in.
 const CATALOG: &str = "\
 SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; \
 WITH expected(name, columns) AS (VALUES {expected}), \
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()), \
 principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-  WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
-sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
-  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me)) \
+  WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with} \
 SELECT json_build_object(\
 'server_version_num', current_setting('server_version_num')::int, \
 'in_recovery', pg_is_in_recovery(), \
@@ -240,28 +246,38 @@ SELECT json_build_object(\
 'schema', current_schema(), \
 'can_create', {create}, \
 'principal', (SELECT nspname || '.principal' FROM principal), \
-'foreign', CASE WHEN NOT EXISTS (SELECT FROM principal) THEN (SELECT n.nspname || '.' || c.relname \
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-  WHERE c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-  AND pg_table_is_visible(c.oid) AND NOT EXISTS (SELECT FROM pg_depend d \
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-  ORDER BY 1 LIMIT 1) END, \
 'tables', (SELECT json_agg(json_build_object('name', e.name, \
   'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
     AND a.attname::text = ANY (e.columns)) = cardinality(e.columns), \
   'readable', (SELECT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), true) FROM pg_attribute a \
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns)))) \
-  FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')), \
+  FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f'))\
+{parts})::text";
+
+/// A table that is neither of the server (whose objects have the oids below) nor of an extension.
+const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+  AND pg_table_is_visible(c.oid) AND NOT EXISTS (SELECT FROM pg_depend d \
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
+  ORDER BY 1 LIMIT 1)";
+
+/// From the functions below `pg_stat_activity`: the view makes a row of every session of the server before it leaves out those of
+/// other databases. Even so the server copies the state of every session it has room for.
+const SESSIONS_OF_DATABASE: &str = ", sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
+  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me))";
+
+/// `pg_locks` looks through the locks of the whole server, so it is asked only where somebody else is there who may hold one.
+const SESSIONS: &str = ", 'sessions', json_build_object(\
 'migration_running', EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
   AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
   AND objsubid = 1 AND granted AND database = (SELECT oid FROM me)), \
-'sees_all_sessions', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
+'sees_all', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
   OR coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM principal), false)), \
-'hidden_sessions', current_setting('track_activities') <> 'on' \
+'hidden', current_setting('track_activities') <> 'on' \
   OR EXISTS (SELECT FROM sessions WHERE query = '<insufficient privilege>'), \
 'listeners', (SELECT json_agg(json_build_array(a.application_name, host(a.client_addr))) FROM (SELECT pid FROM sessions \
-  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a)\
-{tables})::text";
+  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a))";
 
 const HEARTBEATS: &str = ", 'heartbeats', (SELECT json_agg(json_build_array(h.id, h.age)) FROM (SELECT replica_id::text AS id, \
   greatest(0, extract(epoch FROM clock_timestamp() - last_heartbeat))::float8 AS age FROM replica_heartbeat \
@@ -284,7 +300,7 @@ const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) 
   'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
   'available', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'AVAILABLE' LIMIT {count}) a)";
 
-fn query(shape: Shape, login: &Login) -> String {
+fn query(shape: Shape, sessions: bool, login: &Login) -> String {
     let mut expected = String::new();
     for (name, columns) in EXPECTED {
         let comma = if expected.is_empty() { "" } else { ", " };
@@ -304,22 +320,22 @@ fn query(shape: Shape, login: &Login) -> String {
             bytebase_role: None,
         } => "NULL".to_owned(),
     };
-    let [heartbeat, history, workspace, setting, tasks] = shape.0;
-    let mut tables = String::new();
-    if heartbeat {
-        tables += HEARTBEATS;
-    }
-    if history {
-        tables += VERSION;
-    }
-    if workspace {
-        tables += if setting { LICENSE } else { WORKSPACE };
-    }
-    if tasks {
-        tables += TASKS;
-    }
+    let [heartbeat, history, workspace, setting, tasks] = shape.tables;
+    let parts: String = [
+        (!shape.principal, FOREIGN),
+        (sessions, SESSIONS),
+        (heartbeat, HEARTBEATS),
+        (history, VERSION),
+        (workspace && setting, LICENSE),
+        (workspace && !setting, WORKSPACE),
+        (tasks, TASKS),
+    ]
+    .into_iter()
+    .filter_map(|(wanted, part)| wanted.then_some(part))
+    .collect();
     CATALOG
-        .replace("{tables}", &tables)
+        .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
+        .replace("{parts}", &parts)
         .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
@@ -376,9 +392,10 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    Ok(Shape(EXPECTED.map(|(name, _)| {
-        tables.iter().any(|t| t.name == name && t.complete)
-    })))
+    Ok(Shape {
+        principal: true,
+        tables: EXPECTED.map(|(name, _)| tables.iter().any(|t| t.name == name && t.complete)),
+    })
 }
 
 fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
@@ -395,23 +412,6 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
         })
         .collect();
     heartbeats.sort_by_key(|h| (h.age, h.replica_id));
-    let listeners =
-        (document.sees_all_sessions || document.hidden_sessions != Some(true)).then(|| {
-            let mut sessions: Vec<ListenSession> = document
-                .listeners
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(application_name, client_address)| ListenSession {
-                    application_name: application_name.unwrap_or_default(),
-                    client_address,
-                })
-                .collect();
-            sessions.sort_by(|a, b| {
-                (&a.application_name, &a.client_address)
-                    .cmp(&(&b.application_name, &b.client_address))
-            });
-            sessions
-        });
     DatabaseFacts {
         server_version_num: document.server_version_num,
         in_recovery: document.in_recovery,
@@ -434,7 +434,7 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
             },
         },
         heartbeats,
-        listeners,
+        sessions: document.sessions.map(sessions),
         running_tasks: document
             .running
             .unwrap_or_default()
@@ -446,7 +446,29 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
             .collect(),
         pending_tasks: document.pending.unwrap_or(0),
         available_tasks: document.available.unwrap_or(0),
-        migration_running: document.migration_running,
+    }
+}
+
+fn sessions(seen: SessionsSeen) -> Sessions {
+    let visible = seen.sees_all || seen.hidden != Some(true);
+    let listeners = visible.then(|| {
+        let mut listeners: Vec<ListenSession> = seen
+            .listeners
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(application_name, client_address)| ListenSession {
+                application_name: application_name.unwrap_or_default(),
+                client_address,
+            })
+            .collect();
+        listeners.sort_by(|a, b| {
+            (&a.application_name, &a.client_address).cmp(&(&b.application_name, &b.client_address))
+        });
+        listeners
+    });
+    Sessions {
+        listeners,
+        migration_running: seen.migration_running,
     }
 }
 
@@ -495,7 +517,7 @@ mod tests {
         let mut base: serde_json::Value = serde_json::json!({
             "server_version_num": 150_018, "in_recovery": false, "encoding": "UTF8", "max_connections": 100,
             "reserved_connections": 3, "schema": "public", "can_create": true, "principal": null, "foreign": null,
-            "tables": null, "migration_running": false, "sees_all_sessions": true, "hidden_sessions": false, "listeners": null
+            "tables": null, "sessions": null
         });
         let extra: serde_json::Value = serde_json::from_str(json).unwrap();
         for (key, value) in extra.as_object().unwrap() {
@@ -572,19 +594,19 @@ mod tests {
 
     #[test]
     fn sessions_that_may_not_be_seen_are_not_taken_for_none() {
-        assert!(
-            read(r#"{"sees_all_sessions": false, "hidden_sessions": true}"#)
-                .listeners
-                .is_none()
-        );
-        assert_eq!(
-            read(r#"{"sees_all_sessions": false}"#).listeners,
-            Some(vec![])
-        );
-        assert_eq!(
-            read(r#"{"sees_all_sessions": true, "hidden_sessions": true}"#).listeners,
-            Some(vec![])
-        );
+        assert!(read("{}").sessions.is_none());
+        for (sees_all, hidden, visible) in [
+            (false, true, false),
+            (false, false, true),
+            (true, true, true),
+        ] {
+            let seen = format!(
+                r#"{{"sessions": {{"migration_running": true, "sees_all": {sees_all}, "hidden": {hidden}, "listeners": null}}}}"#
+            );
+            let sessions = read(&seen).sessions.unwrap();
+            assert!(sessions.migration_running);
+            assert_eq!(sessions.listeners, visible.then(Vec::new), "{seen}");
+        }
     }
 
     #[test]
@@ -614,14 +636,20 @@ mod tests {
 
     #[test]
     fn the_query_names_only_tables_that_are_there() {
-        let empty = query(Shape::default(), &Login::Bytebase);
+        let empty = query(Shape::default(), true, &Login::Bytebase);
         assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
-        let full = query(Shape([true; 5]), &Login::Bytebase);
+        assert!(empty.contains("'foreign'") && empty.contains("pg_locks"));
+        let all = Shape {
+            principal: true,
+            tables: [true; 5],
+        };
+        let full = query(all, false, &Login::Bytebase);
         assert!(
             full.contains("FROM replica_heartbeat")
                 && full.contains("FROM task_run")
                 && full.contains("LIMIT 100")
         );
+        assert!(!full.contains("'foreign'") && !full.contains("backend_idset"));
         for text in [empty, full] {
             assert!(!text.contains('{'), "{text}");
         }
