@@ -7,9 +7,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 use tokio::time::sleep;
 
 use crate::harness::Harness;
+use crate::postgres::Database;
 use crate::sandbox::cluster_resource;
 
 /// Requests at a time: as many as the operator has reconciles at a time.
@@ -29,12 +32,24 @@ const CHILDREN: [(&str, &str, usize); 5] = [
     ("networking.k8s.io", "Ingress", 1),
 ];
 
+/// An object, its name, and where it goes.
+type Child = (Api<DynamicObject>, String, Value);
+
+/// What a bare loop does before it writes the children of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    Nothing,
+    /// Writes the cluster itself and logs in to its database: what no operator could leave out.
+    ClusterAndLogin,
+}
+
 /// Clusters of one namespace.
 pub struct Fleet<'a> {
     harness: &'a Harness,
     pub namespace: String,
     pub size: usize,
-    databases: bool,
+    /// That of the first cluster, if they have any; the others differ by their number.
+    database: Option<Database>,
 }
 
 impl<'a> Fleet<'a> {
@@ -45,52 +60,51 @@ impl<'a> Fleet<'a> {
         size: usize,
         databases: bool,
     ) -> Result<Self> {
-        let fleet = Self {
-            harness,
-            namespace: namespace.to_owned(),
-            size,
-            databases,
-        };
         harness
             .kubectl
             .run(&["create", "namespace", namespace])
             .await?;
+        let mut fleet = Self {
+            harness,
+            namespace: namespace.to_owned(),
+            size,
+            database: None,
+        };
         if databases {
-            fleet.make_databases().await?;
+            fleet.database = Some(fleet.make_databases().await?);
+            fleet.make_secrets().await?;
         }
         Ok(fleet)
     }
 
-    async fn make_databases(&self) -> Result<()> {
-        let Self {
-            harness, namespace, ..
-        } = self;
-        let owner = namespace.replace('-', "_");
-        let first = harness.postgres.create_database(&owner).await?;
+    async fn make_databases(&self) -> Result<Database> {
+        let postgres = &self.harness.postgres;
+        let owner = self.namespace.replace('-', "_");
         // The owner of the first is the owner of all: one role is enough, databases are what counts.
+        let first = postgres.create_database(&owner).await?;
         stream::iter(1..self.size)
             .map(|index| {
                 let statement = format!("CREATE DATABASE {owner}_{index} OWNER {owner}");
-                async move { harness.postgres.execute_in("postgres", &statement).await }
+                async move { postgres.execute_in("postgres", &statement).await }
             })
             .buffer_unordered(4)
             .try_collect::<Vec<_>>()
             .await?;
+        Ok(first)
+    }
+
+    async fn make_secrets(&self) -> Result<()> {
         let secrets = self.api("", "Secret");
         stream::iter(0..self.size)
             .map(|index| {
-                let database = match index {
-                    0 => owner.clone(),
-                    _ => format!("{owner}_{index}"),
-                };
-                let url = first
-                    .url()
-                    .replace(&format!("/{owner}?"), &format!("/{database}?"));
-                let secret = json!({
-                    "apiVersion": "v1", "kind": "Secret",
-                    "metadata": {"name": name(index)}, "stringData": {"PG_URL": url},
-                });
-                apply(&secrets, name(index), secret)
+                let secrets = &secrets;
+                async move {
+                    let secret = json!({
+                        "apiVersion": "v1", "kind": "Secret",
+                        "metadata": {"name": name(index)}, "stringData": {"PG_URL": self.database_url(index)?},
+                    });
+                    apply(secrets, name(index), secret).await
+                }
             })
             .buffer_unordered(CONCURRENCY)
             .try_collect::<Vec<_>>()
@@ -98,9 +112,20 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
+    fn database_url(&self, index: usize) -> Result<String> {
+        let first = self.database.as_ref().context("there are no databases")?;
+        let mut database = first.name.clone();
+        if index > 0 {
+            database = format!("{database}_{index}");
+        }
+        Ok(first
+            .url()
+            .replace(&format!("/{}?", first.name), &format!("/{database}?")))
+    }
+
     /// Applies every cluster and waits until all their children stand. Returns how long that took.
     pub async fn apply(&self) -> Result<Duration> {
-        let clusters = self.clusters();
+        let clusters = self.clusters_in(&self.namespace);
         let start = Instant::now();
         stream::iter(0..self.size)
             .map(|index| apply(&clusters, name(index), self.cluster(index)))
@@ -132,47 +157,59 @@ impl<'a> Fleet<'a> {
         Ok(start.elapsed())
     }
 
-    /// A loop that writes the same children into another namespace, as many at a time. Returns how long
-    /// that took.
-    pub async fn bare_loop(&self, into: &str) -> Result<Duration> {
+    /// A loop that writes the same children into another namespace, as many at a time, and `first` what they rest on. Returns
+    /// how long that took.
+    pub async fn bare_loop(&self, into: &str, first: First) -> Result<Duration> {
         let Self { harness, .. } = self;
         harness.kubectl.run(&["create", "namespace", into]).await?;
-        let mut objects = vec![Vec::new(); self.size];
-        for (group, kind, _) in CHILDREN {
-            let api = self.api(group, kind);
-            for object in api.list(&ListParams::default()).await? {
-                let owner = object
-                    .metadata
-                    .labels
-                    .as_ref()
-                    .and_then(|labels| labels.get("bytebase.com/cluster"));
-                let index: usize = owner
-                    .and_then(|name| name.strip_prefix('c'))
-                    .context("no label")?
-                    .parse()?;
-                let target = Api::<DynamicObject>::namespaced_with(
-                    harness.client.clone(),
-                    into,
-                    &resource(group, kind),
-                );
-                objects
-                    .get_mut(index)
-                    .context("more clusters than were made")?
-                    .push((target, bare(object, group, kind)?));
-            }
-        }
+        let children = self.children(into).await?;
+        let clusters = self.clusters_in(into);
         let start = Instant::now();
-        stream::iter(objects)
-            .map(|objects| async move {
-                for (api, (name, object)) in objects {
-                    apply(&api, name, object).await?;
+        let sessions: Vec<_> = stream::iter(children.into_iter().enumerate())
+            .map(|(index, children)| {
+                let clusters = &clusters;
+                async move {
+                    let mut session = None;
+                    if first == First::ClusterAndLogin {
+                        apply(clusters, name(index), self.cluster(index)).await?;
+                        session = Some(PgConnection::connect(&self.database_url(index)?).await?);
+                    }
+                    for (api, name, child) in children {
+                        apply(&api, name, child).await?;
+                    }
+                    anyhow::Ok(session)
                 }
-                anyhow::Ok(())
             })
             .buffer_unordered(CONCURRENCY)
-            .try_collect::<Vec<_>>()
+            .try_collect()
             .await?;
-        Ok(start.elapsed())
+        let took = start.elapsed();
+        for session in sessions.into_iter().flatten() {
+            session.close().await?;
+        }
+        Ok(took)
+    }
+
+    /// What the operator wrote for each cluster, ready to be written into another namespace.
+    async fn children(&self, into: &str) -> Result<Vec<Vec<Child>>> {
+        let mut children = vec![Vec::new(); self.size];
+        for (group, kind, _) in CHILDREN {
+            let target =
+                Api::namespaced_with(self.harness.client.clone(), into, &resource(group, kind));
+            for object in self.api(group, kind).list(&ListParams::default()).await? {
+                let labels = object.metadata.labels.as_ref();
+                let index: usize = labels
+                    .and_then(|labels| labels.get("bytebase.com/cluster")?.strip_prefix('c'))
+                    .context("no label")?
+                    .parse()?;
+                let (name, child) = as_applied(&object, group, kind)?;
+                children
+                    .get_mut(index)
+                    .context("more clusters than were made")?
+                    .push((target.clone(), name, child));
+            }
+        }
+        Ok(children)
     }
 
     /// Time from an edit of one cluster to its effect on a child.
@@ -180,7 +217,7 @@ impl<'a> Fleet<'a> {
         let services = self.api("", "Service");
         let patch = Patch::Merge(json!({"spec": {"service": {"port": port}}}));
         let start = Instant::now();
-        self.clusters()
+        self.clusters_in(&self.namespace)
             .patch(&name(index), &PatchParams::default(), &patch)
             .await?;
         loop {
@@ -203,12 +240,13 @@ impl<'a> Fleet<'a> {
         let mut cluster = self.cluster(0);
         cluster["metadata"]["name"] = json!("hole");
         cluster["spec"]["database"] = json!({"urlSecretRef": {"name": "hole", "key": "PG_URL"}});
-        apply(&self.clusters(), "hole".to_owned(), cluster).await
+        let clusters = self.clusters_in(&self.namespace);
+        apply(&clusters, "hole".to_owned(), cluster).await
     }
 
     /// Nobody wants a replica, so a fleet without controllers is as settled as one with pods.
     fn cluster(&self, index: usize) -> Value {
-        let database = if self.databases {
+        let database = if self.database.is_some() {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})
         } else {
             // A cloud login, which the operator cannot do itself: no connection is made.
@@ -227,12 +265,8 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    fn clusters(&self) -> Api<DynamicObject> {
-        Api::namespaced_with(
-            self.harness.client.clone(),
-            &self.namespace,
-            &cluster_resource(),
-        )
+    fn clusters_in(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.harness.client.clone(), namespace, &cluster_resource())
     }
 
     fn api(&self, group: &str, kind: &str) -> Api<DynamicObject> {
@@ -265,33 +299,71 @@ async fn count(api: &Api<DynamicObject>) -> Result<usize> {
     Ok(page.items.len() + usize::try_from(more)?)
 }
 
-/// The object as one would write it anew elsewhere.
-fn bare(object: DynamicObject, group: &str, kind: &str) -> Result<(String, Value)> {
-    let name = object.metadata.name.context("no name")?;
-    let mut data = object.data;
-    if let Some(spec) = data.get_mut("spec").and_then(Value::as_object_mut) {
-        for assigned in ["clusterIP", "clusterIPs"] {
-            if spec
-                .get(assigned)
-                .is_some_and(|value| *value != "None" && *value != json!(["None"]))
-            {
-                spec.remove(assigned);
-            }
-        }
+/// The object as it was applied: the fields that the operator owns, and no default.
+fn as_applied(object: &DynamicObject, group: &str, kind: &str) -> Result<(String, Value)> {
+    let name = object.metadata.name.clone().context("no name")?;
+    let entries = object.metadata.managed_fields.iter().flatten();
+    let fields = entries
+        .filter(|entry| entry.operation.as_deref() == Some("Apply"))
+        .find_map(|entry| entry.fields_v1.as_ref())
+        .context("nobody applied it")?;
+    let mut applied = owned(&serde_json::to_value(object)?, &fields.0);
+    applied["apiVersion"] = json!(resource(group, kind).api_version);
+    applied["kind"] = json!(kind);
+    applied["metadata"]["name"] = json!(name);
+    Ok((name, applied))
+}
+
+/// The part of a value that a set of fields (`FieldsV1`) names.
+fn owned(value: &Value, fields: &Value) -> Value {
+    let named = |prefix: &'static str| {
+        let fields = fields.as_object().into_iter().flatten();
+        fields.filter_map(move |(key, below)| Some((key.strip_prefix(prefix)?, below)))
+    };
+    match value {
+        Value::Object(map) if named("f:").next().is_some() => named("f:")
+            .filter_map(|(key, below)| Some((key.to_owned(), owned(map.get(key)?, below))))
+            .collect(),
+        Value::Array(items) if named("k:").next().is_some() => named("k:")
+            .filter_map(|(key, below)| {
+                let key: Value = serde_json::from_str(key).ok()?;
+                let is_it = |item: &&Value| {
+                    key.as_object()
+                        .into_iter()
+                        .flatten()
+                        .all(|(field, wanted)| item.get(field) == Some(wanted))
+                };
+                Some(owned(items.iter().find(is_it)?, below))
+            })
+            .collect(),
+        _ => value.clone(),
     }
-    let mut value = json!({
-        "apiVersion": resource(group, kind).api_version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "labels": object.metadata.labels,
-            "annotations": object.metadata.annotations,
-        },
-    });
-    for (key, part) in data.as_object().into_iter().flatten() {
-        if key != "status" {
-            value[key] = part.clone();
-        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_applied_is_told_by_its_fields() {
+        let live = json!({
+            "metadata": {"labels": {"ours": "1", "theirs": "2"}, "uid": "x"},
+            "spec": {
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "other", "port": 81, "protocol": "TCP"}],
+                "selector": {"app": "x"}, "clusterIP": "10.0.0.1",
+            },
+        });
+        let fields = json!({
+            "f:metadata": {"f:labels": {"f:ours": {}}},
+            "f:spec": {
+                "f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}}},
+                "f:selector": {},
+            },
+        });
+        let applied = json!({
+            "metadata": {"labels": {"ours": "1"}},
+            "spec": {"ports": [{"name": "http", "port": 80}], "selector": {"app": "x"}},
+        });
+        assert_eq!(owned(&live, &fields), applied);
     }
-    Ok((name, value))
 }

@@ -406,7 +406,9 @@ fn exposure_held(
 fn reading(quiet: bool, rollout: &Rollout, health: &Health<'_>) -> Reading {
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
-        sessions: !quiet || rollout.step != Step::Done || is_unnamed(health),
+        sessions: !quiet
+            || (rollout.step != Step::Done && !health.replicas.is_empty())
+            || is_unnamed(health),
     }
 }
 

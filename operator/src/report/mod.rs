@@ -218,6 +218,7 @@ fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
         reason,
         Reason::LicenseUnknown
             | Reason::Valid
+            | Reason::DatabaseChecksPassed
             | Reason::RolloutDone
             | Reason::RolloutWaiting
             | Reason::NoReplicas

@@ -320,6 +320,14 @@ fn the_first_status_of_a_new_cluster_is_no_news() {
     ] {
         assert!(!told.contains(&quiet), "{told:?}");
     }
+    let seen = healthy(3, stored(&json!({})));
+    let passed = Reason::DatabaseChecksPassed;
+    let sound = first(report(&json!({}), &seen));
+    let told = |before: &BytebaseClusterStatus| {
+        let notices = notices(before, &sound);
+        notices.iter().any(|notice| notice.reason == passed)
+    };
+    assert!(!told(&BytebaseClusterStatus::default()) && told(&status));
     // A wrong spec is told once, on the condition that names it and as what it means.
     let status = first(report(&json!({"version": "!"}), &seen));
     let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)

@@ -41,8 +41,8 @@ impl<
 
 /// Where the objects of one kind lie.
 pub trait Shelf<K: Cached>: Default + Send + Sync + 'static {
-    /// Adds or replaces an object.
-    fn put(&self, object: K);
+    /// Adds or replaces an object. True if it was not there.
+    fn put(&self, object: K) -> bool;
     /// Takes an object away.
     fn remove(&self, object: K);
     /// Objects that `gone` says are gone.
@@ -75,8 +75,10 @@ impl<K: Cached> Live<K> {
 }
 
 impl<K: Cached> Shelf<K> for Live<K> {
-    fn put(&self, object: K) {
+    fn put(&self, object: K) -> bool {
+        let is_new = self.store.get(&ObjectRef::from_obj(&object)).is_none();
         self.apply(&watcher::Event::Apply(object));
+        is_new
     }
 
     fn remove(&self, object: K) {
@@ -110,15 +112,14 @@ impl<K: Cached> Packed<K> {
 }
 
 impl<K: Cached> Shelf<K> for Packed<K> {
-    fn put(&self, object: K) {
+    fn put(&self, object: K) -> bool {
         let key = ObjectRef::from_obj(&object);
-        match serde_json::to_vec(&object) {
-            Ok(packed) => {
-                lock(&self.0).insert(key, packed.into());
-            }
+        let Ok(packed) = serde_json::to_vec(&object) else {
             // Kubernetes' own types are JSON; one that were not would be read from the API server instead.
-            Err(_) => self.remove(object),
-        }
+            self.remove(object);
+            return false;
+        };
+        lock(&self.0).insert(key, packed.into()).is_none()
     }
 
     fn remove(&self, object: K) {
@@ -191,9 +192,9 @@ impl<K: Cached, S: Shelf<K>> Cache<K, S> {
         self.not_installed.swap(lacking, Ordering::Relaxed) != lacking
     }
 
-    /// Adds or replaces an object.
-    pub fn put(&self, object: K) {
-        self.shelf.put(object);
+    /// Adds or replaces an object. True if it was not there.
+    pub fn put(&self, object: K) -> bool {
+        self.shelf.put(object)
     }
 
     /// Takes an object away.

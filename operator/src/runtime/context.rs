@@ -67,6 +67,8 @@ pub struct Context {
     backoff: Mutex<Backoff<Key>>,
     /// Clusters that have not been looked at since the start.
     first_pass: Mutex<HashSet<Key>>,
+    /// Clusters whose database is being read for the first time.
+    unread: Mutex<HashSet<Key>>,
 }
 
 /// What is remembered of a cluster from one look to the next. Losing it is harmless.
@@ -172,6 +174,7 @@ impl Context {
             databases: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
             first_pass: Mutex::default(),
+            unread: Mutex::default(),
         }
     }
 
@@ -195,6 +198,7 @@ impl Context {
     pub fn forget(&self, key: &Key) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         self.passed(key);
+        self.await_reading(key, false);
         self.probes.remove(key);
         self.references.forget(key);
         self.metrics.forget(namespace, &key.name);
@@ -221,6 +225,21 @@ impl Context {
             .get(key)
             .and_then(|memory| memory.status.as_ref())
             .is_some_and(|written| written.echoes_in(cluster))
+    }
+
+    /// Notes whether a cluster waits for the first reading of its database, which wakes it in any case.
+    pub fn await_reading(&self, key: &Key, waits: bool) {
+        let mut unread = lock(&self.unread);
+        if waits {
+            unread.insert(key.clone());
+        } else {
+            unread.remove(key);
+        }
+    }
+
+    /// Until that reading, objects that appear call for no look: they are those that the last one made.
+    pub fn awaits_reading(&self, key: &Key) -> bool {
+        lock(&self.unread).contains(key)
     }
 
     /// Holds the databases back until every cluster has been looked at once: a login costs far more than a look, and what was edited

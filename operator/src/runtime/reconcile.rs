@@ -192,6 +192,8 @@ impl Look<'_> {
         context.probes.pace(key, plan.reading);
         remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
 
+        // Before the writes, whose echo may be faster than their answer.
+        context.await_reading(key, plan.unsettled);
         context.leadership.check()?;
         let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
         if let Some(call) = &plan.call {

@@ -308,7 +308,10 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         if self.kind == ObjectKind::BytebaseCluster {
             key = key.filter(|key| !self.context.is_echo(key, object.meta()));
         }
-        (self.cache)(&self.context).put(object);
+        let is_new = (self.cache)(&self.context).put(object);
+        if is_new && self.kind != ObjectKind::BytebaseCluster {
+            key = key.filter(|key| !self.context.awaits_reading(key));
+        }
         self.enqueue(key);
     }
 
