@@ -84,8 +84,14 @@ impl<'a> Fleet<'a> {
         let first = postgres.create_database(&owner).await?;
         stream::iter(1..self.size)
             .map(|index| {
-                let statement = format!("CREATE DATABASE {owner}_{index} OWNER {owner}");
-                async move { postgres.execute_in("postgres", &statement).await }
+                let database = format!("{owner}_{index}");
+                let statement = format!("CREATE DATABASE {database} OWNER {owner}");
+                async move {
+                    postgres.execute_in("postgres", &statement).await?;
+                    // In its first session a database makes a file of what its catalogs hold. That takes the server longer than all
+                    // that follows, and would be missing where the databases are used for the second time.
+                    postgres.execute_in(&database, "SELECT 1").await
+                }
             })
             .buffer_unordered(4)
             .try_collect::<Vec<_>>()
