@@ -3,6 +3,7 @@
 //! server, etcd, PostgreSQL and the operator work, and with the operator as a process of this machine,
 //! whose processor time and memory the kernel tells.
 
+mod bare;
 mod fleet;
 mod metrics;
 mod process;

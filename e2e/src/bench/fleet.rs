@@ -1,4 +1,4 @@
-//! Many clusters in one namespace: made, counted, and written by a bare loop for comparison.
+//! Many clusters in one namespace: made and counted.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
-use sqlx::Connection;
-use sqlx::postgres::PgConnection;
 use tokio::time::sleep;
 
 use crate::harness::Harness;
@@ -24,7 +22,7 @@ const LOOK_EACH: Duration = Duration::from_micros(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// What each cluster owns: group, kind, how many, and how many there are in any namespace.
-const CHILDREN: [(&str, &str, usize); 5] = [
+pub const CHILDREN: [(&str, &str, usize); 5] = [
     ("", "Service", 2),
     ("", "ServiceAccount", 1),
     ("apps", "StatefulSet", 1),
@@ -32,20 +30,9 @@ const CHILDREN: [(&str, &str, usize); 5] = [
     ("networking.k8s.io", "Ingress", 1),
 ];
 
-/// An object, its name, and where it goes.
-type Child = (Api<DynamicObject>, String, Value);
-
-/// What a bare loop does before it writes the children of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
-    Nothing,
-    /// Writes the cluster itself and logs in to its database: what no operator could leave out.
-    ClusterAndLogin,
-}
-
 /// Clusters of one namespace.
 pub struct Fleet<'a> {
-    harness: &'a Harness,
+    pub harness: &'a Harness,
     pub namespace: String,
     pub size: usize,
     /// That of the first cluster, if they have any; the others differ by their number.
@@ -118,7 +105,7 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    fn database_url(&self, index: usize) -> Result<String> {
+    pub fn database_url(&self, index: usize) -> Result<String> {
         let first = self.database.as_ref().context("there are no databases")?;
         let mut database = first.name.clone();
         if index > 0 {
@@ -163,61 +150,6 @@ impl<'a> Fleet<'a> {
         Ok(start.elapsed())
     }
 
-    /// A loop that writes the same children into another namespace, as many at a time, and `first` what they rest on. Returns
-    /// how long that took.
-    pub async fn bare_loop(&self, into: &str, first: First) -> Result<Duration> {
-        let Self { harness, .. } = self;
-        harness.kubectl.run(&["create", "namespace", into]).await?;
-        let children = self.children(into).await?;
-        let clusters = self.clusters_in(into);
-        let start = Instant::now();
-        let sessions: Vec<_> = stream::iter(children.into_iter().enumerate())
-            .map(|(index, children)| {
-                let clusters = &clusters;
-                async move {
-                    let mut session = None;
-                    if first == First::ClusterAndLogin {
-                        apply(clusters, name(index), self.cluster(index)).await?;
-                        session = Some(PgConnection::connect(&self.database_url(index)?).await?);
-                    }
-                    for (api, name, child) in children {
-                        apply(&api, name, child).await?;
-                    }
-                    anyhow::Ok(session)
-                }
-            })
-            .buffer_unordered(CONCURRENCY)
-            .try_collect()
-            .await?;
-        let took = start.elapsed();
-        for session in sessions.into_iter().flatten() {
-            session.close().await?;
-        }
-        Ok(took)
-    }
-
-    /// What the operator wrote for each cluster, ready to be written into another namespace.
-    async fn children(&self, into: &str) -> Result<Vec<Vec<Child>>> {
-        let mut children = vec![Vec::new(); self.size];
-        for (group, kind, _) in CHILDREN {
-            let target =
-                Api::namespaced_with(self.harness.client.clone(), into, &resource(group, kind));
-            for object in self.api(group, kind).list(&ListParams::default()).await? {
-                let labels = object.metadata.labels.as_ref();
-                let index: usize = labels
-                    .and_then(|labels| labels.get("bytebase.com/cluster")?.strip_prefix('c'))
-                    .context("no label")?
-                    .parse()?;
-                let (name, child) = as_applied(&object, group, kind)?;
-                children
-                    .get_mut(index)
-                    .context("more clusters than were made")?
-                    .push((target.clone(), name, child));
-            }
-        }
-        Ok(children)
-    }
-
     /// Time from an edit of one cluster to its effect on a child.
     pub async fn edit(&self, index: usize, port: u16) -> Result<Duration> {
         let services = self.api("", "Service");
@@ -251,7 +183,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Nobody wants a replica, so a fleet without controllers is as settled as one with pods.
-    fn cluster(&self, index: usize) -> Value {
+    pub fn cluster(&self, index: usize) -> Value {
         let database = if self.database.is_some() {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})
         } else {
@@ -271,11 +203,11 @@ impl<'a> Fleet<'a> {
         })
     }
 
-    fn clusters_in(&self, namespace: &str) -> Api<DynamicObject> {
+    pub fn clusters_in(&self, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.harness.client.clone(), namespace, &cluster_resource())
     }
 
-    fn api(&self, group: &str, kind: &str) -> Api<DynamicObject> {
+    pub fn api(&self, group: &str, kind: &str) -> Api<DynamicObject> {
         Api::namespaced_with(
             self.harness.client.clone(),
             &self.namespace,
@@ -284,15 +216,15 @@ impl<'a> Fleet<'a> {
     }
 }
 
-fn resource(group: &str, kind: &str) -> ApiResource {
+pub fn resource(group: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind))
 }
 
-fn name(index: usize) -> String {
-    format!("c{index}")
+pub fn name(index: usize) -> String {
+    format!("cluster-{index}")
 }
 
-async fn apply(api: &Api<DynamicObject>, name: String, object: Value) -> Result<()> {
+pub async fn apply(api: &Api<DynamicObject>, name: String, object: Value) -> Result<()> {
     let parameters = PatchParams::apply("bench").force();
     api.patch(&name, &parameters, &Patch::Apply(object)).await?;
     Ok(())
@@ -303,73 +235,4 @@ async fn count(api: &Api<DynamicObject>) -> Result<usize> {
     let page = api.list(&ListParams::default().limit(1)).await?;
     let more = page.metadata.remaining_item_count.unwrap_or_default();
     Ok(page.items.len() + usize::try_from(more)?)
-}
-
-/// The object as it was applied: the fields that the operator owns, and no default.
-fn as_applied(object: &DynamicObject, group: &str, kind: &str) -> Result<(String, Value)> {
-    let name = object.metadata.name.clone().context("no name")?;
-    let entries = object.metadata.managed_fields.iter().flatten();
-    let fields = entries
-        .filter(|entry| entry.operation.as_deref() == Some("Apply"))
-        .find_map(|entry| entry.fields_v1.as_ref())
-        .context("nobody applied it")?;
-    let mut applied = owned(&serde_json::to_value(object)?, &fields.0);
-    applied["apiVersion"] = json!(resource(group, kind).api_version);
-    applied["kind"] = json!(kind);
-    applied["metadata"]["name"] = json!(name);
-    Ok((name, applied))
-}
-
-/// The part of a value that a set of fields (`FieldsV1`) names.
-fn owned(value: &Value, fields: &Value) -> Value {
-    let named = |prefix: &'static str| {
-        let fields = fields.as_object().into_iter().flatten();
-        fields.filter_map(move |(key, below)| Some((key.strip_prefix(prefix)?, below)))
-    };
-    match value {
-        Value::Object(map) if named("f:").next().is_some() => named("f:")
-            .filter_map(|(key, below)| Some((key.to_owned(), owned(map.get(key)?, below))))
-            .collect(),
-        Value::Array(items) if named("k:").next().is_some() => named("k:")
-            .filter_map(|(key, below)| {
-                let key: Value = serde_json::from_str(key).ok()?;
-                let is_it = |item: &&Value| {
-                    key.as_object()
-                        .into_iter()
-                        .flatten()
-                        .all(|(field, wanted)| item.get(field) == Some(wanted))
-                };
-                Some(owned(items.iter().find(is_it)?, below))
-            })
-            .collect(),
-        _ => value.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_applied_is_told_by_its_fields() {
-        let live = json!({
-            "metadata": {"labels": {"ours": "1", "theirs": "2"}, "uid": "x"},
-            "spec": {
-                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "other", "port": 81, "protocol": "TCP"}],
-                "selector": {"app": "x"}, "clusterIP": "10.0.0.1",
-            },
-        });
-        let fields = json!({
-            "f:metadata": {"f:labels": {"f:ours": {}}},
-            "f:spec": {
-                "f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:name": {}, "f:port": {}}},
-                "f:selector": {},
-            },
-        });
-        let applied = json!({
-            "metadata": {"labels": {"ours": "1"}},
-            "spec": {"ports": [{"name": "http", "port": 80}], "selector": {"app": "x"}},
-        });
-        assert_eq!(owned(&live, &fields), applied);
-    }
 }

@@ -59,7 +59,7 @@ fn label<'text>(labels: &'text str, name: &str) -> Option<&'text str> {
     rest.split_once('"').map(|(value, _)| value)
 }
 
-/// Requests the API server has served for the operator's kinds, by verb; watches are left out, since
+/// Requests the API server has served for the operator's kinds, by verb and subresource; watches are left out, since
 /// they are renewed in their own time.
 #[derive(Debug, Clone, Default)]
 pub struct Requests(BTreeMap<String, f64>);
@@ -81,8 +81,11 @@ impl Requests {
                 continue;
             };
             if verb != "WATCH" && RESOURCES.contains(&resource) {
-                *requests.0.entry(format!("{verb} {resource}")).or_default() +=
-                    value.parse::<f64>()?;
+                let mut what = format!("{verb} {resource}");
+                if let Some(part) = label(labels, "subresource").filter(|part| !part.is_empty()) {
+                    what = format!("{what}/{part}");
+                }
+                *requests.0.entry(what).or_default() += value.parse::<f64>()?;
             }
         }
         Ok(requests)
