@@ -405,21 +405,28 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     let url = bytebase("asked");
     let _replica = listener(&url, "bb-0").await;
     let mut probe = Probe::start(target(url), DEFAULT_INTERVAL);
-    let mut next = async |sessions| {
-        let every = DEFAULT_INTERVAL;
-        probe.probes.pace(&"it", Reading { every, sessions });
-        if !sessions {
-            probe.probes.poke(&"it");
-        }
-        let latest = probe.wake(DEFAULT_INTERVAL / 2).await.expect("no outcome");
-        match latest.view {
-            DatabaseView::Probed(Ok(facts)) => facts,
-            other => panic!("{other:?}"),
-        }
+    let seen = |latest: Latest| match latest.view {
+        DatabaseView::Probed(Ok(facts)) => facts.sessions,
+        other => panic!("{other:?}"),
     };
-    assert_eq!(listeners(&next(true).await).unwrap().len(), 1);
-    assert_eq!(next(false).await.sessions, None);
-    assert_eq!(listeners(&next(true).await).unwrap().len(), 1);
+    let at_once = DEFAULT_INTERVAL / 2;
+    let first = seen(probe.wake(at_once).await.expect("no outcome"));
+    assert_eq!(first.unwrap().listeners.unwrap().len(), 1);
+
+    let every = DEFAULT_INTERVAL;
+    let sessions = false;
+    probe.probes.pace(&"it", Reading { every, sessions });
+    probe.probes.poke(&"it");
+    assert!(
+        probe.wake(at_once).await.is_none(),
+        "what is not looked at is no news"
+    );
+    assert_eq!(seen(probe.probes.latest(&"it")), None);
+
+    let sessions = true;
+    probe.probes.pace(&"it", Reading { every, sessions });
+    let again = seen(probe.wake(at_once).await.expect("no outcome"));
+    assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
 }
 
 #[tokio::test]

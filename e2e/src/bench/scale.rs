@@ -20,6 +20,8 @@ use crate::harness::Harness;
 const SETTLING: Duration = Duration::from_secs(15);
 /// Edits whose latency is compared.
 const EDITS: usize = 20;
+/// Times that each bare loop is run: seconds vary by a fifth from one to the next.
+const ROUNDS: usize = 3;
 /// Longest that a restarted operator may take.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -149,11 +151,18 @@ async fn bare_loops(harness: &Harness, fleet: &Fleet<'_>) -> Result<[Duration; 2
     origin.apply().await?;
     operator.end(Signal::TERM).await?;
     let template = Template::of(&origin).await?;
-    say("the objects of as many clusters by a bare loop");
-    let bare = bare::measure(fleet, &template, "bare", First::Nothing).await?;
-    say("the same with the clusters themselves and a login to each database");
-    let least = bare::measure(fleet, &template, "least", First::ClusterAndLogin).await?;
-    Ok([bare, least])
+    say(
+        "the objects of as many clusters by bare loops, with and without the clusters themselves and logins",
+    );
+    let (mut bare, mut least) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let measure = async |name, first| {
+            bare::measure(fleet, &template, &format!("{name}-{round}"), first).await
+        };
+        bare.push(measure("bare", First::Nothing).await?);
+        least.push(measure("least", First::ClusterAndLogin).await?);
+    }
+    Ok([median(bare)?, median(least)?])
 }
 
 /// Applies the clusters, compares, and leaves the operator at rest.
@@ -276,7 +285,7 @@ async fn restart(harness: &Harness, size: usize, table: &mut Table) -> Result<Op
 /// The latency of others with and without a database that swallows everything.
 async fn black_hole(harness: &Harness, fleet: &Fleet<'_>, table: &mut Table) -> Result<()> {
     say("a black hole among the databases");
-    let before = median(fleet, 9001).await?;
+    let before = edits(fleet, 9001).await?;
     let address = harness.postgres.address();
     let host = address
         .rsplit_once(':')
@@ -286,7 +295,7 @@ async fn black_hole(harness: &Harness, fleet: &Fleet<'_>, table: &mut Table) -> 
         .add_black_hole(&silent.local_addr()?.to_string())
         .await?;
     sleep(SETTLING).await;
-    let during = median(fleet, 9002).await?;
+    let during = edits(fleet, 9002).await?;
     table.row(
         "edit → effect on another cluster, one database black-holed ÷ none",
         format!(
@@ -300,11 +309,18 @@ async fn black_hole(harness: &Harness, fleet: &Fleet<'_>, table: &mut Table) -> 
     Ok(())
 }
 
-async fn median(fleet: &Fleet<'_>, port: u16) -> Result<Duration> {
+async fn edits(fleet: &Fleet<'_>, port: u16) -> Result<Duration> {
     let mut times = Vec::new();
     for index in 0..EDITS.min(fleet.size) {
         times.push(fleet.edit(index, port).await?);
     }
+    median(times)
+}
+
+fn median(mut times: Vec<Duration>) -> Result<Duration> {
     times.sort();
-    times.get(times.len() / 2).copied().context("no edits")
+    times
+        .get(times.len() / 2)
+        .copied()
+        .context("nothing to compare")
 }

@@ -49,6 +49,18 @@ impl Digest {
             Err(failure) => Self::Failure(failure.class, failure.reason),
         }
     }
+
+    /// Whether it tells anything that `before` did not. Sessions that were not looked at this time are no news.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Facts(now), Self::Facts(before)) if now.sessions.is_none() => {
+                let mut before = before.clone();
+                before.sessions = None;
+                *now != before
+            }
+            _ => self != before,
+        }
+    }
 }
 
 impl FactsDigest {
@@ -172,6 +184,17 @@ pub(super) mod tests {
             assert_ne!(digest(&facts(pair[0])), digest(&facts(pair[1])), "{pair:?}");
         }
         assert_eq!(digest(&facts(&[3, 61])), digest(&facts(&[3, 3000])));
+    }
+
+    #[test]
+    fn sessions_are_news_when_they_are_looked_at_and_not_when_they_are_not() {
+        let unseen = facts(&[3]);
+        let mut seen = unseen.clone();
+        seen.sessions = Some(Sessions::default());
+        let (unseen, seen) = (digest(&unseen), digest(&seen));
+        assert!(seen.is_news_after(&unseen) && !seen.is_news_after(&seen));
+        assert!(!unseen.is_news_after(&seen) && !unseen.is_news_after(&unseen));
+        assert!(digest(&facts(&[31])).is_news_after(&seen));
     }
 
     #[test]

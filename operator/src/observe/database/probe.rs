@@ -298,7 +298,8 @@ impl State {
             return false;
         }
         let digest = Digest::of(outcome.as_ref());
-        let changed = self.digest.as_ref() != Some(&digest);
+        let before = self.digest.as_ref();
+        let changed = before.is_none_or(|before| digest.is_news_after(before));
         self.digest = Some(digest);
         match outcome {
             Ok(facts) => {
