@@ -186,13 +186,52 @@ async fn execute_license_without_ha(sandbox: &Sandbox) -> Result<()> {
 
 /// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and none lets a second replica run.
 pub async fn forms(sandbox: Sandbox) -> Result<()> {
-    let key = &sandbox.harness().license;
-    let other_key = LicenseKey::open(&sandbox.folder().join("other-key"))?;
-    let good = key.sign(&License::default())?;
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
     forget_license(&sandbox).await?;
 
+    refused_forms(&sandbox).await?;
+    support::wait_pods(&sandbox, 1).await?;
+
+    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any other.
+    let trial = License {
+        trialing: true,
+        ..License::default()
+    };
+    let pasted = format!("  {}\n\n", sandbox.harness().license.sign(&trial)?);
+    sandbox
+        .create_secret(LICENSE_SECRET, &[("license", &pasted)])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await
+        .context("a pasted trial")?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+
+    // What is stored counts on when the Secret goes; that it went is told.
+    let before = support::lives(&sandbox).await?;
+    sandbox
+        .kubectl(&["delete", "secret", LICENSE_SECRET])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "ConfigurationValid", "False", "ReferenceMissing")
+        .await?;
+    wait::throughout(
+        "both replicas",
+        Duration::from_secs(5),
+        || support::lives(&sandbox),
+        |now| *now == before,
+    )
+    .await
+}
+
+/// Each is told of, and none of them counts.
+async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
+    let key = &sandbox.harness().license;
+    let other_key = LicenseKey::open(&sandbox.folder().join("other-key"))?;
+    let good = key.sign(&License::default())?;
     let half = good.get(..good.len() / 2).unwrap_or_default().to_owned();
     let elsewhere = License {
         workspace_id: "somebody-elses".to_owned(),
@@ -253,42 +292,9 @@ pub async fn forms(sandbox: Sandbox) -> Result<()> {
             .await
             .context(what)?;
         // "without HA" is installed all the same, for the plan that comes with it.
-        forget_license(&sandbox).await?;
+        forget_license(sandbox).await?;
     }
-    support::wait_pods(&sandbox, 1).await?;
-
-    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any other.
-    let trial = License {
-        trialing: true,
-        ..License::default()
-    };
-    let pasted = format!("  {}\n\n", key.sign(&trial)?);
-    sandbox
-        .create_secret(LICENSE_SECRET, &[("license", &pasted)])
-        .await?;
-    sandbox
-        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
-        .await
-        .context("a pasted trial")?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-
-    // What is stored counts on when the Secret goes; that it went is told.
-    let before = support::lives(&sandbox).await?;
-    sandbox
-        .kubectl(&["delete", "secret", LICENSE_SECRET])
-        .await?;
-    sandbox
-        .wait_condition(NAME, "ConfigurationValid", "False", "ReferenceMissing")
-        .await?;
-    wait::throughout(
-        "both replicas",
-        Duration::from_secs(5),
-        || support::lives(&sandbox),
-        |now| *now == before,
-    )
-    .await
+    Ok(())
 }
 
 /// A license that ends while no operator runs: the first look back is enough.

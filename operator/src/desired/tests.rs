@@ -396,18 +396,9 @@ fn an_overlay_changes_what_it_names() {
     }
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn a_hostile_overlay_is_refused_with_a_reason() {
-    let mut deep = json!({});
-    for _ in 0..100 {
-        deep = json!({"spec": deep});
-    }
-    let mut deep_list = json!([]);
-    for _ in 0..100 {
-        deep_list = json!([deep_list]);
-    }
-    for (overlay, words) in [
+/// Overlays that must not be merged, and words of the reason.
+fn hostile_overlays() -> Vec<(Value, &'static str)> {
+    vec![
         (
             json!({"spec": {"containers": null}}),
             "takes the bytebase container away",
@@ -498,12 +489,27 @@ fn a_hostile_overlay_is_refused_with_a_reason() {
             json!({"spec": {"terminationGracePeriodSeconds": "60"}}),
             "does not fit a pod template",
         ),
-        (deep, "spec.spec is no field"),
+    ]
+}
+
+fn deep_overlays() -> [(Value, &'static str); 2] {
+    let (mut object, mut list) = (json!({}), json!([]));
+    for _ in 0..100 {
+        object = json!({"spec": object});
+        list = json!([list]);
+    }
+    [
+        (object, "spec.spec is no field"),
         (
-            json!({"spec": {"containers": [{"name": "bytebase", "volumeMounts": deep_list}]}}),
+            json!({"spec": {"containers": [{"name": "bytebase", "volumeMounts": list}]}}),
             "has no mountPath",
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn a_hostile_overlay_is_refused_with_a_reason() {
+    for (overlay, words) in hostile_overlays().into_iter().chain(deep_overlays()) {
         let error = merged(&overlay).expect_err(&overlay.to_string());
         assert!(error.contains(words), "{overlay}: {error}");
     }

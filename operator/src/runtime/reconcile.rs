@@ -9,7 +9,7 @@ use crate::apply::objects::{Applied, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
 use crate::decide::decide;
 use crate::decide::health::MISSING_PATIENCE;
-use crate::decide::observation::{CallFailure, DatabaseView, MissingPods, Observation};
+use crate::decide::observation::{CallFailure, DatabaseView, MissingPods, Observation, PodView};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
@@ -20,6 +20,7 @@ use crate::report;
 use crate::validate::{ValidCluster, validate, wanted_references};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -254,22 +255,9 @@ impl Look<'_> {
             .collect();
         let pods = observe::pods(&context.client, &context.log_ids, namespace, &pods).await;
         let now = Timestamp::now();
-        let missing = set.as_ref().map(|set| observe::missing(set, &pods));
-        let missing_pods = match missing.filter(|missing| !missing.is_empty()) {
-            None => {
-                memory.missing_since = None;
-                None
-            }
-            Some(missing) => {
-                let since = *memory.missing_since.get_or_insert(now);
-                Some(MissingPods {
-                    since,
-                    refusal: self
-                        .refusal(namespace, set_uid.as_deref(), &missing, since, now)
-                        .await,
-                })
-            }
-        };
+        let missing_pods = self
+            .missing(namespace, set.as_ref(), &pods, memory, now)
+            .await;
         if let Some(target) = valid.and_then(target) {
             context.probes.ensure(key, target);
         }
@@ -319,6 +307,31 @@ impl Look<'_> {
             unclaimed_since: memory.unclaimed_since.clone(),
             missing_pods,
         }
+    }
+
+    /// The pods that should be there and are not, and since when.
+    async fn missing(
+        &self,
+        namespace: &str,
+        set: Option<&StatefulSet>,
+        pods: &[PodView],
+        memory: &mut Memory,
+        now: Timestamp,
+    ) -> Option<MissingPods> {
+        let missing = set.map(|set| observe::missing(set, pods));
+        let missing = missing.unwrap_or_default();
+        if missing.is_empty() {
+            memory.missing_since = None;
+            return None;
+        }
+        let since = *memory.missing_since.get_or_insert(now);
+        let uid = set.and_then(ResourceExt::uid);
+        Some(MissingPods {
+            since,
+            refusal: self
+                .refusal(namespace, uid.as_deref(), &missing, since, now)
+                .await,
+        })
     }
 
     /// Why the StatefulSet's controller cannot make a pod, once it has been missing for longer than it takes to make one.

@@ -29,20 +29,39 @@ fn end(seconds: i64) -> Value {
     json!({"exp": crate::testing::after(SignedDuration::from_secs(seconds)).as_second()})
 }
 
-/// A world, by name, and what it lets the operator know.
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn worlds() -> Vec<(&'static str, DatabaseView, Option<&'static str>, Knowledge)> {
-    let good = |license| DatabaseView::Probed(Ok(facts(0, license)));
-    let bad = |change: fn(&mut DatabaseFacts)| {
-        let mut facts = facts(0, stored(&json!({})));
-        change(&mut facts);
-        DatabaseView::Probed(Ok(facts))
-    };
+/// A world, by name, who else uses its database, and what it lets the operator know.
+type World = (&'static str, DatabaseView, Option<&'static str>, Knowledge);
+
+fn good(license: StoredLicense) -> DatabaseView {
+    DatabaseView::Probed(Ok(facts(0, license)))
+}
+
+fn worlds() -> Vec<World> {
+    let mut worlds = worlds_by_license();
+    worlds.extend(worlds_by_database());
+    for reason in FailureReason::iter() {
+        worlds.push((
+            "definite failure",
+            failure(FailureClass::Definite, reason),
+            None,
+            Knowledge::Hold,
+        ));
+        worlds.push((
+            "unknown failure",
+            failure(FailureClass::Unknown, reason),
+            None,
+            Knowledge::Unknown,
+        ));
+    }
+    worlds
+}
+
+fn worlds_by_license() -> Vec<World> {
     let forged = StoredLicense::Present {
         workspace_id: "ws-1".to_owned(),
         token: forged(&json!({})).into(),
     };
-    let mut worlds = vec![
+    vec![
         ("HA", good(stored(&json!({}))), None, Knowledge::Yes),
         (
             "perpetual HA",
@@ -100,6 +119,16 @@ fn worlds() -> Vec<(&'static str, DatabaseView, Option<&'static str>, Knowledge)
             None,
             Knowledge::No,
         ),
+    ]
+}
+
+fn worlds_by_database() -> Vec<World> {
+    let bad = |change: fn(&mut DatabaseFacts)| {
+        let mut facts = facts(0, stored(&json!({})));
+        change(&mut facts);
+        DatabaseView::Probed(Ok(facts))
+    };
+    vec![
         (
             "cannot ever read",
             DatabaseView::CannotRead,
@@ -156,22 +185,7 @@ fn worlds() -> Vec<(&'static str, DatabaseView, Option<&'static str>, Knowledge)
             Some("other/bytebase"),
             Knowledge::Hold,
         ),
-    ];
-    for reason in FailureReason::iter() {
-        worlds.push((
-            "definite failure",
-            failure(FailureClass::Definite, reason),
-            None,
-            Knowledge::Hold,
-        ));
-        worlds.push((
-            "unknown failure",
-            failure(FailureClass::Unknown, reason),
-            None,
-            Knowledge::Unknown,
-        ));
-    }
-    worlds
+    ]
 }
 
 /// A world with pods of which each beats.

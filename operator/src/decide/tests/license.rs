@@ -215,15 +215,14 @@ fn without_a_key_the_claims_count_and_the_doubt_is_told() {
     );
 }
 
-#[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn the_license_in_the_secret_is_installed_only_when_valid_and_better() {
+/// Name, license in the Secret, license in the database, and whether the former is installed.
+fn licenses_side_by_side() -> Vec<(&'static str, String, StoredLicense, bool)> {
     let good = token(&json!({}));
     let in_database = |token: &str| StoredLicense::Present {
         workspace_id: "ws-1".to_owned(),
         token: token.into(),
     };
-    for (name, in_secret, license, expected) in [
+    vec![
         ("nothing stored", good.clone(), no_license(), true),
         (
             "nothing stored, no HA",
@@ -311,7 +310,12 @@ fn the_license_in_the_secret_is_installed_only_when_valid_and_better() {
             no_license(),
             false,
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn the_license_in_the_secret_is_installed_only_when_valid_and_better() {
+    for (name, in_secret, license, expected) in licenses_side_by_side() {
         let seen = healthy(1, license);
         let plan = with_secret(&spec(true), &in_secret, &seen, &crate::testing::settings());
         let flat: String = in_secret.split_whitespace().collect();
