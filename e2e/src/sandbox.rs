@@ -191,9 +191,22 @@ impl Sandbox {
         status: &str,
         reason: &str,
     ) -> Result<Value> {
+        self.wait_condition_for(PATIENCE, name, kind, status, reason)
+            .await
+    }
+
+    /// The same with a patience of its own.
+    pub async fn wait_condition_for(
+        &self,
+        patience: Duration,
+        name: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+    ) -> Result<Value> {
         let object = wait::until(
             &format!("{kind}={status} {reason} of {name}"),
-            PATIENCE,
+            patience,
             || async {
                 let object = self.clusters().get(name).await?;
                 let generation = object.metadata.generation;

@@ -301,6 +301,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         call_failure: None,
         unclaimed_since: BTreeMap::new(),
         missing_pods: None,
+        refused_eviction: None,
     }
 }
 

@@ -16,6 +16,10 @@ use crate::wait;
 /// The operator's container, as the chart names it.
 const CONTAINER: &str = "operator";
 
+/// An eviction whose caller is killed in the middle of it may be entered in the budget without the pod being deleted. Kubernetes then lets
+/// no other pod go for so long.
+const CUT_OFF_EVICTION: Duration = Duration::from_mins(2);
+
 /// Killed at random moments of everything a cluster goes through, the operator takes up where it was.
 pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
@@ -34,7 +38,13 @@ pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
             .await?;
         sandbox
-            .wait_condition(NAME, "RolloutComplete", "True", "")
+            .wait_condition_for(
+                PATIENCE + CUT_OFF_EVICTION,
+                NAME,
+                "RolloutComplete",
+                "True",
+                "",
+            )
             .await?;
     }
     Ok(())

@@ -27,6 +27,15 @@ pub enum Applied {
     Ending,
 }
 
+/// What came of an eviction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// The pod is ending, or had gone.
+    Done,
+    /// A PodDisruptionBudget does not let it go now; in the words of the API server.
+    Refused(String),
+}
+
 /// The resource of a kind.
 pub fn resource(kind: Kind) -> ApiResource {
     let (group, plural) = kind.group_and_plural();
@@ -205,8 +214,8 @@ impl Objects<'_> {
         }
     }
 
-    /// Ends a pod through the eviction API, which honours every PodDisruptionBudget. False if a budget says not now.
-    pub async fn evict(&self, eviction: &Eviction) -> Result<bool, ApplyFailure> {
+    /// Ends a pod through the eviction API, which honours every PodDisruptionBudget.
+    pub async fn evict(&self, eviction: &Eviction) -> Result<Evicted, ApplyFailure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
         let delete_options = DeleteParams {
             preconditions: Some(Preconditions {
@@ -225,9 +234,15 @@ impl Objects<'_> {
             )
             .await
         {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+            Ok(_) => Ok(Evicted::Done),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Evicted::Done),
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                // The message is the same for all; the cause names the budget and its numbers.
+                let causes = status.details.as_ref().map(|details| &details.causes);
+                let cause = causes.and_then(|causes| causes.first());
+                let why = cause.map_or(&status.message, |cause| &cause.message);
+                Ok(Evicted::Refused(why.clone()))
+            }
             Err(error) => Err(ApplyFailure::new(
                 &error,
                 &format!("create pods/{}/eviction", eviction.pod),
@@ -347,6 +362,39 @@ mod tests {
         );
         assert_eq!(calls[2].2["metadata"]["uid"], "of-the-service");
         assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
+    }
+
+    #[tokio::test]
+    async fn a_budget_that_refuses_is_named_and_asked_once() {
+        let why = "The disruption budget demo needs 2 healthy pods and has 2 currently";
+        let refusal = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 429, "reason": "TooManyRequests",
+            "message": "Cannot evict pod as it would violate the pod's disruption budget.",
+            "details": {"causes": [{"reason": "DisruptionBudget", "message": why}]},
+        });
+        let eviction = Eviction {
+            pod: "demo-2".to_owned(),
+            uid: "of-the-pod".to_owned(),
+            why: String::new(),
+            refused: None,
+        };
+        for (answer, expected) in [
+            ((429, refusal), Ok(Evicted::Refused(why.to_owned()))),
+            (status(404), Ok(Evicted::Done)),
+            (status(504), Err(FailureKind::Transient)),
+        ] {
+            let (client, calls) = respond(vec![answer]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: "ours",
+            };
+            let done = objects.evict(&eviction).await;
+            assert_eq!(done.map_err(|failure| failure.kind), expected);
+            let calls = calls.lock().unwrap();
+            let uid = &calls[0].2["deleteOptions"]["preconditions"]["uid"];
+            assert_eq!((calls.len(), uid), (1, &json!("of-the-pod")));
+        }
     }
 
     #[tokio::test]

@@ -214,6 +214,17 @@ pub struct Observation {
     pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
     /// Pods that the StatefulSet should have and has not, if there are any.
     pub missing_pods: Option<MissingPods>,
+    /// The last eviction, if it has been refused for a while.
+    pub refused_eviction: Option<RefusedEviction>,
+}
+
+/// An eviction that a PodDisruptionBudget does not allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedEviction {
+    /// Uid of the pod.
+    pub uid: String,
+    /// Which budget, and by what numbers; in the words of the API server.
+    pub why: String,
 }
 
 /// Pods that nobody has made yet.

@@ -53,6 +53,8 @@ pub struct Eviction {
     pub uid: String,
     /// Why, for the event.
     pub why: String,
+    /// What keeps refusing it.
+    pub refused: Option<String>,
 }
 
 impl Rollout {
@@ -63,6 +65,15 @@ impl Rollout {
                 true,
                 Reason::RolloutDone,
                 "no replica runs an old template".to_owned(),
+            ),
+            Step::Evict(Eviction {
+                pod,
+                refused: Some(refused),
+                ..
+            }) => (
+                false,
+                Reason::RolloutWaiting,
+                format!("waiting for a PodDisruptionBudget to let {pod} go: {refused}"),
             ),
             Step::Evict(eviction) => (
                 false,
@@ -99,9 +110,25 @@ pub fn step(cluster: &ValidCluster, observation: &Observation, health: &Health<'
     } else if outdated.is_empty() {
         Step::Done
     } else {
-        next(cluster, observation, health, set, &outdated)
+        refused(
+            next(cluster, observation, health, set, &outdated),
+            observation,
+        )
     };
     Rollout { updated, step }
+}
+
+/// An eviction that is refused again and again is still what comes next.
+fn refused(step: Step, observation: &Observation) -> Step {
+    match (step, &observation.refused_eviction) {
+        (Step::Evict(eviction), Some(refusal)) if refusal.uid == eviction.uid => {
+            Step::Evict(Eviction {
+                refused: Some(refusal.why.clone()),
+                ..eviction
+            })
+        }
+        (step, _) => step,
+    }
 }
 
 fn is_outdated(replica: &Replica<'_>, set: &StatefulSetView) -> bool {
@@ -255,6 +282,7 @@ fn evict(replica: &Replica<'_>, why: &str) -> Step {
         pod: replica.pod.name.clone(),
         uid: replica.pod.uid.clone(),
         why: why.to_owned(),
+        refused: None,
     })
 }
 

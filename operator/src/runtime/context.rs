@@ -45,7 +45,7 @@ pub struct Context {
     pub options: Options,
     /// What decisions rest on.
     pub settings: Settings,
-    /// Client of the reconciles.
+    /// Client of the reconciles. It tries nothing again by itself: each cluster has a back-off of its own.
     pub client: Client,
     /// Client for Bytebase's API.
     pub http: reqwest::Client,
@@ -78,6 +78,8 @@ pub struct Memory {
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
     /// Since when the StatefulSet has had fewer pods than it should.
     pub missing_since: Option<Timestamp>,
+    /// The last eviction, if a PodDisruptionBudget refused it.
+    pub refused_eviction: Option<Refused>,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
     /// Calls in a row that nothing answered.
@@ -90,6 +92,17 @@ pub struct Memory {
     pub writes: HashMap<(Kind, String), RecentWrite>,
     /// The database it counts as using.
     pub database: Option<DatabaseIdentity>,
+}
+
+/// An eviction that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Uid of the pod.
+    pub uid: String,
+    /// In the words of the API server.
+    pub why: String,
+    /// How often in a row.
+    pub times: u32,
 }
 
 /// A status whose echo the cache may not have seen.

@@ -1,15 +1,17 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
-use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
+use super::context::{Context, Key, Memory, RecentWrite, Refused, WrittenStatus, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::{self, Notice};
-use crate::apply::objects::{Applied, Objects, hash};
+use crate::apply::objects::{Applied, Evicted, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind, bytebase};
 use crate::decide::decide;
 use crate::decide::health::MISSING_PATIENCE;
-use crate::decide::observation::{CallFailure, DatabaseView, MissingPods, Observation, PodView};
+use crate::decide::observation::{
+    CallFailure, DatabaseView, MissingPods, Observation, PodView, RefusedEviction,
+};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
@@ -35,8 +37,12 @@ use uuid::Uuid;
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// A write that the cache has not echoed after this long is forgotten.
 const ECHO: Duration = Duration::from_secs(3);
-/// A pod that a PodDisruptionBudget protects is tried again after this long.
-const BUDGET_RETRY: Duration = Duration::from_secs(5);
+/// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to the longest: a budget often lags
+/// behind the pods for a moment.
+const FIRST_BUDGET_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_BUDGET_RETRY: Duration = Duration::from_secs(5);
+/// After so many refusals in a row, some eight seconds, it is told.
+const LASTING_REFUSAL: u32 = 6;
 /// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed, seldom enough to lock no account.
 const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// A call that nothing answered is tried again after this long.
@@ -306,6 +312,14 @@ impl Look<'_> {
             call_failure: memory.call_failure.clone(),
             unclaimed_since: memory.unclaimed_since.clone(),
             missing_pods,
+            refused_eviction: memory
+                .refused_eviction
+                .as_ref()
+                .filter(|refused| refused.times >= LASTING_REFUSAL)
+                .map(|refused| RefusedEviction {
+                    uid: refused.uid.clone(),
+                    why: refused.why.clone(),
+                }),
         }
     }
 
@@ -431,8 +445,9 @@ impl Look<'_> {
         }) {
             context.leadership.check()?;
             match objects.evict(eviction).await {
-                Ok(true) => {
+                Ok(Evicted::Done) => {
                     outcome.writes += 1;
+                    memory.refused_eviction = None;
                     context.metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
                     tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                     outcome.notices.push(Notice {
@@ -441,9 +456,16 @@ impl Look<'_> {
                         message: format!("evicted {}: {}", eviction.pod, eviction.why),
                     });
                 }
-                Ok(false) => {
-                    tracing::info!(cluster = %name(self.key), pod = eviction.pod, "a PodDisruptionBudget does not let it go now");
-                    outcome.again = Some(BUDGET_RETRY);
+                Ok(Evicted::Refused(why)) => {
+                    let before = memory.refused_eviction.take();
+                    let before = before.filter(|refused| refused.uid == eviction.uid);
+                    let times = before.map_or(0, |refused| refused.times) + 1;
+                    outcome.again = Some(budget_pause(times));
+                    memory.refused_eviction = Some(Refused {
+                        uid: eviction.uid.clone(),
+                        why,
+                        times,
+                    });
                 }
                 Err(failure) => outcome.failures.push(failure),
             }
@@ -611,6 +633,11 @@ impl Look<'_> {
     }
 }
 
+fn budget_pause(times: u32) -> Duration {
+    let doublings = times.saturating_sub(1).min(8);
+    (FIRST_BUDGET_RETRY * (1 << doublings)).min(LONGEST_BUDGET_RETRY)
+}
+
 fn remember_unclaimed(memory: &mut Memory, unclaimed: &[Uuid], now: Timestamp) {
     memory
         .unclaimed_since
@@ -662,5 +689,16 @@ fn metric_kind(kind: Kind) -> ObjectKind {
         Kind::Ingress => ObjectKind::Ingress,
         Kind::HttpRoute => ObjectKind::HttpRoute,
         Kind::ServiceMonitor => ObjectKind::ServiceMonitor,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_asked_again_soon_and_then_seldom() {
+        let pauses = [1, 2, 5, 6, u32::MAX].map(|times| budget_pause(times).as_millis());
+        assert_eq!(pauses, [250, 500, 4000, 5000, 5000]);
     }
 }

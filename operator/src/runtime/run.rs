@@ -86,7 +86,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
 
     let config = Config::infer().await?;
     let watch_client = Client::try_from(without_read_timeout(&config)).map_err(Box::new)?;
-    let client = Client::try_from(config.clone()).map_err(Box::new)?;
+    let client = Client::try_from(without_retries(&config)).map_err(Box::new)?;
     let mut contender = Contender::new(
         lease::client(config)?,
         &lease_namespace,
@@ -204,6 +204,14 @@ async fn work(
 fn without_read_timeout(config: &Config) -> Config {
     let mut config = config.clone();
     config.read_timeout = Some(Duration::from_secs(295));
+    config
+}
+
+/// Each cluster has a back-off of its own. A client that tries again by itself would hold a look for a minute, above all where a
+/// PodDisruptionBudget refuses an eviction, and nothing would be told meanwhile.
+fn without_retries(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.default_retry = false;
     config
 }
 

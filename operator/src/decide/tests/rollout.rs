@@ -4,7 +4,7 @@ use super::{condition, plan, size, state};
 use crate::api::{ConditionType, Reason};
 use crate::decide::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodTrouble,
-    RunningTasks, Sessions,
+    RefusedEviction, RunningTasks, Sessions,
 };
 use crate::decide::plan::Plan;
 use crate::testing::{OLD, after, failure, healthy, id, now, stored, with_facts};
@@ -264,6 +264,29 @@ fn no_step_is_taken_before_somebody_has_looked_for_a_migration() {
         (paused.reading.every.as_secs(), paused.reading.sessions),
         (10, true)
     );
+}
+
+#[test]
+fn a_roll_that_a_budget_holds_says_so_and_goes_on_trying() {
+    let mut seen = outdated(&[2]);
+    for (uid, reason) in [
+        (seen.pods[2].uid.clone(), Reason::RolloutWaiting),
+        ("of-another".to_owned(), Reason::RolloutProgressing),
+    ] {
+        seen.refused_eviction = Some(RefusedEviction {
+            uid,
+            why: "the budget needs 3".to_owned(),
+        });
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(evicted(&plan), Some("demo-2"));
+        assert_eq!(state(&plan, ROLLOUT), (Some(false), reason));
+        let told = &condition(&plan.report, ROLLOUT).message;
+        assert_eq!(
+            told.contains("waiting for a PodDisruptionBudget to let demo-2 go: the budget needs 3"),
+            reason == Reason::RolloutWaiting,
+            "{told}"
+        );
+    }
 }
 
 #[test]

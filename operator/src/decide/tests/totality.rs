@@ -7,7 +7,8 @@ use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
     Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure,
-    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    RefusedEviction, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
+    StoredLicense,
 };
 use crate::desired::Kind;
 use crate::report;
@@ -218,7 +219,10 @@ prop_compose! {
         database_shared_with in proptest::option::weighted(0.1, texts()),
         failed in proptest::option::of(timestamps().boxed()),
         unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
-        missing in proptest::option::of((timestamps().boxed(), proptest::option::of(texts()))),
+        (missing, refused) in (
+            proptest::option::of((timestamps().boxed(), proptest::option::of(texts()))),
+            proptest::option::of((texts(), texts())),
+        ),
     ) -> Observation {
         Observation {
             now,
@@ -233,6 +237,7 @@ prop_compose! {
             call_failure: failed.map(|retry_at| CallFailure { message: "refused".to_owned(), retry_at }),
             unclaimed_since,
             missing_pods: missing.map(|(since, refusal)| MissingPods { since, refusal }),
+            refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
         }
     }
 }
