@@ -5,10 +5,12 @@ use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::rollout::Eviction;
 use crate::desired::{DesiredObject, Kind};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1 as policy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, DeleteOptions, ObjectMeta};
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, Preconditions,
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
 };
-use kube::core::GroupVersionKind;
+use kube::core::{GroupVersionKind, Status};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -30,8 +32,10 @@ pub enum Applied {
 /// What came of an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evicted {
-    /// The pod is ending, or had gone.
+    /// The pod is ending.
     Done,
+    /// It had gone already, or another one has its name.
+    Gone,
     /// A PodDisruptionBudget does not let it go now; in the words of the API server.
     Refused(String),
 }
@@ -217,25 +221,27 @@ impl Objects<'_> {
     /// Ends a pod through the eviction API, which honours every PodDisruptionBudget.
     pub async fn evict(&self, eviction: &Eviction) -> Result<Evicted, ApplyFailure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
-        let delete_options = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: Some(eviction.uid.clone()),
-                resource_version: None,
+        // Not by the client's own call for it, which names this field in a way that the API server does not know and passes over.
+        let request = policy::Eviction {
+            metadata: ObjectMeta {
+                name: Some(eviction.pod.clone()),
+                ..ObjectMeta::default()
+            },
+            delete_options: Some(DeleteOptions {
+                preconditions: Some(meta::Preconditions {
+                    uid: Some(eviction.uid.clone()),
+                    resource_version: None,
+                }),
+                ..DeleteOptions::default()
             }),
-            ..DeleteParams::default()
         };
-        match api
-            .evict(
-                &eviction.pod,
-                &EvictParams {
-                    delete_options: Some(delete_options),
-                    ..EvictParams::default()
-                },
-            )
-            .await
-        {
+        let parameters = PostParams::default();
+        let done = api
+            .create_subresource::<_, Status>("eviction", &eviction.pod, &parameters, &request)
+            .await;
+        match done {
             Ok(_) => Ok(Evicted::Done),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Evicted::Done),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Evicted::Gone),
             Err(kube::Error::Api(status)) if status.code == 429 => {
                 // The message is the same for all; the cause names the budget and its numbers.
                 let causes = status.details.as_ref().map(|details| &details.causes);
@@ -365,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_budget_that_refuses_is_named_and_asked_once() {
+    async fn an_eviction_is_of_one_very_pod_and_a_budget_that_refuses_is_named() {
         let why = "The disruption budget demo needs 2 healthy pods and has 2 currently";
         let refusal = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 429, "reason": "TooManyRequests",
@@ -380,7 +386,15 @@ mod tests {
         };
         for (answer, expected) in [
             ((429, refusal), Ok(Evicted::Refused(why.to_owned()))),
-            (status(404), Ok(Evicted::Done)),
+            (
+                (
+                    201,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
+                ),
+                Ok(Evicted::Done),
+            ),
+            (status(404), Ok(Evicted::Gone)),
+            (status(409), Ok(Evicted::Gone)),
             (status(504), Err(FailureKind::Transient)),
         ] {
             let (client, calls) = respond(vec![answer]);

@@ -456,6 +456,8 @@ impl Look<'_> {
                         message: format!("evicted {}: {}", eviction.pod, eviction.why),
                     });
                 }
+                // The watch is about to show it.
+                Ok(Evicted::Gone) => outcome.again = Some(ECHO),
                 Ok(Evicted::Refused(why)) => {
                     let before = memory.refused_eviction.take();
                     let before = before.filter(|refused| refused.uid == eviction.uid);

@@ -252,6 +252,11 @@ fn wrong_pods() -> Vec<Wrong> {
     ]
 }
 
+fn wrong_fields() -> impl Iterator<Item = Wrong> {
+    let all = [wrong_images(), wrong_access(), wrong_pods()];
+    all.into_iter().flatten()
+}
+
 const DATABASE: &str = "spec.database";
 
 fn wrong_urls() -> Vec<Wrong> {
@@ -411,20 +416,18 @@ fn wrong_parts() -> Vec<Wrong> {
     ]
 }
 
+fn wrong_databases() -> impl Iterator<Item = Wrong> {
+    wrong_urls().into_iter().chain(wrong_parts())
+}
+
 fn found<'p>(problems: &'p [Problem], field: &str) -> Option<&'p Problem> {
     problems.iter().find(|problem| problem.field == field)
 }
 
 #[test]
 fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
-    let all = [
-        wrong_images(),
-        wrong_access(),
-        wrong_pods(),
-        wrong_urls(),
-        wrong_parts(),
-    ];
-    for (spec, field, reason, words) in all.into_iter().flatten() {
+    let all = wrong_fields().chain(wrong_databases());
+    for (spec, field, reason, words) in all {
         let validation = validation(&spec);
         assert!(validation.cluster.is_none(), "{spec}");
         let problems = &validation.problems;
@@ -511,10 +514,7 @@ fn names_are_checked_as_admission_checks_them() {
 #[test]
 fn every_problem_is_told_at_once() {
     let mut spec = parts(&json!({"passwordSecretRef": key("absent", "x")}));
-    for (wrong, ..) in wrong_fields()
-        .into_iter()
-        .filter(|(spec, ..)| spec.as_object().unwrap().len() == 1)
-    {
+    for (wrong, ..) in wrong_fields().filter(|(spec, ..)| spec.as_object().unwrap().len() == 1) {
         crate::testing::merge(&mut spec, &wrong);
     }
     let fields: Vec<_> = validation(&spec)
