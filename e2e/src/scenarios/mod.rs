@@ -237,6 +237,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(rollouts::bad_image(sandbox)),
     ).stand_in_only(),
     Scenario::new(
+        "budget",
+        "A PodDisruptionBudget of somebody else holds a roll; status says so, and the roll goes on when it may.",
+        |sandbox| Box::pin(rollouts::held_by_budget(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "paused",
         "A paused cluster is reported on and not changed.",
         |sandbox| Box::pin(rollouts::paused(sandbox)),

@@ -122,6 +122,48 @@ pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// Budgets of others hold a roll, one of them or two that select the same pod. Status says so, and the roll goes on when it may.
+pub async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let theirs = json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "theirs", "namespace": sandbox.namespace()},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"bytebase.com/cluster": NAME}}},
+    });
+    sandbox.apply_yaml(&theirs.to_string()).await?;
+    support::patch_spec(&sandbox, json!({"podLabels": {"team": "blue"}})).await?;
+    waits_for(&sandbox, "more than one PodDisruptionBudget").await?;
+
+    support::patch_spec(&sandbox, json!({"disruptionBudget": {"enabled": false}})).await?;
+    waits_for(&sandbox, "budget theirs").await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a replica went that a budget protects"
+    );
+
+    sandbox
+        .kubectl(&["delete", "poddisruptionbudget", "theirs"])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "")
+        .await?;
+    let rolled = sandbox.pods("team=blue").await?.len();
+    ensure!(rolled == 2, "{rolled} of 2 replicas were replaced");
+    Ok(())
+}
+
+async fn waits_for(sandbox: &Sandbox, words: &str) -> Result<()> {
+    let status = || sandbox.status(NAME);
+    wait::until(words, crate::sandbox::PATIENCE, status, |status| {
+        let waits_for = status["rollout"]["waitingFor"].as_str();
+        waits_for.is_some_and(|text| text.contains("demo-1") && text.contains(words))
+    })
+    .await?;
+    Ok(())
+}
+
 pub async fn paused(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;

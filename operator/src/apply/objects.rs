@@ -18,6 +18,9 @@ use sha2::{Digest as _, Sha256};
 /// Hash of what was applied: tells that a field was taken back, which its absence from the desired object cannot.
 pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
 
+/// In what the API server answers where two budgets select one pod; the code is 500.
+const TWO_BUDGETS: &str = "more than one PodDisruptionBudget";
+
 /// What came of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -249,6 +252,10 @@ impl Objects<'_> {
                 let why = cause.map_or(&status.message, |cause| &cause.message);
                 Ok(Evicted::Refused(why.clone()))
             }
+            // Which of the two would count is nowhere laid down, so neither does.
+            Err(kube::Error::Api(status)) if status.message.contains(TWO_BUDGETS) => {
+                Ok(Evicted::Refused(status.message.clone()))
+            }
             Err(error) => Err(ApplyFailure::new(
                 &error,
                 &format!("create pods/{}/eviction", eviction.pod),
@@ -378,6 +385,10 @@ mod tests {
             "message": "Cannot evict pod as it would violate the pod's disruption budget.",
             "details": {"causes": [{"reason": "DisruptionBudget", "message": why}]},
         });
+        let two = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        let two_budgets = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "reason": "InternalError", "message": two,
+        });
         let eviction = Eviction {
             pod: "demo-2".to_owned(),
             uid: "of-the-pod".to_owned(),
@@ -393,6 +404,7 @@ mod tests {
                 ),
                 Ok(Evicted::Done),
             ),
+            ((500, two_budgets), Ok(Evicted::Refused(two.to_owned()))),
             (status(404), Ok(Evicted::Gone)),
             (status(409), Ok(Evicted::Gone)),
             (status(504), Err(FailureKind::Transient)),
