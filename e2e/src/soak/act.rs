@@ -345,7 +345,26 @@ impl Stage {
         if complete.is_none_or(|condition| condition["status"] != "True") {
             return Ok(Some("the roll is not complete".to_owned()));
         }
-        let selector = format!("bytebase.com/cluster={}", cluster_name(index));
+        // Status may be one of before: what was deleted or edited must be back.
+        let name = cluster_name(index);
+        let kinds = "ingress,poddisruptionbudget,service";
+        if let Err(missing) = self.kubectl(&["get", kinds, &name]).await {
+            return Ok(Some(format!("{missing:#}")));
+        }
+        let ports = self
+            .sandbox
+            .kubectl(&[
+                "get",
+                "service",
+                &name,
+                "-o",
+                "jsonpath={.spec.ports[*].port}",
+            ])
+            .await?;
+        if ports != "80" {
+            return Ok(Some(format!("the Service has the ports {ports}")));
+        }
+        let selector = format!("bytebase.com/cluster={name}");
         for pod in self.sandbox.pods(&selector).await? {
             let edit = pod.annotations().get("example.com/edit").cloned();
             let version_there = pod.annotations().get("bytebase.com/version").cloned();
