@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -58,31 +58,23 @@ pub async fn measure(
     let kubectl = &fleet.harness.kubectl;
     kubectl.run(&["create", "namespace", into]).await?;
     let clusters = fleet.clusters_in(into);
-    let apis = CHILDREN.map(|(group, kind, _)| {
-        let client = fleet.harness.client.clone();
-        let resource = resource(group, kind);
-        (
-            kind,
-            Api::<DynamicObject>::namespaced_with(client, into, &resource),
-        )
-    });
     let children: Vec<_> = (0..fleet.size)
         .map(|index| template.of_cluster(index))
         .collect::<Result<_>>()?;
     let start = Instant::now();
     let sessions: Vec<_> = stream::iter(children.into_iter().enumerate())
         .map(|(index, children)| {
-            let (clusters, apis) = (&clusters, &apis);
+            let clusters = &clusters;
             async move {
                 let mut session = None;
                 if first == First::ClusterAndLogin {
                     apply(clusters, name(index), fleet.cluster(index)).await?;
                     session = Some(PgConnection::connect(&fleet.database_url(index)?).await?);
                 }
-                for (_, kind, child) in children {
-                    let api = apis.iter().find(|(of, _)| *of == kind);
+                for (group, kind, child) in children {
+                    let api = fleet.api_in(into, group, kind);
                     let name = child["metadata"]["name"].as_str().context("no name")?;
-                    apply(&api.context("no such kind")?.1, name.to_owned(), child).await?;
+                    apply(&api, name.to_owned(), child).await?;
                 }
                 anyhow::Ok(session)
             }
@@ -95,7 +87,8 @@ pub async fn measure(
         session.close().await?;
     }
     // The API server takes the longer for a Service the more there are: each measurement begins without any.
-    for api in apis.iter().map(|(_, api)| api).chain([&clusters]) {
+    let children = CHILDREN.map(|(group, kind, _)| fleet.api_in(into, group, kind));
+    for api in children.iter().chain([&clusters]) {
         api.delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
     }

@@ -208,11 +208,12 @@ impl<'a> Fleet<'a> {
     }
 
     pub fn api(&self, group: &str, kind: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(
-            self.harness.client.clone(),
-            &self.namespace,
-            &resource(group, kind),
-        )
+        self.api_in(&self.namespace, group, kind)
+    }
+
+    pub fn api_in(&self, namespace: &str, group: &str, kind: &str) -> Api<DynamicObject> {
+        let resource = resource(group, kind);
+        Api::namespaced_with(self.harness.client.clone(), namespace, &resource)
     }
 }
 

@@ -179,10 +179,6 @@ async fn apply(
     let used = operator.processor_time()?;
     sleep(SETTLING * 2).await;
     let requests = Requests::read(harness).await?.since(&before);
-    let ratio = |a: Duration, b: Duration| {
-        let ratio = a.as_secs_f64() / b.as_secs_f64();
-        format!("{} ÷ {} = {ratio:.2}", seconds(a), seconds(b))
-    };
     table.row(
         &format!("{size} clusters applied → all children exist, ÷ a bare loop"),
         format!("{} ({used:.1} s of processor time)", ratio(took, bare)),
@@ -298,12 +294,7 @@ async fn black_hole(harness: &Harness, fleet: &Fleet<'_>, table: &mut Table) -> 
     let during = edits(fleet, 9002).await?;
     table.row(
         "edit → effect on another cluster, one database black-holed ÷ none",
-        format!(
-            "{} ÷ {} = {:.2}",
-            seconds(during),
-            seconds(before),
-            during.as_secs_f64() / before.as_secs_f64()
-        ),
+        ratio(during, before),
         "1.0",
     );
     Ok(())
@@ -315,6 +306,11 @@ async fn edits(fleet: &Fleet<'_>, port: u16) -> Result<Duration> {
         times.push(fleet.edit(index, port).await?);
     }
     median(times)
+}
+
+fn ratio(a: Duration, b: Duration) -> String {
+    let ratio = a.as_secs_f64() / b.as_secs_f64();
+    format!("{} ÷ {} = {ratio:.2}", seconds(a), seconds(b))
 }
 
 fn median(mut times: Vec<Duration>) -> Result<Duration> {

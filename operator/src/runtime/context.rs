@@ -6,7 +6,7 @@ use super::lease::Leadership;
 use super::metrics::{Metrics, ObjectKind};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus};
 use crate::decide::Settings;
-use crate::decide::observation::{CallFailure, DatabaseIdentity};
+use crate::decide::observation::{CallFailure, DatabaseIdentity, RefusedEviction};
 use crate::desired::Kind;
 use crate::observe::database::probe::Probes;
 use crate::observe::pod::LogIds;
@@ -67,8 +67,6 @@ pub struct Context {
     backoff: Mutex<Backoff<Key>>,
     /// Clusters that have not been looked at since the start.
     first_pass: Mutex<HashSet<Key>>,
-    /// Clusters whose database is being read for the first time.
-    unread: Mutex<HashSet<Key>>,
 }
 
 /// What is remembered of a cluster from one look to the next. Losing it is harmless.
@@ -78,8 +76,8 @@ pub struct Memory {
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
     /// Since when the StatefulSet has had fewer pods than it should.
     pub missing_since: Option<Timestamp>,
-    /// The last eviction, if a PodDisruptionBudget refused it.
-    pub refused_eviction: Option<Refused>,
+    /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
+    pub refused_eviction: Option<(RefusedEviction, u32)>,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
     /// Calls in a row that nothing answered.
@@ -92,17 +90,6 @@ pub struct Memory {
     pub writes: HashMap<(Kind, String), RecentWrite>,
     /// The database it counts as using.
     pub database: Option<DatabaseIdentity>,
-}
-
-/// An eviction that was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// Uid of the pod.
-    pub uid: String,
-    /// In the words of the API server.
-    pub why: String,
-    /// How often in a row.
-    pub times: u32,
 }
 
 /// A status whose echo the cache may not have seen.
@@ -187,7 +174,6 @@ impl Context {
             databases: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
             first_pass: Mutex::default(),
-            unread: Mutex::default(),
         }
     }
 
@@ -211,7 +197,6 @@ impl Context {
     pub fn forget(&self, key: &Key) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         self.passed(key);
-        self.await_reading(key, false);
         self.probes.remove(key);
         self.references.forget(key);
         self.metrics.forget(namespace, &key.name);
@@ -238,21 +223,6 @@ impl Context {
             .get(key)
             .and_then(|memory| memory.status.as_ref())
             .is_some_and(|written| written.echoes_in(cluster))
-    }
-
-    /// Notes whether a cluster waits for the first reading of its database, which wakes it in any case.
-    pub fn await_reading(&self, key: &Key, waits: bool) {
-        let mut unread = lock(&self.unread);
-        if waits {
-            unread.insert(key.clone());
-        } else {
-            unread.remove(key);
-        }
-    }
-
-    /// Until that reading, objects that appear call for no look: they are those that the last one made.
-    pub fn awaits_reading(&self, key: &Key) -> bool {
-        lock(&self.unread).contains(key)
     }
 
     /// Holds the databases back until every cluster has been looked at once: a login costs far more than a look, and what was edited

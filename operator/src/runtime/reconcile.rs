@@ -1,6 +1,6 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
-use super::context::{Context, Key, Memory, RecentWrite, Refused, WrittenStatus, name};
+use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
@@ -13,6 +13,7 @@ use crate::decide::observation::{
     CallFailure, DatabaseView, MissingPods, Observation, PodView, RefusedEviction,
 };
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
+use crate::decide::rollout::Eviction;
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
 use crate::observe::database::{Login, Target};
@@ -199,8 +200,6 @@ impl Look<'_> {
         context.probes.pace(key, plan.reading);
         remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
 
-        // Before the writes, whose echo may be faster than their answer.
-        context.await_reading(key, plan.unsettled);
         context.leadership.check()?;
         let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
         if let Some(call) = &plan.call {
@@ -315,11 +314,8 @@ impl Look<'_> {
             refused_eviction: memory
                 .refused_eviction
                 .as_ref()
-                .filter(|refused| refused.times >= LASTING_REFUSAL)
-                .map(|refused| RefusedEviction {
-                    uid: refused.uid.clone(),
-                    why: refused.why.clone(),
-                }),
+                .filter(|(_, times)| *times >= LASTING_REFUSAL)
+                .map(|(refused, _)| refused.clone()),
         }
     }
 
@@ -444,35 +440,43 @@ impl Look<'_> {
             outcome.writes == 0 && outcome.failures.is_empty() && outcome.again.is_none()
         }) {
             context.leadership.check()?;
-            match objects.evict(eviction).await {
-                Ok(Evicted::Done) => {
-                    outcome.writes += 1;
-                    memory.refused_eviction = None;
-                    context.metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
-                    tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
-                    outcome.notices.push(Notice {
-                        warning: false,
-                        reason: Reason::RolloutProgressing,
-                        message: format!("evicted {}: {}", eviction.pod, eviction.why),
-                    });
-                }
-                // The watch is about to show it.
-                Ok(Evicted::Gone) => outcome.again = Some(ECHO),
-                Ok(Evicted::Refused(why)) => {
-                    let before = memory.refused_eviction.take();
-                    let before = before.filter(|refused| refused.uid == eviction.uid);
-                    let times = before.map_or(0, |refused| refused.times) + 1;
-                    outcome.again = Some(budget_pause(times));
-                    memory.refused_eviction = Some(Refused {
-                        uid: eviction.uid.clone(),
-                        why,
-                        times,
-                    });
-                }
-                Err(failure) => outcome.failures.push(failure),
-            }
+            self.evict(&objects, eviction, memory, &mut outcome).await;
         }
         Ok(outcome)
+    }
+
+    async fn evict(
+        &self,
+        objects: &Objects<'_>,
+        eviction: &Eviction,
+        memory: &mut Memory,
+        outcome: &mut Outcome,
+    ) {
+        match objects.evict(eviction).await {
+            Ok(Evicted::Done) => {
+                outcome.writes += 1;
+                memory.refused_eviction = None;
+                let metrics = &self.context.metrics;
+                metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
+                tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
+                outcome.notices.push(Notice {
+                    warning: false,
+                    reason: Reason::RolloutProgressing,
+                    message: format!("evicted {}: {}", eviction.pod, eviction.why),
+                });
+            }
+            // The watch is about to show it.
+            Ok(Evicted::Gone) => outcome.again = Some(ECHO),
+            Ok(Evicted::Refused(why)) => {
+                let before = memory.refused_eviction.take();
+                let before = before.filter(|(refused, _)| refused.uid == eviction.uid);
+                let times = before.map_or(0, |(_, times)| times) + 1;
+                outcome.again = Some(budget_pause(times));
+                let uid = eviction.uid.clone();
+                memory.refused_eviction = Some((RefusedEviction { uid, why }, times));
+            }
+            Err(failure) => outcome.failures.push(failure),
+        }
     }
 
     /// Calls Bytebase's own API.

@@ -310,7 +310,8 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         }
         let is_new = (self.cache)(&self.context).put(object);
         if is_new && self.kind != ObjectKind::BytebaseCluster {
-            key = key.filter(|key| !self.context.awaits_reading(key));
+            // The reading wakes it in any case, and what appears until then is what the last look made.
+            key = key.filter(|key| !self.context.probes.awaits_first(key));
         }
         self.enqueue(key);
     }

@@ -53,7 +53,9 @@ impl Digest {
     /// Whether it tells anything that `before` did not. Sessions that were not looked at this time are no news.
     pub fn is_news_after(&self, before: &Self) -> bool {
         match (self, before) {
-            (Self::Facts(now), Self::Facts(before)) if now.sessions.is_none() => {
+            (Self::Facts(now), Self::Facts(before))
+                if now.sessions.is_none() && before.sessions.is_some() =>
+            {
                 let mut before = before.clone();
                 before.sessions = None;
                 *now != before

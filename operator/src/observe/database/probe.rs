@@ -230,6 +230,13 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         }
     }
 
+    /// Whether the first outcome of a probe that somebody ensured is still to come.
+    pub fn awaits_first(&self, key: &K) -> bool {
+        let entries = lock(&self.entries);
+        let shared = entries.get(key).map(|entry| &entry.shared);
+        shared.is_some_and(|shared| matches!(lock(&shared.state).outcome, Outcome::NotProbed))
+    }
+
     /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
     pub fn latest(&self, key: &K) -> Latest {
         let shared = lock(&self.entries)
@@ -632,8 +639,14 @@ mod tests {
             login: Login::Bytebase,
             fingerprint: [1; 32],
         };
+        let mut other = target.clone();
+        other.url.iam = None;
         probes.ensure(&"a", target);
+        // Its task does not run before this test waits for something, which it does not.
+        probes.ensure(&"c", other);
+        assert!(probes.awaits_first(&"c"));
         assert!(matches!(probes.latest(&"a").view, DatabaseView::CannotRead));
         assert!(matches!(probes.latest(&"b").view, DatabaseView::NotProbed));
+        assert!(!probes.awaits_first(&"a") && !probes.awaits_first(&"b"));
     }
 }
