@@ -1,5 +1,6 @@
-//! The API server's own record of who called what. It tells what the operator did, which of its pods did it, and what it was
-//! refused; nothing that the operator says of itself is needed for that.
+//! The API server's own record of who called what. It tells what the operator did, which of its
+//! pods did it, and what it was refused; nothing that the operator says of itself is needed for
+//! that.
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -44,8 +45,8 @@ impl Call {
     }
 }
 
-/// What the service accounts of this namespace have called so far, in order. Calls that name no resource
-/// (`/version`) are told as such: with an empty resource.
+/// What the service accounts of this namespace have called so far, in order. Calls that name no
+/// resource (`/version`) are told as such: with an empty resource.
 pub async fn calls(cluster: &Cluster, namespace: &str) -> Result<Vec<Call>> {
     let user = format!("\"username\":\"system:serviceaccount:{namespace}:");
     let printed = cluster

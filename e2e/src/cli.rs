@@ -148,7 +148,8 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
     })
 }
 
-/// Runs the scenarios of each cluster as soon as it is up. One comes up at a time: they share the Docker engine and cargo's build.
+/// Runs the scenarios of each cluster as soon as it is up. One comes up at a time: they share the
+/// Docker engine and cargo's build.
 async fn all(lanes: &[(Session, Vec<Scenario>, usize)], keep: bool) -> Result<Tally> {
     let turn = Mutex::new(());
     let lanes = lanes.iter().map(async |(session, scenarios, jobs)| {

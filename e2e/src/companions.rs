@@ -1,5 +1,5 @@
-//! Servers that stand beside PostgreSQL for one scenario: a streaming standby, a connection pooler. Each is written
-//! down before it is started and goes with its scenario, or with PostgreSQL itself.
+//! Servers that stand beside PostgreSQL for one scenario: a streaming standby, a connection pooler.
+//! Each is written down before it is started and goes with its scenario, or with PostgreSQL itself.
 
 use std::fmt;
 use std::fs;
@@ -69,7 +69,8 @@ impl Server {
         .env("PGPASSWORD", self.admin_password())
         .run()
         .await?;
-        // The copy came with the configuration of the original; of two lines for a setting the last counts.
+        // The copy came with the configuration of the original; of two lines for a setting the last
+        // counts.
         let configuration = data.join("postgresql.auto.conf");
         let text = fs::read_to_string(&configuration)?;
         fs::write(&configuration, format!("{text}port = {port}\n"))?;
@@ -89,7 +90,8 @@ impl Server {
         Ok(port)
     }
 
-    /// Starts PgBouncer before this server, for one database's owner; returns its port at the gateway.
+    /// Starts PgBouncer before this server, for one database's owner; returns its port at the
+    /// gateway.
     pub async fn start_pooler(
         &self,
         owner: &str,

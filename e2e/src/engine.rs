@@ -42,8 +42,8 @@ struct Private {
     in_use: &'static File,
 }
 
-/// Locked, shared, by every process that uses the private engine: it is stopped only by one that can
-/// lock it alone. One per process, so that a process is never in its own way.
+/// Locked, shared, by every process that uses the private engine: it is stopped only by one that
+/// can lock it alone. One per process, so that a process is never in its own way.
 static IN_USE: OnceLock<File> = OnceLock::new();
 
 impl Engine {
@@ -236,7 +236,8 @@ async fn start(folder: &Path, machine: Machine) -> Result<()> {
         .arg(folder.join("dockerd.pid"))
         .arg("--host")
         .arg(format!("unix://{}", folder.join("docker.sock").display()))
-        // Its own process group: Ctrl-C in the terminal is for the runner, which takes down in order.
+        // Its own process group: Ctrl-C in the terminal is for the runner, which takes down in
+        // order.
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -1,4 +1,5 @@
-//! Keeping what the operator logs: a pod's log goes when the pod goes, and scenarios kill operators.
+//! Keeping what the operator logs: a pod's log goes when the pod goes, and scenarios kill
+//! operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -60,8 +60,8 @@ pub struct Harness {
 }
 
 impl Session {
-    /// Waits for its turn. Unless `keep`, whatever an earlier run left is removed first, and a reaper
-    /// watches over this one.
+    /// Waits for its turn. Unless `keep`, whatever an earlier run left is removed first, and a
+    /// reaper watches over this one.
     pub async fn begin(purpose: Purpose, keep: bool) -> Result<Self> {
         let tools = Tools::load()?;
         let state = State::open(purpose, &tools.cache)?;
@@ -242,7 +242,8 @@ impl Harness {
 
     /// Waits until the API server serves every definition that was applied.
     pub async fn wait_for_definitions(&self) -> Result<()> {
-        // `kubectl wait` fails on an object that has no status yet, which a fresh definition has not.
+        // `kubectl wait` fails on an object that has no status yet, which a fresh definition has
+        // not.
         let path = r#"jsonpath={.items[*].status.conditions[?(@.type=="Established")].status}"#;
         let arguments = ["get", "crd", "-o", path];
         wait::until(

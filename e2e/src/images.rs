@@ -112,7 +112,8 @@ pub async fn build(packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
 
 /// Writes the archive of the operator's and the stand-in's images.
 pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool) -> Result<()> {
-    // Both, whichever is wanted: cargo unites the features of what it builds together, and would build the operator anew without the other.
+    // Both, whichever is wanted: cargo unites the features of what it builds together, and would
+    // build the operator anew without the other.
     let mut programs = build(&["bytebase-operator", "bytebase-stub"]).await?;
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
     let scratch = Scratch::beside(output)?;

@@ -16,7 +16,8 @@ const READY_PATIENCE: &str = "240s";
 /// Where a parked component's manifest waits: on the same file system, out of the kubelet's sight.
 const PARKED: &str = "/etc/kubernetes/parked";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// How long a parked component may take to end. By then the kubelet knows that it is not to start it again.
+/// How long a parked component may take to end. By then the kubelet knows that it is not to start
+/// it again.
 const PARTING: Duration = Duration::from_secs(5);
 
 /// Where the node finds the policy by which the API server keeps its record of calls.
@@ -25,16 +26,18 @@ const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
 const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 
-/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record of who called what.
+/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record
+/// of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut patches = vec![
-        // The data of a test is worth nothing after a crash of the machine, and waiting for the disk is most of what a
-        // small cluster does.
+        // The data of a test is worth nothing after a crash of the machine, and waiting for the
+        // disk is most of what a small cluster does.
         json!({
             "kind": "ClusterConfiguration",
             "etcd": {"local": {"extraArgs": {"unsafe-no-fsync": "true"}}},
         }),
-        // Recent kubelets refuse machines with the first version of control groups unless told otherwise.
+        // Recent kubelets refuse machines with the first version of control groups unless told
+        // otherwise.
         json!({"kind": "KubeletConfiguration", "failCgroupV1": false}),
     ];
     let mut node = json!({"role": "control-plane"});
@@ -125,7 +128,8 @@ impl Cluster {
             .is_ok_and(|printed| printed.trim() == "true")
     }
 
-    /// Makes it and waits until its node is Ready. With a policy, the API server keeps a record by it.
+    /// Makes it and waits until its node is Ready. With a policy, the API server keeps a record by
+    /// it.
     pub async fn create(
         &self,
         image: &str,
@@ -175,8 +179,9 @@ impl Cluster {
             .await
     }
 
-    /// Takes a component away until [`Self::unpark`], and waits until its process has ended. It has some
-    /// seconds to end by itself: an API server with watches open would take its whole grace period.
+    /// Takes a component away until [`Self::unpark`], and waits until its process has ended. It has
+    /// some seconds to end by itself: an API server with watches open would take its whole
+    /// grace period.
     pub async fn park(&self, component: Component) -> Result<()> {
         let name = component.name();
         self.on_node(&format!(
@@ -211,7 +216,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Undoes what a scenario that failed half-way may have left: frozen or parked components, a stopped kubelet.
+    /// Undoes what a scenario that failed half-way may have left: frozen or parked components, a
+    /// stopped kubelet.
     pub async fn heal(&self) -> Result<()> {
         for component in [Component::ApiServer, Component::Etcd] {
             for pid in self.processes_named(component.program()).await? {
@@ -232,7 +238,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Freezes kube-proxy, which otherwise writes all rules of the node anew at each change of a Service.
+    /// Freezes kube-proxy, which otherwise writes all rules of the node anew at each change of a
+    /// Service.
     pub async fn freeze_proxy(&self) -> Result<()> {
         for pid in self.processes_named("kube-proxy").await? {
             self.on_node(&format!("kill -STOP {pid}")).await?;
@@ -240,8 +247,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends the kubelet's growing patience with what has ended again and again while something it needs was away: a fresh kubelet
-    /// starts all of it at once. Pods run on meanwhile.
+    /// Ends the kubelet's growing patience with what has ended again and again while something it
+    /// needs was away: a fresh kubelet starts all of it at once. Pods run on meanwhile.
     pub async fn forget_backoff(&self) -> Result<()> {
         self.on_node("systemctl restart kubelet").await?;
         Ok(())

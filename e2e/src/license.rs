@@ -1,5 +1,5 @@
-//! Licenses for the tests: signed with a key pair of our own, whose public half the stand-in and the
-//! operator are given in place of Bytebase's.
+//! Licenses for the tests: signed with a key pair of our own, whose public half the stand-in and
+//! the operator are given in place of Bytebase's.
 
 use std::fs;
 use std::path::Path;

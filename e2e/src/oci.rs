@@ -1,8 +1,9 @@
 //! Container images without a registry, a Dockerfile or an engine: an archive in the OCI layout,
 //! written straight from files. `kind load image-archive` and `ctr images import` read it.
 //!
-//! Everything is deterministic (times are zero, order is the caller's), so an archive's bytes change
-//! only when its content does. Layers are not compressed: they travel no farther than one machine.
+//! Everything is deterministic (times are zero, order is the caller's), so an archive's bytes
+//! change only when its content does. Layers are not compressed: they travel no farther than one
+//! machine.
 
 use std::collections::BTreeSet;
 use std::fs::File;

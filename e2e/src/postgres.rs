@@ -56,7 +56,8 @@ impl Database {
         self.url_at(&format!("{}:{}", self.host, self.port), "sslmode=disable")
     }
 
-    /// The connection string through other servers (`host:port`, several with commas) and with these parameters.
+    /// The connection string through other servers (`host:port`, several with commas) and with
+    /// these parameters.
     pub fn url_at(&self, servers: &str, parameters: &str) -> String {
         let Self { name, password, .. } = self;
         format!("postgres://{name}:{password}@{servers}/{name}?{parameters}")
@@ -150,8 +151,8 @@ impl Server {
         }
     }
 
-    /// Drops a scenario's database and role, whoever is connected to it, and all databases and roles
-    /// it made under names that begin with its own.
+    /// Drops a scenario's database and role, whoever is connected to it, and all databases and
+    /// roles it made under names that begin with its own.
     pub async fn drop_database(&self, database: &Database) -> Result<()> {
         let name = &database.name;
         for (kind, listed, force) in [
@@ -464,7 +465,8 @@ impl Server {
     }
 }
 
-/// Stops the recorded server, if it still runs, and removes its data. What stands beside it must be gone.
+/// Stops the recorded server, if it still runs, and removes its data. What stands beside it must be
+/// gone.
 pub async fn remove(state: &State) -> Result<()> {
     let Some(record) = state.record()?.postgres else {
         return Ok(());

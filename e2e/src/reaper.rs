@@ -1,6 +1,6 @@
-//! Cleaning up after a runner that could not: a small child process that waits at the end of a pipe.
-//! The kernel closes the pipe however the runner ends, and unless the runner had said that all is
-//! well, the reaper takes down what the record names.
+//! Cleaning up after a runner that could not: a small child process that waits at the end of a
+//! pipe. The kernel closes the pipe however the runner ends, and unless the runner had said that
+//! all is well, the reaper takes down what the record names.
 
 use std::fs::File;
 use std::io::Read;

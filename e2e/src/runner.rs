@@ -77,8 +77,8 @@ pub fn list() -> String {
     lines.join("\n")
 }
 
-/// Runs the scenarios, `jobs` at a time. With `keep` the namespace of a scenario that failed is left
-/// for inspection.
+/// Runs the scenarios, `jobs` at a time. With `keep` the namespace of a scenario that failed is
+/// left for inspection.
 pub async fn run(
     harness: &Harness,
     scenarios: &[Scenario],

@@ -52,8 +52,8 @@ struct Inner {
 /// How the operator is installed. Change what a scenario is about, leave the rest.
 #[derive(Debug, Clone)]
 pub struct OperatorOptions {
-    /// The chart's folder: this checkout's own unless a scenario is about another, such as an older
-    /// release.
+    /// The chart's folder: this checkout's own unless a scenario is about another, such as an
+    /// older release.
     pub chart: PathBuf,
     /// Operator pods; one of them leads.
     pub replicas: u32,
@@ -237,7 +237,8 @@ impl Sandbox {
         faults::strike_pod(&self.harness().cluster, pod, container, blow).await
     }
 
-    /// Makes or replaces a Secret. Its values are from now on looked for in all the operator writes.
+    /// Makes or replaces a Secret. Its values are from now on looked for in all the operator
+    /// writes.
     pub async fn create_secret(&self, name: &str, data: &[(&str, &str)]) -> Result<()> {
         for (key, value) in data {
             self.plant(&format!("value {key} of Secret {name}"), value);
@@ -285,8 +286,8 @@ impl Sandbox {
             .clone()
     }
 
-    /// Installs, or changes, the operator of this scenario: it watches this namespace only. From the
-    /// first call on everything it logs is kept.
+    /// Installs, or changes, the operator of this scenario: it watches this namespace only. From
+    /// the first call on everything it logs is kept.
     pub async fn install_operator(&self, options: &OperatorOptions) -> Result<()> {
         self.install_release(self.release(), options).await
     }
@@ -327,7 +328,8 @@ impl Sandbox {
 
     /// Name of the operator's Helm release.
     pub fn release(&self) -> &str {
-        // A release may own objects of the whole cluster, so the name is as unique as the namespace.
+        // A release may own objects of the whole cluster, so the name is as unique as the
+        // namespace.
         self.namespace()
     }
 
@@ -356,7 +358,8 @@ impl Sandbox {
         followers.as_ref().map_or(Vec::new(), Followers::problems)
     }
 
-    /// What the operator (and whatever else has a service account here) has called so far, by the API server's record.
+    /// What the operator (and whatever else has a service account here) has called so far, by the
+    /// API server's record.
     pub async fn calls(&self) -> Result<Vec<Call>> {
         audit::calls(&self.harness().cluster, self.namespace()).await
     }

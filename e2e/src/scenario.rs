@@ -7,7 +7,8 @@ use futures::future::BoxFuture;
 
 use crate::sandbox::Sandbox;
 
-/// Long enough for several rolls of three replicas; a scenario that waits for nothing takes seconds.
+/// Long enough for several rolls of three replicas; a scenario that waits for nothing takes
+/// seconds.
 pub const DEFAULT_LIMIT: Duration = Duration::from_mins(10);
 
 /// One thing that must be true of the operator on a real cluster.
@@ -17,12 +18,13 @@ pub struct Scenario {
     pub name: &'static str,
     /// What is proven, as a sentence.
     pub about: &'static str,
-    /// Whether it disturbs what scenarios of a cluster share (PostgreSQL, control plane, node), and so
-    /// runs on another cluster, alone.
+    /// Whether it disturbs what scenarios of a cluster share (PostgreSQL, control plane, node),
+    /// and so runs on another cluster, alone.
     pub exclusive: bool,
     /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
     pub product: bool,
-    /// Whether it needs the stand-in: a license that the real Bytebase does not take, or several versions.
+    /// Whether it needs the stand-in: a license that the real Bytebase does not take, or several
+    /// versions.
     pub stand_in: bool,
     /// How long it may take.
     pub limit: Duration,

@@ -1,6 +1,6 @@
-//! `make soak`: faults and user actions at random from a seed, on several clusters at once, while an observer that shares no
-//! code with the operator keeps the books. After each round every cluster must come back to what its spec and
-//! license demand.
+//! `make soak`: faults and user actions at random from a seed, on several clusters at once, while
+//! an observer that shares no code with the operator keeps the books. After each round every
+//! cluster must come back to what its spec and license demand.
 
 mod act;
 mod books;

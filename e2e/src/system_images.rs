@@ -1,5 +1,5 @@
-//! The system images of an assembled node: control plane, etcd, kube-proxy, CoreDNS and pause, under
-//! the names kubeadm expects, so that the node finds all of them in its own store.
+//! The system images of an assembled node: control plane, etcd, kube-proxy, CoreDNS and pause,
+//! under the names kubeadm expects, so that the node finds all of them in its own store.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -223,8 +223,8 @@ fn libraries(root: &Path, programs: &[String]) -> Result<Vec<String>> {
     Ok(parse_ldd(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Paths in the output of `ldd`: `name => /path (0x…)` or `/path (0x…)`; a line that ends in a colon
-/// names the program itself.
+/// Paths in the output of `ldd`: `name => /path (0x…)` or `/path (0x…)`; a line that ends in a
+/// colon names the program itself.
 fn parse_ldd(output: &str) -> Vec<String> {
     output
         .lines()

@@ -1,5 +1,5 @@
-//! Taking down what a cluster consists of, from the record alone: whoever calls it (the runner at its
-//! end, the reaper after a crash, the next run) needs to know nothing else.
+//! Taking down what a cluster consists of, from the record alone: whoever calls it (the runner at
+//! its end, the reaper after a crash, the next run) needs to know nothing else.
 
 use std::sync::Arc;
 

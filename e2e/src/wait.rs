@@ -11,8 +11,8 @@ use tokio::time::sleep;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Looks at `observe` until `wanted` holds of what it returns, and returns that. An error of
-/// `observe` is a look that saw nothing: while pods and servers come and go, requests fail. When the
-/// time is over, the error tells what was waited for and the last thing seen.
+/// `observe` is a look that saw nothing: while pods and servers come and go, requests fail. When
+/// the time is over, the error tells what was waited for and the last thing seen.
 pub async fn until<T, F, O, W>(
     what: &str,
     patience: Duration,

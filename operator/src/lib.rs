@@ -1,4 +1,5 @@
-//! A Kubernetes operator that runs Bytebase with several replicas and proves each step against its metadata database.
+//! A Kubernetes operator that runs Bytebase with several replicas and proves each step against its
+//! metadata database.
 //!
 //! Data flows one way through every reconcile:
 //!
@@ -6,8 +7,9 @@
 //! observe (I/O) → validate (pure) → decide (pure) → apply (I/O) → report (I/O)
 //! ```
 //!
-//! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client, no database driver and no
-//! async runtime (`tests/purity.rs` holds them to it). `runtime` wires the steps to the cluster.
+//! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client,
+//! no database driver and no async runtime (`tests/purity.rs` holds them to it). `runtime` wires
+//! the steps to the cluster.
 
 pub mod api;
 pub mod apply;

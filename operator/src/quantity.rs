@@ -1,4 +1,5 @@
-//! Kubernetes quantities (`512Mi`, `1500m`), as far as the operator compares and computes with them.
+//! Kubernetes quantities (`512Mi`, `1500m`), as far as the operator compares and computes with
+//! them.
 
 /// The value in thousandths; `None` for what is no quantity or does not fit.
 pub fn milli(text: &str) -> Option<i128> {

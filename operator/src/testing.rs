@@ -1,4 +1,5 @@
-//! Fixtures shared by the unit tests: a cluster that validates, what it names, licenses, and a world to observe.
+//! Fixtures shared by the unit tests: a cluster that validates, what it names, licenses, and a
+//! world to observe.
 
 use crate::api::BytebaseCluster;
 use crate::contract::license::LicenseKey;
@@ -67,7 +68,8 @@ fn base64(bytes: &[u8], last: [char; 2]) -> String {
     text
 }
 
-/// A token with the usual claims, of which `changes` replaces some and takes away those that are null. Signed with the test key.
+/// A token with the usual claims, of which `changes` replaces some and takes away those that are
+/// null. Signed with the test key.
 pub fn token(changes: &Value) -> String {
     let mut claims = json!({
         "iss": "bytebase", "aud": "bb.license", "plan": "ENTERPRISE", "ha": true,
@@ -282,7 +284,8 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
     }
 }
 
-/// `running` pods that are all well, seen through one view of the database. `None`: no StatefulSet yet.
+/// `running` pods that are all well, seen through one view of the database. `None`: no StatefulSet
+/// yet.
 pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation {
     let last_facts = match &database {
         DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
@@ -333,8 +336,8 @@ pub fn failure(class: FailureClass, reason: FailureReason) -> DatabaseView {
     }))
 }
 
-/// A client of a scripted API server. `answer` is given method, query and body of each request and returns status and body of the
-/// answer; `None`: there never is one.
+/// A client of a scripted API server. `answer` is given method, query and body of each request and
+/// returns status and body of the answer; `None`: there never is one.
 pub fn api_server(
     namespace: &str,
     mut answer: impl FnMut(&str, &str, Value) -> Option<(u16, Value)> + Send + 'static,

@@ -10,9 +10,11 @@ use bytebase_operator::api::crd;
 use kube::core::cel::{ErrorKind, Validator, compile_schema};
 use serde_json::{Value, json};
 
-/// Annotations of one object in all may have this size, and a client-side `kubectl apply` keeps the whole object in one.
+/// Annotations of one object in all may have this size, and a client-side `kubectl apply` keeps the
+/// whole object in one.
 const LARGEST_ANNOTATION: usize = 262_144;
-/// Room for what distributions add (labels, conversion, a chart's annotations) and for the fields to come.
+/// Room for what distributions add (labels, conversion, a chart's annotations) and for the fields
+/// to come.
 const MARGIN: usize = 64 * 1024;
 
 fn schema() -> Value {
@@ -248,7 +250,8 @@ fn every_field_says_what_it_is() {
     assert!(seen > 80, "{seen}");
 }
 
-/// Fields that the user names in lists and maps without bound would make the rules too dear for the API server.
+/// Fields that the user names in lists and maps without bound would make the rules too dear for the
+/// API server.
 #[test]
 fn lists_and_texts_of_the_spec_are_bounded() {
     let schema = schema();

@@ -1,4 +1,5 @@
-//! The pure core stays pure: what a module may name is held here, so that a rule of the architecture fails a test and not a review.
+//! The pure core stays pure: what a module may name is held here, so that a rule of the
+//! architecture fails a test and not a review.
 
 #![allow(
     clippy::unwrap_used,

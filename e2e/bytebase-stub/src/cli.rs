@@ -1,4 +1,5 @@
-//! The command line: exactly the flags that are stable since 3.17, spelled the way Go's flag parser takes them.
+//! The command line: exactly the flags that are stable since 3.17, spelled the way Go's flag parser
+//! takes them.
 
 use std::path::PathBuf;
 

@@ -15,7 +15,8 @@ const POOL_LIMIT: u32 = 50;
 const OLDEST_SERVER: i32 = 140_000;
 /// A query waits this long for a session, so that a dead database shows within one heartbeat.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than a round of the scheduler, so that one session of the pool stays at rest; shorter than two, so that a second goes.
+/// Longer than a round of the scheduler, so that one session of the pool stays at rest; shorter
+/// than two, so that a second goes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7);
 /// Codes after which another attempt would only be refused again.
 const FINAL_CODES: [&str; 3] = ["28P01", "3D000", "42501"];

@@ -33,7 +33,8 @@ struct Cached<T> {
 }
 
 impl Entitlement {
-    /// Without `ha` nobody tells this process of changes, and it never asks again: what it read first stays.
+    /// Without `ha` nobody tells this process of changes, and it never asks again: what it read
+    /// first stays.
     pub fn new(verifier: Verifier, knobs: &Knobs, ha: bool) -> Self {
         Self {
             verifier,

@@ -23,7 +23,8 @@ pub enum ExternalUrlError {
     Port,
 }
 
-/// Drops one trailing slash and the ports 80 and 443. Nothing at all stays nothing: the value then comes from the database.
+/// Drops one trailing slash and the ports 80 and 443. Nothing at all stays nothing: the value then
+/// comes from the database.
 pub fn normalise(raw: &str) -> Result<String, ExternalUrlError> {
     let raw = raw.trim();
     if raw.is_empty() {

@@ -1,4 +1,5 @@
-//! What the environment may change about the stand-in itself. Defaults are Bytebase's own numbers; tests shorten them.
+//! What the environment may change about the stand-in itself. Defaults are Bytebase's own numbers;
+//! tests shorten them.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Licenses: RSA-signed tokens with claims that are checked one by one, so that the reason can be told.
+//! Licenses: RSA-signed tokens with claims that are checked one by one, so that the reason can be
+//! told.
 
 use std::path::Path;
 

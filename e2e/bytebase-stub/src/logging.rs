@@ -16,7 +16,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// Starts logging to standard error. Libraries stay silent: what they would log is not ours to judge for secrets.
+/// Starts logging to standard error. Libraries stay silent: what they would log is not ours to
+/// judge for secrets.
 pub fn start(json: bool) {
     let only_ours = Targets::new().with_target("bytebase_stub", Level::INFO);
     let lines = tracing_subscriber::fmt::layer()
@@ -95,7 +96,8 @@ fn text_line(time: &str, level: &str, fields: &Fields) -> String {
     line
 }
 
-/// `slog` quotes a value that is empty or holds a space, a quote, an equals sign or a control character.
+/// `slog` quotes a value that is empty or holds a space, a quote, an equals sign or a control
+/// character.
 fn quoted(value: &str) -> String {
     let plain = !value.is_empty()
         && !value

@@ -1,7 +1,9 @@
-//! A stand-in for Bytebase: keeps the contract that the operator and its tests rest on, and does none of the real work.
+//! A stand-in for Bytebase: keeps the contract that the operator and its tests rest on, and does
+//! none of the real work.
 //!
-//! It is started with Bytebase's flags, keeps Bytebase's tables, beats, claims and obeys the license as Bytebase does.
-//! One module per part of that contract; [`server`] has the order in which they start.
+//! It is started with Bytebase's flags, keeps Bytebase's tables, beats, claims and obeys the
+//! license as Bytebase does. One module per part of that contract; [`server`] has the order in
+//! which they start.
 
 mod cli;
 mod database;
@@ -26,7 +28,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use cli::Flags;
 
-/// Every end is code 0, failed starts too: that is what Bytebase does, and why the operator must read logs.
+/// Every end is code 0, failed starts too: that is what Bytebase does, and why the operator must
+/// read logs.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     match Flags::try_parse() {

@@ -20,7 +20,8 @@ pub enum MigrateError {
     Version,
 }
 
-/// Brings the schema to `version` unless it is there or beyond; a newer schema is no reason to stop.
+/// Brings the schema to `version` unless it is there or beyond; a newer schema is no reason to
+/// stop.
 pub async fn migrate(
     session: &mut PgConnection,
     version: Version,

@@ -1,4 +1,5 @@
-//! Advisory lock 1003: one replica holds it for as long as its session lives, the others ask from time to time.
+//! Advisory lock 1003: one replica holds it for as long as its session lives, the others ask from
+//! time to time.
 
 use std::time::Duration;
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// The first message of a PostgreSQL session that asks for TLS: its length, 8, and the request code.
-/// Every PostgreSQL answers with the single byte `S` or `N`, before any authentication.
+/// The first message of a PostgreSQL session that asks for TLS: its length, 8, and the request
+/// code. Every PostgreSQL answers with the single byte `S` or `N`, before any authentication.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 fn main() -> ExitCode {

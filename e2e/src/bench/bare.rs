@@ -1,4 +1,5 @@
-//! Loops that write what the operator writes and do nothing else: what the operator is compared with.
+//! Loops that write what the operator writes and do nothing else: what the operator is compared
+//! with.
 
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,8 @@ impl Template {
     }
 }
 
-/// Writes the children of as many clusters as the fleet has, as many at a time as the operator, into a namespace of their own, and
-/// deletes them afterwards. Returns how long writing took.
+/// Writes the children of as many clusters as the fleet has, as many at a time as the operator,
+/// into a namespace of their own, and deletes them afterwards. Returns how long writing took.
 pub async fn measure(
     fleet: &Fleet<'_>,
     template: &Template,
@@ -86,7 +87,8 @@ pub async fn measure(
     for session in sessions.into_iter().flatten() {
         session.close().await?;
     }
-    // The API server takes the longer for a Service the more there are: each measurement begins without any.
+    // The API server takes the longer for a Service the more there are: each measurement begins
+    // without any.
     let children = CHILDREN.map(|(group, kind, _)| fleet.api_in(into, group, kind));
     for api in children.iter().chain([&clusters]) {
         api.delete_collection(&DeleteParams::default(), &ListParams::default())

@@ -67,7 +67,8 @@ impl<'a> Fleet<'a> {
     async fn make_databases(&self) -> Result<Database> {
         let postgres = &self.harness.postgres;
         let owner = self.namespace.replace('-', "_");
-        // The owner of the first is the owner of all: one role is enough, databases are what counts.
+        // The owner of the first is the owner of all: one role is enough, databases are what
+        // counts.
         let first = postgres.create_database(&owner).await?;
         stream::iter(1..self.size)
             .map(|index| {
@@ -75,8 +76,9 @@ impl<'a> Fleet<'a> {
                 let statement = format!("CREATE DATABASE {database} OWNER {owner}");
                 async move {
                     postgres.execute_in("postgres", &statement).await?;
-                    // In its first session a database makes a file of what its catalogs hold. That takes the server longer than all
-                    // that follows, and would be missing where the databases are used for the second time.
+                    // In its first session a database makes a file of what its catalogs hold. That
+                    // takes the server longer than all that follows, and would
+                    // be missing where the databases are used for the second time.
                     postgres.execute_in(&database, "SELECT 1").await
                 }
             })

@@ -59,8 +59,8 @@ fn label<'text>(labels: &'text str, name: &str) -> Option<&'text str> {
     rest.split_once('"').map(|(value, _)| value)
 }
 
-/// Requests the API server has served for the operator's kinds, by verb and subresource; watches are left out, since
-/// they are renewed in their own time.
+/// Requests the API server has served for the operator's kinds, by verb and subresource; watches
+/// are left out, since they are renewed in their own time.
 #[derive(Debug, Clone, Default)]
 pub struct Requests(BTreeMap<String, f64>);
 

@@ -115,7 +115,8 @@ impl Operator {
     /// Processor time used so far, in seconds.
     pub fn processor_time(&self) -> Result<f64> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.id.pid()))?;
-        // The name in brackets may hold blanks; utime and stime are the 12th and 13th field after it.
+        // The name in brackets may hold blanks; utime and stime are the 12th and 13th field after
+        // it.
         let (_, rest) = text.rsplit_once(')').context("no name")?;
         let fields: Vec<_> = rest.split_whitespace().collect();
         let ticks = |index: usize| -> Result<f64> {

@@ -159,8 +159,8 @@ pub fn clusters(harness: &Harness) -> Api<DynamicObject> {
     Api::namespaced_with(harness.client.clone(), NAMESPACE, &cluster_resource())
 }
 
-/// The database that the Secret leads to; a new one if that is not there, as after a restart of this
-/// machine.
+/// The database that the Secret leads to; a new one if that is not there, as after a restart of
+/// this machine.
 async fn database(harness: &Harness) -> Result<Database> {
     if let Some(url) = read(harness, DATABASE_SECRET, "PG_URL").await?
         && let Some(password) = password_of(&url)
@@ -183,7 +183,8 @@ fn password_of(url: &str) -> Option<&str> {
     Some(login.split_once(':')?.1)
 }
 
-/// Whether there is a license: one signed here for the stand-in, or a person's own for the real one.
+/// Whether there is a license: one signed here for the stand-in, or a person's own for the real
+/// one.
 async fn license(harness: &Harness) -> Result<bool> {
     let kept = read(harness, LICENSE_SECRET, "license").await?;
     let text = if harness.bytebase.stand_in {

@@ -178,7 +178,8 @@ impl View {
     }
 }
 
-/// A replica in a line: what Kubernetes says of the pod, and what the database says of its heartbeat.
+/// A replica in a line: what Kubernetes says of the pod, and what the database says of its
+/// heartbeat.
 fn describe(replica: &Value) -> String {
     let ready = if replica["ready"] == true {
         "Ready"
@@ -211,7 +212,8 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// The replicas of a cluster, a line each, with the age of the heartbeat that the database has of it.
+/// The replicas of a cluster, a line each, with the age of the heartbeat that the database has of
+/// it.
 pub fn replicas(cluster: &DynamicObject, ages: &BTreeMap<String, f64>) -> Vec<String> {
     list(&cluster.data["status"]["replicaStatuses"])
         .map(|replica| {

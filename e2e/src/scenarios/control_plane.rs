@@ -1,4 +1,5 @@
-//! Kubernetes itself fails: nobody's replica ends for it, and what was asked for meanwhile is done afterwards.
+//! Kubernetes itself fails: nobody's replica ends for it, and what was asked for meanwhile is done
+//! afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -90,7 +91,8 @@ pub async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     all_is_well(&sandbox).await
 }
 
-/// Every connection of the operator to the API server is broken off, and none is made for some seconds.
+/// Every connection of the operator to the API server is broken off, and none is made for some
+/// seconds.
 pub async fn watches_cut(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let operator = sandbox.operator_pods().await?;
@@ -105,7 +107,8 @@ pub async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         let cluster = &sandbox.harness().cluster;
         let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j {blow}");
         cluster.on_node(&format!("iptables -I {rule}")).await?;
-        // What changes while nobody looks is found all the same: an object gone, another edited, a new wish.
+        // What changes while nobody looks is found all the same: an object gone, another edited, a
+        // new wish.
         let gone = sandbox
             .kubectl(&["delete", "service/demo", "poddisruptionbudget/demo"])
             .await;
@@ -168,7 +171,8 @@ async fn nobody_ended(sandbox: &Sandbox, before: &Lives) -> Result<()> {
     .await
 }
 
-/// The status speaks of the present spec, and says that it has reached every replica and that all of them beat.
+/// The status speaks of the present spec, and says that it has reached every replica and that all
+/// of them beat.
 async fn all_is_well(sandbox: &Sandbox) -> Result<()> {
     let settled = || async {
         let cluster = sandbox.clusters().get(NAME).await?;

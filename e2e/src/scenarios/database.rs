@@ -191,7 +191,8 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
     support::rolled(&sandbox).await
 }
 
-/// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is replaced.
+/// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is
+/// replaced.
 pub async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;

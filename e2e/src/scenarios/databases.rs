@@ -1,4 +1,5 @@
-//! Metadata databases of every kind but the plain one: what stands behind PG_URL, and how it is written.
+//! Metadata databases of every kind but the plain one: what stands behind PG_URL, and how it is
+//! written.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,8 @@ pub async fn standby(sandbox: Sandbox) -> Result<()> {
     )?;
     no_pods(&sandbox).await?;
 
-    // As the message says. The standby stands first, so that the choice is made and not met by chance.
+    // As the message says. The standby stands first, so that the choice is made and not met by
+    // chance.
     let both = sandbox.database().url_at(
         &format!("{host}:{standby},{host}:{primary}"),
         "sslmode=disable&target_session_attrs=read-write",
@@ -226,7 +228,8 @@ pub async fn black_hole(sandbox: Sandbox) -> Result<()> {
         .wait_condition("after", "Ready", "True", "AllReplicasActive")
         .await?;
     let among_lost = among_lost.elapsed();
-    // The first time holds the operator's own start as well; the margin is for scenarios that run beside this one.
+    // The first time holds the operator's own start as well; the margin is for scenarios that run
+    // beside this one.
     ensure!(
         among_lost < alone + Duration::from_secs(10),
         "alone {alone:?}, among black holes {among_lost:?}"
@@ -380,7 +383,8 @@ pub async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         "url": "postgres://bytebase@meta.cluster-x.eu-west-1.rds.amazonaws.com:5432/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1",
     });
     let options = OperatorOptions {
-        // A license that the operator can't verify counts for nothing where the stored one can't be read.
+        // A license that the operator can't verify counts for nothing where the stored one can't be
+        // read.
         verify_licenses: false,
         ..OperatorOptions::default()
     };
@@ -550,7 +554,8 @@ fn login(sandbox: &Sandbox, role: &str, password: &str) -> String {
     )
 }
 
-/// A cluster of one replica under another name, with another Secret, and without the Ingress they would share.
+/// A cluster of one replica under another name, with another Secret, and without the Ingress they
+/// would share.
 fn named(sandbox: &Sandbox, name: &str, secret: &str) -> Value {
     let mut cluster = support::minimal(sandbox, 1);
     cluster["metadata"]["name"] = json!(name);

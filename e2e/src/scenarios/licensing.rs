@@ -80,7 +80,8 @@ pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
 }
 
 pub async fn expiry(sandbox: Sandbox) -> Result<()> {
-    // A guard of 40 s instead of ten minutes, so that a license that ends in 100 s counts for a minute.
+    // A guard of 40 s instead of ten minutes, so that a license that ends in 100 s counts for a
+    // minute.
     let options = OperatorOptions {
         values: json!({"licenseGuardSeconds": 40}),
         ..OperatorOptions::default()
@@ -184,7 +185,8 @@ async fn execute_license_without_ha(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and none lets a second replica run.
+/// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and
+/// none lets a second replica run.
 pub async fn forms(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
@@ -193,7 +195,8 @@ pub async fn forms(sandbox: Sandbox) -> Result<()> {
     refused_forms(&sandbox).await?;
     support::wait_pods(&sandbox, 1).await?;
 
-    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any other.
+    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any
+    // other.
     let trial = License {
         trialing: true,
         ..License::default()

@@ -235,7 +235,8 @@ pub async fn switches(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Without the right to one kind the rest works, and the condition says which verb on what is missing.
+/// Without the right to one kind the rest works, and the condition says which verb on what is
+/// missing.
 pub async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())

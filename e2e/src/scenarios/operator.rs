@@ -16,11 +16,12 @@ use crate::wait;
 /// The operator's container, as the chart names it.
 const CONTAINER: &str = "operator";
 
-/// An eviction whose caller is killed in the middle of it may be entered in the budget without the pod being deleted. Kubernetes then lets
-/// no other pod go for so long.
+/// An eviction whose caller is killed in the middle of it may be entered in the budget without the
+/// pod being deleted. Kubernetes then lets no other pod go for so long.
 const CUT_OFF_EVICTION: Duration = Duration::from_mins(2);
 
-/// Killed at random moments of everything a cluster goes through, the operator takes up where it was.
+/// Killed at random moments of everything a cluster goes through, the operator takes up where it
+/// was.
 pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     for change in [
@@ -115,7 +116,8 @@ pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     .await
 }
 
-/// A leader that is asked to end hands over at once; one that is killed is followed when its lease has run out.
+/// A leader that is asked to end hands over at once; one that is killed is followed when its lease
+/// has run out.
 pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
     pair(&sandbox).await?;
     let first = holder(&sandbox).await?;
@@ -148,7 +150,8 @@ pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
     change_arrives(&sandbox, "killed").await
 }
 
-/// A leader that stands still for longer than its lease, with work to do, and goes on: it must notice before it writes anything.
+/// A leader that stands still for longer than its lease, with work to do, and goes on: it must
+/// notice before it writes anything.
 pub async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
     pair(&sandbox).await?;
     let first = holder(&sandbox).await?;
@@ -194,7 +197,8 @@ pub async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Two releases serve one namespace, against the documentation: each elects its own leader, and both do the same.
+/// Two releases serve one namespace, against the documentation: each elects its own leader, and
+/// both do the same.
 pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())

@@ -1,4 +1,5 @@
-//! Others have a say in what is made: quotas, pod security, webhooks. What they refuse is told in their words, and mends itself.
+//! Others have a say in what is made: quotas, pod security, webhooks. What they refuse is told in
+//! their words, and mends itself.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

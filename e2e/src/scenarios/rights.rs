@@ -1,5 +1,5 @@
-//! The operator's rights: everything it calls it may, every verb it may it calls, and without any one rule something is lost. What it
-//! called is taken from the API server's record.
+//! The operator's rights: everything it calls it may, every verb it may it calls, and without any
+//! one rule something is lost. What it called is taken from the API server's record.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ use crate::audit::Call;
 use crate::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
-/// Checked by the API server itself, and only where the plug-in OwnerReferencesPermissionEnforcement is on.
+/// Checked by the API server itself, and only where the plug-in
+/// OwnerReferencesPermissionEnforcement is on.
 const NEVER_CALLED: &str = "bytebaseclusters/finalizers";
 /// Kinds of the scenario `optional-kinds`.
 const OPTIONAL: [&str; 3] = ["httproutes", "servicemonitors", "networkpolicies"];
@@ -81,7 +82,8 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     stays_at_home(&sandbox).await
 }
 
-/// Takes the label away by which the operator's watches find these objects: it must look for them, find them its own and put it back.
+/// Takes the label away by which the operator's watches find these objects: it must look for them,
+/// find them its own and put it back.
 pub async fn lost_and_found(sandbox: &Sandbox, objects: &[&str]) -> Result<()> {
     let mut all = vec!["label"];
     all.extend(objects);
@@ -114,7 +116,8 @@ pub async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
                 continue;
             }
             if rule["resources"][0] == "pods/eviction" {
-                // A pod that is on its way out already would come back from the next template by itself.
+                // A pod that is on its way out already would come back from the next template by
+                // itself.
                 wait_pod_of(&sandbox, round).await?;
             }
             round += 1;
@@ -149,7 +152,8 @@ async fn wait_pod_of(sandbox: &Sandbox, round: usize) -> Result<()> {
 
 async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) -> Result<()> {
     let before = sandbox.calls().await?.len();
-    // A start lists and watches; without a Lease one is made; an edit writes, rolls, and is told of.
+    // A start lists and watches; without a Lease one is made; an edit writes, rolls, and is told
+    // of.
     sandbox.kubectl(&["delete", "lease", "--all"]).await?;
     for pod in sandbox.operator_pods().await? {
         let name = pod.name_any();
@@ -202,7 +206,8 @@ async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) 
     Ok(())
 }
 
-/// Rights of the roles that nobody used, of resources that are `counted`. A call that was refused is an error: it is not covered.
+/// Rights of the roles that nobody used, of resources that are `counted`. A call that was refused
+/// is an error: it is not covered.
 pub async fn unused(sandbox: &Sandbox, counted: impl Fn(&str) -> bool) -> Result<BTreeSet<Right>> {
     let mut rights = BTreeSet::new();
     for role in roles(sandbox).await? {

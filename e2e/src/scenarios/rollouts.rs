@@ -122,7 +122,8 @@ pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Budgets of others hold a roll, one of them or two that select the same pod. Status says so, and the roll goes on when it may.
+/// Budgets of others hold a roll, one of them or two that select the same pod. Status says so, and
+/// the roll goes on when it may.
 pub async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;

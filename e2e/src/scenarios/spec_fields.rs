@@ -1,4 +1,5 @@
-//! Every field of the spec: set, changed, taken away again; and pod templates that nobody should accept.
+//! Every field of the spec: set, changed, taken away again; and pod templates that nobody should
+//! accept.
 
 mod table;
 
@@ -152,7 +153,8 @@ async fn replace(sandbox: &Sandbox, name: &str, spec: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Everything to be seen of a cluster, once its status speaks of the present generation; and other than `before`, if that is given.
+/// Everything to be seen of a cluster, once its status speaks of the present generation; and other
+/// than `before`, if that is given.
 async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Result<Value> {
     let what = if before.is_some() {
         "an effect"
@@ -176,7 +178,8 @@ async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Resul
     Ok(look(sandbox, name).await?.1)
 }
 
-/// Whether status is of the present generation; and all objects and conditions, without what a server assigns.
+/// Whether status is of the present generation; and all objects and conditions, without what a
+/// server assigns.
 async fn look(sandbox: &Sandbox, name: &str) -> Result<(bool, Value)> {
     let cluster = sandbox.clusters().get(name).await?;
     let status = &cluster.data["status"];
@@ -267,7 +270,8 @@ fn difference(one: &Value, two: &Value, path: &str) -> String {
     format!("{path} was {one} and is {two}")
 }
 
-/// Overlays that would make the pods something else than replicas of this cluster are refused with words, and nothing that stands is touched.
+/// Overlays that would make the pods something else than replicas of this cluster are refused with
+/// words, and nothing that stands is touched.
 pub async fn hostile_overlays(sandbox: Sandbox) -> Result<()> {
     let name = support::NAME;
     sandbox

@@ -1,4 +1,5 @@
-//! The words that scenarios of the product share: a BytebaseCluster to start from, and what is looked at again and again.
+//! The words that scenarios of the product share: a BytebaseCluster to start from, and what is
+//! looked at again and again.
 
 use std::collections::BTreeMap;
 
@@ -161,7 +162,8 @@ async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result
     Ok(())
 }
 
-/// The lease that operators in the sandbox's namespace lead by: who holds it, and when it was renewed last.
+/// The lease that operators in the sandbox's namespace lead by: who holds it, and when it was
+/// renewed last.
 pub async fn lease(sandbox: &Sandbox) -> Result<(String, Timestamp)> {
     let leases = sandbox.api::<Lease>().list(&ListParams::default()).await?;
     let held = leases.iter().find_map(|lease| {
@@ -228,7 +230,8 @@ pub fn says(condition: &Value, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `resourceVersion` of everything the cluster owns and of the cluster itself: what changes with any write.
+/// `resourceVersion` of everything the cluster owns and of the cluster itself: what changes with
+/// any write.
 pub async fn versions(sandbox: &Sandbox) -> Result<String> {
     let selector = format!("bytebase.com/cluster={NAME}");
     let columns = "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}";

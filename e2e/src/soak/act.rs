@@ -22,8 +22,8 @@ use crate::sandbox::{Sandbox, condition};
 use crate::scenarios::support;
 use crate::wait;
 
-/// Longest that clusters may take to come back after a round: an image change of three replicas with a disaster in
-/// the middle of it, on a busy machine.
+/// Longest that clusters may take to come back after a round: an image change of three replicas
+/// with a disaster in the middle of it, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// A frozen replica stands still for longer than its heartbeat counts (30 s).
 const REPLICA_FREEZE: Duration = Duration::from_secs(36);
@@ -180,7 +180,8 @@ impl Stage {
                 self.sandbox
                     .strike(&pod, container(&pod)?, Blow::Kill)
                     .await?;
-                // The kubelet makes a container that keeps ending wait for minutes; a new pod starts at once.
+                // The kubelet makes a container that keeps ending wait for minutes; a new pod
+                // starts at once.
                 let name = pod.name_any();
                 self.kubectl(&["delete", "pod", &name, "--force", "--grace-period=0"])
                     .await
@@ -394,7 +395,8 @@ impl Stage {
             json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"podSelector": selector}}),
         ];
         for mut object in objects {
-            // A name that a cluster's own object would have, where the cluster has none of the kind.
+            // A name that a cluster's own object would have, where the cluster has none of the
+            // kind.
             let name = match object["kind"].as_str() {
                 Some("NetworkPolicy") => cluster_name(0),
                 _ => name.clone(),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Without a license for several, more than one replica may live on for this long: the operator learns of it with its next
-/// probe, and takes one replica away at a time. Bytebase itself begins to do harm after ten minutes.
+/// Without a license for several, more than one replica may live on for this long: the operator
+/// learns of it with its next probe, and takes one replica away at a time. Bytebase itself begins
+/// to do harm after ten minutes.
 pub const TOLERANCE: Duration = Duration::from_secs(90);
 
 /// A pod as it was seen.
@@ -116,7 +117,8 @@ fn two_down(cluster: usize, before: &[PodSeen], look: &Look) -> Option<String> {
     let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(look.target);
     let shrinks = surplus(first);
     let told = now(&first.uid).and_then(|pod| pod.told_to_end);
-    // It may have come up, or gone for good, between the two looks and before the other was told to end.
+    // It may have come up, or gone for good, between the two looks and before the other was told to
+    // end.
     let in_time = |down: &PodSeen| {
         let successor = look.pods.iter().find(|pod| pod.name == down.name);
         successor.map_or(surplus(down), |pod| {

@@ -1,4 +1,5 @@
-//! The observer: looks at pods and at the databases on its own clock, and enters what it sees into the books.
+//! The observer: looks at pods and at the databases on its own clock, and enters what it sees into
+//! the books.
 
 use std::time::{Duration, Instant};
 

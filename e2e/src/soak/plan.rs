@@ -1,4 +1,5 @@
-//! What is done, drawn from a seed, and what should come of it. Pure: the same seed makes the same rounds.
+//! What is done, drawn from a seed, and what should come of it. Pure: the same seed makes the same
+//! rounds.
 
 use std::fmt;
 

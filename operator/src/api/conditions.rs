@@ -1,4 +1,5 @@
-//! Conditions and their reasons. The reason of a condition is also the reason of the event and of the log line.
+//! Conditions and their reasons. The reason of a condition is also the reason of the event and of
+//! the log line.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! The custom resource `BytebaseCluster` (group `bytebase.com`, version `v1alpha1`): what a user writes and what the operator reports.
+//! The custom resource `BytebaseCluster` (group `bytebase.com`, version `v1alpha1`): what a user
+//! writes and what the operator reports.
 
 pub mod conditions;
 pub mod spec;

@@ -1,4 +1,5 @@
-//! `spec`: every field a user may write. Doc comments become the CRD's descriptions and the reference page.
+//! `spec`: every field a user may write. Doc comments become the CRD's descriptions and the
+//! reference page.
 
 use super::status::BytebaseClusterStatus;
 use k8s_openapi::api::core::v1::{
@@ -11,7 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A highly available Bytebase: several replicas that share one PostgreSQL metadata database, one external URL and one license.
+/// A highly available Bytebase: several replicas that share one PostgreSQL metadata database, one
+/// external URL and one license.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bytebase.com",
@@ -45,8 +47,9 @@ use std::collections::BTreeMap;
     validation = Rule::new("!has(self.image) || !has(self.image.digest) || self.version != 'latest'").message("version must say what the digest holds: 'latest' tells nothing about it"),
 )]
 pub struct BytebaseClusterSpec {
-    /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`. At least 3.17.0 for more than one replica. `latest` is
-    /// accepted with a warning: nobody can tell what it runs.
+    /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`.
+    /// At least 3.17.0 for more than one replica. `latest` is accepted with a warning: nobody
+    /// can tell what it runs.
     #[schemars(
         length(min = 1, max = 128),
         regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$")
@@ -57,7 +60,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
 
-    /// Wanted replicas. More than one run only while the license stored in the metadata database allows HA. 0 stops the cluster and keeps its data.
+    /// Wanted replicas. More than one run only while the license stored in the metadata database
+    /// allows HA. 0 stops the cluster and keeps its data.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 50))]
     pub replicas: i32,
@@ -91,7 +95,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewaySpec>,
 
-    /// Compute resources of the Bytebase container. A memory limit also sets `GOMEMLIMIT` to 90 % of it.
+    /// Compute resources of the Bytebase container. A memory limit also sets `GOMEMLIMIT` to 90 %
+    /// of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
@@ -109,7 +114,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How replicas spread. Default: over nodes and over zones, as far as possible. An empty list turns that off.
+    /// How replicas spread. Default: over nodes and over zones, as far as possible. An empty list
+    /// turns that off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
@@ -123,7 +129,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountSpec>,
 
-    /// More environment variables. Names the operator sets itself (`PG_URL`, `PGAPPNAME`, `PGPASSWORD`) and those that would leak into connections to users'
+    /// More environment variables. Names the operator sets itself (`PG_URL`, `PGAPPNAME`,
+    /// `PGPASSWORD`) and those that would leak into connections to users'
     /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -149,8 +156,9 @@ pub struct BytebaseClusterSpec {
     #[schemars(extend("maxProperties" = 64))]
     pub pod_annotations: BTreeMap<String, String>,
 
-    /// Last resort: a strategic-merge overlay on the finished pod template. What it breaks is reported on `ConfigurationValid`; selector labels,
-    /// the arguments and `PG_URL` cannot be taken away.
+    /// Last resort: a strategic-merge overlay on the finished pod template. What it breaks is
+    /// reported on `ConfigurationValid`; selector labels, the arguments and `PG_URL` cannot be
+    /// taken away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<RawPodTemplate>,
 
@@ -195,7 +203,8 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub tag: Option<String>,
-    /// Digest, `sha256:` and 64 hexadecimal digits. Wins over the tag; tags of Bytebase are rebuilt in place.
+    /// Digest, `sha256:` and 64 hexadecimal digits. Wins over the tag; tags of Bytebase are
+    /// rebuilt in place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 71, max = 71))]
     pub digest: Option<String>,
@@ -260,7 +269,8 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub url: Option<String>,
-    /// Host name or address of the server: the form in parts, in which nothing needs percent-encoding.
+    /// Host name or address of the server: the form in parts, in which nothing needs
+    /// percent-encoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
@@ -282,15 +292,17 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub params: Option<BTreeMap<String, String>>,
-    /// Secret key that holds the CA bundle (PEM). Mounted into the pods at `/etc/bytebase/database-ca/ca.crt` and used by the operator's own connection. Point
+    /// Secret key that holds the CA bundle (PEM). Mounted into the pods at
+    /// `/etc/bytebase/database-ca/ca.crt` and used by the operator's own connection. Point
     /// `sslrootcert` there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
     /// The same from a ConfigMap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_ref: Option<ConfigMapKeyRef>,
-    /// Secret key that holds another connection string to the same database, for the operator's reads: a role with `pg_read_all_data` and `pg_monitor`
-    /// is enough. Needed for cloud IAM logins, which the operator cannot perform.
+    /// Secret key that holds another connection string to the same database, for the operator's
+    /// reads: a role with `pg_read_all_data` and `pg_monitor` is enough. Needed for cloud IAM
+    /// logins, which the operator cannot perform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor_secret_ref: Option<SecretKeyRef>,
 }
@@ -302,8 +314,9 @@ pub struct LicenseSpec {
     /// Secret key that holds the license. It is checked, and installed when `admin` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
-    /// `Enforce` runs more than one replica only while the license allows it. `Warn` runs what is wanted and only warns: without an HA license Bytebase
-    /// then fails every queued task after ten minutes.
+    /// `Enforce` runs more than one replica only while the license allows it. `Warn` runs what is
+    /// wanted and only warns: without an HA license Bytebase then fails every queued task
+    /// after ten minutes.
     #[serde(default)]
     pub enforcement: Enforcement,
 }
@@ -324,7 +337,8 @@ pub enum Enforcement {
 pub struct AdminSpec {
     /// Secret with the keys `email` and `password`.
     pub credentials_secret_ref: LocalSecretRef,
-    /// Make this the first admin if nobody has signed up yet, before the Ingress is created: whoever signs up first becomes the admin.
+    /// Make this the first admin if nobody has signed up yet, before the Ingress is created:
+    /// whoever signs up first becomes the admin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub create_first: bool,
 }
@@ -389,7 +403,8 @@ pub struct IngressSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
-    /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session affinity) in the words of an ingress controller.
+    /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session
+    /// affinity) in the words of an ingress controller.
     #[serde(default)]
     pub preset: IngressPreset,
     /// More annotations. They win over the preset's.
@@ -453,8 +468,8 @@ pub struct GatewaySpec {
     /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_host_mismatch: bool,
-    /// Longest time a request may take, such as `1h`; `0s` is no limit. Not every controller takes one. Where yours has a short one of its own, WebSockets and
-    /// streams need `1h` here.
+    /// Longest time a request may take, such as `1h`; `0s` is no limit. Not every controller takes
+    /// one. Where yours has a short one of its own, WebSockets and streams need `1h` here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     pub request_timeout: Option<String>,
@@ -499,7 +514,8 @@ pub struct ServiceAccountSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
-    /// Seconds a replaced replica may take to be Ready and beating before the roll stops and says so. Default 900.
+    /// Seconds a replaced replica may take to be Ready and beating before the roll stops and says
+    /// so. Default 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86400))]
     pub ready_timeout_seconds: Option<i32>,
@@ -522,15 +538,17 @@ pub struct DisruptionBudgetSpec {
     pub enabled: bool,
 }
 
-/// A NetworkPolicy: the replicas' HTTP port is all that can be reached, and only from where it is said here.
+/// A NetworkPolicy: the replicas' HTTP port is all that can be reached, and only from where it is
+/// said here.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
     /// Whether there is one.
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Who may reach the replicas: the ingress controller, Prometheus. Default: everybody. Where `admin` is given, the operator's namespace may as well. What
-    /// the replicas reach is not limited: users' databases are anywhere.
+    /// Who may reach the replicas: the ingress controller, Prometheus. Default: everybody. Where
+    /// `admin` is given, the operator's namespace may as well. What the replicas reach is not
+    /// limited: users' databases are anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub from: Vec<NetworkPolicyPeer>,
@@ -540,7 +558,8 @@ pub struct NetworkPolicySpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MonitoringSpec {
-    /// A ServiceMonitor (`monitoring.coreos.com/v1`) for the replicas' own `/metrics`, for clusters with the Prometheus operator. None unless given.
+    /// A ServiceMonitor (`monitoring.coreos.com/v1`) for the replicas' own `/metrics`, for
+    /// clusters with the Prometheus operator. None unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_monitor: Option<ServiceMonitorSpec>,
 }
@@ -556,7 +575,8 @@ pub struct ServiceMonitorSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     pub interval: Option<String>,
-    /// Labels by which a Prometheus selects its ServiceMonitors, such as `release: prometheus`. The operator's own win.
+    /// Labels by which a Prometheus selects its ServiceMonitors, such as `release: prometheus`.
+    /// The operator's own win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
@@ -572,7 +592,8 @@ impl JsonSchema for RawPodTemplate {
         "RawPodTemplate".into()
     }
 
-    // The typed schema of a pod template is over 300 KB, more than a client-side `kubectl apply` can annotate.
+    // The typed schema of a pod template is over 300 KB, more than a client-side `kubectl apply`
+    // can annotate.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
     }

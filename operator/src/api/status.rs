@@ -1,4 +1,5 @@
-//! `status`: what the operator reports. No field changes while nothing changes in the world, so ages are in the metrics, not here.
+//! `status`: what the operator reports. No field changes while nothing changes in the world, so
+//! ages are in the metrics, not here.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;

@@ -49,7 +49,8 @@ struct Token {
     token: SecretString,
 }
 
-/// A client that follows no redirect and uses no proxy: the password goes to the replica and nowhere else.
+/// A client that follows no redirect and uses no proxy: the password goes to the replica and
+/// nowhere else.
 pub fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
         .timeout(TIMEOUT)

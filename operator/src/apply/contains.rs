@@ -3,7 +3,8 @@
 use crate::quantity;
 use serde_json::Value;
 
-/// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API server's.
+/// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API
+/// server's.
 pub fn contains(live: &Value, desired: &Value) -> bool {
     contains_at(live, desired, "")
 }
@@ -12,7 +13,8 @@ fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
             desired.iter().all(|(key, value)| match live.get(key) {
-                // Below these, keys are resource names and values quantities, which the API server writes in its own form.
+                // Below these, keys are resource names and values quantities, which the API server
+                // writes in its own form.
                 Some(found) if matches!(field, "limits" | "requests") => {
                     found == value || same_quantity(found, value)
                 }

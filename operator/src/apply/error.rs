@@ -45,7 +45,8 @@ impl ApplyFailure {
     pub fn new(error: &kube::Error, what: &str, exposes: bool) -> Self {
         let (kind, message) = match error {
             kube::Error::Api(status) => match status.code {
-                // A quota, pod security or a webhook also answer 403; what they lack is the words of the authorizer.
+                // A quota, pod security or a webhook also answer 403; what they lack is the words
+                // of the authorizer.
                 403 if status.message.contains("cannot") => (
                     FailureKind::Forbidden,
                     format!(

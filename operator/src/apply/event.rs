@@ -23,7 +23,8 @@ pub struct Notice {
     pub message: String,
 }
 
-/// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits for it.
+/// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits for
+/// it.
 pub async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, notice: &Notice) {
     let namespace = cluster.namespace().unwrap_or_default();
     let mut note = notice.message.clone();

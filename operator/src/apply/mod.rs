@@ -1,4 +1,5 @@
-//! Writes to the API server: apply what differs, prune what is no longer wanted, evict. A failure is reported, never swallowed.
+//! Writes to the API server: apply what differs, prune what is no longer wanted, evict. A failure
+//! is reported, never swallowed.
 
 pub mod bytebase;
 pub mod contains;

@@ -15,7 +15,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// Hash of what was applied: tells that a field was taken back, which its absence from the desired object cannot.
+/// Hash of what was applied: tells that a field was taken back, which its absence from the desired
+/// object cannot.
 pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
 
 /// In what the API server answers where two budgets select one pod; the code is 500.
@@ -85,7 +86,8 @@ impl Objects<'_> {
             .any(|owner| owner.controller == Some(true) && owner.uid == self.owner)
     }
 
-    /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean that it carries other labels.
+    /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean
+    /// that it carries other labels.
     pub async fn apply(
         &self,
         desired: &DesiredObject,
@@ -129,8 +131,8 @@ impl Objects<'_> {
         }
     }
 
-    /// Makes an object that the cache does not hold. Returns the one that is there after all, untouched: somebody else's, or ours
-    /// without its labels.
+    /// Makes an object that the cache does not hold. Returns the one that is there after all,
+    /// untouched: somebody else's, or ours without its labels.
     async fn create(
         &self,
         api: &Api<DynamicObject>,
@@ -151,7 +153,8 @@ impl Objects<'_> {
         match live.map_err(|error| failure(&error, "get", desired))? {
             Some(live) => Ok(Some(live)),
             None if refused.kind == FailureKind::Refused => Err(refused),
-            // It has just gone. Without force: should somebody else make one of this name now, a conflict shows it.
+            // It has just gone. Without force: should somebody else make one of this name now, a
+            // conflict shows it.
             None => {
                 let made = self.patch(api, desired, value.clone(), false).await;
                 made.map(|_| None)
@@ -159,8 +162,9 @@ impl Objects<'_> {
         }
     }
 
-    /// A server-side apply merges lists by key, so an entry that somebody put beside ours stays, and may clash with it (a second port of
-    /// the same name). Where that is refused, our lists replace what is there.
+    /// A server-side apply merges lists by key, so an entry that somebody put beside ours stays,
+    /// and may clash with it (a second port of the same name). Where that is refused, our lists
+    /// replace what is there.
     async fn overwrite(
         &self,
         api: &Api<DynamicObject>,
@@ -197,7 +201,8 @@ impl Objects<'_> {
             .map_err(|error| failure(&error, "patch", desired))
     }
 
-    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if there was one.
+    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if
+    /// there was one.
     pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
         if !self.is_ours(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
@@ -224,7 +229,8 @@ impl Objects<'_> {
     /// Ends a pod through the eviction API, which honours every PodDisruptionBudget.
     pub async fn evict(&self, eviction: &Eviction) -> Result<Evicted, ApplyFailure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
-        // Not by the client's own call for it, which names this field in a way that the API server does not know and passes over.
+        // Not by the client's own call for it, which names this field in a way that the API server
+        // does not know and passes over.
         let request = policy::Eviction {
             metadata: ObjectMeta {
                 name: Some(eviction.pod.clone()),

@@ -7,7 +7,8 @@ mod run;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Runs Bytebase with several replicas on Kubernetes, and proves each step against its metadata database.
+/// Runs Bytebase with several replicas on Kubernetes, and proves each step against its metadata
+/// database.
 #[derive(Debug, Parser)]
 #[command(name = "bytebase-operator", version)]
 struct Cli {

@@ -1,5 +1,5 @@
-//! `bytebase-operator reference`: the page `docs/reference.md`, made from the CRD and the enums of conditions and reasons, so that it cannot say
-//! anything else than the code.
+//! `bytebase-operator reference`: the page `docs/reference.md`, made from the CRD and the enums of
+//! conditions and reasons, so that it cannot say anything else than the code.
 
 use crate::api::{ConditionType, Reason};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -8,7 +8,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use std::fmt::Write as _;
 use strum::{EnumMessage as _, IntoEnumIterator as _};
 
-/// Kubernetes' own types. Their fields are documented by Kubernetes; one row with a link stands for each.
+/// Kubernetes' own types. Their fields are documented by Kubernetes; one row with a link stands for
+/// each.
 const KUBERNETES_TYPES: [(&str, &str, &str); 10] = [
     (
         "spec.image.pullSecrets",
@@ -75,7 +76,8 @@ pub fn reference(crd: &CustomResourceDefinition) -> String {
     page
 }
 
-/// The condition under which a reason is explained. It may stand on others too: `Ready` and `Stalled` repeat the reason of what holds them back.
+/// The condition under which a reason is explained. It may stand on others too: `Ready` and
+/// `Stalled` repeat the reason of what holds them back.
 ///
 /// Exhaustive on purpose: a new reason does not compile before it has a place on the page.
 pub fn home(reason: Reason) -> ConditionType {

@@ -20,7 +20,8 @@ pub struct RunArguments {
         value_delimiter = ','
     )]
     watch_namespaces: Vec<String>,
-    /// Serve only clusters with this label (`key=value`); given several times or as a list, only those with all of them. None: every cluster.
+    /// Serve only clusters with this label (`key=value`); given several times or as a list, only
+    /// those with all of them. None: every cluster.
     #[arg(
         long = "cluster-label",
         env = "CLUSTER_LABELS",
@@ -37,7 +38,8 @@ pub struct RunArguments {
     /// Name of this process in the lease and on events.
     #[arg(long, env = "POD_NAME", default_value = "bytebase-operator")]
     identity: String,
-    /// File with the RSA public key (PEM) that licenses are verified with. Without one their signature is reported as unverified.
+    /// File with the RSA public key (PEM) that licenses are verified with. Without one their
+    /// signature is reported as unverified.
     #[arg(long, env = "LICENSE_PUBLIC_KEY_FILE")]
     license_public_key_file: Option<PathBuf>,
     /// Go back to one replica this many seconds before a license ends.

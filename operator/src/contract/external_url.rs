@@ -1,6 +1,7 @@
 //! The external URL: the address that people, webhooks and single sign-on use to reach Bytebase.
 //!
-//! Releases of Bytebase differ in what they accept here. This type holds what all supported ones accept and read alike.
+//! Releases of Bytebase differ in what they accept here. This type holds what all supported ones
+//! accept and read alike.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -17,7 +18,8 @@ pub struct ExternalUrl {
 
 /// Why a text is no external URL. Each message says what is wrong, where, and what to do.
 ///
-/// A user name and password in front of the host are refused but never repeated; nothing of the input is.
+/// A user name and password in front of the host are refused but never repeated; nothing of the
+/// input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExternalUrlError {
     /// Nothing there.
@@ -167,7 +169,8 @@ const MAX_LENGTH: usize = 2048;
 // === impl ExternalUrl ===
 
 impl ExternalUrl {
-    /// Reads and normalises a URL: one trailing slash is dropped, and so is a port that the scheme implies.
+    /// Reads and normalises a URL: one trailing slash is dropped, and so is a port that the scheme
+    /// implies.
     pub fn parse(text: &str) -> Result<Self, ExternalUrlError> {
         check_characters(text)?;
         let (scheme, rest) = split_scheme(text)?;
@@ -305,7 +308,8 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), ExternalUrlError> {
     Err(ExternalUrlError::Scheme)
 }
 
-/// `start` is the offset of `authority` in the whole text, which is ASCII by now: a byte is a character.
+/// `start` is the offset of `authority` in the whole text, which is ASCII by now: a byte is a
+/// character.
 fn parse_authority(
     authority: &str,
     start: usize,
@@ -358,7 +362,8 @@ fn parse_port(text: &str) -> Result<u16, ExternalUrlError> {
     if text.is_empty() {
         return Err(ExternalUrlError::EmptyPort);
     }
-    // `parse` alone would take a plus sign; a leading zero would be dropped, and the text would differ from Bytebase's.
+    // `parse` alone would take a plus sign; a leading zero would be dropped, and the text would
+    // differ from Bytebase's.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) || text.starts_with('0') {
         return Err(ExternalUrlError::Port);
     }

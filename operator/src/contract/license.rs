@@ -1,14 +1,16 @@
 //! The license: a signed token whose claims decide how many replicas may run.
 //!
-//! The claims are checked here one by one, not by the token library, so that each reason for refusal can be told. A [`License`]
-//! holds claims only, never the token; errors hold nothing of the token either.
+//! The claims are checked here one by one, not by the token library, so that each reason for
+//! refusal can be told. A [`License`] holds claims only, never the token; errors hold nothing of
+//! the token either.
 
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
 use std::fmt;
 
-/// The claims of a license. Whether its signature was verified is known by the function that returned it.
+/// The claims of a license. Whether its signature was verified is known by the function that
+/// returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct License {
     /// What was bought.
@@ -44,7 +46,8 @@ pub enum Plan {
     Enterprise,
 }
 
-/// Whether a license holds at one moment in one workspace. Anything but `Valid` means that Bytebase runs as FREE, without HA.
+/// Whether a license holds at one moment in one workspace. Anything but `Valid` means that Bytebase
+/// runs as FREE, without HA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LicenseValidity {
     /// It holds.
@@ -210,7 +213,8 @@ struct Token {
 // === impl License ===
 
 impl License {
-    /// Reads the claims of a token **without verifying its signature**. Blanks and line breaks anywhere are ignored.
+    /// Reads the claims of a token **without verifying its signature**. Blanks and line breaks
+    /// anywhere are ignored.
     pub fn decode(token: &str) -> Result<Self, LicenseError> {
         Self::from_payload(&Token::split(token)?.payload)
     }
@@ -232,7 +236,8 @@ impl License {
 
     /// Whether the license holds `now`, in that workspace if one is known.
     ///
-    /// The workspace is compared as Bytebase compares it: only for an ENTERPRISE license that is no trial and is bound to one.
+    /// The workspace is compared as Bytebase compares it: only for an ENTERPRISE license that is no
+    /// trial and is bound to one.
     pub fn validity(&self, now: Timestamp, workspace_id: Option<&str>) -> LicenseValidity {
         if self.not_before.is_some_and(|not_before| now < not_before) {
             return LicenseValidity::NotYetValid;
@@ -250,7 +255,8 @@ impl License {
         }
     }
 
-    /// Whether Bytebase lets several replicas work `now` in that workspace: the license holds and includes HA.
+    /// Whether Bytebase lets several replicas work `now` in that workspace: the license holds and
+    /// includes HA.
     pub fn allows_ha_at(&self, now: Timestamp, workspace_id: Option<&str>) -> bool {
         self.ha && self.validity(now, workspace_id) == LicenseValidity::Valid
     }

@@ -1,6 +1,8 @@
-//! What Bytebase accepts, as types: a value of one of these types is one that every supported Bytebase takes.
+//! What Bytebase accepts, as types: a value of one of these types is one that every supported
+//! Bytebase takes.
 //!
-//! Parsers never panic, never read a file and never quote their input in an error: a connection string or a license is a secret.
+//! Parsers never panic, never read a file and never quote their input in an error: a connection
+//! string or a license is a secret.
 
 pub mod external_url;
 pub mod license;

@@ -1,7 +1,8 @@
-//! `PG_URL`: where a Bytebase replica finds its metadata database, read the way its driver (pgx) reads it.
+//! `PG_URL`: where a Bytebase replica finds its metadata database, read the way its driver (pgx)
+//! reads it.
 //!
-//! What the driver would misread, silently drop or look up inside the pod is refused, so that a value of [`PgUrl`] means the same
-//! to Bytebase, to this program and to the person who wrote it.
+//! What the driver would misread, silently drop or look up inside the pod is refused, so that a
+//! value of [`PgUrl`] means the same to Bytebase, to this program and to the person who wrote it.
 
 mod error;
 mod keyword;
@@ -213,7 +214,8 @@ impl PgUrl {
         Self::from_raw(raw, PgUrlForm::Uri)
     }
 
-    /// Adds a password given beside the string (`PGPASSWORD`): one in the string goes first, and an empty one counts as none.
+    /// Adds a password given beside the string (`PGPASSWORD`): one in the string goes first, and an
+    /// empty one counts as none.
     #[must_use]
     pub fn with_default_password(mut self, password: Option<SecretString>) -> Self {
         self.password = self
@@ -227,7 +229,8 @@ impl PgUrl {
         self.form
     }
 
-    /// The oldest Bytebase that understands this connection as it was written; `None` if every supported one does.
+    /// The oldest Bytebase that understands this connection as it was written; `None` if every
+    /// supported one does.
     pub fn minimum_version(&self) -> Option<Version> {
         let of_form = (self.form == PgUrlForm::KeywordValue).then_some(Version::new(3, 18, 0));
         let of_login = self.iam.as_ref().map(|iam| match iam {
@@ -237,8 +240,8 @@ impl PgUrl {
         of_form.max(of_login)
     }
 
-    /// How the connection is really protected: a CA strengthens `require`, the system's CAs strengthen everything, and direct
-    /// negotiation leaves nothing to prefer.
+    /// How the connection is really protected: a CA strengthens `require`, the system's CAs
+    /// strengthen everything, and direct negotiation leaves nothing to prefer.
     pub fn effective_ssl_mode(&self) -> SslMode {
         let direct = self
             .driver_params
@@ -259,7 +262,8 @@ impl PgUrl {
         (seconds > 0).then_some(Duration::from_secs(seconds))
     }
 
-    /// Parameters that make the driver open a file **in the Bytebase pod**, beside `sslrootcert`. This program never follows them.
+    /// Parameters that make the driver open a file **in the Bytebase pod**, beside `sslrootcert`.
+    /// This program never follows them.
     pub fn pod_file_parameters(&self) -> Vec<&'static str> {
         parameters::POD_FILES
             .iter()
@@ -278,7 +282,8 @@ impl PgUrl {
         self.password.is_some()
     }
 
-    /// Whether a host is the pod itself (a proxy beside Bytebase): from anywhere else it is another server, or none.
+    /// Whether a host is the pod itself (a proxy beside Bytebase): from anywhere else it is another
+    /// server, or none.
     pub fn has_loopback_host(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -295,7 +300,8 @@ impl PgUrl {
         format!("{}/{}", hosts.join(","), self.database)
     }
 
-    /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an equal value.
+    /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an
+    /// equal value.
     pub fn to_uri(&self) -> SecretString {
         let mut login = encode(&self.user);
         if let Some(password) = &self.password {
@@ -306,7 +312,8 @@ impl PgUrl {
         self.uri(&login).into()
     }
 
-    /// The same without user and password: what the driver then takes from `PGUSER` and `PGPASSWORD`.
+    /// The same without user and password: what the driver then takes from `PGUSER` and
+    /// `PGPASSWORD`.
     pub fn to_uri_without_login(&self) -> String {
         self.uri("")
     }
@@ -438,8 +445,8 @@ impl PgUrl {
     }
 }
 
-/// Equal when they lead to the same connection, however they were written. Not in constant time: only ever compare with what the
-/// same person gave before.
+/// Equal when they lead to the same connection, however they were written. Not in constant time:
+/// only ever compare with what the same person gave before.
 impl PartialEq for PgUrl {
     fn eq(&self, other: &Self) -> bool {
         let Self {

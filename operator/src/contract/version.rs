@@ -14,7 +14,8 @@ pub struct Version {
     pub patch: u32,
 }
 
-/// Tag of an image, as a registry accepts it. Not always a version: `latest` and private tags are legal.
+/// Tag of an image, as a registry accepts it. Not always a version: `latest` and private tags are
+/// legal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageTag(String);
 
@@ -144,9 +145,11 @@ impl Version {
         }
     }
 
-    /// Reads exactly three numbers separated by dots, the way image tags and stored schema versions are written.
+    /// Reads exactly three numbers separated by dots, the way image tags and stored schema versions
+    /// are written.
     ///
-    /// A leading `v` is refused rather than dropped: the text is used as an image tag, and no image has one with a `v`.
+    /// A leading `v` is refused rather than dropped: the text is used as an image tag, and no image
+    /// has one with a `v`.
     pub fn parse(text: &str) -> Result<Self, VersionError> {
         let first = text.chars().next().ok_or(VersionError::Empty)?;
         if matches!(first, 'v' | 'V') {
@@ -167,13 +170,15 @@ impl Version {
         })
     }
 
-    /// Whether both belong to the same release line. Patch numbers of images and of schemas are counted separately, so only
-    /// these two numbers can be compared between an image and a schema.
+    /// Whether both belong to the same release line. Patch numbers of images and of schemas are
+    /// counted separately, so only these two numbers can be compared between an image and a
+    /// schema.
     pub const fn same_minor(self, other: Self) -> bool {
         self.major == other.major && self.minor == other.minor
     }
 
-    /// Whether this release line is older than the other's: an image that is `older_minor_than` its schema is a downgrade.
+    /// Whether this release line is older than the other's: an image that is `older_minor_than` its
+    /// schema is a downgrade.
     pub const fn older_minor_than(self, other: Self) -> bool {
         self.major < other.major || (self.major == other.major && self.minor < other.minor)
     }

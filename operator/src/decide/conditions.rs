@@ -90,7 +90,8 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
     }
 }
 
-/// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is checked.
+/// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is
+/// checked.
 pub fn invalid(problems: &[Problem], warnings: &[String]) -> Vec<ConditionDraft> {
     let configuration = configuration(problems, warnings);
     let message = format!(
@@ -265,7 +266,8 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
         .filter(|replica| replica.pod.ready && !replica.pod.deleting)
         .count();
     if enough && !health.readable {
-        // Only where heartbeats can never be read does a Ready pod count as serving; to call that Ready would claim what nobody saw.
+        // Only where heartbeats can never be read does a Ready pod count as serving; to call that
+        // Ready would claim what nobody saw.
         return of(
             None,
             Reason::HeartbeatsUnknown,

@@ -111,7 +111,8 @@ fn judge_facts(
     let usable = facts
         .max_connections
         .saturating_sub(facts.reserved_connections);
-    // A replica takes at most what the server has, so a small server serves one replica; a second would starve the first.
+    // A replica takes at most what the server has, so a small server serves one replica; a second
+    // would starve the first.
     if cluster.replicas > 1 && usable < budget {
         return verdict(
             Allows::All,

@@ -13,7 +13,8 @@ use uuid::Uuid;
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
 /// Bytebase gives a replica's tasks up at this age of its last beat.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
-/// Rows of ended processes are normal for their 30 s tail; what still beats after this long is somebody else's.
+/// Rows of ended processes are normal for their 30 s tail; what still beats after this long is
+/// somebody else's.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
 /// A pod that is missing for longer than this is asked after: why could it not be made?
 pub const MISSING_PATIENCE: Duration = Duration::from_secs(2);
@@ -89,11 +90,13 @@ pub struct Health<'a> {
     pub replicas: Vec<Replica<'a>>,
     /// Heartbeats can be read now.
     pub readable: bool,
-    /// Fresh heartbeats that belong to no pod of ours: of a process that has just ended, or of a stranger.
+    /// Fresh heartbeats that belong to no pod of ours: of a process that has just ended, or of a
+    /// stranger.
     pub unclaimed: Vec<Uuid>,
 }
 
-/// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under the pod's name or address.
+/// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
+/// the pod's name or address.
 pub fn join(observation: &Observation) -> Health<'_> {
     let Some(facts) = observation.facts() else {
         let replicas = observation
@@ -133,7 +136,8 @@ pub fn join(observation: &Observation) -> Health<'_> {
 }
 
 fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts, now: Timestamp) -> Replica<'a> {
-    // A replica beats before it is Ready, and Bytebase deletes the row of one that has not beaten for hours.
+    // A replica beats before it is Ready, and Bytebase deletes the row of one that has not beaten
+    // for hours.
     let old = SignedDuration::try_from(DEAD_AFTER)
         .is_ok_and(|dead_after| now.duration_since(pod.created_at) > dead_after);
     let Some(id) = pod.replica_id else {
@@ -174,8 +178,8 @@ fn is_fresh(beat: &Heartbeat) -> bool {
     Freshness::of(beat.age) == Freshness::Fresh
 }
 
-/// The second way. A session proves that the replica is connected, which it keeps only while it lives; a Ready pod with a session
-/// counts as beating when the table has at least one fresh row.
+/// The second way. A session proves that the replica is connected, which it keeps only while it
+/// lives; a Ready pod with a session counts as beating when the table has at least one fresh row.
 fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
     let sessions = facts.sessions.as_ref();
     let Some(listeners) = sessions.and_then(|sessions| sessions.listeners.as_ref()) else {
@@ -210,7 +214,8 @@ impl Health<'_> {
             let since = observation.unclaimed_since.get(id);
             since.is_some_and(|since| observation.now.duration_since(*since) > long)
         });
-        // A row that no pod claims may be that of a Ready pod whose log could not be read; one that is not Ready has not beaten for long.
+        // A row that no pod claims may be that of a Ready pod whose log could not be read; one that
+        // is not Ready has not beaten for long.
         let unnamed = self
             .replicas
             .iter()

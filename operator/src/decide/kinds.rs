@@ -1,4 +1,5 @@
-//! Kinds that Kubernetes itself does not bring: where one is lacking, everything else stands all the same, and people are told.
+//! Kinds that Kubernetes itself does not bring: where one is lacking, everything else stands all
+//! the same, and people are told.
 
 use super::observation::Observation;
 use crate::api::Reason;

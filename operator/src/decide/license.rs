@@ -46,8 +46,9 @@ struct Place<'a> {
     guard: SignedDuration,
 }
 
-/// Judges the license that Bytebase obeys. `guard`: how long before its end a license stops counting, since replicas go on for a
-/// minute with what they cached and queued work is failed ten minutes later.
+/// Judges the license that Bytebase obeys. `guard`: how long before its end a license stops
+/// counting, since replicas go on for a minute with what they cached and queued work is failed ten
+/// minutes later.
 pub fn judge(
     cluster: &ValidCluster,
     observation: &Observation,
@@ -205,8 +206,8 @@ fn stored(
     }
 }
 
-/// A license in the Secret replaces one that Bytebase does not accept, or one without HA, or one that ends sooner: somebody may have
-/// installed a newer one by hand.
+/// A license in the Secret replaces one that Bytebase does not accept, or one without HA, or one
+/// that ends sooner: somebody may have installed a newer one by hand.
 fn is_better(secret: &License, stored: &License, place: &Place<'_>) -> bool {
     let rank = |license: &License| {
         (
@@ -252,7 +253,8 @@ fn not_installed(
             verdict.changes_at = changes_at;
             verdict
         }
-        // Installing it would change nothing for HA, but plans count too, so it is still offered while it is valid.
+        // Installing it would change nothing for HA, but plans count too, so it is still offered
+        // while it is valid.
         _ => LicenseVerdict {
             installable: reason == Reason::LicenseWithoutHa,
             changes_at,

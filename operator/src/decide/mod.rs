@@ -30,7 +30,8 @@ use rollout::{Rollout, Step};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Probe this often while replicas come and go, so that a step follows soon after what it waits for.
+/// Probe this often while replicas come and go, so that a step follows soon after what it waits
+/// for.
 const BUSY_PROBE: Duration = Duration::from_secs(1);
 /// Probe this often otherwise: as often as replicas beat.
 const QUIET_PROBE: Duration = health::BEAT_INTERVAL;
@@ -170,8 +171,9 @@ struct Desired {
     prune: Vec<Kind>,
 }
 
-/// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its present template while the
-/// new one would start replicas that are known to fail or to break the schema.
+/// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
+/// present template while the new one would start replicas that are known to fail or to break the
+/// schema.
 fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<Desired, Problem> {
     let Findings {
         cluster,
@@ -189,7 +191,8 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         rollout::next_size(set, target.replicas, health)
     });
     let stateful_set = match set {
-        // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet, writes anything.
+        // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
+        // writes anything.
         Some(set) if hold && size == set.replicas => None,
         Some(set) if hold => Some(desired::stateful_set(cluster, size, set.template.clone())),
         None if hold => None,
@@ -316,7 +319,8 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
     }
 }
 
-/// Bytebase checks no version in either direction: an older binary starts on a newer schema and then breaks.
+/// Bytebase checks no version in either direction: an older binary starts on a newer schema and
+/// then breaks.
 fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
     let image = cluster.image.version?;
     let (_, facts) = observation.last_facts.as_ref()?;
@@ -380,7 +384,8 @@ fn template_version(
     }
 }
 
-/// Whoever signs up first becomes the admin, so with `createFirst` nobody is let in before that is done.
+/// Whoever signs up first becomes the admin, so with `createFirst` nobody is let in before that is
+/// done.
 fn exposure_held(
     cluster: &ValidCluster,
     observation: &Observation,
@@ -402,7 +407,8 @@ fn exposure_held(
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
 }
 
-/// A roll must know of a migration, and of a replica whose id is not known only its session tells that it lives.
+/// A roll must know of a migration, and of a replica whose id is not known only its session tells
+/// that it lives.
 fn reading(quiet: bool, rollout: &Rollout, health: &Health<'_>) -> Reading {
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },

@@ -17,7 +17,8 @@ use uuid::Uuid;
 pub enum DatabaseView {
     /// No probe has ended yet (the operator has just started, or the connection just changed).
     NotProbed,
-    /// The operator can never log in itself: the login is a cloud IAM one and no monitoring URL was given.
+    /// The operator can never log in itself: the login is a cloud IAM one and no monitoring URL was
+    /// given.
     CannotRead,
     /// The outcome of the latest probe.
     Probed(Result<DatabaseFacts, ProbeFailure>),
@@ -81,9 +82,11 @@ pub struct DatabaseFacts {
     pub reserved_connections: u32,
     /// The role may create tables in the schema that unqualified names go to.
     pub can_create: bool,
-    /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in between.
+    /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
+    /// between.
     pub transaction_pooler: bool,
-    /// Identity of the database itself, equal for two connection strings that lead to the same one.
+    /// Identity of the database itself, equal for two connection strings that lead to the same
+    /// one.
     pub identity: DatabaseIdentity,
     /// Whose tables these are.
     pub schema: SchemaState,
@@ -91,7 +94,8 @@ pub struct DatabaseFacts {
     pub license: StoredLicense,
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Vec<Heartbeat>,
-    /// Who else is connected. `None`: not looked at in this reading (see [`Reading`](super::plan::Reading)).
+    /// Who else is connected. `None`: not looked at in this reading (see
+    /// [`Reading`](super::plan::Reading)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Vec<RunningTasks>,
@@ -104,7 +108,8 @@ pub struct DatabaseFacts {
 /// The other sessions of the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sessions {
-    /// Those that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions' queries.
+    /// Those that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions'
+    /// queries.
     pub listeners: Option<Vec<ListenSession>>,
     /// Somebody holds the schema migration lock (advisory lock 1002).
     pub migration_running: bool,
@@ -121,7 +126,8 @@ pub enum SchemaState {
     Empty,
     /// Bytebase's tables.
     Bytebase {
-        /// The newest row of `instance_change_history`; `None` while the first migration has not recorded one.
+        /// The newest row of `instance_change_history`; `None` while the first migration has not
+        /// recorded one.
         version: Option<Version>,
     },
     /// Tables that are not Bytebase's.
@@ -160,7 +166,8 @@ impl fmt::Debug for StoredLicense {
     }
 }
 
-/// One row of `replica_heartbeat`, its age taken by the database's clock and carried forward to the moment of observation.
+/// One row of `replica_heartbeat`, its age taken by the database's clock and carried forward to the
+/// moment of observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The process that beats; a new one at each start.
@@ -232,7 +239,8 @@ pub struct RefusedEviction {
 pub struct MissingPods {
     /// Since when, as far as the operator remembers.
     pub since: jiff::Timestamp,
-    /// Why the StatefulSet's controller cannot make one of them, in the words of whoever refuses: a quota, pod security, a webhook.
+    /// Why the StatefulSet's controller cannot make one of them, in the words of whoever refuses:
+    /// a quota, pod security, a webhook.
     pub refusal: Option<String>,
 }
 
@@ -271,7 +279,8 @@ impl Observation {
 pub struct StatefulSetView {
     /// `spec.replicas`.
     pub replicas: i32,
-    /// The controller has seen the latest spec, so `update_revision` is that of the present template.
+    /// The controller has seen the latest spec, so `update_revision` is that of the present
+    /// template.
     pub settled: bool,
     /// `status.updateRevision`.
     pub update_revision: Option<String>,
@@ -325,7 +334,8 @@ pub enum PodTrouble {
     Unschedulable(String),
     /// The kubelet cannot make the container (a missing Secret key, a volume).
     Creation(String),
-    /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as ever.
+    /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
+    /// ever.
     NodeSilent(String),
 }
 

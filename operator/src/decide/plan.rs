@@ -23,7 +23,8 @@ pub struct Plan {
     pub call: Option<BytebaseCall>,
     /// What to report.
     pub report: Report,
-    /// The first probe has not ended, so the report would be out of date in a moment: the status as it stands is nearer to the truth.
+    /// The first probe has not ended, so the report would be out of date in a moment: the status
+    /// as it stands is nearer to the truth.
     pub unsettled: bool,
     /// When to look again although nothing happened.
     pub next: Option<Timestamp>,
@@ -38,12 +39,14 @@ pub struct Plan {
 pub struct Reading {
     /// From one reading to the next.
     pub every: Duration,
-    /// Whether to look at its other sessions too. That costs the server several times as much as all the rest, and the more the more sessions it
-    /// has room for, so it is done only where something depends on them.
+    /// Whether to look at its other sessions too. That costs the server several times as much as
+    /// all the rest, and the more the more sessions it has room for, so it is done only where
+    /// something depends on them.
     pub sessions: bool,
 }
 
-/// A call to Bytebase's API, at one replica: it takes no Service on the way, whose rules may lag behind the pods.
+/// A call to Bytebase's API, at one replica: it takes no Service on the way, whose rules may lag
+/// behind the pods.
 #[derive(Clone, Debug)]
 pub struct BytebaseCall {
     /// A replica that is Ready and beating.

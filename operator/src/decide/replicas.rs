@@ -17,8 +17,8 @@ pub struct Target {
     pub held_back: Option<(Reason, String)>,
 }
 
-/// Decides the number of replicas. `version`: of the template that will stand. `current`: the StatefulSet as it stands, `None` before
-/// there is one.
+/// Decides the number of replicas. `version`: of the template that will stand. `current`: the
+/// StatefulSet as it stands, `None` before there is one.
 pub fn target(
     cluster: &ValidCluster,
     version: Option<Version>,
@@ -39,7 +39,8 @@ pub fn target(
             held_back: None,
         };
     }
-    // Failures of a running cluster are reported and never tear down what serves; nor does anything start on them.
+    // Failures of a running cluster are reported and never tear down what serves; nor does anything
+    // start on them.
     if database.allows <= database::Allows::Wait {
         let known = database.allows != database::Allows::Wait;
         let reason = if known {
@@ -77,7 +78,8 @@ pub fn target(
             held_back: None,
         },
         license::Allows::No => held(1, Reason::HeldBackByLicense, &license.message),
-        // Unknown never scales up, and never down: what runs goes on, and one replica is always safe.
+        // Unknown never scales up, and never down: what runs goes on, and one replica is always
+        // safe.
         license::Allows::Yes | license::Allows::Unknown => {
             let reason = if matches!(view, DatabaseView::CannotRead) {
                 Reason::HeldBackByLicense

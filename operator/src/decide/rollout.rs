@@ -1,7 +1,8 @@
-//! How a change reaches the replicas: one pod at a time, each step only when the others carry the load.
+//! How a change reaches the replicas: one pod at a time, each step only when the others carry the
+//! load.
 //!
-//! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the operator evicts one, and the controller
-//! makes it anew from the current template.
+//! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
+//! operator evicts one, and the controller makes it anew from the current template.
 
 use super::health::{DEAD_AFTER, Health, Replica};
 use super::observation::{DatabaseFacts, Observation, StatefulSetView};
@@ -156,7 +157,8 @@ fn next(
         Some(None) => return wait("a look at whether a schema migration is running".to_owned(), None),
         _ => {}
     }
-    // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody loses anything with it.
+    // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody
+    // loses anything with it.
     if let Some(broken) = outdated
         .iter()
         .find(|replica| is_broken(replica, observation))
@@ -176,7 +178,8 @@ fn next(
     if let Some(replica) = health.replicas.iter().find(unproven) {
         return unproven_step(replica, ready_timeout(cluster), observation);
     }
-    // It may do its work as ever, and a pod that is told to end there would stay for as long as its node is away.
+    // It may do its work as ever, and a pod that is told to end there would stay for as long as its
+    // node is away.
     if let Some(silent) = health
         .replicas
         .iter()
@@ -187,7 +190,8 @@ fn next(
     let Some(candidate) = pick(outdated, health, observation) else {
         return Step::Done;
     };
-    // Nobody loses anything with it, so nobody need stand in: several that have stopped beating would wait for each other for ever.
+    // Nobody loses anything with it, so nobody need stand in: several that have stopped beating
+    // would wait for each other for ever.
     if candidate.given_up {
         return evict(
             candidate,
@@ -213,7 +217,8 @@ fn next(
     )
 }
 
-/// When a replica without a heartbeat counts as given up. Of one whose beat grows old the probe tells by itself.
+/// When a replica without a heartbeat counts as given up. Of one whose beat grows old the probe
+/// tells by itself.
 fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Timestamp> {
     let just_after = DEAD_AFTER + Duration::from_secs(1);
     (replica.heartbeat == HeartbeatState::Missing)
@@ -222,7 +227,8 @@ fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Times
         .filter(|moment| *moment > observation.now)
 }
 
-/// A replica on the new template that does not carry load yet: the roll waits for it, and stops when it takes too long.
+/// A replica on the new template that does not carry load yet: the roll waits for it, and stops
+/// when it takes too long.
 fn unproven_step(
     replica: &Replica<'_>,
     timeout: SignedDuration,
@@ -248,8 +254,8 @@ fn unproven_step(
     }
 }
 
-/// What carries no load first (it could never be waited for), then idle pods, then from the highest ordinal down. Waiting until a
-/// pod's running tasks have ended belongs here.
+/// What carries no load first (it could never be waited for), then idle pods, then from the highest
+/// ordinal down. Waiting until a pod's running tasks have ended belongs here.
 fn pick<'r, 'o>(
     outdated: &[&'r Replica<'o>],
     health: &Health<'_>,
@@ -264,8 +270,8 @@ fn pick<'r, 'o>(
     })
 }
 
-/// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes no requests may still run tasks, which
-/// only a readable database can rule out.
+/// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes
+/// no requests may still run tasks, which only a readable database can rule out.
 fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
     if replica.pod.ready || replica.node_is_silent() {
         return false;
@@ -315,8 +321,8 @@ pub fn describe(replica: &Replica<'_>) -> String {
     )
 }
 
-/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so that never two end together by our
-/// hand; a cluster that is stopped needs nobody to carry on.
+/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
+/// that never two end together by our hand; a cluster that is stopped needs nobody to carry on.
 pub fn next_size(set: &StatefulSetView, target: i32, health: &Health<'_>) -> i32 {
     if target >= set.replicas || target == 0 {
         return target;

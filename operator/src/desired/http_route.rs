@@ -36,7 +36,8 @@ pub fn http_route(cluster: &ValidCluster) -> Option<DesiredObject> {
     ))
 }
 
-/// With every default written out: a list that lacks what the API server adds to it would differ from what stands.
+/// With every default written out: a list that lacks what the API server adds to it would differ
+/// from what stands.
 fn backend(service: &str, port: i32) -> Value {
     json!({"group": "", "kind": "Service", "name": service, "port": port, "weight": 1})
 }

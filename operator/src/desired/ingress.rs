@@ -10,7 +10,8 @@ use k8s_openapi::api::networking::v1::{
 };
 use std::collections::BTreeMap;
 
-/// Paths that must not be reachable from outside: both answer without a login. A longer path wins over `/`.
+/// Paths that must not be reachable from outside: both answer without a login. A longer path wins
+/// over `/`.
 pub(super) const PRIVATE_PATHS: [&str; 2] = ["/metrics", "/debug"];
 
 /// The Ingress, if wanted.
@@ -66,7 +67,8 @@ fn path(path: &str, service: &str, port: ServiceBackendPort) -> HTTPIngressPath 
     }
 }
 
-/// WebSockets live for an hour, SQL sheets are large, `/mcp` streams, and its sessions are in one replica's memory.
+/// WebSockets live for an hour, SQL sheets are large, `/mcp` streams, and its sessions are in one
+/// replica's memory.
 fn preset(preset: IngressPreset) -> BTreeMap<String, String> {
     let annotations: &[(&str, &str)] = match preset {
         IngressPreset::None => &[],
@@ -82,7 +84,8 @@ fn preset(preset: IngressPreset) -> BTreeMap<String, String> {
                 "bytebase-replica",
             ),
         ],
-        // Traefik neither limits bodies nor buffers nor times WebSockets out by default; its affinity annotations go on the Service.
+        // Traefik neither limits bodies nor buffers nor times WebSockets out by default; its
+        // affinity annotations go on the Service.
         IngressPreset::Traefik => &[(
             "traefik.ingress.kubernetes.io/router.entrypoints",
             "web,websecure",

@@ -143,7 +143,8 @@ pub fn headless_name(cluster: &str) -> String {
     format!("{cluster}-headless")
 }
 
-/// Labels that select the pods of a cluster; a StatefulSet's selector can never change, so neither can these.
+/// Labels that select the pods of a cluster; a StatefulSet's selector can never change, so neither
+/// can these.
 pub fn selector_labels(name: &str) -> BTreeMap<String, String> {
     [
         ("app.kubernetes.io/name", "bytebase"),

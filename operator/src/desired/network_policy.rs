@@ -10,7 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
-/// The NetworkPolicy, if wanted. `operator_namespace`: where this operator runs; it calls the replicas with the admin's login.
+/// The NetworkPolicy, if wanted. `operator_namespace`: where this operator runs; it calls the
+/// replicas with the admin's login.
 pub fn network_policy(
     cluster: &ValidCluster,
     operator_namespace: Option<&str>,

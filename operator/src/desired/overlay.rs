@@ -1,7 +1,7 @@
 //! `spec.podTemplate`: a strategic merge of the user's fragment into the finished template.
 //!
-//! Objects merge by key, `null` takes a field away, and lists merge by the key that Kubernetes gives them (a container by its name, a port
-//! by its number …); any other list is replaced.
+//! Objects merge by key, `null` takes a field away, and lists merge by the key that Kubernetes
+//! gives them (a container by its name, a port by its number …); any other list is replaced.
 
 use super::CONTAINER;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -34,7 +34,8 @@ pub fn list_key(field: &str) -> Option<&'static str> {
         .map(|(_, key)| *key)
 }
 
-/// Merges and checks: the result is a pod template, and what makes it this operator's is still in it.
+/// Merges and checks: the result is a pod template, and what makes it this operator's is still in
+/// it.
 pub(super) fn merge(base: &Value, overlay: &Value) -> Result<Value, String> {
     let mut merged = base.clone();
     merge_into(&mut merged, overlay, "", DEPTH)?;

@@ -1,6 +1,7 @@
 //! The pod template: one Bytebase container under the restricted pod security standard.
 //!
-//! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden file in the tests guards it.
+//! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
+//! file in the tests guards it.
 
 use super::{CONTAINER, PORT, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, PullPolicy, SecretKeyRef};
@@ -27,8 +28,9 @@ const DATA_DIR: &str = "/var/opt/bytebase";
 const CA_VOLUME: &str = "bytebase-database-ca";
 const DEFAULT_PRE_STOP: i64 = 5;
 const DEFAULT_GRACE: i64 = 60;
-/// A first start may migrate for many minutes while the others wait for its lock: an hour before anybody is killed.
-/// Looked at often, since a replica that has nothing to migrate is up in a second or two.
+/// A first start may migrate for many minutes while the others wait for its lock: an hour before
+/// anybody is killed. Looked at often, since a replica that has nothing to migrate is up in a
+/// second or two.
 const STARTUP_PERIOD: i32 = 2;
 const STARTUP_FAILURES: i32 = 1800;
 
@@ -70,7 +72,8 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
             affinity: spec.affinity.clone(),
             automount_service_account_token: Some(false),
             containers: vec![container(cluster, pre_stop)],
-            // Kubernetes would put an environment variable for every Service of the namespace into the container.
+            // Kubernetes would put an environment variable for every Service of the namespace into
+            // the container.
             enable_service_links: Some(false),
             image_pull_secrets: pull_secrets,
             node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
@@ -155,7 +158,8 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
             ..ContainerPort::default()
         }]),
         resources: spec.resources.clone(),
-        // `/healthz` answers only after the migration and checks no database, so none of these fails for a database outage.
+        // `/healthz` answers only after the migration and checks no database, so none of these
+        // fails for a database outage.
         startup_probe: Some(Probe {
             period_seconds: Some(STARTUP_PERIOD),
             failure_threshold: Some(STARTUP_FAILURES),
@@ -168,7 +172,8 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
             timeout_seconds: Some(5),
             ..health()
         }),
-        // A busy replica must not be killed in the middle of somebody's migration: only a port that refuses for two minutes counts.
+        // A busy replica must not be killed in the middle of somebody's migration: only a port that
+        // refuses for two minutes counts.
         liveness_probe: Some(Probe {
             tcp_socket: Some(TCPSocketAction {
                 port: IntOrString::String("http".to_owned()),
@@ -230,7 +235,8 @@ fn env(cluster: &ValidCluster) -> Vec<EnvVar> {
             ..EnvVarSource::default()
         }),
     };
-    // The sessions of a replica carry its pod's name in `pg_stat_activity`, which tells them apart behind address translation.
+    // The sessions of a replica carry its pod's name in `pg_stat_activity`, which tells them apart
+    // behind address translation.
     let pod_name = EnvVar {
         name: "PGAPPNAME".to_owned(),
         value: None,

@@ -121,16 +121,19 @@ fn port(port: i32) -> ServicePort {
     ServicePort {
         name: Some("http".to_owned()),
         port,
-        // The key under which the API server merges ports; left out, an apply would not find its own entry again.
+        // The key under which the API server merges ports; left out, an apply would not find its
+        // own entry again.
         protocol: Some("TCP".to_owned()),
         target_port: Some(IntOrString::String("http".to_owned())),
-        // gRPC-Web and HTTP/1.1 share the port; no `appProtocol`, since presets differ in what they make of it.
+        // gRPC-Web and HTTP/1.1 share the port; no `appProtocol`, since presets differ in what they
+        // make of it.
         ..ServicePort::default()
     }
 }
 
-/// A port that no replica listens on: where the Ingress sends what must not be reached from outside. A route without endpoints is
-/// left out by some controllers, and the request would fall through to `/`; one that is refused is answered 502 by all.
+/// A port that no replica listens on: where the Ingress sends what must not be reached from
+/// outside. A route without endpoints is left out by some controllers, and the request would fall
+/// through to `/`; one that is refused is answered 502 by all.
 fn nowhere() -> ServicePort {
     ServicePort {
         name: Some(NOWHERE.to_owned()),

@@ -17,7 +17,8 @@ pub fn stateful_set(cluster: &ValidCluster, replicas: i32, template: Value) -> D
                 replicas: Some(replicas),
                 selector: selector(cluster),
                 service_name: Some(headless_name(&cluster.identity.name)),
-                // Replicas need no order: they agree on who migrates the schema by a lock in the database.
+                // Replicas need no order: they agree on who migrates the schema by a lock in the
+                // database.
                 pod_management_policy: Some("Parallel".to_owned()),
                 // The operator itself decides when a pod may end.
                 update_strategy: Some(StatefulSetUpdateStrategy {

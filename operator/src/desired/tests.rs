@@ -1,8 +1,9 @@
 //! Golden objects, and what the overlay takes.
 //!
-//! The golden files are the promise to clusters that run: **a pod template that differs from its golden file rolls the pods of every
-//! cluster when the operator is upgraded.** Should one of them have to change, put the change behind a field of the spec, so that a
-//! template that does not use it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
+//! The golden files are the promise to clusters that run: **a pod template that differs from its
+//! golden file rolls the pods of every cluster when the operator is upgraded.** Should one of them
+//! have to change, put the change behind a field of the spec, so that a template that does not use
+//! it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::{
     DesiredObject, headless_service, http_route, ingress, network_policy, pod_disruption_budget,

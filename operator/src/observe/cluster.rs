@@ -1,4 +1,5 @@
-//! One cluster as it stands: its objects out of the caches, its Secrets by a fresh read, its replicas' ids out of their logs.
+//! One cluster as it stands: its objects out of the caches, its Secrets by a fresh read, its
+//! replicas' ids out of their logs.
 
 use super::pod::{self, LogIds};
 use crate::api::BytebaseCluster;
@@ -112,8 +113,8 @@ pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
         .collect()
 }
 
-/// Why the controller of this StatefulSet could not make one of these pods, in the words of whoever refused. Of several reasons always
-/// the same, since status must not change while nothing does.
+/// Why the controller of this StatefulSet could not make one of these pods, in the words of whoever
+/// refused. Of several reasons always the same, since status must not change while nothing does.
 pub async fn refusal(
     client: &Client,
     namespace: &str,

@@ -56,7 +56,8 @@ struct RouteCondition {
     message: String,
 }
 
-/// The route as a plain value: refused if one Gateway refuses it, accepted once as many accept it as it names.
+/// The route as a plain value: refused if one Gateway refuses it, accepted once as many accept it
+/// as it names.
 pub fn route(route: &HTTPRoute) -> RouteView {
     let named = route
         .spec

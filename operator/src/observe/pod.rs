@@ -72,8 +72,9 @@ fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut. Whoever says otherwise is the node
-/// controller, which has not heard from the kubelet for some time and knows nothing of the pod itself.
+/// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut.
+/// Whoever says otherwise is the node controller, which has not heard from the kubelet for some
+/// time and knows nothing of the pod itself.
 fn node_is_silent(pod: &Pod) -> bool {
     let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
     let gate_is_shut = condition(pod, "Ready")
@@ -103,7 +104,8 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble>
         .as_ref()
         .and_then(|state| state.waiting.as_ref())?;
     let reason = waiting.reason.as_deref().unwrap_or_default();
-    // The kubelet's message changes with every try (a growing back-off), and status must not change while nothing does.
+    // The kubelet's message changes with every try (a growing back-off), and status must not change
+    // while nothing does.
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
             Some(PodTrouble::ImagePull(format!(
@@ -137,7 +139,8 @@ struct Entry {
 }
 
 impl LogIds {
-    /// The id of the replica that runs in this pod, from the cache or from the head of its log. `None`: not known (yet).
+    /// The id of the replica that runs in this pod, from the cache or from the head of its log.
+    /// `None`: not known (yet).
     pub async fn get(&self, api: &Api<Pod>, pod: &Pod) -> Option<Uuid> {
         let container = container(pod)?;
         container.state.as_ref()?.running.as_ref()?;

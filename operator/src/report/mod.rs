@@ -180,7 +180,8 @@ fn condition(
     }
 }
 
-/// What people should be told of the way from one status to the next: each condition whose status or reason changed.
+/// What people should be told of the way from one status to the next: each condition whose status
+/// or reason changed.
 pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Vec<Notice> {
     next.conditions
         .iter()
@@ -208,11 +209,13 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
         .collect()
 }
 
-/// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new cluster is no news.
+/// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new
+/// cluster is no news.
 fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
-    // An Ingress without an address and a database that is being looked at are how every cluster begins.
+    // An Ingress without an address and a database that is being looked at are how every cluster
+    // begins.
     let derived = derived || matches!(reason, Reason::IngressPending | Reason::DatabaseNotProbed);
     let quiet = matches!(
         reason,
@@ -242,7 +245,8 @@ fn is_warning(type_: ConditionType, status: &str) -> bool {
     }
 }
 
-/// Writes status by server-side apply, so that fields that are gone go. Returns the `resourceVersion` of the cluster with it.
+/// Writes status by server-side apply, so that fields that are gone go. Returns the
+/// `resourceVersion` of the cluster with it.
 pub async fn write(
     client: &Client,
     cluster: &BytebaseCluster,

@@ -1,4 +1,5 @@
-//! Pauses between retries of one object: each failure doubles its own, a success forgets it. Pure: randomness comes from the caller.
+//! Pauses between retries of one object: each failure doubles its own, a success forgets it. Pure:
+//! randomness comes from the caller.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -39,8 +40,8 @@ impl<K: Eq + Hash> Backoff<K> {
         }
     }
 
-    /// Counts a failure and returns the pause before the next attempt. `random` is in 0..1; the pause is shortened by it, so that
-    /// the cap holds.
+    /// Counts a failure and returns the pause before the next attempt. `random` is in 0..1; the
+    /// pause is shortened by it, so that the cap holds.
     pub fn failed(&mut self, key: K, random: f64) -> Duration {
         let failures = self.failures.entry(key).or_insert(0);
         // 2^20 seconds are beyond any cap, and far from an overflow.

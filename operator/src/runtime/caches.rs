@@ -94,7 +94,8 @@ impl<K: Cached> Shelf<K> for Live<K> {
     }
 }
 
-/// Objects as JSON: a StatefulSet takes a fifth of the memory that its type would, and is read only when its cluster is looked at.
+/// Objects as JSON: a StatefulSet takes a fifth of the memory that its type would, and is read only
+/// when its cluster is looked at.
 pub struct Packed<K: Cached>(Mutex<HashMap<ObjectRef<K>, Box<[u8]>>>);
 
 impl<K: Cached> Default for Packed<K> {
@@ -115,7 +116,8 @@ impl<K: Cached> Shelf<K> for Packed<K> {
     fn put(&self, object: K) -> bool {
         let key = ObjectRef::from_obj(&object);
         let Ok(packed) = serde_json::to_vec(&object) else {
-            // Kubernetes' own types are JSON; one that were not would be read from the API server instead.
+            // Kubernetes' own types are JSON; one that were not would be read from the API server
+            // instead.
             self.remove(object);
             return false;
         };
@@ -202,7 +204,8 @@ impl<K: Cached, S: Shelf<K>> Cache<K, S> {
         self.shelf.remove(object);
     }
 
-    /// Objects of a namespace (or of all) that are not among `seen`: they went while the watch was away.
+    /// Objects of a namespace (or of all) that are not among `seen`: they went while the watch was
+    /// away.
     pub fn vanished(&self, namespace: Option<&str>, seen: &HashSet<ObjectRef<K>>) -> Vec<K> {
         self.shelf.select(&|object| {
             namespace.is_none_or(|namespace| object.namespace.as_deref() == Some(namespace))

@@ -25,7 +25,8 @@ use uuid::Uuid;
 /// Namespace and name of a cluster.
 pub type Key = ObjectRef<BytebaseCluster>;
 
-/// A refused write is tried again at least this often: nothing else tells that what stood in the way has gone.
+/// A refused write is tried again at least this often: nothing else tells that what stood in the
+/// way has gone.
 const BACKOFF_CAP: Duration = Duration::from_mins(1);
 
 /// What `run` was told.
@@ -45,7 +46,8 @@ pub struct Context {
     pub options: Options,
     /// What decisions rest on.
     pub settings: Settings,
-    /// Client of the reconciles. It tries nothing again by itself: each cluster has a back-off of its own.
+    /// Client of the reconciles. It tries nothing again by itself: each cluster has a back-off of
+    /// its own.
     pub client: Client,
     /// Client for Bytebase's API.
     pub http: reqwest::Client,
@@ -95,7 +97,8 @@ pub struct Memory {
 /// A status whose echo the cache may not have seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WrittenStatus {
-    /// `resourceVersion` in the cache before it: until the cache moves on, this status is the newer one.
+    /// `resourceVersion` in the cache before it: until the cache moves on, this status is the
+    /// newer one.
     pub before: Option<String>,
     /// `resourceVersion` with it.
     pub after: Option<String>,
@@ -217,7 +220,8 @@ impl Context {
         lock(&self.memory).insert(key.clone(), memory);
     }
 
-    /// Whether a cluster is as the last look at it left it, changed only by the status that was written then.
+    /// Whether a cluster is as the last look at it left it, changed only by the status that was
+    /// written then.
     pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
         lock(&self.memory)
             .get(key)
@@ -225,8 +229,8 @@ impl Context {
             .is_some_and(|written| written.echoes_in(cluster))
     }
 
-    /// Holds the databases back until every cluster has been looked at once: a login costs far more than a look, and what was edited
-    /// while nobody led must not wait for a thousand of them.
+    /// Holds the databases back until every cluster has been looked at once: a login costs far more
+    /// than a look, and what was edited while nobody led must not wait for a thousand of them.
     pub fn begin_first_pass(&self) {
         let clusters = self.caches.clusters.store().state();
         if clusters.is_empty() {

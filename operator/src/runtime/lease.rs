@@ -1,14 +1,18 @@
-//! Leader election over a `coordination.k8s.io/v1` Lease: the well-known algorithm of Kubernetes' own clients.
+//! Leader election over a `coordination.k8s.io/v1` Lease: the well-known algorithm of Kubernetes'
+//! own clients.
 //!
-//! Whoever finds the Lease free, or unchanged for as long as it is good for, writes its name into it; the `resourceVersion` lets
-//! only one of several win. Clocks of different machines are never compared: a record is expired when *we* have seen it
-//! unchanged for its duration, by our own monotonic clock.
+//! Whoever finds the Lease free, or unchanged for as long as it is good for, writes its name into
+//! it; the `resourceVersion` lets only one of several win. Clocks of different machines are never
+//! compared: a record is expired when *we* have seen it unchanged for its duration, by our own
+//! monotonic clock.
 //!
-//! The numbers: a leader renews every 2 s and stops being one 10 s after the start of its last successful renewal; nobody else
-//! takes over before 15 s. The 5 s between are for writes in flight.
+//! The numbers: a leader renews every 2 s and stops being one 10 s after the start of its last
+//! successful renewal; nobody else takes over before 15 s. The 5 s between are for writes in
+//! flight.
 //!
-//! **On loss the process must exit.** A write that has left cannot be called back, and tasks that hold on to what they read as leader
-//! would write it later; only the end of the process ends them all.
+//! **On loss the process must exit.** A write that has left cannot be called back, and tasks that
+//! hold on to what they read as leader would write it later; only the end of the process ends them
+//! all.
 
 use crate::plain::plain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -35,8 +39,8 @@ pub const STANDBY_PERIOD: Duration = Duration::from_millis(900);
 /// Between two attempts of a leader whose renewal failed.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// For one attempt. Under a third of the deadline: when an answer is lost there is time for the conflict that follows, for
-/// finding out that it was our own write, and for writing again.
+/// For one attempt. Under a third of the deadline: when an answer is lost there is time for the
+/// conflict that follows, for finding out that it was our own write, and for writing again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Of the client, where an attempt that was given up may linger.
@@ -61,13 +65,15 @@ pub enum LostLease {
     Expired,
 }
 
-/// Whether this process leads, right now. Cheap to clone and to ask; to be asked before every write.
+/// Whether this process leads, right now. Cheap to clone and to ask; to be asked before every
+/// write.
 #[derive(Clone, Debug, Default)]
 pub struct Leadership {
     until: Arc<Mutex<Option<Until>>>,
 }
 
-/// By both clocks: the monotonic one counts on while a process is stopped, but not on every machine while the machine is.
+/// By both clocks: the monotonic one counts on while a process is stopped, but not on every machine
+/// while the machine is.
 #[derive(Clone, Copy, Debug)]
 struct Until {
     monotonic: Instant,
@@ -156,7 +162,8 @@ impl Election {
                 Action::Lost(LostLease::TakenBy(other.clone().unwrap_or_default()))
             }
             None => Action::Take,
-            // The longer of the two: the holder may run with other settings, and ours must hold for us.
+            // The longer of the two: the holder may run with other settings, and ours must hold for
+            // us.
             Some(_)
                 if now.saturating_duration_since(*since) >= record.duration.max(LEASE_DURATION) =>
             {
@@ -184,14 +191,15 @@ impl Leadership {
         }
     }
 
-    /// How long writes may still begin. One that has begun should end within `LEASE_DURATION - RENEW_DEADLINE` beyond that.
+    /// How long writes may still begin. One that has begun should end within `LEASE_DURATION -
+    /// RENEW_DEADLINE` beyond that.
     pub fn remaining(&self) -> Duration {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(until) = until else {
             return Duration::ZERO;
         };
-        // A wall clock set back tells nothing; one far ahead means that the machine slept, until the next renewal shows
-        // otherwise.
+        // A wall clock set back tells nothing; one far ahead means that the machine slept, until
+        // the next renewal shows otherwise.
         let by_wall = until
             .renewed
             .elapsed()
@@ -216,7 +224,8 @@ impl Leadership {
 
 // === impl Contender ===
 
-/// A client for the Lease alone: quick to give up, and without retries of its own, which would renew with what was true before.
+/// A client for the Lease alone: quick to give up, and without retries of its own, which would
+/// renew with what was true before.
 pub fn client(mut config: Config) -> Result<Client, Box<kube::Error>> {
     config.connect_timeout = Some(REQUEST_TIMEOUT);
     config.read_timeout = Some(REQUEST_TIMEOUT);
@@ -226,7 +235,8 @@ pub fn client(mut config: Config) -> Result<Client, Box<kube::Error>> {
 }
 
 impl Contender {
-    /// A contender under `identity`, which must be of this process alone: a restarted one must not take itself for its predecessor.
+    /// A contender under `identity`, which must be of this process alone: a restarted one must not
+    /// take itself for its predecessor.
     pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -260,7 +270,8 @@ impl Contender {
         }
     }
 
-    /// Renews for as long as it can. Returns why it could not, at the latest when the deadline passes; the process must then exit.
+    /// Renews for as long as it can. Returns why it could not, at the latest when the deadline
+    /// passes; the process must then exit.
     pub async fn keep(&mut self) -> LostLease {
         let lost = loop {
             let deadline = self
@@ -285,7 +296,8 @@ impl Contender {
             if let Action::Lost(lost) = action {
                 return Some(lost);
             }
-            // A Lease that somebody deleted is created again: others may do so too, and the server lets one of us win.
+            // A Lease that somebody deleted is created again: others may do so too, and the server
+            // lets one of us win.
             let outcome = match self.act(&action).await {
                 Ok(true) => return None,
                 // Somebody wrote in between; it may have been our own write whose answer was lost.
@@ -299,7 +311,8 @@ impl Contender {
         }
     }
 
-    /// Gives the Lease up, after everything that wrote has ended. A standby takes over at its next look.
+    /// Gives the Lease up, after everything that wrote has ended. A standby takes over at its next
+    /// look.
     pub async fn release(mut self) {
         self.leadership.set(None);
         if self.election.renewed.is_none() {
@@ -326,7 +339,8 @@ impl Contender {
         Ok(())
     }
 
-    /// Whether this process holds the Lease by this action. `false` if there was nothing to do, or somebody was faster.
+    /// Whether this process holds the Lease by this action. `false` if there was nothing to do, or
+    /// somebody was faster.
     async fn act(&mut self, action: &Action) -> Result<bool, String> {
         let create = match action {
             Action::Create => true,

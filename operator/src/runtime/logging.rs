@@ -26,8 +26,8 @@ pub enum LoggingError {
     Init(#[from] TryInitError),
 }
 
-/// Sets up logging for the process, on standard error. `filter` is in the syntax of `RUST_LOG`, such as
-/// `info,bytebase_operator=debug`.
+/// Sets up logging for the process, on standard error. `filter` is in the syntax of `RUST_LOG`,
+/// such as `info,bytebase_operator=debug`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
     subscriber(format, filter, std::io::stderr)?.try_init()?;
@@ -42,8 +42,9 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // The database driver repeats notices of servers at the level they come with, and a tenant's server may say anything.
-    // The queue's span repeats the name of the cluster that our own lines carry, and its watches the errors that we tell ourselves.
+    // The database driver repeats notices of servers at the level they come with, and a tenant's
+    // server may say anything. The queue's span repeats the name of the cluster that our own
+    // lines carry, and its watches the errors that we tell ourselves.
     let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

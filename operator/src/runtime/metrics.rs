@@ -1,4 +1,5 @@
-//! Metrics, by their final names. Labels are enums and names of clusters and pods, never text of an error.
+//! Metrics, by their final names. Labels are enums and names of clusters and pods, never text of an
+//! error.
 
 use crate::decide::health::Freshness;
 use crate::decide::observation::{DatabaseView, FailureReason};
@@ -17,10 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Upper bounds in seconds. A reconcile that writes nothing takes milliseconds; its time-out is a minute.
+/// Upper bounds in seconds. A reconcile that writes nothing takes milliseconds; its time-out is a
+/// minute.
 const RECONCILE_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 
-/// Upper bounds in seconds. A reading on an open connection takes a round trip; login and reading end by time-outs of 5 and 6 s.
+/// Upper bounds in seconds. A reading on an open connection takes a round trip; login and reading
+/// end by time-outs of 5 and 6 s.
 const PROBE_SECONDS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 10.0];
 
 /// How a reconcile ended.
@@ -106,7 +109,8 @@ pub struct ClusterSample {
     pub target: u32,
     /// Pods that are Ready.
     pub ready: u32,
-    /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or none.
+    /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or
+    /// none.
     pub license_expiry: Option<i64>,
     /// Each pod and the replica that runs in it, as far as known.
     pub pods: Vec<(String, Option<Uuid>)>,
@@ -114,7 +118,8 @@ pub struct ClusterSample {
     pub conditions: Vec<(&'static str, &'static str)>,
 }
 
-/// What the probe knows at the moment of a scrape. A quiet cluster is not reconciled, so its ages must not come from there.
+/// What the probe knows at the moment of a scrape. A quiet cluster is not reconciled, so its ages
+/// must not come from there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSample {
     /// Age of the last beat, by replica.
@@ -127,7 +132,8 @@ pub struct LiveSample {
     pub available: u64,
 }
 
-/// Asked at each scrape, by namespace and name. `None` while the database cannot be read: a gap is honest, an old value not.
+/// Asked at each scrape, by namespace and name. `None` while the database cannot be read: a gap is
+/// honest, an old value not.
 pub type LiveSource = Box<dyn Fn(&str, &str) -> Option<LiveSample> + Send + Sync>;
 
 /// All metrics of the operator. Cheap to share in an `Arc`.

@@ -38,13 +38,14 @@ use uuid::Uuid;
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// A write that the cache has not echoed after this long is forgotten.
 const ECHO: Duration = Duration::from_secs(3);
-/// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to the longest: a budget often lags
-/// behind the pods for a moment.
+/// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
+/// the longest: a budget often lags behind the pods for a moment.
 const FIRST_BUDGET_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_BUDGET_RETRY: Duration = Duration::from_secs(5);
 /// After so many refusals in a row, some eight seconds, it is told.
 const LASTING_REFUSAL: u32 = 6;
-/// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed, seldom enough to lock no account.
+/// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed,
+/// seldom enough to lock no account.
 const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// A call that nothing answered is tried again after this long.
 const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
@@ -344,7 +345,8 @@ impl Look<'_> {
         })
     }
 
-    /// Why the StatefulSet's controller cannot make a pod, once it has been missing for longer than it takes to make one.
+    /// Why the StatefulSet's controller cannot make a pod, once it has been missing for longer than
+    /// it takes to make one.
     async fn refusal(
         &self,
         namespace: &str,
@@ -435,7 +437,8 @@ impl Look<'_> {
                 Err(failure) => outcome.failures.push(failure),
             }
         }
-        // Only when everything stands: otherwise the pod might come back from the template that is being left.
+        // Only when everything stands: otherwise the pod might come back from the template that is
+        // being left.
         if let Some(eviction) = plan.eviction.as_ref().filter(|_| {
             outcome.writes == 0 && outcome.failures.is_empty() && outcome.again.is_none()
         }) {
@@ -557,7 +560,8 @@ impl Look<'_> {
         if plan.unsettled && outcome.failures.is_empty() {
             return Ok(next);
         }
-        // What was decided was decided on objects that are not the same any more. Once: status must come in any case.
+        // What was decided was decided on objects that are not the same any more. Once: status must
+        // come in any case.
         memory.status_due =
             outcome.applied > 0 && outcome.failures.is_empty() && !memory.status_due;
         if memory.status_due {
@@ -653,7 +657,8 @@ fn remember_unclaimed(memory: &mut Memory, unclaimed: &[Uuid], now: Timestamp) {
     }
 }
 
-/// Where to probe, and a digest that changes with anything that matters to it. `None`: the operator can never log in.
+/// Where to probe, and a digest that changes with anything that matters to it. `None`: the operator
+/// can never log in.
 fn target(valid: &ValidCluster) -> Option<Target> {
     let database = &valid.database;
     let url = database.operator.as_ref()?;

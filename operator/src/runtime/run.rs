@@ -192,7 +192,8 @@ async fn work(
     .for_each(|result| {
         match result {
             Ok((cluster, _)) => tracing::debug!(%cluster, "reconciled"),
-            // A cluster that went while it waited, or a failure that `after_failure` has already told.
+            // A cluster that went while it waited, or a failure that `after_failure` has already
+            // told.
             Err(error) => tracing::debug!(%error, "not reconciled"),
         }
         std::future::ready(())
@@ -200,15 +201,17 @@ async fn work(
     .await;
 }
 
-/// A watch is silent for as long as nothing happens, so its client must not give up on silence within the server's own time-out.
+/// A watch is silent for as long as nothing happens, so its client must not give up on silence
+/// within the server's own time-out.
 fn without_read_timeout(config: &Config) -> Config {
     let mut config = config.clone();
     config.read_timeout = Some(Duration::from_secs(295));
     config
 }
 
-/// Each cluster has a back-off of its own. A client that tries again by itself would hold a look for a minute, above all where a
-/// PodDisruptionBudget refuses an eviction, and nothing would be told meanwhile.
+/// Each cluster has a back-off of its own. A client that tries again by itself would hold a look
+/// for a minute, above all where a PodDisruptionBudget refuses an eviction, and nothing would be
+/// told meanwhile.
 fn without_retries(config: &Config) -> Config {
     let mut config = config.clone();
     config.default_retry = false;

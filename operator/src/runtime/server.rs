@@ -1,8 +1,9 @@
-//! Health and metrics over HTTP. Bound before anything else, so that a probe never meets a closed port.
+//! Health and metrics over HTTP. Bound before anything else, so that a probe never meets a closed
+//! port.
 //!
-//! Liveness depends on nothing but this program answering: an unreachable API server or database is no reason to restart the
-//! operator, and restarting would take the queue of work with it. Readiness says what is still missing. A standby is ready: it
-//! has done all it can do.
+//! Liveness depends on nothing but this program answering: an unreachable API server or database is
+//! no reason to restart the operator, and restarting would take the queue of work with it.
+//! Readiness says what is still missing. A standby is ready: it has done all it can do.
 
 use super::metrics::Metrics;
 use axum::extract::State;
@@ -109,7 +110,8 @@ impl Drop for Missing {
 // === impl Server ===
 
 impl Server {
-    /// Opens the sockets: one for everything, or a second one for metrics, which may want another audience than probes.
+    /// Opens the sockets: one for everything, or a second one for metrics, which may want another
+    /// audience than probes.
     pub async fn bind(
         health: SocketAddr,
         metrics: Option<SocketAddr>,

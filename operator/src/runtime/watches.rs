@@ -1,5 +1,6 @@
-//! One watch per kind (and namespace), each a task of its own with its own back-off, so that a kind that is forbidden or an overloaded
-//! resource delays nothing else. What a watch sees goes into its cache, and the cluster concerned into the queue.
+//! One watch per kind (and namespace), each a task of its own with its own back-off, so that a kind
+//! that is forbidden or an overloaded resource delays nothing else. What a watch sees goes into its
+//! cache, and the cluster concerned into the queue.
 
 use super::backoff::{self, Backoff};
 use super::caches::{Cache, Cached, Shelf};
@@ -19,14 +20,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest pause of a watch whose connection failed. Until it is back nothing new is seen, so it must not come long after the API server.
+/// Longest pause of a watch whose connection failed. Until it is back nothing new is seen, so it
+/// must not come long after the API server.
 const LOST: Duration = Duration::from_secs(5);
 /// Longest pause of a watch that was refused: somebody must grant a right or install a kind first.
 const REFUSED: Duration = Duration::from_secs(30);
 /// A watch that has not failed for so long starts with the shortest pause again.
 const CALM: Duration = Duration::from_mins(2);
 
-/// Starts every watch. Each holds a handle on readiness until its first listing, or until it is known to be forbidden.
+/// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
+/// known to be forbidden.
 pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server::Readiness) {
     let namespaces: Vec<Option<String>> = if context.options.namespaces.is_empty() {
         vec![None]
@@ -90,7 +93,8 @@ struct Watch {
     readiness: super::server::Readiness,
 }
 
-/// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is never given back.
+/// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is
+/// never given back.
 const PAGE: u32 = 100;
 
 fn everything() -> watcher::Config {
@@ -278,7 +282,8 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         self.missing = None;
     }
 
-    /// The API server does not know the kind, so there are no objects of it. The watch is tried on: its definition may come any time.
+    /// The API server does not know the kind, so there are no objects of it. The watch is tried on:
+    /// its definition may come any time.
     fn not_installed(&mut self) {
         self.complete();
         self.note_installed(false);
@@ -310,7 +315,8 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         }
         let is_new = (self.cache)(&self.context).put(object);
         if is_new && self.kind != ObjectKind::BytebaseCluster {
-            // The reading wakes it in any case, and what appears until then is what the last look made.
+            // The reading wakes it in any case, and what appears until then is what the last look
+            // made.
             key = key.filter(|key| !self.context.probes.awaits_first(key));
         }
         self.enqueue(key);
@@ -339,7 +345,8 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     }
 }
 
-/// How long one watch waits after each failure. A watch that is not asked for its next event does not try again.
+/// How long one watch waits after each failure. A watch that is not asked for its next event does
+/// not try again.
 struct Pauses {
     backoff: Backoff<()>,
     last: Option<Instant>,
@@ -355,7 +362,8 @@ impl Default for Pauses {
 }
 
 impl Pauses {
-    /// The pause after a failure at `now`. Only calm ends the back-off: a listing may go well each time and its watch be refused.
+    /// The pause after a failure at `now`. Only calm ends the back-off: a listing may go well each
+    /// time and its watch be refused.
     fn after(&mut self, error: &watcher::Error, now: Instant) -> Duration {
         let last = self.last.replace(now);
         if last.is_some_and(|last| now.saturating_duration_since(last) > CALM) {
@@ -372,7 +380,8 @@ impl Pauses {
 /// The HTTP status with which a listing was refused.
 fn refusal(error: &watcher::Error) -> Option<u16> {
     match error {
-        // A watch that is refused in mid-stream starts anew with a listing, which is then refused too.
+        // A watch that is refused in mid-stream starts anew with a listing, which is then refused
+        // too.
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
         _ => None,

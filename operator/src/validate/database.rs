@@ -1,4 +1,5 @@
-//! The metadata database of a cluster: how replicas get `PG_URL`, and how the operator itself connects.
+//! The metadata database of a cluster: how replicas get `PG_URL`, and how the operator itself
+//! connects.
 
 use super::{Findings, Problem, References};
 use crate::api::Reason;
@@ -20,7 +21,8 @@ pub struct ValidDatabase {
     pub replicas: PgUrl,
     /// What the operator connects to; `None` when it can never log in itself.
     pub operator: Option<PgUrl>,
-    /// `operator` comes from `database.monitorSecretRef`, so the rights of its role say nothing about Bytebase's.
+    /// `operator` comes from `database.monitorSecretRef`, so the rights of its role say nothing
+    /// about Bytebase's.
     pub monitored: bool,
     /// CA bundle: where the pods mount it from, and its bytes for the operator.
     pub ca: Option<(CaSource, SecretSlice<u8>)>,
@@ -302,7 +304,8 @@ fn ca(
     Some((source, bytes))
 }
 
-/// SHA-256 over named values; each is framed by its length, so that no two lists of values look alike.
+/// SHA-256 over named values; each is framed by its length, so that no two lists of values look
+/// alike.
 #[derive(Default)]
 struct Checksum(Sha256);
 

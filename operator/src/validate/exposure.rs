@@ -57,7 +57,8 @@ pub(super) fn ingress(
         url,
         findings,
     )?;
-    // An Ingress rule takes names only; an address in the URL means that people come some other way.
+    // An Ingress rule takes names only; an address in the URL means that people come some other
+    // way.
     if !is_dns_name(&host) {
         findings.invalid(field, "an Ingress needs a DNS name, lower-case, not an address: set ingress.host, or ingress.enabled to false");
         return None;

@@ -1,7 +1,8 @@
-//! From what a user wrote, and the Secrets it names, to a [`ValidCluster`] that the builders accept — or every problem at once.
+//! From what a user wrote, and the Secrets it names, to a [`ValidCluster`] that the builders accept
+//! — or every problem at once.
 //!
-//! Pure: what was fetched comes in as [`References`]. Every rule that admission checks is checked here again, so that nothing rests on
-//! admission.
+//! Pure: what was fetched comes in as [`References`]. Every rule that admission checks is checked
+//! here again, so that nothing rests on admission.
 
 mod database;
 mod exposure;
@@ -36,7 +37,8 @@ pub struct Problem {
     pub reason: Reason,
     /// What is wrong and what to do; never a secret.
     pub message: String,
-    /// Whether Bytebase could not run with it. A blocking problem changes nothing that runs; any other is only reported.
+    /// Whether Bytebase could not run with it. A blocking problem changes nothing that runs; any
+    /// other is only reported.
     pub blocking: bool,
 }
 

@@ -37,7 +37,8 @@ pub struct References {
     pub config_maps: BTreeMap<String, Fetched>,
 }
 
-/// Names of the Secrets and of the ConfigMaps that a spec names and whose values the operator reads.
+/// Names of the Secrets and of the ConfigMaps that a spec names and whose values the operator
+/// reads.
 pub fn wanted_references(spec: &BytebaseClusterSpec) -> (BTreeSet<String>, BTreeSet<String>) {
     let database = &spec.database;
     let secrets = [

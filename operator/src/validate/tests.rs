@@ -699,7 +699,8 @@ fn secrets_are_named_and_never_shown() {
     assert!(!shown.contains(PASSWORD), "{shown}");
 }
 
-/// What the driver makes of a URL without a login, `PGUSER` and `PGPASSWORD`: the same as of a URL with them.
+/// What the driver makes of a URL without a login, `PGUSER` and `PGPASSWORD`: the same as of a URL
+/// with them.
 fn as_the_driver_reads(url: &str, user: &str, password: Option<&str>) -> PgUrl {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let rest = url.strip_prefix("postgresql://").unwrap();

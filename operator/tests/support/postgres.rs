@@ -22,7 +22,8 @@ pub struct Pooler {
     _process: Child,
 }
 
-/// A process that lives as long as the pipe to its standard input: the kernel closes that pipe however this program ends.
+/// A process that lives as long as the pipe to its standard input: the kernel closes that pipe
+/// however this program ends.
 fn tied_to_us(script: &str) -> Child {
     as_postgres("sh")
         .args(["-c", script])
@@ -181,7 +182,8 @@ impl Server {
 
     pub fn resume(&mut self) {
         let (d, postgres) = (self.directory.display(), bin("postgres"));
-        // QUIT ends the server at once; stopped on purpose it is started again, so its files go only with the test program.
+        // QUIT ends the server at once; stopped on purpose it is started again, so its files go
+        // only with the test program.
         self.process = Some(tied_to_us(&format!(
             "{postgres} -D {d}/data >{d}/log 2>&1 & p=$!; read word; kill -QUIT $p; wait $p; [ \"$word\" = stop ] || rm -rf {d}"
         )));

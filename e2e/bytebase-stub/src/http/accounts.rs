@@ -1,6 +1,7 @@
 //! Sign-up, log-in and the tokens that prove a log-in on every replica.
 //!
-//! Passwords are stored as salted PBKDF2 with few rounds: these are test accounts, and a test has no time.
+//! Passwords are stored as salted PBKDF2 with few rounds: these are test accounts, and a test has
+//! no time.
 
 use std::{num::NonZeroU32, sync::Arc};
 

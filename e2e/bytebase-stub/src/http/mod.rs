@@ -26,7 +26,8 @@ use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
 
 use errors::ApiError;
 
-/// Says which replica answered; Bytebase has nothing like it, tests of the load balancer do need it.
+/// Says which replica answered; Bytebase has nothing like it, tests of the load balancer do need
+/// it.
 const REPLICA_HEADER: HeaderName = HeaderName::from_static("x-bytebase-stub-replica");
 
 /// What every handler may use.
@@ -49,7 +50,8 @@ pub struct App {
 
 type Shared = State<Arc<App>>;
 
-/// Serves until the end. The listener closes at once then, and open requests get until the caller loses patience.
+/// Serves until the end. The listener closes at once then, and open requests get until the caller
+/// loses patience.
 pub async fn serve(listener: TcpListener, app: Arc<App>) {
     let stop = app.stop.clone();
     let served = axum::serve(listener, router(app)).with_graceful_shutdown(stop.cancelled_owned());

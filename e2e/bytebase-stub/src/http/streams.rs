@@ -1,4 +1,5 @@
-//! The paths that need more of an ingress than plain requests: WebSockets that echo, and `/mcp` with sessions in memory.
+//! The paths that need more of an ingress than plain requests: WebSockets that echo, and `/mcp`
+//! with sessions in memory.
 //!
 //! They keep the shape of Bytebase's connections, not their content, and ask for no login.
 
@@ -42,7 +43,8 @@ async fn echo(mut socket: WebSocket) {
     }
 }
 
-/// A call without a session opens one; a call with a session that another replica opened finds nothing.
+/// A call without a session opens one; a call with a session that another replica opened finds
+/// nothing.
 pub async fn mcp_call(State(app): Shared, headers: HeaderMap) -> Result<Response, ApiError> {
     let body = Json(json!({"jsonrpc": "2.0", "id": null, "result": {}}));
     if headers.contains_key(SESSION) {

@@ -1,4 +1,5 @@
-//! What the driver takes from the machine: the socket directory, the user's name, password and service files.
+//! What the driver takes from the machine: the socket directory, the user's name, password and
+//! service files.
 
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
@@ -63,7 +64,8 @@ pub fn service(name: &str, file: Option<&str>) -> Result<Settings, PgUrlError> {
         .collect())
 }
 
-/// The password for one place in a password file; none when the file is not there or does not know the place.
+/// The password for one place in a password file; none when the file is not there or does not know
+/// the place.
 pub fn password(file: &str, host: &str, port: u16, database: &str, user: &str) -> Option<String> {
     let host = if host.starts_with('/') {
         "localhost"

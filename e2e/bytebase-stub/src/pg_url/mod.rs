@@ -1,4 +1,5 @@
-//! `PG_URL` understood the way Bytebase and its Go driver do: three forms, and defaults below `PG*` variables below the string.
+//! `PG_URL` understood the way Bytebase and its Go driver do: three forms, and defaults below `PG*`
+//! variables below the string.
 //!
 //! Nothing in here prints what it read: an error says what is wrong, never with which words.
 
@@ -117,7 +118,8 @@ fn parse_inline(text: &str) -> Result<Settings, PgUrlError> {
     }
 }
 
-/// Takes the IAM parameters out. When they are asked for, the stand-in cannot serve: it says so after checking them.
+/// Takes the IAM parameters out. When they are asked for, the stand-in cannot serve: it says so
+/// after checking them.
 fn refuse_cloud(settings: &mut Settings) -> Result<(), PgUrlError> {
     let mut take = |key: &str| settings.remove(key);
     let aws = take("bytebase_aws_rds_iam").is_some_and(|value| value == "true");

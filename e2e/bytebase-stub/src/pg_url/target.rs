@@ -172,7 +172,8 @@ fn parse_requirement(text: Option<&str>) -> Result<SessionRequirement, PgUrlErro
     }
 }
 
-/// These have no effect here, but the driver refuses a malformed one, and so the start fails with it.
+/// These have no effect here, but the driver refuses a malformed one, and so the start fails with
+/// it.
 fn check_driver_settings(settings: &Settings) -> Result<(), PgUrlError> {
     for key in ["statement_cache_capacity", "description_cache_capacity"] {
         if settings
@@ -239,7 +240,8 @@ fn modes(text: &str, has_root: bool) -> Result<Vec<PgSslMode>, PgUrlError> {
     })
 }
 
-/// Every field is set here: the library would otherwise fill it from variables in its own order of precedence.
+/// Every field is set here: the library would otherwise fill it from variables in its own order of
+/// precedence.
 fn base_options(
     settings: &Settings,
     host: &str,

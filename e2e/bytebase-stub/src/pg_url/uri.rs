@@ -51,7 +51,8 @@ fn read_user_info(text: &str, settings: &mut Settings) -> Result<(), PgUrlError>
 }
 
 fn read_hosts(text: &str, settings: &mut Settings) -> Result<(), PgUrlError> {
-    // The Go parser knows escapes in a host only beyond ASCII: a socket directory goes into `?host=`.
+    // The Go parser knows escapes in a host only beyond ASCII: a socket directory goes into
+    // `?host=`.
     if text.contains('%') {
         return Err(PgUrlError::Uri("invalid URL escape in the host"));
     }

@@ -59,7 +59,8 @@ fn exchange(server: &Server, bytes: &[u8]) -> Vec<u8> {
 async fn http_2_is_spoken_without_tls() {
     let database = Database::create().await;
     let server = Setup::replica(&database).start().await;
-    // The client's preface and an empty SETTINGS frame; the server answers with SETTINGS, frame type 4.
+    // The client's preface and an empty SETTINGS frame; the server answers with SETTINGS, frame
+    // type 4.
     let answer = exchange(
         &server,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",

@@ -33,7 +33,8 @@ async fn a_pending_task_is_promoted_claimed_and_done() {
 #[tokio::test]
 async fn replicas_share_the_queue_and_claim_every_task_once() {
     let database = Database::create().await;
-    // Nobody counts as active, so that the license does not matter, and nobody as dead, however slow the machine.
+    // Nobody counts as active, so that the license does not matter, and nobody as dead, however
+    // slow the machine.
     let replica = || {
         Setup::replica(&database)
             .env("BYTEBASE_STUB_ACTIVE_SECONDS", "0")

@@ -1,4 +1,5 @@
-//! The fields, each with a value, another, and what must stand around it. Held against the schema, so that a new field can't be forgotten.
+//! The fields, each with a value, another, and what must stand around it. Held against the schema,
+//! so that a new field can't be forgotten.
 
 use serde_json::{Value, json};
 
@@ -64,7 +65,8 @@ fn inside(
     field(path, around, at(path, set.into()), at(path, changed.into()))
 }
 
-/// A reference to a key of a Secret or ConfigMap: first another name, then another key, each from none.
+/// A reference to a key of a Secret or ConfigMap: first another name, then another key, each from
+/// none.
 fn reference(
     paths: [&'static str; 2],
     around: &Value,

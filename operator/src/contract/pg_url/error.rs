@@ -1,12 +1,14 @@
 //! Why a text is no `PG_URL`.
 //!
-//! **No error holds any text of its input**: only numbers, and words that stand in this program. A connection string that cannot be
-//! parsed cannot be divided into secret and harmless parts either (an unencoded `/` in a password makes its rest look like a
-//! database name, an unencoded `?` like parameters), so nothing of it may be repeated, not even a host.
+//! **No error holds any text of its input**: only numbers, and words that stand in this program. A
+//! connection string that cannot be parsed cannot be divided into secret and harmless parts either
+//! (an unencoded `/` in a password makes its rest look like a database name, an unencoded `?` like
+//! parameters), so nothing of it may be repeated, not even a host.
 
 use std::fmt;
 
-/// Why a text is no `PG_URL`. Each message says what is wrong, where, and what to do; offsets and positions count from 1.
+/// Why a text is no `PG_URL`. Each message says what is wrong, where, and what to do; offsets and
+/// positions count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PgUrlError {
     /// Nothing there.

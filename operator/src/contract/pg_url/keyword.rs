@@ -1,5 +1,6 @@
-//! The keyword/value form (`host=… user=…`), read the way the driver reads it, which is almost libpq's way: a backslash only
-//! protects a quote or a backslash, and stays where it is in front of anything else.
+//! The keyword/value form (`host=… user=…`), read the way the driver reads it, which is almost
+//! libpq's way: a backslash only protects a quote or a backslash, and stays where it is in front of
+//! anything else.
 
 use super::error::PgUrlError;
 use super::parameters::MARKS_KEYWORD_FORM;
@@ -8,7 +9,8 @@ use super::raw::Raw;
 /// What the driver takes for a blank.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
 
-/// Whether Bytebase takes the text for this form. (It looks at blank-separated fields, even inside quotes.)
+/// Whether Bytebase takes the text for this form. (It looks at blank-separated fields, even inside
+/// quotes.)
 pub(super) fn is_keyword_form(text: &str) -> bool {
     text.split_whitespace().any(|field| {
         field

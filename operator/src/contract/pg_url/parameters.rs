@@ -1,6 +1,7 @@
 //! Which parameter belongs to whom: to the driver, to Bytebase, or to the PostgreSQL server.
 
-/// Consumed by the driver (pgx) of every supported Bytebase, beside those that have a field of their own in `PgUrl`.
+/// Consumed by the driver (pgx) of every supported Bytebase, beside those that have a field of
+/// their own in `PgUrl`.
 const DRIVER: &[&str] = &[
     "connect_timeout",
     "default_query_exec_mode",
@@ -17,7 +18,8 @@ const DRIVER: &[&str] = &[
     "statement_cache_capacity",
 ];
 
-/// Known to newer drivers only; an older one hands them to the server, which refuses the connection.
+/// Known to newer drivers only; an older one hands them to the server, which refuses the
+/// connection.
 const NEWER_DRIVER: &[&str] = &[
     "channel_binding",
     "max_protocol_version",
@@ -25,7 +27,8 @@ const NEWER_DRIVER: &[&str] = &[
     "require_auth",
 ];
 
-/// Those of `DRIVER` that make the driver open a file in the pod (`sslrootcert` has a field of its own).
+/// Those of `DRIVER` that make the driver open a file in the pod (`sslrootcert` has a field of its
+/// own).
 pub(super) const POD_FILES: &[&str] = &["passfile", "service", "servicefile", "sslcert", "sslkey"];
 
 pub(super) const AWS_IAM: &str = "bytebase_aws_rds_iam";
@@ -52,7 +55,8 @@ pub(super) const OWN: &[&str] = &[
     GCP_IP_TYPE,
 ];
 
-/// Bytebase takes a text as keyword/value form if one blank-separated field of it assigns one of these (or a `bytebase_…` one).
+/// Bytebase takes a text as keyword/value form if one blank-separated field of it assigns one of
+/// these (or a `bytebase_…` one).
 pub(super) const MARKS_KEYWORD_FORM: &[&str] = &[
     "host",
     "hostaddr",
@@ -78,7 +82,8 @@ pub(super) const MARKS_KEYWORD_FORM: &[&str] = &[
     GCP_IP_TYPE,
 ];
 
-/// Names that other drivers, libpq or people use. The program knows them, so an error may repeat them.
+/// Names that other drivers, libpq or people use. The program knows them, so an error may repeat
+/// them.
 const FOREIGN: &[&str] = &[
     "ApplicationName",
     "allowPublicKeyRetrieval",
@@ -142,8 +147,9 @@ const FOREIGN: &[&str] = &[
     "username",
 ];
 
-/// Settings that PostgreSQL 14 to 18 let a client choose for its session, in lower case as the server compares them.
-/// (`options` is not one but is legal at start-up as well.) Some need a privileged role; the server tells.
+/// Settings that PostgreSQL 14 to 18 let a client choose for its session, in lower case as the
+/// server compares them. (`options` is not one but is legal at start-up as well.) Some need a
+/// privileged role; the server tells.
 const SERVER: &str = "
 allow_in_place_tablespaces allow_system_table_mods application_name array_nulls backend_flush_after backslash_quote
 backtrace_functions bytea_output check_function_bodies client_connection_check_interval client_encoding client_min_messages
@@ -220,7 +226,8 @@ pub(super) fn owner(name: &str) -> Owner {
     Owner::Unknown
 }
 
-/// A setting of an extension or application, such as `myapp.user`: the server takes any whose parts are identifiers.
+/// A setting of an extension or application, such as `myapp.user`: the server takes any whose parts
+/// are identifiers.
 fn is_custom_setting(name: &str) -> bool {
     let is_identifier = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -232,7 +239,8 @@ fn is_custom_setting(name: &str) -> bool {
     name.contains('.') && !name.starts_with("_pq_.") && name.split('.').all(is_identifier)
 }
 
-/// The name as the program itself knows it, so that an error can repeat it without repeating its input.
+/// The name as the program itself knows it, so that an error can repeat it without repeating its
+/// input.
 pub(super) fn known_name(name: &str) -> Option<&'static str> {
     all_names()
         .chain(FOREIGN.iter().copied())

@@ -3,7 +3,8 @@
 use super::error::{ParameterLabel, PgUrlError};
 use super::parameters;
 
-/// Names and values in the order of the text. Holds secrets: it has no `Debug`, and nothing of it goes into an error.
+/// Names and values in the order of the text. Holds secrets: it has no `Debug`, and nothing of it
+/// goes into an error.
 #[derive(Default)]
 pub(super) struct Raw {
     entries: Vec<Entry>,
@@ -28,7 +29,8 @@ impl Raw {
         if name.is_empty() {
             return Err(PgUrlError::EmptyName { position });
         }
-        // The server compares names without regard to case, and the driver hands them over in random order.
+        // The server compares names without regard to case, and the driver hands them over in
+        // random order.
         if self
             .entries
             .iter()

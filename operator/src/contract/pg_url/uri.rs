@@ -1,7 +1,7 @@
 //! The URI form, divided the way Go's `net/url` and the driver divide it.
 //!
-//! Where those silently drop something (a fragment, a parameter with a bad percent code) or guess (a list in which only some hosts
-//! have a port), the text is refused instead.
+//! Where those silently drop something (a fragment, a parameter with a bad percent code) or guess
+//! (a list in which only some hosts have a port), the text is refused instead.
 
 use super::error::{Part, PgUrlError};
 use super::raw::Raw;
@@ -161,7 +161,8 @@ fn parse_query(query: &str, start: usize, raw: &mut Raw) -> Result<(), PgUrlErro
     Ok(())
 }
 
-/// Undoes percent-encoding; in parameters a plus sign is a blank too. `start` is where `text` begins in the whole text.
+/// Undoes percent-encoding; in parameters a plus sign is a blank too. `start` is where `text`
+/// begins in the whole text.
 fn decode(text: &str, start: usize, part: Part, plus_is_blank: bool) -> Result<String, PgUrlError> {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

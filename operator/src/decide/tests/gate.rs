@@ -1,4 +1,5 @@
-//! How many replicas run: every combination of what is wanted, what runs, database, license, enforcement and version.
+//! How many replicas run: every combination of what is wanted, what runs, database, license,
+//! enforcement and version.
 
 use super::{plan, size, state};
 use crate::api::{ConditionType, Reason};

@@ -476,7 +476,8 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
         };
         assert_eq!(state(&plan, ConditionType::Exposed), (Some(false), reason));
     }
-    // An Ingress that stands is not taken away, nor is one held back where nobody asked for the admin.
+    // An Ingress that stands is not taken away, nor is one held back where nobody asked for the
+    // admin.
     assert!(has_ingress(&plan(
         &spec,
         &healthy(1, StoredLicense::NoWorkspace)

@@ -143,7 +143,8 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
         &plan(&json!({}), &replaced),
         "demo-2 to be Ready and beating",
     );
-    // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps not been read yet.
+    // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps
+    // not been read yet.
     for (age, expected) in [(3600, Some("demo-2")), (20, None)] {
         let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| facts.heartbeats.clear());
         for pod in &mut seen.pods {

@@ -1,7 +1,9 @@
-//! From a driver's error to one of a fixed list of failures, each saying what is wrong, where, and what to do. Pure.
+//! From a driver's error to one of a fixed list of failures, each saying what is wrong, where, and
+//! what to do. Pure.
 //!
-//! A failure is `Definite` only if Bytebase, standing elsewhere in the cluster with the same connection string, must be refused
-//! in the same way. Everything that depends on where one stands is `Unknown`.
+//! A failure is `Definite` only if Bytebase, standing elsewhere in the cluster with the same
+//! connection string, must be refused in the same way. Everything that depends on where one stands
+//! is `Unknown`.
 
 use super::Login;
 use crate::contract::pg_url::{HostPort, PgUrl};
@@ -45,7 +47,8 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
-    /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for a monitoring login.
+    /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for
+    /// a monitoring login.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
         let class = match self.login {
             Login::Bytebase => class,
@@ -58,8 +61,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Text that came from the other side, made fit for a status message: one line, bounded, and without the password, which a
-    /// server that is not what it claims to be could send back.
+    /// Text that came from the other side, made fit for a status message: one line, bounded, and
+    /// without the password, which a server that is not what it claims to be could send back.
     fn foreign(&self, text: &str) -> String {
         let mut text = text.to_owned();
         if let Some(password) = &self.url.password {
@@ -250,9 +253,10 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
     )
 }
 
-/// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki) and the one in Bytebase (Go)
-/// disagree on certificates that exist in practice, such as a self-signed certificate that serves as its own CA, which Go
-/// accepts. Holding back the first pod on this verdict alone could hold back one that would have worked.
+/// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki)
+/// and the one in Bytebase (Go) disagree on certificates that exist in practice, such as a
+/// self-signed certificate that serves as its own CA, which Go accepts. Holding back the first pod
+/// on this verdict alone could hold back one that would have worked.
 fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
     let said = place.foreign(&chain(cause));
     let hint = if said.contains("CaUsedAsEndEntity") {

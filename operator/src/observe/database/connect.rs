@@ -1,4 +1,5 @@
-//! Logging in, the way Bytebase's driver (pgx) would, with nothing of the operator's own environment in it.
+//! Logging in, the way Bytebase's driver (pgx) would, with nothing of the operator's own
+//! environment in it.
 
 use super::Target;
 use super::classify::{self, Phase, Place};
@@ -10,8 +11,9 @@ use sqlx::{ConnectOptions, Connection, Row};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// For one server of a connection string, from the name look-up to the end of the login. Bytebase sets no limit of its own; five
-/// seconds is far beyond any login that works and short enough that a failure is told within one probe interval.
+/// For one server of a connection string, from the name look-up to the end of the login. Bytebase
+/// sets no limit of its own; five seconds is far beyond any login that works and short enough that
+/// a failure is told within one probe interval.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For saying goodbye to a server that may be gone.
@@ -20,8 +22,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How the operator's sessions are labelled in `pg_stat_activity`.
 pub const APPLICATION_NAME: &str = "bytebase-operator";
 
-/// Variables that the driver reads from the environment and lets nobody unset. Such an operator must not log in anywhere: it
-/// would offer its own client certificate or settings to the database of a tenant.
+/// Variables that the driver reads from the environment and lets nobody unset. Such an operator
+/// must not log in anywhere: it would offer its own client certificate or settings to the database
+/// of a tenant.
 const LEAKING_VARIABLES: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
 
 /// An open session and the server it leads to.
@@ -43,7 +46,8 @@ struct ServerState {
 
 /// Logs in to the first acceptable server.
 ///
-/// Like the driver, a refusal of the login itself ends the search, whatever other servers there are.
+/// Like the driver, a refusal of the login itself ends the search, whatever other servers there
+/// are.
 pub async fn dial(target: &Target) -> Result<Dialled, ProbeFailure> {
     let url = &target.url;
     match dial_pass(target, url.target_session_attrs).await {
@@ -73,7 +77,8 @@ async fn dial_pass(target: &Target, attrs: TargetSessionAttrs) -> Result<Dialled
             Err(found) => {
                 let refused =
                     found.class == FailureClass::Definite && found.reason != FailureReason::Other;
-                // An unreachable server weighs more than one that answered and does not fit: it may be the fitting one.
+                // An unreachable server weighs more than one that answered and does not fit: it may
+                // be the fitting one.
                 let weightier = !matches!(
                     &failure,
                     Some(ProbeFailure {
@@ -134,8 +139,8 @@ async fn dial_host(
         .unwrap_or_else(|_| Err(classify::timed_out(place, Phase::Connect, DIAL_TIMEOUT)))
 }
 
-/// The driver goes on from an encrypted to a plain attempt (`prefer`) or the other way (`allow`) when the first was not let in;
-/// an unreachable server stays unreachable.
+/// The driver goes on from an encrypted to a plain attempt (`prefer`) or the other way (`allow`)
+/// when the first was not let in; an unreachable server stays unreachable.
 fn worth_another_mode(error: &sqlx::Error) -> bool {
     classify::is_tls(error)
         || matches!(error, sqlx::Error::Database(e)
@@ -194,14 +199,15 @@ fn acceptable(attrs: TargetSessionAttrs, state: ServerState) -> bool {
 
 /// `sslmode` as a list of attempts, by pgx's rules.
 ///
-/// The driver used here treats `allow` as `disable`, does not fall back from a failed handshake under `prefer`, and under
-/// `require` verifies nothing even with a CA at hand, where pgx verifies the chain.
+/// The driver used here treats `allow` as `disable`, does not fall back from a failed handshake
+/// under `prefer`, and under `require` verifies nothing even with a CA at hand, where pgx verifies
+/// the chain.
 fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMode], ProbeFailure> {
     let url = &target.url;
     let verifies = matches!(url.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull)
         || (url.ssl_mode == SslMode::Require && url.ssl_root_cert.is_some());
-    // A CA named by its path in the pod is one the operator cannot have. Going on without it would hand the password to a server
-    // that the user asked to have verified.
+    // A CA named by its path in the pod is one the operator cannot have. Going on without it would
+    // hand the password to a server that the user asked to have verified.
     let named = url
         .ssl_root_cert
         .as_deref()
@@ -228,7 +234,8 @@ fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMod
     })
 }
 
-/// Every field of the driver's options is set, because each has a default from the environment of the process.
+/// Every field of the driver's options is set, because each has a default from the environment of
+/// the process.
 fn options(
     url: &PgUrl,
     host: &HostPort,
@@ -262,7 +269,8 @@ fn options(
         .password(password)
         .database(&url.database)
         .ssl_mode(mode)
-        // Without a CA an empty bundle: it adds nothing to the public roots and replaces PGSSLROOTCERT.
+        // Without a CA an empty bundle: it adds nothing to the public roots and replaces
+        // PGSSLROOTCERT.
         .ssl_root_cert_from_pem(ca.unwrap_or_default().to_vec())
         .application_name(APPLICATION_NAME)
         // A start-up parameter that PgBouncer refuses.
@@ -277,8 +285,8 @@ fn options(
     Ok(options.options(parameters))
 }
 
-/// Settings for the server, which the driver can only send as `options`. Left out are those the driver sets itself and those
-/// that label or time-limit the session.
+/// Settings for the server, which the driver can only send as `options`. Left out are those the
+/// driver sets itself and those that label or time-limit the session.
 fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     const OURS: [&str; 6] = [
         "application_name",
@@ -300,7 +308,8 @@ fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     parameters
 }
 
-/// `-c name=value`, `-cname=value` and `--name=value` of an `options` parameter; other switches do not matter to a reader.
+/// `-c name=value`, `-cname=value` and `--name=value` of an `options` parameter; other switches do
+/// not matter to a reader.
 fn split_options(options: &str) -> Vec<(String, String)> {
     let mut words: Vec<String> = Vec::new();
     let mut word: Option<String> = None;

@@ -50,7 +50,8 @@ impl Digest {
         }
     }
 
-    /// Whether it tells anything that `before` did not. Sessions that were not looked at this time are no news.
+    /// Whether it tells anything that `before` did not. Sessions that were not looked at this time
+    /// are no news.
     pub fn is_news_after(&self, before: &Self) -> bool {
         match (self, before) {
             (Self::Facts(now), Self::Facts(before))

@@ -1,8 +1,10 @@
-//! The metadata database, read the way an administrator would read it: log in, look, and never write.
+//! The metadata database, read the way an administrator would read it: log in, look, and never
+//! write.
 //!
-//! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round trip on it ([`queries`]) and
-//! keeps the latest outcome; errors become one of a fixed list of failures ([`classify`]). The rest of the operator only ever
-//! asks for the latest outcome, so that no reconcile waits for a database.
+//! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
+//! trip on it ([`queries`]) and keeps the latest outcome; errors become one of a fixed list of
+//! failures ([`classify`]). The rest of the operator only ever asks for the latest outcome, so that
+//! no reconcile waits for a database.
 
 pub mod classify;
 pub mod connect;
@@ -18,7 +20,8 @@ use crate::contract::pg_url::PgUrl;
 pub struct Target {
     /// The connection string.
     pub url: PgUrl,
-    /// CA bundle (PEM) that the `BytebaseCluster` names. The operator opens no file that a connection string names.
+    /// CA bundle (PEM) that the `BytebaseCluster` names. The operator opens no file that a
+    /// connection string names.
     pub ca: Option<Vec<u8>>,
     /// Whose login this is.
     pub login: Login,
@@ -31,10 +34,12 @@ pub struct Target {
 pub enum Login {
     /// The one Bytebase itself uses: what is refused here is refused to Bytebase.
     Bytebase,
-    /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about Bytebase, so every failure is
+    /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
+    /// Bytebase, so every failure is
     /// [`FailureClass::Unknown`](crate::decide::observation::FailureClass::Unknown).
     Monitor {
-        /// The role Bytebase logs in as, whose right to create tables is looked up instead of the monitor's.
+        /// The role Bytebase logs in as, whose right to create tables is looked up instead of the
+        /// monitor's.
         bytebase_role: Option<String>,
     },
 }

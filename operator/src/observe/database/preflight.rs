@@ -1,7 +1,8 @@
-//! What is read once per connection: which database this is, and whether a transaction-mode pooler stands before it.
+//! What is read once per connection: which database this is, and whether a transaction-mode pooler
+//! stands before it.
 //!
-//! Bytebase needs sessions: advisory locks held across transactions, `LISTEN`, prepared statements. A pooler in transaction mode
-//! breaks them without any error at the start.
+//! Bytebase needs sessions: advisory locks held across transactions, `LISTEN`, prepared statements.
+//! A pooler in transaction mode breaks them without any error at the start.
 
 use super::Target;
 use super::classify::Place;
@@ -15,11 +16,12 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-/// Rounds of looking. On a pooler that others use too, one look may by chance meet the same server process twice.
+/// Rounds of looking. On a pooler that others use too, one look may by chance meet the same server
+/// process twice.
 const ROUNDS: usize = 3;
 
-/// For the second session altogether. A session-mode pooler that is full makes it wait; then nothing is known, which is not a
-/// reason to delay the facts.
+/// For the second session altogether. A session-mode pooler that is full makes it wait; then
+/// nothing is known, which is not a reason to delay the facts.
 const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For the name of a server that was found by it a moment ago.
@@ -53,8 +55,9 @@ pub async fn read(
     Ok((facts, pooler))
 }
 
-/// Whether the server was reached at the very address that was dialled. Then there is no room for a pooler, and no need for a
-/// second session to find one. Behind a Kubernetes Service or other address translation it cannot be told.
+/// Whether the server was reached at the very address that was dialled. Then there is no room for a
+/// pooler, and no need for a second session to find one. Behind a Kubernetes Service or other
+/// address translation it cannot be told.
 async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
     let Some(server) = reached_at.filter(|server| server.port() == dialled.port) else {
         return false;
@@ -71,8 +74,9 @@ async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
 
 /// Whether a session of ours moves between server processes. `None` if it could not be told.
 ///
-/// Session `a` is idle between its statements while session `b` holds a transaction. Behind a transaction-mode pooler `b` is given
-/// the server process that `a` just left, and `a` finds itself on another. With sessions of their own neither can happen.
+/// Session `a` is idle between its statements while session `b` holds a transaction. Behind a
+/// transaction-mode pooler `b` is given the server process that `a` just left, and `a` finds itself
+/// on another. With sessions of their own neither can happen.
 async fn shares_a_server_process(a: &mut PgConnection, target: &Target) -> Option<bool> {
     let mut b = connect::dial(target).await.ok()?.connection;
     let mut shared = Some(false);

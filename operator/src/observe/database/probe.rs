@@ -1,8 +1,9 @@
-//! One task per cluster that reads its database on its own clock, and the registry that starts, pokes and asks them.
+//! One task per cluster that reads its database on its own clock, and the registry that starts,
+//! pokes and asks them.
 //!
-//! A task keeps one connection while it works. It reads every [`DEFAULT_INTERVAL`], and in between exactly when the youngest
-//! beat of a replica that stopped beating crosses an age that matters. It wakes the caller only when the [`Digest`] of what it
-//! read has changed.
+//! A task keeps one connection while it works. It reads every [`DEFAULT_INTERVAL`], and in between
+//! exactly when the youngest beat of a replica that stopped beating crosses an age that matters. It
+//! wakes the caller only when the [`Digest`] of what it read has changed.
 
 use super::classify::Place;
 use super::connect::{self, Dialled};
@@ -27,7 +28,8 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet cluster.
+/// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet
+/// cluster.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Until somebody knows better: what depends on sessions must not take a fresh start for a change.
@@ -36,8 +38,8 @@ const FIRST_READING: Reading = Reading {
     sessions: true,
 };
 
-/// A connection is replaced this often, so that a changed address of the server, a pooler put in between or a revoked login is
-/// seen without waiting for it to break.
+/// A connection is replaced this often, so that a changed address of the server, a pooler put in
+/// between or a revoked login is seen without waiting for it to break.
 const CONNECTION_LIFETIME: Duration = Duration::from_hours(1);
 
 /// First pause after a failure; doubles up to the cap.
@@ -46,8 +48,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest pause after a failure: recovery should be seen within one probe interval.
 const RETRY_CAP: Duration = Duration::from_secs(10);
 
-/// Longest pause after a refused password. Some servers lock an account out after repeated failures, Bytebase's own account in
-/// this case; a corrected Secret restarts the probe at once anyway.
+/// Longest pause after a refused password. Some servers lock an account out after repeated
+/// failures, Bytebase's own account in this case; a corrected Secret restarts the probe at once
+/// anyway.
 const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
 
 /// Read this long after an age is crossed, so that the reading is on the far side.
@@ -56,13 +59,13 @@ const CROSSING_MARGIN: Duration = Duration::from_millis(100);
 /// Least pause between two readings, whoever asks.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Clusters at a time that log in. A login costs the server a process and a key exchange; a thousand after a restart must leave
-/// processor time to others.
+/// Clusters at a time that log in. A login costs the server a process and a key exchange; a
+/// thousand after a restart must leave processor time to others.
 const CONCURRENT_OPENINGS: usize = 8;
 
-/// How long a cluster may hold its place among those. A working login is done by then; one into a black hole takes seconds but no
-/// processor time, so it goes on without its place. A thousand black holes, each tried again ten seconds after its five, leave
-/// places to others.
+/// How long a cluster may hold its place among those. A working login is done by then; one into a
+/// black hole takes seconds but no processor time, so it goes on without its place. A thousand
+/// black holes, each tried again ten seconds after its five, leave places to others.
 const OPENING_PERMIT: Duration = Duration::from_millis(100);
 
 /// What a probe knows at the moment of asking.
@@ -70,7 +73,8 @@ const OPENING_PERMIT: Duration = Duration::from_millis(100);
 pub struct Latest {
     /// The outcome of the latest probe, with ages carried forward to now.
     pub view: DatabaseView,
-    /// While probes fail: how long ago the last good one was, and its facts with ages carried forward to now.
+    /// While probes fail: how long ago the last good one was, and its facts with ages carried
+    /// forward to now.
     pub last_good: Option<(Duration, DatabaseFacts)>,
 }
 
@@ -165,8 +169,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         self.openings.0.add_permits(CONCURRENT_OPENINGS);
     }
 
-    /// Makes sure that `target` is probed under `key`, wholly and about every [`DEFAULT_INTERVAL`], or as [`Self::pace`] said. An unchanged
-    /// fingerprint keeps the task and all it knows.
+    /// Makes sure that `target` is probed under `key`, wholly and about every [`DEFAULT_INTERVAL`],
+    /// or as [`Self::pace`] said. An unchanged fingerprint keeps the task and all it knows.
     ///
     /// Must be called within a tokio runtime.
     pub fn ensure(&self, key: &K, target: Target) {
@@ -208,7 +212,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         );
     }
 
-    /// From now on reads like this: often while something is going on. At once, if more is asked for than before.
+    /// From now on reads like this: often while something is going on. At once, if more is asked
+    /// for than before.
     pub fn pace(&self, key: &K, reading: Reading) {
         if let Some(entry) = lock(&self.entries).get(key) {
             let before = std::mem::replace(&mut lock(&entry.shared.state).reading, reading);
@@ -294,8 +299,9 @@ impl State {
 
     /// Keeps an outcome read at `now`, and says whether it tells anything new.
     ///
-    /// One failure that says nothing definite is tried again before it is told: a thousand logins after a restart, or a moment
-    /// without processor time, must not write a thousand statuses to and fro.
+    /// One failure that says nothing definite is tried again before it is told: a thousand logins
+    /// after a restart, or a moment without processor time, must not write a thousand statuses
+    /// to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
         let untold = outcome
             .as_ref()
@@ -417,7 +423,8 @@ impl Default for Openings {
 }
 
 impl Openings {
-    /// Does the work when there is a place, and gives the place up before the work is done if that takes long.
+    /// Does the work when there is a place, and gives the place up before the work is done if that
+    /// takes long.
     async fn take_turn<T>(&self, work: impl Future<Output = T>) -> T {
         // The semaphore is never closed.
         let place = self.0.acquire().await;
@@ -437,7 +444,8 @@ impl Prober {
         if let Some(session) = self.session.take() {
             if session.opened.elapsed() < CONNECTION_LIFETIME {
                 match self.read(session, sessions).await {
-                    // A connection that broke while it lay idle says little: the server may be back already.
+                    // A connection that broke while it lay idle says little: the server may be back
+                    // already.
                     Err(failure) if broken(&failure) => {}
                     outcome => return outcome,
                 }

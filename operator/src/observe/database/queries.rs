@@ -1,9 +1,10 @@
 //! Reading everything in one round trip and one read-only transaction.
 //!
-//! The server builds one JSON document, sent for with one simple-protocol message: no prepared statement, so that it works through any
-//! pooler, and one snapshot, so that the facts belong together. A query that names a missing table fails as a whole, so the
-//! document also says which tables there are, and the query is built for those seen last time ([`Shape`]): one round trip while
-//! nothing changes, a second one when a table has appeared or gone.
+//! The server builds one JSON document, sent for with one simple-protocol message: no prepared
+//! statement, so that it works through any pooler, and one snapshot, so that the facts belong
+//! together. A query that names a missing table fails as a whole, so the document also says which
+//! tables there are, and the query is built for those seen last time ([`Shape`]): one round trip
+//! while nothing changes, a second one when a table has appeared or gone.
 //!
 //! Tables are named without a schema, as Bytebase names them: the `search_path` decides.
 
@@ -31,21 +32,23 @@ const STATEMENT_TIMEOUT: &str = "4s";
 /// Limit of our own, later than the server's so that its answer can still arrive.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Rows of `replica_heartbeat` kept. Rows of ended processes stay up to two hours; those beyond one hour are not read at all.
+/// Rows of `replica_heartbeat` kept. Rows of ended processes stay up to two hours; those beyond one
+/// hour are not read at all.
 const MAX_HEARTBEATS: u32 = 100;
 
 /// Listening sessions and task owners kept; far beyond any number of replicas.
 const MAX_ROWS: u32 = 200;
 
-/// Waiting task runs are counted up to here: what matters is none or some, and a count must not scan a whole queue.
+/// Waiting task runs are counted up to here: what matters is none or some, and a count must not
+/// scan a whole queue.
 const MAX_COUNT: u32 = 10_000;
 
-/// A document is read at most this often in one probe: once for the shape, once for the facts, once for a table that came or
-/// went in between.
+/// A document is read at most this often in one probe: once for the shape, once for the facts, once
+/// for a table that came or went in between.
 const MAX_ROUNDS: u32 = 3;
 
-/// Tables the document draws from and the columns it needs of each. One that lacks a column is of a Bytebase too old to hold the
-/// fact, and counts as absent.
+/// Tables the document draws from and the columns it needs of each. One that lacks a column is of a
+/// Bytebase too old to hold the fact, and counts as absent.
 const EXPECTED: [(&str, &[&str]); 5] = [
     ("replica_heartbeat", &["replica_id", "last_heartbeat"]),
     ("instance_change_history", &["id", "version"]),
@@ -111,8 +114,8 @@ struct TableSeen {
 
 // === Reading ===
 
-/// Reads the facts, with the other sessions if `sessions`. `shape` is what the last call on this connection found, and is left at what
-/// this one finds.
+/// Reads the facts, with the other sessions if `sessions`. `shape` is what the last call on this
+/// connection found, and is left at what this one finds.
 pub async fn read(
     connection: &mut PgConnection,
     shape: &mut Shape,
@@ -151,10 +154,12 @@ pub async fn read(
     ))
 }
 
-/// Reads which database this is, and at which address the server was reached: `None` over a socket of its own machine.
+/// Reads which database this is, and at which address the server was reached: `None` over a socket
+/// of its own machine.
 ///
-/// `system_identifier` alone would take a clone (a restored snapshot keeps it) for its original, so the start time of the server
-/// goes with it: equal for two sessions of one server, different for two servers.
+/// `system_identifier` alone would take a clone (a restored snapshot keeps it) for its original, so
+/// the start time of the server goes with it: equal for two sessions of one server, different for
+/// two servers.
 pub async fn read_identity(
     connection: &mut PgConnection,
     place: &Place<'_>,
@@ -262,12 +267,14 @@ const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
   ORDER BY 1 LIMIT 1)";
 
-/// From the functions below `pg_stat_activity`: the view makes a row of every session of the server before it leaves out those of
-/// other databases. Even so the server copies the state of every session it has room for.
+/// From the functions below `pg_stat_activity`: the view makes a row of every session of the server
+/// before it leaves out those of other databases. Even so the server copies the state of every
+/// session it has room for.
 const SESSIONS_OF_DATABASE: &str = ", sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
   FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me))";
 
-/// `pg_locks` looks through the locks of the whole server, so it is asked only where somebody else is there who may hold one.
+/// `pg_locks` looks through the locks of the whole server, so it is asked only where somebody else
+/// is there who may hold one.
 const SESSIONS: &str = ", 'sessions', json_build_object(\
 'migration_running', EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
   AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
@@ -294,7 +301,8 @@ const LICENSE: &str = ", 'license', (SELECT json_build_array(w.resource_id, s.va
 const WORKSPACE: &str = ", 'license', (SELECT json_build_array(w.resource_id, NULL) FROM workspace w WHERE NOT w.deleted \
   ORDER BY w.resource_id LIMIT 1)";
 
-/// Tasks without an owner are left out, as Bytebase leaves them out when it looks for work of dead replicas.
+/// Tasks without an owner are left out, as Bytebase leaves them out when it looks for work of dead
+/// replicas.
 const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) FROM (SELECT replica_id::text AS id, count(*) AS n \
   FROM task_run WHERE status::text = 'RUNNING' AND replica_id IS NOT NULL GROUP BY 1 ORDER BY 1 LIMIT {rows}) r), \
   'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
@@ -358,7 +366,8 @@ fn literal(text: &str) -> String {
 
 /// Which tables to read from, or why they cannot be read.
 ///
-/// A right that is missing fails the probe: there is no honest value for a heartbeat that may not be seen.
+/// A right that is missing fails the probe: there is no honest value for a heartbeat that may not
+/// be seen.
 fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
     let role = place.role();
     if document.schema.is_none() && *login != Login::Bytebase {
@@ -418,7 +427,8 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
         encoding: document.encoding,
         max_connections: document.max_connections,
         reserved_connections: document.reserved_connections,
-        // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not known: nothing speaks against it.
+        // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not
+        // known: nothing speaks against it.
         can_create: document.can_create.unwrap_or(document.schema.is_some()),
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
@@ -498,8 +508,9 @@ fn version(text: &str) -> Option<Version> {
     })
 }
 
-/// Bytebase names its processes by uuid. Another name (a row made by hand, a future scheme) still counts for Bytebase's license
-/// check, so it must count here: it becomes a uuid of its own, the same one each time.
+/// Bytebase names its processes by uuid. Another name (a row made by hand, a future scheme) still
+/// counts for Bytebase's license check, so it must count here: it becomes a uuid of its own, the
+/// same one each time.
 fn replica(id: &str) -> Uuid {
     Uuid::parse_str(id).unwrap_or_else(|_| {
         let hash: [u8; 32] = Sha256::digest(id.as_bytes()).into();

@@ -16,7 +16,8 @@ use super::eventually;
 pub const PASSWORD: &str = "pg-Pa55word-in-no-log";
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 
-/// Starts the server and waits for the end of its standard input, which is the end of the test program.
+/// Starts the server and waits for the end of its standard input, which is the end of the test
+/// program.
 const SCRIPT: &str = r#"
 set -e
 cd /
