@@ -6,9 +6,11 @@ use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
 use crate::decide::Settings;
 use crate::decide::observation::{
-    DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason, Heartbeat,
-    Observation, PodView, ProbeFailure, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
+    Observation, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState, Sessions,
+    StatefulSetView, StoredLicense,
 };
+use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -233,6 +235,9 @@ pub fn pod(ordinal: i32) -> PodView {
         node: Some(format!("node-{ordinal}")),
         ip: Some(format!("10.0.0.{}", ordinal + 1)),
         created_at: after(SignedDuration::from_hours(-1)),
+        started_at: Some(after(SignedDuration::from_hours(-1))),
+        container_id: Some(format!("containerd://{ordinal}")),
+        ends_by: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),
         restarts: 0,
@@ -244,6 +249,7 @@ pub fn pod(ordinal: i32) -> PodView {
 pub fn set(replicas: i32) -> StatefulSetView {
     StatefulSetView {
         replicas,
+        start: 0,
         settled: true,
         update_revision: Some(NEW.to_owned()),
         template: json!({"live": true}),
@@ -268,19 +274,20 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         reserved_connections: 3,
         can_create: true,
         transaction_pooler: false,
-        identity: DatabaseIdentity("one".to_owned()),
+        identity: DatabaseIdentity::new("one", "1"),
         schema: SchemaState::Bytebase {
             version: Some(Version::new(3, 21, 5)),
         },
-        license,
-        heartbeats: (0..beating).map(|ordinal| beat(ordinal, 5)).collect(),
+        license: Fact::Known(license),
+        heartbeats: Fact::Known((0..beating).map(|ordinal| beat(ordinal, 5)).collect()),
         sessions: Some(Sessions {
             listeners: Some(Vec::new()),
             migration_running: false,
         }),
-        running_tasks: Vec::new(),
-        pending_tasks: 0,
-        available_tasks: 0,
+        running_tasks: Fact::Known(Vec::new()),
+        pending_tasks: Fact::Known(0),
+        available_tasks: Fact::Known(0),
+        not_understood: Vec::new(),
     }
 }
 
@@ -301,6 +308,8 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         database,
         last_facts,
         database_shared_with: None,
+        remembered: Remembered::default(),
+        service_exposes: false,
         call_failure: None,
         unclaimed_since: BTreeMap::new(),
         missing_pods: None,
@@ -314,6 +323,24 @@ pub fn healthy(running: i32, license: StoredLicense) -> Observation {
         Some(running),
         DatabaseView::Probed(Ok(facts(running, license))),
     )
+}
+
+/// The heartbeats that were read, to be changed.
+pub fn beats(facts: &mut DatabaseFacts) -> &mut Vec<Heartbeat> {
+    facts.heartbeats.known_mut().unwrap()
+}
+
+/// The running tasks that were read, to be changed.
+pub fn running(facts: &mut DatabaseFacts) -> &mut Vec<RunningTasks> {
+    facts.running_tasks.known_mut().unwrap()
+}
+
+/// The call to Bytebase's API that a plan makes.
+pub fn called(plan: &Plan) -> Option<&BytebaseCall> {
+    match &plan.call {
+        Wanted::Call(call) => Some(call),
+        Wanted::No | Wanted::NotNow => None,
+    }
 }
 
 /// Changes what the database said, in a world where it was read.

@@ -43,8 +43,10 @@ fn full(metrics: &Metrics) {
     );
     metrics.set_live_source(Box::new(move |_, _| {
         Some(LiveSample {
-            ages: BTreeMap::from([(id, Duration::from_secs(1))]),
-            ..LiveSample::default()
+            ages: Some(BTreeMap::from([(id, Duration::from_secs(1))])),
+            running: Some(0),
+            pending: Some(0),
+            available: Some(0),
         })
     }));
 }

@@ -112,8 +112,6 @@ pub enum Reason {
     // DatabaseReady
     /// Every check passes.
     DatabaseChecksPassed,
-    /// Every check passes, with remarks in the message.
-    DatabaseWarnings,
     /// No probe has ended yet.
     DatabaseNotProbed,
     /// The operator cannot log in by cloud IAM; give it `database.monitorSecretRef`.
@@ -150,6 +148,11 @@ pub enum Reason {
     DatabaseConnectionBudget,
     /// Another `BytebaseCluster` uses the same database.
     DatabaseShared,
+    /// Replicas that do not belong to this cluster send heartbeats to the database, so the first
+    /// replica waits until they have stopped.
+    DatabaseInUse,
+    /// The tables of Bytebase in the database have another form than this operator knows.
+    DatabaseSchemaUnknown,
 
     // HALicensed
     /// The stored license allows HA.

@@ -151,6 +151,14 @@ pub enum SignatureState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
+    /// Host, port and database name that the replicas connect to, such as
+    /// `db.example.com:5432/bytebase`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Identifies the database itself, whatever name or address leads to it: a hash of the server's
+    /// system identifier and the database's oid. Two clusters with the same one share a database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
@@ -174,6 +182,13 @@ pub struct ReplicaStatus {
     /// Id that the replica beats with: a new one at each start.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replicaID")]
     pub replica_id: Option<String>,
+    /// Id of the container that runs the replica, which binds `replicaID` to this one start of it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        rename = "containerID"
+    )]
+    pub container_id: Option<String>,
     /// Whether the pod is Ready.
     #[serde(default)]
     pub ready: bool,

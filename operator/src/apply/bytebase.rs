@@ -44,6 +44,16 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// Bytebase understood the call and said no: the same call will not do better.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Login(_) | Self::Rights(_) | Self::License(_) | Self::SignUp(_) => true,
+            Self::Unreachable(_) | Self::Other { .. } => false,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Token {
     token: SecretString,

@@ -8,6 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use std::sync::Arc;
 
 /// Longest note the API server takes.
 const LONGEST_NOTE: usize = 1024;
@@ -23,9 +24,28 @@ pub struct Notice {
     pub message: String,
 }
 
-/// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits for
-/// it.
-pub async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, notice: &Notice) {
+/// Publishes events in the name of one operator process.
+#[derive(Clone)]
+pub struct Publisher {
+    /// Client for the write.
+    pub client: Client,
+    /// Name of the process.
+    pub instance: String,
+    /// An event is a write too: only the leader says what it does.
+    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Publisher {
+    /// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits
+    /// for it.
+    pub async fn publish(&self, cluster: &BytebaseCluster, notice: &Notice) {
+        if (self.may_write)() {
+            publish(&self.client, cluster, &self.instance, notice).await;
+        }
+    }
+}
+
+async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, notice: &Notice) {
     let namespace = cluster.namespace().unwrap_or_default();
     let mut note = notice.message.clone();
     if note.len() > LONGEST_NOTE {

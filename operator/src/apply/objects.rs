@@ -2,7 +2,7 @@
 
 use super::contains::contains;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
-use crate::decide::rollout::Eviction;
+use crate::decide::rollout::{Eviction, Size};
 use crate::desired::{DesiredObject, Kind};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
@@ -223,6 +223,34 @@ impl Objects<'_> {
                 &format!("delete {}/{name}", kind.group_and_plural().1),
                 kind.exposes(),
             )),
+        }
+    }
+
+    /// Changes nothing of a StatefulSet but its size, for a cluster whose spec cannot be used. False
+    /// if it has changed or gone in between.
+    pub async fn resize(&self, cached: &DynamicObject, size: Size) -> Result<bool, ApplyFailure> {
+        if !self.is_ours(cached) || cached.metadata.deletion_timestamp.is_some() {
+            return Ok(false);
+        }
+        let name = cached.name_any();
+        let start = (size.start != 0).then(|| json!({"start": size.start}));
+        // A precondition: what was decided was decided on this very version.
+        let patch = json!({
+            "metadata": {"uid": cached.uid(), "resourceVersion": cached.resource_version()},
+            "spec": {"replicas": size.replicas, "ordinals": start},
+        });
+        let parameters = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(Kind::StatefulSet);
+        match api.patch(&name, &parameters, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(error) => {
+                let what = format!("patch statefulsets/{name}");
+                Err(ApplyFailure::new(&error, &what, false))
+            }
         }
     }
 

@@ -100,7 +100,6 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::InvalidSecret
         | R::KindNotInstalled => ConditionType::ConfigurationValid,
         R::DatabaseChecksPassed
-        | R::DatabaseWarnings
         | R::DatabaseNotProbed
         | R::DatabaseCannotRead
         | R::DatabaseUnreachable
@@ -118,7 +117,9 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::DatabaseForeignTables
         | R::DatabaseTransactionPooler
         | R::DatabaseConnectionBudget
-        | R::DatabaseShared => ConditionType::DatabaseReady,
+        | R::DatabaseShared
+        | R::DatabaseInUse
+        | R::DatabaseSchemaUnknown => ConditionType::DatabaseReady,
         R::LicenseAllowsHa
         | R::LicenseEndsSoon
         | R::SecretLicenseAllowsHa

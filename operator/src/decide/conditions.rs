@@ -3,15 +3,15 @@
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
 use super::kinds;
-use super::license::LicenseVerdict;
-use super::observation::{Observation, PodTrouble, RouteView};
+use super::license::{self, LicenseVerdict};
+use super::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::{Rollout, Step, describe};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
-use crate::desired::Kind;
+use crate::desired::{self, Kind};
 use crate::validate::{Problem, ValidCluster};
 
 /// Everything the conditions speak of.
@@ -91,11 +91,22 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
 }
 
 /// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is
-/// checked.
-pub fn invalid(problems: &[Problem], warnings: &[String]) -> Vec<ConditionDraft> {
+/// checked but the license, which Bytebase obeys whatever the spec says.
+pub fn invalid(
+    problems: &[Problem],
+    warnings: &[String],
+    license: &LicenseVerdict,
+    observation: &Observation,
+) -> Vec<ConditionDraft> {
     let configuration = configuration(problems, warnings);
+    let set = observation.stateful_set.as_ref();
+    let gate = if license.allows == license::Allows::No && set.is_some_and(|set| set.replicas > 1) {
+        format!("; only the license gate acts: {}", license.message)
+    } else {
+        String::new()
+    };
     let message = format!(
-        "nothing is changed until the configuration is mended: {}",
+        "nothing is changed until the configuration is mended: {}{gate}",
         configuration.message
     );
     let unchecked = |type_| {
@@ -105,6 +116,11 @@ pub fn invalid(problems: &[Problem], warnings: &[String]) -> Vec<ConditionDraft>
             Reason::InvalidConfiguration,
             "not checked while the configuration cannot be used",
         )
+    };
+    let licensed = match license.allows {
+        license::Allows::Yes => Some(true),
+        license::Allows::No => Some(false),
+        license::Allows::Unknown => None,
     };
     vec![
         ConditionDraft::new(
@@ -125,8 +141,22 @@ pub fn invalid(problems: &[Problem], warnings: &[String]) -> Vec<ConditionDraft>
             Reason::InvalidConfiguration,
             message,
         ),
-        unchecked(ConditionType::DatabaseReady),
-        unchecked(ConditionType::HaLicensed),
+        // A refusal stands until a good reading takes it back.
+        match &observation.remembered.refusal {
+            Some(refusal) => ConditionDraft::new(
+                ConditionType::DatabaseReady,
+                Some(false),
+                refusal.reason,
+                &refusal.message,
+            ),
+            None => unchecked(ConditionType::DatabaseReady),
+        },
+        ConditionDraft::new(
+            ConditionType::HaLicensed,
+            licensed,
+            license.reason,
+            &license.message,
+        ),
         unchecked(ConditionType::ReplicasHealthy),
         unchecked(ConditionType::RolloutComplete),
         unchecked(ConditionType::Exposed),
@@ -244,14 +274,7 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
         );
     }
     if let Some((reason, message)) = &findings.target.held_back {
-        return of(
-            Some(false),
-            *reason,
-            format!(
-                "{} of {wanted} wanted replicas run: {message}",
-                findings.target.replicas
-            ),
-        );
+        return of(Some(false), *reason, held_back(findings, message));
     }
     let health = findings.health;
     let serving = health
@@ -303,6 +326,23 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
     )
 }
 
+/// Says how many run now, and where the number goes.
+fn held_back(findings: &Findings<'_>, message: &str) -> String {
+    let wanted = findings.cluster.replicas;
+    let target = findings.target.replicas;
+    let running = findings.health.replicas.len();
+    if usize::try_from(target).is_ok_and(|target| running > target) {
+        let present = if running == 1 {
+            "1 replica runs".to_owned()
+        } else {
+            format!("{running} replicas run")
+        };
+        format!("{present}, {wanted} are wanted, and the number goes down to {target}: {message}")
+    } else {
+        format!("{target} of {wanted} wanted replicas run: {message}")
+    }
+}
+
 fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
     let LicenseVerdict {
         allows,
@@ -311,9 +351,9 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
         ..
     } = findings.license;
     let status = match allows {
-        super::license::Allows::Yes => Some(true),
-        super::license::Allows::No => Some(false),
-        super::license::Allows::Unknown => None,
+        license::Allows::Yes => Some(true),
+        license::Allows::No => Some(false),
+        license::Allows::Unknown => None,
     };
     let failure = findings
         .observation
@@ -338,6 +378,17 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
             status,
             Reason::LicenseNotEnforced,
             format!("{message}; {warning}"),
+        );
+    }
+    let running = findings.health.replicas.len();
+    if findings.cluster.spec.paused && status == Some(false) && running > 1 {
+        return ConditionDraft::new(
+            ConditionType::HaLicensed,
+            status,
+            *reason,
+            format!(
+                "{message}; {running} replicas run all the same, since spec.paused keeps the operator from going down to one: Bytebase skips work and fails queued tasks after ten minutes"
+            ),
         );
     }
     ConditionDraft::new(ConditionType::HaLicensed, status, *reason, message)
@@ -439,6 +490,17 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
         None => 1,
         Some(true) => 2,
     });
+    let exposes = !ways.is_empty() || desired::service_exposes(findings.cluster);
+    if findings.exposure_held && exposes {
+        return of(
+            Some(false),
+            Reason::AwaitingFirstAdmin,
+            format!(
+                "nobody is let in before the first admin exists and the license is installed{}",
+                why_unseen(findings)
+            ),
+        );
+    }
     let Some((status, reason, _)) = worst.cloned() else {
         return of(
             Some(false),
@@ -446,14 +508,6 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
             "neither ingress nor gateway is on: reach the Service some other way".to_owned(),
         );
     };
-    if findings.exposure_held {
-        return of(
-            Some(false),
-            Reason::AwaitingFirstAdmin,
-            "nobody is let in before the first admin exists and the license is installed"
-                .to_owned(),
-        );
-    }
     let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
         "; nobody has signed up yet, and whoever does first becomes the admin"
     } else {
@@ -461,6 +515,22 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
     };
     let messages: Vec<_> = ways.into_iter().map(|(.., message)| message).collect();
     of(status, reason, format!("{}{open}", messages.join("; ")))
+}
+
+/// Why the operator cannot see whether the first admin exists, and so would wait for ever.
+fn why_unseen(findings: &Findings<'_>) -> String {
+    if findings.observation.facts().is_some() {
+        return String::new();
+    }
+    let way_out = if matches!(findings.observation.database, DatabaseView::CannotRead) {
+        "; or sign up by kubectl port-forward and take admin.createFirst out of the spec"
+    } else {
+        ""
+    };
+    format!(
+        "; the operator cannot see whether there is one: {}{way_out}",
+        findings.database.message
+    )
 }
 
 type Way = (Option<bool>, Reason, String);

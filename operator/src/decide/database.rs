@@ -1,7 +1,8 @@
 //! What the state of the metadata database allows.
 
+use super::health::Health;
 use super::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, Refusal, SchemaState,
 };
 use crate::api::Reason;
 use crate::api::status::DatabaseStatus;
@@ -30,24 +31,48 @@ pub struct DatabaseVerdict {
 /// How far a cluster may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Allows {
-    /// Bytebase would fail, or do harm: no first pod, no change.
+    /// Bytebase would fail, or do harm, or nobody can rule that out: no first pod, no change.
     Nothing,
     /// Nothing is known yet: wait for the first probe.
     Wait,
-    /// One replica is always safe.
+    /// One replica, on a database that the operator has never been able to see.
     One,
     /// As many as wanted.
     All,
 }
 
-/// Judges the latest probe.
-pub fn judge(cluster: &ValidCluster, observation: &Observation) -> DatabaseVerdict {
-    let plain = |allows, status, reason, message: &str| DatabaseVerdict {
+/// Begins the part of a message that says why a refusal could not be checked again.
+const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
+
+/// Judges the latest probe. Where it could tell nothing, the last certain knowledge stands: a
+/// refusal until a good reading takes it back, over outages and restarts.
+pub fn judge(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> DatabaseVerdict {
+    let endpoint = cluster.database.replicas.identity_hint();
+    // What was learnt of another database says nothing of this one.
+    let remembered = observation.remembered.database.as_ref();
+    let remembered = remembered.filter(|database| database.endpoint.as_ref() == Some(&endpoint));
+    let status = remembered.cloned().unwrap_or_else(|| DatabaseStatus {
+        endpoint: Some(endpoint.clone()),
+        ..DatabaseStatus::default()
+    });
+    let refusal = observation.remembered.refusal.as_ref();
+    let refusal = refusal.filter(|_| remembered.is_some());
+    let plain = |allows, ok, reason, message: &str| DatabaseVerdict {
         allows,
-        status,
+        status: ok,
         reason,
         message: message.to_owned(),
-        facts: None,
+        facts: Some(status.clone()),
+    };
+    let still_refused = |refusal: &Refusal, why: &str| {
+        let message = &refusal.message;
+        let said = message.find(NOT_CHECKED_AGAIN).unwrap_or(message.len());
+        let message = format!("{}{NOT_CHECKED_AGAIN}{why}", &message[..said]);
+        plain(Allows::Nothing, Some(false), refusal.reason, &message)
     };
     match &observation.database {
         DatabaseView::NotProbed => plain(
@@ -56,20 +81,47 @@ pub fn judge(cluster: &ValidCluster, observation: &Observation) -> DatabaseVerdi
             Reason::DatabaseNotProbed,
             "the first probe has not ended yet",
         ),
-        DatabaseView::CannotRead => plain(
-            Allows::All,
-            None,
-            Reason::DatabaseCannotRead,
-            "the operator cannot log in itself (the URL uses cloud IAM, or a proxy inside the pod): heartbeats, license and checks stay unknown until database.monitorSecretRef names a URL it can use",
+        DatabaseView::CannotRead => match (refusal, &observation.database_shared_with) {
+            (Some(refusal), _) => still_refused(
+                refusal,
+                "the operator cannot log in itself; set database.monitorSecretRef to a URL it can use",
+            ),
+            (None, Some(other)) => {
+                let (reason, message) = shared(&endpoint, other);
+                plain(Allows::Nothing, Some(false), reason, &message)
+            }
+            (None, None) => plain(
+                Allows::All,
+                None,
+                Reason::DatabaseCannotRead,
+                "the operator cannot log in itself (the URL uses cloud IAM, or a proxy inside the pod): heartbeats, license and checks stay unknown until database.monitorSecretRef names a URL it can use",
+            ),
+        },
+        DatabaseView::Probed(Err(failure)) if failure.class == FailureClass::Definite => plain(
+            Allows::Nothing,
+            Some(false),
+            reason_of(failure.reason),
+            &failure.message,
         ),
         DatabaseView::Probed(Err(failure)) => {
-            let (allows, status) = match failure.class {
-                FailureClass::Definite => (Allows::Nothing, Some(false)),
-                FailureClass::Unknown => (Allows::One, None),
-            };
-            plain(allows, status, reason_of(failure.reason), &failure.message)
+            let reason = reason_of(failure.reason);
+            match (refusal, &observation.database_shared_with) {
+                (Some(refusal), _) => still_refused(refusal, &failure.message),
+                (None, Some(other)) => {
+                    let (reason, message) = shared(&endpoint, other);
+                    plain(Allows::Nothing, Some(false), reason, &message)
+                }
+                // It was read before, so it can be again: nothing starts or changes until then.
+                (None, None) if status.identity.is_some() => {
+                    plain(Allows::Nothing, None, reason, &failure.message)
+                }
+                // Perhaps it can be seen from the pods and never from here.
+                (None, None) => plain(Allows::One, None, reason, &failure.message),
+            }
         }
-        DatabaseView::Probed(Ok(facts)) => judge_facts(cluster, observation, facts),
+        DatabaseView::Probed(Ok(facts)) => {
+            judge_facts(cluster, observation, health, facts, endpoint)
+        }
     }
 }
 
@@ -90,23 +142,39 @@ fn reason_of(reason: FailureReason) -> Reason {
 fn judge_facts(
     cluster: &ValidCluster,
     observation: &Observation,
+    health: &Health<'_>,
     facts: &DatabaseFacts,
+    endpoint: String,
 ) -> DatabaseVerdict {
     let budget = budget(cluster.replicas);
     let status = DatabaseStatus {
+        endpoint: Some(endpoint),
+        identity: Some(facts.identity.database.clone()),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
         allows,
-        status: Some(ok),
+        status: ok,
         reason,
         message,
         facts: Some(status.clone()),
     };
-    if let Some((reason, message)) = fatal(cluster, observation, facts) {
-        return verdict(Allows::Nothing, false, reason, message);
+    let fatal = fatal(cluster, observation, facts);
+    if let Some((reason, message)) = fatal.or_else(|| in_use(cluster, observation, health)) {
+        return verdict(Allows::Nothing, Some(false), reason, message);
+    }
+    if !facts.not_understood.is_empty() {
+        return verdict(
+            not_understood_allows(observation, facts),
+            None,
+            Reason::DatabaseSchemaUnknown,
+            format!(
+                "Bytebase's tables here have another form than this operator knows ({}): what they hold is unknown, so nothing is scaled on it. Upgrade the operator to one that supports this Bytebase",
+                facts.not_understood.join(", ")
+            ),
+        );
     }
     let usable = facts
         .max_connections
@@ -116,7 +184,7 @@ fn judge_facts(
     if cluster.replicas > 1 && usable < budget {
         return verdict(
             Allows::All,
-            true,
+            Some(true),
             Reason::DatabaseConnectionBudget,
             format!(
                 "{} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
@@ -127,11 +195,58 @@ fn judge_facts(
     }
     verdict(
         Allows::All,
-        true,
+        Some(true),
         Reason::DatabaseChecksPassed,
         format!(
             "PostgreSQL {} passes every check",
             server_version(facts.server_version_num)
+        ),
+    )
+}
+
+/// Whether nothing of this cluster runs or is about to.
+fn is_first_start(observation: &Observation) -> bool {
+    let set = observation.stateful_set.as_ref();
+    observation.pods.is_empty() && set.is_none_or(|set| set.replicas == 0)
+}
+
+/// Without heartbeats nobody can rule out that a replica runs already.
+fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Allows {
+    if is_first_start(observation) && facts.heartbeats.is_unknown() {
+        Allows::Nothing
+    } else {
+        Allows::One
+    }
+}
+
+/// Replicas of somebody else's that are active before the first one of this cluster: with it there
+/// would be two, and Bytebase fails all queued work of two without a license that includes HA.
+fn in_use(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<(Reason, String)> {
+    if cluster.replicas == 0 || !is_first_start(observation) || health.unclaimed.is_empty() {
+        return None;
+    }
+    let place = cluster.database.replicas.identity_hint();
+    let (who, they) = match health.unclaimed.len() {
+        1 => ("1 replica that does".to_owned(), "it"),
+        count => (format!("{count} replicas that do"), "they"),
+    };
+    Some((
+        Reason::DatabaseInUse,
+        format!(
+            "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; the first replica starts by itself 30 seconds after {they} stopped"
+        ),
+    ))
+}
+
+fn shared(place: &str, other: &str) -> (Reason, String) {
+    (
+        Reason::DatabaseShared,
+        format!(
+            "{place} is already used by BytebaseCluster {other}: give this cluster a database of its own"
         ),
     )
 }
@@ -178,12 +293,7 @@ fn fatal(
         ));
     }
     if let Some(other) = &observation.database_shared_with {
-        return Some((
-            Reason::DatabaseShared,
-            format!(
-                "{place} is already used by BytebaseCluster {other}: give this cluster a database of its own"
-            ),
-        ));
+        return Some(shared(&place, other));
     }
     if let SchemaState::Foreign { example } = &facts.schema {
         return Some((

@@ -98,50 +98,81 @@ pub struct Health<'a> {
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
 /// the pod's name or address.
 pub fn join(observation: &Observation) -> Health<'_> {
-    let Some(facts) = observation.facts() else {
-        let replicas = observation
-            .pods
-            .iter()
-            .map(|pod| Replica {
-                pod,
-                id: pod.replica_id,
-                heartbeat: HeartbeatState::Unknown,
-                given_up: false,
-                running_tasks: None,
-            })
-            .collect();
+    let facts = observation.facts();
+    let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
+        let replicas = observation.pods.iter().map(|pod| Replica {
+            pod,
+            id: pod.replica_id,
+            heartbeat: HeartbeatState::Unknown,
+            given_up: false,
+            running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
+        });
         return Health {
-            replicas,
+            replicas: replicas.collect(),
             readable: false,
             unclaimed: Vec::new(),
         };
     };
-    let replicas: Vec<_> = observation
+    let known: BTreeSet<Uuid> = observation
         .pods
         .iter()
-        .map(|pod| replica(pod, facts, observation.now))
+        .filter_map(|pod| pod.replica_id)
         .collect();
-    let known: BTreeSet<Uuid> = replicas.iter().filter_map(|replica| replica.id).collect();
     let unclaimed: Vec<_> = facts
         .heartbeats
+        .rows()
         .iter()
         .filter(|beat| is_fresh(beat) && !known.contains(&beat.replica_id))
         .map(|beat| beat.replica_id)
         .collect();
+    let sessions = UnnamedSessions::of(observation, facts, unclaimed.len());
     Health {
-        replicas,
+        replicas: observation
+            .pods
+            .iter()
+            .map(|pod| replica(pod, facts, sessions, observation.now))
+            .collect(),
         readable: true,
         unclaimed,
     }
 }
 
-fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts, now: Timestamp) -> Replica<'a> {
+/// What the sessions of pods whose id is not known prove.
+#[derive(Clone, Copy)]
+enum UnnamedSessions {
+    /// Each of them can be one of the fresh heartbeats that no known id explains.
+    AllActive,
+    /// There are fewer such heartbeats than sessions: some replica is connected and frozen, and
+    /// which one cannot be told.
+    SomeFrozen,
+}
+
+impl UnnamedSessions {
+    fn of(observation: &Observation, facts: &DatabaseFacts, unclaimed: usize) -> Self {
+        let pods = observation.pods.iter();
+        let connected = pods
+            .filter(|pod| pod.replica_id.is_none() && listens(pod, facts) == Some(true))
+            .count();
+        if connected <= unclaimed {
+            Self::AllActive
+        } else {
+            Self::SomeFrozen
+        }
+    }
+}
+
+fn replica<'a>(
+    pod: &'a PodView,
+    facts: &DatabaseFacts,
+    sessions: UnnamedSessions,
+    now: Timestamp,
+) -> Replica<'a> {
     // A replica beats before it is Ready, and Bytebase deletes the row of one that has not beaten
     // for hours.
     let old = SignedDuration::try_from(DEAD_AFTER)
-        .is_ok_and(|dead_after| now.duration_since(pod.created_at) > dead_after);
+        .is_ok_and(|dead_after| now.duration_since(process_start(pod)) > dead_after);
     let Some(id) = pod.replica_id else {
-        let heartbeat = by_session(pod, facts);
+        let heartbeat = by_session(pod, facts, sessions);
         return Replica {
             pod,
             id: None,
@@ -150,20 +181,31 @@ fn replica<'a>(pod: &'a PodView, facts: &DatabaseFacts, now: Timestamp) -> Repli
             running_tasks: None,
         };
     };
-    let beat = facts.heartbeats.iter().find(|beat| beat.replica_id == id);
+    let mut beats = facts.heartbeats.rows().iter();
+    let beat = beats.find(|beat| beat.replica_id == id);
     let heartbeat = beat.map_or(HeartbeatState::Missing, state);
-    let running = facts
-        .running_tasks
-        .iter()
-        .filter(|tasks| tasks.replica_id == id)
-        .fold(0, |sum: u64, tasks| sum.saturating_add(tasks.count));
     Replica {
         pod,
         id: Some(id),
         heartbeat,
         given_up: beat.map_or(old, |beat| Freshness::of(beat.age) == Freshness::Gone),
-        running_tasks: Some(running),
+        running_tasks: running_tasks(id, facts),
     }
+}
+
+/// When the process began whose heartbeats count: an old pod may have restarted a moment ago.
+pub fn process_start(pod: &PodView) -> Timestamp {
+    pod.started_at.unwrap_or(pod.created_at)
+}
+
+/// Task runs of one replica; `None` where they cannot be read.
+fn running_tasks(id: Uuid, facts: &DatabaseFacts) -> Option<u64> {
+    if facts.running_tasks.is_unknown() {
+        return None;
+    }
+    let rows = facts.running_tasks.rows().iter();
+    let owned = rows.filter(|tasks| tasks.replica_id == id);
+    Some(owned.fold(0, |sum: u64, tasks| sum.saturating_add(tasks.count)))
 }
 
 fn state(beat: &Heartbeat) -> HeartbeatState {
@@ -178,22 +220,22 @@ fn is_fresh(beat: &Heartbeat) -> bool {
     Freshness::of(beat.age) == Freshness::Fresh
 }
 
-/// The second way. A session proves that the replica is connected, which it keeps only while it
-/// lives; a Ready pod with a session counts as beating when the table has at least one fresh row.
-fn by_session(pod: &PodView, facts: &DatabaseFacts) -> HeartbeatState {
-    let sessions = facts.sessions.as_ref();
-    let Some(listeners) = sessions.and_then(|sessions| sessions.listeners.as_ref()) else {
-        return HeartbeatState::Unknown;
-    };
-    let listens = listeners.iter().any(|session| {
+/// Whether the replica of a pod holds a session that listens; `None` where that cannot be seen.
+fn listens(pod: &PodView, facts: &DatabaseFacts) -> Option<bool> {
+    let listeners = facts.sessions.as_ref()?.listeners.as_ref()?;
+    Some(listeners.iter().any(|session| {
         session.application_name == pod.name
             || (session.client_address.is_some() && session.client_address == pod.ip)
-    });
-    let someone_beats = facts.heartbeats.iter().any(is_fresh);
-    match (listens, someone_beats) {
-        (true, true) => HeartbeatState::Fresh,
-        (true, false) => HeartbeatState::Unknown,
-        (false, _) => HeartbeatState::Missing,
+    }))
+}
+
+/// The second way. A session proves that the replica is connected, which a frozen one is as well:
+/// it counts as active only while there are enough fresh heartbeats to go round.
+fn by_session(pod: &PodView, facts: &DatabaseFacts, sessions: UnnamedSessions) -> HeartbeatState {
+    match (listens(pod, facts), sessions) {
+        (None, _) | (Some(true), UnnamedSessions::SomeFrozen) => HeartbeatState::Unknown,
+        (Some(true), UnnamedSessions::AllActive) => HeartbeatState::Fresh,
+        (Some(false), _) => HeartbeatState::Missing,
     }
 }
 
@@ -214,12 +256,11 @@ impl Health<'_> {
             let since = observation.unclaimed_since.get(id);
             since.is_some_and(|since| observation.now.duration_since(*since) > long)
         });
-        // A row that no pod claims may be that of a Ready pod whose log could not be read; one that
-        // is not Ready has not beaten for long.
-        let unnamed = self
-            .replicas
-            .iter()
-            .filter(|replica| replica.id.is_none() && replica.pod.ready);
+        // A row that no pod claims may be that of a Ready pod whose log could not be read, or of one
+        // on a silent node; any other that is not Ready has not beaten for long.
+        let unnamed = self.replicas.iter().filter(|replica| {
+            replica.id.is_none() && (replica.pod.ready || replica.node_is_silent())
+        });
         lasting.count().saturating_sub(unnamed.count())
     }
 

@@ -1,6 +1,6 @@
 //! The license gate's first half: what the license says about running more than one replica.
 
-use super::observation::{DatabaseView, Observation, StoredLicense};
+use super::observation::{DatabaseView, Fact, Observation, StoredLicense};
 use crate::api::Reason;
 use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
 use crate::contract::license::{License, LicenseKey, LicenseValidity};
@@ -46,69 +46,145 @@ struct Place<'a> {
     guard: SignedDuration,
 }
 
+/// What the spec says of the license, as far as the verdict depends on it.
+#[derive(Clone, Copy, Default)]
+pub struct Terms<'a> {
+    /// The license in the Secret, if it can be used.
+    pub secret: Option<&'a SecretLicense>,
+    /// The spec names a Secret, usable or not.
+    pub names_secret: bool,
+    /// The operator has a login with which it can install a license.
+    pub can_install: bool,
+    /// The operator signs up as the first admin.
+    pub signs_up: bool,
+}
+
+impl<'a> Terms<'a> {
+    /// Of a cluster whose spec can be used. One whose spec cannot is judged by
+    /// [`Terms::default`]: what is stored counts all the same.
+    pub fn of(cluster: &'a ValidCluster) -> Self {
+        let license = cluster.spec.license.as_ref();
+        Self {
+            secret: cluster.license.secret.as_ref(),
+            names_secret: license.is_some_and(|license| license.secret_ref.is_some()),
+            can_install: cluster.admin.is_some(),
+            signs_up: cluster
+                .admin
+                .as_ref()
+                .is_some_and(|admin| admin.create_first),
+        }
+    }
+}
+
 /// Judges the license that Bytebase obeys. `guard`: how long before its end a license stops
 /// counting, since replicas go on for a minute with what they cached and queued work is failed ten
 /// minutes later.
 pub fn judge(
-    cluster: &ValidCluster,
+    terms: Terms<'_>,
     observation: &Observation,
     guard: SignedDuration,
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
-    let secret = cluster.license.secret.as_ref();
-    match &observation.database {
-        DatabaseView::CannotRead => stand_in(secret, observation.now, guard),
-        DatabaseView::NotProbed => unknown("the metadata database has not been read yet"),
-        DatabaseView::Probed(Err(failure)) => unknown(&format!(
-            "the stored license cannot be read: {}",
-            failure.message
+    let now = observation.now;
+    let remembered = |why: &str| match &observation.remembered.license {
+        Some(license) => last_read(license, why, now, guard),
+        None => unknown(why),
+    };
+    let facts = match &observation.database {
+        DatabaseView::CannotRead => return stand_in(terms.secret, now, guard),
+        // A moment after the start of the operator: nothing is done before the first reading.
+        DatabaseView::NotProbed => {
+            return LicenseVerdict {
+                status: observation.remembered.license.clone(),
+                ..unknown("the metadata database has not been read yet")
+            };
+        }
+        DatabaseView::Probed(Err(failure)) => {
+            return remembered(&format!(
+                "the stored license cannot be read: {}",
+                failure.message
+            ));
+        }
+        DatabaseView::Probed(Ok(facts)) => facts,
+    };
+    match &facts.license {
+        Fact::Unknown => remembered(&format!(
+            "the stored license cannot be read: this operator does not understand {}",
+            facts.not_understood.join(", ")
         )),
-        DatabaseView::Probed(Ok(facts)) => match &facts.license {
-            StoredLicense::NoWorkspace => {
-                let how = if cluster
-                    .admin
-                    .as_ref()
-                    .is_some_and(|admin| admin.create_first)
-                {
-                    "the operator makes the first admin as soon as a replica is Ready"
-                } else {
-                    "open the URL and sign up: the first account becomes the workspace admin"
-                };
-                absent(
-                    Reason::AwaitingFirstSignUp,
-                    &format!(
-                        "nobody has signed up yet, so Bytebase has no workspace to store a license in; {how}"
-                    ),
-                    None,
-                )
-            }
-            StoredLicense::Absent { workspace_id } => match secret {
-                Some(secret) => not_installed(secret, workspace_id, observation.now, cluster),
-                None => absent(Reason::LicenseMissing, missing(cluster), None),
-            },
-            StoredLicense::Present {
-                workspace_id,
-                token,
-            } => {
-                let place = Place {
-                    workspace_id,
-                    now: observation.now,
-                    guard,
-                };
-                stored(token.expose_secret(), secret, &place, key)
-            }
+        // Before the first migration there is no workspace either.
+        Fact::Absent | Fact::Known(StoredLicense::NoWorkspace) => {
+            let how = if terms.signs_up {
+                "the operator makes the first admin as soon as a replica is Ready"
+            } else {
+                "open the URL and sign up: the first account becomes the workspace admin"
+            };
+            absent(
+                Reason::AwaitingFirstSignUp,
+                &format!(
+                    "nobody has signed up yet, so Bytebase has no workspace to store a license in; {how}"
+                ),
+                None,
+            )
+        }
+        Fact::Known(StoredLicense::Absent { workspace_id }) => match terms.secret {
+            Some(secret) => not_installed(secret, workspace_id, now, terms.can_install),
+            None => absent(Reason::LicenseMissing, missing(terms), None),
         },
+        Fact::Known(StoredLicense::Present {
+            workspace_id,
+            token,
+        }) => {
+            let place = Place {
+                workspace_id,
+                now,
+                guard,
+            };
+            stored(token.expose_secret(), terms.secret, &place, key)
+        }
+    }
+}
+
+/// The license that was stored when the database could last be read. Its end is known, so it is
+/// kept; that it counts until then is not: somebody may have taken it away.
+fn last_read(
+    license: &LicenseStatus,
+    why: &str,
+    now: Timestamp,
+    guard: SignedDuration,
+) -> LicenseVerdict {
+    let end = license
+        .expiration_time
+        .as_ref()
+        .filter(|_| license.ha)
+        .map(|end| end.0);
+    let closes = end.and_then(|end| end.checked_sub(guard).ok());
+    let verdict = match (end, closes) {
+        (Some(end), _) if now >= end => absent(
+            Reason::LicenseExpired,
+            &format!("the license that was last seen in the database ended (until {end}); {why}"),
+            None,
+        ),
+        (Some(end), Some(closes)) if now >= closes => absent(
+            Reason::LicenseExpiring,
+            &format!(
+                "the license that was last seen in the database ends within {} minutes (until {end}), and queued work fails ten minutes after; {why}",
+                guard.as_mins()
+            ),
+            None,
+        ),
+        _ => unknown(why),
+    };
+    LicenseVerdict {
+        status: Some(license.clone()),
+        changes_at: closes.into_iter().chain(end).filter(|at| *at > now).min(),
+        ..verdict
     }
 }
 
 /// Nothing is stored and nothing usable is in a Secret.
-fn missing(cluster: &ValidCluster) -> &'static str {
-    let named = cluster
-        .spec
-        .license
-        .as_ref()
-        .is_some_and(|license| license.secret_ref.is_some());
-    if named {
+fn missing(terms: Terms<'_>) -> &'static str {
+    if terms.names_secret {
         "no license is stored, and the one in spec.license.secretRef cannot be used: ConfigurationValid says why"
     } else {
         "no license is stored: install one that includes HA in Bytebase, or name it in spec.license"
@@ -223,7 +299,7 @@ fn not_installed(
     secret: &SecretLicense,
     workspace_id: &str,
     now: Timestamp,
-    cluster: &ValidCluster,
+    can_install: bool,
 ) -> LicenseVerdict {
     let Answer(allows, reason, message) = claims(
         &secret.license,
@@ -231,7 +307,7 @@ fn not_installed(
         SignedDuration::ZERO,
         Some(workspace_id),
     );
-    let how = if cluster.admin.is_some() {
+    let how = if can_install {
         "the operator installs it as soon as a replica is Ready"
     } else {
         "install it in Bytebase, or set spec.admin and the operator does"

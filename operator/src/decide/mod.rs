@@ -13,20 +13,21 @@ pub mod rollout;
 mod tests;
 
 use crate::api::Reason;
+use crate::api::spec::Enforcement;
 use crate::api::status::{Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
-use crate::desired::{self, Kind};
-use crate::validate::{Problem, ValidCluster, Validation};
+use crate::desired::{self, Doors, Kind};
+use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
 use database::DatabaseVerdict;
 use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
-use observation::{DatabaseView, Observation, SchemaState, StoredLicense};
-use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report};
-use replicas::Target;
-use rollout::{Rollout, Step};
+use observation::{DatabaseView, Fact, Observation, SchemaState, StatefulSetView, StoredLicense};
+use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report, Wanted};
+use replicas::{Grounds, Target};
+use rollout::{Haste, Rollout, Size, Step};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ use std::time::Duration;
 const BUSY_PROBE: Duration = Duration::from_secs(1);
 /// Probe this often otherwise: as often as replicas beat.
 const QUIET_PROBE: Duration = health::BEAT_INTERVAL;
+
+/// Beside the grace period of a pod, one step of a scale-down takes so long: the StatefulSet's
+/// controller and the next reading of the database.
+const STEP_MARGIN: SignedDuration = SignedDuration::from_secs(15);
 
 /// What the operator was told at its start.
 #[derive(Clone, Default)]
@@ -52,28 +57,31 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let health = health::join(observation);
     let Some(cluster) = &validation.cluster else {
         return blocked(
+            validation,
             &validation.problems,
-            &validation.warnings,
             observation,
+            settings,
             &health,
         );
     };
     let license = license::judge(
-        cluster,
+        license::Terms::of(cluster),
         observation,
-        settings.license_guard,
+        guard(settings, cluster.replicas, observation),
         settings.license_key.as_ref(),
     );
-    let database = database::judge(cluster, observation);
+    let database = database::judge(cluster, observation, &health);
     let downgrade = downgrade(cluster, observation);
-    let target = replicas::target(
-        cluster,
-        template_version(cluster, observation, downgrade.is_some()),
-        observation.stateful_set.as_ref(),
-        &database,
-        &license,
-        &observation.database,
-    );
+    let target = replicas::target(&Grounds {
+        wanted: cluster.replicas,
+        enforcement: cluster.license.enforcement,
+        version: template_version(cluster, observation, downgrade.is_some()),
+        current: observation.stateful_set.as_ref(),
+        database: &database,
+        license: &license,
+        view: &observation.database,
+        foreign: health.strangers(observation),
+    });
     let rollout = held_rollout(
         rollout::step(cluster, observation, &health),
         cluster,
@@ -101,9 +109,24 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
                 .cloned()
                 .chain([problem])
                 .collect();
-            blocked(&problems, &validation.warnings, observation, &health)
+            blocked(validation, &problems, observation, settings, &health)
         }
     }
+}
+
+/// How long before its end a license stops counting for a cluster of this size: the operator's
+/// interval, and as long as it takes to go down to one replica step by step. By the wanted size,
+/// not the present one, or each step would open the gate again.
+fn guard(settings: &Settings, wanted: i32, observation: &Observation) -> SignedDuration {
+    let grace = observation
+        .stateful_set
+        .as_ref()
+        .map(StatefulSetView::grace);
+    let step = grace.unwrap_or_default() + STEP_MARGIN;
+    let steps = wanted.saturating_sub(1).max(0);
+    step.checked_mul(steps)
+        .and_then(|steps| settings.license_guard.checked_add(steps))
+        .unwrap_or(SignedDuration::MAX)
 }
 
 fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> Plan {
@@ -140,13 +163,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     );
     Plan {
         objects,
+        resize: None,
         prune,
         eviction,
-        call: if paused {
-            None
-        } else {
-            call(cluster, observation, license, health)
-        },
+        call: call(cluster, observation, license, health),
         next: next(observation, license, rollout, health),
         reading: reading(quiet, rollout, health),
         unclaimed: health.unclaimed.clone(),
@@ -187,22 +207,35 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
     let set = observation.stateful_set.as_ref();
     let template = desired::pod_template(cluster).map_err(Problem::pod_template)?;
     let hold = findings.downgrade.is_some() || database.allows <= database::Allows::Wait;
-    let size = set.map_or(target.replicas, |set| {
-        rollout::next_size(set, target.replicas, health)
+    let first = Size {
+        start: 0,
+        replicas: target.replicas,
+    };
+    let size = set.map_or(first, |set| {
+        rollout::next_size(set, target.replicas, target.haste(), observation, health)
     });
     let stateful_set = match set {
         // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
         // writes anything.
-        Some(set) if hold && size == set.replicas => None,
-        Some(set) if hold => Some(desired::stateful_set(cluster, size, set.template.clone())),
+        Some(set) if hold && size == set.size() => None,
+        Some(set) if hold => Some(desired::stateful_set(
+            cluster,
+            &size.ordinals(),
+            set.template.clone(),
+        )),
         None if hold => None,
-        _ => Some(desired::stateful_set(cluster, size, template)),
+        _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
     };
     // What stands already is not taken away.
     let ingress = desired::ingress(cluster)
         .filter(|_| !exposure_held || observation.ingress_has_address.is_some());
     let route =
         desired::http_route(cluster).filter(|_| !exposure_held || observation.route.is_some());
+    let doors = if exposure_held && !observation.service_exposes {
+        Doors::Closed
+    } else {
+        Doors::AsWanted
+    };
     let network_policy = desired::network_policy(cluster, operator_namespace);
     let service_monitor = desired::service_monitor(cluster);
     let disruption_budget = desired::pod_disruption_budget(cluster);
@@ -225,7 +258,7 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         service_account,
         network_policy,
         Some(desired::headless_service(cluster)),
-        Some(desired::service(cluster)),
+        Some(desired::service(cluster, doors)),
         stateful_set,
         disruption_budget,
         service_monitor,
@@ -242,27 +275,61 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
     })
 }
 
-/// A cluster that cannot be used: nothing is changed, what runs is still looked at.
+/// A cluster that cannot be used: nothing is changed, what runs is still looked at. Only the license
+/// gate acts all the same, since Bytebase asks nobody whether the spec is in order.
 fn blocked(
+    validation: &Validation,
     problems: &[Problem],
-    warnings: &[String],
     observation: &Observation,
+    settings: &Settings,
     health: &Health<'_>,
 ) -> Plan {
+    let GateTerms {
+        wanted,
+        enforcement,
+        paused,
+    } = validation.gate;
+    let license = license::judge(
+        license::Terms::default(),
+        observation,
+        guard(settings, wanted, observation),
+        settings.license_key.as_ref(),
+    );
+    let closed = enforcement == Enforcement::Enforce && license.allows == license::Allows::No;
+    let set = observation.stateful_set.as_ref();
+    let resize = set.filter(|set| closed && !paused && set.replicas > 1);
+    let resize = resize.and_then(|set| {
+        let size = rollout::next_size(set, 1, Haste::Gate, observation, health);
+        (size != set.size()).then_some(size)
+    });
     Plan {
         objects: Vec::new(),
+        resize,
         prune: Vec::new(),
         eviction: None,
-        call: None,
-        next: None,
+        call: Wanted::NotNow,
+        next: [
+            license.changes_at,
+            closed.then(|| rollout::overdue_at(observation)).flatten(),
+        ]
+        .into_iter()
+        .flatten()
+        .min(),
         reading: Reading {
-            every: QUIET_PROBE,
+            every: if closed && set.is_some_and(|set| set.replicas > 1) {
+                BUSY_PROBE
+            } else {
+                QUIET_PROBE
+            },
             sessions: is_unnamed(health),
         },
         unclaimed: health.unclaimed.clone(),
-        unsettled: false,
+        unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
-            conditions: conditions::invalid(problems, warnings),
+            license: license.status.clone(),
+            database: observation.remembered.database.clone(),
+            target_replicas: closed.then_some(1),
+            conditions: conditions::invalid(problems, &validation.warnings, &license, observation),
             ..report(Phase::Invalid, observation, health)
         },
     }
@@ -279,6 +346,7 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         pod: replica.pod.name.clone(),
         node: replica.pod.node.clone(),
         replica_id: replica.id.map(|id| id.to_string()),
+        container_id: replica.id.and(replica.pod.container_id.clone()),
         ready: replica.pod.ready && !replica.pod.deleting,
         heartbeat: replica.heartbeat,
         since: None,
@@ -308,14 +376,27 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
                 set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision)
             })
             .and_then(|replica| replica.pod.version.clone()),
-        schema_version: observation.last_facts.as_ref().and_then(|(_, facts)| {
-            match &facts.schema {
-                SchemaState::Bytebase { version } => version.map(|version| version.to_string()),
-                _ => None,
-            }
-        }),
+        schema_version: schema_version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
         ..Report::default()
+    }
+}
+
+/// Version of the metadata schema: as last read, by this process or by an earlier one.
+fn schema_version(observation: &Observation) -> Option<Version> {
+    let facts = observation
+        .last_facts
+        .as_ref()
+        .map(|(_, facts)| &facts.schema);
+    match facts {
+        Some(SchemaState::Bytebase {
+            version: Some(version),
+        }) => Some(*version),
+        // An emptied database has none.
+        Some(SchemaState::Empty | SchemaState::Foreign { .. }) => None,
+        Some(SchemaState::Bytebase { version: None }) | None => {
+            observation.remembered.schema_version
+        }
     }
 }
 
@@ -323,15 +404,9 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
 /// then breaks.
 fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
     let image = cluster.image.version?;
-    let (_, facts) = observation.last_facts.as_ref()?;
-    let SchemaState::Bytebase {
-        version: Some(schema),
-    } = &facts.schema
-    else {
-        return None;
-    };
-    image.older_minor_than(*schema).then(|| {
-        let Version { major, minor, .. } = *schema;
+    let schema = schema_version(observation)?;
+    image.older_minor_than(schema).then(|| {
+        let Version { major, minor, .. } = schema;
         format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
     })
 }
@@ -350,7 +425,12 @@ fn held_rollout(
         .is_some_and(|set| target.replicas < set.replicas);
     let for_ = if cluster.spec.paused {
         "spec.paused to be lifted"
-    } else if database.allows <= database::Allows::Wait {
+    } else if database.allows == database::Allows::Wait {
+        "the first reading of the database"
+    } else if database.allows == database::Allows::Nothing && database.status.is_none() {
+        // A pod that ends now could not start again.
+        "the database to be readable again"
+    } else if database.allows == database::Allows::Nothing {
         // A pod that ends now might come back into a database that refuses it.
         "the database to pass its checks"
     } else if shrinks {
@@ -400,10 +480,12 @@ fn exposure_held(
             .admin
             .as_ref()
             .is_some_and(|admin| admin.create_first);
-    let workspace = observation
-        .last_facts
-        .as_ref()
-        .is_some_and(|(_, facts)| !matches!(facts.license, StoredLicense::NoWorkspace));
+    let workspace = observation.last_facts.as_ref().is_some_and(|(_, facts)| {
+        matches!(
+            facts.license,
+            Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. })
+        )
+    });
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
 }
 
@@ -428,40 +510,45 @@ fn call(
     observation: &Observation,
     license: &LicenseVerdict,
     health: &Health<'_>,
-) -> Option<BytebaseCall> {
-    let admin = cluster.admin.as_ref()?;
-    let facts = observation.facts()?;
-    if observation
-        .call_failure
-        .as_ref()
-        .is_some_and(|failure| observation.now < failure.retry_at)
-    {
-        return None;
+) -> Wanted {
+    if cluster.spec.paused {
+        return Wanted::NotNow;
     }
-    let replica = health
-        .replicas
-        .iter()
-        .filter(|replica| replica.ready_and_beating())
-        .find_map(|replica| replica.pod.ip.as_ref()?.parse::<IpAddr>().ok())?;
+    let Some(admin) = &cluster.admin else {
+        return Wanted::No;
+    };
+    let stored = observation.facts().and_then(|facts| facts.license.known());
     let (email, password) = (admin.email.clone(), admin.password.clone());
-    let request = match &facts.license {
-        StoredLicense::NoWorkspace if admin.create_first => {
+    let request = match stored {
+        None => return Wanted::NotNow,
+        Some(StoredLicense::NoWorkspace) if admin.create_first => {
             BytebaseRequest::CreateFirstAdmin { email, password }
         }
-        StoredLicense::NoWorkspace => return None,
-        StoredLicense::Absent { .. } | StoredLicense::Present { .. } => {
+        Some(StoredLicense::NoWorkspace) => return Wanted::No,
+        Some(StoredLicense::Absent { .. } | StoredLicense::Present { .. }) => {
             let secret = cluster.license.secret.as_ref();
+            let Some(secret) = secret.filter(|_| license.installable) else {
+                return Wanted::No;
+            };
             BytebaseRequest::InstallLicense {
                 email,
                 password,
-                token: secret.filter(|_| license.installable)?.token.clone(),
+                token: secret.token.clone(),
             }
         }
     };
-    Some(BytebaseCall {
-        replica: SocketAddr::new(replica, desired::PORT),
-        request,
-    })
+    let mut serving = health
+        .replicas
+        .iter()
+        .filter(|replica| replica.ready_and_beating());
+    serving
+        .find_map(|replica| replica.pod.ip.as_ref()?.parse::<IpAddr>().ok())
+        .map_or(Wanted::NotNow, |replica| {
+            Wanted::Call(BytebaseCall {
+                replica: SocketAddr::new(replica, desired::PORT),
+                request,
+            })
+        })
 }
 
 fn next(
@@ -486,16 +573,18 @@ fn next(
         })
         .filter(|moment| *moment > observation.now)
         .min();
-    let call = observation
-        .call_failure
-        .as_ref()
-        .map(|failure| failure.retry_at.max(observation.now));
     let missing = observation
         .missing_pods
         .as_ref()
         .map(|missing| health::ask_after_missing(missing, observation.now));
-    [license.changes_at, rollout, strangers, call, missing]
-        .into_iter()
-        .flatten()
-        .min()
+    [
+        license.changes_at,
+        rollout,
+        strangers,
+        missing,
+        rollout::overdue_at(observation),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
 }

@@ -1,8 +1,11 @@
 //! What the decision rests on: everything seen of one cluster at one moment, as plain values.
 
+use crate::api::Reason;
+use crate::api::status::{DatabaseStatus, LicenseStatus};
 use crate::contract::version::Version;
 use crate::desired::Kind;
 use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -67,6 +70,57 @@ pub enum FailureReason {
     Other,
 }
 
+/// A fact of the database. What cannot be read is not the same as what is not there: the next
+/// Bytebase may rename a column, and nothing may follow from that but a word of caution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact<T> {
+    /// Read.
+    Known(T),
+    /// Known not to exist: the schema is older than the fact, or there is no schema yet.
+    Absent,
+    /// Bytebase's tables are there, but not in a form that this operator understands.
+    Unknown,
+}
+
+impl<T> Fact<T> {
+    /// The value, if it was read.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+
+    /// What follows from the value.
+    pub fn map<U>(&self, follows: impl FnOnce(&T) -> U) -> Fact<U> {
+        match self {
+            Self::Known(value) => Fact::Known(follows(value)),
+            Self::Absent => Fact::Absent,
+            Self::Unknown => Fact::Unknown,
+        }
+    }
+
+    /// The value to be changed, if it was read.
+    pub fn known_mut(&mut self) -> Option<&mut T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+
+    /// Whether it could not be read.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+}
+
+impl<T> Fact<Vec<T>> {
+    /// What was read; nothing where it is absent or unknown.
+    pub fn rows(&self) -> &[T] {
+        self.known().map_or(&[], Vec::as_slice)
+    }
+}
+
 /// What one successful probe read, in one transaction.
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
@@ -91,18 +145,21 @@ pub struct DatabaseFacts {
     /// Whose tables these are.
     pub schema: SchemaState,
     /// The license stored by Bytebase.
-    pub license: StoredLicense,
+    pub license: Fact<StoredLicense>,
     /// Rows of `replica_heartbeat`, youngest first.
-    pub heartbeats: Vec<Heartbeat>,
+    pub heartbeats: Fact<Vec<Heartbeat>>,
     /// Who else is connected. `None`: not looked at in this reading (see
     /// [`Reading`](super::plan::Reading)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
-    pub running_tasks: Vec<RunningTasks>,
+    pub running_tasks: Fact<Vec<RunningTasks>>,
     /// Task runs waiting to be promoted.
-    pub pending_tasks: u64,
+    pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
-    pub available_tasks: u64,
+    pub available_tasks: Fact<u64>,
+    /// Tables of Bytebase's that lack a column this operator reads, or are not there although the
+    /// schema is new enough to have them: what they hold is [`Fact::Unknown`].
+    pub not_understood: Vec<&'static str>,
 }
 
 /// The other sessions of the database.
@@ -115,9 +172,31 @@ pub struct Sessions {
     pub migration_running: bool,
 }
 
-/// `system_identifier` where it can be read (else the server's address) with the database's oid.
+/// Which database this is.
+///
+/// A clone (a restored snapshot) keeps the system identifier of its original. So two readings that
+/// are both of now are told apart by the start of their servers as well; what status remembers
+/// cannot be, since every restart of a server would make it another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DatabaseIdentity(pub String);
+pub struct DatabaseIdentity {
+    /// Hash of `system_identifier` where it can be read (else of the server's address) with the
+    /// database's oid: the same before and after a restart of the server.
+    pub database: String,
+    /// `pg_postmaster_start_time()`: the same for two sessions of one server.
+    pub server_start: String,
+}
+
+impl DatabaseIdentity {
+    /// `database`: what tells the database from every other. Hashed, since it goes into status.
+    pub fn new(database: &str, server_start: &str) -> Self {
+        let mut hash = hex::encode(Sha256::digest(database.as_bytes()));
+        hash.truncate(16);
+        Self {
+            database: hash,
+            server_start: server_start.to_owned(),
+        }
+    }
+}
 
 /// What the database holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,6 +284,8 @@ pub struct Observation {
     pub pods: Vec<PodView>,
     /// Whether the Ingress is there and has an address. `None`: it is not there.
     pub ingress_has_address: Option<bool>,
+    /// The client Service stands, and lets people in from outside by its type.
+    pub service_exposes: bool,
     /// The HTTPRoute, if it is there.
     pub route: Option<RouteView>,
     /// Kinds whose definitions are not installed.
@@ -215,6 +296,8 @@ pub struct Observation {
     pub last_facts: Option<(Duration, DatabaseFacts)>,
     /// Another, older `BytebaseCluster` (namespace/name) on the same database.
     pub database_shared_with: Option<String>,
+    /// What the status says of earlier reconciles, of whatever operator process.
+    pub remembered: Remembered,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
@@ -223,6 +306,29 @@ pub struct Observation {
     pub missing_pods: Option<MissingPods>,
     /// The last eviction, if it has been refused for a while.
     pub refused_eviction: Option<RefusedEviction>,
+}
+
+/// What the status says of earlier reconciles. A decision falls back on it where the present cannot
+/// be read: the last certain knowledge, never the absence of any.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Remembered {
+    /// The metadata database as last reported.
+    pub database: Option<DatabaseStatus>,
+    /// The reason and message with which `DatabaseReady` was last False.
+    pub refusal: Option<Refusal>,
+    /// The stored license as last read. Never one that only lies in a Secret.
+    pub license: Option<LicenseStatus>,
+    /// The version of the metadata schema as last read.
+    pub schema_version: Option<Version>,
+}
+
+/// A definite finding against a metadata database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reason of `DatabaseReady`.
+    pub reason: Reason,
+    /// Message of it.
+    pub message: String,
 }
 
 /// An eviction that a PodDisruptionBudget does not allow.
@@ -260,8 +366,6 @@ pub enum RouteView {
 pub struct CallFailure {
     /// What went wrong; never a secret.
     pub message: String,
-    /// Not before this moment is it tried again.
-    pub retry_at: jiff::Timestamp,
 }
 
 impl Observation {
@@ -279,6 +383,8 @@ impl Observation {
 pub struct StatefulSetView {
     /// `spec.replicas`.
     pub replicas: i32,
+    /// `spec.ordinals.start`: the lowest ordinal.
+    pub start: i32,
     /// The controller has seen the latest spec, so `update_revision` is that of the present
     /// template.
     pub settled: bool,
@@ -311,6 +417,12 @@ pub struct PodView {
     pub ip: Option<String>,
     /// When it was made.
     pub created_at: jiff::Timestamp,
+    /// Since when the present process of Bytebase runs; `None` while none does.
+    pub started_at: Option<jiff::Timestamp>,
+    /// Id of the container that runs this process, as the container runtime names it.
+    pub container_id: Option<String>,
+    /// When Kubernetes ends it by force at the latest; `None` while it is not being deleted.
+    pub ends_by: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.
@@ -337,6 +449,20 @@ pub enum PodTrouble {
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.
     NodeSilent(String),
+}
+
+impl StatefulSetView {
+    /// Whether a pod of this ordinal belongs to its size.
+    pub fn covers(&self, ordinal: i32) -> bool {
+        (self.start..self.start.saturating_add(self.replicas)).contains(&ordinal)
+    }
+
+    /// How long a pod of it may take to end, by its template.
+    pub fn grace(&self) -> jiff::SignedDuration {
+        let seconds = self.template["spec"]["terminationGracePeriodSeconds"].as_i64();
+        // Kubernetes' own default.
+        jiff::SignedDuration::from_secs(seconds.unwrap_or(30))
+    }
 }
 
 impl PodTrouble {

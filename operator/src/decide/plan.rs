@@ -1,6 +1,6 @@
 //! What is to be done: the outcome of a decision.
 
-use super::rollout::Eviction;
+use super::rollout::{Eviction, Size};
 use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus};
 use crate::api::{ConditionType, Reason};
 use crate::desired::{DesiredObject, Kind};
@@ -15,12 +15,14 @@ use uuid::Uuid;
 pub struct Plan {
     /// Objects to apply, in order.
     pub objects: Vec<DesiredObject>,
+    /// The size to which the StatefulSet goes although the spec cannot be used: the license gate.
+    pub resize: Option<Size>,
     /// Kinds of which the cluster's object, if it is ours, is no longer wanted.
     pub prune: Vec<Kind>,
     /// A pod to end, after the objects stand.
     pub eviction: Option<Eviction>,
     /// A call to Bytebase's own API.
-    pub call: Option<BytebaseCall>,
+    pub call: Wanted,
     /// What to report.
     pub report: Report,
     /// The first probe has not ended, so the report would be out of date in a moment: the status
@@ -43,6 +45,17 @@ pub struct Reading {
     /// all the rest, and the more the more sessions it has room for, so it is done only where
     /// something depends on them.
     pub sessions: bool,
+}
+
+/// Whether a call to Bytebase's API is wanted.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// No: what came of earlier ones does not matter any more.
+    No,
+    /// It may be, and cannot be made now: nothing serves, or the database cannot be read.
+    NotNow,
+    /// Yes.
+    Call(BytebaseCall),
 }
 
 /// A call to Bytebase's API, at one replica: it takes no Service on the way, whose rules may lag

@@ -3,10 +3,10 @@
 use super::database::{self, DatabaseVerdict};
 use super::license::{self, LicenseVerdict};
 use super::observation::{DatabaseView, StatefulSetView};
+use super::rollout::Haste;
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::version::Version;
-use crate::validate::ValidCluster;
 
 /// How many replicas run, and why not as many as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +17,46 @@ pub struct Target {
     pub held_back: Option<(Reason, String)>,
 }
 
-/// Decides the number of replicas. `version`: of the template that will stand. `current`: the
-/// StatefulSet as it stands, `None` before there is one.
-pub fn target(
-    cluster: &ValidCluster,
-    version: Option<Version>,
-    current: Option<&StatefulSetView>,
-    database: &DatabaseVerdict,
-    license: &LicenseVerdict,
-    view: &DatabaseView,
-) -> Target {
-    let wanted = cluster.replicas;
-    let running = current.map_or(0, |set| set.replicas);
+impl Target {
+    /// How a StatefulSet that is larger shrinks.
+    pub fn haste(&self) -> Haste {
+        match self.held_back {
+            Some((Reason::HeldBackByLicense, _)) => Haste::Gate,
+            _ => Haste::Orderly,
+        }
+    }
+}
+
+/// What the number of replicas rests on.
+pub struct Grounds<'a> {
+    /// Wanted.
+    pub wanted: i32,
+    /// Whether the license gate acts.
+    pub enforcement: Enforcement,
+    /// Of the template that will stand.
+    pub version: Option<Version>,
+    /// The StatefulSet as it stands, `None` before there is one.
+    pub current: Option<&'a StatefulSetView>,
+    /// Verdict on the database.
+    pub database: &'a DatabaseVerdict,
+    /// Verdict on the license.
+    pub license: &'a LicenseVerdict,
+    /// What is known of the database.
+    pub view: &'a DatabaseView,
+    /// Active replicas that do not belong to the cluster.
+    pub foreign: usize,
+}
+
+/// Decides the number of replicas. The license gate comes before everything else: it acts on the
+/// last license known, whatever else is wrong.
+pub fn target(grounds: &Grounds<'_>) -> Target {
+    let Grounds {
+        wanted,
+        database,
+        license,
+        ..
+    } = *grounds;
+    let running = grounds.current.map_or(0, |set| set.replicas);
     let held = |replicas: i32, reason, message: &str| Target {
         replicas: replicas.clamp(0, wanted),
         held_back: (replicas < wanted).then(|| (reason, message.to_owned())),
@@ -39,16 +67,21 @@ pub fn target(
             held_back: None,
         };
     }
+    let gate = gate(grounds);
     // Failures of a running cluster are reported and never tear down what serves; nor does anything
     // start on them.
-    if database.allows <= database::Allows::Wait {
-        let known = database.allows != database::Allows::Wait;
-        let reason = if known {
-            Reason::HeldBackByDatabase
-        } else {
-            Reason::DatabaseNotProbed
-        };
-        return held(running, reason, &database.message);
+    match (database.allows, &gate) {
+        // The operator has just started: what there is to know is known in a moment.
+        (database::Allows::Wait, _) => {
+            return held(running, Reason::DatabaseNotProbed, &database.message);
+        }
+        (database::Allows::Nothing, Some((reason, message))) if running > 1 => {
+            return held(1, *reason, message);
+        }
+        (database::Allows::Nothing, _) => {
+            return held(running, Reason::HeldBackByDatabase, &database.message);
+        }
+        (database::Allows::One | database::Allows::All, _) => {}
     }
     if wanted == 1 {
         return Target {
@@ -56,17 +89,17 @@ pub fn target(
             held_back: None,
         };
     }
-    if let Some(version) = version.filter(|version| !version.supports_ha()) {
+    if let Some((reason, message)) = &gate {
+        return held(1, *reason, message);
+    }
+    if grounds.foreign > 0 && running < wanted {
         return held(
-            1,
-            Reason::HeldBackByVersion,
-            &format!(
-                "Bytebase {version} is older than {}, the first that supports HA: raise spec.version",
-                Version::HA_FLOOR
-            ),
+            running.max(1),
+            Reason::HeldBackByDatabase,
+            "replicas that do not belong to this cluster are active on its database: ReplicasHealthy says how many",
         );
     }
-    if cluster.license.enforcement == Enforcement::Warn {
+    if grounds.enforcement == Enforcement::Warn {
         return Target {
             replicas: wanted,
             held_back: None,
@@ -77,16 +110,33 @@ pub fn target(
             replicas: wanted,
             held_back: None,
         },
-        license::Allows::No => held(1, Reason::HeldBackByLicense, &license.message),
         // Unknown never scales up, and never down: what runs goes on, and one replica is always
         // safe.
-        license::Allows::Yes | license::Allows::Unknown => {
-            let reason = if matches!(view, DatabaseView::CannotRead) {
-                Reason::HeldBackByLicense
+        _ => {
+            let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
+                (Reason::HeldBackByLicense, &license.message)
+            } else if license.allows == license::Allows::Yes {
+                (Reason::HeldBackByDatabase, &database.message)
             } else {
-                Reason::HeldBackByDatabase
+                (Reason::HeldBackByDatabase, &license.message)
             };
-            held(running.max(1), reason, &license.message)
+            held(running.max(1), reason, message)
         }
     }
+}
+
+/// Why no more than one replica may run, if that is known.
+fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
+    if let Some(version) = grounds.version.filter(|version| !version.supports_ha()) {
+        return Some((
+            Reason::HeldBackByVersion,
+            format!(
+                "Bytebase {version} is older than {}, the first that supports HA: raise spec.version",
+                Version::HA_FLOOR
+            ),
+        ));
+    }
+    let closed = grounds.enforcement == Enforcement::Enforce
+        && grounds.license.allows == license::Allows::No;
+    closed.then(|| (Reason::HeldBackByLicense, grounds.license.message.clone()))
 }

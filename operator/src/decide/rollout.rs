@@ -4,13 +4,14 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
 //! operator evicts one, and the controller makes it anew from the current template.
 
-use super::health::{DEAD_AFTER, Health, Replica};
-use super::observation::{DatabaseFacts, Observation, StatefulSetView};
+use super::health::{DEAD_AFTER, Health, Replica, process_start};
+use super::observation::{DatabaseFacts, Fact, Observation, StatefulSetView};
 use crate::api::Reason;
 use crate::api::status::HeartbeatState;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
+use std::ops::Range;
 use std::time::Duration;
 
 const DEFAULT_READY_TIMEOUT: i32 = 900;
@@ -147,7 +148,7 @@ fn next(
     if let Some(ending) = health
         .replicas
         .iter()
-        .find(|replica| replica.pod.deleting || replica.pod.ordinal >= set.replicas)
+        .find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
     {
         return wait(format!("{} to end", ending.pod.name), None);
     }
@@ -222,7 +223,7 @@ fn next(
 fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Timestamp> {
     let just_after = DEAD_AFTER + Duration::from_secs(1);
     (replica.heartbeat == HeartbeatState::Missing)
-        .then(|| replica.pod.created_at.checked_add(just_after).ok())
+        .then(|| process_start(replica.pod).checked_add(just_after).ok())
         .flatten()
         .filter(|moment| *moment > observation.now)
 }
@@ -254,8 +255,8 @@ fn unproven_step(
     }
 }
 
-/// What carries no load first (it could never be waited for), then idle pods, then from the highest
-/// ordinal down. Waiting until a pod's running tasks have ended belongs here.
+/// What carries no load first (it could never be waited for), then idle pods, then those whose work
+/// is unknown, which may be any amount, then from the highest ordinal down. Waiting until a pod's running tasks have ended belongs here.
 fn pick<'r, 'o>(
     outdated: &[&'r Replica<'o>],
     health: &Health<'_>,
@@ -264,7 +265,7 @@ fn pick<'r, 'o>(
     outdated.iter().copied().min_by_key(|replica| {
         (
             health.serves(replica, observation),
-            replica.running_tasks.unwrap_or(0),
+            replica.running_tasks.unwrap_or(u64::MAX),
             Reverse(replica.pod.ordinal),
         )
     })
@@ -278,7 +279,7 @@ fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
     }
     let idle = |facts: &DatabaseFacts| match replica.running_tasks {
         Some(tasks) => tasks == 0,
-        None => facts.running_tasks.is_empty(),
+        None => matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),
     };
     replica.pod.trouble.is_some() || replica.given_up || observation.facts().is_some_and(idle)
 }
@@ -321,19 +322,118 @@ pub fn describe(replica: &Replica<'_>) -> String {
     )
 }
 
-/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
-/// that never two end together by our hand; a cluster that is stopped needs nobody to carry on.
-pub fn next_size(set: &StatefulSetView, target: i32, health: &Health<'_>) -> i32 {
-    if target >= set.replicas || target == 0 {
-        return target;
+/// Which ordinals a StatefulSet has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// `spec.ordinals.start`: the lowest.
+    pub start: i32,
+    /// `spec.replicas`: how many from there on.
+    pub replicas: i32,
+}
+
+impl StatefulSetView {
+    /// Its present size.
+    pub fn size(&self) -> Size {
+        Size {
+            start: self.start,
+            replicas: self.replicas,
+        }
     }
-    let surplus = health
+}
+
+impl Size {
+    /// The ordinals themselves.
+    pub fn ordinals(self) -> Range<i32> {
+        self.start..self.start.saturating_add(self.replicas)
+    }
+}
+
+/// Why a StatefulSet shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Fewer are wanted: each step waits for the one before.
+    Orderly,
+    /// The license gate is closed: a pod that cannot end holds nothing up, since those beside it
+    /// go on sending heartbeats.
+    Gate,
+}
+
+/// A pod that Kubernetes should have ended by now is not waited for any longer than this.
+const ENDING_MARGIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
+/// that the operator never ends two together; a cluster that is stopped needs nobody to carry on.
+///
+/// The replica that is the only one to serve is kept, wherever it is: Kubernetes takes the highest
+/// ordinal away, but the range of ordinals may also begin at a higher one.
+pub fn next_size(
+    set: &StatefulSetView,
+    target: i32,
+    haste: Haste,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Size {
+    let present = Size {
+        start: set.start,
+        replicas: set.replicas,
+    };
+    if target == 0 {
+        return Size {
+            replicas: 0,
+            ..present
+        };
+    }
+    if target >= set.replicas {
+        let end = set.start.saturating_add(set.replicas);
+        return Size {
+            // What runs keeps its ordinal. One that stopped begins at 0 again.
+            start: if set.replicas == 0 {
+                0
+            } else {
+                end.saturating_sub(target).min(set.start).max(0)
+            },
+            replicas: target,
+        };
+    }
+    let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
+    let ending = health.replicas.iter().find(surplus);
+    let waits = match (ending, haste) {
+        (None, _) => false,
+        (Some(_), Haste::Orderly) => true,
+        (Some(ending), Haste::Gate) => !cannot_end(ending, observation),
+    };
+    if waits || !set.settled {
+        return present;
+    }
+    let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
+    let mut serving = health
         .replicas
         .iter()
-        .any(|replica| replica.pod.deleting || replica.pod.ordinal >= set.replicas);
-    if surplus || !set.settled {
-        set.replicas
-    } else {
-        set.replicas - 1
+        .filter(|replica| set.covers(replica.pod.ordinal) && health.serves(replica, observation));
+    let only_highest_serves = matches!(
+        (serving.next(), serving.next()),
+        (Some(one), None) if one.pod.ordinal == highest
+    );
+    Size {
+        start: set.start + i32::from(only_highest_serves),
+        replicas: set.replicas - 1,
     }
+}
+
+/// Its node is gone, or it should have ended already.
+fn cannot_end(replica: &Replica<'_>, observation: &Observation) -> bool {
+    let overdue = |by: Timestamp| {
+        by.saturating_add(ENDING_MARGIN)
+            .is_ok_and(|late| observation.now > late)
+    };
+    replica.node_is_silent() || replica.pod.ends_by.is_some_and(overdue)
+}
+
+/// When the next step of a scale-down stops waiting for a pod that does not end.
+pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
+    let late = observation.pods.iter().filter_map(|pod| {
+        let margin = ENDING_MARGIN + SignedDuration::from_secs(1);
+        pod.ends_by?.checked_add(margin).ok()
+    });
+    late.filter(|moment| *moment > observation.now).min()
 }

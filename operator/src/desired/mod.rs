@@ -20,7 +20,7 @@ pub use network_policy::network_policy;
 pub use pod_template::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, pod_template};
 pub use service_account::service_account;
 pub use service_monitor::service_monitor;
-pub use services::{headless_service, service};
+pub use services::{Doors, headless_service, service, service_exposes};
 pub use stateful_set::stateful_set;
 
 use crate::validate::{Identity, ValidCluster};

@@ -25,9 +25,31 @@ pub(super) enum ServiceRole {
     Headless,
 }
 
+/// Whether the client Service may let people in from outside the Kubernetes cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doors {
+    /// As the spec says.
+    AsWanted,
+    /// Not yet, whatever its type will be.
+    Closed,
+}
+
+/// Whether the client Service of this cluster is to be reached from outside, without any Ingress.
+pub fn service_exposes(cluster: &ValidCluster) -> bool {
+    let service = cluster.spec.service.as_ref();
+    matches!(
+        service.and_then(|service| service.type_),
+        Some(ServiceType::NodePort | ServiceType::LoadBalancer)
+    )
+}
+
 /// The Service that clients and the Ingress use: only Ready pods stand behind it.
-pub fn service(cluster: &ValidCluster) -> DesiredObject {
+pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
     let spec = cluster.spec.service.clone().unwrap_or_default();
+    let type_ = match doors {
+        Doors::AsWanted => spec.type_.unwrap_or(ServiceType::ClusterIP),
+        Doors::Closed => ServiceType::ClusterIP,
+    };
     let mut annotations = BTreeMap::new();
     // Traefik reads session affinity from the Service, the others from the Ingress.
     if cluster
@@ -55,12 +77,7 @@ pub fn service(cluster: &ValidCluster) -> DesiredObject {
                 &annotations,
             ),
             spec: Some(ServiceSpec {
-                type_: Some(
-                    spec.type_
-                        .unwrap_or(ServiceType::ClusterIP)
-                        .as_ref()
-                        .to_owned(),
-                ),
+                type_: Some(type_.as_ref().to_owned()),
                 selector: Some(selector_labels(&cluster.identity.name)),
                 ports: Some(vec![port(service_port(cluster))]),
                 ..ServiceSpec::default()

@@ -2,19 +2,29 @@
 
 use super::{DesiredObject, Kind, headless_name, metadata, selector};
 use crate::validate::ValidCluster;
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetOrdinals, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-/// The StatefulSet with a given size and pod template.
-pub fn stateful_set(cluster: &ValidCluster, replicas: i32, template: Value) -> DesiredObject {
+/// The StatefulSet with given ordinals and pod template.
+pub fn stateful_set(
+    cluster: &ValidCluster,
+    ordinals: &Range<i32>,
+    template: Value,
+) -> DesiredObject {
     let mut object = DesiredObject::new(
         Kind::StatefulSet,
         &StatefulSet {
             metadata: metadata(cluster, &cluster.identity.name, &BTreeMap::new()),
             spec: Some(StatefulSetSpec {
                 // Always given: an apply without it would set it back to 1.
-                replicas: Some(replicas),
+                replicas: Some(ordinals.end.saturating_sub(ordinals.start)),
+                ordinals: (ordinals.start != 0).then_some(StatefulSetOrdinals {
+                    start: Some(ordinals.start),
+                }),
                 selector: selector(cluster),
                 service_name: Some(headless_name(&cluster.identity.name)),
                 // Replicas need no order: they agree on who migrates the schema by a lock in the

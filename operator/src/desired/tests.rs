@@ -6,8 +6,8 @@
 //! it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::{
-    DesiredObject, headless_service, http_route, ingress, network_policy, pod_disruption_budget,
-    pod_template, service, service_account, service_monitor, stateful_set,
+    DesiredObject, Doors, headless_service, http_route, ingress, network_policy,
+    pod_disruption_budget, pod_template, service, service_account, service_monitor, stateful_set,
 };
 use crate::api::spec::IngressPreset;
 use crate::testing::{PASSWORD, cluster, merge, references, valid};
@@ -112,10 +112,10 @@ fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)>
     vec![
         ("service-account", service_account(cluster)),
         ("headless-service", Some(headless_service(cluster))),
-        ("service", Some(service(cluster))),
+        ("service", Some(service(cluster, Doors::AsWanted))),
         (
             "stateful-set",
-            Some(stateful_set(cluster, 3, json!({"the": "template"}))),
+            Some(stateful_set(cluster, &(0..3), json!({"the": "template"}))),
         ),
         ("disruption-budget", pod_disruption_budget(cluster)),
         ("ingress", ingress(cluster)),
@@ -156,7 +156,7 @@ fn each_ingress_preset_has_its_words() {
     for preset in IngressPreset::iter() {
         let name = serde_json::to_value(preset).unwrap();
         let cluster = valid(&json!({"ingress": {"preset": name}}));
-        let value = json!({"ingress": ingress(&cluster).unwrap().value, "service": service(&cluster).value});
+        let value = json!({"ingress": ingress(&cluster).unwrap().value, "service": service(&cluster, Doors::AsWanted).value});
         golden(
             &format!("ingress-preset-{}", name.as_str().unwrap()),
             &value,

@@ -4,3 +4,4 @@ pub mod cluster;
 pub mod database;
 pub mod optional;
 pub mod pod;
+pub mod remembered;

@@ -1,5 +1,6 @@
 //! Pods as plain values, and the replica id out of a pod's log.
 
+use crate::api::status::ReplicaStatus;
 use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::plain::plain;
@@ -8,14 +9,23 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// The id stands near the top of the log; this much of it is read.
 const LOG_HEAD: i64 = 32 * 1024;
 /// A log that does not hold the id yet is read again no sooner than this.
 const LOG_RETRY: Duration = Duration::from_secs(2);
+/// A kubelet that does not answer within this long is asked again later.
+const LOG_TIMEOUT: Duration = Duration::from_secs(5);
+/// A reconcile waits so long for a log that it has begun to read. It nearly always takes a few
+/// milliseconds.
+const LOG_PATIENCE: Duration = Duration::from_millis(250);
+/// Logs that are read at a time.
+pub const LOG_READS: usize = 16;
 
 /// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small.
 pub fn trim(pod: &mut Pod) {
@@ -46,6 +56,12 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
         created_at: pod
             .creation_timestamp()
             .map_or(Timestamp::MIN, |time| time.0),
+        started_at: container
+            .and_then(|container| container.state.as_ref()?.running.as_ref())
+            .and_then(|running| running.started_at.as_ref())
+            .map(|time| time.0),
+        container_id: running_container(pod),
+        ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
             .and_then(|condition| condition.last_transition_time.as_ref())
@@ -65,6 +81,13 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .as_ref()?
         .iter()
         .find(|container| container.name == CONTAINER)
+}
+
+/// Id of the container that runs Bytebase now.
+fn running_container(pod: &Pod) -> Option<String> {
+    let container = container(pod)?;
+    container.state.as_ref()?.running.as_ref()?;
+    container.container_id.clone()
 }
 
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
@@ -128,62 +151,120 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble>
     }
 }
 
-/// Ids read from logs, by pod uid and container id: a new process has a new one.
-#[derive(Default)]
-pub struct LogIds(Mutex<HashMap<String, Entry>>);
+/// Ids of replicas, each bound to the container that logged it: a new process has a new one.
+///
+/// An id is read from the head of the log once. The kubelet throws that head away when it rotates
+/// the log, so the id goes into status as well, from where a later operator takes it
+/// ([`LogIds::recall`]). Logs are read in tasks of their own: a kubelet that does not answer holds
+/// no reconcile.
+#[derive(Clone, Default)]
+pub struct LogIds(Arc<Mutex<HashMap<String, Entry>>>);
 
 struct Entry {
     container: String,
     id: Option<Uuid>,
-    read_at: Instant,
+    state: LogState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogState {
+    Reading,
+    ReadAt(Instant),
+}
+
+/// Where the log of a pod is, and whom to wake when it has been read.
+pub struct LogReader {
+    /// Client for the read.
+    pub api: Api<Pod>,
+    /// Reads of all clusters together.
+    pub permits: Arc<Semaphore>,
+    /// Wakes the cluster.
+    pub wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl LogIds {
-    /// The id of the replica that runs in this pod, from the cache or from the head of its log.
-    /// `None`: not known (yet).
-    pub async fn get(&self, api: &Api<Pod>, pod: &Pod) -> Option<Uuid> {
-        let container = container(pod)?;
-        container.state.as_ref()?.running.as_ref()?;
-        let (uid, process) = (pod.uid()?, container.container_id.clone()?);
-        if let Some(entry) = self.lock().get(&uid)
-            && entry.container == process
-            && (entry.id.is_some() || entry.read_at.elapsed() < LOG_RETRY)
-        {
-            return entry.id;
+    /// Takes up what the status of a cluster says of its pods.
+    pub fn recall(&self, pods: &[Pod], remembered: &[ReplicaStatus]) {
+        for pod in pods {
+            let (Some(uid), Some(container)) = (pod.uid(), running_container(pod)) else {
+                continue;
+            };
+            let id = remembered.iter().find_map(|status| {
+                let same = status.container_id.as_ref() == Some(&container);
+                let id = status.replica_id.as_deref().filter(|_| same)?;
+                Uuid::try_parse(id).ok()
+            });
+            let mut entries = self.lock();
+            if id.is_some() && !entries.contains_key(&uid) {
+                let state = LogState::ReadAt(Instant::now());
+                entries.insert(
+                    uid,
+                    Entry {
+                        container,
+                        id,
+                        state,
+                    },
+                );
+            }
         }
-        let parameters = LogParams {
-            container: Some(CONTAINER.to_owned()),
-            limit_bytes: Some(LOG_HEAD),
-            ..LogParams::default()
-        };
-        let id = match api.logs(&pod.name_any(), &parameters).await {
-            Ok(head) => find_id(&head),
-            Err(kube::Error::Api(error)) if error.code == 403 => {
-                tracing::warn!(
-                    pod = pod.name_any(),
-                    error = error.message,
-                    "the log may not be read; the session in the database tells the replica instead"
-                );
-                None
+    }
+
+    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is
+    /// read, and the cluster is woken once it is known; for a moment this waits for the reading,
+    /// so that status need not be written twice for each new pod.
+    pub async fn get(&self, pod: &Pod, reader: &LogReader) -> Option<Uuid> {
+        let (uid, container) = (pod.uid()?, running_container(pod)?);
+        {
+            let mut entries = self.lock();
+            if let Some(entry) = entries
+                .get(&uid)
+                .filter(|entry| entry.container == container)
+            {
+                let reads = match entry.state {
+                    LogState::Reading => true,
+                    LogState::ReadAt(at) => at.elapsed() < LOG_RETRY,
+                };
+                if entry.id.is_some() || reads {
+                    return entry.id;
+                }
             }
-            Err(error) => {
-                tracing::debug!(
-                    pod = pod.name_any(),
-                    error = plain(&error),
-                    "the log cannot be read; the session in the database tells the replica instead"
-                );
-                None
+            entries.insert(
+                uid.clone(),
+                Entry {
+                    container: container.clone(),
+                    id: None,
+                    state: LogState::Reading,
+                },
+            );
+        }
+        let (ids, api, name) = (self.clone(), reader.api.clone(), pod.name_any());
+        let (permits, wake) = (Arc::clone(&reader.permits), Arc::clone(&reader.wake));
+        let read = tokio::spawn(async move {
+            let permit = permits.acquire().await;
+            let id = timeout(LOG_TIMEOUT, read_id(&api, &name))
+                .await
+                .ok()
+                .flatten();
+            drop(permit);
+            ids.put(&uid, &container, id);
+            if id.is_some() {
+                wake();
             }
-        };
-        self.lock().insert(
-            uid,
-            Entry {
-                container: process,
-                id,
-                read_at: Instant::now(),
-            },
-        );
-        id
+            id
+        });
+        timeout(LOG_PATIENCE, read).await.ok()?.ok()?
+    }
+
+    fn put(&self, uid: &str, container: &str, id: Option<Uuid>) {
+        // The pod may have gone, or restarted, while its log was read.
+        let mut entries = self.lock();
+        if let Some(entry) = entries
+            .get_mut(uid)
+            .filter(|entry| entry.container == container)
+        {
+            entry.id = id;
+            entry.state = LogState::ReadAt(Instant::now());
+        }
     }
 
     /// Forgets a pod that is gone.
@@ -191,8 +272,35 @@ impl LogIds {
         self.lock().remove(uid);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
+    let parameters = LogParams {
+        container: Some(CONTAINER.to_owned()),
+        limit_bytes: Some(LOG_HEAD),
+        ..LogParams::default()
+    };
+    match api.logs(pod, &parameters).await {
+        Ok(head) => find_id(&head),
+        Err(kube::Error::Api(error)) if error.code == 403 => {
+            tracing::warn!(
+                pod,
+                error = error.message,
+                "the log may not be read; the session in the database tells the replica instead"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::debug!(
+                pod,
+                error = plain(&error),
+                "the log cannot be read; the session in the database tells the replica instead"
+            );
+            None
+        }
     }
 }
 

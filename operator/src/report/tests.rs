@@ -7,7 +7,7 @@ use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::observation::Observation;
 use crate::decide::plan::{ConditionDraft, Report};
 use crate::testing::{
-    after, beat, healthy, no_license, now, settings, stored, validation, with_facts,
+    after, beat, beats, healthy, no_license, now, settings, stored, validation, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -69,7 +69,9 @@ fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
         again.now = later(600);
         // The age of a heartbeat is no news.
         again = with_facts(again, |facts| {
-            facts.heartbeats.iter_mut().for_each(|beat| beat.age /= 2);
+            for beat in beats(facts) {
+                beat.age /= 2;
+            }
         });
         let next = status(
             &before,
@@ -113,7 +115,7 @@ fn the_transition_time_moves_with_the_status_only() {
 fn since_moves_with_the_heartbeat_and_the_process() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));
-    let stale = with_facts(seen.clone(), |facts| facts.heartbeats[1] = beat(1, 40));
+    let stale = with_facts(seen.clone(), |facts| beats(facts)[1] = beat(1, 40));
     let next = status(&before, report(&json!({}), &stale), &[], Some(4), later(60));
     let since: Vec<_> = next
         .replica_statuses
@@ -123,7 +125,7 @@ fn since_moves_with_the_heartbeat_and_the_process() {
     assert_eq!(since, [now(), later(60), now()]);
     assert_eq!(next.replica_statuses[1].heartbeat, HeartbeatState::Stale);
     // A new process of the same pod.
-    let mut restarted = with_facts(seen, |facts| facts.heartbeats[0] = beat(7, 1));
+    let mut restarted = with_facts(seen, |facts| beats(facts)[0] = beat(7, 1));
     restarted.pods[0].replica_id = Some(crate::testing::id(7));
     let next = status(
         &before,
@@ -328,13 +330,14 @@ fn the_first_status_of_a_new_cluster_is_no_news() {
         notices.iter().any(|notice| notice.reason == passed)
     };
     assert!(!told(&BytebaseClusterStatus::default()) && told(&status));
-    // A wrong spec is told once, on the condition that names it and as what it means.
+    // A wrong spec is told once, on the condition that names it; the license is judged all the
+    // same.
     let status = first(report(&json!({"version": "!"}), &seen));
     let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
         .into_iter()
         .map(|notice| notice.reason)
         .collect();
-    assert_eq!(told, [Reason::InvalidSpec]);
+    assert_eq!(told, [Reason::LicenseAllowsHa, Reason::InvalidSpec]);
 }
 
 #[test]

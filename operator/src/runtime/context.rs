@@ -2,14 +2,17 @@
 
 use super::backoff::{self, Backoff};
 use super::caches::Caches;
+use super::calls::Calls;
+use super::claims::Claims;
 use super::lease::Leadership;
 use super::metrics::{Metrics, ObjectKind};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus};
+use crate::apply::event::Publisher;
 use crate::decide::Settings;
-use crate::decide::observation::{CallFailure, DatabaseIdentity, RefusedEviction};
+use crate::decide::observation::RefusedEviction;
 use crate::desired::Kind;
 use crate::observe::database::probe::Probes;
-use crate::observe::pod::LogIds;
+use crate::observe::pod::{LOG_READS, LogIds};
 use crate::plain::plain;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -19,6 +22,7 @@ use kube::runtime::watcher;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
@@ -56,16 +60,21 @@ pub struct Context {
     /// Which clusters name which Secret or ConfigMap.
     pub references: ReferenceIndex,
     /// Database probes.
-    pub probes: Probes<Key>,
+    pub probes: Arc<Probes<Key>>,
     /// Replica ids out of logs.
     pub log_ids: LogIds,
+    /// Logs that are read at a time, over all clusters.
+    pub log_reads: Arc<Semaphore>,
+    /// Which cluster uses which database.
+    pub claims: Claims,
+    /// Calls to Bytebase's API.
+    pub calls: Arc<Calls>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Asked before every write.
     pub leadership: Leadership,
-    queue: UnboundedSender<Key>,
+    queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
-    databases: Mutex<HashMap<DatabaseIdentity, BTreeSet<(Timestamp, String)>>>,
     backoff: Mutex<Backoff<Key>>,
     /// Clusters that have not been looked at since the start.
     first_pass: Mutex<HashSet<Key>>,
@@ -74,24 +83,20 @@ pub struct Context {
 /// What is remembered of a cluster from one look to the next. Losing it is harmless.
 #[derive(Clone, Default)]
 pub struct Memory {
+    /// Uid of the cluster that this is remembered of: one made again under its name is another.
+    pub uid: Option<String>,
     /// Since when each fresh heartbeat has belonged to no pod.
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
     /// Since when the StatefulSet has had fewer pods than it should.
     pub missing_since: Option<Timestamp>,
     /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
     pub refused_eviction: Option<(RefusedEviction, u32)>,
-    /// The last call to Bytebase's API, if it failed.
-    pub call_failure: Option<CallFailure>,
-    /// Calls in a row that nothing answered.
-    pub unanswered: u32,
     /// Status as last written.
     pub status: Option<WrittenStatus>,
     /// The last look wrote objects and left the status to the next.
     pub status_due: bool,
     /// Objects as last written, likewise.
     pub writes: HashMap<(Kind, String), RecentWrite>,
-    /// The database it counts as using.
-    pub database: Option<DatabaseIdentity>,
 }
 
 /// A status whose echo the cache may not have seen.
@@ -126,6 +131,18 @@ pub struct RecentWrite {
     pub before: Option<String>,
     /// Hash of what was written; the objects of a thousand clusters are too much to remember.
     pub hash: String,
+}
+
+/// Where clusters to look at go.
+#[derive(Clone)]
+pub struct Queue(UnboundedSender<Key>);
+
+impl Queue {
+    /// Has a cluster looked at.
+    pub fn enqueue(&self, key: Key) {
+        // Nobody listens any more at shutdown.
+        let _ = self.0.send(key);
+    }
 }
 
 /// Everything a [`Context`] is made of.
@@ -168,13 +185,15 @@ impl Context {
             http,
             caches: Caches::default(),
             references: ReferenceIndex::default(),
-            probes,
+            probes: Arc::new(probes),
             log_ids: LogIds::default(),
+            log_reads: Arc::new(Semaphore::new(LOG_READS)),
+            claims: Claims::default(),
+            calls: Arc::default(),
             metrics,
             leadership,
-            queue,
+            queue: Queue(queue),
             memory: Mutex::default(),
-            databases: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
             first_pass: Mutex::default(),
         }
@@ -182,8 +201,22 @@ impl Context {
 
     /// Has a cluster looked at.
     pub fn enqueue(&self, key: Key) {
-        // Nobody listens any more at shutdown.
-        let _ = self.queue.send(key);
+        self.queue.enqueue(key);
+    }
+
+    /// The queue, for tasks beside the reconciles.
+    pub fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    /// Whoever publishes the events of this process.
+    pub fn publisher(&self) -> Publisher {
+        let leadership = self.leadership.clone();
+        Publisher {
+            client: self.client.clone(),
+            instance: self.options.instance.clone(),
+            may_write: Arc::new(move || leadership.check().is_ok()),
+        }
     }
 
     /// Counts and logs an error of a watch.
@@ -197,22 +230,44 @@ impl Context {
     }
 
     /// Forgets a cluster that is gone.
-    pub fn forget(&self, key: &Key) {
+    pub fn forget(&self, key: &Key, uid: Option<&str>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         self.passed(key);
         self.probes.remove(key);
         self.references.forget(key);
+        self.calls.forget(key);
         self.metrics.forget(namespace, &key.name);
         lock(&self.backoff).forget(key);
         let memory = lock(&self.memory).remove(key);
-        if let Some(identity) = memory.and_then(|memory| memory.database) {
-            self.release(&identity, key);
+        let remembered = memory.and_then(|memory| memory.uid);
+        // Those that were held back by it alone go on.
+        for uid in [uid, remembered.as_deref()].into_iter().flatten() {
+            self.wake(self.claims.forget(uid));
         }
     }
 
+    /// Has several clusters looked at.
+    pub fn wake(&self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            self.enqueue(key);
+        }
+    }
+
+    /// Whether this very cluster is still there. A reconcile that outlives it would leave behind
+    /// what it has learnt.
+    pub fn is_there(&self, key: &Key, uid: Option<&str>) -> bool {
+        let found = self.caches.clusters.store().get(key);
+        found.is_some_and(|found| found.metadata.uid.as_deref() == uid)
+    }
+
     /// What is remembered of a cluster.
-    pub fn recall(&self, key: &Key) -> Memory {
-        lock(&self.memory).get(key).cloned().unwrap_or_default()
+    pub fn recall(&self, key: &Key, uid: Option<&str>) -> Memory {
+        let memory = lock(&self.memory).get(key).cloned();
+        let memory = memory.filter(|memory| memory.uid.as_deref() == uid);
+        memory.unwrap_or_else(|| Memory {
+            uid: uid.map(str::to_owned),
+            ..Memory::default()
+        })
     }
 
     /// Remembers.
@@ -235,6 +290,10 @@ impl Context {
         let clusters = self.caches.clusters.store().state();
         if clusters.is_empty() {
             return;
+        }
+        // Before the first database is asked: who had it before has it still.
+        for cluster in &clusters {
+            self.claims.learn(cluster);
         }
         self.probes.hold();
         *lock(&self.first_pass) = clusters
@@ -269,52 +328,6 @@ impl Context {
     pub fn succeeded(&self, key: &Key) {
         lock(&self.backoff).succeeded(key);
     }
-
-    /// Notes which database a cluster uses; returns an older cluster on the same one.
-    pub fn claim(
-        &self,
-        key: &Key,
-        created: Timestamp,
-        memory: &mut Memory,
-        identity: &DatabaseIdentity,
-    ) -> Option<String> {
-        if let Some(before) = memory.database.replace(identity.clone())
-            && before != *identity
-        {
-            self.release(&before, key);
-        }
-        let mut databases = lock(&self.databases);
-        let claims = databases.entry(identity.clone()).or_default();
-        let claim = (created, name(key));
-        claims.insert(claim.clone());
-        claims
-            .iter()
-            .next()
-            .filter(|first| **first < claim)
-            .map(|(_, first)| first.clone())
-    }
-
-    fn release(&self, identity: &DatabaseIdentity, key: &Key) {
-        let mut databases = lock(&self.databases);
-        let Some(claims) = databases.get_mut(identity) else {
-            return;
-        };
-        let released = name(key);
-        claims.retain(|(_, holder)| *holder != released);
-        // The next in line may be held back only by the one that went.
-        let waiting = claims
-            .iter()
-            .next()
-            .and_then(|(_, holder)| holder.split_once('/'))
-            .map(|(namespace, name)| ObjectRef::new(name).within(namespace));
-        if claims.is_empty() {
-            databases.remove(identity);
-        }
-        drop(databases);
-        if let Some(key) = waiting {
-            self.enqueue(key);
-        }
-    }
 }
 
 /// `namespace/name`, as logs and messages tell of a cluster.
@@ -326,7 +339,7 @@ pub fn name(key: &Key) -> String {
     )
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -122,14 +122,15 @@ pub struct ClusterSample {
 /// must not come from there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LiveSample {
-    /// Age of the last beat, by replica.
-    pub ages: BTreeMap<Uuid, Duration>,
+    /// Age of the last heartbeat, by replica. `None`, here and below: not understood, so there is
+    /// a gap and no number.
+    pub ages: Option<BTreeMap<Uuid, Duration>>,
     /// Running task runs.
-    pub running: u64,
+    pub running: Option<u64>,
     /// Waiting ones.
-    pub pending: u64,
+    pub pending: Option<u64>,
     /// Ones free to be claimed.
-    pub available: u64,
+    pub available: Option<u64>,
 }
 
 /// Asked at each scrape, by namespace and name. `None` while the database cannot be read: a gap is
@@ -168,23 +169,25 @@ impl LiveSample {
             return None;
         };
         let mut ages = BTreeMap::new();
-        for heartbeat in &facts.heartbeats {
+        for heartbeat in facts.heartbeats.rows() {
             let age = ages.entry(heartbeat.replica_id).or_insert(heartbeat.age);
             *age = heartbeat.age.min(*age);
         }
         Some(Self {
-            ages,
-            running: facts.running_tasks.iter().map(|t| t.count).sum(),
-            pending: facts.pending_tasks,
-            available: facts.available_tasks,
+            ages: facts.heartbeats.known().map(|_| ages),
+            running: facts
+                .running_tasks
+                .known()
+                .map(|tasks| tasks.iter().map(|t| t.count).sum()),
+            pending: facts.pending_tasks.known().copied(),
+            available: facts.available_tasks.known().copied(),
         })
     }
 
-    fn active(&self) -> usize {
-        self.ages
-            .values()
-            .filter(|age| Freshness::of(**age) == Freshness::Fresh)
-            .count()
+    fn active(&self) -> Option<u64> {
+        let fresh = |age: &&Duration| Freshness::of(**age) == Freshness::Fresh;
+        let ages = self.ages.as_ref()?;
+        u64::try_from(ages.values().filter(fresh).count()).ok()
     }
 }
 
@@ -398,7 +401,7 @@ const GAUGES: [ClusterGauge; 8] = [
     ClusterGauge {
         name: "bytebase_cluster_replicas_active",
         help: "Replicas whose last heartbeat is at most 30 s old",
-        points: |_, live| some(live.map(|l| count(l.active() as u64))),
+        points: |_, live| some(live.and_then(LiveSample::active).map(count)),
     },
     ClusterGauge {
         name: "bytebase_cluster_license_expiry_timestamp_seconds",
@@ -408,17 +411,17 @@ const GAUGES: [ClusterGauge; 8] = [
     ClusterGauge {
         name: "bytebase_cluster_tasks_running",
         help: "Task runs being executed",
-        points: |_, live| some(live.map(|l| count(l.running))),
+        points: |_, live| some(live.and_then(|l| l.running).map(count)),
     },
     ClusterGauge {
         name: "bytebase_cluster_tasks_pending",
         help: "Task runs waiting to be promoted",
-        points: |_, live| some(live.map(|l| count(l.pending))),
+        points: |_, live| some(live.and_then(|l| l.pending).map(count)),
     },
     ClusterGauge {
         name: "bytebase_cluster_tasks_available",
         help: "Task runs free to be claimed",
-        points: |_, live| some(live.map(|l| count(l.available))),
+        points: |_, live| some(live.and_then(|l| l.available).map(count)),
     },
 ];
 
@@ -450,7 +453,8 @@ impl Collector for Clusters {
             "Age of the last heartbeat of the replica in a pod",
             &rows,
             |_, sample, live| {
-                let age = |id: &Option<Uuid>| Some(live?.ages.get(&(*id)?)?.as_secs_f64());
+                let age =
+                    |id: &Option<Uuid>| Some(live?.ages.as_ref()?.get(&(*id)?)?.as_secs_f64());
                 sample
                     .pods
                     .iter()
@@ -569,11 +573,11 @@ mod tests {
         metrics.set_live_source(Box::new(move |namespace, name| {
             assert_eq!((namespace, name), ("prod", "bb"));
             Some(LiveSample {
-                ages: BTreeMap::from([
+                ages: Some(BTreeMap::from([
                     (id, Duration::from_secs(12)),
                     (Uuid::from_u128(2), Duration::from_secs(31)),
-                ]),
-                running: 2,
+                ])),
+                running: Some(2),
                 ..LiveSample::default()
             })
         }));

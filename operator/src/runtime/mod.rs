@@ -2,6 +2,8 @@
 
 pub mod backoff;
 pub mod caches;
+pub mod calls;
+pub mod claims;
 pub mod context;
 pub mod lease;
 pub mod logging;

@@ -1,32 +1,37 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
+use super::claims::Claimant;
 use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
-use crate::apply::event::{self, Notice};
+use crate::apply::event::Notice;
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
-use crate::apply::{ApplyFailure, FailureKind, bytebase};
+use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::decide;
 use crate::decide::health::MISSING_PATIENCE;
 use crate::decide::observation::{
-    CallFailure, DatabaseView, MissingPods, Observation, PodView, RefusedEviction,
+    DatabaseView, FailureClass, FailureReason, MissingPods, Observation, PodView, ProbeFailure,
+    RefusedEviction, Remembered,
 };
-use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
-use crate::decide::rollout::Eviction;
+use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
+use crate::decide::rollout::{Eviction, Size};
 use crate::desired::Kind;
 use crate::observe::cluster as observe;
+use crate::observe::database::probe::Latest;
 use crate::observe::database::{Login, Target};
 use crate::observe::optional;
+use crate::observe::pod::LogReader;
+use crate::observe::remembered::remembered;
 use crate::plain::plain;
 use crate::report;
-use crate::validate::{ValidCluster, validate, wanted_references};
+use crate::validate::{ValidDatabase, Validation, validate, wanted_references};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use std::panic::AssertUnwindSafe;
@@ -44,13 +49,6 @@ const FIRST_BUDGET_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_BUDGET_RETRY: Duration = Duration::from_secs(5);
 /// After so many refusals in a row, some eight seconds, it is told.
 const LASTING_REFUSAL: u32 = 6;
-/// A call to Bytebase's API that failed is tried again after this long: often enough to be noticed,
-/// seldom enough to lock no account.
-const CALL_RETRY: SignedDuration = SignedDuration::from_secs(60);
-/// A call that nothing answered is tried again after this long.
-const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
-/// So many calls in a row may go unanswered before it is reported.
-const UNANSWERED: u32 = 10;
 
 /// Why a look ended early.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +115,11 @@ pub async fn reconcile(
         Err(error) => ReconcileOutcome::Error(error.class()),
     };
     context.metrics.reconciled(outcome, started.elapsed());
+    let uid = cluster.metadata.uid.as_deref();
+    if !context.is_there(&key, uid) {
+        // It went meanwhile, and what was learnt after that would stay for ever.
+        context.forget(&key, uid);
+    }
     context.passed(&key);
     let (action, _) = result?;
     context.succeeded(&key);
@@ -145,6 +148,25 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
+}
+
+impl Outcome {
+    /// Looks again after this long, or sooner.
+    fn requeue(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |again| again.min(after)));
+    }
+}
+
+/// What a call to Bytebase's API brought about.
+fn done(call: &BytebaseCall) -> String {
+    match &call.request {
+        BytebaseRequest::CreateFirstAdmin { email, .. } => {
+            format!("made {email} the first admin")
+        }
+        BytebaseRequest::InstallLicense { .. } => {
+            "installed the license from the Secret".to_owned()
+        }
+    }
 }
 
 struct Look<'a> {
@@ -176,7 +198,7 @@ impl Look<'_> {
         } = *self;
         if cluster.metadata.deletion_timestamp.is_some() {
             // Everything it owns goes with it by its owner references.
-            context.forget(key);
+            context.forget(key, cluster.metadata.uid.as_deref());
             return Ok((Action::await_change(), 0));
         }
         for (complete, what) in [
@@ -193,20 +215,15 @@ impl Look<'_> {
         let references = observe::references(&context.client, cluster, &namespace).await?;
         let validation = validate(cluster, &references, context.settings.license_key.as_ref());
 
-        let mut memory = context.recall(key);
-        let observation = self
-            .observe(validation.cluster.as_ref(), &namespace, &mut memory)
-            .await;
+        let mut memory = context.recall(key, cluster.metadata.uid.as_deref());
+        let observation = self.observe(&validation, &namespace, &mut memory).await;
         let plan = decide(&validation, &observation, &context.settings);
         context.probes.pace(key, plan.reading);
         remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
 
         context.leadership.check()?;
         let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
-        if let Some(call) = &plan.call {
-            self.call(call, &mut memory, &mut outcome, observation.now)
-                .await;
-        }
+        self.call(&plan.call, &mut outcome)?;
         let written = self
             .report(plan, &observation, &mut memory, &mut outcome)
             .await;
@@ -226,7 +243,7 @@ impl Look<'_> {
 
     async fn observe(
         &self,
-        valid: Option<&ValidCluster>,
+        validation: &Validation,
         namespace: &str,
         memory: &mut Memory,
     ) -> Observation {
@@ -259,28 +276,23 @@ impl Look<'_> {
             })
             .filter(|pod| observe::is_ours(pod, &name, set_uid.as_deref()))
             .collect();
-        let pods = observe::pods(&context.client, &context.log_ids, namespace, &pods).await;
+        let status = self.last_status(memory);
+        context.log_ids.recall(&pods, &status.replica_statuses);
+        let pods = observe::pods(&context.log_ids, &self.log_reader(namespace), &pods).await;
         let now = Timestamp::now();
         let missing_pods = self
             .missing(namespace, set.as_ref(), &pods, memory, now)
             .await;
-        if let Some(target) = valid.and_then(target) {
-            context.probes.ensure(key, target);
-        }
-        let mut latest = context.probes.latest(key);
-        if valid.is_some_and(|valid| valid.database.operator.is_none()) {
-            latest.view = DatabaseView::CannotRead;
-        }
+        let latest = self.probed(validation.database.as_ref());
         let facts = match &latest.view {
             DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
             _ => latest.last_good,
         };
-        let created = cluster
-            .creation_timestamp()
-            .map_or(Timestamp::MIN, |time| time.0);
-        let database_shared_with = facts
+        let remembered = remembered(&status);
+        let database_shared_with = validation
+            .database
             .as_ref()
-            .and_then(|(_, facts)| context.claim(key, created, memory, &facts.identity));
+            .and_then(|database| self.shared_with(database, &latest.view, &remembered));
         let ingress = context
             .caches
             .ingresses
@@ -299,6 +311,7 @@ impl Look<'_> {
                     .and_then(|balancer| balancer.ingress.as_ref())
                     .is_some_and(|addresses| !addresses.is_empty())
             }),
+            service_exposes: self.service_exposes(namespace, &name),
             route: context
                 .caches
                 .http_routes
@@ -309,7 +322,8 @@ impl Look<'_> {
             database: latest.view,
             last_facts: facts,
             database_shared_with,
-            call_failure: memory.call_failure.clone(),
+            remembered,
+            call_failure: context.calls.failure(key),
             unclaimed_since: memory.unclaimed_since.clone(),
             missing_pods,
             refused_eviction: memory
@@ -318,6 +332,89 @@ impl Look<'_> {
                 .filter(|(_, times)| *times >= LASTING_REFUSAL)
                 .map(|(refused, _)| refused.clone()),
         }
+    }
+
+    /// Whether the client Service stands and lets people in by its type.
+    fn service_exposes(&self, namespace: &str, name: &str) -> bool {
+        let service = self.context.caches.services.get(namespace, name);
+        service.is_some_and(|service| {
+            let owners = service.owner_references().iter();
+            let is_ours = owners
+                .map(|owner| Some(&owner.uid))
+                .any(|uid| uid == self.cluster.metadata.uid.as_ref());
+            let type_ = service.spec.and_then(|spec| spec.type_);
+            is_ours && type_.is_some_and(|type_| type_ != "ClusterIP")
+        })
+    }
+
+    /// The status as last written, which the cache may not show yet.
+    fn last_status(&self, memory: &Memory) -> BytebaseClusterStatus {
+        match &memory.status {
+            Some(written) if written.before == self.cluster.resource_version() => {
+                written.status.clone()
+            }
+            _ => self.cluster.status.clone().unwrap_or_default(),
+        }
+    }
+
+    fn log_reader(&self, namespace: &str) -> LogReader {
+        let queue = self.context.queue();
+        let key = self.key.clone();
+        LogReader {
+            api: Api::namespaced(self.context.client.clone(), namespace),
+            permits: Arc::clone(&self.context.log_reads),
+            wake: Arc::new(move || queue.enqueue(key.clone())),
+        }
+    }
+
+    /// What is known of the database now; sees to it that it is read, if it can be.
+    fn probed(&self, database: Option<&ValidDatabase>) -> Latest {
+        let Self { context, key, .. } = *self;
+        match database.map(target) {
+            Some(Some(target)) => context.probes.ensure(key, target),
+            // It can no longer be read, and an earlier login must not go on being tried.
+            Some(None) => {
+                context.probes.remove(key);
+                return Latest {
+                    view: DatabaseView::CannotRead,
+                    last_good: None,
+                };
+            }
+            // Nothing new is known: an earlier probe goes on.
+            None => {}
+        }
+        let latest = context.probes.latest(key);
+        if database.is_none() && matches!(latest.view, DatabaseView::NotProbed) {
+            // No reading will come.
+            return Latest {
+                view: DatabaseView::Probed(Err(ProbeFailure {
+                    class: FailureClass::Unknown,
+                    reason: FailureReason::Other,
+                    message: "spec.database, or what it names, cannot be used".to_owned(),
+                })),
+                last_good: None,
+            };
+        }
+        latest
+    }
+
+    /// An older cluster on the same database.
+    fn shared_with(
+        &self,
+        database: &ValidDatabase,
+        view: &DatabaseView,
+        remembered: &Remembered,
+    ) -> Option<String> {
+        let claimant = Claimant::of(self.cluster, self.key);
+        let reading = match view {
+            DatabaseView::Probed(Ok(facts)) => Some(&facts.identity),
+            _ => None,
+        };
+        let endpoint = database.replicas.identity_hint();
+        let claims = &self.context.claims;
+        let concerned = claims.set(&claimant, &endpoint, reading, remembered);
+        self.context.wake(concerned);
+        claims.shared_with(claimant.uid, remembered)
     }
 
     /// The pods that should be there and are not, and since when.
@@ -421,6 +518,9 @@ impl Look<'_> {
                 Err(failure) => outcome.failures.push(failure),
             }
         }
+        if let Some(size) = plan.resize {
+            self.resize(&objects, size, namespace, &mut outcome).await?;
+        }
         for kind in &plan.prune {
             let Some(cached) = context.caches.get(*kind, namespace, &cluster.name_any()) else {
                 continue;
@@ -446,6 +546,39 @@ impl Look<'_> {
             self.evict(&objects, eviction, memory, &mut outcome).await;
         }
         Ok(outcome)
+    }
+
+    async fn resize(
+        &self,
+        objects: &Objects<'_>,
+        size: Size,
+        namespace: &str,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        let Self {
+            cluster, context, ..
+        } = *self;
+        let name_of_set = cluster.name_any();
+        let Some(cached) = context
+            .caches
+            .get(Kind::StatefulSet, namespace, &name_of_set)
+        else {
+            return Ok(());
+        };
+        context.leadership.check()?;
+        match objects.resize(&cached, size).await {
+            Ok(false) => outcome.requeue(ECHO),
+            Ok(true) => {
+                outcome.writes += 1;
+                outcome.applied += 1;
+                context
+                    .metrics
+                    .wrote(WriteVerb::Patch, ObjectKind::StatefulSet);
+                tracing::info!(cluster = %name(self.key), replicas = size.replicas, first_ordinal = size.start, "resized the StatefulSet for the license gate");
+            }
+            Err(failure) => outcome.failures.push(failure),
+        }
+        Ok(())
     }
 
     async fn evict(
@@ -482,55 +615,56 @@ impl Look<'_> {
         }
     }
 
-    /// Calls Bytebase's own API.
-    async fn call(
-        &self,
-        call: &BytebaseCall,
-        memory: &mut Memory,
-        outcome: &mut Outcome,
-        now: Timestamp,
-    ) {
-        let Self { context, key, .. } = *self;
-        let done = match &call.request {
-            BytebaseRequest::CreateFirstAdmin { email, .. } => {
-                format!("made {email} the first admin")
+    /// Has Bytebase's own API called, beside the reconciles. The end of a call wakes the cluster.
+    fn call(&self, wanted: &Wanted, outcome: &mut Outcome) -> Result<(), Error> {
+        let Self {
+            cluster,
+            context,
+            key,
+        } = *self;
+        let call = match wanted {
+            Wanted::No => {
+                context.calls.forget(key);
+                return Ok(());
             }
-            BytebaseRequest::InstallLicense { .. } => {
-                "installed the license from the Secret".to_owned()
-            }
+            Wanted::NotNow => return Ok(()),
+            Wanted::Call(call) => call.clone(),
         };
-        match bytebase::perform(&context.http, call).await {
-            Ok(()) => {
-                tracing::info!(cluster = %name(key), "{done}");
-                outcome.notices.push(Notice {
-                    warning: false,
-                    reason: Reason::Progressing,
-                    message: done,
-                });
-                memory.call_failure = None;
-                memory.unanswered = 0;
-                context.probes.poke(key);
-            }
-            Err(error) => {
-                tracing::warn!(cluster = %name(key), %error, "a call to Bytebase failed");
-                let unanswered = matches!(error, bytebase::CallError::Unreachable(_));
-                memory.unanswered = if unanswered { memory.unanswered + 1 } else { 0 };
-                let pause = if unanswered {
-                    UNANSWERED_RETRY
-                } else {
-                    CALL_RETRY
-                };
-                // A pod that has just ended is no failure worth telling.
-                if memory.unanswered == 0 || memory.unanswered > UNANSWERED {
-                    memory.call_failure = Some(CallFailure {
-                        message: error.to_string(),
-                        retry_at: now.saturating_add(pause).unwrap_or(Timestamp::MAX),
-                    });
+        context.leadership.check()?;
+        let (publisher, queue, key) = (context.publisher(), context.queue(), key.clone());
+        let (cluster, probes) = (cluster.clone(), Arc::clone(&context.probes));
+        let made = context.calls.make(
+            &key.clone(),
+            call,
+            &context.http,
+            move |call, result| async move {
+                match result {
+                    Ok(()) => {
+                        let message = done(&call);
+                        tracing::info!(cluster = %name(&key), "{message}");
+                        let reason = Reason::Progressing;
+                        let notice = Notice {
+                            warning: false,
+                            reason,
+                            message,
+                        };
+                        publisher.publish(&cluster, &notice).await;
+                        probes.poke(&key);
+                    }
+                    Err(error) => {
+                        tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
+                    }
                 }
-                outcome.again = Some(pause.unsigned_abs());
-            }
+                queue.enqueue(key);
+            },
+        );
+        if let Err(not_before) = made
+            && not_before != Timestamp::MAX
+        {
+            let wait = not_before.duration_since(Timestamp::now());
+            outcome.requeue(wait.max(SignedDuration::from_millis(100)).unsigned_abs());
         }
-        outcome.writes += 1;
+        Ok(())
     }
 
     /// Writes status if it differs, and notes what is to be told. Returns when to look again.
@@ -545,13 +679,14 @@ impl Look<'_> {
             cluster, context, ..
         } = *self;
         let before = cluster.resource_version();
-        let previous = match &memory.status {
-            Some(written) if written.before == before => written.status.clone(),
-            _ => {
-                memory.status = None;
-                cluster.status.clone().unwrap_or_default()
-            }
-        };
+        let previous = self.last_status(memory);
+        if memory
+            .status
+            .as_ref()
+            .is_some_and(|written| written.before != before)
+        {
+            memory.status = None;
+        }
         let next = plan.next.map(|at| {
             at.duration_since(observation.now)
                 .max(SignedDuration::from_millis(100))
@@ -599,13 +734,10 @@ impl Look<'_> {
         let Self {
             cluster, context, ..
         } = *self;
+        let publisher = context.publisher();
         for notice in notices {
             tracing::info!(cluster = %name(self.key), reason = notice.reason.as_ref(), "{}", notice.message);
-            // An event is a write too, and who leads now tells what it does.
-            if context.leadership.check().is_err() {
-                continue;
-            }
-            event::publish(&context.client, cluster, &context.options.instance, notice).await;
+            publisher.publish(cluster, notice).await;
         }
     }
 
@@ -659,8 +791,7 @@ fn remember_unclaimed(memory: &mut Memory, unclaimed: &[Uuid], now: Timestamp) {
 
 /// Where to probe, and a digest that changes with anything that matters to it. `None`: the operator
 /// can never log in.
-fn target(valid: &ValidCluster) -> Option<Target> {
-    let database = &valid.database;
+fn target(database: &ValidDatabase) -> Option<Target> {
     let url = database.operator.as_ref()?;
     let ca = database
         .ca

@@ -313,6 +313,11 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         if self.kind == ObjectKind::BytebaseCluster {
             key = key.filter(|key| !self.context.is_echo(key, object.meta()));
         }
+        if self.kind == ObjectKind::BytebaseCluster
+            && let Some(key) = &key
+        {
+            self.cluster_seen(key, &object);
+        }
         let is_new = (self.cache)(&self.context).put(object);
         if is_new && self.kind != ObjectKind::BytebaseCluster {
             // The reading wakes it in any case, and what appears until then is what the last look
@@ -322,19 +327,30 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
         self.enqueue(key);
     }
 
+    /// One that was made again under its name while the watch was away is another cluster.
+    fn cluster_seen(&self, key: &Key, object: &K) {
+        let before = self.context.caches.clusters.store().get(key);
+        if let Some(before) = before.filter(|before| before.metadata.uid != object.meta().uid) {
+            self.context.forget(key, before.metadata.uid.as_deref());
+        }
+    }
+
     fn remove(&self, object: K) {
         let key = (self.key)(&object);
+        let uid = object.uid();
+        if self.kind == ObjectKind::Pod
+            && let Some(uid) = &uid
+        {
+            self.context.log_ids.forget(uid);
+        }
+        (self.cache)(&self.context).remove(object);
+        // Only now: a reconcile that is still running sees that the cluster is gone, and forgets
+        // what it has learnt in the meantime.
         if self.kind == ObjectKind::BytebaseCluster
             && let Some(key) = &key
         {
-            self.context.forget(key);
+            self.context.forget(key, uid.as_deref());
         }
-        if self.kind == ObjectKind::Pod
-            && let Some(uid) = object.uid()
-        {
-            self.context.log_ids.forget(&uid);
-        }
-        (self.cache)(&self.context).remove(object);
         self.enqueue(key);
     }
 

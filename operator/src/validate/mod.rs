@@ -74,6 +74,21 @@ pub struct Validation {
     pub problems: Vec<Problem>,
     /// Remarks on what is accepted.
     pub warnings: Vec<String>,
+    /// The database, if that part can be used: it is read on while another part cannot.
+    pub database: Option<ValidDatabase>,
+    /// What the license gate must know, whether the spec can be used or not.
+    pub gate: GateTerms,
+}
+
+/// What the license gate must know of a spec that cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub struct GateTerms {
+    /// `spec.replicas`, whatever it is.
+    pub wanted: i32,
+    /// `spec.license.enforcement`.
+    pub enforcement: Enforcement,
+    /// `spec.paused`.
+    pub paused: bool,
 }
 
 /// A cluster that can be built: every value is of a type that Bytebase and Kubernetes accept.
@@ -234,6 +249,7 @@ pub fn validate(
 
     let Findings { problems, warnings } = findings;
     let blocked = problems.iter().any(|problem| problem.blocking);
+    let usable_database = database.clone();
     let cluster = match (identity, image, url, database) {
         (Some(identity), Some(image), Some(url), Some(database)) if !blocked => {
             Some(ValidCluster {
@@ -256,6 +272,15 @@ pub fn validate(
         cluster,
         problems,
         warnings,
+        database: usable_database,
+        gate: GateTerms {
+            wanted: spec.replicas,
+            enforcement: spec
+                .license
+                .as_ref()
+                .map_or_else(Enforcement::default, |license| license.enforcement),
+            paused: spec.paused,
+        },
     }
 }
 
@@ -436,6 +461,18 @@ fn findings_admin(
     let email = read("email");
     let password = read("password");
     let (email, password) = (email?, password?);
+    // A file or a here-document brings it along, and nobody types it when they log in.
+    if password.expose_secret().ends_with(['\n', '\r']) {
+        findings.problems.push(Problem::reported(
+            field,
+            Reason::InvalidSecret,
+            format!(
+                "Secret {}, key password ends with a line break, which would become part of the password: write it without one, for example with kubectl create secret --from-literal",
+                admin.credentials_secret_ref.name
+            ),
+        ));
+        return None;
+    }
     Some(ValidAdmin {
         email: email.expose_secret().trim().to_owned(),
         password,

@@ -8,7 +8,9 @@ use crate::decide::observation::{
 };
 use crate::decide::plan::Plan;
 use crate::desired::Kind;
-use crate::testing::{beat, failure, healthy, no_license, observation, stored, with_facts};
+use crate::testing::{
+    beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
+};
 use serde_json::{Value, json};
 
 fn three() -> Observation {
@@ -153,7 +155,7 @@ fn running() -> Vec<Case> {
             ..case(
                 "a stranger",
                 changed(
-                    with_facts(three(), |facts| facts.heartbeats.push(beat(9, 1))),
+                    with_facts(three(), |facts| beats(facts).push(beat(9, 1))),
                     |seen| {
                         seen.unclaimed_since.insert(
                             crate::testing::id(9),
@@ -204,7 +206,7 @@ fn running() -> Vec<Case> {
             healthy: (Some(false), Reason::HeartbeatStale),
             ..case(
                 "stale",
-                with_facts(three(), |facts| facts.heartbeats[0] = beat(0, 40)),
+                with_facts(three(), |facts| beats(facts)[0] = beat(0, 40)),
                 Phase::Degraded,
             )
         },
@@ -214,9 +216,7 @@ fn running() -> Vec<Case> {
             ..case(
                 "missing",
                 with_facts(three(), |facts| {
-                    facts
-                        .heartbeats
-                        .retain(|beat| beat.replica_id != crate::testing::id(0));
+                    beats(facts).retain(|beat| beat.replica_id != crate::testing::id(0));
                 }),
                 Phase::Degraded,
             )
@@ -344,7 +344,7 @@ fn each_world_has_its_phase_and_conditions() {
 #[test]
 fn a_message_names_each_pod_and_what_a_person_can_mend_comes_first() {
     let seen = changed(
-        with_facts(three(), |facts| facts.heartbeats[0] = beat(0, 40)),
+        with_facts(three(), |facts| beats(facts)[0] = beat(0, 40)),
         |seen| {
             seen.pods[2].ready = false;
             seen.pods[2].trouble = Some(PodTrouble::Crashing("Cannot new server".to_owned()));
@@ -514,7 +514,7 @@ fn a_blocked_cluster_tells_every_problem_at_once_and_touches_nothing() {
     for world in [three(), observation(None, DatabaseView::NotProbed)] {
         let plan = plan(&spec, &world);
         assert!(plan.objects.is_empty() && plan.prune.is_empty());
-        assert!(plan.eviction.is_none() && plan.call.is_none());
+        assert!(plan.eviction.is_none() && called(&plan).is_none());
         assert_eq!(plan.report.phase, Some(Phase::Invalid));
         assert_eq!(
             state(&plan, ConditionType::ConfigurationValid),

@@ -7,7 +7,9 @@ use crate::decide::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
     StoredLicense,
 };
-use crate::testing::{days, facts, failure, forged, no_license, observation, stored, with_facts};
+use crate::testing::{
+    beats, called, days, facts, failure, forged, no_license, observation, stored, with_facts,
+};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -24,6 +26,17 @@ enum Knowledge {
     Unknown,
     /// Nothing may start.
     Hold,
+    /// The database has not been read yet.
+    Wait,
+    /// Nothing may start, and the license does not allow HA.
+    Shut,
+}
+
+impl Knowledge {
+    /// Whether the StatefulSet keeps its template.
+    fn holds(self) -> bool {
+        matches!(self, Self::Hold | Self::Wait | Self::Shut)
+    }
 }
 
 fn end(seconds: i64) -> Value {
@@ -136,7 +149,7 @@ fn worlds_by_database() -> Vec<World> {
             None,
             Knowledge::Unknown,
         ),
-        ("not probed", DatabaseView::NotProbed, None, Knowledge::Hold),
+        ("not probed", DatabaseView::NotProbed, None, Knowledge::Wait),
         (
             "standby",
             bad(|facts| facts.in_recovery = true),
@@ -186,13 +199,29 @@ fn worlds_by_database() -> Vec<World> {
             Some("other/bytebase"),
             Knowledge::Hold,
         ),
+        (
+            "shared, and the license has ended",
+            good(stored(&end(0))),
+            Some("other/bytebase"),
+            Knowledge::Shut,
+        ),
+        (
+            "transaction pooler, without a license",
+            {
+                let mut facts = facts(0, no_license());
+                facts.transaction_pooler = true;
+                DatabaseView::Probed(Ok(facts))
+            },
+            None,
+            Knowledge::Shut,
+        ),
     ]
 }
 
 /// A world with pods of which each beats.
 fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Observation {
     let mut seen = with_facts(observation(running, view), |facts| {
-        facts.heartbeats = (0..running.unwrap_or(0))
+        *beats(facts) = (0..running.unwrap_or(0))
             .map(|ordinal| crate::testing::beat(ordinal, 1))
             .collect();
     });
@@ -204,7 +233,11 @@ fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Obse
 fn expected(wanted: i32, running: i32, knows: Knowledge, warn: bool, supports_ha: bool) -> i32 {
     match knows {
         _ if wanted == 0 => 0,
-        Knowledge::Hold => running.min(wanted),
+        Knowledge::Wait => running.min(wanted),
+        // The gate acts whatever else is wrong.
+        Knowledge::Hold if supports_ha => running.min(wanted),
+        Knowledge::Shut if warn && supports_ha => running.min(wanted),
+        Knowledge::Hold | Knowledge::Shut => running.min(1),
         _ if wanted == 1 || !supports_ha => 1,
         _ if warn => wanted,
         Knowledge::Yes => wanted,
@@ -247,8 +280,8 @@ fn every_combination_runs_as_many_replicas_as_the_rules_say() {
                         assert_eq!(plan.report.target_replicas, Some(target), "{case}");
                         let next = match current {
                             // Not written at all: nothing of it changes.
-                            Some(current) if knows == Knowledge::Hold && target == current => None,
-                            None if knows == Knowledge::Hold => None,
+                            Some(current) if knows.holds() && target == current => None,
+                            None if knows.holds() => None,
                             Some(current) if target < current && target > 0 => Some(current - 1),
                             _ => Some(target),
                         };
@@ -283,7 +316,8 @@ fn a_held_template_stays_as_it_is_in_the_cluster() {
             .iter()
             .find(|object| object.kind == crate::desired::Kind::StatefulSet);
         // As it is: not even written.
-        assert_eq!(set.is_none(), knows == Knowledge::Hold, "{name}");
+        let unwritten = matches!(knows, Knowledge::Hold | Knowledge::Wait);
+        assert_eq!(set.is_none(), unwritten, "{name}");
     }
 }
 
@@ -387,7 +421,7 @@ fn a_paused_cluster_is_reported_and_left_alone() {
                 &seen,
             );
             assert!(plan.objects.is_empty() && plan.prune.is_empty(), "{name}");
-            assert!(plan.eviction.is_none() && plan.call.is_none(), "{name}");
+            assert!(plan.eviction.is_none() && called(&plan).is_none(), "{name}");
             assert_eq!(plan.report.phase, Some(crate::api::status::Phase::Paused));
             assert_eq!(
                 state(&plan, ConditionType::Reconciling),

@@ -7,7 +7,7 @@ use crate::decide::health::join;
 use crate::decide::observation::{
     FailureClass, FailureReason, ListenSession, MissingPods, Observation, RunningTasks, Sessions,
 };
-use crate::testing::{after, beat, failure, healthy, id, stored, with_facts};
+use crate::testing::{after, beat, beats, failure, healthy, id, running, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
 use std::time::Duration;
@@ -28,9 +28,9 @@ fn heartbeats(observation: &Observation) -> Vec<HeartbeatState> {
 #[test]
 fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
     let seen = with_facts(three(), |facts| {
-        facts.heartbeats = vec![beat(2, 30), beat(0, 31)];
-        facts.heartbeats[0].age = Duration::from_secs(30);
-        facts.running_tasks = vec![
+        *beats(facts) = vec![beat(2, 30), beat(0, 31)];
+        beats(facts)[0].age = Duration::from_secs(30);
+        *running(facts) = vec![
             RunningTasks {
                 replica_id: id(0),
                 count: 2,
@@ -63,7 +63,7 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         application_name: name.to_owned(),
         client_address: address.map(str::to_owned),
     };
-    for (listeners, beats, expected) in [
+    for (listeners, beating, expected) in [
         (Some(vec![session("demo-0", None)]), true, Fresh),
         (
             Some(vec![session("demo-0", Some("192.168.0.9"))]),
@@ -86,15 +86,15 @@ fn without_an_id_the_session_tells_by_name_or_address() {
                 listeners: listeners.clone(),
                 migration_running: false,
             });
-            if !beats {
-                facts.heartbeats.clear();
+            if !beating {
+                beats(facts).clear();
             }
         });
         seen.pods[0].replica_id = None;
         assert_eq!(
             heartbeats(&seen),
             [expected],
-            "{listeners:?}, beats {beats}"
+            "{listeners:?}, beating {beating}"
         );
         // A pod that has no address yet is not the one behind a session without one.
         seen.pods[0].ip = None;
@@ -129,12 +129,10 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
         (Some(3600), true),
     ] {
         let mut seen = with_facts(three(), |facts| {
-            facts
-                .heartbeats
-                .push(crate::decide::observation::Heartbeat {
-                    replica_id: stranger,
-                    age: Duration::from_secs(3),
-                });
+            beats(facts).push(crate::decide::observation::Heartbeat {
+                replica_id: stranger,
+                age: Duration::from_secs(3),
+            });
         });
         if let Some(seconds) = seconds {
             seen.unclaimed_since
@@ -169,12 +167,10 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
     // Its row is stale: whatever was remembered of it, it does not count.
     let ended = Uuid::from_u128(0xdead);
     let mut seen = with_facts(three(), |facts| {
-        facts
-            .heartbeats
-            .push(crate::decide::observation::Heartbeat {
-                replica_id: ended,
-                age: Duration::from_secs(31),
-            });
+        beats(facts).push(crate::decide::observation::Heartbeat {
+            replica_id: ended,
+            age: Duration::from_secs(31),
+        });
     });
     seen.unclaimed_since
         .insert(ended, after(SignedDuration::from_secs(-90)));
@@ -221,7 +217,7 @@ fn a_refused_pod_is_told_of_in_the_words_of_whoever_refuses() {
 #[test]
 fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     let mut seen = with_facts(three(), |facts| {
-        facts.heartbeats = vec![beat(0, 1), beat(7, 2), beat(8, 3), beat(9, 4)];
+        *beats(facts) = vec![beat(0, 1), beat(7, 2), beat(8, 3), beat(9, 4)];
     });
     seen.pods[1].replica_id = None;
     seen.pods[2].replica_id = None;

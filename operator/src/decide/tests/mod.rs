@@ -4,6 +4,7 @@ mod conditions;
 mod gate;
 mod health;
 mod license;
+mod memory;
 mod rollout;
 mod simulation;
 mod totality;

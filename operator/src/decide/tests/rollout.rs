@@ -7,7 +7,7 @@ use crate::decide::observation::{
     RefusedEviction, RunningTasks, Sessions,
 };
 use crate::decide::plan::Plan;
-use crate::testing::{OLD, after, failure, healthy, id, now, stored, with_facts};
+use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -47,7 +47,7 @@ fn waits_for(plan: &Plan, words: &str) {
 
 fn stale(observation: Observation, ordinal: usize) -> Observation {
     with_facts(observation, |facts| {
-        facts.heartbeats[ordinal].age = Duration::from_secs(31);
+        beats(facts)[ordinal].age = Duration::from_secs(31);
     })
 }
 
@@ -76,7 +76,7 @@ fn the_highest_outdated_pod_goes_first_by_uid() {
 #[test]
 fn idle_pods_go_before_busy_ones() {
     let seen = with_facts(outdated(&[0, 1, 2]), |facts| {
-        facts.running_tasks = vec![
+        *running(facts) = vec![
             RunningTasks {
                 replica_id: id(2),
                 count: 1,
@@ -125,7 +125,7 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
     // As after a password that was changed in the database before it was in the Secret.
     let silent = |seconds| {
         with_facts(outdated(&[0, 1, 2]), |facts| {
-            for heartbeat in &mut facts.heartbeats {
+            for heartbeat in beats(facts) {
                 heartbeat.age = Duration::from_secs(seconds);
             }
         })
@@ -146,9 +146,10 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
     // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps
     // not been read yet.
     for (age, expected) in [(3600, Some("demo-2")), (20, None)] {
-        let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| facts.heartbeats.clear());
+        let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| beats(facts).clear());
         for pod in &mut seen.pods {
-            pod.created_at = after(SignedDuration::from_secs(-age));
+            // The process counts: an old pod may have restarted a moment ago.
+            pod.started_at = Some(after(SignedDuration::from_secs(-age)));
         }
         let plan = plan(&json!({}), &seen);
         assert_eq!(evicted(&plan), expected);
@@ -162,11 +163,11 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
 fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
     let working = |age| {
         let mut seen = with_facts(outdated(&[2]), |facts| {
-            facts.running_tasks = vec![RunningTasks {
+            *running(facts) = vec![RunningTasks {
                 replica_id: id(2),
                 count: 1,
             }];
-            facts.heartbeats[2].age = Duration::from_secs(age);
+            beats(facts)[2].age = Duration::from_secs(age);
         });
         seen.pods[0].ready = false;
         seen.pods[0].created_at = now();
@@ -328,7 +329,7 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
         seen.pods[2].trouble = None;
         let case = with_facts(seen.clone(), |facts| {
             if !beating {
-                facts.heartbeats.remove(2);
+                beats(facts).remove(2);
             }
         });
         let plan = plan(&spec, &case);
@@ -402,15 +403,18 @@ fn one_replica_is_replaced_although_nobody_stands_in() {
 
 #[test]
 fn nothing_rolls_into_a_database_that_refuses_it_and_status_says_so() {
-    for view in [
-        failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
-        DatabaseView::NotProbed,
+    for (view, for_) in [
+        (
+            failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
+            "the database to pass its checks",
+        ),
+        (DatabaseView::NotProbed, "the first reading of the database"),
     ] {
         let mut seen = outdated(&[0, 1, 2]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(PodTrouble::Crashing("exit 0".to_owned()));
         seen.database = view;
-        waits_for(&plan(&json!({}), &seen), "the database to pass its checks");
+        waits_for(&plan(&json!({}), &seen), for_);
     }
     waits_for(&plan(&json!({"paused": true}), &outdated(&[2])), "paused");
 }
@@ -420,7 +424,7 @@ fn shrinking_takes_one_at_a_time_and_no_eviction_beside_it() {
     let one = json!({"replicas": 1});
     // Idle demo-0 would be evicted while demo-2 is scaled away.
     let seen = with_facts(outdated(&[0, 1, 2]), |facts| {
-        facts.running_tasks = vec![
+        *running(facts) = vec![
             RunningTasks {
                 replica_id: id(2),
                 count: 1,

@@ -6,7 +6,9 @@ use crate::api::ConditionType;
 use crate::decide::decide;
 use crate::decide::observation::{DatabaseView, Heartbeat, Observation};
 use crate::decide::plan::Plan;
-use crate::testing::{NEW, OLD, after, facts, observation, pod, settings, stored, validation};
+use crate::testing::{
+    NEW, OLD, after, beats, facts, observation, pod, settings, stored, validation,
+};
 use crate::validate::Validation;
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -64,7 +66,7 @@ impl World {
         };
         let mut facts = facts(0, stored(&json!({})));
         facts.sessions = facts.sessions.filter(|_| self.sessions);
-        facts.heartbeats = self
+        *beats(&mut facts) = self
             .pods
             .iter()
             .filter(|(_, pod)| pod.beats_in == Some(0))

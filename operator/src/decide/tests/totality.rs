@@ -1,19 +1,22 @@
 //! Whatever is seen, there is a decision, and nobody reads a secret in it.
 
-use crate::api::status::BytebaseClusterStatus;
+use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::observation::{
-    CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, FailureClass, FailureReason,
-    Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure,
-    RefusedEviction, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
+    CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
+    Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure, Refusal,
+    RefusedEviction, Remembered, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
     StoredLicense,
 };
 use crate::desired::Kind;
 use crate::report;
-use crate::testing::{ADMIN_PASSWORD, PASSWORD, forged, id, now, settings, token, validation};
+use crate::testing::{
+    ADMIN_PASSWORD, PASSWORD, called, forged, id, now, settings, token, validation,
+};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -100,6 +103,7 @@ prop_compose! {
         heartbeats in proptest::collection::vec((ids(), durations().boxed()), 0..6),
         listeners in proptest::option::of(proptest::collection::vec((texts(), proptest::option::of(texts())), 0..4)),
         running in proptest::collection::vec((ids(), any::<u64>()), 0..4),
+        unknown in [0..3_u8, 0..3_u8, 0..3_u8],
     ) -> DatabaseFacts {
         let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
         let [in_recovery, can_create, transaction_pooler, migration_running, looked] = flags;
@@ -111,17 +115,53 @@ prop_compose! {
             reserved_connections,
             can_create,
             transaction_pooler: transaction_pooler && !good,
-            identity: DatabaseIdentity("one".to_owned()),
+            identity: DatabaseIdentity::new("one", "1"),
             schema,
-            license,
-            heartbeats: heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect(),
+            license: fact(unknown[0], license),
+            heartbeats: fact(unknown[1], heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect()),
             sessions: looked.then(|| Sessions {
                 listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
                 migration_running,
             }),
-            running_tasks: running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect(),
-            pending_tasks,
-            available_tasks,
+            running_tasks: fact(unknown[2], running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect()),
+            pending_tasks: fact(unknown[2], pending_tasks),
+            available_tasks: fact(unknown[2], available_tasks),
+            not_understood: if unknown == [0; 3] { Vec::new() } else { vec!["task_run"] },
+        }
+    }
+}
+
+/// Known, absent or unknown.
+fn fact<T>(which: u8, value: T) -> Fact<T> {
+    match which {
+        0 => Fact::Known(value),
+        1 => Fact::Absent,
+        _ => Fact::Unknown,
+    }
+}
+
+prop_compose! {
+    fn remembered()(
+        parts in any::<[bool; 4]>(),
+        here in any::<bool>(),
+        end in proptest::option::of(timestamps().boxed()),
+        ha in any::<bool>(),
+        message in texts(),
+    ) -> Remembered {
+        let endpoint = if here { "db.example.com:5432/bytebase" } else { "elsewhere:5432/bytebase" };
+        Remembered {
+            database: parts[0].then(|| DatabaseStatus {
+                endpoint: Some(endpoint.to_owned()),
+                identity: parts[1].then(|| "0123456789abcdef".to_owned()),
+                ..DatabaseStatus::default()
+            }),
+            refusal: parts[2].then(|| Refusal { reason: Reason::DatabaseForeignTables, message: format!("it was {message}") }),
+            license: parts[3].then(|| LicenseStatus {
+                ha,
+                expiration_time: end.map(Time),
+                ..LicenseStatus::default()
+            }),
+            schema_version: parts[1].then(|| Version::new(3, 21, 5)),
         }
     }
 }
@@ -161,7 +201,11 @@ prop_compose! {
         flags in any::<[bool; 2]>(),
         place in proptest::option::of(texts()),
         created_at in timestamps().boxed(),
-        unready_since in proptest::option::of(timestamps().boxed()),
+        times in (
+            proptest::option::of(timestamps().boxed()),
+            proptest::option::of(timestamps().boxed()),
+            proptest::option::of(timestamps().boxed()),
+        ),
         replica_id in proptest::option::of(ids()),
         restarts in numbers(),
         trouble in proptest::option::of((0..5_u8, texts())),
@@ -177,7 +221,10 @@ prop_compose! {
             node: place.clone(),
             ip: place,
             created_at,
-            unready_since,
+            started_at: times.0,
+            container_id: times.0.map(|_| "containerd://1".to_owned()),
+            ends_by: times.1,
+            unready_since: times.2,
             replica_id,
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
@@ -193,9 +240,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn sets()(replicas in numbers(), flags in any::<[bool; 2]>(), version in proptest::option::of(texts())) -> StatefulSetView {
+    fn sets()(replicas in numbers(), start in numbers(), flags in any::<[bool; 2]>(), version in proptest::option::of(texts())) -> StatefulSetView {
         StatefulSetView {
             replicas,
+            start,
             settled: flags[0],
             update_revision: flags[1].then(|| "rev-new".to_owned()),
             template: json!({}),
@@ -217,7 +265,7 @@ prop_compose! {
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, texts()),
-        failed in proptest::option::of(timestamps().boxed()),
+        (remembered, service_exposes, failed) in (remembered().boxed(), any::<bool>(), proptest::option::of(texts())),
         unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (missing, refused) in (
             proptest::option::of((timestamps().boxed(), proptest::option::of(texts()))),
@@ -234,7 +282,9 @@ prop_compose! {
             database,
             last_facts,
             database_shared_with,
-            call_failure: failed.map(|retry_at| CallFailure { message: "refused".to_owned(), retry_at }),
+            remembered,
+            service_exposes,
+            call_failure: failed.map(|message| CallFailure { message }),
             unclaimed_since,
             missing_pods: missing.map(|(since, refusal)| MissingPods { since, refusal }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
@@ -302,7 +352,7 @@ proptest! {
         prop_assert!(of(ConditionType::Reconciling) != Some(true) || of(ConditionType::Stalled) != Some(true));
         prop_assert!(conditions.iter().all(|condition| !condition.message.is_empty()));
         if validation.cluster.is_none() {
-            prop_assert!(plan.objects.is_empty() && plan.eviction.is_none() && plan.call.is_none() && plan.prune.is_empty());
+            prop_assert!(plan.objects.is_empty() && plan.eviction.is_none() && called(&plan).is_none() && plan.prune.is_empty());
         }
         if let Some(next) = plan.next {
             prop_assert!(next >= observation.now);

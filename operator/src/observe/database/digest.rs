@@ -4,8 +4,8 @@
 
 use crate::decide::health::Freshness;
 use crate::decide::observation::{
-    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, ProbeFailure, SchemaState,
-    Sessions, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, ProbeFailure, RunningTasks,
+    SchemaState, Sessions, StoredLicense,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
@@ -23,22 +23,18 @@ pub enum Digest {
 
 /// The facts without ages and with queues as empty or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "the facts themselves are yes or no"
-)]
 pub struct FactsDigest {
     server: (u32, bool, String, u32, u32),
     can_create: bool,
     transaction_pooler: bool,
     identity: DatabaseIdentity,
     schema: SchemaState,
-    license: [u8; 32],
-    replicas: BTreeMap<Uuid, Freshness>,
+    license: Fact<[u8; 32]>,
+    replicas: Fact<BTreeMap<Uuid, Freshness>>,
     sessions: Option<Sessions>,
-    running: BTreeMap<Uuid, u64>,
-    pending: bool,
-    available: bool,
+    running: Fact<BTreeMap<Uuid, u64>>,
+    pending: Fact<bool>,
+    available: Fact<bool>,
 }
 
 impl Digest {
@@ -85,11 +81,16 @@ impl FactsDigest {
             running_tasks,
             pending_tasks,
             available_tasks,
+            // Says of the facts above which are unknown, which they say themselves.
+            not_understood: _,
         } = facts;
-        let mut running = BTreeMap::new();
-        for tasks in running_tasks {
-            *running.entry(tasks.replica_id).or_default() += tasks.count;
-        }
+        let running = |tasks: &Vec<RunningTasks>| {
+            let mut running = BTreeMap::new();
+            for tasks in tasks {
+                *running.entry(tasks.replica_id).or_default() += tasks.count;
+            }
+            running
+        };
         Self {
             server: (
                 *server_version_num,
@@ -102,17 +103,18 @@ impl FactsDigest {
             transaction_pooler: *transaction_pooler,
             identity: identity.clone(),
             schema: schema.clone(),
-            license: license_digest(license),
+            license: license.map(license_digest),
             // Youngest first, so that of two rows of one replica the younger counts.
-            replicas: heartbeats
-                .iter()
-                .rev()
-                .map(|h| (h.replica_id, Freshness::of(h.age)))
-                .collect(),
+            replicas: heartbeats.map(|rows| {
+                rows.iter()
+                    .rev()
+                    .map(|h| (h.replica_id, Freshness::of(h.age)))
+                    .collect()
+            }),
             sessions: sessions.clone(),
-            running,
-            pending: *pending_tasks > 0,
-            available: *available_tasks > 0,
+            running: running_tasks.map(running),
+            pending: pending_tasks.map(|count| *count > 0),
+            available: available_tasks.map(|count| *count > 0),
         }
     }
 }
@@ -154,20 +156,23 @@ pub(super) mod tests {
             reserved_connections: 3,
             can_create: true,
             transaction_pooler: false,
-            identity: DatabaseIdentity("id".to_owned()),
+            identity: DatabaseIdentity::new("id", "1"),
             schema: SchemaState::Empty,
-            license: StoredLicense::NoWorkspace,
-            heartbeats: (1..)
-                .zip(ages)
-                .map(|(n, age)| Heartbeat {
-                    replica_id: Uuid::from_u128(n),
-                    age: Duration::from_secs(*age),
-                })
-                .collect(),
+            license: Fact::Known(StoredLicense::NoWorkspace),
+            heartbeats: Fact::Known(
+                (1..)
+                    .zip(ages)
+                    .map(|(n, age)| Heartbeat {
+                        replica_id: Uuid::from_u128(n),
+                        age: Duration::from_secs(*age),
+                    })
+                    .collect(),
+            ),
             sessions: None,
-            running_tasks: vec![],
-            pending_tasks: 0,
-            available_tasks: 0,
+            running_tasks: Fact::Known(vec![]),
+            pending_tasks: Fact::Known(0),
+            available_tasks: Fact::Known(0),
+            not_understood: Vec::new(),
         }
     }
 
@@ -204,29 +209,33 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 13] = [
             ("license", |f| {
-                f.license = StoredLicense::Present {
+                f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
                     token: SecretString::from("t"),
-                };
+                });
             }),
             ("workspace", |f| {
-                f.license = StoredLicense::Absent {
+                f.license = Fact::Known(StoredLicense::Absent {
                     workspace_id: "w".into(),
-                };
+                });
             }),
             ("schema", |f| {
                 f.schema = SchemaState::Bytebase { version: None };
             }),
             ("tasks", |f| {
-                f.running_tasks.push(RunningTasks {
+                f.running_tasks = Fact::Known(vec![RunningTasks {
                     replica_id: Uuid::from_u128(1),
                     count: 1,
-                });
+                }]);
             }),
-            ("pending", |f| f.pending_tasks = 1),
-            ("available", |f| f.available_tasks = 1),
+            ("pending", |f| f.pending_tasks = Fact::Known(1)),
+            ("available", |f| f.available_tasks = Fact::Known(1)),
+            ("unknown license", |f| f.license = Fact::Unknown),
+            ("unknown heartbeats", |f| f.heartbeats = Fact::Unknown),
+            ("unknown tasks", |f| f.running_tasks = Fact::Unknown),
+            ("unknown queue", |f| f.pending_tasks = Fact::Unknown),
             ("lock", |f| {
                 f.sessions = Some(Sessions {
                     listeners: None,
@@ -246,9 +255,9 @@ pub(super) mod tests {
     #[test]
     fn the_length_of_a_queue_does_not_matter() {
         let mut short = facts(&[]);
-        short.pending_tasks = 1;
+        short.pending_tasks = Fact::Known(1);
         let mut long = facts(&[]);
-        long.pending_tasks = 99;
+        long.pending_tasks = Fact::Known(99);
         assert_eq!(digest(&short), digest(&long));
     }
 

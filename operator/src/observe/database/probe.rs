@@ -342,7 +342,7 @@ impl State {
 
 fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
     let mut facts = facts.clone();
-    for heartbeat in &mut facts.heartbeats {
+    for heartbeat in facts.heartbeats.known_mut().into_iter().flatten() {
         heartbeat.age += by;
     }
     facts
@@ -397,6 +397,7 @@ fn pause(
         Ok(facts) => {
             let crossing = facts
                 .heartbeats
+                .rows()
                 .iter()
                 .filter_map(|h| Freshness::lasts(h.age))
                 .min();
@@ -608,7 +609,7 @@ mod tests {
         let DatabaseView::Probed(Ok(seen)) = latest.view else {
             panic!("no facts")
         };
-        assert_eq!(seen.heartbeats[0].age, seconds(10));
+        assert_eq!(seen.heartbeats.rows()[0].age, seconds(10));
         assert!(latest.last_good.is_none());
 
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
@@ -626,7 +627,7 @@ mod tests {
         assert!(matches!(latest.view, DatabaseView::Probed(Err(_))));
         let (age, remembered) = latest.last_good.unwrap();
         assert_eq!(
-            (age, remembered.heartbeats[0].age),
+            (age, remembered.heartbeats.rows()[0].age),
             (seconds(10), seconds(17))
         );
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));

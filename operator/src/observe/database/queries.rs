@@ -12,7 +12,7 @@ use super::Login;
 use super::classify::{self, Phase, Place};
 use crate::contract::version::Version;
 use crate::decide::observation::{
-    DatabaseFacts, DatabaseIdentity, FailureClass, FailureReason, Heartbeat, ListenSession,
+    DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
 };
 use secrecy::SecretString;
@@ -47,15 +47,22 @@ const MAX_COUNT: u32 = 10_000;
 /// for a table that came or went in between.
 const MAX_ROUNDS: u32 = 3;
 
-/// Tables the document draws from and the columns it needs of each. One that lacks a column is of a
-/// Bytebase too old to hold the fact, and counts as absent.
-const EXPECTED: [(&str, &[&str]); 5] = [
-    ("replica_heartbeat", &["replica_id", "last_heartbeat"]),
-    ("instance_change_history", &["id", "version"]),
-    ("workspace", &["resource_id", "deleted"]),
-    ("setting", &["name", "workspace", "value"]),
-    ("task_run", &["status", "replica_id"]),
+/// Tables the document draws from, the columns it needs of each, and the first Bytebase (major,
+/// minor) that has them all. One that lacks a column is of an older Bytebase, or of one that this
+/// operator does not know; which of the two, the version of the schema tells.
+const EXPECTED: [(&str, &[&str], (u32, u32)); 5] = [
+    (
+        "replica_heartbeat",
+        &["replica_id", "last_heartbeat"],
+        (3, 14),
+    ),
+    ("instance_change_history", &["id", "version"], (0, 0)),
+    ("workspace", &["resource_id", "deleted"], (3, 17)),
+    ("setting", &["name", "workspace", "value"], (3, 17)),
+    ("task_run", &["status", "replica_id"], (3, 14)),
 ];
+/// Places in `EXPECTED`.
+const HISTORY: usize = 1;
 
 /// What a database was last seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +150,7 @@ pub async fn read(
         })?;
         let found = shape_of(&document, place, login)?;
         if found == *shape {
-            return Ok(facts(document, session));
+            return Ok(facts(document, found, session));
         }
         *shape = found;
     }
@@ -157,16 +164,13 @@ pub async fn read(
 /// Reads which database this is, and at which address the server was reached: `None` over a socket
 /// of its own machine.
 ///
-/// `system_identifier` alone would take a clone (a restored snapshot keeps it) for its original, so
-/// the start time of the server goes with it: equal for two sessions of one server, different for
-/// two servers.
 pub async fn read_identity(
     connection: &mut PgConnection,
     place: &Place<'_>,
 ) -> Result<(DatabaseIdentity, Option<SocketAddr>), ProbeFailure> {
     const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
     const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
-         || oid || '@' || extract(epoch FROM pg_postmaster_start_time()) \
+         || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) \
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
         Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
@@ -183,13 +187,13 @@ pub async fn read_identity(
             .await
             .map_err(classified)?,
     );
-    let mut parts = rest.splitn(3, ' ');
+    let mut parts = rest.splitn(4, ' ');
     let mut next = || parts.next().unwrap_or_default();
-    let (address, port, database) = (next(), next(), next());
+    let (address, port, database, server_start) = (next(), next(), next(), next());
     let server = system.unwrap_or_else(|| format!("{address}:{port}"));
     let reached_at = address.parse::<IpAddr>().ok().zip(port.parse().ok());
     Ok((
-        DatabaseIdentity(format!("{server}/{database}")),
+        DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
         reached_at.map(SocketAddr::from),
     ))
 }
@@ -310,7 +314,7 @@ const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) 
 
 fn query(shape: Shape, sessions: bool, login: &Login) -> String {
     let mut expected = String::new();
-    for (name, columns) in EXPECTED {
+    for (name, columns, _) in EXPECTED {
         let comma = if expected.is_empty() { "" } else { ", " };
         let columns = columns.join("','");
         let _ = write!(expected, "{comma}('{name}', ARRAY['{columns}'])");
@@ -380,13 +384,14 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    let tables = document.tables.as_deref().unwrap_or_default();
     // `principal` is not ours to judge by: without it these tables belong to somebody else.
     if document.principal.is_none() {
         return Ok(Shape::default());
     }
-    let denied: Vec<&str> = tables
+    let denied: Vec<&str> = document
+        .tables
         .iter()
+        .flatten()
         .filter(|t| !t.readable)
         .map(|t| t.name.as_str())
         .collect();
@@ -401,17 +406,69 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    Ok(Shape {
-        principal: true,
-        tables: EXPECTED.map(|(name, _)| tables.iter().any(|t| t.name == name && t.complete)),
+    Ok(document.shape())
+}
+
+impl Document {
+    fn shape(&self) -> Shape {
+        let complete = |name| {
+            let mut tables = self.tables.iter().flatten();
+            tables.any(|table| table.name == name && table.complete)
+        };
+        Shape {
+            principal: self.principal.is_some(),
+            tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
+        }
+    }
+}
+
+/// What is known of each expected table, in the order of `EXPECTED`.
+fn tables_understood(
+    shape: Shape,
+    schema: &SchemaState,
+    history_is_empty: bool,
+) -> [Fact<()>; EXPECTED.len()] {
+    let mut place = 0;
+    EXPECTED.map(|(.., (major, minor))| {
+        let readable = shape.tables[place];
+        place += 1;
+        let SchemaState::Bytebase { version } = schema else {
+            return Fact::Absent;
+        };
+        // The first migration has made some tables and is still to record itself.
+        let too_old = match version {
+            Some(version) => (version.major, version.minor) < (major, minor),
+            None => history_is_empty,
+        };
+        match (readable, too_old) {
+            (true, _) => Fact::Known(()),
+            (false, true) => Fact::Absent,
+            (false, false) => Fact::Unknown,
+        }
     })
 }
 
-fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
-    let schema = schema_state(&document);
-    let mut heartbeats: Vec<Heartbeat> = document
-        .heartbeats
-        .unwrap_or_default()
+impl Fact<()> {
+    /// What the document holds of a table, as far as the table is understood.
+    fn of<T>(self, value: impl FnOnce() -> T) -> Fact<T> {
+        match self {
+            Self::Known(()) => Fact::Known(value()),
+            Self::Absent => Fact::Absent,
+            Self::Unknown => Fact::Unknown,
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+            (Self::Absent, _) | (_, Self::Absent) => Self::Absent,
+            (Self::Known(()), Self::Known(())) => Self::Known(()),
+        }
+    }
+}
+
+fn heartbeats(rows: Vec<(Option<String>, f64)>) -> Vec<Heartbeat> {
+    let mut heartbeats: Vec<Heartbeat> = rows
         .into_iter()
         .filter_map(|(id, age)| {
             Some(Heartbeat {
@@ -421,6 +478,39 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
         })
         .collect();
     heartbeats.sort_by_key(|h| (h.age, h.replica_id));
+    heartbeats
+}
+
+fn stored_license(row: Option<(String, Option<String>)>) -> StoredLicense {
+    let Some((workspace_id, token)) = row else {
+        return StoredLicense::NoWorkspace;
+    };
+    match token.filter(|token| !token.trim().is_empty()) {
+        None => StoredLicense::Absent { workspace_id },
+        Some(token) => StoredLicense::Present {
+            workspace_id,
+            token: SecretString::from(token),
+        },
+    }
+}
+
+fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFacts {
+    let schema = schema_state(&document);
+    let history_is_empty = shape.tables[HISTORY] && document.version.is_none();
+    let understood = tables_understood(shape, &schema, history_is_empty);
+    let [heartbeat, _, workspace, setting, tasks] = understood;
+    // Without `setting` a workspace can still be seen not to be there.
+    let license = match (setting, &document.license) {
+        (Fact::Unknown, Some(_)) => Fact::Unknown,
+        (Fact::Absent, _) | (Fact::Unknown, None) => workspace,
+        (Fact::Known(()), _) => workspace.and(setting),
+    };
+    let not_understood = EXPECTED
+        .iter()
+        .zip(understood)
+        .filter(|(_, fact)| fact.is_unknown())
+        .map(|((name, ..), _)| *name)
+        .collect();
     DatabaseFacts {
         server_version_num: document.server_version_num,
         in_recovery: document.in_recovery,
@@ -433,30 +523,23 @@ fn facts(document: Document, session: &SessionFacts) -> DatabaseFacts {
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
         schema,
-        license: match document.license {
-            None => StoredLicense::NoWorkspace,
-            Some((workspace_id, token)) => match token.filter(|t| !t.trim().is_empty()) {
-                None => StoredLicense::Absent { workspace_id },
-                Some(token) => StoredLicense::Present {
-                    workspace_id,
-                    token: SecretString::from(token),
-                },
-            },
-        },
-        heartbeats,
+        license: license.of(|| stored_license(document.license)),
+        heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default())),
         sessions: document.sessions.map(sessions),
-        running_tasks: document
-            .running
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(id, count)| RunningTasks {
-                replica_id: replica(&id),
-                count,
-            })
-            .collect(),
-        pending_tasks: document.pending.unwrap_or(0),
-        available_tasks: document.available.unwrap_or(0),
+        running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default())),
+        pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
+        available_tasks: tasks.of(|| document.available.unwrap_or(0)),
+        not_understood,
     }
+}
+
+fn running_tasks(rows: Vec<(String, u64)>) -> Vec<RunningTasks> {
+    rows.into_iter()
+        .map(|(id, count)| RunningTasks {
+            replica_id: replica(&id),
+            count,
+        })
+        .collect()
 }
 
 fn sessions(seen: SessionsSeen) -> Sessions {
@@ -539,10 +622,12 @@ mod tests {
 
     fn read(json: &str) -> DatabaseFacts {
         let session = SessionFacts {
-            identity: DatabaseIdentity("id".to_owned()),
+            identity: DatabaseIdentity::new("id", "1"),
             transaction_pooler: false,
         };
-        facts(document(json), &session)
+        let document = document(json);
+        let shape = document.shape();
+        facts(document, shape, &session)
     }
 
     #[test]
@@ -585,22 +670,19 @@ mod tests {
     #[test]
     fn a_replica_that_is_no_uuid_keeps_one_identity() {
         let facts = read(
-            r#"{"heartbeats": [["host-1", 4.5], ["host-2", 1], ["host-1", 9], [null, 1]], "running": [["host-1", 2]]}"#,
+            r#"{"principal": "p.principal", "version": "3.21.1", "tables": [
+                {"name": "replica_heartbeat", "complete": true, "readable": true},
+                {"name": "instance_change_history", "complete": true, "readable": true},
+                {"name": "task_run", "complete": true, "readable": true}],
+                "heartbeats": [["host-1", 4.5], ["host-2", 1], ["host-1", 9], [null, 1]], "running": [["host-1", 2]]}"#,
         );
-        assert_eq!(facts.heartbeats.len(), 3);
-        assert_eq!(facts.heartbeats[0].age, Duration::from_secs(1));
-        assert_eq!(
-            facts.heartbeats[1].replica_id,
-            facts.heartbeats[2].replica_id
-        );
-        assert_ne!(
-            facts.heartbeats[0].replica_id,
-            facts.heartbeats[1].replica_id
-        );
-        assert_eq!(
-            facts.running_tasks[0].replica_id,
-            facts.heartbeats[1].replica_id
-        );
+        let [first, second, third] = facts.heartbeats.rows() else {
+            panic!("{:?}", facts.heartbeats)
+        };
+        assert_eq!(first.age, Duration::from_secs(1));
+        assert_eq!(second.replica_id, third.replica_id);
+        assert_ne!(first.replica_id, second.replica_id);
+        assert_eq!(facts.running_tasks.rows()[0].replica_id, second.replica_id);
     }
 
     #[test]
@@ -629,15 +711,90 @@ mod tests {
 
     #[test]
     fn an_empty_license_is_none() {
-        assert!(matches!(read("{}").license, StoredLicense::NoWorkspace));
+        let read = |license: &str| {
+            read(&format!(
+                r#"{{"principal": "p.principal", "version": "3.21.1", "license": {license}, "tables": [
+                {{"name": "instance_change_history", "complete": true, "readable": true}},
+                {{"name": "workspace", "complete": true, "readable": true}},
+                {{"name": "setting", "complete": true, "readable": true}}]}}"#
+            ))
+            .license
+        };
         assert!(matches!(
-            read(r#"{"license": ["w", " "]}"#).license,
-            StoredLicense::Absent { .. }
+            read("null"),
+            Fact::Known(StoredLicense::NoWorkspace)
         ));
         assert!(matches!(
-            read(r#"{"license": ["w", "ey"]}"#).license,
-            StoredLicense::Present { .. }
+            read(r#"["w", " "]"#),
+            Fact::Known(StoredLicense::Absent { .. })
         ));
+        assert!(matches!(
+            read(r#"["w", "ey"]"#),
+            Fact::Known(StoredLicense::Present { .. })
+        ));
+    }
+
+    /// The tables of a Bytebase 3.21, without one of them or with a column of it renamed.
+    fn without(lost: &str, renamed: bool, version: &str) -> DatabaseFacts {
+        let tables: Vec<_> = EXPECTED
+            .iter()
+            .filter(|(name, ..)| renamed || *name != lost)
+            .map(|(name, ..)| {
+                serde_json::json!({"name": name, "complete": *name != lost, "readable": true})
+            })
+            .collect();
+        let mut document = serde_json::json!({
+            "principal": "p.principal", "tables": tables, "heartbeats": [], "running": [],
+            "license": ["w", "ey"], "pending": 0, "available": 0,
+        });
+        // What the query cannot name it does not read.
+        let parts: &[&str] = match lost {
+            "replica_heartbeat" => &["heartbeats"],
+            "workspace" => &["license"],
+            "task_run" => &["running", "pending", "available"],
+            _ => &[],
+        };
+        for part in parts {
+            document[part] = serde_json::Value::Null;
+        }
+        if lost != "instance_change_history" && !version.is_empty() {
+            document["version"] = version.into();
+        }
+        read(&document.to_string())
+    }
+
+    #[test]
+    fn what_a_later_bytebase_has_renamed_is_unknown_and_not_none() {
+        for renamed in [false, true] {
+            for (lost, ..) in EXPECTED {
+                let facts = without(lost, renamed, "3.22.0");
+                assert_eq!(facts.not_understood, [lost]);
+                assert_eq!(facts.heartbeats.is_unknown(), lost == "replica_heartbeat");
+                assert_eq!(
+                    facts.license.is_unknown(),
+                    matches!(lost, "workspace" | "setting")
+                );
+                assert_eq!(facts.running_tasks.is_unknown(), lost == "task_run");
+                assert_eq!(facts.pending_tasks.is_unknown(), lost == "task_run");
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_bytebase_did_not_have_yet_is_known_to_be_absent() {
+        for (lost, version) in [
+            ("replica_heartbeat", "3.13.0"),
+            ("task_run", "3.13.0"),
+            ("workspace", "3.16.2"),
+            // The first migration is still to record itself.
+            ("task_run", ""),
+        ] {
+            let facts = without(lost, true, version);
+            assert_eq!(facts.not_understood, [""; 0], "{lost} at {version}");
+            assert_eq!(facts.running_tasks == Fact::Absent, lost == "task_run");
+            assert!(!facts.license.is_unknown());
+        }
+        assert!(matches!(read("{}").license, Fact::Absent));
     }
 
     #[test]

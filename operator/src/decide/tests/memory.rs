@@ -1,0 +1,727 @@
+//! What was learnt stands over outages and restarts: each rule that falls back on the last certain
+//! knowledge, and histories of a database under one cluster.
+
+use super::{condition, plan, size, state};
+use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
+use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
+use crate::decide::observation::{
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
+    Remembered, SchemaState, Sessions, StoredLicense,
+};
+use crate::decide::plan::Plan;
+use crate::decide::rollout::Size;
+use crate::desired::Kind;
+use crate::observe::remembered::remembered;
+use crate::report;
+use crate::testing::{
+    after, beat, beats, days, facts, failure, healthy, no_license, now, observation, stored,
+    with_facts,
+};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const DATABASE: ConditionType = ConditionType::DatabaseReady;
+const LICENSED: ConditionType = ConditionType::HaLicensed;
+
+fn secs(seconds: i64) -> SignedDuration {
+    SignedDuration::from_secs(seconds)
+}
+
+/// The status after a plan, as the next process finds it.
+fn status_after(plan: Plan, before: &BytebaseClusterStatus) -> BytebaseClusterStatus {
+    report::status(before, plan.report, &[], Some(1), now())
+}
+
+/// The same cluster a moment later, seen by a process that knows nothing but the status.
+fn then(plan: Plan, mut next: Observation) -> Observation {
+    next.remembered = remembered(&status_after(plan, &BytebaseClusterStatus::default()));
+    next
+}
+
+fn outage() -> DatabaseView {
+    failure(FailureClass::Unknown, FailureReason::Unreachable)
+}
+
+fn changed(change: impl FnOnce(&mut DatabaseFacts)) -> DatabaseView {
+    let mut facts = facts(0, stored(&json!({})));
+    change(&mut facts);
+    DatabaseView::Probed(Ok(facts))
+}
+
+/// Every way in which a database is refused, with the reason.
+fn refusals() -> Vec<(Observation, Reason)> {
+    let seen = |view| observation(None, view);
+    let mut shared = seen(changed(|_| {}));
+    shared.database_shared_with = Some("other/bytebase".to_owned());
+    vec![
+        (
+            seen(changed(|facts| {
+                facts.schema = SchemaState::Foreign {
+                    example: "wp_posts".to_owned(),
+                };
+            })),
+            Reason::DatabaseForeignTables,
+        ),
+        (shared, Reason::DatabaseShared),
+        (
+            seen(changed(|facts| facts.in_recovery = true)),
+            Reason::DatabaseIsStandby,
+        ),
+        (
+            seen(changed(|facts| facts.transaction_pooler = true)),
+            Reason::DatabaseTransactionPooler,
+        ),
+        (
+            seen(changed(|facts| facts.server_version_num = 130_022)),
+            Reason::DatabaseTooOld,
+        ),
+        (
+            seen(changed(|facts| beats(facts).push(beat(9, 5)))),
+            Reason::DatabaseInUse,
+        ),
+        (
+            seen(failure(
+                FailureClass::Definite,
+                FailureReason::DatabaseMissing,
+            )),
+            Reason::DatabaseMissing,
+        ),
+    ]
+}
+
+#[test]
+fn a_refusal_stands_over_an_outage_and_a_restart_until_a_good_reading() {
+    for (seen, reason) in refusals() {
+        let refused = plan(&json!({}), &seen);
+        assert_eq!(state(&refused, DATABASE), (Some(false), reason));
+        assert_eq!(size(&refused), None, "{reason}");
+        let first = condition(&refused.report, DATABASE).message.clone();
+
+        // The port is gone; then, for a new process, nothing has been read at all; then again.
+        let gone = then(refused, observation(None, outage()));
+        let still = plan(&json!({}), &gone);
+        assert_eq!(state(&still, DATABASE), (Some(false), reason));
+        assert_eq!(size(&still), None, "{reason}");
+        let message = condition(&still.report, DATABASE).message.clone();
+        assert!(message.starts_with(&first), "{message}");
+        assert!(message.contains("cannot be read now"), "{message}");
+        let again = plan(&json!({}), &then(still, observation(None, outage())));
+        let repeated = &condition(&again.report, DATABASE).message;
+        assert_eq!(*repeated, message, "it does not grow");
+
+        let good = observation(None, changed(|_| {}));
+        let good = plan(&json!({}), &then(again, good));
+        assert_eq!(size(&good), Some(3), "{reason}");
+    }
+}
+
+#[test]
+fn a_refusal_of_one_database_says_nothing_of_another() {
+    let (seen, _) = refusals().remove(0);
+    let gone = then(plan(&json!({}), &seen), observation(None, outage()));
+    let mut elsewhere = gone.clone();
+    elsewhere.remembered.database = Some(DatabaseStatus {
+        endpoint: Some("old.example.com:5432/bytebase".to_owned()),
+        ..DatabaseStatus::default()
+    });
+    assert_eq!(size(&plan(&json!({}), &gone)), None);
+    assert_eq!(size(&plan(&json!({}), &elsewhere)), Some(1));
+}
+
+#[test]
+fn the_first_replica_waits_for_a_database_that_was_read_before() {
+    // Never seen: perhaps it can be seen from the pods alone.
+    let never = plan(&json!({}), &observation(None, outage()));
+    assert_eq!(size(&never), Some(1));
+    // Nor has the outage itself made it one that was seen.
+    let still = plan(&json!({}), &then(never, observation(None, outage())));
+    assert_eq!(size(&still), Some(1));
+
+    let stopped = plan(&json!({"replicas": 0}), &observation(None, changed(|_| {})));
+    let seen = plan(&json!({}), &then(stopped, observation(None, outage())));
+    assert_eq!(state(&seen, DATABASE), (None, Reason::DatabaseUnreachable));
+    assert_eq!(size(&seen), None);
+    // Nor while the spec of an older cluster names the same database.
+    let mut named = observation(None, outage());
+    named.database_shared_with = Some("other/bytebase".to_owned());
+    let named = plan(&json!({}), &named);
+    assert_eq!(
+        state(&named, DATABASE),
+        (Some(false), Reason::DatabaseShared)
+    );
+    assert_eq!(size(&named), None);
+}
+
+#[test]
+fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
+    for (current, wanted, held) in [
+        (None, 1, true),
+        (None, 3, true),
+        (Some(0), 1, true),
+        (None, 0, false),
+    ] {
+        let seen = with_facts(observation(current, changed(|_| {})), |facts| {
+            beats(facts).extend([beat(8, 5), beat(9, 30)]);
+        });
+        let plan = plan(&json!({"replicas": wanted}), &seen);
+        let (status, reason) = state(&plan, DATABASE);
+        assert_eq!(
+            reason == Reason::DatabaseInUse,
+            held,
+            "{current:?} {wanted}"
+        );
+        if held {
+            assert_eq!((status, size(&plan)), (Some(false), None));
+            let message = &condition(&plan.report, DATABASE).message;
+            assert!(message.starts_with("2 replicas that do not"), "{message}");
+            assert_eq!(
+                state(&plan, ConditionType::Ready).1,
+                Reason::HeldBackByDatabase
+            );
+        }
+    }
+    let silent = with_facts(observation(None, changed(|_| {})), |facts| {
+        beats(facts).push(beat(9, 31));
+    });
+    assert_eq!(size(&plan(&json!({}), &silent)), Some(3));
+}
+
+#[test]
+fn nothing_is_scaled_up_beside_foreign_replicas() {
+    let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        beats(facts).push(beat(9, 1));
+    });
+    assert_eq!(size(&plan(&json!({}), &seen)), Some(3), "it may be our own");
+    let long_ago = after(secs(-61));
+    seen.unclaimed_since.insert(crate::testing::id(9), long_ago);
+    let held = plan(&json!({}), &seen);
+    assert_eq!(size(&held), Some(1));
+    assert_eq!(
+        state(&held, ConditionType::Ready),
+        (Some(false), Reason::HeldBackByDatabase)
+    );
+}
+
+// === The license gate ===
+
+fn remembered_license(left: SignedDuration) -> Remembered {
+    Remembered {
+        license: Some(LicenseStatus {
+            ha: true,
+            expiration_time: Some(Time(after(left))),
+            ..LicenseStatus::default()
+        }),
+        ..Remembered::default()
+    }
+}
+
+#[test]
+fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
+    for (left, expected, reason) in [
+        (days(2), 3, Reason::LicenseUnknown),
+        (secs(691), 3, Reason::LicenseUnknown),
+        (secs(690), 1, Reason::LicenseExpiring),
+        (secs(0), 1, Reason::LicenseExpired),
+    ] {
+        let mut seen = observation(Some(3), outage());
+        seen.remembered = remembered_license(left);
+        let kept = seen.remembered.license.clone();
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(plan.report.target_replicas, Some(expected), "{left:?}");
+        assert_eq!(state(&plan, LICENSED).1, reason, "{left:?}");
+        assert_eq!(plan.report.license, kept, "the alert goes on");
+        if expected == 3 {
+            assert_eq!(plan.next, Some(after(left - secs(690))));
+        }
+    }
+    // A moment after the start of the operator nothing is decided on it.
+    let mut seen = observation(Some(3), DatabaseView::NotProbed);
+    seen.remembered = remembered_license(secs(0));
+    assert_eq!(size(&plan(&json!({}), &seen)), None);
+}
+
+#[test]
+fn the_gate_acts_while_the_spec_is_invalid_and_on_nothing_else() {
+    let invalid = json!({"externalURL": "nonsense"});
+    let ended = || healthy(3, stored(&json!({"exp": after(secs(-1)).as_second()})));
+    let down = plan(&invalid, &ended());
+    assert_eq!(
+        down.resize,
+        Some(Size {
+            start: 0,
+            replicas: 2
+        })
+    );
+    assert!(down.objects.is_empty() && down.eviction.is_none());
+    assert_eq!(
+        state(&down, LICENSED),
+        (Some(false), Reason::LicenseExpired)
+    );
+    assert!(down.report.license.is_some());
+
+    let mut unread = observation(Some(3), outage());
+    unread.remembered = remembered_license(secs(0));
+    assert!(plan(&invalid, &unread).resize.is_some());
+
+    for (spec, seen) in [
+        (json!({"paused": true}), ended()),
+        (json!({"license": {"enforcement": "Warn"}}), ended()),
+        (json!({}), healthy(3, stored(&json!({})))),
+        (json!({}), observation(Some(3), outage())),
+        (json!({}), healthy(1, no_license())),
+    ] {
+        let mut spec = spec;
+        spec["externalURL"] = json!("nonsense");
+        assert_eq!(plan(&spec, &seen).resize, None, "{spec}");
+    }
+}
+
+#[test]
+fn a_paused_cluster_without_a_license_is_warned_loudly() {
+    let plan = plan(&json!({"paused": true}), &healthy(3, no_license()));
+    let message = &condition(&plan.report, LICENSED).message;
+    assert!(message.contains("3 replicas run all the same"), "{message}");
+    assert!(plan.objects.is_empty());
+}
+
+/// Ordinals of the StatefulSet that a plan writes.
+fn ordinals(plan: &Plan) -> Option<(i64, i64)> {
+    let mut objects = plan.objects.iter();
+    let set = objects.find(|object| object.kind == Kind::StatefulSet)?;
+    let spec = &set.value["spec"];
+    let start = spec["ordinals"]["start"].as_i64().unwrap_or(0);
+    Some((start, spec["replicas"].as_i64()?))
+}
+
+fn closing() -> Observation {
+    healthy(3, no_license())
+}
+
+#[test]
+fn the_gate_goes_past_a_pod_that_cannot_end() {
+    type Change = fn(&mut Observation);
+    let orderly: (Change, (i64, i64)) = (
+        |seen| {
+            seen.pods[2].deleting = true;
+            seen.pods[2].ends_by = Some(after(secs(30)));
+        },
+        (0, 2),
+    );
+    let overdue: (Change, (i64, i64)) = (
+        |seen| {
+            seen.pods[2].deleting = true;
+            seen.pods[2].ends_by = Some(after(secs(-11)));
+        },
+        (0, 1),
+    );
+    for (change, expected) in [orderly, overdue] {
+        let mut seen = closing();
+        seen.stateful_set.as_mut().unwrap().replicas = 2;
+        change(&mut seen);
+        assert_eq!(ordinals(&plan(&json!({}), &seen)), Some(expected));
+        // A scale-down that nobody hurries waits for it.
+        let mut calm = healthy(3, stored(&json!({})));
+        calm.stateful_set.as_mut().unwrap().replicas = 2;
+        change(&mut calm);
+        let calm = plan(&json!({"replicas": 1}), &calm);
+        assert_eq!(ordinals(&calm), Some((0, 2)));
+    }
+    let mut seen = closing();
+    seen.stateful_set.as_mut().unwrap().replicas = 2;
+    seen.pods[2].deleting = true;
+    seen.pods[2].ends_by = Some(after(secs(30)));
+    assert_eq!(plan(&json!({}), &seen).next, Some(after(secs(41))));
+}
+
+#[test]
+fn going_down_keeps_the_one_that_serves() {
+    // -0 is broken, -1 and -2 serve: -2 goes, then -0.
+    let mut seen = closing();
+    seen.pods[0].ready = false;
+    assert_eq!(ordinals(&plan(&json!({}), &seen)), Some((0, 2)));
+    seen.pods.truncate(2);
+    seen.stateful_set.as_mut().unwrap().replicas = 2;
+    assert_eq!(ordinals(&plan(&json!({}), &seen)), Some((1, 1)));
+    // With a license again the range grows around it.
+    let mut grown = with_facts(healthy(3, stored(&json!({}))), |_| {});
+    grown.pods.retain(|pod| pod.ordinal == 1);
+    let set = grown.stateful_set.as_mut().unwrap();
+    (set.start, set.replicas) = (1, 1);
+    assert_eq!(ordinals(&plan(&json!({}), &grown)), Some((0, 3)));
+}
+
+// === Known, absent, unknown ===
+
+#[test]
+fn what_is_not_understood_keeps_the_cluster_as_it_is() {
+    type Change = fn(&mut DatabaseFacts);
+    let changes: [Change; 3] = [
+        |facts| facts.license = Fact::Unknown,
+        |facts| facts.heartbeats = Fact::Unknown,
+        |facts| facts.running_tasks = Fact::Unknown,
+    ];
+    for change in changes {
+        for running in [1, 3] {
+            let seen = with_facts(healthy(running, stored(&json!({}))), |facts| {
+                change(facts);
+                facts.not_understood = vec!["the_table"];
+            });
+            let plan = plan(&json!({}), &seen);
+            assert_eq!(size(&plan), Some(i64::from(running)));
+            assert_eq!(
+                state(&plan, DATABASE),
+                (None, Reason::DatabaseSchemaUnknown)
+            );
+            let message = &condition(&plan.report, DATABASE).message;
+            assert!(message.contains("the_table"), "{message}");
+        }
+    }
+    let first = with_facts(observation(None, changed(|_| {})), |facts| {
+        facts.heartbeats = Fact::Unknown;
+        facts.not_understood = vec!["replica_heartbeat"];
+    });
+    assert_eq!(size(&plan(&json!({}), &first)), None);
+}
+
+#[test]
+fn a_pod_whose_work_is_unknown_is_not_taken_for_idle() {
+    let mut seen = with_facts(healthy(3, stored(&json!({}))), |_| {});
+    for pod in &mut seen.pods {
+        pod.revision = Some(crate::testing::OLD.to_owned());
+    }
+    // The highest would go, but what it runs is unknown.
+    seen.pods[2].replica_id = None;
+    let seen = with_facts(seen, |facts| {
+        facts.sessions = Some(Sessions {
+            listeners: Some(vec![ListenSession {
+                application_name: "demo-2".to_owned(),
+                client_address: None,
+            }]),
+            migration_running: false,
+        });
+    });
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(
+        plan.eviction.map(|eviction| eviction.pod).as_deref(),
+        Some("demo-1")
+    );
+}
+
+#[test]
+fn a_frozen_replica_is_not_active_by_its_session() {
+    use HeartbeatState::{Fresh, Missing, Unknown};
+    let listening = |pods: &[i32], active: &[i32]| {
+        let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            *beats(facts) = active.iter().map(|ordinal| beat(*ordinal, 1)).collect();
+            let sessions = pods.iter().map(|ordinal| ListenSession {
+                application_name: format!("demo-{ordinal}"),
+                client_address: None,
+            });
+            facts.sessions = Some(Sessions {
+                listeners: Some(sessions.collect()),
+                migration_running: false,
+            });
+        });
+        for pod in &mut seen.pods {
+            pod.replica_id = None;
+        }
+        let plan = plan(&json!({}), &seen);
+        let statuses = plan.report.replica_statuses.into_iter();
+        statuses
+            .map(|replica| replica.heartbeat)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listening(&[0, 1, 2], &[0, 1, 2]), [Fresh; 3]);
+    assert_eq!(listening(&[0, 1], &[0, 1]), [Fresh, Fresh, Missing]);
+    assert_eq!(
+        listening(&[0, 1, 2], &[0, 1]),
+        [Unknown; 3],
+        "one of them is frozen, and nobody can say which"
+    );
+}
+
+#[test]
+fn a_replica_on_a_silent_node_is_not_foreign_because_its_id_is_unknown() {
+    let mut seen = healthy(3, stored(&json!({})));
+    seen.pods[2].replica_id = None;
+    seen.pods[2].ready = false;
+    seen.unclaimed_since
+        .insert(crate::testing::id(2), after(secs(-90)));
+    let foreign = |seen: &Observation| {
+        let plan = plan(&json!({}), seen);
+        state(&plan, ConditionType::ReplicasHealthy).1 == Reason::ForeignReplica
+    };
+    assert!(foreign(&seen));
+    seen.pods[2].trouble = Some(crate::decide::observation::PodTrouble::NodeSilent(
+        "node-2 no longer reports".to_owned(),
+    ));
+    assert!(!foreign(&seen));
+}
+
+// === During an outage ===
+
+#[test]
+fn a_lone_replica_is_not_ended_while_it_could_not_start_again() {
+    let outdated = |database| {
+        let mut seen = observation(Some(1), database);
+        seen.pods[0].revision = Some(crate::testing::OLD.to_owned());
+        seen
+    };
+    let one = json!({"replicas": 1});
+    let before = plan(
+        &one,
+        &outdated(changed(|facts| beats(facts).push(beat(0, 1)))),
+    );
+    assert!(before.eviction.is_some());
+    let during = plan(&one, &then(before, outdated(outage())));
+    assert!(during.eviction.is_none());
+    let message = &condition(&during.report, ConditionType::RolloutComplete).message;
+    assert!(message.contains("readable again"), "{message}");
+}
+
+#[test]
+fn a_downgrade_is_refused_while_the_schema_cannot_be_read() {
+    let mut seen = observation(Some(3), outage());
+    seen.remembered.schema_version = Some(Version::new(3, 21, 5));
+    let older = json!({"version": "3.20.0"});
+    let refused = |seen: &Observation| {
+        state(&plan(&older, seen), ConditionType::RolloutComplete).1 == Reason::DowngradeRefused
+    };
+    assert!(refused(&seen));
+    // An emptied database has no schema any more.
+    let mut emptied = healthy(3, stored(&json!({})));
+    emptied.remembered = seen.remembered.clone();
+    let emptied = with_facts(emptied, |facts| facts.schema = SchemaState::Empty);
+    assert!(!refused(&emptied));
+}
+
+#[test]
+fn a_service_from_outside_waits_for_the_first_admin_too() {
+    let spec = |type_: &str| {
+        json!({
+            "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
+            "service": {"type": type_}, "ingress": {"enabled": false},
+        })
+    };
+    let service_type = |plan: &Plan| {
+        let mut objects = plan.objects.iter();
+        let service = objects.find(|object| object.name == "demo" && object.kind == Kind::Service);
+        service.unwrap().value["spec"]["type"].clone()
+    };
+    for type_ in ["LoadBalancer", "NodePort"] {
+        let mut seen = healthy(1, StoredLicense::NoWorkspace);
+        let held = plan(&spec(type_), &seen);
+        assert_eq!(service_type(&held), "ClusterIP");
+        assert_eq!(
+            state(&held, ConditionType::Exposed),
+            (Some(false), Reason::AwaitingFirstAdmin)
+        );
+        // What lets people in already is not taken away.
+        seen.service_exposes = true;
+        assert_eq!(service_type(&plan(&spec(type_), &seen)), type_);
+        let open = plan(&spec(type_), &healthy(1, stored(&json!({}))));
+        assert_eq!(service_type(&open), type_);
+    }
+    let unseen = plan(
+        &spec("NodePort"),
+        &observation(Some(1), DatabaseView::CannotRead),
+    );
+    let message = &condition(&unseen.report, ConditionType::Exposed).message;
+    assert!(message.contains("cannot see whether"), "{message}");
+    assert!(message.contains("createFirst"), "{message}");
+}
+
+// === Histories ===
+
+/// What a database does, and what happens around it.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// Read, and good.
+    Good,
+    /// Read, and another application's.
+    Foreign,
+    /// Read, and somebody else's replica is active.
+    InUse,
+    /// It does not answer.
+    Down,
+    /// Its license ends, in so many seconds.
+    LicenseEnds(i64),
+    /// A new process of the operator, which has read nothing yet.
+    Restart,
+    /// The spec cannot be used, or can again.
+    Spec(bool),
+    /// Time passes.
+    Wait(i64),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        3 => Just(Event::Good),
+        2 => Just(Event::Foreign),
+        1 => Just(Event::InUse),
+        4 => Just(Event::Down),
+        1 => (0..2000_i64).prop_map(Event::LicenseEnds),
+        3 => Just(Event::Restart),
+        1 => any::<bool>().prop_map(Event::Spec),
+        3 => (1..900_i64).prop_map(Event::Wait),
+    ];
+    proptest::collection::vec(event, 1..25)
+}
+
+/// One cluster, its database, and the only memory that every process shares: the status.
+struct History {
+    elapsed: i64,
+    database: Event,
+    license_end: i64,
+    probed: bool,
+    valid: bool,
+    status: BytebaseClusterStatus,
+    replicas: Option<i32>,
+    /// The last reading of the database that said anything.
+    last_reading: Option<Event>,
+    last_known_end: Option<i64>,
+}
+
+impl History {
+    fn new() -> Self {
+        Self {
+            elapsed: 0,
+            database: Event::Down,
+            license_end: 100_000,
+            probed: true,
+            valid: true,
+            status: BytebaseClusterStatus::default(),
+            replicas: None,
+            last_reading: None,
+            last_known_end: None,
+        }
+    }
+
+    fn view(&self) -> DatabaseView {
+        if !self.probed {
+            return DatabaseView::NotProbed;
+        }
+        let end = after(secs(self.license_end)).as_second();
+        let active = self.replicas.unwrap_or(0);
+        let mut facts = facts(active, stored(&json!({"exp": end})));
+        match self.database {
+            Event::Good => {}
+            Event::Foreign => {
+                facts.schema = SchemaState::Foreign {
+                    example: "wp_posts".to_owned(),
+                };
+                facts.license = Fact::Absent;
+            }
+            Event::InUse => beats(&mut facts).push(beat(40, 3)),
+            _ => return outage(),
+        }
+        DatabaseView::Probed(Ok(facts))
+    }
+
+    /// One reconcile. Returns whether it started the first replica.
+    fn reconcile(&mut self) -> bool {
+        let mut seen = observation(self.replicas, self.view());
+        seen.now = after(secs(self.elapsed));
+        for pod in &mut seen.pods {
+            pod.revision = Some(crate::testing::NEW.to_owned());
+        }
+        seen.remembered = remembered(&self.status);
+        let spec: Value = if self.valid {
+            json!({})
+        } else {
+            json!({"externalURL": "nonsense"})
+        };
+        let plan = plan(&spec, &seen);
+        let before = self.replicas.unwrap_or(0);
+        if let Some(size) = plan.resize {
+            self.replicas = Some(size.replicas);
+        }
+        if let Some(size) = size(&plan) {
+            self.replicas = i32::try_from(size).ok();
+        }
+        if !plan.unsettled {
+            self.status = report::status(&self.status, plan.report, &[], Some(1), seen.now);
+        }
+        before == 0 && self.replicas.is_some_and(|replicas| replicas > 0)
+    }
+
+    fn step(&mut self, event: Event) -> bool {
+        match event {
+            Event::Good | Event::Foreign | Event::InUse | Event::Down => self.database = event,
+            Event::LicenseEnds(seconds) => self.license_end = self.elapsed + seconds,
+            Event::Restart => {
+                // Between its start and its first reading.
+                self.probed = false;
+                let started = self.reconcile();
+                self.probed = true;
+                assert!(!started, "a first replica without any reading");
+            }
+            Event::Spec(valid) => self.valid = valid,
+            Event::Wait(seconds) => self.elapsed += seconds,
+        }
+        if self.probed && !matches!(self.database, Event::Down) {
+            if self.valid {
+                self.last_reading = Some(self.database);
+            }
+            if matches!(self.database, Event::Good | Event::InUse) {
+                self.last_known_end = Some(self.license_end);
+            } else {
+                self.last_known_end = None;
+            }
+        }
+        let mut started = false;
+        // Each step down takes a reconcile of its own.
+        for _ in 0..4 {
+            started |= self.reconcile();
+        }
+        started
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_history_starts_a_replica_on_a_refused_database_or_outlives_a_license(events in events()) {
+        let mut history = History::new();
+        for event in events {
+            let started = history.step(event);
+            if started {
+                prop_assert!(
+                    !matches!(history.last_reading, Some(Event::Foreign | Event::InUse)),
+                    "started on a refused database"
+                );
+                prop_assert!(
+                    history.last_reading.is_none() || !matches!(history.database, Event::Down),
+                    "started on a database that was read before and is out of reach"
+                );
+            }
+            if let Some(end) = history.last_known_end {
+                let active = history.replicas.unwrap_or(0);
+                prop_assert!(
+                    active <= 1 || end > history.elapsed,
+                    "{active} replicas at the end of the license"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_restart_writes_nothing(events in events()) {
+        let mut history = History::new();
+        for event in events {
+            history.step(event);
+        }
+        // What comes by itself has come.
+        for _ in 0..4 {
+            history.step(Event::Wait(0));
+        }
+        let (status, replicas) = (history.status.clone(), history.replicas);
+        history.step(Event::Restart);
+        prop_assert_eq!(status, history.status);
+        prop_assert_eq!(replicas, history.replicas);
+    }
+}

@@ -1,0 +1,301 @@
+//! Calls to Bytebase's own API, each a task beside the reconciles: a replica that does not answer
+//! holds no slot of theirs. A call that ended wakes its cluster.
+
+use super::context::{Key, lock};
+use crate::apply::bytebase::{self, CallError};
+use crate::decide::observation::CallFailure;
+use crate::decide::plan::{BytebaseCall, BytebaseRequest};
+use jiff::{SignedDuration, Timestamp};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// First pause after Bytebase refused a call; doubles up to the longest, since each try with a wrong
+/// password counts towards locking the account.
+const FIRST_REFUSED_RETRY: SignedDuration = SignedDuration::from_mins(1);
+const LONGEST_REFUSED_RETRY: SignedDuration = SignedDuration::from_hours(1);
+/// A call that failed in another way is tried again after this long.
+const FAILED_RETRY: SignedDuration = SignedDuration::from_mins(1);
+/// A call that nothing answered is tried again after this long.
+const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
+/// So many calls in a row may go unanswered before it is reported: a pod that has just ended is no
+/// failure worth a word.
+const UNANSWERED: u32 = 10;
+
+/// The latest call of each cluster.
+#[derive(Default)]
+pub struct Calls(Mutex<HashMap<Key, Entry>>);
+
+struct Entry {
+    /// Of what was asked and with which login: another password is another call.
+    fingerprint: [u8; 32],
+    running: bool,
+    refused: u32,
+    unanswered: u32,
+    retry_at: Timestamp,
+    message: Option<String>,
+}
+
+// === impl Calls ===
+
+impl Calls {
+    /// The latest call, if it failed in a way worth a word.
+    pub fn failure(&self, key: &Key) -> Option<CallFailure> {
+        let entries = lock(&self.0);
+        let entry = entries.get(key)?;
+        Some(CallFailure {
+            message: entry.message.clone()?,
+        })
+    }
+
+    /// Forgets the calls of a cluster that wants none, or is gone. What came of one that is
+    /// running will not matter.
+    pub fn forget(&self, key: &Key) {
+        let mut entries = lock(&self.0);
+        match entries.get_mut(key) {
+            Some(entry) if entry.running => {
+                *entry = Entry {
+                    running: true,
+                    ..Entry::new([0; 32])
+                };
+            }
+            _ => {
+                entries.remove(key);
+            }
+        }
+    }
+
+    /// Begins a call unless the same one is running, or failed and is still to wait. `Ok`: it may
+    /// be made now, and [`Self::ended`] must follow. `Err`: not before this moment.
+    fn begin(&self, key: &Key, call: &BytebaseCall, now: Timestamp) -> Result<(), Timestamp> {
+        let fingerprint = fingerprint(call);
+        let mut entries = lock(&self.0);
+        let entry = entries
+            .entry(key.clone())
+            .or_insert_with(|| Entry::new(fingerprint));
+        if entry.fingerprint != fingerprint {
+            *entry = Entry {
+                running: entry.running,
+                ..Entry::new(fingerprint)
+            };
+        }
+        if entry.running {
+            // Its end wakes the cluster.
+            return Err(Timestamp::MAX);
+        }
+        if now < entry.retry_at {
+            return Err(entry.retry_at);
+        }
+        entry.running = true;
+        Ok(())
+    }
+
+    fn ended(
+        &self,
+        key: &Key,
+        call: &BytebaseCall,
+        result: &Result<(), CallError>,
+        now: Timestamp,
+    ) {
+        let mut entries = lock(&self.0);
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
+        entry.running = false;
+        // Meanwhile another password was given: what came of this one says nothing of it.
+        if entry.fingerprint != fingerprint(call) {
+            return;
+        }
+        let pause = match result {
+            Ok(()) => {
+                entries.remove(key);
+                return;
+            }
+            Err(CallError::Unreachable(_)) => {
+                entry.unanswered += 1;
+                UNANSWERED_RETRY
+            }
+            Err(error) if error.is_refusal() => {
+                entry.unanswered = 0;
+                entry.refused += 1;
+                refused_pause(entry.refused)
+            }
+            Err(_) => {
+                entry.unanswered = 0;
+                FAILED_RETRY
+            }
+        };
+        entry.retry_at = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        if let Err(error) = result
+            && (entry.unanswered == 0 || entry.unanswered > UNANSWERED)
+        {
+            entry.message = Some(error.to_string());
+        }
+    }
+
+    /// Makes a call in a task of its own, unless the same one is running already or is still to
+    /// wait; then returns when it may be tried. `ended` is told what came of it.
+    pub fn make<F>(
+        self: &Arc<Self>,
+        key: &Key,
+        call: BytebaseCall,
+        http: &reqwest::Client,
+        ended: impl FnOnce(BytebaseCall, Result<(), CallError>) -> F + Send + 'static,
+    ) -> Result<(), Timestamp>
+    where
+        F: Future<Output = ()> + Send,
+    {
+        self.begin(key, &call, Timestamp::now())?;
+        let (calls, key, http) = (Arc::clone(self), key.clone(), http.clone());
+        tokio::spawn(async move {
+            let result = bytebase::perform(&http, &call).await;
+            calls.ended(&key, &call, &result, Timestamp::now());
+            ended(call, result).await;
+        });
+        Ok(())
+    }
+}
+
+/// Pause after so many refusals in a row.
+fn refused_pause(times: u32) -> SignedDuration {
+    let doubled = FIRST_REFUSED_RETRY.checked_mul(1 << times.saturating_sub(1).min(10));
+    doubled
+        .unwrap_or(LONGEST_REFUSED_RETRY)
+        .min(LONGEST_REFUSED_RETRY)
+}
+
+fn fingerprint(call: &BytebaseCall) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut part = |text: &str| {
+        hash.update(text);
+        hash.update(b"\0");
+    };
+    match &call.request {
+        BytebaseRequest::CreateFirstAdmin { email, password } => {
+            part("sign up");
+            part(email);
+            part(password.expose_secret());
+        }
+        BytebaseRequest::InstallLicense {
+            email,
+            password,
+            token,
+        } => {
+            part("install");
+            part(email);
+            part(password.expose_secret());
+            part(token.expose_secret());
+        }
+    }
+    hash.finalize().into()
+}
+
+impl Entry {
+    fn new(fingerprint: [u8; 32]) -> Self {
+        Self {
+            fingerprint,
+            running: false,
+            refused: 0,
+            unanswered: 0,
+            retry_at: Timestamp::MIN,
+            message: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::reflector::ObjectRef;
+    use reqwest::StatusCode;
+    use secrecy::SecretString;
+
+    fn key() -> Key {
+        ObjectRef::new("bb").within("prod")
+    }
+
+    fn install(password: &str) -> BytebaseCall {
+        BytebaseCall {
+            replica: ([10, 0, 0, 1], 8080).into(),
+            request: BytebaseRequest::InstallLicense {
+                email: "a@example.com".to_owned(),
+                password: SecretString::from(password),
+                token: SecretString::from("ey"),
+            },
+        }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    /// Makes a call at a moment, with this result.
+    fn tried(calls: &Calls, call: &BytebaseCall, second: i64, result: &Result<(), CallError>) {
+        assert_eq!(calls.begin(&key(), call, at(second)), Ok(()), "at {second}");
+        calls.ended(&key(), call, result, at(second));
+    }
+
+    #[test]
+    fn a_refused_login_is_tried_less_and_less_often() {
+        let calls = Calls::default();
+        let refused = || Err(CallError::Login(StatusCode::UNAUTHORIZED));
+        let mut moment = 0;
+        for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
+            tried(&calls, &install("wrong"), moment, &refused());
+            let next = moment + 60 * minutes;
+            let failure = calls.failure(&key()).unwrap();
+            assert!(failure.message.contains("email or password"), "{failure:?}");
+            let early = calls.begin(&key(), &install("wrong"), at(next - 1));
+            assert_eq!(early, Err(at(next)));
+            moment = next;
+        }
+    }
+
+    #[test]
+    fn another_password_is_tried_at_once() {
+        let calls = Calls::default();
+        let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
+        tried(&calls, &install("wrong"), 0, &refused);
+        tried(&calls, &install("right"), 1, &Ok(()));
+        assert_eq!(calls.failure(&key()), None);
+    }
+
+    #[test]
+    fn a_call_that_is_not_wanted_any_more_leaves_nothing() {
+        let calls = Calls::default();
+        let failed = Err(CallError::Other {
+            what: "the license",
+            status: StatusCode::BAD_GATEWAY,
+        });
+        tried(&calls, &install("p"), 0, &failed);
+        assert!(calls.failure(&key()).is_some());
+        calls.forget(&key());
+        assert_eq!(calls.failure(&key()), None);
+    }
+
+    #[test]
+    fn one_call_runs_at_a_time_and_an_outdated_result_says_nothing() {
+        let calls = Calls::default();
+        assert_eq!(calls.begin(&key(), &install("old"), at(0)), Ok(()));
+        let second = calls.begin(&key(), &install("new"), at(1));
+        assert_eq!(second, Err(Timestamp::MAX));
+        let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
+        calls.ended(&key(), &install("old"), &refused, at(2));
+        assert_eq!(calls.failure(&key()), None);
+        assert_eq!(calls.begin(&key(), &install("new"), at(2)), Ok(()));
+    }
+
+    #[test]
+    fn a_pod_that_has_just_ended_is_no_failure_worth_a_word() {
+        let calls = Calls::default();
+        for second in 0..i64::from(UNANSWERED) {
+            let lost = Err(CallError::Unreachable("http://10.0.0.1:8080".to_owned()));
+            tried(&calls, &install("p"), second, &lost);
+            assert_eq!(calls.failure(&key()), None);
+        }
+        let lost = Err(CallError::Unreachable("http://10.0.0.1:8080".to_owned()));
+        tried(&calls, &install("p"), 60, &lost);
+        assert!(calls.failure(&key()).is_some());
+    }
+}

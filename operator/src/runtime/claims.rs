@@ -1,0 +1,399 @@
+//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest.
+//!
+//! What a claim rests on is in the status of each cluster, so it survives the operator; this index
+//! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
+
+use super::context::{Key, lock, name};
+use crate::api::{BytebaseCluster, Reason};
+use crate::decide::observation::{DatabaseIdentity, Remembered};
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+
+/// The claims of all clusters.
+#[derive(Default)]
+pub struct Claims(Mutex<Index>);
+
+#[derive(Default)]
+struct Index {
+    claims: HashMap<String, Claim>,
+    /// Uids by database and by endpoint, oldest first.
+    by_mark: HashMap<Mark, BTreeSet<Place>>,
+}
+
+/// When a cluster was made, its name, and its uid.
+type Place = (Timestamp, String, String);
+
+/// By what two claims may be found to be on the same database.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Mark {
+    /// [`DatabaseIdentity::database`].
+    Database(String),
+    /// `host:port/database`; of a host without a dot within its namespace only, since that is how
+    /// such a name resolves.
+    Endpoint(String),
+}
+
+/// What is known of the database of one cluster.
+#[derive(Clone, Debug)]
+struct Claim {
+    key: Key,
+    created: Timestamp,
+    endpoint: Option<Mark>,
+    database: Option<Mark>,
+    /// Start of the server, while the latest reading is a good one.
+    server_start: Option<String>,
+}
+
+/// Who claims.
+pub struct Claimant<'a> {
+    /// Namespace and name.
+    pub key: &'a Key,
+    /// Uid.
+    pub uid: &'a str,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+impl<'a> Claimant<'a> {
+    /// Of a cluster.
+    pub fn of(cluster: &'a BytebaseCluster, key: &'a Key) -> Self {
+        Self {
+            key,
+            uid: cluster.metadata.uid.as_deref().unwrap_or_default(),
+            created: cluster
+                .creation_timestamp()
+                .map_or(Timestamp::MIN, |time| time.0),
+        }
+    }
+}
+
+// === impl Claims ===
+
+impl Claims {
+    /// Takes up what the status of a cluster says, unless more is known already. Other clusters
+    /// whose verdict may change by it are returned.
+    pub fn learn(&self, cluster: &BytebaseCluster) -> Vec<Key> {
+        let key = ObjectRef::from_obj(cluster);
+        let claimant = Claimant::of(cluster, &key);
+        let database = cluster
+            .status
+            .as_ref()
+            .and_then(|status| status.database.as_ref());
+        let Some(database) = database else {
+            return Vec::new();
+        };
+        let mut index = lock(&self.0);
+        if index.claims.contains_key(claimant.uid) {
+            return Vec::new();
+        }
+        let claim = Claim {
+            key: key.clone(),
+            created: claimant.created,
+            endpoint: database
+                .endpoint
+                .as_deref()
+                .map(|endpoint| mark_of_endpoint(endpoint, &key)),
+            database: database.identity.clone().map(Mark::Database),
+            server_start: None,
+        };
+        index.put(claimant.uid, claim)
+    }
+
+    /// Notes what a reconcile knows: the endpoint, and the identity where the latest reading is a
+    /// good one. Other clusters whose verdict may change by it are returned.
+    pub fn set(
+        &self,
+        claimant: &Claimant<'_>,
+        endpoint: &str,
+        reading: Option<&DatabaseIdentity>,
+        remembered: &Remembered,
+    ) -> Vec<Key> {
+        let mut index = lock(&self.0);
+        let endpoint = mark_of_endpoint(endpoint, claimant.key);
+        let before = index.claims.get(claimant.uid);
+        // What was read at another endpoint is another database.
+        let known = before
+            .filter(|claim| claim.endpoint.as_ref() == Some(&endpoint))
+            .and_then(|claim| claim.database.clone());
+        let database = remembered.database.as_ref().filter(|database| {
+            let at = database.endpoint.as_deref();
+            at.map(|at| mark_of_endpoint(at, claimant.key)).as_ref() == Some(&endpoint)
+        });
+        let claim = Claim {
+            key: claimant.key.clone(),
+            created: claimant.created,
+            endpoint: Some(endpoint),
+            database: reading
+                .map(|identity| Mark::Database(identity.database.clone()))
+                .or(known)
+                .or_else(|| database?.identity.clone().map(Mark::Database)),
+            server_start: reading.map(|identity| identity.server_start.clone()),
+        };
+        index.put(claimant.uid, claim)
+    }
+
+    /// An older cluster on the same database.
+    pub fn shared_with(&self, uid: &str, remembered: &Remembered) -> Option<String> {
+        let index = lock(&self.0);
+        let claim = index.claims.get(uid)?;
+        let place = claim.place(uid);
+        let marks = [&claim.database, &claim.endpoint].into_iter().flatten();
+        marks
+            .flat_map(|mark| index.by_mark.get(mark).into_iter().flatten())
+            // Never by a younger one, nor by itself.
+            .filter(|other| **other < place)
+            .find(|(.., other)| {
+                let other = index.claims.get(other);
+                other.is_some_and(|other| claim.is_on_database_of(other, remembered))
+            })
+            .map(|(_, name, _)| name.clone())
+    }
+
+    /// Forgets a cluster that is gone. Those that it may have held back are returned.
+    pub fn forget(&self, uid: &str) -> Vec<Key> {
+        let mut index = lock(&self.0);
+        match index.take(uid) {
+            Some(claim) => index.neighbours(&claim),
+            None => Vec::new(),
+        }
+    }
+}
+
+fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
+    let host = endpoint.split('/').next().unwrap_or_default();
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    Mark::Endpoint(if host.contains('.') || host.starts_with('[') {
+        endpoint.to_owned()
+    } else {
+        format!("{namespace}: {endpoint}")
+    })
+}
+
+// === impl Claim ===
+
+impl Claim {
+    fn place(&self, uid: &str) -> Place {
+        (self.created, name(&self.key), uid.to_owned())
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        (&self.endpoint, &self.database, &self.server_start)
+            == (&other.endpoint, &other.database, &other.server_start)
+    }
+
+    /// Whether both are on one database, as far as can be told.
+    fn is_on_database_of(&self, other: &Self, remembered: &Remembered) -> bool {
+        match (&self.database, &other.database) {
+            (Some(mine), Some(theirs)) if mine != theirs => return false,
+            (Some(_), Some(_)) => {}
+            // One of them has never been read: then the spec is all there is.
+            _ => return self.endpoint == other.endpoint,
+        }
+        if let (Some(mine), Some(theirs)) = (&self.server_start, &other.server_start) {
+            return mine == theirs;
+        }
+        // A clone has the identity of its original, and which it is cannot be told while one of
+        // them is not read: the verdict of before stands, and without one it is held back.
+        let refused = remembered.refusal.as_ref();
+        let identity = remembered.database.as_ref();
+        let identity = identity.and_then(|database| database.identity.clone());
+        let passed = identity.map(Mark::Database) == self.database
+            && refused.is_none_or(|refusal| refusal.reason != Reason::DatabaseShared);
+        !passed
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Returns the other clusters that it may concern, if it is another claim than before.
+    fn put(&mut self, uid: &str, claim: Claim) -> Vec<Key> {
+        let before = self.take(uid);
+        for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
+            let places = self.by_mark.entry(mark.clone()).or_default();
+            places.insert(claim.place(uid));
+        }
+        let mut concerned = Vec::new();
+        if before.as_ref().is_none_or(|before| !before.same_as(&claim)) {
+            concerned = self.neighbours(&claim);
+            concerned.extend(before.iter().flat_map(|before| self.neighbours(before)));
+            concerned.retain(|key| *key != claim.key);
+        }
+        self.claims.insert(uid.to_owned(), claim);
+        concerned
+    }
+
+    fn take(&mut self, uid: &str) -> Option<Claim> {
+        let claim = self.claims.remove(uid)?;
+        for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
+            if let Some(places) = self.by_mark.get_mut(mark) {
+                places.remove(&claim.place(uid));
+                if places.is_empty() {
+                    self.by_mark.remove(mark);
+                }
+            }
+        }
+        Some(claim)
+    }
+
+    /// Clusters with a mark of this claim.
+    fn neighbours(&self, claim: &Claim) -> Vec<Key> {
+        [&claim.endpoint, &claim.database]
+            .into_iter()
+            .flatten()
+            .flat_map(|mark| self.by_mark.get(mark).into_iter().flatten())
+            .filter_map(|(.., uid)| Some(self.claims.get(uid)?.key.clone()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::DatabaseStatus;
+    use crate::decide::observation::Refusal;
+    use serde_json::json;
+
+    fn key(name: &str) -> Key {
+        ObjectRef::new(name).within("prod")
+    }
+
+    fn identity(database: &str, start: &str) -> DatabaseIdentity {
+        DatabaseIdentity {
+            database: database.to_owned(),
+            server_start: start.to_owned(),
+        }
+    }
+
+    /// A cluster named after its age in seconds; its uid is the same.
+    fn set(
+        claims: &Claims,
+        age: i64,
+        endpoint: &str,
+        read: Option<(&str, &str)>,
+    ) -> Option<String> {
+        let name = age.to_string();
+        let remembered = Remembered::default();
+        let claimant = Claimant {
+            key: &key(&name),
+            uid: &name,
+            created: Timestamp::from_second(age).unwrap(),
+        };
+        let read = read.map(|(database, start)| identity(database, start));
+        claims.set(&claimant, endpoint, read.as_ref(), &remembered);
+        claims.shared_with(&name, &remembered)
+    }
+
+    fn with_status(name: &str, created: &str, endpoint: &str, identity: &str) -> BytebaseCluster {
+        serde_json::from_value(json!({
+            "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
+            "metadata": {"name": name, "namespace": "prod", "uid": name, "creationTimestamp": created},
+            "spec": {"version": "3.21.1", "externalURL": "https://b.example.com", "database": {}},
+            "status": {"database": {"endpoint": endpoint, "identity": identity}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_oldest_has_the_database_whoever_is_read_first() {
+        for order in [[1, 2], [2, 1]] {
+            let claims = Claims::default();
+            for age in order {
+                set(&claims, age, &format!("h{age}.x:1/d"), Some(("db", "s")));
+            }
+            let none = Remembered::default();
+            assert_eq!(claims.shared_with("1", &none), None);
+            assert_eq!(claims.shared_with("2", &none).as_deref(), Some("prod/1"));
+        }
+    }
+
+    #[test]
+    fn a_claim_survives_the_operator_in_status() {
+        let claims = Claims::default();
+        claims.learn(&with_status("old", "2026-01-01T00:00:00Z", "a.x:1/d", "db"));
+        let young = 1_780_000_000;
+        let shared = set(&claims, young, "b.x:1/d", Some(("db", "s")));
+        assert_eq!(shared.as_deref(), Some("prod/old"));
+    }
+
+    #[test]
+    fn a_name_that_both_specs_hold_is_enough_until_both_are_read() {
+        let claims = Claims::default();
+        assert_eq!(set(&claims, 1, "h.x:1/d", None), None);
+        assert_eq!(set(&claims, 2, "h.x:1/d", None).as_deref(), Some("prod/1"));
+        assert_eq!(
+            set(&claims, 2, "h.x:1/d", Some(("b", "s"))).as_deref(),
+            Some("prod/1")
+        );
+        set(&claims, 1, "h.x:1/d", Some(("a", "s")));
+        assert_eq!(set(&claims, 2, "h.x:1/d", Some(("b", "s"))), None);
+    }
+
+    #[test]
+    fn a_short_name_means_another_host_in_another_namespace() {
+        let claims = Claims::default();
+        set(&claims, 1, "postgres:5432/d", None);
+        let other = ObjectRef::new("2").within("test");
+        let claimant = Claimant {
+            key: &other,
+            uid: "2",
+            created: Timestamp::from_second(2).unwrap(),
+        };
+        let none = Remembered::default();
+        claims.set(&claimant, "postgres:5432/d", None, &none);
+        assert_eq!(claims.shared_with("2", &none), None);
+        assert_eq!(
+            set(&claims, 3, "postgres:5432/d", None).as_deref(),
+            Some("prod/1")
+        );
+    }
+
+    #[test]
+    fn a_clone_is_told_from_its_original_by_the_start_of_its_server() {
+        let claims = Claims::default();
+        set(&claims, 1, "a.x:1/d", Some(("db", "s1")));
+        assert_eq!(set(&claims, 2, "b.x:1/d", Some(("db", "s2"))), None);
+        // While the original is not read, the verdict of before stands.
+        set(&claims, 1, "a.x:1/d", None);
+        let passed = Remembered {
+            database: Some(DatabaseStatus {
+                identity: Some("db".to_owned()),
+                ..DatabaseStatus::default()
+            }),
+            ..Remembered::default()
+        };
+        let refused = Remembered {
+            refusal: Some(Refusal {
+                reason: Reason::DatabaseShared,
+                message: String::new(),
+            }),
+            ..passed.clone()
+        };
+        assert_eq!(claims.shared_with("2", &passed), None);
+        assert_eq!(claims.shared_with("2", &refused).as_deref(), Some("prod/1"));
+        let first = Remembered::default();
+        assert_eq!(claims.shared_with("2", &first).as_deref(), Some("prod/1"));
+    }
+
+    #[test]
+    fn one_made_again_under_its_name_is_not_held_back_by_itself() {
+        let claims = Claims::default();
+        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
+        let waiting = set(&claims, 2, "h.x:1/d", Some(("db", "s")));
+        assert_eq!(waiting.as_deref(), Some("prod/1"));
+        assert_eq!(claims.forget("1"), [key("2"), key("2")]);
+        assert_eq!(claims.shared_with("2", &Remembered::default()), None);
+        assert!(claims.forget("1").is_empty());
+    }
+
+    #[test]
+    fn another_database_takes_the_claim_with_it() {
+        let claims = Claims::default();
+        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
+        set(&claims, 1, "h.x:1/e", None);
+        assert_eq!(set(&claims, 2, "h.x:1/d", Some(("db", "s"))), None);
+    }
+}
