@@ -42,6 +42,8 @@ pub struct Knobs {
     pub restriction_grace: Duration,
     /// Life of a login token.
     pub token_life: Duration,
+    /// Mebibytes of log that follow the start: the kubelet throws the head of a long log away.
+    pub log_mebibytes: u64,
 }
 
 /// A release, `major.minor.patch`; a suffix such as `-rc1` is dropped.
@@ -95,6 +97,7 @@ impl Knobs {
             active_cache: seconds("BYTEBASE_STUB_ACTIVE_CACHE_SECONDS", 30)?,
             restriction_grace: seconds("BYTEBASE_STUB_RESTRICTION_GRACE_SECONDS", 600)?,
             token_life: seconds("BYTEBASE_STUB_TOKEN_SECONDS", 3600)?,
+            log_mebibytes: seconds("BYTEBASE_STUB_LOG_MIB", 0)?.as_secs(),
         })
     }
 }

@@ -126,12 +126,22 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
         app.knobs.version,
         flags.port
     );
+    let log_mebibytes = app.knobs.log_mebibytes;
     tasks.spawn(http::serve(listener, Arc::new(app)));
+    fill_log(log_mebibytes);
     Ok(Server {
         database,
         stop,
         tasks,
     })
+}
+
+/// Logs so much that the kubelet rotates the log.
+fn fill_log(mebibytes: u64) {
+    let line = "x".repeat(1000);
+    for _ in 0..mebibytes * 1024 {
+        tracing::info!("{line}");
+    }
 }
 
 async fn prepare_database(target: PgTarget, knobs: &Knobs) -> Result<Database, StartError> {

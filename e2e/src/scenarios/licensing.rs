@@ -80,10 +80,10 @@ pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
 }
 
 pub async fn expiry(sandbox: Sandbox) -> Result<()> {
-    // A guard of 40 s instead of ten minutes, so that a license that ends in 100 s counts for a
-    // minute.
+    // A guard of ten seconds instead of ten minutes. The steps down to one replica, with ten seconds
+    // of grace each, come on top: a license that ends in 100 s counts for 40.
     let options = OperatorOptions {
-        values: json!({"licenseGuardSeconds": 40}),
+        values: json!({"licenseGuardSeconds": 10}),
         ..OperatorOptions::default()
     };
     sandbox.install_operator(&options).await?;
@@ -160,7 +160,7 @@ pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
                 .expires_in(SignedDuration::from_hours(24 * 800)),
         )
         .await?;
-    execute_license_without_ha(&sandbox).await?;
+    support::install_license(&sandbox, &License::default().ha(false)).await?;
     let told = sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
         .await?;
@@ -169,19 +169,6 @@ pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "")
         .await?;
-    Ok(())
-}
-
-/// Puts a license without HA in the place of the stored one.
-async fn execute_license_without_ha(sandbox: &Sandbox) -> Result<()> {
-    let token = sandbox
-        .harness()
-        .license
-        .sign(&License::default().ha(false))?;
-    let pool = sandbox.sql().await?;
-    let done = sqlx::query("UPDATE setting SET value = jsonb_set(value, '{license}', to_jsonb($1::text)) WHERE name = 'SYSTEM'").bind(token).execute(&pool).await;
-    pool.close().await;
-    ensure!(done?.rows_affected() == 1, "no license is stored");
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod licensing;
 mod objects;
 mod operator;
 mod optional_kinds;
+mod over_time;
 mod refusals;
 mod replicas;
 mod rights;
@@ -47,6 +48,56 @@ pub const ALL: &[Scenario] = &[
         "license-expiry",
         "Back to one replica before a license ends, loudly; three again with a new one.",
         |sandbox| Box::pin(licensing::expiry(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-ends-unread",
+        "A license that ends while the database cannot be read ends all replicas but one in time.",
+        |sandbox| Box::pin(over_time::license_ends_unread(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-ends-while-invalid",
+        "A license that ends while the spec is invalid ends all replicas but one in time, and changes nothing else.",
+        |sandbox| Box::pin(over_time::license_ends_while_invalid(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "shared-after-restart",
+        "Whatever the operator reads first after a restart, the older of two clusters has the database.",
+        |sandbox| Box::pin(over_time::shared_after_restart(sandbox)),
+    ),
+    Scenario::new(
+        "refusal-outlives-outage",
+        "A refused database that is cut off is still refused, also by a new operator process.",
+        |sandbox| Box::pin(over_time::refusal_outlives_outage(sandbox)),
+    ),
+    Scenario::new(
+        "take-over",
+        "A Bytebase that runs already holds back the first replica, which starts by itself once it is stopped.",
+        |sandbox| Box::pin(over_time::take_over(sandbox)),
+    ),
+    Scenario::new(
+        "gate-keeps-what-serves",
+        "Without its license a cluster keeps the replica that serves, whatever its number.",
+        |sandbox| Box::pin(over_time::gate_keeps_what_serves(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "rotated-log",
+        "A replica's id is known after the kubelet has thrown the head of its log away.",
+        |sandbox| Box::pin(over_time::rotated_log(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-by-hand",
+        "A call to Bytebase that failed is forgotten once somebody has installed a license by hand.",
+        |sandbox| Box::pin(over_time::license_by_hand(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "made-again",
+        "A cluster made again under its name is not held back by itself, and a deleted one leaves no session.",
+        |sandbox| Box::pin(over_time::made_again(sandbox)),
+    ),
+    Scenario::new(
+        "service-before-admin",
+        "A Service of type NodePort is made only after the operator has signed up as the first admin.",
+        |sandbox| Box::pin(over_time::service_before_admin(sandbox)),
     ).stand_in_only(),
     Scenario::new(
         "three-replicas",
@@ -348,6 +399,12 @@ pub const ALL: &[Scenario] = &[
         "kubelet-stopped",
         "A silent node is told of, its replicas still count as beating, and nobody is replaced.",
         |sandbox| Box::pin(control_plane::kubelet_stopped(sandbox)),
+    ).stand_in_only()
+    .exclusive(),
+    Scenario::new(
+        "gate-beside-silent-node",
+        "Pods that cannot end, since their node is silent, do not hold up the license gate.",
+        |sandbox| Box::pin(over_time::gate_beside_silent_node(sandbox)),
     ).stand_in_only()
     .exclusive(),
     Scenario::new(

@@ -1,0 +1,470 @@
+//! What was learnt stands: over an outage of the database, a new operator process, a node that is
+//! silent, a log that was rotated.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
+use crate::faults::Blow;
+use crate::license::License;
+use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::wait;
+
+/// Long enough for a pod to be made by an operator that should not.
+const PAUSE: Duration = Duration::from_secs(8);
+/// The license guard of these scenarios, in seconds. Two steps down with ten seconds of grace come
+/// on top, 25 s each.
+const GUARD: i64 = 10;
+const CLOSES_BEFORE_END: i64 = GUARD + 2 * 25;
+
+/// A refused database that is cut off is still refused, also by a new operator.
+pub async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
+    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
+    cut_off(&sandbox).await?;
+    refused(&sandbox, "DatabaseForeignTables", "cannot be read now").await?;
+    no_pods(&sandbox).await?;
+    restart_operator(&sandbox).await?;
+    no_pods(&sandbox).await?;
+    refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
+    let postgres = &sandbox.harness().postgres;
+    postgres.allow_connections(sandbox.database(), true).await?;
+    no_pods(&sandbox).await?;
+    support::execute(&sandbox, "DROP TABLE invoices").await?;
+    support::well(&sandbox).await
+}
+
+/// As the documentation of a take-over says: the cluster is made while the old Bytebase runs, and
+/// starts by itself once that is stopped.
+pub async fn take_over(sandbox: Sandbox) -> Result<()> {
+    sandbox
+        .install_operator(&OperatorOptions::default())
+        .await?;
+    support::secrets(&sandbox).await?;
+    sandbox
+        .apply_yaml(&other_bytebase(&sandbox).to_string())
+        .await?;
+    let active = || async { support::active_rows(&sandbox).await };
+    wait::until("the other Bytebase", PATIENCE, active, |rows| *rows == 1).await?;
+    sandbox
+        .apply_yaml(&support::minimal(&sandbox, 1).to_string())
+        .await?;
+    refused(&sandbox, "DatabaseInUse", "1 replica that does not belong").await?;
+    support::wait_event(&sandbox, "DatabaseInUse").await?;
+    no_pods(&sandbox).await?;
+    ensure!(
+        support::active_rows(&sandbox).await? == 1,
+        "two replicas are active without a license"
+    );
+    sandbox.kubectl(&["delete", "statefulset", "older"]).await?;
+    support::well(&sandbox).await?;
+    ensure!(
+        support::active_rows(&sandbox).await? == 1,
+        "the old replica still counts"
+    );
+    Ok(())
+}
+
+/// Bytebase as people run it by hand.
+fn other_bytebase(sandbox: &Sandbox) -> Value {
+    let image = &sandbox.harness().bytebase;
+    let labels = json!({"app": "older"});
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "older"},
+        "spec": {
+            "serviceName": "older", "replicas": 1, "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {
+                "terminationGracePeriodSeconds": 5,
+                "containers": [{
+                    "name": "bytebase", "image": image.name(), "imagePullPolicy": "Never",
+                    "args": ["--port", "8080", "--data", "/var/opt/bytebase",
+                        "--external-url", "https://bytebase.example.com"],
+                    "env": [{"name": "PG_URL", "valueFrom": {"secretKeyRef":
+                        {"name": DATABASE_SECRET, "key": "PG_URL"}}}],
+                    "volumeMounts": [{"name": "data", "mountPath": "/var/opt/bytebase"}],
+                }],
+                "volumes": [{"name": "data", "emptyDir": {}}],
+            }},
+        },
+    })
+}
+
+/// The database is cut off before the license ends: its end was read, and it counts.
+pub async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
+    let ends = bring_up_until(&sandbox, 110).await?;
+    cut_off(&sandbox).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "Unknown", "LicenseUnknown")
+        .await?;
+    ensure!(
+        support::pods(&sandbox).await?.len() == 3,
+        "an outage alone ended a replica"
+    );
+    let expiry = &sandbox.status(NAME).await?["license"]["expirationTime"];
+    ensure!(expiry.is_string(), "the end of the license is forgotten");
+    back_to_one_before(&sandbox, ends).await?;
+    let postgres = &sandbox.harness().postgres;
+    postgres.allow_connections(sandbox.database(), true).await
+}
+
+/// The spec is made invalid before the license ends: the gate acts all the same, and changes nothing
+/// else.
+pub async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
+    let ends = bring_up_until(&sandbox, 110).await?;
+    let before = template(&sandbox).await?;
+    support::patch_spec(
+        &sandbox,
+        json!({"externalURL": "https://user@bytebase.example.com", "podLabels": {"not": "yet"}}),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "Stalled", "True", "InvalidConfiguration")
+        .await?;
+    back_to_one_before(&sandbox, ends).await?;
+    ensure!(
+        template(&sandbox).await? == before,
+        "an invalid spec changed the template"
+    );
+    Ok(())
+}
+
+/// Three replicas with a license that ends in so many seconds. Returns when.
+async fn bring_up_until(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
+    let options = OperatorOptions {
+        values: json!({"licenseGuardSeconds": GUARD}),
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(sandbox).await?;
+    let left = SignedDuration::from_secs(seconds);
+    let ends = Timestamp::now() + left;
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default().expires_in(left))
+        .await?;
+    sandbox
+        .apply_yaml(&support::licensed(sandbox, 3).to_string())
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(
+        Timestamp::now() + SignedDuration::from_secs(CLOSES_BEFORE_END) < ends,
+        "the bring-up took so long that the gate has closed already"
+    );
+    Ok(ends)
+}
+
+async fn back_to_one_before(sandbox: &Sandbox, ends: Timestamp) -> Result<()> {
+    support::wait_pods(sandbox, 1).await?;
+    ensure!(
+        Timestamp::now() < ends,
+        "back to one replica only after the license ended"
+    );
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseExpired")
+        .await?;
+    Ok(())
+}
+
+async fn template(sandbox: &Sandbox) -> Result<String> {
+    let columns = "jsonpath={.spec.template}";
+    let set = ["get", "statefulset", NAME, "-o", columns];
+    sandbox.kubectl(&set).await
+}
+
+/// Whoever is read first after a restart, the older one has the database.
+pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let mut second = support::minimal(&sandbox, 1);
+    second["metadata"]["name"] = json!("second");
+    second["spec"]["ingress"] = json!({"enabled": false});
+    sandbox.apply_yaml(&second.to_string()).await?;
+    let shared = || sandbox.wait_condition("second", "DatabaseReady", "False", "DatabaseShared");
+    shared().await?;
+    let before = support::lives(&sandbox).await?;
+    for _ in 0..3 {
+        restart_operator(&sandbox).await?;
+        wait::throughout(
+            "no pod of the second, and the first as it was",
+            PAUSE,
+            || async {
+                let second = sandbox.pods("bytebase.com/cluster=second").await?.len();
+                Ok((second, support::lives(&sandbox).await?))
+            },
+            |(second, lives)| *second == 0 && *lives == before,
+        )
+        .await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+            .await?;
+        shared().await?;
+    }
+    Ok(())
+}
+
+/// Pods on a silent node cannot end and send heartbeats as ever: the gate goes past them.
+pub async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 3).await?;
+    let cluster = &sandbox.harness().cluster;
+    cluster.stop_kubelet().await?;
+    let gone = async {
+        sandbox
+            .wait_condition(NAME, "ReplicasHealthy", "False", "NodeSilent")
+            .await?;
+        take_license_away(&sandbox).await?;
+        let size = || async {
+            let columns = "jsonpath={.spec.replicas}";
+            let set = ["get", "statefulset", NAME, "-o", columns];
+            sandbox.kubectl(&set).await
+        };
+        wait::until("a size of one", PATIENCE, size, |size| size == "1").await
+    }
+    .await;
+    cluster.start_kubelet().await?;
+    gone?;
+    support::wait_pods(&sandbox, 1).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "False", "HeldBackByLicense")
+        .await?;
+    Ok(())
+}
+
+/// The replica with the lowest number does not serve: the gate keeps another one.
+pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 3).await?;
+    let pods = support::pods(&sandbox).await?;
+    let broken = pods.first().context("there is no pod")?;
+    // It takes no requests, and no probe finds it Ready.
+    sandbox.strike(broken, "bytebase", Blow::Freeze).await?;
+    sandbox
+        .wait_status(NAME, "two that serve", |status| {
+            status["readyReplicas"] == 2
+        })
+        .await?;
+    take_license_away(&sandbox).await?;
+    let left = support::wait_pods(&sandbox, 1).await?;
+    let kept = left.first().map(ResourceExt::name_any);
+    ensure!(
+        kept.as_deref() == Some("demo-1"),
+        "{kept:?} is left, and demo-0 did not serve"
+    );
+    sandbox
+        .wait_status(NAME, "one that serves", |status| {
+            status["activeReplicas"] == 1 && status["readyReplicas"] == 1
+        })
+        .await?;
+    // With a license again all three come back, and the one that served is never touched.
+    let before = support::lives(&sandbox).await?;
+    support::install_license(&sandbox, &License::default()).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let now = support::lives(&sandbox).await?;
+    ensure!(now.get("demo-1") == before.get("demo-1"), "{now:?}");
+    Ok(())
+}
+
+/// An id that the kubelet has thrown away with the head of the log is still known.
+pub async fn rotated_log(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["env"] = json!([{"name": "BYTEBASE_STUB_LOG_MIB", "value": "12"}]);
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let ids = || async {
+        let status = sandbox.status(NAME).await?;
+        Ok(status["replicaStatuses"].clone())
+    };
+    let before = ids().await?;
+    for pod in ["demo-0", "demo-1"] {
+        let head = || async {
+            let logs = ["logs", pod, "--limit-bytes", "32768"];
+            sandbox.kubectl(&logs).await
+        };
+        wait::until("the log without its head", PATIENCE, head, |head| {
+            !head.contains("replicaID=")
+        })
+        .await?;
+    }
+    let versions = support::versions(&sandbox).await?;
+    restart_operator(&sandbox).await?;
+    wait::throughout("the same ids", PAUSE, ids, |now| *now == before).await?;
+    ensure!(
+        support::versions(&sandbox).await? == versions,
+        "the restart wrote something"
+    );
+    Ok(())
+}
+
+/// A call that failed is forgotten once nobody wants it, and the login is not tried again and again.
+pub async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 1).await?;
+    support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
+    sandbox
+        .create_license_secret(
+            LICENSE_SECRET,
+            &License::default().expires_in(SignedDuration::from_hours(24 * 800)),
+        )
+        .await?;
+    take_license_away(&sandbox).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
+        .await?;
+    // Somebody installs one in the user interface that is better than the one in the Secret.
+    support::install_license(
+        &sandbox,
+        &License::default().expires_in(SignedDuration::from_hours(24 * 900)),
+    )
+    .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await?;
+    let count = || async { Ok::<_, anyhow::Error>(sandbox.calls().await?.len()) };
+    let before = count().await?;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let since = count().await? - before;
+    // Its lease is renewed every two seconds, by a read and a write.
+    ensure!(since < 30, "{since} calls in 15 quiet seconds");
+    Ok(())
+}
+
+/// Deleted and made again under the same name, a cluster is not held back by itself; deleted, it
+/// leaves no session behind.
+pub async fn made_again(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    for _ in 0..2 {
+        sandbox
+            .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])
+            .await?;
+        let gone = || async {
+            let found = sandbox.clusters().get_opt(NAME).await?;
+            Ok(found.is_none())
+        };
+        wait::until("the end of the cluster", PATIENCE, gone, |gone| *gone).await?;
+        sandbox
+            .apply_yaml(&support::minimal(&sandbox, 1).to_string())
+            .await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+            .await?;
+    }
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    let sessions = || async {
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'bytebase-operator'",
+        )
+        .bind(&sandbox.database().name)
+        .fetch_one(sandbox.harness().postgres.admin())
+        .await?;
+        Ok(count)
+    };
+    wait::until("no session of the operator", PATIENCE, sessions, |count| {
+        *count == 0
+    })
+    .await?;
+    Ok(())
+}
+
+/// A Service that lets people in from outside waits for the first admin, like the Ingress.
+pub async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 1);
+    cluster["spec"]["service"] = json!({"type": "NodePort"});
+    cluster["spec"]["ingress"] = json!({"enabled": false});
+    // Nobody can sign up before Bytebase is there, so the database is closed at first.
+    let postgres = &sandbox.harness().postgres;
+    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Exposed", "False", "AwaitingFirstAdmin")
+        .await?;
+    let type_ = || async {
+        let service = sandbox.api::<Service>().get(NAME).await?;
+        Ok(service.spec.and_then(|spec| spec.type_))
+    };
+    let inside = |type_: &Option<String>| type_.as_deref() == Some("ClusterIP");
+    wait::until("the Service", PATIENCE, type_, inside).await?;
+    wait::throughout("nobody let in", PAUSE, type_, inside).await?;
+    let name = &sandbox.database().name;
+    postgres.execute_in(name, "DROP TABLE invoices").await?;
+    let outside = |type_: &Option<String>| type_.as_deref() == Some("NodePort");
+    wait::until("people let in", PATIENCE, type_, outside).await?;
+    let pool = sandbox.sql().await?;
+    let admins: i64 = sqlx::query_scalar("SELECT count(*) FROM workspace")
+        .fetch_one(&pool)
+        .await?;
+    pool.close().await;
+    ensure!(admins == 1, "let in before the first sign-up");
+    Ok(())
+}
+
+// === Words ===
+
+/// Nobody can connect to the scenario's database any more.
+async fn cut_off(sandbox: &Sandbox) -> Result<()> {
+    let postgres = &sandbox.harness().postgres;
+    let database = sandbox.database();
+    postgres.allow_connections(database, false).await?;
+    postgres.disconnect(database).await?;
+    Ok(())
+}
+
+/// The database is refused for this reason, and the message says so.
+async fn refused(sandbox: &Sandbox, reason: &str, words: &str) -> Result<()> {
+    let refused = || async {
+        let condition = support::condition_now(sandbox, "DatabaseReady").await?;
+        Ok(condition)
+    };
+    wait::until(
+        &format!("{reason}, with the words {words:?}"),
+        PATIENCE,
+        refused,
+        |condition| {
+            let message = condition["message"].as_str().unwrap_or_default();
+            condition["status"] == "False"
+                && condition["reason"] == reason
+                && message.contains(words)
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+async fn no_pods(sandbox: &Sandbox) -> Result<()> {
+    wait::throughout("no pod", PAUSE, || support::pods(sandbox), Vec::is_empty).await
+}
+
+/// Puts a license without HA in the place of the stored one.
+async fn take_license_away(sandbox: &Sandbox) -> Result<()> {
+    support::install_license(sandbox, &License::default().ha(false)).await
+}
+
+/// Ends the operator's pods at once and waits for others that lead.
+async fn restart_operator(sandbox: &Sandbox) -> Result<()> {
+    let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
+    let asked = Timestamp::now();
+    sandbox
+        .kubectl(&["delete", "pods", "-l", &selector, "--grace-period=1"])
+        .await?;
+    let renewed = || async { Ok(support::lease(sandbox).await?.1) };
+    wait::until("another leader", PATIENCE, renewed, |at| *at > asked).await?;
+    let ready = || sandbox.operator_pods();
+    wait::until("another operator", PATIENCE, ready, |pods| {
+        !pods.is_empty()
+            && pods
+                .iter()
+                .all(|pod| pod.metadata.deletion_timestamp.is_none())
+    })
+    .await?;
+    Ok(())
+}
