@@ -289,10 +289,16 @@ impl Look<'_> {
             _ => latest.last_good,
         };
         let remembered = remembered(&status);
-        let database_shared_with = validation
-            .database
-            .as_ref()
-            .and_then(|database| self.shared_with(database, &latest.view, &remembered));
+        // One that is stopped leaves its database to others.
+        let stopped = validation.gate.wanted == 0 && pods.is_empty();
+        let database_shared_with = if stopped {
+            let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
+            context.wake(context.claims.forget(uid));
+            None
+        } else {
+            let database = validation.database.as_ref();
+            database.and_then(|database| self.shared_with(database, &latest.view, &remembered))
+        };
         let ingress = context
             .caches
             .ingresses

@@ -1,0 +1,237 @@
+//! What must hold in every state, and the checker's view of the world.
+
+use crate::rules::Rules;
+use crate::world::{
+    Action, Budget, Content, Database, Ghost, Operator, Pod, Reading, Replica, Set, Spec, Status,
+    World, Write,
+};
+use stateright::{Model, Property};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
+/// the other, each with a handful of steps, and a foreign heartbeat before.
+const RECOVERY: usize = 200;
+
+/// The rules and where they begin.
+pub struct Checked {
+    /// The rules.
+    pub rules: Rules,
+    /// What may happen.
+    pub budget: Budget,
+    /// The tick at which the license ends that is stored at the beginning.
+    pub license: Option<u8>,
+    /// Replicas wanted at the beginning.
+    pub replicas: u8,
+    /// Whether the cluster already runs at the beginning.
+    pub running: bool,
+    /// Whether a world recovers, by what of it matters to that.
+    pub recovered: Mutex<HashMap<World, bool>>,
+}
+
+impl Checked {
+    fn begin(&self) -> World {
+        let size = if self.license.is_some() {
+            self.replicas
+        } else {
+            self.replicas.min(1)
+        };
+        let set = self.running.then_some(Set {
+            start: 0,
+            size,
+            template: 0,
+        });
+        let pods: Vec<_> = (0..if self.running { size } else { 0 })
+            .map(|ordinal| Pod {
+                ordinal,
+                uid: ordinal,
+                template: 0,
+                replica: Replica::Active,
+                ending: None,
+            })
+            .collect();
+        World {
+            spec: Spec {
+                replicas: self.replicas,
+                template: 0,
+                valid: true,
+            },
+            set,
+            pods: pods.clone(),
+            database: Database {
+                up: true,
+                content: Content::Bytebase,
+                license: self.license,
+                other: false,
+            },
+            status: Status::default(),
+            operator: Operator {
+                cache: (set, pods),
+                reading: Reading::None,
+                pending: Vec::new(),
+                settled: false,
+            },
+            tick: 0,
+            next_uid: 10,
+            budget: self.budget,
+            ghost: Ghost::default(),
+        }
+    }
+
+    fn reconciled(&self, world: &World) -> World {
+        let mut next = world.clone();
+        let writes = self.rules.reconcile(world);
+        next.operator.settled = writes.is_empty();
+        next.ghost.broken = next.ghost.broken.or_else(|| forbidden(world, &writes));
+        next.operator.pending = writes;
+        next
+    }
+
+    fn step(&self, world: &World, action: Action) -> World {
+        match action {
+            Action::Reconcile => self.reconciled(world),
+            _ => world.after(action),
+        }
+    }
+
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more.
+    fn recovers(&self, world: &World) -> bool {
+        let mut world = world.clone();
+        world.database.up = true;
+        world.database.content = Content::Bytebase;
+        world.database.other = false;
+        if !world.spec.valid {
+            world = world.after(Action::Mistake);
+        }
+        for pod in &mut world.pods {
+            match pod.replica {
+                Replica::Frozen => pod.replica = Replica::Starting,
+                Replica::Stuck => pod.replica = Replica::Active,
+                Replica::Starting | Replica::Active => {}
+            }
+        }
+        // What may still happen, and what the checker remembers, has no part in it.
+        world.budget = Budget::default();
+        world.ghost = Ghost::default();
+        let known = || {
+            self.recovered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut visited = Vec::new();
+        let mut recovers = false;
+        for _ in 0..RECOVERY {
+            let before = known().get(&world).copied();
+            if let Some(before) = before {
+                recovers = before;
+                break;
+            }
+            visited.push(world.clone());
+            // In a fixed order: what is prompt happens in the end, whatever comes first.
+            let Some(action) = world.prompt().first().copied() else {
+                recovers = as_wanted(&world);
+                break;
+            };
+            world = self.step(&world, action);
+            world.ghost = Ghost::default();
+        }
+        let mut known = known();
+        known.extend(visited.into_iter().map(|world| (world, recovers)));
+        recovers
+    }
+}
+
+/// Writes that no reconcile may decide on, by what it knows.
+fn forbidden(world: &World, writes: &[Write]) -> Option<&'static str> {
+    let before = world.operator.cache.0.map_or(0, |set| set.size);
+    let after = writes.iter().find_map(|write| match write {
+        Write::Set(set) => Some(set.size),
+        _ => None,
+    })?;
+    let nobody = world.operator.cache.1.is_empty();
+    if before == 0 && after > 0 && nobody {
+        if world.status.refusal.is_some() && !is_good(&world.operator.reading) {
+            return Some("a first replica on a database that was refused");
+        }
+        if world.status.identity && !matches!(world.operator.reading, Reading::Good(..)) {
+            return Some("a first replica on a database that was read before and is out of reach");
+        }
+        if let Reading::Good(database, _) = &world.operator.reading {
+            if database.content == Content::Foreign {
+                return Some("a first replica on another application's tables");
+            }
+            if database.other {
+                return Some("a first replica beside another Bytebase");
+            }
+        }
+    }
+    let renamed = matches!(&world.operator.reading,
+        Reading::Good(database, _) if database.content == Content::Renamed);
+    let remembered_end = world.status.license.unwrap_or(u8::MAX);
+    // The gate closes up to two minutes before the end.
+    let licensed = world.tick.saturating_add(3) < remembered_end;
+    if renamed && licensed && after < before && after < world.spec.replicas && world.spec.valid {
+        return Some("replicas ended because something cannot be understood");
+    }
+    None
+}
+
+fn is_good(reading: &Reading) -> bool {
+    matches!(reading, Reading::Good(database, _)
+        if database.content == Content::Bytebase && !database.other)
+}
+
+/// As many replicas as wanted and licensed, all of them active and on the wanted template.
+fn as_wanted(world: &World) -> bool {
+    let licensed = world
+        .database
+        .license
+        .is_some_and(|end| world.tick.saturating_add(2) < end);
+    let nearly = world.database.license.is_some_and(|end| {
+        let left = end.saturating_sub(world.tick);
+        (1..=2).contains(&left)
+    });
+    let target = if licensed {
+        world.spec.replicas
+    } else {
+        world.spec.replicas.min(1)
+    };
+    let sized = world.pods.len() == usize::from(target)
+        // Just before the gate closes either size is right.
+        || (nearly && world.pods.len() <= usize::from(world.spec.replicas));
+    sized
+        && world.pods.iter().all(|pod| {
+            pod.replica == Replica::Active
+                && pod.ending.is_none()
+                && pod.template == world.spec.template
+        })
+}
+
+impl Model for Checked {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![self.begin()]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        actions.extend(world.prompt());
+        actions.extend(world.chance());
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        Some(self.step(world, action))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("every promise is kept", |_, world: &World| {
+                world.ghost.broken.is_none()
+            }),
+            Property::always("the wanted state is reached", |model: &Self, world| {
+                model.recovers(world)
+            }),
+        ]
+    }
+}

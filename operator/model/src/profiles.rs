@@ -1,0 +1,284 @@
+//! What may happen in one run: each profile lets the things interact that belong together, so that
+//! every order of them can be visited.
+
+use crate::check::Checked;
+use crate::rules::{Bug, Rules};
+use crate::world::Budget;
+use anyhow::{Context as _, Result, bail, ensure};
+use stateright::{Checker as _, HasDiscoveries, Model as _, Path, UniformChooser};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Threads of the checker.
+const THREADS: usize = 2;
+/// Longest one random walk.
+const WALK: usize = 400;
+
+/// One run.
+struct Profile {
+    name: &'static str,
+    license: Option<u8>,
+    replicas: u8,
+    running: bool,
+    budget: Budget,
+    /// Bugs that this run must find.
+    finds: &'static [Bug],
+}
+
+/// All runs.
+fn profiles(quick: bool) -> Vec<Profile> {
+    let none = Budget::default();
+    let more = u8::from(!quick);
+    vec![
+        Profile {
+            name: "first replica: outage, another application's tables, death",
+            license: Some(200),
+            replicas: 1,
+            running: false,
+            budget: Budget {
+                crashes: 1 + more,
+                outages: 1 + more,
+                swaps: 1 + more,
+                ..none
+            },
+            finds: &[Bug::RefusalForgotten],
+        },
+        Profile {
+            name: "first replica: stopped, outage, death, another Bytebase",
+            license: Some(200),
+            replicas: 1,
+            running: false,
+            budget: Budget {
+                crashes: 1,
+                outages: 1,
+                others: 1 + more,
+                scales: 2,
+                ..none
+            },
+            finds: &[Bug::IdentityForgotten, Bug::OthersIgnored],
+        },
+        Profile {
+            name: "license ends: outage, invalid spec, death",
+            license: Some(5),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                crashes: 1,
+                outages: 1,
+                mistakes: 1,
+                ticks: 6,
+                ..none
+            },
+            finds: &[Bug::LicenseForgotten, Bug::GateBlindWhileInvalid],
+        },
+        Profile {
+            name: "license ends: silent node, frozen replica",
+            license: Some(4),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                silences: 1,
+                freezes: more,
+                ticks: 5,
+                ..none
+            },
+            finds: &[Bug::GateWaitsForStuck],
+        },
+        Profile {
+            name: "rollout: frozen replica, outage, death",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                freezes: 1,
+                crashes: 1,
+                outages: more,
+                ..none
+            },
+            finds: &[Bug::EveryPodServes],
+        },
+        Profile {
+            name: "rollout and scaling: stale caches, death between writes",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                scales: 1,
+                crashes: 1,
+                ..none
+            },
+            finds: &[],
+        },
+        Profile {
+            name: "tables that are not understood",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                renames: 1,
+                crashes: 1,
+                edits: more,
+                ..none
+            },
+            finds: &[Bug::UnknownIsNone],
+        },
+        Profile {
+            name: "license taken away and given back, scaling",
+            license: Some(9),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                renewals: 2,
+                scales: 1,
+                ticks: 1,
+                ..none
+            },
+            finds: &[],
+        },
+    ]
+}
+
+/// Everything at once, for walks at random.
+fn wild() -> Budget {
+    Budget {
+        crashes: 9,
+        outages: 9,
+        swaps: 5,
+        renames: 5,
+        others: 5,
+        scales: 9,
+        edits: 2,
+        mistakes: 5,
+        freezes: 9,
+        silences: 5,
+        renewals: 9,
+        ticks: 60,
+    }
+}
+
+/// Runs all of it and prints what was visited.
+pub fn run(quick: bool) -> Result<()> {
+    let begun = Instant::now();
+    let mut states = 0;
+    for profile in profiles(quick) {
+        states += exhaust(&profile)?;
+    }
+    walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
+    let found = plant()?;
+    println!(
+        "model: {states} states visited, {found} of {} planted bugs found, {:.0} s",
+        Bug::ALL.len(),
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
+    Ok(Checked {
+        rules: Rules::new(bug)?,
+        budget: profile.budget,
+        license: profile.license,
+        replicas: profile.replicas,
+        running: profile.running,
+        recovered: Mutex::default(),
+    })
+}
+
+/// Visits every state of a profile.
+fn exhaust(profile: &Profile) -> Result<usize> {
+    let begun = Instant::now();
+    let checker = checked(profile, None)?
+        .checker()
+        .threads(THREADS)
+        .finish_when(HasDiscoveries::Any)
+        .spawn_bfs()
+        .join();
+    if let Some((property, path)) = checker.discoveries().into_iter().next() {
+        bail!(
+            "{}: not true that {property}:\n{}",
+            profile.name,
+            told(path)
+        );
+    }
+    let states = checker.unique_state_count();
+    println!(
+        "model: {}: {states} states, {:.1} s",
+        profile.name,
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(states)
+}
+
+/// Walks at random through a world in which everything may happen, from another seed each second.
+fn walk(time: Duration) -> Result<()> {
+    let begun = Instant::now();
+    let mut states = 0;
+    let mut seed = 1;
+    while begun.elapsed() < time {
+        let model = Checked {
+            rules: Rules::new(None)?,
+            budget: wild(),
+            license: Some(20),
+            replicas: 3,
+            running: seed % 2 == 0,
+            recovered: Mutex::default(),
+        };
+        let checker = model
+            .checker()
+            .target_max_depth(WALK)
+            .target_state_count(4000)
+            .finish_when(HasDiscoveries::Any)
+            .spawn_simulation(seed, UniformChooser)
+            .join();
+        if let Some((property, path)) = checker.discoveries().into_iter().next() {
+            bail!(
+                "at random (seed {seed}): not true that {property}:\n{}",
+                told(path)
+            );
+        }
+        states += checker.state_count();
+        seed += 1;
+    }
+    println!(
+        "model: at random: {states} states from {} seeds, {:.1} s",
+        seed - 1,
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+/// Plants each bug in turn and looks for it. Returns how many were found, which must be all.
+fn plant() -> Result<usize> {
+    let all = profiles(true);
+    for bug in Bug::ALL {
+        let begun = Instant::now();
+        let mut homes = all.iter();
+        let profile = homes
+            .find(|profile| profile.finds.contains(&bug))
+            .with_context(|| format!("no profile is to find {bug:?}"))?;
+        let checker = checked(profile, Some(bug))?
+            .checker()
+            .threads(THREADS)
+            .finish_when(HasDiscoveries::Any)
+            .spawn_bfs()
+            .join();
+        let discoveries = checker.discoveries();
+        ensure!(!discoveries.is_empty(), "{bug:?} was planted and not found");
+        for (_, path) in discoveries {
+            println!(
+                "model: {bug:?} found after {} steps, {:.1} s",
+                path.into_actions().len(),
+                begun.elapsed().as_secs_f32()
+            );
+        }
+    }
+    Ok(Bug::ALL.len())
+}
+
+fn told(path: Path<crate::world::World, crate::world::Action>) -> String {
+    let last = path.last_state().clone();
+    let actions = path.into_actions();
+    format!("{actions:?}\n{last:#?}")
+}

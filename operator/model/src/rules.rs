@@ -1,0 +1,471 @@
+//! The operator's own rules in the world: what it knows becomes an observation, `decide` is asked,
+//! and its plan becomes writes. Bugs can be planted in between.
+
+use crate::world::{Content, Database, Pod, Reading, Replica, Set, Spec, Status, World, Write};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytebase_operator::api::BytebaseCluster;
+use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus};
+use bytebase_operator::contract::version::Version;
+use bytebase_operator::decide::observation::{
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
+    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RunningTasks, SchemaState,
+    Sessions, StatefulSetView, StoredLicense,
+};
+use bytebase_operator::decide::plan::Plan;
+use bytebase_operator::decide::{Settings, decide};
+use bytebase_operator::desired::{self, Kind};
+use bytebase_operator::validate::{References, Validation, validate};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use uuid::Uuid;
+
+const ENDPOINT: &str = "db.example.com:5432/bytebase";
+/// Identity of the foreign Bytebase's replica: of no pod.
+const OTHER: u128 = 0xffff;
+/// Templates that a user may want, by their index.
+const VERSIONS: [&str; 3] = ["3.21.1", "3.21.2", "3.21.3"];
+
+/// A fault in the rules, to see that the checker finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A refusal of the database is not read back from the status.
+    RefusalForgotten,
+    /// Whether the database was ever read is not read back from the status.
+    IdentityForgotten,
+    /// The end of the license is not read back from the status.
+    LicenseForgotten,
+    /// The license gate does not act while the spec is invalid.
+    GateBlindWhileInvalid,
+    /// The license gate waits for pods that cannot end.
+    GateWaitsForStuck,
+    /// Heartbeats of others do not count.
+    OthersIgnored,
+    /// What cannot be understood counts as none.
+    UnknownIsNone,
+    /// Every pod counts as Ready and active during a rollout.
+    EveryPodServes,
+    /// An eviction of a pod that is gone hits its successor: the cache may lag behind.
+    EvictionWithoutUid,
+    /// The status is written before the objects, and says that they stand: death in between.
+    StatusBeforeObjects,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::RefusalForgotten,
+        Self::IdentityForgotten,
+        Self::LicenseForgotten,
+        Self::GateBlindWhileInvalid,
+        Self::GateWaitsForStuck,
+        Self::OthersIgnored,
+        Self::UnknownIsNone,
+        Self::EveryPodServes,
+        Self::EvictionWithoutUid,
+        Self::StatusBeforeObjects,
+    ];
+}
+
+/// The rules, with what is the same in every state worked out once.
+pub struct Rules {
+    settings: Settings,
+    specs: BTreeMap<(u8, u8, bool), Validation>,
+    templates: Vec<Value>,
+    bug: Option<Bug>,
+    /// Decisions by all that they rest on: most states differ in something else.
+    decided: Mutex<HashMap<Ground, Vec<Write>>>,
+}
+
+/// All that a decision rests on, and what its writes are held against.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Ground {
+    spec: Spec,
+    cache: (Option<Set>, Vec<Pod>),
+    reading: Reading,
+    status: Status,
+    tick: u8,
+    /// Who has the names now; only where a bug makes that matter.
+    pods: Vec<Pod>,
+}
+
+/// The moment of a tick.
+fn at(tick: u8) -> Timestamp {
+    Timestamp::from_second(1_780_000_000 + 60 * i64::from(tick)).unwrap_or(Timestamp::MAX)
+}
+
+fn id(uid: u8) -> Uuid {
+    Uuid::from_u128(u128::from(uid) + 1)
+}
+
+/// A token that says this; nobody verifies its signature here.
+fn token(end: u8) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = json!({"alg": "RS256", "kid": "v1", "typ": "JWT"});
+    let claims = json!({
+        "iss": "bytebase", "aud": ["bb.license"], "plan": "ENTERPRISE", "ha": true,
+        "exp": at(end).as_second(), "seat": 10, "instanceCount": 10,
+    });
+    format!(
+        "{}.{}.{}",
+        part(&header),
+        part(&claims),
+        URL_SAFE_NO_PAD.encode("signature")
+    )
+}
+
+fn spec(replicas: u8, template: u8, valid: bool) -> anyhow::Result<BytebaseCluster> {
+    let url = if valid {
+        "https://bytebase.example.com"
+    } else {
+        "nonsense"
+    };
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "bytebase.com/v1alpha1",
+        "kind": "BytebaseCluster",
+        "metadata": {"name": "demo", "namespace": "team", "uid": "of-demo"},
+        "spec": {
+            "version": VERSIONS.get(usize::from(template)).unwrap_or(&VERSIONS[0]),
+            "externalURL": url,
+            "replicas": replicas,
+            "database": {"url": format!("postgres://bytebase@{ENDPOINT}")},
+            "ingress": {"enabled": false},
+            "rollout": {"terminationGraceSeconds": 10, "preStopSeconds": 1},
+        },
+    }))?)
+}
+
+impl Rules {
+    /// The rules as they are, or with one bug.
+    pub fn new(bug: Option<Bug>) -> anyhow::Result<Self> {
+        let mut specs = BTreeMap::new();
+        let mut templates = Vec::new();
+        for template in 0..3 {
+            for replicas in [0, 1, 3] {
+                for valid in [true, false] {
+                    let cluster = spec(replicas, template, valid)?;
+                    let validation = validate(&cluster, &References::default(), None);
+                    anyhow::ensure!(
+                        validation.cluster.is_some() == valid,
+                        "the model's own spec: {:?}",
+                        validation.problems
+                    );
+                    if let (Some(valid), 1) = (&validation.cluster, replicas) {
+                        let made = desired::pod_template(valid);
+                        templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
+                    }
+                    specs.insert((replicas, template, valid), validation);
+                }
+            }
+        }
+        Ok(Self {
+            settings: Settings {
+                license_guard: SignedDuration::from_mins(1),
+                ..Settings::default()
+            },
+            specs,
+            templates,
+            bug,
+            decided: Mutex::default(),
+        })
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// What a reconcile decides in this world, as writes in their order.
+    pub fn reconcile(&self, world: &World) -> Vec<Write> {
+        let ground = Ground {
+            spec: world.spec,
+            cache: world.operator.cache.clone(),
+            reading: world.operator.reading.clone(),
+            status: world.status.clone(),
+            tick: world.tick,
+            pods: if self.has(Bug::EvictionWithoutUid) {
+                world.pods.clone()
+            } else {
+                Vec::new()
+            },
+        };
+        let decided = || self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writes) = decided().get(&ground) {
+            return writes.clone();
+        }
+        let writes = self.decide(world);
+        decided().insert(ground, writes.clone());
+        writes
+    }
+
+    fn decide(&self, world: &World) -> Vec<Write> {
+        let spec = world.spec;
+        let Some(validation) = self.specs.get(&(spec.replicas, spec.template, spec.valid)) else {
+            return Vec::new();
+        };
+        let plan = decide(validation, &self.observe(world), &self.settings);
+        self.writes(world, plan)
+    }
+
+    fn writes(&self, world: &World, plan: Plan) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let cached = world.operator.cache.0;
+        if let (Some(size), Some(set)) = (plan.resize, cached)
+            && !self.has(Bug::GateBlindWhileInvalid)
+        {
+            writes.push(Write::Set(Set {
+                start: to_u8(size.start),
+                size: to_u8(size.replicas),
+                ..set
+            }));
+        }
+        let mut objects = plan.objects.iter();
+        let object = objects.find(|object| object.kind == Kind::StatefulSet);
+        if let Some(set) = object.map(|object| self.set(&object.value))
+            && cached != Some(set)
+        {
+            writes.push(Write::Set(set));
+        }
+        // Only when everything stands, as the operator itself does.
+        if let (Some(eviction), true) = (&plan.eviction, writes.is_empty())
+            && let Some(uid) = self.evicted(world, &eviction.uid)
+        {
+            writes.push(Write::Evict(uid));
+        }
+        if !plan.unsettled {
+            let status = status(plan, &world.status);
+            if status != world.status {
+                if self.has(Bug::StatusBeforeObjects) {
+                    writes.insert(0, Write::Status(status));
+                } else {
+                    writes.push(Write::Status(status));
+                }
+            }
+        }
+        writes
+    }
+
+    fn evicted(&self, world: &World, uid: &str) -> Option<u8> {
+        let uid: u8 = uid.parse().ok()?;
+        if !self.has(Bug::EvictionWithoutUid) {
+            return Some(uid);
+        }
+        // By name: whoever has it now.
+        let pods = &world.operator.cache.1;
+        let ordinal = pods.iter().find(|pod| pod.uid == uid)?.ordinal;
+        let now = world.pods.iter().find(|pod| pod.ordinal == ordinal);
+        now.map(|pod| pod.uid)
+    }
+
+    fn set(&self, value: &Value) -> Set {
+        let spec = &value["spec"];
+        let number = |value: &Value| u8::try_from(value.as_u64().unwrap_or(0)).unwrap_or(u8::MAX);
+        let mut templates = self.templates.iter();
+        let template = templates.position(|template| *template == spec["template"]);
+        Set {
+            start: number(&spec["ordinals"]["start"]),
+            size: number(&spec["replicas"]),
+            template: u8::try_from(template.unwrap_or(0)).unwrap_or(0),
+        }
+    }
+
+    fn observe(&self, world: &World) -> Observation {
+        let (set, pods) = &world.operator.cache;
+        let database = self.view(&world.operator.reading);
+        let last_facts = match &database {
+            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
+            _ => None,
+        };
+        let now = at(world.tick);
+        Observation {
+            now,
+            stateful_set: set.map(|set| StatefulSetView {
+                replicas: i32::from(set.size),
+                start: i32::from(set.start),
+                settled: true,
+                update_revision: Some(set.template.to_string()),
+                template: self
+                    .templates
+                    .get(usize::from(set.template))
+                    .cloned()
+                    .unwrap_or_default(),
+                version: VERSIONS
+                    .get(usize::from(set.template))
+                    .map(|version| (*version).to_owned()),
+            }),
+            pods: pods.iter().map(|pod| self.pod(*pod)).collect(),
+            ingress_has_address: None,
+            service_exposes: false,
+            route: None,
+            kinds_not_installed: Vec::new(),
+            database,
+            last_facts,
+            database_shared_with: None,
+            remembered: self.remembered(&world.status),
+            call_failure: None,
+            // Whoever is unknown for longer than a minute is foreign; a minute is a tick.
+            unclaimed_since: BTreeMap::new(),
+            missing_pods: None,
+            refused_eviction: None,
+        }
+    }
+
+    fn pod(&self, pod: Pod) -> PodView {
+        let serves = pod.replica == Replica::Active;
+        let stuck = pod.replica == Replica::Stuck && !self.has(Bug::GateWaitsForStuck);
+        let made = at(0);
+        PodView {
+            name: format!("demo-{}", pod.ordinal),
+            uid: pod.uid.to_string(),
+            ordinal: i32::from(pod.ordinal),
+            revision: Some(pod.template.to_string()),
+            ready: serves || self.has(Bug::EveryPodServes),
+            deleting: pod.ending.is_some(),
+            node: None,
+            ip: None,
+            created_at: made,
+            started_at: (pod.replica != Replica::Starting).then_some(made),
+            container_id: None,
+            ends_by: pod
+                .ending
+                .filter(|_| !self.has(Bug::GateWaitsForStuck))
+                .map(at),
+            unready_since: (!serves).then_some(made),
+            replica_id: (pod.replica != Replica::Starting).then(|| id(pod.uid)),
+            restarts: 0,
+            trouble: stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
+            version: None,
+        }
+    }
+
+    fn view(&self, reading: &Reading) -> DatabaseView {
+        match reading {
+            Reading::None => DatabaseView::NotProbed,
+            Reading::Failed => DatabaseView::Probed(Err(ProbeFailure {
+                class: FailureClass::Unknown,
+                reason: FailureReason::Unreachable,
+                message: format!("{ENDPOINT}: nothing answers"),
+            })),
+            Reading::Good(database, active) => {
+                DatabaseView::Probed(Ok(self.facts(*database, active)))
+            }
+        }
+    }
+
+    fn facts(&self, database: Database, active: &[u8]) -> DatabaseFacts {
+        let mut ids: Vec<_> = active.iter().map(|uid| id(*uid)).collect();
+        if database.other && !self.has(Bug::OthersIgnored) {
+            ids.push(Uuid::from_u128(OTHER));
+        }
+        let heartbeats = ids.into_iter().map(|replica_id| Heartbeat {
+            replica_id,
+            age: Duration::from_secs(3),
+        });
+        let renamed = database.content == Content::Renamed;
+        let foreign = database.content == Content::Foreign;
+        let license = match database.license {
+            None => StoredLicense::Absent {
+                workspace_id: "ws-1".to_owned(),
+            },
+            Some(end) => StoredLicense::Present {
+                workspace_id: "ws-1".to_owned(),
+                token: token(end).into(),
+            },
+        };
+        let license = match (renamed, self.has(Bug::UnknownIsNone)) {
+            (false, _) if foreign => Fact::Absent,
+            (false, _) => Fact::Known(license),
+            (true, true) => Fact::Known(StoredLicense::NoWorkspace),
+            (true, false) => Fact::Unknown,
+        };
+        let not_understood = renamed && !self.has(Bug::UnknownIsNone);
+        DatabaseFacts {
+            server_version_num: 150_018,
+            in_recovery: false,
+            encoding: "UTF8".to_owned(),
+            max_connections: 500,
+            reserved_connections: 3,
+            can_create: true,
+            transaction_pooler: false,
+            identity: DatabaseIdentity::new("model", "1"),
+            schema: if foreign {
+                SchemaState::Foreign {
+                    example: "wp_posts".to_owned(),
+                }
+            } else {
+                SchemaState::Bytebase {
+                    version: Some(Version::new(3, 21, 1)),
+                }
+            },
+            license,
+            heartbeats: Fact::Known(heartbeats.collect()),
+            sessions: Some(Sessions {
+                listeners: Some(Vec::new()),
+                migration_running: false,
+            }),
+            running_tasks: Fact::Known(Vec::<RunningTasks>::new()),
+            pending_tasks: Fact::Known(0),
+            available_tasks: Fact::Known(0),
+            not_understood: if not_understood {
+                vec!["workspace"]
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    fn remembered(&self, status: &Status) -> Remembered {
+        let identity = status.identity && !self.has(Bug::IdentityForgotten);
+        Remembered {
+            database: status.endpoint.then(|| DatabaseStatus {
+                endpoint: Some(ENDPOINT.to_owned()),
+                identity: identity.then(|| "model".to_owned()),
+                ..DatabaseStatus::default()
+            }),
+            refusal: status
+                .refusal
+                .clone()
+                .filter(|_| !self.has(Bug::RefusalForgotten))
+                .map(|(reason, message)| Refusal { reason, message }),
+            license: status
+                .license
+                .filter(|_| !self.has(Bug::LicenseForgotten))
+                .map(|end| LicenseStatus {
+                    ha: true,
+                    expiration_time: Some(Time(at(end))),
+                    ..LicenseStatus::default()
+                }),
+            schema_version: None,
+        }
+    }
+}
+
+fn to_u8(number: i32) -> u8 {
+    u8::try_from(number).unwrap_or(0)
+}
+
+/// The part of the new status that later decisions may rest on.
+fn status(plan: Plan, before: &Status) -> Status {
+    let database = plan.report.database.as_ref();
+    let mut conditions = plan.report.conditions.into_iter();
+    let ready = conditions.find(|condition| condition.type_.as_ref() == "DatabaseReady");
+    let license = plan.report.license.as_ref();
+    let end = license.and_then(|license| license.expiration_time.as_ref());
+    Status {
+        endpoint: database.is_some_and(|database| database.endpoint.is_some()),
+        identity: database.is_some_and(|database| database.identity.is_some()),
+        refusal: ready
+            .filter(|condition| condition.status == Some(false))
+            .map(|condition| (condition.reason, condition.message)),
+        license: match end {
+            Some(end) => {
+                let minutes = end.0.duration_since(at(0)).as_mins();
+                u8::try_from(minutes).ok()
+            }
+            None => license.and(before.license),
+        },
+    }
+}

@@ -1,0 +1,569 @@
+//! The world in which the rules live, small enough to visit every state of it: what is stored in
+//! the API server, pods and replicas, a metadata database, an operator process, and time.
+//!
+//! A tick is a minute. Time passes only while nobody has anything left to do, so what a rule
+//! promises within a minute must hold at the next tick. Everything else may happen in any order.
+
+use bytebase_operator::api::Reason;
+
+/// A StatefulSet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Set {
+    /// Lowest ordinal.
+    pub start: u8,
+    /// Number of pods.
+    pub size: u8,
+    /// Index of the pod template.
+    pub template: u8,
+}
+
+impl Set {
+    /// Its ordinals.
+    pub fn ordinals(self) -> std::ops::Range<u8> {
+        self.start..self.start + self.size
+    }
+}
+
+/// What the process in a pod does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Replica {
+    /// It has not sent its first heartbeat.
+    Starting,
+    /// It sends heartbeats and takes requests.
+    Active,
+    /// It does neither.
+    Frozen,
+    /// It does both, but its node is silent: not Ready, and it cannot be ended.
+    Stuck,
+}
+
+/// A pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pod {
+    /// Number at the end of its name.
+    pub ordinal: u8,
+    /// Never used twice.
+    pub uid: u8,
+    /// Index of the template it was made from.
+    pub template: u8,
+    /// What its process does.
+    pub replica: Replica,
+    /// It is being deleted, since this tick.
+    pub ending: Option<u8>,
+}
+
+/// What the metadata database holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Content {
+    /// Bytebase's tables.
+    Bytebase,
+    /// Another application's.
+    Foreign,
+    /// Bytebase's, in a form that this operator does not understand.
+    Renamed,
+}
+
+/// The metadata database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Database {
+    /// It answers.
+    pub up: bool,
+    /// What it holds.
+    pub content: Content,
+    /// The tick at which the stored license ends; `None`: no license is stored.
+    pub license: Option<u8>,
+    /// A replica of another Bytebase is active on it.
+    pub other: bool,
+}
+
+/// What a reading of the database brought.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// None has ended in this process.
+    None,
+    /// It does not answer.
+    Failed,
+    /// The database, and the uids of the pods whose replicas are active.
+    Good(Database, Vec<u8>),
+}
+
+/// What the status holds that a later decision may rest on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Status {
+    /// The endpoint is known.
+    pub endpoint: bool,
+    /// The database has been read.
+    pub identity: bool,
+    /// It was refused.
+    pub refusal: Option<(Reason, String)>,
+    /// The tick at which the license ends that was last read.
+    pub license: Option<u8>,
+}
+
+/// One write of the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Write {
+    /// The StatefulSet.
+    Set(Set),
+    /// Eviction of the pod with this uid.
+    Evict(u8),
+    /// The status.
+    Status(Status),
+}
+
+/// An operator process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Operator {
+    /// StatefulSet and pods as its watches last saw them.
+    pub cache: (Option<Set>, Vec<Pod>),
+    /// Its latest reading.
+    pub reading: Reading,
+    /// Writes of a reconcile that are still to be made, first first.
+    pub pending: Vec<Write>,
+    /// Nothing has changed since a reconcile that wrote nothing.
+    pub settled: bool,
+}
+
+/// What a user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// Replicas.
+    pub replicas: u8,
+    /// Index of the pod template.
+    pub template: u8,
+    /// The spec can be used.
+    pub valid: bool,
+}
+
+/// How often something may still happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// The operator dies.
+    pub crashes: u8,
+    /// The database goes away.
+    pub outages: u8,
+    /// The database is swapped for another application's, and back.
+    pub swaps: u8,
+    /// The tables of the database change their form, and back.
+    pub renames: u8,
+    /// Another Bytebase starts.
+    pub others: u8,
+    /// The user changes the size.
+    pub scales: u8,
+    /// The user changes the template.
+    pub edits: u8,
+    /// The user breaks the spec, and mends it.
+    pub mistakes: u8,
+    /// A replica freezes.
+    pub freezes: u8,
+    /// A node falls silent.
+    pub silences: u8,
+    /// Another license is stored.
+    pub renewals: u8,
+    /// Minutes that pass.
+    pub ticks: u8,
+}
+
+/// The license that an operator process last read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LicenseRead {
+    /// None has read the database.
+    #[default]
+    Never,
+    /// There was none.
+    Absent,
+    /// It ends at this tick.
+    Ends(u8),
+}
+
+/// What the checker remembers and nobody in the world does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ghost {
+    /// The license that an operator process last read.
+    pub license_read: LicenseRead,
+    /// Ordinals that an eviction took down and that have not come back.
+    pub evicted: Vec<u8>,
+    /// A promise that was broken.
+    pub broken: Option<&'static str>,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    /// What the user wants.
+    pub spec: Spec,
+    /// The StatefulSet, as stored.
+    pub set: Option<Set>,
+    /// The pods, by ordinal.
+    pub pods: Vec<Pod>,
+    /// The database.
+    pub database: Database,
+    /// The status, as stored.
+    pub status: Status,
+    /// The operator.
+    pub operator: Operator,
+    /// Minutes since the beginning.
+    pub tick: u8,
+    /// Uid of the next pod.
+    pub next_uid: u8,
+    /// What may still happen.
+    pub budget: Budget,
+    /// For the checker.
+    pub ghost: Ghost,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The watches catch up.
+    Sync,
+    /// The probe reads the database.
+    Probe,
+    /// The operator decides, on what it knows.
+    Reconcile,
+    /// It makes the next write of that reconcile.
+    Write,
+    /// It dies, and another process starts.
+    Crash,
+    /// The StatefulSet's controller makes this pod.
+    Make(u8),
+    /// It deletes this pod, which is surplus.
+    Remove(u8),
+    /// A replica sends its first heartbeat.
+    Start(u8),
+    /// A pod that was being deleted is gone.
+    End(u8),
+    /// A replica freezes.
+    Freeze(u8),
+    /// Its kubelet restarts it.
+    Restart(u8),
+    /// The node of a pod falls silent.
+    Silence(u8),
+    /// It reports again.
+    Report(u8),
+    /// The database goes away or comes back.
+    Outage,
+    /// It is swapped for one with this content.
+    Swap(Content),
+    /// Another Bytebase starts or stops on it.
+    Other,
+    /// A license that ends at this tick is stored, or none.
+    License(Option<u8>),
+    /// The user wants this many replicas.
+    Scale(u8),
+    /// The user wants the next template.
+    Edit,
+    /// The user breaks or mends the spec.
+    Mistake,
+    /// A minute passes.
+    Tick,
+}
+
+impl World {
+    /// Uids of the pods whose replicas send heartbeats.
+    pub fn active(&self) -> Vec<u8> {
+        let sends = |pod: &&Pod| matches!(pod.replica, Replica::Active | Replica::Stuck);
+        self.pods.iter().filter(sends).map(|pod| pod.uid).collect()
+    }
+
+    /// What a reading would bring now.
+    pub fn reading(&self) -> Reading {
+        if self.database.up {
+            Reading::Good(self.database, self.active())
+        } else {
+            Reading::Failed
+        }
+    }
+
+    /// Ordinals that the StatefulSet should have and has not.
+    pub fn missing(&self) -> Vec<u8> {
+        let wanted = self.set.map_or(0..0, Set::ordinals);
+        wanted
+            .filter(|ordinal| self.pods.iter().all(|pod| pod.ordinal != *ordinal))
+            .collect()
+    }
+
+    /// Ordinals of pods that the StatefulSet should not have and that are not ending.
+    pub fn surplus(&self) -> Vec<u8> {
+        let wanted = self.set.map_or(0..0, Set::ordinals);
+        let surplus = |pod: &&Pod| !wanted.contains(&pod.ordinal) && pod.ending.is_none();
+        self.pods
+            .iter()
+            .filter(surplus)
+            .map(|pod| pod.ordinal)
+            .collect()
+    }
+
+    /// The pod of this ordinal.
+    pub fn pod(&mut self, ordinal: u8) -> Option<&mut Pod> {
+        self.pods.iter_mut().find(|pod| pod.ordinal == ordinal)
+    }
+
+    /// Everything that happens promptly, as opposed to by chance or by a user's wish.
+    pub fn prompt(&self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let operator = &self.operator;
+        if operator.cache != (self.set, self.pods.clone()) {
+            actions.push(Action::Sync);
+        }
+        if operator.reading != self.reading() {
+            actions.push(Action::Probe);
+        }
+        if !operator.pending.is_empty() {
+            actions.push(Action::Write);
+        } else if !operator.settled {
+            actions.push(Action::Reconcile);
+        }
+        actions.extend(self.missing().into_iter().map(Action::Make));
+        actions.extend(self.surplus().into_iter().map(Action::Remove));
+        for pod in &self.pods {
+            match (pod.replica, pod.ending) {
+                // A node that is silent ends nothing.
+                (Replica::Stuck, _) => {}
+                (_, Some(_)) => actions.push(Action::End(pod.ordinal)),
+                (Replica::Starting, None) if self.can_start() => {
+                    actions.push(Action::Start(pod.ordinal));
+                }
+                _ => {}
+            }
+        }
+        actions
+    }
+
+    /// Bytebase comes up only on a database that answers.
+    fn can_start(&self) -> bool {
+        self.database.up
+    }
+
+    /// Everything that may happen by chance or by a user's wish.
+    pub fn chance(&self) -> Vec<Action> {
+        let budget = &self.budget;
+        let mut actions = Vec::new();
+        let mut may = |left: u8, action: Action| {
+            if left > 0 {
+                actions.push(action);
+            }
+        };
+        may(budget.crashes, Action::Crash);
+        if self.database.up {
+            may(budget.outages, Action::Outage);
+        } else {
+            may(1, Action::Outage);
+        }
+        match self.database.content {
+            Content::Bytebase => {
+                may(budget.swaps, Action::Swap(Content::Foreign));
+                may(budget.renames, Action::Swap(Content::Renamed));
+            }
+            Content::Foreign | Content::Renamed => may(1, Action::Swap(Content::Bytebase)),
+        }
+        if self.database.other {
+            may(1, Action::Other);
+        } else {
+            may(budget.others, Action::Other);
+        }
+        for size in [0, 1, 3] {
+            if size != self.spec.replicas {
+                may(budget.scales, Action::Scale(size));
+            }
+        }
+        may(budget.edits, Action::Edit);
+        if self.spec.valid {
+            may(budget.mistakes, Action::Mistake);
+        } else {
+            may(1, Action::Mistake);
+        }
+        if self.database.license.is_some() {
+            may(budget.renewals, Action::License(None));
+        }
+        may(budget.renewals, Action::License(Some(self.tick + 9)));
+        for pod in &self.pods {
+            match (pod.replica, pod.ending) {
+                (Replica::Active, None) => {
+                    may(budget.freezes, Action::Freeze(pod.ordinal));
+                    may(budget.silences, Action::Silence(pod.ordinal));
+                }
+                (Replica::Frozen, None) => may(1, Action::Restart(pod.ordinal)),
+                (Replica::Stuck, _) => may(1, Action::Report(pod.ordinal)),
+                _ => {}
+            }
+        }
+        if budget.ticks > 0 && self.prompt().is_empty() {
+            actions.push(Action::Tick);
+        }
+        actions
+    }
+
+    /// The world after an action that needs no decision. [`Action::Reconcile`] is not one.
+    pub fn after(&self, action: Action) -> Self {
+        let mut world = self.clone();
+        match action {
+            Action::Reconcile => {}
+            Action::Sync => {
+                world.operator.cache = (world.set, world.pods.clone());
+                world.operator.settled = false;
+            }
+            Action::Probe => {
+                world.operator.reading = world.reading();
+                world.operator.settled = false;
+                if let Reading::Good(database, _) = &world.operator.reading
+                    && database.content == Content::Bytebase
+                {
+                    world.ghost.license_read = database
+                        .license
+                        .map_or(LicenseRead::Absent, LicenseRead::Ends);
+                }
+            }
+            Action::Write => world.write(),
+            Action::Crash => {
+                world.budget.crashes -= 1;
+                world.operator = Operator {
+                    cache: (world.set, world.pods.clone()),
+                    reading: Reading::None,
+                    pending: Vec::new(),
+                    settled: false,
+                };
+            }
+            Action::Make(ordinal) => world.make(ordinal),
+            Action::Remove(ordinal) => {
+                let tick = world.tick;
+                if let Some(pod) = world.pod(ordinal) {
+                    pod.ending = Some(tick);
+                }
+            }
+            Action::Start(ordinal) => {
+                world.ghost.evicted.retain(|evicted| *evicted != ordinal);
+                world.becomes(ordinal, Replica::Active);
+            }
+            Action::End(ordinal) => world.pods.retain(|pod| pod.ordinal != ordinal),
+            _ => world.happens(action),
+        }
+        world
+    }
+
+    fn happens(&mut self, action: Action) {
+        let budget = &mut self.budget;
+        match action {
+            Action::Freeze(ordinal) => {
+                budget.freezes -= 1;
+                self.becomes(ordinal, Replica::Frozen);
+            }
+            Action::Restart(ordinal) => self.becomes(ordinal, Replica::Starting),
+            Action::Silence(ordinal) => {
+                budget.silences -= 1;
+                self.becomes(ordinal, Replica::Stuck);
+            }
+            Action::Report(ordinal) => self.becomes(ordinal, Replica::Active),
+            Action::Outage => {
+                if self.database.up {
+                    budget.outages -= 1;
+                }
+                self.database.up = !self.database.up;
+            }
+            Action::Swap(content) => {
+                match content {
+                    Content::Foreign => budget.swaps -= 1,
+                    Content::Renamed => budget.renames -= 1,
+                    Content::Bytebase => {}
+                }
+                self.database.content = content;
+            }
+            Action::Other => {
+                if !self.database.other {
+                    budget.others -= 1;
+                }
+                self.database.other = !self.database.other;
+            }
+            Action::License(end) => {
+                budget.renewals -= 1;
+                self.database.license = end;
+            }
+            Action::Scale(replicas) => {
+                budget.scales -= 1;
+                self.spec.replicas = replicas;
+                self.operator.settled = false;
+            }
+            Action::Edit => {
+                budget.edits -= 1;
+                self.spec.template += 1;
+                self.operator.settled = false;
+            }
+            Action::Mistake => {
+                if self.spec.valid {
+                    budget.mistakes -= 1;
+                }
+                self.spec.valid = !self.spec.valid;
+                self.operator.settled = false;
+            }
+            Action::Tick => {
+                budget.ticks -= 1;
+                self.tick += 1;
+                self.operator.settled = false;
+                self.license_has_ended();
+            }
+            _ => {}
+        }
+    }
+
+    /// Nobody had anything left to do, so whoever knew of the end of the license has acted on it.
+    fn license_has_ended(&mut self) {
+        let ended = match self.ghost.license_read {
+            LicenseRead::Never => return,
+            LicenseRead::Absent => true,
+            LicenseRead::Ends(end) => self.tick >= end,
+        };
+        let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
+        let active = self.pods.iter().filter(able).count();
+        if ended && active > 1 {
+            self.ghost.broken = Some("several replicas without a license that includes HA");
+        }
+    }
+
+    fn becomes(&mut self, ordinal: u8, replica: Replica) {
+        if let Some(pod) = self.pod(ordinal) {
+            pod.replica = replica;
+        }
+    }
+
+    fn make(&mut self, ordinal: u8) {
+        let Some(set) = self.set else {
+            return;
+        };
+        self.pods.push(Pod {
+            ordinal,
+            uid: self.next_uid,
+            template: set.template,
+            replica: Replica::Starting,
+            ending: None,
+        });
+        self.next_uid += 1;
+        self.pods.sort_by_key(|pod| pod.ordinal);
+    }
+
+    fn write(&mut self) {
+        match self.operator.pending.remove(0) {
+            Write::Set(set) => {
+                self.set = Some(set);
+            }
+            Write::Evict(uid) => self.evict(uid),
+            Write::Status(status) => self.status = status,
+        }
+        self.operator.settled = false;
+    }
+
+    fn evict(&mut self, uid: u8) {
+        let tick = self.tick;
+        // The request names the uid: a successor of the same name is not hit.
+        let Some(pod) = self.pods.iter_mut().find(|pod| pod.uid == uid) else {
+            return;
+        };
+        pod.ending = pod.ending.or(Some(tick));
+        let ordinal = pod.ordinal;
+        if self.ghost.evicted.iter().any(|other| *other != ordinal) {
+            self.ghost.broken = Some("more than one pod down by the operator");
+        }
+        if !self.ghost.evicted.contains(&ordinal) {
+            self.ghost.evicted.push(ordinal);
+        }
+    }
+}
