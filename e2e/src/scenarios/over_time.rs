@@ -262,7 +262,9 @@ pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
         .await?;
     // With a license again all three come back, and the one that served is never touched.
     let before = support::lives(&sandbox).await?;
-    support::install_license(&sandbox, &License::default()).await?;
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default())
+        .await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;

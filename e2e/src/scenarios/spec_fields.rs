@@ -108,9 +108,18 @@ async fn objects_to_name(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// One database has one cluster, so each names a host of its own.
+fn own_database(mut spec: Value, name: &str) -> Value {
+    let url = &mut spec["database"]["url"];
+    if let Some(text) = url.as_str().filter(|text| !text.contains("@f")) {
+        *url = json!(text.replace("iam@", &format!("iam@{name}-")));
+    }
+    spec
+}
+
 /// The effect appears, changes and goes, and the end equals the fresh object.
 async fn come_and_go(sandbox: &Sandbox, name: &str, field: &Field) -> Result<()> {
-    let around = merged(&base(), &field.around);
+    let around = own_database(merged(&base(), &field.around), name);
     let api = sandbox.clusters();
     let object = json!({
         "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
@@ -119,10 +128,11 @@ async fn come_and_go(sandbox: &Sandbox, name: &str, field: &Field) -> Result<()>
     api.create(&PostParams::default(), &serde_json::from_value(object)?)
         .await?;
     let fresh = settled(sandbox, name, None).await.context("at first")?;
-    let set = merged(&around, &field.set);
+    let set = own_database(merged(&around, &field.set), name);
     replace(sandbox, name, &set).await?;
     let first = settled(sandbox, name, Some(&fresh)).await.context("set")?;
-    replace(sandbox, name, &merged(&around, &field.changed)).await?;
+    let changed = own_database(merged(&around, &field.changed), name);
+    replace(sandbox, name, &changed).await?;
     settled(sandbox, name, Some(&first))
         .await
         .context("changed")?;

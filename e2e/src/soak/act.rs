@@ -169,7 +169,90 @@ impl Stage {
                 self.sandbox.harness().postgres.disconnect(database).await?;
                 Ok(())
             }
+            Action::SwapDatabase => self.swap_database(index).await,
+            Action::CutOffRefused => self.cut_off_refused(index).await,
+            Action::StartBesideForeign => self.start_beside_foreign(index).await,
         }
+    }
+
+    /// An empty database under the same name, as after a restore that went wrong; then somebody
+    /// restarts Bytebase.
+    async fn swap_database(&self, index: usize) -> Result<()> {
+        let database = self.databases.get(index).context("no such cluster")?;
+        let postgres = &self.sandbox.harness().postgres;
+        postgres.allow_connections(database, false).await?;
+        postgres.disconnect(database).await?;
+        let name = &database.name;
+        let number = rand::random::<u32>();
+        for statement in [
+            format!("ALTER DATABASE {name} RENAME TO {name}_{number}"),
+            format!("CREATE DATABASE {name} OWNER {name} ENCODING 'UTF8' TEMPLATE template0"),
+        ] {
+            postgres.execute_in("postgres", &statement).await?;
+        }
+        let selector = format!("bytebase.com/cluster={}", cluster_name(index));
+        let pods = self.sandbox.pods(&selector).await?;
+        let uids = pods.iter().filter_map(ResourceExt::uid);
+        self.doings.lock().deleted.extend(uids);
+        self.kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
+            .await
+    }
+
+    /// Bytebase's own table is out of sight, so the others count as another application's.
+    async fn cut_off_refused(&self, index: usize) -> Result<()> {
+        let database = self.databases.get(index).context("no such cluster")?;
+        let postgres = &self.sandbox.harness().postgres;
+        self.run(index, "ALTER TABLE principal RENAME TO hidden")
+            .await?;
+        let name = cluster_name(index);
+        self.sandbox
+            .wait_condition(&name, "DatabaseReady", "False", "DatabaseForeignTables")
+            .await?;
+        self.doings.lock().refused.insert(index);
+        self.patch(index, json!({"replicas": 1})).await?;
+        postgres.allow_connections(database, false).await?;
+        postgres.disconnect(database).await?;
+        sleep(DATABASE_DOWN).await;
+        postgres.allow_connections(database, true).await?;
+        sleep(PAUSE).await;
+        self.doings.lock().refused.remove(&index);
+        self.run(index, "ALTER TABLE hidden RENAME TO principal")
+            .await
+    }
+
+    /// The heartbeat of a replica that nobody here runs, for some time before and after the wish.
+    async fn start_beside_foreign(&self, index: usize) -> Result<()> {
+        self.foreign_heartbeats(index).await?;
+        self.doings.lock().refused.insert(index);
+        self.patch(index, json!({"replicas": 1})).await?;
+        self.foreign_heartbeats(index).await?;
+        self.doings.lock().refused.remove(&index);
+        self.run(
+            index,
+            "DELETE FROM replica_heartbeat WHERE replica_id = 'of-others'",
+        )
+        .await
+    }
+
+    /// For longer than from one reading to the next.
+    async fn foreign_heartbeats(&self, index: usize) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < DATABASE_DOWN {
+            self.run(
+                index,
+                "INSERT INTO replica_heartbeat VALUES ('of-others', now())
+                 ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = now()",
+            )
+            .await?;
+            sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, index: usize, statement: &'static str) -> Result<()> {
+        let pool = self.pools.get(index).context("no such cluster")?;
+        sqlx::query(statement).execute(pool).await?;
+        Ok(())
     }
 
     async fn strike(&self, disaster: Disaster) -> Result<()> {
@@ -282,9 +365,11 @@ impl Stage {
         self.sandbox.kubectl(arguments).await.map(drop)
     }
 
+    /// By place and not by number: the license gate may have kept another than the lowest.
     async fn pod(&self, index: usize, which: usize) -> Result<Pod> {
-        let name = format!("{}-{which}", cluster_name(index));
-        Ok(self.sandbox.api::<Pod>().get(&name).await?)
+        let selector = format!("bytebase.com/cluster={}", cluster_name(index));
+        let pods = self.sandbox.pods(&selector).await?;
+        pods.into_iter().nth(which).context("there is no such pod")
     }
 
     /// The pod that leads. After one was killed nobody does until its lease has run out.

@@ -36,6 +36,8 @@ pub struct Look {
     pub target: i32,
     /// Pods may be down by our own doing.
     pub disturbed: bool,
+    /// Its database is refused or in use by another Bytebase, and it had no replica.
+    pub refused: bool,
     /// Pods that we deleted.
     pub deleted: BTreeSet<String>,
     /// Time since the last look.
@@ -49,6 +51,7 @@ pub struct Books {
     pub blind: u64,
     pub too_many_without_ha: Vec<String>,
     pub two_down_by_operator: Vec<String>,
+    pub started_on_refused: Vec<String>,
     pub foreign_touched: Vec<String>,
     pub secrets: Vec<String>,
     accounts: BTreeMap<usize, Account>,
@@ -68,6 +71,7 @@ impl Books {
             && [
                 &self.too_many_without_ha,
                 &self.two_down_by_operator,
+                &self.started_on_refused,
                 &self.foreign_touched,
                 &self.secrets,
             ]
@@ -94,6 +98,10 @@ impl Books {
             }
         } else {
             account.surplus = Duration::ZERO;
+        }
+        if let (true, Some(pod)) = (look.refused, look.pods.first()) {
+            self.started_on_refused
+                .push(format!("cluster {cluster}: {} was made", pod.name));
         }
         self.two_down_by_operator
             .extend(two_down(cluster, &account.before, look));
@@ -152,6 +160,10 @@ impl fmt::Display for Books {
             (
                 "more than one pod down by the operator's hand",
                 &self.two_down_by_operator,
+            ),
+            (
+                "a first replica on a refused database, or beside another Bytebase",
+                &self.started_on_refused,
             ),
             ("objects of others touched", &self.foreign_touched),
             ("secrets seen", &self.secrets),
@@ -231,6 +243,23 @@ mod tests {
         assert_eq!(entries(&vec![licensed; seconds + 1]).0, 0);
         let single = Look { active: 1, ..two };
         assert_eq!(entries(&vec![single; seconds + 1]).0, 0);
+    }
+
+    #[test]
+    fn no_pod_may_be_there_while_its_database_is_refused() {
+        for (refused, pods, expected) in [(true, 1, 1), (true, 0, 0), (false, 1, 0)] {
+            let mut books = Books::default();
+            let pods = vec![pod("a-0", false, false); pods];
+            books.enter(
+                0,
+                &Look {
+                    refused,
+                    ..look(&pods)
+                },
+            );
+            assert_eq!(books.started_on_refused.len(), expected);
+            assert_eq!(books.clean(), expected == 0);
+        }
     }
 
     #[test]

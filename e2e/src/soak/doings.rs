@@ -11,6 +11,9 @@ pub struct Doings {
     pub models: Vec<Model>,
     /// Clusters whose pods may be down by our own doing, until they have settled again.
     pub disturbed: BTreeSet<usize>,
+    /// Clusters whose database is refused or in use by another Bytebase, and which have no replica:
+    /// none may start.
+    pub refused: BTreeSet<usize>,
     /// Uids of pods that we deleted.
     pub deleted: BTreeSet<String>,
     /// Nothing more is to be looked at.

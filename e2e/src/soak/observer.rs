@@ -83,6 +83,7 @@ impl Eyes {
                     ha,
                     target: now.models.get(index).map_or(0, Model::target),
                     disturbed: both(&doings) || both(&now),
+                    refused: doings.refused.contains(&index) && now.refused.contains(&index),
                     deleted: now.deleted,
                     passed: last.elapsed(),
                 };

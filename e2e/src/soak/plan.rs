@@ -90,6 +90,12 @@ pub enum Action {
     DeletePod(usize),
     /// All sessions of its database are ended.
     CutConnections,
+    /// An empty database takes the place of its own under the same name, and its pods are deleted.
+    SwapDatabase,
+    /// Stopped, its database is refused; it is to start again, and the database is cut off.
+    CutOffRefused,
+    /// Stopped, a replica of another Bytebase is active on its database; it is to start again.
+    StartBesideForeign,
 }
 
 /// Something that strikes all clusters at once.
@@ -160,6 +166,7 @@ impl Round {
                 match action {
                     Action::Edit | Action::PauseAndResume => model.edits += 1,
                     Action::Scale(size) => model.replicas = *size,
+                    Action::CutOffRefused | Action::StartBesideForeign => model.replicas = 1,
                     Action::Upgrade => model.version += 1,
                     Action::RotatePassword => model.passwords += 1,
                     Action::LoseHa | Action::Expire => model.ha = false,
@@ -169,6 +176,7 @@ impl Round {
                     | Action::KillReplica(_)
                     | Action::FreezeReplica(_)
                     | Action::DeletePod(_)
+                    | Action::SwapDatabase
                     | Action::CutConnections => {}
                 }
             }
@@ -186,6 +194,7 @@ impl Round {
                             | Action::FreezeReplica(_)
                             | Action::DeletePod(_)
                             | Action::CutConnections
+                            | Action::SwapDatabase
                             | Action::DeleteOwned
                             | Action::EditOwned
                     )
@@ -210,6 +219,9 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
     if model.version + 1 < VERSIONS.len() {
         possible.push(Action::Upgrade);
     }
+    if model.replicas == 0 {
+        possible.extend([Action::CutOffRefused, Action::StartBesideForeign]);
+    }
     // The license is installed by a replica, so one must run for it to change hands.
     if model.replicas > 0 {
         possible.extend(if model.ha {
@@ -226,6 +238,7 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
             Action::KillReplica(which),
             Action::FreezeReplica(which),
             Action::DeletePod(which),
+            Action::SwapDatabase,
         ]);
     }
     possible.choose(rng).copied().unwrap_or(Action::Edit)
@@ -275,6 +288,9 @@ mod tests {
                         }
                         Action::RegainHa => assert!(!model.ha && model.replicas > 0),
                         Action::Scale(size) => assert_ne!(*size, model.replicas),
+                        Action::CutOffRefused | Action::StartBesideForeign => {
+                            assert_eq!(model.replicas, 0);
+                        }
                         _ => {}
                     }
                 }
@@ -286,7 +302,7 @@ mod tests {
                 assert!(models.iter().all(|model| model.version < VERSIONS.len()));
             }
         }
-        assert_eq!(kinds.len(), 14 + 5, "{kinds:?}");
+        assert_eq!(kinds.len(), 17 + 5, "{kinds:?}");
     }
 
     #[test]

@@ -60,7 +60,9 @@ pub fn judge(
         ..DatabaseStatus::default()
     });
     let refusal = observation.remembered.refusal.as_ref();
-    let refusal = refusal.filter(|_| remembered.is_some());
+    // Who else uses it is known without any reading, so that is never remembered.
+    let refusal =
+        refusal.filter(|refusal| remembered.is_some() && refusal.reason != Reason::DatabaseShared);
     let plain = |allows, ok, reason, message: &str| DatabaseVerdict {
         allows,
         status: ok,
