@@ -248,6 +248,10 @@ pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
             status["readyReplicas"] == 2
         })
         .await?;
+    // Otherwise the operator would install the one in the Secret again.
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default().ha(false))
+        .await?;
     take_license_away(&sandbox).await?;
     let left = support::wait_pods(&sandbox, 1).await?;
     let kept = left.first().map(ResourceExt::name_any);
