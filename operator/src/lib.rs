@@ -7,9 +7,9 @@
 //! observe (I/O) → validate (pure) → decide (pure) → apply (I/O) → report (I/O)
 //! ```
 //!
-//! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client,
-//! no database driver and no async runtime (`tests/purity.rs` holds them to it). `runtime` wires
-//! the steps to the cluster.
+//! `kubernetes`, `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no
+//! Kubernetes client, no database driver and no async runtime (`tests/purity.rs` holds them to
+//! it). `runtime` wires the steps to the cluster.
 
 pub mod api;
 pub mod apply;
@@ -17,9 +17,8 @@ pub mod cli;
 pub mod contract;
 pub mod decide;
 pub mod desired;
+pub mod kubernetes;
 pub mod observe;
-mod plain;
-pub mod quantity;
 pub mod report;
 pub mod runtime;
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
-use super::kinds;
 use super::license::LicenseVerdict;
 use super::observation::{Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
@@ -11,7 +10,7 @@ use super::rollout::{Rollout, Step, describe};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use crate::validate::{Problem, ValidCluster};
 
 /// Everything the conditions speak of.
@@ -495,7 +494,7 @@ fn route_way(findings: &Findings<'_>) -> Option<Way> {
         return Some((
             Some(false),
             Reason::KindNotInstalled,
-            kinds::message(Kind::HttpRoute),
+            Problem::kind_not_installed(Kind::HttpRoute).message,
         ));
     }
     Some(match &observation.route {

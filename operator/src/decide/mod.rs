@@ -3,7 +3,6 @@
 pub mod conditions;
 pub mod database;
 pub mod health;
-pub mod kinds;
 pub mod license;
 pub mod observation;
 pub mod plan;
@@ -16,7 +15,8 @@ use crate::api::Reason;
 use crate::api::status::{Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
-use crate::desired::{self, Kind};
+use crate::desired::{self, DesiredObject};
+use crate::kubernetes::Kind;
 use crate::validate::{Problem, ValidCluster, Validation};
 use conditions::Findings;
 use database::DatabaseVerdict;
@@ -120,11 +120,12 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     } = *findings;
     let mut all = conditions::all(findings);
     let phase = conditions::phase(findings, &all);
+    let not_installed = desired.not_installed.iter().copied();
     let problems: Vec<_> = validation
         .problems
         .iter()
         .cloned()
-        .chain(kinds::not_installed(cluster, observation))
+        .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
     all.push(conditions::configuration(&problems, &validation.warnings));
     let paused = cluster.spec.paused;
@@ -133,7 +134,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
         _ => None,
     };
-    let Desired { objects, prune } = if paused { Desired::default() } else { desired };
+    let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
     let quiet = matches!(
         phase,
         Phase::Ready | Phase::Limited | Phase::Stopped | Phase::Paused
@@ -167,8 +168,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
 
 #[derive(Default)]
 struct Desired {
-    objects: Vec<desired::DesiredObject>,
+    objects: Vec<DesiredObject>,
     prune: Vec<Kind>,
+    /// Kinds that the spec asks for and the Kubernetes cluster lacks.
+    not_installed: Vec<Kind>,
 }
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
@@ -198,47 +201,32 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         None if hold => None,
         _ => Some(desired::stateful_set(cluster, size, template)),
     };
-    // What stands already is not taken away.
-    let ingress = desired::ingress(cluster)
-        .filter(|_| !exposure_held || observation.ingress_has_address.is_some());
-    let route =
-        desired::http_route(cluster).filter(|_| !exposure_held || observation.route.is_some());
-    let network_policy = desired::network_policy(cluster, operator_namespace);
-    let service_monitor = desired::service_monitor(cluster);
-    let disruption_budget = desired::pod_disruption_budget(cluster);
-    let service_account = desired::service_account(cluster);
-    let mut prune = Vec::new();
-    for (kind, wanted) in [
-        (Kind::Ingress, cluster.ingress.is_some()),
-        (Kind::PodDisruptionBudget, disruption_budget.is_some()),
-        (Kind::ServiceAccount, service_account.is_some()),
-        (Kind::HttpRoute, cluster.route.is_some()),
-        (Kind::NetworkPolicy, network_policy.is_some()),
-        (Kind::ServiceMonitor, service_monitor.is_some()),
-    ] {
-        if !wanted {
-            prune.push(kind);
-        }
-    }
-    // What pods need comes before the pods, what lets people in comes last.
-    let objects = [
-        service_account,
-        network_policy,
-        Some(desired::headless_service(cluster)),
-        Some(desired::service(cluster)),
-        stateful_set,
-        disruption_budget,
-        service_monitor,
-        ingress,
-        route,
-    ];
+    let wanted = desired::companions(cluster, operator_namespace);
+    let prune = Kind::owned()
+        .rev()
+        .filter(|kind| kind.is_prunable() && wanted.iter().all(|object| object.kind != *kind))
+        .collect();
+    let is_lacking =
+        |object: &DesiredObject| observation.kinds_not_installed.contains(&object.kind);
+    let not_installed = wanted.iter().filter(|object| is_lacking(object));
+    let not_installed = not_installed.map(|object| object.kind).rev().collect();
+    let stands = |kind| match kind {
+        Kind::Ingress => observation.ingress_has_address.is_some(),
+        Kind::HttpRoute => observation.route.is_some(),
+        _ => false,
+    };
+    let mut objects: Vec<_> = wanted
+        .into_iter()
+        .chain(stateful_set)
+        .filter(|object| !is_lacking(object))
+        // What stands already is not taken away.
+        .filter(|object| !exposure_held || !object.kind.exposes() || stands(object.kind))
+        .collect();
+    objects.sort_by_key(|object| object.kind);
     Ok(Desired {
-        objects: objects
-            .into_iter()
-            .flatten()
-            .filter(|object| !observation.kinds_not_installed.contains(&object.kind))
-            .collect(),
+        objects,
         prune,
+        not_installed,
     })
 }
 

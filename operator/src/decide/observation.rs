@@ -1,7 +1,7 @@
 //! What the decision rests on: everything seen of one cluster at one moment, as plain values.
 
 use crate::contract::version::Version;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! The PodDisruptionBudget: drains of nodes take one replica at a time, like the operator itself.
 
-use super::{DesiredObject, Kind, metadata, selector};
+use super::{DesiredObject, metadata, selector};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -2,8 +2,9 @@
 
 use super::ingress::PRIVATE_PATHS;
 use super::services::{NOWHERE_PORT, service_port};
-use super::{DesiredObject, Kind, headless_name, metadata};
+use super::{DesiredObject, headless_name, metadata};
 use crate::api::spec::GatewayParentRef;
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,7 @@
 //! The NetworkPolicy: one port, from where the user says.
 
-use super::{DesiredObject, Kind, PORT, metadata, selector};
+use super::{DesiredObject, PORT, metadata, selector};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,

@@ -290,7 +290,7 @@ fn memory_limit(cluster: &ValidCluster) -> Option<u64> {
         .limits
         .as_ref()?
         .get("memory")?;
-    crate::quantity::bytes(&quantity.0).map(|bytes| bytes / 10 * 9)
+    crate::kubernetes::quantity::bytes(&quantity.0).map(|bytes| bytes / 10 * 9)
 }
 
 fn volumes(cluster: &ValidCluster) -> Vec<Volume> {

@@ -1,6 +1,7 @@
 //! The ServiceAccount: an identity without rights and without a token.
 
-use super::{DesiredObject, Kind, metadata};
+use super::{DesiredObject, metadata};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::core::v1::ServiceAccount;
 

@@ -1,7 +1,8 @@
 //! The ServiceMonitor: each replica's own metrics, through the headless Service.
 
 use super::services::{ROLE_LABEL, ServiceRole};
-use super::{CLUSTER_LABEL, DesiredObject, Kind, metadata};
+use super::{CLUSTER_LABEL, DesiredObject, metadata};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use serde_json::json;
 use std::collections::BTreeMap;

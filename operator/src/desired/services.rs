@@ -1,7 +1,8 @@
 //! The client Service and the headless one.
 
-use super::{DesiredObject, Kind, PORT, headless_name, metadata, selector_labels};
+use super::{DesiredObject, PORT, headless_name, metadata, selector_labels};
 use crate::api::spec::{IngressPreset, ServiceType};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

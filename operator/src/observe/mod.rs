@@ -2,5 +2,5 @@
 
 pub mod cluster;
 pub mod database;
-pub mod optional;
 pub mod pod;
+pub mod route;

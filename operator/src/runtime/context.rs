@@ -3,14 +3,14 @@
 use super::backoff::{self, Backoff};
 use super::caches::Caches;
 use super::lease::Leadership;
-use super::metrics::{Metrics, ObjectKind};
+use super::metrics::Metrics;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus};
 use crate::decide::Settings;
 use crate::decide::observation::{CallFailure, DatabaseIdentity, RefusedEviction};
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
+use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use crate::observe::pod::LogIds;
-use crate::plain::plain;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -187,10 +187,10 @@ impl Context {
     }
 
     /// Counts and logs an error of a watch.
-    pub fn watch_failed(&self, kind: ObjectKind, error: &watcher::Error) {
+    pub fn watch_failed(&self, kind: Kind, error: &watcher::Error) {
         self.metrics.watch_failed(kind);
         tracing::warn!(
-            kind = <&str>::from(kind),
+            kind = kind.name(),
             error = plain(error),
             "a watch failed and is tried again"
         );
@@ -373,12 +373,8 @@ impl ReferenceIndex {
     }
 
     /// Clusters that name this object.
-    pub fn of(&self, kind: ObjectKind, namespace: &str, name: &str) -> Vec<Key> {
-        let reference = (
-            kind == ObjectKind::Secret,
-            namespace.to_owned(),
-            name.to_owned(),
-        );
+    pub fn of(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Key> {
+        let reference = (kind == Kind::Secret, namespace.to_owned(), name.to_owned());
         lock(&self.0)
             .clusters
             .get(&reference)

@@ -14,7 +14,7 @@
 //! hold on to what they read as leader would write it later; only the end of the process ends them
 //! all.
 
-use crate::plain::plain;
+use crate::kubernetes::error_text::plain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};

@@ -3,6 +3,7 @@
 
 use crate::decide::health::Freshness;
 use crate::decide::observation::{DatabaseView, FailureReason};
+use crate::kubernetes::Kind;
 use crate::observe::database::probe::Latest;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -53,33 +54,6 @@ pub enum ErrorClass {
     TimedOut,
     /// It panicked.
     Panic,
-}
-
-/// Kinds that are watched or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
-#[expect(missing_docs, reason = "each is the kind it is named after")]
-pub enum ObjectKind {
-    BytebaseCluster,
-    ConfigMap,
-    Event,
-    HttpRoute,
-    Ingress,
-    Lease,
-    NetworkPolicy,
-    Pod,
-    PodDisruptionBudget,
-    Secret,
-    Service,
-    ServiceAccount,
-    ServiceMonitor,
-    StatefulSet,
-}
-
-impl ObjectKind {
-    /// Whether a Kubernetes cluster may well lack the kind.
-    pub const fn is_optional(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::ServiceMonitor)
-    }
 }
 
 /// Calls that write.
@@ -286,9 +260,9 @@ impl Metrics {
     }
 
     /// Counts an error of a watch.
-    pub fn watch_failed(&self, kind: ObjectKind) {
+    pub fn watch_failed(&self, kind: Kind) {
         self.watch_errors
-            .get_or_create(&[("kind", name(kind))])
+            .get_or_create(&[("kind", kind.metric_label().to_owned())])
             .inc();
     }
 
@@ -305,10 +279,12 @@ impl Metrics {
     }
 
     /// Counts a write.
-    pub fn wrote(&self, verb: WriteVerb, kind: ObjectKind) {
-        self.writes
-            .get_or_create(&[("verb", name(verb)), ("kind", name(kind))])
-            .inc();
+    pub fn wrote(&self, verb: WriteVerb, kind: Kind) {
+        let labels = [
+            ("verb", <&str>::from(verb).to_owned()),
+            ("kind", kind.metric_label().to_owned()),
+        ];
+        self.writes.get_or_create(&labels).inc();
     }
 
     /// Replaces what is shown of a cluster.
@@ -331,10 +307,6 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
-}
-
-fn name(label: impl Into<&'static str>) -> String {
-    label.into().to_owned()
 }
 
 // === impl Clusters ===
@@ -528,8 +500,8 @@ mod tests {
             ReconcileOutcome::Error(ErrorClass::Panic),
             Duration::from_millis(3),
         );
-        metrics.watch_failed(ObjectKind::HttpRoute);
-        metrics.wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
+        metrics.watch_failed(Kind::HttpRoute);
+        metrics.wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
         metrics.probed(None, Duration::from_millis(3));
         metrics.probed(Some(FailureReason::Unreachable), Duration::from_secs(5));
         metrics.leads(true);

@@ -2,7 +2,7 @@
 
 use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
-use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
+use super::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::{self, Notice};
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
@@ -14,16 +14,17 @@ use crate::decide::observation::{
 };
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan};
 use crate::decide::rollout::Eviction;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
+use crate::kubernetes::error_text::plain;
 use crate::observe::cluster as observe;
 use crate::observe::database::{Login, Target};
-use crate::observe::optional;
-use crate::plain::plain;
+use crate::observe::route;
 use crate::report;
 use crate::validate::{ValidCluster, validate, wanted_references};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -180,7 +181,10 @@ impl Look<'_> {
             return Ok((Action::await_change(), 0));
         }
         for (complete, what) in [
-            (context.caches.stateful_sets.is_complete(), "statefulsets"),
+            (
+                context.caches.is_complete(Kind::StatefulSet),
+                "statefulsets",
+            ),
             (context.caches.pods.is_complete(), "pods"),
         ] {
             if !complete {
@@ -245,8 +249,7 @@ impl Look<'_> {
         };
         let set = context
             .caches
-            .stateful_sets
-            .get(namespace, &name)
+            .read::<StatefulSet>(Kind::StatefulSet, namespace, &name)
             .filter(|set| owned(&|| set.owner_references().to_vec()));
         let set_uid = set.as_ref().and_then(ResourceExt::uid);
         // Pods have the names of their ordinals; beyond the largest size there are none.
@@ -283,8 +286,7 @@ impl Look<'_> {
             .and_then(|(_, facts)| context.claim(key, created, memory, &facts.identity));
         let ingress = context
             .caches
-            .ingresses
-            .get(namespace, &name)
+            .read::<Ingress>(Kind::Ingress, namespace, &name)
             .filter(|ingress| owned(&|| ingress.owner_references().to_vec()));
         Observation {
             now,
@@ -301,10 +303,9 @@ impl Look<'_> {
             }),
             route: context
                 .caches
-                .http_routes
-                .get(namespace, &name)
+                .get(Kind::HttpRoute, namespace, &name)
                 .filter(|route| owned(&|| route.owner_references().to_vec()))
-                .map(|route| optional::route(&route)),
+                .map(|route| route::view(&route)),
             kinds_not_installed: context.caches.not_installed(),
             database: latest.view,
             last_facts: facts,
@@ -405,9 +406,7 @@ impl Look<'_> {
                 Ok(Applied::Written) => {
                     outcome.writes += 1;
                     outcome.applied += 1;
-                    context
-                        .metrics
-                        .wrote(WriteVerb::Apply, metric_kind(desired.kind));
+                    context.metrics.wrote(WriteVerb::Apply, desired.kind);
                     tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
                     memory.writes.insert(
                         slot,
@@ -431,7 +430,7 @@ impl Look<'_> {
                 Ok(true) => {
                     outcome.writes += 1;
                     outcome.applied += 1;
-                    context.metrics.wrote(WriteVerb::Delete, metric_kind(*kind));
+                    context.metrics.wrote(WriteVerb::Delete, *kind);
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
                 Err(failure) => outcome.failures.push(failure),
@@ -460,7 +459,7 @@ impl Look<'_> {
                 outcome.writes += 1;
                 memory.refused_eviction = None;
                 let metrics = &self.context.metrics;
-                metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
+                metrics.wrote(WriteVerb::Evict, Kind::Pod);
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 outcome.notices.push(Notice {
                     warning: false,
@@ -583,7 +582,7 @@ impl Look<'_> {
                 .map_err(Error::Status)?;
             context
                 .metrics
-                .wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
+                .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
             outcome.writes += 1;
             outcome.notices.extend(report::notices(&previous, &status));
             memory.status = Some(WrittenStatus {
@@ -688,19 +687,6 @@ fn target(valid: &ValidCluster) -> Option<Target> {
         login,
         fingerprint: digest.finalize().into(),
     })
-}
-
-fn metric_kind(kind: Kind) -> ObjectKind {
-    match kind {
-        Kind::ServiceAccount => ObjectKind::ServiceAccount,
-        Kind::Service => ObjectKind::Service,
-        Kind::StatefulSet => ObjectKind::StatefulSet,
-        Kind::PodDisruptionBudget => ObjectKind::PodDisruptionBudget,
-        Kind::NetworkPolicy => ObjectKind::NetworkPolicy,
-        Kind::Ingress => ObjectKind::Ingress,
-        Kind::HttpRoute => ObjectKind::HttpRoute,
-        Kind::ServiceMonitor => ObjectKind::ServiceMonitor,
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::api::{BytebaseCluster, BytebaseClusterSpec, Reason};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::{License, LicenseError, LicenseKey};
 use crate::contract::version::{ImageDigest, ImageTag, Version};
+use crate::kubernetes::Kind;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -57,6 +58,19 @@ impl Problem {
             blocking: false,
             ..Self::blocking(field, reason, message)
         }
+    }
+
+    /// A kind that the spec asks for and this Kubernetes cluster lacks.
+    pub fn kind_not_installed(kind: Kind) -> Self {
+        let (plural, group) = (kind.plural(), kind.group());
+        let brought_by = kind.brought_by().unwrap_or("whoever brings it");
+        Self::reported(
+            kind.asked_for_by().unwrap_or("spec"),
+            Reason::KindNotInstalled,
+            format!(
+                "this Kubernetes cluster has no {plural}.{group}: install the definitions of {brought_by}, or take the field out"
+            ),
+        )
     }
 
     /// A problem of the merged pod template, found while building it.
