@@ -12,15 +12,15 @@
 //! it). `runtime` wires the steps to the cluster.
 
 pub mod api;
-pub mod apply;
+mod apply;
 pub mod cli;
 pub mod contract;
 pub mod decide;
-pub mod desired;
+mod desired;
 pub mod kubernetes;
 pub mod observe;
-pub mod report;
+mod report;
 pub mod runtime;
 #[cfg(test)]
 mod testing;
-pub mod validate;
+mod validate;

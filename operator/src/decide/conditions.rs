@@ -388,7 +388,7 @@ fn reconciling(
     let of = |status, reason, message: &str| {
         ConditionDraft::new(ConditionType::Reconciling, Some(status), reason, message)
     };
-    if findings.cluster.spec.paused {
+    if findings.cluster.paused {
         return of(
             false,
             Reason::Paused,
@@ -528,7 +528,7 @@ pub fn phase(findings: &Findings<'_>, conditions: &[ConditionDraft]) -> Phase {
     let of = |type_| conditions.iter().find(|condition| condition.type_ == type_);
     let is = |type_, status| of(type_).is_some_and(|condition| condition.status == Some(status));
     let set = findings.observation.stateful_set.as_ref();
-    if findings.cluster.spec.paused {
+    if findings.cluster.paused {
         Phase::Paused
     } else if is(ConditionType::Stalled, true) {
         Phase::Stalled

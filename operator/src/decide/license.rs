@@ -68,7 +68,7 @@ pub fn judge(
                 let how = if cluster
                     .admin
                     .as_ref()
-                    .is_some_and(|admin| admin.create_first)
+                    .is_some_and(|admin| admin.create_first && admin.login.is_some())
                 {
                     "the operator makes the first admin as soon as a replica is Ready"
                 } else {
@@ -103,12 +103,7 @@ pub fn judge(
 
 /// Nothing is stored and nothing usable is in a Secret.
 fn missing(cluster: &ValidCluster) -> &'static str {
-    let named = cluster
-        .spec
-        .license
-        .as_ref()
-        .is_some_and(|license| license.secret_ref.is_some());
-    if named {
+    if cluster.license.is_named {
         "no license is stored, and the one in spec.license.secretRef cannot be used: ConfigurationValid says why"
     } else {
         "no license is stored: install one that includes HA in Bytebase, or name it in spec.license"
@@ -231,7 +226,8 @@ fn not_installed(
         SignedDuration::ZERO,
         Some(workspace_id),
     );
-    let how = if cluster.admin.is_some() {
+    let admin = cluster.admin.as_ref();
+    let how = if admin.is_some_and(|admin| admin.login.is_some()) {
         "the operator installs it as soon as a replica is Ready"
     } else {
         "install it in Bytebase, or set spec.admin and the operator does"

@@ -128,7 +128,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
     all.push(conditions::configuration(&problems, &validation.warnings));
-    let paused = cluster.spec.paused;
+    let paused = cluster.paused;
     let eviction = match &rollout.step {
         // A pod that ends now would come back from the old template, which is held.
         Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
@@ -336,7 +336,7 @@ fn held_rollout(
         .stateful_set
         .as_ref()
         .is_some_and(|set| target.replicas < set.replicas);
-    let for_ = if cluster.spec.paused {
+    let for_ = if cluster.paused {
         "spec.paused to be lifted"
     } else if database.allows <= database::Allows::Wait {
         // A pod that ends now might come back into a database that refuses it.
@@ -382,12 +382,7 @@ fn exposure_held(
     let create_first = cluster
         .admin
         .as_ref()
-        .is_some_and(|admin| admin.create_first)
-        || cluster
-            .spec
-            .admin
-            .as_ref()
-            .is_some_and(|admin| admin.create_first);
+        .is_some_and(|admin| admin.create_first);
     let workspace = observation
         .last_facts
         .as_ref()
@@ -431,7 +426,8 @@ fn call(
         .iter()
         .filter(|replica| replica.ready_and_beating())
         .find_map(|replica| replica.pod.ip.as_ref()?.parse::<IpAddr>().ok())?;
-    let (email, password) = (admin.email.clone(), admin.password.clone());
+    let login = admin.login.as_ref()?;
+    let (email, password) = (login.email.clone(), login.password.clone());
     let request = match &facts.license {
         StoredLicense::NoWorkspace if admin.create_first => {
             BytebaseRequest::CreateFirstAdmin { email, password }

@@ -1,7 +1,7 @@
 //! The HTTPRoute: the same host and paths as the Ingress, in the words of the Gateway API.
 
 use super::ingress::PRIVATE_PATHS;
-use super::services::{NOWHERE_PORT, service_port};
+use super::services::NOWHERE_PORT;
 use super::{DesiredObject, headless_name, metadata};
 use crate::api::spec::GatewayParentRef;
 use crate::kubernetes::Kind;
@@ -16,7 +16,7 @@ pub fn http_route(cluster: &ValidCluster) -> Option<DesiredObject> {
     let private: Vec<_> = PRIVATE_PATHS.map(matches).into();
     let mut open = json!({
         "matches": [matches("/")],
-        "backendRefs": [backend(name, service_port(cluster))],
+        "backendRefs": [backend(name, cluster.service.port)],
     });
     if let Some(timeout) = &wanted.request_timeout {
         open["timeouts"] = json!({"request": timeout});

@@ -17,7 +17,7 @@ pub use disruption_budget::pod_disruption_budget;
 pub use http_route::http_route;
 pub use ingress::ingress;
 pub use network_policy::network_policy;
-pub use pod_template::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, pod_template};
+pub use pod_template::{VERSION_ANNOTATION, pod_template};
 pub use service_account::service_account;
 pub use service_monitor::service_monitor;
 pub use services::{headless_service, service};

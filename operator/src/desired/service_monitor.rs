@@ -9,13 +9,7 @@ use std::collections::BTreeMap;
 
 /// The ServiceMonitor, if wanted.
 pub fn service_monitor(cluster: &ValidCluster) -> Option<DesiredObject> {
-    let wanted = cluster
-        .spec
-        .monitoring
-        .as_ref()?
-        .service_monitor
-        .as_ref()
-        .filter(|monitor| monitor.enabled)?;
+    let wanted = cluster.service_monitor.as_ref()?;
     let name = &cluster.identity.name;
     let mut endpoint = json!({"port": "http", "path": "/metrics"});
     if let Some(interval) = &wanted.interval {

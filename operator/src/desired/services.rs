@@ -1,7 +1,7 @@
 //! The client Service and the headless one.
 
 use super::{DesiredObject, PORT, headless_name, metadata, selector_labels};
-use crate::api::spec::{IngressPreset, ServiceType};
+use crate::api::spec::IngressPreset;
 use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -28,7 +28,6 @@ pub(super) enum ServiceRole {
 
 /// The Service that clients and the Ingress use: only Ready pods stand behind it.
 pub fn service(cluster: &ValidCluster) -> DesiredObject {
-    let spec = cluster.spec.service.clone().unwrap_or_default();
     let mut annotations = BTreeMap::new();
     // Traefik reads session affinity from the Service, the others from the Ingress.
     if cluster
@@ -45,7 +44,7 @@ pub fn service(cluster: &ValidCluster) -> DesiredObject {
             "bytebase-replica".to_owned(),
         );
     }
-    annotations.extend(spec.annotations);
+    annotations.extend(cluster.service.annotations.clone());
     DesiredObject::new(
         Kind::Service,
         &Service {
@@ -56,14 +55,9 @@ pub fn service(cluster: &ValidCluster) -> DesiredObject {
                 &annotations,
             ),
             spec: Some(ServiceSpec {
-                type_: Some(
-                    spec.type_
-                        .unwrap_or(ServiceType::ClusterIP)
-                        .as_ref()
-                        .to_owned(),
-                ),
+                type_: Some(cluster.service.type_.as_ref().to_owned()),
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(service_port(cluster))]),
+                ports: Some(vec![port(cluster.service.port)]),
                 ..ServiceSpec::default()
             }),
             ..Service::default()
@@ -106,16 +100,6 @@ fn service_metadata(
         .get_or_insert_default()
         .insert(ROLE_LABEL.to_owned(), role.as_ref().to_owned());
     metadata
-}
-
-/// Port of the client Service.
-pub(super) fn service_port(cluster: &ValidCluster) -> i32 {
-    cluster
-        .spec
-        .service
-        .as_ref()
-        .and_then(|service| service.port)
-        .unwrap_or(80)
 }
 
 fn port(port: i32) -> ServicePort {
