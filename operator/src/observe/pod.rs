@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -145,7 +145,7 @@ impl LogIds {
         let container = container(pod)?;
         container.state.as_ref()?.running.as_ref()?;
         let (uid, process) = (pod.uid()?, container.container_id.clone()?);
-        if let Some(entry) = self.lock().get(&uid)
+        if let Some(entry) = self.0.lock().get(&uid)
             && entry.container == process
             && (entry.id.is_some() || entry.read_at.elapsed() < LOG_RETRY)
         {
@@ -175,7 +175,7 @@ impl LogIds {
                 None
             }
         };
-        self.lock().insert(
+        self.0.lock().insert(
             uid,
             Entry {
                 container: process,
@@ -188,11 +188,7 @@ impl LogIds {
 
     /// Forgets a pod that is gone.
     pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(uid);
     }
 }
 

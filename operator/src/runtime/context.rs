@@ -16,8 +16,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
@@ -203,8 +204,8 @@ impl Context {
         self.probes.remove(key);
         self.references.forget(key);
         self.metrics.forget(namespace, &key.name);
-        lock(&self.backoff).forget(key);
-        let memory = lock(&self.memory).remove(key);
+        self.backoff.lock().forget(key);
+        let memory = self.memory.lock().remove(key);
         if let Some(identity) = memory.and_then(|memory| memory.database) {
             self.release(&identity, key);
         }
@@ -212,18 +213,19 @@ impl Context {
 
     /// What is remembered of a cluster.
     pub fn recall(&self, key: &Key) -> Memory {
-        lock(&self.memory).get(key).cloned().unwrap_or_default()
+        self.memory.lock().get(key).cloned().unwrap_or_default()
     }
 
     /// Remembers.
     pub fn remember(&self, key: &Key, memory: Memory) {
-        lock(&self.memory).insert(key.clone(), memory);
+        self.memory.lock().insert(key.clone(), memory);
     }
 
     /// Whether a cluster is as the last look at it left it, changed only by the status that was
     /// written then.
     pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
-        lock(&self.memory)
+        self.memory
+            .lock()
             .get(key)
             .and_then(|memory| memory.status.as_ref())
             .is_some_and(|written| written.echoes_in(cluster))
@@ -237,7 +239,7 @@ impl Context {
             return;
         }
         self.probes.hold();
-        *lock(&self.first_pass) = clusters
+        *self.first_pass.lock() = clusters
             .iter()
             .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
             .collect();
@@ -245,7 +247,7 @@ impl Context {
 
     /// Notes that a cluster has been looked at, or has gone.
     pub fn passed(&self, key: &Key) {
-        let mut waiting = lock(&self.first_pass);
+        let mut waiting = self.first_pass.lock();
         if waiting.remove(key) && waiting.is_empty() {
             self.probes.admit();
         }
@@ -253,7 +255,7 @@ impl Context {
 
     /// Ends the first pass, whoever has not been looked at.
     pub fn end_first_pass(&self) {
-        let mut waiting = lock(&self.first_pass);
+        let mut waiting = self.first_pass.lock();
         if !waiting.is_empty() {
             waiting.clear();
             self.probes.admit();
@@ -262,12 +264,12 @@ impl Context {
 
     /// How long to wait after a failure.
     pub fn failed(&self, key: &Key) -> Duration {
-        lock(&self.backoff).failed(key.clone(), rand::random())
+        self.backoff.lock().failed(key.clone(), rand::random())
     }
 
     /// Ends the back-off.
     pub fn succeeded(&self, key: &Key) {
-        lock(&self.backoff).succeeded(key);
+        self.backoff.lock().succeeded(key);
     }
 
     /// Notes which database a cluster uses; returns an older cluster on the same one.
@@ -283,7 +285,7 @@ impl Context {
         {
             self.release(&before, key);
         }
-        let mut databases = lock(&self.databases);
+        let mut databases = self.databases.lock();
         let claims = databases.entry(identity.clone()).or_default();
         let claim = (created, name(key));
         claims.insert(claim.clone());
@@ -295,7 +297,7 @@ impl Context {
     }
 
     fn release(&self, identity: &DatabaseIdentity, key: &Key) {
-        let mut databases = lock(&self.databases);
+        let mut databases = self.databases.lock();
         let Some(claims) = databases.get_mut(identity) else {
             return;
         };
@@ -326,10 +328,6 @@ pub fn name(key: &Key) -> String {
     )
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Which clusters name which Secret or ConfigMap.
 #[derive(Default)]
 pub struct ReferenceIndex(Mutex<Index>);
@@ -357,7 +355,7 @@ impl ReferenceIndex {
             .into_iter()
             .chain(named(false, config_maps))
             .collect();
-        let mut index = lock(&self.0);
+        let mut index = self.0.lock();
         if index.references.get(key) == Some(&references) {
             return;
         }
@@ -375,7 +373,8 @@ impl ReferenceIndex {
     /// Clusters that name this object.
     pub fn of(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Key> {
         let reference = (kind == Kind::Secret, namespace.to_owned(), name.to_owned());
-        lock(&self.0)
+        self.0
+            .lock()
             .clusters
             .get(&reference)
             .map(|keys| keys.iter().cloned().collect())
@@ -384,7 +383,7 @@ impl ReferenceIndex {
 
     /// Forgets a cluster.
     pub fn forget(&self, key: &Key) {
-        lock(&self.0).remove(key);
+        self.0.lock().remove(key);
     }
 }
 

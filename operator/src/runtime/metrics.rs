@@ -5,6 +5,7 @@ use crate::decide::health::Freshness;
 use crate::decide::observation::{DatabaseView, FailureReason};
 use crate::kubernetes::Kind;
 use crate::observe::database::probe::Latest;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -15,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -290,6 +291,7 @@ impl Metrics {
     /// Replaces what is shown of a cluster.
     pub fn set_cluster(&self, namespace: &str, name: &str, sample: ClusterSample) {
         self.clusters
+            .samples
             .lock()
             .insert((namespace.to_owned(), name.to_owned()), sample);
     }
@@ -297,6 +299,7 @@ impl Metrics {
     /// Shows nothing of a cluster any more.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.clusters
+            .samples
             .lock()
             .remove(&(namespace.to_owned(), name.to_owned()));
     }
@@ -314,12 +317,6 @@ impl Metrics {
 impl fmt::Debug for Clusters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clusters").finish_non_exhaustive()
-    }
-}
-
-impl Clusters {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), ClusterSample>> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -398,7 +395,7 @@ impl Collector for Clusters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let live = self.live.get();
         // Copied, so that a slow source does not hold up a reconcile.
-        let samples = self.lock().clone();
+        let samples = self.samples.lock().clone();
         let rows: Vec<Row> = samples
             .into_iter()
             .map(|((namespace, name), sample)| {
