@@ -13,14 +13,14 @@ mod stateful_set;
 #[cfg(test)]
 mod tests;
 
-pub use disruption_budget::pod_disruption_budget;
-pub use http_route::http_route;
-pub use ingress::ingress;
-pub use network_policy::network_policy;
+use disruption_budget::pod_disruption_budget;
+use http_route::http_route;
+use ingress::ingress;
+use network_policy::network_policy;
 pub use pod_template::{VERSION_ANNOTATION, pod_template};
-pub use service_account::service_account;
-pub use service_monitor::service_monitor;
-pub use services::{headless_service, service};
+use service_account::service_account;
+use service_monitor::service_monitor;
+use services::{headless_service, service};
 pub use stateful_set::stateful_set;
 
 use crate::kubernetes::Kind;

@@ -178,6 +178,11 @@ impl Kind {
         self.facts().exposes
     }
 
+    /// Whether a Kubernetes cluster may well lack the kind.
+    pub const fn is_optional(self) -> bool {
+        self.facts().optional.is_some()
+    }
+
     /// Whose definitions bring the kind, where Kubernetes itself does not.
     pub fn brought_by(self) -> Option<&'static str> {
         self.facts().optional.map(|optional| optional.brought_by)

@@ -106,7 +106,7 @@ fn strip<K: Cached>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
-/// The kind is known by the cache, and a listing does not bring it.
+/// The cache knows the kind, and an item of a listing does not carry it.
 fn strip_types(object: &mut DynamicObject) {
     strip(object);
     object.types = None;
@@ -246,7 +246,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         // A listing that broke off starts anew.
         self.seen.clear();
         match refusal(error) {
-            Some(404) if self.kind.brought_by().is_some() => self.not_installed(),
+            Some(404) if self.kind.is_optional() => self.not_installed(),
             Some(403) => {
                 self.context.watch_failed(self.kind, error);
                 self.missing = None;

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 pub struct Problem {
     /// Path of the field, such as `spec.database.urlSecretRef`.
     pub field: String,
-    /// `InvalidSpec`, `ReferenceMissing` or `InvalidSecret`.
+    /// `InvalidSpec`, `ReferenceMissing`, `InvalidSecret` or `KindNotInstalled`.
     pub reason: Reason,
     /// What is wrong and what to do; never a secret.
     pub message: String,
