@@ -10,6 +10,9 @@
 //! `kubernetes`, `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no
 //! Kubernetes client, no database driver and no async runtime (`tests/purity.rs` holds them to
 //! it). `runtime` wires the steps to the cluster.
+//!
+//! A module is public only where `main` or a test under `tests` names it, so that the compiler
+//! finds what nothing uses.
 
 pub mod api;
 mod apply;

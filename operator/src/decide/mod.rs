@@ -222,6 +222,7 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         // What stands already is not taken away.
         .filter(|object| !exposure_held || !object.kind.exposes() || stands(object.kind))
         .collect();
+    // Kinds are listed in the order in which they are applied.
     objects.sort_by_key(|object| object.kind);
     Ok(Desired {
         objects,

@@ -29,7 +29,7 @@ struct Optional {
     brought_by: &'static str,
 }
 
-/// A kind that the operator only reads, or writes by itself.
+/// A kind of which a cluster owns nothing, unless more is said of it.
 const fn of(group: &'static str, version: &'static str, plural: &'static str) -> Facts {
     Facts {
         group,
@@ -204,6 +204,7 @@ impl std::fmt::Display for Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::Resource;
 
     #[test]
     fn kinds_are_named_as_kubernetes_and_as_metrics_name_them() {
@@ -215,6 +216,27 @@ mod tests {
         assert_eq!(route.api_version(), "gateway.networking.k8s.io/v1");
         assert_eq!(Kind::Pod.api_version(), "v1");
         assert_eq!(Kind::Pod.to_string(), "Pod");
+    }
+
+    #[test]
+    fn the_types_of_the_client_are_called_the_same() {
+        fn is<K: Resource<DynamicType = ()>>(kind: Kind) {
+            assert_eq!(K::kind(&()), kind.name());
+            assert_eq!(K::api_version(&()), kind.api_version());
+            assert_eq!(K::plural(&()), kind.plural());
+        }
+        is::<crate::api::BytebaseCluster>(Kind::BytebaseCluster);
+        is::<k8s_openapi::api::core::v1::ConfigMap>(Kind::ConfigMap);
+        is::<k8s_openapi::api::events::v1::Event>(Kind::Event);
+        is::<k8s_openapi::api::coordination::v1::Lease>(Kind::Lease);
+        is::<k8s_openapi::api::core::v1::Pod>(Kind::Pod);
+        is::<k8s_openapi::api::core::v1::Secret>(Kind::Secret);
+        is::<k8s_openapi::api::core::v1::ServiceAccount>(Kind::ServiceAccount);
+        is::<k8s_openapi::api::networking::v1::NetworkPolicy>(Kind::NetworkPolicy);
+        is::<k8s_openapi::api::core::v1::Service>(Kind::Service);
+        is::<k8s_openapi::api::apps::v1::StatefulSet>(Kind::StatefulSet);
+        is::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(Kind::PodDisruptionBudget);
+        is::<k8s_openapi::api::networking::v1::Ingress>(Kind::Ingress);
     }
 
     #[test]
