@@ -7,20 +7,22 @@
 //! observe (I/O) → validate (pure) → decide (pure) → apply (I/O) → report (I/O)
 //! ```
 //!
-//! `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no Kubernetes client,
-//! no database driver and no async runtime (`tests/purity.rs` holds them to it). `runtime` wires
-//! the steps to the cluster.
+//! `kubernetes`, `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no
+//! Kubernetes client, no database driver and no async runtime (`tests/purity.rs` holds them to
+//! it). `runtime` wires the steps to the cluster.
+//!
+//! A module is public only where `main`, a test under `tests` or the model names it, so that the
+//! compiler finds what nothing uses.
 
 pub mod api;
-pub mod apply;
+mod apply;
 pub mod cli;
 pub mod contract;
 pub mod decide;
 pub mod desired;
+pub mod kubernetes;
 pub mod observe;
-mod plain;
-pub mod quantity;
-pub mod report;
+mod report;
 pub mod runtime;
 #[cfg(test)]
 mod testing;

@@ -16,6 +16,8 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
+use base64::Engine as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -53,23 +55,6 @@ pub fn days(days: i64) -> SignedDuration {
 
 // === Licenses ===
 
-fn base64(bytes: &[u8], last: [char; 2]) -> String {
-    let symbols: Vec<char> = ('A'..='Z')
-        .chain('a'..='z')
-        .chain('0'..='9')
-        .chain(last)
-        .collect();
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = group
-            .iter()
-            .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
-            << (8 * (3 - group.len()));
-        text.extend((0..=group.len()).map(|index| symbols[bits >> (18 - 6 * index) & 63]));
-    }
-    text
-}
-
 /// A token with the usual claims, of which `changes` replaces some and takes away those that are
 /// null. Signed with the test key.
 pub fn token(changes: &Value) -> String {
@@ -78,7 +63,7 @@ pub fn token(changes: &Value) -> String {
         "orgName": "Example", "workspaceId": WORKSPACE, "exp": after(days(365)).as_second(),
     });
     merge(&mut claims, changes);
-    let url = |text: String| base64(text.as_bytes(), ['-', '_']);
+    let url = |text: String| BASE64_URL_SAFE_NO_PAD.encode(text);
     let header = json!({"alg": "RS256", "kid": "v1", "typ": "JWT"});
     let message = format!("{}.{}", url(header.to_string()), url(claims.to_string()));
     let mut signature = vec![0; KEYS.public_modulus_len()];
@@ -89,22 +74,21 @@ pub fn token(changes: &Value) -> String {
         &mut signature,
     )
     .unwrap();
-    format!("{message}.{}", base64(&signature, ['-', '_']))
+    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// The same with a signature that does not fit.
 pub fn forged(changes: &Value) -> String {
     let token = token(changes);
     let (message, _) = token.rsplit_once('.').unwrap();
-    format!("{message}.{}", base64(&[7; 256], ['-', '_']))
+    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode([7; 256]))
 }
 
 /// The key that verifies [`token`].
 pub fn key() -> LicenseKey {
     let der: PublicKeyX509Der<'_> = KEYS.public_key().as_der().unwrap();
-    let text = base64(der.as_ref(), ['+', '/']);
-    let padding = "=".repeat((4 - text.len() % 4) % 4);
-    let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}{padding}\n-----END PUBLIC KEY-----\n");
+    let text = BASE64_STANDARD.encode(der.as_ref());
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n");
     LicenseKey::from_pem(pem.as_bytes()).unwrap()
 }
 

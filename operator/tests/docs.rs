@@ -1,7 +1,8 @@
 //! Pages written by hand that speak of names in the code.
 
+use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::runtime::metrics::{
-    ClusterSample, LiveSample, Metrics, ObjectKind, ReconcileOutcome, WriteVerb,
+    ClusterSample, LiveSample, Metrics, ReconcileOutcome, WriteVerb,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,9 +28,9 @@ fn documented(page: &str) -> BTreeSet<String> {
 /// Everything counted once, and a cluster about which everything is known.
 fn full(metrics: &Metrics) {
     metrics.reconciled(ReconcileOutcome::Unchanged, Duration::ZERO);
-    metrics.watch_failed(ObjectKind::Pod);
+    metrics.watch_failed(Kind::Pod);
     metrics.probed(None, Duration::ZERO);
-    metrics.wrote(WriteVerb::Apply, ObjectKind::Service);
+    metrics.wrote(WriteVerb::Apply, Kind::Service);
     let id = Uuid::from_u128(1);
     metrics.set_cluster(
         "here",

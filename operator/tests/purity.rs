@@ -11,12 +11,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders (or files) of the core, and what of the crate each may use beside itself.
-const CORE: [(&str, &[&str]); 5] = [
+const CORE: [(&str, &[&str]); 6] = [
+    ("kubernetes", &[]),
     ("api", &[]),
     ("contract", &[]),
-    ("validate", &["api", "contract"]),
-    ("desired", &["api", "contract", "validate", "quantity"]),
-    ("decide", &["api", "contract", "validate", "desired"]),
+    ("validate", &["kubernetes", "api", "contract"]),
+    ("desired", &["kubernetes", "api", "contract", "validate"]),
+    (
+        "decide",
+        &["kubernetes", "api", "contract", "validate", "desired"],
+    ),
 ];
 
 /// Clients, drivers, runtimes, clocks and the machine.

@@ -14,7 +14,8 @@ use bytebase_operator::decide::observation::{
 };
 use bytebase_operator::decide::plan::Plan;
 use bytebase_operator::decide::{Settings, decide};
-use bytebase_operator::desired::{self, Kind};
+use bytebase_operator::desired;
+use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,6 +1,6 @@
 //! Whether a live object already is what is desired, so that an unchanged world costs no write.
 
-use crate::quantity;
+use crate::kubernetes::quantity;
 use serde_json::Value;
 
 /// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API

@@ -2,7 +2,7 @@
 
 use super::FIELD_MANAGER;
 use crate::api::{BytebaseCluster, Reason};
-use crate::plain::plain;
+use crate::kubernetes::error_text::plain;
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};

@@ -3,7 +3,8 @@
 use super::contains::contains;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::rollout::{Eviction, Size};
-use crate::desired::{DesiredObject, Kind};
+use crate::desired::DesiredObject;
+use crate::kubernetes::Kind;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, DeleteOptions, ObjectMeta};
@@ -46,8 +47,8 @@ pub enum Evicted {
 
 /// The resource of a kind.
 pub fn resource(kind: Kind) -> ApiResource {
-    let (group, plural) = kind.group_and_plural();
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind.as_ref()), plural)
+    let named = GroupVersionKind::gvk(kind.group(), kind.version(), kind.name());
+    ApiResource::from_gvk_with_plural(&named, kind.plural())
 }
 
 /// Hash of a desired object: 16 hexadecimal digits.
@@ -108,7 +109,7 @@ impl Objects<'_> {
                 exposes: desired.kind.exposes(),
                 message: format!(
                     "{}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
-                    desired.kind.group_and_plural().1,
+                    desired.kind.plural(),
                     desired.name
                 ),
             });
@@ -220,7 +221,7 @@ impl Objects<'_> {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(ApplyFailure::new(
                 &error,
-                &format!("delete {}/{name}", kind.group_and_plural().1),
+                &format!("delete {}/{name}", kind.plural()),
                 kind.exposes(),
             )),
         }
@@ -300,7 +301,7 @@ impl Objects<'_> {
 }
 
 fn failure(error: &kube::Error, verb: &str, desired: &DesiredObject) -> ApplyFailure {
-    let plural = desired.kind.group_and_plural().1;
+    let plural = desired.kind.plural();
     let what = format!("{verb} {plural}/{}", desired.name);
     ApplyFailure::new(error, &what, desired.kind.exposes())
 }

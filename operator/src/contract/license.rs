@@ -4,6 +4,9 @@
 //! refusal can be told. A [`License`] holds claims only, never the token; errors hold nothing of
 //! the token either.
 
+use base64::Engine as _;
+use base64::alphabet::URL_SAFE;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
@@ -344,7 +347,11 @@ impl Token {
         let [header, payload, signature] = parts[..] else {
             return Err(LicenseError::NotAToken { parts: parts.len() });
         };
-        let decode = |part, text| base64url(text).ok_or(LicenseError::Encoding { part });
+        let decode = |part, text: &str| {
+            BASE64URL
+                .decode(text)
+                .map_err(|_| LicenseError::Encoding { part })
+        };
         let header_json = decode(TokenPart::Header, header)?;
         let payload_json = decode(TokenPart::Payload, payload)?;
         decode(TokenPart::Signature, signature)?;
@@ -370,34 +377,15 @@ impl Token {
     }
 }
 
-/// base64url without padding, as JWT uses it. `None` for anything else.
-fn base64url(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    for group in text.as_bytes().chunks(4) {
-        let mut bits = 0_u32;
-        for &symbol in group {
-            let value = match symbol {
-                b'A'..=b'Z' => symbol - b'A',
-                b'a'..=b'z' => symbol - b'a' + 26,
-                b'0'..=b'9' => symbol - b'0' + 52,
-                b'-' => 62,
-                b'_' => 63,
-                _ => return None,
-            };
-            bits = bits << 6 | u32::from(value);
-        }
-        let whole_bytes = match group.len() {
-            4 => 3,
-            3 => 2,
-            2 => 1,
-            _ => return None,
-        };
-        // Left-align the group to 24 bits; the bits beyond the last whole byte carry nothing.
-        let aligned = bits << (6 * (4 - group.len()));
-        bytes.extend_from_slice(&aligned.to_be_bytes()[1..=whole_bytes]);
-    }
-    Some(bytes)
-}
+/// base64url without padding, as JWT uses it. The bits beyond the last whole byte carry nothing, so
+/// any value of them is read.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
+        .with_decode_allow_trailing_bits(true),
+);
 
 impl fmt::Display for TokenPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -448,6 +436,7 @@ mod tests {
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::rsa::{KeyPair, KeySize};
     use aws_lc_rs::signature::{self, KeyPair as _, RsaEncoding};
+    use base64::prelude::BASE64_STANDARD;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::sync::LazyLock;
@@ -458,42 +447,20 @@ mod tests {
 
     const NOW: &str = "2026-06-01T00:00:00Z";
 
-    fn encode(bytes: &[u8], alphabet: [char; 2]) -> String {
-        let symbols: Vec<char> = ('A'..='Z')
-            .chain('a'..='z')
-            .chain('0'..='9')
-            .chain(alphabet)
-            .collect();
-        bytes
-            .chunks(3)
-            .flat_map(|group| {
-                let bits = group
-                    .iter()
-                    .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte))
-                    << (8 * (3 - group.len()));
-                let symbols = &symbols;
-                (0..=group.len())
-                    .map(move |index| symbols[bits >> (18 - 6 * index) & 63])
-                    .collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
     fn url64(bytes: &[u8]) -> String {
-        encode(bytes, ['-', '_'])
+        BASE64URL.encode(bytes)
     }
 
     fn public_pem(keys: &KeyPair) -> String {
         let der: PublicKeyX509Der<'_> = keys.public_key().as_der().expect("a public key");
-        let text = encode(der.as_ref(), ['+', '/']);
-        let padding = "=".repeat((4 - text.len() % 4) % 4);
+        let text = BASE64_STANDARD.encode(der.as_ref());
         let lines: Vec<&str> = text
             .as_bytes()
             .chunks(64)
             .map(|line| std::str::from_utf8(line).expect("ASCII"))
             .collect();
         format!(
-            "-----BEGIN PUBLIC KEY-----\n{}{padding}\n-----END PUBLIC KEY-----\n",
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
             lines.join("\n")
         )
     }
@@ -871,6 +838,13 @@ mod tests {
         assert_eq!(license.organization.chars().count(), MAX_TEXT);
     }
 
+    #[test]
+    fn bits_that_carry_nothing_are_passed_over_and_padding_is_refused() {
+        assert_eq!(BASE64URL.decode("QQ").ok(), Some(b"A".to_vec()));
+        assert_eq!(BASE64URL.decode("QR").ok(), Some(b"A".to_vec()));
+        assert!(BASE64URL.decode("QQ==").is_err());
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_a_panic(text in "\\PC*|[A-Za-z0-9_.-]{0,60}") {
@@ -886,7 +860,7 @@ mod tests {
 
         #[test]
         fn base64url_reads_back_what_was_written(bytes: Vec<u8>) {
-            prop_assert_eq!(base64url(&url64(&bytes)), Some(bytes));
+            prop_assert_eq!(BASE64URL.decode(url64(&bytes)), Ok(bytes));
         }
 
         #[test]

@@ -89,7 +89,8 @@ pub struct HostPort {
 }
 
 /// `sslmode`, by libpq's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, strum::AsRefStr, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum SslMode {
     /// Never TLS.
     Disable,
@@ -107,7 +108,8 @@ pub enum SslMode {
 }
 
 /// `target_session_attrs`, by libpq's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, strum::AsRefStr, strum::EnumString)]
+#[strum(serialize_all = "kebab-case")]
 pub enum TargetSessionAttrs {
     /// Any server.
     #[default]
@@ -353,7 +355,7 @@ impl PgUrl {
 
     fn push_params<'a>(&'a self, params: &mut Vec<(&'a str, String)>) {
         if self.ssl_mode != SslMode::default() {
-            params.push(("sslmode", self.ssl_mode.as_str().to_owned()));
+            params.push(("sslmode", self.ssl_mode.as_ref().to_owned()));
         }
         if let Some(path) = &self.ssl_root_cert {
             params.push(("sslrootcert", path.clone()));
@@ -364,7 +366,7 @@ impl PgUrl {
         if self.target_session_attrs != TargetSessionAttrs::default() {
             params.push((
                 "target_session_attrs",
-                self.target_session_attrs.as_str().to_owned(),
+                self.target_session_attrs.as_ref().to_owned(),
             ));
         }
         match &self.iam {
@@ -739,69 +741,21 @@ impl fmt::Display for HostPort {
 // === impl SslMode ===
 
 impl SslMode {
-    const ALL: [Self; 6] = [
-        Self::Disable,
-        Self::Allow,
-        Self::Prefer,
-        Self::Require,
-        Self::VerifyCa,
-        Self::VerifyFull,
-    ];
-
-    /// libpq's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Disable => "disable",
-            Self::Allow => "allow",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
-
     fn parse(text: &str) -> Result<Self, PgUrlError> {
-        Self::ALL
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or(PgUrlError::BadValue {
-                name: "sslmode",
-                allowed: "disable, allow, prefer, require, verify-ca or verify-full",
-            })
+        text.parse().map_err(|_| PgUrlError::BadValue {
+            name: "sslmode",
+            allowed: "disable, allow, prefer, require, verify-ca or verify-full",
+        })
     }
 }
 
 // === impl TargetSessionAttrs ===
 
 impl TargetSessionAttrs {
-    const ALL: [Self; 6] = [
-        Self::Any,
-        Self::ReadWrite,
-        Self::ReadOnly,
-        Self::Primary,
-        Self::Standby,
-        Self::PreferStandby,
-    ];
-
-    /// libpq's name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::ReadWrite => "read-write",
-            Self::ReadOnly => "read-only",
-            Self::Primary => "primary",
-            Self::Standby => "standby",
-            Self::PreferStandby => "prefer-standby",
-        }
-    }
-
     fn parse(text: &str) -> Result<Self, PgUrlError> {
-        Self::ALL
-            .into_iter()
-            .find(|attrs| attrs.as_str() == text)
-            .ok_or(PgUrlError::BadValue {
-                name: "target_session_attrs",
-                allowed: "any, read-write, read-only, primary, standby or prefer-standby",
-            })
+        text.parse().map_err(|_| PgUrlError::BadValue {
+            name: "target_session_attrs",
+            allowed: "any, read-write, read-only, primary, standby or prefer-standby",
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
-use super::kinds;
 use super::license::{self, LicenseVerdict};
 use super::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
@@ -11,7 +10,8 @@ use super::rollout::{Rollout, Step, describe};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
-use crate::desired::{self, Kind};
+use crate::desired;
+use crate::kubernetes::Kind;
 use crate::validate::{Problem, ValidCluster};
 
 /// Everything the conditions speak of.
@@ -381,7 +381,7 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
         );
     }
     let running = findings.health.replicas.len();
-    if findings.cluster.spec.paused && status == Some(false) && running > 1 {
+    if findings.cluster.paused && status == Some(false) && running > 1 {
         return ConditionDraft::new(
             ConditionType::HaLicensed,
             status,
@@ -440,7 +440,7 @@ fn reconciling(
     let of = |status, reason, message: &str| {
         ConditionDraft::new(ConditionType::Reconciling, Some(status), reason, message)
     };
-    if findings.cluster.spec.paused {
+    if findings.cluster.paused {
         return of(
             false,
             Reason::Paused,
@@ -565,7 +565,7 @@ fn route_way(findings: &Findings<'_>) -> Option<Way> {
         return Some((
             Some(false),
             Reason::KindNotInstalled,
-            kinds::message(Kind::HttpRoute),
+            Problem::kind_not_installed(Kind::HttpRoute).message,
         ));
     }
     Some(match &observation.route {
@@ -599,7 +599,7 @@ pub fn phase(findings: &Findings<'_>, conditions: &[ConditionDraft]) -> Phase {
     let of = |type_| conditions.iter().find(|condition| condition.type_ == type_);
     let is = |type_, status| of(type_).is_some_and(|condition| condition.status == Some(status));
     let set = findings.observation.stateful_set.as_ref();
-    if findings.cluster.spec.paused {
+    if findings.cluster.paused {
         Phase::Paused
     } else if is(ConditionType::Stalled, true) {
         Phase::Stalled

@@ -63,15 +63,13 @@ impl<'a> Terms<'a> {
     /// Of a cluster whose spec can be used. One whose spec cannot is judged by
     /// [`Terms::default`]: what is stored counts all the same.
     pub fn of(cluster: &'a ValidCluster) -> Self {
-        let license = cluster.spec.license.as_ref();
+        let admin = cluster.admin.as_ref();
+        let can_install = admin.is_some_and(|admin| admin.login.is_some());
         Self {
             secret: cluster.license.secret.as_ref(),
-            names_secret: license.is_some_and(|license| license.secret_ref.is_some()),
-            can_install: cluster.admin.is_some(),
-            signs_up: cluster
-                .admin
-                .as_ref()
-                .is_some_and(|admin| admin.create_first),
+            names_secret: cluster.license.is_named,
+            can_install,
+            signs_up: can_install && admin.is_some_and(|admin| admin.create_first),
         }
     }
 }

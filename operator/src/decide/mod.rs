@@ -3,7 +3,6 @@
 pub mod conditions;
 pub mod database;
 pub mod health;
-pub mod kinds;
 pub mod license;
 pub mod observation;
 pub mod plan;
@@ -17,7 +16,8 @@ use crate::api::spec::Enforcement;
 use crate::api::status::{Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
-use crate::desired::{self, Doors, Kind};
+use crate::desired::{self, DesiredObject, Doors};
+use crate::kubernetes::Kind;
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
 use database::DatabaseVerdict;
@@ -143,20 +143,21 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     } = *findings;
     let mut all = conditions::all(findings);
     let phase = conditions::phase(findings, &all);
+    let not_installed = desired.not_installed.iter().copied();
     let problems: Vec<_> = validation
         .problems
         .iter()
         .cloned()
-        .chain(kinds::not_installed(cluster, observation))
+        .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
     all.push(conditions::configuration(&problems, &validation.warnings));
-    let paused = cluster.spec.paused;
+    let paused = cluster.paused;
     let eviction = match &rollout.step {
         // A pod that ends now would come back from the old template, which is held.
         Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
         _ => None,
     };
-    let Desired { objects, prune } = if paused { Desired::default() } else { desired };
+    let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
     let quiet = matches!(
         phase,
         Phase::Ready | Phase::Limited | Phase::Stopped | Phase::Paused
@@ -187,8 +188,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
 
 #[derive(Default)]
 struct Desired {
-    objects: Vec<desired::DesiredObject>,
+    objects: Vec<DesiredObject>,
     prune: Vec<Kind>,
+    /// Kinds that the spec asks for and the Kubernetes cluster lacks.
+    not_installed: Vec<Kind>,
 }
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
@@ -226,52 +229,38 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         None if hold => None,
         _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
     };
-    // What stands already is not taken away.
-    let ingress = desired::ingress(cluster)
-        .filter(|_| !exposure_held || observation.ingress_has_address.is_some());
-    let route =
-        desired::http_route(cluster).filter(|_| !exposure_held || observation.route.is_some());
     let doors = if exposure_held && !observation.service_exposes {
         Doors::Closed
     } else {
         Doors::AsWanted
     };
-    let network_policy = desired::network_policy(cluster, operator_namespace);
-    let service_monitor = desired::service_monitor(cluster);
-    let disruption_budget = desired::pod_disruption_budget(cluster);
-    let service_account = desired::service_account(cluster);
-    let mut prune = Vec::new();
-    for (kind, wanted) in [
-        (Kind::Ingress, cluster.ingress.is_some()),
-        (Kind::PodDisruptionBudget, disruption_budget.is_some()),
-        (Kind::ServiceAccount, service_account.is_some()),
-        (Kind::HttpRoute, cluster.route.is_some()),
-        (Kind::NetworkPolicy, network_policy.is_some()),
-        (Kind::ServiceMonitor, service_monitor.is_some()),
-    ] {
-        if !wanted {
-            prune.push(kind);
-        }
-    }
-    // What pods need comes before the pods, what lets people in comes last.
-    let objects = [
-        service_account,
-        network_policy,
-        Some(desired::headless_service(cluster)),
-        Some(desired::service(cluster, doors)),
-        stateful_set,
-        disruption_budget,
-        service_monitor,
-        ingress,
-        route,
-    ];
+    let wanted = desired::companions(cluster, operator_namespace, doors);
+    let prune = Kind::owned()
+        .rev()
+        .filter(|kind| kind.is_prunable() && wanted.iter().all(|object| object.kind != *kind))
+        .collect();
+    let is_lacking =
+        |object: &DesiredObject| observation.kinds_not_installed.contains(&object.kind);
+    let not_installed = wanted.iter().filter(|object| is_lacking(object));
+    let not_installed = not_installed.map(|object| object.kind).rev().collect();
+    let stands = |kind| match kind {
+        Kind::Ingress => observation.ingress_has_address.is_some(),
+        Kind::HttpRoute => observation.route.is_some(),
+        _ => false,
+    };
+    let mut objects: Vec<_> = wanted
+        .into_iter()
+        .chain(stateful_set)
+        .filter(|object| !is_lacking(object))
+        // What stands already is not taken away.
+        .filter(|object| !exposure_held || !object.kind.exposes() || stands(object.kind))
+        .collect();
+    // Kinds are listed in the order in which they are applied.
+    objects.sort_by_key(|object| object.kind);
     Ok(Desired {
-        objects: objects
-            .into_iter()
-            .flatten()
-            .filter(|object| !observation.kinds_not_installed.contains(&object.kind))
-            .collect(),
+        objects,
         prune,
+        not_installed,
     })
 }
 
@@ -423,7 +412,7 @@ fn held_rollout(
         .stateful_set
         .as_ref()
         .is_some_and(|set| target.replicas < set.replicas);
-    let for_ = if cluster.spec.paused {
+    let for_ = if cluster.paused {
         "spec.paused to be lifted"
     } else if database.allows == database::Allows::Wait {
         "the first reading of the database"
@@ -474,12 +463,7 @@ fn exposure_held(
     let create_first = cluster
         .admin
         .as_ref()
-        .is_some_and(|admin| admin.create_first)
-        || cluster
-            .spec
-            .admin
-            .as_ref()
-            .is_some_and(|admin| admin.create_first);
+        .is_some_and(|admin| admin.create_first);
     let workspace = observation.last_facts.as_ref().is_some_and(|(_, facts)| {
         matches!(
             facts.license,
@@ -511,14 +495,17 @@ fn call(
     license: &LicenseVerdict,
     health: &Health<'_>,
 ) -> Wanted {
-    if cluster.spec.paused {
+    if cluster.paused {
         return Wanted::NotNow;
     }
     let Some(admin) = &cluster.admin else {
         return Wanted::No;
     };
+    let Some(login) = &admin.login else {
+        return Wanted::NotNow;
+    };
     let stored = observation.facts().and_then(|facts| facts.license.known());
-    let (email, password) = (admin.email.clone(), admin.password.clone());
+    let (email, password) = (login.email.clone(), login.password.clone());
     let request = match stored {
         None => return Wanted::NotNow,
         Some(StoredLicense::NoWorkspace) if admin.create_first => {

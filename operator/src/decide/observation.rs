@@ -3,7 +3,7 @@
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LicenseStatus};
 use crate::contract::version::Version;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 use super::rollout::{Eviction, Size};
 use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus};
 use crate::api::{ConditionType, Reason};
-use crate::desired::{DesiredObject, Kind};
+use crate::desired::DesiredObject;
+use crate::kubernetes::Kind;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::net::SocketAddr;

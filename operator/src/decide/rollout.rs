@@ -14,8 +14,6 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::time::Duration;
 
-const DEFAULT_READY_TIMEOUT: i32 = 900;
-
 /// Where a roll stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
@@ -177,7 +175,7 @@ fn next(
     let unproven =
         |replica: &&Replica<'_>| !is_outdated(replica, set) && !health.serves(replica, observation);
     if let Some(replica) = health.replicas.iter().find(unproven) {
-        return unproven_step(replica, ready_timeout(cluster), observation);
+        return unproven_step(replica, cluster.rollout.ready_timeout, observation);
     }
     // It may do its work as ever, and a pod that is told to end there would stay for as long as its
     // node is away.
@@ -291,16 +289,6 @@ fn evict(replica: &Replica<'_>, why: &str) -> Step {
         why: why.to_owned(),
         refused: None,
     })
-}
-
-fn ready_timeout(cluster: &ValidCluster) -> SignedDuration {
-    let seconds = cluster
-        .spec
-        .rollout
-        .as_ref()
-        .and_then(|rollout| rollout.ready_timeout_seconds)
-        .unwrap_or(DEFAULT_READY_TIMEOUT);
-    SignedDuration::from_secs(i64::from(seconds))
 }
 
 /// A replica's state in a few words.

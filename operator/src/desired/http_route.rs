@@ -1,9 +1,10 @@
 //! The HTTPRoute: the same host and paths as the Ingress, in the words of the Gateway API.
 
 use super::ingress::PRIVATE_PATHS;
-use super::services::{NOWHERE_PORT, service_port};
-use super::{DesiredObject, Kind, headless_name, metadata};
+use super::services::NOWHERE_PORT;
+use super::{DesiredObject, headless_name, metadata};
 use crate::api::spec::GatewayParentRef;
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use serde_json::{Map, Value, json};
 
@@ -15,7 +16,7 @@ pub fn http_route(cluster: &ValidCluster) -> Option<DesiredObject> {
     let private: Vec<_> = PRIVATE_PATHS.map(matches).into();
     let mut open = json!({
         "matches": [matches("/")],
-        "backendRefs": [backend(name, service_port(cluster))],
+        "backendRefs": [backend(name, cluster.service.port)],
     });
     if let Some(timeout) = &wanted.request_timeout {
         open["timeouts"] = json!({"request": timeout});

@@ -1,8 +1,9 @@
 //! The Ingress, with what Bytebase needs in the words of each controller.
 
 use super::services::NOWHERE;
-use super::{DesiredObject, Kind, headless_name, metadata};
+use super::{DesiredObject, headless_name, metadata};
 use crate::api::spec::IngressPreset;
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule,

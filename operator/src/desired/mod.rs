@@ -13,16 +13,18 @@ mod stateful_set;
 #[cfg(test)]
 mod tests;
 
-pub use disruption_budget::pod_disruption_budget;
-pub use http_route::http_route;
-pub use ingress::ingress;
-pub use network_policy::network_policy;
-pub use pod_template::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, pod_template};
-pub use service_account::service_account;
-pub use service_monitor::service_monitor;
-pub use services::{Doors, headless_service, service, service_exposes};
+use disruption_budget::pod_disruption_budget;
+use http_route::http_route;
+use ingress::ingress;
+use network_policy::network_policy;
+pub use pod_template::{VERSION_ANNOTATION, pod_template};
+use service_account::service_account;
+use service_monitor::service_monitor;
+pub use services::{Doors, service_exposes};
+use services::{headless_service, service};
 pub use stateful_set::stateful_set;
 
+use crate::kubernetes::Kind;
 use crate::validate::{Identity, ValidCluster};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::Serialize;
@@ -37,70 +39,6 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "bytebase-
 pub const CONTAINER: &str = "bytebase";
 /// The one port Bytebase listens on.
 pub const PORT: u16 = 8080;
-
-/// Kinds of objects a cluster owns.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    strum::EnumIter,
-    strum::AsRefStr,
-    strum::Display,
-)]
-pub enum Kind {
-    /// core/v1
-    ServiceAccount,
-    /// core/v1
-    Service,
-    /// apps/v1
-    StatefulSet,
-    /// policy/v1
-    PodDisruptionBudget,
-    /// networking.k8s.io/v1
-    NetworkPolicy,
-    /// networking.k8s.io/v1
-    Ingress,
-    /// gateway.networking.k8s.io/v1
-    #[strum(to_string = "HTTPRoute")]
-    HttpRoute,
-    /// monitoring.coreos.com/v1
-    ServiceMonitor,
-}
-
-impl Kind {
-    /// API group (empty for the core group), and plural.
-    pub const fn group_and_plural(self) -> (&'static str, &'static str) {
-        match self {
-            Self::ServiceAccount => ("", "serviceaccounts"),
-            Self::Service => ("", "services"),
-            Self::StatefulSet => ("apps", "statefulsets"),
-            Self::PodDisruptionBudget => ("policy", "poddisruptionbudgets"),
-            Self::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
-            Self::Ingress => ("networking.k8s.io", "ingresses"),
-            Self::HttpRoute => ("gateway.networking.k8s.io", "httproutes"),
-            Self::ServiceMonitor => ("monitoring.coreos.com", "servicemonitors"),
-        }
-    }
-
-    /// Who brings the kind, where Kubernetes itself does not.
-    pub const fn brought_by(self) -> Option<&'static str> {
-        match self {
-            Self::HttpRoute => Some("the Gateway API"),
-            Self::ServiceMonitor => Some("the Prometheus operator"),
-            _ => None,
-        }
-    }
-
-    /// Whether people come in by it.
-    pub const fn exposes(self) -> bool {
-        matches!(self, Self::Ingress | Self::HttpRoute)
-    }
-}
 
 /// An object as it should stand: exactly the fields that the operator owns.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,18 +62,39 @@ impl DesiredObject {
 
     /// An object of a kind that Kubernetes itself does not bring.
     fn custom(kind: Kind, metadata: &ObjectMeta, spec: &serde_json::Value) -> Self {
-        let (group, _) = kind.group_and_plural();
         Self {
             kind,
             name: metadata.name.clone().unwrap_or_default(),
             value: json!({
-                "apiVersion": format!("{group}/v1"),
-                "kind": kind.as_ref(),
+                "apiVersion": kind.api_version(),
+                "kind": kind.name(),
                 "metadata": metadata,
                 "spec": spec,
             }),
         }
     }
+}
+
+/// What a cluster wants to stand beside its StatefulSet, in the order of [`Kind`].
+/// `operator_namespace`: where this operator runs, if known.
+pub fn companions(
+    cluster: &ValidCluster,
+    operator_namespace: Option<&str>,
+    doors: Doors,
+) -> Vec<DesiredObject> {
+    [
+        service_account(cluster),
+        network_policy(cluster, operator_namespace),
+        Some(headless_service(cluster)),
+        Some(service(cluster, doors)),
+        pod_disruption_budget(cluster),
+        service_monitor(cluster),
+        ingress(cluster),
+        http_route(cluster),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Name of the headless Service.

@@ -1,6 +1,7 @@
 //! The NetworkPolicy: one port, from where the user says.
 
-use super::{DesiredObject, Kind, PORT, metadata, selector};
+use super::{DesiredObject, PORT, metadata, selector};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
@@ -16,15 +17,11 @@ pub fn network_policy(
     cluster: &ValidCluster,
     operator_namespace: Option<&str>,
 ) -> Option<DesiredObject> {
-    let wanted = cluster
-        .spec
-        .network_policy
-        .as_ref()
-        .filter(|policy| policy.enabled)?;
+    let wanted = cluster.network_policy.as_ref()?;
     // No peer at all means everybody, so the operator joins only a list that is there.
     let mut from = wanted.from.clone();
     let operator = operator_namespace
-        .filter(|_| !from.is_empty() && cluster.spec.admin.is_some())
+        .filter(|_| !from.is_empty() && cluster.admin.is_some())
         .map(namespace);
     from.extend(operator);
     Some(DesiredObject::new(

@@ -4,8 +4,8 @@
 //! file in the tests guards it.
 
 use super::{CONTAINER, PORT, labels, overlay, selector_labels};
-use crate::api::spec::{ConfigMapKeyRef, PullPolicy, SecretKeyRef};
-use crate::validate::{CaSource, UrlSource, ValidCluster};
+use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef};
+use crate::validate::{CaSource, UrlSource, ValidCluster, ValidServiceAccount};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
@@ -26,8 +26,6 @@ pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
 const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
 const CA_VOLUME: &str = "bytebase-database-ca";
-const DEFAULT_PRE_STOP: i64 = 5;
-const DEFAULT_GRACE: i64 = 60;
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before
 /// anybody is killed. Looked at often, since a replica that has nothing to migrate is up in a
 /// second or two.
@@ -39,29 +37,27 @@ pub fn pod_template(cluster: &ValidCluster) -> Result<Value, String> {
     let template = base(cluster);
     // Kubernetes' own types are JSON.
     let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;
-    match &cluster.spec.pod_template {
+    match &cluster.pods.overlay {
         None => Ok(value),
-        Some(overlay) => overlay::merge(&value, &overlay.0),
+        Some(overlay) => overlay::merge(&value, overlay),
     }
 }
 
 fn base(cluster: &ValidCluster) -> PodTemplateSpec {
-    let spec = &cluster.spec;
-    let mut pod_labels = spec.pod_labels.clone();
+    let pods = &cluster.pods;
+    let mut pod_labels = pods.labels.clone();
     pod_labels.extend(labels(&cluster.identity));
-    let mut annotations = spec.pod_annotations.clone();
-    annotations.insert(CHECKSUM_ANNOTATION.to_owned(), cluster.checksum.clone());
+    let mut annotations = pods.annotations.clone();
+    annotations.insert(
+        CHECKSUM_ANNOTATION.to_owned(),
+        cluster.database.checksum.clone(),
+    );
     annotations.insert(VERSION_ANNOTATION.to_owned(), cluster.image.label.clone());
-    let rollout = spec.rollout.clone().unwrap_or_default();
-    let pre_stop = rollout.pre_stop_seconds.map_or(DEFAULT_PRE_STOP, i64::from);
-    let grace = rollout
-        .termination_grace_seconds
-        .map_or(DEFAULT_GRACE, i64::from);
-    let pull_secrets = spec
-        .image
-        .as_ref()
-        .map(|image| image.pull_secrets.clone())
-        .filter(|secrets| !secrets.is_empty());
+    let rollout = &cluster.rollout;
+    let service_account = match &cluster.service_account {
+        ValidServiceAccount::Existing(name) => name,
+        ValidServiceAccount::Own { .. } => &cluster.identity.name,
+    };
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(pod_labels),
@@ -69,15 +65,15 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
-            affinity: spec.affinity.clone(),
+            affinity: pods.affinity.clone(),
             automount_service_account_token: Some(false),
-            containers: vec![container(cluster, pre_stop)],
+            containers: vec![container(cluster)],
             // Kubernetes would put an environment variable for every Service of the namespace into
             // the container.
             enable_service_links: Some(false),
-            image_pull_secrets: pull_secrets,
-            node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
-            priority_class_name: spec.priority_class_name.clone(),
+            image_pull_secrets: unless_empty(&cluster.image.pull_secrets),
+            node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
+            priority_class_name: pods.priority_class_name.clone(),
             security_context: Some(PodSecurityContext {
                 fs_group: Some(USER),
                 run_as_group: Some(USER),
@@ -89,29 +85,30 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
                 }),
                 ..PodSecurityContext::default()
             }),
-            service_account_name: Some(
-                spec.service_account
-                    .as_ref()
-                    .and_then(|account| account.name.clone())
-                    .unwrap_or_else(|| cluster.identity.name.clone()),
-            ),
+            service_account_name: Some(service_account.clone()),
             // The preStop pause counts towards it.
-            termination_grace_period_seconds: Some(grace + pre_stop),
-            tolerations: (!spec.tolerations.is_empty()).then(|| spec.tolerations.clone()),
-            topology_spread_constraints: Some(
-                spec.topology_spread_constraints
-                    .clone()
-                    .unwrap_or_else(|| spread(&cluster.identity.name)),
-            )
-            .filter(|list| !list.is_empty()),
+            termination_grace_period_seconds: Some(
+                rollout.termination_grace_seconds + rollout.pre_stop_seconds,
+            ),
+            tolerations: unless_empty(&pods.tolerations),
+            topology_spread_constraints: match &pods.spread {
+                Some(given) => unless_empty(given),
+                None => Some(spread(&cluster.identity.name)),
+            },
             volumes: Some(volumes(cluster)),
             ..PodSpec::default()
         }),
     }
 }
 
-fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
-    let spec = &cluster.spec;
+/// The list, left out where it is empty.
+fn unless_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}
+
+fn container(cluster: &ValidCluster) -> Container {
+    let pods = &cluster.pods;
+    let pre_stop = cluster.rollout.pre_stop_seconds;
     let mount = |name: &str, path: &str| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -127,7 +124,7 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
             ..mount(CA_VOLUME, "/etc/bytebase/database-ca")
         });
     }
-    mounts.extend(spec.volume_mounts.iter().cloned());
+    mounts.extend(pods.volume_mounts.iter().cloned());
     let args = [
         "--port",
         "8080",
@@ -141,14 +138,7 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.image.reference.clone()),
-        image_pull_policy: Some(
-            spec.image
-                .as_ref()
-                .and_then(|image| image.pull_policy)
-                .unwrap_or(PullPolicy::IfNotPresent)
-                .as_ref()
-                .to_owned(),
-        ),
+        image_pull_policy: Some(cluster.image.pull_policy.as_ref().to_owned()),
         args: Some(args.map(str::to_owned).to_vec()),
         env: Some(env(cluster)),
         ports: Some(vec![ContainerPort {
@@ -157,7 +147,7 @@ fn container(cluster: &ValidCluster, pre_stop: i64) -> Container {
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
-        resources: spec.resources.clone(),
+        resources: pods.resources.clone(),
         // `/healthz` answers only after the migration and checks no database, so none of these
         // fails for a database outage.
         startup_probe: Some(Probe {
@@ -270,27 +260,27 @@ fn env(cluster: &ValidCluster) -> Vec<EnvVar> {
     env.push(pod_name);
     if let Some(limit) = memory_limit(cluster)
         && !cluster
-            .spec
+            .pods
             .env
             .iter()
             .any(|variable| variable.name == "GOMEMLIMIT")
     {
         env.push(plain("GOMEMLIMIT", &limit.to_string()));
     }
-    env.extend(cluster.spec.env.iter().cloned());
+    env.extend(cluster.pods.env.iter().cloned());
     env
 }
 
 /// 90 % of the memory limit in bytes, so that Go's collector works harder before the kernel kills.
 fn memory_limit(cluster: &ValidCluster) -> Option<u64> {
     let quantity = cluster
-        .spec
+        .pods
         .resources
         .as_ref()?
         .limits
         .as_ref()?
         .get("memory")?;
-    crate::quantity::bytes(&quantity.0).map(|bytes| bytes / 10 * 9)
+    crate::kubernetes::quantity::bytes(&quantity.0).map(|bytes| bytes / 10 * 9)
 }
 
 fn volumes(cluster: &ValidCluster) -> Vec<Volume> {
@@ -328,7 +318,7 @@ fn volumes(cluster: &ValidCluster) -> Vec<Volume> {
             ..Volume::default()
         }),
     }
-    volumes.extend(cluster.spec.volumes.iter().cloned());
+    volumes.extend(cluster.pods.volumes.iter().cloned());
     volumes
 }
 

@@ -1,20 +1,15 @@
 //! The ServiceMonitor: each replica's own metrics, through the headless Service.
 
 use super::services::{ROLE_LABEL, ServiceRole};
-use super::{CLUSTER_LABEL, DesiredObject, Kind, metadata};
+use super::{CLUSTER_LABEL, DesiredObject, metadata};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use serde_json::json;
 use std::collections::BTreeMap;
 
 /// The ServiceMonitor, if wanted.
 pub fn service_monitor(cluster: &ValidCluster) -> Option<DesiredObject> {
-    let wanted = cluster
-        .spec
-        .monitoring
-        .as_ref()?
-        .service_monitor
-        .as_ref()
-        .filter(|monitor| monitor.enabled)?;
+    let wanted = cluster.service_monitor.as_ref()?;
     let name = &cluster.identity.name;
     let mut endpoint = json!({"port": "http", "path": "/metrics"});
     if let Some(interval) = &wanted.interval {

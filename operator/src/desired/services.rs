@@ -1,7 +1,8 @@
 //! The client Service and the headless one.
 
-use super::{DesiredObject, Kind, PORT, headless_name, metadata, selector_labels};
+use super::{DesiredObject, PORT, headless_name, metadata, selector_labels};
 use crate::api::spec::{IngressPreset, ServiceType};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -36,18 +37,16 @@ pub enum Doors {
 
 /// Whether the client Service of this cluster is to be reached from outside, without any Ingress.
 pub fn service_exposes(cluster: &ValidCluster) -> bool {
-    let service = cluster.spec.service.as_ref();
-    matches!(
-        service.and_then(|service| service.type_),
-        Some(ServiceType::NodePort | ServiceType::LoadBalancer)
-    )
+    match cluster.service.type_ {
+        ServiceType::ClusterIP => false,
+        ServiceType::NodePort | ServiceType::LoadBalancer => true,
+    }
 }
 
 /// The Service that clients and the Ingress use: only Ready pods stand behind it.
 pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
-    let spec = cluster.spec.service.clone().unwrap_or_default();
     let type_ = match doors {
-        Doors::AsWanted => spec.type_.unwrap_or(ServiceType::ClusterIP),
+        Doors::AsWanted => cluster.service.type_,
         Doors::Closed => ServiceType::ClusterIP,
     };
     let mut annotations = BTreeMap::new();
@@ -66,7 +65,7 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
             "bytebase-replica".to_owned(),
         );
     }
-    annotations.extend(spec.annotations);
+    annotations.extend(cluster.service.annotations.clone());
     DesiredObject::new(
         Kind::Service,
         &Service {
@@ -79,7 +78,7 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
             spec: Some(ServiceSpec {
                 type_: Some(type_.as_ref().to_owned()),
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(service_port(cluster))]),
+                ports: Some(vec![port(cluster.service.port)]),
                 ..ServiceSpec::default()
             }),
             ..Service::default()
@@ -122,16 +121,6 @@ fn service_metadata(
         .get_or_insert_default()
         .insert(ROLE_LABEL.to_owned(), role.as_ref().to_owned());
     metadata
-}
-
-/// Port of the client Service.
-pub(super) fn service_port(cluster: &ValidCluster) -> i32 {
-    cluster
-        .spec
-        .service
-        .as_ref()
-        .and_then(|service| service.port)
-        .unwrap_or(80)
 }
 
 fn port(port: i32) -> ServicePort {

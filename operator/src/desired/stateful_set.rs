@@ -1,6 +1,7 @@
 //! The StatefulSet.
 
-use super::{DesiredObject, Kind, headless_name, metadata, selector};
+use super::{DesiredObject, headless_name, metadata, selector};
+use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetOrdinals, StatefulSetSpec, StatefulSetUpdateStrategy,

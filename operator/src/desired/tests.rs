@@ -6,10 +6,11 @@
 //! it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::{
-    DesiredObject, Doors, headless_service, http_route, ingress, network_policy,
+    DesiredObject, Doors, companions, headless_service, http_route, ingress, network_policy,
     pod_disruption_budget, pod_template, service, service_account, service_monitor, stateful_set,
 };
 use crate::api::spec::IngressPreset;
+use crate::kubernetes::Kind;
 use crate::testing::{PASSWORD, cluster, merge, references, valid};
 use crate::validate::{ValidCluster, validate};
 use proptest::prelude::*;
@@ -149,6 +150,25 @@ fn objects_are_as_they_were_released() {
             }
         }
     }
+}
+
+#[test]
+fn every_kind_that_a_cluster_owns_is_built_under_its_name_and_in_its_order() {
+    let cluster = valid(&full());
+    let built: Vec<_> = objects(&cluster)
+        .into_iter()
+        .filter_map(|(_, object)| object)
+        .collect();
+    for object in &built {
+        assert_eq!(object.value["apiVersion"], object.kind.api_version());
+        assert_eq!(object.value["kind"], object.kind.name());
+    }
+    for kind in Kind::owned() {
+        assert!(built.iter().any(|object| object.kind == kind), "{kind}");
+    }
+    let companions = companions(&cluster, Some("operators"), Doors::AsWanted);
+    assert!(companions.is_sorted_by_key(|object| object.kind));
+    assert_eq!(companions.len(), built.len() - 1, "all but the StatefulSet");
 }
 
 #[test]

@@ -2,6 +2,6 @@
 
 pub mod cluster;
 pub mod database;
-pub mod optional;
 pub mod pod;
 pub mod remembered;
+pub mod route;

@@ -3,13 +3,14 @@
 use crate::api::status::ReplicaStatus;
 use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
-use crate::plain::plain;
+use crate::kubernetes::error_text::plain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -194,7 +195,7 @@ impl LogIds {
                 let id = status.replica_id.as_deref().filter(|_| same)?;
                 Uuid::try_parse(id).ok()
             });
-            let mut entries = self.lock();
+            let mut entries = self.0.lock();
             if id.is_some() && !entries.contains_key(&uid) {
                 let state = LogState::ReadAt(Instant::now());
                 entries.insert(
@@ -215,7 +216,7 @@ impl LogIds {
     pub async fn get(&self, pod: &Pod, reader: &LogReader) -> Option<Uuid> {
         let (uid, container) = (pod.uid()?, running_container(pod)?);
         {
-            let mut entries = self.lock();
+            let mut entries = self.0.lock();
             if let Some(entry) = entries
                 .get(&uid)
                 .filter(|entry| entry.container == container)
@@ -257,7 +258,7 @@ impl LogIds {
 
     fn put(&self, uid: &str, container: &str, id: Option<Uuid>) {
         // The pod may have gone, or restarted, while its log was read.
-        let mut entries = self.lock();
+        let mut entries = self.0.lock();
         if let Some(entry) = entries
             .get_mut(uid)
             .filter(|entry| entry.container == container)
@@ -269,11 +270,7 @@ impl LogIds {
 
     /// Forgets a pod that is gone.
     pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(uid);
     }
 }
 

@@ -1,15 +1,16 @@
 //! Calls to Bytebase's own API, each a task beside the reconciles: a replica that does not answer
 //! holds no slot of theirs. A call that ended wakes its cluster.
 
-use super::context::{Key, lock};
+use super::context::Key;
 use crate::apply::bytebase::{self, CallError};
 use crate::decide::observation::CallFailure;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// First pause after Bytebase refused a call; doubles up to the longest, since each try with a wrong
 /// password counts towards locking the account.
@@ -42,7 +43,7 @@ struct Entry {
 impl Calls {
     /// The latest call, if it failed in a way worth a word.
     pub fn failure(&self, key: &Key) -> Option<CallFailure> {
-        let entries = lock(&self.0);
+        let entries = self.0.lock();
         let entry = entries.get(key)?;
         Some(CallFailure {
             message: entry.message.clone()?,
@@ -52,7 +53,7 @@ impl Calls {
     /// Forgets the calls of a cluster that wants none, or is gone. What came of one that is
     /// running will not matter.
     pub fn forget(&self, key: &Key) {
-        let mut entries = lock(&self.0);
+        let mut entries = self.0.lock();
         match entries.get_mut(key) {
             Some(entry) if entry.running => {
                 *entry = Entry {
@@ -70,7 +71,7 @@ impl Calls {
     /// be made now, and [`Self::ended`] must follow. `Err`: not before this moment.
     fn begin(&self, key: &Key, call: &BytebaseCall, now: Timestamp) -> Result<(), Timestamp> {
         let fingerprint = fingerprint(call);
-        let mut entries = lock(&self.0);
+        let mut entries = self.0.lock();
         let entry = entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(fingerprint));
@@ -98,7 +99,7 @@ impl Calls {
         result: &Result<(), CallError>,
         now: Timestamp,
     ) {
-        let mut entries = lock(&self.0);
+        let mut entries = self.0.lock();
         let Some(entry) = entries.get_mut(key) else {
             return;
         };

@@ -3,14 +3,14 @@
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
 
-use super::context::{Key, lock, name};
+use super::context::{Key, name};
 use crate::api::{BytebaseCluster, Reason};
 use crate::decide::observation::{DatabaseIdentity, Remembered};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
 
 /// The claims of all clusters.
 #[derive(Default)]
@@ -85,7 +85,7 @@ impl Claims {
         let Some(database) = database else {
             return Vec::new();
         };
-        let mut index = lock(&self.0);
+        let mut index = self.0.lock();
         if index.claims.contains_key(claimant.uid) {
             return Vec::new();
         }
@@ -111,7 +111,7 @@ impl Claims {
         reading: Option<&DatabaseIdentity>,
         remembered: &Remembered,
     ) -> Vec<Key> {
-        let mut index = lock(&self.0);
+        let mut index = self.0.lock();
         let endpoint = mark_of_endpoint(endpoint, claimant.key);
         let before = index.claims.get(claimant.uid);
         // What was read at another endpoint is another database.
@@ -137,7 +137,7 @@ impl Claims {
 
     /// An older cluster on the same database.
     pub fn shared_with(&self, uid: &str, remembered: &Remembered) -> Option<String> {
-        let index = lock(&self.0);
+        let index = self.0.lock();
         let claim = index.claims.get(uid)?;
         let place = claim.place(uid);
         let marks = [&claim.database, &claim.endpoint].into_iter().flatten();
@@ -154,7 +154,7 @@ impl Claims {
 
     /// Forgets a cluster that is gone. Those that it may have held back are returned.
     pub fn forget(&self, uid: &str) -> Vec<Key> {
-        let mut index = lock(&self.0);
+        let mut index = self.0.lock();
         match index.take(uid) {
             Some(claim) => index.neighbours(&claim),
             None => Vec::new(),

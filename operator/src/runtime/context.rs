@@ -5,22 +5,23 @@ use super::caches::Caches;
 use super::calls::Calls;
 use super::claims::Claims;
 use super::lease::Leadership;
-use super::metrics::{Metrics, ObjectKind};
+use super::metrics::Metrics;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus};
 use crate::apply::event::Publisher;
 use crate::decide::Settings;
 use crate::decide::observation::RefusedEviction;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
+use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use crate::observe::pod::{LOG_READS, LogIds};
-use crate::plain::plain;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -220,10 +221,10 @@ impl Context {
     }
 
     /// Counts and logs an error of a watch.
-    pub fn watch_failed(&self, kind: ObjectKind, error: &watcher::Error) {
+    pub fn watch_failed(&self, kind: Kind, error: &watcher::Error) {
         self.metrics.watch_failed(kind);
         tracing::warn!(
-            kind = <&str>::from(kind),
+            kind = kind.name(),
             error = plain(error),
             "a watch failed and is tried again"
         );
@@ -237,8 +238,8 @@ impl Context {
         self.references.forget(key);
         self.calls.forget(key);
         self.metrics.forget(namespace, &key.name);
-        lock(&self.backoff).forget(key);
-        let memory = lock(&self.memory).remove(key);
+        self.backoff.lock().forget(key);
+        let memory = self.memory.lock().remove(key);
         let remembered = memory.and_then(|memory| memory.uid);
         // Those that were held back by it alone go on.
         for uid in [uid, remembered.as_deref()].into_iter().flatten() {
@@ -262,7 +263,7 @@ impl Context {
 
     /// What is remembered of a cluster.
     pub fn recall(&self, key: &Key, uid: Option<&str>) -> Memory {
-        let memory = lock(&self.memory).get(key).cloned();
+        let memory = self.memory.lock().get(key).cloned();
         let memory = memory.filter(|memory| memory.uid.as_deref() == uid);
         memory.unwrap_or_else(|| Memory {
             uid: uid.map(str::to_owned),
@@ -272,13 +273,14 @@ impl Context {
 
     /// Remembers.
     pub fn remember(&self, key: &Key, memory: Memory) {
-        lock(&self.memory).insert(key.clone(), memory);
+        self.memory.lock().insert(key.clone(), memory);
     }
 
     /// Whether a cluster is as the last look at it left it, changed only by the status that was
     /// written then.
     pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
-        lock(&self.memory)
+        self.memory
+            .lock()
             .get(key)
             .and_then(|memory| memory.status.as_ref())
             .is_some_and(|written| written.echoes_in(cluster))
@@ -296,7 +298,7 @@ impl Context {
             self.claims.learn(cluster);
         }
         self.probes.hold();
-        *lock(&self.first_pass) = clusters
+        *self.first_pass.lock() = clusters
             .iter()
             .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
             .collect();
@@ -304,7 +306,7 @@ impl Context {
 
     /// Notes that a cluster has been looked at, or has gone.
     pub fn passed(&self, key: &Key) {
-        let mut waiting = lock(&self.first_pass);
+        let mut waiting = self.first_pass.lock();
         if waiting.remove(key) && waiting.is_empty() {
             self.probes.admit();
         }
@@ -312,7 +314,7 @@ impl Context {
 
     /// Ends the first pass, whoever has not been looked at.
     pub fn end_first_pass(&self) {
-        let mut waiting = lock(&self.first_pass);
+        let mut waiting = self.first_pass.lock();
         if !waiting.is_empty() {
             waiting.clear();
             self.probes.admit();
@@ -321,12 +323,12 @@ impl Context {
 
     /// How long to wait after a failure.
     pub fn failed(&self, key: &Key) -> Duration {
-        lock(&self.backoff).failed(key.clone(), rand::random())
+        self.backoff.lock().failed(key.clone(), rand::random())
     }
 
     /// Ends the back-off.
     pub fn succeeded(&self, key: &Key) {
-        lock(&self.backoff).succeeded(key);
+        self.backoff.lock().succeeded(key);
     }
 }
 
@@ -337,10 +339,6 @@ pub fn name(key: &Key) -> String {
         key.namespace.as_deref().unwrap_or_default(),
         key.name
     )
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which clusters name which Secret or ConfigMap.
@@ -370,7 +368,7 @@ impl ReferenceIndex {
             .into_iter()
             .chain(named(false, config_maps))
             .collect();
-        let mut index = lock(&self.0);
+        let mut index = self.0.lock();
         if index.references.get(key) == Some(&references) {
             return;
         }
@@ -386,13 +384,10 @@ impl ReferenceIndex {
     }
 
     /// Clusters that name this object.
-    pub fn of(&self, kind: ObjectKind, namespace: &str, name: &str) -> Vec<Key> {
-        let reference = (
-            kind == ObjectKind::Secret,
-            namespace.to_owned(),
-            name.to_owned(),
-        );
-        lock(&self.0)
+    pub fn of(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Key> {
+        let reference = (kind == Kind::Secret, namespace.to_owned(), name.to_owned());
+        self.0
+            .lock()
             .clusters
             .get(&reference)
             .map(|keys| keys.iter().cloned().collect())
@@ -401,7 +396,7 @@ impl ReferenceIndex {
 
     /// Forgets a cluster.
     pub fn forget(&self, key: &Key) {
-        lock(&self.0).remove(key);
+        self.0.lock().remove(key);
     }
 }
 

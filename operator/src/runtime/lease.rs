@@ -14,13 +14,14 @@
 //! hold on to what they read as leader would write it later; only the end of the process ends them
 //! all.
 
-use crate::plain::plain;
+use crate::kubernetes::error_text::plain;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Config};
+use parking_lot::Mutex;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -194,7 +195,7 @@ impl Leadership {
     /// How long writes may still begin. One that has begun should end within `LEASE_DURATION -
     /// RENEW_DEADLINE` beyond that.
     pub fn remaining(&self) -> Duration {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *self.until.lock();
         let Some(until) = until else {
             return Duration::ZERO;
         };
@@ -218,7 +219,7 @@ impl Leadership {
     }
 
     fn set(&self, until: Option<Until>) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        *self.until.lock() = until;
     }
 }
 
@@ -429,6 +430,7 @@ mod tests {
     use super::*;
     use api::respond;
     use serde_json::{Value, json};
+    use std::sync::Mutex;
 
     /// A scripted API server that keeps one Lease.
     mod api {

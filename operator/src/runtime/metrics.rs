@@ -3,7 +3,9 @@
 
 use crate::decide::health::Freshness;
 use crate::decide::observation::{DatabaseView, FailureReason};
+use crate::kubernetes::Kind;
 use crate::observe::database::probe::Latest;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -14,7 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -53,33 +55,6 @@ pub enum ErrorClass {
     TimedOut,
     /// It panicked.
     Panic,
-}
-
-/// Kinds that are watched or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
-#[expect(missing_docs, reason = "each is the kind it is named after")]
-pub enum ObjectKind {
-    BytebaseCluster,
-    ConfigMap,
-    Event,
-    HttpRoute,
-    Ingress,
-    Lease,
-    NetworkPolicy,
-    Pod,
-    PodDisruptionBudget,
-    Secret,
-    Service,
-    ServiceAccount,
-    ServiceMonitor,
-    StatefulSet,
-}
-
-impl ObjectKind {
-    /// Whether a Kubernetes cluster may well lack the kind.
-    pub const fn is_optional(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::ServiceMonitor)
-    }
 }
 
 /// Calls that write.
@@ -289,9 +264,9 @@ impl Metrics {
     }
 
     /// Counts an error of a watch.
-    pub fn watch_failed(&self, kind: ObjectKind) {
+    pub fn watch_failed(&self, kind: Kind) {
         self.watch_errors
-            .get_or_create(&[("kind", name(kind))])
+            .get_or_create(&[("kind", kind.metric_label().to_owned())])
             .inc();
     }
 
@@ -308,15 +283,18 @@ impl Metrics {
     }
 
     /// Counts a write.
-    pub fn wrote(&self, verb: WriteVerb, kind: ObjectKind) {
-        self.writes
-            .get_or_create(&[("verb", name(verb)), ("kind", name(kind))])
-            .inc();
+    pub fn wrote(&self, verb: WriteVerb, kind: Kind) {
+        let labels = [
+            ("verb", <&str>::from(verb).to_owned()),
+            ("kind", kind.metric_label().to_owned()),
+        ];
+        self.writes.get_or_create(&labels).inc();
     }
 
     /// Replaces what is shown of a cluster.
     pub fn set_cluster(&self, namespace: &str, name: &str, sample: ClusterSample) {
         self.clusters
+            .samples
             .lock()
             .insert((namespace.to_owned(), name.to_owned()), sample);
     }
@@ -324,6 +302,7 @@ impl Metrics {
     /// Shows nothing of a cluster any more.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.clusters
+            .samples
             .lock()
             .remove(&(namespace.to_owned(), name.to_owned()));
     }
@@ -336,21 +315,11 @@ impl Metrics {
     }
 }
 
-fn name(label: impl Into<&'static str>) -> String {
-    label.into().to_owned()
-}
-
 // === impl Clusters ===
 
 impl fmt::Debug for Clusters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clusters").finish_non_exhaustive()
-    }
-}
-
-impl Clusters {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), ClusterSample>> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -429,7 +398,7 @@ impl Collector for Clusters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let live = self.live.get();
         // Copied, so that a slow source does not hold up a reconcile.
-        let samples = self.lock().clone();
+        let samples = self.samples.lock().clone();
         let rows: Vec<Row> = samples
             .into_iter()
             .map(|((namespace, name), sample)| {
@@ -532,8 +501,8 @@ mod tests {
             ReconcileOutcome::Error(ErrorClass::Panic),
             Duration::from_millis(3),
         );
-        metrics.watch_failed(ObjectKind::HttpRoute);
-        metrics.wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
+        metrics.watch_failed(Kind::HttpRoute);
+        metrics.wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
         metrics.probed(None, Duration::from_millis(3));
         metrics.probed(Some(FailureReason::Unreachable), Duration::from_secs(5));
         metrics.leads(true);

@@ -3,7 +3,7 @@
 use super::claims::Claimant;
 use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
-use super::metrics::{ClusterSample, ErrorClass, ObjectKind, ReconcileOutcome, WriteVerb};
+use super::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
@@ -16,19 +16,21 @@ use crate::decide::observation::{
 };
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
 use crate::decide::rollout::{Eviction, Size};
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
+use crate::kubernetes::error_text::plain;
 use crate::observe::cluster as observe;
 use crate::observe::database::probe::Latest;
 use crate::observe::database::{Login, Target};
-use crate::observe::optional;
 use crate::observe::pod::LogReader;
 use crate::observe::remembered::remembered;
-use crate::plain::plain;
+use crate::observe::route;
 use crate::report;
 use crate::validate::{ValidDatabase, Validation, validate, wanted_references};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -202,7 +204,10 @@ impl Look<'_> {
             return Ok((Action::await_change(), 0));
         }
         for (complete, what) in [
-            (context.caches.stateful_sets.is_complete(), "statefulsets"),
+            (
+                context.caches.is_complete(Kind::StatefulSet),
+                "statefulsets",
+            ),
             (context.caches.pods.is_complete(), "pods"),
         ] {
             if !complete {
@@ -262,8 +267,7 @@ impl Look<'_> {
         };
         let set = context
             .caches
-            .stateful_sets
-            .get(namespace, &name)
+            .read::<StatefulSet>(Kind::StatefulSet, namespace, &name)
             .filter(|set| owned(&|| set.owner_references().to_vec()));
         let set_uid = set.as_ref().and_then(ResourceExt::uid);
         // Pods have the names of their ordinals; beyond the largest size there are none.
@@ -301,8 +305,7 @@ impl Look<'_> {
         };
         let ingress = context
             .caches
-            .ingresses
-            .get(namespace, &name)
+            .read::<Ingress>(Kind::Ingress, namespace, &name)
             .filter(|ingress| owned(&|| ingress.owner_references().to_vec()));
         Observation {
             now,
@@ -320,10 +323,9 @@ impl Look<'_> {
             service_exposes: self.service_exposes(namespace, &name),
             route: context
                 .caches
-                .http_routes
-                .get(namespace, &name)
+                .get(Kind::HttpRoute, namespace, &name)
                 .filter(|route| owned(&|| route.owner_references().to_vec()))
-                .map(|route| optional::route(&route)),
+                .map(|route| route::view(&route)),
             kinds_not_installed: context.caches.not_installed(),
             database: latest.view,
             last_facts: facts,
@@ -342,7 +344,8 @@ impl Look<'_> {
 
     /// Whether the client Service stands and lets people in by its type.
     fn service_exposes(&self, namespace: &str, name: &str) -> bool {
-        let service = self.context.caches.services.get(namespace, name);
+        let caches = &self.context.caches;
+        let service = caches.read::<Service>(Kind::Service, namespace, name);
         service.is_some_and(|service| {
             let owners = service.owner_references().iter();
             let is_ours = owners
@@ -508,9 +511,7 @@ impl Look<'_> {
                 Ok(Applied::Written) => {
                     outcome.writes += 1;
                     outcome.applied += 1;
-                    context
-                        .metrics
-                        .wrote(WriteVerb::Apply, metric_kind(desired.kind));
+                    context.metrics.wrote(WriteVerb::Apply, desired.kind);
                     tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
                     memory.writes.insert(
                         slot,
@@ -537,7 +538,7 @@ impl Look<'_> {
                 Ok(true) => {
                     outcome.writes += 1;
                     outcome.applied += 1;
-                    context.metrics.wrote(WriteVerb::Delete, metric_kind(*kind));
+                    context.metrics.wrote(WriteVerb::Delete, *kind);
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
                 Err(failure) => outcome.failures.push(failure),
@@ -577,9 +578,7 @@ impl Look<'_> {
             Ok(true) => {
                 outcome.writes += 1;
                 outcome.applied += 1;
-                context
-                    .metrics
-                    .wrote(WriteVerb::Patch, ObjectKind::StatefulSet);
+                context.metrics.wrote(WriteVerb::Patch, Kind::StatefulSet);
                 tracing::info!(cluster = %name(self.key), replicas = size.replicas, first_ordinal = size.start, "resized the StatefulSet for the license gate");
             }
             Err(failure) => outcome.failures.push(failure),
@@ -599,7 +598,7 @@ impl Look<'_> {
                 outcome.writes += 1;
                 memory.refused_eviction = None;
                 let metrics = &self.context.metrics;
-                metrics.wrote(WriteVerb::Evict, ObjectKind::Pod);
+                metrics.wrote(WriteVerb::Evict, Kind::Pod);
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 outcome.notices.push(Notice {
                     warning: false,
@@ -724,7 +723,7 @@ impl Look<'_> {
                 .map_err(Error::Status)?;
             context
                 .metrics
-                .wrote(WriteVerb::PatchStatus, ObjectKind::BytebaseCluster);
+                .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
             outcome.writes += 1;
             outcome.notices.extend(report::notices(&previous, &status));
             memory.status = Some(WrittenStatus {
@@ -825,19 +824,6 @@ fn target(database: &ValidDatabase) -> Option<Target> {
         login,
         fingerprint: digest.finalize().into(),
     })
-}
-
-fn metric_kind(kind: Kind) -> ObjectKind {
-    match kind {
-        Kind::ServiceAccount => ObjectKind::ServiceAccount,
-        Kind::Service => ObjectKind::Service,
-        Kind::StatefulSet => ObjectKind::StatefulSet,
-        Kind::PodDisruptionBudget => ObjectKind::PodDisruptionBudget,
-        Kind::NetworkPolicy => ObjectKind::NetworkPolicy,
-        Kind::Ingress => ObjectKind::Ingress,
-        Kind::HttpRoute => ObjectKind::HttpRoute,
-        Kind::ServiceMonitor => ObjectKind::ServiceMonitor,
-    }
 }
 
 #[cfg(test)]

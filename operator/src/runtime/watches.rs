@@ -3,15 +3,17 @@
 //! cache, and the cluster concerned into the queue.
 
 use super::backoff::{self, Backoff};
-use super::caches::{Cache, Cached, Shelf};
+use super::caches::{Cache, Cached, ObjectName, Storage};
 use super::context::{Context, Key};
-use super::metrics::ObjectKind;
 use super::server::Missing;
 use crate::api::BytebaseCluster;
+use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
+use crate::kubernetes::Kind;
 use crate::observe::pod;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
@@ -50,39 +52,33 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
             readiness: readiness.clone(),
         };
         watch.cached(
-            ObjectKind::BytebaseCluster,
+            Kind::BytebaseCluster,
+            watch.api(),
             everything().labels_from(&context.options.cluster_labels.iter().cloned().collect()),
-            |context| &context.caches.clusters,
+            &context.caches.clusters,
             strip,
             key_of_cluster,
         );
-        watch.owned(ObjectKind::StatefulSet, |context| {
-            &context.caches.stateful_sets
-        });
         watch.cached(
-            ObjectKind::Pod,
+            Kind::Pod,
+            watch.api(),
             ours(),
-            |context| &context.caches.pods,
+            &context.caches.pods,
             pod::trim,
             key_by_label,
         );
-        watch.owned(ObjectKind::Service, |context| &context.caches.services);
-        watch.owned(ObjectKind::ServiceAccount, |context| {
-            &context.caches.service_accounts
-        });
-        watch.owned(ObjectKind::PodDisruptionBudget, |context| {
-            &context.caches.disruption_budgets
-        });
-        watch.owned(ObjectKind::Ingress, |context| &context.caches.ingresses);
-        watch.owned(ObjectKind::NetworkPolicy, |context| {
-            &context.caches.network_policies
-        });
-        watch.owned(ObjectKind::HttpRoute, |context| &context.caches.http_routes);
-        watch.owned(ObjectKind::ServiceMonitor, |context| {
-            &context.caches.service_monitors
-        });
-        watch.named::<Secret>(ObjectKind::Secret);
-        watch.named::<ConfigMap>(ObjectKind::ConfigMap);
+        for (kind, cache) in context.caches.owned() {
+            watch.cached(
+                kind,
+                watch.api_of(kind),
+                ours(),
+                cache,
+                strip_types,
+                key_by_label,
+            );
+        }
+        watch.named::<Secret>(Kind::Secret);
+        watch.named::<ConfigMap>(Kind::ConfigMap);
     }
 }
 
@@ -110,6 +106,12 @@ fn strip<K: Cached>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
+/// The cache knows the kind, and an item of a listing does not carry it.
+fn strip_types(object: &mut DynamicObject) {
+    strip(object);
+    object.types = None;
+}
+
 #[expect(
     clippy::unnecessary_wraps,
     reason = "of the same form as `key_by_label`"
@@ -134,45 +136,44 @@ impl Watch {
         }
     }
 
-    /// Watches the objects of a kind that the operator makes.
-    fn owned<K>(&self, kind: ObjectKind, cache: fn(&Context) -> &Cache<K>)
-    where
-        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    {
-        self.cached(kind, ours(), cache, strip, key_by_label);
+    fn api_of(&self, kind: Kind) -> Api<DynamicObject> {
+        match &self.namespace {
+            Some(namespace) => {
+                Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
+            }
+            None => Api::all_with(self.client.clone(), &resource(kind)),
+        }
     }
 
     /// Watches a kind into its cache.
-    fn cached<K, S: Shelf<K>>(
+    fn cached<K: Cached, S: Storage<K>>(
         &self,
-        kind: ObjectKind,
+        kind: Kind,
+        api: Api<K>,
         config: watcher::Config,
-        cache: fn(&Context) -> &Cache<K, S>,
+        cache: &Arc<Cache<K, S>>,
         trim: fn(&mut K),
         key: fn(&K) -> Option<Key>,
-    ) where
-        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    {
-        cache(&self.context).expect_watch();
-        let stream = watcher::watcher(self.api::<K>(), config);
+    ) {
+        cache.expect_watch();
         let feed = Feed {
             context: Arc::clone(&self.context),
             namespace: self.namespace.clone(),
             kind,
-            cache,
+            cache: Arc::clone(cache),
             trim,
             key,
             seen: HashSet::new(),
-            missing: Some(self.readiness.missing(kind.into())),
+            missing: Some(self.readiness.missing(kind.name())),
             listed: false,
         };
-        tokio::spawn(feed.run(stream));
+        tokio::spawn(feed.run(watcher::watcher(api, config)));
     }
 
     /// Watches names only: that an object changed, never its values.
-    fn named<K>(&self, kind: ObjectKind)
+    fn named<K>(&self, kind: Kind)
     where
-        K: Cached + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K: Cached + kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {
         let mut events = Box::pin(watcher::watcher(
             self.api::<PartialObjectMeta<K>>(),
@@ -197,7 +198,7 @@ impl Watch {
     }
 }
 
-fn named_event<K>(context: &Context, kind: ObjectKind, object: &PartialObjectMeta<K>) {
+fn named_event<K>(context: &Context, kind: Kind, object: &PartialObjectMeta<K>) {
     let (Some(namespace), Some(name)) = (
         object.metadata.namespace.as_deref(),
         object.metadata.name.as_deref(),
@@ -210,20 +211,20 @@ fn named_event<K>(context: &Context, kind: ObjectKind, object: &PartialObjectMet
 }
 
 /// Feeds one watch into one cache.
-struct Feed<K: Cached, S: Shelf<K>> {
+struct Feed<K: Cached, S: Storage<K>> {
     context: Arc<Context>,
     namespace: Option<String>,
-    kind: ObjectKind,
-    cache: fn(&Context) -> &Cache<K, S>,
+    kind: Kind,
+    cache: Arc<Cache<K, S>>,
     trim: fn(&mut K),
     key: fn(&K) -> Option<Key>,
     /// Objects of the listing that is coming in.
-    seen: HashSet<ObjectRef<K>>,
+    seen: HashSet<ObjectName>,
     missing: Option<Missing>,
     listed: bool,
 }
 
-impl<K: Cached, S: Shelf<K>> Feed<K, S> {
+impl<K: Cached, S: Storage<K>> Feed<K, S> {
     async fn run(
         mut self,
         stream: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send,
@@ -259,7 +260,7 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
             Event::Init => {}
             Event::Apply(object) => self.put(object),
             Event::InitApply(object) => {
-                self.seen.insert(ObjectRef::from_obj(&object));
+                self.seen.insert(ObjectName::of(&object));
                 self.put(object);
             }
             Event::Delete(object) => self.remove(object),
@@ -273,11 +274,11 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     /// A listing has come in: what it does not hold is gone.
     fn complete(&mut self) {
         let seen = std::mem::take(&mut self.seen);
-        for object in (self.cache)(&self.context).vanished(self.namespace.as_deref(), &seen) {
+        for object in self.cache.vanished(self.namespace.as_deref(), &seen) {
             self.remove(object);
         }
         if !std::mem::replace(&mut self.listed, true) {
-            (self.cache)(&self.context).listed();
+            self.cache.listed();
         }
         self.missing = None;
     }
@@ -290,10 +291,10 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     }
 
     fn note_installed(&self, installed: bool) {
-        if !(self.cache)(&self.context).set_not_installed(!installed) {
+        if !self.cache.set_not_installed(!installed) {
             return;
         }
-        let kind = <&str>::from(self.kind);
+        let kind = self.kind.name();
         if installed {
             tracing::info!(kind, "the API server knows this kind now");
         } else {
@@ -310,16 +311,16 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     fn put(&self, mut object: K) {
         (self.trim)(&mut object);
         let mut key = (self.key)(&object);
-        if self.kind == ObjectKind::BytebaseCluster {
+        if self.kind == Kind::BytebaseCluster {
             key = key.filter(|key| !self.context.is_echo(key, object.meta()));
         }
-        if self.kind == ObjectKind::BytebaseCluster
+        if self.kind == Kind::BytebaseCluster
             && let Some(key) = &key
         {
             self.cluster_seen(key, &object);
         }
-        let is_new = (self.cache)(&self.context).put(object);
-        if is_new && self.kind != ObjectKind::BytebaseCluster {
+        let is_new = self.cache.put(object);
+        if is_new && self.kind != Kind::BytebaseCluster {
             // The reading wakes it in any case, and what appears until then is what the last look
             // made.
             key = key.filter(|key| !self.context.probes.awaits_first(key));
@@ -338,15 +339,15 @@ impl<K: Cached, S: Shelf<K>> Feed<K, S> {
     fn remove(&self, object: K) {
         let key = (self.key)(&object);
         let uid = object.uid();
-        if self.kind == ObjectKind::Pod
+        if self.kind == Kind::Pod
             && let Some(uid) = &uid
         {
             self.context.log_ids.forget(uid);
         }
-        (self.cache)(&self.context).remove(object);
+        self.cache.remove(object);
         // Only now: a reconcile that is still running sees that the cluster is gone, and forgets
         // what it has learnt in the meantime.
-        if self.kind == ObjectKind::BytebaseCluster
+        if self.kind == Kind::BytebaseCluster
             && let Some(key) = &key
         {
             self.context.forget(key, uid.as_deref());

@@ -1,7 +1,7 @@
 //! The metadata database of a cluster: how replicas get `PG_URL`, and how the operator itself
 //! connects.
 
-use super::{Findings, Problem, References};
+use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
 use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
@@ -26,7 +26,7 @@ pub struct ValidDatabase {
     pub monitored: bool,
     /// CA bundle: where the pods mount it from, and its bytes for the operator.
     pub ca: Option<(CaSource, SecretSlice<u8>)>,
-    /// Checksum of all values that replicas read.
+    /// Checksum of every secret value that a replica reads at its start; a change starts a rollout.
     pub checksum: String,
 }
 
@@ -61,17 +61,17 @@ pub(super) fn validate(
     spec: &DatabaseSpec,
     version: Option<Version>,
     references: &References,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<ValidDatabase> {
     let mut checksum = Checksum::default();
-    let ca = ca(spec, references, &mut checksum, findings);
+    let ca = ca(spec, references, &mut checksum, diagnostics);
     let forms = [
         spec.url_secret_ref.is_some(),
         spec.url.is_some(),
         spec.host.is_some(),
     ];
     if forms.iter().filter(|set| **set).count() != 1 {
-        findings.invalid(
+        diagnostics.invalid(
             "spec.database",
             "exactly one of urlSecretRef, url and host must be set",
         );
@@ -84,14 +84,14 @@ pub(super) fn validate(
             || spec.password_secret_ref.is_some()
             || spec.params.is_some())
     {
-        findings.invalid("spec.database", "port, name, userSecretRef, passwordSecretRef and params belong to the form with host: leave them out");
+        diagnostics.invalid("spec.database", "port, name, userSecretRef, passwordSecretRef and params belong to the form with host: leave them out");
     }
     let (source, replicas, field) = if let Some(reference) = &spec.url_secret_ref {
         let field = "spec.database.urlSecretRef";
-        let text = findings.keep(references.secret_text(field, reference))?;
+        let text = diagnostics.keep(references.secret_text(field, reference))?;
         checksum.add("url", text.expose_secret().as_bytes());
         let where_ = format!("Secret {}, key {}", reference.name, reference.key);
-        let url = findings.keep(parse(
+        let url = diagnostics.keep(parse(
             field,
             Reason::InvalidSecret,
             &where_,
@@ -100,18 +100,18 @@ pub(super) fn validate(
         (UrlSource::Secret(reference.clone()), url, field)
     } else if let Some(text) = &spec.url {
         let field = "spec.database.url";
-        let url = findings.keep(parse(field, Reason::InvalidSpec, "the value", text))?;
+        let url = diagnostics.keep(parse(field, Reason::InvalidSpec, "the value", text))?;
         if url.has_password() {
-            findings.invalid(field, "holds a password, which everybody who may read this object sees: put the URL into a Secret and name it in database.urlSecretRef");
+            diagnostics.invalid(field, "holds a password, which everybody who may read this object sees: put the URL into a Secret and name it in database.urlSecretRef");
             return None;
         }
         (UrlSource::Inline(text.clone()), url, field)
     } else {
-        let (source, url) = parts(spec, ca.is_some(), references, &mut checksum, findings)?;
+        let (source, url) = parts(spec, ca.is_some(), references, &mut checksum, diagnostics)?;
         (source, url, "spec.database")
     };
-    check_url(field, &replicas, version, ca.is_some(), findings);
-    let operator = operator_url(spec, &replicas, references, findings);
+    check_url(field, &replicas, version, ca.is_some(), diagnostics);
+    let operator = operator_url(spec, &replicas, references, diagnostics);
     Some(ValidDatabase {
         source,
         monitored: spec.monitor_secret_ref.is_some(),
@@ -132,21 +132,22 @@ fn parts(
     has_ca: bool,
     references: &References,
     checksum: &mut Checksum,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<(UrlSource, PgUrl)> {
     // Without a name the driver would take the user's, which is the Secret's to tell.
     let name = spec.name.as_ref().filter(|name| !name.is_empty());
     let (Some(host), Some(name), Some(user_ref)) = (&spec.host, name, &spec.user_secret_ref) else {
-        findings.invalid(
+        diagnostics.invalid(
             "spec.database",
             "the form with host needs name and userSecretRef",
         );
         return None;
     };
-    let user = findings.keep(references.secret_text("spec.database.userSecretRef", user_ref));
+    let user = diagnostics.keep(references.secret_text("spec.database.userSecretRef", user_ref));
     let password = match &spec.password_secret_ref {
         Some(reference) => Some(
-            findings.keep(references.secret_text("spec.database.passwordSecretRef", reference))?,
+            diagnostics
+                .keep(references.secret_text("spec.database.passwordSecretRef", reference))?,
         ),
         None => None,
     };
@@ -166,7 +167,7 @@ fn parts(
     }
     let port = spec.port.unwrap_or(5432);
     let Ok(port) = u16::try_from(port) else {
-        findings.invalid("spec.database.port", "must be between 1 and 65535");
+        diagnostics.invalid("spec.database.port", "must be between 1 and 65535");
         return None;
     };
     let build = |user: String, password: Option<SecretString>| {
@@ -180,7 +181,7 @@ fn parts(
         })
         .map_err(|error| Problem::blocking("spec.database", Reason::InvalidSpec, error.to_string()))
     };
-    let url = findings.keep(build(user.expose_secret().to_owned(), password))?;
+    let url = diagnostics.keep(build(user.expose_secret().to_owned(), password))?;
     Some((
         UrlSource::Parts {
             url: url.to_uri_without_login(),
@@ -196,12 +197,12 @@ fn check_url(
     url: &PgUrl,
     version: Option<Version>,
     has_ca: bool,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) {
     if let (Some(minimum), Some(version)) = (url.minimum_version(), version)
         && version < minimum
     {
-        findings.invalid(
+        diagnostics.invalid(
             field,
             format!(
                 "this form of PG_URL needs Bytebase {minimum} or later, spec.version is {version}"
@@ -213,17 +214,17 @@ fn check_url(
         .keys()
         .any(|name| name.eq_ignore_ascii_case("application_name"))
     {
-        findings.invalid(field, "sets application_name, which hides the pod's name that the operator tells replicas apart by: leave it out");
+        diagnostics.invalid(field, "sets application_name, which hides the pod's name that the operator tells replicas apart by: leave it out");
     }
     let files = url.pod_file_parameters();
     if !files.is_empty() {
-        findings.warn(format!(
+        diagnostics.warn(format!(
             "{field}: {} name files in the Bytebase pod: mount them with volumes and volumeMounts",
             files.join(", ")
         ));
     }
     if has_ca && url.ssl_root_cert.as_deref() != Some(CA_PATH) {
-        findings.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
+        diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
     }
     if has_ca
         && matches!(
@@ -231,7 +232,7 @@ fn check_url(
             SslMode::Disable | SslMode::Allow | SslMode::Prefer
         )
     {
-        findings.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
+        diagnostics.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
     }
 }
 
@@ -239,16 +240,16 @@ fn operator_url(
     spec: &DatabaseSpec,
     replicas: &PgUrl,
     references: &References,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<PgUrl> {
     let Some(reference) = &spec.monitor_secret_ref else {
         // A loopback address is a proxy inside the pod, which the operator is not in.
         return (replicas.iam.is_none() && !replicas.has_loopback_host()).then(|| replicas.clone());
     };
     let field = "spec.database.monitorSecretRef";
-    let text = findings.keep(references.secret_text(field, reference))?;
+    let text = diagnostics.keep(references.secret_text(field, reference))?;
     let where_ = format!("Secret {}, key {}", reference.name, reference.key);
-    findings.keep(parse(
+    diagnostics.keep(parse(
         field,
         Reason::InvalidSecret,
         &where_,
@@ -260,11 +261,11 @@ fn ca(
     spec: &DatabaseSpec,
     references: &References,
     checksum: &mut Checksum,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<(CaSource, SecretSlice<u8>)> {
     let (field, source, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
         (Some(_), Some(_)) => {
-            findings.invalid(
+            diagnostics.invalid(
                 "spec.database",
                 "only one of caSecretRef and caConfigMapRef may be set",
             );
@@ -276,7 +277,7 @@ fn ca(
             (
                 field,
                 CaSource::Secret(reference.clone()),
-                findings.keep(references.secret_bytes(field, reference))?,
+                diagnostics.keep(references.secret_bytes(field, reference))?,
             )
         }
         (None, Some(reference)) => {
@@ -284,7 +285,7 @@ fn ca(
             (
                 field,
                 CaSource::ConfigMap(reference.clone()),
-                findings.keep(references.config_map_bytes(field, reference))?,
+                diagnostics.keep(references.config_map_bytes(field, reference))?,
             )
         }
     };
@@ -293,7 +294,7 @@ fn ca(
         .windows(27)
         .any(|window| window == b"-----BEGIN CERTIFICATE-----")
     {
-        findings.problems.push(Problem::blocking(
+        diagnostics.problems.push(Problem::blocking(
             field,
             Reason::InvalidSecret,
             "holds no PEM certificate (-----BEGIN CERTIFICATE-----)",

@@ -1,6 +1,6 @@
 //! The ways in from outside: Ingress and HTTPRoute.
 
-use super::Findings;
+use super::Diagnostics;
 use crate::api::BytebaseClusterSpec;
 use crate::api::spec::{GatewayParentRef, IngressPreset, IngressSpec};
 use crate::contract::external_url::ExternalUrl;
@@ -37,7 +37,7 @@ pub struct ValidRoute {
 pub(super) fn ingress(
     spec: &BytebaseClusterSpec,
     url: Option<&ExternalUrl>,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<ValidIngress> {
     // Who asks for a Gateway and says nothing of an Ingress wants the one, not both.
     if spec.ingress.is_none() && spec.gateway.is_some() {
@@ -55,12 +55,12 @@ pub(super) fn ingress(
         ingress.host.as_deref(),
         ingress.allow_host_mismatch,
         url,
-        findings,
+        diagnostics,
     )?;
     // An Ingress rule takes names only; an address in the URL means that people come some other
     // way.
     if !is_dns_name(&host) {
-        findings.invalid(field, "an Ingress needs a DNS name, lower-case, not an address: set ingress.host, or ingress.enabled to false");
+        diagnostics.invalid(field, "an Ingress needs a DNS name, lower-case, not an address: set ingress.host, or ingress.enabled to false");
         return None;
     }
     Some(ValidIngress {
@@ -75,16 +75,16 @@ pub(super) fn ingress(
 pub(super) fn route(
     spec: &BytebaseClusterSpec,
     url: Option<&ExternalUrl>,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<ValidRoute> {
     let gateway = spec.gateway.as_ref()?;
     if gateway.parent_refs.is_empty() || gateway.parent_refs.len() > 8 {
-        findings.invalid(
+        diagnostics.invalid(
             "spec.gateway.parentRefs",
             "must name 1 to 8 Gateways that the route attaches to",
         );
     }
-    findings.duration(
+    diagnostics.duration(
         "spec.gateway.requestTimeout",
         gateway.request_timeout.as_deref(),
     );
@@ -94,10 +94,10 @@ pub(super) fn route(
         gateway.host.as_deref(),
         gateway.allow_host_mismatch,
         url?,
-        findings,
+        diagnostics,
     )?;
     if !is_dns_name(&host) {
-        findings.invalid(
+        diagnostics.invalid(
             field,
             "an HTTPRoute needs a DNS name, lower-case, not an address: set gateway.host",
         );
@@ -117,17 +117,17 @@ fn host(
     given: Option<&str>,
     mismatch_allowed: bool,
     url: &ExternalUrl,
-    findings: &mut Findings,
+    diagnostics: &mut Diagnostics,
 ) -> Option<String> {
     let of_url = url.host();
     let Some(given) = given.filter(|given| *given != of_url) else {
         return Some(of_url.to_owned());
     };
     if !mismatch_allowed {
-        findings.invalid(field, format!("is not the host of externalURL ({of_url}): leave it out, or set allowHostMismatch if a proxy in front rewrites the host"));
+        diagnostics.invalid(field, format!("is not the host of externalURL ({of_url}): leave it out, or set allowHostMismatch if a proxy in front rewrites the host"));
         return None;
     }
-    findings.warn(format!(
+    diagnostics.warn(format!(
         "{field}: differs from the host of externalURL: sign-in redirects lead to the latter"
     ));
     Some(given.to_owned())

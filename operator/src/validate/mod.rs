@@ -4,66 +4,33 @@
 //! Pure: what was fetched comes in as [`References`]. Every rule that admission checks is checked
 //! here again, so that nothing rests on admission.
 
+mod companions;
 mod database;
+mod diagnostics;
 mod exposure;
+mod image;
+mod license;
 mod pods;
 mod references;
 #[cfg(test)]
 mod tests;
 
+pub use companions::{ValidNetworkPolicy, ValidService, ValidServiceAccount, ValidServiceMonitor};
 pub use database::{CaSource, UrlSource, ValidDatabase};
+pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
-pub use pods::LEAKING_ENV;
+pub use image::Image;
+pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
+pub use pods::{LEAKING_ENV, ValidPods, ValidRollout};
 pub use references::{Fetched, References, wanted_references};
 
-use crate::api::spec::{AdminSpec, Enforcement, ImageSpec, LicenseSpec};
-use crate::api::status::SignatureState;
-use crate::api::{BytebaseCluster, BytebaseClusterSpec, Reason};
+use crate::api::BytebaseCluster;
+use crate::api::spec::Enforcement;
 use crate::contract::external_url::ExternalUrl;
-use crate::contract::license::{License, LicenseError, LicenseKey};
-use crate::contract::version::{ImageDigest, ImageTag, Version};
+use crate::contract::license::LicenseKey;
+use diagnostics::Diagnostics;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use secrecy::{ExposeSecret as _, SecretString};
-
-const DEFAULT_REPOSITORY: &str = "docker.io/bytebase/bytebase";
-
-/// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Path of the field, such as `spec.database.urlSecretRef`.
-    pub field: String,
-    /// `InvalidSpec`, `ReferenceMissing` or `InvalidSecret`.
-    pub reason: Reason,
-    /// What is wrong and what to do; never a secret.
-    pub message: String,
-    /// Whether Bytebase could not run with it. A blocking problem changes nothing that runs; any
-    /// other is only reported.
-    pub blocking: bool,
-}
-
-impl Problem {
-    fn blocking(field: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            reason,
-            message: message.into(),
-            blocking: true,
-        }
-    }
-
-    fn reported(field: impl Into<String>, reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            blocking: false,
-            ..Self::blocking(field, reason, message)
-        }
-    }
-
-    /// A problem of the merged pod template, found while building it.
-    pub fn pod_template(message: impl Into<String>) -> Self {
-        Self::blocking("spec.podTemplate", Reason::InvalidSpec, message)
-    }
-}
 
 /// What `validate` says.
 #[derive(Debug)]
@@ -106,16 +73,28 @@ pub struct ValidCluster {
     pub database: ValidDatabase,
     /// The license from the Secret.
     pub license: ValidLicense,
-    /// The admin's login, if it could be read.
+    /// What the operator does as a workspace admin, if it is given a login.
     pub admin: Option<ValidAdmin>,
+    /// The client Service.
+    pub service: ValidService,
     /// The Ingress, if wanted.
     pub ingress: Option<ValidIngress>,
     /// The HTTPRoute, if wanted.
     pub route: Option<ValidRoute>,
-    /// Checksum of every secret value that a replica reads at its start; a change rolls the pods.
-    pub checksum: String,
-    /// Fields that pass through to the pods unchanged.
-    pub spec: BytebaseClusterSpec,
+    /// What passes through to the pods.
+    pub pods: ValidPods,
+    /// The identity of the pods.
+    pub service_account: ValidServiceAccount,
+    /// How pods start and end.
+    pub rollout: ValidRollout,
+    /// Whether there is a PodDisruptionBudget.
+    pub disruption_budget: bool,
+    /// The NetworkPolicy, if wanted.
+    pub network_policy: Option<ValidNetworkPolicy>,
+    /// The ServiceMonitor, if wanted.
+    pub service_monitor: Option<ValidServiceMonitor>,
+    /// Whether to observe and report only.
+    pub paused: bool,
 }
 
 /// Name, namespace and uid of the custom resource.
@@ -129,125 +108,48 @@ pub struct Identity {
     pub owner: OwnerReference,
 }
 
-/// What to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
-    /// Full reference with tag or digest.
-    pub reference: String,
-    /// Version, where `spec.version` tells one.
-    pub version: Option<Version>,
-    /// `spec.version` as written.
-    pub label: String,
-}
-
-/// The license from the Secret and what to do about licenses.
-#[derive(Clone, Debug)]
-pub struct ValidLicense {
-    /// Enforce or warn.
-    pub enforcement: Enforcement,
-    /// The license in the Secret: decoded, or why not.
-    pub secret: Option<SecretLicense>,
-}
-
-/// A license in a Secret.
-#[derive(Clone, Debug)]
-pub struct SecretLicense {
-    /// The token, without blanks.
-    pub token: SecretString,
-    /// Its claims.
-    pub license: License,
-    /// What is known of its signature.
-    pub signature: SignatureState,
-}
-
-/// The admin's login.
-#[derive(Clone, Debug)]
-pub struct ValidAdmin {
-    /// Email.
-    pub email: String,
-    /// Password.
-    pub password: SecretString,
-    /// Make the first admin.
-    pub create_first: bool,
-}
-
-/// Collects what is found on the way.
-#[derive(Default)]
-struct Findings {
-    problems: Vec<Problem>,
-    warnings: Vec<String>,
-}
-
-impl Findings {
-    fn invalid(&mut self, field: &str, message: impl Into<String>) {
-        self.problems
-            .push(Problem::blocking(field, Reason::InvalidSpec, message));
-    }
-
-    /// A duration as Gateway API and Prometheus both write it: `30s`, `1h30m`.
-    fn duration(&mut self, field: &str, text: Option<&str>) {
-        if text.is_some_and(|text| !is_duration(text)) {
-            self.invalid(
-                field,
-                "must be a duration such as 30s or 1h30m: numbers, each with h, m, s or ms",
-            );
-        }
-    }
-
-    fn warn(&mut self, message: impl Into<String>) {
-        self.warnings.push(message.into());
-    }
-
-    /// Keeps what a field was parsed to, or notes why it could not be.
-    fn parsed<T>(&mut self, field: &str, result: Result<T, impl std::error::Error>) -> Option<T> {
-        result
-            .map_err(|error| self.invalid(field, error.to_string()))
-            .ok()
-    }
-
-    /// Keeps the value, or notes the problem.
-    fn keep<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
-        result.map_err(|problem| self.problems.push(problem)).ok()
-    }
-}
-
 /// Checks one cluster. `key` verifies the signature of licenses, where the operator was given one.
 pub fn validate(
     cluster: &BytebaseCluster,
     references: &References,
     key: Option<&LicenseKey>,
 ) -> Validation {
-    let mut findings = Findings::default();
+    let mut diagnostics = Diagnostics::default();
     let spec = &cluster.spec;
-    let identity = identity(cluster, &mut findings);
-    let image = image(&spec.version, spec.image.as_ref(), &mut findings);
+    let identity = identity(cluster, &mut diagnostics);
+    let image = image::validate(&spec.version, spec.image.as_ref(), &mut diagnostics);
     if !(0..=50).contains(&spec.replicas) {
-        findings.invalid("spec.replicas", "must be between 0 and 50");
+        diagnostics.invalid("spec.replicas", "must be between 0 and 50");
     }
     let url = match ExternalUrl::parse(&spec.external_url) {
         Ok(url) => {
             if let Some(warning) = url.warning() {
-                findings.warn(format!("spec.externalURL: {warning}"));
+                diagnostics.warn(format!("spec.externalURL: {warning}"));
             }
             Some(url)
         }
         Err(error) => {
-            findings.invalid("spec.externalURL", error.to_string());
+            diagnostics.invalid("spec.externalURL", error.to_string());
             None
         }
     };
     let version = image.as_ref().and_then(|image| image.version);
-    let database = database::validate(&spec.database, version, references, &mut findings);
-    let license = license(spec.license.as_ref(), references, key, &mut findings);
+    let database = database::validate(&spec.database, version, references, &mut diagnostics);
+    let license = license::validate(spec.license.as_ref(), references, key, &mut diagnostics);
     let admin = spec
         .admin
         .as_ref()
-        .and_then(|admin| findings_admin(admin, references, &mut findings));
-    let ingress = exposure::ingress(spec, url.as_ref(), &mut findings);
-    let route = exposure::route(spec, url.as_ref(), &mut findings);
-    pods::validate(spec, &mut findings);
+        .map(|spec| license::admin(spec, references, &mut diagnostics));
+    let ingress = exposure::ingress(spec, url.as_ref(), &mut diagnostics);
+    let route = exposure::route(spec, url.as_ref(), &mut diagnostics);
+    let service = companions::service(spec.service.as_ref(), &mut diagnostics);
+    let network_policy = spec.network_policy.as_ref();
+    let network_policy = companions::network_policy(network_policy, &mut diagnostics);
+    let service_monitor = companions::service_monitor(spec.monitoring.as_ref(), &mut diagnostics);
+    let rollout = pods::rollout(spec.rollout.as_ref(), &mut diagnostics);
+    let pods = pods::validate(spec, &mut diagnostics);
 
-    let Findings { problems, warnings } = findings;
+    let Diagnostics { problems, warnings } = diagnostics;
     let blocked = problems.iter().any(|problem| problem.blocking);
     let usable_database = database.clone();
     let cluster = match (identity, image, url, database) {
@@ -257,13 +159,22 @@ pub fn validate(
                 image,
                 replicas: spec.replicas,
                 url,
-                checksum: database.checksum.clone(),
                 database,
                 license,
                 admin,
+                service,
                 ingress,
                 route,
-                spec: spec.clone(),
+                pods,
+                service_account: companions::service_account(spec.service_account.as_ref()),
+                rollout,
+                disruption_budget: spec
+                    .disruption_budget
+                    .as_ref()
+                    .is_none_or(|budget| budget.enabled),
+                network_policy,
+                service_monitor,
+                paused: spec.paused,
             })
         }
         _ => None,
@@ -284,10 +195,10 @@ pub fn validate(
     }
 }
 
-fn identity(cluster: &BytebaseCluster, findings: &mut Findings) -> Option<Identity> {
+fn identity(cluster: &BytebaseCluster, diagnostics: &mut Diagnostics) -> Option<Identity> {
     let name = cluster.name_any();
     if name.len() > 52 {
-        findings.invalid(
+        diagnostics.invalid(
             "metadata.name",
             "may have at most 52 characters: make the cluster anew under a shorter name",
         );
@@ -298,11 +209,11 @@ fn identity(cluster: &BytebaseCluster, findings: &mut Findings) -> Option<Identi
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !well_formed {
-        findings.invalid("metadata.name", "must start with a letter and hold only lower-case letters, digits and '-', since it names Services: make the cluster anew under another name");
+        diagnostics.invalid("metadata.name", "must start with a letter and hold only lower-case letters, digits and '-', since it names Services: make the cluster anew under another name");
     }
     let (Some(namespace), Some(owner)) = (cluster.namespace(), cluster.controller_owner_ref(&()))
     else {
-        findings.invalid(
+        diagnostics.invalid(
             "metadata",
             "has no namespace or uid: it was not read from an API server",
         );
@@ -312,170 +223,5 @@ fn identity(cluster: &BytebaseCluster, findings: &mut Findings) -> Option<Identi
         name,
         namespace,
         owner,
-    })
-}
-
-fn image(version: &str, image: Option<&ImageSpec>, findings: &mut Findings) -> Option<Image> {
-    let default = ImageSpec::default();
-    let image = image.unwrap_or(&default);
-    let repository = image.repository.as_deref().unwrap_or(DEFAULT_REPOSITORY);
-    let well_formed = !repository.is_empty()
-        && repository
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"./-_:".contains(&b))
-        && !repository
-            .rsplit('/')
-            .next()
-            .is_some_and(|last| last.contains(':'));
-    if !well_formed {
-        findings.invalid("spec.image.repository", "is not a repository: give registry and path without tag or digest, such as docker.io/bytebase/bytebase");
-    }
-    let label = findings.parsed("spec.version", ImageTag::parse(version));
-    let tag = findings.parsed(
-        "spec.image.tag",
-        image.tag.as_deref().map(ImageTag::parse).transpose(),
-    );
-    let digest = findings.parsed(
-        "spec.image.digest",
-        image.digest.as_deref().map(ImageDigest::parse).transpose(),
-    );
-    let (label, tag, digest) = (label?, tag?, digest?);
-    if !well_formed {
-        return None;
-    }
-    let tag = tag.unwrap_or_else(|| label.clone());
-    if digest.is_some() && version == "latest" {
-        findings.invalid(
-            "spec.version",
-            "must say what the digest holds: latest tells nothing about it",
-        );
-    }
-    if label.version().is_none() {
-        findings.warn("spec.version: tells no version, so neither the floor for HA nor a downgrade can be checked: name a release such as 3.21.1");
-    }
-    let reference = match digest {
-        Some(digest) => format!("{repository}@{}", digest.as_str()),
-        None => format!("{repository}:{}", tag.as_str()),
-    };
-    Some(Image {
-        reference,
-        version: label.version(),
-        label: version.to_owned(),
-    })
-}
-
-/// The license Secret never blocks: Bytebase runs without it, with one replica.
-fn license(
-    spec: Option<&LicenseSpec>,
-    references: &References,
-    key: Option<&LicenseKey>,
-    findings: &mut Findings,
-) -> ValidLicense {
-    let enforcement = spec.map(|license| license.enforcement).unwrap_or_default();
-    let secret = spec
-        .and_then(|license| license.secret_ref.as_ref())
-        .and_then(|reference| {
-            let field = "spec.license.secretRef";
-            let text = match references.secret_text(field, reference) {
-                Ok(text) => text,
-                Err(problem) => {
-                    findings.problems.push(Problem {
-                        blocking: false,
-                        ..problem
-                    });
-                    return None;
-                }
-            };
-            match read_license(text.expose_secret(), key) {
-                Ok(license) => Some(license),
-                Err(error) => {
-                    findings.problems.push(Problem::reported(
-                        field,
-                        Reason::InvalidSecret,
-                        format!("Secret {}, key {}: {error}", reference.name, reference.key),
-                    ));
-                    None
-                }
-            }
-        });
-    ValidLicense {
-        enforcement,
-        secret,
-    }
-}
-
-/// Decodes a license, and verifies it where there is a key.
-pub fn read_license(text: &str, key: Option<&LicenseKey>) -> Result<SecretLicense, LicenseError> {
-    let token: String = text.split_whitespace().collect();
-    let (license, signature) = match key {
-        Some(key) => (License::verify(&token, key)?, SignatureState::Verified),
-        None => (License::decode(&token)?, SignatureState::Unverified),
-    };
-    Ok(SecretLicense {
-        token: token.into(),
-        license,
-        signature,
-    })
-}
-
-fn is_duration(text: &str) -> bool {
-    let mut rest = text;
-    for _ in 0..4 {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let unit = rest.get(digits..).unwrap_or_default();
-        let Some(after) = ["ms", "h", "m", "s"]
-            .iter()
-            .find_map(|known| unit.strip_prefix(known))
-            .filter(|_| (1..=5).contains(&digits))
-        else {
-            return false;
-        };
-        if after.is_empty() {
-            return true;
-        }
-        rest = after;
-    }
-    false
-}
-
-fn findings_admin(
-    admin: &AdminSpec,
-    references: &References,
-    findings: &mut Findings,
-) -> Option<ValidAdmin> {
-    let field = "spec.admin.credentialsSecretRef";
-    let mut read = |key: &str| {
-        let reference = crate::api::spec::SecretKeyRef {
-            name: admin.credentials_secret_ref.name.clone(),
-            key: key.to_owned(),
-        };
-        findings.keep(
-            references
-                .secret_text(field, &reference)
-                .map_err(|problem| Problem {
-                    blocking: false,
-                    ..problem
-                }),
-        )
-    };
-    let email = read("email");
-    let password = read("password");
-    let (email, password) = (email?, password?);
-    // A file or a here-document brings it along, and nobody types it when they log in.
-    if password.expose_secret().ends_with(['\n', '\r']) {
-        findings.problems.push(Problem::reported(
-            field,
-            Reason::InvalidSecret,
-            format!(
-                "Secret {}, key password ends with a line break, which would become part of the password: write it without one, for example with kubectl create secret --from-literal",
-                admin.credentials_secret_ref.name
-            ),
-        ));
-        return None;
-    }
-    Some(ValidAdmin {
-        email: email.expose_secret().trim().to_owned(),
-        password,
-        create_first: admin.create_first,
     })
 }

@@ -1,8 +1,15 @@
-//! Fields that pass through to the pods.
+//! What the user adds to the pods, and how pods start and end.
 
-use super::Findings;
+use super::Diagnostics;
 use crate::api::BytebaseClusterSpec;
-use std::collections::BTreeSet;
+use crate::api::spec::RolloutSpec;
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
+    VolumeMount,
+};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Set by the operator.
 const RESERVED_ENV: [&str; 4] = ["PG_URL", "PGAPPNAME", "PGUSER", "PGPASSWORD"];
@@ -20,31 +27,126 @@ const RESERVED_VOLUMES: &str = "bytebase-";
 /// Label and annotation keys that end in this domain are the operator's.
 const RESERVED_KEYS: &str = "bytebase.com/";
 
-pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
-    env(spec, findings);
-    numbers(spec, findings);
-    companions(spec, findings);
+/// What passes through to the pods, as the user wrote it.
+#[derive(Clone, Debug)]
+pub struct ValidPods {
+    /// Compute resources of the Bytebase container.
+    pub resources: Option<ResourceRequirements>,
+    /// Labels a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints the pods tolerate.
+    pub tolerations: Vec<Toleration>,
+    /// Scheduling affinity.
+    pub affinity: Option<Affinity>,
+    /// How replicas spread; `None`: over nodes and zones, which the builder writes since it selects
+    /// by the pods' labels.
+    pub spread: Option<Vec<TopologySpreadConstraint>>,
+    /// Priority class.
+    pub priority_class_name: Option<String>,
+    /// More environment variables.
+    pub env: Vec<EnvVar>,
+    /// More volumes.
+    pub volumes: Vec<Volume>,
+    /// More mounts in the Bytebase container.
+    pub volume_mounts: Vec<VolumeMount>,
+    /// More labels.
+    pub labels: BTreeMap<String, String>,
+    /// More annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What is merged into the finished template; checked after that.
+    pub overlay: Option<Value>,
+}
+
+/// How pods start and end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidRollout {
+    /// Longest time until a replaced replica serves.
+    pub ready_timeout: SignedDuration,
+    /// Seconds between a replica's removal from the Service and its SIGTERM.
+    pub pre_stop_seconds: i64,
+    /// Seconds a replica has to end after that pause.
+    pub termination_grace_seconds: i64,
+}
+
+pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) -> ValidPods {
+    env(spec, diagnostics);
+    volumes(spec, diagnostics);
+    keys(spec, diagnostics);
+    let overlay = spec.pod_template.as_ref().map(|template| &template.0);
+    if overlay.is_some_and(|overlay| !overlay.is_object()) {
+        diagnostics.invalid(
+            "spec.podTemplate",
+            "must be an object with metadata and spec",
+        );
+    }
+    ValidPods {
+        resources: spec.resources.clone(),
+        node_selector: spec.node_selector.clone(),
+        tolerations: spec.tolerations.clone(),
+        affinity: spec.affinity.clone(),
+        spread: spec.topology_spread_constraints.clone(),
+        priority_class_name: spec.priority_class_name.clone(),
+        env: spec.env.clone(),
+        volumes: spec.volumes.clone(),
+        volume_mounts: spec.volume_mounts.clone(),
+        labels: spec.pod_labels.clone(),
+        annotations: spec.pod_annotations.clone(),
+        overlay: overlay.cloned(),
+    }
+}
+
+pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics) -> ValidRollout {
+    let default = RolloutSpec::default();
+    let RolloutSpec {
+        ready_timeout_seconds,
+        pre_stop_seconds,
+        termination_grace_seconds,
+    } = *spec.unwrap_or(&default);
+    let mut seconds = |field, given, default, range| {
+        i64::from(diagnostics.number(&format!("spec.rollout.{field}"), given, default, range))
+    };
+    ValidRollout {
+        ready_timeout: SignedDuration::from_secs(seconds(
+            "readyTimeoutSeconds",
+            ready_timeout_seconds,
+            900,
+            10..=86_400,
+        )),
+        pre_stop_seconds: seconds("preStopSeconds", pre_stop_seconds, 5, 0..=300),
+        termination_grace_seconds: seconds(
+            "terminationGraceSeconds",
+            termination_grace_seconds,
+            60,
+            1..=3600,
+        ),
+    }
+}
+
+fn volumes(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("spec.volumes[{index}].name");
         if volume.name.starts_with(RESERVED_VOLUMES) {
-            findings.invalid(
+            diagnostics.invalid(
                 &field,
                 "names that start with bytebase- are the operator's: choose another",
             );
         } else if !names.insert(&volume.name) {
-            findings.invalid(&field, format!("{} is there twice", volume.name));
+            diagnostics.invalid(&field, format!("{} is there twice", volume.name));
         }
     }
     for (index, mount) in spec.volume_mounts.iter().enumerate() {
         let field = format!("spec.volumeMounts[{index}].name");
         if !names.contains(&mount.name) {
-            findings.invalid(
+            diagnostics.invalid(
                 &field,
                 format!("there is no volume {} in spec.volumes", mount.name),
             );
         }
     }
+}
+
+fn keys(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
     for (field, keys) in [
         ("spec.podLabels", &spec.pod_labels),
         ("spec.podAnnotations", &spec.pod_annotations),
@@ -53,84 +155,28 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, findings: &mut Findings) {
             .keys()
             .find(|key| key.contains(RESERVED_KEYS) || key.starts_with("app.kubernetes.io/"))
         {
-            findings.invalid(
+            diagnostics.invalid(
                 field,
                 format!("{key} is the operator's: choose another key"),
             );
         }
     }
-    if spec
-        .pod_template
-        .as_ref()
-        .is_some_and(|template| !template.0.is_object())
-    {
-        findings.invalid(
-            "spec.podTemplate",
-            "must be an object with metadata and spec",
-        );
-    }
 }
 
-/// NetworkPolicy and ServiceMonitor.
-fn companions(spec: &BytebaseClusterSpec, findings: &mut Findings) {
-    let policy = spec.network_policy.as_ref();
-    if policy.is_some_and(|policy| policy.from.len() > 32) {
-        findings.invalid("spec.networkPolicy.from", "may have at most 32 entries");
-    }
-    let monitor = spec
-        .monitoring
-        .as_ref()
-        .and_then(|monitoring| monitoring.service_monitor.as_ref());
-    findings.duration(
-        "spec.monitoring.serviceMonitor.interval",
-        monitor.and_then(|monitor| monitor.interval.as_deref()),
-    );
-}
-
-fn numbers(spec: &BytebaseClusterSpec, findings: &mut Findings) {
-    let rollout = spec.rollout.clone().unwrap_or_default();
-    let port = spec.service.as_ref().and_then(|service| service.port);
-    for (field, value, range) in [
-        ("spec.service.port", port, 1..=65_535),
-        (
-            "spec.rollout.readyTimeoutSeconds",
-            rollout.ready_timeout_seconds,
-            10..=86_400,
-        ),
-        (
-            "spec.rollout.preStopSeconds",
-            rollout.pre_stop_seconds,
-            0..=300,
-        ),
-        (
-            "spec.rollout.terminationGraceSeconds",
-            rollout.termination_grace_seconds,
-            1..=3600,
-        ),
-    ] {
-        if value.is_some_and(|value| !range.contains(&value)) {
-            findings.invalid(
-                field,
-                format!("must be between {} and {}", range.start(), range.end()),
-            );
-        }
-    }
-}
-
-fn env(spec: &BytebaseClusterSpec, findings: &mut Findings) {
+fn env(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
     let mut names = BTreeSet::new();
     for (index, variable) in spec.env.iter().enumerate() {
         let field = format!("spec.env[{index}].name");
         let name = variable.name.as_str();
         if RESERVED_ENV.contains(&name) {
-            findings.invalid(
+            diagnostics.invalid(
                 &field,
                 format!("{name} is set by the operator: use spec.database"),
             );
         } else if LEAKING_ENV.contains(&name) {
-            findings.invalid(&field, format!("{name} would also change connections to your users' databases: put it into PG_URL instead"));
+            diagnostics.invalid(&field, format!("{name} would also change connections to your users' databases: put it into PG_URL instead"));
         } else if !names.insert(name) {
-            findings.invalid(&field, format!("{name} is there twice"));
+            diagnostics.invalid(&field, format!("{name} is there twice"));
         }
     }
 }

@@ -642,6 +642,7 @@ fn the_checksum_moves_with_each_value_a_replica_reads() {
         validate(&cluster(spec), &references, None)
             .cluster
             .unwrap()
+            .database
             .checksum
     };
     let none = |_: &mut References| {};

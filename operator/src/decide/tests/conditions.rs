@@ -7,7 +7,7 @@ use crate::decide::observation::{
     DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
 };
 use crate::decide::plan::Plan;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use crate::testing::{
     beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
 };

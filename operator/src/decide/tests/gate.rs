@@ -314,7 +314,7 @@ fn a_held_template_stays_as_it_is_in_the_cluster() {
         let set = plan
             .objects
             .iter()
-            .find(|object| object.kind == crate::desired::Kind::StatefulSet);
+            .find(|object| object.kind == crate::kubernetes::Kind::StatefulSet);
         // As it is: not even written.
         let unwritten = matches!(knows, Knowledge::Hold | Knowledge::Wait);
         assert_eq!(set.is_none(), unwritten, "{name}");

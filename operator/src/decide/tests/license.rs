@@ -440,7 +440,7 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
     let has_ingress = |plan: &Plan| {
         plan.objects
             .iter()
-            .any(|object| object.kind == crate::desired::Kind::Ingress)
+            .any(|object| object.kind == crate::kubernetes::Kind::Ingress)
     };
     for (license, admin_made, installed, open) in [
         (StoredLicense::NoWorkspace, true, false, false),

@@ -11,7 +11,7 @@ use crate::decide::observation::{
 };
 use crate::decide::plan::Plan;
 use crate::decide::rollout::Size;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{

@@ -13,7 +13,7 @@ use super::decide;
 use super::plan::{ConditionDraft, Plan, Report};
 use crate::api::{ConditionType, Reason};
 use crate::decide::observation::Observation;
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use crate::testing;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use crate::decide::observation::{
     RefusedEviction, Remembered, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
     StoredLicense,
 };
-use crate::desired::Kind;
+use crate::kubernetes::Kind;
 use crate::report;
 use crate::testing::{
     ADMIN_PASSWORD, PASSWORD, called, forged, id, now, settings, token, validation,

@@ -16,12 +16,13 @@ use crate::decide::observation::{
 };
 use crate::decide::plan::Reading;
 use futures::FutureExt as _;
+use parking_lot::Mutex;
 use sqlx::postgres::PgConnection;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
@@ -174,13 +175,13 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
     ///
     /// Must be called within a tokio runtime.
     pub fn ensure(&self, key: &K, target: Target) {
-        let mut entries = lock(&self.entries);
+        let mut entries = self.entries.lock();
         let mut reading = FIRST_READING;
         if let Some(entry) = entries.get(key) {
             if entry.fingerprint == target.fingerprint {
                 return;
             }
-            reading = lock(&entry.shared.state).reading;
+            reading = entry.shared.state.lock().reading;
         }
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = target.url.iam.is_none() || target.login != Login::Bytebase;
@@ -215,8 +216,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
     /// From now on reads like this: often while something is going on. At once, if more is asked
     /// for than before.
     pub fn pace(&self, key: &K, reading: Reading) {
-        if let Some(entry) = lock(&self.entries).get(key) {
-            let before = std::mem::replace(&mut lock(&entry.shared.state).reading, reading);
+        if let Some(entry) = self.entries.lock().get(key) {
+            let before = std::mem::replace(&mut entry.shared.state.lock().reading, reading);
             if reading.every < before.every || (reading.sessions && !before.sessions) {
                 entry.shared.poke.notify_one();
             }
@@ -225,26 +226,28 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
 
     /// Ends the probe of `key` and forgets what it knew.
     pub fn remove(&self, key: &K) {
-        lock(&self.entries).remove(key);
+        self.entries.lock().remove(key);
     }
 
     /// Probes now rather than at the next turn.
     pub fn poke(&self, key: &K) {
-        if let Some(entry) = lock(&self.entries).get(key) {
+        if let Some(entry) = self.entries.lock().get(key) {
             entry.shared.poke.notify_one();
         }
     }
 
     /// Whether the first outcome of a probe that somebody ensured is still to come.
     pub fn awaits_first(&self, key: &K) -> bool {
-        let entries = lock(&self.entries);
+        let entries = self.entries.lock();
         let shared = entries.get(key).map(|entry| &entry.shared);
-        shared.is_some_and(|shared| matches!(lock(&shared.state).outcome, Outcome::NotProbed))
+        shared.is_some_and(|shared| matches!(shared.state.lock().outcome, Outcome::NotProbed))
     }
 
     /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
     pub fn latest(&self, key: &K) -> Latest {
-        let shared = lock(&self.entries)
+        let shared = self
+            .entries
+            .lock()
             .get(key)
             .map(|entry| Arc::clone(&entry.shared));
         shared.map_or(
@@ -252,7 +255,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
                 view: DatabaseView::NotProbed,
                 last_good: None,
             },
-            |shared| lock(&shared.state).latest(Instant::now()),
+            |shared| shared.state.lock().latest(Instant::now()),
         )
     }
 }
@@ -355,7 +358,7 @@ async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, w
     loop {
         let started = Instant::now();
         // Boxed, so that a waiting task holds no room for a login in progress.
-        let sessions = lock(&shared.state).reading.sessions;
+        let sessions = shared.state.lock().reading.sessions;
         let outcome = AssertUnwindSafe(Box::pin(prober.probe(sessions)))
             .catch_unwind()
             .await;
@@ -373,9 +376,9 @@ async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, w
         );
         failures = if outcome.is_ok() { 0 } else { failures + 1 };
 
-        let interval = lock(&shared.state).reading.every;
+        let interval = shared.state.lock().reading.every;
         let pause = pause(outcome.as_ref(), failures, interval, rand::random());
-        if lock(&shared.state).record(outcome, read) {
+        if shared.state.lock().record(outcome, read) {
             wake();
         }
         sleep_until(read + LEAST_PAUSE).await;
@@ -540,11 +543,6 @@ fn broken(failure: &ProbeFailure) -> bool {
     )
 }
 
-/// Nothing here panics while it holds a lock, and plain values are never half written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::connect::tests::url;
@@ -601,7 +599,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ages_are_carried_forward_and_the_last_facts_outlive_a_failure() {
         let shared = Shared::new(FIRST_READING, true);
-        let mut state = lock(&shared.state);
+        let mut state = shared.state.lock();
         let start = Instant::now();
         assert!(state.record(Ok(facts(&[5])), start));
         assert!(!state.record(Ok(facts(&[7])), start + seconds(1)));

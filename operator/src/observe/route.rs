@@ -1,51 +1,40 @@
-//! Kinds that Kubernetes itself does not bring. Only what the operator reads of them is typed.
+//! An HTTPRoute as it stands. Only what the operator reads of it is typed.
 
 use crate::decide::observation::RouteView;
-use kube::CustomResource;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-/// `spec` of an HTTPRoute.
-#[derive(CustomResource, Serialize, Deserialize, Clone, Debug)]
-#[kube(
-    group = "gateway.networking.k8s.io",
-    version = "v1",
-    kind = "HTTPRoute",
-    plural = "httproutes",
-    namespaced,
-    schema = "disabled",
-    status = "HttpRouteStatus"
-)]
-#[serde(transparent)]
-pub struct HttpRouteSpec(pub Map<String, Value>);
+#[derive(Deserialize, Default)]
+struct Route {
+    #[serde(default)]
+    spec: RouteSpec,
+    #[serde(default)]
+    status: RouteStatus,
+}
 
-/// `spec` of a ServiceMonitor.
-#[derive(CustomResource, Serialize, Deserialize, Clone, Debug)]
-#[kube(
-    group = "monitoring.coreos.com",
-    version = "v1",
-    kind = "ServiceMonitor",
-    plural = "servicemonitors",
-    namespaced,
-    schema = "disabled"
-)]
-#[serde(transparent)]
-pub struct ServiceMonitorSpec(pub Map<String, Value>);
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct RouteSpec {
+    /// The Gateways it names.
+    #[serde(default)]
+    parent_refs: Vec<IgnoredAny>,
+}
 
-/// What the Gateways say of a route: one entry each.
-#[derive(Serialize, Deserialize, Clone, Debug, Default)]
-pub struct HttpRouteStatus {
+#[derive(Deserialize, Default)]
+struct RouteStatus {
+    /// What the Gateways say of it: one entry each.
     #[serde(default)]
     parents: Vec<ParentStatus>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug)]
+#[derive(Deserialize)]
 struct ParentStatus {
     #[serde(default)]
     conditions: Vec<RouteCondition>,
 }
 
-#[derive(Serialize, Deserialize, Clone, Debug)]
+#[derive(Deserialize)]
 struct RouteCondition {
     #[serde(rename = "type")]
     type_: String,
@@ -58,17 +47,10 @@ struct RouteCondition {
 
 /// The route as a plain value: refused if one Gateway refuses it, accepted once as many accept it
 /// as it names.
-pub fn route(route: &HTTPRoute) -> RouteView {
-    let named = route
-        .spec
-        .0
-        .get("parentRefs")
-        .and_then(Value::as_array)
-        .map_or(0, Vec::len);
-    let parents = route
-        .status
-        .as_ref()
-        .map_or(&[][..], |status| &status.parents);
+pub fn view(object: &DynamicObject) -> RouteView {
+    // The API server holds routes to their schema; one that were not would count as not taken up.
+    let Route { spec, status } = Route::deserialize(&object.data).unwrap_or_default();
+    let (named, parents) = (spec.parent_refs.len(), status.parents);
     // A route is of use when it is attached and all that it names is there.
     let refused = parents
         .iter()
@@ -96,7 +78,7 @@ pub fn route(route: &HTTPRoute) -> RouteView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn seen(conditions: &Value) -> RouteView {
         let parents: Vec<_> = conditions
@@ -112,7 +94,7 @@ mod tests {
             "spec": {"parentRefs": [{"name": "a"}, {"name": "b"}]},
             "status": {"parents": parents},
         });
-        route(&serde_json::from_value(object).unwrap())
+        view(&serde_json::from_value(object).unwrap())
     }
 
     #[test]

@@ -1,0 +1,78 @@
+//! The image to run and the version it is taken for.
+
+use super::Diagnostics;
+use crate::api::spec::{ImageSpec, PullPolicy};
+use crate::contract::version::{ImageDigest, ImageTag, Version};
+use k8s_openapi::api::core::v1::LocalObjectReference;
+
+const DEFAULT_REPOSITORY: &str = "docker.io/bytebase/bytebase";
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Full reference with tag or digest.
+    pub reference: String,
+    /// Version, where `spec.version` tells one.
+    pub version: Option<Version>,
+    /// `spec.version` as written.
+    pub label: String,
+    /// When the kubelet pulls.
+    pub pull_policy: PullPolicy,
+    /// Secrets with registry credentials.
+    pub pull_secrets: Vec<LocalObjectReference>,
+}
+
+pub(super) fn validate(
+    version: &str,
+    image: Option<&ImageSpec>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Image> {
+    let default = ImageSpec::default();
+    let image = image.unwrap_or(&default);
+    let repository = image.repository.as_deref().unwrap_or(DEFAULT_REPOSITORY);
+    let well_formed = !repository.is_empty()
+        && repository
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"./-_:".contains(&b))
+        && !repository
+            .rsplit('/')
+            .next()
+            .is_some_and(|last| last.contains(':'));
+    if !well_formed {
+        diagnostics.invalid("spec.image.repository", "is not a repository: give registry and path without tag or digest, such as docker.io/bytebase/bytebase");
+    }
+    let label = diagnostics.parsed("spec.version", ImageTag::parse(version));
+    let tag = diagnostics.parsed(
+        "spec.image.tag",
+        image.tag.as_deref().map(ImageTag::parse).transpose(),
+    );
+    let digest = diagnostics.parsed(
+        "spec.image.digest",
+        image.digest.as_deref().map(ImageDigest::parse).transpose(),
+    );
+    let (label, tag, digest) = (label?, tag?, digest?);
+    if !well_formed {
+        return None;
+    }
+    let tag = tag.unwrap_or_else(|| label.clone());
+    if digest.is_some() && version == "latest" {
+        diagnostics.invalid(
+            "spec.version",
+            "must say what the digest holds: latest tells nothing about it",
+        );
+    }
+    if label.version().is_none() {
+        diagnostics.warn("spec.version: tells no version, so neither the floor for HA nor a downgrade can be checked: name a release such as 3.21.1");
+    }
+    let reference = match digest {
+        Some(digest) => format!("{repository}@{}", digest.as_str()),
+        None => format!("{repository}:{}", tag.as_str()),
+    };
+    Some(Image {
+        reference,
+        version: label.version(),
+        label: version.to_owned(),
+        pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
+        pull_secrets: image.pull_secrets.clone(),
+    })
+}
