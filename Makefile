@@ -61,6 +61,14 @@ install-forms: setup ## Render the chart and the kustomize configuration, and ch
 	@found=$$($(OPERATOR) check config/samples/high-availability.yaml 2> /dev/null || true); echo "$$found"; \
 	grep -q '^bytebase-ha: spec.license.secretRef: .*(InvalidSecret)$$' <<< "$$found"; test "$$(wc -l <<< "$$found")" = 1
 
+.PHONY: model
+model: ## Check the rules in every state of a model of their world, and that planted bugs are found
+	cargo run --quiet --package operator-model
+
+.PHONY: model-small
+model-small: ## The same in a smaller world: half a minute
+	cargo run --quiet --package operator-model -- quick
+
 .PHONY: fuzz
 fuzz: ## Fuzz each parser for a minute
 	@command -v cargo-fuzz > /dev/null || { echo "installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
@@ -75,7 +83,7 @@ scenarios: ## List the scenarios
 	@$(E2E) test --list
 
 .PHONY: test
-test: setup lint unit generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
+test: setup lint unit model-small generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
 
 .PHONY: bench
 bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,1000,5000): a table, no verdict

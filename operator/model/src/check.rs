@@ -68,11 +68,13 @@ impl Checked {
             operator: Operator {
                 cache: (set, pods),
                 reading: Reading::None,
+                last_good: None,
+                evicted: None,
                 pending: Vec::new(),
                 settled: false,
             },
             tick: 0,
-            next_uid: 10,
+            most: self.replicas,
             budget: self.budget,
             ghost: Ghost::default(),
         }
@@ -88,10 +90,11 @@ impl Checked {
     }
 
     fn step(&self, world: &World, action: Action) -> World {
-        match action {
+        let next = match action {
             Action::Reconcile => self.reconciled(world),
             _ => world.after(action),
-        }
+        };
+        next.renumbered()
     }
 
     /// Whether the wanted state is reached, and kept, once the world misbehaves no more.
@@ -150,6 +153,9 @@ fn forbidden(world: &World, writes: &[Write]) -> Option<&'static str> {
     })?;
     let nobody = world.operator.cache.1.is_empty();
     if before == 0 && after > 0 && nobody {
+        if world.operator.reading == Reading::None {
+            return Some("a first replica before the first reading");
+        }
         if world.status.refusal.is_some() && !is_good(&world.operator.reading) {
             return Some("a first replica on a database that was refused");
         }
@@ -176,9 +182,10 @@ fn forbidden(world: &World, writes: &[Write]) -> Option<&'static str> {
     None
 }
 
+/// A reading that takes a refusal back.
 fn is_good(reading: &Reading) -> bool {
     matches!(reading, Reading::Good(database, _)
-        if database.content == Content::Bytebase && !database.other)
+        if database.content != Content::Foreign && !database.other)
 }
 
 /// As many replicas as wanted and licensed, all of them active and on the wanted template.

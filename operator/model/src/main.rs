@@ -1,6 +1,11 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
 //! that faults which are planted in them are found. `operator-model [quick]`.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a command-line program that prints what it visited"
+)]
+
 mod check;
 mod profiles;
 mod rules;

@@ -27,8 +27,15 @@ struct Profile {
 
 /// All runs.
 fn profiles(quick: bool) -> Vec<Profile> {
-    let none = Budget::default();
     let more = u8::from(!quick);
+    let mut profiles = first_replica(more);
+    profiles.extend(license(more));
+    profiles.extend(rollout(more));
+    profiles
+}
+
+fn first_replica(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
     vec![
         Profile {
             name: "first replica: outage, another application's tables, death",
@@ -41,7 +48,7 @@ fn profiles(quick: bool) -> Vec<Profile> {
                 swaps: 1 + more,
                 ..none
             },
-            finds: &[Bug::RefusalForgotten],
+            finds: &[Bug::RefusalForgotten, Bug::NoReadingIsOutage],
         },
         Profile {
             name: "first replica: stopped, outage, death, another Bytebase",
@@ -57,6 +64,12 @@ fn profiles(quick: bool) -> Vec<Profile> {
             },
             finds: &[Bug::IdentityForgotten, Bug::OthersIgnored],
         },
+    ]
+}
+
+fn license(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
         Profile {
             name: "license ends: outage, invalid spec, death",
             license: Some(5),
@@ -85,6 +98,25 @@ fn profiles(quick: bool) -> Vec<Profile> {
             finds: &[Bug::GateWaitsForStuck],
         },
         Profile {
+            name: "license taken away and given back, scaling",
+            license: Some(9),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                renewals: 2,
+                scales: 1,
+                ticks: 1,
+                ..none
+            },
+            finds: &[],
+        },
+    ]
+}
+
+fn rollout(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
             name: "rollout: frozen replica, outage, death",
             license: Some(200),
             replicas: 3,
@@ -94,9 +126,22 @@ fn profiles(quick: bool) -> Vec<Profile> {
                 freezes: 1,
                 crashes: 1,
                 outages: more,
+                deletions: more,
                 ..none
             },
-            finds: &[Bug::EveryPodServes],
+            finds: &[Bug::EveryPodServes, Bug::EvictionForgotten],
+        },
+        Profile {
+            name: "rollout: a user deletes a pod",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                deletions: 1,
+                ..none
+            },
+            finds: &[Bug::EvictionWithoutUid],
         },
         Profile {
             name: "rollout and scaling: stale caches, death between writes",
@@ -124,19 +169,6 @@ fn profiles(quick: bool) -> Vec<Profile> {
             },
             finds: &[Bug::UnknownIsNone],
         },
-        Profile {
-            name: "license taken away and given back, scaling",
-            license: Some(9),
-            replicas: 3,
-            running: true,
-            budget: Budget {
-                renewals: 2,
-                scales: 1,
-                ticks: 1,
-                ..none
-            },
-            finds: &[],
-        },
     ]
 }
 
@@ -153,6 +185,7 @@ fn wild() -> Budget {
         mistakes: 5,
         freezes: 9,
         silences: 5,
+        deletions: 9,
         renewals: 9,
         ticks: 60,
     }

@@ -1,7 +1,9 @@
 //! The operator's own rules in the world: what it knows becomes an observation, `decide` is asked,
 //! and its plan becomes writes. Bugs can be planted in between.
 
-use crate::world::{Content, Database, Pod, Reading, Replica, Set, Spec, Status, World, Write};
+use crate::world::{
+    Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, World, Write,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytebase_operator::api::BytebaseCluster;
@@ -34,7 +36,7 @@ const VERSIONS: [&str; 3] = ["3.21.1", "3.21.2", "3.21.3"];
 /// A fault in the rules, to see that the checker finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// A refusal of the database is not read back from the status.
+    /// Nothing of the database is read back from the status, a refusal included.
     RefusalForgotten,
     /// Whether the database was ever read is not read back from the status.
     IdentityForgotten,
@@ -52,13 +54,15 @@ pub enum Bug {
     EveryPodServes,
     /// An eviction of a pod that is gone hits its successor: the cache may lag behind.
     EvictionWithoutUid,
-    /// The status is written before the objects, and says that they stand: death in between.
-    StatusBeforeObjects,
+    /// What was evicted is taken for running until the watch shows otherwise.
+    EvictionForgotten,
+    /// A process that has just started takes the missing reading for an outage.
+    NoReadingIsOutage,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::RefusalForgotten,
         Self::IdentityForgotten,
         Self::LicenseForgotten,
@@ -68,7 +72,8 @@ impl Bug {
         Self::UnknownIsNone,
         Self::EveryPodServes,
         Self::EvictionWithoutUid,
-        Self::StatusBeforeObjects,
+        Self::EvictionForgotten,
+        Self::NoReadingIsOutage,
     ];
 }
 
@@ -88,10 +93,10 @@ struct Ground {
     spec: Spec,
     cache: (Option<Set>, Vec<Pod>),
     reading: Reading,
+    last_good: Option<Database>,
+    evicted: Option<u8>,
     status: Status,
     tick: u8,
-    /// Who has the names now; only where a bug makes that matter.
-    pods: Vec<Pod>,
 }
 
 /// The moment of a tick.
@@ -185,13 +190,10 @@ impl Rules {
             spec: world.spec,
             cache: world.operator.cache.clone(),
             reading: world.operator.reading.clone(),
+            last_good: world.operator.last_good,
+            evicted: world.operator.evicted,
             status: world.status.clone(),
             tick: world.tick,
-            pods: if self.has(Bug::EvictionWithoutUid) {
-                world.pods.clone()
-            } else {
-                Vec::new()
-            },
         };
         let decided = || self.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writes) = decided().get(&ground) {
@@ -232,33 +234,22 @@ impl Rules {
         }
         // Only when everything stands, as the operator itself does.
         if let (Some(eviction), true) = (&plan.eviction, writes.is_empty())
-            && let Some(uid) = self.evicted(world, &eviction.uid)
+            && let Some(pod) = find(world, &eviction.uid)
         {
-            writes.push(Write::Evict(uid));
+            writes.push(Write::Evict(Eviction {
+                uid: pod.uid,
+                ordinal: pod.ordinal,
+                served: pod.replica == Replica::Active,
+                by_name: self.has(Bug::EvictionWithoutUid),
+            }));
         }
         if !plan.unsettled {
             let status = status(plan, &world.status);
             if status != world.status {
-                if self.has(Bug::StatusBeforeObjects) {
-                    writes.insert(0, Write::Status(status));
-                } else {
-                    writes.push(Write::Status(status));
-                }
+                writes.push(Write::Status(status));
             }
         }
         writes
-    }
-
-    fn evicted(&self, world: &World, uid: &str) -> Option<u8> {
-        let uid: u8 = uid.parse().ok()?;
-        if !self.has(Bug::EvictionWithoutUid) {
-            return Some(uid);
-        }
-        // By name: whoever has it now.
-        let pods = &world.operator.cache.1;
-        let ordinal = pods.iter().find(|pod| pod.uid == uid)?.ordinal;
-        let now = world.pods.iter().find(|pod| pod.ordinal == ordinal);
-        now.map(|pod| pod.uid)
     }
 
     fn set(&self, value: &Value) -> Set {
@@ -275,10 +266,16 @@ impl Rules {
 
     fn observe(&self, world: &World) -> Observation {
         let (set, pods) = &world.operator.cache;
-        let database = self.view(&world.operator.reading);
-        let last_facts = match &database {
-            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
-            _ => None,
+        let mut reading = world.operator.reading.clone();
+        if let (Reading::Good(_, active), true) = (&mut reading, self.has(Bug::EveryPodServes)) {
+            *active = pods.iter().map(|pod| pod.uid).collect();
+        }
+        let database = self.view(&reading);
+        let last_facts = if let DatabaseView::Probed(Ok(facts)) = &database {
+            Some((Duration::ZERO, facts.clone()))
+        } else {
+            let last = world.operator.last_good;
+            last.map(|last| (Duration::from_secs(9), self.facts(last, &[])))
         };
         let now = at(world.tick);
         Observation {
@@ -297,7 +294,10 @@ impl Rules {
                     .get(usize::from(set.template))
                     .map(|version| (*version).to_owned()),
             }),
-            pods: pods.iter().map(|pod| self.pod(*pod)).collect(),
+            pods: pods
+                .iter()
+                .map(|pod| self.pod(*pod, world.operator.evicted))
+                .collect(),
             ingress_has_address: None,
             service_exposes: false,
             route: None,
@@ -314,7 +314,8 @@ impl Rules {
         }
     }
 
-    fn pod(&self, pod: Pod) -> PodView {
+    fn pod(&self, pod: Pod, evicted: Option<u8>) -> PodView {
+        let evicted = evicted == Some(pod.uid) && !self.has(Bug::EvictionForgotten);
         let serves = pod.replica == Replica::Active;
         let stuck = pod.replica == Replica::Stuck && !self.has(Bug::GateWaitsForStuck);
         let made = at(0);
@@ -324,7 +325,7 @@ impl Rules {
             ordinal: i32::from(pod.ordinal),
             revision: Some(pod.template.to_string()),
             ready: serves || self.has(Bug::EveryPodServes),
-            deleting: pod.ending.is_some(),
+            deleting: pod.ending.is_some() || evicted,
             node: None,
             ip: None,
             created_at: made,
@@ -335,7 +336,8 @@ impl Rules {
                 .filter(|_| !self.has(Bug::GateWaitsForStuck))
                 .map(at),
             unready_since: (!serves).then_some(made),
-            replica_id: (pod.replica != Replica::Starting).then(|| id(pod.uid)),
+            replica_id: (pod.replica != Replica::Starting || self.has(Bug::EveryPodServes))
+                .then(|| id(pod.uid)),
             restarts: 0,
             trouble: stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             version: None,
@@ -344,8 +346,8 @@ impl Rules {
 
     fn view(&self, reading: &Reading) -> DatabaseView {
         match reading {
-            Reading::None => DatabaseView::NotProbed,
-            Reading::Failed => DatabaseView::Probed(Err(ProbeFailure {
+            Reading::None if !self.has(Bug::NoReadingIsOutage) => DatabaseView::NotProbed,
+            Reading::None | Reading::Failed => DatabaseView::Probed(Err(ProbeFailure {
                 class: FailureClass::Unknown,
                 reason: FailureReason::Unreachable,
                 message: format!("{ENDPOINT}: nothing answers"),
@@ -420,8 +422,9 @@ impl Rules {
 
     fn remembered(&self, status: &Status) -> Remembered {
         let identity = status.identity && !self.has(Bug::IdentityForgotten);
+        let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
         Remembered {
-            database: status.endpoint.then(|| DatabaseStatus {
+            database: endpoint.then(|| DatabaseStatus {
                 endpoint: Some(ENDPOINT.to_owned()),
                 identity: identity.then(|| "model".to_owned()),
                 ..DatabaseStatus::default()
@@ -442,6 +445,13 @@ impl Rules {
             schema_version: None,
         }
     }
+}
+
+/// The pod of this uid, as the operator knows it.
+fn find<'w>(world: &'w World, uid: &str) -> Option<&'w Pod> {
+    let uid: u8 = uid.parse().ok()?;
+    let mut pods = world.operator.cache.1.iter();
+    pods.find(|pod| pod.uid == uid)
 }
 
 fn to_u8(number: i32) -> u8 {

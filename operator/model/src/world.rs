@@ -5,6 +5,7 @@
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
 use bytebase_operator::api::Reason;
+use std::collections::BTreeSet;
 
 /// A StatefulSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,13 +101,27 @@ pub struct Status {
     pub license: Option<u8>,
 }
 
+/// Eviction of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Eviction {
+    /// Uid of the pod.
+    pub uid: u8,
+    /// Its ordinal.
+    pub ordinal: u8,
+    /// Whether it served when that was decided. One that does not serve may go at any time: nobody
+    /// loses anything with it.
+    pub served: bool,
+    /// Whoever has its name is hit; never so but for a bug.
+    pub by_name: bool,
+}
+
 /// One write of the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Write {
     /// The StatefulSet.
     Set(Set),
-    /// Eviction of the pod with this uid.
-    Evict(u8),
+    /// Eviction of a pod.
+    Evict(Eviction),
     /// The status.
     Status(Status),
 }
@@ -118,6 +133,10 @@ pub struct Operator {
     pub cache: (Option<Set>, Vec<Pod>),
     /// Its latest reading.
     pub reading: Reading,
+    /// What its latest good reading said of the database.
+    pub last_good: Option<Database>,
+    /// Uid of the pod that it evicted last, while its cache may show it as before.
+    pub evicted: Option<u8>,
     /// Writes of a reconcile that are still to be made, first first.
     pub pending: Vec<Write>,
     /// Nothing has changed since a reconcile that wrote nothing.
@@ -158,6 +177,8 @@ pub struct Budget {
     pub freezes: u8,
     /// A node falls silent.
     pub silences: u8,
+    /// A user deletes a pod.
+    pub deletions: u8,
     /// Another license is stored.
     pub renewals: u8,
     /// Minutes that pass.
@@ -204,8 +225,8 @@ pub struct World {
     pub operator: Operator,
     /// Minutes since the beginning.
     pub tick: u8,
-    /// Uid of the next pod.
-    pub next_uid: u8,
+    /// Most replicas that the user ever wants.
+    pub most: u8,
     /// What may still happen.
     pub budget: Budget,
     /// For the checker.
@@ -237,6 +258,8 @@ pub enum Action {
     Freeze(u8),
     /// Its kubelet restarts it.
     Restart(u8),
+    /// A user deletes a pod.
+    Delete(u8),
     /// The node of a pod falls silent.
     Silence(u8),
     /// It reports again.
@@ -260,6 +283,49 @@ pub enum Action {
 }
 
 impl World {
+    /// Every uid that somebody knows of.
+    fn uids(&self) -> BTreeSet<u8> {
+        let (_, cached) = &self.operator.cache;
+        let pods = self.pods.iter().chain(cached).map(|pod| pod.uid);
+        let mut uids: BTreeSet<u8> = pods.collect();
+        if let Reading::Good(_, active) = &self.operator.reading {
+            uids.extend(active);
+        }
+        let evicted = self
+            .operator
+            .pending
+            .iter()
+            .filter_map(|write| match write {
+                Write::Evict(eviction) => Some(eviction.uid),
+                Write::Set(_) | Write::Status(_) => None,
+            });
+        uids.extend(evicted);
+        uids.extend(self.operator.evicted);
+        uids
+    }
+
+    /// The same world with the smallest uids: which they are never matters, only which are equal.
+    #[must_use]
+    pub fn renumbered(mut self) -> Self {
+        let uids: Vec<u8> = self.uids().into_iter().collect();
+        let number = |uid: &mut u8| {
+            let place = uids.binary_search(uid).unwrap_or(0);
+            *uid = u8::try_from(place).unwrap_or(u8::MAX);
+        };
+        let pods = self.pods.iter_mut().chain(&mut self.operator.cache.1);
+        pods.for_each(|pod| number(&mut pod.uid));
+        if let Reading::Good(_, active) = &mut self.operator.reading {
+            active.iter_mut().for_each(number);
+        }
+        self.operator.evicted.iter_mut().for_each(number);
+        for write in &mut self.operator.pending {
+            if let Write::Evict(eviction) = write {
+                number(&mut eviction.uid);
+            }
+        }
+        self
+    }
+
     /// Uids of the pods whose replicas send heartbeats.
     pub fn active(&self) -> Vec<u8> {
         let sends = |pod: &&Pod| matches!(pod.replica, Replica::Active | Replica::Stuck);
@@ -363,7 +429,7 @@ impl World {
             may(budget.others, Action::Other);
         }
         for size in [0, 1, 3] {
-            if size != self.spec.replicas {
+            if size != self.spec.replicas && size <= self.most {
                 may(budget.scales, Action::Scale(size));
             }
         }
@@ -382,6 +448,7 @@ impl World {
                 (Replica::Active, None) => {
                     may(budget.freezes, Action::Freeze(pod.ordinal));
                     may(budget.silences, Action::Silence(pod.ordinal));
+                    may(budget.deletions, Action::Delete(pod.ordinal));
                 }
                 (Replica::Frozen, None) => may(1, Action::Restart(pod.ordinal)),
                 (Replica::Stuck, _) => may(1, Action::Report(pod.ordinal)),
@@ -401,11 +468,19 @@ impl World {
             Action::Reconcile => {}
             Action::Sync => {
                 world.operator.cache = (world.set, world.pods.clone());
+                let pods = &world.pods;
+                world.operator.evicted = world
+                    .operator
+                    .evicted
+                    .filter(|uid| pods.iter().any(|pod| pod.uid == *uid));
                 world.operator.settled = false;
             }
             Action::Probe => {
                 world.operator.reading = world.reading();
                 world.operator.settled = false;
+                if let Reading::Good(database, _) = &world.operator.reading {
+                    world.operator.last_good = Some(*database);
+                }
                 if let Reading::Good(database, _) = &world.operator.reading
                     && database.content == Content::Bytebase
                 {
@@ -420,9 +495,16 @@ impl World {
                 world.operator = Operator {
                     cache: (world.set, world.pods.clone()),
                     reading: Reading::None,
+                    last_good: None,
+                    evicted: None,
                     pending: Vec::new(),
                     settled: false,
                 };
+                // What was not written down died with it.
+                world.ghost.license_read = world
+                    .status
+                    .license
+                    .map_or(LicenseRead::Never, LicenseRead::Ends);
             }
             Action::Make(ordinal) => world.make(ordinal),
             Action::Remove(ordinal) => {
@@ -447,6 +529,13 @@ impl World {
             Action::Freeze(ordinal) => {
                 budget.freezes -= 1;
                 self.becomes(ordinal, Replica::Frozen);
+            }
+            Action::Delete(ordinal) => {
+                budget.deletions -= 1;
+                let tick = self.tick;
+                if let Some(pod) = self.pod(ordinal) {
+                    pod.ending = Some(tick);
+                }
             }
             Action::Restart(ordinal) => self.becomes(ordinal, Replica::Starting),
             Action::Silence(ordinal) => {
@@ -529,14 +618,14 @@ impl World {
         let Some(set) = self.set else {
             return;
         };
+        let uid = self.uids().last().map_or(0, |last| last + 1);
         self.pods.push(Pod {
             ordinal,
-            uid: self.next_uid,
+            uid,
             template: set.template,
             replica: Replica::Starting,
             ending: None,
         });
-        self.next_uid += 1;
         self.pods.sort_by_key(|pod| pod.ordinal);
     }
 
@@ -545,21 +634,31 @@ impl World {
             Write::Set(set) => {
                 self.set = Some(set);
             }
-            Write::Evict(uid) => self.evict(uid),
+            Write::Evict(eviction) => self.evict(eviction),
             Write::Status(status) => self.status = status,
         }
         self.operator.settled = false;
     }
 
-    fn evict(&mut self, uid: u8) {
+    fn evict(&mut self, eviction: Eviction) {
         let tick = self.tick;
         // The request names the uid: a successor of the same name is not hit.
-        let Some(pod) = self.pods.iter_mut().find(|pod| pod.uid == uid) else {
+        let meant = |pod: &&mut Pod| {
+            pod.uid == eviction.uid || (eviction.by_name && pod.ordinal == eviction.ordinal)
+        };
+        let Some(pod) = self.pods.iter_mut().find(meant) else {
             return;
         };
+        if pod.uid != eviction.uid {
+            self.ghost.broken = Some("an eviction hit the successor of the pod that was meant");
+        }
         pod.ending = pod.ending.or(Some(tick));
+        self.operator.evicted = Some(eviction.uid);
         let ordinal = pod.ordinal;
-        if self.ghost.evicted.iter().any(|other| *other != ordinal) {
+        // What has been scaled away since is not down.
+        let wanted = self.set.map_or(0..0, Set::ordinals);
+        self.ghost.evicted.retain(|other| wanted.contains(other));
+        if eviction.served && self.ghost.evicted.iter().any(|other| *other != ordinal) {
             self.ghost.broken = Some("more than one pod down by the operator");
         }
         if !self.ghost.evicted.contains(&ordinal) {

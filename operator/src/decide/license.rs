@@ -84,8 +84,8 @@ pub fn judge(
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
     let now = observation.now;
-    let remembered = |why: &str| match &observation.remembered.license {
-        Some(license) => last_read(license, why, now, guard),
+    let remembered = |why: &str| match last_known(observation, key) {
+        Some(license) => last_read(&license, why, now, guard),
         None => unknown(why),
     };
     let facts = match &observation.database {
@@ -140,6 +140,23 @@ pub fn judge(
             };
             stored(token.expose_secret(), terms.secret, &place, key)
         }
+    }
+}
+
+/// The stored license as last read: by this process, or by an earlier one.
+fn last_known(observation: &Observation, key: Option<&LicenseKey>) -> Option<LicenseStatus> {
+    let read = observation.last_facts.as_ref();
+    match read.map(|(_, facts)| &facts.license) {
+        Some(Fact::Known(StoredLicense::Present { token, .. })) => {
+            let read = read_license(token.expose_secret(), key).ok()?;
+            Some(status(
+                &read.license,
+                LicenseSource::Database,
+                read.signature,
+            ))
+        }
+        Some(Fact::Known(_) | Fact::Absent) => None,
+        Some(Fact::Unknown) | None => observation.remembered.license.clone(),
     }
 }
 

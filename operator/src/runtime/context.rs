@@ -92,6 +92,8 @@ pub struct Memory {
     pub missing_since: Option<Timestamp>,
     /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
     pub refused_eviction: Option<(RefusedEviction, u32)>,
+    /// Uid of the pod that was evicted last, while the watch may still show it as before.
+    pub evicted: Option<String>,
     /// Status as last written.
     pub status: Option<WrittenStatus>,
     /// The last look wrote objects and left the status to the next.

@@ -282,7 +282,16 @@ impl Look<'_> {
             .collect();
         let status = self.last_status(memory);
         context.log_ids.recall(&pods, &status.replica_statuses);
-        let pods = observe::pods(&context.log_ids, &self.log_reader(namespace), &pods).await;
+        let mut pods = observe::pods(&context.log_ids, &self.log_reader(namespace), &pods).await;
+        // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
+        // one would be evicted on a picture of before.
+        let evicted = pods
+            .iter_mut()
+            .find(|pod| Some(&pod.uid) == memory.evicted.as_ref());
+        match evicted {
+            Some(pod) => pod.deleting = true,
+            None => memory.evicted = None,
+        }
         let now = Timestamp::now();
         let missing_pods = self
             .missing(namespace, set.as_ref(), &pods, memory, now)
@@ -597,6 +606,7 @@ impl Look<'_> {
             Ok(Evicted::Done) => {
                 outcome.writes += 1;
                 memory.refused_eviction = None;
+                memory.evicted = Some(eviction.uid.clone());
                 let metrics = &self.context.metrics;
                 metrics.wrote(WriteVerb::Evict, Kind::Pod);
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
