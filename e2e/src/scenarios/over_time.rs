@@ -342,8 +342,8 @@ pub async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Deleted and made again under the same name, a cluster is not held back by itself; deleted, it
-/// leaves no session behind.
+/// Deleted and made again under the same name, a cluster is not held back by itself; deleted, or
+/// with a login that the operator cannot do, it leaves no session behind.
 pub async fn made_again(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
@@ -363,9 +363,6 @@ pub async fn made_again(sandbox: Sandbox) -> Result<()> {
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
             .await?;
     }
-    sandbox
-        .kubectl(&["delete", "bytebasecluster", NAME])
-        .await?;
     let sessions = || async {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'bytebase-operator'",
@@ -375,10 +372,28 @@ pub async fn made_again(sandbox: Sandbox) -> Result<()> {
         .await?;
         Ok(count)
     };
-    wait::until("no session of the operator", PATIENCE, sessions, |count| {
-        *count == 0
-    })
+    let none = |count: &i64| *count == 0;
+    let one = |count: &i64| *count == 1;
+    wait::until("a session of the operator", PATIENCE, sessions, one).await?;
+    // A login that the operator cannot do takes the place of the one it could: that is let go.
+    let url = "postgres://iam@db.example.com:5432/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
+    support::patch_spec(
+        &sandbox,
+        json!({"database": {"urlSecretRef": null, "url": url}}),
+    )
     .await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseCannotRead")
+        .await?;
+    wait::until("no session of the operator", PATIENCE, sessions, none).await?;
+
+    let password = json!({"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}, "url": null});
+    support::patch_spec(&sandbox, json!({"database": password})).await?;
+    wait::until("a session again", PATIENCE, sessions, one).await?;
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    wait::until("no session of the operator", PATIENCE, sessions, none).await?;
     Ok(())
 }
 

@@ -311,7 +311,91 @@ fn find_id(log: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::testing::api_server;
+    use serde_json::{Value, json};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const ID: &str = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
+
+    fn running(container: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "demo-1", "uid": "u"},
+            "status": {"containerStatuses": [{
+                "name": CONTAINER, "containerID": container, "ready": true, "restartCount": 0,
+                "image": "", "imageID": "", "state": {"running": {}},
+            }]},
+        }))
+        .unwrap()
+    }
+
+    /// A reader of logs that are all this answer, and how often it read and woke.
+    fn reader(answer: Option<&'static str>) -> (LogReader, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+        let (reads, woken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (count, wake) = (Arc::clone(&reads), Arc::clone(&woken));
+        let client = api_server("team", move |_, _, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            answer.map(|text| (200, Value::String(text.to_owned())))
+        });
+        let reader = LogReader {
+            api: Api::namespaced(client, "team"),
+            permits: Arc::new(Semaphore::new(1)),
+            wake: Arc::new(move || {
+                wake.fetch_add(1, Ordering::Relaxed);
+            }),
+        };
+        (reader, reads, woken)
+    }
+
+    #[tokio::test]
+    async fn an_id_is_read_once_for_each_container() {
+        let (reader, reads, woken) =
+            reader(Some("msg=replicaID=0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10"));
+        let ids = LogIds::default();
+        for (container, times) in [
+            ("containerd://1", 1),
+            ("containerd://1", 1),
+            ("containerd://2", 2),
+        ] {
+            let id = ids.get(&running(container), &reader).await;
+            assert_eq!(id.map(|id| id.to_string()).as_deref(), Some(ID));
+            assert_eq!(reads.load(Ordering::Relaxed), times, "{container}");
+            assert_eq!(woken.load(Ordering::Relaxed), times);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_that_does_not_answer_holds_no_reconcile() {
+        let (reader, reads, _) = reader(None);
+        let ids = LogIds::default();
+        let pod = running("containerd://1");
+        let start = tokio::time::Instant::now();
+        assert_eq!(ids.get(&pod, &reader).await, None);
+        assert!(start.elapsed() <= LOG_PATIENCE + Duration::from_millis(10));
+        // The next reconciles do not wait at all while that one reading goes on.
+        for _ in 0..50 {
+            assert_eq!(ids.get(&pod, &reader).await, None);
+        }
+        assert!(start.elapsed() <= LOG_PATIENCE + Duration::from_millis(10));
+        assert_eq!(reads.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_id_out_of_the_status_is_of_the_same_container_or_none() {
+        let (reader, reads, _) = reader(Some("the head of this log is gone"));
+        let remembered = [ReplicaStatus {
+            container_id: Some("containerd://1".to_owned()),
+            replica_id: Some(ID.to_owned()),
+            ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
+        }];
+        for (container, known) in [("containerd://1", true), ("containerd://2", false)] {
+            let ids = LogIds::default();
+            let pod = running(container);
+            ids.recall(std::slice::from_ref(&pod), &remembered);
+            let id = ids.get(&pod, &reader).await;
+            assert_eq!(id.is_some(), known, "{container}");
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_node_that_does_not_report_is_told_from_a_container_that_is_not_ready() {

@@ -1,6 +1,6 @@
 //! Wrong specs and what is said of them; what pods of valid ones get.
 
-use super::{Problem, References, UrlSource, validate, wanted_references};
+use super::{Fetched, Problem, References, UrlSource, validate, wanted_references};
 use crate::api::Reason::{self, InvalidSecret, InvalidSpec, ReferenceMissing};
 use crate::contract::pg_url::PgUrl;
 use crate::testing::{PASSWORD, cluster, references, secret, valid, validation};
@@ -422,6 +422,31 @@ fn wrong_databases() -> impl Iterator<Item = Wrong> {
 
 fn found<'p>(problems: &'p [Problem], field: &str) -> Option<&'p Problem> {
     problems.iter().find(|problem| problem.field == field)
+}
+
+#[test]
+fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
+    let spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}}});
+    for (password, expected) in [("p4ss", true), ("p4ss\n", false), ("p4ss\r\n", false)] {
+        let mut references = references();
+        let keys = [("email", "a@example.com"), ("password", password)]
+            .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
+        let fetched = Fetched::Present(keys.into());
+        references.secrets.insert("admin".to_owned(), fetched);
+        let validation = validate(&cluster(&spec), &references, None);
+        let admin = validation.cluster.unwrap().admin.unwrap();
+        assert_eq!(admin.login.is_some(), expected, "{password:?}");
+        let told = validation.problems.iter().any(|problem| {
+            problem.reason == InvalidSecret && problem.message.contains("line break")
+        });
+        assert_eq!(told, !expected);
+        assert!(
+            validation
+                .problems
+                .iter()
+                .all(|problem| !problem.message.contains("p4ss"))
+        );
+    }
 }
 
 #[test]

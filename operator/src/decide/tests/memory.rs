@@ -289,6 +289,23 @@ fn the_gate_acts_while_the_spec_is_invalid_and_on_nothing_else() {
 }
 
 #[test]
+fn what_still_runs_is_not_said_to_be_gone() {
+    let message = |seen: &Observation| {
+        let plan = plan(&json!({}), seen);
+        condition(&plan.report, ConditionType::Ready)
+            .message
+            .clone()
+    };
+    let closing = message(&healthy(3, no_license()));
+    assert!(
+        closing.starts_with("3 replicas run, 3 are wanted"),
+        "{closing}"
+    );
+    let closed = message(&healthy(1, no_license()));
+    assert!(closed.starts_with("1 of 3 wanted replicas run"), "{closed}");
+}
+
+#[test]
 fn a_paused_cluster_without_a_license_is_warned_loudly() {
     let plan = plan(&json!({"paused": true}), &healthy(3, no_license()));
     let message = &condition(&plan.report, LICENSED).message;
