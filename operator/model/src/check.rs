@@ -1,12 +1,14 @@
-//! What must hold in every state, and the checker's view of the world.
+//! The checker's view of the world: where it begins, what follows, what must hold.
 
+use crate::promises::{Promise, broken_by};
 use crate::rules::Rules;
 use crate::world::{
     Action, Budget, Content, Database, Ghost, Operator, Pod, Reading, Replica, Set, Spec, Status,
-    World, Write,
+    World,
 };
 use stateright::{Model, Property};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
@@ -26,7 +28,7 @@ pub struct Checked {
     /// Whether the cluster already runs at the beginning.
     pub running: bool,
     /// Whether a world recovers, by what of it matters to that.
-    pub recovered: Mutex<HashMap<World, bool>>,
+    pub recovered: Mutex<HashMap<u64, bool>>,
 }
 
 impl Checked {
@@ -83,9 +85,8 @@ impl Checked {
     fn reconciled(&self, world: &World) -> World {
         let mut next = world.clone();
         let writes = self.rules.reconcile(world);
-        next.operator.settled = writes.is_empty();
-        next.ghost.broken = next.ghost.broken.or_else(|| forbidden(world, &writes));
-        next.operator.pending = writes;
+        next.ghost.broken = next.ghost.broken.or_else(|| broken_by(world, &writes));
+        next.decides(writes);
         next
     }
 
@@ -124,12 +125,13 @@ impl Checked {
         let mut visited = Vec::new();
         let mut recovers = false;
         for _ in 0..RECOVERY {
-            let before = known().get(&world).copied();
+            let mark = fingerprint(&world);
+            let before = known().get(&mark).copied();
             if let Some(before) = before {
                 recovers = before;
                 break;
             }
-            visited.push(world.clone());
+            visited.push(mark);
             // In a fixed order: what is prompt happens in the end, whatever comes first.
             let Some(action) = world.prompt().first().copied() else {
                 recovers = as_wanted(&world);
@@ -139,53 +141,16 @@ impl Checked {
             world.ghost = Ghost::default();
         }
         let mut known = known();
-        known.extend(visited.into_iter().map(|world| (world, recovers)));
+        known.extend(visited.into_iter().map(|mark| (mark, recovers)));
         recovers
     }
 }
 
-/// Writes that no reconcile may decide on, by what it knows.
-fn forbidden(world: &World, writes: &[Write]) -> Option<&'static str> {
-    let before = world.operator.cache.0.map_or(0, |set| set.size);
-    let after = writes.iter().find_map(|write| match write {
-        Write::Set(set) => Some(set.size),
-        _ => None,
-    })?;
-    let nobody = world.operator.cache.1.is_empty();
-    if before == 0 && after > 0 && nobody {
-        if world.operator.reading == Reading::None {
-            return Some("a first replica before the first reading");
-        }
-        if world.status.refusal.is_some() && !is_good(&world.operator.reading) {
-            return Some("a first replica on a database that was refused");
-        }
-        if world.status.identity && !matches!(world.operator.reading, Reading::Good(..)) {
-            return Some("a first replica on a database that was read before and is out of reach");
-        }
-        if let Reading::Good(database, _) = &world.operator.reading {
-            if database.content == Content::Foreign {
-                return Some("a first replica on another application's tables");
-            }
-            if database.other {
-                return Some("a first replica beside another Bytebase");
-            }
-        }
-    }
-    let renamed = matches!(&world.operator.reading,
-        Reading::Good(database, _) if database.content == Content::Renamed);
-    let remembered_end = world.status.license.unwrap_or(u8::MAX);
-    // The gate closes up to two minutes before the end.
-    let licensed = world.tick.saturating_add(3) < remembered_end;
-    if renamed && licensed && after < before && after < world.spec.replicas && world.spec.valid {
-        return Some("replicas ended because something cannot be understood");
-    }
-    None
-}
-
-/// A reading that takes a refusal back.
-fn is_good(reading: &Reading) -> bool {
-    matches!(reading, Reading::Good(database, _)
-        if database.content != Content::Foreign && !database.other)
+/// Stands for a world, as it does in the checker itself: millions of whole ones fill the memory.
+fn fingerprint(world: &World) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    world.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// As many replicas as wanted and licensed, all of them active and on the wanted template.
@@ -232,13 +197,27 @@ impl Model for Checked {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("every promise is kept", |_, world: &World| {
-                world.ghost.broken.is_none()
-            }),
-            Property::always("the wanted state is reached", |model: &Self, world| {
-                model.recovers(world)
-            }),
-        ]
+        // A condition is a function that carries nothing along, so each promise has its own.
+        macro_rules! keeps {
+            ($($promise:ident),*) => {
+                vec![$(Property::always(Promise::$promise.text(), |_: &Self, world: &World| {
+                    world.ghost.broken != Some(Promise::$promise)
+                })),*]
+            };
+        }
+        let mut properties = keeps![
+            Licensed,
+            OneDown,
+            FirstAfterReading,
+            FirstHasPlace,
+            FirstInReach,
+            Meant,
+            NotUnderstood
+        ];
+        properties.push(Property::always(
+            "the wanted state is reached, and kept, once the world behaves",
+            |model: &Self, world| model.recovers(world),
+        ));
+        properties
     }
 }

@@ -8,6 +8,7 @@
 
 mod check;
 mod profiles;
+mod promises;
 mod rules;
 mod world;
 

@@ -64,6 +64,20 @@ fn first_replica(more: u8) -> Vec<Profile> {
             },
             finds: &[Bug::IdentityForgotten, Bug::OthersIgnored],
         },
+        Profile {
+            name: "first replica: invalid spec, outage, another application's tables, death",
+            license: Some(200),
+            replicas: 1,
+            running: false,
+            budget: Budget {
+                crashes: 1,
+                outages: 1,
+                swaps: 1,
+                mistakes: 1,
+                ..none
+            },
+            finds: &[],
+        },
     ]
 }
 
@@ -85,17 +99,43 @@ fn license(more: u8) -> Vec<Profile> {
             finds: &[Bug::LicenseForgotten, Bug::GateBlindWhileInvalid],
         },
         Profile {
-            name: "license ends: silent node, frozen replica",
+            name: "license ends: silent node",
             license: Some(4),
             replicas: 3,
             running: true,
             budget: Budget {
                 silences: 1,
-                freezes: more,
                 ticks: 5,
                 ..none
             },
             finds: &[Bug::GateWaitsForStuck],
+        },
+        Profile {
+            name: "license ends: silent node and frozen replica of two",
+            license: Some(3),
+            replicas: 2,
+            running: true,
+            budget: Budget {
+                silences: more,
+                freezes: 1,
+                ticks: 4,
+                ..none
+            },
+            finds: &[],
+        },
+        Profile {
+            name: "license taken away: outage, death",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                renewals: 1,
+                crashes: 1,
+                outages: 1,
+                ticks: 1,
+                ..none
+            },
+            finds: &[],
         },
         Profile {
             name: "license taken away and given back, scaling",
@@ -117,7 +157,7 @@ fn rollout(more: u8) -> Vec<Profile> {
     let none = Budget::default();
     vec![
         Profile {
-            name: "rollout: frozen replica, outage, death",
+            name: "rollout: frozen replica, death",
             license: Some(200),
             replicas: 3,
             running: true,
@@ -125,11 +165,24 @@ fn rollout(more: u8) -> Vec<Profile> {
                 edits: 1,
                 freezes: 1,
                 crashes: 1,
-                outages: more,
-                deletions: more,
                 ..none
             },
             finds: &[Bug::EveryPodServes, Bug::EvictionForgotten],
+        },
+        Profile {
+            name: "rollout of two: frozen replica, outage, death, a user deletes a pod",
+            license: Some(200),
+            replicas: 2,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                freezes: 1,
+                crashes: more,
+                outages: 1,
+                deletions: more,
+                ..none
+            },
+            finds: &[],
         },
         Profile {
             name: "rollout: a user deletes a pod",
@@ -195,9 +248,17 @@ fn wild() -> Budget {
 pub fn run(quick: bool) -> Result<()> {
     let begun = Instant::now();
     let mut states = 0;
+    let mut broken = 0;
     for profile in profiles(quick) {
-        states += exhaust(&profile)?;
+        match exhaust(&profile) {
+            Ok(visited) => states += visited,
+            Err(error) => {
+                println!("model: {error:#}");
+                broken += 1;
+            }
+        }
     }
+    ensure!(broken == 0, "in {broken} profiles a promise is broken");
     walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
     let found = plant()?;
     println!(
@@ -313,5 +374,5 @@ fn plant() -> Result<usize> {
 fn told(path: Path<crate::world::World, crate::world::Action>) -> String {
     let last = path.last_state().clone();
     let actions = path.into_actions();
-    format!("{actions:?}\n{last:#?}")
+    format!("{actions:?}\n{last:?}")
 }

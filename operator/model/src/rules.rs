@@ -151,7 +151,7 @@ impl Rules {
         let mut specs = BTreeMap::new();
         let mut templates = Vec::new();
         for template in 0..3 {
-            for replicas in [0, 1, 3] {
+            for replicas in 0..=3 {
                 for valid in [true, false] {
                     let cluster = spec(replicas, template, valid)?;
                     let validation = validate(&cluster, &References::default(), None);

@@ -4,6 +4,7 @@
 //! A tick is a minute. Time passes only while nobody has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
+use crate::promises::{Known, LicenseRead, Promise};
 use bytebase_operator::api::Reason;
 use std::collections::BTreeSet;
 
@@ -185,27 +186,15 @@ pub struct Budget {
     pub ticks: u8,
 }
 
-/// The license that an operator process last read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum LicenseRead {
-    /// None has read the database.
-    #[default]
-    Never,
-    /// There was none.
-    Absent,
-    /// It ends at this tick.
-    Ends(u8),
-}
-
 /// What the checker remembers and nobody in the world does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ghost {
-    /// The license that an operator process last read.
-    pub license_read: LicenseRead,
+    /// What readings have told.
+    pub known: Known,
     /// Ordinals that an eviction took down and that have not come back.
     pub evicted: Vec<u8>,
     /// A promise that was broken.
-    pub broken: Option<&'static str>,
+    pub broken: Option<Promise>,
 }
 
 /// Everything.
@@ -428,8 +417,8 @@ impl World {
         } else {
             may(budget.others, Action::Other);
         }
-        for size in [0, 1, 3] {
-            if size != self.spec.replicas && size <= self.most {
+        for size in BTreeSet::from([0, 1, self.most]) {
+            if size != self.spec.replicas {
                 may(budget.scales, Action::Scale(size));
             }
         }
@@ -481,13 +470,7 @@ impl World {
                 if let Reading::Good(database, _) = &world.operator.reading {
                     world.operator.last_good = Some(*database);
                 }
-                if let Reading::Good(database, _) = &world.operator.reading
-                    && database.content == Content::Bytebase
-                {
-                    world.ghost.license_read = database
-                        .license
-                        .map_or(LicenseRead::Absent, LicenseRead::Ends);
-                }
+                world.ghost.known.process.learn(&world.operator.reading);
             }
             Action::Write => world.write(),
             Action::Crash => {
@@ -500,11 +483,7 @@ impl World {
                     pending: Vec::new(),
                     settled: false,
                 };
-                // What was not written down died with it.
-                world.ghost.license_read = world
-                    .status
-                    .license
-                    .map_or(LicenseRead::Never, LicenseRead::Ends);
+                world.ghost.known.dies();
             }
             Action::Make(ordinal) => world.make(ordinal),
             Action::Remove(ordinal) => {
@@ -596,15 +575,17 @@ impl World {
 
     /// Nobody had anything left to do, so whoever knew of the end of the license has acted on it.
     fn license_has_ended(&mut self) {
-        let ended = match self.ghost.license_read {
+        let ended = match self.ghost.known.process.license {
             LicenseRead::Never => return,
-            LicenseRead::Absent => true,
+            // While the license cannot be read, that none was stored before counts as unknown.
+            LicenseRead::Absent => matches!(&self.operator.reading,
+                Reading::Good(database, _) if database.content == Content::Bytebase),
             LicenseRead::Ends(end) => self.tick >= end,
         };
         let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
         let active = self.pods.iter().filter(able).count();
         if ended && active > 1 {
-            self.ghost.broken = Some("several replicas without a license that includes HA");
+            self.ghost.broken = Some(Promise::Licensed);
         }
     }
 
@@ -637,7 +618,21 @@ impl World {
             Write::Evict(eviction) => self.evict(eviction),
             Write::Status(status) => self.status = status,
         }
+        if self.operator.pending.is_empty() {
+            self.ghost.known.wrote_all();
+        }
         self.operator.settled = false;
+    }
+
+    /// A reconcile has decided on these writes.
+    pub fn decides(&mut self, writes: Vec<Write>) {
+        let operator = &self.operator;
+        self.ghost.known.decides(&operator.reading, self.spec.valid);
+        if writes.is_empty() {
+            self.ghost.known.wrote_all();
+        }
+        self.operator.settled = writes.is_empty();
+        self.operator.pending = writes;
     }
 
     fn evict(&mut self, eviction: Eviction) {
@@ -650,7 +645,7 @@ impl World {
             return;
         };
         if pod.uid != eviction.uid {
-            self.ghost.broken = Some("an eviction hit the successor of the pod that was meant");
+            self.ghost.broken = Some(Promise::Meant);
         }
         pod.ending = pod.ending.or(Some(tick));
         self.operator.evicted = Some(eviction.uid);
@@ -659,7 +654,7 @@ impl World {
         let wanted = self.set.map_or(0..0, Set::ordinals);
         self.ghost.evicted.retain(|other| wanted.contains(other));
         if eviction.served && self.ghost.evicted.iter().any(|other| *other != ordinal) {
-            self.ghost.broken = Some("more than one pod down by the operator");
+            self.ghost.broken = Some(Promise::OneDown);
         }
         if !self.ghost.evicted.contains(&ordinal) {
             self.ghost.evicted.push(ordinal);

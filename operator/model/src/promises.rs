@@ -1,0 +1,163 @@
+//! What must hold in every state, in words; and what the operator has been told, by which a promise
+//! is judged. Nothing here depends on what the rules chose to store.
+
+use crate::world::{Content, Reading, Set, World, Write};
+
+/// A promise of the operator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Promise {
+    /// (a) The license gate.
+    Licensed,
+    /// (b) One pod at a time.
+    OneDown,
+    /// (c) No first replica before the database has been read.
+    FirstAfterReading,
+    /// (c) No first replica where one has no place.
+    FirstHasPlace,
+    /// (c) No first replica on a database that was read before and cannot be read now.
+    FirstInReach,
+    /// (d) What is ended is what was meant.
+    Meant,
+    /// What is not understood ends nothing.
+    NotUnderstood,
+}
+
+impl Promise {
+    /// What is promised.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Licensed => {
+                "(a) a minute after the end of the license no more than one replica runs that can be ended"
+            }
+            Self::OneDown => "(b) the operator takes down one pod at a time",
+            Self::FirstAfterReading => "(c) no first replica starts before the first reading",
+            Self::FirstHasPlace => {
+                "(c) no first replica starts among another application's tables or beside another Bytebase"
+            }
+            Self::FirstInReach => {
+                "(c) no first replica starts on a database that was read before and is out of reach"
+            }
+            Self::Meant => "(d) an eviction ends the pod that was meant, and no other",
+            Self::NotUnderstood => "no replica ends because something cannot be understood",
+        }
+    }
+}
+
+/// The license that was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LicenseRead {
+    /// It never was.
+    #[default]
+    Never,
+    /// There was none.
+    Absent,
+    /// It ends at this tick.
+    Ends(u8),
+}
+
+/// What readings have told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Knowledge {
+    /// The license that was last read.
+    pub license: LicenseRead,
+    /// The database was read.
+    pub database: bool,
+}
+
+impl Knowledge {
+    /// Another reading has ended.
+    pub fn learn(&mut self, reading: &Reading) {
+        if let Reading::Good(database, _) = reading
+            && database.content == Content::Bytebase
+        {
+            self.license = database
+                .license
+                .map_or(LicenseRead::Absent, LicenseRead::Ends);
+        }
+    }
+}
+
+/// Who knows what. A process may not forget what it was told while it lives. What a reconcile rested
+/// on that made all of its writes may not be forgotten at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// The process that runs.
+    pub process: Knowledge,
+    /// The reconcile whose writes are still to be made.
+    pub reconcile: Option<Knowledge>,
+    /// Whoever comes next.
+    pub stored: Knowledge,
+}
+
+impl Known {
+    /// A reconcile has begun, on this reading.
+    ///
+    /// That the database was read counts from here on, and only with a spec that can be used: a
+    /// reading that no such reconcile has seen is forgotten with the next one that fails.
+    pub fn decides(&mut self, reading: &Reading, valid: bool) {
+        self.process.database |= valid && matches!(reading, Reading::Good(..));
+        self.reconcile = Some(self.process);
+    }
+
+    /// It has made its last write.
+    pub fn wrote_all(&mut self) {
+        if let Some(knowledge) = self.reconcile.take() {
+            self.stored = knowledge;
+        }
+    }
+
+    /// The process has ended.
+    pub fn dies(&mut self) {
+        self.reconcile = None;
+        self.process = self.stored;
+    }
+}
+
+/// The promise that these writes break, by what the operator knows.
+pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
+    let after = writes.iter().find_map(|write| match write {
+        Write::Set(set) => Some(*set),
+        _ => None,
+    })?;
+    let before = world.operator.cache.0.map_or(0, |set| set.size);
+    let is_first = before == 0 && after.size > 0 && world.operator.cache.1.is_empty();
+    if is_first {
+        return first(world);
+    }
+    if after.size > 0 && after.size + 1 < before {
+        return Some(Promise::OneDown);
+    }
+    shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+fn first(world: &World) -> Option<Promise> {
+    match &world.operator.reading {
+        Reading::None => Some(Promise::FirstAfterReading),
+        Reading::Failed => world
+            .ghost
+            .known
+            .process
+            .database
+            .then_some(Promise::FirstInReach),
+        Reading::Good(database, _) => {
+            let has_place = database.content != Content::Foreign && !database.other;
+            (!has_place).then_some(Promise::FirstHasPlace)
+        }
+    }
+}
+
+fn shrinks_blindly(world: &World, before: u8, after: Set) -> bool {
+    let Reading::Good(database, _) = &world.operator.reading else {
+        return false;
+    };
+    let licensed = match world.ghost.known.process.license {
+        LicenseRead::Never => true,
+        LicenseRead::Absent => false,
+        // The gate closes up to two minutes before the end.
+        LicenseRead::Ends(end) => world.tick.saturating_add(3) < end,
+    };
+    database.content == Content::Renamed
+        && licensed
+        && world.spec.valid
+        && after.size < before.min(world.spec.replicas)
+}
