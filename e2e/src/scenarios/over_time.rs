@@ -182,10 +182,9 @@ async fn template(sandbox: &Sandbox) -> Result<String> {
 pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    let mut second = support::minimal(&sandbox, 1);
-    second["metadata"]["name"] = json!("second");
-    second["spec"]["ingress"] = json!({"enabled": false});
-    sandbox.apply_yaml(&second.to_string()).await?;
+    sandbox
+        .apply_yaml(&support::second(&sandbox).to_string())
+        .await?;
     let shared = || sandbox.wait_condition("second", "DatabaseReady", "False", "DatabaseShared");
     shared().await?;
     let before = support::lives(&sandbox).await?;
