@@ -29,7 +29,7 @@ struct Profile {
 fn profiles(quick: bool) -> Vec<Profile> {
     let more = u8::from(!quick);
     let mut profiles = first_replica(more);
-    profiles.extend(license(more));
+    profiles.extend(license());
     profiles.extend(rollout(more));
     profiles
 }
@@ -67,7 +67,7 @@ fn first_replica(more: u8) -> Vec<Profile> {
     ]
 }
 
-fn license(more: u8) -> Vec<Profile> {
+fn license() -> Vec<Profile> {
     let none = Budget::default();
     vec![
         Profile {
@@ -85,13 +85,12 @@ fn license(more: u8) -> Vec<Profile> {
             finds: &[Bug::LicenseForgotten, Bug::GateBlindWhileInvalid],
         },
         Profile {
-            name: "license ends: silent node, frozen replica",
+            name: "license ends: silent node",
             license: Some(4),
             replicas: 3,
             running: true,
             budget: Budget {
                 silences: 1,
-                freezes: more,
                 ticks: 5,
                 ..none
             },
