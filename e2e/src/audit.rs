@@ -34,6 +34,9 @@ pub struct Call {
     pub name: String,
     /// Status of the answer.
     pub code: u16,
+    /// The authoriser refused it. Others answer 403 as well: admission, or a definition that is
+    /// being removed.
+    pub forbidden: bool,
     /// When the API server received it.
     pub at: Timestamp,
 }
@@ -66,6 +69,8 @@ struct Event {
     object_ref: ObjectRef,
     #[serde(default)]
     response_status: ResponseStatus,
+    #[serde(default)]
+    annotations: Annotations,
     request_received_timestamp: Timestamp,
 }
 
@@ -92,6 +97,12 @@ struct ObjectRef {
 }
 
 #[derive(Default, Deserialize)]
+struct Annotations {
+    #[serde(default, rename = "authorization.k8s.io/decision")]
+    decision: String,
+}
+
+#[derive(Default, Deserialize)]
 struct ResponseStatus {
     #[serde(default)]
     code: u16,
@@ -113,6 +124,7 @@ fn parse(line: &str) -> Result<Call> {
         namespace: object.namespace,
         name: object.name,
         code: event.response_status.code,
+        forbidden: event.annotations.decision == "forbid",
         at: event.request_received_timestamp,
     })
 }
@@ -123,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_line_becomes_a_call() -> Result<()> {
-        let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"x","stage":"ResponseComplete","requestURI":"/apis/policy/v1/…","verb":"create","user":{"username":"system:serviceaccount:ns:operator","extra":{"authentication.kubernetes.io/pod-name":["operator-0"]}},"objectRef":{"resource":"pods","namespace":"ns","name":"demo-0","apiVersion":"v1","subresource":"eviction"},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-11-24T14:00:00.123456Z"}"#;
+        let line = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"x","stage":"ResponseComplete","requestURI":"/apis/policy/v1/…","verb":"create","user":{"username":"system:serviceaccount:ns:operator","extra":{"authentication.kubernetes.io/pod-name":["operator-0"]}},"objectRef":{"resource":"pods","namespace":"ns","name":"demo-0","apiVersion":"v1","subresource":"eviction"},"responseStatus":{"metadata":{},"code":201},"requestReceivedTimestamp":"2026-11-24T14:00:00.123456Z","annotations":{"authorization.k8s.io/decision":"forbid"}}"#;
         let call = parse(line)?;
         assert_eq!(call.pod, "operator-0");
         assert_eq!(
@@ -131,10 +143,10 @@ mod tests {
             ("create", "pods/eviction")
         );
         assert_eq!(call.code, 201);
-        assert!(call.writes());
+        assert!(call.writes() && call.forbidden);
         let other = r#"{"verb":"get","user":{"username":"x"},"requestReceivedTimestamp":"2026-11-24T14:00:00Z"}"#;
         let other = parse(other)?;
-        assert!(other.resource.is_empty() && !other.writes());
+        assert!(other.resource.is_empty() && !other.writes() && !other.forbidden);
         Ok(())
     }
 

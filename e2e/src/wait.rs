@@ -4,30 +4,48 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use tokio::time::sleep;
 
 /// Between two looks. A look is usually one request to the API server.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Looks at `observe` until `wanted` holds of what it returns, and returns that. An error of
-/// `observe` is a look that saw nothing: while pods and servers come and go, requests fail. When
-/// the time is over, the error tells what was waited for and the last thing seen.
-pub async fn until<T, F, O, W>(
-    what: &str,
-    patience: Duration,
-    mut observe: O,
-    wanted: W,
-) -> Result<T>
+/// `observe` is a look that saw nothing: while pods and servers come and go, requests fail. When the
+/// time is over, the error tells what was waited for and the last thing seen.
+pub async fn until<T, F, O, W>(what: &str, patience: Duration, observe: O, wanted: W) -> Result<T>
 where
     T: Debug,
     F: Future<Output = Result<T>>,
     O: FnMut() -> F,
     W: Fn(&T) -> bool,
 {
+    until_while(what, patience, observe, |_| Ok(()), wanted).await
+}
+
+/// Like [`until`], with an invariant that must hold of everything seen on the way: the first look of
+/// which it does not ends the wait with its error. A check inside `observe` could not fail, since an
+/// error there is a look that saw nothing.
+pub async fn until_while<T, F, O, I, W>(
+    what: &str,
+    patience: Duration,
+    mut observe: O,
+    invariant: I,
+    wanted: W,
+) -> Result<T>
+where
+    T: Debug,
+    F: Future<Output = Result<T>>,
+    O: FnMut() -> F,
+    I: Fn(&T) -> Result<()>,
+    W: Fn(&T) -> bool,
+{
     let start = Instant::now();
     loop {
         let seen = observe().await;
+        if let Ok(value) = &seen {
+            invariant(value).with_context(|| format!("while waiting for {what}"))?;
+        }
         match seen {
             Ok(value) if wanted(&value) => return Ok(value),
             last if start.elapsed() >= patience => return Err(timed_out(what, patience, last)),
@@ -98,6 +116,26 @@ mod tests {
         .await?;
         assert_eq!(seen, 2);
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_broken_invariant_ends_the_wait_although_what_is_wanted_comes_later() {
+        let looks = AtomicU32::new(0);
+        let observe = || async { Ok(looks.fetch_add(1, Ordering::Relaxed)) };
+        let never_one = |number: &u32| {
+            if *number == 1 {
+                bail!("there was a one");
+            }
+            Ok(())
+        };
+        let patience = Duration::from_secs(5);
+        let result = until_while("two", patience, observe, never_one, |number| *number == 2).await;
+        let text = result.map_err(|error| format!("{error:#}"));
+        assert!(
+            matches!(&text, Err(text) if text.contains("there was a one")),
+            "{text:?}"
+        );
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

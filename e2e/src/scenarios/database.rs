@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use kube::ResourceExt as _;
 
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::sandbox::{PATIENCE, Sandbox};
@@ -108,10 +108,9 @@ pub async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
 pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    let mut second = support::minimal(&sandbox, 1);
-    second["metadata"]["name"] = json!("second");
-    second["spec"]["ingress"] = json!({"enabled": false});
-    sandbox.apply_yaml(&second.to_string()).await?;
+    sandbox
+        .apply_yaml(&support::second(&sandbox).to_string())
+        .await?;
     let told = sandbox
         .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
         .await?;
@@ -175,19 +174,28 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
-    // One at a time: never fewer than one replica is Ready.
-    let rolled = || async {
-        let ready = sandbox.status(NAME).await?["readyReplicas"]
-            .as_i64()
-            .unwrap_or(0);
-        ensure!(ready >= 1, "no replica was Ready during the roll");
-        let now = support::lives(&sandbox).await?;
-        Ok(now.len() == 2
-            && now
-                .iter()
-                .all(|(name, life)| before.get(name).is_none_or(|old| old.0 != life.0)))
+    // One at a time: never fewer than one pod is Ready, by Kubernetes' own word.
+    let seen = || async {
+        let pods = support::pods(&sandbox).await?;
+        let ready = pods.iter().filter(|pod| support::is_ready(pod)).count();
+        let replaced = pods.iter().filter(|pod| {
+            let old = before.get(&pod.name_any());
+            old.is_none_or(|old| Some(&old.0) != pod.metadata.uid.as_ref())
+        });
+        Ok((ready, replaced.count()))
     };
-    wait::until("both replicas replaced", PATIENCE, rolled, |done| *done).await?;
+    let one_is_ready = |(ready, _): &(usize, usize)| {
+        ensure!(*ready >= 1, "no replica is Ready during the roll");
+        Ok(())
+    };
+    wait::until_while(
+        "both replicas replaced",
+        PATIENCE,
+        seen,
+        one_is_ready,
+        |(ready, replaced)| *ready == 2 && *replaced == 2,
+    )
+    .await?;
     support::rolled(&sandbox).await
 }
 

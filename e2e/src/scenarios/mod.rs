@@ -90,6 +90,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(over_time::license_by_hand(sandbox)),
     ).stand_in_only(),
     Scenario::new(
+        "swallowed-calls",
+        "Ten clusters whose replicas take calls and never answer delay no edit of an eleventh.",
+        |sandbox| Box::pin(over_time::swallowed_calls(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "made-again",
         "A cluster made again under its name is not held back by itself, and a deleted one leaves no session.",
         |sandbox| Box::pin(over_time::made_again(sandbox)),

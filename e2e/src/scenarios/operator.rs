@@ -104,7 +104,7 @@ pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     wait::until("another operator, Ready", PATIENCE, fresh, |pods| {
         pods.iter()
             .all(|pod| old.iter().all(|old| old.uid() != pod.uid()))
-            && pods.iter().any(is_ready)
+            && pods.iter().any(support::is_ready)
     })
     .await?;
     wait::throughout(
@@ -230,7 +230,7 @@ pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
         let away = 3 - support::pods(&sandbox)
             .await?
             .iter()
-            .filter(|pod| is_ready(pod))
+            .filter(|pod| support::is_ready(pod))
             .count();
         ensure!(away <= 1, "{away} of 3 replicas are away");
         if rolled == 3 && away == 0 {
@@ -327,7 +327,7 @@ async fn wait_for_pair(sandbox: &Sandbox) -> Result<()> {
         pods.len() == 2
             && pods
                 .iter()
-                .all(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod))
+                .all(|pod| pod.metadata.deletion_timestamp.is_none() && support::is_ready(pod))
     })
     .await?;
     Ok(())
@@ -339,7 +339,7 @@ async fn change_arrives(sandbox: &Sandbox, led_by: &str) -> Result<()> {
     let selector = format!("led-by={led_by}");
     let labelled = || sandbox.pods(&selector);
     wait::until("the change to arrive", PATIENCE, labelled, |pods| {
-        pods.len() == 1 && pods.iter().all(is_ready)
+        pods.len() == 1 && pods.iter().all(support::is_ready)
     })
     .await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
@@ -347,16 +347,6 @@ async fn change_arrives(sandbox: &Sandbox, led_by: &str) -> Result<()> {
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;
     Ok(())
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|list| {
-            list.iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        })
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

@@ -1,12 +1,13 @@
 //! What was learnt stands: over an outage of the database, a new operator process, a node that is
 //! silent, a log that was rotated.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
@@ -17,6 +18,8 @@ use crate::wait;
 
 /// Long enough for a pod to be made by an operator that should not.
 const PAUSE: Duration = Duration::from_secs(8);
+/// Clusters whose replicas do not answer; the operator reconciles eight at a time.
+const SWALLOWING: usize = 10;
 /// The license guard of these scenarios, in seconds. Two steps down with ten seconds of grace come
 /// on top, 25 s each.
 const GUARD: i64 = 10;
@@ -182,10 +185,9 @@ async fn template(sandbox: &Sandbox) -> Result<String> {
 pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    let mut second = support::minimal(&sandbox, 1);
-    second["metadata"]["name"] = json!("second");
-    second["spec"]["ingress"] = json!({"enabled": false});
-    sandbox.apply_yaml(&second.to_string()).await?;
+    sandbox
+        .apply_yaml(&support::second(&sandbox).to_string())
+        .await?;
     let shared = || sandbox.wait_condition("second", "DatabaseReady", "False", "DatabaseShared");
     shared().await?;
     let before = support::lives(&sandbox).await?;
@@ -339,6 +341,73 @@ pub async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     let since = count().await? - before;
     // Its lease is renewed every two seconds, by a read and a write.
     ensure!(since < 30, "{since} calls in 15 quiet seconds");
+    Ok(())
+}
+
+/// Calls to replicas that take them and never answer hold up no other cluster: more of them than the
+/// operator reconciles at a time.
+pub async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
+    let names: Vec<_> = (0..SWALLOWING)
+        .map(|index| format!("silent-{index}"))
+        .collect();
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    for name in &names {
+        let database = format!("{}_{}", sandbox.database().name, name.replace('-', "_"));
+        let database = sandbox
+            .harness()
+            .postgres
+            .create_database(&database)
+            .await?;
+        sandbox
+            .create_secret(name, &[("PG_URL", &database.url())])
+            .await?;
+        let mut cluster = support::minimal(&sandbox, 1);
+        cluster["metadata"]["name"] = json!(name);
+        cluster["spec"]["ingress"] = json!({"enabled": false});
+        cluster["spec"]["database"]["urlSecretRef"]["name"] = json!(name);
+        sandbox.apply_yaml(&cluster.to_string()).await?;
+    }
+    for name in names.iter().map(String::as_str).chain([NAME]) {
+        sandbox
+            .wait_condition(name, "ReplicasHealthy", "True", "AllReplicasHealthy")
+            .await?;
+    }
+    for name in &names {
+        let pods = sandbox
+            .pods(&format!("bytebase.com/cluster={name}"))
+            .await?;
+        let pod = pods.first().context("there is no pod")?;
+        sandbox.strike(pod, "bytebase", Blow::Freeze).await?;
+    }
+    // For half a minute Kubernetes and the database still call them well, so all of them are asked to
+    // sign the first admin up.
+    let admin = json!({"spec": {"admin": {
+        "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
+    }}});
+    for name in &names {
+        let patch = Patch::Merge(&admin);
+        let parameters = PatchParams::default();
+        sandbox.clusters().patch(name, &parameters, &patch).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = Instant::now();
+    support::patch_spec(
+        &sandbox,
+        json!({"service": {"annotations": {"example.com/asked": "now"}}}),
+    )
+    .await?;
+    let done = || async {
+        let service = sandbox.api::<Service>().get(NAME).await?;
+        Ok(service.annotations().contains_key("example.com/asked"))
+    };
+    wait::until("the edit of another cluster", PATIENCE, done, |done| *done).await?;
+    // A call that nobody answers ends after ten seconds.
+    let took = asked.elapsed();
+    ensure!(took < Duration::from_secs(5), "the edit took {took:?}");
+    println!(
+        "    an edit beside {SWALLOWING} silent replicas after {:.1} s",
+        took.as_secs_f32()
+    );
     Ok(())
 }
 

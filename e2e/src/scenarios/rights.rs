@@ -184,7 +184,7 @@ async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) 
             Ok(calls
                 .into_iter()
                 .skip(before)
-                .find(|call| call.code == 403 && gone.contains(&right(call))))
+                .find(|call| call.forbidden && gone.contains(&right(call))))
         },
         Option::is_some,
     )
@@ -218,7 +218,7 @@ pub async fn unused(sandbox: &Sandbox, counted: impl Fn(&str) -> bool) -> Result
         if call.resource.is_empty() {
             continue;
         }
-        ensure!(call.code != 403, "not covered by any rule: {call:?}");
+        ensure!(!call.forbidden, "not covered by any rule: {call:?}");
         rights.remove(&right(&call));
         // A server-side apply of something new is a patch that needs the right to create.
         if call.verb == "patch" && call.code == 201 {

@@ -100,6 +100,25 @@ pub async fn patch_spec(sandbox: &Sandbox, spec: Value) -> Result<()> {
     Ok(())
 }
 
+/// Another cluster on the same database.
+pub fn second(sandbox: &Sandbox) -> Value {
+    let mut second = minimal(sandbox, 1);
+    second["metadata"]["name"] = json!("second");
+    second["spec"]["ingress"] = json!({"enabled": false});
+    second
+}
+
+/// Whether Kubernetes calls a pod Ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref())
+        .is_some_and(|list| {
+            list.iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        })
+}
+
 /// Pods of the cluster.
 pub async fn pods(sandbox: &Sandbox) -> Result<Vec<Pod>> {
     sandbox.pods(&format!("bytebase.com/cluster={NAME}")).await

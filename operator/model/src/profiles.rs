@@ -29,7 +29,7 @@ struct Profile {
 fn profiles(quick: bool) -> Vec<Profile> {
     let more = u8::from(!quick);
     let mut profiles = first_replica(more);
-    profiles.extend(license(more));
+    profiles.extend(license());
     profiles.extend(rollout(more));
     profiles
 }
@@ -81,7 +81,7 @@ fn first_replica(more: u8) -> Vec<Profile> {
     ]
 }
 
-fn license(more: u8) -> Vec<Profile> {
+fn license() -> Vec<Profile> {
     let none = Budget::default();
     vec![
         Profile {
