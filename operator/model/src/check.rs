@@ -9,7 +9,7 @@ use crate::world::{
 use stateright::{Model, Property};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
 /// the other, each with a handful of steps, and a foreign heartbeat before.
@@ -18,7 +18,7 @@ const RECOVERY: usize = 200;
 /// The rules and where they begin.
 pub struct Checked {
     /// The rules.
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
     /// What may happen.
     pub budget: Budget,
     /// The tick at which the license ends that is stored at the beginning.
@@ -28,7 +28,7 @@ pub struct Checked {
     /// Whether the cluster already runs at the beginning.
     pub running: bool,
     /// Whether a world recovers, by what of it matters to that.
-    pub recovered: Mutex<HashMap<u64, bool>>,
+    pub recovered: Arc<Mutex<HashMap<u64, bool>>>,
 }
 
 impl Checked {
@@ -49,6 +49,7 @@ impl Checked {
                 uid: ordinal,
                 template: 0,
                 replica: Replica::Active,
+                busy: false,
                 ending: None,
             })
             .collect();
@@ -108,6 +109,7 @@ impl Checked {
             world = world.after(Action::Mistake);
         }
         for pod in &mut world.pods {
+            pod.busy = false;
             match pod.replica {
                 Replica::Frozen => pod.replica = Replica::Starting,
                 Replica::Stuck => pod.replica = Replica::Active,
@@ -212,7 +214,8 @@ impl Model for Checked {
             FirstHasPlace,
             FirstInReach,
             Meant,
-            NotUnderstood
+            NotUnderstood,
+            IdleFirst
         ];
         properties.push(Property::always(
             "the wanted state is reached, and kept, once the world behaves",

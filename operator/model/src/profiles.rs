@@ -6,7 +6,7 @@ use crate::rules::{Bug, Rules};
 use crate::world::Budget;
 use anyhow::{Context as _, Result, bail, ensure};
 use stateright::{Checker as _, HasDiscoveries, Model as _, Path, UniformChooser};
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Threads of the checker.
@@ -29,7 +29,7 @@ struct Profile {
 fn profiles(quick: bool) -> Vec<Profile> {
     let more = u8::from(!quick);
     let mut profiles = first_replica(more);
-    profiles.extend(license());
+    profiles.extend(license(more));
     profiles.extend(rollout(more));
     profiles
 }
@@ -48,7 +48,11 @@ fn first_replica(more: u8) -> Vec<Profile> {
                 swaps: 1 + more,
                 ..none
             },
-            finds: &[Bug::RefusalForgotten, Bug::NoReadingIsOutage],
+            finds: &[
+                Bug::RefusalForgotten,
+                Bug::NothingStored,
+                Bug::NoReadingIsOutage,
+            ],
         },
         Profile {
             name: "first replica: stopped, outage, death, another Bytebase",
@@ -81,7 +85,7 @@ fn first_replica(more: u8) -> Vec<Profile> {
     ]
 }
 
-fn license() -> Vec<Profile> {
+fn license(more: u8) -> Vec<Profile> {
     let none = Budget::default();
     vec![
         Profile {
@@ -143,7 +147,7 @@ fn license() -> Vec<Profile> {
             replicas: 3,
             running: true,
             budget: Budget {
-                renewals: 2,
+                renewals: 1 + more,
                 scales: 1,
                 ticks: 1,
                 ..none
@@ -185,6 +189,18 @@ fn rollout(more: u8) -> Vec<Profile> {
             finds: &[],
         },
         Profile {
+            name: "rollout: tasks come and go",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                tasks: 1 + more,
+                ..none
+            },
+            finds: &[Bug::TasksIgnored],
+        },
+        Profile {
             name: "rollout: a user deletes a pod",
             license: Some(200),
             replicas: 3,
@@ -204,7 +220,7 @@ fn rollout(more: u8) -> Vec<Profile> {
             budget: Budget {
                 edits: 1,
                 scales: 1,
-                crashes: 1,
+                crashes: more,
                 ..none
             },
             finds: &[],
@@ -240,6 +256,7 @@ fn wild() -> Budget {
         silences: 5,
         deletions: 9,
         renewals: 9,
+        tasks: 9,
         ticks: 60,
     }
 }
@@ -271,12 +288,12 @@ pub fn run(quick: bool) -> Result<()> {
 
 fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
     Ok(Checked {
-        rules: Rules::new(bug)?,
+        rules: Arc::new(Rules::new(bug)?),
         budget: profile.budget,
         license: profile.license,
         replicas: profile.replicas,
         running: profile.running,
-        recovered: Mutex::default(),
+        recovered: Arc::default(),
     })
 }
 
@@ -310,14 +327,16 @@ fn walk(time: Duration) -> Result<()> {
     let begun = Instant::now();
     let mut states = 0;
     let mut seed = 1;
+    let rules = Arc::new(Rules::new(None)?);
+    let recovered = Arc::default();
     while begun.elapsed() < time {
         let model = Checked {
-            rules: Rules::new(None)?,
+            rules: Arc::clone(&rules),
             budget: wild(),
             license: Some(20),
             replicas: 3,
             running: seed % 2 == 0,
-            recovered: Mutex::default(),
+            recovered: Arc::clone(&recovered),
         };
         let checker = model
             .checker()

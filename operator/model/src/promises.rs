@@ -1,7 +1,7 @@
 //! What must hold in every state, in words; and what the operator has been told, by which a promise
 //! is judged. Nothing here depends on what the rules chose to store.
 
-use crate::world::{Content, Reading, Set, World, Write};
+use crate::world::{Content, Pod, Reading, Replica, Set, World, Write};
 
 /// A promise of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,8 @@ pub enum Promise {
     Meant,
     /// What is not understood ends nothing.
     NotUnderstood,
+    /// Work is not interrupted where that can be spared.
+    IdleFirst,
 }
 
 impl Promise {
@@ -39,6 +41,9 @@ impl Promise {
             }
             Self::Meant => "(d) an eviction ends the pod that was meant, and no other",
             Self::NotUnderstood => "no replica ends because something cannot be understood",
+            Self::IdleFirst => {
+                "a rollout replaces a replica that runs no task before one that does"
+            }
         }
     }
 }
@@ -115,10 +120,14 @@ impl Known {
 
 /// The promise that these writes break, by what the operator knows.
 pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
-    let after = writes.iter().find_map(|write| match write {
-        Write::Set(set) => Some(*set),
-        _ => None,
-    })?;
+    writes.iter().find_map(|write| match write {
+        Write::Set(set) => resizes(world, *set),
+        Write::Evict(eviction) => evicts(world, eviction.uid),
+        Write::Status(_) => None,
+    })
+}
+
+fn resizes(world: &World, after: Set) -> Option<Promise> {
     let before = world.operator.cache.0.map_or(0, |set| set.size);
     let is_first = before == 0 && after.size > 0 && world.operator.cache.1.is_empty();
     if is_first {
@@ -128,6 +137,21 @@ pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
         return Some(Promise::OneDown);
     }
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+fn evicts(world: &World, uid: u8) -> Option<Promise> {
+    let (set, pods) = &world.operator.cache;
+    let Reading::Good(_, active) = &world.operator.reading else {
+        return None;
+    };
+    let read = |uid| active.iter().find(|replica| replica.uid == uid);
+    let serves = |pod: &&Pod| pod.replica == Replica::Active && pod.ending.is_none();
+    let is_busy = |pod: &Pod| read(pod.uid).is_some_and(|replica| replica.busy);
+    let is_idle = |pod: &Pod| read(pod.uid).is_some_and(|replica| !replica.busy);
+    let outdated = |pod: &&Pod| set.is_some_and(|set| set.template != pod.template);
+    let mut serving = pods.iter().filter(serves).filter(outdated);
+    let interrupts = serving.clone().any(|pod| pod.uid == uid && is_busy(pod));
+    (interrupts && serving.any(is_idle)).then_some(Promise::IdleFirst)
 }
 
 fn first(world: &World) -> Option<Promise> {

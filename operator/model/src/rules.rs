@@ -2,7 +2,7 @@
 //! and its plan becomes writes. Bugs can be planted in between.
 
 use crate::world::{
-    Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, World, Write,
+    Active, Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, World, Write,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -38,6 +38,8 @@ const VERSIONS: [&str; 3] = ["3.21.1", "3.21.2", "3.21.3"];
 pub enum Bug {
     /// Nothing of the database is read back from the status, a refusal included.
     RefusalForgotten,
+    /// What was read of the database is not put into the status.
+    NothingStored,
     /// Whether the database was ever read is not read back from the status.
     IdentityForgotten,
     /// The end of the license is not read back from the status.
@@ -56,14 +58,17 @@ pub enum Bug {
     EvictionWithoutUid,
     /// What was evicted is taken for running until the watch shows otherwise.
     EvictionForgotten,
+    /// Running tasks are not asked after.
+    TasksIgnored,
     /// A process that has just started takes the missing reading for an outage.
     NoReadingIsOutage,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::RefusalForgotten,
+        Self::NothingStored,
         Self::IdentityForgotten,
         Self::LicenseForgotten,
         Self::GateBlindWhileInvalid,
@@ -73,6 +78,7 @@ impl Bug {
         Self::EveryPodServes,
         Self::EvictionWithoutUid,
         Self::EvictionForgotten,
+        Self::TasksIgnored,
         Self::NoReadingIsOutage,
     ];
 }
@@ -244,7 +250,10 @@ impl Rules {
             }));
         }
         if !plan.unsettled {
-            let status = status(plan, &world.status);
+            let mut status = status(plan, &world.status);
+            if self.has(Bug::NothingStored) {
+                (status.identity, status.refusal) = (false, None);
+            }
             if status != world.status {
                 writes.push(Write::Status(status));
             }
@@ -268,7 +277,11 @@ impl Rules {
         let (set, pods) = &world.operator.cache;
         let mut reading = world.operator.reading.clone();
         if let (Reading::Good(_, active), true) = (&mut reading, self.has(Bug::EveryPodServes)) {
-            *active = pods.iter().map(|pod| pod.uid).collect();
+            let all = pods.iter().map(|pod| Active {
+                uid: pod.uid,
+                busy: false,
+            });
+            *active = all.collect();
         }
         let database = self.view(&reading);
         let last_facts = if let DatabaseView::Probed(Ok(facts)) = &database {
@@ -358,8 +371,8 @@ impl Rules {
         }
     }
 
-    fn facts(&self, database: Database, active: &[u8]) -> DatabaseFacts {
-        let mut ids: Vec<_> = active.iter().map(|uid| id(*uid)).collect();
+    fn facts(&self, database: Database, active: &[Active]) -> DatabaseFacts {
+        let mut ids: Vec<_> = active.iter().map(|replica| id(replica.uid)).collect();
         if database.other && !self.has(Bug::OthersIgnored) {
             ids.push(Uuid::from_u128(OTHER));
         }
@@ -367,6 +380,13 @@ impl Rules {
             replica_id,
             age: Duration::from_secs(3),
         });
+        let busy = active.iter().filter(|replica| replica.busy);
+        let running_tasks = busy
+            .filter(|_| !self.has(Bug::TasksIgnored))
+            .map(|replica| RunningTasks {
+                replica_id: id(replica.uid),
+                count: 1,
+            });
         let renamed = database.content == Content::Renamed;
         let foreign = database.content == Content::Foreign;
         let license = match database.license {
@@ -409,7 +429,7 @@ impl Rules {
                 listeners: Some(Vec::new()),
                 migration_running: false,
             }),
-            running_tasks: Fact::Known(Vec::<RunningTasks>::new()),
+            running_tasks: Fact::Known(running_tasks.collect()),
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),
             not_understood: if not_understood {

@@ -50,6 +50,8 @@ pub struct Pod {
     pub template: u8,
     /// What its process does.
     pub replica: Replica,
+    /// It runs a task. Only the database tells.
+    pub busy: bool,
     /// It is being deleted, since this tick.
     pub ending: Option<u8>,
 }
@@ -78,6 +80,15 @@ pub struct Database {
     pub other: bool,
 }
 
+/// A replica that is active, by what the database holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Active {
+    /// Uid of its pod.
+    pub uid: u8,
+    /// It runs a task.
+    pub busy: bool,
+}
+
 /// What a reading of the database brought.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reading {
@@ -85,8 +96,8 @@ pub enum Reading {
     None,
     /// It does not answer.
     Failed,
-    /// The database, and the uids of the pods whose replicas are active.
-    Good(Database, Vec<u8>),
+    /// The database, and the replicas that are active.
+    Good(Database, Vec<Active>),
 }
 
 /// What the status holds that a later decision may rest on.
@@ -182,6 +193,8 @@ pub struct Budget {
     pub deletions: u8,
     /// Another license is stored.
     pub renewals: u8,
+    /// A replica claims a task.
+    pub tasks: u8,
     /// Minutes that pass.
     pub ticks: u8,
 }
@@ -225,8 +238,10 @@ pub struct World {
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// The watches catch up.
-    Sync,
+    /// The watch of StatefulSets catches up.
+    SyncSet,
+    /// The watch of pods catches up.
+    SyncPods,
     /// The probe reads the database.
     Probe,
     /// The operator decides, on what it knows.
@@ -247,6 +262,10 @@ pub enum Action {
     Freeze(u8),
     /// Its kubelet restarts it.
     Restart(u8),
+    /// A replica claims a task.
+    Claim(u8),
+    /// It has finished it.
+    Finish(u8),
     /// A user deletes a pod.
     Delete(u8),
     /// The node of a pod falls silent.
@@ -278,7 +297,7 @@ impl World {
         let pods = self.pods.iter().chain(cached).map(|pod| pod.uid);
         let mut uids: BTreeSet<u8> = pods.collect();
         if let Reading::Good(_, active) = &self.operator.reading {
-            uids.extend(active);
+            uids.extend(active.iter().map(|replica| replica.uid));
         }
         let evicted = self
             .operator
@@ -304,7 +323,8 @@ impl World {
         let pods = self.pods.iter_mut().chain(&mut self.operator.cache.1);
         pods.for_each(|pod| number(&mut pod.uid));
         if let Reading::Good(_, active) = &mut self.operator.reading {
-            active.iter_mut().for_each(number);
+            let uids = active.iter_mut().map(|replica| &mut replica.uid);
+            uids.for_each(number);
         }
         self.operator.evicted.iter_mut().for_each(number);
         for write in &mut self.operator.pending {
@@ -315,10 +335,23 @@ impl World {
         self
     }
 
-    /// Uids of the pods whose replicas send heartbeats.
-    pub fn active(&self) -> Vec<u8> {
+    /// The replicas that send heartbeats.
+    pub fn active(&self) -> Vec<Active> {
         let sends = |pod: &&Pod| matches!(pod.replica, Replica::Active | Replica::Stuck);
-        self.pods.iter().filter(sends).map(|pod| pod.uid).collect()
+        let active = |pod: &Pod| Active {
+            uid: pod.uid,
+            busy: pod.busy,
+        };
+        self.pods.iter().filter(sends).map(active).collect()
+    }
+
+    /// The pods as a watch shows them.
+    pub fn shown(&self) -> Vec<Pod> {
+        let shown = |pod: &Pod| Pod {
+            busy: false,
+            ..*pod
+        };
+        self.pods.iter().map(shown).collect()
     }
 
     /// What a reading would bring now.
@@ -358,8 +391,11 @@ impl World {
     pub fn prompt(&self) -> Vec<Action> {
         let mut actions = Vec::new();
         let operator = &self.operator;
-        if operator.cache != (self.set, self.pods.clone()) {
-            actions.push(Action::Sync);
+        if operator.cache.0 != self.set {
+            actions.push(Action::SyncSet);
+        }
+        if operator.cache.1 != self.shown() {
+            actions.push(Action::SyncPods);
         }
         if operator.reading != self.reading() {
             actions.push(Action::Probe);
@@ -435,6 +471,11 @@ impl World {
         for pod in &self.pods {
             match (pod.replica, pod.ending) {
                 (Replica::Active, None) => {
+                    if pod.busy {
+                        may(1, Action::Finish(pod.ordinal));
+                    } else {
+                        may(budget.tasks, Action::Claim(pod.ordinal));
+                    }
                     may(budget.freezes, Action::Freeze(pod.ordinal));
                     may(budget.silences, Action::Silence(pod.ordinal));
                     may(budget.deletions, Action::Delete(pod.ordinal));
@@ -455,8 +496,12 @@ impl World {
         let mut world = self.clone();
         match action {
             Action::Reconcile => {}
-            Action::Sync => {
-                world.operator.cache = (world.set, world.pods.clone());
+            Action::SyncSet => {
+                world.operator.cache.0 = world.set;
+                world.operator.settled = false;
+            }
+            Action::SyncPods => {
+                world.operator.cache.1 = world.shown();
                 let pods = &world.pods;
                 world.operator.evicted = world
                     .operator
@@ -476,7 +521,7 @@ impl World {
             Action::Crash => {
                 world.budget.crashes -= 1;
                 world.operator = Operator {
-                    cache: (world.set, world.pods.clone()),
+                    cache: (world.set, world.shown()),
                     reading: Reading::None,
                     last_good: None,
                     evicted: None,
@@ -516,7 +561,15 @@ impl World {
                     pod.ending = Some(tick);
                 }
             }
-            Action::Restart(ordinal) => self.becomes(ordinal, Replica::Starting),
+            Action::Restart(ordinal) => {
+                self.becomes(ordinal, Replica::Starting);
+                self.works(ordinal, false);
+            }
+            Action::Claim(ordinal) => {
+                budget.tasks -= 1;
+                self.works(ordinal, true);
+            }
+            Action::Finish(ordinal) => self.works(ordinal, false),
             Action::Silence(ordinal) => {
                 budget.silences -= 1;
                 self.becomes(ordinal, Replica::Stuck);
@@ -595,6 +648,12 @@ impl World {
         }
     }
 
+    fn works(&mut self, ordinal: u8, busy: bool) {
+        if let Some(pod) = self.pod(ordinal) {
+            pod.busy = busy;
+        }
+    }
+
     fn make(&mut self, ordinal: u8) {
         let Some(set) = self.set else {
             return;
@@ -605,6 +664,7 @@ impl World {
             uid,
             template: set.template,
             replica: Replica::Starting,
+            busy: false,
             ending: None,
         });
         self.pods.sort_by_key(|pod| pod.ordinal);
