@@ -680,7 +680,7 @@ fn the_checksum_moves_with_each_value_a_replica_reads() {
     let login = |user: &str, password: &str| {
         let keys = [("user", user), ("password", password)];
         let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
-        let fetched = super::Fetched::Present(BTreeMap::from(keys));
+        let fetched = Fetched::Present(BTreeMap::from(keys));
         of(&spec, &move |all| {
             drop(all.secrets.insert("login".to_owned(), fetched.clone()));
         })
@@ -712,7 +712,7 @@ fn secrets_are_named_and_never_shown() {
     let mut references = references();
     references
         .secrets
-        .insert("pg".to_owned(), super::Fetched::Forbidden);
+        .insert("pg".to_owned(), Fetched::Forbidden);
     let validation = validate(&cluster(&json!({})), &references, None);
     assert!(
         validation.problems[0]
