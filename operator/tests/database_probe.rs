@@ -640,8 +640,9 @@ async fn black_holes_are_unknown_and_delay_nobody_else() {
     let started = Instant::now();
     probes.ensure(&0, target(url(server().port, "healthy")));
     assert_eq!(woken.recv().await, Some(0));
+    // Before any black hole has timed out (after five seconds), on however busy a machine.
     assert!(
-        started.elapsed() < Duration::from_secs(2),
+        started.elapsed() < Duration::from_secs(4),
         "{:?}",
         started.elapsed()
     );
