@@ -201,11 +201,13 @@ impl Model for Checked {
     fn properties(&self) -> Vec<Property<Self>> {
         // A condition is a function that carries nothing along, so each promise has its own.
         macro_rules! keeps {
-            ($($promise:ident),*) => {
+            ($($promise:ident),*) => {{
+                // A promise that is not in this list does not compile: it would never be checked.
+                let _: fn(Promise) = |promise| match promise { $(Promise::$promise => {})* };
                 vec![$(Property::always(Promise::$promise.text(), |_: &Self, world: &World| {
                     world.ghost.broken != Some(Promise::$promise)
                 })),*]
-            };
+            }};
         }
         let mut properties = keeps![
             Licensed,

@@ -117,11 +117,7 @@ pub fn invalid(
             "not checked while the configuration cannot be used",
         )
     };
-    let licensed = match license.allows {
-        license::Allows::Yes => Some(true),
-        license::Allows::No => Some(false),
-        license::Allows::Unknown => None,
-    };
+    let licensed = license.allows.status();
     vec![
         ConditionDraft::new(
             ConditionType::Ready,
@@ -350,11 +346,7 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
         message,
         ..
     } = findings.license;
-    let status = match allows {
-        license::Allows::Yes => Some(true),
-        license::Allows::No => Some(false),
-        license::Allows::Unknown => None,
-    };
+    let status = allows.status();
     let failure = findings
         .observation
         .call_failure

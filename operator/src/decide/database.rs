@@ -76,6 +76,10 @@ pub fn judge(
         let message = format!("{}{NOT_CHECKED_AGAIN}{why}", &message[..said]);
         plain(Allows::Nothing, Some(false), refusal.reason, &message)
     };
+    let used_by = |other: &str| {
+        let (reason, message) = shared(&endpoint, other);
+        plain(Allows::Nothing, Some(false), reason, &message)
+    };
     match &observation.database {
         DatabaseView::NotProbed => plain(
             Allows::Wait,
@@ -88,10 +92,7 @@ pub fn judge(
                 refusal,
                 "the operator cannot log in itself; set database.monitorSecretRef to a URL it can use",
             ),
-            (None, Some(other)) => {
-                let (reason, message) = shared(&endpoint, other);
-                plain(Allows::Nothing, Some(false), reason, &message)
-            }
+            (None, Some(other)) => used_by(other),
             (None, None) => plain(
                 Allows::All,
                 None,
@@ -109,10 +110,7 @@ pub fn judge(
             let reason = reason_of(failure.reason);
             match (refusal, &observation.database_shared_with) {
                 (Some(refusal), _) => still_refused(refusal, &failure.message),
-                (None, Some(other)) => {
-                    let (reason, message) = shared(&endpoint, other);
-                    plain(Allows::Nothing, Some(false), reason, &message)
-                }
+                (None, Some(other)) => used_by(other),
                 // It was read before, so it can be again: nothing starts or changes until then.
                 (None, None) if status.identity.is_some() => {
                     plain(Allows::Nothing, None, reason, &failure.message)

@@ -37,6 +37,17 @@ pub enum Allows {
     Unknown,
 }
 
+impl Allows {
+    /// The status of `HALicensed` by it.
+    pub fn status(self) -> Option<bool> {
+        match self {
+            Self::Yes => Some(true),
+            Self::No => Some(false),
+            Self::Unknown => None,
+        }
+    }
+}
+
 struct Answer(Allows, Reason, String);
 
 /// Where and when a stored license is judged.

@@ -73,9 +73,9 @@ impl<'a> Claimant<'a> {
 // === impl Claims ===
 
 impl Claims {
-    /// Takes up what the status of a cluster says, unless more is known already. Other clusters
-    /// whose verdict may change by it are returned.
-    pub fn learn(&self, cluster: &BytebaseCluster) -> Vec<Key> {
+    /// Takes up what the status of a cluster says, unless more is known already. To be done before
+    /// the first verdict, so that it changes none.
+    pub fn learn(&self, cluster: &BytebaseCluster) {
         let key = ObjectRef::from_obj(cluster);
         let claimant = Claimant::of(cluster, &key);
         let database = cluster
@@ -83,11 +83,11 @@ impl Claims {
             .as_ref()
             .and_then(|status| status.database.as_ref());
         let Some(database) = database else {
-            return Vec::new();
+            return;
         };
         let mut index = self.0.lock();
         if index.claims.contains_key(claimant.uid) {
-            return Vec::new();
+            return;
         }
         let claim = Claim {
             key: key.clone(),
@@ -99,7 +99,7 @@ impl Claims {
             database: database.identity.clone().map(Mark::Database),
             server_start: None,
         };
-        index.put(claimant.uid, claim)
+        index.put(claimant.uid, claim);
     }
 
     /// Notes what a reconcile knows: the endpoint, and the identity where the latest reading is a

@@ -258,17 +258,10 @@ impl Look<'_> {
             key,
         } = *self;
         let name = cluster.name_any();
-        let owned = |object: &dyn Fn() -> Vec<
-            k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference,
-        >| {
-            object()
-                .iter()
-                .any(|owner| Some(&owner.uid) == cluster.uid().as_ref())
-        };
         let set = context
             .caches
             .read::<StatefulSet>(Kind::StatefulSet, namespace, &name)
-            .filter(|set| owned(&|| set.owner_references().to_vec()));
+            .filter(|set| self.owns(set));
         let set_uid = set.as_ref().and_then(ResourceExt::uid);
         // Pods have the names of their ordinals; beyond the largest size there are none.
         let pods: Vec<_> = (0..=50)
@@ -315,7 +308,7 @@ impl Look<'_> {
         let ingress = context
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, &name)
-            .filter(|ingress| owned(&|| ingress.owner_references().to_vec()));
+            .filter(|ingress| self.owns(ingress));
         Observation {
             now,
             stateful_set: set.as_ref().map(observe::stateful_set),
@@ -333,7 +326,7 @@ impl Look<'_> {
             route: context
                 .caches
                 .get(Kind::HttpRoute, namespace, &name)
-                .filter(|route| owned(&|| route.owner_references().to_vec()))
+                .filter(|route| self.owns(route))
                 .map(|route| route::view(&route)),
             kinds_not_installed: context.caches.not_installed(),
             database: latest.view,
@@ -351,18 +344,20 @@ impl Look<'_> {
         }
     }
 
+    /// Whether an object is owned by this very cluster.
+    fn owns(&self, object: &impl ResourceExt) -> bool {
+        let uid = self.cluster.metadata.uid.as_ref();
+        let mut owners = object.owner_references().iter();
+        owners.any(|owner| Some(&owner.uid) == uid)
+    }
+
     /// Whether the client Service stands and lets people in by its type.
     fn service_exposes(&self, namespace: &str, name: &str) -> bool {
         let caches = &self.context.caches;
         let service = caches.read::<Service>(Kind::Service, namespace, name);
-        service.is_some_and(|service| {
-            let owners = service.owner_references().iter();
-            let is_ours = owners
-                .map(|owner| Some(&owner.uid))
-                .any(|uid| uid == self.cluster.metadata.uid.as_ref());
-            let type_ = service.spec.and_then(|spec| spec.type_);
-            is_ours && type_.is_some_and(|type_| type_ != "ClusterIP")
-        })
+        let service = service.filter(|service| self.owns(service));
+        let type_ = service.and_then(|service| service.spec?.type_);
+        type_.is_some_and(|type_| type_ != "ClusterIP")
     }
 
     /// The status as last written, which the cache may not show yet.
@@ -676,8 +671,7 @@ impl Look<'_> {
         if let Err(not_before) = made
             && not_before != Timestamp::MAX
         {
-            let wait = not_before.duration_since(Timestamp::now());
-            outcome.requeue(wait.max(SignedDuration::from_millis(100)).unsigned_abs());
+            outcome.requeue(pause_until(not_before, Timestamp::now()));
         }
         Ok(())
     }
@@ -702,11 +696,7 @@ impl Look<'_> {
         {
             memory.status = None;
         }
-        let next = plan.next.map(|at| {
-            at.duration_since(observation.now)
-                .max(SignedDuration::from_millis(100))
-                .unsigned_abs()
-        });
+        let next = plan.next.map(|at| pause_until(at, observation.now));
         if plan.unsettled && outcome.failures.is_empty() {
             return Ok(next);
         }
@@ -715,7 +705,7 @@ impl Look<'_> {
         memory.status_due =
             outcome.applied > 0 && outcome.failures.is_empty() && !memory.status_due;
         if memory.status_due {
-            outcome.again = Some(outcome.again.map_or(ECHO, |again| again.min(ECHO)));
+            outcome.requeue(ECHO);
             return Ok(next);
         }
         let status = report::status(
@@ -788,6 +778,12 @@ impl Look<'_> {
             },
         );
     }
+}
+
+/// Until a moment, and never so short that a clock that stands still makes a loop of it.
+fn pause_until(moment: Timestamp, now: Timestamp) -> Duration {
+    let pause = moment.duration_since(now);
+    pause.max(SignedDuration::from_millis(100)).unsigned_abs()
 }
 
 fn budget_pause(times: u32) -> Duration {
