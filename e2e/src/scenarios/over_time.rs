@@ -220,7 +220,7 @@ pub async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
         sandbox
             .wait_condition(NAME, "ReplicasHealthy", "False", "NodeSilent")
             .await?;
-        take_license_away(&sandbox).await?;
+        lose_license(&sandbox).await?;
         let size = || async {
             let columns = "jsonpath={.spec.replicas}";
             let set = ["get", "statefulset", NAME, "-o", columns];
@@ -250,11 +250,7 @@ pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
             status["readyReplicas"] == 2
         })
         .await?;
-    // Otherwise the operator would install the one in the Secret again.
-    sandbox
-        .create_license_secret(LICENSE_SECRET, &License::default().ha(false))
-        .await?;
-    take_license_away(&sandbox).await?;
+    lose_license(&sandbox).await?;
     let left = support::wait_pods(&sandbox, 1).await?;
     let kept = left.first().map(ResourceExt::name_any);
     ensure!(
@@ -535,8 +531,18 @@ async fn no_pods(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// Puts a license without HA in the place of the stored one.
+/// Stores a license without HA in the database. The operator installs a better one from the Secret
+/// again, as soon as a replica is Ready.
 async fn take_license_away(sandbox: &Sandbox) -> Result<()> {
     support::install_license(sandbox, &License::default().ha(false)).await
+}
+
+/// The same for good: the Secret holds nothing better.
+async fn lose_license(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &License::default().ha(false))
+        .await?;
+    take_license_away(sandbox).await
 }
 
 /// Ends the operator's pods at once and waits for others that lead.
