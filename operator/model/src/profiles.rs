@@ -139,7 +139,7 @@ fn license(more: u8) -> Vec<Profile> {
                 ticks: 1,
                 ..none
             },
-            finds: &[],
+            finds: &[Bug::AbsenceForgotten],
         },
         Profile {
             name: "license taken away and given back, scaling",

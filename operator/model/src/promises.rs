@@ -72,13 +72,16 @@ pub struct Knowledge {
 impl Knowledge {
     /// Another reading has ended.
     pub fn learn(&mut self, reading: &Reading) {
-        if let Reading::Good(database, _) = reading
-            && database.content == Content::Bytebase
-        {
-            self.license = database
-                .license
-                .map_or(LicenseRead::Absent, LicenseRead::Ends);
-        }
+        let Reading::Good(database, _) = reading else {
+            return;
+        };
+        self.database = true;
+        self.license = match (database.content, database.license) {
+            (Content::Bytebase, Some(end)) => LicenseRead::Ends(end),
+            // Among another application's tables there is none either.
+            (Content::Bytebase, None) | (Content::Foreign, _) => LicenseRead::Absent,
+            (Content::Renamed, _) => self.license,
+        };
     }
 }
 
@@ -95,12 +98,8 @@ pub struct Known {
 }
 
 impl Known {
-    /// A reconcile has begun, on this reading.
-    ///
-    /// That the database was read counts from here on, and only with a spec that can be used: a
-    /// reading that no such reconcile has seen is forgotten with the next one that fails.
-    pub fn decides(&mut self, reading: &Reading, valid: bool) {
-        self.process.database |= valid && matches!(reading, Reading::Good(..));
+    /// A reconcile has begun.
+    pub fn decides(&mut self) {
         self.reconcile = Some(self.process);
     }
 

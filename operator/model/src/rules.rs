@@ -6,8 +6,8 @@ use crate::world::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus};
+use bytebase_operator::api::{BytebaseCluster, ConditionType};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::decide::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
@@ -44,6 +44,8 @@ pub enum Bug {
     IdentityForgotten,
     /// The end of the license is not read back from the status.
     LicenseForgotten,
+    /// That several replicas were not allowed is not read back from the status.
+    AbsenceForgotten,
     /// The license gate does not act while the spec is invalid.
     GateBlindWhileInvalid,
     /// The license gate waits for pods that cannot end.
@@ -66,11 +68,12 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
         Self::LicenseForgotten,
+        Self::AbsenceForgotten,
         Self::GateBlindWhileInvalid,
         Self::GateWaitsForStuck,
         Self::OthersIgnored,
@@ -216,10 +219,10 @@ impl Rules {
             return Vec::new();
         };
         let plan = decide(validation, &self.observe(world), &self.settings);
-        self.writes(world, plan)
+        self.writes(world, &plan)
     }
 
-    fn writes(&self, world: &World, plan: Plan) -> Vec<Write> {
+    fn writes(&self, world: &World, plan: &Plan) -> Vec<Write> {
         let mut writes = Vec::new();
         let cached = world.operator.cache.0;
         if let (Some(size), Some(set)) = (plan.resize, cached)
@@ -462,6 +465,9 @@ impl Rules {
                     expiration_time: Some(Time(at(end))),
                     ..LicenseStatus::default()
                 }),
+            unlicensed: status
+                .unlicensed
+                .filter(|_| !self.has(Bug::AbsenceForgotten)),
             schema_version: None,
         }
     }
@@ -479,18 +485,21 @@ fn to_u8(number: i32) -> u8 {
 }
 
 /// The part of the new status that later decisions may rest on.
-fn status(plan: Plan, before: &Status) -> Status {
+fn status(plan: &Plan, before: &Status) -> Status {
     let database = plan.report.database.as_ref();
-    let mut conditions = plan.report.conditions.into_iter();
-    let ready = conditions.find(|condition| condition.type_.as_ref() == "DatabaseReady");
+    let refused = |type_: ConditionType| {
+        let mut conditions = plan.report.conditions.iter();
+        let condition = conditions.find(|condition| condition.type_ == type_)?;
+        let refused = condition.status == Some(false);
+        refused.then(|| (condition.reason, condition.message.clone()))
+    };
     let license = plan.report.license.as_ref();
     let end = license.and_then(|license| license.expiration_time.as_ref());
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
         identity: database.is_some_and(|database| database.identity.is_some()),
-        refusal: ready
-            .filter(|condition| condition.status == Some(false))
-            .map(|condition| (condition.reason, condition.message)),
+        refusal: refused(ConditionType::DatabaseReady),
+        unlicensed: refused(ConditionType::HaLicensed).map(|(reason, _)| reason),
         license: match end {
             Some(end) => {
                 let minutes = end.0.duration_since(at(0)).as_mins();

@@ -111,6 +111,8 @@ pub struct Status {
     pub refusal: Option<(Reason, String)>,
     /// The tick at which the license ends that was last read.
     pub license: Option<u8>,
+    /// What was last read allowed one replica only.
+    pub unlicensed: Option<Reason>,
 }
 
 /// Eviction of a pod.
@@ -630,9 +632,7 @@ impl World {
     fn license_has_ended(&mut self) {
         let ended = match self.ghost.known.process.license {
             LicenseRead::Never => return,
-            // While the license cannot be read, that none was stored before counts as unknown.
-            LicenseRead::Absent => matches!(&self.operator.reading,
-                Reading::Good(database, _) if database.content == Content::Bytebase),
+            LicenseRead::Absent => true,
             LicenseRead::Ends(end) => self.tick >= end,
         };
         let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
@@ -686,8 +686,7 @@ impl World {
 
     /// A reconcile has decided on these writes.
     pub fn decides(&mut self, writes: Vec<Write>) {
-        let operator = &self.operator;
-        self.ghost.known.decides(&operator.reading, self.spec.valid);
+        self.ghost.known.decides();
         if writes.is_empty() {
             self.ghost.known.wrote_all();
         }

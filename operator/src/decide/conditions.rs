@@ -43,22 +43,25 @@ pub fn all(findings: &Findings<'_>) -> Vec<ConditionDraft> {
     let rollout = rollout(findings);
     let stalled = stalled(findings, &rollout);
     let reconciling = reconciling(findings, &ready, &rollout, &stalled);
-    let database = ConditionDraft::new(
-        ConditionType::DatabaseReady,
-        findings.database.status,
-        findings.database.reason,
-        &findings.database.message,
-    );
     vec![
         ready,
         reconciling,
         stalled,
-        database,
+        database_ready(findings.database),
         ha_licensed(findings),
         healthy,
         rollout,
         exposed(findings),
     ]
+}
+
+fn database_ready(database: &DatabaseVerdict) -> ConditionDraft {
+    ConditionDraft::new(
+        ConditionType::DatabaseReady,
+        database.status,
+        database.reason,
+        &database.message,
+    )
 }
 
 /// `ConfigurationValid`, from every problem at once.
@@ -91,11 +94,13 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
 }
 
 /// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is
-/// checked but the license, which Bytebase obeys whatever the spec says.
+/// checked but the license, which Bytebase obeys whatever the spec says, and the database, if the
+/// spec says which.
 pub fn invalid(
     problems: &[Problem],
     warnings: &[String],
     license: &LicenseVerdict,
+    database: Option<&DatabaseVerdict>,
     observation: &Observation,
 ) -> Vec<ConditionDraft> {
     let configuration = configuration(problems, warnings);
@@ -137,15 +142,16 @@ pub fn invalid(
             Reason::InvalidConfiguration,
             message,
         ),
-        // A refusal stands until a good reading takes it back.
-        match &observation.remembered.refusal {
-            Some(refusal) => ConditionDraft::new(
+        match (database, &observation.remembered.refusal) {
+            (Some(database), _) => database_ready(database),
+            // A refusal stands until a good reading takes it back.
+            (None, Some(refusal)) => ConditionDraft::new(
                 ConditionType::DatabaseReady,
                 Some(false),
                 refusal.reason,
                 &refusal.message,
             ),
-            None => unchecked(ConditionType::DatabaseReady),
+            (None, None) => unchecked(ConditionType::DatabaseReady),
         },
         ConditionDraft::new(
             ConditionType::HaLicensed,

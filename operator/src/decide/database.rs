@@ -6,7 +6,7 @@ use super::observation::{
 };
 use crate::api::Reason;
 use crate::api::status::DatabaseStatus;
-use crate::validate::ValidCluster;
+use crate::validate::ValidDatabase;
 
 /// Oldest PostgreSQL that Bytebase supports.
 const OLDEST_SERVER: u32 = 140_000;
@@ -45,24 +45,36 @@ pub enum Allows {
 const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
 
 /// Judges the latest probe. Where it could tell nothing, the last certain knowledge stands: a
-/// refusal until a good reading takes it back, over outages and restarts.
+/// refusal until a good reading takes it back, over outages and restarts. `wanted`: how many
+/// replicas.
 pub fn judge(
-    cluster: &ValidCluster,
+    database: &ValidDatabase,
+    wanted: i32,
     observation: &Observation,
     health: &Health<'_>,
 ) -> DatabaseVerdict {
-    let endpoint = cluster.database.replicas.identity_hint();
-    // What was learnt of another database says nothing of this one.
-    let remembered = observation.remembered.database.as_ref();
-    let remembered = remembered.filter(|database| database.endpoint.as_ref() == Some(&endpoint));
-    let status = remembered.cloned().unwrap_or_else(|| DatabaseStatus {
+    let endpoint = database.replicas.identity_hint();
+    let read = |facts: &DatabaseFacts| judge_facts(database, wanted, observation, health, facts);
+    // The reading that an outage follows may be newer than what the status says: no reconcile need
+    // have seen it.
+    let last = observation.last_facts.as_ref();
+    let last = last.map(|(_, facts)| read(facts));
+    let status = last.as_ref().and_then(|last| last.facts.clone());
+    let status = DatabaseStatus {
         endpoint: Some(endpoint.clone()),
-        ..DatabaseStatus::default()
+        ..status
+            .or_else(|| observation.remembered.database.clone())
+            .unwrap_or_default()
+    };
+    let found = last.filter(|last| last.status == Some(false));
+    let found = found.map(|last| Refusal {
+        reason: last.reason,
+        message: last.message,
     });
-    let refusal = observation.remembered.refusal.as_ref();
+    let refusal = found.or_else(|| observation.remembered.refusal.clone());
     // Who else uses it is known without any reading, so that is never remembered.
-    let refusal =
-        refusal.filter(|refusal| remembered.is_some() && refusal.reason != Reason::DatabaseShared);
+    let refusal = refusal.filter(|refusal| refusal.reason != Reason::DatabaseShared);
+    let refusal = refusal.as_ref();
     let plain = |allows, ok, reason, message: &str| DatabaseVerdict {
         allows,
         status: ok,
@@ -119,9 +131,7 @@ pub fn judge(
                 (None, None) => plain(Allows::One, None, reason, &failure.message),
             }
         }
-        DatabaseView::Probed(Ok(facts)) => {
-            judge_facts(cluster, observation, health, facts, endpoint)
-        }
+        DatabaseView::Probed(Ok(facts)) => read(facts),
     }
 }
 
@@ -140,15 +150,15 @@ fn reason_of(reason: FailureReason) -> Reason {
 }
 
 fn judge_facts(
-    cluster: &ValidCluster,
+    database: &ValidDatabase,
+    wanted: i32,
     observation: &Observation,
     health: &Health<'_>,
     facts: &DatabaseFacts,
-    endpoint: String,
 ) -> DatabaseVerdict {
-    let budget = budget(cluster.replicas);
+    let budget = budget(wanted);
     let status = DatabaseStatus {
-        endpoint: Some(endpoint),
+        endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
@@ -161,8 +171,9 @@ fn judge_facts(
         message,
         facts: Some(status.clone()),
     };
-    let fatal = fatal(cluster, observation, facts);
-    if let Some((reason, message)) = fatal.or_else(|| in_use(cluster, observation, health)) {
+    let fatal = fatal(database, observation, facts);
+    let in_use = || in_use(database, wanted, observation, health);
+    if let Some((reason, message)) = fatal.or_else(in_use) {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
     if !facts.not_understood.is_empty() {
@@ -181,14 +192,13 @@ fn judge_facts(
         .saturating_sub(facts.reserved_connections);
     // A replica takes at most what the server has, so a small server serves one replica; a second
     // would starve the first.
-    if cluster.replicas > 1 && usable < budget {
+    if wanted > 1 && usable < budget {
         return verdict(
             Allows::All,
             Some(true),
             Reason::DatabaseConnectionBudget,
             format!(
-                "{} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
-                cluster.replicas,
+                "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
                 budget.saturating_add(facts.reserved_connections)
             ),
         );
@@ -222,14 +232,15 @@ fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Al
 /// Replicas of somebody else's that are active before the first one of this cluster: with it there
 /// would be two, and Bytebase fails all queued work of two without a license that includes HA.
 fn in_use(
-    cluster: &ValidCluster,
+    database: &ValidDatabase,
+    wanted: i32,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<(Reason, String)> {
-    if cluster.replicas == 0 || !is_first_start(observation) || health.unclaimed.is_empty() {
+    if wanted == 0 || !is_first_start(observation) || health.unclaimed.is_empty() {
         return None;
     }
-    let place = cluster.database.replicas.identity_hint();
+    let place = database.replicas.identity_hint();
     let (who, they) = match health.unclaimed.len() {
         1 => ("1 replica that does".to_owned(), "it"),
         count => (format!("{count} replicas that do"), "they"),
@@ -253,11 +264,11 @@ fn shared(place: &str, other: &str) -> (Reason, String) {
 
 /// Findings with which Bytebase would fail or do harm.
 fn fatal(
-    cluster: &ValidCluster,
+    database: &ValidDatabase,
     observation: &Observation,
     facts: &DatabaseFacts,
 ) -> Option<(Reason, String)> {
-    let place = cluster.database.replicas.identity_hint();
+    let place = database.replicas.identity_hint();
     if facts.server_version_num < OLDEST_SERVER {
         return Some((
             Reason::DatabaseTooOld,
@@ -304,7 +315,7 @@ fn fatal(
         ));
     }
     // The monitoring role need not create anything, so its rights say nothing about Bytebase's.
-    if facts.schema == SchemaState::Empty && !facts.can_create && !cluster.database.monitored {
+    if facts.schema == SchemaState::Empty && !facts.can_create && !database.monitored {
         return Some((
             Reason::DatabasePermissionDenied,
             format!(
@@ -317,7 +328,8 @@ fn fatal(
 
 /// Connections that the wanted replicas, and one more during a roll, may open.
 fn budget(replicas: i32) -> u32 {
-    POOL * (u32::try_from(replicas).unwrap_or(0) + 1)
+    let replicas = u32::try_from(replicas).unwrap_or(0);
+    POOL.saturating_mul(replicas.saturating_add(1))
 }
 
 /// `150018` is 15.18.

@@ -1,6 +1,6 @@
 //! The license gate's first half: what the license says about running more than one replica.
 
-use super::observation::{DatabaseView, Fact, Observation, StoredLicense};
+use super::observation::{DatabaseFacts, DatabaseView, Fact, Observation, StoredLicense};
 use crate::api::Reason;
 use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
 use crate::contract::license::{License, LicenseKey, LicenseValidity};
@@ -95,32 +95,38 @@ pub fn judge(
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
     let now = observation.now;
-    let remembered = |why: &str| match last_known(observation, key) {
-        Some(license) => last_read(&license, why, now, guard),
-        None => unknown(why),
+    let read = |facts: &DatabaseFacts| read(terms, &facts.license, now, guard, key);
+    let unread = |why: &str| {
+        let why = format!("the stored license cannot be read: {why}");
+        let last = observation.last_facts.as_ref();
+        let last = last.and_then(|(_, facts)| read(facts));
+        unread(last, observation, &why, guard)
     };
-    let facts = match &observation.database {
-        DatabaseView::CannotRead => return stand_in(terms.secret, now, guard),
+    match &observation.database {
+        DatabaseView::CannotRead => stand_in(terms.secret, now, guard),
         // A moment after the start of the operator: nothing is done before the first reading.
-        DatabaseView::NotProbed => {
-            return LicenseVerdict {
-                status: observation.remembered.license.clone(),
-                ..unknown("the metadata database has not been read yet")
-            };
-        }
-        DatabaseView::Probed(Err(failure)) => {
-            return remembered(&format!(
-                "the stored license cannot be read: {}",
-                failure.message
-            ));
-        }
-        DatabaseView::Probed(Ok(facts)) => facts,
-    };
-    match &facts.license {
-        Fact::Unknown => remembered(&format!(
-            "the stored license cannot be read: this operator does not understand {}",
-            facts.not_understood.join(", ")
-        )),
+        DatabaseView::NotProbed => LicenseVerdict {
+            status: observation.remembered.license.clone(),
+            ..unknown("the metadata database has not been read yet")
+        },
+        DatabaseView::Probed(Err(failure)) => unread(&failure.message),
+        DatabaseView::Probed(Ok(facts)) => read(facts).unwrap_or_else(|| {
+            let tables = facts.not_understood.join(", ");
+            unread(&format!("this operator does not understand {tables}"))
+        }),
+    }
+}
+
+/// Judges what a reading found; `None` where it could not tell.
+fn read(
+    terms: Terms<'_>,
+    license: &Fact<StoredLicense>,
+    now: Timestamp,
+    guard: SignedDuration,
+    key: Option<&LicenseKey>,
+) -> Option<LicenseVerdict> {
+    let verdict = match license {
+        Fact::Unknown => return None,
         // Before the first migration there is no workspace either.
         Fact::Absent | Fact::Known(StoredLicense::NoWorkspace) => {
             let how = if terms.signs_up {
@@ -151,23 +157,47 @@ pub fn judge(
             };
             stored(token.expose_secret(), terms.secret, &place, key)
         }
-    }
+    };
+    Some(verdict)
 }
 
-/// The stored license as last read: by this process, or by an earlier one.
-fn last_known(observation: &Observation, key: Option<&LicenseKey>) -> Option<LicenseStatus> {
-    let read = observation.last_facts.as_ref();
-    match read.map(|(_, facts)| &facts.license) {
-        Some(Fact::Known(StoredLicense::Present { token, .. })) => {
-            let read = read_license(token.expose_secret(), key).ok()?;
-            Some(status(
-                &read.license,
-                LicenseSource::Database,
-                read.signature,
-            ))
-        }
-        Some(Fact::Known(_) | Fact::Absent) => None,
-        Some(Fact::Unknown) | None => observation.remembered.license.clone(),
+/// The verdict while the stored license cannot be read, by what was known last: from a reading of
+/// this process (`last`), or else from the status. That several replicas were not allowed stands
+/// until a reading says otherwise; that they were allowed counts until the end of the license.
+fn unread(
+    last: Option<LicenseVerdict>,
+    observation: &Observation,
+    why: &str,
+    guard: SignedDuration,
+) -> LicenseVerdict {
+    let (license, refused, changes_at) = if let Some(last) = last {
+        let refused = (last.allows == Allows::No).then_some(last.reason);
+        let license = last.status;
+        let stored = license.filter(|license| license.source == LicenseSource::Database);
+        (stored, refused, last.changes_at)
+    } else {
+        let before = &observation.remembered;
+        (before.license.clone(), before.unlicensed, None)
+    };
+    let verdict = match license {
+        Some(license) => last_read(&license, why, observation.now, guard),
+        None => unknown(why),
+    };
+    let changes_at = verdict.changes_at.into_iter().chain(changes_at).min();
+    match refused {
+        Some(reason) if verdict.allows != Allows::No => LicenseVerdict {
+            allows: Allows::No,
+            reason,
+            message: format!(
+                "when it could last be read, no stored license allowed several replicas; {why}"
+            ),
+            changes_at,
+            ..verdict
+        },
+        _ => LicenseVerdict {
+            changes_at,
+            ..verdict
+        },
     }
 }
 

@@ -70,7 +70,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         guard(settings, cluster.replicas, observation),
         settings.license_key.as_ref(),
     );
-    let database = database::judge(cluster, observation, &health);
+    let database = database::judge(&cluster.database, cluster.replicas, observation, &health);
     let downgrade = downgrade(cluster, observation);
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
@@ -284,6 +284,9 @@ fn blocked(
         guard(settings, wanted, observation),
         settings.license_key.as_ref(),
     );
+    // What is read meanwhile goes into status: a decision on the corrected spec may rest on it.
+    let database = validation.database.as_ref();
+    let database = database.map(|database| database::judge(database, wanted, observation, health));
     let closed = enforcement == Enforcement::Enforce && license.allows == license::Allows::No;
     let set = observation.stateful_set.as_ref();
     let resize = set.filter(|set| closed && !paused && set.replicas > 1);
@@ -316,9 +319,18 @@ fn blocked(
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
             license: license.status.clone(),
-            database: observation.remembered.database.clone(),
+            conditions: conditions::invalid(
+                problems,
+                &validation.warnings,
+                &license,
+                database.as_ref(),
+                observation,
+            ),
+            database: match database {
+                Some(database) => database.facts,
+                None => observation.remembered.database.clone(),
+            },
             target_replicas: closed.then_some(1),
-            conditions: conditions::invalid(problems, &validation.warnings, &license, observation),
             ..report(Phase::Invalid, observation, health)
         },
     }

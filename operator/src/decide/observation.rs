@@ -308,8 +308,9 @@ pub struct Observation {
     pub refused_eviction: Option<RefusedEviction>,
 }
 
-/// What the status says of earlier reconciles. A decision falls back on it where the present cannot
-/// be read: the last certain knowledge, never the absence of any.
+/// What the status says of earlier reconciles, of the database that the spec names now. A decision
+/// falls back on it where the present cannot be read: the last certain knowledge, never the absence
+/// of any.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Remembered {
     /// The metadata database as last reported.
@@ -318,6 +319,9 @@ pub struct Remembered {
     pub refusal: Option<Refusal>,
     /// The stored license as last read. Never one that only lies in a Secret.
     pub license: Option<LicenseStatus>,
+    /// The reason for which `HALicensed` was last False: what is stored did not allow several
+    /// replicas, or nothing was stored.
+    pub unlicensed: Option<Reason>,
     /// The version of the metadata schema as last read.
     pub schema_version: Option<Version>,
 }

@@ -6,19 +6,29 @@ use crate::api::{BytebaseClusterStatus, ConditionType};
 use crate::contract::version::Version;
 use crate::decide::observation::{Refusal, Remembered};
 
-/// What a decision may fall back on.
-pub fn remembered(status: &BytebaseClusterStatus) -> Remembered {
-    let refusal = status.conditions.iter().find(|condition| {
-        condition.type_ == ConditionType::DatabaseReady.as_ref() && condition.status == "False"
-    });
+/// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
+/// names, if it can be told; what was learnt of another one says nothing of this one.
+pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Remembered {
+    let before = status.database.as_ref();
+    let before = before.and_then(|database| database.endpoint.as_deref());
+    if let (Some(before), Some(now)) = (before, endpoint)
+        && before != now
+    {
+        return Remembered::default();
+    }
+    let refusal = |type_: ConditionType| {
+        let mut conditions = status.conditions.iter();
+        let condition = conditions
+            .find(|condition| condition.type_ == type_.as_ref() && condition.status == "False")?;
+        Some(Refusal {
+            reason: condition.reason.parse().ok()?,
+            message: condition.message.clone(),
+        })
+    };
     Remembered {
         database: status.database.clone(),
-        refusal: refusal.and_then(|condition| {
-            Some(Refusal {
-                reason: condition.reason.parse().ok()?,
-                message: condition.message.clone(),
-            })
-        }),
+        refusal: refusal(ConditionType::DatabaseReady),
+        unlicensed: refusal(ConditionType::HaLicensed).map(|refusal| refusal.reason),
         license: status
             .license
             .clone()
@@ -37,19 +47,21 @@ mod tests {
     use serde_json::{Value, json};
 
     fn read(status: Value) -> Remembered {
-        remembered(&serde_json::from_value(status).unwrap())
+        remembered(&serde_json::from_value(status).unwrap(), None)
     }
 
-    fn condition(status: &str, reason: &str) -> Value {
+    fn condition(type_: &str, status: &str, reason: &str) -> Value {
         json!({
-            "type": "DatabaseReady", "status": status, "reason": reason, "message": "m",
+            "type": type_, "status": status, "reason": reason, "message": "m",
             "lastTransitionTime": "2026-06-01T00:00:00Z",
         })
     }
 
     #[test]
     fn only_a_definite_refusal_is_remembered() {
-        let refused = |status, reason| read(json!({"conditions": [condition(status, reason)]}));
+        let refused = |status, reason| {
+            read(json!({"conditions": [condition("DatabaseReady", status, reason)]}))
+        };
         assert_eq!(
             refused("False", "DatabaseForeignTables").refusal,
             Some(Refusal {
@@ -60,6 +72,41 @@ mod tests {
         assert_eq!(refused("Unknown", "DatabaseUnreachable").refusal, None);
         assert_eq!(refused("True", "DatabaseChecksPassed").refusal, None);
         assert_eq!(refused("False", "OfALaterOperator").refusal, None);
+    }
+
+    #[test]
+    fn that_several_replicas_were_not_allowed_is_remembered() {
+        let unlicensed = |status, reason| {
+            read(json!({"conditions": [condition("HALicensed", status, reason)]})).unlicensed
+        };
+        assert_eq!(
+            unlicensed("False", "LicenseMissing"),
+            Some(Reason::LicenseMissing)
+        );
+        assert_eq!(unlicensed("Unknown", "LicenseUnknown"), None);
+        assert_eq!(unlicensed("True", "LicenseAllowsHa"), None);
+    }
+
+    #[test]
+    fn what_was_learnt_of_another_database_is_not_remembered() {
+        let status = json!({
+            "database": {"endpoint": "old.example.com:5432/bytebase", "identity": "1234"},
+            "schemaVersion": "3.21.5",
+            "license": {"source": "Database", "signature": "Verified"},
+            "conditions": [
+                condition("DatabaseReady", "False", "DatabaseForeignTables"),
+                condition("HALicensed", "False", "LicenseMissing"),
+            ],
+        });
+        let status: BytebaseClusterStatus = serde_json::from_value(status).unwrap();
+        let of = |endpoint| remembered(&status, endpoint);
+        assert_eq!(
+            of(Some("new.example.com:5432/bytebase")),
+            Remembered::default()
+        );
+        let all = of(Some("old.example.com:5432/bytebase"));
+        assert!(all.refusal.is_some() && all.unlicensed.is_some() && all.license.is_some());
+        assert_eq!(of(None), all, "a spec that names none takes nothing back");
     }
 
     #[test]

@@ -294,7 +294,9 @@ impl Look<'_> {
             DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
             _ => latest.last_good,
         };
-        let remembered = remembered(&status);
+        let endpoint = validation.database.as_ref();
+        let endpoint = endpoint.map(|database| database.replicas.identity_hint());
+        let remembered = remembered(&status, endpoint.as_deref());
         // One that is stopped leaves its database to others.
         let stopped = validation.gate.wanted == 0 && pods.is_empty();
         let database_shared_with = if stopped {

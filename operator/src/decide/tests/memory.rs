@@ -2,7 +2,7 @@
 //! knowledge, and histories of a database under one cluster.
 
 use super::{condition, plan, size, state};
-use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
+use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::observation::{
@@ -22,7 +22,10 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::time::Duration;
 
+/// The database that the spec of these tests names.
+const ENDPOINT: &str = "db.example.com:5432/bytebase";
 const DATABASE: ConditionType = ConditionType::DatabaseReady;
 const LICENSED: ConditionType = ConditionType::HaLicensed;
 
@@ -37,7 +40,8 @@ fn status_after(plan: Plan, before: &BytebaseClusterStatus) -> BytebaseClusterSt
 
 /// The same cluster a moment later, seen by a process that knows nothing but the status.
 fn then(plan: Plan, mut next: Observation) -> Observation {
-    next.remembered = remembered(&status_after(plan, &BytebaseClusterStatus::default()));
+    let status = status_after(plan, &BytebaseClusterStatus::default());
+    next.remembered = remembered(&status, Some(ENDPOINT));
     next
 }
 
@@ -130,14 +134,63 @@ fn a_refusal_stands_over_an_outage_and_a_restart_until_a_good_reading() {
 #[test]
 fn a_refusal_of_one_database_says_nothing_of_another() {
     let (seen, _) = refusals().remove(0);
-    let gone = then(plan(&json!({}), &seen), observation(None, outage()));
-    let mut elsewhere = gone.clone();
-    elsewhere.remembered.database = Some(DatabaseStatus {
-        endpoint: Some("old.example.com:5432/bytebase".to_owned()),
-        ..DatabaseStatus::default()
-    });
-    assert_eq!(size(&plan(&json!({}), &gone)), None);
-    assert_eq!(size(&plan(&json!({}), &elsewhere)), Some(1));
+    let status = status_after(plan(&json!({}), &seen), &BytebaseClusterStatus::default());
+    let first = |endpoint| {
+        let mut gone = observation(None, outage());
+        gone.remembered = remembered(&status, Some(endpoint));
+        size(&plan(&json!({}), &gone))
+    };
+    assert_eq!(first(ENDPOINT), None);
+    assert_eq!(first("old.example.com:5432/bytebase"), Some(1));
+}
+
+#[test]
+fn what_was_read_counts_before_any_reconcile_has_seen_it() {
+    for (seen, reason) in refusals() {
+        let Some(read) = seen.last_facts else {
+            // It was refused at the login: nothing was read.
+            continue;
+        };
+        let mut gone = observation(None, outage());
+        gone.last_facts = Some(read);
+        gone.database_shared_with = seen.database_shared_with;
+        let plan = plan(&json!({}), &gone);
+        assert_eq!(size(&plan), None, "{reason}");
+        // Heartbeats of another Bytebase are of the moment.
+        if reason != Reason::DatabaseInUse {
+            assert_eq!(state(&plan, DATABASE), (Some(false), reason));
+        }
+        let database = plan.report.database.unwrap_or_default();
+        assert!(database.identity.is_some(), "{reason}: it is written down");
+    }
+}
+
+#[test]
+fn what_is_read_while_the_spec_is_invalid_is_written_down() {
+    let invalid = json!({"externalURL": "nonsense"});
+    for (seen, reason) in refusals() {
+        let read = plan(&invalid, &seen);
+        assert_eq!(state(&read, DATABASE), (Some(false), reason));
+        let corrected = then(read, observation(None, outage()));
+        assert_eq!(size(&plan(&json!({}), &corrected)), None, "{reason}");
+    }
+    let good = plan(&invalid, &observation(None, changed(|_| {})));
+    assert_eq!(
+        state(&good, DATABASE),
+        (Some(true), Reason::DatabaseChecksPassed)
+    );
+    let corrected = then(good, observation(None, outage()));
+    assert_eq!(size(&plan(&json!({}), &corrected)), None);
+
+    // A spec that does not say which database it is takes nothing back.
+    let nowhere = json!({"database": {"url": "nonsense"}});
+    let (seen, reason) = refusals().remove(0);
+    let unsaid = plan(
+        &nowhere,
+        &then(plan(&json!({}), &seen), observation(None, outage())),
+    );
+    assert_eq!(state(&unsaid, DATABASE), (Some(false), reason));
+    assert!(unsaid.report.database.is_some());
 }
 
 #[test]
@@ -250,6 +303,54 @@ fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
     let mut seen = observation(Some(3), DatabaseView::NotProbed);
     seen.remembered = remembered_license(secs(0));
     assert_eq!(size(&plan(&json!({}), &seen)), None);
+}
+
+/// What can be stored that allows one replica only, with the reason.
+fn without_ha() -> Vec<(StoredLicense, Reason)> {
+    let present = |token: &str| StoredLicense::Present {
+        workspace_id: crate::testing::WORKSPACE.to_owned(),
+        token: token.to_owned().into(),
+    };
+    vec![
+        (no_license(), Reason::LicenseMissing),
+        (StoredLicense::NoWorkspace, Reason::AwaitingFirstSignUp),
+        (present("nonsense"), Reason::LicenseInvalid),
+        (stored(&json!({"ha": false})), Reason::LicenseWithoutHa),
+        (
+            stored(&json!({"nbf": after(days(1)).as_second()})),
+            Reason::LicenseNotYetValid,
+        ),
+    ]
+}
+
+#[test]
+fn that_no_license_allows_several_replicas_counts_while_the_database_cannot_be_read() {
+    let invalid = json!({"externalURL": "nonsense"});
+    for (license, reason) in without_ha() {
+        let read = healthy(3, license);
+        let mut lost = observation(Some(3), outage());
+        // This process has read it; then a new one that knows nothing but the status.
+        lost.last_facts = read.last_facts.clone();
+        let after_restart = then(plan(&json!({}), &read), observation(Some(3), outage()));
+        let mut statuses = Vec::new();
+        for seen in [&lost, &after_restart] {
+            let plan = plan(&json!({}), seen);
+            assert_eq!(plan.report.target_replicas, Some(1), "{reason}");
+            assert_eq!(state(&plan, LICENSED), (Some(false), reason));
+            let condition = condition(&plan.report, LICENSED);
+            statuses.push((condition.message.clone(), plan.report.license.clone()));
+            assert!(super::plan(&invalid, seen).resize.is_some(), "{reason}");
+        }
+        assert_eq!(statuses[0], statuses[1], "a restart changes nothing");
+        // It stands over any number of reconciles, and a good reading takes it back.
+        let again = then(
+            plan(&json!({}), &after_restart),
+            observation(Some(3), outage()),
+        );
+        assert_eq!(state(&plan(&json!({}), &again), LICENSED).1, reason);
+        let good = then(plan(&json!({}), &again), healthy(3, stored(&json!({}))));
+        assert_eq!(size(&plan(&json!({}), &good)), Some(3), "{reason}");
+    }
 }
 
 #[test]
@@ -562,15 +663,26 @@ fn a_service_from_outside_waits_for_the_first_admin_too() {
 
 // === Histories ===
 
+/// What a reading finds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Found {
+    /// A good database with a license that includes HA.
+    Good,
+    /// A good database without any license.
+    Unlicensed,
+    /// Another application's tables.
+    Foreign,
+    /// An active replica of another Bytebase.
+    InUse,
+}
+
 /// What a database does, and what happens around it.
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// Read, and good.
-    Good,
-    /// Read, and another application's.
-    Foreign,
-    /// Read, and somebody else's replica is active.
-    InUse,
+    /// It can be read.
+    Up(Found),
+    /// It is read, and out of reach before any reconcile sees that.
+    Glimpse(Found),
     /// It does not answer.
     Down,
     /// Its license ends, in so many seconds.
@@ -584,77 +696,112 @@ enum Event {
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
+    let found = || {
+        prop_oneof![
+            3 => Just(Found::Good),
+            2 => Just(Found::Unlicensed),
+            2 => Just(Found::Foreign),
+            1 => Just(Found::InUse),
+        ]
+    };
+    // That others use the database is seen in a reading of the moment only.
+    let glimpsed = found().prop_filter("of the moment", |found| *found != Found::InUse);
     let event = prop_oneof![
-        3 => Just(Event::Good),
-        2 => Just(Event::Foreign),
-        1 => Just(Event::InUse),
+        8 => found().prop_map(Event::Up),
+        3 => glimpsed.prop_map(Event::Glimpse),
         4 => Just(Event::Down),
         1 => (0..2000_i64).prop_map(Event::LicenseEnds),
         3 => Just(Event::Restart),
-        1 => any::<bool>().prop_map(Event::Spec),
+        2 => any::<bool>().prop_map(Event::Spec),
         3 => (1..900_i64).prop_map(Event::Wait),
     ];
     proptest::collection::vec(event, 1..25)
 }
 
-/// One cluster, its database, and the only memory that every process shares: the status.
+/// The license that was read last.
+#[derive(Clone, Copy, Debug)]
+enum LastLicense {
+    NeverRead,
+    Absent,
+    Ends(i64),
+}
+
+/// One cluster, its database, and the two memories of the operator: the process, and the status,
+/// which every process shares.
 struct History {
     elapsed: i64,
-    database: Event,
+    /// What a reading finds; `None`: the database does not answer.
+    database: Option<Found>,
     license_end: i64,
     probed: bool,
     valid: bool,
+    last_facts: Option<DatabaseFacts>,
     status: BytebaseClusterStatus,
     replicas: Option<i32>,
-    /// The last reading of the database that said anything.
-    last_reading: Option<Event>,
-    last_known_end: Option<i64>,
+    last_reading: Option<Found>,
+    last_license: LastLicense,
 }
 
 impl History {
     fn new() -> Self {
         Self {
             elapsed: 0,
-            database: Event::Down,
+            database: None,
             license_end: 100_000,
             probed: true,
             valid: true,
+            last_facts: None,
             status: BytebaseClusterStatus::default(),
             replicas: None,
             last_reading: None,
-            last_known_end: None,
+            last_license: LastLicense::NeverRead,
         }
     }
 
-    fn view(&self) -> DatabaseView {
-        if !self.probed {
-            return DatabaseView::NotProbed;
-        }
+    fn facts(&self, found: Found) -> DatabaseFacts {
         let end = after(secs(self.license_end)).as_second();
-        let active = self.replicas.unwrap_or(0);
-        let mut facts = facts(active, stored(&json!({"exp": end})));
-        match self.database {
-            Event::Good => {}
-            Event::Foreign => {
+        let mut facts = facts(self.replicas.unwrap_or(0), stored(&json!({"exp": end})));
+        match found {
+            Found::Good => {}
+            Found::Unlicensed => facts.license = Fact::Known(no_license()),
+            Found::Foreign => {
                 facts.schema = SchemaState::Foreign {
                     example: "wp_posts".to_owned(),
                 };
                 facts.license = Fact::Absent;
             }
-            Event::InUse => beats(&mut facts).push(beat(40, 3)),
-            _ => return outage(),
+            Found::InUse => beats(&mut facts).push(beat(40, 3)),
         }
-        DatabaseView::Probed(Ok(facts))
+        facts
+    }
+
+    /// A reading has ended, in this process.
+    fn read(&mut self, found: Found) {
+        self.last_facts = Some(self.facts(found));
+        self.last_reading = Some(found);
+        self.last_license = match found {
+            Found::Good | Found::InUse => LastLicense::Ends(self.license_end),
+            Found::Unlicensed | Found::Foreign => LastLicense::Absent,
+        };
     }
 
     /// One reconcile. Returns whether it started the first replica.
     fn reconcile(&mut self) -> bool {
-        let mut seen = observation(self.replicas, self.view());
+        let view = match self.database {
+            _ if !self.probed => DatabaseView::NotProbed,
+            None => outage(),
+            Some(found) => {
+                self.read(found);
+                DatabaseView::Probed(Ok(self.facts(found)))
+            }
+        };
+        let mut seen = observation(self.replicas, view);
         seen.now = after(secs(self.elapsed));
+        seen.last_facts = self.last_facts.clone().map(|facts| (Duration::ZERO, facts));
         for pod in &mut seen.pods {
             pod.revision = Some(crate::testing::NEW.to_owned());
         }
-        seen.remembered = remembered(&self.status);
+        seen.remembered = remembered(&self.status, Some(ENDPOINT));
         let spec: Value = if self.valid {
             json!({})
         } else {
@@ -676,27 +823,23 @@ impl History {
 
     fn step(&mut self, event: Event) -> bool {
         match event {
-            Event::Good | Event::Foreign | Event::InUse | Event::Down => self.database = event,
+            Event::Up(found) => self.database = Some(found),
+            Event::Glimpse(found) => {
+                self.read(found);
+                self.database = None;
+            }
+            Event::Down => self.database = None,
             Event::LicenseEnds(seconds) => self.license_end = self.elapsed + seconds,
             Event::Restart => {
                 // Between its start and its first reading.
                 self.probed = false;
+                self.last_facts = None;
                 let started = self.reconcile();
                 self.probed = true;
                 assert!(!started, "a first replica without any reading");
             }
             Event::Spec(valid) => self.valid = valid,
             Event::Wait(seconds) => self.elapsed += seconds,
-        }
-        if self.probed && !matches!(self.database, Event::Down) {
-            if self.valid {
-                self.last_reading = Some(self.database);
-            }
-            if matches!(self.database, Event::Good | Event::InUse) {
-                self.last_known_end = Some(self.license_end);
-            } else {
-                self.last_known_end = None;
-            }
         }
         let mut started = false;
         // Each step down takes a reconcile of its own.
@@ -708,7 +851,7 @@ impl History {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn no_history_starts_a_replica_on_a_refused_database_or_outlives_a_license(events in events()) {
@@ -717,21 +860,21 @@ proptest! {
             let started = history.step(event);
             if started {
                 prop_assert!(
-                    !matches!(history.last_reading, Some(Event::Foreign | Event::InUse)),
+                    !matches!(history.last_reading, Some(Found::Foreign | Found::InUse)),
                     "started on a refused database"
                 );
                 prop_assert!(
-                    history.last_reading.is_none() || !matches!(history.database, Event::Down),
+                    history.last_reading.is_none() || history.database.is_some(),
                     "started on a database that was read before and is out of reach"
                 );
             }
-            if let Some(end) = history.last_known_end {
-                let active = history.replicas.unwrap_or(0);
-                prop_assert!(
-                    active <= 1 || end > history.elapsed,
-                    "{active} replicas at the end of the license"
-                );
-            }
+            let licensed = match history.last_license {
+                LastLicense::NeverRead => true,
+                LastLicense::Absent => false,
+                LastLicense::Ends(end) => end > history.elapsed,
+            };
+            let active = history.replicas.unwrap_or(0);
+            prop_assert!(active <= 1 || licensed, "{active} replicas without a license");
         }
     }
 

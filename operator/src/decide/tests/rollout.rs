@@ -221,13 +221,14 @@ fn a_broken_outdated_pod_is_replaced_without_waiting() {
         PodTrouble::Unschedulable("no node".to_owned()),
         PodTrouble::Creation("secret missing".to_owned()),
     ] {
-        // Even where others are not well, the database is out of reach, or pods are missing.
+        // Even where others are not well, pods are missing, or the database has never been in reach.
         let mut seen = outdated(&[0, 1]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(trouble);
         seen.pods[1].ready = false;
         seen.pods.remove(2);
         seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        seen.last_facts = None;
         assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-0"));
     }
 }

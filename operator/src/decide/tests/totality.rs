@@ -143,15 +143,14 @@ fn fact<T>(which: u8, value: T) -> Fact<T> {
 prop_compose! {
     fn remembered()(
         parts in any::<[bool; 4]>(),
-        here in any::<bool>(),
+        unlicensed in any::<bool>(),
         end in proptest::option::of(timestamps().boxed()),
         ha in any::<bool>(),
         message in texts(),
     ) -> Remembered {
-        let endpoint = if here { "db.example.com:5432/bytebase" } else { "elsewhere:5432/bytebase" };
         Remembered {
             database: parts[0].then(|| DatabaseStatus {
-                endpoint: Some(endpoint.to_owned()),
+                endpoint: Some("db.example.com:5432/bytebase".to_owned()),
                 identity: parts[1].then(|| "0123456789abcdef".to_owned()),
                 ..DatabaseStatus::default()
             }),
@@ -161,6 +160,7 @@ prop_compose! {
                 expiration_time: end.map(Time),
                 ..LicenseStatus::default()
             }),
+            unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
         }
     }
