@@ -152,7 +152,7 @@ pub fn secret(references: &mut References, name: &str, key: &str, value: &str) {
 
 /// What the specs of the tests name.
 pub fn references() -> References {
-    const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+    const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
     let password = PASSWORD.replace('%', "%25");
     let url = format!("postgres://bytebase:{password}@db.example.com/bytebase?sslmode=require");
     let mut references = References::default();

@@ -4,6 +4,7 @@
 //! Parsers never panic, never read a file and never quote their input in an error: a connection
 //! string or a license is a secret.
 
+pub mod ca_bundle;
 pub mod external_url;
 pub mod license;
 pub mod pg_url;

@@ -5,7 +5,7 @@
 
 use super::{CONTAINER, PORT, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef};
-use crate::validate::{CaSource, UrlSource, ValidCluster, ValidServiceAccount};
+use crate::validate::{CA_DIRECTORY, CaSource, UrlSource, ValidCluster, ValidServiceAccount};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
@@ -121,7 +121,7 @@ fn container(cluster: &ValidCluster) -> Container {
     if cluster.database.ca.is_some() {
         mounts.push(VolumeMount {
             read_only: Some(true),
-            ..mount(CA_VOLUME, "/etc/bytebase/database-ca")
+            ..mount(CA_VOLUME, CA_DIRECTORY)
         });
     }
     mounts.extend(pods.volume_mounts.iter().cloned());

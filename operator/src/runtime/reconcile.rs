@@ -809,7 +809,7 @@ fn target(database: &ValidDatabase) -> Option<Target> {
     let ca = database
         .ca
         .as_ref()
-        .map(|(_, bytes)| bytes.expose_secret().to_vec());
+        .map(|(_, bundle)| bundle.to_pem().into_bytes());
     let login = if database.monitored {
         Login::Monitor {
             bytebase_role: Some(database.replicas.user.clone()),

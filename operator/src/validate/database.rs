@@ -4,13 +4,16 @@
 use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
+use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
 use crate::contract::version::Version;
-use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 /// Where the CA bundle is mounted in the pods.
 pub const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
+/// The directory of it.
+pub const CA_DIRECTORY: &str = "/etc/bytebase/database-ca";
 
 /// The metadata database.
 #[derive(Clone, Debug)]
@@ -24,8 +27,8 @@ pub struct ValidDatabase {
     /// `operator` comes from `database.monitorSecretRef`, so the rights of its role say nothing
     /// about Bytebase's.
     pub monitored: bool,
-    /// CA bundle: where the pods mount it from, and its bytes for the operator.
-    pub ca: Option<(CaSource, SecretSlice<u8>)>,
+    /// CA bundle: where the pods mount it from, and its certificates for the operator.
+    pub ca: Option<(CaSource, CaBundle)>,
     /// Checksum of every secret value that a replica reads at its start; a change starts a rollout.
     pub checksum: String,
 }
@@ -262,7 +265,7 @@ fn ca(
     references: &References,
     checksum: &mut Checksum,
     diagnostics: &mut Diagnostics,
-) -> Option<(CaSource, SecretSlice<u8>)> {
+) -> Option<(CaSource, CaBundle)> {
     let (field, source, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
         (Some(_), Some(_)) => {
             diagnostics.invalid(
@@ -289,20 +292,25 @@ fn ca(
             )
         }
     };
-    if !bytes
-        .expose_secret()
-        .windows(27)
-        .any(|window| window == b"-----BEGIN CERTIFICATE-----")
-    {
-        diagnostics.problems.push(Problem::blocking(
-            field,
-            Reason::InvalidSecret,
-            "holds no PEM certificate (-----BEGIN CERTIFICATE-----)",
+    let bundle = match CaBundle::parse(bytes.expose_secret()) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            diagnostics.problems.push(Problem::blocking(
+                field,
+                Reason::InvalidSecret,
+                error.to_string(),
+            ));
+            return None;
+        }
+    };
+    if bundle.skipped > 0 {
+        diagnostics.warn(format!(
+            "{field}: {} block(s) of the bundle are no certificates that can be read, so Bytebase and the operator pass over them; a private key does not belong there",
+            bundle.skipped
         ));
-        return None;
     }
     checksum.add("ca", bytes.expose_secret());
-    Some((source, bytes))
+    Some((source, bundle))
 }
 
 /// SHA-256 over named values; each is framed by its length, so that no two lists of values look

@@ -4,6 +4,7 @@ use super::Diagnostics;
 use crate::api::spec::{ImageSpec, PullPolicy};
 use crate::contract::version::{ImageDigest, ImageTag, Version};
 use k8s_openapi::api::core::v1::LocalObjectReference;
+use std::collections::BTreeSet;
 
 const DEFAULT_REPOSITORY: &str = "docker.io/bytebase/bytebase";
 
@@ -63,6 +64,15 @@ pub(super) fn validate(
     }
     if label.version().is_none() {
         diagnostics.warn("spec.version: tells no version, so neither the floor for HA nor a downgrade can be checked: name a release such as 3.21.1");
+    }
+    let mut names = BTreeSet::new();
+    for (index, secret) in image.pull_secrets.iter().enumerate() {
+        if !names.insert(&secret.name) {
+            diagnostics.invalid(
+                &format!("spec.image.pullSecrets[{index}].name"),
+                format!("{} is there twice", secret.name),
+            );
+        }
     }
     let reference = match digest {
         Some(digest) => format!("{repository}@{}", digest.as_str()),

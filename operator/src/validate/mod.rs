@@ -16,7 +16,7 @@ mod references;
 mod tests;
 
 pub use companions::{ValidNetworkPolicy, ValidService, ValidServiceAccount, ValidServiceMonitor};
-pub use database::{CaSource, UrlSource, ValidDatabase};
+pub use database::{CA_DIRECTORY, CaSource, UrlSource, ValidDatabase};
 pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;

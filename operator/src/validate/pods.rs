@@ -1,6 +1,7 @@
 //! What the user adds to the pods, and how pods start and end.
 
 use super::Diagnostics;
+use super::database::CA_DIRECTORY;
 use crate::api::BytebaseClusterSpec;
 use crate::api::spec::RolloutSpec;
 use jiff::SignedDuration;
@@ -24,6 +25,8 @@ pub const LEAKING_ENV: [&str; 6] = [
 ];
 /// Volume names with this prefix are the operator's.
 const RESERVED_VOLUMES: &str = "bytebase-";
+/// What the operator always mounts in the Bytebase container: data and temporary files.
+const RESERVED_PATHS: [&str; 2] = ["/var/opt/bytebase", "/tmp"];
 /// Label and annotation keys that end in this domain are the operator's.
 const RESERVED_KEYS: &str = "bytebase.com/";
 
@@ -71,6 +74,7 @@ pub struct ValidRollout {
 pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) -> ValidPods {
     env(spec, diagnostics);
     volumes(spec, diagnostics);
+    spread(spec, diagnostics);
     keys(spec, diagnostics);
     let overlay = spec.pod_template.as_ref().map(|template| &template.0);
     if overlay.is_some_and(|overlay| !overlay.is_object()) {
@@ -141,6 +145,36 @@ fn volumes(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
             diagnostics.invalid(
                 &field,
                 format!("there is no volume {} in spec.volumes", mount.name),
+            );
+        }
+    }
+    let database = &spec.database;
+    let has_ca = database.ca_secret_ref.is_some() || database.ca_config_map_ref.is_some();
+    let mut paths = BTreeSet::new();
+    for (index, mount) in spec.volume_mounts.iter().enumerate() {
+        let field = format!("spec.volumeMounts[{index}].mountPath");
+        let path = mount.mount_path.trim_end_matches('/');
+        if RESERVED_PATHS.contains(&path) || (has_ca && path == CA_DIRECTORY) {
+            diagnostics.invalid(
+                &field,
+                format!("{path} is mounted by the operator: choose another path"),
+            );
+        } else if !paths.insert(path) {
+            diagnostics.invalid(&field, format!("{path} is there twice"));
+        }
+    }
+}
+
+/// Lists whose entries the API server tells apart by a key: it refuses one that is there twice.
+fn spread(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
+    let mut keys = BTreeSet::new();
+    let constraints = spec.topology_spread_constraints.iter().flatten();
+    for (index, constraint) in constraints.enumerate() {
+        let (key, unsatisfiable) = (&constraint.topology_key, &constraint.when_unsatisfiable);
+        if !keys.insert((key, unsatisfiable)) {
+            diagnostics.invalid(
+                &format!("spec.topologySpreadConstraints[{index}]"),
+                format!("topologyKey {key} with whenUnsatisfiable {unsatisfiable} is there twice"),
             );
         }
     }

@@ -163,6 +163,61 @@ fn wrong_access() -> Vec<Wrong> {
     ]
 }
 
+/// Entries that the API server would refuse, since it tells them apart by a key.
+fn wrong_lists() -> Vec<Wrong> {
+    vec![
+        (
+            json!({"volumes": [{"name": "a"}], "volumeMounts": [{"name": "a", "mountPath": "/tmp/"}]}),
+            "spec.volumeMounts[0].mountPath",
+            InvalidSpec,
+            "mounted by the operator",
+        ),
+        (
+            json!({"volumes": [{"name": "a"}], "volumeMounts": [{"name": "a", "mountPath": "/var/opt/bytebase"}]}),
+            "spec.volumeMounts[0].mountPath",
+            InvalidSpec,
+            "mounted by the operator",
+        ),
+        (
+            json!({
+                "database": {
+                    "url": "postgres://u@db/x?sslmode=verify-full&sslrootcert=/etc/bytebase/database-ca/ca.crt",
+                    "caSecretRef": key("ca", "ca.crt"),
+                },
+                "volumes": [{"name": "a"}],
+                "volumeMounts": [{"name": "a", "mountPath": "/etc/bytebase/database-ca"}],
+            }),
+            "spec.volumeMounts[0].mountPath",
+            InvalidSpec,
+            "mounted by the operator",
+        ),
+        (
+            json!({
+                "volumes": [{"name": "a"}, {"name": "b"}],
+                "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/a"}],
+            }),
+            "spec.volumeMounts[1].mountPath",
+            InvalidSpec,
+            "twice",
+        ),
+        (
+            json!({"image": {"pullSecrets": [{"name": "a"}, {"name": "a"}]}}),
+            "spec.image.pullSecrets[1].name",
+            InvalidSpec,
+            "twice",
+        ),
+        (
+            json!({"topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+                {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"},
+            ]}),
+            "spec.topologySpreadConstraints[1]",
+            InvalidSpec,
+            "twice",
+        ),
+    ]
+}
+
 fn wrong_pods() -> Vec<Wrong> {
     vec![
         (
@@ -451,7 +506,7 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
 
 #[test]
 fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
-    let all = wrong_fields().chain(wrong_databases());
+    let all = wrong_fields().chain(wrong_databases()).chain(wrong_lists());
     for (spec, field, reason, words) in all {
         let validation = validation(&spec);
         assert!(validation.cluster.is_none(), "{spec}");
@@ -675,7 +730,7 @@ fn the_checksum_moves_with_each_value_a_replica_reads() {
         parts(&json!({"caSecretRef": key("ca", "ca.crt"), "params": {"sslmode": "verify-full"}}));
     let before = of(&spec, &none);
     assert_eq!(before, of(&spec, &none));
-    let pem = "-----BEGIN CERTIFICATE-----\nMQ==\n-----END CERTIFICATE-----\n";
+    let pem = "-----BEGIN CERTIFICATE-----\nMAMwAQA=\n-----END CERTIFICATE-----\n";
     assert_ne!(before, of(&spec, &|all| secret(all, "ca", "ca.crt", pem)));
     let login = |user: &str, password: &str| {
         let keys = [("user", user), ("password", password)];

@@ -258,7 +258,7 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
 /// self-signed certificate that serves as its own CA, which Go accepts. Holding back the first pod
 /// on this verdict alone could hold back one that would have worked.
 fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
-    let said = place.foreign(&chain(cause));
+    let said = place.foreign(&tls_text(cause));
     let hint = if said.contains("CaUsedAsEndEntity") {
         "the server presents a CA certificate as its own; issue it a leaf certificate, or give the operator a connection string of \
          its own with database.monitorSecretRef"
@@ -278,6 +278,24 @@ fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
         FailureReason::TlsFailed,
         &format!("TLS failed ({said}); {hint}"),
     )
+}
+
+/// What a TLS library says, where it is known to quote no input: the database library's own errors
+/// quote the CA bundle.
+fn tls_text(cause: &(dyn StdError + 'static)) -> String {
+    let mut next = Some(cause);
+    while let Some(error) = next {
+        if let Some(known) = error.downcast_ref::<rustls::Error>() {
+            return known.to_string();
+        }
+        next = error.source();
+    }
+    let lacking = "server does not support TLS";
+    if cause.to_string() == lacking {
+        lacking.to_owned()
+    } else {
+        "it could not be set up".to_owned()
+    }
 }
 
 fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailure {
@@ -311,20 +329,6 @@ fn other(place: &Place<'_>, said: &str) -> ProbeFailure {
 fn tls_cause(error: &io::Error) -> Option<&(dyn StdError + 'static)> {
     let inner = error.get_ref()?;
     inner.downcast_ref::<rustls::Error>().map(|e| e as _)
-}
-
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -495,6 +499,19 @@ mod tests {
                 assert!(failure.message.starts_with("[::1]:5432/meta: "));
             }
         }
+    }
+
+    #[test]
+    fn a_library_that_quotes_its_input_is_not_quoted() {
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let key = "-----BEGIN PRIVATE KEY-----";
+        let quoted = sqlx::Error::Tls(format!("Invalid certificate {key}").into());
+        let message = classify(&quoted, &place, Phase::Connect).message;
+        assert!(!message.contains("PRIVATE"), "{message}");
+        let lacking = sqlx::Error::Tls("server does not support TLS".into());
+        let message = classify(&lacking, &place, Phase::Connect).message;
+        assert!(message.contains("turn on TLS"), "{message}");
     }
 
     #[test]
