@@ -44,6 +44,13 @@ pub fn status(
     let stalled = failures
         .iter()
         .any(|failure| failure.kind.reason().is_some());
+    // Where a write failed and may succeed when it is tried again, what was decided on this spec does
+    // not stand yet: the status goes on speaking of the spec before.
+    let generation = if failures.is_empty() || stalled {
+        generation
+    } else {
+        previous.observed_generation
+    };
     let now = Time(now);
     BytebaseClusterStatus {
         observed_generation: generation,

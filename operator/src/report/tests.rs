@@ -183,6 +183,31 @@ fn what_a_blocked_cluster_cannot_tell_is_kept() {
 }
 
 #[test]
+fn the_generation_is_observed_once_what_was_decided_on_it_stands() {
+    let decided = || report(&json!({}), &healthy(3, stored(&json!({}))));
+    let before = BytebaseClusterStatus {
+        observed_generation: Some(3),
+        ..BytebaseClusterStatus::default()
+    };
+    let observed = |kinds: &[FailureKind]| {
+        let failures: Vec<_> = kinds.iter().map(|kind| refused(*kind, false)).collect();
+        let status = status(&before, decided(), &failures, Some(4), now());
+        let ready = of(&status, ConditionType::Ready).observed_generation;
+        assert_eq!(ready, status.observed_generation);
+        status.observed_generation
+    };
+    assert_eq!(observed(&[]), Some(4));
+    assert_eq!(observed(&[FailureKind::Transient]), Some(3));
+    assert_eq!(observed(&[FailureKind::Conflict]), Some(3));
+    // A refusal is the outcome of this spec, and Stalled tells it.
+    assert_eq!(observed(&[FailureKind::Refused]), Some(4));
+    assert_eq!(
+        observed(&[FailureKind::Transient, FailureKind::Refused]),
+        Some(4)
+    );
+}
+
+#[test]
 fn a_refused_write_stalls_whatever_was_decided() {
     let decided = || report(&json!({}), &healthy(3, stored(&json!({}))));
     for (kind, reason) in [
@@ -217,7 +242,10 @@ fn a_refused_write_stalls_whatever_was_decided() {
     // What mends itself is no condition.
     for kind in [FailureKind::Transient, FailureKind::Conflict] {
         let status = status(
-            &BytebaseClusterStatus::default(),
+            &BytebaseClusterStatus {
+                observed_generation: Some(4),
+                ..BytebaseClusterStatus::default()
+            },
             decided(),
             &[refused(kind, true)],
             Some(4),
