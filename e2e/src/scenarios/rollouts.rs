@@ -13,6 +13,11 @@ use crate::wait;
 pub async fn image_change(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
+    // The API server does not store these: what differs in form only holds no roll up.
+    cluster["spec"]["volumes"] = json!([{"name": "extra", "emptyDir": {}}]);
+    cluster["spec"]["volumeMounts"] =
+        json!([{"name": "extra", "mountPath": "/extra", "readOnly": false}]);
+    cluster["spec"]["podTemplate"] = json!({"spec": {"hostPID": false}});
     support::start(&sandbox, &cluster).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
     let before = support::lives(&sandbox).await?;

@@ -28,6 +28,9 @@ const TWO_BUDGETS: &str = "more than one PodDisruptionBudget";
 pub enum Applied {
     /// It already stood.
     Unchanged,
+    /// It seemed to differ, and the API server changed nothing when it was written: it stores some
+    /// of it in a form of its own (an explicit `false` is dropped, a webhook sets it back).
+    Kept,
     /// It was written.
     Written,
     /// It is being deleted; its end wakes the next look.
@@ -123,13 +126,19 @@ impl Objects<'_> {
         let mut value = value;
         // A precondition: never the successor of the object that was looked at.
         value["metadata"]["uid"] = json!(live.uid());
-        match self.patch(&api, desired, value.clone(), true).await {
+        let written = match self.patch(&api, desired, value.clone(), true).await {
             Err(failure) if failure.kind == FailureKind::Refused => {
                 self.overwrite(&api, desired, &value).await?;
-                self.patch(&api, desired, value, true).await
+                self.patch(&api, desired, value, true).await?
             }
-            done => done,
-        }
+            done => done?,
+        };
+        let version = written.resource_version();
+        Ok(if version.is_some() && version == live.resource_version() {
+            Applied::Kept
+        } else {
+            Applied::Written
+        })
     }
 
     /// Makes an object that the cache does not hold. Returns the one that is there after all,
@@ -190,7 +199,7 @@ impl Objects<'_> {
         desired: &DesiredObject,
         value: Value,
         force: bool,
-    ) -> Result<Applied, ApplyFailure> {
+    ) -> Result<DynamicObject, ApplyFailure> {
         let parameters = PatchParams {
             force,
             ..PatchParams::apply(FIELD_MANAGER)
@@ -198,8 +207,7 @@ impl Objects<'_> {
         let done = api
             .patch(&desired.name, &parameters, &Patch::Apply(value))
             .await;
-        done.map(|_| Applied::Written)
-            .map_err(|error| failure(&error, "patch", desired))
+        done.map_err(|error| failure(&error, "patch", desired))
     }
 
     /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if
@@ -402,7 +410,9 @@ mod tests {
                 (Err(FailureKind::NameTaken), "PATCH GET")
             );
         }
-        let ours = vec![status(409), (200, live("ours")), (200, live("ours"))];
+        let mut written = live("ours");
+        written["metadata"]["resourceVersion"] = json!("8");
+        let ours = vec![status(409), (200, live("ours")), (200, written)];
         let (done, methods, calls) = make(ours).await;
         assert_eq!(
             (done, methods.as_str()),
@@ -410,6 +420,26 @@ mod tests {
         );
         assert_eq!(calls[2].2["metadata"]["uid"], "of-the-service");
         assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
+    }
+
+    #[tokio::test]
+    async fn a_write_that_changes_nothing_is_noticed() {
+        let mut wanted = desired();
+        // The API server does not store it.
+        wanted.value["spec"]["publishNotReadyAddresses"] = json!(false);
+        for (after, expected) in [("7", Applied::Kept), ("8", Applied::Written)] {
+            let mut answer = live("ours");
+            answer["metadata"]["resourceVersion"] = json!(after);
+            let (client, _) = respond(vec![(200, answer)]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: "ours",
+            };
+            let cached = serde_json::from_value(live("ours")).unwrap();
+            let done = objects.apply(&wanted, Some(cached)).await;
+            assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
+        }
     }
 
     #[tokio::test]

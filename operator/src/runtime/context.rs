@@ -98,6 +98,9 @@ pub struct Memory {
     pub status: Option<WrittenStatus>,
     /// The last look wrote objects and left the status to the next.
     pub status_due: bool,
+    /// Objects that differ from what is wanted in form only: `resourceVersion` and hash with which
+    /// the API server took them and changed nothing.
+    pub kept: HashMap<(Kind, String), (Option<String>, String)>,
     /// Objects as last written, likewise.
     pub writes: HashMap<(Kind, String), RecentWrite>,
 }

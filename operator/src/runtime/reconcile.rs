@@ -511,9 +511,18 @@ impl Look<'_> {
                 outcome.again = Some(ECHO);
                 continue;
             }
+            let kept = memory.kept.get(&slot);
+            if before.is_some() && kept.is_some_and(|kept| *kept == (before.clone(), hash.clone()))
+            {
+                // The API server holds this in a form of its own: it was asked, and changed nothing.
+                continue;
+            }
             context.leadership.check()?;
             match objects.apply(desired, cached).await {
                 Ok(Applied::Unchanged | Applied::Ending) => {}
+                Ok(Applied::Kept) => {
+                    memory.kept.insert(slot, (before, hash));
+                }
                 Ok(Applied::Written) => {
                     outcome.writes += 1;
                     outcome.applied += 1;
