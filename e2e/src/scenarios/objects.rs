@@ -287,5 +287,12 @@ pub async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
+    // Pods do not need it, so a rollout goes on.
+    support::patch_spec(&sandbox, json!({"podLabels": {"asked": "meanwhile"}})).await?;
+    let changed = || sandbox.pods("asked=meanwhile");
+    wait::until("the change in the pod", PATIENCE, changed, |pods| {
+        pods.len() == 1
+    })
+    .await?;
     Ok(())
 }

@@ -178,6 +178,12 @@ impl Kind {
         self.facts().exposes
     }
 
+    /// Whether pods are made from it, or with its help: what is applied no later than the
+    /// StatefulSet.
+    pub fn is_needed_by_pods(self) -> bool {
+        self.facts().is_owned && self <= Self::StatefulSet
+    }
+
     /// Whether a Kubernetes cluster may well lack the kind.
     pub const fn is_optional(self) -> bool {
         self.facts().optional.is_some()
@@ -237,6 +243,20 @@ mod tests {
         is::<k8s_openapi::api::apps::v1::StatefulSet>(Kind::StatefulSet);
         is::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(Kind::PodDisruptionBudget);
         is::<k8s_openapi::api::networking::v1::Ingress>(Kind::Ingress);
+    }
+
+    #[test]
+    fn pods_need_what_is_applied_no_later_than_they() {
+        let needed: Vec<_> = Kind::iter()
+            .filter(|kind| kind.is_needed_by_pods())
+            .collect();
+        let expected = [
+            Kind::ServiceAccount,
+            Kind::NetworkPolicy,
+            Kind::Service,
+            Kind::StatefulSet,
+        ];
+        assert_eq!(needed, expected);
     }
 
     #[test]

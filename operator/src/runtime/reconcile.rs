@@ -496,6 +496,9 @@ impl Look<'_> {
             owner: &uid,
         };
         let mut outcome = Outcome::default();
+        // What pods are made from: otherwise one might come back from the template that is being
+        // left. Whatever else cannot be written holds no rollout back.
+        let mut pods_need_stands = plan.resize.is_none();
         memory.writes.retain(|_, write| write.at.elapsed() < ECHO);
         for desired in &plan.objects {
             let cached = context.caches.get(desired.kind, namespace, &desired.name);
@@ -508,6 +511,7 @@ impl Look<'_> {
                 .is_some_and(|write| write.before == before && write.hash == hash)
             {
                 // Written a moment ago, and the watch has not shown it yet.
+                pods_need_stands &= !desired.kind.is_needed_by_pods();
                 outcome.again = Some(ECHO);
                 continue;
             }
@@ -518,7 +522,11 @@ impl Look<'_> {
                 continue;
             }
             context.leadership.check()?;
-            match objects.apply(desired, cached).await {
+            let applied = objects.apply(desired, cached).await;
+            if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
+                pods_need_stands &= !desired.kind.is_needed_by_pods();
+            }
+            match applied {
                 Ok(Applied::Unchanged | Applied::Ending) => {}
                 Ok(Applied::Kept) => {
                     memory.kept.insert(slot, (before, hash));
@@ -559,11 +567,7 @@ impl Look<'_> {
                 Err(failure) => outcome.failures.push(failure),
             }
         }
-        // Only when everything stands: otherwise the pod might come back from the template that is
-        // being left.
-        if let Some(eviction) = plan.eviction.as_ref().filter(|_| {
-            outcome.writes == 0 && outcome.failures.is_empty() && outcome.again.is_none()
-        }) {
+        if let Some(eviction) = plan.eviction.as_ref().filter(|_| pods_need_stands) {
             context.leadership.check()?;
             self.evict(&objects, eviction, memory, &mut outcome).await;
         }
