@@ -85,7 +85,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     let serving = tokio::spawn(server.run(readiness.clone(), Arc::clone(&metrics), stop.clone()));
 
     let config = Config::infer().await?;
-    let watch_client = Client::try_from(without_read_timeout(&config)).map_err(Box::new)?;
+    let watch_client = Client::try_from(for_watches(&config)).map_err(Box::new)?;
     let client = Client::try_from(without_retries(&config)).map_err(Box::new)?;
     let mut contender = Contender::new(
         lease::client(config)?,
@@ -202,10 +202,12 @@ async fn work(
 }
 
 /// A watch is silent for as long as nothing happens, so its client must not give up on silence
-/// within the server's own time-out.
-fn without_read_timeout(config: &Config) -> Config {
+/// before the server ends the watch.
+fn for_watches(config: &Config) -> Config {
     let mut config = config.clone();
-    config.read_timeout = Some(Duration::from_secs(295));
+    config.read_timeout = Some(Duration::from_secs(u64::from(watches::WATCH_SECONDS) + 10));
+    // The time that a connection was not in use does not count.
+    config.reset_reader_on_write = true;
     config
 }
 

@@ -93,8 +93,15 @@ struct Watch {
 /// never given back.
 const PAGE: u32 = 100;
 
+/// The API server ends each watch after so long, and one that says nothing for a moment longer is
+/// given up. A connection may break without a word (a firewall that forgets it), and until then the
+/// operator sees nothing change; what it costs is a request a minute for each kind.
+pub const WATCH_SECONDS: u32 = 60;
+
 fn everything() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
+    watcher::Config::default()
+        .page_size(PAGE)
+        .timeout(WATCH_SECONDS)
 }
 
 /// What carries the operator's label.
