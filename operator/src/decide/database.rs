@@ -58,6 +58,7 @@ pub fn judge(
     // The reading that an outage follows may be newer than what the status says: no reconcile need
     // have seen it.
     let last = observation.last_facts.as_ref();
+    let last = last.filter(|_| observation.facts().is_none());
     let last = last.map(|(_, facts)| read(facts));
     let status = last.as_ref().and_then(|last| last.facts.clone());
     let status = DatabaseStatus {

@@ -7,7 +7,7 @@ use crate::contract::version::Version;
 use crate::decide::observation::{Refusal, Remembered};
 
 /// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
-/// names, if it can be told; what was learnt of another one says nothing of this one.
+/// names, if that is known; what was learnt of another one says nothing of this one.
 pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Remembered {
     let before = status.database.as_ref();
     let before = before.and_then(|database| database.endpoint.as_deref());
