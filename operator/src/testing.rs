@@ -296,7 +296,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         service_exposes: false,
         call_failure: None,
         unclaimed_since: BTreeMap::new(),
-        missing_pods: None,
+        refused_pod: None,
         refused_eviction: None,
     }
 }

@@ -70,10 +70,10 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch]
-# Why a pod that should be there could not be made: a quota, pod security, a webhook. Asked only while one is missing.
+# Why a pod that should be there could not be made: a quota, pod security, a webhook. The operator watches events about StatefulSets.
 - apiGroups: [""]
   resources: [events]
-  verbs: [list]
+  verbs: [list, watch]
 # What happened, for `kubectl describe`.
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -325,7 +325,7 @@ impl Rules {
             call_failure: None,
             // Whoever is unknown for longer than a minute is foreign; a minute is a tick.
             unclaimed_since: BTreeMap::new(),
-            missing_pods: None,
+            refused_pod: None,
             refused_eviction: None,
         }
     }

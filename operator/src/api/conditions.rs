@@ -94,6 +94,9 @@ pub enum Reason {
     Forbidden,
     /// An object of that name belongs to somebody else.
     NameTaken,
+    /// The operator cannot see the cluster's objects: its role or the API server keeps it from
+    /// watching them.
+    CannotWatch,
 
     // ConfigurationValid
     /// Everything checks out.

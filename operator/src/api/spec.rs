@@ -1,6 +1,12 @@
 //! `spec`: every field a user may write. Doc comments become the CRD's descriptions and the
 //! reference page.
 
+#![allow(
+    dead_code,
+    reason = "the generator of the schema makes a copy of the spec, of which no one reads the field that it skips"
+)]
+
+use super::read::UnreadableField;
 use super::status::BytebaseClusterStatus;
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, LocalObjectReference, ResourceRequirements, Toleration,
@@ -11,6 +17,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Most replicas that a cluster may have.
+pub const MOST_REPLICAS: i32 = 50;
 
 /// A highly available Bytebase: several replicas that share one PostgreSQL metadata database, one
 /// external URL and one license.
@@ -63,7 +72,7 @@ pub struct BytebaseClusterSpec {
     /// Wanted replicas. More than one run only while the license stored in the metadata database
     /// allows HA. 0 stops the cluster and keeps its data.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 0, max = 50))]
+    #[schemars(range(min = 0, max = MOST_REPLICAS))]
     pub replicas: i32,
 
     /// The one URL at which people reach Bytebase: `https://bytebase.example.com`. Every replica is started with it. Scheme http or https, a host, an
@@ -181,6 +190,10 @@ pub struct BytebaseClusterSpec {
     /// Observe and report, change nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+
+    /// Fields that could not be read, for the operator itself; no user writes it.
+    #[serde(skip)]
+    pub unreadable: Vec<UnreadableField>,
 }
 
 fn default_replicas() -> i32 {

@@ -1,6 +1,7 @@
 //! `status`: what the operator reports. No field changes while nothing changes in the world, so
 //! ages are in the metrics, not here.
 
+use super::read::{or_default, readable_items};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,11 @@ pub struct BytebaseClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Where the cluster stands, in one word, for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub phase: Option<Phase>,
     /// Pods that exist.
     #[serde(default)]
@@ -40,20 +45,40 @@ pub struct BytebaseClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
     /// The license that counts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub license: Option<LicenseStatus>,
     /// The metadata database.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub database: Option<DatabaseStatus>,
     /// One entry a pod.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "readable_items",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub replica_statuses: Vec<ReplicaStatus>,
     /// The roll that is under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub rollout: Option<RolloutStatus>,
     /// The conditions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "readable_items",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
@@ -120,8 +145,10 @@ pub struct LicenseStatus {
     )]
     pub workspace_id: Option<String>,
     /// Where it was read.
+    #[serde(deserialize_with = "or_default")]
     pub source: LicenseSource,
     /// What is known of its signature.
+    #[serde(deserialize_with = "or_default")]
     pub signature: SignatureState,
 }
 
@@ -193,6 +220,7 @@ pub struct ReplicaStatus {
     #[serde(default)]
     pub ready: bool,
     /// What its heartbeat says.
+    #[serde(deserialize_with = "or_default")]
     pub heartbeat: HeartbeatState,
     /// When the heartbeat took this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]

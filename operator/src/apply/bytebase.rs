@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Bytebase answers a sign-up within a second; a replica under load may take longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer that is read, in bytes; one with a token has about a thousand.
+const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// Why a call came to nothing. No message holds a secret: bodies of answers are not quoted.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,11 @@ pub enum CallError {
         "Bytebase refuses the sign-up of the first admin (HTTP {0}): check email and password, it may ask for a longer one"
     )]
     SignUp(StatusCode),
+    /// The operator itself failed.
+    #[error(
+        "the operator failed to call Bytebase, which is a defect of the operator: its log says more"
+    )]
+    Defect,
     /// Something else.
     #[error("Bytebase answered {what} with HTTP {status}")]
     Other {
@@ -49,7 +56,7 @@ impl CallError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Login(_) | Self::Rights(_) | Self::License(_) | Self::SignUp(_) => true,
-            Self::Unreachable(_) | Self::Other { .. } => false,
+            Self::Unreachable(_) | Self::Defect | Self::Other { .. } => false,
         }
     }
 }
@@ -141,14 +148,25 @@ async fn log_in(
             status,
         });
     }
-    answer
-        .json::<Token>()
-        .await
-        .map(|token| token.token)
-        .map_err(|_| CallError::Other {
-            what: "the login without a token",
-            status,
-        })
+    let body = bounded(answer).await;
+    let token = body.and_then(|body| serde_json::from_slice::<Token>(&body).ok());
+    token.map(|token| token.token).ok_or(CallError::Other {
+        what: "the login without a token",
+        status,
+    })
+}
+
+/// The body of an answer, unless it is longer than any answer with a token: whoever has a pod's
+/// address may send without end.
+async fn bounded(mut answer: Response) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(part) = answer.chunk().await.ok()? {
+        if body.len() + part.len() > LONGEST_ANSWER {
+            return None;
+        }
+        body.extend_from_slice(&part);
+    }
+    Some(body)
 }
 
 async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, CallError> {
@@ -157,5 +175,59 @@ async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, 
         // Bytebase knows these paths, so whoever does not is the next owner of a pod's address.
         Ok(answer) if answer.status() != StatusCode::NOT_FOUND => Ok(answer),
         _ => Err(CallError::Unreachable(base.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// Answers one request with this body, again and again without end, and says how many bytes it
+    /// got rid of before the other side hung up.
+    async fn endless(body: &'static str) -> (SocketAddr, tokio::task::JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sending = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            let mut sent = 0;
+            while stream.write_all(body.as_bytes()).await.is_ok() {
+                sent += body.len();
+            }
+            sent
+        });
+        (address, sending)
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_given_up() {
+        let (replica, sending) = endless("                                ").await;
+        let call = BytebaseCall {
+            replica,
+            request: BytebaseRequest::InstallLicense {
+                email: "admin@example.com".to_owned(),
+                password: "p".into(),
+                token: "t".into(),
+            },
+        };
+        let result = perform(&client().unwrap(), &call).await;
+        assert!(
+            matches!(
+                result,
+                Err(CallError::Other {
+                    what: "the login without a token",
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
+        // What the sockets hold on both sides comes on top.
+        let sent = sending.await.unwrap();
+        assert!(sent < 32 * 1024 * 1024, "{sent} bytes");
     }
 }

@@ -92,7 +92,9 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::HeartbeatsUnknown
         | R::InvalidConfiguration => ConditionType::Ready,
         R::Settled | R::Progressing | R::Paused => ConditionType::Reconciling,
-        R::NotStalled | R::ApplyFailed | R::Forbidden | R::NameTaken => ConditionType::Stalled,
+        R::NotStalled | R::ApplyFailed | R::Forbidden | R::NameTaken | R::CannotWatch => {
+            ConditionType::Stalled
+        }
         R::Valid
         | R::ValidWithWarnings
         | R::InvalidSpec

@@ -1,7 +1,7 @@
 //! Conditions and phase: what the findings mean to people.
 
 use super::database::{Allows, DatabaseVerdict};
-use super::health::{Health, Replica};
+use super::health::{Health, Replica, lasting_refusal};
 use super::license::{self, LicenseVerdict};
 use super::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
@@ -182,16 +182,11 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
             ),
         );
     }
-    let refusal = findings
-        .observation
-        .missing_pods
-        .as_ref()
-        .and_then(|missing| missing.refusal.as_ref());
-    if let Some(refusal) = refusal {
+    if let Some(refused) = lasting_refusal(findings.observation) {
         return of(
             Some(false),
             Reason::PodCreationFailed,
-            format!("Kubernetes refuses to make a pod: {refusal}"),
+            format!("Kubernetes refuses to make a pod: {}", refused.message),
         );
     }
     if health.replicas.is_empty() {

@@ -1,7 +1,7 @@
 //! Which pod is which heartbeat.
 
 use super::observation::{
-    DatabaseFacts, DatabaseView, Heartbeat, MissingPods, Observation, PodTrouble, PodView,
+    DatabaseFacts, DatabaseView, Heartbeat, Observation, PodRefusal, PodTrouble, PodView,
 };
 use crate::api::status::HeartbeatState;
 use jiff::{SignedDuration, Timestamp};
@@ -16,10 +16,8 @@ pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Rows of ended processes are normal for their 30 s tail; what still beats after this long is
 /// somebody else's.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
-/// A pod that is missing for longer than this is asked after: why could it not be made?
-pub const MISSING_PATIENCE: Duration = Duration::from_secs(2);
-/// And again so often, while it is missing.
-const MISSING_RETRY: Duration = Duration::from_secs(10);
+/// A pod that is refused for less than this is often made at the next try.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytebase beats this often.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -239,13 +237,21 @@ fn by_session(pod: &PodView, facts: &DatabaseFacts, sessions: UnnamedSessions) -
     }
 }
 
-/// When to ask (again) why pods are missing.
-pub fn ask_after_missing(missing: &MissingPods, now: Timestamp) -> Timestamp {
-    let first = missing.since.saturating_add(MISSING_PATIENCE);
-    match first {
-        Ok(first) if first > now => first,
-        _ => now.saturating_add(MISSING_RETRY).unwrap_or(Timestamp::MAX),
-    }
+/// Why a pod cannot be made, once it has been refused for long enough.
+pub fn lasting_refusal(observation: &Observation) -> Option<&PodRefusal> {
+    let refused = observation.refused_pod.as_ref()?;
+    (refusal_counts_at(refused) <= observation.now).then_some(refused)
+}
+
+/// When a refusal that does not count yet will count.
+pub fn awaited_refusal(observation: &Observation) -> Option<Timestamp> {
+    let counts_at = refusal_counts_at(observation.refused_pod.as_ref()?);
+    (counts_at > observation.now).then_some(counts_at)
+}
+
+fn refusal_counts_at(refused: &PodRefusal) -> Timestamp {
+    let counts_at = refused.since.saturating_add(REFUSAL_PATIENCE);
+    counts_at.unwrap_or(Timestamp::MAX)
 }
 
 impl Health<'_> {

@@ -572,15 +572,11 @@ fn next(
         })
         .filter(|moment| *moment > observation.now)
         .min();
-    let missing = observation
-        .missing_pods
-        .as_ref()
-        .map(|missing| health::ask_after_missing(missing, observation.now));
     [
         license.changes_at,
         rollout,
         strangers,
-        missing,
+        health::awaited_refusal(observation),
         rollout::overdue_at(observation),
     ]
     .into_iter()

@@ -302,8 +302,8 @@ pub struct Observation {
     pub call_failure: Option<CallFailure>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
     pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
-    /// Pods that the StatefulSet should have and has not, if there are any.
-    pub missing_pods: Option<MissingPods>,
+    /// Why a pod that the StatefulSet should have could not be made, if it was refused.
+    pub refused_pod: Option<PodRefusal>,
     /// The last eviction, if it has been refused for a while.
     pub refused_eviction: Option<RefusedEviction>,
 }
@@ -344,14 +344,13 @@ pub struct RefusedEviction {
     pub why: String,
 }
 
-/// Pods that nobody has made yet.
+/// A pod that the StatefulSet controller could not make.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingPods {
-    /// Since when, as far as the operator remembers.
+pub struct PodRefusal {
+    /// Since when it has been refused, by the clock of the controller.
     pub since: jiff::Timestamp,
-    /// Why the StatefulSet's controller cannot make one of them, in the words of whoever refuses:
-    /// a quota, pod security, a webhook.
-    pub refusal: Option<String>,
+    /// Why, in the words of whoever refuses: a quota, pod security, a webhook.
+    pub message: String,
 }
 
 /// What the Gateways make of the HTTPRoute.

@@ -1,9 +1,12 @@
-//! What the operator knows of Kubernetes itself: its kinds, its quantities and its error texts.
+//! What the operator knows of Kubernetes itself: its kinds, its quantities, how its
+//! objects are read, and its error texts.
 //!
 //! Pure: no client, and nothing else of this crate.
 
 pub(crate) mod error_text;
+pub mod guarded;
 pub mod kinds;
 pub(crate) mod quantity;
 
+pub use guarded::{Guarded, Readable};
 pub use kinds::Kind;

@@ -3,14 +3,13 @@
 
 use super::pod::{self, LogIds, LogReader};
 use crate::api::BytebaseCluster;
+use crate::api::spec::MOST_REPLICAS;
 use crate::decide::observation::{PodView, StatefulSetView};
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Secret};
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{Api, Client, ResourceExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,7 +107,8 @@ fn first_ordinal(set: &StatefulSet) -> i32 {
         .unwrap_or(0)
 }
 
-/// Names of the pods that the StatefulSet should have and has not.
+/// Names of the pods that the StatefulSet should have and has not; of those that fit into any
+/// cluster, whatever size somebody has scaled it to.
 pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
     let wanted = set
         .spec
@@ -116,51 +116,10 @@ pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
         .and_then(|spec| spec.replicas)
         .unwrap_or(1);
     let start = first_ordinal(set);
-    (start..start.saturating_add(wanted))
+    (start..start.saturating_add(wanted.min(MOST_REPLICAS)))
         .filter(|ordinal| pods.iter().all(|pod| pod.ordinal != *ordinal))
         .map(|ordinal| format!("{}-{ordinal}", set.name_any()))
         .collect()
-}
-
-/// Why the controller of this StatefulSet could not make one of these pods, in the words of whoever
-/// refused. Of several reasons always the same, since status must not change while nothing does. A
-/// refusal of before the pod was last made explains nothing.
-pub async fn refusal(
-    client: &Client,
-    namespace: &str,
-    set_uid: &str,
-    missing: &[String],
-) -> Result<Option<String>, kube::Error> {
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let of_set = format!("involvedObject.uid={set_uid}");
-    let events = api.list(&ListParams::default().fields(&of_set)).await?;
-    Ok(refusal_in(&events.items, missing))
-}
-
-fn refusal_in(events: &[Event], missing: &[String]) -> Option<String> {
-    let of = |pod: &str, reason: &str| {
-        let (about, reason) = (format!("Pod {pod} "), Some(reason.to_owned()));
-        events.iter().filter(move |event| {
-            let message = event.message.as_deref().unwrap_or_default();
-            event.reason == reason && message.contains(&about)
-        })
-    };
-    let refused = missing.iter().flat_map(|pod| {
-        let made = of(pod, "SuccessfulCreate").map(last_seen).max();
-        of(pod, "FailedCreate").filter(move |event| Some(last_seen(event)) > made)
-    });
-    refused.filter_map(|event| event.message.clone()).min()
-}
-
-/// When what an event speaks of last happened.
-fn last_seen(event: &Event) -> Timestamp {
-    let series = event.series.as_ref();
-    let times = [
-        series.and_then(|series| series.last_observed_time.as_ref().map(|time| time.0)),
-        event.last_timestamp.as_ref().map(|time| time.0),
-        event.event_time.as_ref().map(|time| time.0),
-    ];
-    times.into_iter().flatten().max().unwrap_or(Timestamp::MIN)
 }
 
 /// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
@@ -188,38 +147,4 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
             && stateful_set_uid.is_none_or(|uid| uid == owner.uid)
     });
     labelled && owned
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_refusal_of_before_the_pod_was_made_explains_nothing() {
-        let event = |reason: &str, pod: &str, minute: u32| -> Event {
-            serde_json::from_value(json!({
-                "metadata": {}, "involvedObject": {}, "reason": reason,
-                "message": format!("create Pod {pod} in StatefulSet demo: {minute}"),
-                "lastTimestamp": format!("2026-06-01T00:{minute:02}:00Z"),
-            }))
-            .unwrap()
-        };
-        let missing = ["demo-1".to_owned()];
-        let refusal = |events: &[Event]| refusal_in(events, &missing).is_some();
-        assert!(refusal(&[event("FailedCreate", "demo-1", 5)]));
-        assert!(
-            !refusal(&[event("FailedCreate", "demo-10", 5)]),
-            "of another pod"
-        );
-        assert!(!refusal(&[
-            event("FailedCreate", "demo-1", 5),
-            event("SuccessfulCreate", "demo-1", 6),
-        ]));
-        assert!(refusal(&[
-            event("FailedCreate", "demo-1", 7),
-            event("SuccessfulCreate", "demo-1", 6),
-            event("SuccessfulCreate", "demo-2", 9),
-        ]));
-    }
 }

@@ -25,6 +25,8 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reconcile waits so long for a log that it has begun to read. It nearly always takes a few
 /// milliseconds.
 const LOG_PATIENCE: Duration = Duration::from_millis(250);
+/// A read that has not ended by then has panicked: the queue for it and itself take less.
+const LOST_READ: Duration = Duration::from_mins(1);
 /// Logs that are read at a time.
 pub const LOG_READS: usize = 16;
 
@@ -169,7 +171,8 @@ struct Entry {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LogState {
-    Reading,
+    /// Since then; one that panicked never ends.
+    ReadingSince(Instant),
     ReadAt(Instant),
 }
 
@@ -222,7 +225,7 @@ impl LogIds {
                 .filter(|entry| entry.container == container)
             {
                 let reads = match entry.state {
-                    LogState::Reading => true,
+                    LogState::ReadingSince(start) => start.elapsed() < LOST_READ,
                     LogState::ReadAt(at) => at.elapsed() < LOG_RETRY,
                 };
                 if entry.id.is_some() || reads {
@@ -234,7 +237,7 @@ impl LogIds {
                 Entry {
                     container: container.clone(),
                     id: None,
-                    state: LogState::Reading,
+                    state: LogState::ReadingSince(Instant::now()),
                 },
             );
         }

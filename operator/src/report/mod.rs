@@ -3,15 +3,16 @@
 #[cfg(test)]
 mod tests;
 
-use crate::api::status::{ReplicaStatus, RolloutStatus};
+use crate::api::status::{Phase, ReplicaStatus, RolloutStatus};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, FIELD_MANAGER};
 use crate::decide::plan::{ConditionDraft, Report};
+use crate::kubernetes::Guarded;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 /// Longest message the schema of a condition takes.
@@ -54,11 +55,7 @@ pub fn status(
     let now = Time(now);
     BytebaseClusterStatus {
         observed_generation: generation,
-        phase: if stalled {
-            Some(crate::api::status::Phase::Stalled)
-        } else {
-            phase
-        },
+        phase: if stalled { Some(Phase::Stalled) } else { phase },
         replicas,
         ready_replicas,
         active_replicas,
@@ -91,6 +88,36 @@ pub fn status(
             .map(|draft| condition(draft, previous, generation, &now))
             .collect(),
     }
+}
+
+/// The status of a cluster whose objects the operator cannot see: what was reported before is not
+/// known to hold any more, and nothing was decided on the spec of now.
+pub fn unseen(
+    previous: &BytebaseClusterStatus,
+    message: &str,
+    now: Timestamp,
+) -> BytebaseClusterStatus {
+    let mut status = previous.clone();
+    status.phase = Some(Phase::Stalled);
+    for (type_, is_true) in [
+        (ConditionType::Ready, None),
+        (ConditionType::ReplicasHealthy, None),
+        (ConditionType::Reconciling, Some(false)),
+        (ConditionType::Stalled, Some(true)),
+    ] {
+        let draft = ConditionDraft::new(type_, is_true, Reason::CannotWatch, message);
+        let next = condition(draft, previous, previous.observed_generation, &Time(now));
+        let name: &str = type_.as_ref();
+        match status
+            .conditions
+            .iter_mut()
+            .find(|known| known.type_ == name)
+        {
+            Some(known) => *known = next,
+            None => status.conditions.push(next),
+        }
+    }
+    status
 }
 
 fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {
@@ -260,7 +287,8 @@ pub async fn write(
     status: &BytebaseClusterStatus,
 ) -> Result<Option<String>, kube::Error> {
     let namespace = cluster.namespace().unwrap_or_default();
-    let api: Api<BytebaseCluster> = Api::namespaced(client.clone(), &namespace);
+    // The answer repeats the spec, which may be one that cannot be read.
+    let api: Api<Guarded<BytebaseCluster>> = Api::namespaced(client.clone(), &namespace);
     let patch = json!({
         "apiVersion": "bytebase.com/v1alpha1",
         "kind": "BytebaseCluster",
@@ -273,5 +301,5 @@ pub async fn write(
         &Patch::Apply(patch),
     )
     .await
-    .map(|written| written.resource_version())
+    .map(|written| written.meta().resource_version.clone())
 }

@@ -1,6 +1,6 @@
 //! Status and events.
 
-use super::{LONGEST_MESSAGE, notices, status};
+use super::{LONGEST_MESSAGE, notices, status, unseen};
 use crate::api::status::{HeartbeatState, Phase, ReplicaStatus};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
@@ -388,4 +388,41 @@ proptest! {
         prop_assert!(cut.len() <= LONGEST_MESSAGE && cut.len() > LONGEST_MESSAGE - 4);
         prop_assert!(message.starts_with(cut.as_str()));
     }
+}
+
+#[test]
+fn a_cluster_whose_objects_cannot_be_seen_is_not_reported_as_it_was() {
+    let seen = healthy(3, stored(&json!({})));
+    let before = first(report(&json!({}), &seen));
+    assert_eq!(of(&before, ConditionType::Ready).status, "True");
+    let message = "the operator may not watch pods";
+    let after = unseen(&before, message, later(60));
+    for (type_, expected) in [
+        (ConditionType::Ready, "Unknown"),
+        (ConditionType::ReplicasHealthy, "Unknown"),
+        (ConditionType::Stalled, "True"),
+        (ConditionType::Reconciling, "False"),
+    ] {
+        let condition = of(&after, type_);
+        let found = (&*condition.status, &*condition.reason, &*condition.message);
+        assert_eq!(found, (expected, "CannotWatch", message), "{type_}");
+    }
+    assert_eq!(after.phase, Some(Phase::Stalled));
+    // What was learnt stays, and the spec of now counts as not seen.
+    assert_eq!(after.license, before.license);
+    assert_eq!(after.observed_generation, Some(4));
+    assert_eq!(
+        unseen(&after, message, later(120)),
+        after,
+        "no write without news"
+    );
+    let empty = unseen(&BytebaseClusterStatus::default(), message, now());
+    assert_eq!(empty.conditions.len(), 4);
+    assert_eq!(
+        notices(&before, &after)
+            .iter()
+            .filter(|notice| notice.warning)
+            .count(),
+        1
+    );
 }

@@ -1,8 +1,14 @@
 //! What the watches have seen: one cache per kind, filled by `watches` and read by reconciles.
 
 use crate::api::BytebaseCluster;
+use crate::decide::observation::PodRefusal;
 use crate::kubernetes::Kind;
+use crate::kubernetes::Readable;
+use crate::observe::pod_creations::PodCreations;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::DynamicObject;
 use kube::core::TypeMeta;
@@ -16,15 +22,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A type whose objects can be cached.
 pub trait Cached:
-    Resource + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+    Resource + Readable + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
 {
 }
-impl<K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static> Cached
-    for K
+impl<K> Cached for K where
+    K: Resource + Readable + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
 {
 }
 
@@ -38,7 +44,11 @@ pub struct ObjectName {
 impl ObjectName {
     /// Of an object.
     pub fn of(object: &impl Resource) -> Self {
-        let meta = object.meta();
+        Self::of_metadata(object.meta())
+    }
+
+    /// Of an object of which only the metadata are known.
+    pub fn of_metadata(meta: &ObjectMeta) -> Self {
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
@@ -143,16 +153,45 @@ impl<K: Cached> Storage<K> for Serialized {
     }
 }
 
+/// Events that tell of pods, as the reasons that they give.
+#[derive(Default)]
+pub struct Creations(Mutex<PodCreations>);
+
+impl Storage<Event> for Creations {
+    fn put(&self, object: Event) -> bool {
+        self.0.lock().put(&object, Timestamp::now())
+    }
+
+    fn remove(&self, object: Event) {
+        self.0.lock().remove(&object);
+    }
+
+    fn select(&self, gone: &dyn Fn(&ObjectName) -> bool) -> Vec<Event> {
+        self.0.lock().select(|namespace, name| {
+            gone(&ObjectName {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        })
+    }
+}
+
 /// What was serialized is JSON of the same kind.
 fn deserialize<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
     serde_json::from_slice(json).ok()
 }
 
+/// A listing that has not come in.
+struct Lacking {
+    refusal: Option<u16>,
+}
+
 /// The objects of one kind, fed by one watch or (one per namespace) by several.
 pub struct Cache<K: Cached, S: Storage<K> = Serialized> {
     storage: S,
-    /// Watches whose first listing has not come in.
-    waiting: AtomicUsize,
+    /// Namespaces (`None`: all) whose first listing has not come in, each with the HTTP status with
+    /// which the API server refuses it, if it does.
+    waiting: Mutex<BTreeMap<Option<String>, Option<u16>>>,
     /// The API server does not know the kind.
     not_installed: AtomicBool,
     kind: PhantomData<fn() -> K>,
@@ -162,7 +201,7 @@ impl<K: Cached, S: Storage<K>> Default for Cache<K, S> {
     fn default() -> Self {
         Self {
             storage: S::default(),
-            waiting: AtomicUsize::new(0),
+            waiting: Mutex::default(),
             not_installed: AtomicBool::new(false),
             kind: PhantomData,
         }
@@ -170,19 +209,33 @@ impl<K: Cached, S: Storage<K>> Default for Cache<K, S> {
 }
 
 impl<K: Cached, S: Storage<K>> Cache<K, S> {
-    /// Announces a watch that will feed this cache.
-    pub fn expect_watch(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+    /// Announces a watch of one namespace (`None`: of all) that will feed this cache.
+    pub fn expect_watch(&self, namespace: Option<&str>) {
+        self.waiting
+            .lock()
+            .insert(namespace.map(str::to_owned), None);
+    }
+
+    /// The first listing of a watch failed, with this HTTP status if the API server refused it.
+    pub fn not_listed(&self, namespace: Option<&str>, refusal: Option<u16>) {
+        let mut waiting = self.waiting.lock();
+        if let Some(known) = waiting.get_mut(&namespace.map(str::to_owned)) {
+            *known = refusal;
+        }
     }
 
     /// A watch has brought its first listing.
-    pub fn listed(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    pub fn listed(&self, namespace: Option<&str>) {
+        self.waiting.lock().remove(&namespace.map(str::to_owned));
     }
 
-    /// Every watch has brought its first listing: what is not here does not exist.
-    pub fn is_complete(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == 0
+    /// The listing that lacks for this namespace; `None` if what is not here does not exist.
+    fn lacking(&self, namespace: &str) -> Option<Lacking> {
+        let waiting = self.waiting.lock();
+        let refusal = waiting
+            .get(&None)
+            .or_else(|| waiting.get(&Some(namespace.to_owned())))?;
+        Some(Lacking { refusal: *refusal })
     }
 
     /// Notes whether the API server lacks the kind; true if that is news.
@@ -198,6 +251,11 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     /// Takes an object away.
     pub fn remove(&self, object: K) {
         self.storage.remove(object);
+    }
+
+    /// The object of that name, if it is here.
+    pub fn named(&self, name: &ObjectName) -> Vec<K> {
+        self.storage.select(&|object| object == name)
     }
 
     /// Objects of a namespace (or of all) that are not among `seen`: they went while the watch was
@@ -230,6 +288,8 @@ pub struct Caches {
     pub clusters: Arc<Cache<BytebaseCluster, Live>>,
     /// Pods, trimmed.
     pub pods: Arc<Cache<Pod>>,
+    /// Why pods could not be made.
+    pub pod_creations: Arc<Cache<Event, Creations>>,
     owned: BTreeMap<Kind, Arc<Cache<DynamicObject>>>,
 }
 
@@ -238,6 +298,7 @@ impl Default for Caches {
         Self {
             clusters: Arc::default(),
             pods: Arc::default(),
+            pod_creations: Arc::default(),
             owned: Kind::owned().map(|kind| (kind, Arc::default())).collect(),
         }
     }
@@ -249,11 +310,43 @@ impl Caches {
         self.owned.iter().map(|(kind, cache)| (*kind, cache))
     }
 
-    /// Whether all objects of an owned kind have come in.
-    pub fn is_complete(&self, kind: Kind) -> bool {
-        self.owned
-            .get(&kind)
-            .is_some_and(|cache| cache.is_complete())
+    /// What of a namespace cannot be seen though nothing can be decided without it, and what to do.
+    pub fn unseen(&self, namespace: &str) -> Option<String> {
+        let sets = self.owned.get(&Kind::StatefulSet);
+        let found = [
+            (
+                Kind::StatefulSet,
+                sets.and_then(|sets| sets.lacking(namespace)),
+            ),
+            (Kind::Pod, self.pods.lacking(namespace)),
+        ];
+        let (kind, lacking) = found
+            .into_iter()
+            .find_map(|(kind, lacking)| Some((kind, lacking?)))?;
+        let plural = kind.plural();
+        Some(match lacking.refusal {
+            Some(403) => format!(
+                "the operator may not watch {plural} in namespace {namespace}: grant its role get, list and watch on them"
+            ),
+            Some(code) => format!(
+                "the operator cannot list {plural} in namespace {namespace}, which the API server answers with HTTP status {code}; it goes on trying"
+            ),
+            None => format!(
+                "the operator has not been able to list {plural} in namespace {namespace} since it started; it goes on trying"
+            ),
+        })
+    }
+
+    /// Why the controller of this StatefulSet could not make one of these pods.
+    pub fn refusal(
+        &self,
+        namespace: &str,
+        set: &str,
+        set_uid: &str,
+        missing: &[String],
+    ) -> Option<PodRefusal> {
+        let creations = self.pod_creations.storage.0.lock();
+        creations.refusal(namespace, set, set_uid, missing)
     }
 
     /// One owned object as the type that is wanted.
@@ -339,16 +432,40 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_complete_with_its_last_listing_and_may_be_lacking() {
+    fn a_kind_may_be_lacking() {
         let caches = Caches::default();
         let cache = &caches.owned[&Kind::HttpRoute];
-        cache.expect_watch();
-        cache.expect_watch();
-        cache.listed();
-        assert!(!caches.is_complete(Kind::HttpRoute));
-        cache.listed();
-        assert!(caches.is_complete(Kind::HttpRoute));
         assert!(cache.set_not_installed(true) && !cache.set_not_installed(true));
         assert_eq!(caches.not_installed(), [Kind::HttpRoute]);
+    }
+    #[test]
+    fn a_namespace_is_seen_when_its_own_listings_have_come_in() {
+        let caches = Caches::default();
+        let sets = &caches.owned[&Kind::StatefulSet];
+        for namespace in [Some("a"), Some("b")] {
+            sets.expect_watch(namespace);
+            caches.pods.expect_watch(namespace);
+        }
+        sets.listed(Some("a"));
+        caches.pods.listed(Some("a"));
+        sets.not_listed(Some("b"), Some(403));
+        assert_eq!(caches.unseen("a"), None);
+        let message = caches.unseen("b").unwrap();
+        assert!(
+            message.contains("may not watch statefulsets in namespace b"),
+            "{message}"
+        );
+        sets.listed(Some("b"));
+        caches.pods.not_listed(Some("b"), Some(503));
+        let message = caches.unseen("b").unwrap();
+        assert!(
+            message.contains("cannot list pods in namespace b"),
+            "{message}"
+        );
+        caches.pods.listed(Some("b"));
+        assert_eq!(caches.unseen("b"), None);
+        // A watch over all namespaces stands for each.
+        sets.expect_watch(None);
+        assert!(caches.unseen("a").is_some());
     }
 }

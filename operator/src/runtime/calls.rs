@@ -5,11 +5,13 @@ use super::context::Key;
 use crate::apply::bytebase::{self, CallError};
 use crate::decide::observation::CallFailure;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest};
+use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// First pause after Bytebase refused a call; doubles up to the longest, since each try with a wrong
@@ -150,7 +152,10 @@ impl Calls {
         self.begin(key, &call, Timestamp::now())?;
         let (calls, key, http) = (Arc::clone(self), key.clone(), http.clone());
         tokio::spawn(async move {
-            let result = bytebase::perform(&http, &call).await;
+            let call_ended = AssertUnwindSafe(bytebase::perform(&http, &call));
+            // A call that panicked would count as running for ever.
+            let result = call_ended.catch_unwind().await;
+            let result = result.unwrap_or(Err(CallError::Defect));
             calls.ended(&key, &call, &result, Timestamp::now());
             ended(call, result).await;
         });

@@ -88,8 +88,6 @@ pub struct Memory {
     pub uid: Option<String>,
     /// Since when each fresh heartbeat has belonged to no pod.
     pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
-    /// Since when the StatefulSet has had fewer pods than it should.
-    pub missing_since: Option<Timestamp>,
     /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
     pub refused_eviction: Option<(RefusedEviction, u32)>,
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
@@ -226,10 +224,11 @@ impl Context {
     }
 
     /// Counts and logs an error of a watch.
-    pub fn watch_failed(&self, kind: Kind, error: &watcher::Error) {
+    pub fn watch_failed(&self, kind: Kind, namespace: Option<&str>, error: &watcher::Error) {
         self.metrics.watch_failed(kind);
         tracing::warn!(
             kind = kind.name(),
+            namespace = namespace.unwrap_or("all"),
             error = plain(error),
             "a watch failed and is tried again"
         );

@@ -4,14 +4,14 @@ use super::claims::Claimant;
 use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
 use super::lease::NotLeading;
 use super::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
+use crate::api::spec::MOST_REPLICAS;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::decide;
-use crate::decide::health::MISSING_PATIENCE;
 use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, MissingPods, Observation, PodView, ProbeFailure,
+    DatabaseView, FailureClass, FailureReason, Observation, PodRefusal, PodView, ProbeFailure,
     RefusedEviction, Remembered,
 };
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
@@ -68,8 +68,8 @@ pub enum Error {
     #[error("{0}")]
     Apply(String, FailureKind),
     /// A cache that nothing can be decided without is missing.
-    #[error("the operator cannot watch {0}: grant its role get, list and watch on them")]
-    Blind(&'static str),
+    #[error("{0}")]
+    Blind(String),
     /// It took too long.
     #[error("took longer than {} s", TIMEOUT.as_secs())]
     TimedOut,
@@ -203,18 +203,8 @@ impl Look<'_> {
             context.forget(key, cluster.metadata.uid.as_deref());
             return Ok((Action::await_change(), 0));
         }
-        for (complete, what) in [
-            (
-                context.caches.is_complete(Kind::StatefulSet),
-                "statefulsets",
-            ),
-            (context.caches.pods.is_complete(), "pods"),
-        ] {
-            if !complete {
-                return Err(Error::Blind(what));
-            }
-        }
         let namespace = cluster.namespace().unwrap_or_default();
+        self.can_see(&namespace).await?;
         let (secrets, config_maps) = wanted_references(&cluster.spec);
         context.references.set(key, &secrets, &config_maps);
         let references = observe::references(&context.client, cluster, &namespace).await?;
@@ -264,7 +254,7 @@ impl Look<'_> {
             .filter(|set| self.owns(set));
         let set_uid = set.as_ref().and_then(ResourceExt::uid);
         // Pods have the names of their ordinals; beyond the largest size there are none.
-        let pods: Vec<_> = (0..=50)
+        let pods: Vec<_> = (0..=MOST_REPLICAS)
             .filter_map(|ordinal| {
                 context
                     .caches
@@ -286,9 +276,9 @@ impl Look<'_> {
             None => memory.evicted = None,
         }
         let now = Timestamp::now();
-        let missing_pods = self
-            .missing(namespace, set.as_ref(), &pods, memory, now)
-            .await;
+        let refused_pod = set
+            .as_ref()
+            .and_then(|set| self.refused_pod(namespace, set, &pods));
         let latest = self.probed(validation.database.as_ref());
         let facts = match &latest.view {
             DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
@@ -337,7 +327,7 @@ impl Look<'_> {
             remembered,
             call_failure: context.calls.failure(key),
             unclaimed_since: memory.unclaimed_since.clone(),
-            missing_pods,
+            refused_pod,
             refused_eviction: memory
                 .refused_eviction
                 .as_ref()
@@ -432,51 +422,43 @@ impl Look<'_> {
         claims.shared_with(claimant.uid, remembered)
     }
 
-    /// The pods that should be there and are not, and since when.
-    async fn missing(
-        &self,
-        namespace: &str,
-        set: Option<&StatefulSet>,
-        pods: &[PodView],
-        memory: &mut Memory,
-        now: Timestamp,
-    ) -> Option<MissingPods> {
-        let missing = set.map(|set| observe::missing(set, pods));
-        let missing = missing.unwrap_or_default();
-        if missing.is_empty() {
-            memory.missing_since = None;
-            return None;
+    /// Whether everything is seen that nothing can be decided without. What is not is reported, so
+    /// that a status of before does not go on standing for the present.
+    async fn can_see(&self, namespace: &str) -> Result<(), Error> {
+        let Self {
+            cluster,
+            context,
+            key,
+        } = *self;
+        let Some(message) = context.caches.unseen(namespace) else {
+            return Ok(());
+        };
+        context.leadership.check()?;
+        let memory = context.recall(key, cluster.metadata.uid.as_deref());
+        let previous = self.last_status(&memory);
+        let status = report::unseen(&previous, &message, Timestamp::now());
+        if status != previous {
+            report::write(&context.client, cluster, &status)
+                .await
+                .map_err(Error::Status)?;
+            self.tell(&report::notices(&previous, &status)).await;
         }
-        let since = *memory.missing_since.get_or_insert(now);
-        let uid = set.and_then(ResourceExt::uid);
-        Some(MissingPods {
-            since,
-            refusal: self
-                .refusal(namespace, uid.as_deref(), &missing, since, now)
-                .await,
-        })
+        Err(Error::Blind(message))
     }
 
-    /// Why the StatefulSet's controller cannot make a pod, once it has been missing for longer than
-    /// it takes to make one.
-    async fn refusal(
+    /// Why a pod that should be there could not be made.
+    fn refused_pod(
         &self,
         namespace: &str,
-        set_uid: Option<&str>,
-        missing: &[String],
-        since: Timestamp,
-        now: Timestamp,
-    ) -> Option<String> {
-        if now.duration_since(since).unsigned_abs() < MISSING_PATIENCE {
+        set: &StatefulSet,
+        pods: &[PodView],
+    ) -> Option<PodRefusal> {
+        let missing = observe::missing(set, pods);
+        if missing.is_empty() {
             return None;
         }
-        match observe::refusal(&self.context.client, namespace, set_uid?, missing).await {
-            Ok(refusal) => refusal,
-            Err(error) => {
-                tracing::warn!(cluster = %name(self.key), error = plain(&error), "cannot read why pods are missing");
-                None
-            }
-        }
+        let caches = &self.context.caches;
+        caches.refusal(namespace, &set.name_any(), &set.uid()?, &missing)
     }
 
     /// Applies, prunes and evicts. One refused object does not keep the others from standing.

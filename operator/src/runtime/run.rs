@@ -3,13 +3,15 @@
 use super::context::{Context, Key, Options, Parts};
 use super::lease::{self, Contender};
 use super::metrics::{LiveSample, Metrics};
+use super::queue::gather;
 use super::reconcile::{after_failure, reconcile};
 use super::server::{Readiness, Server, ServerError};
+use super::tasks::Essential;
 use super::watches;
 use crate::apply::bytebase;
 use crate::decide::Settings;
 use crate::observe::database::probe::Probes;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use kube::runtime::controller::{self, applier};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config};
@@ -17,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 
 /// Reconciles at a time. They wait for the API server most of the time.
@@ -26,6 +28,8 @@ const CONCURRENCY: u16 = 8;
 const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Longest that databases wait for the first look at every cluster, since one look may hang.
 const FIRST_PASS: Duration = Duration::from_secs(5);
+/// Longest that an answer of the API server to a reconcile may take.
+const ANSWER: Duration = Duration::from_secs(20);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -66,6 +70,11 @@ pub enum RunError {
         "the lease is lost ({0}); the process ends so that no write of an old leader can follow"
     )]
     LeaseLost(String),
+    /// A task that is never to end has ended.
+    #[error(
+        "the task {0:?} has ended, which is a defect; the process ends so that nothing is decided on what it left behind"
+    )]
+    TaskEnded(String),
 }
 
 /// Runs until a signal or the loss of the lease.
@@ -93,7 +102,8 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         &lease_name,
         options.instance.clone(),
     );
-    let (queue, keys) = unbounded_channel();
+    let (queue, incoming) = unbounded_channel();
+    let keys = gather(incoming);
     let observer = Arc::clone(&metrics);
     let probes = Probes::new(
         queue.clone(),
@@ -111,7 +121,8 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         queue,
     }));
     serve_live_values(&context, &metrics);
-    watches::start(&context, &watch_client, &readiness);
+    let (essential, mut ended) = Essential::new();
+    watches::start(&context, &watch_client, &readiness, &essential);
     starting.found();
 
     let terminated = terminated()?;
@@ -119,6 +130,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
     tokio::select! {
         () = contender.acquire() => {}
+        Some(task) = ended.recv() => return Err(RunError::TaskEnded(task)),
         () = &mut terminated => { stop.cancel(); return Ok(()); }
     }
     tracing::info!("leading");
@@ -128,6 +140,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     let mut work = tokio::spawn(work(Arc::clone(&context), keys, readiness, drain.clone()));
     let lost = tokio::select! {
         lost = contender.keep() => Some(lost),
+        Some(task) = ended.recv() => return Err(RunError::TaskEnded(task)),
         () = &mut terminated => None,
         _ = &mut work => None,
     };
@@ -157,7 +170,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
 /// Takes clusters off the queue until told to drain.
 async fn work(
     context: Arc<Context>,
-    mut keys: UnboundedReceiver<Key>,
+    keys: impl Stream<Item = Key> + Send,
     readiness: Readiness,
     drain: CancellationToken,
 ) {
@@ -174,7 +187,7 @@ async fn work(
         tokio::time::sleep(FIRST_PASS).await;
         first_pass.end_first_pass();
     });
-    let queue = futures::stream::poll_fn(move |waker| keys.poll_recv(waker))
+    let queue = keys
         .map(Ok::<_, std::convert::Infallible>)
         .take_until(drain.cancelled_owned());
     let config = controller::Config::default()
@@ -217,6 +230,11 @@ fn for_watches(config: &Config) -> Config {
 fn without_retries(config: &Config) -> Config {
     let mut config = config.clone();
     config.default_retry = false;
+    // An API server that takes a request and never answers must not hold one of the few slots for
+    // longer than a reconcile may take.
+    config.read_timeout = Some(ANSWER);
+    // The time that a connection was not in use does not count.
+    config.reset_reader_on_write = true;
     config
 }
 

@@ -6,19 +6,22 @@ use super::backoff::{self, Backoff};
 use super::caches::{Cache, Cached, ObjectName, Storage};
 use super::context::{Context, Key};
 use super::server::Missing;
+use super::tasks::Essential;
 use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
-use crate::kubernetes::Kind;
-use crate::observe::pod;
+use crate::kubernetes::{Guarded, Kind};
+use crate::observe::{pod, pod_creations};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,9 +33,18 @@ const REFUSED: Duration = Duration::from_secs(30);
 /// A watch that has not failed for so long starts with the shortest pause again.
 const CALM: Duration = Duration::from_mins(2);
 
+/// A watch whose first listing has failed for so long does not keep the others from being acted
+/// on any longer. What it should have brought is missing for its namespace alone, and said to be.
+const FIRST_LISTING: Duration = Duration::from_secs(15);
+
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
-/// known to be forbidden.
-pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server::Readiness) {
+/// known to be forbidden or to fail.
+pub fn start(
+    context: &Arc<Context>,
+    client: &Client,
+    readiness: &super::server::Readiness,
+    essential: &Essential,
+) {
     let namespaces: Vec<Option<String>> = if context.options.namespaces.is_empty() {
         vec![None]
     } else {
@@ -50,6 +62,7 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
             client: client.clone(),
             namespace,
             readiness: readiness.clone(),
+            essential: essential.clone(),
         };
         watch.cached(
             Kind::BytebaseCluster,
@@ -77,6 +90,14 @@ pub fn start(context: &Arc<Context>, client: &Client, readiness: &super::server:
                 key_by_label,
             );
         }
+        watch.cached(
+            Kind::Event,
+            watch.api(),
+            everything().fields(pod_creations::SELECTOR),
+            &context.caches.pod_creations,
+            strip,
+            key_of_refusal,
+        );
         watch.named::<Secret>(Kind::Secret);
         watch.named::<ConfigMap>(Kind::ConfigMap);
     }
@@ -87,6 +108,7 @@ struct Watch {
     client: Client,
     namespace: Option<String>,
     readiness: super::server::Readiness,
+    essential: Essential,
 }
 
 /// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is
@@ -127,12 +149,27 @@ fn key_of_cluster(cluster: &BytebaseCluster) -> Option<Key> {
     Some(ObjectRef::from_obj(cluster))
 }
 
+/// The cluster whose pod was refused; it has the name of its StatefulSet.
+fn key_of_refusal(event: &k8s_openapi::api::core::v1::Event) -> Option<Key> {
+    if !pod_creations::is_refusal(event) {
+        return None;
+    }
+    let (namespace, set) = pod_creations::set_of(event)?;
+    Some(ObjectRef::new(set).within(namespace))
+}
+
 fn key_by_label<K: Cached>(object: &K) -> Option<Key> {
     let name = object.labels().get(CLUSTER_LABEL)?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }
 
 impl Watch {
+    /// What the task that watches a kind is called.
+    fn task(&self, kind: Kind) -> String {
+        let namespace = self.namespace.as_deref().unwrap_or("all namespaces");
+        format!("watch {} in {namespace}", kind.plural())
+    }
+
     fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
@@ -143,7 +180,7 @@ impl Watch {
         }
     }
 
-    fn api_of(&self, kind: Kind) -> Api<DynamicObject> {
+    fn api_of(&self, kind: Kind) -> Api<Guarded<DynamicObject>> {
         match &self.namespace {
             Some(namespace) => {
                 Api::namespaced_with(self.client.clone(), namespace, &resource(kind))
@@ -156,13 +193,15 @@ impl Watch {
     fn cached<K: Cached, S: Storage<K>>(
         &self,
         kind: Kind,
-        api: Api<K>,
+        api: Api<Guarded<K>>,
         config: watcher::Config,
         cache: &Arc<Cache<K, S>>,
         trim: fn(&mut K),
         key: fn(&K) -> Option<Key>,
-    ) {
-        cache.expect_watch();
+    ) where
+        K::DynamicType: Clone,
+    {
+        cache.expect_watch(self.namespace.as_deref());
         let feed = Feed {
             context: Arc::clone(&self.context),
             namespace: self.namespace.clone(),
@@ -172,22 +211,29 @@ impl Watch {
             key,
             seen: HashSet::new(),
             missing: Some(self.readiness.missing(kind.name())),
+            failing_since: None,
             listed: false,
         };
-        tokio::spawn(feed.run(watcher::watcher(api, config)));
+        let task = feed.run(watcher::watcher(api, config));
+        self.essential.spawn(self.task(kind), task);
     }
 
     /// Watches names only: that an object changed, never its values.
     fn named<K>(&self, kind: Kind)
     where
-        K: Cached + kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Send
+            + 'static,
     {
         let mut events = Box::pin(watcher::watcher(
             self.api::<PartialObjectMeta<K>>(),
             everything(),
         ));
         let context = Arc::clone(&self.context);
-        tokio::spawn(async move {
+        let namespace = self.namespace.clone();
+        self.essential.spawn(self.task(kind), async move {
             let mut pauses = Pauses::default();
             while let Some(event) = events.next().await {
                 match event {
@@ -196,7 +242,7 @@ impl Watch {
                     }
                     Ok(Event::Init | Event::InitDone) => {}
                     Err(error) => {
-                        context.watch_failed(kind, &error);
+                        context.watch_failed(kind, namespace.as_deref(), &error);
                         tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                     }
                 }
@@ -228,13 +274,15 @@ struct Feed<K: Cached, S: Storage<K>> {
     /// Objects of the listing that is coming in.
     seen: HashSet<ObjectName>,
     missing: Option<Missing>,
+    /// Since when the first listing has failed.
+    failing_since: Option<Instant>,
     listed: bool,
 }
 
 impl<K: Cached, S: Storage<K>> Feed<K, S> {
     async fn run(
         mut self,
-        stream: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send,
+        stream: impl futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
     ) {
         let mut events = Box::pin(stream);
         let mut pauses = Pauses::default();
@@ -242,40 +290,74 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             match event {
                 Ok(event) => self.event(event),
                 Err(error) => {
-                    self.failed(&error);
+                    self.failed(&error, Instant::now());
                     tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                 }
             }
         }
     }
 
-    fn failed(&mut self, error: &watcher::Error) {
-        // A listing that broke off starts anew.
+    fn failed(&mut self, error: &watcher::Error, now: Instant) {
+        // A listing that broke off starts from its beginning.
         self.seen.clear();
-        match refusal(error) {
-            Some(404) if self.kind.is_optional() => self.not_installed(),
-            Some(403) => {
-                self.context.watch_failed(self.kind, error);
-                self.missing = None;
-            }
-            _ => self.context.watch_failed(self.kind, error),
+        let refusal = refusal(error);
+        if refusal == Some(404) && self.kind.is_optional() {
+            self.not_installed();
+            return;
+        }
+        self.context
+            .watch_failed(self.kind, self.namespace.as_deref(), error);
+        let namespace = self.namespace.as_deref();
+        self.cache.not_listed(namespace, refusal);
+        let since = *self.failing_since.get_or_insert(now);
+        let given_up = match refusal {
+            Some(403) => true,
+            // A kind that the operator cannot do without has to be installed first.
+            Some(404) => false,
+            _ => now.saturating_duration_since(since) > FIRST_LISTING,
+        };
+        if given_up {
+            self.missing = None;
         }
     }
 
-    fn event(&mut self, event: Event<K>) {
+    fn event(&mut self, event: Event<Guarded<K>>) {
         match event {
             Event::Init => {}
-            Event::Apply(object) => self.put(object),
+            Event::Apply(Guarded::Read(object)) => self.put(object),
             Event::InitApply(object) => {
                 self.seen.insert(ObjectName::of(&object));
-                self.put(object);
+                match object {
+                    Guarded::Read(object) => self.put(object),
+                    Guarded::Unreadable(metadata) => self.unreadable(&metadata),
+                }
             }
-            Event::Delete(object) => self.remove(object),
+            Event::Delete(Guarded::Read(object)) => self.remove(object),
+            Event::Apply(Guarded::Unreadable(metadata)) => self.unreadable(&metadata),
+            Event::Delete(Guarded::Unreadable(metadata)) => {
+                // What was read of it before, if anything was.
+                let name = ObjectName::of_metadata(&metadata);
+                for object in self.cache.named(&name) {
+                    self.remove(object);
+                }
+            }
             Event::InitDone => {
                 self.complete();
                 self.note_installed(true);
             }
         }
+    }
+
+    /// What was known of the object before stays: an older picture is better than to take it for
+    /// missing.
+    fn unreadable(&self, metadata: &ObjectMeta) {
+        self.context.metrics.watch_failed(self.kind);
+        tracing::warn!(
+            kind = self.kind.name(),
+            namespace = metadata.namespace,
+            name = metadata.name,
+            "an object cannot be read and is left out"
+        );
     }
 
     /// A listing has come in: what it does not hold is gone.
@@ -285,7 +367,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             self.remove(object);
         }
         if !std::mem::replace(&mut self.listed, true) {
-            self.cache.listed();
+            self.cache.listed(self.namespace.as_deref());
+            if self.failing_since.is_some() {
+                // Those that had to wait for it.
+                self.enqueue_all();
+            }
         }
         self.missing = None;
     }
@@ -310,6 +396,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
                 "the API server does not know this kind; looked for from time to time"
             );
         }
+        self.enqueue_all();
+    }
+
+    /// Has every cluster reconciled.
+    fn enqueue_all(&self) {
         for cluster in self.context.caches.clusters.store().state() {
             self.context.enqueue(ObjectRef::from_obj(cluster.as_ref()));
         }

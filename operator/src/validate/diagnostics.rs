@@ -1,6 +1,7 @@
 //! Problems and warnings, and what collects them.
 
 use crate::api::Reason;
+use crate::api::read::UnreadableField;
 use crate::kubernetes::Kind;
 use std::ops::RangeInclusive;
 
@@ -62,6 +63,15 @@ impl Problem {
     }
 }
 
+/// `spec.database` of `spec.database.params.sslmode: …`.
+fn top_level(path: &str) -> &str {
+    let end = path
+        .match_indices(|c: char| !c.is_ascii_alphanumeric())
+        .nth(1)
+        .map_or(path.len(), |(end, _)| end);
+    &path[..end]
+}
+
 /// Collects problems and warnings on the way.
 #[derive(Default)]
 pub(super) struct Diagnostics {
@@ -70,6 +80,17 @@ pub(super) struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// Fields that could not be read. What else was found of them was found of a placeholder.
+    pub(super) fn unreadable(&mut self, fields: &[UnreadableField]) {
+        for UnreadableField { path, message } in fields {
+            let field = top_level(path);
+            self.problems
+                .retain(|problem| top_level(&problem.field) != field);
+            self.warnings.retain(|warning| top_level(warning) != field);
+            self.invalid(path, *message);
+        }
+    }
+
     pub(super) fn invalid(&mut self, field: &str, message: impl Into<String>) {
         self.problems
             .push(Problem::blocking(field, Reason::InvalidSpec, message));

@@ -26,6 +26,7 @@ pub use references::{Fetched, References, wanted_references};
 
 use crate::api::BytebaseCluster;
 use crate::api::spec::Enforcement;
+use crate::api::spec::MOST_REPLICAS;
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
 use diagnostics::Diagnostics;
@@ -118,8 +119,9 @@ pub fn validate(
     let spec = &cluster.spec;
     let identity = identity(cluster, &mut diagnostics);
     let image = image::validate(&spec.version, spec.image.as_ref(), &mut diagnostics);
-    if !(0..=50).contains(&spec.replicas) {
-        diagnostics.invalid("spec.replicas", "must be between 0 and 50");
+    if !(0..=MOST_REPLICAS).contains(&spec.replicas) {
+        let range = format!("must be between 0 and {MOST_REPLICAS}");
+        diagnostics.invalid("spec.replicas", range);
     }
     let url = match ExternalUrl::parse(&spec.external_url) {
         Ok(url) => {
@@ -149,6 +151,7 @@ pub fn validate(
     let rollout = pods::rollout(spec.rollout.as_ref(), &mut diagnostics);
     let pods = pods::validate(spec, &mut diagnostics);
 
+    diagnostics.unreadable(&spec.unreadable);
     let Diagnostics { problems, warnings } = diagnostics;
     let blocked = problems.iter().any(|problem| problem.blocking);
     let usable_database = database.clone();

@@ -2,6 +2,7 @@
 
 use super::{Fetched, Problem, References, UrlSource, validate, wanted_references};
 use crate::api::Reason::{self, InvalidSecret, InvalidSpec, ReferenceMissing};
+use crate::api::read::UnreadableField;
 use crate::contract::pg_url::PgUrl;
 use crate::testing::{PASSWORD, cluster, references, secret, valid, validation};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -864,4 +865,27 @@ proptest! {
     ) {
         check_parts("db.example.com", port, &name, &user, &password, &BTreeMap::from([("search_path".to_owned(), path)]));
     }
+}
+
+#[test]
+fn a_field_that_could_not_be_read_is_named_once_and_keeps_the_rest_from_being_applied() {
+    let mut cluster = cluster(&json!({"version": "", "externalURL": "nonsense"}));
+    let unreadable = |path: &str| UnreadableField {
+        path: path.to_owned(),
+        message: "cannot be read",
+    };
+    cluster.spec.unreadable = vec![unreadable("spec.version"), unreadable("spec.podTemplate")];
+    let found = validate(&cluster, &references(), None);
+    assert!(found.cluster.is_none());
+    let found: Vec<_> = found
+        .problems
+        .iter()
+        .map(|problem| (problem.field.as_str(), problem.message.as_str()))
+        .collect();
+    let [url, version, template] = found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(url.0, "spec.externalURL");
+    assert_eq!(version, ("spec.version", "cannot be read"));
+    assert_eq!(template, ("spec.podTemplate", "cannot be read"));
 }

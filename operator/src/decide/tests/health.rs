@@ -5,7 +5,7 @@ use crate::api::status::HeartbeatState::{self, Fresh, Missing, Stale, Unknown};
 use crate::api::{ConditionType, Reason};
 use crate::decide::health::join;
 use crate::decide::observation::{
-    FailureClass, FailureReason, ListenSession, MissingPods, Observation, RunningTasks, Sessions,
+    FailureClass, FailureReason, ListenSession, Observation, PodRefusal, RunningTasks, Sessions,
 };
 use crate::testing::{after, beat, beats, failure, healthy, id, running, stored, with_facts};
 use jiff::SignedDuration;
@@ -183,35 +183,30 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
 }
 
 #[test]
-fn a_refused_pod_is_told_of_in_the_words_of_whoever_refuses() {
-    let since = after(SignedDuration::from_secs(-30));
-    for (refusal, expected) in [
-        (None, Reason::AllReplicasHealthy),
-        (
-            Some("pods \"demo-2\" is forbidden: exceeded quota: small"),
-            Reason::PodCreationFailed,
-        ),
+fn a_refused_pod_is_reported_in_the_words_of_whoever_refuses_once_the_refusal_lasts() {
+    let message = "pods \"demo-2\" is forbidden: exceeded quota: small";
+    let healthy = (Reason::AllReplicasHealthy, "");
+    for (seconds, expected, next) in [
+        (None, healthy, 61),
+        (Some(1), healthy, 1),
+        (Some(2), (Reason::PodCreationFailed, message), 61),
+        (Some(3600), (Reason::PodCreationFailed, message), 61),
     ] {
         let mut seen = three();
         seen.pods.pop();
-        seen.missing_pods = Some(MissingPods {
-            since,
-            refusal: refusal.map(str::to_owned),
+        seen.refused_pod = seconds.map(|seconds| PodRefusal {
+            since: after(SignedDuration::from_secs(-seconds)),
+            message: message.to_owned(),
         });
         let plan = plan(&json!({}), &seen);
         let draft = condition(&plan.report, ConditionType::ReplicasHealthy);
-        assert_eq!(draft.reason, expected);
-        assert!(draft.message.contains(refusal.unwrap_or_default()));
-        // Whoever refuses may change his mind, and no event tells.
-        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(10))));
+        assert_eq!(draft.reason, expected.0, "{seconds:?}");
+        assert!(draft.message.contains(expected.1));
+        // The event of the next try, or the pod, wakes the cluster: nothing is asked in between, but
+        // whether the heartbeat of the pod that is gone is somebody else's, after a minute.
+        let next = after(SignedDuration::from_secs(next));
+        assert_eq!(plan.next, Some(next), "{seconds:?}");
     }
-    let mut seen = three();
-    seen.missing_pods = Some(MissingPods {
-        since: after(SignedDuration::ZERO),
-        refusal: None,
-    });
-    let next = plan(&json!({}), &seen).next;
-    assert_eq!(next, Some(after(SignedDuration::from_secs(2))));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, ListenSession, MissingPods, Observation, PodTrouble, PodView, ProbeFailure, Refusal,
+    Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure, Refusal,
     RefusedEviction, Remembered, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
     StoredLicense,
 };
@@ -267,8 +267,8 @@ prop_compose! {
         database_shared_with in proptest::option::weighted(0.1, texts()),
         (remembered, service_exposes, failed) in (remembered().boxed(), any::<bool>(), proptest::option::of(texts())),
         unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
-        (missing, refused) in (
-            proptest::option::of((timestamps().boxed(), proptest::option::of(texts()))),
+        (refused_pod, refused) in (
+            proptest::option::of((timestamps().boxed(), texts())),
             proptest::option::of((texts(), texts())),
         ),
     ) -> Observation {
@@ -286,7 +286,7 @@ prop_compose! {
             service_exposes,
             call_failure: failed.map(|message| CallFailure { message }),
             unclaimed_since,
-            missing_pods: missing.map(|(since, refusal)| MissingPods { since, refusal }),
+            refused_pod: refused_pod.map(|(since, message)| PodRefusal { since, message }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
         }
     }
