@@ -18,6 +18,7 @@ mod rights;
 mod rollouts;
 mod spec_fields;
 pub(crate) mod support;
+mod tenants;
 
 use crate::scenario::Scenario;
 
@@ -103,6 +104,16 @@ pub const ALL: &[Scenario] = &[
         "service-before-admin",
         "A Service of type NodePort is made only after the operator has signed up as the first admin.",
         |sandbox| Box::pin(over_time::service_before_admin(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "unreadable-cluster",
+        "A cluster whose spec cannot be read is told so, and keeps a new operator process from serving no other.",
+        |sandbox| Box::pin(tenants::unreadable(sandbox)),
+    ),
+    Scenario::new(
+        "namespace-lost",
+        "A watched namespace that is deleted holds back no cluster of another; one whose pods cannot be watched is reported as unknown.",
+        |sandbox| Box::pin(tenants::namespace_lost(sandbox)),
     ).stand_in_only(),
     Scenario::new(
         "three-replicas",

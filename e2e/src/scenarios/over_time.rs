@@ -33,7 +33,7 @@ pub async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
     cut_off(&sandbox).await?;
     refused(&sandbox, "DatabaseForeignTables", "cannot be read now").await?;
     no_pods(&sandbox).await?;
-    restart_operator(&sandbox).await?;
+    support::restart_operator(&sandbox).await?;
     no_pods(&sandbox).await?;
     refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
     let postgres = &sandbox.harness().postgres;
@@ -192,7 +192,7 @@ pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     shared().await?;
     let before = support::lives(&sandbox).await?;
     for _ in 0..3 {
-        restart_operator(&sandbox).await?;
+        support::restart_operator(&sandbox).await?;
         wait::throughout(
             "no pod of the second, and the first as it was",
             PAUSE,
@@ -299,7 +299,7 @@ pub async fn rotated_log(sandbox: Sandbox) -> Result<()> {
         .await?;
     }
     let versions = support::versions(&sandbox).await?;
-    restart_operator(&sandbox).await?;
+    support::restart_operator(&sandbox).await?;
     wait::throughout("the same ids", PAUSE, ids, |now| *now == before).await?;
     ensure!(
         support::versions(&sandbox).await? == versions,
@@ -543,24 +543,4 @@ async fn lose_license(sandbox: &Sandbox) -> Result<()> {
         .create_license_secret(LICENSE_SECRET, &License::default().ha(false))
         .await?;
     take_license_away(sandbox).await
-}
-
-/// Ends the operator's pods at once and waits for others that lead.
-async fn restart_operator(sandbox: &Sandbox) -> Result<()> {
-    let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
-    let asked = Timestamp::now();
-    sandbox
-        .kubectl(&["delete", "pods", "-l", &selector, "--grace-period=1"])
-        .await?;
-    let renewed = || async { Ok(support::lease(sandbox).await?.1) };
-    wait::until("another leader", PATIENCE, renewed, |at| *at > asked).await?;
-    let ready = || sandbox.operator_pods();
-    wait::until("another operator", PATIENCE, ready, |pods| {
-        !pods.is_empty()
-            && pods
-                .iter()
-                .all(|pod| pod.metadata.deletion_timestamp.is_none())
-    })
-    .await?;
-    Ok(())
 }

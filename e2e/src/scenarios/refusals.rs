@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use super::support::{self, NAME};
 use crate::sandbox::{OperatorOptions, Sandbox};
@@ -22,10 +23,28 @@ pub async fn quota(sandbox: Sandbox) -> Result<()> {
         .apply_yaml(&support::minimal(&sandbox, 1).to_string())
         .await?;
     refused(&sandbox, &["exceeded quota: small", "demo-0"]).await?;
+    asks_nothing(&sandbox).await?;
     sandbox
         .kubectl(&["delete", "resourcequota", "small"])
         .await?;
     try_again(&sandbox).await
+}
+
+/// While a pod is refused and nothing changes, no reconcile asks the API server for anything: a
+/// thousand clusters in this state must not make the outage worse that brought them into it.
+async fn asks_nothing(sandbox: &Sandbox) -> Result<()> {
+    // The last write is seen and settled by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = sandbox.calls().await?.len();
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let calls = sandbox.calls().await?;
+    let asked: Vec<_> = calls
+        .iter()
+        .skip(before)
+        .filter(|call| call.resource != "leases" && call.verb != "watch")
+        .collect();
+    ensure!(asked.is_empty(), "asked meanwhile: {asked:?}");
+    Ok(())
 }
 
 pub async fn pod_security(sandbox: Sandbox) -> Result<()> {
@@ -88,7 +107,7 @@ async fn denied(sandbox: &Sandbox, words: &[&str]) -> Result<()> {
         sandbox
             .kubectl(&["delete", "ingress", NAME, "--ignore-not-found"])
             .await?;
-        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let stalled = support::condition_now(sandbox, "Stalled").await?;
         if stalled["status"] == "True" {
             break stalled;

@@ -64,14 +64,6 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
         .await?;
     support::says(&told, &["caConfigMapRef", "no PEM certificate"])?;
     support::patch_spec(&sandbox, json!({"database": {"caConfigMapRef": null}})).await?;
-    // A pod that goes and may not come back is asked after.
-    let quota = json!({
-        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"},
-        "spec": {"hard": {"pods": "1"}},
-    });
-    sandbox.apply_yaml(&quota.to_string()).await?;
-    sandbox.kubectl(&["delete", "pod", "demo-0"]).await?;
-
     wait::until(
         "every right to be used",
         PATIENCE,
@@ -132,7 +124,6 @@ pub async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
         }
     }
     ensure!(round > 10, "only {round} rules");
-    support::patch_spec(&sandbox, json!({"priorityClassName": null})).await?;
     support::rolled(&sandbox).await
 }
 
@@ -169,12 +160,7 @@ async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) 
             .await?;
     }
     let label = format!("r{round}");
-    // Why a pod can't be made is asked only where one can't.
-    let class = gone
-        .iter()
-        .any(|(_, resource, verb)| resource == "events" && verb == "list")
-        .then_some("not-there");
-    let change = json!({"podLabels": {"round": label}, "priorityClassName": class});
+    let change = json!({"podLabels": {"round": label}});
     support::patch_spec(sandbox, change).await?;
     let refused = wait::until(
         "a refused call",

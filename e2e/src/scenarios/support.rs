@@ -280,3 +280,23 @@ pub async fn versions(sandbox: &Sandbox) -> Result<String> {
         .await?;
     Ok(format!("{owned}{cluster}"))
 }
+
+/// Ends the operator's pods at once and waits for others that lead.
+pub async fn restart_operator(sandbox: &Sandbox) -> Result<()> {
+    let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
+    let asked = Timestamp::now();
+    sandbox
+        .kubectl(&["delete", "pods", "-l", &selector, "--grace-period=1"])
+        .await?;
+    let renewed = || async { Ok(lease(sandbox).await?.1) };
+    wait::until("another leader", PATIENCE, renewed, |at| *at > asked).await?;
+    let ready = || sandbox.operator_pods();
+    wait::until("another operator", PATIENCE, ready, |pods| {
+        !pods.is_empty()
+            && pods
+                .iter()
+                .all(|pod| pod.metadata.deletion_timestamp.is_none())
+    })
+    .await?;
+    Ok(())
+}

@@ -52,7 +52,8 @@ pub fn is_refusal(event: &Event) -> bool {
 }
 
 impl PodCreations {
-    /// Adds an event that came at `now`, or replaces it. True if it was not there.
+    /// Adds an event that came at `now`, or replaces it. True if it tells something new: a repetition
+    /// does so only where a pod was made in between.
     pub fn put(&mut self, event: &Event, now: Timestamp) -> bool {
         let Some((namespace, set)) = set_of(event) else {
             return false;
@@ -68,7 +69,12 @@ impl PodCreations {
             .by_set
             .entry((namespace.to_owned(), set.to_owned()))
             .or_default();
-        let before = of_set.get(&event.name_any()).map(|before| before.first);
+        let before = of_set.get(&event.name_any());
+        let is_news = before.is_none_or(|before| {
+            let mut made = of_set.values().filter(|other| other.refused.is_none());
+            made.any(|made| made.last > before.last)
+        });
+        let before = before.map(|before| before.first);
         // The controller's clock may be ahead.
         let [first, last] = times(event).map(|time| time.min(now));
         let creation = Creation {
@@ -78,7 +84,8 @@ impl PodCreations {
             refused: is_refusal(event).then(|| message.clone()),
             message,
         };
-        of_set.insert(event.name_any(), creation).is_none()
+        of_set.insert(event.name_any(), creation);
+        is_news
     }
 
     /// Takes an event away.
@@ -190,8 +197,7 @@ mod tests {
     fn refusal(events: &[Event]) -> Option<PodRefusal> {
         let mut creations = PodCreations::default();
         for event in events {
-            assert!(creations.put(event, now()));
-            assert!(!creations.put(event, now()), "it is there");
+            creations.put(event, now());
         }
         let missing = ["demo-1".to_owned()];
         assert_eq!(creations.refusal("team", "demo", "another", &missing), None);
@@ -236,6 +242,16 @@ mod tests {
             let refused = creations.refusal("team", "demo", "set", &missing).unwrap();
             assert_eq!(refused.since, arrival(10), "the arrival of the first");
         }
+    }
+
+    #[test]
+    fn a_repeated_refusal_is_news_only_after_the_pod_was_made() {
+        let mut creations = PodCreations::default();
+        assert!(creations.put(&event("FailedCreate", "demo-1", 4, 5), now()));
+        assert!(!creations.put(&event("FailedCreate", "demo-1", 4, 6), now()));
+        assert!(creations.put(&event("SuccessfulCreate", "demo-1", 7, 7), now()));
+        assert!(creations.put(&event("FailedCreate", "demo-1", 4, 8), now()));
+        assert!(!creations.put(&event("FailedCreate", "demo-1", 4, 9), now()));
     }
 
     #[test]

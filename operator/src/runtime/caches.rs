@@ -58,7 +58,7 @@ impl ObjectName {
 
 /// Where the objects of one cache lie.
 pub trait Storage<K: Cached>: Default + Send + Sync + 'static {
-    /// Adds or replaces an object. True if it was not there.
+    /// Adds or replaces an object. True if it was not there; of events, if it tells something new.
     fn put(&self, object: K) -> bool;
     /// Takes an object away.
     fn remove(&self, object: K);
@@ -243,7 +243,7 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
         self.not_installed.swap(lacking, Ordering::Relaxed) != lacking
     }
 
-    /// Adds or replaces an object. True if it was not there.
+    /// Adds or replaces an object. True if it was not there; of events, if it tells something new.
     pub fn put(&self, object: K) -> bool {
         self.storage.put(object)
     }

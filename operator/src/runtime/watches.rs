@@ -423,6 +423,10 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             // made.
             key = key.filter(|key| !self.context.probes.awaits_first(key));
         }
+        if self.kind == Kind::Event && !is_new {
+            // The controller tries again and again, and says the same each time.
+            return;
+        }
         self.enqueue(key);
     }
 
