@@ -527,8 +527,8 @@ pub struct ServiceAccountSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
-    /// Seconds a replaced replica may take to be Ready and beating before the roll stops and says
-    /// so. Default 900.
+    /// Seconds that a replica may take to be Ready and to send heartbeats. After that a rollout stops,
+    /// and `Stalled` says so, as it does of a first start. Default 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86400))]
     pub ready_timeout_seconds: Option<i32>,

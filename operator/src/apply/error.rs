@@ -26,6 +26,8 @@ pub enum FailureKind {
     Conflict,
     /// It may work next time.
     Transient,
+    /// It was to work the next time, and has not for a while.
+    Lasting,
 }
 
 impl FailureKind {
@@ -34,7 +36,7 @@ impl FailureKind {
         match self {
             Self::Forbidden => Some(Reason::Forbidden),
             Self::NameTaken => Some(Reason::NameTaken),
-            Self::Refused => Some(Reason::ApplyFailed),
+            Self::Refused | Self::Lasting => Some(Reason::ApplyFailed),
             Self::Conflict | Self::Transient => None,
         }
     }
@@ -45,9 +47,7 @@ impl ApplyFailure {
     pub fn new(error: &kube::Error, what: &str, exposes: bool) -> Self {
         let (kind, message) = match error {
             kube::Error::Api(status) => match status.code {
-                // A quota, pod security or a webhook also answer 403; what they lack is the words
-                // of the authorizer.
-                403 if status.message.contains("cannot") => (
+                403 if is_of_the_authoriser(&status.message) => (
                     FailureKind::Forbidden,
                     format!(
                         "the operator may not {what}: grant its role this verb ({})",
@@ -75,6 +75,49 @@ impl ApplyFailure {
             kind,
             exposes,
             message,
+        }
+    }
+}
+
+/// Whether a message is the authoriser's: `x is forbidden: User "y" cannot patch resource "z"`. A
+/// quota, pod security and a webhook answer 403 as well, in whatever words.
+fn is_of_the_authoriser(message: &str) -> bool {
+    let said = message.split_once("is forbidden: User \"");
+    let said = said.and_then(|(_, rest)| rest.split_once("\" cannot "));
+    said.is_some_and(|(_, what)| what.contains(" resource \""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    #[test]
+    fn the_authoriser_is_recognised_by_the_form_of_its_answer() {
+        let user = "system:serviceaccount:ops:bytebase-operator";
+        for (message, kind) in [
+            (
+                format!("ingresses.networking.k8s.io \"demo\" is forbidden: User \"{user}\" cannot patch resource \"ingresses\" in API group \"networking.k8s.io\" in the namespace \"team\""),
+                FailureKind::Forbidden,
+            ),
+            (
+                "pods \"demo-0\" is forbidden: exceeded quota: small, requested: pods=1".to_owned(),
+                FailureKind::Refused,
+            ),
+            (
+                "admission webhook \"w\" denied the request: you cannot use resource \"ingresses\" on a Friday".to_owned(),
+                FailureKind::Refused,
+            ),
+            (
+                "ingresses \"demo\" is forbidden: ValidatingAdmissionPolicy denied request: users cannot do that".to_owned(),
+                FailureKind::Refused,
+            ),
+        ] {
+            let status = Status::failure(&message, "Forbidden").with_code(403);
+            let error = kube::Error::Api(status.boxed());
+            let failure = ApplyFailure::new(&error, "patch ingresses/demo", true);
+            assert_eq!(failure.kind, kind, "{message}");
+            assert!(failure.message.contains(&message));
         }
     }
 }

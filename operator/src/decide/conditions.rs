@@ -41,7 +41,7 @@ pub fn all(findings: &Findings<'_>) -> Vec<ConditionDraft> {
     let healthy = replicas_healthy(findings);
     let ready = ready(findings, &healthy);
     let rollout = rollout(findings);
-    let stalled = stalled(findings, &rollout);
+    let stalled = stalled(findings, &rollout, &healthy);
     let reconciling = reconciling(findings, &ready, &rollout, &stalled);
     vec![
         ready,
@@ -400,7 +400,11 @@ fn rollout(findings: &Findings<'_>) -> ConditionDraft {
     ConditionDraft::new(ConditionType::RolloutComplete, Some(done), reason, message)
 }
 
-fn stalled(findings: &Findings<'_>, rollout: &ConditionDraft) -> ConditionDraft {
+fn stalled(
+    findings: &Findings<'_>,
+    rollout: &ConditionDraft,
+    healthy: &ConditionDraft,
+) -> ConditionDraft {
     let of = |status, reason, message: String| {
         ConditionDraft::new(ConditionType::Stalled, Some(status), reason, message)
     };
@@ -416,6 +420,15 @@ fn stalled(findings: &Findings<'_>, rollout: &ConditionDraft) -> ConditionDraft 
             findings.database.reason,
             findings.database.message.clone(),
         );
+    }
+    // A roll has a say of its own on how long a replica may take.
+    let timeout = findings.cluster.rollout.ready_timeout;
+    let late = findings.health.late_at(findings.observation, timeout);
+    let is_late = late.is_some_and(|late| late <= findings.observation.now);
+    if is_late && rollout.reason == Reason::RolloutDone && healthy.status == Some(false) {
+        let seconds = timeout.as_secs();
+        let message = format!("not up after {seconds} s: {}", healthy.message);
+        return of(true, healthy.reason, message);
     }
     of(
         false,

@@ -255,6 +255,21 @@ fn refusal_counts_at(refused: &PodRefusal) -> Timestamp {
 }
 
 impl Health<'_> {
+    /// When the first replica that is not up has had `timeout` to come up, or the first pod that is
+    /// refused. Of one on a silent node the kubelet knows nothing, and Kubernetes replaces it.
+    pub fn late_at(&self, observation: &Observation, timeout: SignedDuration) -> Option<Timestamp> {
+        let down = self.replicas.iter().filter(|replica| {
+            !replica.pod.ready && !replica.pod.deleting && !replica.node_is_silent()
+        });
+        let since = down.map(|replica| replica.pod.unready_since.unwrap_or(replica.pod.created_at));
+        let refused = observation
+            .refused_pod
+            .as_ref()
+            .map(|refused| refused.since);
+        let since = since.chain(refused).min()?;
+        since.checked_add(timeout).ok()
+    }
+
     /// Heartbeats that have belonged to no pod of ours for longer than any ended process lingers.
     pub fn strangers(&self, observation: &Observation) -> usize {
         let long = SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);

@@ -168,7 +168,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         prune,
         eviction,
         call: call(cluster, observation, license, health),
-        next: next(observation, license, rollout, health),
+        next: next(cluster, observation, license, rollout, health),
         reading: reading(quiet, rollout, health),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
@@ -551,6 +551,7 @@ fn call(
 }
 
 fn next(
+    cluster: &ValidCluster,
     observation: &Observation,
     license: &LicenseVerdict,
     rollout: &Rollout,
@@ -572,11 +573,14 @@ fn next(
         })
         .filter(|moment| *moment > observation.now)
         .min();
+    let late = health.late_at(observation, cluster.rollout.ready_timeout);
+    let late = late.filter(|late| *late > observation.now);
     [
         license.changes_at,
         rollout,
         strangers,
         health::awaited_refusal(observation),
+        late,
         rollout::overdue_at(observation),
     ]
     .into_iter()

@@ -123,11 +123,17 @@ pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
 }
 
 /// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
-pub async fn pods(ids: &LogIds, reader: &LogReader, pods: &[Pod]) -> Vec<PodView> {
-    let mut views: Vec<_> = join_all(
-        pods.iter()
-            .map(|pod| async { pod::view(pod, ids.get(pod, reader).await) }),
-    )
+/// `unmounted` says which volume of a pod cannot be mounted.
+pub async fn pods(
+    ids: &LogIds,
+    reader: &LogReader,
+    pods: &[Pod],
+    unmounted: impl Fn(&Pod) -> Option<String>,
+) -> Vec<PodView> {
+    let mut views: Vec<_> = join_all(pods.iter().map(|pod| async {
+        let id = ids.get(pod, reader).await;
+        pod::view(pod, id, unmounted(pod).as_deref())
+    }))
     .await
     .into_iter()
     .flatten()

@@ -3,6 +3,6 @@
 pub mod cluster;
 pub mod database;
 pub mod pod;
-pub mod pod_creations;
+pub mod pod_events;
 pub mod remembered;
 pub mod route;

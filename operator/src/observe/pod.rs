@@ -41,8 +41,9 @@ pub fn trim(pod: &mut Pod) {
     }
 }
 
-/// A pod as a plain value. `replica_id` is filled in from its log.
-pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
+/// A pod as a plain value. `replica_id` comes from its log, and from events why a volume of it cannot
+/// be mounted.
+pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Option<PodView> {
     let name = pod.name_any();
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
     let status = pod.status.as_ref();
@@ -71,7 +72,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>) -> Option<PodView> {
             .map(|time| time.0),
         replica_id,
         restarts: container.map_or(0, |container| container.restart_count),
-        trouble: trouble(pod, container),
+        trouble: trouble(pod, container, unmounted),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
         name,
     })
@@ -108,7 +109,11 @@ fn node_is_silent(pod: &Pod) -> bool {
     holds("ContainersReady") && !holds("Ready") && !gate_is_shut
 }
 
-fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble> {
+fn trouble(
+    pod: &Pod,
+    container: Option<&ContainerStatus>,
+    unmounted: Option<&str>,
+) -> Option<PodTrouble> {
     if let Some(unscheduled) = condition(pod, "PodScheduled")
         .filter(|scheduled| scheduled.reason.as_deref() == Some("Unschedulable"))
     {
@@ -124,34 +129,78 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<PodTrouble>
             node.unwrap_or("unknown")
         )));
     }
-    let container = container?;
-    let waiting = container
-        .state
-        .as_ref()
-        .and_then(|state| state.waiting.as_ref())?;
-    let reason = waiting.reason.as_deref().unwrap_or_default();
-    // The kubelet's message changes with every try (a growing back-off), and status must not change
-    // while nothing does.
+    let name = pod.name_any();
+    if let Some(trouble) = container.and_then(|container| container_trouble(&name, container)) {
+        return Some(trouble);
+    }
+    // Bytebase's own container waits for those before it, and the pod is not Ready without those
+    // beside it.
+    let status = pod.status.as_ref()?;
+    let others = [&status.init_container_statuses, &status.container_statuses];
+    let others = others.into_iter().flatten().flatten();
+    let others = others.filter(|other| other.name != CONTAINER);
+    let mut troubles = others.filter_map(|other| container_trouble(&name, other));
+    if let Some(trouble) = troubles.next() {
+        return Some(trouble);
+    }
+    let waits = container.is_none_or(|container| waiting_reason(container).is_some());
+    let unmounted = unmounted.filter(|_| waits)?;
+    Some(PodTrouble::Creation(format!(
+        "the kubelet cannot mount a volume: {unmounted}"
+    )))
+}
+
+fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    Some(waiting.reason.as_deref().unwrap_or_default())
+}
+
+/// Why a container does not run. The kubelet's own messages change with every try (a growing
+/// back-off), and status must not change while nothing does.
+fn container_trouble(pod: &str, container: &ContainerStatus) -> Option<PodTrouble> {
+    let reason = waiting_reason(container)?;
+    let name = &container.name;
+    let is_bytebase = name == CONTAINER;
     match reason {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
             Some(PodTrouble::ImagePull(format!(
-                "the image {} cannot be pulled (kubectl describe pod {} shows why)",
+                "the image {} cannot be pulled (kubectl describe pod {pod} shows why)",
                 container.image,
-                pod.name_any()
             )))
         }
-        "CrashLoopBackOff" => Some(PodTrouble::Crashing(format!(
-            "Bytebase keeps ending soon after its start (kubectl logs {} --previous shows why; it ends with code 0 even then)",
-            pod.name_any()
-        ))),
+        "CrashLoopBackOff" => Some(PodTrouble::Crashing(match last_end(container) {
+            Some(("OOMKilled", _)) if is_bytebase => "Bytebase keeps being killed for using more memory than the limit in spec.resources allows".to_owned(),
+            Some(("OOMKilled", _)) => format!("container {name} keeps being killed for using more memory than its limit"),
+            _ if is_bytebase => format!(
+                "Bytebase keeps ending soon after its start (kubectl logs {pod} --previous shows why; it ends with code 0 even then)"
+            ),
+            Some((_, code)) => format!(
+                "container {name} keeps ending with code {code} (kubectl logs {pod} --container {name} --previous shows why)"
+            ),
+            None => format!(
+                "container {name} keeps ending (kubectl logs {pod} --container {name} --previous shows why)"
+            ),
+        })),
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            let message = container.state.as_ref()?.waiting.as_ref()?.message.as_deref();
+            let which = if is_bytebase {
+                "the container".to_owned()
+            } else {
+                format!("container {name}")
+            };
             Some(PodTrouble::Creation(format!(
-                "the kubelet cannot make the container: {}",
-                waiting.message.as_deref().unwrap_or(reason)
+                "the kubelet cannot make {which}: {}",
+                message.unwrap_or(reason)
             )))
         }
         _ => None,
     }
+}
+
+/// Reason and exit code with which a container ended last.
+fn last_end(container: &ContainerStatus) -> Option<(&str, i32)> {
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    Some((ended.reason.as_deref().unwrap_or_default(), ended.exit_code))
 }
 
 /// Ids of replicas, each bound to the container that logged it: a new process has a new one.
@@ -426,12 +475,98 @@ mod tests {
             (pod("Unknown", "True", None), true),
             (pod("False", "True", Some("ReadinessGatesNotReady")), false),
         ] {
-            let trouble = view(&seen, None).unwrap().trouble;
+            let trouble = view(&seen, None, None).unwrap().trouble;
             assert_eq!(trouble.is_some(), silent, "{seen:?}");
             if let Some(trouble) = trouble {
                 assert!(trouble.message().contains("node-1"), "{trouble:?}");
             }
         }
+    }
+
+    fn status(name: &str, waiting: &str, last: Value) -> Value {
+        json!({
+            "name": name, "ready": false, "restartCount": 0, "image": "example.com/i:1",
+            "imageID": "", "state": {"waiting": {"reason": waiting, "message": "the message"}},
+            "lastState": last,
+        })
+    }
+
+    fn ended(reason: &str, code: i32) -> Value {
+        json!({"terminated": {"reason": reason, "exitCode": code}})
+    }
+
+    #[test]
+    fn whatever_container_or_volume_keeps_a_pod_from_starting_is_named() {
+        let none = || json!({});
+        let crash = "CrashLoopBackOff";
+        let creating = status(CONTAINER, "ContainerCreating", none());
+        let initialising = status(CONTAINER, "PodInitializing", none());
+        let cases = [
+            (
+                vec![],
+                vec![status(CONTAINER, crash, ended("Completed", 0))],
+                "ends with code 0",
+            ),
+            (
+                vec![],
+                vec![status(CONTAINER, crash, ended("OOMKilled", 137))],
+                "more memory than the limit in spec.resources",
+            ),
+            (
+                vec![status("copy", crash, ended("Error", 3))],
+                vec![initialising.clone()],
+                "container copy keeps ending with code 3",
+            ),
+            (
+                vec![status("copy", "ErrImagePull", none())],
+                vec![initialising.clone()],
+                "image example.com/i:1 cannot be pulled",
+            ),
+            (
+                vec![],
+                vec![
+                    json!({"name": CONTAINER, "ready": true, "restartCount": 0, "image": "", "imageID": "", "state": {"running": {}}}),
+                    status("proxy", crash, none()),
+                ],
+                "container proxy keeps ending (kubectl logs demo-1 --container proxy",
+            ),
+            (
+                vec![],
+                vec![
+                    status("proxy", crash, ended("OOMKilled", 137)),
+                    creating.clone(),
+                ],
+                "container proxy keeps being killed for using more memory",
+            ),
+            (
+                vec![],
+                vec![
+                    status("proxy", "CreateContainerConfigError", none()),
+                    creating.clone(),
+                ],
+                "cannot make container proxy: the message",
+            ),
+            (
+                vec![],
+                vec![creating.clone()],
+                "cannot mount a volume: secret \"gone\" not found",
+            ),
+            (vec![], vec![], "cannot mount a volume"),
+        ];
+        for (init, beside, words) in cases {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": {"initContainerStatuses": init, "containerStatuses": beside},
+            }))
+            .unwrap();
+            let trouble = view(&pod, None, Some("secret \"gone\" not found"))
+                .unwrap()
+                .trouble;
+            let trouble = trouble.unwrap_or_else(|| panic!("nothing: {words}"));
+            assert!(trouble.message().contains(words), "{trouble:?}");
+        }
+        let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
+        assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
     }
 
     #[test]

@@ -6,10 +6,10 @@ mod tests;
 use crate::api::status::{Phase, ReplicaStatus, RolloutStatus};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
-use crate::apply::{ApplyFailure, FIELD_MANAGER};
+use crate::apply::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::{ConditionDraft, Report};
 use crate::kubernetes::Guarded;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
@@ -131,6 +131,36 @@ fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) ->
             .and_then(|before| before.since.clone())
             .or_else(|| Some(now.clone())),
         ..status
+    }
+}
+
+/// A write that fails for so long is not about to succeed by itself.
+const FAILING: SignedDuration = SignedDuration::from_secs(30);
+
+/// Marks failures that were to pass and have not. `since`: since when there have been some, as far as
+/// this process knows; another process may have reported them before.
+pub fn mark_lasting(
+    failures: &mut [ApplyFailure],
+    previous: &BytebaseClusterStatus,
+    since: &mut Option<Timestamp>,
+    now: Timestamp,
+) {
+    let mut passing = failures
+        .iter_mut()
+        .filter(|failure| failure.kind == FailureKind::Transient)
+        .peekable();
+    if passing.peek().is_none() {
+        *since = None;
+        return;
+    }
+    let since = *since.get_or_insert(now);
+    let reported = previous.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::Stalled.as_ref()
+            && condition.status == "True"
+            && condition.reason == Reason::ApplyFailed.as_ref()
+    });
+    if reported || now.duration_since(since) >= FAILING {
+        passing.for_each(|failure| failure.kind = FailureKind::Lasting);
     }
 }
 

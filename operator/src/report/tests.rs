@@ -1,6 +1,6 @@
 //! Status and events.
 
-use super::{LONGEST_MESSAGE, notices, status, unseen};
+use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen};
 use crate::api::status::{HeartbeatState, Phase, ReplicaStatus};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
@@ -425,4 +425,45 @@ fn a_cluster_whose_objects_cannot_be_seen_is_not_reported_as_it_was() {
             .count(),
         1
     );
+}
+
+#[test]
+fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
+    let failing = || vec![refused(FailureKind::Transient, false)];
+    let kind_after = |seconds: i64, previous: &BytebaseClusterStatus, since: &mut Option<_>| {
+        let mut failures = failing();
+        mark_lasting(&mut failures, previous, since, later(seconds));
+        failures[0].kind
+    };
+    let none = BytebaseClusterStatus::default();
+    let mut since = None;
+    for (seconds, expected) in [
+        (0, FailureKind::Transient),
+        (29, FailureKind::Transient),
+        (30, FailureKind::Lasting),
+    ] {
+        assert_eq!(
+            kind_after(seconds, &none, &mut since),
+            expected,
+            "{seconds}"
+        );
+    }
+    let seen = healthy(3, stored(&json!({})));
+    let mut failures = failing();
+    failures[0].kind = FailureKind::Lasting;
+    let told = status(&none, report(&json!({}), &seen), &failures, Some(4), now());
+    let stalled = of(&told, ConditionType::Stalled);
+    assert_eq!(
+        (&*stalled.status, &*stalled.reason),
+        ("True", "ApplyFailed")
+    );
+    assert!(stalled.message.contains(&failures[0].message));
+    // Another process goes on from what the status says.
+    assert_eq!(kind_after(0, &told, &mut None), FailureKind::Lasting);
+    // A success ends it.
+    mark_lasting(&mut [], &told, &mut since, later(40));
+    assert_eq!(since, None);
+    let conflict = &mut [refused(FailureKind::Conflict, false)];
+    mark_lasting(conflict, &told, &mut None, later(40));
+    assert_eq!(conflict[0].kind, FailureKind::Conflict);
 }

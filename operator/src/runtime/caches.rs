@@ -4,7 +4,7 @@ use crate::api::BytebaseCluster;
 use crate::decide::observation::PodRefusal;
 use crate::kubernetes::Kind;
 use crate::kubernetes::Readable;
-use crate::observe::pod_creations::PodCreations;
+use crate::observe::pod_events::PodEvents;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
@@ -155,9 +155,9 @@ impl<K: Cached> Storage<K> for Serialized {
 
 /// Events that tell of pods, as the reasons that they give.
 #[derive(Default)]
-pub struct Creations(Mutex<PodCreations>);
+pub struct Events(Mutex<PodEvents>);
 
-impl Storage<Event> for Creations {
+impl Storage<Event> for Events {
     fn put(&self, object: Event) -> bool {
         self.0.lock().put(&object, Timestamp::now())
     }
@@ -288,8 +288,10 @@ pub struct Caches {
     pub clusters: Arc<Cache<BytebaseCluster, Live>>,
     /// Pods, trimmed.
     pub pods: Arc<Cache<Pod>>,
-    /// Why pods could not be made.
-    pub pod_creations: Arc<Cache<Event, Creations>>,
+    /// Events about pods that were made or refused.
+    pub creations: Arc<Cache<Event, Events>>,
+    /// Events about volumes that could not be mounted.
+    pub mounts: Arc<Cache<Event, Events>>,
     owned: BTreeMap<Kind, Arc<Cache<DynamicObject>>>,
 }
 
@@ -298,7 +300,8 @@ impl Default for Caches {
         Self {
             clusters: Arc::default(),
             pods: Arc::default(),
-            pod_creations: Arc::default(),
+            creations: Arc::default(),
+            mounts: Arc::default(),
             owned: Kind::owned().map(|kind| (kind, Arc::default())).collect(),
         }
     }
@@ -345,8 +348,14 @@ impl Caches {
         set_uid: &str,
         missing: &[String],
     ) -> Option<PodRefusal> {
-        let creations = self.pod_creations.storage.0.lock();
+        let creations = self.creations.storage.0.lock();
         creations.refusal(namespace, set, set_uid, missing)
+    }
+
+    /// Why a volume of this pod cannot be mounted.
+    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
+        let mounts = self.mounts.storage.0.lock();
+        mounts.unmounted(namespace, set, pod_uid)
     }
 
     /// One owned object as the type that is wanted.

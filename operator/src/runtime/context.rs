@@ -92,6 +92,8 @@ pub struct Memory {
     pub refused_eviction: Option<(RefusedEviction, u32)>,
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
     pub evicted: Option<String>,
+    /// Since when writes have failed that were to succeed the next time.
+    pub failing_since: Option<Timestamp>,
     /// Status as last written.
     pub status: Option<WrittenStatus>,
     /// The last look wrote objects and left the status to the next.

@@ -29,7 +29,7 @@ use crate::validate::{ValidDatabase, Validation, validate, wanted_references};
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -84,7 +84,9 @@ impl Error {
             Self::Read(_)
             | Self::Status(_)
             | Self::NotLeading(_)
-            | Self::Apply(_, FailureKind::Transient) => ErrorClass::Transient,
+            | Self::Apply(_, FailureKind::Transient | FailureKind::Lasting) => {
+                ErrorClass::Transient
+            }
             Self::Apply(_, FailureKind::Conflict) => ErrorClass::Conflict,
             Self::Apply(..) | Self::Blind(_) => ErrorClass::User,
             Self::TimedOut => ErrorClass::TimedOut,
@@ -265,7 +267,9 @@ impl Look<'_> {
             .collect();
         let status = self.last_status(memory);
         context.log_ids.recall(&pods, &status.replica_statuses);
-        let mut pods = observe::pods(&context.log_ids, &self.log_reader(namespace), &pods).await;
+        let unmounted = |pod: &Pod| context.caches.unmounted(namespace, &name, &pod.uid()?);
+        let reader = self.log_reader(namespace);
+        let mut pods = observe::pods(&context.log_ids, &reader, &pods, unmounted).await;
         // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
         // one would be evicted on a picture of before.
         let evicted = pods
@@ -705,6 +709,12 @@ impl Look<'_> {
             outcome.requeue(ECHO);
             return Ok(next);
         }
+        report::mark_lasting(
+            &mut outcome.failures,
+            &previous,
+            &mut memory.failing_since,
+            observation.now,
+        );
         let status = report::status(
             &previous,
             plan.report,

@@ -11,7 +11,7 @@ use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observe::{pod, pod_creations};
+use crate::observe::{pod, pod_events};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -90,14 +90,19 @@ pub fn start(
                 key_by_label,
             );
         }
-        watch.cached(
-            Kind::Event,
-            watch.api(),
-            everything().fields(pod_creations::SELECTOR),
-            &context.caches.pod_creations,
-            strip,
-            key_of_refusal,
-        );
+        for (selector, cache) in [
+            (pod_events::CREATIONS, &context.caches.creations),
+            (pod_events::MOUNTS, &context.caches.mounts),
+        ] {
+            watch.cached(
+                Kind::Event,
+                watch.api(),
+                everything().fields(selector),
+                cache,
+                strip,
+                key_of_failure,
+            );
+        }
         watch.named::<Secret>(Kind::Secret);
         watch.named::<ConfigMap>(Kind::ConfigMap);
     }
@@ -149,12 +154,12 @@ fn key_of_cluster(cluster: &BytebaseCluster) -> Option<Key> {
     Some(ObjectRef::from_obj(cluster))
 }
 
-/// The cluster whose pod was refused; it has the name of its StatefulSet.
-fn key_of_refusal(event: &k8s_openapi::api::core::v1::Event) -> Option<Key> {
-    if !pod_creations::is_refusal(event) {
+/// The cluster whose pod an event says to have failed; it has the name of its StatefulSet.
+fn key_of_failure(event: &k8s_openapi::api::core::v1::Event) -> Option<Key> {
+    if !pod_events::is_failure(event) {
         return None;
     }
-    let (namespace, set) = pod_creations::set_of(event)?;
+    let (namespace, set) = pod_events::set_of(event)?;
     Some(ObjectRef::new(set).within(namespace))
 }
 

@@ -9,8 +9,9 @@ use crate::decide::observation::{
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::testing::{
-    beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
+    after, beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
 };
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 fn three() -> Observation {
@@ -25,6 +26,7 @@ fn changed(mut observation: Observation, change: impl FnOnce(&mut Observation)) 
 fn troubled(trouble: PodTrouble) -> Observation {
     changed(three(), |seen| {
         seen.pods[1].ready = false;
+        seen.pods[1].unready_since = Some(after(SignedDuration::from_mins(-1)));
         seen.pods[1].trouble = Some(trouble);
     })
 }
@@ -107,9 +109,28 @@ fn beginnings() -> Vec<Case> {
             ..case(
                 "starting",
                 changed(three(), |seen| {
-                    seen.pods.iter_mut().for_each(|pod| pod.ready = false);
+                    for pod in &mut seen.pods {
+                        pod.ready = false;
+                        pod.created_at = after(SignedDuration::from_secs(-899));
+                    }
                 }),
                 Phase::Starting,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: (false, Reason::ReplicaNotReady),
+            stalled: (true, Reason::ReplicaNotReady),
+            healthy: (Some(false), Reason::ReplicaNotReady),
+            ..case(
+                "a first start that does not come off",
+                changed(three(), |seen| {
+                    for pod in &mut seen.pods {
+                        pod.ready = false;
+                        pod.created_at = after(SignedDuration::from_secs(-900));
+                    }
+                }),
+                Phase::Stalled,
             )
         },
         Case {
@@ -157,10 +178,8 @@ fn running() -> Vec<Case> {
                 changed(
                     with_facts(three(), |facts| beats(facts).push(beat(9, 1))),
                     |seen| {
-                        seen.unclaimed_since.insert(
-                            crate::testing::id(9),
-                            crate::testing::after(jiff::SignedDuration::from_mins(-5)),
-                        );
+                        seen.unclaimed_since
+                            .insert(crate::testing::id(9), after(SignedDuration::from_mins(-5)));
                     },
                 ),
                 Phase::Ready,

@@ -1,8 +1,9 @@
-//! Why pods could not be made: what the StatefulSet controller says of it in its events.
+//! Why pods could not be made or started, where only events say so: those of the StatefulSet
+//! controller about pods that it may not make, and those of the kubelet about volumes that it cannot
+//! mount.
 //!
-//! The events of all StatefulSets come by one watch. A reconcile that listed them would make a
-//! request that grows with the namespace, most often when the API server is busiest: while no pod
-//! can be made.
+//! They come by watches. A reconcile that listed them would make a request that grows with the
+//! namespace, most often when the API server is busiest: while no pod can be made.
 
 use crate::decide::observation::PodRefusal;
 use jiff::Timestamp;
@@ -10,8 +11,10 @@ use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;
 use std::collections::HashMap;
 
-/// The field selector of the events that are needed.
-pub const SELECTOR: &str = "involvedObject.kind=StatefulSet";
+/// The field selector of events that say which pods were made or refused.
+pub const CREATIONS: &str = "involvedObject.kind=StatefulSet";
+/// The field selector of events that say which volumes could not be mounted.
+pub const MOUNTS: &str = "involvedObject.kind=Pod,reason=FailedMount";
 
 /// Longest message that is kept, in bytes; the API server takes 1024.
 const LONGEST: usize = 1024;
@@ -21,37 +24,42 @@ type Name = (String, String);
 
 /// The events in which pods were made or refused.
 #[derive(Default)]
-pub struct PodCreations {
+pub struct PodEvents {
     /// By the name of the StatefulSet, then by the name of the event.
-    by_set: HashMap<Name, HashMap<String, Creation>>,
+    by_set: HashMap<Name, HashMap<String, Seen>>,
 }
 
-struct Creation {
-    set_uid: String,
+struct Seen {
+    /// Uid of the StatefulSet or the pod that it is about.
+    uid: String,
+    reason: String,
     first: Timestamp,
     last: Timestamp,
-    /// What the controller says; `None` where it made the pod.
-    refused: Option<String>,
-    /// Names the pod.
+    /// Whether something failed; else a pod was made.
+    failed: bool,
+    /// Of a StatefulSet's event: names the pod.
     message: String,
 }
 
-/// The StatefulSet that an event is about, if it tells of pods that were made or refused.
+/// Namespace and name of the StatefulSet that an event concerns, if it is one of those that are
+/// needed.
 pub fn set_of(event: &Event) -> Option<(&str, &str)> {
     let about = &event.involved_object;
-    let reason = event.reason.as_deref()?;
-    if !matches!(reason, "FailedCreate" | "SuccessfulCreate") {
-        return None;
+    let (namespace, name) = (about.namespace.as_deref()?, about.name.as_deref()?);
+    match event.reason.as_deref()? {
+        "FailedCreate" | "SuccessfulCreate" => Some((namespace, name)),
+        // A pod is named after its StatefulSet and a number.
+        "FailedMount" => Some((namespace, name.rsplit_once('-')?.0)),
+        _ => None,
     }
-    Some((about.namespace.as_deref()?, about.name.as_deref()?))
 }
 
-/// Whether an event tells that a pod was refused.
-pub fn is_refusal(event: &Event) -> bool {
-    event.reason.as_deref() == Some("FailedCreate")
+/// Whether an event tells that something failed.
+pub fn is_failure(event: &Event) -> bool {
+    event.reason.as_deref() != Some("SuccessfulCreate")
 }
 
-impl PodCreations {
+impl PodEvents {
     /// Adds an event that came at `now`, or replaces it. True if it tells something new: a repetition
     /// does so only where a pod was made in between.
     pub fn put(&mut self, event: &Event, now: Timestamp) -> bool {
@@ -71,20 +79,21 @@ impl PodCreations {
             .or_default();
         let before = of_set.get(&event.name_any());
         let is_news = before.is_none_or(|before| {
-            let mut made = of_set.values().filter(|other| other.refused.is_none());
+            let mut made = of_set.values().filter(|other| !other.failed);
             made.any(|made| made.last > before.last)
         });
         let before = before.map(|before| before.first);
         // The controller's clock may be ahead.
         let [first, last] = times(event).map(|time| time.min(now));
-        let creation = Creation {
-            set_uid: event.involved_object.uid.clone().unwrap_or_default(),
+        let seen = Seen {
+            uid: event.involved_object.uid.clone().unwrap_or_default(),
+            reason: event.reason.clone().unwrap_or_default(),
             first: before.map_or(first, |before| before.min(first)),
             last,
-            refused: is_refusal(event).then(|| message.clone()),
+            failed: is_failure(event),
             message,
         };
-        of_set.insert(event.name_any(), creation);
+        of_set.insert(event.name_any(), seen);
         is_news
     }
 
@@ -102,22 +111,22 @@ impl PodCreations {
         }
     }
 
-    /// Events, as far as [`PodCreations::remove`] needs them, whose name `gone` says is gone.
+    /// Events, as far as [`PodEvents::remove`] needs them, whose name `gone` says is gone.
     pub fn select(&self, gone: impl Fn(&str, &str) -> bool) -> Vec<Event> {
         let mut selected = Vec::new();
         for ((namespace, set), events) in &self.by_set {
-            for (name, creation) in events {
+            for (name, seen) in events {
                 if gone(namespace, name) {
                     let mut event = Event::default();
                     event.metadata.namespace = Some(namespace.clone());
                     event.metadata.name = Some(name.clone());
                     event.involved_object.namespace = Some(namespace.clone());
-                    event.involved_object.name = Some(set.clone());
-                    event.reason = Some(if creation.refused.is_some() {
-                        "FailedCreate".to_owned()
-                    } else {
-                        "SuccessfulCreate".to_owned()
+                    // Any of its pods leads back to the same set.
+                    event.involved_object.name = Some(match seen.reason.as_str() {
+                        "FailedMount" => format!("{set}-0"),
+                        _ => set.clone(),
                     });
+                    event.reason = Some(seen.reason.clone());
                     selected.push(event);
                 }
             }
@@ -138,24 +147,34 @@ impl PodCreations {
         let events = self.by_set.get(&(namespace.to_owned(), set.to_owned()))?;
         let of = |pod: &str| {
             let about = format!("Pod {pod} ");
-            events.values().filter(move |creation| {
-                creation.set_uid == set_uid && creation.message.contains(&about)
-            })
+            events
+                .values()
+                .filter(move |event| event.uid == set_uid && event.message.contains(&about))
         };
         let refused = missing.iter().flat_map(|pod| {
-            let made = of(pod)
-                .filter(|creation| creation.refused.is_none())
-                .map(|creation| creation.last)
-                .max();
-            of(pod).filter_map(move |creation| {
-                let message = creation.refused.clone()?;
-                let since = [creation.first, creation.last]
-                    .into_iter()
-                    .find(|time| Some(*time) > made)?;
-                Some(PodRefusal { since, message })
-            })
+            let made = of(pod).filter(|event| !event.failed);
+            let made = made.map(|event| event.last).max();
+            of(pod)
+                .filter(|event| event.failed)
+                .filter_map(move |event| {
+                    let since = [event.first, event.last]
+                        .into_iter()
+                        .find(|time| Some(*time) > made)?;
+                    Some(PodRefusal {
+                        since,
+                        message: event.message.clone(),
+                    })
+                })
         });
         refused.min_by(|a, b| a.message.cmp(&b.message))
+    }
+
+    /// Why a volume of this pod cannot be mounted, in the kubelet's words. Of several reasons always
+    /// the same.
+    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
+        let events = self.by_set.get(&(namespace.to_owned(), set.to_owned()))?;
+        let failed = events.values().filter(|event| event.uid == pod_uid);
+        failed.map(|event| event.message.clone()).min()
     }
 }
 
@@ -195,7 +214,7 @@ mod tests {
     }
 
     fn refusal(events: &[Event]) -> Option<PodRefusal> {
-        let mut creations = PodCreations::default();
+        let mut creations = PodEvents::default();
         for event in events {
             creations.put(event, now());
         }
@@ -231,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_refusal_of_a_controller_whose_clock_is_ahead_dates_from_its_arrival() {
-        let mut creations = PodCreations::default();
+        let mut creations = PodEvents::default();
         let ahead = event("FailedCreate", "demo-1", 40, 50);
         let arrival = |minute: u32| -> Timestamp {
             format!("2026-06-01T00:{minute:02}:00Z").parse().unwrap()
@@ -246,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_repeated_refusal_is_news_only_after_the_pod_was_made() {
-        let mut creations = PodCreations::default();
+        let mut creations = PodEvents::default();
         assert!(creations.put(&event("FailedCreate", "demo-1", 4, 5), now()));
         assert!(!creations.put(&event("FailedCreate", "demo-1", 4, 6), now()));
         assert!(creations.put(&event("SuccessfulCreate", "demo-1", 7, 7), now()));
@@ -256,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_event_that_is_gone_leaves_nothing() {
-        let mut creations = PodCreations::default();
+        let mut creations = PodEvents::default();
         for event in [
             event("FailedCreate", "demo-1", 4, 5),
             event("SuccessfulCreate", "demo-2", 4, 5),
@@ -275,6 +294,24 @@ mod tests {
             creations.remove(&event);
         }
         assert!(creations.by_set.is_empty());
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_mounted_concerns_one_pod() {
+        let mut events = PodEvents::default();
+        let mut failed = event("FailedMount", "demo-1", 4, 5);
+        failed.involved_object.kind = Some("Pod".to_owned());
+        failed.involved_object.name = Some("demo-1".to_owned());
+        failed.involved_object.uid = Some("pod".to_owned());
+        failed.message = Some("secret \"gone\" not found".to_owned());
+        assert!(events.put(&failed, now()));
+        let found = events.unmounted("team", "demo", "pod");
+        assert_eq!(found.as_deref(), Some("secret \"gone\" not found"));
+        assert_eq!(events.unmounted("team", "demo", "the-next-pod"), None);
+        for event in events.select(|_, _| true) {
+            events.remove(&event);
+        }
+        assert_eq!(events.unmounted("team", "demo", "pod"), None);
     }
 
     #[test]
