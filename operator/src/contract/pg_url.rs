@@ -242,18 +242,12 @@ impl PgUrl {
         of_form.max(of_login)
     }
 
-    /// How the connection is really protected: a CA strengthens `require`, the system's CAs
-    /// strengthen everything, and direct negotiation leaves nothing to prefer.
+    /// How the connection is really protected: a CA strengthens `require`, and the system's CAs
+    /// strengthen everything.
     pub fn effective_ssl_mode(&self) -> SslMode {
-        let direct = self
-            .driver_params
-            .get("sslnegotiation")
-            .is_some_and(|value| value == "direct");
         match (self.ssl_mode, self.ssl_root_cert.as_deref()) {
             (_, Some("system")) => SslMode::VerifyFull,
             (SslMode::Require, Some(_)) => SslMode::VerifyCa,
-            (SslMode::Prefer, Some(_)) if direct => SslMode::VerifyCa,
-            (SslMode::Prefer, None) if direct => SslMode::Require,
             (mode, _) => mode,
         }
     }
@@ -648,7 +642,7 @@ fn divide_rest(raw: Raw) -> Result<(Params, Params), PgUrlError> {
             Owner::Server => {
                 runtime_params.insert(name, value);
             }
-            Owner::NewerDriver(name) => return Err(PgUrlError::UnsupportedParameter { name }),
+            Owner::OtherDriver(name) => return Err(PgUrlError::UnsupportedParameter { name }),
             // Every name with a field of its own has been taken before.
             Owner::Own | Owner::Unknown => {
                 return Err(PgUrlError::UnknownParameter(raw::label(&name, position)));
@@ -685,11 +679,6 @@ fn check_driver_value(name: &str, value: &str) -> Result<(), PgUrlError> {
                 "simple_protocol",
             ]
             .contains(&value),
-        ),
-        "sslnegotiation" => (
-            "sslnegotiation",
-            "postgres or direct",
-            ["", "postgres", "direct"].contains(&value),
         ),
         "sslsni" => ("sslsni", "0 or 1", ["", "0", "1"].contains(&value)),
         "service" => ("service", "the name of a service", !value.is_empty()),

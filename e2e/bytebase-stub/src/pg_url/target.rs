@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use super::{PgUrlError, Settings, files};
 
 /// Settings that configure the driver; every other one is a parameter for the server.
-const FOR_THE_DRIVER: [&str; 23] = [
+const FOR_THE_DRIVER: [&str; 22] = [
     "host",
     "port",
     "database",
@@ -19,7 +19,6 @@ const FOR_THE_DRIVER: [&str; 23] = [
     "sslkey",
     "sslcert",
     "sslrootcert",
-    "sslnegotiation",
     "sslpassword",
     "sslsni",
     "krbspn",
@@ -196,12 +195,6 @@ fn check_driver_settings(settings: &Settings) -> Result<(), PgUrlError> {
     {
         return refuse("default_query_exec_mode", "unknown value");
     }
-    if settings
-        .get("sslnegotiation")
-        .is_some_and(|how| how != "postgres")
-    {
-        return refuse("sslnegotiation", "this stand-in only knows postgres");
-    }
     Ok(())
 }
 
@@ -377,10 +370,14 @@ mod tests {
             ("port", "1"),
             ("user", "u"),
             ("schema", "public"),
+            ("sslnegotiation", "direct"),
             ("options", "-c geqo=off --work_mem=1MB"),
         ];
         let target = build(&settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
         let options = target.attempts()[0].options.get_options().unwrap();
-        assert_eq!(options, "-c geqo=off -c work_mem=1MB -c schema=public");
+        assert_eq!(
+            options,
+            "-c geqo=off -c work_mem=1MB -c schema=public -c sslnegotiation=direct"
+        );
     }
 }

@@ -177,9 +177,9 @@ pub enum PgUrlError {
     /// Neither the driver nor the server knows it; the server refuses the connection.
     #[error("{0} is no setting that PostgreSQL knows, and it refuses connections that ask for one: correct or remove it{similar}", similar = Similar(.0.similar))]
     UnknownParameter(ParameterLabel),
-    /// Known to some drivers only.
+    /// A setting of libpq that Bytebase's driver does not know.
     #[error(
-        "`{name}` is not understood by every supported Bytebase, and an older one fails with it: remove it"
+        "Bytebase's driver does not know `{name}` and sends it to the server, which then refuses the connection: remove it"
     )]
     UnsupportedParameter {
         /// The parameter.

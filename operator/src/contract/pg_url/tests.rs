@@ -444,12 +444,28 @@ fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
         assert_eq!(error, expected, "{text}");
         assert!(error.to_string().contains(told), "{error}");
     }
-    assert_eq!(
-        refused("postgres://u:p@h/d?sslmode=require&channel_binding=require"),
-        PgUrlError::UnsupportedParameter {
-            name: "channel_binding"
+}
+
+#[test]
+fn what_the_driver_hands_to_the_server_although_libpq_knows_it_is_refused() {
+    for (name, value) in [
+        ("channel_binding", "require"),
+        ("max_protocol_version", "3.0"),
+        ("min_protocol_version", "3.0"),
+        ("require_auth", "scram-sha-256"),
+        ("sslnegotiation", "direct"),
+        ("sslnegotiation", "postgres"),
+        ("sslnegotiation", ""),
+    ] {
+        for text in [
+            format!("postgres://u:p@h/d?sslmode=require&{name}={value}"),
+            format!("host=h user=u sslmode=require {name}={value}"),
+        ] {
+            let error = refused(&text);
+            assert_eq!(error, PgUrlError::UnsupportedParameter { name }, "{text}");
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
         }
-    );
+    }
 }
 
 #[test]
@@ -485,7 +501,6 @@ fn values_the_driver_refuses_are_refused() {
             "description_cache_capacity",
         ),
         ("default_query_exec_mode=fast", "default_query_exec_mode"),
-        ("sslnegotiation=tls", "sslnegotiation"),
         ("sslsni=yes", "sslsni"),
         ("service=", "service"),
     ] {
@@ -523,7 +538,7 @@ fn files_in_the_pod_are_listed_and_never_followed() {
 }
 
 #[test]
-fn a_ca_and_direct_negotiation_strengthen_the_mode() {
+fn a_ca_strengthens_the_mode() {
     use SslMode::{Allow, Disable, Prefer, Require, VerifyCa, VerifyFull};
     for (query, expected) in [
         ("", Prefer),
@@ -537,9 +552,9 @@ fn a_ca_and_direct_negotiation_strengthen_the_mode() {
         ("sslmode=verify-ca&sslrootcert=/ca", VerifyCa),
         ("sslmode=verify-full", VerifyFull),
         ("sslmode=require&sslrootcert=system", VerifyFull),
-        ("sslnegotiation=direct", Require),
-        ("sslnegotiation=direct&sslrootcert=/ca", VerifyCa),
-        ("sslnegotiation=postgres", Prefer),
+        ("sslrootcert=system", VerifyFull),
+        ("sslmode=disable&sslrootcert=system", VerifyFull),
+        ("sslmode=verify-ca&sslrootcert=system", VerifyFull),
     ] {
         assert_eq!(
             parsed(&format!("postgres://u:p@h/d?{query}")).effective_ssl_mode(),
