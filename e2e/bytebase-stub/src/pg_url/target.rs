@@ -32,6 +32,9 @@ const FOR_THE_DRIVER: [&str; 22] = [
     "description_cache_capacity",
 ];
 
+/// The `sslrootcert` that is no file.
+const SYSTEM: &str = "system";
+
 /// Where the metadata database is and how to get in. Holds the password, so it cannot be printed.
 #[derive(Clone)]
 pub struct PgTarget {
@@ -133,10 +136,7 @@ pub fn build(settings: &Settings) -> Result<PgTarget, PgUrlError> {
         let modes = if host.starts_with('/') {
             vec![PgSslMode::Disable] // a socket is never encrypted
         } else {
-            modes(
-                get("sslmode").unwrap_or("prefer"),
-                get("sslrootcert").is_some(),
-            )?
+            modes(get("sslmode").unwrap_or("prefer"), get("sslrootcert"))?
         };
         for mode in modes {
             attempts.push(Attempt {
@@ -219,13 +219,15 @@ fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
 }
 
 /// The encryption of the first and, where the mode has one, of the second try.
-fn modes(text: &str, has_root: bool) -> Result<Vec<PgSslMode>, PgUrlError> {
+fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
     Ok(match text {
+        // The driver verifies by the system's authorities, whatever the mode says.
+        _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],
         "prefer" => vec![PgSslMode::Prefer, PgSslMode::Disable],
         // With a root certificate the driver verifies it, as libpq does.
-        "require" if has_root => vec![PgSslMode::VerifyCa],
+        "require" if root.is_some() => vec![PgSslMode::VerifyCa],
         "require" => vec![PgSslMode::Require],
         "verify-ca" => vec![PgSslMode::VerifyCa],
         "verify-full" => vec![PgSslMode::VerifyFull],
@@ -299,7 +301,7 @@ fn with_certificates(
             .map(String::as_str)
             .filter(|value| !value.is_empty())
     };
-    if let Some(root) = get("sslrootcert") {
+    if let Some(root) = get("sslrootcert").filter(|root| *root != SYSTEM) {
         if !matches!(mode, PgSslMode::Disable) && std::fs::read(root).is_err() {
             return refuse("sslrootcert", "the file cannot be read");
         }
@@ -342,11 +344,17 @@ mod tests {
     #[test]
     fn require_with_a_root_certificate_verifies_it() {
         assert!(matches!(
-            modes("require", true).unwrap()[..],
+            modes("require", Some("/ca")).unwrap()[..],
             [PgSslMode::VerifyCa]
         ));
+        for mode in ["disable", "prefer", "verify-ca"] {
+            assert!(matches!(
+                modes(mode, Some("system")).unwrap()[..],
+                [PgSslMode::VerifyFull]
+            ));
+        }
         assert!(matches!(
-            modes("require", false).unwrap()[..],
+            modes("require", None).unwrap()[..],
             [PgSslMode::Require]
         ));
     }
@@ -354,11 +362,11 @@ mod tests {
     #[test]
     fn allow_starts_in_the_clear_and_prefer_ends_there() {
         assert!(matches!(
-            modes("allow", false).unwrap()[..],
+            modes("allow", None).unwrap()[..],
             [PgSslMode::Disable, PgSslMode::Require]
         ));
         assert!(matches!(
-            modes("prefer", false).unwrap()[..],
+            modes("prefer", None).unwrap()[..],
             [PgSslMode::Prefer, PgSslMode::Disable]
         ));
     }
