@@ -28,7 +28,8 @@ use std::time::Duration;
 /// A parsed `PG_URL`, with every default of the driver filled in.
 #[derive(Clone)]
 pub struct PgUrl {
-    /// Servers to try, in order. Never empty.
+    /// Servers to try, in order. Empty only for a Cloud SQL login, which finds its server by the
+    /// name of the instance.
     pub hosts: Vec<HostPort>,
     /// Role to log in as.
     pub user: String,
@@ -290,10 +291,15 @@ impl PgUrl {
         })
     }
 
-    /// Hosts, ports and database, for messages: neither user nor password.
+    /// Hosts and ports (or the Cloud SQL instance) and database, for messages: neither user nor
+    /// password.
     pub fn identity_hint(&self) -> String {
         let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
-        format!("{}/{}", hosts.join(","), self.database)
+        let server = match &self.iam {
+            Some(Iam::GcpCloudSql { instance, .. }) if hosts.is_empty() => instance.clone(),
+            _ => hosts.join(","),
+        };
+        format!("{server}/{}", self.database)
     }
 
     /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an
@@ -387,7 +393,14 @@ impl PgUrl {
                 part: Part::Parameters,
             });
         }
-        let hosts = parse_hosts(&mut raw)?;
+        let iam = parse_iam(&mut raw)?;
+        let hosts = match parse_hosts(&mut raw) {
+            // Bytebase dials the instance.
+            Err(PgUrlError::MissingHost) if matches!(iam, Some(Iam::GcpCloudSql { .. })) => {
+                Vec::new()
+            }
+            hosts => hosts?,
+        };
         let user = raw.take_filled("user").ok_or(PgUrlError::MissingUser)?;
         let password = raw.take("password");
         if password.as_deref() == Some("") {
@@ -409,7 +422,6 @@ impl PgUrl {
             })?;
         let ssl_root_cert = raw.take_filled("sslrootcert");
         let ssl_password = raw.take_filled("sslpassword").map(SecretString::from);
-        let iam = parse_iam(&mut raw)?;
         let (driver_params, runtime_params) = divide_rest(raw)?;
         if driver_params.contains_key("sslcert") != driver_params.contains_key("sslkey") {
             return Err(PgUrlError::HalfClientCertificate);
@@ -504,7 +516,7 @@ fn encode(text: &str) -> String {
 }
 
 fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
-    let hosts = raw.take_filled("host").ok_or(PgUrlError::MissingHost)?;
+    let hosts = raw.take_filled("host");
     let ports = match raw.take("port") {
         None => vec![DEFAULT_PORT],
         Some(ports) => {
@@ -520,6 +532,7 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
                 .collect::<Result<_, _>>()?
         }
     };
+    let hosts = hosts.ok_or(PgUrlError::MissingHost)?;
     let hosts: Vec<&str> = hosts.split(',').collect();
     if ports.len() != 1 && ports.len() != hosts.len() {
         return Err(PgUrlError::PortsDoNotMatchHosts {

@@ -706,6 +706,10 @@ fn the_operator_connects_only_where_it_can() {
             false,
         ),
         (
+            json!({"database": {"url": "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i"}}),
+            false,
+        ),
+        (
             json!({"database": {"url": iam, "monitorSecretRef": key("pg", "PG_URL")}}),
             true,
         ),

@@ -95,9 +95,7 @@ pub enum PgUrlError {
     )]
     EmptyPassword,
     /// No host: the driver would look for a server inside the pod.
-    #[error(
-        "there is no host, and no PostgreSQL in the pod to fall back to: give one (with Cloud SQL IAM any name does, it is not dialled)"
-    )]
+    #[error("there is no host, and no PostgreSQL in the pod to fall back to: give one")]
     MissingHost,
     /// `a,,b`.
     #[error("host {position} of the list is empty: remove the extra comma")]

@@ -595,6 +595,17 @@ fn cloud_logins_are_recognised_with_the_version_they_need() {
             ip_type: Some("psc".into())
         })
     );
+    // As Bytebase documents it: the instance takes the place of a host.
+    for text in [
+        "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i",
+        "postgres://sa%40project.iam@/bytebase?bytebase_gcp_cloud_sql_iam=true&bytebase_gcp_cloud_sql_instance_connection_name=p:r:i",
+    ] {
+        let url = parsed(text);
+        assert!(url.hosts.is_empty());
+        assert_eq!(url.identity_hint(), "p:r:i/bytebase");
+        assert_eq!(parsed(url.to_uri().expose_secret()), url);
+        assert_eq!(url.minimum_version(), Some(Version::new(3, 20, 0)));
+    }
     let keyword = "host=h user=u bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
     assert_eq!(
         parsed(keyword).minimum_version(),
