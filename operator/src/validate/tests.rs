@@ -505,6 +505,37 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
 }
 
 #[test]
+fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
+    for (key, value, words) in [
+        ("password", "p4ss\n", "ends with a line break"),
+        ("password", "p4ss\r\n", "ends with a line break"),
+        ("password", "p4\0ss", "holds a zero byte"),
+        ("user", "bytebase\n", "ends with a line break"),
+        ("user", "byte\tbase", "holds a control character"),
+        ("user", "byte\0base", "holds a zero byte"),
+    ] {
+        let mut references = references();
+        let keys = BTreeMap::from([("user", "bytebase"), ("password", "p4ss"), (key, value)]);
+        let keys = keys.into_iter();
+        let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
+        let fetched = Fetched::Present(keys.collect());
+        references.secrets.insert("login".to_owned(), fetched);
+        let validation = validate(&cluster(&parts(&json!({}))), &references, None);
+        let [problem] = &validation.problems[..] else {
+            panic!("{value:?}: {:?}", validation.problems)
+        };
+        let field = format!("spec.database.{key}SecretRef");
+        assert_eq!(
+            (&problem.field, problem.reason, problem.blocking),
+            (&field, InvalidSecret, true)
+        );
+        let told = format!("Secret login, key {key} {words}");
+        assert!(problem.message.starts_with(&told), "{}", problem.message);
+        assert!(!problem.message.contains("p4ss"));
+    }
+}
+
+#[test]
 fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
     let all = wrong_fields().chain(wrong_databases()).chain(wrong_lists());
     for (spec, field, reason, words) in all {
