@@ -83,7 +83,7 @@ pub struct PgParts {
 /// One server of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// DNS name or address (IPv6 without brackets).
+    /// DNS name or address (IPv6 without brackets), or the directory of a Unix socket in the pod.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -178,6 +178,9 @@ impl PgUrl {
         }
         if keyword::is_keyword_form(text) {
             return Self::from_raw(keyword::parse(text)?, PgUrlForm::KeywordValue);
+        }
+        if text.starts_with(['/', '.']) {
+            return Err(PgUrlError::FileInPod);
         }
         Err(PgUrlError::NotAConnectionString(file_trap(text)))
     }
@@ -279,13 +282,14 @@ impl PgUrl {
         self.password.is_some()
     }
 
-    /// Whether a host is the pod itself (a proxy beside Bytebase): from anywhere else it is another
-    /// server, or none.
-    pub fn has_loopback_host(&self) -> bool {
+    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase): from anywhere
+    /// else it is another server, or none.
+    pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
             let address = name.parse::<IpAddr>().map(|address| address.to_canonical());
-            name == "localhost"
+            is_socket(host)
+                || name == "localhost"
                 || name.ends_with(".localhost")
                 || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
         })
@@ -328,8 +332,11 @@ impl PgUrl {
             .iter()
             .map(|at| (at.host.clone(), at.port.to_string()))
             .unzip();
-        if self.hosts.len() > 1 && hosts.iter().any(|host| host.contains(':')) {
-            // The driver does not take a list with an IPv6 address in the usual place.
+        let only_as_parameter =
+            |host: &String| is_socket(host) || (self.hosts.len() > 1 && host.contains(':'));
+        if hosts.iter().any(only_as_parameter) {
+            // The driver does not take a directory, or a list with an IPv6 address, in the usual
+            // place.
             params.push(("host", hosts.join(",")));
             params.push(("port", ports.join(",")));
         } else {
@@ -560,6 +567,11 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
         .collect()
 }
 
+/// Whether the driver takes a host for the directory of a Unix socket.
+fn is_socket(host: &str) -> bool {
+    host.starts_with('/')
+}
+
 fn parse_port(text: &str) -> Option<u16> {
     // `parse` alone would take a plus sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -570,8 +582,11 @@ fn check_host(host: &str, position: usize) -> Result<(), PgUrlError> {
     if host.is_empty() {
         return Err(PgUrlError::EmptyHost { position });
     }
-    if host.starts_with('/') {
-        return Err(PgUrlError::SocketDirectory { position });
+    if is_socket(host) {
+        return match host.chars().any(char::is_control) {
+            true => Err(PgUrlError::BadHost { position }),
+            false => Ok(()),
+        };
     }
     if host.parse::<Ipv6Addr>().is_ok() {
         return Ok(());
@@ -715,8 +730,8 @@ fn file_trap(text: &str) -> FileTrap {
         FileTrap::UpperCaseScheme
     } else if lower.starts_with("jdbc:") {
         FileTrap::Jdbc
-    } else if text.starts_with(['/', '.']) || lower.starts_with("file:") {
-        FileTrap::Path
+    } else if lower.starts_with("file:") {
+        FileTrap::FileUrl
     } else if lower.starts_with("pg_url=") || lower.starts_with("database_url=") {
         FileTrap::Assignment
     } else if text.contains("://") {
@@ -732,7 +747,7 @@ fn file_trap(text: &str) -> FileTrap {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.host.contains(':') && !is_socket(&self.host) {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)

@@ -251,8 +251,8 @@ fn operator_url(
     diagnostics: &mut Diagnostics,
 ) -> Option<PgUrl> {
     let Some(reference) = &spec.monitor_secret_ref else {
-        // A loopback address is a proxy inside the pod, which the operator is not in.
-        return (replicas.iam.is_none() && !replicas.has_loopback_host()).then(|| replicas.clone());
+        // A proxy inside the pod, which the operator is not in.
+        return (replicas.iam.is_none() && !replicas.is_inside_the_pod()).then(|| replicas.clone());
     };
     let field = "spec.database.monitorSecretRef";
     let text = diagnostics.keep(references.secret_text(field, reference))?;

@@ -394,7 +394,7 @@ fn wrong_urls() -> Vec<Wrong> {
             url(&json!({"urlSecretRef": null, "url": "/etc/x"})),
             "spec.database.url",
             InvalidSpec,
-            "the value",
+            "the value: this is the path of a file",
         ),
         (
             url(&json!({"urlSecretRef": null, "url": "postgres://u@db/x?application_name=me"})),
@@ -736,6 +736,11 @@ fn the_operator_connects_only_where_it_can() {
             json!({"database": {"url": "postgres://u@localhost/x"}}),
             false,
         ),
+        (
+            json!({"database": {"url": "user=u host=/run/proxy dbname=x"}}),
+            false,
+        ),
+        (parts(&json!({"host": "/run/proxy"})), false),
         (
             json!({"database": {"url": "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i"}}),
             false,

@@ -197,9 +197,7 @@ fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
         (" postgres://u:p@h/d", FileTrap::LeadingBlank),
         ("\npostgres://u:p@h/d", FileTrap::LeadingBlank),
         ("\u{feff}postgres://u:p@h/d", FileTrap::LeadingBlank),
-        ("/secrets/pg-url", FileTrap::Path),
-        ("./pg-url", FileTrap::Path),
-        ("file:/secrets/pg-url", FileTrap::Path),
+        ("file:/secrets/pg-url", FileTrap::FileUrl),
         ("PG_URL=postgres://u:p@h/d", FileTrap::Assignment),
         ("u:p@h:5432/d", FileTrap::NoScheme),
         ("postgres:/u", FileTrap::Other),
@@ -211,6 +209,31 @@ fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
             PgUrlError::NotAConnectionString(expected),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_file_in_the_pod_is_refused_for_what_it_is() {
+    for text in ["/secrets/pg-url", "./pg-url", "../pg-url"] {
+        let error = refused(text);
+        assert_eq!(error, PgUrlError::FileInPod, "{text}");
+        let told = error.to_string();
+        assert!(told.contains("does not read files in the pod"), "{told}");
+        assert!(!told.contains("fail to start"), "{told}");
+    }
+}
+
+#[test]
+fn a_socket_in_the_pod_is_a_server_that_only_bytebase_reaches() {
+    for (text, hint) in [
+        ("postgres:///d?host=/tmp&user=u", "/tmp:5432/d"),
+        ("user=u host=/run/proxy port=5433", "/run/proxy:5433/u"),
+        ("postgres:///d?host=a,/tmp&port=1,2&user=u", "a:1,/tmp:2/d"),
+    ] {
+        let url = parsed(text);
+        assert!(url.is_inside_the_pod(), "{text}");
+        assert_eq!(url.identity_hint(), hint);
+        assert_eq!(parsed(url.to_uri().expose_secret()), url);
     }
 }
 
@@ -288,14 +311,6 @@ fn each_broken_uri_is_refused_with_its_reason() {
         ("postgres://u:p@a..b/d", E::BadHost { position: 1 }),
         ("postgres://u:p@%2Ftmp/d", E::BadHost { position: 1 }),
         ("postgres://u:p@[x]/d", E::BadHost { position: 1 }),
-        (
-            "postgres:///d?host=/tmp&user=u",
-            E::SocketDirectory { position: 1 },
-        ),
-        (
-            "postgres:///d?host=a,/tmp&user=u",
-            E::SocketDirectory { position: 2 },
-        ),
         ("postgres://u:p@::1/d", E::Ipv6Form),
         ("postgres://u:p@a,[::1]/d", E::Ipv6Form),
         ("postgres://u:p@[::1],a/d", E::Ipv6Form),
@@ -363,10 +378,6 @@ fn each_broken_keyword_value_text_is_refused_with_its_reason() {
         ("user=u", E::MissingHost),
         ("user=u host=", E::MissingHost),
         ("user=u host=[::1]", E::BadHost { position: 1 }),
-        (
-            "user=u host=/var/run/postgresql",
-            E::SocketDirectory { position: 1 },
-        ),
         (
             "user=u host=a,b,c port=1,2",
             E::PortsDoNotMatchHosts { hosts: 3, ports: 2 },
@@ -753,13 +764,6 @@ fn parts_are_checked_like_a_string() {
         ),
         (
             PgParts {
-                host: "/tmp".into(),
-                ..parts()
-            },
-            PgUrlError::SocketDirectory { position: 1 },
-        ),
-        (
-            PgParts {
                 port: Some(0),
                 ..parts()
             },
@@ -829,7 +833,7 @@ fn the_pods_own_addresses_are_recognised() {
         ("localhost.example.com", false),
     ] {
         assert_eq!(
-            parsed(&format!("postgres://u@{host}/d")).has_loopback_host(),
+            parsed(&format!("postgres://u@{host}/d")).is_inside_the_pod(),
             expected,
             "{host}"
         );
