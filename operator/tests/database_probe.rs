@@ -21,9 +21,10 @@ use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Prob
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -71,8 +72,14 @@ impl Probe {
         let (wake, woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
         probes.ensure(&"it", target);
-        let sessions = true;
-        probes.pace(&"it", Reading { every, sessions });
+        probes.pace(
+            &"it",
+            Reading {
+                every,
+                sessions: true,
+                anew: false,
+            },
+        );
         Self { probes, woken }
     }
 
@@ -421,9 +428,12 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     let first = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(first.unwrap().listeners.unwrap().len(), 1);
 
-    let every = DEFAULT_INTERVAL;
-    let sessions = false;
-    probe.probes.pace(&"it", Reading { every, sessions });
+    let reading = |sessions| Reading {
+        every: DEFAULT_INTERVAL,
+        sessions,
+        anew: false,
+    };
+    probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
     assert!(
         probe.wake(at_once).await.is_none(),
@@ -431,8 +441,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     );
     assert_eq!(seen(probe.probes.latest(&"it")), None);
 
-    let sessions = true;
-    probe.probes.pace(&"it", Reading { every, sessions });
+    probe.probes.pace(&"it", reading(true));
     let again = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
 }
@@ -823,6 +832,67 @@ async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
         .insert("search_path".to_owned(), "public".to_owned());
     let (_, reason, message) = failure(target(parameter)).await;
     assert_eq!(reason, FailureReason::ParameterRefused, "{message}");
+}
+
+/// A name that leads somewhere else from one moment to the next, while sessions that are open stay
+/// where they are.
+async fn name(leads_to: u16) -> (u16, Arc<AtomicU16>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let leads_to = Arc::new(AtomicU16::new(leads_to));
+    let server = Arc::clone(&leads_to);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let port = server.load(Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, leads_to)
+}
+
+/// What is read once the name leads to `there`: as long as a verdict on what it led to before was
+/// bad.
+async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, DatabaseFacts) {
+    let (port, leads_to) = name(from).await;
+    let mut probe = Probe::start(target(url(port, database)), Duration::from_millis(300));
+    let seen = |latest: Latest| match latest.view {
+        DatabaseView::Probed(Ok(facts)) => facts,
+        other => panic!("{other:?}"),
+    };
+    let before = seen(probe.wake(Duration::from_secs(10)).await.unwrap());
+    probe.probes.pace(
+        &"it",
+        Reading {
+            every: Duration::from_millis(300),
+            sessions: true,
+            anew: true,
+        },
+    );
+    leads_to.store(there, Ordering::Relaxed);
+    let after = probe.wake(DEFAULT_INTERVAL * 2).await;
+    (before, seen(after.expect("the old session is kept")))
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_the_new_primary_is_looked_up_again() {
+    let primary = Server::start("");
+    primary.database("moved", PASSWORD);
+    let standby = primary.standby();
+    let (before, after) = moved(standby.port, primary.port, "moved").await;
+    assert!(before.in_recovery && !after.in_recovery);
+}
+
+#[tokio::test]
+async fn a_pooler_that_has_changed_its_mode_is_examined_again() {
+    bytebase("repooled");
+    let users = [("repooled", PASSWORD)];
+    let transaction = server().pooler("transaction", &users);
+    let session = server().pooler("session", &users);
+    let (before, after) = moved(transaction.port, session.port, "repooled").await;
+    assert!(before.transaction_pooler && !after.transaction_pooler);
 }
 
 #[tokio::test]
