@@ -17,6 +17,7 @@ use bytebase_operator::decide::observation::{
     SchemaState, StoredLicense,
 };
 use bytebase_operator::decide::plan::Reading;
+use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Probes};
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
@@ -464,11 +465,9 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "listen",
         &format!("CREATE ROLE watcher LOGIN PASSWORD '{PASSWORD}'"),
     );
-    let mut monitor = target(url);
+    let mut monitor = target(url.clone());
     monitor.url.user = "watcher".to_owned();
-    monitor.login = Login::Monitor {
-        bytebase_role: Some("listen".to_owned()),
-    };
+    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
     let refused = outcome(monitor.clone()).await.unwrap_err();
     assert_eq!(
         (refused.class, refused.reason),
@@ -500,9 +499,7 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     server().sql("listen", "GRANT pg_read_all_stats TO watcher");
     let seen = listeners(&facts(monitor.clone()).await).unwrap();
     assert_eq!(seen.len(), 1);
-    monitor.login = Login::Monitor {
-        bytebase_role: Some("watcher".to_owned()),
-    };
+    monitor.login = Login::Monitor(Watched::of(&monitor.url, &monitor.url));
     assert!(!facts(monitor.clone()).await.can_create);
     server().sql(
         "listen",
@@ -513,6 +510,69 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         refused.message.contains("GRANT USAGE ON SCHEMA"),
         "{}",
         refused.message
+    );
+}
+
+/// The documented monitoring role, and a target that reads by it what Bytebase uses by `replicas`.
+fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
+    server().sql(
+        "postgres",
+        &format!(
+            "DO $$ BEGIN IF to_regrole('{role}') IS NULL THEN CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}';
+             GRANT pg_read_all_data, pg_monitor TO {role}; END IF; END $$"
+        ),
+    );
+    let mut target = target(replicas.clone());
+    target.url.user = role.to_owned();
+    target.url.hosts[0].port = through;
+    target.url.runtime_params.clear();
+    target.login = Login::Monitor(Watched::of(replicas, &target.url));
+    target
+}
+
+#[tokio::test]
+async fn a_monitor_looks_where_bytebases_role_looks() {
+    server().database("pathed", PASSWORD);
+    let replicas = url(server().port, "pathed");
+    let monitor = |url: &PgUrl| monitor(url, "path_monitor", server().port);
+    let bytebases = SchemaState::Bytebase { version: None };
+    server().sql("pathed", "SET ROLE pathed; CREATE SCHEMA bb");
+    let tables = format!("SET ROLE pathed; SET search_path = bb; {BYTEBASE_TABLES}");
+    server().sql("pathed", &tables);
+    assert_eq!(facts(monitor(&replicas)).await.schema, SchemaState::Empty);
+    let mut by_url = replicas.clone();
+    by_url
+        .runtime_params
+        .insert("options".to_owned(), "-c search_path=bb".to_owned());
+    assert_eq!(facts(monitor(&by_url)).await.schema, bytebases);
+    for (set, reset) in [
+        ("ROLE pathed SET search_path = bb", "ROLE pathed RESET ALL"),
+        (
+            "DATABASE pathed SET search_path = bb, public",
+            "DATABASE pathed RESET ALL",
+        ),
+        (
+            "ROLE pathed IN DATABASE pathed SET search_path = 'nowhere', \"bb\"",
+            "ROLE pathed IN DATABASE pathed RESET ALL",
+        ),
+        ("SCHEMA bb RENAME TO pathed", "SCHEMA pathed RENAME TO bb"),
+    ] {
+        server().sql("pathed", &format!("ALTER {set}"));
+        assert_eq!(facts(monitor(&replicas)).await.schema, bytebases, "{set}");
+        server().sql("pathed", &format!("ALTER {reset}"));
+    }
+    // What the monitor may not see is unknown, and not absent.
+    server().sql("pathed", "ALTER ROLE pathed SET search_path = bb, public");
+    let blind = monitor(&replicas);
+    server().sql("postgres", "REVOKE pg_read_all_data FROM path_monitor");
+    let (class, reason, message) = failure(blind).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::PermissionDenied)
+    );
+    assert!(
+        message.contains("GRANT USAGE ON SCHEMA \"bb\" TO \"path_monitor\""),
+        "{message}"
     );
 }
 

@@ -52,7 +52,7 @@ impl<'a> Place<'a> {
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
         let class = match self.login {
             Login::Bytebase => class,
-            Login::Monitor { .. } => FailureClass::Unknown,
+            Login::Monitor(_) => FailureClass::Unknown,
         };
         ProbeFailure {
             class,
@@ -345,6 +345,7 @@ fn tls_cause(error: &io::Error) -> Option<&(dyn StdError + 'static)> {
 #[cfg(test)]
 mod tests {
     use super::super::connect::tests::url;
+    use super::super::monitor::Watched;
     use super::*;
 
     fn classify_server(
@@ -456,9 +457,7 @@ mod tests {
     #[test]
     fn a_monitors_refusal_says_nothing_definite() {
         let url = url("db", 5432);
-        let login = Login::Monitor {
-            bytebase_role: None,
-        };
+        let login = Login::Monitor(Watched::of(&url, &url));
         let place = Place::new(&url, &url.hosts[0], &login);
         let error = ServerError {
             sqlstate: "28P01",

@@ -299,7 +299,7 @@ fn options(
 
 /// Settings for the server, which the driver can only send as `options`. Left out are those the
 /// driver sets itself and those that label or time-limit the session.
-fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
+pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     const OURS: [&str; 6] = [
         "application_name",
         "client_encoding",

@@ -9,6 +9,7 @@
 pub mod classify;
 pub mod connect;
 pub mod digest;
+pub mod monitor;
 pub mod preflight;
 pub mod probe;
 pub mod queries;
@@ -37,9 +38,5 @@ pub enum Login {
     /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
     /// Bytebase, so every failure is
     /// [`FailureClass::Unknown`](crate::decide::observation::FailureClass::Unknown).
-    Monitor {
-        /// The role Bytebase logs in as, whose right to create tables is looked up instead of the
-        /// monitor's.
-        bytebase_role: Option<String>,
-    },
+    Monitor(monitor::Watched),
 }
