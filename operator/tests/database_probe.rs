@@ -577,6 +577,55 @@ async fn a_monitor_looks_where_bytebases_role_looks() {
 }
 
 #[tokio::test]
+async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
+    let replicas = bytebase("watched");
+    let own = monitor(&replicas, "place_monitor", server().port);
+
+    // A pooler in front of the monitor alone is no trouble: one message is all that it sends.
+    let pooler = server().pooler("transaction", &[("place_monitor", PASSWORD)]);
+    let through = monitor(&replicas, "place_monitor", pooler.port);
+    let seen = facts(through).await;
+    assert!(!seen.transaction_pooler);
+    assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
+
+    // Another database of the server, as by a forgotten name.
+    let mut elsewhere = own.clone();
+    elsewhere.url.database = "postgres".to_owned();
+    elsewhere.login = Login::Monitor(Watched::of(&replicas, &elsewhere.url));
+    // Another server, which knows no such role.
+    let other = Server::start("");
+    other.database("place_monitor", PASSWORD);
+    other.sql("postgres", "CREATE DATABASE watched");
+    let stranger = monitor(&replicas, "place_monitor", other.port);
+    // A standby of the right server.
+    let standby = server().standby();
+    let behind = monitor(&replicas, "place_monitor", standby.port);
+    for (target, words) in [
+        (elsewhere, "does not hold the tables of Bytebase"),
+        (stranger, "does not know the role \"watched\""),
+        (behind, "is a standby"),
+    ] {
+        let place = format!("127.0.0.1:{}/", target.url.hosts[0].port);
+        let (class, reason, message) = failure(target).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::MonitorElsewhere),
+            "{message}"
+        );
+        assert!(message.starts_with(&place), "{message}");
+        assert!(message.contains("database.monitorSecretRef"), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+
+    // At the very place of PG_URL what the server is holds for Bytebase too.
+    let mut same = monitor(&url(standby.port, "watched"), "place_monitor", standby.port);
+    assert!(facts(same.clone()).await.in_recovery);
+    same.url.hosts[0].port = pooler.port;
+    same.login = Login::Monitor(Watched::of(&same.url, &same.url));
+    assert!(facts(same).await.transaction_pooler);
+}
+
+#[tokio::test]
 async fn two_strings_to_one_database_have_one_identity() {
     server().database("same", PASSWORD);
     server().database("different", PASSWORD);

@@ -47,6 +47,11 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
+    /// The database that the connection string names.
+    pub fn database(&self) -> &str {
+        &self.url.database
+    }
+
     /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for
     /// a monitoring login.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {

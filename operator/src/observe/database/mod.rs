@@ -15,6 +15,7 @@ pub mod probe;
 pub mod queries;
 
 use crate::contract::pg_url::PgUrl;
+use crate::decide::observation::DatabaseFacts;
 
 /// Where a probe connects and as whom.
 #[derive(Clone)]
@@ -39,4 +40,22 @@ pub enum Login {
     /// Bytebase, so every failure is
     /// [`FailureClass::Unknown`](crate::decide::observation::FailureClass::Unknown).
     Monitor(monitor::Watched),
+}
+
+impl Login {
+    /// Whether what the server itself is (its place, a pooler before it) holds for Bytebase as well.
+    pub fn shares_the_place(&self) -> bool {
+        match self {
+            Self::Bytebase => true,
+            Self::Monitor(watched) => watched.same_place,
+        }
+    }
+
+    /// Why what was read says nothing of Bytebase's database, if that is so.
+    fn distrust(&self, facts: &DatabaseFacts, database: &str, knows_role: bool) -> Option<String> {
+        match self {
+            Self::Bytebase => None,
+            Self::Monitor(watched) => watched.distrust(facts, database, knows_role),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::connect;
 use crate::contract::pg_url::PgUrl;
+use crate::decide::observation::{DatabaseFacts, SchemaState};
 
 /// What `PG_URL` says that a monitoring login must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,39 @@ impl Watched {
             database: replicas.database.clone(),
             same_place: replicas.hosts == monitor.hosts && replicas.database == monitor.database,
             settings: connect::server_parameters(replicas),
+        }
+    }
+
+    /// Why what was read says nothing of Bytebase's database: the login leads to another place than
+    /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
+    /// login leads to; `knows_role`: the server has Bytebase's role.
+    pub fn distrust(
+        &self,
+        facts: &DatabaseFacts,
+        database: &str,
+        knows_role: bool,
+    ) -> Option<String> {
+        if self.same_place {
+            return None;
+        }
+        let is_bytebases = matches!(facts.schema, SchemaState::Bytebase { .. });
+        let (role, wanted) = (&self.role, &self.database);
+        if facts.in_recovery {
+            Some("the server is a standby, which says nothing certain of the primary".to_owned())
+        } else if !is_bytebases && !knows_role {
+            Some(format!(
+                "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one"
+            ))
+        } else if !is_bytebases && database != wanted {
+            Some(format!(
+                "this database does not hold the tables of Bytebase, and PG_URL names the database \"{wanted}\""
+            ))
+        } else if matches!(facts.schema, SchemaState::Foreign { .. }) {
+            Some("this database holds the tables of another application".to_owned())
+        } else if facts.encoding != "UTF8" {
+            Some("this database is not encoded in UTF-8, as Bytebase's must be".to_owned())
+        } else {
+            None
         }
     }
 

@@ -91,8 +91,10 @@ struct Document {
     max_connections: u32,
     reserved_connections: u32,
     schema: Option<String>,
+    /// Only for a monitoring login, as is the next.
     #[serde(default)]
     unseen: Option<String>,
+    knows_role: Option<bool>,
     can_create: Option<bool>,
     principal: Option<String>,
     foreign: Option<String>,
@@ -152,7 +154,12 @@ pub async fn read(
         })?;
         let found = shape_of(&document, place, login)?;
         if found == *shape {
-            return Ok(facts(document, found, session));
+            let knows_role = document.knows_role == Some(true);
+            let facts = facts(document, found, session);
+            return match login.distrust(&facts, place.database(), knows_role) {
+                None => Ok(facts),
+                Some(why) => Err(elsewhere(place, &why)),
+            };
         }
         *shape = found;
     }
@@ -161,6 +168,14 @@ pub async fn read(
         FailureReason::Other,
         "the tables changed while they were read; a schema migration is going on",
     ))
+}
+
+fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
+    place.failure(
+        FailureClass::Unknown,
+        FailureReason::MonitorElsewhere,
+        &format!("{why}; give database.monitorSecretRef a connection string that leads to the database of PG_URL, on its primary"),
+    )
 }
 
 /// Reads which database this is, and at which address the server was reached: `None` over a socket
@@ -283,7 +298,8 @@ const PATH_OF_ROLE: &str = "SELECT set_config('search_path', \
 const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(current_setting('search_path'), ',')) p \
   JOIN pg_namespace n ON n.nspname IN (btrim(p, ' \"'), lower(btrim(p))) \
   JOIN pg_roles r ON r.rolname = {role} AND has_schema_privilege(r.oid, n.oid, 'USAGE') \
-  WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), ";
+  WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), \
+'knows_role', EXISTS (SELECT FROM pg_roles WHERE rolname = {role}), ";
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
