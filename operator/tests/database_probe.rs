@@ -17,13 +17,15 @@ use bytebase_operator::decide::observation::{
     SchemaState, StoredLicense,
 };
 use bytebase_operator::decide::plan::Reading;
+use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Probes};
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -71,8 +73,14 @@ impl Probe {
         let (wake, woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
         probes.ensure(&"it", target);
-        let sessions = true;
-        probes.pace(&"it", Reading { every, sessions });
+        probes.pace(
+            &"it",
+            Reading {
+                every,
+                sessions: true,
+                anew: false,
+            },
+        );
         Self { probes, woken }
     }
 
@@ -421,9 +429,12 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     let first = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(first.unwrap().listeners.unwrap().len(), 1);
 
-    let every = DEFAULT_INTERVAL;
-    let sessions = false;
-    probe.probes.pace(&"it", Reading { every, sessions });
+    let reading = |sessions| Reading {
+        every: DEFAULT_INTERVAL,
+        sessions,
+        anew: false,
+    };
+    probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
     assert!(
         probe.wake(at_once).await.is_none(),
@@ -431,8 +442,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     );
     assert_eq!(seen(probe.probes.latest(&"it")), None);
 
-    let sessions = true;
-    probe.probes.pace(&"it", Reading { every, sessions });
+    probe.probes.pace(&"it", reading(true));
     let again = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
 }
@@ -455,11 +465,9 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "listen",
         &format!("CREATE ROLE watcher LOGIN PASSWORD '{PASSWORD}'"),
     );
-    let mut monitor = target(url);
+    let mut monitor = target(url.clone());
     monitor.url.user = "watcher".to_owned();
-    monitor.login = Login::Monitor {
-        bytebase_role: Some("listen".to_owned()),
-    };
+    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
     let refused = outcome(monitor.clone()).await.unwrap_err();
     assert_eq!(
         (refused.class, refused.reason),
@@ -491,9 +499,7 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     server().sql("listen", "GRANT pg_read_all_stats TO watcher");
     let seen = listeners(&facts(monitor.clone()).await).unwrap();
     assert_eq!(seen.len(), 1);
-    monitor.login = Login::Monitor {
-        bytebase_role: Some("watcher".to_owned()),
-    };
+    monitor.login = Login::Monitor(Watched::of(&monitor.url, &monitor.url));
     assert!(!facts(monitor.clone()).await.can_create);
     server().sql(
         "listen",
@@ -505,6 +511,118 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "{}",
         refused.message
     );
+}
+
+/// The documented monitoring role, and a target that reads by it what Bytebase uses by `replicas`.
+fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
+    server().sql(
+        "postgres",
+        &format!(
+            "DO $$ BEGIN IF to_regrole('{role}') IS NULL THEN CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}';
+             GRANT pg_read_all_data, pg_monitor TO {role}; END IF; END $$"
+        ),
+    );
+    let mut target = target(replicas.clone());
+    target.url.user = role.to_owned();
+    target.url.hosts[0].port = through;
+    target.url.runtime_params.clear();
+    target.login = Login::Monitor(Watched::of(replicas, &target.url));
+    target
+}
+
+#[tokio::test]
+async fn a_monitor_looks_where_bytebases_role_looks() {
+    server().database("pathed", PASSWORD);
+    let replicas = url(server().port, "pathed");
+    let monitor = |url: &PgUrl| monitor(url, "path_monitor", server().port);
+    let bytebases = SchemaState::Bytebase { version: None };
+    server().sql("pathed", "SET ROLE pathed; CREATE SCHEMA bb");
+    let tables = format!("SET ROLE pathed; SET search_path = bb; {BYTEBASE_TABLES}");
+    server().sql("pathed", &tables);
+    assert_eq!(facts(monitor(&replicas)).await.schema, SchemaState::Empty);
+    let mut by_url = replicas.clone();
+    by_url
+        .runtime_params
+        .insert("options".to_owned(), "-c search_path=bb".to_owned());
+    assert_eq!(facts(monitor(&by_url)).await.schema, bytebases);
+    for (set, reset) in [
+        ("ROLE pathed SET search_path = bb", "ROLE pathed RESET ALL"),
+        (
+            "DATABASE pathed SET search_path = bb, public",
+            "DATABASE pathed RESET ALL",
+        ),
+        (
+            "ROLE pathed IN DATABASE pathed SET search_path = 'nowhere', \"bb\"",
+            "ROLE pathed IN DATABASE pathed RESET ALL",
+        ),
+        ("SCHEMA bb RENAME TO pathed", "SCHEMA pathed RENAME TO bb"),
+    ] {
+        server().sql("pathed", &format!("ALTER {set}"));
+        assert_eq!(facts(monitor(&replicas)).await.schema, bytebases, "{set}");
+        server().sql("pathed", &format!("ALTER {reset}"));
+    }
+    // What the monitor may not see is unknown, and not absent.
+    server().sql("pathed", "ALTER ROLE pathed SET search_path = bb, public");
+    let blind = monitor(&replicas);
+    server().sql("postgres", "REVOKE pg_read_all_data FROM path_monitor");
+    let (class, reason, message) = failure(blind).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::PermissionDenied)
+    );
+    assert!(
+        message.contains("GRANT USAGE ON SCHEMA \"bb\" TO \"path_monitor\""),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
+    let replicas = bytebase("watched");
+    let own = monitor(&replicas, "place_monitor", server().port);
+
+    // A pooler in front of the monitor alone is no trouble: one message is all that it sends.
+    let pooler = server().pooler("transaction", &[("place_monitor", PASSWORD)]);
+    let through = monitor(&replicas, "place_monitor", pooler.port);
+    let seen = facts(through).await;
+    assert!(!seen.transaction_pooler);
+    assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
+
+    // Another database of the server, as by a forgotten name.
+    let mut elsewhere = own.clone();
+    elsewhere.url.database = "postgres".to_owned();
+    elsewhere.login = Login::Monitor(Watched::of(&replicas, &elsewhere.url));
+    // Another server, which knows no such role.
+    let other = Server::start("");
+    other.database("place_monitor", PASSWORD);
+    other.sql("postgres", "CREATE DATABASE watched");
+    let stranger = monitor(&replicas, "place_monitor", other.port);
+    // A standby of the right server.
+    let standby = server().standby();
+    let behind = monitor(&replicas, "place_monitor", standby.port);
+    for (target, words) in [
+        (elsewhere, "does not hold the tables of Bytebase"),
+        (stranger, "does not know the role \"watched\""),
+        (behind, "is a standby"),
+    ] {
+        let place = format!("127.0.0.1:{}/", target.url.hosts[0].port);
+        let (class, reason, message) = failure(target).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::MonitorElsewhere),
+            "{message}"
+        );
+        assert!(message.starts_with(&place), "{message}");
+        assert!(message.contains("database.monitorSecretRef"), "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+
+    // At the very place of PG_URL what the server is holds for Bytebase too.
+    let mut same = monitor(&url(standby.port, "watched"), "place_monitor", standby.port);
+    assert!(facts(same.clone()).await.in_recovery);
+    same.url.hosts[0].port = pooler.port;
+    same.login = Login::Monitor(Watched::of(&same.url, &same.url));
+    assert!(facts(same).await.transaction_pooler);
 }
 
 #[tokio::test]
@@ -823,6 +941,67 @@ async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
         .insert("search_path".to_owned(), "public".to_owned());
     let (_, reason, message) = failure(target(parameter)).await;
     assert_eq!(reason, FailureReason::ParameterRefused, "{message}");
+}
+
+/// A name that leads somewhere else from one moment to the next, while sessions that are open stay
+/// where they are.
+async fn name(leads_to: u16) -> (u16, Arc<AtomicU16>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let leads_to = Arc::new(AtomicU16::new(leads_to));
+    let server = Arc::clone(&leads_to);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let port = server.load(Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, leads_to)
+}
+
+/// What is read once the name leads to `there`: as long as a verdict on what it led to before was
+/// bad.
+async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, DatabaseFacts) {
+    let (port, leads_to) = name(from).await;
+    let mut probe = Probe::start(target(url(port, database)), Duration::from_millis(300));
+    let seen = |latest: Latest| match latest.view {
+        DatabaseView::Probed(Ok(facts)) => facts,
+        other => panic!("{other:?}"),
+    };
+    let before = seen(probe.wake(Duration::from_secs(10)).await.unwrap());
+    probe.probes.pace(
+        &"it",
+        Reading {
+            every: Duration::from_millis(300),
+            sessions: true,
+            anew: true,
+        },
+    );
+    leads_to.store(there, Ordering::Relaxed);
+    let after = probe.wake(DEFAULT_INTERVAL * 2).await;
+    (before, seen(after.expect("the old session is kept")))
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_the_new_primary_is_looked_up_again() {
+    let primary = Server::start("");
+    primary.database("moved", PASSWORD);
+    let standby = primary.standby();
+    let (before, after) = moved(standby.port, primary.port, "moved").await;
+    assert!(before.in_recovery && !after.in_recovery);
+}
+
+#[tokio::test]
+async fn a_pooler_that_has_changed_its_mode_is_examined_again() {
+    bytebase("repooled");
+    let users = [("repooled", PASSWORD)];
+    let transaction = server().pooler("transaction", &users);
+    let session = server().pooler("session", &users);
+    let (before, after) = moved(transaction.port, session.port, "repooled").await;
+    assert!(before.transaction_pooler && !after.transaction_pooler);
 }
 
 #[tokio::test]

@@ -135,6 +135,9 @@ pub enum Reason {
     DatabaseTlsFailed,
     /// The server refuses a parameter of the URL.
     DatabaseParameterRefused,
+    /// The monitoring login (`database.monitorSecretRef`) leads to another database than `PG_URL`,
+    /// or to a standby.
+    DatabaseMonitorElsewhere,
     /// The probe failed in another way.
     DatabaseProbeFailed,
     /// The server is older than PostgreSQL 14.

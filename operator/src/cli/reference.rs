@@ -112,6 +112,7 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::DatabaseServerNotReady
         | R::DatabaseTlsFailed
         | R::DatabaseParameterRefused
+        | R::DatabaseMonitorElsewhere
         | R::DatabaseProbeFailed
         | R::DatabaseTooOld
         | R::DatabaseIsStandby

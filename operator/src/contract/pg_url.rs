@@ -28,7 +28,8 @@ use std::time::Duration;
 /// A parsed `PG_URL`, with every default of the driver filled in.
 #[derive(Clone)]
 pub struct PgUrl {
-    /// Servers to try, in order. Never empty.
+    /// Servers to try, in order. Empty only for a Cloud SQL login, which finds its server by the
+    /// name of the instance.
     pub hosts: Vec<HostPort>,
     /// Role to log in as.
     pub user: String,
@@ -82,7 +83,7 @@ pub struct PgParts {
 /// One server of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// DNS name or address (IPv6 without brackets).
+    /// DNS name or address (IPv6 without brackets), or the directory of a Unix socket in the pod.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -178,6 +179,9 @@ impl PgUrl {
         if keyword::is_keyword_form(text) {
             return Self::from_raw(keyword::parse(text)?, PgUrlForm::KeywordValue);
         }
+        if text.starts_with(['/', '.']) {
+            return Err(PgUrlError::FileInPod);
+        }
         Err(PgUrlError::NotAConnectionString(file_trap(text)))
     }
 
@@ -242,18 +246,12 @@ impl PgUrl {
         of_form.max(of_login)
     }
 
-    /// How the connection is really protected: a CA strengthens `require`, the system's CAs
-    /// strengthen everything, and direct negotiation leaves nothing to prefer.
+    /// How the connection is really protected: a CA strengthens `require`, and the system's CAs
+    /// strengthen everything.
     pub fn effective_ssl_mode(&self) -> SslMode {
-        let direct = self
-            .driver_params
-            .get("sslnegotiation")
-            .is_some_and(|value| value == "direct");
         match (self.ssl_mode, self.ssl_root_cert.as_deref()) {
             (_, Some("system")) => SslMode::VerifyFull,
             (SslMode::Require, Some(_)) => SslMode::VerifyCa,
-            (SslMode::Prefer, Some(_)) if direct => SslMode::VerifyCa,
-            (SslMode::Prefer, None) if direct => SslMode::Require,
             (mode, _) => mode,
         }
     }
@@ -284,22 +282,28 @@ impl PgUrl {
         self.password.is_some()
     }
 
-    /// Whether a host is the pod itself (a proxy beside Bytebase): from anywhere else it is another
-    /// server, or none.
-    pub fn has_loopback_host(&self) -> bool {
+    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase): from anywhere
+    /// else it is another server, or none.
+    pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
             let address = name.parse::<IpAddr>().map(|address| address.to_canonical());
-            name == "localhost"
+            is_socket(host)
+                || name == "localhost"
                 || name.ends_with(".localhost")
                 || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
         })
     }
 
-    /// Hosts, ports and database, for messages: neither user nor password.
+    /// Hosts and ports (or the Cloud SQL instance) and database, for messages: neither user nor
+    /// password.
     pub fn identity_hint(&self) -> String {
         let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
-        format!("{}/{}", hosts.join(","), self.database)
+        let server = match &self.iam {
+            Some(Iam::GcpCloudSql { instance, .. }) if hosts.is_empty() => instance.clone(),
+            _ => hosts.join(","),
+        };
+        format!("{server}/{}", self.database)
     }
 
     /// The connection as a URI, with everything that needs it percent-encoded. Reading it gives an
@@ -328,8 +332,11 @@ impl PgUrl {
             .iter()
             .map(|at| (at.host.clone(), at.port.to_string()))
             .unzip();
-        if self.hosts.len() > 1 && hosts.iter().any(|host| host.contains(':')) {
-            // The driver does not take a list with an IPv6 address in the usual place.
+        let only_as_parameter =
+            |host: &String| is_socket(host) || (self.hosts.len() > 1 && host.contains(':'));
+        if hosts.iter().any(only_as_parameter) {
+            // The driver does not take a directory, or a list with an IPv6 address, in the usual
+            // place.
             params.push(("host", hosts.join(",")));
             params.push(("port", ports.join(",")));
         } else {
@@ -393,7 +400,14 @@ impl PgUrl {
                 part: Part::Parameters,
             });
         }
-        let hosts = parse_hosts(&mut raw)?;
+        let iam = parse_iam(&mut raw)?;
+        let hosts = match parse_hosts(&mut raw) {
+            // Bytebase dials the instance.
+            Err(PgUrlError::MissingHost) if matches!(iam, Some(Iam::GcpCloudSql { .. })) => {
+                Vec::new()
+            }
+            hosts => hosts?,
+        };
         let user = raw.take_filled("user").ok_or(PgUrlError::MissingUser)?;
         let password = raw.take("password");
         if password.as_deref() == Some("") {
@@ -415,7 +429,6 @@ impl PgUrl {
             })?;
         let ssl_root_cert = raw.take_filled("sslrootcert");
         let ssl_password = raw.take_filled("sslpassword").map(SecretString::from);
-        let iam = parse_iam(&mut raw)?;
         let (driver_params, runtime_params) = divide_rest(raw)?;
         if driver_params.contains_key("sslcert") != driver_params.contains_key("sslkey") {
             return Err(PgUrlError::HalfClientCertificate);
@@ -510,7 +523,7 @@ fn encode(text: &str) -> String {
 }
 
 fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
-    let hosts = raw.take_filled("host").ok_or(PgUrlError::MissingHost)?;
+    let hosts = raw.take_filled("host");
     let ports = match raw.take("port") {
         None => vec![DEFAULT_PORT],
         Some(ports) => {
@@ -526,6 +539,7 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
                 .collect::<Result<_, _>>()?
         }
     };
+    let hosts = hosts.ok_or(PgUrlError::MissingHost)?;
     let hosts: Vec<&str> = hosts.split(',').collect();
     if ports.len() != 1 && ports.len() != hosts.len() {
         return Err(PgUrlError::PortsDoNotMatchHosts {
@@ -553,6 +567,11 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
         .collect()
 }
 
+/// Whether the driver takes a host for the directory of a Unix socket.
+fn is_socket(host: &str) -> bool {
+    host.starts_with('/')
+}
+
 fn parse_port(text: &str) -> Option<u16> {
     // `parse` alone would take a plus sign.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -563,8 +582,11 @@ fn check_host(host: &str, position: usize) -> Result<(), PgUrlError> {
     if host.is_empty() {
         return Err(PgUrlError::EmptyHost { position });
     }
-    if host.starts_with('/') {
-        return Err(PgUrlError::SocketDirectory { position });
+    if is_socket(host) {
+        return match host.chars().any(char::is_control) {
+            true => Err(PgUrlError::BadHost { position }),
+            false => Ok(()),
+        };
     }
     if host.parse::<Ipv6Addr>().is_ok() {
         return Ok(());
@@ -648,7 +670,7 @@ fn divide_rest(raw: Raw) -> Result<(Params, Params), PgUrlError> {
             Owner::Server => {
                 runtime_params.insert(name, value);
             }
-            Owner::NewerDriver(name) => return Err(PgUrlError::UnsupportedParameter { name }),
+            Owner::OtherDriver(name) => return Err(PgUrlError::UnsupportedParameter { name }),
             // Every name with a field of its own has been taken before.
             Owner::Own | Owner::Unknown => {
                 return Err(PgUrlError::UnknownParameter(raw::label(&name, position)));
@@ -686,11 +708,6 @@ fn check_driver_value(name: &str, value: &str) -> Result<(), PgUrlError> {
             ]
             .contains(&value),
         ),
-        "sslnegotiation" => (
-            "sslnegotiation",
-            "postgres or direct",
-            ["", "postgres", "direct"].contains(&value),
-        ),
         "sslsni" => ("sslsni", "0 or 1", ["", "0", "1"].contains(&value)),
         "service" => ("service", "the name of a service", !value.is_empty()),
         _ => return Ok(()),
@@ -713,8 +730,8 @@ fn file_trap(text: &str) -> FileTrap {
         FileTrap::UpperCaseScheme
     } else if lower.starts_with("jdbc:") {
         FileTrap::Jdbc
-    } else if text.starts_with(['/', '.']) || lower.starts_with("file:") {
-        FileTrap::Path
+    } else if lower.starts_with("file:") {
+        FileTrap::FileUrl
     } else if lower.starts_with("pg_url=") || lower.starts_with("database_url=") {
         FileTrap::Assignment
     } else if text.contains("://") {
@@ -730,7 +747,7 @@ fn file_trap(text: &str) -> FileTrap {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.host.contains(':') && !is_socket(&self.host) {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)

@@ -146,6 +146,7 @@ fn reason_of(reason: FailureReason) -> Reason {
         FailureReason::ServerNotReady => Reason::DatabaseServerNotReady,
         FailureReason::TlsFailed => Reason::DatabaseTlsFailed,
         FailureReason::ParameterRefused => Reason::DatabaseParameterRefused,
+        FailureReason::MonitorElsewhere => Reason::DatabaseMonitorElsewhere,
         FailureReason::Other => Reason::DatabaseProbeFailed,
     }
 }

@@ -169,7 +169,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         eviction,
         call: call(cluster, observation, license, health),
         next: next(cluster, observation, license, rollout, health),
-        reading: reading(quiet, rollout, health),
+        reading: reading(quiet, rollout, health, database),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -314,6 +314,7 @@ fn blocked(
                 QUIET_PROBE
             },
             sessions: is_unnamed(health),
+            anew: database.as_ref().is_some_and(is_refused),
         },
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
@@ -487,13 +488,24 @@ fn exposure_held(
 
 /// A roll must know of a migration, and of a replica whose id is not known only its session tells
 /// that it lives.
-fn reading(quiet: bool, rollout: &Rollout, health: &Health<'_>) -> Reading {
+fn reading(
+    quiet: bool,
+    rollout: &Rollout,
+    health: &Health<'_>,
+    database: &DatabaseVerdict,
+) -> Reading {
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || is_unnamed(health),
+        anew: is_refused(database),
     }
+}
+
+/// Whether something forbids the use of what was read.
+fn is_refused(database: &DatabaseVerdict) -> bool {
+    database.status == Some(false)
 }
 
 fn is_unnamed(health: &Health<'_>) -> bool {

@@ -66,6 +66,8 @@ pub enum FailureReason {
     TlsFailed,
     /// A parameter in the URL is not one the server knows.
     ParameterRefused,
+    /// The monitoring login leads to another place than `PG_URL`, or to a standby of it.
+    MonitorElsewhere,
     /// Anything else.
     Other,
 }

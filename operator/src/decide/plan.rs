@@ -46,6 +46,9 @@ pub struct Reading {
     /// all the rest, and the more the more sessions it has room for, so it is done only where
     /// something depends on them.
     pub sessions: bool,
+    /// Whether to log in again for it. A session that is open stays with the server that its name
+    /// once led to; where what that server is forbids something, the name must be looked up again.
+    pub anew: bool,
 }
 
 /// Whether a call to Bytebase's API is wanted.

@@ -19,6 +19,7 @@ use crate::decide::rollout::{Eviction, Size};
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
 use crate::observe::cluster as observe;
+use crate::observe::database::monitor::Watched;
 use crate::observe::database::probe::Latest;
 use crate::observe::database::{Login, Target};
 use crate::observe::pod::LogReader;
@@ -816,9 +817,7 @@ fn target(database: &ValidDatabase) -> Option<Target> {
         .as_ref()
         .map(|(_, bundle)| bundle.to_pem().into_bytes());
     let login = if database.monitored {
-        Login::Monitor {
-            bytebase_role: Some(database.replicas.user.clone()),
-        }
+        Login::Monitor(Watched::of(&database.replicas, url))
     } else {
         Login::Bytebase
     };

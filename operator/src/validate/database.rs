@@ -1,6 +1,7 @@
 //! The metadata database of a cluster: how replicas get `PG_URL`, and how the operator itself
 //! connects.
 
+use super::references::login_text;
 use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
@@ -146,12 +147,16 @@ fn parts(
         );
         return None;
     };
-    let user = diagnostics.keep(references.secret_text("spec.database.userSecretRef", user_ref));
+    let login = |field: &str, reference: &SecretKeyRef, is_name| {
+        let text = references.secret_text(field, reference)?;
+        login_text(field, reference, &text, is_name).map(|()| text)
+    };
+    let user = diagnostics.keep(login("spec.database.userSecretRef", user_ref, true));
     let password = match &spec.password_secret_ref {
-        Some(reference) => Some(
-            diagnostics
-                .keep(references.secret_text("spec.database.passwordSecretRef", reference))?,
-        ),
+        Some(reference) => {
+            let field = "spec.database.passwordSecretRef";
+            Some(diagnostics.keep(login(field, reference, false))?)
+        }
         None => None,
     };
     let user = user?;
@@ -246,8 +251,8 @@ fn operator_url(
     diagnostics: &mut Diagnostics,
 ) -> Option<PgUrl> {
     let Some(reference) = &spec.monitor_secret_ref else {
-        // A loopback address is a proxy inside the pod, which the operator is not in.
-        return (replicas.iam.is_none() && !replicas.has_loopback_host()).then(|| replicas.clone());
+        // A proxy inside the pod, which the operator is not in.
+        return (replicas.iam.is_none() && !replicas.is_inside_the_pod()).then(|| replicas.clone());
     };
     let field = "spec.database.monitorSecretRef";
     let text = diagnostics.keep(references.secret_text(field, reference))?;

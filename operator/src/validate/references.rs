@@ -127,6 +127,31 @@ impl References {
     }
 }
 
+/// A user or a password out of a Secret. A server compares both byte by byte, and neither is ever
+/// meant to end with the line break that `echo` and editors put there.
+pub(super) fn login_text(
+    field: &str,
+    reference: &SecretKeyRef,
+    text: &SecretString,
+    is_name: bool,
+) -> Result<(), Problem> {
+    let exposed = text.expose_secret();
+    let fault = if exposed.ends_with(['\n', '\r']) {
+        "ends with a line break: create the Secret without it (`echo -n`, `printf %s`)"
+    } else if exposed.contains('\0') {
+        "holds a zero byte, which no environment variable can: remove it"
+    } else if is_name && exposed.chars().any(char::is_control) {
+        "holds a control character: remove it"
+    } else {
+        return Ok(());
+    };
+    Err(Problem::blocking(
+        field,
+        Reason::InvalidSecret,
+        format!("Secret {}, key {} {fault}", reference.name, reference.key),
+    ))
+}
+
 fn lookup(
     field: &str,
     kind: &str,

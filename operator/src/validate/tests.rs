@@ -395,7 +395,7 @@ fn wrong_urls() -> Vec<Wrong> {
             url(&json!({"urlSecretRef": null, "url": "/etc/x"})),
             "spec.database.url",
             InvalidSpec,
-            "the value",
+            "the value: this is the path of a file",
         ),
         (
             url(&json!({"urlSecretRef": null, "url": "postgres://u@db/x?application_name=me"})),
@@ -502,6 +502,37 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
                 .iter()
                 .all(|problem| !problem.message.contains("p4ss"))
         );
+    }
+}
+
+#[test]
+fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
+    for (key, value, words) in [
+        ("password", "p4ss\n", "ends with a line break"),
+        ("password", "p4ss\r\n", "ends with a line break"),
+        ("password", "p4\0ss", "holds a zero byte"),
+        ("user", "bytebase\n", "ends with a line break"),
+        ("user", "byte\tbase", "holds a control character"),
+        ("user", "byte\0base", "holds a zero byte"),
+    ] {
+        let mut references = references();
+        let keys = BTreeMap::from([("user", "bytebase"), ("password", "p4ss"), (key, value)]);
+        let keys = keys.into_iter();
+        let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
+        let fetched = Fetched::Present(keys.collect());
+        references.secrets.insert("login".to_owned(), fetched);
+        let validation = validate(&cluster(&parts(&json!({}))), &references, None);
+        let [problem] = &validation.problems[..] else {
+            panic!("{value:?}: {:?}", validation.problems)
+        };
+        let field = format!("spec.database.{key}SecretRef");
+        assert_eq!(
+            (&problem.field, problem.reason, problem.blocking),
+            (&field, InvalidSecret, true)
+        );
+        let told = format!("Secret login, key {key} {words}");
+        assert!(problem.message.starts_with(&told), "{}", problem.message);
+        assert!(!problem.message.contains("p4ss"));
     }
 }
 
@@ -704,6 +735,15 @@ fn the_operator_connects_only_where_it_can() {
         (json!({"database": {"url": iam}}), false),
         (
             json!({"database": {"url": "postgres://u@localhost/x"}}),
+            false,
+        ),
+        (
+            json!({"database": {"url": "user=u host=/run/proxy dbname=x"}}),
+            false,
+        ),
+        (parts(&json!({"host": "/run/proxy"})), false),
+        (
+            json!({"database": {"url": "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i"}}),
             false,
         ),
         (

@@ -3,7 +3,7 @@
 use super::{PgUrlError, Settings};
 
 /// One of these in front of an equals sign tells the form from a file path.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 21] = [
     "host",
     "hostaddr",
     "port",
@@ -25,7 +25,6 @@ const KNOWN: [&str; 22] = [
     "servicefile",
     "options",
     "search_path",
-    "sslnegotiation",
 ];
 
 /// Whether some field of `text` is `k=v` with a known key.

@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use super::{PgUrlError, Settings, files};
 
 /// Settings that configure the driver; every other one is a parameter for the server.
-const FOR_THE_DRIVER: [&str; 23] = [
+const FOR_THE_DRIVER: [&str; 22] = [
     "host",
     "port",
     "database",
@@ -19,7 +19,6 @@ const FOR_THE_DRIVER: [&str; 23] = [
     "sslkey",
     "sslcert",
     "sslrootcert",
-    "sslnegotiation",
     "sslpassword",
     "sslsni",
     "krbspn",
@@ -32,6 +31,9 @@ const FOR_THE_DRIVER: [&str; 23] = [
     "statement_cache_capacity",
     "description_cache_capacity",
 ];
+
+/// The `sslrootcert` that is no file.
+const SYSTEM: &str = "system";
 
 /// Where the metadata database is and how to get in. Holds the password, so it cannot be printed.
 #[derive(Clone)]
@@ -134,10 +136,7 @@ pub fn build(settings: &Settings) -> Result<PgTarget, PgUrlError> {
         let modes = if host.starts_with('/') {
             vec![PgSslMode::Disable] // a socket is never encrypted
         } else {
-            modes(
-                get("sslmode").unwrap_or("prefer"),
-                get("sslrootcert").is_some(),
-            )?
+            modes(get("sslmode").unwrap_or("prefer"), get("sslrootcert"))?
         };
         for mode in modes {
             attempts.push(Attempt {
@@ -196,12 +195,6 @@ fn check_driver_settings(settings: &Settings) -> Result<(), PgUrlError> {
     {
         return refuse("default_query_exec_mode", "unknown value");
     }
-    if settings
-        .get("sslnegotiation")
-        .is_some_and(|how| how != "postgres")
-    {
-        return refuse("sslnegotiation", "this stand-in only knows postgres");
-    }
     Ok(())
 }
 
@@ -226,13 +219,15 @@ fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
 }
 
 /// The encryption of the first and, where the mode has one, of the second try.
-fn modes(text: &str, has_root: bool) -> Result<Vec<PgSslMode>, PgUrlError> {
+fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
     Ok(match text {
+        // The driver verifies by the system's authorities, whatever the mode says.
+        _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],
         "prefer" => vec![PgSslMode::Prefer, PgSslMode::Disable],
         // With a root certificate the driver verifies it, as libpq does.
-        "require" if has_root => vec![PgSslMode::VerifyCa],
+        "require" if root.is_some() => vec![PgSslMode::VerifyCa],
         "require" => vec![PgSslMode::Require],
         "verify-ca" => vec![PgSslMode::VerifyCa],
         "verify-full" => vec![PgSslMode::VerifyFull],
@@ -306,7 +301,7 @@ fn with_certificates(
             .map(String::as_str)
             .filter(|value| !value.is_empty())
     };
-    if let Some(root) = get("sslrootcert") {
+    if let Some(root) = get("sslrootcert").filter(|root| *root != SYSTEM) {
         if !matches!(mode, PgSslMode::Disable) && std::fs::read(root).is_err() {
             return refuse("sslrootcert", "the file cannot be read");
         }
@@ -349,11 +344,17 @@ mod tests {
     #[test]
     fn require_with_a_root_certificate_verifies_it() {
         assert!(matches!(
-            modes("require", true).unwrap()[..],
+            modes("require", Some("/ca")).unwrap()[..],
             [PgSslMode::VerifyCa]
         ));
+        for mode in ["disable", "prefer", "verify-ca"] {
+            assert!(matches!(
+                modes(mode, Some("system")).unwrap()[..],
+                [PgSslMode::VerifyFull]
+            ));
+        }
         assert!(matches!(
-            modes("require", false).unwrap()[..],
+            modes("require", None).unwrap()[..],
             [PgSslMode::Require]
         ));
     }
@@ -361,11 +362,11 @@ mod tests {
     #[test]
     fn allow_starts_in_the_clear_and_prefer_ends_there() {
         assert!(matches!(
-            modes("allow", false).unwrap()[..],
+            modes("allow", None).unwrap()[..],
             [PgSslMode::Disable, PgSslMode::Require]
         ));
         assert!(matches!(
-            modes("prefer", false).unwrap()[..],
+            modes("prefer", None).unwrap()[..],
             [PgSslMode::Prefer, PgSslMode::Disable]
         ));
     }
@@ -377,10 +378,14 @@ mod tests {
             ("port", "1"),
             ("user", "u"),
             ("schema", "public"),
+            ("sslnegotiation", "direct"),
             ("options", "-c geqo=off --work_mem=1MB"),
         ];
         let target = build(&settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
         let options = target.attempts()[0].options.get_options().unwrap();
-        assert_eq!(options, "-c geqo=off -c work_mem=1MB -c schema=public");
+        assert_eq!(
+            options,
+            "-c geqo=off -c work_mem=1MB -c schema=public -c sslnegotiation=direct"
+        );
     }
 }

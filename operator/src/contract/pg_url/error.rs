@@ -27,6 +27,12 @@ pub enum PgUrlError {
     /// Neither form: Bytebase would take it as the path of a file in the pod.
     #[error("{0}; Bytebase would take the text as the path of a file and fail to start")]
     NotAConnectionString(FileTrap),
+    /// The path of a file. Bytebase would read it, but only once at its start; and the operator
+    /// could neither tell which database it names nor restart the replicas when it changes.
+    #[error(
+        "this is the path of a file, and the operator does not read files in the pod, so it could neither check the database nor restart replicas after a change: put the connection string itself into a Secret and name that in database.urlSecretRef"
+    )]
+    FileInPod,
     /// A line break at the end, usually from `echo` or an editor.
     #[error(
         "the connection string ends with a line break: create the Secret without it (`echo -n`, `printf %s`)"
@@ -95,9 +101,7 @@ pub enum PgUrlError {
     )]
     EmptyPassword,
     /// No host: the driver would look for a server inside the pod.
-    #[error(
-        "there is no host, and no PostgreSQL in the pod to fall back to: give one (with Cloud SQL IAM any name does, it is not dialled)"
-    )]
+    #[error("there is no host, and no PostgreSQL in the pod to fall back to: give one")]
     MissingHost,
     /// `a,,b`.
     #[error("host {position} of the list is empty: remove the extra comma")]
@@ -110,14 +114,6 @@ pub enum PgUrlError {
         "host {position} is not a DNS name or IP address. If this is part of the password: {ENCODE_SHORT}"
     )]
     BadHost {
-        /// Counted from 1.
-        position: usize,
-    },
-    /// A directory of a Unix socket.
-    #[error(
-        "host {position} is the directory of a Unix socket, and no PostgreSQL runs in the pod: give a DNS name or IP address"
-    )]
-    SocketDirectory {
         /// Counted from 1.
         position: usize,
     },
@@ -177,9 +173,9 @@ pub enum PgUrlError {
     /// Neither the driver nor the server knows it; the server refuses the connection.
     #[error("{0} is no setting that PostgreSQL knows, and it refuses connections that ask for one: correct or remove it{similar}", similar = Similar(.0.similar))]
     UnknownParameter(ParameterLabel),
-    /// Known to some drivers only.
+    /// A setting of libpq that Bytebase's driver does not know.
     #[error(
-        "`{name}` is not understood by every supported Bytebase, and an older one fails with it: remove it"
+        "Bytebase's driver does not know `{name}` and sends it to the server, which then refuses the connection: remove it"
     )]
     UnsupportedParameter {
         /// The parameter.
@@ -274,8 +270,8 @@ pub enum FileTrap {
     Quoted,
     /// A blank or invisible character in front.
     LeadingBlank,
-    /// `/path`, `./path`, `file:…`.
-    Path,
+    /// `file:…`.
+    FileUrl,
     /// `PG_URL=postgres://…`.
     Assignment,
     /// `user:password@host/database`.
@@ -325,7 +321,7 @@ impl fmt::Display for FileTrap {
             Self::OtherScheme => "the scheme is another one: begin exactly with postgres:// or postgresql://",
             Self::Quoted => "the text begins with a quote: remove the quotes around it",
             Self::LeadingBlank => "the text begins with a blank or an invisible character: remove it",
-            Self::Path => "the text is a path: give the connection string itself",
+            Self::FileUrl => "the text is the URL of a file: give the connection string itself",
             Self::Assignment => "the text begins with the name of a variable: give only what comes after the first equals sign",
             Self::NoScheme => "the scheme is missing: put postgresql:// in front",
             Self::Other => "the text begins neither with postgres:// nor with postgresql://, and holds no KEYWORD=VALUE such as host=…",

@@ -13,18 +13,18 @@ const DRIVER: &[&str] = &[
     "servicefile",
     "sslcert",
     "sslkey",
-    "sslnegotiation",
     "sslsni",
     "statement_cache_capacity",
 ];
 
-/// Known to newer drivers only; an older one hands them to the server, which refuses the
-/// connection.
-const NEWER_DRIVER: &[&str] = &[
+/// Settings of libpq and of newer drivers. Bytebase's driver does not know them and hands them to
+/// the server, which refuses the connection.
+const NOT_OF_THIS_DRIVER: &[&str] = &[
     "channel_binding",
     "max_protocol_version",
     "min_protocol_version",
     "require_auth",
+    "sslnegotiation",
 ];
 
 /// Those of `DRIVER` that make the driver open a file in the pod (`sslrootcert` has a field of its
@@ -198,8 +198,8 @@ pub(super) enum Owner {
     Own,
     /// The driver.
     Driver,
-    /// Some drivers only.
-    NewerDriver(&'static str),
+    /// Other drivers than Bytebase's.
+    OtherDriver(&'static str),
     /// The server, as a setting of the session.
     Server,
     /// Nobody.
@@ -213,8 +213,8 @@ pub(super) fn owner(name: &str) -> Owner {
     if DRIVER.contains(&name) {
         return Owner::Driver;
     }
-    if let Some(known) = NEWER_DRIVER.iter().find(|known| **known == name) {
-        return Owner::NewerDriver(known);
+    if let Some(known) = NOT_OF_THIS_DRIVER.iter().find(|known| **known == name) {
+        return Owner::OtherDriver(known);
     }
     if is_custom_setting(name)
         || SERVER
@@ -277,7 +277,7 @@ pub(super) fn similar_name(name: &str) -> Option<&'static str> {
 fn all_names() -> impl Iterator<Item = &'static str> {
     OWN.iter()
         .chain(DRIVER)
-        .chain(NEWER_DRIVER)
+        .chain(NOT_OF_THIS_DRIVER)
         .copied()
         .chain(SERVER.split_ascii_whitespace())
 }
@@ -310,7 +310,7 @@ mod tests {
             ("sslmode", Owner::Own),
             ("bytebase_aws_rds_iam", Owner::Own),
             ("default_query_exec_mode", Owner::Driver),
-            ("channel_binding", Owner::NewerDriver("channel_binding")),
+            ("channel_binding", Owner::OtherDriver("channel_binding")),
             ("search_path", Owner::Server),
             ("options", Owner::Server),
             ("TimeZone", Owner::Server),

@@ -197,9 +197,7 @@ fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
         (" postgres://u:p@h/d", FileTrap::LeadingBlank),
         ("\npostgres://u:p@h/d", FileTrap::LeadingBlank),
         ("\u{feff}postgres://u:p@h/d", FileTrap::LeadingBlank),
-        ("/secrets/pg-url", FileTrap::Path),
-        ("./pg-url", FileTrap::Path),
-        ("file:/secrets/pg-url", FileTrap::Path),
+        ("file:/secrets/pg-url", FileTrap::FileUrl),
         ("PG_URL=postgres://u:p@h/d", FileTrap::Assignment),
         ("u:p@h:5432/d", FileTrap::NoScheme),
         ("postgres:/u", FileTrap::Other),
@@ -211,6 +209,31 @@ fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
             PgUrlError::NotAConnectionString(expected),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_file_in_the_pod_is_refused_for_what_it_is() {
+    for text in ["/secrets/pg-url", "./pg-url", "../pg-url"] {
+        let error = refused(text);
+        assert_eq!(error, PgUrlError::FileInPod, "{text}");
+        let told = error.to_string();
+        assert!(told.contains("does not read files in the pod"), "{told}");
+        assert!(!told.contains("fail to start"), "{told}");
+    }
+}
+
+#[test]
+fn a_socket_in_the_pod_is_a_server_that_only_bytebase_reaches() {
+    for (text, hint) in [
+        ("postgres:///d?host=/tmp&user=u", "/tmp:5432/d"),
+        ("user=u host=/run/proxy port=5433", "/run/proxy:5433/u"),
+        ("postgres:///d?host=a,/tmp&port=1,2&user=u", "a:1,/tmp:2/d"),
+    ] {
+        let url = parsed(text);
+        assert!(url.is_inside_the_pod(), "{text}");
+        assert_eq!(url.identity_hint(), hint);
+        assert_eq!(parsed(url.to_uri().expose_secret()), url);
     }
 }
 
@@ -288,14 +311,6 @@ fn each_broken_uri_is_refused_with_its_reason() {
         ("postgres://u:p@a..b/d", E::BadHost { position: 1 }),
         ("postgres://u:p@%2Ftmp/d", E::BadHost { position: 1 }),
         ("postgres://u:p@[x]/d", E::BadHost { position: 1 }),
-        (
-            "postgres:///d?host=/tmp&user=u",
-            E::SocketDirectory { position: 1 },
-        ),
-        (
-            "postgres:///d?host=a,/tmp&user=u",
-            E::SocketDirectory { position: 2 },
-        ),
         ("postgres://u:p@::1/d", E::Ipv6Form),
         ("postgres://u:p@a,[::1]/d", E::Ipv6Form),
         ("postgres://u:p@[::1],a/d", E::Ipv6Form),
@@ -363,10 +378,6 @@ fn each_broken_keyword_value_text_is_refused_with_its_reason() {
         ("user=u", E::MissingHost),
         ("user=u host=", E::MissingHost),
         ("user=u host=[::1]", E::BadHost { position: 1 }),
-        (
-            "user=u host=/var/run/postgresql",
-            E::SocketDirectory { position: 1 },
-        ),
         (
             "user=u host=a,b,c port=1,2",
             E::PortsDoNotMatchHosts { hosts: 3, ports: 2 },
@@ -444,12 +455,28 @@ fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
         assert_eq!(error, expected, "{text}");
         assert!(error.to_string().contains(told), "{error}");
     }
-    assert_eq!(
-        refused("postgres://u:p@h/d?sslmode=require&channel_binding=require"),
-        PgUrlError::UnsupportedParameter {
-            name: "channel_binding"
+}
+
+#[test]
+fn what_the_driver_hands_to_the_server_although_libpq_knows_it_is_refused() {
+    for (name, value) in [
+        ("channel_binding", "require"),
+        ("max_protocol_version", "3.0"),
+        ("min_protocol_version", "3.0"),
+        ("require_auth", "scram-sha-256"),
+        ("sslnegotiation", "direct"),
+        ("sslnegotiation", "postgres"),
+        ("sslnegotiation", ""),
+    ] {
+        for text in [
+            format!("postgres://u:p@h/d?sslmode=require&{name}={value}"),
+            format!("host=h user=u sslmode=require {name}={value}"),
+        ] {
+            let error = refused(&text);
+            assert_eq!(error, PgUrlError::UnsupportedParameter { name }, "{text}");
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
         }
-    );
+    }
 }
 
 #[test]
@@ -485,7 +512,6 @@ fn values_the_driver_refuses_are_refused() {
             "description_cache_capacity",
         ),
         ("default_query_exec_mode=fast", "default_query_exec_mode"),
-        ("sslnegotiation=tls", "sslnegotiation"),
         ("sslsni=yes", "sslsni"),
         ("service=", "service"),
     ] {
@@ -523,7 +549,7 @@ fn files_in_the_pod_are_listed_and_never_followed() {
 }
 
 #[test]
-fn a_ca_and_direct_negotiation_strengthen_the_mode() {
+fn a_ca_strengthens_the_mode() {
     use SslMode::{Allow, Disable, Prefer, Require, VerifyCa, VerifyFull};
     for (query, expected) in [
         ("", Prefer),
@@ -537,9 +563,9 @@ fn a_ca_and_direct_negotiation_strengthen_the_mode() {
         ("sslmode=verify-ca&sslrootcert=/ca", VerifyCa),
         ("sslmode=verify-full", VerifyFull),
         ("sslmode=require&sslrootcert=system", VerifyFull),
-        ("sslnegotiation=direct", Require),
-        ("sslnegotiation=direct&sslrootcert=/ca", VerifyCa),
-        ("sslnegotiation=postgres", Prefer),
+        ("sslrootcert=system", VerifyFull),
+        ("sslmode=disable&sslrootcert=system", VerifyFull),
+        ("sslmode=verify-ca&sslrootcert=system", VerifyFull),
     ] {
         assert_eq!(
             parsed(&format!("postgres://u:p@h/d?{query}")).effective_ssl_mode(),
@@ -580,6 +606,17 @@ fn cloud_logins_are_recognised_with_the_version_they_need() {
             ip_type: Some("psc".into())
         })
     );
+    // As Bytebase documents it: the instance takes the place of a host.
+    for text in [
+        "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i",
+        "postgres://sa%40project.iam@/bytebase?bytebase_gcp_cloud_sql_iam=true&bytebase_gcp_cloud_sql_instance_connection_name=p:r:i",
+    ] {
+        let url = parsed(text);
+        assert!(url.hosts.is_empty());
+        assert_eq!(url.identity_hint(), "p:r:i/bytebase");
+        assert_eq!(parsed(url.to_uri().expose_secret()), url);
+        assert_eq!(url.minimum_version(), Some(Version::new(3, 20, 0)));
+    }
     let keyword = "host=h user=u bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
     assert_eq!(
         parsed(keyword).minimum_version(),
@@ -727,13 +764,6 @@ fn parts_are_checked_like_a_string() {
         ),
         (
             PgParts {
-                host: "/tmp".into(),
-                ..parts()
-            },
-            PgUrlError::SocketDirectory { position: 1 },
-        ),
-        (
-            PgParts {
                 port: Some(0),
                 ..parts()
             },
@@ -803,7 +833,7 @@ fn the_pods_own_addresses_are_recognised() {
         ("localhost.example.com", false),
     ] {
         assert_eq!(
-            parsed(&format!("postgres://u@{host}/d")).has_loopback_host(),
+            parsed(&format!("postgres://u@{host}/d")).is_inside_the_pod(),
             expected,
             "{host}"
         );

@@ -8,7 +8,8 @@ use crate::decide::observation::{
     StoredLicense,
 };
 use crate::testing::{
-    beats, called, days, facts, failure, forged, no_license, observation, stored, with_facts,
+    beats, called, days, facts, failure, forged, healthy, no_license, observation, stored,
+    with_facts,
 };
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -251,6 +252,22 @@ fn spec(wanted: i32, warn: bool, version: &str) -> Value {
         "replicas": wanted, "version": version,
         "license": {"enforcement": if warn { "Warn" } else { "Enforce" }},
     })
+}
+
+#[test]
+fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
+    let well = healthy(3, stored(&json!({})));
+    assert!(!plan(&json!({}), &well).reading.anew);
+    let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
+    assert!(plan(&json!({}), &bad).reading.anew);
+    let mut shared = well.clone();
+    shared.database_shared_with = Some("other/demo".to_owned());
+    assert!(plan(&json!({}), &shared).reading.anew);
+    // Nothing is wrong with the server of a Bytebase that is newer than this operator.
+    let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
+    assert!(!plan(&json!({}), &newer).reading.anew);
+    // Also while something else of the spec cannot be used.
+    assert!(plan(&json!({"replicas": 51}), &bad).reading.anew);
 }
 
 #[test]

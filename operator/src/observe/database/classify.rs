@@ -47,12 +47,17 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
+    /// The database that the connection string names.
+    pub fn database(&self) -> &str {
+        &self.url.database
+    }
+
     /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for
     /// a monitoring login.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
         let class = match self.login {
             Login::Bytebase => class,
-            Login::Monitor { .. } => FailureClass::Unknown,
+            Login::Monitor(_) => FailureClass::Unknown,
         };
         ProbeFailure {
             class,
@@ -119,14 +124,22 @@ pub fn classify(error: &sqlx::Error, place: &Place<'_>, phase: Phase) -> ProbeFa
     match error {
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
             Some(error) => refused(&ServerError::from(error), place, phase),
-            None => other(place, &error.to_string()),
+            None => other(place, phase),
         },
         sqlx::Error::Tls(source) => tls(place, source.as_ref()),
         sqlx::Error::Io(error) => match tls_cause(error) {
             Some(cause) => tls(place, cause),
             None => unreachable(place, error, phase),
         },
-        other_error => other(place, &other_error.to_string()),
+        // Raised before anything is sent: of what the login is made of, only the password can hold
+        // what the operator's own library refuses.
+        sqlx::Error::Configuration(_) => place.failure(
+            FailureClass::Unknown,
+            FailureReason::AuthenticationFailed,
+            "the user or password holds a character with which the operator cannot log in, although Bytebase may; give the role \
+             a password of printable characters",
+        ),
+        _ => other(place, phase),
     }
 }
 
@@ -317,12 +330,15 @@ fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailu
     place.failure(FailureClass::Unknown, FailureReason::Unreachable, &text)
 }
 
-fn other(place: &Place<'_>, said: &str) -> ProbeFailure {
-    place.failure(
-        FailureClass::Unknown,
-        FailureReason::Other,
-        &format!("unexpected answer: {}", place.foreign(said)),
-    )
+/// Not in the words of the library, which may quote what it was given.
+fn other(place: &Place<'_>, phase: Phase) -> ProbeFailure {
+    let text = match phase {
+        Phase::Connect => {
+            "the answer to the login is not that of a PostgreSQL server; check the host and the port"
+        }
+        Phase::Query => "the answer is not one that a PostgreSQL server gives",
+    };
+    place.failure(FailureClass::Unknown, FailureReason::Other, text)
 }
 
 /// rustls reports a failed handshake through `io::Error`.
@@ -334,6 +350,7 @@ fn tls_cause(error: &io::Error) -> Option<&(dyn StdError + 'static)> {
 #[cfg(test)]
 mod tests {
     use super::super::connect::tests::url;
+    use super::super::monitor::Watched;
     use super::*;
 
     fn classify_server(
@@ -445,9 +462,7 @@ mod tests {
     #[test]
     fn a_monitors_refusal_says_nothing_definite() {
         let url = url("db", 5432);
-        let login = Login::Monitor {
-            bytebase_role: None,
-        };
+        let login = Login::Monitor(Watched::of(&url, &url));
         let place = Place::new(&url, &url.hosts[0], &login);
         let error = ServerError {
             sqlstate: "28P01",
@@ -512,6 +527,23 @@ mod tests {
         let lacking = sqlx::Error::Tls("server does not support TLS".into());
         let message = classify(&lacking, &place, Phase::Connect).message;
         assert!(message.contains("turn on TLS"), "{message}");
+    }
+
+    #[test]
+    fn a_password_that_cannot_be_prepared_is_not_quoted() {
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let text = "Failed to saslprep password: Error(ProhibitedCharacter('\u{e000}'))";
+        for error in [
+            sqlx::Error::Configuration(text.into()),
+            sqlx::Error::Protocol(text.to_owned()),
+        ] {
+            let failure = classify(&error, &place, Phase::Connect);
+            assert_eq!(failure.class, FailureClass::Unknown);
+            assert!(!failure.message.contains("e000"), "{}", failure.message);
+            assert!(!failure.message.contains('\u{e000}'), "{}", failure.message);
+            assert!(!failure.message.contains("Failed"), "{}", failure.message);
+        }
     }
 
     #[test]

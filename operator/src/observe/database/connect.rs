@@ -112,13 +112,13 @@ async fn dial_host(
     let login = async {
         let mut last = None;
         for (index, mode) in attempts.iter().enumerate() {
-            let options = options(&target.url, host, target.ca.as_deref(), *mode, place)?;
+            let options = options(&target.url, host, authorities(target), *mode, place)?;
             match options.connect().await {
                 Ok(connection) => return check_session(connection, attrs, place).await,
                 Err(error) => {
                     let again = attempts
                         .get(index + 1)
-                        .is_some_and(|_| worth_another_mode(&error));
+                        .is_some_and(|_| worth_another_mode(&error, *mode));
                     last = Some(classify::classify(&error, place, Phase::Connect));
                     if !again {
                         break;
@@ -139,12 +139,25 @@ async fn dial_host(
         .unwrap_or_else(|_| Err(classify::timed_out(place, Phase::Connect, DIAL_TIMEOUT)))
 }
 
-/// The driver goes on from an encrypted to a plain attempt (`prefer`) or the other way (`allow`)
-/// when the first was not let in; an unreachable server stays unreachable.
-fn worth_another_mode(error: &sqlx::Error) -> bool {
+/// The driver goes on from an encrypted to a plain attempt (`prefer`) when TLS could not be set up,
+/// and from a plain to an encrypted one (`allow`) when the server does not let the role in like
+/// that. An unreachable server stays unreachable.
+fn worth_another_mode(error: &sqlx::Error, mode: PgSslMode) -> bool {
     classify::is_tls(error)
         || matches!(error, sqlx::Error::Database(e)
-            if e.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| e.code() == "28000"))
+            if e.try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|e| refusal_leaves_another_mode(e.code(), mode)))
+}
+
+/// A role that is refused over TLS is refused for good: the driver does not offer it in clear text.
+fn refusal_leaves_another_mode(sqlstate: &str, mode: PgSslMode) -> bool {
+    sqlstate == "28000" && matches!(mode, PgSslMode::Disable)
+}
+
+/// The CA that the driver verifies the server by; `None` for the public ones.
+fn authorities(target: &Target) -> Option<&[u8]> {
+    let is_system = target.url.ssl_root_cert.as_deref() == Some("system");
+    target.ca.as_deref().filter(|_| !is_system)
 }
 
 async fn check_session(
@@ -204,8 +217,8 @@ fn acceptable(attrs: TargetSessionAttrs, state: ServerState) -> bool {
 /// the chain.
 fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMode], ProbeFailure> {
     let url = &target.url;
-    let verifies = matches!(url.ssl_mode, SslMode::VerifyCa | SslMode::VerifyFull)
-        || (url.ssl_mode == SslMode::Require && url.ssl_root_cert.is_some());
+    let mode = url.effective_ssl_mode();
+    let verifies = matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
     // A CA named by its path in the pod is one the operator cannot have. Going on without it would
     // hand the password to a server that the user asked to have verified.
     let named = url
@@ -222,12 +235,11 @@ fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMod
             ),
         ));
     }
-    Ok(match url.ssl_mode {
+    Ok(match mode {
         SslMode::Disable => &[PgSslMode::Disable],
         SslMode::Allow => &[PgSslMode::Disable, PgSslMode::Require],
         SslMode::Prefer => &[PgSslMode::Prefer, PgSslMode::Disable],
         SslMode::Require if target.ca.is_some() => &[PgSslMode::VerifyCa],
-        SslMode::Require if verifies => &[PgSslMode::VerifyFull],
         SslMode::Require => &[PgSslMode::Require],
         SslMode::VerifyCa => &[PgSslMode::VerifyCa],
         SslMode::VerifyFull => &[PgSslMode::VerifyFull],
@@ -287,7 +299,7 @@ fn options(
 
 /// Settings for the server, which the driver can only send as `options`. Left out are those the
 /// driver sets itself and those that label or time-limit the session.
-fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
+pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     const OURS: [&str; 6] = [
         "application_name",
         "client_encoding",
@@ -395,6 +407,9 @@ pub(crate) mod tests {
             (SslMode::Require, Some("system"), None, Ok("[VerifyFull]")),
             (SslMode::VerifyCa, None, None, Ok("[VerifyCa]")),
             (SslMode::VerifyCa, path, None, Err(FailureReason::TlsFailed)),
+            (SslMode::Prefer, Some("system"), None, Ok("[VerifyFull]")),
+            (SslMode::Disable, Some("system"), None, Ok("[VerifyFull]")),
+            (SslMode::VerifyCa, Some("system"), ca, Ok("[VerifyFull]")),
             (SslMode::VerifyFull, path, ca, Ok("[VerifyFull]")),
             (SslMode::VerifyFull, None, None, Ok("[VerifyFull]")),
         ];
@@ -404,6 +419,33 @@ pub(crate) mod tests {
                 expected.map(str::to_owned),
                 "{mode:?} {path:?}"
             );
+        }
+    }
+
+    #[test]
+    fn the_systems_authorities_are_not_joined_by_the_given_one() {
+        let mut url = url("db", 5432);
+        url.ssl_root_cert = Some("system".to_owned());
+        let target = target(url, Some(b"pem"));
+        assert_eq!(authorities(&target), None);
+        let mut named = target.clone();
+        named.url.ssl_root_cert = Some("/etc/ca.pem".to_owned());
+        assert_eq!(authorities(&named), Some(b"pem".as_slice()));
+    }
+
+    #[test]
+    fn a_refused_role_is_tried_again_only_after_a_login_in_clear_text() {
+        for (mode, again) in [
+            (PgSslMode::Disable, true),
+            (PgSslMode::Prefer, false),
+            (PgSslMode::Require, false),
+        ] {
+            assert_eq!(
+                refusal_leaves_another_mode("28000", mode),
+                again,
+                "{mode:?}"
+            );
+            assert!(!refusal_leaves_another_mode("28P01", mode));
         }
     }
 

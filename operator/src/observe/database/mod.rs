@@ -9,11 +9,13 @@
 pub mod classify;
 pub mod connect;
 pub mod digest;
+pub mod monitor;
 pub mod preflight;
 pub mod probe;
 pub mod queries;
 
 use crate::contract::pg_url::PgUrl;
+use crate::decide::observation::DatabaseFacts;
 
 /// Where a probe connects and as whom.
 #[derive(Clone)]
@@ -37,9 +39,23 @@ pub enum Login {
     /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
     /// Bytebase, so every failure is
     /// [`FailureClass::Unknown`](crate::decide::observation::FailureClass::Unknown).
-    Monitor {
-        /// The role Bytebase logs in as, whose right to create tables is looked up instead of the
-        /// monitor's.
-        bytebase_role: Option<String>,
-    },
+    Monitor(monitor::Watched),
+}
+
+impl Login {
+    /// Whether what the server itself is (its place, a pooler before it) holds for Bytebase as well.
+    pub fn shares_the_place(&self) -> bool {
+        match self {
+            Self::Bytebase => true,
+            Self::Monitor(watched) => watched.same_place,
+        }
+    }
+
+    /// Why what was read says nothing of Bytebase's database, if that is so.
+    fn distrust(&self, facts: &DatabaseFacts, database: &str, knows_role: bool) -> Option<String> {
+        match self {
+            Self::Bytebase => None,
+            Self::Monitor(watched) => watched.distrust(facts, database, knows_role),
+        }
+    }
 }

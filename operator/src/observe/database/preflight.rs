@@ -40,6 +40,8 @@ pub async fn read(
     let (identity, reached_at) = queries::read_identity(connection, &place).await?;
     let pooler = match pooler {
         Some(known) => Some(known),
+        // A monitoring login works through any pooler, and Bytebase need not go through this one.
+        None if !target.login.shares_the_place() => Some(false),
         None if is_direct(host, reached_at).await => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,

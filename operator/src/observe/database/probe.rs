@@ -37,11 +37,16 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const FIRST_READING: Reading = Reading {
     every: DEFAULT_INTERVAL,
     sessions: true,
+    anew: false,
 };
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in
 /// between or a revoked login is seen without waiting for it to break.
 const CONNECTION_LIFETIME: Duration = Duration::from_hours(1);
+
+/// A connection to a database that is refused is replaced this often: at each reading of the usual
+/// pace, and not each second while replicas come and go.
+const REFUSED_CONNECTION_LIFETIME: Duration = Duration::from_secs(8);
 
 /// First pause after a failure; doubles up to the cap.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -143,7 +148,8 @@ struct Prober {
     target: Target,
     openings: Openings,
     session: Option<Session>,
-    /// Outcome of the search for a transaction-mode pooler, and when; kept over a redial.
+    /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
+    /// over a redial; that there is one is what the redial is made for.
     pooler: Option<(bool, Instant)>,
 }
 
@@ -358,8 +364,8 @@ async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, w
     loop {
         let started = Instant::now();
         // Boxed, so that a waiting task holds no room for a login in progress.
-        let sessions = shared.state.lock().reading.sessions;
-        let outcome = AssertUnwindSafe(Box::pin(prober.probe(sessions)))
+        let reading = shared.state.lock().reading;
+        let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
             .catch_unwind()
             .await;
         let outcome = outcome.unwrap_or_else(|_| {
@@ -444,9 +450,15 @@ impl Openings {
 // === impl Prober ===
 
 impl Prober {
-    async fn probe(&mut self, sessions: bool) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
+        let sessions = reading.sessions;
+        let lifetime = if reading.anew {
+            REFUSED_CONNECTION_LIFETIME
+        } else {
+            CONNECTION_LIFETIME
+        };
         if let Some(session) = self.session.take() {
-            if session.opened.elapsed() < CONNECTION_LIFETIME {
+            if session.opened.elapsed() < lifetime {
                 match self.read(session, sessions).await {
                     // A connection that broke while it lay idle says little: the server may be back
                     // already.
@@ -493,7 +505,7 @@ impl Prober {
         } = connect::dial(&self.target).await?;
         let known = self
             .pooler
-            .filter(|(_, at)| at.elapsed() < CONNECTION_LIFETIME);
+            .filter(|(pooler, at)| !pooler && at.elapsed() < CONNECTION_LIFETIME);
         let pooler = known.map(|(pooler, _)| pooler);
         let (mut facts, found) = preflight::read(
             &mut connection,

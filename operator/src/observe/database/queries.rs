@@ -91,6 +91,10 @@ struct Document {
     max_connections: u32,
     reserved_connections: u32,
     schema: Option<String>,
+    /// Only for a monitoring login, as is the next.
+    #[serde(default)]
+    unseen: Option<String>,
+    knows_role: Option<bool>,
     can_create: Option<bool>,
     principal: Option<String>,
     foreign: Option<String>,
@@ -150,7 +154,12 @@ pub async fn read(
         })?;
         let found = shape_of(&document, place, login)?;
         if found == *shape {
-            return Ok(facts(document, found, session));
+            let knows_role = document.knows_role == Some(true);
+            let facts = facts(document, found, session);
+            return match login.distrust(&facts, place.database(), knows_role) {
+                None => Ok(facts),
+                Some(why) => Err(elsewhere(place, &why)),
+            };
         }
         *shape = found;
     }
@@ -159,6 +168,14 @@ pub async fn read(
         FailureReason::Other,
         "the tables changed while they were read; a schema migration is going on",
     ))
+}
+
+fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
+    place.failure(
+        FailureClass::Unknown,
+        FailureReason::MonitorElsewhere,
+        &format!("{why}; give database.monitorSecretRef a connection string that leads to the database of PG_URL, on its primary"),
+    )
 }
 
 /// Reads which database this is, and at which address the server was reached: `None` over a socket
@@ -203,15 +220,15 @@ pub(super) enum Failed {
     TimedOut,
 }
 
-/// Runs one message and returns its last row.
+/// Runs one message and returns its last row: of all its statements the last one is the question.
 pub(super) async fn fetch(connection: &mut PgConnection, sql: String) -> Result<PgRow, Failed> {
     match timeout(
         READ_TIMEOUT,
-        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection),
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection),
     )
     .await
     {
-        Ok(Ok(row)) => Ok(row),
+        Ok(Ok(mut rows)) => rows.pop().ok_or(Failed::Sql(sqlx::Error::RowNotFound)),
         Ok(Err(error)) => Err(Failed::Sql(error)),
         Err(_) => Err(Failed::TimedOut),
     }
@@ -240,7 +257,7 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
 
 /// What is read from catalogs, and needs no table of Bytebase's. Words in braces are filled in.
 const CATALOG: &str = "\
-SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; \
+SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}\
 WITH expected(name, columns) AS (VALUES {expected}), \
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()), \
 principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -252,7 +269,7 @@ SELECT json_build_object(\
 'max_connections', current_setting('max_connections')::int, \
 'reserved_connections', current_setting('superuser_reserved_connections')::int \
   + coalesce(current_setting('reserved_connections', true)::int, 0), \
-'schema', current_schema(), \
+'schema', current_schema(), {unseen}\
 'can_create', {create}, \
 'principal', (SELECT nspname || '.principal' FROM principal), \
 'tables', (SELECT json_agg(json_build_object('name', e.name, \
@@ -262,6 +279,27 @@ SELECT json_build_object(\
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns)))) \
   FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f'))\
 {parts})::text";
+
+/// What a new session of Bytebase's role has as one setting, by the server's own order of
+/// precedence: for the role in the database, for the role, for the database. NULL where nobody set
+/// it for any of these.
+const ROLE_SETTING: &str = "(SELECT substr(c, length('{name}=') + 1) FROM pg_db_role_setting s, unnest(s.setconfig) c \
+  WHERE left(c, length('{name}=')) = '{name}=' \
+  AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
+  AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = {role})) \
+  ORDER BY s.setrole = 0, s.setdatabase = 0 LIMIT 1)";
+
+/// For a monitoring login: names without a schema then mean what they mean to Bytebase.
+const PATH_OF_ROLE: &str = "SELECT set_config('search_path', \
+  replace(replace({path}, '\"$user\"', '$user'), '$user', quote_ident({role})), true); ";
+
+/// For a monitoring login: a schema that Bytebase's role looks in and the login may not, where
+/// tables would seem not to exist.
+const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(current_setting('search_path'), ',')) p \
+  JOIN pg_namespace n ON n.nspname IN (btrim(p, ' \"'), lower(btrim(p))) \
+  JOIN pg_roles r ON r.rolname = {role} AND has_schema_privilege(r.oid, n.oid, 'USAGE') \
+  WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), \
+'knows_role', EXISTS (SELECT FROM pg_roles WHERE rolname = {role}), ";
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
@@ -322,15 +360,10 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
     let own = "has_schema_privilege(current_schema(), 'CREATE')";
     let create = match login {
         Login::Bytebase => own.to_owned(),
-        Login::Monitor {
-            bytebase_role: Some(role),
-        } => format!(
+        Login::Monitor(watched) => format!(
             "(SELECT has_schema_privilege(r.oid, current_schema(), 'CREATE') FROM pg_roles r WHERE r.rolname = {})",
-            literal(role)
+            literal(&watched.role)
         ),
-        Login::Monitor {
-            bytebase_role: None,
-        } => "NULL".to_owned(),
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let parts: String = [
@@ -345,6 +378,25 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
     .into_iter()
     .filter_map(|(wanted, part)| wanted.then_some(part))
     .collect();
+    let (path, unseen) = match login {
+        Login::Bytebase => (String::new(), String::new()),
+        Login::Monitor(watched) => {
+            let role = literal(&watched.role);
+            let path = watched.setting("search_path").map_or_else(
+                || {
+                    let of_role = role_setting("search_path", &role);
+                    format!("coalesce({of_role}, current_setting('search_path'))")
+                },
+                literal,
+            );
+            (
+                PATH_OF_ROLE
+                    .replace("{path}", &path)
+                    .replace("{role}", &role),
+                UNSEEN.replace("{role}", &role),
+            )
+        }
+    };
     CATALOG
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
         .replace("{parts}", &parts)
@@ -353,14 +405,22 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
-        // Last, so that a role's name is not searched for placeholders.
         .replace("{create}", &create)
+        .replace("{unseen}", &unseen)
+        .replace("{path}", &path)
 }
 
-/// A string literal that reads the same under every `standard_conforming_strings`.
+/// The value that Bytebase's role has for a setting, as SQL; `role` is a literal.
+fn role_setting(name: &str, role: &str) -> String {
+    ROLE_SETTING.replace("{name}", name).replace("{role}", role)
+}
+
+/// A string literal that reads the same under every `standard_conforming_strings`, and in which no
+/// placeholder of a query can stand.
 fn literal(text: &str) -> String {
     let escaped = text
         .replace('\\', "\\\\")
+        .replace('{', "\\x7B")
         .replace('\'', "''")
         .replace('\0', "");
     format!("E'{escaped}'")
@@ -377,6 +437,16 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
     if document.schema.is_none() && *login != Login::Bytebase {
         let text = format!(
             "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
+        );
+        return Err(place.failure(
+            FailureClass::Unknown,
+            FailureReason::PermissionDenied,
+            &text,
+        ));
+    }
+    if let Some(unseen) = &document.unseen {
+        let text = format!(
+            "role \"{role}\" may not use the schema \"{unseen}\", in which Bytebase's role looks for its tables; GRANT USAGE ON SCHEMA \"{unseen}\" TO \"{role}\""
         );
         return Err(place.failure(
             FailureClass::Unknown,

@@ -1,0 +1,72 @@
+//! Reading by a login of the operator's own: as Bytebase's role would see it, and only as far as the
+//! server that answers is the one that Bytebase uses.
+
+use super::connect;
+use crate::contract::pg_url::PgUrl;
+use crate::decide::observation::{DatabaseFacts, SchemaState};
+
+/// What `PG_URL` says that a monitoring login must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The role that Bytebase logs in as.
+    pub role: String,
+    /// The name of Bytebase's database.
+    pub database: String,
+    /// The monitoring login goes to the very server and database of `PG_URL`, so what that server
+    /// is holds for Bytebase too.
+    pub same_place: bool,
+    /// Settings that Bytebase asks for at its login, in the order in which the server takes them.
+    settings: Vec<(String, String)>,
+}
+
+impl Watched {
+    /// What a login by `monitor` must know of Bytebase's own.
+    pub fn of(replicas: &PgUrl, monitor: &PgUrl) -> Self {
+        Self {
+            role: replicas.user.clone(),
+            database: replicas.database.clone(),
+            same_place: replicas.hosts == monitor.hosts && replicas.database == monitor.database,
+            settings: connect::server_parameters(replicas),
+        }
+    }
+
+    /// Why what was read says nothing of Bytebase's database: the login leads to another place than
+    /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
+    /// login leads to; `knows_role`: the server has Bytebase's role.
+    pub fn distrust(
+        &self,
+        facts: &DatabaseFacts,
+        database: &str,
+        knows_role: bool,
+    ) -> Option<String> {
+        if self.same_place {
+            return None;
+        }
+        let is_bytebases = matches!(facts.schema, SchemaState::Bytebase { .. });
+        let (role, wanted) = (&self.role, &self.database);
+        if facts.in_recovery {
+            Some("the server is a standby, which says nothing certain of the primary".to_owned())
+        } else if !is_bytebases && !knows_role {
+            Some(format!(
+                "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one"
+            ))
+        } else if !is_bytebases && database != wanted {
+            Some(format!(
+                "this database does not hold the tables of Bytebase, and PG_URL names the database \"{wanted}\""
+            ))
+        } else if matches!(facts.schema, SchemaState::Foreign { .. }) {
+            Some("this database holds the tables of another application".to_owned())
+        } else if facts.encoding != "UTF8" {
+            Some("this database is not encoded in UTF-8, as Bytebase's must be".to_owned())
+        } else {
+            None
+        }
+    }
+
+    /// What Bytebase asks for as the value of one setting.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let mut settings = self.settings.iter().rev();
+        let (_, value) = settings.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        Some(value)
+    }
+}
