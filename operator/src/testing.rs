@@ -195,6 +195,7 @@ pub fn valid(changes: &Value) -> ValidCluster {
 
 pub fn settings() -> Settings {
     Settings {
+        own_image: None,
         license_guard: SignedDuration::from_mins(10),
         license_key: Some(key()),
         operator_namespace: Some("bytebase-system".to_owned()),
@@ -222,6 +223,7 @@ pub fn pod(ordinal: i32) -> PodView {
         started_at: Some(after(SignedDuration::from_hours(-1))),
         container_id: Some(format!("containerd://{ordinal}")),
         ends_by: None,
+        told_to_end_at: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),
         restarts: 0,
@@ -237,6 +239,7 @@ pub fn set(replicas: i32) -> StatefulSetView {
         settled: true,
         update_revision: Some(NEW.to_owned()),
         template: json!({"live": true}),
+        template_digest: None,
         version: Some("3.21.1".to_owned()),
     }
 }

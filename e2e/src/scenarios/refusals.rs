@@ -41,7 +41,8 @@ async fn asks_nothing(sandbox: &Sandbox) -> Result<()> {
     let asked: Vec<_> = calls
         .iter()
         .skip(before)
-        .filter(|call| call.resource != "leases" && call.verb != "watch")
+        // Kinds that are not installed are looked for from time to time, by one watch each.
+        .filter(|call| call.resource != "leases" && call.verb != "watch" && call.code != 404)
         .collect();
     ensure!(asked.is_empty(), "asked meanwhile: {asked:?}");
     Ok(())

@@ -1,8 +1,7 @@
 //! What one user writes, or what one namespace lacks, does not keep the operator from serving the
 //! others.
 
-use anyhow::{Context, Result, ensure};
-use kube::ResourceExt;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::support::{self, NAME};
@@ -131,12 +130,13 @@ async fn blind(sandbox: &Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "Unknown", "CannotWatch")
         .await?;
-    let ready = sandbox.operator_pods().await?;
-    ensure!(
-        ready.iter().all(support::is_ready),
-        "not ready: {:?}",
-        ready.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
-    );
+    wait::until(
+        "the operator to be Ready all the same",
+        PATIENCE,
+        || sandbox.operator_pods(),
+        |pods| !pods.is_empty() && pods.iter().all(support::is_ready),
+    )
+    .await?;
     set_rules(sandbox, name, &role["rules"]).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")

@@ -170,7 +170,7 @@ impl Rules {
                         validation.problems
                     );
                     if let (Some(valid), 1) = (&validation.cluster, replicas) {
-                        let made = desired::pod_template(valid);
+                        let made = desired::pod_template(valid, None);
                         templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
                     }
                     specs.insert((replicas, template, valid), validation);
@@ -306,6 +306,7 @@ impl Rules {
                     .get(usize::from(set.template))
                     .cloned()
                     .unwrap_or_default(),
+                template_digest: None,
                 version: VERSIONS
                     .get(usize::from(set.template))
                     .map(|version| (*version).to_owned()),
@@ -351,6 +352,8 @@ impl Rules {
                 .ending
                 .filter(|_| !self.has(Bug::GateWaitsForStuck))
                 .map(at),
+            // Every ending of the model's world is short.
+            told_to_end_at: None,
             unready_since: (!serves).then_some(made),
             replica_id: (pod.replica != Replica::Starting || self.has(Bug::EveryPodServes))
                 .then(|| id(pod.uid)),

@@ -540,6 +540,40 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,
+    /// Whether a replica that is told to end first finishes the tasks that it runs: Bytebase itself
+    /// cancels a running migration at once. `Enabled` adds the hook that waits for them to the pods.
+    /// Where this field is absent the hook is added with the next change of the pods for another
+    /// reason. `Disabled` leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Longest that a replica which is told to end waits for the tasks that it runs, in seconds. A
+    /// task that takes longer is cancelled. It counts towards the pod's grace period, which cluster
+    /// autoscalers may cap. Default 3600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub drain_timeout_seconds: Option<i32>,
+    /// Longest that a draining replica keeps Bytebase from promoting new work, on all replicas, in
+    /// seconds, if new work keeps coming to it. After that the queue is free for as long. 0 never
+    /// holds the queue. Default 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub hold_limit_seconds: Option<i32>,
+    /// Image that the drain hook is copied from, for a registry of one's own. Default: the operator's
+    /// own image, as it was when the pods last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub drain_image: Option<String>,
+}
+
+/// Whether replicas finish their running tasks before they end.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
+pub enum Drain {
+    /// They do.
+    Enabled,
+    /// They do not.
+    Disabled,
 }
 
 /// The PodDisruptionBudget, which lets one replica go at a time.

@@ -274,6 +274,7 @@ impl Objects<'_> {
                 ..ObjectMeta::default()
             },
             delete_options: Some(DeleteOptions {
+                grace_period_seconds: eviction.grace_seconds.map(i64::from),
                 preconditions: Some(meta::Preconditions {
                     uid: Some(eviction.uid.clone()),
                     resource_version: None,
@@ -458,6 +459,7 @@ mod tests {
             pod: "demo-2".to_owned(),
             uid: "of-the-pod".to_owned(),
             why: String::new(),
+            grace_seconds: None,
             refused: None,
         };
         for (answer, expected) in [

@@ -45,6 +45,10 @@ pub struct RunArguments {
     /// Go back to one replica this many seconds before a license ends.
     #[arg(long, env = "LICENSE_GUARD_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     license_guard_seconds: u32,
+    /// The image that this operator runs from, which holds the drain hook for the replicas. Without it
+    /// new replicas get no such hook.
+    #[arg(long, env = "OPERATOR_IMAGE")]
+    operator_image: Option<String>,
     /// Address of /livez, /readyz and /metrics.
     #[arg(long, env = "HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
     http_address: SocketAddr,
@@ -76,6 +80,7 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
         identity,
         license_public_key_file,
         license_guard_seconds,
+        operator_image,
         http_address,
         log_format,
         log_filter,
@@ -111,6 +116,7 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
             license_guard: SignedDuration::from_secs(i64::from(license_guard_seconds)),
             license_key,
             operator_namespace: Some(lease_namespace.clone()),
+            own_image: operator_image.filter(|image| !image.is_empty()),
         },
         http_address,
         lease_namespace,

@@ -2,6 +2,7 @@
 
 pub mod conditions;
 pub mod database;
+pub mod haste;
 pub mod health;
 pub mod license;
 pub mod observation;
@@ -16,6 +17,7 @@ use crate::api::spec::Enforcement;
 use crate::api::status::{Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
+use crate::desired::drain::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
@@ -50,6 +52,8 @@ pub struct Settings {
     pub license_key: Option<LicenseKey>,
     /// Where the operator runs: a NetworkPolicy must let its calls in.
     pub operator_namespace: Option<String>,
+    /// The operator's own image, from which the drain hook is copied into the pods.
+    pub own_image: Option<String>,
 }
 
 /// Decides what is to be done for one cluster.
@@ -100,7 +104,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         database: &database,
         target: &target,
     };
-    match objects(&findings, settings.operator_namespace.as_deref()) {
+    match objects(&findings, settings) {
         Ok(desired) => plan(&findings, desired, validation),
         Err(problem) => {
             let problems: Vec<_> = validation
@@ -150,9 +154,16 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .cloned()
         .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
-    all.push(conditions::configuration(&problems, &validation.warnings));
+    let mut warnings = validation.warnings.clone();
+    warnings.extend(desired.warning.clone());
+    all.push(conditions::configuration(&problems, &warnings));
     let paused = cluster.paused;
+    let hastened = match target.haste() {
+        Haste::Gate if !cluster.paused => haste::hastened(license, observation, health),
+        _ => haste::Hastened::default(),
+    };
     let eviction = match &rollout.step {
+        _ if hastened.eviction.is_some() => hastened.eviction,
         // A pod that ends now would come back from the old template, which is held.
         Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
         _ => None,
@@ -168,7 +179,13 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         prune,
         eviction,
         call: call(cluster, observation, license, health),
-        next: next(cluster, observation, license, rollout, health),
+        next: [
+            next(cluster, observation, license, rollout, health),
+            hastened.due_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min(),
         reading: reading(quiet, rollout, health, database),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
@@ -192,12 +209,14 @@ struct Desired {
     prune: Vec<Kind>,
     /// Kinds that the spec asks for and the Kubernetes cluster lacks.
     not_installed: Vec<Kind>,
+    /// What the pods lack.
+    warning: Option<String>,
 }
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
 /// present template while the new one would start replicas that are known to fail or to break the
 /// schema.
-fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<Desired, Problem> {
+fn objects(findings: &Findings<'_>, settings: &Settings) -> Result<Desired, Problem> {
     let Findings {
         cluster,
         observation,
@@ -208,7 +227,15 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let template = desired::pod_template(cluster).map_err(Problem::pod_template)?;
+    let live_image = set.and_then(|set| drain::image_in(&set.template));
+    let standing = drain::Standing {
+        exists: set.is_some(),
+        drain_image: live_image.as_deref(),
+        digest: set.and_then(|set| set.template_digest.as_deref()),
+    };
+    let template = drain::template(cluster, settings.own_image.as_deref(), standing);
+    let template = template.map_err(Problem::pod_template)?;
+    let warning = drain::warning(cluster, &template);
     let hold = findings.downgrade.is_some() || database.allows <= database::Allows::Wait;
     let first = Size {
         start: 0,
@@ -224,7 +251,11 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         Some(set) if hold => Some(desired::stateful_set(
             cluster,
             &size.ordinals(),
-            set.template.clone(),
+            Template {
+                value: set.template.clone(),
+                // It speaks of this template, which is not the one that is wanted.
+                digest: set.template_digest.clone().unwrap_or_default(),
+            },
         )),
         None if hold => None,
         _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
@@ -234,7 +265,7 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
     } else {
         Doors::AsWanted
     };
-    let wanted = desired::companions(cluster, operator_namespace, doors);
+    let wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
     let prune = Kind::owned()
         .rev()
         .filter(|kind| kind.is_prunable() && wanted.iter().all(|object| object.kind != *kind))
@@ -261,6 +292,7 @@ fn objects(findings: &Findings<'_>, operator_namespace: Option<&str>) -> Result<
         objects,
         prune,
         not_installed,
+        warning,
     })
 }
 
@@ -288,6 +320,12 @@ fn blocked(
     let database = validation.database.as_ref();
     let database = database.map(|database| database::judge(database, wanted, observation, health));
     let closed = enforcement == Enforcement::Enforce && license.allows == license::Allows::No;
+    let acts = closed && !paused;
+    let hastened = if acts {
+        haste::hastened(&license, observation, health)
+    } else {
+        haste::Hastened::default()
+    };
     let set = observation.stateful_set.as_ref();
     let resize = set.filter(|set| closed && !paused && set.replicas > 1);
     let resize = resize.and_then(|set| {
@@ -298,10 +336,11 @@ fn blocked(
         objects: Vec::new(),
         resize,
         prune: Vec::new(),
-        eviction: None,
+        eviction: hastened.eviction,
         call: Wanted::NotNow,
         next: [
             license.changes_at,
+            hastened.due_at,
             closed.then(|| rollout::overdue_at(observation)).flatten(),
         ]
         .into_iter()

@@ -397,6 +397,8 @@ pub struct StatefulSetView {
     pub update_revision: Option<String>,
     /// `spec.template`, as the API server holds it.
     pub template: serde_json::Value,
+    /// Its `bytebase.com/template-digest`: of the template as it was written, without the drain hook.
+    pub template_digest: Option<String>,
     /// `bytebase.com/version` of the template: `spec.version` at the time it was written.
     pub version: Option<String>,
 }
@@ -428,6 +430,8 @@ pub struct PodView {
     pub container_id: Option<String>,
     /// When Kubernetes ends it by force at the latest; `None` while it is not being deleted.
     pub ends_by: Option<jiff::Timestamp>,
+    /// When it was told to end last, if it was.
+    pub told_to_end_at: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.

@@ -53,6 +53,8 @@ pub struct Eviction {
     pub uid: String,
     /// Why, for the event.
     pub why: String,
+    /// Seconds that the pod has to end; `None`: as long as its template says.
+    pub grace_seconds: Option<u32>,
     /// What keeps refusing it.
     pub refused: Option<String>,
 }
@@ -148,7 +150,7 @@ fn next(
         .iter()
         .find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
     {
-        return wait(format!("{} to end", ending.pod.name), None);
+        return wait(ending_in_words(ending), None);
     }
     match observation.facts().map(|facts| &facts.sessions) {
         Some(Some(sessions)) if sessions.migration_running => return wait("the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done".to_owned(), None),
@@ -214,6 +216,18 @@ fn next(
         candidate,
         "it runs an old template and every other replica is Ready and beating",
     )
+}
+
+/// What a rollout waits for while a pod ends. How many tasks there are is in `replicaStatuses`: a
+/// message that counted them would change with every one.
+fn ending_in_words(ending: &Replica<'_>) -> String {
+    let name = &ending.pod.name;
+    match (ending.running_tasks, ending.pod.ends_by) {
+        (Some(1..), Some(by)) => {
+            format!("{name} to finish the tasks that it runs and to end, at the latest at {by:.0}")
+        }
+        _ => format!("{name} to end"),
+    }
 }
 
 /// When a replica without a heartbeat counts as given up. Of one whose beat grows old the probe
@@ -287,6 +301,7 @@ fn evict(replica: &Replica<'_>, why: &str) -> Step {
         pod: replica.pod.name.clone(),
         uid: replica.pod.uid.clone(),
         why: why.to_owned(),
+        grace_seconds: None,
         refused: None,
     })
 }
@@ -297,7 +312,10 @@ pub fn describe(replica: &Replica<'_>) -> String {
         return trouble.message().to_owned();
     }
     if replica.pod.deleting {
-        return "ending".to_owned();
+        return match replica.running_tasks {
+            Some(1..) => "ending, once it has finished the tasks that it runs".to_owned(),
+            _ => "ending".to_owned(),
+        };
     }
     let ready = if replica.pod.ready {
         "Ready"

@@ -1,6 +1,7 @@
 //! The objects of a cluster, one builder each, as pure functions of a [`ValidCluster`].
 
 mod disruption_budget;
+pub mod drain;
 mod http_route;
 mod ingress;
 mod network_policy;

@@ -3,9 +3,11 @@
 //! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
 //! file in the tests guards it.
 
-use super::{CONTAINER, PORT, labels, overlay, selector_labels};
+use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef};
-use crate::validate::{CA_DIRECTORY, CaSource, UrlSource, ValidCluster, ValidServiceAccount};
+use crate::validate::{
+    CA_DIRECTORY, CaSource, UrlSource, ValidCluster, ValidDrain, ValidServiceAccount,
+};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
@@ -32,9 +34,13 @@ const CA_VOLUME: &str = "bytebase-database-ca";
 const STARTUP_PERIOD: i32 = 2;
 const STARTUP_FAILURES: i32 = 1800;
 
-/// The pod template with the user's overlay. Errors say what of the overlay cannot be used.
-pub fn pod_template(cluster: &ValidCluster) -> Result<Value, String> {
-    let template = base(cluster);
+/// The pod template with the user's overlay. `drain_image`: where the drain hook is copied from;
+/// `None` for pods without it. Errors say what of the overlay cannot be used.
+pub fn pod_template(cluster: &ValidCluster, drain_image: Option<&str>) -> Result<Value, String> {
+    let mut template = base(cluster);
+    if let (ValidDrain::Enabled(terms), Some(image)) = (&cluster.rollout.drain, drain_image) {
+        drain::add(&mut template, &cluster.rollout, terms, image);
+    }
     // Kubernetes' own types are JSON.
     let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;
     match &cluster.pods.overlay {

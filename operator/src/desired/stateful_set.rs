@@ -1,12 +1,12 @@
 //! The StatefulSet.
 
+use super::drain::{TEMPLATE_ANNOTATION, Template};
 use super::{DesiredObject, headless_name, metadata, selector};
 use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetOrdinals, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -14,12 +14,18 @@ use std::ops::Range;
 pub fn stateful_set(
     cluster: &ValidCluster,
     ordinals: &Range<i32>,
-    template: Value,
+    template: Template,
 ) -> DesiredObject {
+    // One that an older operator wrote, and that must not change now, has none.
+    let digest = Some(template.digest).filter(|digest| !digest.is_empty());
+    let annotations: BTreeMap<_, _> = digest
+        .map(|digest| (TEMPLATE_ANNOTATION.to_owned(), digest))
+        .into_iter()
+        .collect();
     let mut object = DesiredObject::new(
         Kind::StatefulSet,
         &StatefulSet {
-            metadata: metadata(cluster, &cluster.identity.name, &BTreeMap::new()),
+            metadata: metadata(cluster, &cluster.identity.name, &annotations),
             spec: Some(StatefulSetSpec {
                 // Always given: an apply without it would set it back to 1.
                 replicas: Some(ordinals.end.saturating_sub(ordinals.start)),
@@ -42,6 +48,6 @@ pub fn stateful_set(
             ..StatefulSet::default()
         },
     );
-    object.value["spec"]["template"] = template;
+    object.value["spec"]["template"] = template.value;
     object
 }

@@ -5,6 +5,7 @@
 //! have to change, put the change behind a field of the spec, so that a template that does not use
 //! it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
+use super::drain::{self, Standing, Template};
 use super::{
     DesiredObject, Doors, companions, headless_service, http_route, ingress, network_policy,
     pod_disruption_budget, pod_template, service, service_account, service_monitor, stateful_set,
@@ -106,7 +107,7 @@ fn golden(name: &str, value: &Value) {
 }
 
 fn template(changes: &Value) -> Value {
-    pod_template(&valid(changes)).unwrap()
+    pod_template(&valid(changes), None).unwrap()
 }
 
 fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)> {
@@ -116,7 +117,14 @@ fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)>
         ("service", Some(service(cluster, Doors::AsWanted))),
         (
             "stateful-set",
-            Some(stateful_set(cluster, &(0..3), json!({"the": "template"}))),
+            Some(stateful_set(
+                cluster,
+                &(0..3),
+                Template {
+                    value: json!({"the": "template"}),
+                    digest: "the-digest".to_owned(),
+                },
+            )),
         ),
         ("disruption-budget", pod_disruption_budget(cluster)),
         ("ingress", ingress(cluster)),
@@ -136,6 +144,115 @@ fn pod_templates_are_as_they_were_released() {
     ] {
         golden(&format!("pod-template-{name}"), &template(&spec));
     }
+    let drained = pod_template(&valid(&minimal()), Some("example.com/operator:1")).unwrap();
+    golden("pod-template-drained", &drained);
+}
+
+fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {
+    Standing {
+        exists: true,
+        drain_image,
+        digest: Some(digest),
+    }
+}
+
+#[test]
+fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_hook() {
+    let image = |changes: &Value, own: Option<&str>, standing: Standing<'_>| {
+        let made = drain::template(&valid(changes), own, standing).unwrap();
+        (drain::image_in(&made.value), made.digest)
+    };
+    let (new, same) = image(&minimal(), Some("op:2"), Standing::default());
+    assert_eq!(new.as_deref(), Some("op:2"), "a new cluster has the hook");
+    for (live, digest, spec, expected, why) in [
+        (
+            Some("op:1"),
+            &*same,
+            json!({}),
+            Some("op:1"),
+            "nothing changed",
+        ),
+        (
+            Some("op:1"),
+            "another",
+            json!({}),
+            Some("op:2"),
+            "the pods change anyway",
+        ),
+        (
+            None,
+            &*same,
+            json!({}),
+            None,
+            "pods without a hook stay as they are",
+        ),
+        (
+            None,
+            "another",
+            json!({}),
+            Some("op:2"),
+            "and get it with their next change",
+        ),
+        (
+            None,
+            &*same,
+            json!({"drain": "Enabled"}),
+            Some("op:2"),
+            "or when it is asked for",
+        ),
+        (
+            Some("op:1"),
+            &*same,
+            json!({"drain": "Enabled"}),
+            Some("op:1"),
+            "asked for, and there",
+        ),
+        (
+            Some("op:1"),
+            &*same,
+            json!({"drain": "Disabled"}),
+            None,
+            "unwanted",
+        ),
+        (
+            Some("op:1"),
+            &*same,
+            json!({"drainTimeoutSeconds": 7}),
+            Some("op:2"),
+            "other terms",
+        ),
+        (
+            Some("op:1"),
+            &*same,
+            json!({"drainImage": "mine:7"}),
+            Some("mine:7"),
+            "an image of one's own",
+        ),
+    ] {
+        let (found, _) = image(
+            &json!({"rollout": spec}),
+            Some("op:2"),
+            standing(live, digest),
+        );
+        assert_eq!(found.as_deref(), expected, "{why}");
+    }
+    // What an older operator made says nothing of its digest.
+    let older = Standing {
+        exists: true,
+        ..Standing::default()
+    };
+    assert_eq!(image(&minimal(), Some("op:2"), older), (None, same.clone()));
+    // An operator that does not know its own image takes nothing away.
+    let (kept, _) = image(&minimal(), None, standing(Some("op:1"), "another"));
+    assert_eq!(kept.as_deref(), Some("op:1"));
+    assert_eq!(image(&minimal(), None, Standing::default()).0, None);
+}
+
+#[test]
+fn without_the_hook_the_pod_is_as_it_was() {
+    let disabled = json!({"rollout": {"drain": "Disabled"}});
+    let made = drain::template(&valid(&disabled), Some("op:2"), Standing::default()).unwrap();
+    assert_eq!(made.value, template(&minimal()));
 }
 
 #[test]
@@ -203,7 +320,7 @@ fn what_is_switched_off_is_not_there() {
                 && service_monitor(&cluster).is_none()
         );
     }
-    let template = pod_template(&cluster).unwrap();
+    let template = pod_template(&cluster, None).unwrap();
     assert_eq!(template["spec"]["serviceAccountName"], "mine");
     assert!(template["spec"].get("topologySpreadConstraints").is_none());
     assert!(template["spec"]["containers"][0].get("lifecycle").is_none());
@@ -290,7 +407,7 @@ fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
     let rotated = validate(&cluster(&minimal()), &references, None)
         .cluster
         .unwrap();
-    assert_ne!(before, pod_template(&rotated).unwrap());
+    assert_ne!(before, pod_template(&rotated, None).unwrap());
 }
 
 #[test]
@@ -337,7 +454,7 @@ fn the_go_memory_limit_follows_the_containers() {
 }
 
 fn merged(overlay: &Value) -> Result<Value, String> {
-    pod_template(&valid(&json!({"podTemplate": overlay})))
+    pod_template(&valid(&json!({"podTemplate": overlay})), None)
 }
 
 fn container(change: &Value) -> Value {

@@ -5,6 +5,7 @@ use super::pod::{self, LogIds, LogReader};
 use crate::api::BytebaseCluster;
 use crate::api::spec::MOST_REPLICAS;
 use crate::decide::observation::{PodView, StatefulSetView};
+use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
@@ -92,6 +93,7 @@ pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
         start: first_ordinal(set),
         settled: status.and_then(|status| status.observed_generation) >= set.metadata.generation,
         update_revision: status.and_then(|status| status.update_revision.clone()),
+        template_digest: set.annotations().get(TEMPLATE_ANNOTATION).cloned(),
         // Kubernetes' own types are JSON.
         template: serde_json::to_value(template).unwrap_or_default(),
         version: template

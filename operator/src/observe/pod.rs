@@ -4,7 +4,7 @@ use crate::api::status::ReplicaStatus;
 use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::kubernetes::error_text::plain;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
@@ -66,6 +66,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .map(|time| time.0),
         container_id: running_container(pod),
         ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        told_to_end_at: told_to_end_at(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
             .and_then(|condition| condition.last_transition_time.as_ref())
@@ -76,6 +77,13 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
         name,
     })
+}
+
+/// The deletion timestamp is the end of the grace period.
+fn told_to_end_at(pod: &Pod) -> Option<Timestamp> {
+    let ends_by = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    ends_by.checked_sub(SignedDuration::from_secs(grace)).ok()
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {

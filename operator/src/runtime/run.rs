@@ -127,6 +127,11 @@ pub async fn run(run: Run) -> Result<(), RunError> {
 
     let terminated = terminated()?;
     tokio::pin!(terminated);
+    if context.settings.own_image.is_none() {
+        tracing::warn!(
+            "OPERATOR_IMAGE is not set: new replicas get no drain hook, so a replica that is told to end cancels the tasks that it runs"
+        );
+    }
     tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
     tokio::select! {
         () = contender.acquire() => {}

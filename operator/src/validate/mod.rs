@@ -21,12 +21,11 @@ pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;
 pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
-pub use pods::{LEAKING_ENV, ValidPods, ValidRollout};
+pub use pods::{DRAIN_DIRECTORY, DrainTerms, LEAKING_ENV, ValidDrain, ValidPods, ValidRollout};
 pub use references::{Fetched, References, wanted_references};
 
 use crate::api::BytebaseCluster;
-use crate::api::spec::Enforcement;
-use crate::api::spec::MOST_REPLICAS;
+use crate::api::spec::{Enforcement, MOST_REPLICAS};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
 use diagnostics::Diagnostics;

@@ -3,7 +3,7 @@
 use super::Diagnostics;
 use super::database::CA_DIRECTORY;
 use crate::api::BytebaseClusterSpec;
-use crate::api::spec::RolloutSpec;
+use crate::api::spec::{Drain, RolloutSpec};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
@@ -23,10 +23,12 @@ pub const LEAKING_ENV: [&str; 6] = [
     "PGPORT",
     "PGDATABASE",
 ];
+/// Where the drain hook lies in the Bytebase container.
+pub const DRAIN_DIRECTORY: &str = "/bytebase-drain";
 /// Volume names with this prefix are the operator's.
 const RESERVED_VOLUMES: &str = "bytebase-";
-/// What the operator always mounts in the Bytebase container: data and temporary files.
-const RESERVED_PATHS: [&str; 2] = ["/var/opt/bytebase", "/tmp"];
+/// What the operator mounts in the Bytebase container: data, temporary files, and the drain hook.
+const RESERVED_PATHS: [&str; 3] = ["/var/opt/bytebase", "/tmp", DRAIN_DIRECTORY];
 /// Label and annotation keys that end in this domain are the operator's.
 const RESERVED_KEYS: &str = "bytebase.com/";
 
@@ -67,8 +69,32 @@ pub struct ValidRollout {
     pub ready_timeout: SignedDuration,
     /// Seconds between a replica's removal from the Service and its SIGTERM.
     pub pre_stop_seconds: i64,
-    /// Seconds a replica has to end after that pause.
+    /// Seconds a replica has to end after that pause, or after its drain.
     pub termination_grace_seconds: i64,
+    /// Whether and how a replica that is told to end first finishes its tasks.
+    pub drain: ValidDrain,
+}
+
+/// Whether a replica that is told to end first finishes its tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValidDrain {
+    /// It does not.
+    Disabled,
+    /// It does, by a hook in its pod.
+    Enabled(DrainTerms),
+}
+
+/// How a replica finishes its tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrainTerms {
+    /// Whether the spec asks for it by name: then pods without the hook are replaced.
+    pub is_asked_for: bool,
+    /// Longest wait, in seconds.
+    pub timeout_seconds: i64,
+    /// Longest hold of the queue, in seconds.
+    pub hold_limit_seconds: i64,
+    /// Image of the hook; `None`: the operator's own.
+    pub image: Option<String>,
 }
 
 pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) -> ValidPods {
@@ -105,7 +131,17 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
         ready_timeout_seconds,
         pre_stop_seconds,
         termination_grace_seconds,
+        drain,
+        drain_timeout_seconds,
+        hold_limit_seconds,
+        ref drain_image,
     } = *spec.unwrap_or(&default);
+    if drain_image.as_ref().is_some_and(|image| !is_image(image)) {
+        diagnostics.invalid(
+            "spec.rollout.drainImage",
+            "must be the reference of an image, such as registry.example.com/bytebase-operator:1.0.0",
+        );
+    }
     let mut seconds = |field, given, default, range| {
         i64::from(diagnostics.number(&format!("spec.rollout.{field}"), given, default, range))
     };
@@ -123,7 +159,27 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
             60,
             1..=3600,
         ),
+        drain: match drain {
+            Some(Drain::Disabled) => ValidDrain::Disabled,
+            None | Some(Drain::Enabled) => ValidDrain::Enabled(DrainTerms {
+                is_asked_for: drain.is_some(),
+                timeout_seconds: seconds(
+                    "drainTimeoutSeconds",
+                    drain_timeout_seconds,
+                    3600,
+                    1..=86_400,
+                ),
+                hold_limit_seconds: seconds("holdLimitSeconds", hold_limit_seconds, 300, 0..=3600),
+                image: drain_image.clone(),
+            }),
+        },
     }
+}
+
+/// The characters of image references; whether one exists is the registry's to say.
+fn is_image(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits)
 }
 
 fn volumes(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {

@@ -2,6 +2,7 @@
 
 mod conditions;
 mod gate;
+mod haste;
 mod health;
 mod license;
 mod memory;

@@ -1,0 +1,194 @@
+//! The drain hook in the pods: whether it is there, and from which image it is copied.
+//!
+//! An upgrade of the operator brings another image and must replace no pod. So the hook stays as it
+//! stands in the StatefulSet until the template changes for another reason, which is known from a
+//! digest of everything else that the StatefulSet carries.
+
+use super::{CONTAINER, pod_template};
+use crate::validate::{DRAIN_DIRECTORY, DrainTerms, ValidCluster, ValidDrain, ValidRollout};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, EmptyDirVolumeSource, ExecAction, Lifecycle, LifecycleHandler,
+    PodTemplateSpec, ResourceRequirements, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// Annotation of the StatefulSet: digest of its template without the hook.
+pub const TEMPLATE_ANNOTATION: &str = "bytebase.com/template-digest";
+/// Name of the init container that brings the hook.
+pub const INSTALLER: &str = "bytebase-drain";
+/// The hook in the image.
+const PROGRAM: &str = "/bytebase-drain";
+
+/// What the present StatefulSet says of its template.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing<'a> {
+    /// Whether there is a StatefulSet.
+    pub exists: bool,
+    /// Image of the hook in its template.
+    pub drain_image: Option<&'a str>,
+    /// Its [`TEMPLATE_ANNOTATION`]; `None` where an older operator wrote it.
+    pub digest: Option<&'a str>,
+}
+
+/// A pod template and the digest that goes with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// The template.
+    pub value: Value,
+    /// Digest of everything but the hook's image.
+    pub digest: String,
+}
+
+/// The template that should stand. `own`: the operator's own image, if it knows it.
+pub fn template(
+    cluster: &ValidCluster,
+    own: Option<&str>,
+    standing: Standing<'_>,
+) -> Result<Template, String> {
+    let without = pod_template(cluster, None)?;
+    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
+        return Ok(Template {
+            digest: digest(&without, None),
+            value: without,
+        });
+    };
+    let digest = digest(&without, Some(terms));
+    let new = terms.image.as_deref().or(own);
+    // One that an older operator made has changed only if more than the hook would change, which is
+    // not known: it gets the hook with its next change.
+    let is_same = standing.exists && standing.digest.is_none_or(|standing| standing == digest);
+    let image = match (is_same, standing.drain_image) {
+        _ if terms.image.is_some() => new,
+        (true, Some(image)) => Some(image),
+        (true, None) if !terms.is_asked_for => None,
+        // Without an image of its own the operator keeps the one that is there.
+        (_, standing) => new.or(standing),
+    };
+    Ok(Template {
+        value: match image {
+            Some(image) => pod_template(cluster, Some(image))?,
+            None => without,
+        },
+        digest,
+    })
+}
+
+/// What there is to say of a template without the hook, if one is wanted.
+pub fn warning(cluster: &ValidCluster, template: &Template) -> Option<String> {
+    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
+        return None;
+    };
+    let lacks = terms.is_asked_for && image_in(&template.value).is_none();
+    lacks.then(|| {
+        "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: set its environment variable OPERATOR_IMAGE, or spec.rollout.drainImage".to_owned()
+    })
+}
+
+fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {
+    let terms = terms.map(|terms| json!([terms.timeout_seconds, terms.hold_limit_seconds]));
+    let text = json!([without, terms]).to_string();
+    hex::encode(&Sha256::digest(text)[..16])
+}
+
+/// The image of the hook in a template.
+pub fn image_in(template: &Value) -> Option<String> {
+    let installers = template["spec"]["initContainers"].as_array()?;
+    let installer = installers
+        .iter()
+        .find(|container| container["name"] == INSTALLER)?;
+    installer["image"].as_str().map(str::to_owned)
+}
+
+/// Adds the hook to a template: an init container copies it into a volume, from where the preStop
+/// handler of Bytebase's container starts it, in that container's environment.
+pub(super) fn add(
+    template: &mut PodTemplateSpec,
+    rollout: &ValidRollout,
+    terms: &DrainTerms,
+    image: &str,
+) {
+    let Some(spec) = &mut template.spec else {
+        return;
+    };
+    spec.termination_grace_period_seconds =
+        Some(terms.timeout_seconds + rollout.termination_grace_seconds + rollout.pre_stop_seconds);
+    spec.volumes.get_or_insert_default().push(Volume {
+        name: INSTALLER.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Volume::default()
+    });
+    spec.init_containers = Some(vec![installer(image)]);
+    let bytebase = spec
+        .containers
+        .iter_mut()
+        .find(|container| container.name == CONTAINER);
+    if let Some(container) = bytebase {
+        container
+            .volume_mounts
+            .get_or_insert_default()
+            .push(VolumeMount {
+                read_only: Some(true),
+                ..mount()
+            });
+        let command = [
+            format!("{DRAIN_DIRECTORY}{PROGRAM}"),
+            "wait".to_owned(),
+            format!("--timeout={}", terms.timeout_seconds),
+            format!("--pause={}", rollout.pre_stop_seconds),
+            format!("--hold-limit={}", terms.hold_limit_seconds),
+        ];
+        container.lifecycle = Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                exec: Some(ExecAction {
+                    command: Some(command.into()),
+                }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        });
+    }
+}
+
+fn mount() -> VolumeMount {
+    VolumeMount {
+        name: INSTALLER.to_owned(),
+        mount_path: DRAIN_DIRECTORY.to_owned(),
+        ..VolumeMount::default()
+    }
+}
+
+fn installer(image: &str) -> Container {
+    // A quota or LimitRange may demand these of every container.
+    let amounts = |cpu: &str, memory: &str| {
+        let amount = |name: &str, text: &str| (name.to_owned(), Quantity(text.to_owned()));
+        Some([amount("cpu", cpu), amount("memory", memory)].into())
+    };
+    Container {
+        name: INSTALLER.to_owned(),
+        image: Some(image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec![PROGRAM.to_owned()]),
+        args: Some(vec![
+            "install".to_owned(),
+            format!("{DRAIN_DIRECTORY}{PROGRAM}"),
+        ]),
+        resources: Some(ResourceRequirements {
+            requests: amounts("10m", "16Mi"),
+            limits: amounts("100m", "32Mi"),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            read_only_root_filesystem: Some(true),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![mount()]),
+        ..Container::default()
+    }
+}
