@@ -253,6 +253,7 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
     DatabaseFacts {
         server_version_num: 150_018,
         in_recovery: false,
+        read_only: false,
         encoding: "UTF8".to_owned(),
         max_connections: 500,
         reserved_connections: 3,

@@ -626,6 +626,47 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
 }
 
 #[tokio::test]
+async fn a_database_that_lets_nobody_write_is_told() {
+    let replicas = bytebase("frozen");
+    let target = target(replicas.clone());
+    let mut probe = Probe::start(target.clone(), Duration::from_millis(200));
+    let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
+        DatabaseView::Probed(Ok(facts)) => facts.read_only,
+        other => panic!("{other:?}"),
+    };
+    assert!(!next().await);
+    let monitor = monitor(&replicas, "freeze_monitor", server().port);
+    for (set, reset) in [
+        (
+            "DATABASE frozen SET default_transaction_read_only = on",
+            "DATABASE frozen RESET default_transaction_read_only",
+        ),
+        (
+            "ROLE frozen SET default_transaction_read_only = true",
+            "ROLE frozen RESET default_transaction_read_only",
+        ),
+    ] {
+        server().sql("postgres", &format!("ALTER {set}"));
+        assert!(next().await, "an open session tells of it as well");
+        assert!(facts(monitor.clone()).await.read_only);
+        let mut by_url = target.clone();
+        by_url.url.runtime_params.insert(
+            "options".to_owned(),
+            "-c default_transaction_read_only=off".to_owned(),
+        );
+        assert!(!facts(by_url).await.read_only, "the string wins");
+        server().sql("postgres", &format!("ALTER {reset}"));
+        assert!(!next().await);
+    }
+    // What is set for the monitor alone.
+    server().sql(
+        "postgres",
+        "ALTER ROLE freeze_monitor SET default_transaction_read_only = on",
+    );
+    assert!(!facts(monitor).await.read_only);
+}
+
+#[tokio::test]
 async fn two_strings_to_one_database_have_one_identity() {
     server().database("same", PASSWORD);
     server().database("different", PASSWORD);

@@ -411,6 +411,7 @@ impl Rules {
         DatabaseFacts {
             server_version_num: 150_018,
             in_recovery: false,
+            read_only: false,
             encoding: "UTF8".to_owned(),
             max_connections: 500,
             reserved_connections: 3,

@@ -141,6 +141,8 @@ pub enum Reason {
     DatabaseTooOld,
     /// The server is a standby.
     DatabaseIsStandby,
+    /// The server lets Bytebase log in and write nothing (`default_transaction_read_only`).
+    DatabaseReadOnly,
     /// The database is not UTF-8.
     DatabaseEncoding,
     /// Another application's tables are in it.

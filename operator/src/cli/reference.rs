@@ -114,6 +114,7 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::DatabaseProbeFailed
         | R::DatabaseTooOld
         | R::DatabaseIsStandby
+        | R::DatabaseReadOnly
         | R::DatabaseEncoding
         | R::DatabaseForeignTables
         | R::DatabaseTransactionPooler

@@ -232,7 +232,23 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
         .map(|(_, replica)| format!("{}: {}", replica.pod.name, describe(replica)))
         .collect::<Vec<_>>()
         .join("; ");
-    of((!only_unknown).then_some(false), *reason, list)
+    of(
+        (!only_unknown).then_some(false),
+        *reason,
+        format!("{list}{}", why_no_beat(findings.database, &trouble)),
+    )
+}
+
+/// A database that lets nobody write explains why replicas do not beat.
+fn why_no_beat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
+    let silent = trouble
+        .iter()
+        .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
+    if silent && database.status == Some(false) {
+        format!("; the database explains it: {}", database.message)
+    } else {
+        String::new()
+    }
 }
 
 fn reason_of(replica: &Replica<'_>) -> Reason {

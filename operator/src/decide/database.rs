@@ -288,6 +288,14 @@ fn fatal(
             ),
         ));
     }
+    if facts.read_only {
+        return Some((
+            Reason::DatabaseReadOnly,
+            format!(
+                "{place} lets Bytebase log in and write nothing (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full): free or add space there, or reset the setting of the server, the database and the role"
+            ),
+        ));
+    }
     if facts.encoding != "UTF8" {
         return Some((
             Reason::DatabaseEncoding,

@@ -130,6 +130,9 @@ pub struct DatabaseFacts {
     pub server_version_num: u32,
     /// `pg_is_in_recovery()`.
     pub in_recovery: bool,
+    /// New sessions of Bytebase's role begin read-only: `default_transaction_read_only` is on for
+    /// the server, the database or the role.
+    pub read_only: bool,
     /// `server_encoding`, such as `UTF8`.
     pub encoding: String,
     /// `max_connections`.

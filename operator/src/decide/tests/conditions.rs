@@ -29,6 +29,32 @@ fn troubled(trouble: PodTrouble) -> Observation {
     })
 }
 
+#[test]
+fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
+    let seen = with_facts(three(), |facts| {
+        facts.read_only = true;
+        beats(facts)
+            .iter_mut()
+            .for_each(|beat| beat.age = std::time::Duration::from_secs(45));
+    });
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(
+        state(&plan, ConditionType::DatabaseReady),
+        (Some(false), Reason::DatabaseReadOnly)
+    );
+    assert_eq!(
+        state(&plan, ConditionType::ReplicasHealthy),
+        (Some(false), Reason::HeartbeatStale)
+    );
+    for type_ in [ConditionType::ReplicasHealthy, ConditionType::Stalled] {
+        let message = &condition(&plan.report, type_).message;
+        assert!(
+            message.contains("default_transaction_read_only"),
+            "{message}"
+        );
+    }
+}
+
 struct Case {
     name: &'static str,
     spec: Value,

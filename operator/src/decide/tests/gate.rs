@@ -158,6 +158,12 @@ fn worlds_by_database() -> Vec<World> {
             Knowledge::Hold,
         ),
         (
+            "read-only",
+            bad(|facts| facts.read_only = true),
+            None,
+            Knowledge::Hold,
+        ),
+        (
             "too old",
             bad(|facts| facts.server_version_num = 130_022),
             None,

@@ -47,6 +47,11 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
+    /// What is logged in by.
+    pub fn url(&self) -> &PgUrl {
+        self.url
+    }
+
     /// The database that the connection string names.
     pub fn database(&self) -> &str {
         &self.url.database

@@ -320,6 +320,13 @@ pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     parameters
 }
 
+/// The value of one of these settings: of several the last one counts.
+pub(super) fn setting<'a>(settings: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let mut settings = settings.iter().rev();
+    let (_, value) = settings.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+    Some(value)
+}
+
 /// `-c name=value`, `-cname=value` and `--name=value` of an `options` parameter; other switches do
 /// not matter to a reader.
 fn split_options(options: &str) -> Vec<(String, String)> {

@@ -24,7 +24,7 @@ pub enum Digest {
 /// The facts without ages and with queues as empty or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactsDigest {
-    server: (u32, bool, String, u32, u32),
+    server: (u32, bool, bool, String, u32, u32),
     can_create: bool,
     transaction_pooler: bool,
     identity: DatabaseIdentity,
@@ -68,6 +68,7 @@ impl FactsDigest {
         let DatabaseFacts {
             server_version_num,
             in_recovery,
+            read_only,
             encoding,
             max_connections,
             reserved_connections,
@@ -95,6 +96,7 @@ impl FactsDigest {
             server: (
                 *server_version_num,
                 *in_recovery,
+                *read_only,
                 encoding.clone(),
                 *max_connections,
                 *reserved_connections,
@@ -151,6 +153,7 @@ pub(super) mod tests {
         DatabaseFacts {
             server_version_num: 150_018,
             in_recovery: false,
+            read_only: false,
             encoding: "UTF8".to_owned(),
             max_connections: 100,
             reserved_connections: 3,
@@ -209,7 +212,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 14] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -243,6 +246,7 @@ pub(super) mod tests {
                 });
             }),
             ("recovery", |f| f.in_recovery = true),
+            ("read-only", |f| f.read_only = true),
             ("sessions", |f| f.sessions = Some(Sessions::default())),
         ];
         for (name, change) in changes {

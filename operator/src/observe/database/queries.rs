@@ -10,6 +10,8 @@
 
 use super::Login;
 use super::classify::{self, Phase, Place};
+use super::connect;
+use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
@@ -87,6 +89,7 @@ pub struct SessionFacts {
 struct Document {
     server_version_num: u32,
     in_recovery: bool,
+    read_only: bool,
     encoding: String,
     max_connections: u32,
     reserved_connections: u32,
@@ -136,7 +139,8 @@ pub async fn read(
     login: &Login,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
-        let row = match fetch(connection, query(*shape, sessions, login)).await {
+        let sql = query(*shape, sessions, login, place.url());
+        let row = match fetch(connection, sql).await {
             Ok(row) => row,
             Err(Failed::Sql(error)) if *shape != Shape::default() && shape_is_outdated(&error) => {
                 *shape = Shape::default();
@@ -265,6 +269,7 @@ principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namesp
 SELECT json_build_object(\
 'server_version_num', current_setting('server_version_num')::int, \
 'in_recovery', pg_is_in_recovery(), \
+'read_only', {read_only}, \
 'encoding', current_setting('server_encoding'), \
 'max_connections', current_setting('max_connections')::int, \
 'reserved_connections', current_setting('superuser_reserved_connections')::int \
@@ -350,7 +355,8 @@ const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) 
   'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
   'available', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'AVAILABLE' LIMIT {count}) a)";
 
-fn query(shape: Shape, sessions: bool, login: &Login) -> String {
+/// `url` is what was logged in by.
+fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let mut expected = String::new();
     for (name, columns, _) in EXPECTED {
         let comma = if expected.is_empty() { "" } else { ", " };
@@ -385,7 +391,8 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
             let path = watched.setting("search_path").map_or_else(
                 || {
                     let of_role = role_setting("search_path", &role);
-                    format!("coalesce({of_role}, current_setting('search_path'))")
+                    let default = server_setting("search_path", "\"$user\", public", url);
+                    format!("coalesce({of_role}, {default})")
                 },
                 literal,
             );
@@ -406,6 +413,7 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{create}", &create)
+        .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
 }
@@ -413,6 +421,47 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
 /// The value that Bytebase's role has for a setting, as SQL; `role` is a literal.
 fn role_setting(name: &str, role: &str) -> String {
     ROLE_SETTING.replace("{name}", name).replace("{role}", role)
+}
+
+/// The value of a setting that holds for all roles, as SQL, and `default` where the login has one of
+/// its own, which hides that value.
+fn server_setting(name: &str, default: &str, url: &PgUrl) -> String {
+    if connect::setting(&connect::server_parameters(url), name).is_some() {
+        return literal(default);
+    }
+    let own = role_setting(name, "session_user");
+    let default = literal(default);
+    format!("CASE WHEN {own} IS NULL THEN current_setting('{name}') ELSE {default} END")
+}
+
+/// Whether a new session of Bytebase's begins read-only, as SQL. The one that asks may be older than
+/// the setting.
+fn read_only(login: &Login, url: &PgUrl) -> String {
+    const NAME: &str = "default_transaction_read_only";
+    let is_on = |value: &str| {
+        let value = value.trim().to_ascii_lowercase();
+        !value.is_empty()
+            && ["on", "true", "yes", "1"]
+                .iter()
+                .any(|on| on.starts_with(&value))
+    };
+    let own = connect::server_parameters(url);
+    let (asked, of_role, otherwise) = match login {
+        Login::Bytebase => (
+            connect::setting(&own, NAME),
+            role_setting(NAME, "session_user"),
+            format!("current_setting('{NAME}')"),
+        ),
+        Login::Monitor(watched) => (
+            watched.setting(NAME),
+            role_setting(NAME, &literal(&watched.role)),
+            server_setting(NAME, "off", url),
+        ),
+    };
+    match asked {
+        Some(value) => is_on(value).to_string(),
+        None => format!("coalesce({of_role}, {otherwise})::bool"),
+    }
 }
 
 /// A string literal that reads the same under every `standard_conforming_strings`, and in which no
@@ -584,6 +633,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
     DatabaseFacts {
         server_version_num: document.server_version_num,
         in_recovery: document.in_recovery,
+        read_only: document.read_only,
         encoding: document.encoding,
         max_connections: document.max_connections,
         reserved_connections: document.reserved_connections,
@@ -675,11 +725,12 @@ fn replica(id: &str) -> Uuid {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connect::tests::url;
     use super::*;
 
     fn document(json: &str) -> Document {
         let mut base: serde_json::Value = serde_json::json!({
-            "server_version_num": 150_018, "in_recovery": false, "encoding": "UTF8", "max_connections": 100,
+            "server_version_num": 150_018, "in_recovery": false, "read_only": false, "encoding": "UTF8", "max_connections": 100,
             "reserved_connections": 3, "schema": "public", "can_create": true, "principal": null, "foreign": null,
             "tables": null, "sessions": null
         });
@@ -874,14 +925,15 @@ mod tests {
 
     #[test]
     fn the_query_names_only_tables_that_are_there() {
-        let empty = query(Shape::default(), true, &Login::Bytebase);
+        let url = url("db", 5432);
+        let empty = query(Shape::default(), true, &Login::Bytebase, &url);
         assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
         assert!(empty.contains("'foreign'") && empty.contains("pg_locks"));
         let all = Shape {
             principal: true,
             tables: [true; 5],
         };
-        let full = query(all, false, &Login::Bytebase);
+        let full = query(all, false, &Login::Bytebase, &url);
         assert!(
             full.contains("FROM replica_heartbeat")
                 && full.contains("FROM task_run")
