@@ -1072,10 +1072,30 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
         );
     }
     behind.hosts.pop();
-    behind.target_session_attrs = TargetSessionAttrs::ReadWrite;
-    let (class, _, message) = failure(target(behind)).await;
-    assert_eq!(class, FailureClass::Definite);
-    assert!(message.contains("standby"), "{message}");
+    for attrs in [TargetSessionAttrs::ReadWrite, TargetSessionAttrs::Primary] {
+        behind.target_session_attrs = attrs;
+        let (class, reason, message) = failure(target(behind.clone())).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::Standby)
+        );
+        assert!(message.contains("standby"), "{message}");
+    }
+    let mut frozen = url(primary.port, "replicated");
+    frozen.target_session_attrs = TargetSessionAttrs::ReadWrite;
+    primary.sql(
+        "postgres",
+        "ALTER DATABASE replicated SET default_transaction_read_only = on",
+    );
+    let (class, reason, message) = failure(target(frozen)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::ReadOnly)
+    );
+    assert!(
+        message.contains("default_transaction_read_only"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

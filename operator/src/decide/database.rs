@@ -146,6 +146,8 @@ fn reason_of(reason: FailureReason) -> Reason {
         FailureReason::ServerNotReady => Reason::DatabaseServerNotReady,
         FailureReason::TlsFailed => Reason::DatabaseTlsFailed,
         FailureReason::ParameterRefused => Reason::DatabaseParameterRefused,
+        FailureReason::Standby => Reason::DatabaseIsStandby,
+        FailureReason::ReadOnly => Reason::DatabaseReadOnly,
         FailureReason::MonitorElsewhere => Reason::DatabaseMonitorElsewhere,
         FailureReason::Other => Reason::DatabaseProbeFailed,
     }

@@ -66,6 +66,11 @@ pub enum FailureReason {
     TlsFailed,
     /// A parameter in the URL is not one the server knows.
     ParameterRefused,
+    /// A standby answers where `target_session_attrs` asks for a server that accepts writes.
+    Standby,
+    /// A server whose sessions begin read-only answers where `target_session_attrs` asks for one
+    /// that accepts writes.
+    ReadOnly,
     /// The monitoring login leads to another place than `PG_URL`, or to a standby of it.
     MonitorElsewhere,
     /// Anything else.
