@@ -787,6 +787,42 @@ async fn something_that_is_no_postgresql_is_unknown() {
 }
 
 #[tokio::test]
+async fn another_product_behind_the_protocol_is_definite() {
+    server().database("product", PASSWORD);
+    server().sql(
+        "postgres",
+        "ALTER ROLE product SET search_path = public, pg_catalog",
+    );
+    for (version, name) in [
+        (
+            "CockroachDB CCL v23.1.11 (x86_64-pc-linux-gnu, built 2023/09/27)",
+            "CockroachDB",
+        ),
+        (
+            "PostgreSQL 11.2-YB-2.20.1.3-b0 on x86_64-pc-linux-gnu",
+            "YugabyteDB",
+        ),
+        ("Something 1.0", "another database"),
+    ] {
+        // What a server calls itself, said by a real one.
+        let call = format!(
+            "CREATE OR REPLACE FUNCTION public.version() RETURNS text LANGUAGE sql AS $$SELECT '{version}'::text$$"
+        );
+        server().sql("product", &call);
+        let (class, reason, message) = failure(target(url(server().port, "product"))).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::NotPostgres),
+            "{message}"
+        );
+        assert!(
+            message.contains(&format!("{name}, not PostgreSQL")),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn black_holes_are_unknown_and_delay_nobody_else() {
     server().database("healthy", PASSWORD);
     let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();

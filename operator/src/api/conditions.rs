@@ -137,6 +137,8 @@ pub enum Reason {
     DatabaseMonitorElsewhere,
     /// The probe failed in another way.
     DatabaseProbeFailed,
+    /// The server is not PostgreSQL, although it speaks its protocol.
+    DatabaseNotPostgres,
     /// The server is older than PostgreSQL 14.
     DatabaseTooOld,
     /// The server is a standby.

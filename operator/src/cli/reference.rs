@@ -112,6 +112,7 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::DatabaseParameterRefused
         | R::DatabaseMonitorElsewhere
         | R::DatabaseProbeFailed
+        | R::DatabaseNotPostgres
         | R::DatabaseTooOld
         | R::DatabaseIsStandby
         | R::DatabaseReadOnly

@@ -146,6 +146,7 @@ fn reason_of(reason: FailureReason) -> Reason {
         FailureReason::ServerNotReady => Reason::DatabaseServerNotReady,
         FailureReason::TlsFailed => Reason::DatabaseTlsFailed,
         FailureReason::ParameterRefused => Reason::DatabaseParameterRefused,
+        FailureReason::NotPostgres => Reason::DatabaseNotPostgres,
         FailureReason::Standby => Reason::DatabaseIsStandby,
         FailureReason::ReadOnly => Reason::DatabaseReadOnly,
         FailureReason::MonitorElsewhere => Reason::DatabaseMonitorElsewhere,

@@ -66,6 +66,8 @@ pub enum FailureReason {
     TlsFailed,
     /// A parameter in the URL is not one the server knows.
     ParameterRefused,
+    /// The server is another product that speaks PostgreSQL's protocol.
+    NotPostgres,
     /// A standby answers where `target_session_attrs` asks for a server that accepts writes.
     Standby,
     /// A server whose sessions begin read-only answers where `target_session_attrs` asks for one

@@ -189,6 +189,7 @@ pub async fn read_identity(
     connection: &mut PgConnection,
     place: &Place<'_>,
 ) -> Result<(DatabaseIdentity, Option<SocketAddr>), ProbeFailure> {
+    const VERSION: &str = "SELECT version()";
     const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
     const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
          || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) \
@@ -197,6 +198,17 @@ pub async fn read_identity(
         Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
         Failed::TimedOut => classify::timed_out(place, Phase::Query, READ_TIMEOUT),
     };
+    let version = text_of(
+        &fetch(connection, VERSION.to_owned())
+            .await
+            .map_err(classified)?,
+    );
+    if let Some(product) = other_product(&version) {
+        let text = format!(
+            "this is {product}, not PostgreSQL, and lacks what Bytebase keeps its metadata by (advisory locks, LISTEN, heartbeats); give it a PostgreSQL 14 or later"
+        );
+        return Err(place.failure(FailureClass::Definite, FailureReason::NotPostgres, &text));
+    }
     // Managed servers may forbid the function, or not have it.
     let system = match fetch(connection, SYSTEM.to_owned()).await {
         Ok(row) => Some(text_of(&row)),
@@ -217,6 +229,26 @@ pub async fn read_identity(
         DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
         reached_at.map(SocketAddr::from),
     ))
+}
+
+/// Who speaks PostgreSQL's protocol without being it, by what the server calls itself.
+fn other_product(version: &str) -> Option<&'static str> {
+    const PRODUCTS: [(&str, &str); 7] = [
+        ("CockroachDB", "CockroachDB"),
+        ("-YB-", "YugabyteDB"),
+        ("Redshift", "Amazon Redshift"),
+        ("Greenplum", "Greenplum"),
+        ("Materialize", "Materialize"),
+        ("RisingWave", "RisingWave"),
+        ("CrateDB", "CrateDB"),
+    ];
+    let known = PRODUCTS.iter().find(|(mark, _)| version.contains(mark));
+    match known {
+        Some((_, name)) => Some(name),
+        // `EnterpriseDB` puts its own name in front or behind.
+        None if version.starts_with("PostgreSQL ") || version.contains("EnterpriseDB") => None,
+        None => Some("another database"),
+    }
 }
 
 pub(super) enum Failed {
