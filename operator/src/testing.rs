@@ -258,6 +258,8 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         max_connections: 500,
         reserved_connections: 3,
         can_create: true,
+        missing_schema: None,
+        not_owned: None,
         transaction_pooler: false,
         identity: DatabaseIdentity::new("one", "1"),
         schema: SchemaState::Bytebase {

@@ -354,6 +354,35 @@ async fn a_role_that_may_not_create_tables_is_told() {
 }
 
 #[tokio::test]
+async fn rights_that_the_next_migration_needs_are_told() {
+    let url = bytebase("shrunk");
+    let seen = facts(target(url.clone())).await;
+    assert!(seen.can_create && seen.not_owned.is_none() && seen.missing_schema.is_none());
+    server().sql("shrunk", "CREATE ROLE shrunk_owner; ALTER TABLE setting OWNER TO shrunk_owner; GRANT ALL ON setting TO shrunk");
+    let seen = facts(target(url.clone())).await;
+    assert_eq!(seen.not_owned.as_deref(), Some("setting"));
+    server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
+    assert_eq!(facts(target(url.clone())).await.not_owned, None);
+    server().sql(
+        "shrunk",
+        "ALTER DATABASE shrunk OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM shrunk; GRANT USAGE ON SCHEMA public TO shrunk",
+    );
+    assert!(!facts(target(url.clone())).await.can_create);
+
+    let mut nowhere = url;
+    nowhere
+        .runtime_params
+        .insert("search_path".to_owned(), "\"$user\", \"Bb\", cc".to_owned());
+    let seen = facts(target(nowhere.clone())).await;
+    assert_eq!(seen.missing_schema.as_deref(), Some("Bb"));
+    assert!(!seen.can_create);
+    // One that exists and may not be used is another matter.
+    server().sql("shrunk", "CREATE SCHEMA cc");
+    let seen = facts(target(nowhere)).await;
+    assert_eq!((seen.missing_schema, seen.can_create), (None, false));
+}
+
+#[tokio::test]
 async fn the_migration_lock_of_this_database_is_seen() {
     let url = bytebase("locked");
     server().database("neighbour", PASSWORD);

@@ -416,6 +416,8 @@ impl Rules {
             max_connections: 500,
             reserved_connections: 3,
             can_create: true,
+            missing_schema: None,
+            not_owned: None,
             transaction_pooler: false,
             identity: DatabaseIdentity::new("model", "1"),
             schema: if foreign {

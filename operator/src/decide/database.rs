@@ -328,15 +328,40 @@ fn fatal(
         ));
     }
     // The monitoring role need not create anything, so its rights say nothing about Bytebase's.
-    if facts.schema == SchemaState::Empty && !facts.can_create && !database.monitored {
-        return Some((
-            Reason::DatabasePermissionDenied,
-            format!(
-                "the role may not create tables in {place} (PostgreSQL 15 and later grant that to the owner only): ALTER DATABASE … OWNER TO the role, or GRANT CREATE ON SCHEMA public"
-            ),
-        ));
+    if database.monitored {
+        return None;
     }
-    None
+    lacking_right(&place, &database.replicas.user, facts)
+}
+
+/// A right that Bytebase's migrations need: the first, or that of the version which the next pod may
+/// bring.
+fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reason, String)> {
+    let is_bytebases = match facts.schema {
+        SchemaState::Empty => false,
+        SchemaState::Bytebase { .. } => true,
+        SchemaState::Foreign { .. } => return None,
+    };
+    let message = if let Some(schema) = &facts.missing_schema {
+        format!(
+            "the search_path of role \"{role}\" in {place} names the schema \"{schema}\", which does not exist: create the schema (CREATE SCHEMA \"{schema}\" AUTHORIZATION \"{role}\"), or correct search_path"
+        )
+    } else if let Some(table) = facts.not_owned.as_ref().filter(|_| is_bytebases) {
+        format!(
+            "the table {table} in {place} belongs to another role, and only its owner can alter it, as migrations of Bytebase do: make role \"{role}\" the owner of all of Bytebase's tables, or a member of the role that owns them"
+        )
+    } else if facts.can_create {
+        return None;
+    } else if is_bytebases {
+        format!(
+            "role \"{role}\" may no longer create tables in the schema of {place} that holds Bytebase, as migrations of Bytebase do: GRANT CREATE ON that SCHEMA to it, or make it the owner"
+        )
+    } else {
+        format!(
+            "the role may not create tables in {place} (PostgreSQL 15 and later grant that to the owner only): ALTER DATABASE … OWNER TO the role, or GRANT CREATE ON SCHEMA public"
+        )
+    };
+    Some((Reason::DatabasePermissionDenied, message))
 }
 
 /// Connections that the wanted replicas, and one more during a roll, may open.

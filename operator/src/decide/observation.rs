@@ -148,6 +148,11 @@ pub struct DatabaseFacts {
     pub reserved_connections: u32,
     /// The role may create tables in the schema that unqualified names go to.
     pub can_create: bool,
+    /// The first schema of the role's `search_path`, where none of them exists.
+    pub missing_schema: Option<String>,
+    /// A table of Bytebase's that its role does not own, and so cannot alter. `None` as well where
+    /// only a monitoring login looks.
+    pub not_owned: Option<String>,
     /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
     /// between.
     pub transaction_pooler: bool,

@@ -201,6 +201,28 @@ fn worlds_by_database() -> Vec<World> {
             Knowledge::Hold,
         ),
         (
+            "may no longer create",
+            bad(|facts| facts.can_create = false),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "not the owner",
+            bad(|facts| facts.not_owned = Some("principal".to_owned())),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "no such schema",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+                facts.missing_schema = Some("bb".to_owned());
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+        (
             "shared",
             good(stored(&json!({}))),
             Some("other/bytebase"),
@@ -415,6 +437,46 @@ fn too_few_connections_are_reported_and_hold_nothing_back() {
         message.contains("200 connections") && message.contains("at least 203"),
         "{message}"
     );
+}
+
+#[test]
+fn a_lacking_right_is_told_with_what_helps() {
+    type Change = fn(&mut DatabaseFacts);
+    let changes: [(Change, &str); 4] = [
+        (
+            |facts| facts.can_create = false,
+            "may no longer create tables",
+        ),
+        (
+            |facts| facts.not_owned = Some("setting".to_owned()),
+            "table setting",
+        ),
+        (
+            |facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+                facts.missing_schema = Some("bb".to_owned());
+            },
+            "CREATE SCHEMA \"bb\" AUTHORIZATION \"bytebase\"",
+        ),
+        (
+            |facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+            },
+            "GRANT CREATE ON SCHEMA public",
+        ),
+    ];
+    for (change, words) in changes {
+        let seen = with_facts(healthy(3, stored(&json!({}))), change);
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(
+            state(&plan, ConditionType::DatabaseReady),
+            (Some(false), Reason::DatabasePermissionDenied)
+        );
+        let message = &super::condition(&plan.report, ConditionType::DatabaseReady).message;
+        assert!(message.contains(words), "{message}");
+    }
 }
 
 #[test]

@@ -115,6 +115,8 @@ prop_compose! {
             max_connections,
             reserved_connections,
             can_create,
+            missing_schema: (!good && unknown[0] == 1).then(|| "bb".to_owned()),
+            not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),
             transaction_pooler: transaction_pooler && !good,
             identity: DatabaseIdentity::new("one", "1"),
             schema,

@@ -25,7 +25,7 @@ pub enum Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactsDigest {
     server: (u32, bool, bool, String, u32, u32),
-    can_create: bool,
+    rights: (bool, Option<String>, Option<String>),
     transaction_pooler: bool,
     identity: DatabaseIdentity,
     schema: SchemaState,
@@ -73,6 +73,8 @@ impl FactsDigest {
             max_connections,
             reserved_connections,
             can_create,
+            missing_schema,
+            not_owned,
             transaction_pooler,
             identity,
             schema,
@@ -101,7 +103,7 @@ impl FactsDigest {
                 *max_connections,
                 *reserved_connections,
             ),
-            can_create: *can_create,
+            rights: (*can_create, missing_schema.clone(), not_owned.clone()),
             transaction_pooler: *transaction_pooler,
             identity: identity.clone(),
             schema: schema.clone(),
@@ -158,6 +160,8 @@ pub(super) mod tests {
             max_connections: 100,
             reserved_connections: 3,
             can_create: true,
+            missing_schema: None,
+            not_owned: None,
             transaction_pooler: false,
             identity: DatabaseIdentity::new("id", "1"),
             schema: SchemaState::Empty,
@@ -212,7 +216,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 16] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -247,6 +251,10 @@ pub(super) mod tests {
             }),
             ("recovery", |f| f.in_recovery = true),
             ("read-only", |f| f.read_only = true),
+            ("owner", |f| f.not_owned = Some("principal".to_owned())),
+            ("schema of the path", |f| {
+                f.missing_schema = Some("bb".to_owned());
+            }),
             ("sessions", |f| f.sessions = Some(Sessions::default())),
         ];
         for (name, change) in changes {

@@ -99,6 +99,8 @@ struct Document {
     unseen: Option<String>,
     knows_role: Option<bool>,
     can_create: Option<bool>,
+    missing_schema: Option<String>,
+    not_owned: Option<String>,
     principal: Option<String>,
     foreign: Option<String>,
     tables: Option<Vec<TableSeen>>,
@@ -308,6 +310,8 @@ SELECT json_build_object(\
   + coalesce(current_setting('reserved_connections', true)::int, 0), \
 'schema', current_schema(), {unseen}\
 'can_create', {create}, \
+'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END, \
+'not_owned', {not_owned}, \
 'principal', (SELECT nspname || '.principal' FROM principal), \
 'tables', (SELECT json_agg(json_build_object('name', e.name, \
   'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -337,6 +341,16 @@ const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(cu
   JOIN pg_roles r ON r.rolname = {role} AND has_schema_privilege(r.oid, n.oid, 'USAGE') \
   WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), \
 'knows_role', EXISTS (SELECT FROM pg_roles WHERE rolname = {role}), ";
+
+/// The first schema of the `search_path`, if none of them exists.
+const MISSING_SCHEMA: &str = "(SELECT CASE WHEN NOT bool_or(n.oid IS NOT NULL) THEN (array_agg(name ORDER BY place))[1] END \
+  FROM (SELECT btrim(p, ' \"') AS name, place FROM unnest(string_to_array(current_setting('search_path'), ',')) \
+    WITH ORDINALITY s(p, place)) named LEFT JOIN pg_namespace n ON n.nspname IN (name, lower(name)) WHERE name <> '$user')";
+
+/// One of Bytebase's tables that the role does not own, and so cannot alter.
+const NOT_OWNED: &str = "(SELECT name FROM (SELECT 'principal' AS name, relowner FROM principal \
+  UNION ALL SELECT e.name, c.relowner FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name)) o \
+  WHERE NOT pg_has_role(relowner, 'USAGE') LIMIT 1)";
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
@@ -403,6 +417,11 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
             literal(&watched.role)
         ),
     };
+    // Whether another role owns Bytebase's tables is only asked for Bytebase's own.
+    let not_owned = match login {
+        Login::Bytebase => NOT_OWNED,
+        Login::Monitor(_) => "NULL",
+    };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let parts: String = [
         (!shape.principal, FOREIGN),
@@ -445,6 +464,8 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{create}", &create)
+        .replace("{missing}", MISSING_SCHEMA)
+        .replace("{not_owned}", not_owned)
         .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
@@ -516,9 +537,14 @@ fn literal(text: &str) -> String {
 fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
     let role = place.role();
     if document.schema.is_none() && *login != Login::Bytebase {
-        let text = format!(
-            "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
-        );
+        let text = match &document.missing_schema {
+            Some(schema) => format!(
+                "the search_path of Bytebase's role names the schema \"{schema}\", which does not exist; create it, owned by that role"
+            ),
+            None => format!(
+                "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
+            ),
+        };
         return Err(place.failure(
             FailureClass::Unknown,
             FailureReason::PermissionDenied,
@@ -672,6 +698,8 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not
         // known: nothing speaks against it.
         can_create: document.can_create.unwrap_or(document.schema.is_some()),
+        missing_schema: document.missing_schema,
+        not_owned: document.not_owned,
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
         schema,
