@@ -354,6 +354,30 @@ async fn a_role_that_may_not_create_tables_is_told() {
 }
 
 #[tokio::test]
+async fn limits_of_role_and_database_are_told() {
+    let url = bytebase("limited");
+    let monitor = monitor(&url, "limit_monitor", server().port);
+    let limits = |facts: &DatabaseFacts| (facts.role_connections, facts.database_connections);
+    assert_eq!(limits(&facts(target(url.clone())).await), (None, None));
+    server().sql(
+        "limited",
+        "ALTER ROLE limited CONNECTION LIMIT 20; ALTER DATABASE limited CONNECTION LIMIT 30",
+    );
+    assert_eq!(
+        limits(&facts(target(url.clone())).await),
+        (Some(20), Some(30))
+    );
+    assert_eq!(limits(&facts(monitor).await), (Some(20), Some(30)));
+    server().sql("limited", "ALTER ROLE limited CONNECTION LIMIT 0");
+    let (class, reason, message) = failure(target(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::TooManyConnections)
+    );
+    assert!(message.contains("ALTER ROLE"), "{message}");
+}
+
+#[tokio::test]
 async fn rights_that_the_next_migration_needs_are_told() {
     let url = bytebase("shrunk");
     let seen = facts(target(url.clone())).await;

@@ -415,6 +415,8 @@ impl Rules {
             encoding: "UTF8".to_owned(),
             max_connections: 500,
             reserved_connections: 3,
+            role_connections: None,
+            database_connections: None,
             can_create: true,
             missing_schema: None,
             not_owned: None,

@@ -192,20 +192,12 @@ fn judge_facts(
             ),
         );
     }
-    let usable = facts
-        .max_connections
-        .saturating_sub(facts.reserved_connections);
-    // A replica takes at most what the server has, so a small server serves one replica; a second
-    // would starve the first.
-    if wanted > 1 && usable < budget {
+    if let Some(message) = too_few_connections(database, wanted, facts) {
         return verdict(
             Allows::All,
             Some(true),
             Reason::DatabaseConnectionBudget,
-            format!(
-                "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
-                budget.saturating_add(facts.reserved_connections)
-            ),
+            message,
         );
     }
     verdict(
@@ -362,6 +354,57 @@ fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reas
         )
     };
     Some((Reason::DatabasePermissionDenied, message))
+}
+
+/// What allows the fewest connections, if that is fewer than the wanted replicas may open.
+fn too_few_connections(
+    database: &ValidDatabase,
+    wanted: i32,
+    facts: &DatabaseFacts,
+) -> Option<String> {
+    let budget = budget(wanted);
+    let server = facts
+        .max_connections
+        .saturating_sub(facts.reserved_connections);
+    // A replica's pool takes at most what the server has, so a small server serves one replica; a
+    // second would starve the first. Of the other limits Bytebase knows nothing.
+    let needed = |knows| match (wanted, knows) {
+        (..=0, _) | (1, true) => 0,
+        (1, false) => POOL,
+        _ => budget,
+    };
+    let role = &database.replicas.user;
+    let limits = [
+        (Some(server), true),
+        (facts.role_connections, false),
+        (facts.database_connections, false),
+    ];
+    let limits = limits.into_iter().enumerate();
+    let limits = limits.filter_map(|(place, (limit, knows))| Some((limit?, place, knows)));
+    // Of those that are too small the least; of equal ones the first.
+    let (limit, place, _) = limits
+        .filter(|(limit, _, knows)| *limit < needed(*knows))
+        .min()?;
+    let open = if wanted == 1 {
+        format!("1 replica may open {POOL} connections, and twice as many during a roll")
+    } else {
+        format!(
+            "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each)"
+        )
+    };
+    Some(match place {
+        0 => format!(
+            "{open}, the server offers {limit}: raise max_connections to at least {}",
+            budget.saturating_add(facts.reserved_connections)
+        ),
+        1 => format!(
+            "{open}, role \"{role}\" may have {limit}: ALTER ROLE \"{role}\" CONNECTION LIMIT {budget}"
+        ),
+        _ => format!(
+            "{open}, the database takes {limit}: ALTER DATABASE \"{}\" CONNECTION LIMIT {budget}",
+            database.replicas.database
+        ),
+    })
 }
 
 /// Connections that the wanted replicas, and one more during a roll, may open.

@@ -146,6 +146,10 @@ pub struct DatabaseFacts {
     pub max_connections: u32,
     /// `superuser_reserved_connections` (and `reserved_connections` where it exists).
     pub reserved_connections: u32,
+    /// `CONNECTION LIMIT` of Bytebase's role; `None` if it has none.
+    pub role_connections: Option<u32>,
+    /// `CONNECTION LIMIT` of the database; `None` if it has none.
+    pub database_connections: Option<u32>,
     /// The role may create tables in the schema that unqualified names go to.
     pub can_create: bool,
     /// The first schema of the role's `search_path`, where none of them exists.

@@ -440,6 +440,61 @@ fn too_few_connections_are_reported_and_hold_nothing_back() {
 }
 
 #[test]
+fn the_least_of_several_limits_of_connections_counts() {
+    type Change = fn(&mut DatabaseFacts);
+    let changes: [(i32, Change, Option<&str>); 8] = [
+        (3, |_| {}, None),
+        (
+            3,
+            |facts| facts.role_connections = Some(20),
+            Some("may have 20: ALTER ROLE \"bytebase\" CONNECTION LIMIT 200"),
+        ),
+        (
+            3,
+            |facts| facts.database_connections = Some(150),
+            Some("takes 150: ALTER DATABASE \"bytebase\" CONNECTION LIMIT 200"),
+        ),
+        (
+            3,
+            |facts| {
+                facts.role_connections = Some(150);
+                facts.database_connections = Some(30);
+            },
+            Some("takes 30"),
+        ),
+        (
+            3,
+            |facts| {
+                facts.role_connections = Some(150);
+                facts.max_connections = 100;
+            },
+            Some("raise max_connections to at least 203"),
+        ),
+        (3, |facts| facts.role_connections = Some(200), None),
+        // One replica on a small server takes what there is; of a role's limit it knows nothing.
+        (1, |facts| facts.max_connections = 40, None),
+        (
+            1,
+            |facts| facts.role_connections = Some(20),
+            Some("CONNECTION LIMIT 100"),
+        ),
+    ];
+    for (wanted, change, words) in changes {
+        let seen = with_facts(healthy(wanted, stored(&json!({}))), change);
+        let plan = plan(&json!({"replicas": wanted}), &seen);
+        let found = super::condition(&plan.report, ConditionType::DatabaseReady);
+        assert_eq!(found.status, Some(true));
+        match words {
+            Some(words) => {
+                assert_eq!(found.reason, Reason::DatabaseConnectionBudget);
+                assert!(found.message.contains(words), "{}", found.message);
+            }
+            None => assert_eq!(found.reason, Reason::DatabaseChecksPassed),
+        }
+    }
+}
+
+#[test]
 fn a_lacking_right_is_told_with_what_helps() {
     type Change = fn(&mut DatabaseFacts);
     let changes: [(Change, &str); 4] = [

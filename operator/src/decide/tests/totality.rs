@@ -114,6 +114,8 @@ prop_compose! {
             encoding: if good { "UTF8".to_owned() } else { encoding },
             max_connections,
             reserved_connections,
+            role_connections: (unknown[0] == 2).then_some(reserved_connections),
+            database_connections: (unknown[1] == 2).then_some(max_connections),
             can_create,
             missing_schema: (!good && unknown[0] == 1).then(|| "bb".to_owned()),
             not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),

@@ -25,6 +25,7 @@ pub enum Digest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactsDigest {
     server: (u32, bool, bool, String, u32, u32),
+    limits: (Option<u32>, Option<u32>),
     rights: (bool, Option<String>, Option<String>),
     transaction_pooler: bool,
     identity: DatabaseIdentity,
@@ -72,6 +73,8 @@ impl FactsDigest {
             encoding,
             max_connections,
             reserved_connections,
+            role_connections,
+            database_connections,
             can_create,
             missing_schema,
             not_owned,
@@ -103,6 +106,7 @@ impl FactsDigest {
                 *max_connections,
                 *reserved_connections,
             ),
+            limits: (*role_connections, *database_connections),
             rights: (*can_create, missing_schema.clone(), not_owned.clone()),
             transaction_pooler: *transaction_pooler,
             identity: identity.clone(),
@@ -159,6 +163,8 @@ pub(super) mod tests {
             encoding: "UTF8".to_owned(),
             max_connections: 100,
             reserved_connections: 3,
+            role_connections: None,
+            database_connections: None,
             can_create: true,
             missing_schema: None,
             not_owned: None,
@@ -216,7 +222,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 16] = [
+        let changes: [(&str, Change); 17] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -251,6 +257,7 @@ pub(super) mod tests {
             }),
             ("recovery", |f| f.in_recovery = true),
             ("read-only", |f| f.read_only = true),
+            ("limit", |f| f.role_connections = Some(20)),
             ("owner", |f| f.not_owned = Some("principal".to_owned())),
             ("schema of the path", |f| {
                 f.missing_schema = Some("bb".to_owned());

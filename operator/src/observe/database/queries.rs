@@ -93,6 +93,8 @@ struct Document {
     encoding: String,
     max_connections: u32,
     reserved_connections: u32,
+    role_connections: Option<u32>,
+    database_connections: Option<u32>,
     schema: Option<String>,
     /// Only for a monitoring login, as is the next.
     #[serde(default)]
@@ -308,6 +310,8 @@ SELECT json_build_object(\
 'max_connections', current_setting('max_connections')::int, \
 'reserved_connections', current_setting('superuser_reserved_connections')::int \
   + coalesce(current_setting('reserved_connections', true)::int, 0), \
+'role_connections', (SELECT rolconnlimit FROM pg_roles WHERE rolname = {role} AND rolconnlimit >= 0 AND NOT rolsuper), \
+'database_connections', (SELECT datconnlimit FROM pg_database WHERE oid = (SELECT oid FROM me) AND datconnlimit >= 0), \
 'schema', current_schema(), {unseen}\
 'can_create', {create}, \
 'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END, \
@@ -464,11 +468,20 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{create}", &create)
+        .replace("{role}", &role_name(login))
         .replace("{missing}", MISSING_SCHEMA)
         .replace("{not_owned}", not_owned)
         .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
+}
+
+/// The name of Bytebase's role, as SQL.
+fn role_name(login: &Login) -> String {
+    match login {
+        Login::Bytebase => "session_user".to_owned(),
+        Login::Monitor(watched) => literal(&watched.role),
+    }
 }
 
 /// The value that Bytebase's role has for a setting, as SQL; `role` is a literal.
@@ -695,6 +708,8 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         encoding: document.encoding,
         max_connections: document.max_connections,
         reserved_connections: document.reserved_connections,
+        role_connections: document.role_connections,
+        database_connections: document.database_connections,
         // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not
         // known: nothing speaks against it.
         can_create: document.can_create.unwrap_or(document.schema.is_some()),
