@@ -182,7 +182,7 @@ pub fn references() -> References {
 
 /// The spec, validated with everything it names.
 pub fn validation(changes: &Value) -> Validation {
-    validate(&cluster(changes), &references(), Some(&key()))
+    validate(&cluster(changes), &references(), Some(&key()), now())
 }
 
 /// The same where it must be valid.

@@ -163,7 +163,12 @@ impl Rules {
             for replicas in 0..=3 {
                 for valid in [true, false] {
                     let cluster = spec(replicas, template, valid)?;
-                    let validation = validate(&cluster, &References::default(), None);
+                    let validation = validate(
+                        &cluster,
+                        &References::default(),
+                        None,
+                        Timestamp::UNIX_EPOCH,
+                    );
                     anyhow::ensure!(
                         validation.cluster.is_some() == valid,
                         "the model's own spec: {:?}",

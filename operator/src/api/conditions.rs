@@ -100,6 +100,8 @@ pub enum Reason {
     Valid,
     /// Valid, with remarks in the message.
     ValidWithWarnings,
+    /// Valid, and the last certificate of the CA bundle ends within 30, 7 or 1 days.
+    CertificateEndsSoon,
     /// A field has a value that cannot be used.
     InvalidSpec,
     /// A Secret or ConfigMap, or a key of it, is missing.

@@ -95,6 +95,7 @@ pub fn home(reason: Reason) -> ConditionType {
         R::NotStalled | R::ApplyFailed | R::Forbidden | R::NameTaken => ConditionType::Stalled,
         R::Valid
         | R::ValidWithWarnings
+        | R::CertificateEndsSoon
         | R::InvalidSpec
         | R::ReferenceMissing
         | R::InvalidSecret

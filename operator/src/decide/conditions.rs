@@ -12,7 +12,7 @@ use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::desired;
 use crate::kubernetes::Kind;
-use crate::validate::{Problem, ValidCluster};
+use crate::validate::{Problem, ValidCluster, Validation};
 
 /// Everything the conditions speak of.
 pub struct Findings<'a> {
@@ -65,7 +65,8 @@ fn database_ready(database: &DatabaseVerdict) -> ConditionDraft {
 }
 
 /// `ConfigurationValid`, from every problem at once.
-pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraft {
+pub fn configuration(problems: &[Problem], validation: &Validation) -> ConditionDraft {
+    let (warnings, ends_soon) = (&validation.warnings, &validation.ends_soon);
     let of = |status, reason, message: String| {
         ConditionDraft::new(
             ConditionType::ConfigurationValid,
@@ -84,6 +85,16 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
                 .collect::<Vec<_>>()
                 .join("; "),
         ),
+        None if ends_soon.is_some() => of(
+            true,
+            Reason::CertificateEndsSoon,
+            ends_soon
+                .iter()
+                .chain(warnings)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
         None if warnings.is_empty() => of(
             true,
             Reason::Valid,
@@ -98,12 +109,12 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
 /// spec says which.
 pub fn invalid(
     problems: &[Problem],
-    warnings: &[String],
+    validation: &Validation,
     license: &LicenseVerdict,
     database: Option<&DatabaseVerdict>,
     observation: &Observation,
 ) -> Vec<ConditionDraft> {
-    let configuration = configuration(problems, warnings);
+    let configuration = configuration(problems, validation);
     let set = observation.stateful_set.as_ref();
     let gate = if license.allows == license::Allows::No && set.is_some_and(|set| set.replicas > 1) {
         format!("; only the license gate acts: {}", license.message)

@@ -150,7 +150,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .cloned()
         .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
-    all.push(conditions::configuration(&problems, &validation.warnings));
+    all.push(conditions::configuration(&problems, validation));
     let paused = cluster.paused;
     let eviction = match &rollout.step {
         // A pod that ends now would come back from the old template, which is held.
@@ -168,7 +168,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         prune,
         eviction,
         call: call(cluster, observation, license, health),
-        next: next(observation, license, rollout, health),
+        next: next(observation, license, rollout, health)
+            .into_iter()
+            .chain(validation.changes_at)
+            .min(),
         reading: reading(quiet, rollout, health, database),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
@@ -302,6 +305,7 @@ fn blocked(
         call: Wanted::NotNow,
         next: [
             license.changes_at,
+            validation.changes_at,
             closed.then(|| rollout::overdue_at(observation)).flatten(),
         ]
         .into_iter()
@@ -322,7 +326,7 @@ fn blocked(
             license: license.status.clone(),
             conditions: conditions::invalid(
                 problems,
-                &validation.warnings,
+                validation,
                 &license,
                 database.as_ref(),
                 observation,

@@ -2,6 +2,7 @@
 
 use crate::api::Reason;
 use crate::kubernetes::Kind;
+use jiff::Timestamp;
 use std::ops::RangeInclusive;
 
 /// One thing that is wrong.
@@ -67,6 +68,8 @@ impl Problem {
 pub(super) struct Diagnostics {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
+    pub(super) ends_soon: Option<String>,
+    pub(super) changes_at: Option<Timestamp>,
 }
 
 impl Diagnostics {
