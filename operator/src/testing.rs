@@ -182,7 +182,7 @@ pub fn references() -> References {
 
 /// The spec, validated with everything it names.
 pub fn validation(changes: &Value) -> Validation {
-    validate(&cluster(changes), &references(), Some(&key()))
+    validate(&cluster(changes), &references(), Some(&key()), now())
 }
 
 /// The same where it must be valid.
@@ -256,10 +256,15 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
     DatabaseFacts {
         server_version_num: 150_018,
         in_recovery: false,
+        read_only: false,
         encoding: "UTF8".to_owned(),
         max_connections: 500,
         reserved_connections: 3,
+        role_connections: None,
+        database_connections: None,
         can_create: true,
+        missing_schema: None,
+        not_owned: None,
         transaction_pooler: false,
         identity: DatabaseIdentity::new("one", "1"),
         schema: SchemaState::Bytebase {

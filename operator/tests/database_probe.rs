@@ -354,6 +354,59 @@ async fn a_role_that_may_not_create_tables_is_told() {
 }
 
 #[tokio::test]
+async fn limits_of_role_and_database_are_told() {
+    let url = bytebase("limited");
+    let monitor = monitor(&url, "limit_monitor", server().port);
+    let limits = |facts: &DatabaseFacts| (facts.role_connections, facts.database_connections);
+    assert_eq!(limits(&facts(target(url.clone())).await), (None, None));
+    server().sql(
+        "limited",
+        "ALTER ROLE limited CONNECTION LIMIT 20; ALTER DATABASE limited CONNECTION LIMIT 30",
+    );
+    assert_eq!(
+        limits(&facts(target(url.clone())).await),
+        (Some(20), Some(30))
+    );
+    assert_eq!(limits(&facts(monitor).await), (Some(20), Some(30)));
+    server().sql("limited", "ALTER ROLE limited CONNECTION LIMIT 0");
+    let (class, reason, message) = failure(target(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::TooManyConnections)
+    );
+    assert!(message.contains("ALTER ROLE"), "{message}");
+}
+
+#[tokio::test]
+async fn rights_that_the_next_migration_needs_are_told() {
+    let url = bytebase("shrunk");
+    let seen = facts(target(url.clone())).await;
+    assert!(seen.can_create && seen.not_owned.is_none() && seen.missing_schema.is_none());
+    server().sql("shrunk", "CREATE ROLE shrunk_owner; ALTER TABLE setting OWNER TO shrunk_owner; GRANT ALL ON setting TO shrunk");
+    let seen = facts(target(url.clone())).await;
+    assert_eq!(seen.not_owned.as_deref(), Some("setting"));
+    server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
+    assert_eq!(facts(target(url.clone())).await.not_owned, None);
+    server().sql(
+        "shrunk",
+        "ALTER DATABASE shrunk OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM shrunk; GRANT USAGE ON SCHEMA public TO shrunk",
+    );
+    assert!(!facts(target(url.clone())).await.can_create);
+
+    let mut nowhere = url;
+    nowhere
+        .runtime_params
+        .insert("search_path".to_owned(), "\"$user\", \"Bb\", cc".to_owned());
+    let seen = facts(target(nowhere.clone())).await;
+    assert_eq!(seen.missing_schema.as_deref(), Some("Bb"));
+    assert!(!seen.can_create);
+    // One that exists and may not be used is another matter.
+    server().sql("shrunk", "CREATE SCHEMA cc");
+    let seen = facts(target(nowhere)).await;
+    assert_eq!((seen.missing_schema, seen.can_create), (None, false));
+}
+
+#[tokio::test]
 async fn the_migration_lock_of_this_database_is_seen() {
     let url = bytebase("locked");
     server().database("neighbour", PASSWORD);
@@ -523,7 +576,7 @@ fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
         ),
     );
     let mut target = target(replicas.clone());
-    target.url.user = role.to_owned();
+    role.clone_into(&mut target.url.user);
     target.url.hosts[0].port = through;
     target.url.runtime_params.clear();
     target.login = Login::Monitor(Watched::of(replicas, &target.url));
@@ -623,6 +676,47 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     same.url.hosts[0].port = pooler.port;
     same.login = Login::Monitor(Watched::of(&same.url, &same.url));
     assert!(facts(same).await.transaction_pooler);
+}
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_write_is_told() {
+    let replicas = bytebase("frozen");
+    let target = target(replicas.clone());
+    let mut probe = Probe::start(target.clone(), Duration::from_millis(200));
+    let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
+        DatabaseView::Probed(Ok(facts)) => facts.read_only,
+        other => panic!("{other:?}"),
+    };
+    assert!(!next().await);
+    let monitor = monitor(&replicas, "freeze_monitor", server().port);
+    for (set, reset) in [
+        (
+            "DATABASE frozen SET default_transaction_read_only = on",
+            "DATABASE frozen RESET default_transaction_read_only",
+        ),
+        (
+            "ROLE frozen SET default_transaction_read_only = true",
+            "ROLE frozen RESET default_transaction_read_only",
+        ),
+    ] {
+        server().sql("postgres", &format!("ALTER {set}"));
+        assert!(next().await, "an open session tells of it as well");
+        assert!(facts(monitor.clone()).await.read_only);
+        let mut by_url = target.clone();
+        by_url.url.runtime_params.insert(
+            "options".to_owned(),
+            "-c default_transaction_read_only=off".to_owned(),
+        );
+        assert!(!facts(by_url).await.read_only, "the string wins");
+        server().sql("postgres", &format!("ALTER {reset}"));
+        assert!(!next().await);
+    }
+    // What is set for the monitor alone.
+    server().sql(
+        "postgres",
+        "ALTER ROLE freeze_monitor SET default_transaction_read_only = on",
+    );
+    assert!(!facts(monitor).await.read_only);
 }
 
 #[tokio::test]
@@ -743,6 +837,42 @@ async fn something_that_is_no_postgresql_is_unknown() {
     });
     let (class, reason, _) = failure(target(url(port, "x"))).await;
     assert_eq!(class, FailureClass::Unknown, "{reason:?}");
+}
+
+#[tokio::test]
+async fn another_product_behind_the_protocol_is_definite() {
+    server().database("product", PASSWORD);
+    server().sql(
+        "postgres",
+        "ALTER ROLE product SET search_path = public, pg_catalog",
+    );
+    for (version, name) in [
+        (
+            "CockroachDB CCL v23.1.11 (x86_64-pc-linux-gnu, built 2023/09/27)",
+            "CockroachDB",
+        ),
+        (
+            "PostgreSQL 11.2-YB-2.20.1.3-b0 on x86_64-pc-linux-gnu",
+            "YugabyteDB",
+        ),
+        ("Something 1.0", "another database"),
+    ] {
+        // What a server calls itself, said by a real one.
+        let call = format!(
+            "CREATE OR REPLACE FUNCTION public.version() RETURNS text LANGUAGE sql AS $$SELECT '{version}'::text$$"
+        );
+        server().sql("product", &call);
+        let (class, reason, message) = failure(target(url(server().port, "product"))).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::NotPostgres),
+            "{message}"
+        );
+        assert!(
+            message.contains(&format!("{name}, not PostgreSQL")),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -1031,10 +1161,30 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
         );
     }
     behind.hosts.pop();
-    behind.target_session_attrs = TargetSessionAttrs::ReadWrite;
-    let (class, _, message) = failure(target(behind)).await;
-    assert_eq!(class, FailureClass::Definite);
-    assert!(message.contains("standby"), "{message}");
+    for attrs in [TargetSessionAttrs::ReadWrite, TargetSessionAttrs::Primary] {
+        behind.target_session_attrs = attrs;
+        let (class, reason, message) = failure(target(behind.clone())).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::Standby)
+        );
+        assert!(message.contains("standby"), "{message}");
+    }
+    let mut frozen = url(primary.port, "replicated");
+    frozen.target_session_attrs = TargetSessionAttrs::ReadWrite;
+    primary.sql(
+        "postgres",
+        "ALTER DATABASE replicated SET default_transaction_read_only = on",
+    );
+    let (class, reason, message) = failure(target(frozen)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Definite, FailureReason::ReadOnly)
+    );
+    assert!(
+        message.contains("default_transaction_read_only"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

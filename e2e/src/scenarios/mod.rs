@@ -5,6 +5,7 @@ mod configuration;
 mod control_plane;
 mod database;
 mod databases;
+mod drains;
 mod harness;
 mod install;
 mod licensing;
@@ -104,6 +105,21 @@ pub const ALL: &[Scenario] = &[
         "service-before-admin",
         "A Service of type NodePort is made only after the operator has signed up as the first admin.",
         |sandbox| Box::pin(over_time::service_before_admin(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "drain-without-operator",
+        "A replica that is deleted or evicted while it runs a task finishes it first, with no operator at all.",
+        |sandbox| Box::pin(drains::without_operator(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "drain-in-rollout",
+        "A rollout waits for the task that a replica runs, says so, and goes on when it is done.",
+        |sandbox| Box::pin(drains::rollout(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "drain-after-restart",
+        "A container that has started again waits for no task of the process before it.",
+        |sandbox| Box::pin(drains::after_restart(sandbox)),
     ).stand_in_only(),
     Scenario::new(
         "unreadable-cluster",

@@ -163,7 +163,12 @@ impl Rules {
             for replicas in 0..=3 {
                 for valid in [true, false] {
                     let cluster = spec(replicas, template, valid)?;
-                    let validation = validate(&cluster, &References::default(), None);
+                    let validation = validate(
+                        &cluster,
+                        &References::default(),
+                        None,
+                        Timestamp::UNIX_EPOCH,
+                    );
                     anyhow::ensure!(
                         validation.cluster.is_some() == valid,
                         "the model's own spec: {:?}",
@@ -414,10 +419,15 @@ impl Rules {
         DatabaseFacts {
             server_version_num: 150_018,
             in_recovery: false,
+            read_only: false,
             encoding: "UTF8".to_owned(),
             max_connections: 500,
             reserved_connections: 3,
+            role_connections: None,
+            database_connections: None,
             can_create: true,
+            missing_schema: None,
+            not_owned: None,
             transaction_pooler: false,
             identity: DatabaseIdentity::new("model", "1"),
             schema: if foreign {

@@ -103,6 +103,8 @@ pub enum Reason {
     Valid,
     /// Valid, with remarks in the message.
     ValidWithWarnings,
+    /// Valid, and the last certificate of the CA bundle ends within 30, 7 or 1 days.
+    CertificateEndsSoon,
     /// A field has a value that cannot be used.
     InvalidSpec,
     /// A Secret or ConfigMap, or a key of it, is missing.
@@ -140,10 +142,14 @@ pub enum Reason {
     DatabaseMonitorElsewhere,
     /// The probe failed in another way.
     DatabaseProbeFailed,
+    /// The server is not PostgreSQL, although it speaks its protocol.
+    DatabaseNotPostgres,
     /// The server is older than PostgreSQL 14.
     DatabaseTooOld,
     /// The server is a standby.
     DatabaseIsStandby,
+    /// The server lets Bytebase log in and write nothing (`default_transaction_read_only`).
+    DatabaseReadOnly,
     /// The database is not UTF-8.
     DatabaseEncoding,
     /// Another application's tables are in it.

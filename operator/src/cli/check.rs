@@ -38,14 +38,14 @@ pub fn check(arguments: &CheckArguments) -> Result<(), String> {
             .uid
             .get_or_insert_with(|| "unknown".to_owned());
         let name = cluster.metadata.name.clone().unwrap_or_default();
-        let validation = validate(&cluster, &references, None);
+        let validation = validate(&cluster, &references, None, jiff::Timestamp::now());
         for problem in &validation.problems {
             println!(
                 "{name}: {}: {} ({})",
                 problem.field, problem.message, problem.reason
             );
         }
-        for warning in &validation.warnings {
+        for warning in validation.warnings.iter().chain(&validation.ends_soon) {
             println!("{name}: warning: {warning}");
         }
         if validation.problems.is_empty() {

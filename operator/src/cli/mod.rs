@@ -19,7 +19,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator.
-    Run(run::RunArguments),
+    Run(Box<run::RunArguments>),
     /// Print the CustomResourceDefinition as YAML.
     Crd,
     /// Print the reference page as Markdown.
@@ -32,7 +32,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     let result = match command {
-        Command::Run(arguments) => run::run(arguments),
+        Command::Run(arguments) => run::run(*arguments),
         Command::Crd => print(serde_yaml::to_string(&crate::api::crd())),
         Command::Reference => print(Ok::<_, String>(reference::reference(&crate::api::crd()))),
         Command::Check(arguments) => check::check(&arguments),

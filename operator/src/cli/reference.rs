@@ -97,6 +97,7 @@ pub fn home(reason: Reason) -> ConditionType {
         }
         R::Valid
         | R::ValidWithWarnings
+        | R::CertificateEndsSoon
         | R::InvalidSpec
         | R::ReferenceMissing
         | R::InvalidSecret
@@ -114,8 +115,10 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::DatabaseParameterRefused
         | R::DatabaseMonitorElsewhere
         | R::DatabaseProbeFailed
+        | R::DatabaseNotPostgres
         | R::DatabaseTooOld
         | R::DatabaseIsStandby
+        | R::DatabaseReadOnly
         | R::DatabaseEncoding
         | R::DatabaseForeignTables
         | R::DatabaseTransactionPooler

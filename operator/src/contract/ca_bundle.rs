@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -20,6 +21,21 @@ pub struct CaBundle {
     certificates: Vec<CertificateDer<'static>>,
     /// Blocks that were passed over.
     pub skipped: usize,
+}
+
+/// Until when a bundle vouches for anything. Bytebase refuses a server whose chain ends at a
+/// certificate that is not valid now, so what counts is that one of them is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// At least one certificate is valid.
+    Valid {
+        /// When the last of them ends; `None` if that cannot be read.
+        until: Option<Timestamp>,
+    },
+    /// All have ended, the last one at this time.
+    Ended(Timestamp),
+    /// None is valid yet, the first one from this time on.
+    NotYet(Timestamp),
 }
 
 /// Why a bundle holds no certificate. No text of it is quoted: it may hold a private key.
@@ -57,6 +73,28 @@ impl CaBundle {
         })
     }
 
+    /// Whether any certificate is valid at `now`. One whose times cannot be read counts as valid:
+    /// TLS may read it otherwise.
+    pub fn trust(&self, now: Timestamp) -> Trust {
+        let times = self.certificates.iter().map(|der| validity(der));
+        let Some(times) = times.collect::<Option<Vec<_>>>() else {
+            return Trust::Valid { until: None };
+        };
+        let valid = times
+            .iter()
+            .filter(|(from, until)| (*from..=*until).contains(&now));
+        let ends = times.iter().map(|(_, until)| *until);
+        let begins = times
+            .iter()
+            .map(|(from, _)| *from)
+            .filter(|from| *from > now);
+        match (valid.map(|(_, until)| *until).max(), begins.min()) {
+            (Some(until), _) => Trust::Valid { until: Some(until) },
+            (None, Some(from)) => Trust::NotYet(from),
+            (None, None) => Trust::Ended(ends.max().unwrap_or(now)),
+        }
+    }
+
     /// The certificates and nothing else, as PEM.
     pub fn to_pem(&self) -> String {
         let blocks = self.certificates.iter().map(|certificate| {
@@ -80,6 +118,67 @@ fn is_certificate(der: &[u8]) -> bool {
         _ => return false,
     };
     length == content.len() && content.first() == Some(&0x30)
+}
+
+/// `notBefore` and `notAfter`.
+fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    let inside = |der| element(der).filter(|(tag, ..)| *tag == SEQUENCE);
+    let (_, certificate, _) = inside(der)?;
+    let (_, mut fields, _) = inside(certificate)?;
+    if let Some((VERSION, _, rest)) = element(fields) {
+        fields = rest;
+    }
+    // Serial number, algorithm and issuer stand before it.
+    for _ in 0..3 {
+        fields = element(fields)?.2;
+    }
+    let (_, validity, _) = inside(fields)?;
+    let (from_tag, from, rest) = element(validity)?;
+    let (until_tag, until, _) = element(rest)?;
+    Some((time(from_tag, from)?, time(until_tag, until)?))
+}
+
+/// Divides off the DER element that the bytes begin with: its tag, its content, and what follows.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, length, rest) = match der {
+        [tag, length @ 0..=0x7f, rest @ ..] | [tag, 0x81, length, rest @ ..] => {
+            (*tag, usize::from(*length), rest)
+        }
+        [tag, 0x82, high, low, rest @ ..] => {
+            (*tag, usize::from(u16::from_be_bytes([*high, *low])), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// A time of a certificate: `YYMMDDhhmmssZ` (of 1950 to 2049) or `YYYYMMDDhhmmssZ`.
+fn time(tag: u8, content: &[u8]) -> Option<Timestamp> {
+    const UTC_TIME: u8 = 0x17;
+    const GENERALIZED_TIME: u8 = 0x18;
+    let text = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let text = match (tag, text.len()) {
+        (UTC_TIME, 12) if text < "50" => format!("20{text}"),
+        (UTC_TIME, 12) => format!("19{text}"),
+        (GENERALIZED_TIME, 14) => text.to_owned(),
+        _ => return None,
+    };
+    // Without an end, by RFC 5280; later than any moment there is here.
+    if text.starts_with("99991231") {
+        return Some(Timestamp::MAX);
+    }
+    let part = |range| text.get(range).unwrap_or_default();
+    let (year, month, day) = (part(0..4), part(4..6), part(6..8));
+    let (hour, minute, second) = (part(8..10), part(10..12), part(12..14));
+    format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")
+        .parse()
+        .ok()
 }
 
 fn count(bytes: &[u8], pattern: &[u8]) -> usize {
@@ -114,6 +213,96 @@ mod tests {
             let bundle = CaBundle::parse(text.as_bytes()).unwrap();
             assert_eq!((bundle.to_pem(), bundle.skipped), (pem, skipped), "{text}");
         }
+    }
+
+    /// A certificate with these times and hardly anything else.
+    fn between(from: &str, until: &str) -> String {
+        let element = |tag: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).unwrap();
+            [&[tag, length][..], content].concat()
+        };
+        let time = |text: &str| {
+            let tag = if text.len() == 13 { 0x17 } else { 0x18 };
+            element(tag, text.as_bytes())
+        };
+        let validity = element(0x30, &[time(from), time(until)].concat());
+        let [version, serial] = [element(0xa0, &[2, 1, 2]), element(2, &[1])];
+        let [algorithm, issuer] = [element(0x30, &[]), element(0x30, &[])];
+        let fields = [version, serial, algorithm, issuer, validity].concat();
+        let der = element(0x30, &element(0x30, &fields));
+        format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(der))
+    }
+
+    #[test]
+    fn a_bundle_lasts_as_long_as_its_last_certificate() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let trust = |pem: &str| {
+            let bundle = CaBundle::parse(pem.as_bytes()).unwrap();
+            bundle.trust(at("2026-06-01T00:00:00Z"))
+        };
+        let old = between("100101000000Z", "250101000000Z");
+        let older = between("700101000000Z", "990101000000Z");
+        let valid = between("200101000000Z", "300101120000Z");
+        let longer = between("20200101000000Z", "20700101000000Z");
+        let coming = between("270101000000Z", "300101000000Z");
+        let endless = between("200101000000Z", "99991231235959Z");
+        for (pem, expected) in [
+            (old.clone(), Trust::Ended(at("2025-01-01T00:00:00Z"))),
+            (
+                format!("{old}{older}"),
+                Trust::Ended(at("2025-01-01T00:00:00Z")),
+            ),
+            (older, Trust::Ended(at("1999-01-01T00:00:00Z"))),
+            (
+                format!("{old}{valid}"),
+                Trust::Valid {
+                    until: Some(at("2030-01-01T12:00:00Z")),
+                },
+            ),
+            (
+                format!("{longer}{valid}"),
+                Trust::Valid {
+                    until: Some(at("2070-01-01T00:00:00Z")),
+                },
+            ),
+            (
+                format!("{old}{coming}"),
+                Trust::NotYet(at("2027-01-01T00:00:00Z")),
+            ),
+            (
+                endless,
+                Trust::Valid {
+                    until: Some(Timestamp::MAX),
+                },
+            ),
+            // Whether TLS reads it is for TLS to say.
+            (format!("{old}{ONE}"), Trust::Valid { until: None }),
+        ] {
+            assert_eq!(trust(&pem), expected, "{pem}");
+        }
+    }
+
+    #[test]
+    fn the_times_of_a_real_certificate_are_read() {
+        const PEM: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
+CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
+OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
+ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
+BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
+IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
+-----END CERTIFICATE-----
+";
+        let bundle = CaBundle::parse(PEM.as_bytes()).unwrap();
+        let [from, until] = ["2026-11-27T05:06:27Z", "2036-11-24T05:06:27Z"]
+            .map(|text| text.parse::<Timestamp>().unwrap());
+        let second = jiff::SignedDuration::from_secs(1);
+        assert_eq!(bundle.trust(from - second), Trust::NotYet(from));
+        assert_eq!(bundle.trust(from), Trust::Valid { until: Some(until) });
+        assert_eq!(bundle.trust(until), Trust::Valid { until: Some(until) });
+        assert_eq!(bundle.trust(until + second), Trust::Ended(until));
     }
 
     #[test]

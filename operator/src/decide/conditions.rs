@@ -12,7 +12,7 @@ use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::desired;
 use crate::kubernetes::Kind;
-use crate::validate::{Problem, ValidCluster};
+use crate::validate::{Problem, ValidCluster, Validation};
 
 /// Everything the conditions speak of.
 pub struct Findings<'a> {
@@ -65,7 +65,11 @@ fn database_ready(database: &DatabaseVerdict) -> ConditionDraft {
 }
 
 /// `ConfigurationValid`, from every problem at once.
-pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraft {
+pub fn configuration(
+    problems: &[Problem],
+    warnings: &[String],
+    ends_soon: Option<&String>,
+) -> ConditionDraft {
     let of = |status, reason, message: String| {
         ConditionDraft::new(
             ConditionType::ConfigurationValid,
@@ -84,6 +88,16 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
                 .collect::<Vec<_>>()
                 .join("; "),
         ),
+        None if ends_soon.is_some() => of(
+            true,
+            Reason::CertificateEndsSoon,
+            ends_soon
+                .into_iter()
+                .chain(warnings)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
         None if warnings.is_empty() => of(
             true,
             Reason::Valid,
@@ -98,12 +112,16 @@ pub fn configuration(problems: &[Problem], warnings: &[String]) -> ConditionDraf
 /// spec says which.
 pub fn invalid(
     problems: &[Problem],
-    warnings: &[String],
+    validation: &Validation,
     license: &LicenseVerdict,
     database: Option<&DatabaseVerdict>,
     observation: &Observation,
 ) -> Vec<ConditionDraft> {
-    let configuration = configuration(problems, warnings);
+    let configuration = configuration(
+        problems,
+        &validation.warnings,
+        validation.ends_soon.as_ref(),
+    );
     let set = observation.stateful_set.as_ref();
     let gate = if license.allows == license::Allows::No && set.is_some_and(|set| set.replicas > 1) {
         format!("; only the license gate acts: {}", license.message)
@@ -227,7 +245,23 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
         .map(|(_, replica)| format!("{}: {}", replica.pod.name, describe(replica)))
         .collect::<Vec<_>>()
         .join("; ");
-    of((!only_unknown).then_some(false), *reason, list)
+    of(
+        (!only_unknown).then_some(false),
+        *reason,
+        format!("{list}{}", why_no_beat(findings.database, &trouble)),
+    )
+}
+
+/// A database that lets nobody write explains why replicas do not beat.
+fn why_no_beat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
+    let silent = trouble
+        .iter()
+        .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
+    if silent && database.status == Some(false) {
+        format!("; the database explains it: {}", database.message)
+    } else {
+        String::new()
+    }
 }
 
 fn reason_of(replica: &Replica<'_>) -> Reason {

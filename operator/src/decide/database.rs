@@ -146,6 +146,9 @@ fn reason_of(reason: FailureReason) -> Reason {
         FailureReason::ServerNotReady => Reason::DatabaseServerNotReady,
         FailureReason::TlsFailed => Reason::DatabaseTlsFailed,
         FailureReason::ParameterRefused => Reason::DatabaseParameterRefused,
+        FailureReason::NotPostgres => Reason::DatabaseNotPostgres,
+        FailureReason::Standby => Reason::DatabaseIsStandby,
+        FailureReason::ReadOnly => Reason::DatabaseReadOnly,
         FailureReason::MonitorElsewhere => Reason::DatabaseMonitorElsewhere,
         FailureReason::Other => Reason::DatabaseProbeFailed,
     }
@@ -189,20 +192,12 @@ fn judge_facts(
             ),
         );
     }
-    let usable = facts
-        .max_connections
-        .saturating_sub(facts.reserved_connections);
-    // A replica takes at most what the server has, so a small server serves one replica; a second
-    // would starve the first.
-    if wanted > 1 && usable < budget {
+    if let Some(message) = too_few_connections(database, wanted, facts) {
         return verdict(
             Allows::All,
             Some(true),
             Reason::DatabaseConnectionBudget,
-            format!(
-                "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each), the server offers {usable}: raise max_connections to at least {}",
-                budget.saturating_add(facts.reserved_connections)
-            ),
+            message,
         );
     }
     verdict(
@@ -288,6 +283,14 @@ fn fatal(
             ),
         ));
     }
+    if facts.read_only {
+        return Some((
+            Reason::DatabaseReadOnly,
+            format!(
+                "{place} lets Bytebase log in and write nothing (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full): free or add space there, or reset the setting of the server, the database and the role"
+            ),
+        ));
+    }
     if facts.encoding != "UTF8" {
         return Some((
             Reason::DatabaseEncoding,
@@ -317,15 +320,91 @@ fn fatal(
         ));
     }
     // The monitoring role need not create anything, so its rights say nothing about Bytebase's.
-    if facts.schema == SchemaState::Empty && !facts.can_create && !database.monitored {
-        return Some((
-            Reason::DatabasePermissionDenied,
-            format!(
-                "the role may not create tables in {place} (PostgreSQL 15 and later grant that to the owner only): ALTER DATABASE … OWNER TO the role, or GRANT CREATE ON SCHEMA public"
-            ),
-        ));
+    if database.monitored {
+        return None;
     }
-    None
+    lacking_right(&place, &database.replicas.user, facts)
+}
+
+/// A right that Bytebase's migrations need: the first, or that of the version which the next pod may
+/// bring.
+fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reason, String)> {
+    let is_bytebases = match facts.schema {
+        SchemaState::Empty => false,
+        SchemaState::Bytebase { .. } => true,
+        SchemaState::Foreign { .. } => return None,
+    };
+    let message = if let Some(schema) = &facts.missing_schema {
+        format!(
+            "the search_path of role \"{role}\" in {place} names the schema \"{schema}\", which does not exist: create the schema (CREATE SCHEMA \"{schema}\" AUTHORIZATION \"{role}\"), or correct search_path"
+        )
+    } else if let Some(table) = facts.not_owned.as_ref().filter(|_| is_bytebases) {
+        format!(
+            "the table {table} in {place} belongs to another role, and only its owner can alter it, as migrations of Bytebase do: make role \"{role}\" the owner of all of Bytebase's tables, or a member of the role that owns them"
+        )
+    } else if facts.can_create {
+        return None;
+    } else if is_bytebases {
+        format!(
+            "role \"{role}\" may no longer create tables in the schema of {place} that holds Bytebase, as migrations of Bytebase do: GRANT CREATE ON that SCHEMA to it, or make it the owner"
+        )
+    } else {
+        format!(
+            "the role may not create tables in {place} (PostgreSQL 15 and later grant that to the owner only): ALTER DATABASE … OWNER TO the role, or GRANT CREATE ON SCHEMA public"
+        )
+    };
+    Some((Reason::DatabasePermissionDenied, message))
+}
+
+/// What allows the fewest connections, if that is fewer than the wanted replicas may open.
+fn too_few_connections(
+    database: &ValidDatabase,
+    wanted: i32,
+    facts: &DatabaseFacts,
+) -> Option<String> {
+    let budget = budget(wanted);
+    let server = facts
+        .max_connections
+        .saturating_sub(facts.reserved_connections);
+    // A replica's pool takes at most what the server has, so a small server serves one replica; a
+    // second would starve the first. Of the other limits Bytebase knows nothing.
+    let needed = |knows| match (wanted, knows) {
+        (..=0, _) | (1, true) => 0,
+        (1, false) => POOL,
+        _ => budget,
+    };
+    let role = &database.replicas.user;
+    let limits = [
+        (Some(server), true),
+        (facts.role_connections, false),
+        (facts.database_connections, false),
+    ];
+    let limits = limits.into_iter().enumerate();
+    let limits = limits.filter_map(|(place, (limit, knows))| Some((limit?, place, knows)));
+    // Of those that are too small the least; of equal ones the first.
+    let (limit, place, _) = limits
+        .filter(|(limit, _, knows)| *limit < needed(*knows))
+        .min()?;
+    let open = if wanted == 1 {
+        format!("1 replica may open {POOL} connections, and twice as many during a roll")
+    } else {
+        format!(
+            "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each)"
+        )
+    };
+    Some(match place {
+        0 => format!(
+            "{open}, the server offers {limit}: raise max_connections to at least {}",
+            budget.saturating_add(facts.reserved_connections)
+        ),
+        1 => format!(
+            "{open}, role \"{role}\" may have {limit}: ALTER ROLE \"{role}\" CONNECTION LIMIT {budget}"
+        ),
+        _ => format!(
+            "{open}, the database takes {limit}: ALTER DATABASE \"{}\" CONNECTION LIMIT {budget}",
+            database.replicas.database
+        ),
+    })
 }
 
 /// Connections that the wanted replicas, and one more during a roll, may open.

@@ -4,7 +4,7 @@ use super::observation::{DatabaseFacts, DatabaseView, Fact, Observation, StoredL
 use crate::api::Reason;
 use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
 use crate::contract::license::{License, LicenseKey, LicenseValidity};
-use crate::validate::{SecretLicense, ValidCluster, read_license};
+use crate::validate::{SecretLicense, ValidCluster, read_license, reminders};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use secrecy::ExposeSecret as _;
@@ -438,37 +438,20 @@ fn claims(
         LicenseValidity::Valid if license.expires_at.is_some_and(|end| now.saturating_add(guard).is_ok_and(|soon| soon >= end)) => {
             Answer(Allows::No, Reason::LicenseExpiring, format!("the license ends within {} minutes ({until}), and queued work fails ten minutes after: install a new one", guard.as_mins()))
         }
-        LicenseValidity::Valid => match license.expires_at.and_then(|end| reminder(end, now)) {
+        LicenseValidity::Valid => match license.expires_at.and_then(|end| reminders::passed(end, now)) {
             None => Answer(Allows::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
             Some(days) => {
-                let days = if days == 1 { "a day".to_owned() } else { format!("{days} days") };
                 Answer(Allows::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and then only one replica runs: install a new one", license.plan))
             }
         },
     }
 }
 
-/// Days before its end at which a license is reminded of.
-const REMINDERS: [i64; 3] = [30, 7, 1];
-
-/// The nearest reminder that has been passed: 30, 7 or 1 days before the end.
-fn reminder(end: Timestamp, now: Timestamp) -> Option<i64> {
-    let left = end.duration_since(now);
-    REMINDERS
-        .into_iter()
-        .rev()
-        .find(|days| left <= SignedDuration::from_hours(days * 24))
-}
-
 /// When guard, end, beginning or a reminder is next reached.
 fn next_change(license: &License, now: Timestamp, guard: SignedDuration) -> Option<Timestamp> {
     let ends = license.expires_at.into_iter().flat_map(|end| {
         let before = move |duration: SignedDuration| end.checked_sub(duration).ok();
-        REMINDERS
-            .into_iter()
-            .filter_map(move |days| before(SignedDuration::from_hours(days * 24)))
-            .chain(before(guard))
-            .chain([end])
+        reminders::moments(end).chain(before(guard)).chain([end])
     });
     ends.chain(license.not_before)
         .filter(|moment| *moment > now)

@@ -156,7 +156,8 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .collect();
     let mut warnings = validation.warnings.clone();
     warnings.extend(desired.warning.clone());
-    all.push(conditions::configuration(&problems, &warnings));
+    let ends_soon = validation.ends_soon.as_ref();
+    all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
     let hastened = match target.haste() {
         Haste::Gate if !cluster.paused => haste::hastened(license, observation, health),
@@ -182,6 +183,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         next: [
             next(cluster, observation, license, rollout, health),
             hastened.due_at,
+            validation.changes_at,
         ]
         .into_iter()
         .flatten()
@@ -341,6 +343,7 @@ fn blocked(
         next: [
             license.changes_at,
             hastened.due_at,
+            validation.changes_at,
             closed.then(|| rollout::overdue_at(observation)).flatten(),
         ]
         .into_iter()
@@ -361,7 +364,7 @@ fn blocked(
             license: license.status.clone(),
             conditions: conditions::invalid(
                 problems,
-                &validation.warnings,
+                validation,
                 &license,
                 database.as_ref(),
                 observation,

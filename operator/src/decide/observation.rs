@@ -66,6 +66,13 @@ pub enum FailureReason {
     TlsFailed,
     /// A parameter in the URL is not one the server knows.
     ParameterRefused,
+    /// The server is another product that speaks PostgreSQL's protocol.
+    NotPostgres,
+    /// A standby answers where `target_session_attrs` asks for a server that accepts writes.
+    Standby,
+    /// A server whose sessions begin read-only answers where `target_session_attrs` asks for one
+    /// that accepts writes.
+    ReadOnly,
     /// The monitoring login leads to another place than `PG_URL`, or to a standby of it.
     MonitorElsewhere,
     /// Anything else.
@@ -124,20 +131,36 @@ impl<T> Fact<Vec<T>> {
 }
 
 /// What one successful probe read, in one transaction.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that the server states"
+)]
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.
     pub server_version_num: u32,
     /// `pg_is_in_recovery()`.
     pub in_recovery: bool,
+    /// New sessions of Bytebase's role begin read-only: `default_transaction_read_only` is on for
+    /// the server, the database or the role.
+    pub read_only: bool,
     /// `server_encoding`, such as `UTF8`.
     pub encoding: String,
     /// `max_connections`.
     pub max_connections: u32,
     /// `superuser_reserved_connections` (and `reserved_connections` where it exists).
     pub reserved_connections: u32,
+    /// `CONNECTION LIMIT` of Bytebase's role; `None` if it has none.
+    pub role_connections: Option<u32>,
+    /// `CONNECTION LIMIT` of the database; `None` if it has none.
+    pub database_connections: Option<u32>,
     /// The role may create tables in the schema that unqualified names go to.
     pub can_create: bool,
+    /// The first schema of the role's `search_path`, where none of them exists.
+    pub missing_schema: Option<String>,
+    /// A table of Bytebase's that its role does not own, and so cannot alter. `None` as well where
+    /// only a monitoring login looks.
+    pub not_owned: Option<String>,
     /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
     /// between.
     pub transaction_pooler: bool,

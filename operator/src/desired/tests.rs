@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::spec::IngressPreset;
 use crate::kubernetes::Kind;
-use crate::testing::{PASSWORD, cluster, merge, references, valid};
+use crate::testing::{PASSWORD, cluster, merge, now, references, valid};
 use crate::validate::{ValidCluster, validate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -404,7 +404,7 @@ fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
         "PG_URL",
         "postgres://u:other@db/bytebase",
     );
-    let rotated = validate(&cluster(&minimal()), &references, None)
+    let rotated = validate(&cluster(&minimal()), &references, None, now())
         .cluster
         .unwrap();
     assert_ne!(before, pod_template(&rotated, None).unwrap());

@@ -38,21 +38,23 @@ pub async fn references(
     });
     let config_maps = fetch_all(config_maps, |name| {
         let api = &config_map_api;
-        async move {
-            api.get(&name).await.map(|map| {
-                map.data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.into_bytes()))
-                    .collect()
-            })
-        }
+        async move { api.get(&name).await.map(config_map_values) }
     });
     let (secrets, config_maps) = futures::future::try_join(secrets, config_maps).await?;
     Ok(References {
         secrets,
         config_maps,
     })
+}
+
+/// The keys of a ConfigMap, whichever of its two fields they stand in. Kubernetes lets no key stand
+/// in both, and mounts both alike.
+fn config_map_values(map: ConfigMap) -> BTreeMap<String, Vec<u8>> {
+    let text = map.data.unwrap_or_default().into_iter();
+    let binary = map.binary_data.unwrap_or_default().into_iter();
+    text.map(|(key, value)| (key, value.into_bytes()))
+        .chain(binary.map(|(key, value)| (key, value.0)))
+        .collect()
 }
 
 async fn fetch_all<F, R>(
@@ -155,4 +157,21 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
             && stateful_set_uid.is_none_or(|uid| uid == owner.uid)
     });
     labelled && owned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_config_map_holds_text_and_binary_data() {
+        let map: ConfigMap = serde_json::from_value(json!({
+            "metadata": {}, "data": {"a": "text"}, "binaryData": {"ca.crt": "cGVt"},
+        }))
+        .unwrap();
+        let values = config_map_values(map);
+        assert_eq!(values["a"], b"text");
+        assert_eq!(values.get("ca.crt"), Some(&b"pem".to_vec()));
+    }
 }

@@ -491,7 +491,7 @@ mod tests {
         }
     }
 
-    fn status(name: &str, waiting: &str, last: Value) -> Value {
+    fn status(name: &str, waiting: &str, last: &Value) -> Value {
         json!({
             "name": name, "ready": false, "restartCount": 0, "image": "example.com/i:1",
             "imageID": "", "state": {"waiting": {"reason": waiting, "message": "the message"}},
@@ -507,26 +507,26 @@ mod tests {
     fn whatever_container_or_volume_keeps_a_pod_from_starting_is_named() {
         let none = || json!({});
         let crash = "CrashLoopBackOff";
-        let creating = status(CONTAINER, "ContainerCreating", none());
-        let initialising = status(CONTAINER, "PodInitializing", none());
+        let creating = status(CONTAINER, "ContainerCreating", &none());
+        let initialising = status(CONTAINER, "PodInitializing", &none());
         let cases = [
             (
                 vec![],
-                vec![status(CONTAINER, crash, ended("Completed", 0))],
+                vec![status(CONTAINER, crash, &ended("Completed", 0))],
                 "ends with code 0",
             ),
             (
                 vec![],
-                vec![status(CONTAINER, crash, ended("OOMKilled", 137))],
+                vec![status(CONTAINER, crash, &ended("OOMKilled", 137))],
                 "more memory than the limit in spec.resources",
             ),
             (
-                vec![status("copy", crash, ended("Error", 3))],
+                vec![status("copy", crash, &ended("Error", 3))],
                 vec![initialising.clone()],
                 "container copy keeps ending with code 3",
             ),
             (
-                vec![status("copy", "ErrImagePull", none())],
+                vec![status("copy", "ErrImagePull", &none())],
                 vec![initialising.clone()],
                 "image example.com/i:1 cannot be pulled",
             ),
@@ -534,14 +534,14 @@ mod tests {
                 vec![],
                 vec![
                     json!({"name": CONTAINER, "ready": true, "restartCount": 0, "image": "", "imageID": "", "state": {"running": {}}}),
-                    status("proxy", crash, none()),
+                    status("proxy", crash, &none()),
                 ],
                 "container proxy keeps ending (kubectl logs demo-1 --container proxy",
             ),
             (
                 vec![],
                 vec![
-                    status("proxy", crash, ended("OOMKilled", 137)),
+                    status("proxy", crash, &ended("OOMKilled", 137)),
                     creating.clone(),
                 ],
                 "container proxy keeps being killed for using more memory",
@@ -549,7 +549,7 @@ mod tests {
             (
                 vec![],
                 vec![
-                    status("proxy", "CreateContainerConfigError", none()),
+                    status("proxy", "CreateContainerConfigError", &none()),
                     creating.clone(),
                 ],
                 "cannot make container proxy: the message",

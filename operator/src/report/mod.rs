@@ -257,8 +257,11 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             let same = before.is_some_and(|before| {
                 before.status == condition.status && before.reason == condition.reason
             });
-            // A license that ends is told of again at each reminder.
-            let reminder = condition.reason == Reason::LicenseEndsSoon.as_ref()
+            // What ends soon is told of again at each reminder.
+            let reminders = [Reason::LicenseEndsSoon, Reason::CertificateEndsSoon];
+            let reminder = reminders
+                .iter()
+                .any(|reason| condition.reason == reason.as_ref())
                 && before.is_none_or(|before| before.message != condition.message);
             let reason: Reason = condition.reason.parse().ok()?;
             let type_: ConditionType = condition.type_.parse().ok()?;

@@ -211,7 +211,8 @@ impl Look<'_> {
         let (secrets, config_maps) = wanted_references(&cluster.spec);
         context.references.set(key, &secrets, &config_maps);
         let references = observe::references(&context.client, cluster, &namespace).await?;
-        let validation = validate(cluster, &references, context.settings.license_key.as_ref());
+        let key_of_licenses = context.settings.license_key.as_ref();
+        let validation = validate(cluster, &references, key_of_licenses, Timestamp::now());
 
         let mut memory = context.recall(key, cluster.metadata.uid.as_deref());
         let observation = self.observe(&validation, &namespace, &mut memory).await;

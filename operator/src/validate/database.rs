@@ -2,12 +2,14 @@
 //! connects.
 
 use super::references::login_text;
+use super::reminders;
 use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
-use crate::contract::ca_bundle::CaBundle;
+use crate::contract::ca_bundle::{CaBundle, Trust};
 use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
 use crate::contract::version::Version;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
@@ -15,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 pub const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
 /// The directory of it.
 pub const CA_DIRECTORY: &str = "/etc/bytebase/database-ca";
+
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 /// The metadata database.
 #[derive(Clone, Debug)]
@@ -65,6 +69,7 @@ pub(super) fn validate(
     spec: &DatabaseSpec,
     version: Option<Version>,
     references: &References,
+    now: Timestamp,
     diagnostics: &mut Diagnostics,
 ) -> Option<ValidDatabase> {
     let mut checksum = Checksum::default();
@@ -115,6 +120,9 @@ pub(super) fn validate(
         (source, url, "spec.database")
     };
     check_url(field, &replicas, version, ca.is_some(), diagnostics);
+    if let Some((source, bundle)) = &ca {
+        check_trust(source, bundle.trust(now), &replicas, now, diagnostics);
+    }
     let operator = operator_url(spec, &replicas, references, diagnostics);
     Some(ValidDatabase {
         source,
@@ -241,6 +249,56 @@ fn check_url(
         )
     {
         diagnostics.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
+    }
+}
+
+/// Whether Bytebase can trust any server by the bundle. One that it does not verify by is only
+/// remarked on.
+fn check_trust(
+    source: &CaSource,
+    trust: Trust,
+    url: &PgUrl,
+    now: Timestamp,
+    diagnostics: &mut Diagnostics,
+) {
+    let field = match source {
+        CaSource::Secret(_) => "spec.database.caSecretRef",
+        CaSource::ConfigMap(_) => "spec.database.caConfigMapRef",
+    };
+    let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH)
+        && matches!(
+            url.effective_ssl_mode(),
+            SslMode::VerifyCa | SslMode::VerifyFull
+        );
+    let fault = match trust {
+        Trust::Valid { until: None } => return,
+        Trust::Valid { until: Some(end) } => {
+            // A certificate is valid in its last second as well.
+            let moments = reminders::moments(end).chain(end.checked_add(SECOND).ok());
+            diagnostics.changes_at = moments.filter(|moment| *moment > now).min();
+            if let Some(days) = reminders::passed(end, now) {
+                diagnostics.ends_soon = Some(format!(
+                    "{field}: the last valid certificate of the CA bundle ends within {days} ({end}), and from then on Bytebase refuses the database server: add the certificate that follows it to the bundle"
+                ));
+            }
+            return;
+        }
+        Trust::Ended(end) => format!(
+            "no certificate of the CA bundle is valid any more, the last one ended at {end}"
+        ),
+        Trust::NotYet(from) => {
+            diagnostics.changes_at = Some(from);
+            format!("no certificate of the CA bundle is valid yet, the first one is from {from} on")
+        }
+    };
+    if verifies {
+        diagnostics.problems.push(Problem::blocking(
+            field,
+            Reason::InvalidSecret,
+            format!("{fault}, so Bytebase refuses the database server: put a valid certificate into the bundle"),
+        ));
+    } else {
+        diagnostics.warn(format!("{field}: {fault}"));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::api::Reason;
 use crate::api::read::UnreadableField;
 use crate::kubernetes::Kind;
+use jiff::Timestamp;
 use std::ops::RangeInclusive;
 
 /// One thing that is wrong.
@@ -77,6 +78,8 @@ fn top_level(path: &str) -> &str {
 pub(super) struct Diagnostics {
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
+    pub(super) ends_soon: Option<String>,
+    pub(super) changes_at: Option<Timestamp>,
 }
 
 impl Diagnostics {

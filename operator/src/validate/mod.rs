@@ -12,6 +12,7 @@ mod image;
 mod license;
 mod pods;
 mod references;
+pub mod reminders;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use crate::api::spec::{Enforcement, MOST_REPLICAS};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
 use diagnostics::Diagnostics;
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 
@@ -41,6 +43,10 @@ pub struct Validation {
     pub problems: Vec<Problem>,
     /// Remarks on what is accepted.
     pub warnings: Vec<String>,
+    /// Something that is in order and ends soon; said in other words at each reminder only.
+    pub ends_soon: Option<String>,
+    /// When something in here changes although nobody changes anything: a certificate ends.
+    pub changes_at: Option<Timestamp>,
     /// The database, if that part can be used: it is read on while another part cannot.
     pub database: Option<ValidDatabase>,
     /// What the license gate must know, whether the spec can be used or not.
@@ -108,11 +114,13 @@ pub struct Identity {
     pub owner: OwnerReference,
 }
 
-/// Checks one cluster. `key` verifies the signature of licenses, where the operator was given one.
+/// Checks one cluster as of `now`. `key` verifies the signature of licenses, where the operator was
+/// given one.
 pub fn validate(
     cluster: &BytebaseCluster,
     references: &References,
     key: Option<&LicenseKey>,
+    now: Timestamp,
 ) -> Validation {
     let mut diagnostics = Diagnostics::default();
     let spec = &cluster.spec;
@@ -135,7 +143,7 @@ pub fn validate(
         }
     };
     let version = image.as_ref().and_then(|image| image.version);
-    let database = database::validate(&spec.database, version, references, &mut diagnostics);
+    let database = database::validate(&spec.database, version, references, now, &mut diagnostics);
     let license = license::validate(spec.license.as_ref(), references, key, &mut diagnostics);
     let admin = spec
         .admin
@@ -151,7 +159,12 @@ pub fn validate(
     let pods = pods::validate(spec, &mut diagnostics);
 
     diagnostics.unreadable(&spec.unreadable);
-    let Diagnostics { problems, warnings } = diagnostics;
+    let Diagnostics {
+        problems,
+        warnings,
+        ends_soon,
+        changes_at,
+    } = diagnostics;
     let blocked = problems.iter().any(|problem| problem.blocking);
     let usable_database = database.clone();
     let cluster = match (identity, image, url, database) {
@@ -185,6 +198,8 @@ pub fn validate(
         cluster,
         problems,
         warnings,
+        ends_soon,
+        changes_at,
         database: usable_database,
         gate: GateTerms {
             wanted: spec.replicas,

@@ -4,7 +4,8 @@ use super::{Fetched, Problem, References, UrlSource, validate, wanted_references
 use crate::api::Reason::{self, InvalidSecret, InvalidSpec, ReferenceMissing};
 use crate::api::read::UnreadableField;
 use crate::contract::pg_url::PgUrl;
-use crate::testing::{PASSWORD, cluster, references, secret, valid, validation};
+use crate::testing::{PASSWORD, cluster, now, references, secret, valid, validation};
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
@@ -489,7 +490,7 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
             .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
         let fetched = Fetched::Present(keys.into());
         references.secrets.insert("admin".to_owned(), fetched);
-        let validation = validate(&cluster(&spec), &references, None);
+        let validation = validate(&cluster(&spec), &references, None, now());
         let admin = validation.cluster.unwrap().admin.unwrap();
         assert_eq!(admin.login.is_some(), expected, "{password:?}");
         let told = validation.problems.iter().any(|problem| {
@@ -521,7 +522,7 @@ fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
         let keys = keys.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
         let fetched = Fetched::Present(keys.collect());
         references.secrets.insert("login".to_owned(), fetched);
-        let validation = validate(&cluster(&parts(&json!({}))), &references, None);
+        let validation = validate(&cluster(&parts(&json!({}))), &references, None, now());
         let [problem] = &validation.problems[..] else {
             panic!("{value:?}: {:?}", validation.problems)
         };
@@ -534,6 +535,70 @@ fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
         assert!(problem.message.starts_with(&told), "{}", problem.message);
         assert!(!problem.message.contains("p4ss"));
     }
+}
+
+#[test]
+fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
+    const REAL: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
+CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
+OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
+ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
+BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
+IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
+-----END CERTIFICATE-----
+";
+    let end: Timestamp = "2036-11-24T05:06:27Z".parse().unwrap();
+    let verifying =
+        parts(&json!({"params": {"sslmode": "verify-full"}, "caSecretRef": key("ca", "ca.crt")}));
+    let lax = parts(
+        &json!({"params": {"sslmode": "require", "sslrootcert": "/other"}, "caSecretRef": key("ca", "ca.crt")}),
+    );
+    let mut references = references();
+    secret(&mut references, "ca", "ca.crt", REAL);
+    let at = |spec: &Value, now: Timestamp| validate(&cluster(spec), &references, None, now);
+    let days = |days: i64| jiff::SignedDuration::from_hours(days * 24);
+    let second = jiff::SignedDuration::from_secs(1);
+    for (now, said, next) in [
+        (end - days(31), None, end - days(30)),
+        (end - days(30), Some("within 30 days"), end - days(7)),
+        (end - days(7), Some("within 7 days"), end - days(1)),
+        (end - days(1), Some("within a day"), end + second),
+        (end, Some("within a day"), end + second),
+    ] {
+        let validation = at(&verifying, now);
+        assert!(validation.cluster.is_some());
+        assert_eq!(validation.ends_soon.is_some(), said.is_some(), "{now}");
+        let told = validation.ends_soon.unwrap_or_default();
+        assert!(told.contains(said.unwrap_or_default()), "{told}");
+        assert_eq!(validation.changes_at, Some(next), "{now}");
+    }
+    let ended = at(&verifying, end + second);
+    assert!(ended.cluster.is_none());
+    let problem = found(&ended.problems, "spec.database.caSecretRef").unwrap();
+    assert_eq!((problem.reason, problem.blocking), (InvalidSecret, true));
+    assert!(
+        problem.message.contains("ended at 2036-11-24"),
+        "{}",
+        problem.message
+    );
+    let early = at(&verifying, "2020-01-01T00:00:00Z".parse().unwrap());
+    assert!(early.cluster.is_none());
+    assert_eq!(
+        early.changes_at,
+        Some("2026-11-27T05:06:27Z".parse().unwrap())
+    );
+    // What Bytebase does not verify by stops nothing.
+    let unused = at(&lax, end + second);
+    assert!(unused.cluster.is_some());
+    assert!(
+        unused
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("ended at"))
+    );
 }
 
 #[test]
@@ -605,7 +670,7 @@ fn names_are_checked_as_admission_checks_them() {
     ] {
         let mut cluster = cluster(&json!({}));
         cluster.metadata.name = Some(name.to_owned());
-        let validation = validate(&cluster, &references(), None);
+        let validation = validate(&cluster, &references(), None, now());
         assert_eq!(
             found(&validation.problems, "metadata.name").is_none(),
             fits,
@@ -616,7 +681,7 @@ fn names_are_checked_as_admission_checks_them() {
     homeless.metadata.uid = None;
     assert!(
         found(
-            &validate(&homeless, &references(), None).problems,
+            &validate(&homeless, &references(), None, now()).problems,
             "metadata"
         )
         .is_some()
@@ -760,7 +825,7 @@ fn the_checksum_moves_with_each_value_a_replica_reads() {
     let of = |spec: &Value, change: &dyn Fn(&mut References)| {
         let mut references = references();
         change(&mut references);
-        validate(&cluster(spec), &references, None)
+        validate(&cluster(spec), &references, None, now())
             .cluster
             .unwrap()
             .database
@@ -809,7 +874,7 @@ fn secrets_are_named_and_never_shown() {
     references
         .secrets
         .insert("pg".to_owned(), Fetched::Forbidden);
-    let validation = validate(&cluster(&json!({})), &references, None);
+    let validation = validate(&cluster(&json!({})), &references, None, now());
     assert!(
         validation.problems[0]
             .message
@@ -847,7 +912,7 @@ fn check_parts(
         "host": host, "port": port, "name": name, "params": params,
         "userSecretRef": key("user", "user"), "passwordSecretRef": key("password", "password"),
     }));
-    let validation = validate(&cluster(&spec), &references, None);
+    let validation = validate(&cluster(&spec), &references, None, now());
     let Some(cluster) = validation.cluster else {
         panic!("{:?}", validation.problems);
     };
@@ -915,7 +980,7 @@ fn a_field_that_could_not_be_read_is_named_once_and_keeps_the_rest_from_being_ap
         message: "cannot be read",
     };
     cluster.spec.unreadable = vec![unreadable("spec.version"), unreadable("spec.podTemplate")];
-    let found = validate(&cluster, &references(), None);
+    let found = validate(&cluster, &references(), None, now());
     assert!(found.cluster.is_none());
     let found: Vec<_> = found
         .problems

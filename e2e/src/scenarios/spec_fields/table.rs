@@ -306,6 +306,14 @@ fn pod_fields() -> Vec<Field> {
             json!({"limits": {"memory": "1Gi"}}),
             json!({"limits": {"memory": "2Gi"}}),
         ),
+        plain("rollout.drain", "Disabled", "Enabled"),
+        plain(
+            "rollout.drainImage",
+            "example.com/one:1",
+            "example.com/two:2",
+        ),
+        plain("rollout.drainTimeoutSeconds", 47, 48),
+        plain("rollout.holdLimitSeconds", 7, 8),
         plain("rollout.preStopSeconds", 3, 4),
         plain("rollout.terminationGraceSeconds", 43, 44),
         plain(

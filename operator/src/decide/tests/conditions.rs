@@ -31,6 +31,32 @@ fn troubled(trouble: PodTrouble) -> Observation {
     })
 }
 
+#[test]
+fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
+    let seen = with_facts(three(), |facts| {
+        facts.read_only = true;
+        for beat in beats(facts) {
+            beat.age = std::time::Duration::from_secs(45);
+        }
+    });
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(
+        state(&plan, ConditionType::DatabaseReady),
+        (Some(false), Reason::DatabaseReadOnly)
+    );
+    assert_eq!(
+        state(&plan, ConditionType::ReplicasHealthy),
+        (Some(false), Reason::HeartbeatStale)
+    );
+    for type_ in [ConditionType::ReplicasHealthy, ConditionType::Stalled] {
+        let message = &condition(&plan.report, type_).message;
+        assert!(
+            message.contains("default_transaction_read_only"),
+            "{message}"
+        );
+    }
+}
+
 struct Case {
     name: &'static str,
     spec: Value,
@@ -59,6 +85,43 @@ fn case(name: &'static str, world: Observation, phase: Phase) -> Case {
         stalled: UNSTALLED,
         healthy: FINE,
     }
+}
+
+/// Replicas that are not up yet, in time and not.
+fn starts() -> Vec<Case> {
+    vec![
+        Case {
+            ready: NOT_READY,
+            reconciling: MOVING,
+            healthy: (Some(false), Reason::ReplicaNotReady),
+            ..case(
+                "starting",
+                changed(three(), |seen| {
+                    for pod in &mut seen.pods {
+                        pod.ready = false;
+                        pod.created_at = after(SignedDuration::from_secs(-899));
+                    }
+                }),
+                Phase::Starting,
+            )
+        },
+        Case {
+            ready: NOT_READY,
+            reconciling: (false, Reason::ReplicaNotReady),
+            stalled: (true, Reason::ReplicaNotReady),
+            healthy: (Some(false), Reason::ReplicaNotReady),
+            ..case(
+                "a first start that does not come off",
+                changed(three(), |seen| {
+                    for pod in &mut seen.pods {
+                        pod.ready = false;
+                        pod.created_at = after(SignedDuration::from_secs(-900));
+                    }
+                }),
+                Phase::Stalled,
+            )
+        },
+    ]
 }
 
 fn beginnings() -> Vec<Case> {
@@ -100,37 +163,6 @@ fn beginnings() -> Vec<Case> {
                     DatabaseView::Probed(Ok(crate::testing::facts(0, no_license()))),
                 ),
                 Phase::Pending,
-            )
-        },
-        Case {
-            ready: NOT_READY,
-            reconciling: MOVING,
-            healthy: (Some(false), Reason::ReplicaNotReady),
-            ..case(
-                "starting",
-                changed(three(), |seen| {
-                    for pod in &mut seen.pods {
-                        pod.ready = false;
-                        pod.created_at = after(SignedDuration::from_secs(-899));
-                    }
-                }),
-                Phase::Starting,
-            )
-        },
-        Case {
-            ready: NOT_READY,
-            reconciling: (false, Reason::ReplicaNotReady),
-            stalled: (true, Reason::ReplicaNotReady),
-            healthy: (Some(false), Reason::ReplicaNotReady),
-            ..case(
-                "a first start that does not come off",
-                changed(three(), |seen| {
-                    for pod in &mut seen.pods {
-                        pod.ready = false;
-                        pod.created_at = after(SignedDuration::from_secs(-900));
-                    }
-                }),
-                Phase::Stalled,
             )
         },
         Case {
@@ -332,7 +364,7 @@ fn changing() -> Vec<Case> {
 
 #[test]
 fn each_world_has_its_phase_and_conditions() {
-    let all = [beginnings(), running(), in_trouble(), changing()];
+    let all = [starts(), beginnings(), running(), in_trouble(), changing()];
     for case in all.into_iter().flatten() {
         let plan = plan(&case.spec, &case.world);
         let name = case.name;

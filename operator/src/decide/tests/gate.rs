@@ -54,6 +54,7 @@ fn good(license: StoredLicense) -> DatabaseView {
 fn worlds() -> Vec<World> {
     let mut worlds = worlds_by_license();
     worlds.extend(worlds_by_database());
+    worlds.extend(worlds_by_rights());
     for reason in FailureReason::iter() {
         worlds.push((
             "definite failure",
@@ -137,12 +138,50 @@ fn worlds_by_license() -> Vec<World> {
     ]
 }
 
+fn bad(change: fn(&mut DatabaseFacts)) -> DatabaseView {
+    let mut facts = facts(0, stored(&json!({})));
+    change(&mut facts);
+    DatabaseView::Probed(Ok(facts))
+}
+
+/// What the role may not do.
+fn worlds_by_rights() -> Vec<World> {
+    vec![
+        (
+            "may not create",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "may no longer create",
+            bad(|facts| facts.can_create = false),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "not the owner",
+            bad(|facts| facts.not_owned = Some("principal".to_owned())),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "no such schema",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+                facts.missing_schema = Some("bb".to_owned());
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+    ]
+}
+
 fn worlds_by_database() -> Vec<World> {
-    let bad = |change: fn(&mut DatabaseFacts)| {
-        let mut facts = facts(0, stored(&json!({})));
-        change(&mut facts);
-        DatabaseView::Probed(Ok(facts))
-    };
     vec![
         (
             "cannot ever read",
@@ -154,6 +193,12 @@ fn worlds_by_database() -> Vec<World> {
         (
             "standby",
             bad(|facts| facts.in_recovery = true),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "read-only",
+            bad(|facts| facts.read_only = true),
             None,
             Knowledge::Hold,
         ),
@@ -182,15 +227,6 @@ fn worlds_by_database() -> Vec<World> {
         (
             "transaction pooler",
             bad(|facts| facts.transaction_pooler = true),
-            None,
-            Knowledge::Hold,
-        ),
-        (
-            "may not create",
-            bad(|facts| {
-                facts.schema = SchemaState::Empty;
-                facts.can_create = false;
-            }),
             None,
             Knowledge::Hold,
         ),
@@ -409,6 +445,101 @@ fn too_few_connections_are_reported_and_hold_nothing_back() {
         message.contains("200 connections") && message.contains("at least 203"),
         "{message}"
     );
+}
+
+#[test]
+fn the_least_of_several_limits_of_connections_counts() {
+    type Change = fn(&mut DatabaseFacts);
+    let changes: [(i32, Change, Option<&str>); 8] = [
+        (3, |_| {}, None),
+        (
+            3,
+            |facts| facts.role_connections = Some(20),
+            Some("may have 20: ALTER ROLE \"bytebase\" CONNECTION LIMIT 200"),
+        ),
+        (
+            3,
+            |facts| facts.database_connections = Some(150),
+            Some("takes 150: ALTER DATABASE \"bytebase\" CONNECTION LIMIT 200"),
+        ),
+        (
+            3,
+            |facts| {
+                facts.role_connections = Some(150);
+                facts.database_connections = Some(30);
+            },
+            Some("takes 30"),
+        ),
+        (
+            3,
+            |facts| {
+                facts.role_connections = Some(150);
+                facts.max_connections = 100;
+            },
+            Some("raise max_connections to at least 203"),
+        ),
+        (3, |facts| facts.role_connections = Some(200), None),
+        // One replica on a small server takes what there is; of a role's limit it knows nothing.
+        (1, |facts| facts.max_connections = 40, None),
+        (
+            1,
+            |facts| facts.role_connections = Some(20),
+            Some("CONNECTION LIMIT 100"),
+        ),
+    ];
+    for (wanted, change, words) in changes {
+        let seen = with_facts(healthy(wanted, stored(&json!({}))), change);
+        let plan = plan(&json!({"replicas": wanted}), &seen);
+        let found = super::condition(&plan.report, ConditionType::DatabaseReady);
+        assert_eq!(found.status, Some(true));
+        match words {
+            Some(words) => {
+                assert_eq!(found.reason, Reason::DatabaseConnectionBudget);
+                assert!(found.message.contains(words), "{}", found.message);
+            }
+            None => assert_eq!(found.reason, Reason::DatabaseChecksPassed),
+        }
+    }
+}
+
+#[test]
+fn a_lacking_right_is_told_with_what_helps() {
+    type Change = fn(&mut DatabaseFacts);
+    let changes: [(Change, &str); 4] = [
+        (
+            |facts| facts.can_create = false,
+            "may no longer create tables",
+        ),
+        (
+            |facts| facts.not_owned = Some("setting".to_owned()),
+            "table setting",
+        ),
+        (
+            |facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+                facts.missing_schema = Some("bb".to_owned());
+            },
+            "CREATE SCHEMA \"bb\" AUTHORIZATION \"bytebase\"",
+        ),
+        (
+            |facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+            },
+            "GRANT CREATE ON SCHEMA public",
+        ),
+    ];
+    for (change, words) in changes {
+        let seen = with_facts(healthy(3, stored(&json!({}))), change);
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(
+            state(&plan, ConditionType::DatabaseReady),
+            (Some(false), Reason::DatabasePermissionDenied)
+        );
+        let message = &super::condition(&plan.report, ConditionType::DatabaseReady).message;
+        assert!(message.contains(words), "{message}");
+    }
 }
 
 #[test]

@@ -41,7 +41,12 @@ fn spec(with_admin: bool) -> Value {
 fn with_secret(spec: &Value, text: &str, seen: &Observation, settings: &Settings) -> Plan {
     let mut references = references();
     secret(&mut references, "license", "token", text);
-    let validation = validate(&cluster(spec), &references, settings.license_key.as_ref());
+    let validation = validate(
+        &cluster(spec),
+        &references,
+        settings.license_key.as_ref(),
+        now(),
+    );
     decide(&validation, seen, settings)
 }
 
@@ -200,7 +205,7 @@ fn without_a_key_the_claims_count_and_the_doubt_is_told() {
         workspace_id: "ws-1".to_owned(),
         token: forged(&json!({})).into(),
     };
-    let validation = validate(&cluster(&json!({})), &references(), None);
+    let validation = validate(&cluster(&json!({})), &references(), None, now());
     let plan = decide(&validation, &healthy(3, license), &settings);
     assert_eq!(
         state(&plan, LICENSED),

@@ -96,7 +96,7 @@ prop_compose! {
     fn all_facts()(
         numbers in (any::<u32>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>()),
         good: bool,
-        flags in any::<[bool; 5]>(),
+        flags in any::<[bool; 6]>(),
         encoding in texts(),
         schema in schemas().boxed(),
         license in licenses().boxed(),
@@ -106,14 +106,19 @@ prop_compose! {
         unknown in [0..3_u8, 0..3_u8, 0..3_u8],
     ) -> DatabaseFacts {
         let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
-        let [in_recovery, can_create, transaction_pooler, migration_running, looked] = flags;
+        let [in_recovery, can_create, transaction_pooler, migration_running, looked, read_only] = flags;
         DatabaseFacts {
             server_version_num: if good { 160_001 } else { server_version_num },
             in_recovery: in_recovery && !good,
+            read_only: read_only && !good,
             encoding: if good { "UTF8".to_owned() } else { encoding },
             max_connections,
             reserved_connections,
+            role_connections: (unknown[0] == 2).then_some(reserved_connections),
+            database_connections: (unknown[1] == 2).then_some(max_connections),
             can_create,
+            missing_schema: (!good && unknown[0] == 1).then(|| "bb".to_owned()),
+            not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),
             transaction_pooler: transaction_pooler && !good,
             identity: DatabaseIdentity::new("one", "1"),
             schema,

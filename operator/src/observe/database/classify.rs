@@ -47,6 +47,16 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
+    /// The server that is logged in to.
+    pub fn host(&self) -> &HostPort {
+        self.host
+    }
+
+    /// What is logged in by.
+    pub fn url(&self) -> &PgUrl {
+        self.url
+    }
+
     /// The database that the connection string names.
     pub fn database(&self) -> &str {
         &self.url.database
@@ -219,7 +229,13 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         (_, "53300") => place.failure(
             Unknown,
             FailureReason::TooManyConnections,
-            &format!("the server has no free connection ({said}); raise max_connections: Bytebase takes up to 50 per replica"),
+            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(&said)),
+        ),
+        // Poolers say so under several codes.
+        (Phase::Connect, _) if is_full_pooler(&said) => place.failure(
+            Unknown,
+            FailureReason::TooManyConnections,
+            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(&said)),
         ),
         (_, "57P01" | "57P02" | "57P03" | "57P05") => place.failure(
             Unknown,
@@ -253,6 +269,27 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             &format!("the server answered with an error: {said} (SQLSTATE {code})"),
         ),
     }
+}
+
+/// Which limit is reached, and what raises it.
+fn full(said: &str) -> &'static str {
+    if is_full_pooler(said) {
+        "the pooler takes no more clients; raise its own limit of them, which max_connections of the server does not"
+    } else if said.contains("connections for role") {
+        "the role has as many connections as its CONNECTION LIMIT allows; raise that with ALTER ROLE … CONNECTION LIMIT"
+    } else if said.contains("connections for database") {
+        "the database has as many connections as its CONNECTION LIMIT allows; raise that with ALTER DATABASE … CONNECTION LIMIT"
+    } else {
+        "the server has no free connection; raise max_connections"
+    }
+}
+
+/// PgBouncer's and Supavisor's words, among others'.
+fn is_full_pooler(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["max_client", "max client", "no more connections allowed"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
@@ -441,6 +478,55 @@ mod tests {
         }
         let failure = classify_server("08P01", "server login failed", None, Phase::Connect);
         assert_eq!(failure.class, FailureClass::Unknown);
+    }
+
+    #[test]
+    fn what_is_full_is_told_with_what_raises_it() {
+        for (sqlstate, message, advice) in [
+            (
+                "53300",
+                "sorry, too many clients already",
+                "raise max_connections",
+            ),
+            (
+                "53300",
+                "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+                "raise max_connections",
+            ),
+            (
+                "53300",
+                "too many connections for role \"bb\"",
+                "ALTER ROLE",
+            ),
+            (
+                "53300",
+                "too many connections for database \"bb\"",
+                "ALTER DATABASE",
+            ),
+            (
+                "08P01",
+                "no more connections allowed (max_client_conn)",
+                "the pooler",
+            ),
+            (
+                "53300",
+                "no more connections allowed (max_client_conn)",
+                "the pooler",
+            ),
+            (
+                "XX000",
+                "MaxClientsInSessionMode: max clients reached - in Session mode max clients are limited to pool_size",
+                "the pooler",
+            ),
+        ] {
+            let failure = classify_server(sqlstate, message, None, Phase::Connect);
+            assert_eq!(
+                (failure.class, failure.reason),
+                (FailureClass::Unknown, FailureReason::TooManyConnections),
+                "{message}"
+            );
+            assert!(failure.message.contains(advice), "{}", failure.message);
+        }
     }
 
     #[test]

@@ -8,7 +8,10 @@ use crate::decide::observation::{FailureClass, FailureReason, ProbeFailure};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Row};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
+use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 /// For one server of a connection string, from the name look-up to the end of the login. Bytebase
@@ -75,8 +78,7 @@ async fn dial_pass(target: &Target, attrs: TargetSessionAttrs) -> Result<Dialled
                 });
             }
             Err(found) => {
-                let refused =
-                    found.class == FailureClass::Definite && found.reason != FailureReason::Other;
+                let refused = found.class == FailureClass::Definite && !is_unfit(found.reason);
                 // An unreachable server weighs more than one that answered and does not fit: it may
                 // be the fitting one.
                 let weightier = !matches!(
@@ -100,6 +102,14 @@ async fn dial_pass(target: &Target, attrs: TargetSessionAttrs) -> Result<Dialled
         reason: FailureReason::Other,
         message: "the connection string names no host".to_owned(),
     }))
+}
+
+/// The server lets the role in and is not the one that is asked for: another may be.
+fn is_unfit(reason: FailureReason) -> bool {
+    matches!(
+        reason,
+        FailureReason::Standby | FailureReason::ReadOnly | FailureReason::Other
+    )
 }
 
 async fn dial_host(
@@ -186,16 +196,44 @@ async fn check_session(
         return Ok(connection);
     }
     close(connection).await;
-    let text = match attrs {
-        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => {
-            "the server is a standby or read-only, and the connection string asks for one that accepts writes; give the primary's address"
-        }
-        _ => {
-            "the server accepts writes, and the connection string asks for a standby; Bytebase needs the primary"
-        }
+    let (reason, text) = unfit(attrs, state);
+    // Bytebase's driver asks the same question, but of every address that a name has.
+    let class = if has_one_address(place.host()).await {
+        FailureClass::Definite
+    } else {
+        FailureClass::Unknown
     };
-    // Bytebase's driver asks the same question and gets the same answer.
-    Err(place.failure(FailureClass::Definite, FailureReason::Other, text))
+    Err(place.failure(class, reason, text))
+}
+
+/// What a server is that the connection string does not want.
+fn unfit(attrs: TargetSessionAttrs, state: ServerState) -> (FailureReason, &'static str) {
+    match attrs {
+        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary if state.in_recovery => (
+            FailureReason::Standby,
+            "the server is a standby, and the connection string asks for one that accepts writes; give the primary's address",
+        ),
+        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => (
+            FailureReason::ReadOnly,
+            "the server lets nobody write (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
+        ),
+        _ => (
+            FailureReason::Other,
+            "the server accepts writes, and the connection string asks for a standby; Bytebase needs the primary",
+        ),
+    }
+}
+
+async fn has_one_address(host: &HostPort) -> bool {
+    match lookup_host((host.host.as_str(), host.port)).await {
+        Ok(addresses) => {
+            let addresses = addresses.map(|address| address.ip().to_canonical());
+            // `localhost` and many servers have one address of each family.
+            let (four, six): (BTreeSet<_>, BTreeSet<_>) = addresses.partition(IpAddr::is_ipv4);
+            four.len() <= 1 && six.len() <= 1
+        }
+        Err(_) => false,
+    }
 }
 
 fn acceptable(attrs: TargetSessionAttrs, state: ServerState) -> bool {
@@ -318,6 +356,13 @@ pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     }
     parameters.retain(|(key, _)| !OURS.contains(&key.to_ascii_lowercase().as_str()));
     parameters
+}
+
+/// The value of one of these settings: of several the last one counts.
+pub(super) fn setting<'a>(settings: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let mut settings = settings.iter().rev();
+    let (_, value) = settings.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+    Some(value)
 }
 
 /// `-c name=value`, `-cname=value` and `--name=value` of an `options` parameter; other switches do

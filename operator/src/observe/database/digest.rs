@@ -24,8 +24,9 @@ pub enum Digest {
 /// The facts without ages and with queues as empty or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FactsDigest {
-    server: (u32, bool, String, u32, u32),
-    can_create: bool,
+    server: (u32, bool, bool, String, u32, u32),
+    limits: (Option<u32>, Option<u32>),
+    rights: (bool, Option<String>, Option<String>),
     transaction_pooler: bool,
     identity: DatabaseIdentity,
     schema: SchemaState,
@@ -68,10 +69,15 @@ impl FactsDigest {
         let DatabaseFacts {
             server_version_num,
             in_recovery,
+            read_only,
             encoding,
             max_connections,
             reserved_connections,
+            role_connections,
+            database_connections,
             can_create,
+            missing_schema,
+            not_owned,
             transaction_pooler,
             identity,
             schema,
@@ -95,11 +101,13 @@ impl FactsDigest {
             server: (
                 *server_version_num,
                 *in_recovery,
+                *read_only,
                 encoding.clone(),
                 *max_connections,
                 *reserved_connections,
             ),
-            can_create: *can_create,
+            limits: (*role_connections, *database_connections),
+            rights: (*can_create, missing_schema.clone(), not_owned.clone()),
             transaction_pooler: *transaction_pooler,
             identity: identity.clone(),
             schema: schema.clone(),
@@ -151,10 +159,15 @@ pub(super) mod tests {
         DatabaseFacts {
             server_version_num: 150_018,
             in_recovery: false,
+            read_only: false,
             encoding: "UTF8".to_owned(),
             max_connections: 100,
             reserved_connections: 3,
+            role_connections: None,
+            database_connections: None,
             can_create: true,
+            missing_schema: None,
+            not_owned: None,
             transaction_pooler: false,
             identity: DatabaseIdentity::new("id", "1"),
             schema: SchemaState::Empty,
@@ -209,7 +222,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 13] = [
+        let changes: [(&str, Change); 17] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -243,6 +256,12 @@ pub(super) mod tests {
                 });
             }),
             ("recovery", |f| f.in_recovery = true),
+            ("read-only", |f| f.read_only = true),
+            ("limit", |f| f.role_connections = Some(20)),
+            ("owner", |f| f.not_owned = Some("principal".to_owned())),
+            ("schema of the path", |f| {
+                f.missing_schema = Some("bb".to_owned());
+            }),
             ("sessions", |f| f.sessions = Some(Sessions::default())),
         ];
         for (name, change) in changes {

@@ -65,8 +65,6 @@ impl Watched {
 
     /// What Bytebase asks for as the value of one setting.
     pub fn setting(&self, name: &str) -> Option<&str> {
-        let mut settings = self.settings.iter().rev();
-        let (_, value) = settings.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-        Some(value)
+        connect::setting(&self.settings, name)
     }
 }

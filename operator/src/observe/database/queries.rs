@@ -10,6 +10,8 @@
 
 use super::Login;
 use super::classify::{self, Phase, Place};
+use super::connect;
+use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
@@ -87,15 +89,20 @@ pub struct SessionFacts {
 struct Document {
     server_version_num: u32,
     in_recovery: bool,
+    read_only: bool,
     encoding: String,
     max_connections: u32,
     reserved_connections: u32,
+    role_connections: Option<u32>,
+    database_connections: Option<u32>,
     schema: Option<String>,
     /// Only for a monitoring login, as is the next.
     #[serde(default)]
     unseen: Option<String>,
     knows_role: Option<bool>,
     can_create: Option<bool>,
+    missing_schema: Option<String>,
+    not_owned: Option<String>,
     principal: Option<String>,
     foreign: Option<String>,
     tables: Option<Vec<TableSeen>>,
@@ -136,7 +143,8 @@ pub async fn read(
     login: &Login,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
-        let row = match fetch(connection, query(*shape, sessions, login)).await {
+        let sql = query(*shape, sessions, login, place.url());
+        let row = match fetch(connection, sql).await {
             Ok(row) => row,
             Err(Failed::Sql(error)) if *shape != Shape::default() && shape_is_outdated(&error) => {
                 *shape = Shape::default();
@@ -185,6 +193,7 @@ pub async fn read_identity(
     connection: &mut PgConnection,
     place: &Place<'_>,
 ) -> Result<(DatabaseIdentity, Option<SocketAddr>), ProbeFailure> {
+    const VERSION: &str = "SELECT version()";
     const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
     const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
          || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) \
@@ -193,6 +202,17 @@ pub async fn read_identity(
         Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
         Failed::TimedOut => classify::timed_out(place, Phase::Query, READ_TIMEOUT),
     };
+    let version = text_of(
+        &fetch(connection, VERSION.to_owned())
+            .await
+            .map_err(classified)?,
+    );
+    if let Some(product) = other_product(&version) {
+        let text = format!(
+            "this is {product}, not PostgreSQL, and lacks what Bytebase keeps its metadata by (advisory locks, LISTEN, heartbeats); give it a PostgreSQL 14 or later"
+        );
+        return Err(place.failure(FailureClass::Definite, FailureReason::NotPostgres, &text));
+    }
     // Managed servers may forbid the function, or not have it.
     let system = match fetch(connection, SYSTEM.to_owned()).await {
         Ok(row) => Some(text_of(&row)),
@@ -213,6 +233,26 @@ pub async fn read_identity(
         DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
         reached_at.map(SocketAddr::from),
     ))
+}
+
+/// Who speaks PostgreSQL's protocol without being it, by what the server calls itself.
+fn other_product(version: &str) -> Option<&'static str> {
+    const PRODUCTS: [(&str, &str); 7] = [
+        ("CockroachDB", "CockroachDB"),
+        ("-YB-", "YugabyteDB"),
+        ("Redshift", "Amazon Redshift"),
+        ("Greenplum", "Greenplum"),
+        ("Materialize", "Materialize"),
+        ("RisingWave", "RisingWave"),
+        ("CrateDB", "CrateDB"),
+    ];
+    let known = PRODUCTS.iter().find(|(mark, _)| version.contains(mark));
+    match known {
+        Some((_, name)) => Some(name),
+        // `EnterpriseDB` puts its own name in front or behind.
+        None if version.starts_with("PostgreSQL ") || version.contains("EnterpriseDB") => None,
+        None => Some("another database"),
+    }
 }
 
 pub(super) enum Failed {
@@ -265,12 +305,17 @@ principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namesp
 SELECT json_build_object(\
 'server_version_num', current_setting('server_version_num')::int, \
 'in_recovery', pg_is_in_recovery(), \
+'read_only', {read_only}, \
 'encoding', current_setting('server_encoding'), \
 'max_connections', current_setting('max_connections')::int, \
 'reserved_connections', current_setting('superuser_reserved_connections')::int \
   + coalesce(current_setting('reserved_connections', true)::int, 0), \
+'role_connections', (SELECT rolconnlimit FROM pg_roles WHERE rolname = {role} AND rolconnlimit >= 0 AND NOT rolsuper), \
+'database_connections', (SELECT datconnlimit FROM pg_database WHERE oid = (SELECT oid FROM me) AND datconnlimit >= 0), \
 'schema', current_schema(), {unseen}\
 'can_create', {create}, \
+'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END, \
+'not_owned', {not_owned}, \
 'principal', (SELECT nspname || '.principal' FROM principal), \
 'tables', (SELECT json_agg(json_build_object('name', e.name, \
   'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -300,6 +345,16 @@ const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(cu
   JOIN pg_roles r ON r.rolname = {role} AND has_schema_privilege(r.oid, n.oid, 'USAGE') \
   WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), \
 'knows_role', EXISTS (SELECT FROM pg_roles WHERE rolname = {role}), ";
+
+/// The first schema of the `search_path`, if none of them exists.
+const MISSING_SCHEMA: &str = "(SELECT CASE WHEN NOT bool_or(n.oid IS NOT NULL) THEN (array_agg(name ORDER BY place))[1] END \
+  FROM (SELECT btrim(p, ' \"') AS name, place FROM unnest(string_to_array(current_setting('search_path'), ',')) \
+    WITH ORDINALITY s(p, place)) named LEFT JOIN pg_namespace n ON n.nspname IN (name, lower(name)) WHERE name <> '$user')";
+
+/// One of Bytebase's tables that the role does not own, and so cannot alter.
+const NOT_OWNED: &str = "(SELECT name FROM (SELECT 'principal' AS name, relowner FROM principal \
+  UNION ALL SELECT e.name, c.relowner FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name)) o \
+  WHERE NOT pg_has_role(relowner, 'USAGE') LIMIT 1)";
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
@@ -350,7 +405,8 @@ const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) 
   'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
   'available', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'AVAILABLE' LIMIT {count}) a)";
 
-fn query(shape: Shape, sessions: bool, login: &Login) -> String {
+/// `url` is what was logged in by.
+fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let mut expected = String::new();
     for (name, columns, _) in EXPECTED {
         let comma = if expected.is_empty() { "" } else { ", " };
@@ -364,6 +420,11 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
             "(SELECT has_schema_privilege(r.oid, current_schema(), 'CREATE') FROM pg_roles r WHERE r.rolname = {})",
             literal(&watched.role)
         ),
+    };
+    // Whether another role owns Bytebase's tables is only asked for Bytebase's own.
+    let not_owned = match login {
+        Login::Bytebase => NOT_OWNED,
+        Login::Monitor(_) => "NULL",
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let parts: String = [
@@ -385,7 +446,8 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
             let path = watched.setting("search_path").map_or_else(
                 || {
                     let of_role = role_setting("search_path", &role);
-                    format!("coalesce({of_role}, current_setting('search_path'))")
+                    let default = server_setting("search_path", "\"$user\", public", url);
+                    format!("coalesce({of_role}, {default})")
                 },
                 literal,
             );
@@ -406,13 +468,66 @@ fn query(shape: Shape, sessions: bool, login: &Login) -> String {
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{create}", &create)
+        .replace("{role}", &role_name(login))
+        .replace("{missing}", MISSING_SCHEMA)
+        .replace("{not_owned}", not_owned)
+        .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
+}
+
+/// The name of Bytebase's role, as SQL.
+fn role_name(login: &Login) -> String {
+    match login {
+        Login::Bytebase => "session_user".to_owned(),
+        Login::Monitor(watched) => literal(&watched.role),
+    }
 }
 
 /// The value that Bytebase's role has for a setting, as SQL; `role` is a literal.
 fn role_setting(name: &str, role: &str) -> String {
     ROLE_SETTING.replace("{name}", name).replace("{role}", role)
+}
+
+/// The value of a setting that holds for all roles, as SQL, and `default` where the login has one of
+/// its own, which hides that value.
+fn server_setting(name: &str, default: &str, url: &PgUrl) -> String {
+    if connect::setting(&connect::server_parameters(url), name).is_some() {
+        return literal(default);
+    }
+    let own = role_setting(name, "session_user");
+    let default = literal(default);
+    format!("CASE WHEN {own} IS NULL THEN current_setting('{name}') ELSE {default} END")
+}
+
+/// Whether a new session of Bytebase's begins read-only, as SQL. The one that asks may be older than
+/// the setting.
+fn read_only(login: &Login, url: &PgUrl) -> String {
+    const NAME: &str = "default_transaction_read_only";
+    let is_on = |value: &str| {
+        let value = value.trim().to_ascii_lowercase();
+        !value.is_empty()
+            && ["on", "true", "yes", "1"]
+                .iter()
+                .any(|on| on.starts_with(&value))
+    };
+    let own = connect::server_parameters(url);
+    let (asked, of_role, otherwise) = match login {
+        Login::Bytebase => (
+            connect::setting(&own, NAME),
+            role_setting(NAME, "session_user"),
+            format!("current_setting('{NAME}')"),
+        ),
+        Login::Monitor(watched) => (
+            watched.setting(NAME),
+            role_setting(NAME, &literal(&watched.role)),
+            server_setting(NAME, "off", url),
+        ),
+    };
+    match asked {
+        Some(value) => is_on(value).to_string(),
+        None => format!("coalesce({of_role}, {otherwise})::bool"),
+    }
 }
 
 /// A string literal that reads the same under every `standard_conforming_strings`, and in which no
@@ -435,9 +550,14 @@ fn literal(text: &str) -> String {
 fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
     let role = place.role();
     if document.schema.is_none() && *login != Login::Bytebase {
-        let text = format!(
-            "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
-        );
+        let text = match &document.missing_schema {
+            Some(schema) => format!(
+                "the search_path of Bytebase's role names the schema \"{schema}\", which does not exist; create it, owned by that role"
+            ),
+            None => format!(
+                "role \"{role}\" may use no schema of its search_path; GRANT USAGE ON SCHEMA to it, or set search_path"
+            ),
+        };
         return Err(place.failure(
             FailureClass::Unknown,
             FailureReason::PermissionDenied,
@@ -584,12 +704,17 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
     DatabaseFacts {
         server_version_num: document.server_version_num,
         in_recovery: document.in_recovery,
+        read_only: document.read_only,
         encoding: document.encoding,
         max_connections: document.max_connections,
         reserved_connections: document.reserved_connections,
+        role_connections: document.role_connections,
+        database_connections: document.database_connections,
         // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not
         // known: nothing speaks against it.
         can_create: document.can_create.unwrap_or(document.schema.is_some()),
+        missing_schema: document.missing_schema,
+        not_owned: document.not_owned,
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
         schema,
@@ -675,11 +800,12 @@ fn replica(id: &str) -> Uuid {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connect::tests::url;
     use super::*;
 
     fn document(json: &str) -> Document {
         let mut base: serde_json::Value = serde_json::json!({
-            "server_version_num": 150_018, "in_recovery": false, "encoding": "UTF8", "max_connections": 100,
+            "server_version_num": 150_018, "in_recovery": false, "read_only": false, "encoding": "UTF8", "max_connections": 100,
             "reserved_connections": 3, "schema": "public", "can_create": true, "principal": null, "foreign": null,
             "tables": null, "sessions": null
         });
@@ -874,14 +1000,15 @@ mod tests {
 
     #[test]
     fn the_query_names_only_tables_that_are_there() {
-        let empty = query(Shape::default(), true, &Login::Bytebase);
+        let url = url("db", 5432);
+        let empty = query(Shape::default(), true, &Login::Bytebase, &url);
         assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
         assert!(empty.contains("'foreign'") && empty.contains("pg_locks"));
         let all = Shape {
             principal: true,
             tables: [true; 5],
         };
-        let full = query(all, false, &Login::Bytebase);
+        let full = query(all, false, &Login::Bytebase, &url);
         assert!(
             full.contains("FROM replica_heartbeat")
                 && full.contains("FROM task_run")

@@ -1,0 +1,208 @@
+//! Replicas that are told to end while they run tasks. Bytebase cancels a running task at once when
+//! it is told to end, so it must not be told before the task is done.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::Eviction;
+use kube::ResourceExt as _;
+use kube::api::PostParams;
+use kube::core::Status;
+use serde_json::json;
+
+use super::support::{self, NAME};
+use crate::faults::Blow;
+use crate::sandbox::{PATIENCE, Sandbox};
+use crate::wait;
+
+/// Seconds that a task takes: longer than the grace period without a drain, which is eleven.
+const LONG: i32 = 30;
+/// Longest until such a task is over and its pod has ended.
+const OVER: Duration = Duration::from_secs(90);
+
+/// A task run: its id, its status, and who runs it.
+type TaskRun = (i64, String, Option<String>);
+
+/// Queues a task run and waits until a replica runs it. Returns its id and the pod of that replica.
+async fn running_task(sandbox: &Sandbox, seconds: i32) -> Result<(i64, Pod)> {
+    let pool = sandbox.sql().await?;
+    let queued: std::result::Result<i64, _> = sqlx::query_scalar(
+        "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1)) RETURNING id",
+    )
+    .bind(seconds)
+    .fetch_one(&pool)
+    .await;
+    pool.close().await;
+    let id = queued?;
+    let (_, _, owner) = wait_task(sandbox, id, "RUNNING", PATIENCE).await?;
+    let owner = owner.context("a running task without an owner")?;
+    let status = sandbox
+        .wait_status(NAME, "the pod that runs the task", |status| {
+            status["replicaStatuses"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["replicaID"] == *owner))
+        })
+        .await?;
+    let name = status["replicaStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|one| one["replicaID"] == *owner)
+        .and_then(|one| one["pod"].as_str().map(str::to_owned))
+        .context("no pod has this id")?;
+    Ok((id, sandbox.api::<Pod>().get(&name).await?))
+}
+
+async fn task(sandbox: &Sandbox, id: i64) -> Result<TaskRun> {
+    let pool = sandbox.sql().await?;
+    let found = sqlx::query_as("SELECT id, status, replica_id FROM task_run WHERE id = $1")
+        .bind(id)
+        .fetch_one(&pool)
+        .await;
+    pool.close().await;
+    Ok(found?)
+}
+
+async fn wait_task(
+    sandbox: &Sandbox,
+    id: i64,
+    status: &str,
+    patience: Duration,
+) -> Result<TaskRun> {
+    let what = format!("task run {id} to be {status}");
+    let found = wait::until(
+        &what,
+        patience,
+        || task(sandbox, id),
+        // Whatever has ended stays as it is.
+        |(_, now, _)| now == status || matches!(now.as_str(), "DONE" | "FAILED" | "CANCELED"),
+    )
+    .await?;
+    ensure!(found.1 == status, "{what}: it is {}", found.1);
+    Ok(found)
+}
+
+/// Waits until the task is done, and then until its pod has ended, which must not take long.
+async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
+    wait_task(sandbox, id, "DONE", OVER).await?;
+    let name = pod.name_any();
+    wait::until(
+        &format!("{name} to end after its task"),
+        Duration::from_secs(20),
+        || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
+        |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
+    )
+    .await?;
+    Ok(())
+}
+
+/// A rollout reaches the replica that runs a task last, and waits for the task.
+pub async fn rollout(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let (id, pod) = running_task(&sandbox, LONG).await?;
+    support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
+    let name = pod.name_any();
+    let words = format!("{name} to finish the tasks that it runs");
+    sandbox
+        .wait_status(NAME, "the rollout to say what it waits for", |status| {
+            status["rollout"]["waitingFor"]
+                .as_str()
+                .is_some_and(|text| text.contains(&words))
+        })
+        .await?;
+    done_then_ended(&sandbox, id, &pod).await?;
+    support::rolled(&sandbox).await?;
+    let rolled = sandbox.pods("rolled=yes").await?.len();
+    ensure!(rolled == 2, "{rolled} of 2 replicas were replaced");
+    Ok(())
+}
+
+/// Without an operator: a pod that is deleted, and one that a node drain evicts.
+pub async fn without_operator(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    for evicts in [false, true] {
+        // The id of the replica is asked of the operator's status, so it is there to begin with.
+        scale_operator(&sandbox, 1).await?;
+        sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+        let (id, pod) = running_task(&sandbox, LONG).await?;
+        scale_operator(&sandbox, 0).await?;
+        let name = pod.name_any();
+        if evicts {
+            let eviction = Eviction {
+                metadata: kube::api::ObjectMeta {
+                    name: Some(name.clone()),
+                    ..Default::default()
+                },
+                ..Eviction::default()
+            };
+            let _: Status = sandbox
+                .api::<Pod>()
+                .create_subresource("eviction", &name, &PostParams::default(), &eviction)
+                .await?;
+        } else {
+            sandbox
+                .kubectl(&["delete", "pod", &name, "--wait=false"])
+                .await?;
+        }
+        done_then_ended(&sandbox, id, &pod)
+            .await
+            .with_context(|| format!("evicted: {evicts}"))?;
+    }
+    Ok(())
+}
+
+async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
+    let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
+    let replicas = format!("--replicas={replicas}");
+    sandbox
+        .kubectl(&["scale", "deployment", "-l", &selector, &replicas])
+        .await?;
+    let arguments = [
+        "rollout",
+        "status",
+        "deployment",
+        "-l",
+        &selector,
+        "--timeout=60s",
+    ];
+    sandbox.kubectl(&arguments).await?;
+    Ok(())
+}
+
+/// The container has started again in its pod: the task of its present process counts, and one that
+/// an earlier process left behind does not hold it.
+pub async fn after_restart(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let (lost, pod) = running_task(&sandbox, 600).await?;
+    let name = pod.name_any();
+    let before = task(&sandbox, lost).await?.2.context("no owner")?;
+    sandbox.strike(&pod, "bytebase", Blow::Kill).await?;
+    sandbox
+        .wait_status(NAME, "the id of the new process", |status| {
+            status["replicaStatuses"].as_array().is_some_and(|all| {
+                all.iter().any(|one| {
+                    one["pod"] == *name
+                        && one["replicaID"].is_string()
+                        && one["replicaID"] != *before
+                })
+            })
+        })
+        .await?;
+    ensure!(
+        task(&sandbox, lost).await?.1 == "RUNNING",
+        "the task of the process that is gone has been given up too early for this scenario"
+    );
+    // Idle as it is, it ends at once, although its name had a task.
+    sandbox
+        .kubectl(&["delete", "pod", &name, "--wait=false"])
+        .await?;
+    wait::until(
+        &format!("{name} to end"),
+        Duration::from_secs(40),
+        || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
+        |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
+    )
+    .await?;
+    Ok(())
+}
