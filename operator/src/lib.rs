@@ -16,8 +16,8 @@
 
 pub mod api;
 mod apply;
+pub use bytebase_contract as contract;
 pub mod cli;
-pub mod contract;
 pub mod decide;
 pub mod desired;
 pub mod kubernetes;

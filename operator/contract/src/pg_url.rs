@@ -15,7 +15,7 @@ mod uri;
 
 pub use error::{FileTrap, ParameterLabel, Part, PgUrlError};
 
-use crate::contract::version::Version;
+use crate::version::Version;
 use parameters::{AWS_IAM, AWS_REGION, GCP_IAM, GCP_INSTANCE, GCP_IP_TYPE, Owner};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use raw::Raw;

@@ -1,0 +1,407 @@
+//! What the hook does next. Pure.
+
+use std::time::Duration;
+
+/// Without an answer of the database for so long, nothing is learnt by waiting on.
+const UNREACHABLE: Duration = Duration::from_mins(2);
+/// Bytebase gives up the tasks of a replica that has sent no heartbeat for so long.
+const DEAD_AFTER: Duration = Duration::from_mins(1);
+/// Longest that work which is queued already is waited for while the queue is held; every replica
+/// claims what there is each five seconds.
+const SETTLING: Duration = Duration::from_secs(12);
+
+/// How long is waited for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Longest drain.
+    pub timeout: Duration,
+    /// Shortest drain: until the Services lead no one here any more.
+    pub pause: Duration,
+    /// Longest that the queue is held; it is then free for as long. Zero: never.
+    pub hold_limit: Duration,
+}
+
+/// One look at the database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// The database's clock, in seconds since 1970.
+    pub clock: f64,
+    /// Id of the replica beside, where a heartbeat of its own sessions gave it away.
+    pub replica: Option<String>,
+    /// Sessions of the replica. `None` where they cannot be told from others.
+    pub sessions: Option<u64>,
+    /// A session of the replica holds the lock under which the schema is migrated.
+    pub migrates: bool,
+    /// Running task runs: owner, and the database's clock at their start. `None`: the table is there
+    /// and cannot be understood.
+    pub running: Option<Vec<Run>>,
+    /// Queued task runs that any replica may claim. `None` likewise.
+    pub available: Option<u64>,
+}
+
+/// A running task run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The replica that runs it.
+    pub owner: String,
+    /// When it began.
+    pub started: f64,
+}
+
+/// What is known from one look to the next.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// The database's clock at the first look.
+    began: Option<f64>,
+    /// When the database answered last, since the beginning of the drain.
+    answered: Duration,
+    /// When a session of the replica was seen last.
+    connected: Duration,
+    /// When the queue began to be held and nothing of this replica ran.
+    idle_since: Option<Duration>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// Running tasks of this replica.
+    Tasks(usize),
+    /// Running tasks of any replica, since it is not known which is this one.
+    TasksOfAnyone(usize),
+    /// The tasks cannot be counted.
+    UnknownTasks,
+    /// The schema migration that this replica runs.
+    Migration,
+    /// Work that is queued already and may still be claimed.
+    QueuedWork(u64),
+    /// The rest of the pause.
+    Pause,
+    /// An answer of the database.
+    Database,
+}
+
+/// Why the replica may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// It runs nothing.
+    Idle,
+    /// The time is up.
+    TimedOut,
+    /// The database has not answered for too long.
+    Unreachable,
+    /// It has had no session for too long: others have given up its tasks.
+    Disconnected,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// Look again in a moment; `hold`: the queue should be held meanwhile.
+    Wait {
+        /// For what.
+        what: For,
+        /// Whether the queue should be held, and until which time of the database's clock.
+        hold: Option<f64>,
+    },
+    /// Return, so that the container is told to end.
+    LetGo(LetGo),
+}
+
+/// Decides. `seen`: the look of this moment, if the database answered. `is_held`: the queue is held now.
+pub fn step(
+    state: &mut State,
+    terms: &Terms,
+    elapsed: Duration,
+    seen: Option<&Seen>,
+    is_held: bool,
+) -> Step {
+    if elapsed >= terms.timeout.max(terms.pause) {
+        return Step::LetGo(LetGo::TimedOut);
+    }
+    let Some(seen) = seen else {
+        return if elapsed.saturating_sub(state.answered) >= UNREACHABLE {
+            Step::LetGo(LetGo::Unreachable)
+        } else {
+            wait(For::Database)
+        };
+    };
+    state.answered = elapsed;
+    let began = *state.began.get_or_insert(seen.clock);
+    if seen.sessions != Some(0) {
+        state.connected = elapsed;
+    }
+    if elapsed.saturating_sub(state.connected) >= DEAD_AFTER {
+        return Step::LetGo(LetGo::Disconnected);
+    }
+    if seen.migrates {
+        return wait(For::Migration);
+    }
+    let Some(running) = &seen.running else {
+        return wait(For::UnknownTasks);
+    };
+    let is_own = |run: &&Run| seen.replica.as_ref().is_none_or(|own| *own == run.owner);
+    let own: Vec<_> = running.iter().filter(is_own).collect();
+    let window = window(terms.hold_limit, seen.clock);
+    if !own.is_empty() {
+        state.idle_since = None;
+        // New work keeps coming: without a hold the replica might never become idle.
+        let comes_in = seen.replica.is_some() && own.iter().any(|run| run.started > began);
+        let what = if seen.replica.is_some() {
+            For::Tasks(own.len())
+        } else {
+            For::TasksOfAnyone(own.len())
+        };
+        let hold = window.filter(|_| comes_in || is_held);
+        return Step::Wait { what, hold };
+    }
+    if elapsed < terms.pause {
+        return wait(For::Pause);
+    }
+    // What is queued already may still be claimed by this replica.
+    let idle = elapsed.saturating_sub(*state.idle_since.get_or_insert(elapsed));
+    match (seen.available, window) {
+        (Some(queued @ 1..), Some(until)) if idle < SETTLING => Step::Wait {
+            what: For::QueuedWork(queued),
+            hold: Some(until),
+        },
+        _ => Step::LetGo(LetGo::Idle),
+    }
+}
+
+fn wait(what: For) -> Step {
+    Step::Wait { what, hold: None }
+}
+
+/// Until when the queue may be held at this time, if it may. Every hook reads the same clock, so all
+/// of them together hold the queue for no longer than the limit, and then leave it alone for as long,
+/// without a word between them.
+pub fn window(limit: Duration, clock: f64) -> Option<f64> {
+    let length = limit.as_secs_f64();
+    if length <= 0.0 {
+        return None;
+    }
+    let number = (clock / length).floor();
+    let ends = (number + 1.0) * length;
+    // The last second is left out: a hold takes a moment to end.
+    (number.rem_euclid(2.0) < 1.0 && ends - clock > 1.0).then_some(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TERMS: Terms = Terms {
+        timeout: Duration::from_hours(1),
+        pause: Duration::from_secs(5),
+        hold_limit: Duration::from_mins(5),
+    };
+    /// Within a window in which the queue may be held.
+    const CLOCK: f64 = 600_010.0;
+
+    fn seen(own: Option<&str>, owners: &[&str]) -> Seen {
+        Seen {
+            clock: CLOCK,
+            replica: own.map(str::to_owned),
+            sessions: Some(2),
+            migrates: false,
+            running: Some(
+                owners
+                    .iter()
+                    .map(|owner| Run {
+                        owner: (*owner).to_owned(),
+                        started: CLOCK - 100.0,
+                    })
+                    .collect(),
+            ),
+            available: Some(0),
+        }
+    }
+
+    fn at(seconds: u64, seen: Option<&Seen>) -> Step {
+        let mut state = State {
+            answered: Duration::from_secs(seconds),
+            connected: Duration::from_secs(seconds),
+            began: Some(CLOCK),
+            ..State::default()
+        };
+        step(
+            &mut state,
+            &TERMS,
+            Duration::from_secs(seconds),
+            seen,
+            false,
+        )
+    }
+
+    fn waits(what: For) -> Step {
+        Step::Wait { what, hold: None }
+    }
+
+    #[test]
+    fn only_what_is_its_own_counts_once_it_is_known_and_everything_before() {
+        for (own, owners, expected) in [
+            (Some("a"), vec!["a", "b"], waits(For::Tasks(1))),
+            (Some("a"), vec!["b", "c"], Step::LetGo(LetGo::Idle)),
+            (None, vec!["b", "c"], waits(For::TasksOfAnyone(2))),
+            (None, vec![], Step::LetGo(LetGo::Idle)),
+        ] {
+            assert_eq!(
+                at(60, Some(&seen(own, &owners))),
+                expected,
+                "{own:?} {owners:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_waited_for() {
+        let mut unknown = seen(Some("a"), &[]);
+        unknown.running = None;
+        assert_eq!(at(60, Some(&unknown)), waits(For::UnknownTasks));
+        let mut migrating = seen(None, &[]);
+        migrating.migrates = true;
+        assert_eq!(at(60, Some(&migrating)), waits(For::Migration));
+    }
+
+    #[test]
+    fn the_pause_is_kept_by_an_idle_replica_too() {
+        assert_eq!(at(4, Some(&seen(None, &[]))), waits(For::Pause));
+        assert_eq!(at(5, Some(&seen(None, &[]))), Step::LetGo(LetGo::Idle));
+    }
+
+    #[test]
+    fn the_time_out_ends_everything() {
+        let busy = seen(Some("a"), &["a"]);
+        assert_eq!(at(3599, Some(&busy)), waits(For::Tasks(1)));
+        assert_eq!(at(3600, Some(&busy)), Step::LetGo(LetGo::TimedOut));
+        assert_eq!(at(3600, None), Step::LetGo(LetGo::TimedOut));
+    }
+
+    #[test]
+    fn a_database_that_is_away_has_two_minutes_each_time() {
+        let mut state = State::default();
+        let mut at = |seconds, seen: Option<&Seen>| {
+            step(
+                &mut state,
+                &TERMS,
+                Duration::from_secs(seconds),
+                seen,
+                false,
+            )
+        };
+        let busy = seen(Some("a"), &["a"]);
+        assert_eq!(at(100, Some(&busy)), waits(For::Tasks(1)));
+        assert_eq!(at(219, None), waits(For::Database));
+        assert_eq!(at(219, Some(&busy)), waits(For::Tasks(1)));
+        assert_eq!(at(338, None), waits(For::Database));
+        assert_eq!(at(339, None), Step::LetGo(LetGo::Unreachable));
+    }
+
+    #[test]
+    fn a_replica_without_a_session_for_a_minute_has_lost_its_tasks() {
+        let mut state = State::default();
+        let mut away = seen(None, &["b"]);
+        away.sessions = Some(0);
+        let mut at = |seconds, sessions| {
+            away.sessions = sessions;
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(&away), false)
+        };
+        assert_eq!(at(30, Some(1)), waits(For::TasksOfAnyone(1)));
+        assert_eq!(at(89, Some(0)), waits(For::TasksOfAnyone(1)));
+        assert_eq!(at(90, Some(0)), Step::LetGo(LetGo::Disconnected));
+        // Where sessions cannot be told apart, none is known to be missing.
+        assert_eq!(at(200, None), waits(For::TasksOfAnyone(1)));
+    }
+
+    #[test]
+    fn the_queue_is_held_only_where_new_work_keeps_coming() {
+        let mut busy = seen(Some("a"), &["a", "b"]);
+        assert_eq!(at(60, Some(&busy)), waits(For::Tasks(1)));
+        for run in busy.running.iter_mut().flatten() {
+            run.started = CLOCK + 3.0;
+        }
+        let held = Step::Wait {
+            what: For::Tasks(1),
+            hold: Some(600_300.0),
+        };
+        busy.clock = CLOCK + 5.0;
+        assert_eq!(at(60, Some(&busy)), held);
+        // Of an unknown replica it cannot be told whether the work is new to it.
+        busy.replica = None;
+        assert_eq!(at(60, Some(&busy)), waits(For::TasksOfAnyone(2)));
+    }
+
+    #[test]
+    fn queued_work_is_let_through_for_a_moment() {
+        let mut queued = seen(Some("a"), &[]);
+        queued.available = Some(3);
+        let mut state = State::default();
+        let mut at = |seconds, queued: &Seen| {
+            step(
+                &mut state,
+                &TERMS,
+                Duration::from_secs(seconds),
+                Some(queued),
+                false,
+            )
+        };
+        let lets_through = Step::Wait {
+            what: For::QueuedWork(3),
+            hold: Some(600_300.0),
+        };
+        assert_eq!(at(10, &queued), lets_through);
+        assert_eq!(at(21, &queued), lets_through);
+        // One that nobody claims holds no replica up.
+        assert_eq!(at(22, &queued), Step::LetGo(LetGo::Idle));
+    }
+
+    #[test]
+    fn windows_of_all_hooks_are_the_same_and_no_longer_than_the_limit() {
+        let limit = Duration::from_mins(5);
+        for (clock, expected) in [
+            (600.0, Some(900.0)),
+            (898.9, Some(900.0)),
+            (899.5, None),
+            (900.0, None),
+            (1199.0, None),
+            (1200.0, Some(1500.0)),
+        ] {
+            assert_eq!(window(limit, clock), expected, "{clock}");
+        }
+        assert_eq!(window(Duration::ZERO, 600.0), None);
+    }
+
+    proptest! {
+        /// A replica that is known to run a task is never let go before the time is up, unless its
+        /// database or its sessions are gone for long.
+        #[test]
+        fn no_running_task_is_left_behind(
+            looks in proptest::collection::vec((0u64..30, any::<bool>(), 0usize..3, any::<bool>()), 1..60),
+        ) {
+            let mut state = State::default();
+            let mut elapsed = Duration::ZERO;
+            for (pause, answers, tasks, known) in looks {
+                elapsed += Duration::from_secs(pause);
+                let owners = vec!["a"; tasks];
+                let look = seen(known.then_some("a"), &owners);
+                let next = step(&mut state, &TERMS, elapsed, answers.then_some(&look), false);
+                if answers && tasks > 0 && elapsed < TERMS.timeout {
+                    let lets_go = matches!(next, Step::LetGo(_));
+                    prop_assert!(!lets_go, "{next:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn a_hold_is_never_longer_than_its_window(limit in 1u64..4000, clock in 0f64..4e9) {
+            if let Some(until) = window(Duration::from_secs(limit), clock) {
+                let length = Duration::from_secs(limit).as_secs_f64();
+                prop_assert!(until > clock && until - clock <= length);
+                let next = until + length / 2.0;
+                prop_assert_eq!(window(Duration::from_secs(limit), next), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The hook itself: looks each second, says what it waits for, and returns when the replica may end.
+
+use crate::drain::{For, LetGo, State, Step, Terms, step};
+use crate::log;
+use crate::login::{Login, LoginError};
+use crate::process;
+use crate::watch::{self, Watch};
+use sqlx::postgres::PgConnection;
+use std::time::{Duration, Instant};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// While nothing changes, what is waited for is said again after so long.
+const REMINDER: Duration = Duration::from_mins(1);
+
+/// Waits. It never fails: whatever goes wrong, the replica ends in the end.
+pub fn wait(terms: Terms) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(drain(terms)),
+        Err(error) => log::line("ERROR", &format!("cannot wait for running tasks: {error}")),
+    }
+    // Without a goodbye to the server: a hold is to outlive this process by a moment.
+    std::process::exit(0);
+}
+
+async fn drain(terms: Terms) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let start = Instant::now();
+    let login = match Login::from_environment(|name| std::env::var(name).ok()) {
+        Ok(login) => login,
+        Err(LoginError(why)) => {
+            log::line(
+                "ERROR",
+                &format!("running tasks cannot be seen, so they are not waited for: {why}"),
+            );
+            tokio::time::sleep(terms.pause).await;
+            return;
+        }
+    };
+    let mut hook = Hook {
+        watch: Watch::new(login.replica_sessions.clone()),
+        login,
+        looks: None,
+        holds: None,
+        failure: None,
+        said: None,
+    };
+    let mut state = State::default();
+    loop {
+        let seen = hook.look().await;
+        let held = hook.holds.is_some();
+        let next = step(&mut state, &terms, start.elapsed(), seen.as_ref(), held);
+        match next {
+            Step::Wait { what, hold } => {
+                hook.say(what, hold.is_some());
+                let clock = seen.as_ref().map_or(0.0, |seen| seen.clock);
+                hook.hold(hold.map(|until| until - clock)).await;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Step::LetGo(LetGo::Idle) => {
+                if hook.leave(&terms).await {
+                    log::line("INFO", "this replica runs no task and may end");
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Step::LetGo(why) => {
+                log::line("WARN", hook.regret(why).as_str());
+                return;
+            }
+        }
+    }
+}
+
+struct Hook {
+    login: Login,
+    watch: Watch,
+    /// The session that looks.
+    looks: Option<PgConnection>,
+    /// The session that holds the queue.
+    holds: Option<PgConnection>,
+    /// Why there is no session that looks.
+    failure: Option<String>,
+    /// What was said last, and when.
+    said: Option<(String, Instant)>,
+}
+
+impl Hook {
+    async fn look(&mut self) -> Option<crate::drain::Seen> {
+        if self.looks.is_none() {
+            match self.login.dial().await {
+                Ok(connection) => {
+                    self.looks = Some(connection);
+                    self.failure = None;
+                }
+                Err(LoginError(why)) => self.failure = Some(why),
+            }
+        }
+        let looked = self.watch.look(self.looks.as_mut()?, process::age()).await;
+        if looked.is_err() {
+            self.looks = None;
+            self.failure = Some("the session broke off".to_owned());
+        }
+        looked.ok()
+    }
+
+    /// Takes or ends the hold on the queue. `seconds`: until the end of the window.
+    async fn hold(&mut self, seconds: Option<f64>) {
+        match (seconds, self.holds.take()) {
+            (None, None) => {}
+            (None, Some(mut connection)) => {
+                log::line("INFO", "the queue is no longer held");
+                let _ = watch::release(&mut connection).await;
+            }
+            (Some(seconds), Some(mut connection)) => {
+                // The server may have ended it.
+                let longest = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                if watch::limit(&mut connection, longest).await.is_ok() {
+                    self.holds = Some(connection);
+                }
+            }
+            (Some(seconds), None) => {
+                let longest = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                let Ok(mut connection) = self.login.dial().await else {
+                    return;
+                };
+                if matches!(watch::hold(&mut connection, longest).await, Ok(true)) {
+                    log::line(
+                        "INFO",
+                        "the queue is held, so that no new work comes to this replica",
+                    );
+                    self.holds = Some(connection);
+                }
+            }
+        }
+    }
+
+    /// The last act: while no work can be promoted, looks once more. False if there is work again.
+    async fn leave(&mut self, terms: &Terms) -> bool {
+        if terms.hold_limit.is_zero() {
+            return true;
+        }
+        let mut connection = match self.holds.take() {
+            Some(connection) => connection,
+            None => match self.login.dial().await {
+                Ok(connection) => connection,
+                Err(_) => return true,
+            },
+        };
+        let longest = Duration::from_secs(5);
+        let is_held = watch::hold(&mut connection, longest).await;
+        let Some(seen) = self.look().await else {
+            return true;
+        };
+        let is_own = |owner: &String| seen.replica.as_ref().is_none_or(|own| own == owner);
+        let runs = seen.running.iter().flatten().any(|run| is_own(&run.owner));
+        if runs {
+            let _ = watch::release(&mut connection).await;
+            return false;
+        }
+        if matches!(is_held, Ok(true)) {
+            watch::leave_held(&mut connection).await;
+        }
+        // Not closed: the process ends.
+        self.holds = Some(connection);
+        true
+    }
+
+    fn say(&mut self, what: For, holds: bool) {
+        let mut text = match what {
+            For::Tasks(1) => "waiting for a task that this replica runs".to_owned(),
+            For::Tasks(count) => format!("waiting for {count} tasks that this replica runs"),
+            For::TasksOfAnyone(count) => format!(
+                "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
+            ),
+            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is not as this version knows it".to_owned(),
+            For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
+            For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),
+            For::Pause => return,
+            For::Database => format!(
+                "waiting for the metadata database: {}",
+                self.failure.as_deref().unwrap_or("no answer")
+            ),
+        };
+        if holds {
+            text.push_str("; the queue is held where that is allowed");
+        }
+        let is_news = self
+            .said
+            .as_ref()
+            .is_none_or(|(said, at)| *said != text || at.elapsed() >= REMINDER);
+        if is_news {
+            log::line("INFO", &text);
+            self.said = Some((text, Instant::now()));
+        }
+    }
+
+    fn regret(&self, why: LetGo) -> String {
+        match why {
+            LetGo::Idle => String::new(),
+            LetGo::TimedOut => "the time for the drain is up: what this replica still runs is cancelled".to_owned(),
+            LetGo::Unreachable => format!(
+                "the metadata database has not answered for two minutes ({}): what this replica still runs is cancelled",
+                self.failure.as_deref().unwrap_or("no answer")
+            ),
+            LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
+        }
+    }
+}

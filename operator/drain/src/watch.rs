@@ -1,0 +1,248 @@
+//! What the metadata database says of the replica beside this hook.
+//!
+//! No column names the pod of a replica, and the head of its log may be gone. But it gives itself
+//! away each ten seconds: its heartbeat is one statement, by which its session and the row it writes
+//! carry the same time. The sessions are the replica's own by their `application_name`, and of its
+//! present process by their age.
+
+use crate::drain::{Run, Seen};
+use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest for one look.
+const LOOK: Duration = Duration::from_secs(5);
+/// Longest between the time of a statement and that of its transaction, in seconds. Both are taken
+/// by the server, one right after the other.
+const SAME: f64 = 0.02;
+/// Heartbeats that have to agree before a replica counts as known: two may fall together once.
+const AGREEING: usize = 2;
+
+/// The lock under which the schema is migrated.
+const MIGRATION_LOCK: i64 = 1002;
+/// Whoever holds this lock, shared or not, keeps every replica from promoting work.
+const QUEUE_LOCK: i64 = 1001;
+
+/// One heartbeat of the replica's own sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Beat {
+    replica: String,
+    /// When, as the database writes it.
+    at: String,
+}
+
+/// Watches one replica.
+pub struct Watch {
+    /// `application_name` of its sessions; empty if it has none of its own.
+    sessions: String,
+    beats: Vec<Beat>,
+}
+
+impl Watch {
+    /// Of the replica whose sessions have this name.
+    pub fn new(sessions: String) -> Self {
+        Self {
+            sessions,
+            beats: Vec::new(),
+        }
+    }
+
+    /// Looks once. `age`: how long the replica's process has run, if that is known.
+    pub async fn look(
+        &mut self,
+        connection: &mut PgConnection,
+        age: Option<Duration>,
+    ) -> Result<Seen, sqlx::Error> {
+        timeout(LOOK, self.ask(connection, age))
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn ask(
+        &mut self,
+        connection: &mut PgConnection,
+        age: Option<Duration>,
+    ) -> Result<Seen, sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT extract(epoch FROM clock_timestamp())::float8, \
+             (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1), \
+             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1), \
+             to_regclass('task_run') IS NOT NULL, to_regclass('replica_heartbeat') IS NOT NULL",
+        )
+        .bind(&self.sessions)
+        .bind(MIGRATION_LOCK)
+        .fetch_one(&mut *connection)
+        .await?;
+        let (has_tasks, has_heartbeats): (bool, bool) = (row.try_get(3)?, row.try_get(4)?);
+        let is_named = !self.sessions.is_empty();
+        let sessions: i64 = row.try_get(1)?;
+        if let Some(age) = age.filter(|_| is_named && has_heartbeats) {
+            self.beats(connection, age).await?;
+        }
+        let (running, available) = if has_tasks {
+            (running(connection).await?, available(connection).await?)
+        } else {
+            // A database before its first migration has no tasks.
+            (Some(Vec::new()), Some(0))
+        };
+        Ok(Seen {
+            clock: row.try_get(0)?,
+            replica: self.replica(),
+            sessions: is_named.then_some(sessions.unsigned_abs()),
+            migrates: row.try_get(2)?,
+            running,
+            available,
+        })
+    }
+
+    /// Looks for a heartbeat of the replica's sessions. One that cannot be told for sure counts as
+    /// none; one of another replica than before makes everything uncertain.
+    async fn beats(
+        &mut self,
+        connection: &mut PgConnection,
+        age: Duration,
+    ) -> Result<(), sqlx::Error> {
+        let found = sqlx::query(
+            "SELECT h.replica_id, h.last_heartbeat::text FROM pg_stat_activity a JOIN replica_heartbeat h \
+             ON abs(extract(epoch FROM (a.query_start - h.last_heartbeat))) <= $2 \
+             WHERE a.datname = current_database() AND a.application_name = $1 \
+             AND a.query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
+             AND a.backend_start >= clock_timestamp() - make_interval(secs => $3)",
+        )
+        .bind(&self.sessions)
+        .bind(SAME)
+        .bind(age.as_secs_f64() + 1.0)
+        .fetch_all(&mut *connection)
+        .await;
+        let rows = match found {
+            Ok(rows) => rows,
+            Err(error) if is_not_understood(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for row in rows {
+            found.push(Beat {
+                replica: row.try_get(0)?,
+                at: row.try_get(1)?,
+            });
+        }
+        if let [beat] = &found[..] {
+            self.note(beat.clone());
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, beat: Beat) {
+        if self.beats.iter().any(|known| known.replica != beat.replica) {
+            self.beats.clear();
+        }
+        if self.beats.len() < AGREEING && !self.beats.contains(&beat) {
+            self.beats.push(beat);
+        }
+    }
+
+    /// The replica, once its heartbeats agree.
+    fn replica(&self) -> Option<String> {
+        let first = self.beats.first()?;
+        (self.beats.len() >= AGREEING).then(|| first.replica.clone())
+    }
+}
+
+async fn running(connection: &mut PgConnection) -> Result<Option<Vec<Run>>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT replica_id, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",
+    )
+    .fetch_all(connection)
+    .await;
+    let Some(rows) = understood(rows)? else {
+        return Ok(None);
+    };
+    let runs = rows.iter().map(|row| {
+        Ok(Run {
+            owner: row.try_get(0)?,
+            started: row.try_get(1)?,
+        })
+    });
+    runs.collect::<Result<_, sqlx::Error>>().map(Some)
+}
+
+async fn available(connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
+    let row = sqlx::query("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
+        .fetch_one(connection)
+        .await;
+    let Some(row) = understood(row)? else {
+        return Ok(None);
+    };
+    let count: i64 = row.try_get(0)?;
+    Ok(Some(count.unsigned_abs()))
+}
+
+/// `None` where a table or column is not as it was when this was written.
+fn understood<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_not_understood(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_not_understood(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    // No such table, column, function or type; no right to read it.
+    matches!(
+        code.as_deref(),
+        Some("42P01" | "42703" | "42883" | "42804" | "42501")
+    )
+}
+
+/// Holds the queue, by a transaction of its own that the server ends by itself after `longest`.
+/// False if somebody is promoting work at this moment.
+pub async fn hold(connection: &mut PgConnection, longest: Duration) -> Result<bool, sqlx::Error> {
+    let held = async {
+        sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+        limit(&mut *connection, longest).await?;
+        let row = sqlx::query("SELECT pg_try_advisory_xact_lock_shared($1)")
+            .bind(QUEUE_LOCK)
+            .fetch_one(&mut *connection)
+            .await?;
+        let held: bool = row.try_get(0)?;
+        if !held {
+            release(&mut *connection).await?;
+        }
+        Ok(held)
+    };
+    timeout(LOOK, held)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Has the server end a hold after so long, counted from now, should this process not do so.
+pub async fn limit(connection: &mut PgConnection, longest: Duration) -> Result<(), sqlx::Error> {
+    let longest = longest.as_millis().max(1);
+    let set = format!("SET LOCAL idle_in_transaction_session_timeout = {longest}");
+    let set = sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection);
+    timeout(LOOK, set)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        .map(drop)
+}
+
+/// Ends a hold.
+pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let ended = sqlx::raw_sql("ROLLBACK").execute(connection);
+    timeout(LOOK, ended)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        .map(drop)
+}
+
+/// Leaves a hold behind that outlives this process by a moment: the server notices that the session
+/// has gone only when the sleep is over, and by then the replica has been told to end.
+pub async fn leave_held(connection: &mut PgConnection) {
+    let sleep = sqlx::raw_sql("SELECT pg_sleep(3)").execute(connection);
+    // Long enough for the statement to be sent; its answer is not waited for.
+    let _ = timeout(Duration::from_millis(300), sleep).await;
+}
