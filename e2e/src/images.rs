@@ -114,7 +114,7 @@ pub async fn build(packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
 pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool) -> Result<()> {
     // Both, whichever is wanted: cargo unites the features of what it builds together, and would
     // build the operator anew without the other.
-    let mut programs = build(&["bytebase-operator", "bytebase-stub"]).await?;
+    let mut programs = build(&["bytebase-operator", "bytebase-drain", "bytebase-stub"]).await?;
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
     let scratch = Scratch::beside(output)?;
     let mut images = vec![operator_image(&scratch.0, &programs)?];
@@ -142,19 +142,22 @@ pub async fn write_probe(output: &Path) -> Result<()> {
 }
 
 fn operator_image(scratch: &Path, programs: &BTreeMap<String, PathBuf>) -> Result<Image> {
-    ensure!(
-        programs.contains_key("bytebase-operator"),
-        "the package bytebase-operator has no program of that name"
-    );
+    for name in ["bytebase-operator", "bytebase-drain"] {
+        ensure!(
+            programs.contains_key(name),
+            "the package {name} has no program of that name"
+        );
+    }
     Ok(Image {
         names: vec![format!("{OPERATOR_REPOSITORY}:{TAG}")],
         layers: vec![Layer::write(
             scratch,
             "operator",
-            &programs_in("/usr/local/bin/", programs),
+            // As in the Dockerfile: replicas copy the drain hook from there.
+            &programs_in("/", programs),
         )?],
         process: Process {
-            entrypoint: vec!["/usr/local/bin/bytebase-operator".to_owned()],
+            entrypoint: vec!["/bytebase-operator".to_owned()],
             command: vec![],
             user: OPERATOR_USER.to_owned(),
         },

@@ -11,10 +11,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders (or files) of the core, and what of the crate each may use beside itself.
-const CORE: [(&str, &[&str]); 6] = [
+const CORE: [(&str, &[&str]); 5] = [
     ("kubernetes", &[]),
     ("api", &[]),
-    ("contract", &[]),
     ("validate", &["kubernetes", "api", "contract"]),
     ("desired", &["kubernetes", "api", "contract", "validate"]),
     (

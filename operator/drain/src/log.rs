@@ -5,21 +5,37 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::PathBuf;
 
 /// Standard output of the container's own process.
-const CONTAINER_LOG: &str = "/proc/1/fd/1";
+pub const CONTAINER_LOG: &str = "/proc/1/fd/1";
 
-/// Writes one line, in the form of Bytebase's own.
-pub fn line(level: &str, message: &str) {
-    let line = json!({
-        "time": Timestamp::now().to_string(),
-        "level": level,
-        "msg": format!("drain: {message}"),
-    });
-    let line = format!("{line}\n");
-    let log = OpenOptions::new().append(true).open(CONTAINER_LOG);
-    let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
-    if written.is_err() {
-        eprint!("{line}");
+/// Where the lines go.
+pub struct Log(pub PathBuf);
+
+impl Log {
+    /// What is as expected.
+    pub fn info(&self, message: &str) {
+        self.line("INFO", message);
+    }
+
+    /// What loses something.
+    pub fn warn(&self, message: &str) {
+        self.line("WARN", message);
+    }
+
+    /// One line, in the form of Bytebase's own.
+    fn line(&self, level: &str, message: &str) {
+        let line = json!({
+            "time": Timestamp::now().to_string(),
+            "level": level,
+            "msg": format!("drain: {message}"),
+        });
+        let line = format!("{line}\n");
+        let log = OpenOptions::new().append(true).open(&self.0);
+        let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
+        if written.is_err() {
+            eprint!("{line}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -15,50 +16,91 @@ const DIAL: Duration = Duration::from_secs(5);
 /// replica's.
 const APPLICATION_NAME: &str = "bytebase-drain";
 
-/// Where the metadata database is, and what the sessions of the replica are called there.
-pub struct Login {
+/// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
+/// was when the container started. A rotated password is here before it is there. Of a cloud IAM
+/// login, which this hook cannot perform, the operator mounts another in its place.
+const LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
+
+/// The ways to log in, and what the sessions of the replica are called.
+pub struct Logins {
+    ways: Vec<Login>,
+    /// `application_name` of the replica's sessions; empty if they have none of their own.
+    pub replica_sessions: String,
+}
+
+struct Login {
     url: PgUrl,
     ca: Vec<u8>,
-    /// `application_name` of the replica's sessions.
-    pub replica_sessions: String,
 }
 
 /// Why there is no login; holds no part of a connection string.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LoginError(pub String);
 
-impl Login {
-    /// From the environment of the container. `env` looks a variable up.
-    pub fn from_environment(env: impl Fn(&str) -> Option<String>) -> Result<Self, LoginError> {
-        let own = env("PG_URL").ok_or_else(|| LoginError("PG_URL is not set".to_owned()))?;
-        let own = read(&own, &env)?;
-        let replica_sessions = own.runtime_params.get("application_name").cloned();
-        let replica_sessions = replica_sessions.or_else(|| env("PGAPPNAME"));
-        // A cloud IAM login takes a token that only Bytebase fetches.
-        let url = match (own.iam.is_some(), env("BYTEBASE_DRAIN_PG_URL")) {
-            (true, Some(other)) => read(&other, &env)?,
-            (true, None) => {
-                return Err(LoginError(
-                    "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another".to_owned(),
-                ));
+impl Logins {
+    /// From the environment of the container, and the Secrets that the pod mounts.
+    pub fn find() -> Result<Self, LoginError> {
+        let env = |name: &str| std::env::var(name).ok();
+        Self::from(env, Path::new(LOGIN_DIRECTORY))
+    }
+
+    fn from(env: impl Fn(&str) -> Option<String>, mounted: &Path) -> Result<Self, LoginError> {
+        let own = read(&env);
+        let named = own.as_ref().ok();
+        let named = named.and_then(|url| url.runtime_params.get("application_name").cloned());
+        let replica_sessions = named.or_else(|| env("PGAPPNAME")).unwrap_or_default();
+        let file = |name: &str| fs::read_to_string(mounted.join(name)).ok();
+        let current = file("PG_URL")
+            .or_else(|| file("PGPASSWORD"))
+            .map(|_| read(&|name: &str| file(name).or_else(|| env(name))));
+        let mut ways = Vec::new();
+        let mut failure = None;
+        for url in [Some(own), current].into_iter().flatten() {
+            match url.and_then(Login::new) {
+                Ok(login) => ways.push(login),
+                Err(error) => failure = failure.or(Some(error)),
             }
-            (false, _) => own,
-        };
+        }
+        match failure {
+            Some(error) if ways.is_empty() => Err(error),
+            _ => Ok(Self {
+                ways,
+                replica_sessions,
+            }),
+        }
+    }
+
+    /// A session by the first way that leads to one.
+    pub async fn dial(&self) -> Result<PgConnection, LoginError> {
+        let mut failure = None;
+        for way in &self.ways {
+            match way.dial().await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| LoginError("PG_URL is not set".to_owned())))
+    }
+}
+
+impl Login {
+    fn new(url: PgUrl) -> Result<Self, LoginError> {
+        if url.iam.is_some() {
+            return Err(LoginError(
+                "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another".to_owned(),
+            ));
+        }
         let ca = match url.ssl_root_cert.as_deref() {
             None | Some("system") => Vec::new(),
             Some(path) => fs::read(path).map_err(|error| {
                 LoginError(format!("the CA bundle {path} cannot be read: {error}"))
             })?,
         };
-        Ok(Self {
-            url,
-            ca,
-            replica_sessions: replica_sessions.unwrap_or_default(),
-        })
+        Ok(Self { url, ca })
     }
 
     /// A session on the first server that is not a standby.
-    pub async fn dial(&self) -> Result<PgConnection, LoginError> {
+    async fn dial(&self) -> Result<PgConnection, LoginError> {
         let mut failure = LoginError("PG_URL names no server".to_owned());
         for host in &self.url.hosts {
             for mode in self.modes() {
@@ -133,20 +175,19 @@ impl Login {
     }
 }
 
-/// A connection string, or the path of a file with one; completed by `PGUSER` and `PGPASSWORD`.
-fn read(text: &str, env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
-    let from_file;
+/// `PG_URL`, or the file that it names, completed by `PGUSER` and `PGPASSWORD`.
+fn read(env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
+    let text = env("PG_URL").ok_or_else(|| LoginError("PG_URL is not set".to_owned()))?;
     let text = if text.starts_with(['/', '.']) {
-        from_file = fs::read_to_string(text).map_err(|error| {
+        fs::read_to_string(text).map_err(|error| {
             LoginError(format!(
                 "the file that PG_URL names cannot be read: {error}"
             ))
-        })?;
-        from_file.trim()
+        })?
     } else {
         text
     };
-    let text = with_user(text, env("PGUSER"));
+    let text = with_user(text.trim(), env("PGUSER"));
     let url = PgUrl::parse(text.expose_secret())
         .map_err(|error| LoginError(format!("PG_URL cannot be used: {error}")))?;
     Ok(url.with_default_password(env("PGPASSWORD").map(SecretString::from)))
@@ -189,44 +230,83 @@ fn kind(error: &sqlx::Error) -> String {
 mod tests {
     use super::*;
 
-    fn login(variables: &[(&str, &str)]) -> Result<Login, LoginError> {
-        Login::from_environment(|name| {
+    fn logins(variables: &[(&str, &str)], mounted: &Path) -> Result<Logins, LoginError> {
+        let env = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
-        })
+        };
+        Logins::from(env, mounted)
     }
 
-    fn seen(login: &Login) -> (&str, &str, &str, Option<&str>) {
-        let url = &login.url;
-        let password = url
-            .password
-            .as_ref()
-            .map(secrecy::ExposeSecret::expose_secret);
-        (&url.hosts[0].host, &url.user, &url.database, password)
+    fn without_files(variables: &[(&str, &str)]) -> Result<Logins, LoginError> {
+        logins(variables, Path::new("/nowhere"))
+    }
+
+    /// Host, user, database and password of each way.
+    fn seen(logins: &Logins) -> Vec<(&str, &str, &str, Option<&str>)> {
+        let ways = logins.ways.iter().map(|way| {
+            let url = &way.url;
+            let password = url.password.as_ref();
+            let password = password.map(secrecy::ExposeSecret::expose_secret);
+            (&*url.hosts[0].host, &*url.user, &*url.database, password)
+        });
+        ways.collect()
     }
 
     #[test]
     fn the_environment_completes_the_string_as_for_bytebase() {
-        let in_parts = login(&[
+        let in_parts = without_files(&[
             ("PG_URL", "postgres://db:5432/bytebase?sslmode=disable"),
             ("PGUSER", "by te"),
             ("PGPASSWORD", "p%w"),
             ("PGAPPNAME", "demo-1"),
         ])
         .unwrap();
-        assert_eq!(seen(&in_parts), ("db", "by te", "bytebase", Some("p%w")));
+        assert_eq!(seen(&in_parts), [("db", "by te", "bytebase", Some("p%w"))]);
         assert_eq!(in_parts.replica_sessions, "demo-1");
-        let whole = login(&[
+        let whole = without_files(&[
             ("PG_URL", "postgres://u:p@db/bytebase?application_name=mine"),
             ("PGUSER", "other"),
             ("PGPASSWORD", "other"),
             ("PGAPPNAME", "demo-1"),
         ])
         .unwrap();
-        assert_eq!(seen(&whole), ("db", "u", "bytebase", Some("p")));
+        assert_eq!(seen(&whole), [("db", "u", "bytebase", Some("p"))]);
         assert_eq!(whole.replica_sessions, "mine", "the string wins");
-        let keyword = login(&[("PG_URL", "host=db user=u dbname=bytebase")]).unwrap();
-        assert_eq!(seen(&keyword), ("db", "u", "bytebase", None));
+        let keyword = without_files(&[("PG_URL", "host=db user=u dbname=bytebase")]).unwrap();
+        assert_eq!(seen(&keyword), [("db", "u", "bytebase", None)]);
+    }
+
+    #[test]
+    fn what_a_secret_holds_now_is_tried_after_what_it_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = [
+            (
+                "PG_URL",
+                "postgres://u:old@db/bytebase?application_name=mine",
+            ),
+            ("PGAPPNAME", "demo-1"),
+        ];
+        fs::write(
+            folder.path().join("PG_URL"),
+            "postgres://u:new@db/bytebase\n",
+        )
+        .unwrap();
+        let both = logins(&old, folder.path()).unwrap();
+        let expected = [
+            ("db", "u", "bytebase", Some("old")),
+            ("db", "u", "bytebase", Some("new")),
+        ];
+        assert_eq!(seen(&both), expected);
+        assert_eq!(both.replica_sessions, "mine", "as Bytebase was started");
+        let parts = tempfile::tempdir().unwrap();
+        fs::write(parts.path().join("PGPASSWORD"), "new").unwrap();
+        let old = [
+            ("PG_URL", "postgres://db/bytebase"),
+            ("PGUSER", "u"),
+            ("PGPASSWORD", "old"),
+        ];
+        assert_eq!(seen(&logins(&old, parts.path()).unwrap()), expected);
     }
 
     #[test]
@@ -240,24 +320,23 @@ mod tests {
         let ca = file("ca.crt", "a bundle");
         let text = format!("postgres://u@db/b?sslmode=verify-ca&sslrootcert={ca}\n");
         let url = file("url", &text);
-        let found = login(&[("PG_URL", &url)]).unwrap();
-        assert_eq!(seen(&found), ("db", "u", "b", None));
-        assert_eq!(found.ca, b"a bundle");
-        assert!(matches!(found.modes(), [PgSslMode::VerifyCa]));
+        let found = without_files(&[("PG_URL", &url)]).unwrap();
+        assert_eq!(seen(&found), [("db", "u", "b", None)]);
+        assert_eq!(found.ways[0].ca, b"a bundle");
+        assert!(matches!(found.ways[0].modes(), [PgSslMode::VerifyCa]));
     }
 
     #[test]
-    fn a_cloud_login_takes_the_one_beside_it() {
+    fn a_cloud_login_takes_the_one_that_is_mounted() {
         let iam = "postgres://sa@db/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
-        let error = login(&[("PG_URL", iam)]).err().unwrap();
+        let variables = [("PG_URL", iam), ("PGAPPNAME", "demo-0")];
+        let error = without_files(&variables).err().unwrap();
         assert!(error.0.contains("monitorSecretRef"), "{error:?}");
-        let found = login(&[
-            ("PG_URL", iam),
-            ("BYTEBASE_DRAIN_PG_URL", "postgres://watcher@db/bytebase"),
-            ("PGAPPNAME", "demo-0"),
-        ])
-        .unwrap();
-        assert_eq!(seen(&found), ("db", "watcher", "bytebase", None));
+        let folder = tempfile::tempdir().unwrap();
+        let monitor = "postgres://watcher@db/bytebase?application_name=watcher";
+        fs::write(folder.path().join("PG_URL"), monitor).unwrap();
+        let found = logins(&variables, folder.path()).unwrap();
+        assert_eq!(seen(&found), [("db", "watcher", "bytebase", None)]);
         assert_eq!(found.replica_sessions, "demo-0");
     }
 
@@ -267,14 +346,10 @@ mod tests {
             "postgres://u:pl4nted@:x/y",
             "postgres://u:pl4nted",
             "pl4nted",
-            "/nowhere/pl4nted-is-a-path",
+            "postgres://u:pl4nted@db/b?sslrootcert=/nowhere",
         ] {
-            if let Err(LoginError(message)) = login(&[("PG_URL", text)]) {
-                assert!(!message.contains("u:pl4nted"), "{message}");
-                assert!(
-                    text.starts_with('/') || !message.contains("pl4nted"),
-                    "{message}"
-                );
+            if let Err(LoginError(message)) = without_files(&[("PG_URL", text)]) {
+                assert!(!message.contains("pl4nted"), "{message}");
             }
         }
     }

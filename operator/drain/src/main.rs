@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["install", path] => install::install(path.as_ref()),
-        ["wait", options @ ..] => options::parse(options).map(wait::wait),
+        ["wait", options @ ..] => options::parse(options).map(|(terms, log)| wait::wait(terms, log)),
         _ => Err("usage: bytebase-drain install PATH | bytebase-drain wait [--timeout=SECONDS] [--pause=SECONDS] [--hold-limit=SECONDS]".to_owned()),
     };
     match done {

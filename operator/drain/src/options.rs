@@ -1,10 +1,12 @@
 //! The options of `wait`.
 
 use crate::drain::Terms;
+use crate::log::{CONTAINER_LOG, Log};
 use std::time::Duration;
 
-/// Reads `--name=SECONDS`.
-pub fn parse(options: &[&str]) -> Result<Terms, String> {
+/// Reads `--name=SECONDS`, and `--log=PATH` for another log than the container's.
+pub fn parse(options: &[&str]) -> Result<(Terms, Log), String> {
+    let mut log = Log(CONTAINER_LOG.into());
     let mut terms = Terms {
         timeout: Duration::from_hours(1),
         pause: Duration::ZERO,
@@ -14,6 +16,10 @@ pub fn parse(options: &[&str]) -> Result<Terms, String> {
         let (name, value) = option
             .split_once('=')
             .ok_or_else(|| format!("{option} is not of the form --name=SECONDS"))?;
+        if name == "--log" {
+            log = Log(value.into());
+            continue;
+        }
         let seconds = value
             .parse()
             .map(Duration::from_secs)
@@ -25,7 +31,7 @@ pub fn parse(options: &[&str]) -> Result<Terms, String> {
             _ => return Err(format!("there is no option {name}")),
         }
     }
-    Ok(terms)
+    Ok((terms, log))
 }
 
 #[cfg(test)]
@@ -34,10 +40,12 @@ mod tests {
 
     #[test]
     fn options_are_seconds_by_name() {
-        let terms = parse(&["--timeout=7", "--pause=3", "--hold-limit=0"]).unwrap();
+        let options = ["--timeout=7", "--pause=3", "--log=/a=b", "--hold-limit=0"];
+        let (terms, log) = parse(&options).unwrap();
+        assert_eq!(log.0.to_str(), Some("/a=b"));
         let seconds = [terms.timeout, terms.pause, terms.hold_limit].map(|time| time.as_secs());
         assert_eq!(seconds, [7, 3, 0]);
-        assert_eq!(parse(&[]).unwrap().timeout, Duration::from_hours(1));
+        assert_eq!(parse(&[]).unwrap().0.timeout, Duration::from_hours(1));
         for wrong in ["--timeout", "--timeout=x", "--timeout=-1", "--other=1"] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }

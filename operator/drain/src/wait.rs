@@ -1,8 +1,8 @@
 //! The hook itself: looks each second, says what it waits for, and returns when the replica may end.
 
 use crate::drain::{For, LetGo, State, Step, Terms, step};
-use crate::log;
-use crate::login::{Login, LoginError};
+use crate::log::Log;
+use crate::login::{LoginError, Logins};
 use crate::process;
 use crate::watch::{self, Watch};
 use sqlx::postgres::PgConnection;
@@ -14,39 +14,39 @@ const PAUSE: Duration = Duration::from_secs(1);
 const REMINDER: Duration = Duration::from_mins(1);
 
 /// Waits. It never fails: whatever goes wrong, the replica ends in the end.
-pub fn wait(terms: Terms) {
+pub fn wait(terms: Terms, log: Log) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(drain(terms)),
-        Err(error) => log::line("ERROR", &format!("cannot wait for running tasks: {error}")),
+        Ok(runtime) => runtime.block_on(drain(terms, log)),
+        Err(error) => log.warn(&format!("cannot wait for running tasks: {error}")),
     }
     // Without a goodbye to the server: a hold is to outlive this process by a moment.
     std::process::exit(0);
 }
 
-async fn drain(terms: Terms) {
+async fn drain(terms: Terms, log: Log) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let start = Instant::now();
-    let login = match Login::from_environment(|name| std::env::var(name).ok()) {
-        Ok(login) => login,
+    let logins = match Logins::find() {
+        Ok(logins) => logins,
         Err(LoginError(why)) => {
-            log::line(
-                "ERROR",
-                &format!("running tasks cannot be seen, so they are not waited for: {why}"),
-            );
+            log.warn(&format!(
+                "running tasks cannot be seen, so they are not waited for: {why}"
+            ));
             tokio::time::sleep(terms.pause).await;
             return;
         }
     };
     let mut hook = Hook {
-        watch: Watch::new(login.replica_sessions.clone()),
-        login,
+        watch: Watch::new(logins.replica_sessions.clone()),
+        logins,
         looks: None,
         holds: None,
         failure: None,
         said: None,
+        log,
     };
     let mut state = State::default();
     loop {
@@ -62,13 +62,13 @@ async fn drain(terms: Terms) {
             }
             Step::LetGo(LetGo::Idle) => {
                 if hook.leave(&terms).await {
-                    log::line("INFO", "this replica runs no task and may end");
+                    hook.log.info("this replica runs no task and may end");
                     return;
                 }
                 tokio::time::sleep(PAUSE).await;
             }
             Step::LetGo(why) => {
-                log::line("WARN", hook.regret(why).as_str());
+                hook.log.warn(&hook.regret(why));
                 return;
             }
         }
@@ -76,7 +76,7 @@ async fn drain(terms: Terms) {
 }
 
 struct Hook {
-    login: Login,
+    logins: Logins,
     watch: Watch,
     /// The session that looks.
     looks: Option<PgConnection>,
@@ -86,12 +86,13 @@ struct Hook {
     failure: Option<String>,
     /// What was said last, and when.
     said: Option<(String, Instant)>,
+    log: Log,
 }
 
 impl Hook {
     async fn look(&mut self) -> Option<crate::drain::Seen> {
         if self.looks.is_none() {
-            match self.login.dial().await {
+            match self.logins.dial().await {
                 Ok(connection) => {
                     self.looks = Some(connection);
                     self.failure = None;
@@ -112,7 +113,7 @@ impl Hook {
         match (seconds, self.holds.take()) {
             (None, None) => {}
             (None, Some(mut connection)) => {
-                log::line("INFO", "the queue is no longer held");
+                self.log.info("the queue is no longer held");
                 let _ = watch::release(&mut connection).await;
             }
             (Some(seconds), Some(mut connection)) => {
@@ -124,14 +125,12 @@ impl Hook {
             }
             (Some(seconds), None) => {
                 let longest = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                let Ok(mut connection) = self.login.dial().await else {
+                let Ok(mut connection) = self.logins.dial().await else {
                     return;
                 };
                 if matches!(watch::hold(&mut connection, longest).await, Ok(true)) {
-                    log::line(
-                        "INFO",
-                        "the queue is held, so that no new work comes to this replica",
-                    );
+                    self.log
+                        .info("the queue is held, so that no new work comes to this replica");
                     self.holds = Some(connection);
                 }
             }
@@ -145,7 +144,7 @@ impl Hook {
         }
         let mut connection = match self.holds.take() {
             Some(connection) => connection,
-            None => match self.login.dial().await {
+            None => match self.logins.dial().await {
                 Ok(connection) => connection,
                 Err(_) => return true,
             },
@@ -193,7 +192,7 @@ impl Hook {
             .as_ref()
             .is_none_or(|(said, at)| *said != text || at.elapsed() >= REMINDER);
         if is_news {
-            log::line("INFO", &text);
+            self.log.info(&text);
             self.said = Some((text, Instant::now()));
         }
     }

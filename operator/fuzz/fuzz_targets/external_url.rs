@@ -1,7 +1,7 @@
 //! An accepted URL is stable: reading its normal form gives itself.
 #![no_main]
 
-use bytebase_operator_fuzz::contract::external_url::ExternalUrl;
+use bytebase_contract::external_url::ExternalUrl;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| match ExternalUrl::parse(text) {

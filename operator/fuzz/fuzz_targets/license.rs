@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use bytebase_operator_fuzz::contract::license::License;
+use bytebase_contract::license::License;
 use libfuzzer_sys::fuzz_target;
 
 /// `{"alg":"RS256","kid":"v1"}`.

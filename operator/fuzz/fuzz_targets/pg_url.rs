@@ -1,7 +1,7 @@
 //! An accepted connection string means the same after a round trip, and does not show its password.
 #![no_main]
 
-use bytebase_operator_fuzz::contract::pg_url::PgUrl;
+use bytebase_contract::pg_url::PgUrl;
 use libfuzzer_sys::fuzz_target;
 use secrecy::ExposeSecret;
 

@@ -1,7 +1,7 @@
 //! An accepted version, tag or digest prints as it was read.
 #![no_main]
 
-use bytebase_operator_fuzz::contract::version::{ImageDigest, ImageTag, Version};
+use bytebase_contract::version::{ImageDigest, ImageTag, Version};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -5,10 +5,15 @@
 //! digest of everything else that the StatefulSet carries.
 
 use super::{CONTAINER, pod_template};
-use crate::validate::{DRAIN_DIRECTORY, DrainTerms, ValidCluster, ValidDrain, ValidRollout};
+use crate::api::spec::SecretKeyRef;
+use crate::validate::{
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidCluster, ValidDatabase,
+    ValidDrain, ValidRollout,
+};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, ExecAction, Lifecycle, LifecycleHandler,
-    PodTemplateSpec, ResourceRequirements, SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, ExecAction, KeyToPath, Lifecycle,
+    LifecycleHandler, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements,
+    SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
@@ -18,8 +23,10 @@ use sha2::{Digest as _, Sha256};
 pub const TEMPLATE_ANNOTATION: &str = "bytebase.com/template-digest";
 /// Name of the init container that brings the hook.
 pub const INSTALLER: &str = "bytebase-drain";
+/// Volume with the Secrets of the login.
+const LOGIN_VOLUME: &str = "bytebase-drain-login";
 /// The hook in the image.
-const PROGRAM: &str = "/bytebase-drain";
+const PROGRAM: &str = "/bytebase-drain"; // a path that the volume must not hide
 
 /// What the present StatefulSet says of its template.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,6 +112,7 @@ pub fn image_in(template: &Value) -> Option<String> {
 /// handler of Bytebase's container starts it, in that container's environment.
 pub(super) fn add(
     template: &mut PodTemplateSpec,
+    database: &ValidDatabase,
     rollout: &ValidRollout,
     terms: &DrainTerms,
     image: &str,
@@ -114,24 +122,39 @@ pub(super) fn add(
     };
     spec.termination_grace_period_seconds =
         Some(terms.timeout_seconds + rollout.termination_grace_seconds + rollout.pre_stop_seconds);
-    spec.volumes.get_or_insert_default().push(Volume {
+    let volumes = spec.volumes.get_or_insert_default();
+    volumes.push(Volume {
         name: INSTALLER.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
     });
+    let mut mounts = vec![mount(INSTALLER, DRAIN_DIRECTORY)];
+    let logins = logins(database);
+    if !logins.is_empty() {
+        volumes.push(Volume {
+            name: LOGIN_VOLUME.to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(logins),
+                default_mode: None,
+            }),
+            ..Volume::default()
+        });
+        mounts.push(mount(LOGIN_VOLUME, DRAIN_LOGIN_DIRECTORY));
+    }
     spec.init_containers = Some(vec![installer(image)]);
     let bytebase = spec
         .containers
         .iter_mut()
         .find(|container| container.name == CONTAINER);
     if let Some(container) = bytebase {
+        let mounts = mounts.into_iter().map(|mount| VolumeMount {
+            read_only: Some(true),
+            ..mount
+        });
         container
             .volume_mounts
             .get_or_insert_default()
-            .push(VolumeMount {
-                read_only: Some(true),
-                ..mount()
-            });
+            .extend(mounts);
         let command = [
             format!("{DRAIN_DIRECTORY}{PROGRAM}"),
             "wait".to_owned(),
@@ -151,10 +174,42 @@ pub(super) fn add(
     }
 }
 
-fn mount() -> VolumeMount {
+/// The Secrets of the login as files: what they hold now. The environment holds what they held when
+/// the container started, by which nobody may be able to log in while a password is rotated.
+fn logins(database: &ValidDatabase) -> Vec<VolumeProjection> {
+    let file = |path: &str, SecretKeyRef { name, key }: &SecretKeyRef| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: name.clone(),
+            items: Some(vec![KeyToPath {
+                key: key.clone(),
+                path: path.to_owned(),
+                mode: None,
+            }]),
+            // The environment needs it; this does not.
+            optional: Some(true),
+        }),
+        ..VolumeProjection::default()
+    };
+    // A cloud login is one that only Bytebase can perform.
+    if database.replicas.iam.is_some() {
+        let monitor = database.monitor.iter();
+        return monitor.map(|monitor| file("PG_URL", monitor)).collect();
+    }
+    match &database.source {
+        UrlSource::Secret(url) => vec![file("PG_URL", url)],
+        UrlSource::Inline(_) => Vec::new(),
+        UrlSource::Parts { user, password, .. } => {
+            let password = password.iter();
+            let password = password.map(|password| file("PGPASSWORD", password));
+            [file("PGUSER", user)].into_iter().chain(password).collect()
+        }
+    }
+}
+
+fn mount(name: &str, path: &str) -> VolumeMount {
     VolumeMount {
-        name: INSTALLER.to_owned(),
-        mount_path: DRAIN_DIRECTORY.to_owned(),
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
         ..VolumeMount::default()
     }
 }
@@ -188,7 +243,7 @@ fn installer(image: &str) -> Container {
             read_only_root_filesystem: Some(true),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![mount()]),
+        volume_mounts: Some(vec![mount(INSTALLER, DRAIN_DIRECTORY)]),
         ..Container::default()
     }
 }

@@ -39,7 +39,8 @@ const STARTUP_FAILURES: i32 = 1800;
 pub fn pod_template(cluster: &ValidCluster, drain_image: Option<&str>) -> Result<Value, String> {
     let mut template = base(cluster);
     if let (ValidDrain::Enabled(terms), Some(image)) = (&cluster.rollout.drain, drain_image) {
-        drain::add(&mut template, &cluster.rollout, terms, image);
+        let (database, rollout) = (&cluster.database, &cluster.rollout);
+        drain::add(&mut template, database, rollout, terms, image);
     }
     // Kubernetes' own types are JSON.
     let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;

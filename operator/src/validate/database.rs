@@ -32,6 +32,8 @@ pub struct ValidDatabase {
     /// `operator` comes from `database.monitorSecretRef`, so the rights of its role say nothing
     /// about Bytebase's.
     pub monitored: bool,
+    /// The Secret of that login, for the drain hook, where it cannot log in as Bytebase does.
+    pub monitor: Option<SecretKeyRef>,
     /// CA bundle: where the pods mount it from, and its certificates for the operator.
     pub ca: Option<(CaSource, CaBundle)>,
     /// Checksum of every secret value that a replica reads at its start; a change starts a rollout.
@@ -127,6 +129,7 @@ pub(super) fn validate(
     Some(ValidDatabase {
         source,
         monitored: spec.monitor_secret_ref.is_some(),
+        monitor: spec.monitor_secret_ref.clone(),
         operator,
         replicas,
         ca,

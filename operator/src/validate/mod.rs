@@ -22,7 +22,10 @@ pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;
 pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
-pub use pods::{DRAIN_DIRECTORY, DrainTerms, LEAKING_ENV, ValidDrain, ValidPods, ValidRollout};
+pub use pods::{
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, ValidDrain, ValidPods,
+    ValidRollout,
+};
 pub use references::{Fetched, References, wanted_references};
 
 use crate::api::BytebaseCluster;

@@ -24,11 +24,18 @@ pub const LEAKING_ENV: [&str; 6] = [
     "PGDATABASE",
 ];
 /// Where the drain hook lies in the Bytebase container.
-pub const DRAIN_DIRECTORY: &str = "/bytebase-drain";
+pub const DRAIN_DIRECTORY: &str = "/bytebase-drain-bin";
+/// Where the Secrets of the login lie for the hook.
+pub const DRAIN_LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
 /// Volume names with this prefix are the operator's.
 const RESERVED_VOLUMES: &str = "bytebase-";
 /// What the operator mounts in the Bytebase container: data, temporary files, and the drain hook.
-const RESERVED_PATHS: [&str; 3] = ["/var/opt/bytebase", "/tmp", DRAIN_DIRECTORY];
+const RESERVED_PATHS: [&str; 4] = [
+    "/var/opt/bytebase",
+    "/tmp",
+    DRAIN_DIRECTORY,
+    DRAIN_LOGIN_DIRECTORY,
+];
 /// Label and annotation keys that end in this domain are the operator's.
 const RESERVED_KEYS: &str = "bytebase.com/";
 

@@ -1,0 +1,350 @@
+//! The hook against a real PostgreSQL: what it takes for its replica, what it waits for, and how it
+//! holds the queue.
+
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    dead_code,
+    reason = "a failed expectation is the report; the modules under test are compiled once more here"
+)]
+
+#[path = "../src/drain.rs"]
+mod drain;
+#[path = "../../tests/support/postgres.rs"]
+mod server;
+#[path = "../src/watch.rs"]
+mod watch;
+
+use drain::Seen;
+use server::Server;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use watch::Watch;
+
+static SERVER: OnceLock<Server> = OnceLock::new();
+/// Older than every session of these tests.
+const LONG: Option<Duration> = Some(Duration::from_hours(1));
+const SCHEMA: &str = "CREATE TABLE replica_heartbeat (replica_id text PRIMARY KEY, last_heartbeat timestamptz NOT NULL); \
+     CREATE TABLE task_run (id bigserial PRIMARY KEY, status text NOT NULL, replica_id text, started_at timestamptz)";
+
+struct Database {
+    name: &'static str,
+}
+
+impl Database {
+    fn new(name: &'static str, schema: &str) -> Self {
+        let server = SERVER.get_or_init(|| Server::start(""));
+        server.database(name, "pl4nted");
+        let database = Self { name };
+        database.sql(schema);
+        database
+    }
+
+    /// As the role that Bytebase has.
+    fn sql(&self, statements: &str) -> String {
+        let server = SERVER.get().unwrap();
+        let role = format!("SET ROLE {}; {statements}", self.name);
+        server.sql(self.name, &role).trim().to_owned()
+    }
+
+    async fn session(&self, application_name: &str) -> PgConnection {
+        PgConnectOptions::new_without_pgpass()
+            .host("localhost")
+            .port(SERVER.get().unwrap().port)
+            .username(self.name)
+            .password("pl4nted")
+            .database(self.name)
+            .application_name(application_name)
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    fn url(&self) -> String {
+        let port = SERVER.get().unwrap().port;
+        format!(
+            "postgres://{0}:pl4nted@localhost:{port}/{0}?sslmode=disable",
+            self.name
+        )
+    }
+}
+
+/// What a replica does each ten seconds.
+async fn beat(session: &mut PgConnection, replica: &str) {
+    sqlx::query(
+        "\n\t\tINSERT INTO replica_heartbeat (replica_id, last_heartbeat)\n\t\tVALUES ($1, now())\n\t\tON CONFLICT (replica_id)\n\t\tDO UPDATE SET last_heartbeat = now()",
+    )
+    .bind(replica)
+    .execute(session)
+    .await
+    .unwrap();
+}
+
+async fn look(watch: &mut Watch, session: &mut PgConnection) -> Seen {
+    watch.look(session, LONG).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
+    let database = Database::new("two_beats", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut other = database.session("demo-0").await;
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    database.sql("INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'other', now()), ('AVAILABLE', NULL, NULL), ('DONE', 'own', now())");
+    for (beats, known) in [(0, None), (1, None), (1, Some("own")), (1, Some("own"))] {
+        for _ in 0..beats {
+            beat(&mut other, "other").await;
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            beat(&mut own, "own").await;
+        }
+        for _ in 0..2 {
+            // The same heartbeat counts once.
+            let seen = look(&mut watch, &mut looks).await;
+            assert_eq!(seen.replica.as_deref(), known);
+            assert_eq!(seen.running.unwrap().len(), 1);
+            assert_eq!((seen.available, seen.sessions), (Some(1), Some(1)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
+    let database = Database::new("same_instant", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    for _ in 0..3 {
+        beat(&mut own, "own").await;
+        database.sql("INSERT INTO replica_heartbeat SELECT 'other', last_heartbeat FROM replica_heartbeat WHERE replica_id = 'own' ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat");
+        assert_eq!(look(&mut watch, &mut looks).await.replica, None);
+    }
+    // Two processes in turn under one name are no one for sure either.
+    database.sql("DELETE FROM replica_heartbeat");
+    for replica in ["a", "b", "a", "b"] {
+        beat(&mut own, replica).await;
+        assert_eq!(
+            look(&mut watch, &mut looks).await.replica,
+            None,
+            "{replica}"
+        );
+        database.sql("DELETE FROM replica_heartbeat");
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
+    let database = Database::new("lingering", SCHEMA);
+    let mut lingering = database.session("demo-1").await;
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for _ in 0..3 {
+        beat(&mut lingering, "old").await;
+        let young = Some(Duration::from_millis(100));
+        let seen = watch.look(&mut looks, young).await.unwrap();
+        assert_eq!(seen.replica, None);
+        let unknown = watch.look(&mut looks, None).await.unwrap();
+        assert_eq!(unknown.replica, None, "of a process of unknown age");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_and_what_is_not_understood_are_two_things() {
+    let database = Database::new("unknown_tables", "SELECT");
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    let empty = look(&mut watch, &mut looks).await;
+    assert_eq!((empty.running, empty.available), (Some(vec![]), Some(0)));
+    assert_eq!(empty.sessions, Some(0));
+    database.sql(SCHEMA);
+    database.sql("ALTER TABLE task_run RENAME COLUMN replica_id TO owner");
+    assert_eq!(look(&mut watch, &mut looks).await.running, None);
+    database.sql("ALTER TABLE task_run RENAME COLUMN status TO state");
+    assert_eq!(look(&mut watch, &mut looks).await.available, None);
+    let mut unnamed = Watch::new(String::new());
+    assert_eq!(look(&mut unnamed, &mut looks).await.sessions, None);
+}
+
+#[tokio::test]
+async fn a_migration_counts_where_the_replica_itself_runs_it() {
+    let database = Database::new("migrates", SCHEMA);
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    for (name, expected) in [("demo-0", false), ("demo-1", true)] {
+        let mut session = database.session(name).await;
+        sqlx::query("SELECT pg_advisory_lock(1002)")
+            .execute(&mut session)
+            .await
+            .unwrap();
+        assert_eq!(
+            look(&mut watch, &mut looks).await.migrates,
+            expected,
+            "{name}"
+        );
+        session.close().await.unwrap();
+    }
+}
+
+/// Whether a replica can promote work at this moment.
+async fn promotes(session: &mut PgConnection) -> bool {
+    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(1001)")
+        .fetch_one(session)
+        .await
+        .unwrap()
+}
+
+async fn until_it_promotes(session: &mut PgConnection) -> Duration {
+    let start = Instant::now();
+    while !promotes(session).await {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the queue stays held"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn the_server_ends_a_hold_whose_holder_says_nothing_more() {
+    let database = Database::new("held", SCHEMA);
+    let mut replica = database.session("demo-0").await;
+    let mut holder = database.session("hook").await;
+    assert!(promotes(&mut replica).await);
+    let hold = watch::hold(&mut holder, Duration::from_millis(400)).await;
+    assert!(hold.unwrap() && !promotes(&mut replica).await);
+    let took = until_it_promotes(&mut replica).await;
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(
+        watch::limit(&mut holder, Duration::from_secs(1))
+            .await
+            .is_err()
+    );
+    // Several hooks hold it together; one that is promoting at this moment is left alone.
+    let mut holder = database.session("hook").await;
+    let mut second = database.session("hook").await;
+    for hook in [&mut holder, &mut second] {
+        assert!(watch::hold(hook, Duration::from_mins(1)).await.unwrap());
+    }
+    watch::release(&mut holder).await.unwrap();
+    assert!(!promotes(&mut replica).await);
+    watch::release(&mut second).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock(1001)")
+        .execute(&mut replica)
+        .await
+        .unwrap();
+    assert!(
+        !watch::hold(&mut holder, Duration::from_mins(1))
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test]
+async fn the_last_hold_outlives_its_process_by_a_moment() {
+    let database = Database::new("outlives", SCHEMA);
+    let mut replica = database.session("demo-0").await;
+    let mut holder = database.session("hook").await;
+    assert!(
+        watch::hold(&mut holder, Duration::from_secs(5))
+            .await
+            .unwrap()
+    );
+    watch::leave_held(&mut holder).await;
+    // As the end of a process does.
+    drop(holder);
+    assert!(!promotes(&mut replica).await);
+    let took = until_it_promotes(&mut replica).await;
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+}
+
+/// The program itself, beside no Bytebase: the first process of this machine stands for it.
+fn hook(database: &Database, log: &Path, options: &[&str], name: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_bytebase-drain"))
+        .arg("wait")
+        .arg(format!("--log={}", log.display()))
+        .args(options)
+        .env_clear()
+        .env("PG_URL", database.url())
+        .env("PGAPPNAME", name)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn ended(hook: &mut Child, patience: Duration) -> Option<Duration> {
+    let start = Instant::now();
+    while start.elapsed() < patience {
+        if let Some(status) = hook.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            return Some(start.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_returns_when_the_task_of_its_replica_is_done() {
+    let database = Database::new("whole", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    database.sql("INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now()), ('RUNNING', 'other', now())");
+    let mut own = database.session("demo-1").await;
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    for _ in 0..3 {
+        beat(&mut own, "own").await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("2 running tasks may be this replica's"),
+        "{said}"
+    );
+    assert!(
+        said.contains("waiting for a task that this replica runs"),
+        "{said}"
+    );
+    assert_eq!(
+        ended(&mut program, Duration::from_millis(500)),
+        None,
+        "it is busy"
+    );
+    database.sql("UPDATE task_run SET status = 'DONE' WHERE replica_id = 'own'");
+    let took =
+        ended(&mut program, Duration::from_secs(10)).expect("it waits for the task of another");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("runs no task and may end"), "{said}");
+    assert!(!said.contains("pl4nted"), "{said}");
+    for line in said.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_keeps_the_pause_and_the_time_out() {
+    let database = Database::new("times", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    let mut idle = hook(&database, &log, &["--timeout=60", "--pause=2"], "demo-1");
+    let took = ended(&mut idle, Duration::from_secs(20)).unwrap();
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+    let _own = database.session("demo-1").await;
+    database.sql(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
+    );
+    let mut busy = hook(&database, &log, &["--timeout=3"], "demo-1");
+    let took = ended(&mut busy, Duration::from_secs(20)).unwrap();
+    assert!(took >= Duration::from_millis(2900), "{took:?}");
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("the time for the drain is up"), "{said}");
+}
