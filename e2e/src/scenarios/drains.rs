@@ -24,6 +24,15 @@ const OVER: Duration = Duration::from_secs(90);
 /// A task run: its id, its status, and who runs it.
 type TaskRun = (i64, String, Option<String>);
 
+/// A cluster of two replicas, Ready, whose drains may take longer than its tasks.
+async fn ready(sandbox: &Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(sandbox, 2);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    support::start(sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
 /// Queues a task run and waits until a replica runs it. Returns its id and the pod of that replica.
 async fn running_task(sandbox: &Sandbox, seconds: i32) -> Result<(i64, Pod)> {
     let pool = sandbox.sql().await?;
@@ -99,7 +108,7 @@ async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
 
 /// A rollout reaches the replica that runs a task last, and waits for the task.
 pub async fn rollout(sandbox: Sandbox) -> Result<()> {
-    support::ready(&sandbox, 2).await?;
+    ready(&sandbox).await?;
     let (id, pod) = running_task(&sandbox, LONG).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
     let name = pod.name_any();
@@ -120,7 +129,7 @@ pub async fn rollout(sandbox: Sandbox) -> Result<()> {
 
 /// Without an operator: a pod that is deleted, and one that a node drain evicts.
 pub async fn without_operator(sandbox: Sandbox) -> Result<()> {
-    support::ready(&sandbox, 2).await?;
+    ready(&sandbox).await?;
     for evicts in [false, true] {
         // The id of the replica is asked of the operator's status, so it is there to begin with.
         scale_operator(&sandbox, 1).await?;
@@ -173,7 +182,7 @@ async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
 /// The container has started again in its pod: the task of its present process counts, and one that
 /// an earlier process left behind does not hold it.
 pub async fn after_restart(sandbox: Sandbox) -> Result<()> {
-    support::ready(&sandbox, 2).await?;
+    ready(&sandbox).await?;
     let (lost, pod) = running_task(&sandbox, 600).await?;
     let name = pod.name_any();
     let before = task(&sandbox, lost).await?.2.context("no owner")?;

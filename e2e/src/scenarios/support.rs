@@ -39,8 +39,9 @@ pub fn minimal(sandbox: &Sandbox, replicas: i32) -> Value {
             "replicas": replicas,
             "externalURL": "https://bytebase.example.com",
             "database": {"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}},
-            // The pause is for endpoints; scenarios have nobody behind them.
-            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10},
+            // The pause is for endpoints; scenarios have nobody behind them. A license gate begins
+            // earlier by all of these.
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 1},
         },
     })
 }
