@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Folders (or files) of the core, and what of the crate each may use beside itself.
 const CORE: [(&str, &[&str]); 5] = [
     ("kubernetes", &[]),
-    ("api", &[]),
+    ("api", &["kubernetes"]),
     ("validate", &["kubernetes", "api", "contract"]),
     ("desired", &["kubernetes", "api", "contract", "validate"]),
     (

@@ -77,8 +77,10 @@ async fn objects_to_name(sandbox: &Sandbox) -> Result<()> {
     .enumerate()
     {
         let port = 2 * index + 1;
+        // A server that refuses at once.
+        let host = sandbox.database().host();
         let monitor =
-            |port: usize| format!("postgres://m:m@127.0.0.1:{port}/bytebase?sslmode=disable");
+            |port: usize| format!("postgres://m:m@{host}:{port}/bytebase?sslmode=disable");
         let data = [
             ("PG_URL", url(&format!("{name}-a"))),
             ("OTHER_URL", url(&format!("{name}-b"))),

@@ -157,6 +157,16 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// An address that leads somewhere else from each machine. On the link of a cloud's machine the
+/// credentials of that machine are served.
+fn is_of_each_machine(address: IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    address.is_loopback() || address.is_unspecified() || is_link_local
+}
+
 // === impl PgUrl ===
 
 impl PgUrl {
@@ -282,8 +292,8 @@ impl PgUrl {
         self.password.is_some()
     }
 
-    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase): from anywhere
-    /// else it is another server, or none.
+    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase), or on the link of
+    /// its machine: from anywhere else it is another server, or none.
     pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -291,7 +301,7 @@ impl PgUrl {
             is_socket(host)
                 || name == "localhost"
                 || name.ends_with(".localhost")
-                || address.is_ok_and(|address| address.is_loopback() || address.is_unspecified())
+                || address.is_ok_and(is_of_each_machine)
         })
     }
 

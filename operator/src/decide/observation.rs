@@ -319,7 +319,8 @@ pub struct Observation {
     pub database: DatabaseView,
     /// Facts of the last successful probe and their age, kept while later probes fail.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
-    /// Another, older `BytebaseCluster` (namespace/name) on the same database.
+    /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of another
+    /// namespace.
     pub database_shared_with: Option<String>,
     /// What the status says of earlier reconciles, of whatever operator process.
     pub remembered: Remembered,

@@ -425,7 +425,12 @@ impl Look<'_> {
         let claims = &self.context.claims;
         let concerned = claims.set(&claimant, &endpoint, reading, remembered);
         self.context.wake(concerned);
-        claims.shared_with(claimant.uid, remembered)
+        let other = claims.shared_with(claimant.uid, remembered)?;
+        // The names of one user's objects are nothing for another.
+        let own = self.key.namespace.as_deref().unwrap_or_default();
+        let name = other.strip_prefix(own);
+        let name = name.and_then(|name| name.strip_prefix('/'));
+        Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
     }
 
     /// Whether everything is seen that nothing can be decided without. What is not is reported, so

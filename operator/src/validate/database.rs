@@ -318,12 +318,17 @@ fn operator_url(
     let field = "spec.database.monitorSecretRef";
     let text = diagnostics.keep(references.secret_text(field, reference))?;
     let where_ = format!("Secret {}, key {}", reference.name, reference.key);
-    diagnostics.keep(parse(
-        field,
-        Reason::InvalidSecret,
-        &where_,
-        text.expose_secret(),
-    ))
+    let monitor = parse(field, Reason::InvalidSecret, &where_, text.expose_secret());
+    let monitor = monitor.and_then(|monitor| {
+        if !monitor.is_inside_the_pod() {
+            return Ok(monitor);
+        }
+        let message = format!(
+            "{where_} leads to a socket, or to a loopback or link-local address, which is another one for the operator: give the server's name or address"
+        );
+        Err(Problem::blocking(field, Reason::InvalidSecret, message))
+    });
+    diagnostics.keep(monitor)
 }
 
 fn ca(

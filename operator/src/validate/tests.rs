@@ -994,3 +994,30 @@ fn a_field_that_could_not_be_read_is_named_once_and_keeps_the_rest_from_being_ap
     assert_eq!(version, ("spec.version", "cannot be read"));
     assert_eq!(template, ("spec.podTemplate", "cannot be read"));
 }
+
+#[test]
+fn a_monitoring_login_leads_to_no_machine_of_the_operator_itself() {
+    for (host, refused) in [
+        ("127.0.0.1", true),
+        ("localhost", true),
+        ("169.254.169.254", true),
+        ("db.example.com", false),
+    ] {
+        let mut references = references();
+        let text = format!("postgres://m:{PASSWORD}@{host}/bytebase");
+        let text = text.replace('%', "%25");
+        secret(&mut references, "monitor", "PG_URL", &text);
+        let spec = url(&json!({"monitorSecretRef": key("monitor", "PG_URL")}));
+        let found = validate(&cluster(&spec), &references, None, now());
+        let problem = found
+            .problems
+            .iter()
+            .find(|problem| problem.field == "spec.database.monitorSecretRef");
+        assert_eq!(problem.is_some(), refused, "{host}: {:?}", found.problems);
+        let message = problem.map_or("", |problem| &problem.message);
+        assert!(
+            !message.contains(host) && !message.contains("pl4nted"),
+            "{message}"
+        );
+    }
+}

@@ -828,6 +828,8 @@ fn the_pods_own_addresses_are_recognised() {
         ("0.0.0.0", true),
         ("[::1]", true),
         ("[::ffff:127.0.0.1]", true),
+        ("169.254.169.254", true),
+        ("[fe80::1]", true),
         ("pg", false),
         ("10.0.0.1", false),
         ("localhost.example.com", false),
