@@ -576,7 +576,7 @@ fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
         ),
     );
     let mut target = target(replicas.clone());
-    target.url.user = role.to_owned();
+    role.clone_into(&mut target.url.user);
     target.url.hosts[0].port = through;
     target.url.runtime_params.clear();
     target.login = Login::Monitor(Watched::of(replicas, &target.url));
@@ -614,6 +614,19 @@ async fn a_monitor_looks_where_bytebases_role_looks() {
         assert_eq!(facts(monitor(&replicas)).await.schema, bytebases, "{set}");
         server().sql("pathed", &format!("ALTER {reset}"));
     }
+    // What is set for the monitor alone is not how Bytebase looks.
+    server().sql(
+        "pathed",
+        "ALTER ROLE path_monitor SET search_path = nowhere; ALTER SCHEMA bb RENAME TO pathed",
+    );
+    assert_eq!(facts(monitor(&replicas)).await.schema, bytebases);
+    let mut by_its_url = monitor(&replicas);
+    by_its_url
+        .url
+        .runtime_params
+        .insert("search_path".to_owned(), "public".to_owned());
+    assert_eq!(facts(by_its_url).await.schema, bytebases);
+    server().sql("pathed", "ALTER SCHEMA pathed RENAME TO bb");
     // What the monitor may not see is unknown, and not absent.
     server().sql("pathed", "ALTER ROLE pathed SET search_path = bb, public");
     let blind = monitor(&replicas);

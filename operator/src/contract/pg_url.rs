@@ -583,9 +583,10 @@ fn check_host(host: &str, position: usize) -> Result<(), PgUrlError> {
         return Err(PgUrlError::EmptyHost { position });
     }
     if is_socket(host) {
-        return match host.chars().any(char::is_control) {
-            true => Err(PgUrlError::BadHost { position }),
-            false => Ok(()),
+        return if host.chars().any(char::is_control) {
+            Err(PgUrlError::BadHost { position })
+        } else {
+            Ok(())
         };
     }
     if host.parse::<Ipv6Addr>().is_ok() {

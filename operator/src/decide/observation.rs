@@ -131,6 +131,10 @@ impl<T> Fact<Vec<T>> {
 }
 
 /// What one successful probe read, in one transaction.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own that the server states"
+)]
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.

@@ -54,6 +54,7 @@ fn good(license: StoredLicense) -> DatabaseView {
 fn worlds() -> Vec<World> {
     let mut worlds = worlds_by_license();
     worlds.extend(worlds_by_database());
+    worlds.extend(worlds_by_rights());
     for reason in FailureReason::iter() {
         worlds.push((
             "definite failure",
@@ -137,12 +138,50 @@ fn worlds_by_license() -> Vec<World> {
     ]
 }
 
+fn bad(change: fn(&mut DatabaseFacts)) -> DatabaseView {
+    let mut facts = facts(0, stored(&json!({})));
+    change(&mut facts);
+    DatabaseView::Probed(Ok(facts))
+}
+
+/// What the role may not do.
+fn worlds_by_rights() -> Vec<World> {
+    vec![
+        (
+            "may not create",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "may no longer create",
+            bad(|facts| facts.can_create = false),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "not the owner",
+            bad(|facts| facts.not_owned = Some("principal".to_owned())),
+            None,
+            Knowledge::Hold,
+        ),
+        (
+            "no such schema",
+            bad(|facts| {
+                facts.schema = SchemaState::Empty;
+                facts.can_create = false;
+                facts.missing_schema = Some("bb".to_owned());
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+    ]
+}
+
 fn worlds_by_database() -> Vec<World> {
-    let bad = |change: fn(&mut DatabaseFacts)| {
-        let mut facts = facts(0, stored(&json!({})));
-        change(&mut facts);
-        DatabaseView::Probed(Ok(facts))
-    };
     vec![
         (
             "cannot ever read",
@@ -188,37 +227,6 @@ fn worlds_by_database() -> Vec<World> {
         (
             "transaction pooler",
             bad(|facts| facts.transaction_pooler = true),
-            None,
-            Knowledge::Hold,
-        ),
-        (
-            "may not create",
-            bad(|facts| {
-                facts.schema = SchemaState::Empty;
-                facts.can_create = false;
-            }),
-            None,
-            Knowledge::Hold,
-        ),
-        (
-            "may no longer create",
-            bad(|facts| facts.can_create = false),
-            None,
-            Knowledge::Hold,
-        ),
-        (
-            "not the owner",
-            bad(|facts| facts.not_owned = Some("principal".to_owned())),
-            None,
-            Knowledge::Hold,
-        ),
-        (
-            "no such schema",
-            bad(|facts| {
-                facts.schema = SchemaState::Empty;
-                facts.can_create = false;
-                facts.missing_schema = Some("bb".to_owned());
-            }),
             None,
             Knowledge::Hold,
         ),
