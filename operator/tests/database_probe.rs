@@ -385,8 +385,12 @@ async fn rights_that_the_next_migration_needs_are_told() {
     server().sql("shrunk", "CREATE ROLE shrunk_owner; ALTER TABLE setting OWNER TO shrunk_owner; GRANT ALL ON setting TO shrunk");
     let seen = facts(target(url.clone())).await;
     assert_eq!(seen.not_owned.as_deref(), Some("setting"));
+    let watcher = monitor(&url, "rights_monitor", server().port);
+    let seen = facts(watcher.clone()).await;
+    assert_eq!(seen.not_owned.as_deref(), Some("setting"));
     server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
     assert_eq!(facts(target(url.clone())).await.not_owned, None);
+    assert_eq!(facts(watcher).await.not_owned, None);
     server().sql(
         "shrunk",
         "ALTER DATABASE shrunk OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM shrunk; GRANT USAGE ON SCHEMA public TO shrunk",

@@ -543,6 +543,30 @@ fn a_lacking_right_is_told_with_what_helps() {
 }
 
 #[test]
+fn a_right_that_seems_to_lack_to_a_monitoring_login_holds_a_roll_and_refuses_nothing() {
+    let spec = json!({"database": {
+        "urlSecretRef": {"name": "pg", "key": "PG_URL"},
+        "monitorSecretRef": {"name": "pg", "key": "PG_URL"},
+    }});
+    let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        facts.not_owned = Some("setting".to_owned());
+    });
+    let plan = plan(&spec, &seen);
+    assert_eq!(
+        state(&plan, ConditionType::DatabaseReady),
+        (None, Reason::DatabasePermissionDenied)
+    );
+    assert_eq!(size(&plan), None, "what runs is left as it is");
+    assert!(plan.eviction.is_none());
+    // The first pod may try.
+    let first = with_facts(
+        world(None, DatabaseView::Probed(Ok(facts(0, no_license()))), None),
+        |facts| facts.not_owned = Some("setting".to_owned()),
+    );
+    assert_eq!(size(&super::plan(&spec, &first)), Some(1));
+}
+
+#[test]
 fn a_monitoring_role_need_not_create_tables() {
     let seen = with_facts(
         world(None, DatabaseView::Probed(Ok(facts(0, no_license()))), None),
