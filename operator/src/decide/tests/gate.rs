@@ -293,17 +293,17 @@ fn spec(wanted: i32, warn: bool, version: &str) -> Value {
 #[test]
 fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     let well = healthy(3, stored(&json!({})));
-    assert!(!plan(&json!({}), &well).reading.anew);
+    assert!(!plan(&json!({}), &well).reading.new_session);
     let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
-    assert!(plan(&json!({}), &bad).reading.anew);
+    assert!(plan(&json!({}), &bad).reading.new_session);
     let mut shared = well.clone();
     shared.database_shared_with = Some("other/demo".to_owned());
-    assert!(plan(&json!({}), &shared).reading.anew);
+    assert!(plan(&json!({}), &shared).reading.new_session);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
-    assert!(!plan(&json!({}), &newer).reading.anew);
+    assert!(!plan(&json!({}), &newer).reading.new_session);
     // Also while something else of the spec cannot be used.
-    assert!(plan(&json!({"replicas": 51}), &bad).reading.anew);
+    assert!(plan(&json!({"replicas": 51}), &bad).reading.new_session);
 }
 
 #[test]

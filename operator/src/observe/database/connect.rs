@@ -215,7 +215,7 @@ fn unfit(attrs: TargetSessionAttrs, state: ServerState) -> (FailureReason, &'sta
         ),
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => (
             FailureReason::ReadOnly,
-            "the server lets nobody write (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
+            "the server accepts no writes (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
         ),
         _ => (
             FailureReason::Other,

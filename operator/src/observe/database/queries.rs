@@ -326,8 +326,8 @@ SELECT json_build_object(\
 {parts})::text";
 
 /// What a new session of Bytebase's role has as one setting, by the server's own order of
-/// precedence: for the role in the database, for the role, for the database. NULL where nobody set
-/// it for any of these.
+/// precedence: for the role in the database, for the role, for the database. NULL where it is
+/// set for none of these.
 const ROLE_SETTING: &str = "(SELECT substr(c, length('{name}=') + 1) FROM pg_db_role_setting s, unnest(s.setconfig) c \
   WHERE left(c, length('{name}=')) = '{name}=' \
   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
