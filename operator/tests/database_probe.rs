@@ -78,7 +78,7 @@ impl Probe {
             Reading {
                 every,
                 sessions: true,
-                anew: false,
+                new_session: false,
             },
         );
         Self { probes, woken }
@@ -354,7 +354,7 @@ async fn a_role_that_may_not_create_tables_is_told() {
 }
 
 #[tokio::test]
-async fn limits_of_role_and_database_are_told() {
+async fn limits_of_role_and_database_are_read() {
     let url = bytebase("limited");
     let monitor = monitor(&url, "limit_monitor", server().port);
     let limits = |facts: &DatabaseFacts| (facts.role_connections, facts.database_connections);
@@ -378,15 +378,19 @@ async fn limits_of_role_and_database_are_told() {
 }
 
 #[tokio::test]
-async fn rights_that_the_next_migration_needs_are_told() {
+async fn rights_that_the_next_migration_needs_are_read() {
     let url = bytebase("shrunk");
     let seen = facts(target(url.clone())).await;
     assert!(seen.can_create && seen.not_owned.is_none() && seen.missing_schema.is_none());
     server().sql("shrunk", "CREATE ROLE shrunk_owner; ALTER TABLE setting OWNER TO shrunk_owner; GRANT ALL ON setting TO shrunk");
     let seen = facts(target(url.clone())).await;
     assert_eq!(seen.not_owned.as_deref(), Some("setting"));
+    let watcher = monitor(&url, "rights_monitor", server().port);
+    let seen = facts(watcher.clone()).await;
+    assert_eq!(seen.not_owned.as_deref(), Some("setting"));
     server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
     assert_eq!(facts(target(url.clone())).await.not_owned, None);
+    assert_eq!(facts(watcher).await.not_owned, None);
     server().sql(
         "shrunk",
         "ALTER DATABASE shrunk OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM shrunk; GRANT USAGE ON SCHEMA public TO shrunk",
@@ -485,7 +489,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     let reading = |sessions| Reading {
         every: DEFAULT_INTERVAL,
         sessions,
-        anew: false,
+        new_session: false,
     };
     probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
@@ -584,7 +588,7 @@ fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
 }
 
 #[tokio::test]
-async fn a_monitor_looks_where_bytebases_role_looks() {
+async fn a_monitor_reads_where_bytebases_role_reads() {
     server().database("pathed", PASSWORD);
     let replicas = url(server().port, "pathed");
     let monitor = |url: &PgUrl| monitor(url, "path_monitor", server().port);
@@ -614,6 +618,19 @@ async fn a_monitor_looks_where_bytebases_role_looks() {
         assert_eq!(facts(monitor(&replicas)).await.schema, bytebases, "{set}");
         server().sql("pathed", &format!("ALTER {reset}"));
     }
+    // What is set for the monitor alone is not how Bytebase looks.
+    server().sql(
+        "pathed",
+        "ALTER ROLE path_monitor SET search_path = nowhere; ALTER SCHEMA bb RENAME TO pathed",
+    );
+    assert_eq!(facts(monitor(&replicas)).await.schema, bytebases);
+    let mut by_its_url = monitor(&replicas);
+    by_its_url
+        .url
+        .runtime_params
+        .insert("search_path".to_owned(), "public".to_owned());
+    assert_eq!(facts(by_its_url).await.schema, bytebases);
+    server().sql("pathed", "ALTER SCHEMA pathed RENAME TO bb");
     // What the monitor may not see is unknown, and not absent.
     server().sql("pathed", "ALTER ROLE pathed SET search_path = bb, public");
     let blind = monitor(&replicas);
@@ -679,7 +696,7 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
 }
 
 #[tokio::test]
-async fn a_database_that_lets_nobody_write_is_told() {
+async fn sessions_that_begin_read_only_are_reported() {
     let replicas = bytebase("frozen");
     let target = target(replicas.clone());
     let mut probe = Probe::start(target.clone(), Duration::from_millis(200));
@@ -700,7 +717,7 @@ async fn a_database_that_lets_nobody_write_is_told() {
         ),
     ] {
         server().sql("postgres", &format!("ALTER {set}"));
-        assert!(next().await, "an open session tells of it as well");
+        assert!(next().await, "an open session shows it as well");
         assert!(facts(monitor.clone()).await.read_only);
         let mut by_url = target.clone();
         by_url.url.runtime_params.insert(
@@ -1107,7 +1124,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
         Reading {
             every: Duration::from_millis(300),
             sessions: true,
-            anew: true,
+            new_session: true,
         },
     );
     leads_to.store(there, Ordering::Relaxed);

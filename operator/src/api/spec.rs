@@ -278,12 +278,14 @@ pub struct DatabaseSpec {
     /// Secret that holds the whole `PG_URL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_secret_ref: Option<SecretKeyRef>,
-    /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one.
+    /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one. A Cloud
+    /// SQL login needs no host: the name of the instance stands in for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub url: Option<String>,
     /// Host name or address of the server: the form in parts, in which nothing needs
-    /// percent-encoding.
+    /// percent-encoding. `localhost`, and the directory of a Unix socket, are a proxy in the pod: the
+    /// operator then needs `monitorSecretRef` to read the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
@@ -295,10 +297,10 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
-    /// Secret key that holds the role's name.
+    /// Secret key that holds the role's name, without a line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_secret_ref: Option<SecretKeyRef>,
-    /// Secret key that holds the role's password, as it is.
+    /// Secret key that holds the role's password, as it is, without a line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
     /// Connection parameters such as `sslmode`.
@@ -310,12 +312,12 @@ pub struct DatabaseSpec {
     /// `sslrootcert` there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// The same from a ConfigMap.
+    /// The same from a ConfigMap, from its `data` or its `binaryData`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_ref: Option<ConfigMapKeyRef>,
     /// Secret key that holds another connection string to the same database, for the operator's
-    /// reads: a role with `pg_read_all_data` and `pg_monitor` is enough. Needed for cloud IAM
-    /// logins, which the operator cannot perform.
+    /// reads: a role with `pg_read_all_data` and `pg_monitor` is enough. It must lead to the primary.
+    /// Needed for cloud IAM logins, which the operator cannot perform, and for a proxy in the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor_secret_ref: Option<SecretKeyRef>,
 }

@@ -252,7 +252,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
     )
 }
 
-/// A database that lets nobody write explains why replicas do not beat.
+/// A database that accepts no writes explains why replicas do not beat.
 fn why_no_beat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
     let silent = trouble
         .iter()

@@ -181,6 +181,14 @@ fn judge_facts(
     if let Some((reason, message)) = fatal.or_else(in_use) {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
+    if let Some((reason, message)) = unsure_right(database, facts) {
+        let allows = if is_first_start(observation) {
+            Allows::One
+        } else {
+            Allows::Nothing
+        };
+        return verdict(allows, None, reason, message);
+    }
     if !facts.not_understood.is_empty() {
         return verdict(
             not_understood_allows(observation, facts),
@@ -319,10 +327,21 @@ fn fatal(
             ),
         ));
     }
-    // The monitoring role need not create anything, so its rights say nothing about Bytebase's.
+    // What a monitoring login finds out about another role is not certain enough for a refusal.
     if database.monitored {
         return None;
     }
+    lacking_right(&place, &database.replicas.user, facts)
+}
+
+/// A right that Bytebase's role seems to lack for the migration of the next version: nothing is
+/// refused on it, and no pod is given up for it either. A first pod may try.
+fn unsure_right(database: &ValidDatabase, facts: &DatabaseFacts) -> Option<(Reason, String)> {
+    let is_bytebases = matches!(facts.schema, SchemaState::Bytebase { .. });
+    if !database.monitored || !is_bytebases {
+        return None;
+    }
+    let place = database.replicas.identity_hint();
     lacking_right(&place, &database.replicas.user, facts)
 }
 

@@ -356,7 +356,7 @@ fn blocked(
                 QUIET_PROBE
             },
             sessions: is_unnamed(health),
-            anew: database.as_ref().is_some_and(is_refused),
+            new_session: database.as_ref().is_some_and(is_refused),
         },
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
@@ -541,7 +541,7 @@ fn reading(
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || is_unnamed(health),
-        anew: is_refused(database),
+        new_session: is_refused(database),
     }
 }
 

@@ -158,8 +158,7 @@ pub struct DatabaseFacts {
     pub can_create: bool,
     /// The first schema of the role's `search_path`, where none of them exists.
     pub missing_schema: Option<String>,
-    /// A table of Bytebase's that its role does not own, and so cannot alter. `None` as well where
-    /// only a monitoring login looks.
+    /// A table of Bytebase's that its role does not own, and so cannot alter.
     pub not_owned: Option<String>,
     /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
     /// between.

@@ -48,7 +48,7 @@ pub struct Reading {
     pub sessions: bool,
     /// Whether to log in again for it. A session that is open stays with the server that its name
     /// once led to; where what that server is forbids something, the name must be looked up again.
-    pub anew: bool,
+    pub new_session: bool,
 }
 
 /// Whether a call to Bytebase's API is wanted.

@@ -257,7 +257,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             let same = before.is_some_and(|before| {
                 before.status == condition.status && before.reason == condition.reason
             });
-            // What ends soon is told of again at each reminder.
+            // What ends soon is reported again at each reminder.
             let reminders = [Reason::LicenseEndsSoon, Reason::CertificateEndsSoon];
             let reminder = reminders
                 .iter()

@@ -257,7 +257,7 @@ fn a_refused_write_stalls_whatever_was_decided() {
 
 #[test]
 fn events_tell_of_a_changed_status_or_reason_only() {
-    use ConditionType::{HaLicensed, Ready, Reconciling, Stalled};
+    use ConditionType::{ConfigurationValid, HaLicensed, Ready, Reconciling, Stalled};
     let from = |draft: Report| first(draft);
     for (type_, before, after, told) in [
         (
@@ -294,6 +294,18 @@ fn events_tell_of_a_changed_status_or_reason_only() {
             HaLicensed,
             (Some(true), Reason::LicenseEndsSoon, "7 days"),
             (Some(true), Reason::LicenseEndsSoon, "7 days"),
+            None,
+        ),
+        (
+            ConfigurationValid,
+            (Some(true), Reason::CertificateEndsSoon, "30 days"),
+            (Some(true), Reason::CertificateEndsSoon, "7 days"),
+            Some(true),
+        ),
+        (
+            ConfigurationValid,
+            (Some(true), Reason::CertificateEndsSoon, "7 days"),
+            (Some(true), Reason::CertificateEndsSoon, "7 days"),
             None,
         ),
         (

@@ -162,10 +162,15 @@ impl Claims {
     }
 }
 
+/// An endpoint means the same everywhere if it holds a full name or an address, unless that is the
+/// pod's own; so does a Cloud SQL instance (`project:region:name`).
 fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
     let host = endpoint.split('/').next().unwrap_or_default();
     let namespace = key.namespace.as_deref().unwrap_or_default();
-    Mark::Endpoint(if host.contains('.') || host.starts_with('[') {
+    let is_loopback = host.starts_with("127.") || host.starts_with("[::1]");
+    let is_instance = !host.contains(',') && host.matches(':').count() == 2;
+    let is_full = host.contains('.') || host.starts_with('[') || is_instance;
+    Mark::Endpoint(if is_full && !is_loopback {
         endpoint.to_owned()
     } else {
         format!("{namespace}: {endpoint}")
@@ -334,8 +339,33 @@ mod tests {
 
     #[test]
     fn a_short_name_means_another_host_in_another_namespace() {
+        // The pod's own addresses are another host in any pod.
+        for endpoint in [
+            "postgres:5432/d",
+            "localhost:5432/d",
+            "/run/proxy.d:5432/d",
+            "127.0.0.1:5432/d",
+            "[::1]:5432/d",
+        ] {
+            let claims = Claims::default();
+            set(&claims, 1, endpoint, None);
+            let other = ObjectRef::new("2").within("test");
+            let claimant = Claimant {
+                key: &other,
+                uid: "2",
+                created: Timestamp::from_second(2).unwrap(),
+            };
+            let none = Remembered::default();
+            claims.set(&claimant, endpoint, None, &none);
+            assert_eq!(claims.shared_with("2", &none), None, "{endpoint}");
+            assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
+        }
+    }
+
+    #[test]
+    fn a_cloud_sql_instance_is_the_same_in_every_namespace() {
         let claims = Claims::default();
-        set(&claims, 1, "postgres:5432/d", None);
+        set(&claims, 1, "p:r:i/d", None);
         let other = ObjectRef::new("2").within("test");
         let claimant = Claimant {
             key: &other,
@@ -343,12 +373,8 @@ mod tests {
             created: Timestamp::from_second(2).unwrap(),
         };
         let none = Remembered::default();
-        claims.set(&claimant, "postgres:5432/d", None, &none);
-        assert_eq!(claims.shared_with("2", &none), None);
-        assert_eq!(
-            set(&claims, 3, "postgres:5432/d", None).as_deref(),
-            Some("prod/1")
-        );
+        claims.set(&claimant, "p:r:i/d", None, &none);
+        assert_eq!(claims.shared_with("2", &none).as_deref(), Some("prod/1"));
     }
 
     #[test]

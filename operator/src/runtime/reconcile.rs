@@ -830,6 +830,8 @@ fn target(database: &ValidDatabase) -> Option<Target> {
     let mut digest = Sha256::new();
     for part in [
         url.to_uri().expose_secret().as_bytes(),
+        // A monitoring login looks where this one would.
+        database.replicas.to_uri().expose_secret().as_bytes(),
         ca.as_deref().unwrap_or_default(),
         format!("{login:?}").as_bytes(),
     ] {

@@ -48,7 +48,7 @@ pub struct Validation {
     pub warnings: Vec<String>,
     /// Something that is in order and ends soon; said in other words at each reminder only.
     pub ends_soon: Option<String>,
-    /// When something in here changes although nobody changes anything: a certificate ends.
+    /// When something in here changes without anybody changing anything: a certificate ends.
     pub changes_at: Option<Timestamp>,
     /// The database, if that part can be used: it is read on while another part cannot.
     pub database: Option<ValidDatabase>,

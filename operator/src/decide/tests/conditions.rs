@@ -32,6 +32,22 @@ fn troubled(trouble: PodTrouble) -> Observation {
 }
 
 #[test]
+fn a_certificate_that_ends_soon_is_reported_and_checked_again_at_the_next_reminder() {
+    let seen = three();
+    let mut validation = crate::testing::validation(&json!({}));
+    let due = seen.now + std::time::Duration::from_mins(5);
+    validation.ends_soon = Some("ends within 7 days".to_owned());
+    validation.changes_at = Some(due);
+    let plan = crate::decide::decide(&validation, &seen, &crate::testing::settings());
+    assert_eq!(
+        state(&plan, ConditionType::ConfigurationValid),
+        (Some(true), Reason::CertificateEndsSoon)
+    );
+    assert_eq!(plan.next, Some(due));
+    assert_eq!(plan.report.phase, Some(Phase::Ready));
+}
+
+#[test]
 fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
     let seen = with_facts(three(), |facts| {
         facts.read_only = true;

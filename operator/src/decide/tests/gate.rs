@@ -293,17 +293,17 @@ fn spec(wanted: i32, warn: bool, version: &str) -> Value {
 #[test]
 fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     let well = healthy(3, stored(&json!({})));
-    assert!(!plan(&json!({}), &well).reading.anew);
+    assert!(!plan(&json!({}), &well).reading.new_session);
     let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
-    assert!(plan(&json!({}), &bad).reading.anew);
+    assert!(plan(&json!({}), &bad).reading.new_session);
     let mut shared = well.clone();
     shared.database_shared_with = Some("other/demo".to_owned());
-    assert!(plan(&json!({}), &shared).reading.anew);
+    assert!(plan(&json!({}), &shared).reading.new_session);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
-    assert!(!plan(&json!({}), &newer).reading.anew);
+    assert!(!plan(&json!({}), &newer).reading.new_session);
     // Also while something else of the spec cannot be used.
-    assert!(plan(&json!({"replicas": 51}), &bad).reading.anew);
+    assert!(plan(&json!({"replicas": 51}), &bad).reading.new_session);
 }
 
 #[test]
@@ -540,6 +540,30 @@ fn a_lacking_right_is_told_with_what_helps() {
         let message = &super::condition(&plan.report, ConditionType::DatabaseReady).message;
         assert!(message.contains(words), "{message}");
     }
+}
+
+#[test]
+fn a_right_that_seems_to_lack_to_a_monitoring_login_holds_a_roll_and_refuses_nothing() {
+    let spec = json!({"database": {
+        "urlSecretRef": {"name": "pg", "key": "PG_URL"},
+        "monitorSecretRef": {"name": "pg", "key": "PG_URL"},
+    }});
+    let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        facts.not_owned = Some("setting".to_owned());
+    });
+    let plan = plan(&spec, &seen);
+    assert_eq!(
+        state(&plan, ConditionType::DatabaseReady),
+        (None, Reason::DatabasePermissionDenied)
+    );
+    assert_eq!(size(&plan), None, "what runs is left as it is");
+    assert!(plan.eviction.is_none());
+    // The first pod may try.
+    let first = with_facts(
+        world(None, DatabaseView::Probed(Ok(facts(0, no_license()))), None),
+        |facts| facts.not_owned = Some("setting".to_owned()),
+    );
+    assert_eq!(size(&super::plan(&spec, &first)), Some(1));
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn unfit(attrs: TargetSessionAttrs, state: ServerState) -> (FailureReason, &'sta
         ),
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => (
             FailureReason::ReadOnly,
-            "the server lets nobody write (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
+            "the server accepts no writes (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
         ),
         _ => (
             FailureReason::Other,
@@ -225,15 +225,16 @@ fn unfit(attrs: TargetSessionAttrs, state: ServerState) -> (FailureReason, &'sta
 }
 
 async fn has_one_address(host: &HostPort) -> bool {
-    match lookup_host((host.host.as_str(), host.port)).await {
-        Ok(addresses) => {
-            let addresses = addresses.map(|address| address.ip().to_canonical());
-            // `localhost` and many servers have one address of each family.
-            let (four, six): (BTreeSet<_>, BTreeSet<_>) = addresses.partition(IpAddr::is_ipv4);
-            four.len() <= 1 && six.len() <= 1
-        }
-        Err(_) => false,
-    }
+    let found = lookup_host((host.host.as_str(), host.port)).await;
+    found.is_ok_and(|addresses| is_one_server(addresses.map(|address| address.ip())))
+}
+
+/// Whether these can be the addresses of one server: `localhost` and many others have one of each
+/// family.
+fn is_one_server(addresses: impl Iterator<Item = IpAddr>) -> bool {
+    let addresses = addresses.map(|address| address.to_canonical());
+    let (four, six): (BTreeSet<_>, BTreeSet<_>) = addresses.partition(IpAddr::is_ipv4);
+    four.len() <= 1 && six.len() <= 1
 }
 
 fn acceptable(attrs: TargetSessionAttrs, state: ServerState) -> bool {
@@ -522,6 +523,21 @@ pub(crate) mod tests {
                 expected,
                 "{attrs:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_name_with_several_servers_is_recognised() {
+        for (addresses, expected) in [
+            (&["10.0.0.1"][..], true),
+            (&["10.0.0.1", "10.0.0.1"], true),
+            (&["127.0.0.1", "::1"], true),
+            (&["10.0.0.1", "::ffff:10.0.0.1"], true),
+            (&["10.0.0.1", "10.0.0.2"], false),
+            (&["10.0.0.1", "fd00::1", "fd00::2"], false),
+        ] {
+            let parsed = addresses.iter().map(|address| address.parse().unwrap());
+            assert_eq!(is_one_server(parsed), expected, "{addresses:?}");
         }
     }
 

@@ -4,9 +4,10 @@
 use super::connect;
 use crate::contract::pg_url::PgUrl;
 use crate::decide::observation::{DatabaseFacts, SchemaState};
+use std::fmt;
 
 /// What `PG_URL` says that a monitoring login must know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Watched {
     /// The role that Bytebase logs in as.
     pub role: String,
@@ -17,6 +18,18 @@ pub struct Watched {
     pub same_place: bool,
     /// Settings that Bytebase asks for at its login, in the order in which the server takes them.
     settings: Vec<(String, String)>,
+}
+
+/// Without the settings, whose values can be secrets.
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched")
+            .field("role", &self.role)
+            .field("database", &self.database)
+            .field("same_place", &self.same_place)
+            .field("settings", &self.settings.len())
+            .finish()
+    }
 }
 
 impl Watched {

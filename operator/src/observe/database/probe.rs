@@ -37,7 +37,7 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const FIRST_READING: Reading = Reading {
     every: DEFAULT_INTERVAL,
     sessions: true,
-    anew: false,
+    new_session: false,
 };
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in
@@ -452,7 +452,7 @@ impl Openings {
 impl Prober {
     async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
         let sessions = reading.sessions;
-        let lifetime = if reading.anew {
+        let lifetime = if reading.new_session {
             REFUSED_CONNECTION_LIFETIME
         } else {
             CONNECTION_LIFETIME

@@ -326,8 +326,8 @@ SELECT json_build_object(\
 {parts})::text";
 
 /// What a new session of Bytebase's role has as one setting, by the server's own order of
-/// precedence: for the role in the database, for the role, for the database. NULL where nobody set
-/// it for any of these.
+/// precedence: for the role in the database, for the role, for the database. NULL where it is
+/// set for none of these.
 const ROLE_SETTING: &str = "(SELECT substr(c, length('{name}=') + 1) FROM pg_db_role_setting s, unnest(s.setconfig) c \
   WHERE left(c, length('{name}=')) = '{name}=' \
   AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
@@ -354,7 +354,7 @@ const MISSING_SCHEMA: &str = "(SELECT CASE WHEN NOT bool_or(n.oid IS NOT NULL) T
 /// One of Bytebase's tables that the role does not own, and so cannot alter.
 const NOT_OWNED: &str = "(SELECT name FROM (SELECT 'principal' AS name, relowner FROM principal \
   UNION ALL SELECT e.name, c.relowner FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name)) o \
-  WHERE NOT pg_has_role(relowner, 'USAGE') LIMIT 1)";
+  JOIN pg_roles r ON r.rolname = {role} AND NOT pg_has_role(r.oid, relowner, 'USAGE') LIMIT 1)";
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
@@ -421,11 +421,6 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
             literal(&watched.role)
         ),
     };
-    // Whether another role owns Bytebase's tables is only asked for Bytebase's own.
-    let not_owned = match login {
-        Login::Bytebase => NOT_OWNED,
-        Login::Monitor(_) => "NULL",
-    };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let parts: String = [
         (!shape.principal, FOREIGN),
@@ -468,9 +463,9 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{create}", &create)
-        .replace("{role}", &role_name(login))
         .replace("{missing}", MISSING_SCHEMA)
-        .replace("{not_owned}", not_owned)
+        .replace("{not_owned}", NOT_OWNED)
+        .replace("{role}", &role_name(login))
         .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
