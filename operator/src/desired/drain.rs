@@ -44,7 +44,7 @@ pub struct Standing<'a> {
 pub struct Template {
     /// The template.
     pub value: Value,
-    /// Digest of everything but the hook's image.
+    /// Digest of everything but the operator's own image.
     pub digest: String,
 }
 
@@ -94,7 +94,15 @@ pub fn warning(cluster: &ValidCluster, template: &Template) -> Option<String> {
 }
 
 fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {
-    let terms = terms.map(|terms| json!([terms.timeout_seconds, terms.hold_limit_seconds]));
+    let terms = terms.map(|terms| {
+        let DrainTerms {
+            is_asked_for: _,
+            timeout_seconds,
+            hold_limit_seconds,
+            image,
+        } = terms;
+        json!([timeout_seconds, hold_limit_seconds, image])
+    });
     let text = json!([without, terms]).to_string();
     hex::encode(&Sha256::digest(text)[..16])
 }

@@ -236,6 +236,15 @@ fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_h
         );
         assert_eq!(found.as_deref(), expected, "{why}");
     }
+    // Taking an image of one's own away is a change as well.
+    let mine = json!({"rollout": {"drainImage": "mine:7"}});
+    let (_, with_mine) = image(&mine, Some("op:2"), Standing::default());
+    let (back, _) = image(
+        &minimal(),
+        Some("op:2"),
+        standing(Some("mine:7"), &with_mine),
+    );
+    assert_eq!(back.as_deref(), Some("op:2"));
     // What an older operator made says nothing of its digest.
     let older = Standing {
         exists: true,
