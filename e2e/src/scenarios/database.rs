@@ -114,7 +114,7 @@ pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     let told = sandbox
         .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
         .await?;
-    support::says(&told, &[&format!("{}/{NAME}", sandbox.namespace())])?;
+    support::says(&told, &[&format!("used by the BytebaseCluster {NAME}")])?;
     ensure!(
         sandbox
             .pods("bytebase.com/cluster=second")

@@ -262,7 +262,7 @@ fn shared(place: &str, other: &str) -> (Reason, String) {
     (
         Reason::DatabaseShared,
         format!(
-            "{place} is already used by BytebaseCluster {other}: give this cluster a database of its own"
+            "{place} is already used by the BytebaseCluster {other}: give this cluster a database of its own"
         ),
     )
 }
