@@ -378,9 +378,11 @@ pub async fn keyword_form(sandbox: Sandbox) -> Result<()> {
 
 /// A login that only the pods can do. The stand-in can't, so conditions are all there is to see.
 pub async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
+    // The monitoring login below leads to the same database, under the name that it has here.
+    let name = &sandbox.database().name;
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["database"] = json!({
-        "url": "postgres://bytebase@meta.cluster-x.eu-west-1.rds.amazonaws.com:5432/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1",
+        "url": format!("postgres://{name}@meta.cluster-x.eu-west-1.rds.amazonaws.com:5432/{name}?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1"),
     });
     let options = OperatorOptions {
         // A license that the operator can't verify counts for nothing where the stored one can't be
