@@ -82,6 +82,10 @@ A comment above each rule names the calls that need it. No rule names a resource
 
 {{/* Leader election, in the operator's own namespace. */}}
 {{- define "bytebase-operator.leaseRules" -}}
+# The image of the operator's own pod, once at its start: replicas copy the drain hook from it.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get]
 # The first operator pod ever makes the Lease. A name cannot be demanded of an object that is yet to be made.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]

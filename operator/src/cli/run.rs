@@ -45,8 +45,8 @@ pub struct RunArguments {
     /// Go back to one replica this many seconds before a license ends.
     #[arg(long, env = "LICENSE_GUARD_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     license_guard_seconds: u32,
-    /// The image that this operator runs from, which holds the drain hook for the replicas. Without it
-    /// new replicas get no such hook.
+    /// The image that holds the drain hook for the replicas. Default: the image of the operator's own
+    /// pod, which is read at the start.
     #[arg(long, env = "OPERATOR_IMAGE")]
     operator_image: Option<String>,
     /// Address of /livez, /readyz and /metrics.
@@ -121,6 +121,7 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
         http_address,
         lease_namespace,
         lease_name,
+        pod_name: identity,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -89,7 +89,7 @@ pub fn warning(cluster: &ValidCluster, template: &Template) -> Option<String> {
     };
     let lacks = terms.is_asked_for && image_in(&template.value).is_none();
     lacks.then(|| {
-        "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: set its environment variable OPERATOR_IMAGE, or spec.rollout.drainImage".to_owned()
+        "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
     })
 }
 

@@ -10,11 +10,13 @@ use super::tasks::Essential;
 use super::watches;
 use crate::apply::bytebase;
 use crate::decide::Settings;
+use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{self, applier};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ const DEBOUNCE: Duration = Duration::from_millis(250);
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
+/// Pause before the operator's own pod is read again, while the API server does not answer.
+const OWN_POD_RETRY: Duration = Duration::from_secs(2);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -45,6 +49,8 @@ pub struct Run {
     pub lease_namespace: String,
     /// Name of the lease.
     pub lease_name: String,
+    /// Name of the pod that this process runs in, in the namespace of the lease.
+    pub pod_name: String,
 }
 
 /// Why the operator ended.
@@ -81,10 +87,11 @@ pub enum RunError {
 pub async fn run(run: Run) -> Result<(), RunError> {
     let Run {
         options,
-        settings,
+        mut settings,
         http_address,
         lease_namespace,
         lease_name,
+        pod_name,
     } = run;
     let server = Server::bind(http_address, None).await?;
     let readiness = Readiness::default();
@@ -102,6 +109,9 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         &lease_name,
         options.instance.clone(),
     );
+    if settings.own_image.is_none() {
+        settings.own_image = own_image(&client, &lease_namespace, &pod_name).await;
+    }
     let (queue, incoming) = unbounded_channel();
     let keys = gather(incoming);
     let observer = Arc::clone(&metrics);
@@ -127,11 +137,6 @@ pub async fn run(run: Run) -> Result<(), RunError> {
 
     let terminated = terminated()?;
     tokio::pin!(terminated);
-    if context.settings.own_image.is_none() {
-        tracing::warn!(
-            "OPERATOR_IMAGE is not set: new replicas get no drain hook, so a replica that is told to end cancels the tasks that it runs"
-        );
-    }
     tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
     tokio::select! {
         () = contender.acquire() => {}
@@ -217,6 +222,38 @@ async fn work(
         std::future::ready(())
     })
     .await;
+}
+
+/// The image of the pod that this process runs in: by whatever means it was installed, the kubelet
+/// could pull this one.
+async fn own_image(client: &Client, namespace: &str, pod_name: &str) -> Option<String> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    loop {
+        let error = match api.get(pod_name).await {
+            Ok(pod) => {
+                let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
+                let own = containers
+                    .iter()
+                    .position(|container| container.name == "operator");
+                return containers.into_iter().nth(own.unwrap_or(0))?.image;
+            }
+            Err(error) => error,
+        };
+        let lasts = matches!(&error, kube::Error::Api(status) if matches!(status.code, 403 | 404));
+        tracing::warn!(
+            pod = pod_name,
+            namespace,
+            error = plain(&error),
+            "the operator cannot read its own pod, whose image holds the drain hook for the replicas"
+        );
+        if lasts {
+            tracing::warn!(
+                "new replicas get no drain hook, so one that is to end cancels the tasks that it runs; grant the operator get on its own pod, or set OPERATOR_IMAGE"
+            );
+            return None;
+        }
+        tokio::time::sleep(OWN_POD_RETRY).await;
+    }
 }
 
 /// A watch is silent for as long as nothing happens, so its client must not give up on silence
