@@ -1,11 +1,13 @@
 //! A real PostgreSQL (and PgBouncer) for one test program, gone when the program is.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// A directory of PostgreSQL's programs; other places can be named in `POSTGRES_BIN`.
@@ -77,12 +79,17 @@ pub fn bin(name: &str) -> String {
     path
 }
 
+/// A port that nothing listens on. The kernel may give the same one twice in a row, so each is handed
+/// out once only.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 fn scratch(name: &str) -> PathBuf {
