@@ -13,6 +13,8 @@ const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 /// Begins a block of any kind.
 const ANY_BEGIN: &[u8] = b"-----BEGIN ";
+/// Tag of a DER sequence.
+const SEQUENCE: u8 = 0x30;
 
 /// The certificates of a bundle, at least one. What else a file held (a private key, say) is not in
 /// here.
@@ -108,21 +110,11 @@ impl CaBundle {
 /// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that begins
 /// with a sequence. What is inside is for TLS to judge.
 fn is_certificate(der: &[u8]) -> bool {
-    let (length, content) = match der {
-        [0x30, length @ 0..=0x7f, rest @ ..] | [0x30, 0x81, length, rest @ ..] => {
-            (usize::from(*length), rest)
-        }
-        [0x30, 0x82, high, low, rest @ ..] => {
-            (usize::from(u16::from_be_bytes([*high, *low])), rest)
-        }
-        _ => return false,
-    };
-    length == content.len() && content.first() == Some(&0x30)
+    matches!(element(der), Some((SEQUENCE, [SEQUENCE, ..], [])))
 }
 
 /// `notBefore` and `notAfter`.
 fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
     let inside = |der| element(der).filter(|(tag, ..)| *tag == SEQUENCE);
     let (_, certificate, _) = inside(der)?;

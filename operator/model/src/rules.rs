@@ -358,7 +358,7 @@ impl Rules {
                 .filter(|_| !self.has(Bug::GateWaitsForStuck))
                 .map(at),
             // Every ending of the model's world is short.
-            told_to_end_at: None,
+            ending_since: None,
             unready_since: (!serves).then_some(made),
             replica_id: (pod.replica != Replica::Starting || self.has(Bug::EveryPodServes))
                 .then(|| id(pod.uid)),

@@ -49,11 +49,7 @@ async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, not
     let namespace = cluster.namespace().unwrap_or_default();
     let mut note = notice.message.clone();
     if note.len() > LONGEST_NOTE {
-        let end = (0..=LONGEST_NOTE - 3)
-            .rev()
-            .find(|end| note.is_char_boundary(*end))
-            .unwrap_or(0);
-        note.truncate(end);
+        note.truncate(note.floor_char_boundary(LONGEST_NOTE - 3));
         note.push('…');
     }
     let event = Event {

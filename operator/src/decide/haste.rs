@@ -74,5 +74,5 @@ fn due_at(replica: &Replica<'_>, set: &StatefulSetView) -> Option<Timestamp> {
     if set.covers(pod.ordinal) || replica.node_is_silent() {
         return None;
     }
-    pod.told_to_end_at?.checked_add(PATIENCE).ok()
+    pod.ending_since?.checked_add(PATIENCE).ok()
 }

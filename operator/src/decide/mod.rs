@@ -256,7 +256,7 @@ fn objects(findings: &Findings<'_>, settings: &Settings) -> Result<Desired, Prob
             Template {
                 value: set.template.clone(),
                 // It speaks of this template, which is not the one that is wanted.
-                digest: set.template_digest.clone().unwrap_or_default(),
+                digest: set.template_digest.clone(),
             },
         )),
         None if hold => None,

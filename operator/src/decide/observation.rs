@@ -453,8 +453,8 @@ pub struct PodView {
     pub container_id: Option<String>,
     /// When Kubernetes ends it by force at the latest; `None` while it is not being deleted.
     pub ends_by: Option<jiff::Timestamp>,
-    /// When it was told to end last, if it was.
-    pub told_to_end_at: Option<jiff::Timestamp>,
+    /// When its deletion began, if it did; a shorter grace period begins it again.
+    pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.

@@ -4,16 +4,17 @@
 //! stands in the StatefulSet until the template changes for another reason, which is known from a
 //! digest of everything else that the StatefulSet carries.
 
-use super::{CONTAINER, pod_template};
+use super::CONTAINER;
+use super::pod_template::{mount, pod_template, restricted};
 use crate::api::spec::SecretKeyRef;
 use crate::validate::{
     DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidCluster, ValidDatabase,
     ValidDrain, ValidRollout,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, ExecAction, KeyToPath, Lifecycle,
-    LifecycleHandler, PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements,
-    SecretProjection, SecurityContext, Volume, VolumeMount, VolumeProjection,
+    Container, EmptyDirVolumeSource, ExecAction, KeyToPath, Lifecycle, LifecycleHandler,
+    PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SecretProjection, Volume,
+    VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
@@ -44,8 +45,9 @@ pub struct Standing<'a> {
 pub struct Template {
     /// The template.
     pub value: Value,
-    /// Digest of everything but the operator's own image.
-    pub digest: String,
+    /// Digest of everything but the operator's own image. `None`: of a template that an older operator
+    /// wrote and that must not change now.
+    pub digest: Option<String>,
 }
 
 /// The template that should stand. `own`: the operator's own image, if it knows it.
@@ -57,7 +59,7 @@ pub fn template(
     let without = pod_template(cluster, None)?;
     let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
         return Ok(Template {
-            digest: digest(&without, None),
+            digest: Some(digest(&without, None)),
             value: without,
         });
     };
@@ -78,7 +80,7 @@ pub fn template(
             Some(image) => pod_template(cluster, Some(image))?,
             None => without,
         },
-        digest,
+        digest: Some(digest),
     })
 }
 
@@ -214,14 +216,6 @@ fn logins(database: &ValidDatabase) -> Vec<VolumeProjection> {
     }
 }
 
-fn mount(name: &str, path: &str) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        ..VolumeMount::default()
-    }
-}
-
 fn installer(image: &str) -> Container {
     // A quota or LimitRange may demand these of every container.
     let amounts = |cpu: &str, memory: &str| {
@@ -242,15 +236,7 @@ fn installer(image: &str) -> Container {
             limits: amounts("100m", "32Mi"),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            read_only_root_filesystem: Some(true),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         volume_mounts: Some(vec![mount(INSTALLER, DRAIN_DIRECTORY)]),
         ..Container::default()
     }

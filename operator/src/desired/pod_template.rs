@@ -116,11 +116,6 @@ fn unless_empty<T: Clone>(list: &[T]) -> Option<Vec<T>> {
 fn container(cluster: &ValidCluster) -> Container {
     let pods = &cluster.pods;
     let pre_stop = cluster.rollout.pre_stop_seconds;
-    let mount = |name: &str, path: &str| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        ..VolumeMount::default()
-    };
     let mut mounts = vec![
         mount("bytebase-data", DATA_DIR),
         mount("bytebase-tmp", "/tmp"),
@@ -189,17 +184,32 @@ fn container(cluster: &ValidCluster) -> Container {
             }),
             ..Lifecycle::default()
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                add: None,
-            }),
-            read_only_root_filesystem: Some(true),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         volume_mounts: Some(mounts),
         ..Container::default()
+    }
+}
+
+/// A mount of a volume by its name.
+pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        ..VolumeMount::default()
+    }
+}
+
+/// What the restricted pod security standard asks of a container, and a root filesystem that nothing
+/// writes to.
+pub(super) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
     }
 }
 

@@ -16,9 +16,8 @@ pub fn stateful_set(
     ordinals: &Range<i32>,
     template: Template,
 ) -> DesiredObject {
-    // One that an older operator wrote, and that must not change now, has none.
-    let digest = Some(template.digest).filter(|digest| !digest.is_empty());
-    let annotations: BTreeMap<_, _> = digest
+    let annotations: BTreeMap<_, _> = template
+        .digest
         .map(|digest| (TEMPLATE_ANNOTATION.to_owned(), digest))
         .into_iter()
         .collect();

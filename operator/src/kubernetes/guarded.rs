@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::DynamicObject;
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -28,28 +28,16 @@ pub enum Guarded<K> {
 }
 
 /// A type whose objects can be read by themselves.
-pub trait Readable: Sized {
+pub trait Readable: DeserializeOwned {
     /// Reads an object from JSON. `None`: nothing of use can be read of it.
-    fn read(json: &str) -> Option<Self>;
-}
-
-impl Readable for Pod {
     fn read(json: &str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
 }
 
-impl Readable for Event {
-    fn read(json: &str) -> Option<Self> {
-        serde_json::from_str(json).ok()
-    }
-}
-
-impl Readable for DynamicObject {
-    fn read(json: &str) -> Option<Self> {
-        serde_json::from_str(json).ok()
-    }
-}
+impl Readable for Pod {}
+impl Readable for Event {}
+impl Readable for DynamicObject {}
 
 /// An object as JSON, part by part.
 #[derive(Deserialize)]

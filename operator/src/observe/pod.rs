@@ -66,7 +66,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .map(|time| time.0),
         container_id: running_container(pod),
         ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
-        told_to_end_at: told_to_end_at(pod),
+        ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
             .and_then(|condition| condition.last_transition_time.as_ref())
@@ -80,7 +80,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
 }
 
 /// The deletion timestamp is the end of the grace period.
-fn told_to_end_at(pod: &Pod) -> Option<Timestamp> {
+fn ending_since(pod: &Pod) -> Option<Timestamp> {
     let ends_by = pod.metadata.deletion_timestamp.as_ref()?.0;
     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
     ends_by.checked_sub(SignedDuration::from_secs(grace)).ok()

@@ -67,12 +67,7 @@ impl PodEvents {
             return false;
         };
         let mut message = event.message.clone().unwrap_or_default();
-        if message.len() > LONGEST {
-            let end = (0..=LONGEST)
-                .rev()
-                .find(|end| message.is_char_boundary(*end));
-            message.truncate(end.unwrap_or(0));
-        }
+        message.truncate(message.floor_char_boundary(LONGEST));
         let of_set = self
             .by_set
             .entry((namespace.to_owned(), set.to_owned()))

@@ -226,13 +226,7 @@ fn condition(
         .iter()
         .find(|before| before.type_ == draft.type_.as_ref() && before.status == status);
     let mut message = draft.message;
-    if message.len() > LONGEST_MESSAGE {
-        let end = (0..=LONGEST_MESSAGE)
-            .rev()
-            .find(|end| message.is_char_boundary(*end))
-            .unwrap_or(0);
-        message.truncate(end);
-    }
+    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
     Condition {
         type_: draft.type_.as_ref().to_owned(),
         status: status.to_owned(),

@@ -15,7 +15,7 @@ fn draining(seconds: i64, license: StoredLicense) -> Observation {
     });
     let pod = &mut seen.pods[2];
     pod.deleting = true;
-    pod.told_to_end_at = Some(after(SignedDuration::from_secs(-seconds)));
+    pod.ending_since = Some(after(SignedDuration::from_secs(-seconds)));
     pod.ends_by = Some(after(SignedDuration::from_secs(3600 - seconds)));
     seen
 }

@@ -229,7 +229,7 @@ prop_compose! {
             started_at: times.0,
             container_id: times.0.map(|_| "containerd://1".to_owned()),
             ends_by: times.1,
-            told_to_end_at: times.1,
+            ending_since: times.1,
             unready_since: times.2,
             replica_id,
             restarts,
@@ -361,7 +361,7 @@ proptest! {
         if validation.cluster.is_none() {
             prop_assert!(plan.objects.is_empty() && called(&plan).is_none() && plan.prune.is_empty());
             // The gate may cut the time short of a pod that is ending already; no other ends.
-            let ending = |uid: &str| observation.pods.iter().any(|pod| pod.uid == uid && pod.told_to_end_at.is_some());
+            let ending = |uid: &str| observation.pods.iter().any(|pod| pod.uid == uid && pod.ending_since.is_some());
             prop_assert!(plan.eviction.as_ref().is_none_or(|eviction| ending(&eviction.uid)));
         }
         if let Some(next) = plan.next {
