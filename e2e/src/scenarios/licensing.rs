@@ -289,26 +289,19 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
 
 /// A license that ends while no operator runs: the first look back is enough.
 pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
+    const GUARD: i64 = 5;
     let options = |replicas| OperatorOptions {
         replicas,
-        values: json!({"licenseGuardSeconds": 5}),
+        values: json!({"licenseGuardSeconds": GUARD}),
         ..OperatorOptions::default()
     };
     sandbox.install_operator(&options(1)).await?;
     support::secrets(&sandbox).await?;
-    let lasts = SignedDuration::from_secs(60);
-    let expires = jiff::Timestamp::now() + lasts;
-    sandbox
-        .create_license_secret(LICENSE_SECRET, &License::default().expires_in(lasts))
-        .await?;
     sandbox
         .apply_yaml(&support::licensed(&sandbox, 2).to_string())
         .await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    ensure!(
-        jiff::Timestamp::now() < expires,
-        "the cluster took too long for this license"
-    );
+    let expires = support::shorten_license(&sandbox, 90).await?;
     sandbox.install_operator(&options(0)).await?;
     let nobody = || sandbox.operator_pods();
     wait::until(
@@ -318,6 +311,10 @@ pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
         Vec::is_empty,
     )
     .await?;
+    ensure!(
+        jiff::Timestamp::now() + SignedDuration::from_secs(GUARD) < expires,
+        "the operator was still there when its gate closed"
+    );
     while jiff::Timestamp::now() < expires {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

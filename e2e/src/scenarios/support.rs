@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -190,6 +190,28 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
     pool.close().await;
     ensure!(done?.rows_affected() == 1, "no license is stored");
     Ok(())
+}
+
+/// Puts a license that ends in so many seconds into Secret and database, and waits until the
+/// operator has read it. Returns when it ends. The time that a bring-up takes is none of the
+/// license's: it depends on the machine.
+pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
+    let left = SignedDuration::from_secs(seconds);
+    let license = License::default().expires_in(left);
+    let ends = Timestamp::now() + left;
+    // The Secret first: a license that ends later than the stored one would be installed.
+    sandbox
+        .create_license_secret(LICENSE_SECRET, &license)
+        .await?;
+    install_license(sandbox, &license).await?;
+    let expiry = || async {
+        let status = sandbox.status(NAME).await?;
+        let end = status["license"]["expirationTime"].as_str();
+        Ok(end.and_then(|end| end.parse::<Timestamp>().ok()))
+    };
+    let short = |end: &Option<Timestamp>| end.is_some_and(|end| end <= ends);
+    wait::until("the shorter license in status", PATIENCE, expiry, short).await?;
+    Ok(ends)
 }
 
 /// The lease that operators in the sandbox's namespace lead by: who holds it, and when it was
