@@ -289,10 +289,11 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
 
 /// A license that ends while no operator runs: the first look back is enough.
 pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
-    const GUARD: i64 = 5;
+    // The guard, and for the one step down the grace period of a pod and a margin.
+    const CLOSES_BEFORE_END: i64 = 35;
     let options = |replicas| OperatorOptions {
         replicas,
-        values: json!({"licenseGuardSeconds": GUARD}),
+        values: json!({"licenseGuardSeconds": 5}),
         ..OperatorOptions::default()
     };
     sandbox.install_operator(&options(1)).await?;
@@ -312,7 +313,7 @@ pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     )
     .await?;
     ensure!(
-        jiff::Timestamp::now() + SignedDuration::from_secs(GUARD) < expires,
+        jiff::Timestamp::now() + SignedDuration::from_secs(CLOSES_BEFORE_END) < expires,
         "the operator was still there when its gate closed"
     );
     while jiff::Timestamp::now() < expires {

@@ -20,10 +20,10 @@ use crate::wait;
 const PAUSE: Duration = Duration::from_secs(8);
 /// Clusters whose replicas do not answer; the operator reconciles eight at a time.
 const SWALLOWING: usize = 10;
-/// The license guard of these scenarios, in seconds. Two steps down with ten seconds of grace come
-/// on top, 25 s each.
+/// The license guard of these scenarios, in seconds. Two steps down with twelve seconds of grace
+/// come on top, 27 s each.
 const GUARD: i64 = 10;
-const CLOSES_BEFORE_END: i64 = GUARD + 2 * 25;
+const CLOSES_BEFORE_END: i64 = GUARD + 2 * 27;
 
 /// A refused database that is cut off is still refused, also by a new operator.
 pub async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
@@ -100,7 +100,7 @@ fn other_bytebase(sandbox: &Sandbox) -> Value {
 
 /// The database is cut off before the license ends: its end was read, and it counts.
 pub async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 90).await?;
+    let ends = bring_up_until(&sandbox, 110).await?;
     cut_off(&sandbox).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "Unknown", "LicenseUnknown")
@@ -119,7 +119,7 @@ pub async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
 /// The spec is made invalid before the license ends: the gate acts all the same, and changes nothing
 /// else.
 pub async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 90).await?;
+    let ends = bring_up_until(&sandbox, 110).await?;
     let before = template(&sandbox).await?;
     support::patch_spec(
         &sandbox,
