@@ -1,7 +1,8 @@
 //! Replicas that are told to end while they run tasks. Bytebase cancels a running task at once when
 //! it is told to end, so it must not be told before the task is done.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -106,25 +107,93 @@ async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// A rollout reaches the replica that runs a task last, and waits for the task.
+/// A rollout reaches the replica that runs a task last, waits a minute for it to be idle, then ends it,
+/// and its pod waits for the task. A new operator process goes on with the minute of the one before.
 pub async fn rollout(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
-    let (id, pod) = running_task(&sandbox, LONG).await?;
+    // Longer than the first replica takes to be replaced, and that minute.
+    let (id, pod) = running_task(&sandbox, 110).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
     let name = pod.name_any();
-    let words = format!("{name} to finish the tasks that it runs");
-    sandbox
-        .wait_status(NAME, "the rollout to say what it waits for", |status| {
-            status["rollout"]["waitingFor"]
-                .as_str()
-                .is_some_and(|text| text.contains(&words))
-        })
-        .await?;
+    let waits_for = |what| {
+        let name = name.clone();
+        let sandbox = &sandbox;
+        async move {
+            let status = sandbox
+                .wait_status(NAME, what, |status| {
+                    let rollout = &status["rollout"];
+                    rollout["waitingFor"] == what && rollout["pod"] == *name
+                })
+                .await?;
+            let rollout = &status["rollout"];
+            ensure!(
+                rollout["runningTasks"] == 1 && rollout["deadline"].is_string(),
+                "{rollout}"
+            );
+            Ok(rollout["since"].clone())
+        }
+    };
+    let since = waits_for("IdleReplica").await?;
+    support::restart_operator(&sandbox).await?;
+    ensure!(
+        waits_for("IdleReplica").await? == since,
+        "a new operator process began another minute"
+    );
+    waits_for("Drain").await?;
     done_then_ended(&sandbox, id, &pod).await?;
     support::rolled(&sandbox).await?;
     let rolled = sandbox.pods("rolled=yes").await?.len();
     ensure!(rolled == 2, "{rolled} of 2 replicas were replaced");
     Ok(())
+}
+
+/// No two versions ever run at once, the first replica of the new one is alone until it is Ready, and a
+/// task that runs at the beginning is finished.
+pub async fn maintenance(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 3);
+    cluster["spec"]["version"] = json!("3.20.0");
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    cluster["spec"]["rollout"]["strategy"] = json!("Maintenance");
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let (id, _) = running_task(&sandbox, LONG).await?;
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    let (mut waited_for, mut was_down, mut has_served) = (BTreeSet::new(), false, false);
+    let start = Instant::now();
+    loop {
+        let pods = support::pods(&sandbox).await?;
+        let version = |pod: &Pod| pod.annotations().get("bytebase.com/version").cloned();
+        let versions: BTreeSet<_> = pods.iter().map(version).collect();
+        ensure!(versions.len() <= 1, "{versions:?} run at once");
+        was_down |= pods.is_empty();
+        if was_down {
+            ensure!(
+                has_served || pods.len() <= 1,
+                "{} replicas start before the first is Ready",
+                pods.len()
+            );
+            has_served |= pods.iter().any(support::is_ready);
+            let done = task(&sandbox, id).await?.1;
+            ensure!(done == "DONE", "all replicas ended with the task {done}");
+        }
+        let status = sandbox.status(NAME).await?;
+        waited_for.extend(status["rollout"]["waitingFor"].as_str().map(str::to_owned));
+        if was_down && status["version"] == "3.21.1" && status["phase"] == "Ready" {
+            break;
+        }
+        ensure!(
+            start.elapsed() < Duration::from_mins(4),
+            "the rollout does not end: {status:#}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for stage in ["AllPodsEnd", "FirstReplica"] {
+        ensure!(
+            waited_for.contains(stage),
+            "{stage} is not in {waited_for:?}"
+        );
+    }
+    support::rolled(&sandbox).await
 }
 
 /// Without an operator: a pod that is deleted, and one that a node drain evicts.

@@ -113,8 +113,13 @@ pub const ALL: &[Scenario] = &[
     ).stand_in_only(),
     Scenario::new(
         "drain-in-rollout",
-        "A rollout waits for the task that a replica runs, says so, and goes on when it is done.",
+        "A rollout waits for the task that a replica runs, says so, also after a restart of the operator, and goes on when it is done.",
         |sandbox| Box::pin(drains::rollout(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "maintenance",
+        "An upgrade with the strategy Maintenance ends all replicas once they have finished their tasks, starts one, and then the rest.",
+        |sandbox| Box::pin(drains::maintenance(sandbox)),
     ).stand_in_only(),
     Scenario::new(
         "drain-after-restart",

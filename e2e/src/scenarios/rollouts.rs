@@ -163,8 +163,8 @@ pub async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
 async fn waits_for(sandbox: &Sandbox, words: &str) -> Result<()> {
     let status = || sandbox.status(NAME);
     wait::until(words, crate::sandbox::PATIENCE, status, |status| {
-        let waits_for = status["rollout"]["waitingFor"].as_str();
-        waits_for.is_some_and(|text| text.contains("demo-1") && text.contains(words))
+        let message = status["rollout"]["message"].as_str();
+        status["rollout"]["pod"] == "demo-1" && message.is_some_and(|text| text.contains(words))
     })
     .await?;
     Ok(())

@@ -4,8 +4,9 @@ use crate::promises::{Promise, broken_by};
 use crate::rules::Rules;
 use crate::world::{
     Action, Budget, Content, Database, Ghost, Operator, Pod, Reading, Replica, Set, Spec, Status,
-    World,
+    Waited, World,
 };
+use bytebase_operator::api::status::RolloutWait;
 use stateright::{Model, Property};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -109,7 +110,7 @@ impl Checked {
             world = world.after(Action::Mistake);
         }
         for pod in &mut world.pods {
-            pod.busy = false;
+            // A replica that is busy stays so for good: no rollout may wait for it for ever.
             match pod.replica {
                 Replica::Frozen => pod.replica = Replica::Starting,
                 Replica::Stuck => pod.replica = Replica::Active,
@@ -135,11 +136,18 @@ impl Checked {
             }
             visited.push(mark);
             // In a fixed order: what is prompt happens in the end, whatever comes first.
-            let Some(action) = world.prompt().first().copied() else {
-                recovers = as_wanted(&world);
-                break;
+            let waits = |waited: &Waited| waited.for_ == RolloutWait::IdleReplica;
+            world = match world.prompt().first().copied() {
+                Some(action) => self.step(&world, action),
+                None if world.status.rollout.as_ref().is_some_and(waits) => {
+                    world.minute_passes();
+                    world
+                }
+                None => {
+                    recovers = as_wanted(&world);
+                    break;
+                }
             };
-            world = self.step(&world, action);
             world.ghost = Ghost::default();
         }
         let mut known = known();

@@ -201,6 +201,20 @@ fn rollout(more: u8) -> Vec<Profile> {
             finds: &[Bug::TasksIgnored],
         },
         Profile {
+            name: "rollout of two: both busy for good, death",
+            license: Some(200),
+            replicas: 2,
+            running: true,
+            budget: Budget {
+                edits: 1,
+                tasks: 2 + more,
+                crashes: more,
+                ticks: 1 + more,
+                ..none
+            },
+            finds: &[Bug::PatienceForgotten],
+        },
+        Profile {
             name: "rollout: a user deletes a pod",
             license: Some(200),
             replicas: 3,

@@ -2,17 +2,18 @@
 //! and its plan becomes writes. Bugs can be planted in between.
 
 use crate::world::{
-    Active, Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, World, Write,
+    Active, Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, Waited, World,
+    Write,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus};
+use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus, RolloutStatus, RolloutWait};
 use bytebase_operator::api::{BytebaseCluster, ConditionType};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::decide::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RunningTasks, SchemaState,
-    Sessions, StatefulSetView, StoredLicense,
+    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RememberedRollout,
+    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use bytebase_operator::decide::plan::Plan;
 use bytebase_operator::decide::{Settings, decide};
@@ -64,11 +65,13 @@ pub enum Bug {
     TasksIgnored,
     /// A process that has just started takes the missing reading for an outage.
     NoReadingIsOutage,
+    /// Since when a rollout has waited for an idle replica is not read back from the status.
+    PatienceForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -83,6 +86,7 @@ impl Bug {
         Self::EvictionForgotten,
         Self::TasksIgnored,
         Self::NoReadingIsOutage,
+        Self::PatienceForgotten,
     ];
 }
 
@@ -258,7 +262,7 @@ impl Rules {
             }));
         }
         if !plan.unsettled {
-            let mut status = status(plan, &world.status);
+            let mut status = status(plan, &world.status, world.tick);
             if self.has(Bug::NothingStored) {
                 (status.identity, status.refusal) = (false, None);
             }
@@ -482,6 +486,14 @@ impl Rules {
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
             schema_version: None,
+            rollout: status
+                .rollout
+                .filter(|_| !self.has(Bug::PatienceForgotten))
+                .map(|waited| RememberedRollout {
+                    waiting_for: waited.for_,
+                    pod: Some(format!("demo-{}", waited.ordinal)),
+                    since: at(waited.since),
+                }),
         }
     }
 }
@@ -498,7 +510,7 @@ fn to_u8(number: i32) -> u8 {
 }
 
 /// The part of the new status that later decisions may rest on.
-fn status(plan: &Plan, before: &Status) -> Status {
+fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     let database = plan.report.database.as_ref();
     let refused = |type_: ConditionType| {
         let mut conditions = plan.report.conditions.iter();
@@ -520,5 +532,34 @@ fn status(plan: &Plan, before: &Status) -> Status {
             }
             None => license.and(before.license),
         },
+        rollout: plan
+            .report
+            .rollout
+            .as_ref()
+            .and_then(|rollout| waited(rollout, before.rollout, tick)),
     }
+}
+
+/// Nothing rests on what else a rollout waits for.
+fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<Waited> {
+    let for_ = rollout.waiting_for.filter(|for_| {
+        matches!(
+            for_,
+            RolloutWait::IdleReplica | RolloutWait::Eviction | RolloutWait::DisruptionBudget
+        )
+    })?;
+    let pod = rollout.pod.as_deref()?;
+    let ordinal = pod.strip_prefix("demo-")?.parse().ok()?;
+    let before = before.filter(|before| {
+        rollout.continues(&RolloutStatus {
+            waiting_for: Some(before.for_),
+            pod: Some(format!("demo-{}", before.ordinal)),
+            ..RolloutStatus::default()
+        })
+    });
+    Some(Waited {
+        for_,
+        ordinal,
+        since: before.map_or(tick, |before| before.since),
+    })
 }

@@ -6,6 +6,7 @@
 
 use crate::promises::{Known, LicenseRead, Promise};
 use bytebase_operator::api::Reason;
+use bytebase_operator::api::status::RolloutWait;
 use std::collections::BTreeSet;
 
 /// A StatefulSet.
@@ -113,6 +114,19 @@ pub struct Status {
     pub license: Option<u8>,
     /// What was last read allowed one replica only.
     pub unlicensed: Option<Reason>,
+    /// What a rollout waits for, where a later decision rests on it.
+    pub rollout: Option<Waited>,
+}
+
+/// What a rollout waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Waited {
+    /// In one word.
+    pub for_: RolloutWait,
+    /// Ordinal of the pod that it is about.
+    pub ordinal: u8,
+    /// Since this tick.
+    pub since: u8,
 }
 
 /// Eviction of a pod.
@@ -620,12 +634,17 @@ impl World {
             }
             Action::Tick => {
                 budget.ticks -= 1;
-                self.tick += 1;
-                self.operator.settled = false;
-                self.license_has_ended();
+                self.minute_passes();
             }
             _ => {}
         }
+    }
+
+    /// Time goes on.
+    pub fn minute_passes(&mut self) {
+        self.tick += 1;
+        self.operator.settled = false;
+        self.license_has_ended();
     }
 
     /// Nobody had anything left to do, so whoever knew of the end of the license has acted on it.

@@ -45,6 +45,7 @@ pub const MOST_REPLICAS: i32 = 50;
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),
+    printcolumn(name = "Rollout", type_ = "string", json_path = ".status.rollout.waitingFor", description = "What the rollout that is under way waits for, in one word"),
     printcolumn(name = "HA", type_ = "string", json_path = ".status.conditions[?(@.type==\"HALicensed\")].status", description = "The stored license allows more than one replica"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = 1, description = "External URL"),
@@ -565,6 +566,34 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub drain_image: Option<String>,
+    /// In which order a change reaches the replicas. `Rolling` (the default) replaces one after the
+    /// other while the others serve. `Maintenance` ends all, starts one, and starts the others when that
+    /// one is Ready: Bytebase is not available meanwhile, and no replica of an old version runs on a
+    /// schema that a new one has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<RolloutStrategy>,
+}
+
+/// In which order a change reaches the replicas.
+#[derive(
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::AsRefStr,
+    strum::EnumIter,
+)]
+pub enum RolloutStrategy {
+    /// One after the other.
+    #[default]
+    Rolling,
+    /// All down, one up, the rest.
+    Maintenance,
 }
 
 /// Whether replicas finish their running tasks before they end.

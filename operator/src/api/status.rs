@@ -262,15 +262,96 @@ pub enum HeartbeatState {
     Unknown,
 }
 
-/// A roll under way.
+/// A rollout that is under way.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStatus {
     /// Pods on the current template.
     pub updated_replicas: i32,
-    /// What it waits for.
-    pub waiting_for: String,
-    /// Since when.
+    /// What the rollout waits for, in one word.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub waiting_for: Option<RolloutWait>,
+    /// The pod that the rollout waits for, or ends next. Absent where it waits for no single pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// Tasks that this pod is running, where the rollout waits for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_tasks: Option<i64>,
+    /// What the rollout does or waits for, in a sentence.
+    #[serde(default)]
+    pub message: String,
+    /// Since when the rollout has waited for this. A restart of the operator does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
+    /// When the rollout stops waiting for this at the latest: it then goes on, or `Stalled` says why it
+    /// cannot. Absent where the wait has no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+}
+
+/// What a rollout waits for.
+#[derive(
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::AsRefStr,
+    strum::EnumIter,
+)]
+pub enum RolloutWait {
+    /// The StatefulSet controller, to see the change.
+    StatefulSetController,
+    /// The eviction of a pod, which the operator asks for now.
+    Eviction,
+    /// A PodDisruptionBudget, to let a pod go.
+    DisruptionBudget,
+    /// A pod, to finish its tasks and to end.
+    Drain,
+    /// A pod, to end.
+    PodEnd,
+    /// Every pod, to end: `spec.rollout.strategy` is `Maintenance`.
+    AllPodsEnd,
+    /// The first replica on the new template, to be Ready and to send heartbeats:
+    /// `spec.rollout.strategy` is `Maintenance`.
+    FirstReplica,
+    /// A pod, to be made.
+    PodCreation,
+    /// The replica that was replaced last, to be Ready and to send heartbeats.
+    ReadyReplica,
+    /// The other replicas, to be Ready and to send heartbeats, so that they carry the load.
+    OtherReplicas,
+    /// A replica without running tasks.
+    IdleReplica,
+    /// The end of a schema migration.
+    SchemaMigration,
+    /// The next reading of the metadata database.
+    DatabaseReading,
+    /// The metadata database, to be readable or to pass its checks.
+    Database,
+    /// A node that does not report.
+    Node,
+    /// The end of a scale-down.
+    ScaleDown,
+    /// `spec.paused` to be false.
+    Resume,
+    /// Somebody to correct the change: see `message`.
+    Correction,
+}
+
+impl RolloutStatus {
+    /// Whether the rollout still waits for what it waited for before: the same thing, of the same pod.
+    /// Which replica is nearest to being idle does not matter.
+    pub fn continues(&self, before: &Self) -> bool {
+        let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
+        self.waiting_for == before.waiting_for && (for_any_pod || self.pod == before.pod)
+    }
 }

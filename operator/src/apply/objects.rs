@@ -2,7 +2,8 @@
 
 use super::contains::contains;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
-use crate::decide::rollout::{Eviction, Size};
+use crate::decide::rollout::Eviction;
+use crate::decide::scale::Size;
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
 use k8s_openapi::api::core::v1::Pod;

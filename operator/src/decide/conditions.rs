@@ -3,10 +3,11 @@
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica, lasting_refusal};
 use super::license::{self, LicenseVerdict};
+use super::maintenance::Stage;
 use super::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
 use super::replicas::Target;
-use super::rollout::{Rollout, Step, describe};
+use super::rollout::{Rollout, Step, Wait, describe};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
@@ -30,8 +31,10 @@ pub struct Findings<'a> {
     pub target: &'a Target,
     /// Roll.
     pub rollout: &'a Rollout,
-    /// The image is older than the schema.
-    pub downgrade: Option<&'a str>,
+    /// Where a rollout with downtime stands.
+    pub stage: Stage,
+    /// What a scale-down waits for.
+    pub scale_wait: Option<&'a Wait>,
     /// Ingress and HTTPRoute wait for the first admin.
     pub exposure_held: bool,
 }
@@ -422,14 +425,6 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
 }
 
 fn rollout(findings: &Findings<'_>) -> ConditionDraft {
-    if let Some(message) = findings.downgrade {
-        return ConditionDraft::new(
-            ConditionType::RolloutComplete,
-            Some(false),
-            Reason::DowngradeRefused,
-            message,
-        );
-    }
     let (done, reason, message) = findings.rollout.condition();
     ConditionDraft::new(ConditionType::RolloutComplete, Some(done), reason, message)
 }
@@ -496,6 +491,10 @@ fn reconciling(
     }
     if rollout.status == Some(false) {
         return of(true, Reason::Progressing, &rollout.message);
+    }
+    if let Some(wait) = findings.scale_wait {
+        let message = format!("the scale-down is waiting for {}", wait.message);
+        return of(true, Reason::Progressing, &message);
     }
     let set = findings.observation.stateful_set.as_ref();
     if set.is_none() && findings.database.allows == Allows::Wait {

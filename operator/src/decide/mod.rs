@@ -5,16 +5,19 @@ pub mod database;
 pub mod haste;
 pub mod health;
 pub mod license;
+pub mod maintenance;
 pub mod observation;
 pub mod plan;
 pub mod replicas;
 pub mod rollout;
+pub mod scale;
+pub mod schema;
 #[cfg(test)]
 mod tests;
 
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
-use crate::api::status::{Phase, ReplicaStatus};
+use crate::api::status::{Phase, ReplicaStatus, RolloutWait};
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
 use crate::desired::drain::{self, Template};
@@ -26,10 +29,12 @@ use database::DatabaseVerdict;
 use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
-use observation::{DatabaseView, Fact, Observation, SchemaState, StatefulSetView, StoredLicense};
+use maintenance::Stage;
+use observation::{DatabaseView, Fact, Observation, StatefulSetView, StoredLicense};
 use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report, Wanted};
 use replicas::{Grounds, Target};
-use rollout::{Haste, Rollout, Size, Step};
+use rollout::{Rollout, Step, Wait};
+use scale::{Haste, Size};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -86,16 +91,38 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         view: &observation.database,
         foreign: health.strangers(observation),
     });
+    let template = match template(cluster, settings, observation) {
+        Ok(template) => template,
+        Err(problem) => {
+            let problems = validation.problems.iter().cloned().chain([problem]);
+            let problems: Vec<_> = problems.collect();
+            return blocked(validation, &problems, observation, settings, &health);
+        }
+    };
+    let held = downgrade.is_some() || database.allows <= database::Allows::Wait;
+    let stage = if held || cluster.paused {
+        Stage::Idle
+    } else {
+        maintenance::stage(cluster, &template, target.replicas, observation, &health)
+    };
     let rollout = held_rollout(
-        rollout::step(cluster, observation, &health),
+        rollout::step(cluster, stage, observation, &health),
         cluster,
         observation,
         &database,
         &target,
+        downgrade.as_deref(),
     );
+    let set = observation
+        .stateful_set
+        .as_ref()
+        .filter(|_| !cluster.paused);
+    let scale_wait =
+        set.and_then(|set| scale::waits_for(set, target.replicas, target.haste(), observation));
     let findings = Findings {
         rollout: &rollout,
-        downgrade: downgrade.as_deref(),
+        stage,
+        scale_wait: scale_wait.as_ref(),
         exposure_held: exposure_held(cluster, observation, &license),
         cluster,
         observation,
@@ -104,18 +131,24 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         database: &database,
         target: &target,
     };
-    match objects(&findings, settings) {
-        Ok(desired) => plan(&findings, desired, validation),
-        Err(problem) => {
-            let problems: Vec<_> = validation
-                .problems
-                .iter()
-                .cloned()
-                .chain([problem])
-                .collect();
-            blocked(validation, &problems, observation, settings, &health)
-        }
-    }
+    let desired = objects(&findings, settings, template, held);
+    plan(&findings, desired, validation)
+}
+
+/// The pod template that should stand.
+fn template(
+    cluster: &ValidCluster,
+    settings: &Settings,
+    observation: &Observation,
+) -> Result<Template, Problem> {
+    let set = observation.stateful_set.as_ref();
+    let live_image = set.and_then(|set| drain::image_in(&set.template));
+    let standing = drain::Standing {
+        exists: set.is_some(),
+        drain_image: live_image.as_deref(),
+        digest: set.and_then(|set| set.template_digest.as_deref()),
+    };
+    drain::template(cluster, settings.own_image.as_deref(), standing).map_err(Problem::pod_template)
 }
 
 /// How long before its end a license stops counting for a cluster of this size: the operator's
@@ -142,7 +175,6 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         database,
         target,
         rollout,
-        downgrade,
         ..
     } = *findings;
     let mut all = conditions::all(findings);
@@ -165,8 +197,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     };
     let eviction = match &rollout.step {
         _ if hastened.eviction.is_some() => hastened.eviction,
-        // A pod that ends now would come back from the old template, which is held.
-        Step::Evict(eviction) if downgrade.is_none() => Some(eviction.clone()),
+        Step::Evict(eviction) => Some(eviction.clone()),
         _ => None,
     };
     let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
@@ -188,7 +219,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .into_iter()
         .flatten()
         .min(),
-        reading: reading(quiet, rollout, health, database),
+        reading: reading(quiet, findings),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -197,8 +228,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             url: Some(cluster.url.as_str().to_owned()),
             license: license.status.clone(),
             database: database.facts.clone(),
-            rollout: (rollout.step != Step::Done)
-                .then(|| (to_i32(rollout.updated), rollout.condition().2)),
+            rollout: rollout.status(),
             conditions: all,
             ..report(phase, observation, health)
         },
@@ -218,39 +248,39 @@ struct Desired {
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
 /// present template while the new one would start replicas that are known to fail or to break the
 /// schema.
-fn objects(findings: &Findings<'_>, settings: &Settings) -> Result<Desired, Problem> {
+fn objects(
+    findings: &Findings<'_>,
+    settings: &Settings,
+    template: Template,
+    held: bool,
+) -> Desired {
     let Findings {
         cluster,
         observation,
         health,
-        database,
         target,
+        stage,
         exposure_held,
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let live_image = set.and_then(|set| drain::image_in(&set.template));
-    let standing = drain::Standing {
-        exists: set.is_some(),
-        drain_image: live_image.as_deref(),
-        digest: set.and_then(|set| set.template_digest.as_deref()),
-    };
-    let template = drain::template(cluster, settings.own_image.as_deref(), standing);
-    let template = template.map_err(Problem::pod_template)?;
     let warning = drain::warning(cluster, &template);
-    let hold = findings.downgrade.is_some() || database.allows <= database::Allows::Wait;
-    let first = Size {
-        start: 0,
-        replicas: target.replicas,
-    };
+    let replicas = stage.limit(target.replicas);
+    let first = Size { start: 0, replicas };
     let size = set.map_or(first, |set| {
-        rollout::next_size(set, target.replicas, target.haste(), observation, health)
+        let haste = match stage {
+            // Whatever holds the number of replicas back, this is no doing of the license gate.
+            Stage::Stop => Haste::Orderly,
+            Stage::Idle | Stage::First => target.haste(),
+        };
+        scale::next_size(set, replicas, haste, observation, health)
     });
+    let keeps_template = held || stage == Stage::Stop;
     let stateful_set = match set {
         // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
         // writes anything.
-        Some(set) if hold && size == set.size() => None,
-        Some(set) if hold => Some(desired::stateful_set(
+        Some(set) if keeps_template && size == set.size() => None,
+        Some(set) if keeps_template => Some(desired::stateful_set(
             cluster,
             &size.ordinals(),
             Template {
@@ -259,7 +289,7 @@ fn objects(findings: &Findings<'_>, settings: &Settings) -> Result<Desired, Prob
                 digest: set.template_digest.clone(),
             },
         )),
-        None if hold => None,
+        None if held => None,
         _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
     };
     let doors = if exposure_held && !observation.service_exposes {
@@ -290,12 +320,12 @@ fn objects(findings: &Findings<'_>, settings: &Settings) -> Result<Desired, Prob
         .collect();
     // Kinds are listed in the order in which they are applied.
     objects.sort_by_key(|object| object.kind);
-    Ok(Desired {
+    Desired {
         objects,
         prune,
         not_installed,
         warning,
-    })
+    }
 }
 
 /// A cluster that cannot be used: nothing is changed, what runs is still looked at. Only the license
@@ -331,7 +361,7 @@ fn blocked(
     let set = observation.stateful_set.as_ref();
     let resize = set.filter(|set| closed && !paused && set.replicas > 1);
     let resize = resize.and_then(|set| {
-        let size = rollout::next_size(set, 1, Haste::Gate, observation, health);
+        let size = scale::next_size(set, 1, Haste::Gate, observation, health);
         (size != set.size()).then_some(size)
     });
     Plan {
@@ -344,7 +374,7 @@ fn blocked(
             license.changes_at,
             hastened.due_at,
             validation.changes_at,
-            closed.then(|| rollout::overdue_at(observation)).flatten(),
+            closed.then(|| scale::overdue_at(observation)).flatten(),
         ]
         .into_iter()
         .flatten()
@@ -420,27 +450,9 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
                 set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision)
             })
             .and_then(|replica| replica.pod.version.clone()),
-        schema_version: schema_version(observation).map(|version| version.to_string()),
+        schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
         ..Report::default()
-    }
-}
-
-/// Version of the metadata schema: as last read, by this process or by an earlier one.
-fn schema_version(observation: &Observation) -> Option<Version> {
-    let facts = observation
-        .last_facts
-        .as_ref()
-        .map(|(_, facts)| &facts.schema);
-    match facts {
-        Some(SchemaState::Bytebase {
-            version: Some(version),
-        }) => Some(*version),
-        // An emptied database has none.
-        Some(SchemaState::Empty | SchemaState::Foreign { .. }) => None,
-        Some(SchemaState::Bytebase { version: None }) | None => {
-            observation.remembered.schema_version
-        }
     }
 }
 
@@ -448,7 +460,7 @@ fn schema_version(observation: &Observation) -> Option<Version> {
 /// then breaks.
 fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
     let image = cluster.image.version?;
-    let schema = schema_version(observation)?;
+    let schema = schema::version(observation)?;
     image.older_minor_than(schema).then(|| {
         let Version { major, minor, .. } = schema;
         format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
@@ -462,32 +474,45 @@ fn held_rollout(
     observation: &Observation,
     database: &DatabaseVerdict,
     target: &Target,
+    downgrade: Option<&str>,
 ) -> Rollout {
+    if let Some(downgrade) = downgrade {
+        // A pod that ends now would come back from the old template, which is held.
+        return Rollout {
+            step: Step::Stalled {
+                reason: Reason::DowngradeRefused,
+                pod: None,
+                why: downgrade.to_owned(),
+            },
+            behind_schema: None,
+            ..rollout
+        };
+    }
     let shrinks = observation
         .stateful_set
         .as_ref()
         .is_some_and(|set| target.replicas < set.replicas);
-    let for_ = if cluster.paused {
-        "spec.paused to be lifted"
+    let (for_, message) = if cluster.paused {
+        (RolloutWait::Resume, "spec.paused to be lifted")
     } else if database.allows == database::Allows::Wait {
-        "the first reading of the database"
+        (
+            RolloutWait::DatabaseReading,
+            "the first reading of the database",
+        )
     } else if database.allows == database::Allows::Nothing && database.status.is_none() {
         // A pod that ends now could not start again.
-        "the database to be readable again"
+        (RolloutWait::Database, "the database to be readable again")
     } else if database.allows == database::Allows::Nothing {
         // A pod that ends now might come back into a database that refuses it.
-        "the database to pass its checks"
+        (RolloutWait::Database, "the database to pass its checks")
     } else if shrinks {
         // Never two at once by our hand.
-        "the scale-down to end"
+        (RolloutWait::ScaleDown, "the scale-down to end")
     } else {
         return rollout;
     };
     let step = match rollout.step {
-        Step::Evict(_) => Step::Wait {
-            for_: for_.to_owned(),
-            until: None,
-        },
+        Step::Evict(_) => Step::Wait(Wait::new(for_, message)),
         step => step,
     };
     Rollout { step, ..rollout }
@@ -528,18 +553,24 @@ fn exposure_held(
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
 }
 
-/// A roll must know of a migration, and of a replica whose id is not known only its session tells
+/// A rollout and a scale-down must know of a migration, and of a replica whose id is not known only its session tells
 /// that it lives.
-fn reading(
-    quiet: bool,
-    rollout: &Rollout,
-    health: &Health<'_>,
-    database: &DatabaseVerdict,
-) -> Reading {
+fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
+    let Findings {
+        rollout,
+        health,
+        database,
+        observation,
+        target,
+        ..
+    } = *findings;
+    let set = observation.stateful_set.as_ref();
+    let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
+            || shrinks
             || is_unnamed(health),
         new_session: is_refused(database),
     }
@@ -612,7 +643,7 @@ fn next(
     health: &Health<'_>,
 ) -> Option<Timestamp> {
     let rollout = match &rollout.step {
-        Step::Wait { until, .. } => *until,
+        Step::Wait(wait) => wait.until.filter(|until| *until > observation.now),
         _ => None,
     };
     // Just past the moment at which a heartbeat nobody claims counts as a stranger's.
@@ -635,7 +666,7 @@ fn next(
         strangers,
         health::awaited_refusal(observation),
         late,
-        rollout::overdue_at(observation),
+        scale::overdue_at(observation),
     ]
     .into_iter()
     .flatten()

@@ -1,7 +1,7 @@
 //! What the decision rests on: everything seen of one cluster at one moment, as plain values.
 
 use crate::api::Reason;
-use crate::api::status::{DatabaseStatus, LicenseStatus};
+use crate::api::status::{DatabaseStatus, LicenseStatus, RolloutWait};
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use secrecy::SecretString;
@@ -349,6 +349,19 @@ pub struct Remembered {
     pub unlicensed: Option<Reason>,
     /// The version of the metadata schema as last read.
     pub schema_version: Option<Version>,
+    /// What a rollout waited for.
+    pub rollout: Option<RememberedRollout>,
+}
+
+/// What a rollout waited for when status was last written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RememberedRollout {
+    /// In one word.
+    pub waiting_for: RolloutWait,
+    /// The pod that it was about.
+    pub pod: Option<String>,
+    /// Since when.
+    pub since: jiff::Timestamp,
 }
 
 /// A definite finding against a metadata database.

@@ -1,7 +1,8 @@
 //! What is to be done: the outcome of a decision.
 
-use super::rollout::{Eviction, Size};
-use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus};
+use super::rollout::Eviction;
+use super::scale::Size;
+use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus, RolloutStatus};
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
@@ -120,8 +121,8 @@ pub struct Report {
     pub database: Option<DatabaseStatus>,
     /// Pods; `since` is filled in by `report`.
     pub replica_statuses: Vec<ReplicaStatus>,
-    /// Updated pods and what the roll waits for.
-    pub rollout: Option<(i32, String)>,
+    /// The rollout that is under way; `since` is filled in by `report`.
+    pub rollout: Option<RolloutStatus>,
     /// Conditions.
     pub conditions: Vec<ConditionDraft>,
 }

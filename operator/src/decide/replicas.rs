@@ -3,7 +3,7 @@
 use super::database::{self, DatabaseVerdict};
 use super::license::{self, LicenseVerdict};
 use super::observation::{DatabaseView, StatefulSetView};
-use super::rollout::Haste;
+use super::scale::Haste;
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::version::Version;

@@ -5,43 +5,99 @@
 //! operator evicts one, and the controller makes it anew from the current template.
 
 use super::health::{DEAD_AFTER, Health, Replica, process_start};
-use super::observation::{DatabaseFacts, Fact, Observation, StatefulSetView};
+use super::maintenance::{self, Stage};
+use super::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
+use super::schema;
 use crate::api::Reason;
-use crate::api::status::HeartbeatState;
+use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
+use crate::contract::version::Version;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::cmp::Reverse;
-use std::ops::Range;
 use std::time::Duration;
 
-/// Where a roll stands.
+/// A rollout waits so long for one of several busy replicas to become idle. Then it ends the one
+/// that runs the fewest tasks, whose drain hook waits for them.
+const IDLE_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// Where a rollout stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
     /// Pods on the current template.
     pub updated: usize,
     /// Next move.
     pub step: Step,
+    /// Replicas of an older version than the schema of the database, in words.
+    pub behind_schema: Option<String>,
 }
 
-/// The next move of a roll.
+/// The next move of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Every pod runs the current template.
     Done,
     /// End this pod.
     Evict(Eviction),
-    /// Not yet: for what, and until when at the latest it is looked at again.
-    Wait {
-        /// What for.
-        for_: String,
-        /// When it turns into a stall.
-        until: Option<Timestamp>,
-    },
-    /// A replaced pod did not come back.
+    /// Not yet.
+    Wait(Wait),
+    /// It does not go on without help.
     Stalled {
-        /// Which, and in what state it is.
+        /// Reason of `RolloutComplete` and `Stalled`.
+        reason: Reason,
+        /// The pod that holds it up.
+        pod: Option<String>,
+        /// What is wrong, and what to do.
         why: String,
     },
+}
+
+/// What a rollout waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// In one word.
+    pub for_: RolloutWait,
+    /// The pod that it is about.
+    pub pod: Option<String>,
+    /// Tasks that this pod is running, where the wait is for them.
+    pub running_tasks: Option<u64>,
+    /// In words, after "waiting for".
+    pub message: String,
+    /// When the rollout stops waiting for it, or looks again, at the latest.
+    pub until: Option<Timestamp>,
+}
+
+impl Wait {
+    /// For something that is about no single pod and ends by itself.
+    pub fn new(for_: RolloutWait, message: impl Into<String>) -> Self {
+        Self {
+            for_,
+            pod: None,
+            running_tasks: None,
+            message: message.into(),
+            until: None,
+        }
+    }
+
+    fn about(self, replica: &Replica<'_>) -> Self {
+        Self {
+            pod: Some(replica.pod.name.clone()),
+            ..self
+        }
+    }
+
+    fn with_tasks(self, replica: &Replica<'_>) -> Self {
+        Self {
+            running_tasks: replica.running_tasks,
+            ..self.about(replica)
+        }
+    }
+
+    /// With the moment at which it ends at the latest.
+    #[must_use]
+    pub fn until(self, until: Option<Timestamp>) -> Self {
+        Self { until, ..self }
+    }
 }
 
 /// One pod to end. The uid keeps an eviction from hitting a successor of the same name.
@@ -62,7 +118,7 @@ pub struct Eviction {
 impl Rollout {
     /// Status, reason and message of `RolloutComplete`.
     pub fn condition(&self) -> (bool, Reason, String) {
-        match &self.step {
+        let (done, reason, mut message) = match &self.step {
             Step::Done => (
                 true,
                 Reason::RolloutDone,
@@ -82,20 +138,57 @@ impl Rollout {
                 Reason::RolloutProgressing,
                 format!("replacing {}: {}", eviction.pod, eviction.why),
             ),
-            Step::Wait { for_, .. } => {
-                (false, Reason::RolloutWaiting, format!("waiting for {for_}"))
-            }
-            Step::Stalled { why } => (false, Reason::RolloutStalled, why.clone()),
+            Step::Wait(wait) => (
+                false,
+                Reason::RolloutWaiting,
+                format!("waiting for {}", wait.message),
+            ),
+            Step::Stalled { reason, why, .. } => (false, *reason, why.clone()),
+        };
+        if let Some(behind) = self.behind_schema.as_ref().filter(|_| !done) {
+            message = format!("{message}; {behind}");
         }
+        (done, reason, message)
+    }
+
+    /// What status tells of it; `report` adds since when.
+    pub fn status(&self) -> Option<RolloutStatus> {
+        let (waiting_for, pod, running_tasks, deadline) = match &self.step {
+            Step::Done => return None,
+            Step::Evict(eviction) => {
+                let waiting_for = match eviction.refused {
+                    Some(_) => RolloutWait::DisruptionBudget,
+                    None => RolloutWait::Eviction,
+                };
+                (waiting_for, Some(eviction.pod.clone()), None, None)
+            }
+            Step::Wait(wait) => (wait.for_, wait.pod.clone(), wait.running_tasks, wait.until),
+            Step::Stalled { pod, .. } => (RolloutWait::Correction, pod.clone(), None, None),
+        };
+        Some(RolloutStatus {
+            updated_replicas: i32::try_from(self.updated).unwrap_or(i32::MAX),
+            waiting_for: Some(waiting_for),
+            pod,
+            running_tasks: running_tasks.and_then(|tasks| i64::try_from(tasks).ok()),
+            message: self.condition().2,
+            since: None,
+            deadline: deadline.map(Time),
+        })
     }
 }
 
 /// Decides the next move.
-pub fn step(cluster: &ValidCluster, observation: &Observation, health: &Health<'_>) -> Rollout {
+pub fn step(
+    cluster: &ValidCluster,
+    stage: Stage,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Rollout {
     let Some(set) = &observation.stateful_set else {
         return Rollout {
             updated: 0,
             step: Step::Done,
+            behind_schema: None,
         };
     };
     let outdated: Vec<_> = health
@@ -103,12 +196,18 @@ pub fn step(cluster: &ValidCluster, observation: &Observation, health: &Health<'
         .iter()
         .filter(|replica| is_outdated(replica, set))
         .collect();
-    let updated = health.replicas.len() - outdated.len();
-    let step = if !set.settled {
-        Step::Wait {
-            for_: "the StatefulSet controller to see the change".to_owned(),
-            until: None,
-        }
+    let updated = match stage {
+        // The new template does not stand yet.
+        Stage::Stop => 0,
+        Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
+    };
+    let step = if let Some(step) = maintenance::step(stage, cluster, observation, health) {
+        step
+    } else if !set.settled {
+        Step::Wait(Wait::new(
+            RolloutWait::StatefulSetController,
+            "the StatefulSet controller to see the change",
+        ))
     } else if outdated.is_empty() {
         Step::Done
     } else {
@@ -117,7 +216,37 @@ pub fn step(cluster: &ValidCluster, observation: &Observation, health: &Health<'
             observation,
         )
     };
-    Rollout { updated, step }
+    Rollout {
+        updated,
+        step,
+        behind_schema: behind_schema(observation, &outdated),
+    }
+}
+
+/// Replicas that run on a schema which a newer version has changed under them. They may fail at what
+/// it changed, so they are not to stay for longer than they must.
+fn behind_schema(observation: &Observation, outdated: &[&Replica<'_>]) -> Option<String> {
+    let schema = schema::version(observation)?;
+    let behind = outdated.iter().filter(|replica| is_behind(replica, schema));
+    let count = behind.count();
+    let Version { major, minor, .. } = schema;
+    match count {
+        0 => None,
+        1 => Some(format!(
+            "1 replica still runs a version that is older than the schema, which is at {major}.{minor}"
+        )),
+        _ => Some(format!(
+            "{count} replicas still run a version that is older than the schema, which is at {major}.{minor}"
+        )),
+    }
+}
+
+fn version_of(replica: &Replica<'_>) -> Option<Version> {
+    Version::parse(replica.pod.version.as_deref()?).ok()
+}
+
+fn is_behind(replica: &Replica<'_>, schema: Version) -> bool {
+    version_of(replica).is_some_and(|version| version.older_minor_than(schema))
 }
 
 /// An eviction that is refused again and again is still what comes next.
@@ -133,7 +262,8 @@ fn refused(step: Step, observation: &Observation) -> Step {
     }
 }
 
-fn is_outdated(replica: &Replica<'_>, set: &StatefulSetView) -> bool {
+/// Whether a pod runs another template than the present one.
+pub fn is_outdated(replica: &Replica<'_>, set: &StatefulSetView) -> bool {
     replica.pod.revision != set.update_revision
 }
 
@@ -144,19 +274,15 @@ fn next(
     set: &StatefulSetView,
     outdated: &[&Replica<'_>],
 ) -> Step {
-    let wait = |for_: String, until| Step::Wait { for_, until };
     if let Some(ending) = health
         .replicas
         .iter()
         .find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
     {
-        return wait(ending_in_words(ending), None);
+        return Step::Wait(end_of(ending));
     }
-    match observation.facts().map(|facts| &facts.sessions) {
-        Some(Some(sessions)) if sessions.migration_running => return wait("the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done".to_owned(), None),
-        // The next reading looks at them.
-        Some(None) => return wait("a look at whether a schema migration is running".to_owned(), None),
-        _ => {}
+    if let Some(wait) = schema_migration(observation) {
+        return Step::Wait(wait);
     }
     // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody
     // loses anything with it.
@@ -169,15 +295,21 @@ fn next(
     if let Ok(replicas) = usize::try_from(set.replicas)
         && health.replicas.len() < replicas
     {
-        return wait(
+        return Step::Wait(Wait::new(
+            RolloutWait::PodCreation,
             format!("{} of {replicas} pods to exist", health.replicas.len()),
-            None,
-        );
+        ));
     }
     let unproven =
         |replica: &&Replica<'_>| !is_outdated(replica, set) && !health.serves(replica, observation);
     if let Some(replica) = health.replicas.iter().find(unproven) {
-        return unproven_step(replica, cluster.rollout.ready_timeout, observation);
+        return unproven_step(
+            RolloutWait::ReadyReplica,
+            cluster,
+            observation,
+            replica,
+            outdated,
+        );
     }
     // It may do its work as ever, and a pod that is told to end there would stay for as long as its
     // node is away.
@@ -186,7 +318,8 @@ fn next(
         .iter()
         .find(|replica| replica.node_is_silent())
     {
-        return wait(format!("{}: {}", silent.pod.name, describe(silent)), None);
+        let message = format!("{}: {}", silent.pod.name, describe(silent));
+        return Step::Wait(Wait::new(RolloutWait::Node, message).about(silent));
     }
     let Some(candidate) = pick(outdated, health, observation) else {
         return Step::Done;
@@ -203,14 +336,13 @@ fn next(
     if let Some(weak) = health.replicas.iter().find(|replica| {
         replica.pod.uid != candidate.pod.uid && !health.serves(replica, observation)
     }) {
-        return wait(
-            format!(
-                "{} to be Ready and beating: {}",
-                weak.pod.name,
-                describe(weak)
-            ),
-            given_up_at(candidate, observation),
-        );
+        let (pod, state) = (&weak.pod.name, describe(weak));
+        let message = format!("{pod} to be Ready and beating: {state}");
+        let wait = Wait::new(RolloutWait::OtherReplicas, message).about(weak);
+        return Step::Wait(wait.until(given_up_at(candidate, observation)));
+    }
+    if let Some(wait) = idle_replica(candidate, observation) {
+        return Step::Wait(wait);
     }
     evict(
         candidate,
@@ -218,15 +350,76 @@ fn next(
     )
 }
 
-/// What a rollout waits for while a pod ends. How many tasks there are is in `replicaStatuses`: a
-/// message that counted them would change with every one.
-fn ending_in_words(ending: &Replica<'_>) -> String {
+/// A busy replica is the candidate only if every outdated one is busy. It is given time to become
+/// idle, by the clock of status, so that a restart of the operator begins none of it again.
+///
+/// Of a replica whose tasks are unknown nobody would learn that it is idle now, and one that is older
+/// than the schema is not to stay. Their drain hooks wait for what they run.
+fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wait> {
+    let tasks = candidate.running_tasks.filter(|tasks| *tasks > 0)?;
+    if schema::version(observation).is_some_and(|schema| is_behind(candidate, schema)) {
+        return None;
+    }
+    let now = observation.now;
+    let since = match &observation.remembered.rollout {
+        Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
+        // Its time was up already, and the eviction is on its way.
+        Some(before) if before.ends(candidate) => return None,
+        _ => now,
+    };
+    let until = since.checked_add(IDLE_PATIENCE).ok()?;
+    let name = &candidate.pod.name;
+    let message = format!(
+        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is told to end at {until:.0} if none is idle by then; it finishes its tasks first if its pod has the drain hook"
+    );
+    let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
+    (now < until).then(|| wait.until(Some(until)))
+}
+
+impl RememberedRollout {
+    /// Whether the operator had begun to end this pod.
+    fn ends(&self, replica: &Replica<'_>) -> bool {
+        let evicts = matches!(
+            self.waiting_for,
+            RolloutWait::Eviction | RolloutWait::DisruptionBudget
+        );
+        evicts && self.pod.as_deref() == Some(&replica.pod.name)
+    }
+}
+
+/// A schema migration that runs, or of which is not known whether it does. Whoever ends the pod that
+/// runs it leaves it half done.
+pub fn schema_migration(observation: &Observation) -> Option<Wait> {
+    match &observation.facts()?.sessions {
+        Some(sessions) if sessions.migration_running => Some(Wait::new(
+            RolloutWait::SchemaMigration,
+            "the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done",
+        )),
+        Some(_) => None,
+        // The next reading looks at them.
+        None => Some(Wait::new(
+            RolloutWait::DatabaseReading,
+            "a look at whether a schema migration is running",
+        )),
+    }
+}
+
+/// What a rollout waits for while a pod ends. How many tasks there are is not in the message, which
+/// would change with every one.
+fn end_of(ending: &Replica<'_>) -> Wait {
     let name = &ending.pod.name;
     match (ending.running_tasks, ending.pod.ends_by) {
         (Some(1..), Some(by)) => {
-            format!("{name} to finish the tasks that it runs and to end, at the latest at {by:.0}")
+            let message = format!(
+                "{name} to finish the tasks that it runs and to end, at the latest at {by:.0}"
+            );
+            let wait = Wait::new(RolloutWait::Drain, message).with_tasks(ending);
+            wait.until(Some(by))
         }
-        _ => format!("{name} to end"),
+        (_, by) => {
+            let wait = Wait::new(RolloutWait::PodEnd, format!("{name} to end"));
+            wait.about(ending).until(by)
+        }
     }
 }
 
@@ -240,13 +433,16 @@ fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Times
         .filter(|moment| *moment > observation.now)
 }
 
-/// A replica on the new template that does not carry load yet: the roll waits for it, and stops
+/// A replica on the new template that does not carry load yet: the rollout waits for it, and stops
 /// when it takes too long.
-fn unproven_step(
-    replica: &Replica<'_>,
-    timeout: SignedDuration,
+pub fn unproven_step(
+    for_: RolloutWait,
+    cluster: &ValidCluster,
     observation: &Observation,
+    replica: &Replica<'_>,
+    outdated: &[&Replica<'_>],
 ) -> Step {
+    let timeout = cluster.rollout.ready_timeout;
     // One that was up before and is not now gets its time anew.
     let since = replica.pod.unready_since.unwrap_or(replica.pod.created_at);
     let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
@@ -255,20 +451,44 @@ fn unproven_step(
     let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
     if observation.now >= deadline && failed {
         let seconds = timeout.as_secs();
+        let back = way_back(replica, outdated, observation);
         return Step::Stalled {
+            reason: Reason::RolloutStalled,
+            pod: Some(pod.clone()),
             why: format!(
-                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; mend or take back the change"
+                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; mend or take back the change{back}"
             ),
         };
     }
-    Step::Wait {
-        for_: format!("{pod} to be Ready and beating: {state}"),
-        until: (observation.now < deadline).then_some(deadline),
+    let message = format!("{pod} to be Ready and beating: {state}");
+    let wait = Wait::new(for_, message).about(replica);
+    Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
+}
+
+/// Whether an upgrade that does not come up can be taken back: Bytebase checks no version, and an old
+/// one breaks on a schema that a newer one has changed.
+fn way_back(replica: &Replica<'_>, outdated: &[&Replica<'_>], observation: &Observation) -> String {
+    let Some(new) = version_of(replica) else {
+        return String::new();
+    };
+    let versions = outdated.iter().filter_map(|replica| version_of(replica));
+    let Some(old) = versions.filter(|old| old.older_minor_than(new)).min() else {
+        return String::new();
+    };
+    match schema::version(observation) {
+        Some(schema) if old.older_minor_than(schema) => {
+            let Version { major, minor, .. } = schema;
+            format!(
+                ". The schema is at {major}.{minor} already: only a backup of the database leads back to Bytebase {old}"
+            )
+        }
+        Some(_) => format!(". The schema has not changed, so spec.version may go back to {old}"),
+        None => String::new(),
     }
 }
 
 /// What carries no load first (it could never be waited for), then idle pods, then those whose work
-/// is unknown, which may be any amount, then from the highest ordinal down. Waiting until a pod's running tasks have ended belongs here.
+/// is unknown, which may be any amount, then from the highest ordinal down.
 fn pick<'r, 'o>(
     outdated: &[&'r Replica<'o>],
     health: &Health<'_>,
@@ -326,120 +546,4 @@ pub fn describe(replica: &Replica<'_>) -> String {
         "{ready}, heartbeat {}",
         replica.heartbeat.as_ref().to_lowercase()
     )
-}
-
-/// Which ordinals a StatefulSet has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// `spec.ordinals.start`: the lowest.
-    pub start: i32,
-    /// `spec.replicas`: how many from there on.
-    pub replicas: i32,
-}
-
-impl StatefulSetView {
-    /// Its present size.
-    pub fn size(&self) -> Size {
-        Size {
-            start: self.start,
-            replicas: self.replicas,
-        }
-    }
-}
-
-impl Size {
-    /// The ordinals themselves.
-    pub fn ordinals(self) -> Range<i32> {
-        self.start..self.start.saturating_add(self.replicas)
-    }
-}
-
-/// Why a StatefulSet shrinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Haste {
-    /// Fewer are wanted: each step waits for the one before.
-    Orderly,
-    /// The license gate is closed: a pod that cannot end holds nothing up, since those beside it
-    /// go on sending heartbeats.
-    Gate,
-}
-
-/// A pod that Kubernetes should have ended by now is not waited for any longer than this.
-const ENDING_MARGIN: SignedDuration = SignedDuration::from_secs(10);
-
-/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
-/// that the operator never ends two together; a cluster that is stopped needs nobody to carry on.
-///
-/// The replica that is the only one to serve is kept, wherever it is: Kubernetes takes the highest
-/// ordinal away, but the range of ordinals may also begin at a higher one.
-pub fn next_size(
-    set: &StatefulSetView,
-    target: i32,
-    haste: Haste,
-    observation: &Observation,
-    health: &Health<'_>,
-) -> Size {
-    let present = Size {
-        start: set.start,
-        replicas: set.replicas,
-    };
-    if target == 0 {
-        return Size {
-            replicas: 0,
-            ..present
-        };
-    }
-    if target >= set.replicas {
-        let end = set.start.saturating_add(set.replicas);
-        return Size {
-            // What runs keeps its ordinal. One that stopped begins at 0 again.
-            start: if set.replicas == 0 {
-                0
-            } else {
-                end.saturating_sub(target).min(set.start).max(0)
-            },
-            replicas: target,
-        };
-    }
-    let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
-    let ending = health.replicas.iter().find(surplus);
-    let waits = match (ending, haste) {
-        (None, _) => false,
-        (Some(_), Haste::Orderly) => true,
-        (Some(ending), Haste::Gate) => !cannot_end(ending, observation),
-    };
-    if waits || !set.settled {
-        return present;
-    }
-    let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
-    let mut serving = health
-        .replicas
-        .iter()
-        .filter(|replica| set.covers(replica.pod.ordinal) && health.serves(replica, observation));
-    let only_highest_serves = matches!(
-        (serving.next(), serving.next()),
-        (Some(one), None) if one.pod.ordinal == highest
-    );
-    Size {
-        start: set.start + i32::from(only_highest_serves),
-        replicas: set.replicas - 1,
-    }
-}
-
-/// Its node is gone, or it should have ended already.
-fn cannot_end(replica: &Replica<'_>, observation: &Observation) -> bool {
-    let overdue = |by: Timestamp| {
-        by.saturating_add(ENDING_MARGIN)
-            .is_ok_and(|late| observation.now > late)
-    };
-    replica.node_is_silent() || replica.pod.ends_by.is_some_and(overdue)
-}
-
-/// When the next step of a scale-down stops waiting for a pod that does not end.
-pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
-    let late = observation.pods.iter().filter_map(|pod| {
-        let margin = ENDING_MARGIN + SignedDuration::from_secs(1);
-        pod.ends_by?.checked_add(margin).ok()
-    });
-    late.filter(|moment| *moment > observation.now).min()
 }

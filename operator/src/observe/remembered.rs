@@ -4,7 +4,7 @@
 use crate::api::status::LicenseSource;
 use crate::api::{BytebaseClusterStatus, ConditionType};
 use crate::contract::version::Version;
-use crate::decide::observation::{Refusal, Remembered};
+use crate::decide::observation::{Refusal, Remembered, RememberedRollout};
 
 /// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
 /// names, if that is known; what was learnt of another one says nothing of this one.
@@ -14,7 +14,10 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
     if let (Some(before), Some(now)) = (before, endpoint)
         && before != now
     {
-        return Remembered::default();
+        return Remembered {
+            rollout: rollout(status),
+            ..Remembered::default()
+        };
     }
     let refusal = |type_: ConditionType| {
         let mut conditions = status.conditions.iter();
@@ -37,7 +40,17 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .schema_version
             .as_deref()
             .and_then(|version| Version::parse(version).ok()),
+        rollout: rollout(status),
     }
+}
+
+fn rollout(status: &BytebaseClusterStatus) -> Option<RememberedRollout> {
+    let rollout = status.rollout.as_ref()?;
+    Some(RememberedRollout {
+        waiting_for: rollout.waiting_for?,
+        pod: rollout.pod.clone(),
+        since: rollout.since.as_ref()?.0,
+    })
 }
 
 #[cfg(test)]

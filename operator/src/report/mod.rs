@@ -70,19 +70,7 @@ pub fn status(
             .into_iter()
             .map(|status| since(status, previous, &now))
             .collect(),
-        rollout: rollout.map(|(updated_replicas, waiting_for)| {
-            let before = previous
-                .rollout
-                .as_ref()
-                .filter(|before| before.waiting_for == waiting_for);
-            RolloutStatus {
-                updated_replicas,
-                since: before
-                    .and_then(|before| before.since.clone())
-                    .or_else(|| Some(now.clone())),
-                waiting_for,
-            }
-        }),
+        rollout: rollout.map(|rollout| rollout_since(rollout, previous, &now)),
         conditions: with_failures(conditions, failures)
             .into_iter()
             .map(|draft| condition(draft, previous, generation, &now))
@@ -118,6 +106,21 @@ pub fn unseen(
         }
     }
     status
+}
+
+fn rollout_since(
+    rollout: RolloutStatus,
+    previous: &BytebaseClusterStatus,
+    now: &Time,
+) -> RolloutStatus {
+    let before = previous.rollout.as_ref();
+    let before = before.filter(|before| rollout.continues(before));
+    RolloutStatus {
+        since: before
+            .and_then(|before| before.since.clone())
+            .or_else(|| Some(now.clone())),
+        ..rollout
+    }
 }
 
 fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {

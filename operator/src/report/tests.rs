@@ -1,7 +1,7 @@
 //! Status and events.
 
 use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen};
-use crate::api::status::{HeartbeatState, Phase, ReplicaStatus};
+use crate::api::status::{HeartbeatState, Phase, ReplicaStatus, RolloutStatus, RolloutWait};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::observation::Observation;
@@ -139,28 +139,33 @@ fn since_moves_with_the_heartbeat_and_the_process() {
 
 #[test]
 fn a_roll_is_timed_by_what_it_waits_for() {
-    let waits = |for_: &str| Report {
-        rollout: Some((1, for_.to_owned())),
+    let waits = |waiting_for, pod: &str, message: &str| Report {
+        rollout: Some(RolloutStatus {
+            waiting_for: Some(waiting_for),
+            pod: Some(pod.to_owned()),
+            message: message.to_owned(),
+            ..RolloutStatus::default()
+        }),
         ..Report::default()
     };
-    let before = first(waits("a"));
-    let same = status(
-        &before,
-        Report {
-            rollout: Some((2, "a".to_owned())),
-            ..Report::default()
-        },
-        &[],
-        None,
-        later(9),
-    );
-    assert_eq!(same.rollout.as_ref().unwrap().since, Some(Time(now())));
-    let other = status(&same, waits("b"), &[], None, later(9));
-    assert_eq!(other.rollout.as_ref().unwrap().since, Some(Time(later(9))));
-    assert_eq!(
-        status(&other, Report::default(), &[], None, later(9)).rollout,
-        None
-    );
+    let next = |before: &BytebaseClusterStatus, report| {
+        status(before, report, &[], None, later(9)).rollout
+    };
+    let since = |before: &BytebaseClusterStatus, report| next(before, report).unwrap().since;
+    let drain = first(waits(RolloutWait::Drain, "demo-1", "a"));
+    let other_words = waits(RolloutWait::Drain, "demo-1", "b");
+    assert_eq!(since(&drain, other_words), Some(Time(now())));
+    for other in [
+        waits(RolloutWait::PodEnd, "demo-1", "a"),
+        waits(RolloutWait::Drain, "demo-0", "a"),
+    ] {
+        assert_eq!(since(&drain, other), Some(Time(later(9))));
+    }
+    // Whichever is the least busy, it is the same wait.
+    let idle = first(waits(RolloutWait::IdleReplica, "demo-1", "a"));
+    let other_pod = waits(RolloutWait::IdleReplica, "demo-0", "a");
+    assert_eq!(since(&idle, other_pod), Some(Time(now())));
+    assert_eq!(next(&drain, Report::default()), None);
 }
 
 #[test]

@@ -15,7 +15,8 @@ use crate::decide::observation::{
     RefusedEviction, Remembered,
 };
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
-use crate::decide::rollout::{Eviction, Size};
+use crate::decide::rollout::Eviction;
+use crate::decide::scale::Size;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
 use crate::observe::cluster as observe;

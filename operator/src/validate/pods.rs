@@ -3,7 +3,7 @@
 use super::Diagnostics;
 use super::database::CA_DIRECTORY;
 use crate::api::BytebaseClusterSpec;
-use crate::api::spec::{Drain, RolloutSpec};
+use crate::api::spec::{Drain, RolloutSpec, RolloutStrategy};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
@@ -80,6 +80,8 @@ pub struct ValidRollout {
     pub termination_grace_seconds: i64,
     /// Whether and how a replica that is told to end first finishes its tasks.
     pub drain: ValidDrain,
+    /// In which order replicas are replaced.
+    pub strategy: RolloutStrategy,
 }
 
 /// Whether a replica that is told to end first finishes its tasks.
@@ -142,6 +144,7 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
         drain_timeout_seconds,
         hold_limit_seconds,
         ref drain_image,
+        strategy,
     } = *spec.unwrap_or(&default);
     if drain_image.as_ref().is_some_and(|image| !is_image(image)) {
         diagnostics.invalid(
@@ -180,6 +183,7 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
                 image: drain_image.clone(),
             }),
         },
+        strategy: strategy.unwrap_or_default(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::decide::observation::{
     Remembered, SchemaState, Sessions, StoredLicense,
 };
 use crate::decide::plan::Plan;
-use crate::decide::rollout::Size;
+use crate::decide::scale::Size;
 use crate::kubernetes::Kind;
 use crate::observe::remembered::remembered;
 use crate::report;

@@ -5,6 +5,7 @@ mod gate;
 mod haste;
 mod health;
 mod license;
+mod maintenance;
 mod memory;
 mod rollout;
 mod simulation;

@@ -1,14 +1,17 @@
 //! One pod at a time.
 
 use super::{condition, plan, size, state};
+use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
 use crate::decide::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodTrouble,
-    RefusedEviction, RunningTasks, Sessions,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, PodTrouble,
+    RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
 };
 use crate::decide::plan::Plan;
 use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -40,7 +43,7 @@ fn waits_for(plan: &Plan, words: &str) {
     let message = &condition(&plan.report, ROLLOUT).message;
     assert!(message.contains(words), "{message}");
     assert_eq!(
-        plan.report.rollout.as_ref().map(|(_, waiting)| waiting),
+        plan.report.rollout.as_ref().map(|rollout| &rollout.message),
         Some(message)
     );
 }
@@ -70,7 +73,7 @@ fn the_highest_outdated_pod_goes_first_by_uid() {
         state(&plan, ROLLOUT),
         (Some(false), Reason::RolloutProgressing)
     );
-    assert_eq!(plan.report.rollout.as_ref().unwrap().0, 0);
+    assert_eq!(plan.report.rollout.as_ref().unwrap().updated_replicas, 0);
 }
 
 #[test]
@@ -88,6 +91,130 @@ fn idle_pods_go_before_busy_ones() {
         ];
     });
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-1"));
+}
+
+/// All three outdated, and each runs so many tasks.
+fn busy(tasks: [u64; 3]) -> Observation {
+    with_facts(outdated(&[0, 1, 2]), |facts| {
+        *running(facts) = (0..)
+            .zip(tasks)
+            .map(|(ordinal, count)| RunningTasks {
+                replica_id: id(ordinal),
+                count,
+            })
+            .collect();
+    })
+}
+
+/// What status said, so many seconds ago.
+fn waited(waiting_for: RolloutWait, pod: &str, seconds: i64) -> RememberedRollout {
+    RememberedRollout {
+        waiting_for,
+        pod: Some(pod.to_owned()),
+        since: after(SignedDuration::from_secs(-seconds)),
+    }
+}
+
+#[test]
+fn a_busy_replica_is_given_a_minute_to_become_idle() {
+    let mut seen = busy([3, 1, 2]);
+    let first = plan(&json!({}), &seen);
+    waits_for(&first, "demo-1 runs the fewest (1)");
+    let status = first.report.rollout.as_ref().unwrap();
+    let deadline = after(SignedDuration::from_secs(60));
+    assert_eq!(
+        (
+            status.waiting_for,
+            status.pod.as_deref(),
+            status.running_tasks
+        ),
+        (Some(RolloutWait::IdleReplica), Some("demo-1"), Some(1))
+    );
+    assert_eq!(status.deadline, Some(Time(deadline)));
+    assert_eq!(first.next, Some(deadline));
+    // The minute is that of status, whichever replica it spoke of and whichever process wrote it.
+    for (waited, expected) in [
+        (waited(RolloutWait::IdleReplica, "demo-0", 59), None),
+        (
+            waited(RolloutWait::IdleReplica, "demo-0", 60),
+            Some("demo-1"),
+        ),
+        // By a clock that is ahead.
+        (waited(RolloutWait::IdleReplica, "demo-0", -999), None),
+        // Its minute is over.
+        (waited(RolloutWait::Eviction, "demo-1", 0), Some("demo-1")),
+        (
+            waited(RolloutWait::DisruptionBudget, "demo-1", 0),
+            Some("demo-1"),
+        ),
+        // That of the pod before is.
+        (waited(RolloutWait::Eviction, "demo-2", 0), None),
+        (waited(RolloutWait::Drain, "demo-2", 99), None),
+    ] {
+        seen.remembered.rollout = Some(waited.clone());
+        assert_eq!(evicted(&plan(&json!({}), &seen)), expected, "{waited:?}");
+    }
+}
+
+#[test]
+fn only_work_that_is_known_is_waited_for() {
+    assert_eq!(evicted(&plan(&json!({}), &busy([3, 0, 2]))), Some("demo-1"));
+    let unknown = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
+    assert_eq!(evicted(&plan(&json!({}), &unknown)), Some("demo-2"));
+}
+
+#[test]
+fn a_replica_that_is_older_than_the_schema_is_not_waited_for() {
+    let mut seen = busy([3, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.version = Some("3.20.2".to_owned());
+    }
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(evicted(&plan), Some("demo-1"));
+    let message = &condition(&plan.report, ROLLOUT).message;
+    let behind = "3 replicas still run a version that is older than the schema, which is at 3.21";
+    assert!(message.contains(behind), "{message}");
+}
+
+#[test]
+fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
+    for (old, schema, words) in [
+        (
+            "3.20.2",
+            Some(Version::new(3, 20, 1)),
+            "spec.version may go back to 3.20.2",
+        ),
+        (
+            "3.20.2",
+            Some(Version::new(3, 21, 1)),
+            "only a backup of the database leads back to Bytebase 3.20.2",
+        ),
+        ("3.20.2", None, "take back the change"),
+        (
+            "3.21.0",
+            Some(Version::new(3, 21, 1)),
+            "take back the change",
+        ),
+    ] {
+        let mut seen = with_facts(outdated(&[0, 1]), |facts| {
+            facts.schema = SchemaState::Bytebase { version: schema };
+        });
+        seen.pods[2].ready = false;
+        seen.pods[0].version = Some(old.to_owned());
+        seen.pods[1].version = Some(old.to_owned());
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(state(&plan, ROLLOUT), (Some(false), Reason::RolloutStalled));
+        let status = plan.report.rollout.as_ref().unwrap();
+        assert_eq!(
+            (status.waiting_for, status.pod.as_deref()),
+            (Some(RolloutWait::Correction), Some("demo-2"))
+        );
+        assert!(status.message.contains(words), "{}", status.message);
+        assert_eq!(
+            status.message.contains("back to"),
+            words.contains("back to")
+        );
+    }
 }
 
 #[test]
@@ -252,6 +379,35 @@ fn a_schema_migration_holds_every_step() {
         facts.sessions = Some(migration());
     });
     waits_for(&plan(&json!({}), &seen), "advisory lock 1002");
+}
+
+#[test]
+fn a_scale_down_waits_for_a_schema_migration_too() {
+    let migrating = |facts: &mut DatabaseFacts| facts.sessions = Some(migration());
+    let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
+    let seen = healthy(3, stored(&json!({})));
+    for (seen, words) in [
+        (with_facts(seen.clone(), migrating), "advisory lock 1002"),
+        (with_facts(seen.clone(), unread), "a look at whether"),
+    ] {
+        for replicas in [0, 1] {
+            let plan = plan(&json!({"replicas": replicas}), &seen);
+            assert_eq!(size(&plan), Some(3));
+            assert!(plan.reading.sessions);
+            let told = condition(&plan.report, ConditionType::Reconciling);
+            assert_eq!(told.status, Some(true));
+            assert!(
+                told.message.contains("the scale-down is waiting for")
+                    && told.message.contains(words),
+                "{}",
+                told.message
+            );
+        }
+    }
+    assert_eq!(size(&plan(&json!({"replicas": 1}), &seen)), Some(2));
+    // Without an HA license every queued task fails soon: the hook of the pod waits instead.
+    let unlicensed = with_facts(healthy(3, crate::testing::no_license()), migrating);
+    assert_eq!(size(&plan(&json!({}), &unlicensed)), Some(2));
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Whatever is seen, there is a decision, and nobody reads a secret in it.
 
-use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, LicenseStatus};
+use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, LicenseStatus, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::decide::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
     Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure, Refusal,
-    RefusedEviction, Remembered, RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView,
-    StoredLicense,
+    RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState, Sessions,
+    StatefulSetView, StoredLicense,
 };
 use crate::kubernetes::Kind;
 use crate::report;
@@ -152,6 +152,11 @@ prop_compose! {
         end in proptest::option::of(timestamps().boxed()),
         ha in any::<bool>(),
         message in texts(),
+        rollout in proptest::option::of((
+            proptest::sample::select(RolloutWait::iter().collect::<Vec<_>>()),
+            proptest::option::of(texts()),
+            timestamps().boxed(),
+        )),
     ) -> Remembered {
         Remembered {
             database: parts[0].then(|| DatabaseStatus {
@@ -167,6 +172,7 @@ prop_compose! {
             }),
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
+            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }
     }
 }
@@ -332,13 +338,15 @@ fn specs() -> impl Strategy<Value = Value> {
         json!({"parentRefs": [{"name": "public"}]}),
         json!({"parentRefs": [], "requestTimeout": "ever"}),
     ]);
-    let timeout = proptest::option::of(numbers());
+    let timeout = proptest::option::of((numbers(), any::<bool>()));
     (replicas, version, database, license, admin, overlay, any::<bool>(), timeout, gateway).prop_map(
         |(replicas, version, database, license, admin, overlay, paused, timeout, gateway)| {
             json!({
                 "gateway": gateway, "monitoring": {"serviceMonitor": {}}, "networkPolicy": {},
                 "replicas": replicas, "version": version, "database": database, "license": license, "admin": admin,
-                "podTemplate": overlay, "paused": paused, "rollout": timeout.map(|timeout| json!({"readyTimeoutSeconds": timeout})),
+                "podTemplate": overlay, "paused": paused, "rollout": timeout.map(|(timeout, stops)| json!({
+                    "readyTimeoutSeconds": timeout, "strategy": if stops { "Maintenance" } else { "Rolling" },
+                })),
             })
         },
     )
@@ -364,6 +372,7 @@ proptest! {
             let ending = |uid: &str| observation.pods.iter().any(|pod| pod.uid == uid && pod.ending_since.is_some());
             prop_assert!(plan.eviction.as_ref().is_none_or(|eviction| ending(&eviction.uid)));
         }
+        prop_assert!(validation.cluster.is_none() || plan.report.rollout.is_some() == (of(ConditionType::RolloutComplete) == Some(false)));
         if let Some(next) = plan.next {
             prop_assert!(next >= observation.now);
         }

@@ -1,0 +1,107 @@
+//! `spec.rollout.strategy: Maintenance`: no replica runs beside one of another template. All end, one
+//! starts, which alone migrates the schema, and the rest follow.
+//!
+//! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so its
+//! size and its template say how far the rollout has come, to whichever process looks.
+
+use super::health::Health;
+use super::observation::{Observation, StatefulSetView};
+use super::rollout::{Step, Wait, is_outdated, schema_migration, unproven_step};
+use crate::api::spec::RolloutStrategy;
+use crate::api::status::RolloutWait;
+use crate::desired::drain::Template;
+use crate::validate::ValidCluster;
+
+/// Where a rollout with downtime stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// There is none, or it waits for something else.
+    Idle,
+    /// Every pod has to end. The old template stands.
+    Stop,
+    /// One replica starts on the new template, or the first one ever.
+    First,
+}
+
+impl Stage {
+    /// How many replicas the StatefulSet may have meanwhile.
+    pub fn limit(self, target: i32) -> i32 {
+        match self {
+            Self::Idle => target,
+            Self::Stop => 0,
+            Self::First => target.min(1),
+        }
+    }
+}
+
+/// Decides it. `target`: how many replicas are to run in the end.
+pub fn stage(
+    cluster: &ValidCluster,
+    template: &Template,
+    target: i32,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Stage {
+    if cluster.rollout.strategy != RolloutStrategy::Maintenance || target == 0 {
+        return Stage::Idle;
+    }
+    let Some(set) = &observation.stateful_set else {
+        return Stage::First;
+    };
+    let is_down = set.replicas == 0 && set.settled && health.replicas.is_empty();
+    let was_stopped = set.replicas == 0;
+    if !is_down && (was_stopped || is_old(set, template, health)) {
+        return Stage::Stop;
+    }
+    let serves = |replica| health.serves(replica, observation);
+    if set.replicas <= 1 && !health.replicas.iter().any(serves) {
+        Stage::First
+    } else {
+        Stage::Idle
+    }
+}
+
+/// Something runs, or will, on another template than the one that should stand. Where an older
+/// operator wrote the StatefulSet, its pods tell once the template has been written.
+fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bool {
+    let changes = set.template_digest.is_some() && set.template_digest != template.digest;
+    changes || (set.settled && health.replicas.iter().any(|pod| is_outdated(pod, set)))
+}
+
+/// The next move, where such a rollout is under way.
+pub fn step(
+    stage: Stage,
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Step> {
+    let set = observation.stateful_set.as_ref()?;
+    match stage {
+        Stage::Idle => None,
+        Stage::Stop if set.replicas > 0 => Some(Step::Wait(
+            schema_migration(observation)
+                .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),
+        )),
+        Stage::Stop => {
+            let ends = health.replicas.iter().map(|replica| replica.pod.ends_by);
+            let latest = ends.collect::<Option<Vec<_>>>();
+            let wait = Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end());
+            Some(Step::Wait(
+                wait.until(latest.and_then(|ends| ends.into_iter().max())),
+            ))
+        }
+        Stage::First => Some(match &health.replicas[..] {
+            [] => Step::Wait(Wait::new(
+                RolloutWait::FirstReplica,
+                "the first replica to be made; the others start when it is Ready and beating",
+            )),
+            [first, ..] => {
+                unproven_step(RolloutWait::FirstReplica, cluster, observation, first, &[])
+            }
+        }),
+    }
+}
+
+fn every_pod_to_end() -> &'static str {
+    "every replica to finish its tasks and to end, before the first starts on the new template (spec.rollout.strategy is Maintenance)"
+}

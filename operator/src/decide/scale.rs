@@ -1,0 +1,140 @@
+//! How many pods the StatefulSet has on its way from one size to another.
+
+use super::health::{Health, Replica};
+use super::observation::{Observation, StatefulSetView};
+use super::rollout::{Wait, schema_migration};
+use jiff::{SignedDuration, Timestamp};
+use std::ops::Range;
+
+/// Which ordinals a StatefulSet has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// `spec.ordinals.start`: the lowest.
+    pub start: i32,
+    /// `spec.replicas`: how many from there on.
+    pub replicas: i32,
+}
+
+impl StatefulSetView {
+    /// Its present size.
+    pub fn size(&self) -> Size {
+        Size {
+            start: self.start,
+            replicas: self.replicas,
+        }
+    }
+}
+
+impl Size {
+    /// The ordinals themselves.
+    pub fn ordinals(self) -> Range<i32> {
+        self.start..self.start.saturating_add(self.replicas)
+    }
+}
+
+/// Why a StatefulSet shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Fewer are wanted: each step waits for the one before.
+    Orderly,
+    /// The license gate is closed: a pod that cannot end holds nothing up, since those beside it
+    /// go on sending heartbeats.
+    Gate,
+}
+
+/// A pod that Kubernetes should have ended by now is not waited for any longer than this.
+const ENDING_MARGIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
+/// that the operator never ends two together; a cluster that is stopped needs nobody to carry on.
+///
+/// The replica that is the only one to serve is kept, wherever it is: Kubernetes takes the highest
+/// ordinal away, but the range of ordinals may also begin at a higher one.
+pub fn next_size(
+    set: &StatefulSetView,
+    target: i32,
+    haste: Haste,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Size {
+    let present = Size {
+        start: set.start,
+        replicas: set.replicas,
+    };
+    if waits_for(set, target, haste, observation).is_some() {
+        return present;
+    }
+    if target == 0 {
+        return Size {
+            replicas: 0,
+            ..present
+        };
+    }
+    if target >= set.replicas {
+        let end = set.start.saturating_add(set.replicas);
+        return Size {
+            // What runs keeps its ordinal. One that stopped begins at 0 again.
+            start: if set.replicas == 0 {
+                0
+            } else {
+                end.saturating_sub(target).min(set.start).max(0)
+            },
+            replicas: target,
+        };
+    }
+    let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
+    let ending = health.replicas.iter().find(surplus);
+    let waits = match (ending, haste) {
+        (None, _) => false,
+        (Some(_), Haste::Orderly) => true,
+        (Some(ending), Haste::Gate) => !cannot_end(ending, observation),
+    };
+    if waits || !set.settled {
+        return present;
+    }
+    let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
+    let mut serving = health
+        .replicas
+        .iter()
+        .filter(|replica| set.covers(replica.pod.ordinal) && health.serves(replica, observation));
+    let only_highest_serves = matches!(
+        (serving.next(), serving.next()),
+        (Some(one), None) if one.pod.ordinal == highest
+    );
+    Size {
+        start: set.start + i32::from(only_highest_serves),
+        replicas: set.replicas - 1,
+    }
+}
+
+/// What a scale-down waits for before it takes the next step. The license gate does not wait: the drain
+/// hook of the pod that runs a schema migration does.
+pub fn waits_for(
+    set: &StatefulSetView,
+    target: i32,
+    haste: Haste,
+    observation: &Observation,
+) -> Option<Wait> {
+    match haste {
+        Haste::Orderly if target < set.replicas => schema_migration(observation),
+        Haste::Orderly | Haste::Gate => None,
+    }
+}
+
+/// Its node is gone, or it should have ended already.
+fn cannot_end(replica: &Replica<'_>, observation: &Observation) -> bool {
+    let overdue = |by: Timestamp| {
+        by.saturating_add(ENDING_MARGIN)
+            .is_ok_and(|late| observation.now > late)
+    };
+    replica.node_is_silent() || replica.pod.ends_by.is_some_and(overdue)
+}
+
+/// When the next step of a scale-down stops waiting for a pod that does not end.
+pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
+    let late = observation.pods.iter().filter_map(|pod| {
+        let margin = ENDING_MARGIN + SignedDuration::from_secs(1);
+        pod.ends_by?.checked_add(margin).ok()
+    });
+    late.filter(|moment| *moment > observation.now).min()
+}

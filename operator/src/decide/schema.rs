@@ -1,0 +1,22 @@
+//! The version of the metadata schema, which the first replica of a newer minor version changes.
+
+use super::observation::{Observation, SchemaState};
+use crate::contract::version::Version;
+
+/// Version of the metadata schema: as last read, by this process or by an earlier one.
+pub fn version(observation: &Observation) -> Option<Version> {
+    let facts = observation
+        .last_facts
+        .as_ref()
+        .map(|(_, facts)| &facts.schema);
+    match facts {
+        Some(SchemaState::Bytebase {
+            version: Some(version),
+        }) => Some(*version),
+        // An emptied database has none.
+        Some(SchemaState::Empty | SchemaState::Foreign { .. }) => None,
+        Some(SchemaState::Bytebase { version: None }) | None => {
+            observation.remembered.schema_version
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Rollouts with downtime.
+
+use super::{condition, plan, size, state};
+use crate::api::status::RolloutWait;
+use crate::api::{ConditionType, Reason};
+use crate::decide::decide;
+use crate::decide::observation::{
+    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, Sessions,
+};
+use crate::decide::plan::Plan;
+use crate::kubernetes::Kind;
+use crate::testing::{
+    OLD, after, beats, facts, failure, healthy, id, merge, observation, pod, settings, stored,
+    validation, with_facts,
+};
+use jiff::SignedDuration;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const DIGEST: &str = "bytebase.com/template-digest";
+
+fn spec(changes: &Value) -> Value {
+    let mut spec = json!({"rollout": {"strategy": "Maintenance", "readyTimeoutSeconds": 100}});
+    merge(&mut spec, changes);
+    spec
+}
+
+/// The StatefulSet that a plan writes: its size, its digest, and whether its template is the one that
+/// stood.
+fn written(plan: &Plan) -> Option<(i64, String, bool)> {
+    let object = plan
+        .objects
+        .iter()
+        .find(|object| object.kind == Kind::StatefulSet)?;
+    let digest = object.value["metadata"]["annotations"][DIGEST].as_str();
+    Some((
+        object.value["spec"]["replicas"].as_i64()?,
+        digest.unwrap_or_default().to_owned(),
+        object.value["spec"]["template"] == json!({"live": true}),
+    ))
+}
+
+/// Three replicas that are well, on a template that is not the wanted one.
+fn changed() -> Observation {
+    let mut seen = healthy(3, stored(&json!({})));
+    seen.stateful_set.as_mut().unwrap().template_digest = Some("old".to_owned());
+    seen
+}
+
+/// Nothing runs any more.
+fn down() -> Observation {
+    let mut seen = changed();
+    seen.stateful_set.as_mut().unwrap().replicas = 0;
+    seen.pods.clear();
+    with_facts(seen, |facts| beats(facts).clear())
+}
+
+fn waits(plan: &Plan) -> Option<RolloutWait> {
+    assert!(plan.eviction.is_none());
+    plan.report.rollout.as_ref()?.waiting_for
+}
+
+#[test]
+fn all_end_on_the_template_that_they_run() {
+    let mut seen = changed();
+    let stop = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&stop), Some((0, "old".to_owned(), true)));
+    assert_eq!(waits(&stop), Some(RolloutWait::AllPodsEnd));
+    let told = state(&stop, ConditionType::RolloutComplete);
+    assert_eq!(told, (Some(false), Reason::RolloutWaiting));
+    // Until the last has gone.
+    seen.stateful_set.as_mut().unwrap().replicas = 0;
+    seen.pods.truncate(1);
+    let ends_by = after(SignedDuration::from_secs(40));
+    seen.pods[0].deleting = true;
+    seen.pods[0].ends_by = Some(ends_by);
+    let stopping = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&stopping), None);
+    let status = stopping.report.rollout.as_ref().unwrap();
+    assert_eq!(status.deadline.as_ref().unwrap().0, ends_by);
+    assert_eq!(status.updated_replicas, 0);
+    // Nor before the controller has seen it: it might yet make one of the old template.
+    seen.pods.clear();
+    seen.stateful_set.as_mut().unwrap().settled = false;
+    assert_eq!(written(&plan(&spec(&json!({})), &seen)), None);
+    // A replica that runs an old template although the StatefulSet has the new one ends as well.
+    let mut mixed = healthy(3, stored(&json!({})));
+    mixed.pods[1].revision = Some(OLD.to_owned());
+    assert_eq!(written(&plan(&spec(&json!({})), &mixed)).unwrap().0, 0);
+}
+
+#[test]
+fn one_starts_and_then_the_rest() {
+    let first = plan(&spec(&json!({})), &down());
+    let (replicas, digest, is_old) = written(&first).unwrap();
+    assert_eq!((replicas, is_old), (1, false));
+    assert_eq!(waits(&first), Some(RolloutWait::FirstReplica));
+    let mut seen = healthy(1, stored(&json!({})));
+    seen.stateful_set.as_mut().unwrap().template_digest = Some(digest);
+    seen.pods[0].ready = false;
+    seen.pods[0].created_at = after(SignedDuration::from_secs(-99));
+    let starting = plan(&spec(&json!({})), &seen);
+    assert_eq!(size(&starting), Some(1));
+    assert_eq!(waits(&starting), Some(RolloutWait::FirstReplica));
+    seen.pods[0].created_at = after(SignedDuration::from_secs(-100));
+    let stalled = plan(&spec(&json!({})), &seen);
+    assert_eq!(size(&stalled), Some(1));
+    assert_eq!(
+        state(&stalled, ConditionType::Stalled),
+        (Some(true), Reason::RolloutStalled)
+    );
+    seen.pods[0].ready = true;
+    let rest = plan(&spec(&json!({})), &seen);
+    assert_eq!((size(&rest), waits(&rest)), (Some(3), None));
+}
+
+#[test]
+fn a_first_start_and_a_rolling_rollout_are_told_apart() {
+    let seen = observation(None, DatabaseView::Probed(Ok(facts(0, stored(&json!({}))))));
+    assert_eq!(size(&plan(&spec(&json!({})), &seen)), Some(1));
+    assert_eq!(size(&plan(&json!({}), &seen)), Some(3));
+    assert_eq!(size(&plan(&json!({}), &changed())), Some(3));
+    // A StatefulSet of an operator that wrote no digest gets the template first.
+    let older = healthy(3, stored(&json!({})));
+    let (replicas, _, is_old) = written(&plan(&spec(&json!({})), &older)).unwrap();
+    assert_eq!((replicas, is_old), (3, false));
+}
+
+#[test]
+fn nothing_stops_while_something_holds_the_change() {
+    for spec_changes in [json!({"paused": true}), json!({"version": "3.20.0"})] {
+        let plan = plan(&spec(&spec_changes), &changed());
+        assert_eq!(written(&plan), None, "{spec_changes}");
+    }
+    let mut seen = changed();
+    seen.database = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
+    assert_eq!(written(&plan(&spec(&json!({})), &seen)), None);
+    let migrating = with_facts(changed(), |facts| {
+        facts.sessions = Some(Sessions {
+            listeners: None,
+            migration_running: true,
+        });
+    });
+    let waiting = plan(&spec(&json!({})), &migrating);
+    assert_eq!(written(&waiting), None);
+    assert_eq!(waits(&waiting), Some(RolloutWait::SchemaMigration));
+    let message = &condition(&waiting.report, ConditionType::RolloutComplete).message;
+    assert!(message.contains("advisory lock 1002"), "{message}");
+}
+
+#[derive(Clone, Debug)]
+struct SimPod {
+    digest: String,
+    ready_in: u32,
+    ends_in: Option<u32>,
+}
+
+/// A StatefulSet with its controller, which sees each write a while later.
+struct World {
+    replicas: i32,
+    digest: String,
+    template: Value,
+    settles_in: u32,
+    pods: BTreeMap<i32, SimPod>,
+    delays: Vec<(u32, u32, u32)>,
+    made: usize,
+    sessions: bool,
+}
+
+impl World {
+    fn delay(&self) -> (u32, u32, u32) {
+        self.delays[self.made % self.delays.len()]
+    }
+
+    fn observe(&self) -> Observation {
+        let mut read = facts(0, stored(&json!({})));
+        read.sessions = read.sessions.filter(|_| self.sessions);
+        *beats(&mut read) = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.ready_in == 0)
+            .map(|(ordinal, _)| Heartbeat {
+                replica_id: id(*ordinal),
+                age: std::time::Duration::from_secs(3),
+            })
+            .collect();
+        let mut seen = observation(Some(self.replicas), DatabaseView::Probed(Ok(read)));
+        let set = seen.stateful_set.as_mut().unwrap();
+        set.settled = self.settles_in == 0;
+        set.template = self.template.clone();
+        set.template_digest = Some(self.digest.clone());
+        set.update_revision = Some(self.digest.clone());
+        seen.pods = self
+            .pods
+            .iter()
+            .map(|(ordinal, sim)| {
+                let mut pod = pod(*ordinal);
+                pod.revision = Some(sim.digest.clone());
+                pod.ready = sim.ready_in == 0;
+                pod.created_at = after(SignedDuration::ZERO);
+                pod.deleting = sim.ends_in.is_some();
+                pod
+            })
+            .collect();
+        seen
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        assert!(plan.eviction.is_none(), "nothing is evicted");
+        self.sessions = plan.reading.sessions;
+        let set = plan
+            .objects
+            .iter()
+            .find(|object| object.kind == Kind::StatefulSet);
+        let Some(set) = set else {
+            return;
+        };
+        let (replicas, digest, _) = written(plan).unwrap();
+        let replicas = i32::try_from(replicas).unwrap();
+        if (replicas, &digest) != (self.replicas, &self.digest) {
+            self.settles_in = self.delay().0;
+        }
+        self.template = set.value["spec"]["template"].clone();
+        (self.replicas, self.digest) = (replicas, digest);
+    }
+
+    fn step(&mut self) {
+        for pod in self.pods.values_mut() {
+            pod.ready_in = pod.ready_in.saturating_sub(1);
+            pod.ends_in = pod.ends_in.map(|ticks| ticks.saturating_sub(1));
+        }
+        self.pods.retain(|_, pod| pod.ends_in != Some(0));
+        if self.settles_in > 0 {
+            self.settles_in -= 1;
+            return;
+        }
+        let (_, ready_in, ends_in) = self.delay();
+        for (ordinal, pod) in &mut self.pods {
+            if *ordinal >= self.replicas && pod.ends_in.is_none() {
+                pod.ends_in = Some(ends_in + u32::try_from(*ordinal).unwrap());
+            }
+        }
+        for ordinal in 0..self.replicas {
+            self.pods.entry(ordinal).or_insert_with(|| SimPod {
+                digest: self.digest.clone(),
+                ready_in,
+                ends_in: None,
+            });
+        }
+        self.made += 1;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_two_templates_ever_run_side_by_side(
+        size in 0..6_i32,
+        wanted in 1..6_i32,
+        delays in proptest::collection::vec((0..4_u32, 0..4_u32, 1..4_u32), 1..6),
+        edit in 0..30_usize,
+    ) {
+        let mut world = World {
+            replicas: size,
+            digest: "old".to_owned(),
+            template: json!({"live": true}),
+            settles_in: 0,
+            pods: (0..size).map(|ordinal| (ordinal, SimPod {
+                digest: "old".to_owned(), ready_in: 0, ends_in: None,
+            })).collect(),
+            delays,
+            made: 0,
+            sessions: false,
+        };
+        let mut alone = BTreeMap::new();
+        for tick in 0..300 {
+            let mut change = json!({"replicas": wanted});
+            if tick >= edit {
+                change["podLabels"] = json!({"edited": "yes"});
+            }
+            let decision = decide(&validation(&spec(&change)), &world.observe(), &settings());
+            world.apply(&decision);
+            world.step();
+            let mut templates: Vec<_> = world.pods.values().map(|pod| pod.digest.clone()).collect();
+            templates.sort();
+            templates.dedup();
+            prop_assert!(templates.len() <= 1, "tick {tick}: {:?}", world.pods);
+            // The first of each template is alone until it serves.
+            for template in templates.into_iter().filter(|template| template != "old") {
+                let served: &mut bool = alone.entry(template).or_default();
+                prop_assert!(*served || world.pods.len() == 1, "tick {tick}: {:?}", world.pods);
+                *served |= world.pods.values().any(|pod| pod.ready_in == 0);
+            }
+        }
+        prop_assert_eq!(world.pods.len(), usize::try_from(wanted).unwrap());
+        prop_assert!(world.pods.values().all(|pod| pod.digest != "old" && pod.ready_in == 0));
+        let plan = decide(
+            &validation(&spec(&json!({"replicas": wanted, "podLabels": {"edited": "yes"}}))),
+            &world.observe(),
+            &settings(),
+        );
+        prop_assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(true));
+    }
+}
