@@ -274,7 +274,7 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         heartbeats: Fact::Known((0..beating).map(|ordinal| beat(ordinal, 5)).collect()),
         sessions: Some(Sessions {
             listeners: Some(Vec::new()),
-            migration_running: false,
+            ..Sessions::default()
         }),
         running_tasks: Fact::Known(Vec::new()),
         pending_tasks: Fact::Known(0),

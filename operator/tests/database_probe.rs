@@ -454,9 +454,40 @@ async fn the_migration_lock_of_this_database_is_seen() {
     assert!(migrating(&seen));
 }
 
+#[tokio::test]
+async fn whoever_holds_the_queue_is_named_and_a_promotion_is_no_hold() {
+    let url = bytebase("queue");
+    let held_by = async || {
+        let sessions = facts(target(url.clone())).await.sessions.unwrap();
+        sessions.queue_held_by.into_iter().collect::<Vec<_>>()
+    };
+    let mut replica = session(&url, "demo-0").await;
+    let lock = sqlx::raw_sql("SELECT pg_advisory_lock(1001)");
+    lock.execute(&mut replica).await.unwrap();
+    assert_eq!(held_by().await, [""; 0], "as a replica does that promotes");
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    assert_eq!(held_by().await, ["demo-0"]);
+    drop(replica);
+    let mut hook = session(&url, "drain/demo-1").await;
+    let hold = sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock_shared(1001)");
+    hold.execute(&mut hook).await.unwrap();
+    assert_eq!(held_by().await, ["drain/demo-1"]);
+    sqlx::raw_sql("ROLLBACK").execute(&mut hook).await.unwrap();
+    assert_eq!(held_by().await, [""; 0]);
+}
+
 // === Sessions and rights ===
 
 async fn listener(url: &PgUrl, application: &str) -> sqlx::PgConnection {
+    let mut connection = session(url, application).await;
+    sqlx::raw_sql("listen \"bytebase_signal\"")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection
+}
+
+async fn session(url: &PgUrl, application: &str) -> sqlx::PgConnection {
     use sqlx::ConnectOptions as _;
     let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
@@ -465,12 +496,7 @@ async fn listener(url: &PgUrl, application: &str) -> sqlx::PgConnection {
         .password(PASSWORD)
         .database(&url.database)
         .application_name(application);
-    let mut connection = options.connect().await.unwrap();
-    sqlx::raw_sql("listen \"bytebase_signal\"")
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection
+    options.connect().await.unwrap()
 }
 
 #[tokio::test]

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 /// For one server, from its name to the end of the login.
 const DIAL: Duration = Duration::from_secs(5);
-/// How the sessions of the hook are labelled. Not as Bytebase's own, among which it looks for the
-/// replica's.
-const APPLICATION_NAME: &str = "bytebase-drain";
+/// `application_name` of the hook's sessions: this and the name of its pod, by which the operator
+/// reports who holds the queue. Not as Bytebase's own, among which the hook looks for the replica's.
+const APPLICATION_NAME: &str = "drain/";
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
 /// was when the container started. A rotated password is here before it is there. Of a cloud IAM
@@ -26,6 +26,8 @@ pub struct Logins {
     ways: Vec<Login>,
     /// `application_name` of the replica's sessions; empty if they have none of their own.
     pub replica_sessions: String,
+    /// `application_name` of the hook's own.
+    own_sessions: String,
 }
 
 struct Login {
@@ -66,6 +68,10 @@ impl Logins {
             _ => Ok(Self {
                 ways,
                 replica_sessions,
+                own_sessions: format!(
+                    "{APPLICATION_NAME}{}",
+                    env("PGAPPNAME").unwrap_or_default()
+                ),
             }),
         }
     }
@@ -74,7 +80,7 @@ impl Logins {
     pub async fn dial(&self) -> Result<PgConnection, LoginError> {
         let mut failure = None;
         for way in &self.ways {
-            match way.dial().await {
+            match way.dial(&self.own_sessions).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -100,11 +106,11 @@ impl Login {
     }
 
     /// A session on the first server that is not a standby.
-    async fn dial(&self) -> Result<PgConnection, LoginError> {
+    async fn dial(&self, name: &str) -> Result<PgConnection, LoginError> {
         let mut failure = LoginError("PG_URL names no server".to_owned());
         for host in &self.url.hosts {
             for mode in self.modes() {
-                let options = self.options(host, *mode);
+                let options = self.options(host, *mode).application_name(name);
                 let place = format!("{}:{}", host.host, host.port);
                 match timeout(DIAL, options.connect()).await {
                     Ok(Ok(connection)) => match self.check(connection).await {
@@ -153,7 +159,6 @@ impl Login {
             .database(&url.database)
             .ssl_mode(mode)
             .ssl_root_cert_from_pem(self.ca.clone())
-            .application_name(APPLICATION_NAME)
             .extra_float_digits(None)
             .statement_cache_capacity(0)
             .disable_statement_logging();

@@ -447,7 +447,7 @@ impl Rules {
             heartbeats: Fact::Known(heartbeats.collect()),
             sessions: Some(Sessions {
                 listeners: Some(Vec::new()),
-                migration_running: false,
+                ..Sessions::default()
             }),
             running_tasks: Fact::Known(running_tasks.collect()),
             pending_tasks: Fact::Known(0),

@@ -233,6 +233,11 @@ pub enum Reason {
     RolloutStalled,
     /// The image is older than the metadata schema.
     DowngradeRefused,
+    /// Only an event: no replica promotes queued work, since a drain hook or somebody else holds the
+    /// queue. `status.queueHold` says who.
+    QueueHeld,
+    /// Only an event: replicas promote queued work again.
+    QueueFree,
 
     // Exposed
     /// Ingress and Service are there.

@@ -73,6 +73,13 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
+    /// Somebody keeps every replica from promoting queued work. Looked for while replicas come and go.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub queue_hold: Option<QueueHoldStatus>,
     /// The conditions.
     #[serde(
         default,
@@ -262,6 +269,19 @@ pub enum HeartbeatState {
     Unknown,
 }
 
+/// Who keeps every replica from promoting queued work.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueHoldStatus {
+    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database. `drain/`
+    /// and the name of a pod is that of its drain hook, which lets go after `rollout.holdLimitSeconds`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<String>,
+    /// Since when the queue has been held, as far as the operator has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+}
+
 /// A rollout that is under way.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -293,7 +313,7 @@ pub struct RolloutStatus {
     pub deadline: Option<Time>,
 }
 
-/// What a rollout waits for.
+/// What a rollout waits for, in one word.
 #[derive(
     Serialize,
     Deserialize,

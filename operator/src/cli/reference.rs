@@ -156,7 +156,9 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::RolloutProgressing
         | R::RolloutWaiting
         | R::RolloutStalled
-        | R::DowngradeRefused => ConditionType::RolloutComplete,
+        | R::DowngradeRefused
+        | R::QueueHeld
+        | R::QueueFree => ConditionType::RolloutComplete,
         R::IngressReady
         | R::IngressPending
         | R::IngressDisabled

@@ -452,8 +452,19 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
             .and_then(|replica| replica.pod.version.clone()),
         schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
+        queue_held_by: queue_held_by(observation).cloned().collect(),
         ..Report::default()
     }
+}
+
+/// Who keeps the replicas from promoting queued work.
+fn queue_held_by(observation: &Observation) -> impl Iterator<Item = &String> {
+    let sessions = observation
+        .facts()
+        .and_then(|facts| facts.sessions.as_ref());
+    sessions
+        .into_iter()
+        .flat_map(|sessions| &sessions.queue_held_by)
 }
 
 /// Bytebase checks no version in either direction: an older binary starts on a newer schema and
@@ -571,7 +582,9 @@ fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || shrinks
-            || is_unnamed(health),
+            || is_unnamed(health)
+            // Or nobody would learn that it is over.
+            || queue_held_by(observation).next().is_some(),
         new_session: is_refused(database),
     }
 }

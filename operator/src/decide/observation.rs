@@ -6,7 +6,7 @@ use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 use uuid::Uuid;
@@ -194,6 +194,9 @@ pub struct Sessions {
     pub listeners: Option<Vec<ListenSession>>,
     /// Somebody holds the schema migration lock (advisory lock 1002).
     pub migration_running: bool,
+    /// `application_name` of each session that keeps all replicas from promoting queued work (advisory
+    /// lock 1001), in their order.
+    pub queue_held_by: BTreeSet<String>,
 }
 
 /// Which database this is.

@@ -123,6 +123,8 @@ pub struct Report {
     pub replica_statuses: Vec<ReplicaStatus>,
     /// The rollout that is under way; `since` is filled in by `report`.
     pub rollout: Option<RolloutStatus>,
+    /// `application_name` of each session that holds the queue.
+    pub queue_held_by: Vec<String>,
     /// Conditions.
     pub conditions: Vec<ConditionDraft>,
 }

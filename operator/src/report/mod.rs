@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::api::status::{Phase, ReplicaStatus, RolloutStatus};
+use crate::api::status::{Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, FIELD_MANAGER, FailureKind};
@@ -40,6 +40,7 @@ pub fn status(
         database,
         replica_statuses,
         rollout,
+        queue_held_by,
         conditions,
     } = report;
     let stalled = failures
@@ -71,6 +72,7 @@ pub fn status(
             .map(|status| since(status, previous, &now))
             .collect(),
         rollout: rollout.map(|rollout| rollout_since(rollout, previous, &now)),
+        queue_hold: queue_hold(queue_held_by, previous, &now),
         conditions: with_failures(conditions, failures)
             .into_iter()
             .map(|draft| condition(draft, previous, generation, &now))
@@ -121,6 +123,20 @@ fn rollout_since(
             .or_else(|| Some(now.clone())),
         ..rollout
     }
+}
+
+fn queue_hold(
+    held_by: Vec<String>,
+    previous: &BytebaseClusterStatus,
+    now: &Time,
+) -> Option<QueueHoldStatus> {
+    let before = previous.queue_hold.as_ref();
+    (!held_by.is_empty()).then(|| QueueHoldStatus {
+        held_by,
+        since: before
+            .and_then(|before| before.since.clone())
+            .or_else(|| Some(now.clone())),
+    })
 }
 
 fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {
@@ -244,8 +260,8 @@ fn condition(
 /// What people should be told of the way from one status to the next: each condition whose status
 /// or reason changed.
 pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Vec<Notice> {
-    next.conditions
-        .iter()
+    let conditions = next.conditions.iter();
+    conditions
         .filter_map(|condition| {
             let before = previous
                 .conditions
@@ -270,7 +286,31 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
                 }
             })
         })
+        .chain(queue_notice(previous, next))
         .collect()
+}
+
+/// The queue began to be held, or is free again.
+fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Option<Notice> {
+    let (reason, message) = match (&previous.queue_hold, &next.queue_hold) {
+        (None, Some(hold)) => (
+            Reason::QueueHeld,
+            format!(
+                "no replica promotes queued work while advisory lock 1001 is held by {}",
+                hold.held_by.join(", ")
+            ),
+        ),
+        (Some(_), None) => (
+            Reason::QueueFree,
+            "replicas promote queued work again".to_owned(),
+        ),
+        _ => return None,
+    };
+    Some(Notice {
+        warning: false,
+        reason,
+        message,
+    })
 }
 
 /// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new

@@ -169,6 +169,29 @@ fn a_roll_is_timed_by_what_it_waits_for() {
 }
 
 #[test]
+fn a_hold_of_the_queue_is_told_at_its_beginning_and_end() {
+    let held = || Report {
+        queue_held_by: vec!["drain/demo-1".to_owned()],
+        ..Report::default()
+    };
+    let free = first(Report::default());
+    let holds = status(&free, held(), &[], None, now());
+    let now_held = holds.queue_hold.as_ref().unwrap();
+    assert_eq!(now_held.held_by, ["drain/demo-1"]);
+    let still = status(&holds, held(), &[], None, later(9));
+    assert_eq!(still.queue_hold, holds.queue_hold, "since the beginning");
+    let over = status(&still, Report::default(), &[], None, later(9));
+    assert_eq!(over.queue_hold, None);
+    let reasons = |before, after| -> Vec<Reason> {
+        let notices = notices(before, after).into_iter();
+        notices.map(|notice| notice.reason).collect()
+    };
+    assert_eq!(reasons(&free, &holds), [Reason::QueueHeld]);
+    assert_eq!(reasons(&holds, &still), []);
+    assert_eq!(reasons(&still, &over), [Reason::QueueFree]);
+}
+
+#[test]
 fn what_a_blocked_cluster_cannot_tell_is_kept() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));

@@ -87,6 +87,8 @@ pub struct ClusterSample {
     /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or
     /// none.
     pub license_expiry: Option<i64>,
+    /// Somebody keeps the replicas from promoting queued work.
+    pub queue_held: bool,
     /// Each pod and the replica that runs in it, as far as known.
     pub pods: Vec<(String, Option<Uuid>)>,
     /// Condition type and status (`True`, `False`, `Unknown`).
@@ -351,7 +353,7 @@ fn count(n: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
-const GAUGES: [ClusterGauge; 8] = [
+const GAUGES: [ClusterGauge; 9] = [
     ClusterGauge {
         name: "bytebase_cluster_replicas_wanted",
         help: "spec.replicas",
@@ -391,6 +393,11 @@ const GAUGES: [ClusterGauge; 8] = [
         name: "bytebase_cluster_tasks_available",
         help: "Task runs free to be claimed",
         points: |_, live| some(live.and_then(|l| l.available).map(count)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_queue_held",
+        help: "Whether somebody keeps the replicas from promoting queued work: 1 or 0",
+        points: |c, _| one(f64::from(u8::from(c.queue_held))),
     },
 ];
 
@@ -531,6 +538,7 @@ mod tests {
             license_expiry: Some(1_900_000_000),
             pods: vec![("bb-0".to_owned(), Some(id)), ("bb-1".to_owned(), None)],
             conditions: vec![("Ready", "Unknown")],
+            queue_held: true,
             ..ClusterSample::default()
         };
         metrics.set_cluster("prod", "bb", sample);
@@ -563,6 +571,10 @@ mod tests {
             [
                 r#"bytebase_cluster_heartbeat_age_seconds{namespace="prod",name="bb",pod="bb-0"} 12.0"#
             ]
+        );
+        assert_eq!(
+            lines(&metrics, "queue_held"),
+            [r#"bytebase_cluster_queue_held{namespace="prod",name="bb"} 1.0"#]
         );
         let conditions = lines(&metrics, "cluster_condition");
         assert_eq!(conditions.len(), 3);

@@ -783,6 +783,7 @@ impl Look<'_> {
                 wanted: count(self.cluster.spec.replicas),
                 target: count(status.target_replicas.unwrap_or(0)),
                 ready: count(status.ready_replicas),
+                queue_held: status.queue_hold.is_some(),
                 license_expiry: expiry.map(|time| time.0.as_second()),
                 pods: observation
                     .pods

@@ -84,7 +84,7 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
             facts.sessions = Some(Sessions {
                 listeners: listeners.clone(),
-                migration_running: false,
+                ..Sessions::default()
             });
             if !beating {
                 beats(facts).clear();
@@ -101,7 +101,7 @@ fn without_an_id_the_session_tells_by_name_or_address() {
         seen = with_facts(seen, |facts| {
             facts.sessions = Some(Sessions {
                 listeners: Some(vec![session("", None)]),
-                migration_running: false,
+                ..Sessions::default()
             });
         });
         assert_eq!(heartbeats(&seen), [Missing]);

@@ -138,8 +138,8 @@ fn nothing_stops_while_something_holds_the_change() {
     assert_eq!(written(&plan(&spec(&json!({})), &seen)), None);
     let migrating = with_facts(changed(), |facts| {
         facts.sessions = Some(Sessions {
-            listeners: None,
             migration_running: true,
+            ..Sessions::default()
         });
     });
     let waiting = plan(&spec(&json!({})), &migrating);
@@ -275,13 +275,18 @@ proptest! {
             sessions: false,
         };
         let mut alone = BTreeMap::new();
+        let before = validation(&spec(&json!({"replicas": wanted})));
+        let edited = validation(&spec(&json!({"replicas": wanted, "podLabels": {"edited": "yes"}})));
+        let settings = settings();
         for tick in 0..300 {
-            let mut change = json!({"replicas": wanted});
-            if tick >= edit {
-                change["podLabels"] = json!({"edited": "yes"});
-            }
-            let decision = decide(&validation(&spec(&change)), &world.observe(), &settings());
+            let seen = world.observe();
+            let decision = decide(if tick < edit { &before } else { &edited }, &seen, &settings);
             world.apply(&decision);
+            let done = state(&decision, ConditionType::RolloutComplete).0 == Some(true)
+                && state(&decision, ConditionType::Ready).0 == Some(true);
+            if tick >= edit && done {
+                break;
+            }
             world.step();
             let mut templates: Vec<_> = world.pods.values().map(|pod| pod.digest.clone()).collect();
             templates.sort();
@@ -296,11 +301,7 @@ proptest! {
         }
         prop_assert_eq!(world.pods.len(), usize::try_from(wanted).unwrap());
         prop_assert!(world.pods.values().all(|pod| pod.digest != "old" && pod.ready_in == 0));
-        let plan = decide(
-            &validation(&spec(&json!({"replicas": wanted, "podLabels": {"edited": "yes"}}))),
-            &world.observe(),
-            &settings(),
-        );
-        prop_assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(true));
+        let decision = decide(&edited, &world.observe(), &settings);
+        prop_assert_eq!(state(&decision, ConditionType::RolloutComplete).0, Some(true));
     }
 }

@@ -527,7 +527,7 @@ fn a_pod_whose_work_is_unknown_is_not_taken_for_idle() {
                 application_name: "demo-2".to_owned(),
                 client_address: None,
             }]),
-            migration_running: false,
+            ..Sessions::default()
         });
     });
     let plan = plan(&json!({}), &seen);
@@ -549,7 +549,7 @@ fn a_frozen_replica_is_not_active_by_its_session() {
             });
             facts.sessions = Some(Sessions {
                 listeners: Some(sessions.collect()),
-                migration_running: false,
+                ..Sessions::default()
             });
         });
         for pod in &mut seen.pods {

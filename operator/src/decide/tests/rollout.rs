@@ -32,8 +32,8 @@ fn evicted(plan: &Plan) -> Option<&str> {
 
 fn migration() -> Sessions {
     Sessions {
-        listeners: None,
         migration_running: true,
+        ..Sessions::default()
     }
 }
 
@@ -460,6 +460,19 @@ fn sessions_are_looked_at_only_where_something_depends_on_them() {
     assert_eq!(state(&quiet, ConditionType::Ready).0, Some(true));
     seen.pods[1].replica_id = None;
     assert!(plan(&json!({}), &seen).reading.sessions);
+}
+
+#[test]
+fn a_hold_of_the_queue_is_looked_at_until_it_is_over() {
+    let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        facts.sessions = Some(Sessions {
+            queue_held_by: ["drain/demo-1".to_owned()].into(),
+            ..Sessions::default()
+        });
+    });
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(plan.report.queue_held_by, ["drain/demo-1"]);
+    assert!(plan.reading.sessions);
 }
 
 #[test]

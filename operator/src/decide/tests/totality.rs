@@ -103,6 +103,7 @@ prop_compose! {
         heartbeats in proptest::collection::vec((ids(), durations().boxed()), 0..6),
         listeners in proptest::option::of(proptest::collection::vec((texts(), proptest::option::of(texts())), 0..4)),
         running in proptest::collection::vec((ids(), any::<u64>()), 0..4),
+        held_by in proptest::collection::btree_set(texts(), 0..3),
         unknown in [0..3_u8, 0..3_u8, 0..3_u8],
     ) -> DatabaseFacts {
         let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
@@ -127,6 +128,7 @@ prop_compose! {
             sessions: looked.then(|| Sessions {
                 listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
                 migration_running,
+                queue_held_by: held_by,
             }),
             running_tasks: fact(unknown[2], running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect()),
             pending_tasks: fact(unknown[2], pending_tasks),

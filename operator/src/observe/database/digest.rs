@@ -222,7 +222,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 17] = [
+        let changes: [(&str, Change); 18] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -251,8 +251,14 @@ pub(super) mod tests {
             ("unknown queue", |f| f.pending_tasks = Fact::Unknown),
             ("lock", |f| {
                 f.sessions = Some(Sessions {
-                    listeners: None,
                     migration_running: true,
+                    ..Sessions::default()
+                });
+            }),
+            ("queue", |f| {
+                f.sessions = Some(Sessions {
+                    queue_held_by: ["drain/demo-1".to_owned()].into(),
+                    ..Sessions::default()
                 });
             }),
             ("recovery", |f| f.in_recovery = true),

@@ -118,6 +118,7 @@ struct Document {
 #[derive(Deserialize)]
 struct SessionsSeen {
     migration_running: bool,
+    queue_held_by: Option<Vec<Option<String>>>,
     sees_all: bool,
     hidden: Option<bool>,
     listeners: Option<Vec<(Option<String>, Option<String>)>>,
@@ -368,14 +369,21 @@ const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
 /// before it leaves out those of other databases. Even so the server copies the state of every
 /// session it has room for.
 const SESSIONS_OF_DATABASE: &str = ", sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
-  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me))";
+  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me)), \
+  locks AS MATERIALIZED (SELECT pid, objid, mode FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 \
+  AND objid IN (1001, 1002) AND objsubid = 1 AND granted AND database = (SELECT oid FROM me))";
 
 /// `pg_locks` looks through the locks of the whole server, so it is asked only where somebody else
 /// is there who may hold one.
+///
+/// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain hook
+/// holds it shared, and whoever else has held it for five seconds is no promotion.
 const SESSIONS: &str = ", 'sessions', json_build_object(\
-'migration_running', EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
-  AND EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1002 \
-  AND objsubid = 1 AND granted AND database = (SELECT oid FROM me)), \
+'migration_running', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
+  THEN EXISTS (SELECT FROM locks WHERE objid = 1002) ELSE false END, \
+'queue_held_by', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
+  THEN (SELECT json_agg(DISTINCT a.application_name) FROM (SELECT pid, mode FROM locks WHERE objid = 1001 LIMIT {rows}) l, \
+  pg_stat_get_activity(l.pid) a WHERE l.mode = 'ShareLock' OR a.state_change < clock_timestamp() - interval '5 seconds') END, \
 'sees_all', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
   OR coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM principal), false)), \
 'hidden', current_setting('track_activities') <> 'on' \
@@ -749,9 +757,11 @@ fn sessions(seen: SessionsSeen) -> Sessions {
         });
         listeners
     });
+    let holders = seen.queue_held_by.unwrap_or_default().into_iter();
     Sessions {
         listeners,
         migration_running: seen.migration_running,
+        queue_held_by: holders.map(Option::unwrap_or_default).collect(),
     }
 }
 
