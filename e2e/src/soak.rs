@@ -5,6 +5,7 @@
 mod act;
 mod books;
 mod doings;
+mod load;
 mod observer;
 mod plan;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::time::sleep;
 
 use crate::collect;
 use crate::harness::Session;
@@ -20,8 +22,12 @@ use crate::leaks;
 use crate::sandbox::{OperatorOptions, Sandbox};
 use crate::state::Purpose;
 use act::Stage;
+use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
+
+/// Replicas fail the tasks of one that has been gone for a minute, and look each minute.
+const FAILS_AFTER: Duration = Duration::from_secs(135);
 
 /// How long, how many, and which.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,6 +38,9 @@ pub struct Arguments {
     /// Clusters at a time
     #[arg(long, env = "CLUSTERS", default_value_t = 3)]
     pub clusters: usize,
+    /// Tasks that each cluster is given, per minute
+    #[arg(long, env = "TASKS", default_value_t = 20)]
+    pub tasks: u32,
     /// Seed of an earlier run, to have the same rounds again
     #[arg(long, env = "SEED")]
     pub seed: Option<u64>,
@@ -71,6 +80,7 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     stage.wait_settled(&models).await?;
     let foreign = stage.plant_foreign().await?;
     let observer = Observer::start(sandbox.api(), stage.pools.clone(), stage.doings.clone());
+    let load = Load::start(stage.pools.clone(), arguments.tasks, seed);
     let start = Instant::now();
     let mut rounds = 0;
     let mut shaken = Ok(());
@@ -87,12 +97,15 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
             break;
         }
     }
+    let given = load.end().await?;
+    // The tasks of a replica that is gone fail a minute later.
+    sleep(FAILS_AFTER).await;
     let mut books = observer.end().await?;
     books.foreign_touched = stage.touched(&foreign).await?;
     let places = collect::public_places(sandbox).await?;
     books.secrets = leaks::find(&sandbox.planted(), &places);
     println!(
-        "soak: {rounds} rounds in {} s, SEED={seed}",
+        "soak: {rounds} rounds and {given} tasks in {} s, SEED={seed}",
         start.elapsed().as_secs()
     );
     println!("{books}");

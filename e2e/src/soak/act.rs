@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
@@ -24,7 +24,9 @@ use crate::wait;
 
 /// Longest that clusters may take to come back after a round: an image change of three replicas
 /// with a disaster in the middle of it, on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(5);
+///
+/// Each of them may wait a minute for another to be idle, and half a minute for its own tasks.
+const PATIENCE: Duration = Duration::from_mins(8);
 /// A frozen replica stands still for longer than its heartbeat counts (30 s).
 const REPLICA_FREEZE: Duration = Duration::from_secs(36);
 /// A lease is valid for 15 s, and a new leader takes a moment.
@@ -102,6 +104,10 @@ impl Stage {
             doings.disturbed = (0..models.len())
                 .filter(|index| round.disturbs(*index))
                 .collect();
+            for index in (0..models.len()).filter(|index| round.may_lose_tasks(*index)) {
+                let windows = doings.losses.entry(index).or_default();
+                windows.push((Timestamp::now(), None));
+            }
         }
         for (index, action) in &round.actions {
             let model = models.get(*index).context("no such cluster")?;
@@ -118,6 +124,9 @@ impl Stage {
         self.wait_settled(models).await?;
         let mut doings = self.doings.lock();
         doings.disturbed.clear();
+        for (_, until) in doings.losses.values_mut().flatten() {
+            until.get_or_insert_with(Timestamp::now);
+        }
         Ok(())
     }
 
@@ -554,7 +563,7 @@ fn object(index: usize, model: &Model) -> Value {
             "license": {"secretRef": {"name": format!("{name}-license"), "key": "license"}},
             "admin": {"credentialsSecretRef": {"name": ADMIN_SECRET}, "createFirst": true},
             "podAnnotations": {"example.com/edit": "0"},
-            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 1},
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 120, "holdLimitSeconds": 20},
         },
     })
 }

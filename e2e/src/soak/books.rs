@@ -9,7 +9,11 @@ use jiff::Timestamp;
 /// Without a license for several, more than one replica may live on for this long: the operator
 /// learns of it with its next probe, and takes one replica away at a time. Bytebase itself begins
 /// to do harm after ten minutes.
-pub const TOLERANCE: Duration = Duration::from_secs(90);
+///
+/// Each of the two that go first finishes its tasks, and the longest of those takes half a minute.
+pub const TOLERANCE: Duration = Duration::from_secs(150);
+/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the looks around it.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(20 + 3);
 
 /// A pod as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,10 @@ pub struct Look {
     pub target: i32,
     /// Pods may be down by our own doing.
     pub disturbed: bool,
+    /// Somebody keeps all replicas from promoting work.
+    pub held: bool,
+    /// Task runs that have failed since their replica ended, and nobody struck it: id and owner.
+    pub lost: Vec<(i64, String)>,
     /// Its database is refused or in use by another Bytebase, and it had no replica.
     pub refused: bool,
     /// Pods that we deleted.
@@ -52,6 +60,8 @@ pub struct Books {
     pub too_many_without_ha: Vec<String>,
     pub two_down_by_operator: Vec<String>,
     pub started_on_refused: Vec<String>,
+    pub tasks_lost: Vec<String>,
+    pub held_too_long: Vec<String>,
     pub foreign_touched: Vec<String>,
     pub secrets: Vec<String>,
     accounts: BTreeMap<usize, Account>,
@@ -62,6 +72,9 @@ struct Account {
     before: Vec<PodSeen>,
     /// For how long there have been too many.
     surplus: Duration,
+    /// For how long the queue has been held.
+    held: Duration,
+    lost: BTreeSet<(i64, String)>,
 }
 
 impl Books {
@@ -72,6 +85,8 @@ impl Books {
                 &self.too_many_without_ha,
                 &self.two_down_by_operator,
                 &self.started_on_refused,
+                &self.tasks_lost,
+                &self.held_too_long,
                 &self.foreign_touched,
                 &self.secrets,
             ]
@@ -102,6 +117,24 @@ impl Books {
         if let (true, Some(pod)) = (look.refused, look.pods.first()) {
             self.started_on_refused
                 .push(format!("cluster {cluster}: {} was made", pod.name));
+        }
+        for (id, owner) in &look.lost {
+            if account.lost.insert((*id, owner.clone())) {
+                self.tasks_lost.push(format!(
+                    "cluster {cluster}: task run {id} of replica {owner}"
+                ));
+            }
+        }
+        account.held = if look.held {
+            account.held + look.passed
+        } else {
+            Duration::ZERO
+        };
+        if account.held > LONGEST_HOLD {
+            let seconds = account.held.as_secs();
+            self.held_too_long
+                .push(format!("cluster {cluster}: for {seconds} s"));
+            account.held = Duration::ZERO;
         }
         self.two_down_by_operator
             .extend(two_down(cluster, &account.before, look));
@@ -165,6 +198,11 @@ impl fmt::Display for Books {
                 "a first replica on a refused database, or beside another Bytebase",
                 &self.started_on_refused,
             ),
+            (
+                "task runs lost with a replica that ended on purpose",
+                &self.tasks_lost,
+            ),
+            ("the queue held for too long", &self.held_too_long),
             ("objects of others touched", &self.foreign_touched),
             ("secrets seen", &self.secrets),
         ] {
@@ -243,6 +281,30 @@ mod tests {
         assert_eq!(entries(&vec![licensed; seconds + 1]).0, 0);
         let single = Look { active: 1, ..two };
         assert_eq!(entries(&vec![single; seconds + 1]).0, 0);
+    }
+
+    #[test]
+    fn a_lost_task_counts_once_and_a_hold_once_it_is_too_long() {
+        let mut books = Books::default();
+        let lost = Look {
+            lost: vec![(7, "a".to_owned())],
+            ..look(&[])
+        };
+        books.enter(0, &lost);
+        books.enter(0, &lost);
+        assert_eq!(books.tasks_lost.len(), 1);
+        assert!(!books.clean());
+        let held = Look {
+            held: true,
+            ..look(&[])
+        };
+        let mut books = Books::default();
+        for _ in 0..LONGEST_HOLD.as_secs() {
+            books.enter(0, &held);
+        }
+        assert!(books.clean());
+        books.enter(0, &held);
+        assert_eq!(books.held_too_long.len(), 1);
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! What the hands note down for the eyes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::plan::Model;
+
+/// A replica beats this often.
+const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What the observer must know of our own doings.
 #[derive(Debug, Clone, Default)]
@@ -14,10 +19,24 @@ pub struct Doings {
     /// Clusters whose database is refused or in use by another Bytebase, and which have no replica:
     /// none may start.
     pub refused: BTreeSet<usize>,
+    /// When replicas of a cluster might lose tasks: from when until when.
+    pub losses: BTreeMap<usize, Vec<(Timestamp, Option<Timestamp>)>>,
     /// Uids of pods that we deleted.
     pub deleted: BTreeSet<String>,
     /// Nothing more is to be looked at.
     pub over: bool,
+}
+
+impl Doings {
+    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to us.
+    pub fn explains(&self, cluster: usize, last_heartbeat: Timestamp) -> bool {
+        // It was alive for up to ten seconds after that.
+        let ended = last_heartbeat + HEARTBEAT;
+        let windows = self.losses.get(&cluster);
+        windows.into_iter().flatten().any(|(from, until)| {
+            ended >= *from && until.is_none_or(|until| last_heartbeat <= until)
+        })
+    }
 }
 
 /// Shared between the hands and the eyes.

@@ -68,7 +68,14 @@ impl Eyes {
                     return books;
                 }
                 let seen = timeout(PATIENCE, self.look(index)).await;
-                let Ok(Ok((pods, active, ha))) = seen else {
+                let Ok(Ok(Seen {
+                    pods,
+                    active,
+                    ha,
+                    held,
+                    failed,
+                })) = seen
+                else {
                     // Of what nobody saw, nothing is told.
                     books.blind += 1;
                     *last = Instant::now();
@@ -77,7 +84,13 @@ impl Eyes {
                 // What was noted while the look went on counts as well.
                 let now = self.shared.lock().clone();
                 let both = |of: &Doings| of.disturbed.contains(&index);
+                let unexplained = failed
+                    .into_iter()
+                    .filter(|(_, _, last_heartbeat)| !now.explains(index, *last_heartbeat))
+                    .map(|(id, owner, _)| (id, owner));
                 let look = Look {
+                    lost: unexplained.collect(),
+                    held,
                     pods,
                     active,
                     ha,
@@ -94,7 +107,7 @@ impl Eyes {
         }
     }
 
-    async fn look(&self, index: usize) -> Result<(Vec<PodSeen>, i64, Option<bool>)> {
+    async fn look(&self, index: usize) -> Result<Seen> {
         let selector = format!("bytebase.com/cluster={}", cluster_name(index));
         let pods = self
             .pods
@@ -117,8 +130,40 @@ impl Eyes {
         )
         .fetch_one(pool)
         .await?;
-        Ok((pods.iter().map(seen).collect(), active, ha))
+        // In milliseconds, which every task takes longer than.
+        let failed: Vec<(i64, String, i64)> = sqlx::query_as(
+            "SELECT t.id, t.replica_id, (extract(epoch FROM coalesce(h.last_heartbeat, t.updated_at)) * 1000)::bigint
+             FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
+             WHERE t.status IN ('FAILED', 'CANCELED') AND t.replica_id IS NOT NULL",
+        )
+        .fetch_all(pool)
+        .await?;
+        let held = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.objid = 1001 AND l.mode = 'ShareLock' AND l.granted)",
+        )
+        .fetch_one(pool)
+        .await?;
+        let failed = failed.into_iter().map(|(id, owner, milliseconds)| {
+            Ok((id, owner, Timestamp::from_millisecond(milliseconds)?))
+        });
+        Ok(Seen {
+            pods: pods.iter().map(seen).collect(),
+            active,
+            ha,
+            held,
+            failed: failed.collect::<Result<_>>()?,
+        })
     }
+}
+
+/// What one look brought.
+struct Seen {
+    pods: Vec<PodSeen>,
+    active: i64,
+    ha: Option<bool>,
+    held: bool,
+    /// Task runs that failed: id, owner, and the owner's last heartbeat.
+    failed: Vec<(i64, String, Timestamp)>,
 }
 
 fn seen(pod: &Pod) -> PodSeen {

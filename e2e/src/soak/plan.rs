@@ -202,6 +202,23 @@ impl Round {
     }
 }
 
+impl Round {
+    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its database
+    /// goes, or its password does before its pod has another. Everything else ends replicas on purpose.
+    pub fn may_lose_tasks(&self, cluster: usize) -> bool {
+        self.actions.iter().any(|(index, action)| {
+            *index == cluster
+                && matches!(
+                    action,
+                    Action::KillReplica(_)
+                        | Action::FreezeReplica(_)
+                        | Action::SwapDatabase
+                        | Action::RotatePassword
+                )
+        })
+    }
+}
+
 fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
     let mut possible = vec![
         Action::Edit,
