@@ -92,7 +92,7 @@ bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,10
 	@$(E2E:--quiet=--quiet --release) bench
 
 .PHONY: soak
-soak: setup ## Shake clusters at random (MINUTES=10, CLUSTERS=3, SEED=… to replay) and keep the books
+soak: setup ## Shake clusters at random (MINUTES=10, CLUSTERS=3, TASKS=20 a minute, SEED=… to replay) and keep the books
 	@echo "harness: building it (minutes at the first time, then a moment)"
 	@$(E2E) soak
 

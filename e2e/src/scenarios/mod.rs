@@ -528,4 +528,18 @@ mod tests {
             assert!(about.ends_with('.'), "{name}: {about}");
         }
     }
+
+    #[test]
+    fn the_page_on_guarantees_names_scenarios_that_there_are() {
+        let page = include_str!("../../../docs/guarantees.md");
+        let rows = page.lines().filter(|line| line.starts_with("| "));
+        let proofs = rows.filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+        let mut names = proofs.flat_map(|proof| proof.split('`').skip(1).step_by(2));
+        let unknown: Vec<_> = names
+            .clone()
+            .filter(|name| ALL.iter().all(|scenario| scenario.name != *name))
+            .collect();
+        assert_eq!(unknown, [""; 0]);
+        assert!(names.any(|name| name == "maintenance"));
+    }
 }

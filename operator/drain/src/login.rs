@@ -68,10 +68,7 @@ impl Logins {
             _ => Ok(Self {
                 ways,
                 replica_sessions,
-                own_sessions: format!(
-                    "{APPLICATION_NAME}{}",
-                    env("PGAPPNAME").unwrap_or_default()
-                ),
+                own_sessions: format!("{APPLICATION_NAME}{}", env("PGAPPNAME").unwrap_or_default()),
             }),
         }
     }
