@@ -11,6 +11,7 @@ use kube::ResourceExt as _;
 use kube::api::PostParams;
 use kube::core::Status;
 use serde_json::json;
+use sqlx::PgPool;
 
 use super::support::{self, NAME};
 use crate::faults::Blow;
@@ -194,6 +195,59 @@ pub async fn maintenance(sandbox: Sandbox) -> Result<()> {
         );
     }
     support::rolled(&sandbox).await
+}
+
+async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
+    let insert = r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 12}')"#;
+    loop {
+        sqlx::query(insert).execute(&pool).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// New work keeps coming to a replica that drains: its hook holds the queue, which is visible, until the
+/// replica has ended. No task is lost.
+pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(20);
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let pool = sandbox.sql().await?;
+    let load = tokio::spawn(task_each_second(pool.clone()));
+    let (_, pod) = running_task(&sandbox, 1).await?;
+    let name = pod.name_any();
+    sandbox
+        .kubectl(&["delete", "pod", &name, "--wait=false"])
+        .await?;
+    let holder = format!("drain/{name}");
+    sandbox
+        .wait_status(NAME, "the hold", |status| {
+            status["queueHold"]["heldBy"] == json!([holder])
+        })
+        .await?;
+    wait::until(
+        &format!("{name} to end"),
+        OVER,
+        || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
+        |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
+    )
+    .await?;
+    load.abort();
+    let done = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
+    let left = || async { Ok(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await?) };
+    // One that was lost is FAILED and stays so.
+    wait::until("every task to be done", OVER, left, |left| *left == 0).await?;
+    pool.close().await;
+    sandbox
+        .wait_status(NAME, "the end of the hold", |status| {
+            status["queueHold"].is_null()
+        })
+        .await?;
+    for reason in ["QueueHeld", "QueueFree"] {
+        support::wait_event(&sandbox, reason).await?;
+    }
+    Ok(())
 }
 
 /// Without an operator: a pod that is deleted, and one that a node drain evicts.

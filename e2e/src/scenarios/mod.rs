@@ -122,6 +122,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(drains::maintenance(sandbox)),
     ).stand_in_only(),
     Scenario::new(
+        "queue-hold",
+        "Where new work keeps coming to a replica that drains, its hook holds the queue and the status says so; no task is lost.",
+        |sandbox| Box::pin(drains::queue_hold(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "drain-after-restart",
         "A container that has started again waits for no task of the process before it.",
         |sandbox| Box::pin(drains::after_restart(sandbox)),
