@@ -22,6 +22,8 @@ use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Prob
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -488,8 +490,7 @@ async fn listener(url: &PgUrl, application: &str) -> sqlx::PgConnection {
 }
 
 async fn session(url: &PgUrl, application: &str) -> sqlx::PgConnection {
-    use sqlx::ConnectOptions as _;
-    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
+    let options = PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
         .port(url.hosts[0].port)
         .username(&url.user)
@@ -1298,6 +1299,24 @@ async fn certificates_are_verified_as_sslmode_says() {
     assert!(message.contains("CA certificate as its own"), "{message}");
 }
 
+/// Authorities of the library's own would count beside a given one: whoever has a certificate of
+/// theirs, of any name, would get the password.
+#[tokio::test]
+async fn the_database_library_trusts_the_public_authorities_when_asked_to() {
+    let options = PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(server().port)
+        .username("nobody")
+        .database("postgres")
+        .ssl_mode(PgSslMode::VerifyCa)
+        .ssl_root_cert_from_pem(Vec::new());
+    let nobody = options.connect().await.unwrap_err().to_string();
+    assert!(nobody.contains("no root trust anchors"), "{nobody}");
+    let public = webpki_roots::trusting_public(options.connect()).await;
+    let public = public.unwrap_err().to_string();
+    assert!(public.contains("UnknownIssuer"), "{public}");
+}
+
 // === Cost ===
 
 /// `cargo test --release -p bytebase-operator --test database_probe -- --ignored --nocapture`
@@ -1314,14 +1333,16 @@ async fn the_memory_of_a_probe() {
         "INSERT INTO replica_heartbeat SELECT gen_random_uuid(), now() FROM generate_series(1, 5)",
     );
     let mut last = postgres::resident_kib();
-    for mode in [SslMode::Disable, SslMode::Require] {
+    for mode in [SslMode::Disable, SslMode::Require, SslMode::VerifyCa] {
         let (wake, mut woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
         let started = Instant::now();
         for key in 0..N {
             let mut url = url(server.port, "many");
             url.ssl_mode = mode;
-            probes.ensure(&key, target(url));
+            let mut target = target(url);
+            target.ca = (mode == SslMode::VerifyCa).then(|| server.ca());
+            probes.ensure(&key, target);
         }
         for _ in 0..N {
             woken.recv().await.unwrap();

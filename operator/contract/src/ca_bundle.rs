@@ -99,12 +99,17 @@ impl CaBundle {
 
     /// The certificates and nothing else, as PEM.
     pub fn to_pem(&self) -> String {
-        let blocks = self.certificates.iter().map(|certificate| {
-            // One line of any length is what TLS libraries accept as well as lines of 64.
-            format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(certificate))
-        });
-        blocks.collect()
+        to_pem(&self.certificates)
     }
+}
+
+/// Certificates as PEM.
+pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
+    let blocks = certificates.iter().map(|certificate| {
+        // One line of any length is what TLS libraries accept as well as lines of 64.
+        format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(certificate))
+    });
+    blocks.collect()
 }
 
 /// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that begins

@@ -122,8 +122,15 @@ async fn dial_host(
     let login = async {
         let mut last = None;
         for (index, mode) in attempts.iter().enumerate() {
-            let options = options(&target.url, host, authorities(target), *mode, place)?;
-            match options.connect().await {
+            let ca = authorities(target);
+            let options = options(&target.url, host, ca, *mode, place)?;
+            // Boxed: it is large, and both arms below would have room for it.
+            let login = Box::pin(options.connect());
+            let outcome = match ca {
+                Some(_) => login.await,
+                None => webpki_roots::trusting_public(login).await,
+            };
+            match outcome {
                 Ok(connection) => return check_session(connection, attrs, place).await,
                 Err(error) => {
                     let again = attempts
@@ -164,7 +171,8 @@ fn refusal_leaves_another_mode(sqlstate: &str, mode: PgSslMode) -> bool {
     sqlstate == "28000" && matches!(mode, PgSslMode::Disable)
 }
 
-/// The CA that the driver verifies the server by; `None` for the public ones.
+/// The CA that the driver verifies the server by; `None` for the public ones. They stand for those
+/// of the pods, which the operator does not see: Bytebase's image brings the same list.
 fn authorities(target: &Target) -> Option<&[u8]> {
     let is_system = target.url.ssl_root_cert.as_deref() == Some("system");
     target.ca.as_deref().filter(|_| !is_system)
@@ -320,8 +328,7 @@ fn options(
         .password(password)
         .database(&url.database)
         .ssl_mode(mode)
-        // Without a CA an empty bundle: it adds nothing to the public roots and replaces
-        // PGSSLROOTCERT.
+        // Without a CA an empty bundle: it replaces PGSSLROOTCERT.
         .ssl_root_cert_from_pem(ca.unwrap_or_default().to_vec())
         .application_name(APPLICATION_NAME)
         // A start-up parameter that PgBouncer refuses.
