@@ -1,7 +1,9 @@
 //! Logging in as Bytebase does: by the same environment, with the same files, from the same place.
 
+use bytebase_contract::ca_bundle::{self, CaBundle};
 use bytebase_contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::RootCertStore;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Row as _};
@@ -15,6 +17,9 @@ const DIAL: Duration = Duration::from_secs(5);
 /// `application_name` of the hook's sessions: this and the name of its pod, by which the operator
 /// reports who holds the queue. Not as Bytebase's own, among which the hook looks for the replica's.
 const APPLICATION_NAME: &str = "drain/";
+
+/// The `sslrootcert` that is no file.
+const SYSTEM: &str = "system";
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
 /// was when the container started. A rotated password is here before it is there. Of a cloud IAM
@@ -32,7 +37,8 @@ pub struct Logins {
 
 struct Login {
     url: PgUrl,
-    ca: Vec<u8>,
+    /// The CAs that vouch for the server, as PEM; none where it is not verified.
+    authorities: String,
 }
 
 /// Why there is no login; holds no part of a connection string.
@@ -93,13 +99,13 @@ impl Login {
                 "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another".to_owned(),
             ));
         }
-        let ca = match url.ssl_root_cert.as_deref() {
-            None | Some("system") => Vec::new(),
-            Some(path) => fs::read(path).map_err(|error| {
-                LoginError(format!("the CA bundle {path} cannot be read: {error}"))
-            })?,
+        let authorities = match (url.effective_ssl_mode(), url.ssl_root_cert.as_deref()) {
+            (SslMode::Disable, _) => String::new(),
+            (_, Some(path)) if path != SYSTEM => given_authorities(path)?,
+            (SslMode::VerifyCa | SslMode::VerifyFull, _) => authorities_of_the_system(),
+            _ => String::new(),
         };
-        Ok(Self { url, ca })
+        Ok(Self { url, authorities })
     }
 
     /// A session on the first server that is not a standby.
@@ -139,7 +145,6 @@ impl Login {
             SslMode::Disable => &[PgSslMode::Disable],
             SslMode::Allow => &[PgSslMode::Disable, PgSslMode::Require],
             SslMode::Prefer => &[PgSslMode::Prefer, PgSslMode::Disable],
-            SslMode::Require if !self.ca.is_empty() => &[PgSslMode::VerifyCa],
             SslMode::Require => &[PgSslMode::Require],
             SslMode::VerifyCa => &[PgSslMode::VerifyCa],
             SslMode::VerifyFull => &[PgSslMode::VerifyFull],
@@ -155,7 +160,7 @@ impl Login {
             .password(password.map_or("", |password| password.expose_secret()))
             .database(&url.database)
             .ssl_mode(mode)
-            .ssl_root_cert_from_pem(self.ca.clone())
+            .ssl_root_cert_from_pem(self.authorities.clone().into_bytes())
             .extra_float_digits(None)
             .statement_cache_capacity(0)
             .disable_statement_logging();
@@ -175,6 +180,23 @@ impl Login {
             options.options(settings)
         }
     }
+}
+
+/// The certificates of a bundle, which must have some.
+fn given_authorities(path: &str) -> Result<String, LoginError> {
+    let bytes = fs::read(path)
+        .map_err(|error| LoginError(format!("the CA bundle {path} cannot be read: {error}")))?;
+    let bundle = CaBundle::parse(&bytes)
+        .map_err(|error| LoginError(format!("the CA bundle {path} {error}")))?;
+    Ok(bundle.to_pem())
+}
+
+/// What the container trusts, found where Bytebase finds it. Certificates that TLS cannot use are
+/// left out, as they are there.
+fn authorities_of_the_system() -> String {
+    let mut found = rustls_native_certs::load_native_certs().certs;
+    found.retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
+    ca_bundle::to_pem(&found)
 }
 
 /// `PG_URL`, or the file that it names, completed by `PGUSER` and `PGPASSWORD`.
@@ -231,6 +253,27 @@ fn kind(error: &sqlx::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a CA, valid for a hundred years.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBbjCCARWgAwIBAgIUNEs9sA1LyoK5qGGvOmlcyFBSxCcwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBYTAg\
+        Fw0yNjExMjgxNTA4NTJaGA8yMTI2MTEwNDE1MDg1MlowDDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqG\
+        SM49AwEHA0IABAHdcD7li9WChBDja9iyiYMDJrm/svSiLNgsMqSJFHKpnx6QeesHnli3/ndkyMO/mcROBTmZ\
+        KQURdZCkINK5rjyjUzBRMB0GA1UdDgQWBBTXDThnbwPi6LCdW1XXwMwbDSZXFzAfBgNVHSMEGDAWgBTXDThn\
+        bwPi6LCdW1XXwMwbDSZXFzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0cAMEQCIGwbgJ3L3x/PMAwH\
+        Q2h1+CBrDwMdJfXJ9OvZZQa2Dp/OAiB8nxcxizjld2Wg9zII2WbnJDAwHd3CI9co6mydORAu2Q==\n\
+        -----END CERTIFICATE-----\n";
+    /// Of another one.
+    const OTHER_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBbzCCARWgAwIBAgIUIXoCbrE0+P51v8GNpFvoSI/5/KkwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBYjAg\
+        Fw0yNjExMjgxNTA4NTJaGA8yMTI2MTEwNDE1MDg1MlowDDEKMAgGA1UEAwwBYjBZMBMGByqGSM49AgEGCCqG\
+        SM49AwEHA0IABHR+2FrT6Rkf+vl6h5rvay286FwmrE5WdS7KxyBTiHp+NMtGpLW2BcKn3JN8IQTKzyT6xSzx\
+        TNYBptnA/41q37OjUzBRMB0GA1UdDgQWBBQ+JZfxum91gGUb00vqkXn/kOGHqzAfBgNVHSMEGDAWgBQ+JZfx\
+        um91gGUb00vqkXn/kOGHqzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIEFyPNxgSF2JsyrZ\
+        a+Na2dNwGhfvYOaSu6pckKKLaVh1AiEAvarcliikHYzl9Xiir3NYA5/2NoXBFjjbgroARHhtj5I=\n\
+        -----END CERTIFICATE-----\n";
+    /// Has the outer form of a certificate, and nothing in it.
+    const NONSENSE: &str = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
 
     fn logins(variables: &[(&str, &str)], mounted: &Path) -> Result<Logins, LoginError> {
         let env = |name: &str| {
@@ -319,13 +362,77 @@ mod tests {
             fs::write(&path, text).unwrap();
             path.display().to_string()
         };
-        let ca = file("ca.crt", "a bundle");
+        let ca = file("ca.crt", &format!("of the company\n{CERTIFICATE}"));
         let text = format!("postgres://u@db/b?sslmode=verify-ca&sslrootcert={ca}\n");
         let url = file("url", &text);
         let found = without_files(&[("PG_URL", &url)]).unwrap();
         assert_eq!(seen(&found), [("db", "u", "b", None)]);
-        assert_eq!(found.ways[0].ca, b"a bundle");
+        assert_eq!(found.ways[0].authorities, CERTIFICATE);
         assert!(matches!(found.ways[0].modes(), [PgSslMode::VerifyCa]));
+    }
+
+    #[test]
+    fn a_bundle_without_a_certificate_is_no_login() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.crt");
+        let attempt = |mode: &str| {
+            let path = path.display();
+            let url = format!("postgres://u@db/b?sslmode={mode}&sslrootcert={path}");
+            without_files(&[("PG_URL", &url)])
+        };
+        for text in ["", "a bundle", "-----BEGIN PRIVATE KEY-----\nAA==\n"] {
+            fs::write(&path, text).unwrap();
+            for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+                let LoginError(message) = attempt(mode).err().unwrap();
+                assert!(message.contains("no PEM certificate"), "{message}");
+            }
+            assert!(attempt("disable").is_ok(), "no bundle is needed there");
+        }
+    }
+
+    /// The child half of the next test: it has an environment of its own.
+    #[test]
+    fn in_a_child_process_reads_the_system() {
+        if std::env::var_os("LOGIN_TEST_CHILD").is_none() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("ca.crt");
+        fs::write(&other, OTHER_CERTIFICATE).unwrap();
+        let other = format!("sslmode=verify-full&sslrootcert={}", other.display());
+        for (parameters, trusted) in [
+            ("sslmode=verify-full", CERTIFICATE),
+            ("sslmode=verify-ca", CERTIFICATE),
+            ("sslrootcert=system", CERTIFICATE),
+            ("sslmode=require", ""),
+            (&other, OTHER_CERTIFICATE),
+        ] {
+            let url = format!("postgres://u@db/b?{parameters}");
+            let found = without_files(&[("PG_URL", &url)]).unwrap();
+            assert_eq!(found.ways[0].authorities, trusted, "{parameters}");
+        }
+    }
+
+    #[test]
+    fn without_a_bundle_the_authorities_of_the_container_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let system = folder.path().join("system.crt");
+        fs::write(&system, format!("{CERTIFICATE}{NONSENSE}")).unwrap();
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "login::tests::in_a_child_process_reads_the_system",
+            ])
+            .env("LOGIN_TEST_CHILD", "1")
+            .env("SSL_CERT_FILE", &system)
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && text.contains("1 passed"),
+            "{text}"
+        );
     }
 
     #[test]
