@@ -1299,6 +1299,35 @@ async fn certificates_are_verified_as_sslmode_says() {
     assert!(message.contains("CA certificate as its own"), "{message}");
 }
 
+/// Bytebase takes such a certificate, and the operator's TLS cannot read it: that holds back
+/// nothing.
+#[tokio::test]
+async fn a_certificate_of_version_1_is_no_verdict() {
+    let server = Server::start("");
+    server.database("old_tls", PASSWORD);
+    server.present_version_1();
+    for (mode, ca) in [
+        (SslMode::Require, None),
+        (SslMode::Require, Some(server.ca())),
+        (SslMode::VerifyCa, Some(server.ca())),
+    ] {
+        let mut target = target(url(server.port, "old_tls"));
+        target.url.ssl_mode = mode;
+        target.ca = ca;
+        let (class, reason, message) = failure(target).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Unknown, FailureReason::TlsFailed),
+            "{message}"
+        );
+        assert!(message.contains("version 3"), "{message}");
+    }
+    // What asks for no encryption is read without.
+    let mut preferred = target(url(server.port, "old_tls"));
+    preferred.url.ssl_mode = SslMode::Prefer;
+    facts(preferred).await;
+}
+
 /// Authorities of the library's own would count beside a given one: whoever has a certificate of
 /// theirs, of any name, would get the password.
 #[tokio::test]

@@ -261,20 +261,23 @@ impl Server {
 
     /// Serves its own CA certificate from now on, as many self-made installations do.
     pub fn present_ca(&self) {
-        self.sql(
-            "postgres",
-            &format!(
-                "ALTER SYSTEM SET ssl_cert_file = '{}'",
-                self.directory.join("ca.crt").display()
-            ),
-        );
-        self.sql(
-            "postgres",
-            &format!(
-                "ALTER SYSTEM SET ssl_key_file = '{}'",
-                self.directory.join("ca.key").display()
-            ),
-        );
+        self.present("ca");
+    }
+
+    /// Serves a certificate of version 1 from now on, which is what `openssl x509 -req` makes unless
+    /// told otherwise.
+    pub fn present_version_1(&self) {
+        self.present("v1");
+    }
+
+    fn present(&self, certificate: &str) {
+        for (setting, ending) in [("ssl_cert_file", "crt"), ("ssl_key_file", "key")] {
+            let file = self.directory.join(format!("{certificate}.{ending}"));
+            self.sql(
+                "postgres",
+                &format!("ALTER SYSTEM SET {setting} = '{}'", file.display()),
+            );
+        }
         self.sql("postgres", "SELECT pg_reload_conf()");
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -326,6 +329,7 @@ fn certificates(directory: &Path) {
          openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr && \
          printf 'subjectAltName=DNS:localhost\\nbasicConstraints=CA:FALSE\\n' > ext && \
          openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.crt && \
+         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -days 2 -out v1.crt && cp server.key v1.key && \
          chmod 600 *.key && chmod 644 ca.crt"
     );
     let mut command = as_postgres("sh");

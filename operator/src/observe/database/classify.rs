@@ -305,13 +305,16 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
 
 /// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki)
 /// and the one in Bytebase (Go) disagree on certificates that exist in practice, such as a
-/// self-signed certificate that serves as its own CA, which Go accepts. Holding back the first pod
+/// self-signed certificate that serves as its own CA, or one of version 1, which Go accepts. Holding back the first pod
 /// on this verdict alone could hold back one that would have worked.
 fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
     let said = place.foreign(&tls_text(cause));
     let hint = if said.contains("CaUsedAsEndEntity") {
         "the server presents a CA certificate as its own; issue it a leaf certificate, or give the operator a connection string of \
          its own with database.monitorSecretRef"
+    } else if said.contains("UnsupportedCertVersion") {
+        "the server presents an X.509 certificate of version 1, which Bytebase accepts and the operator cannot read; issue it one of \
+         version 3 (`openssl x509 -req` does with -extfile)"
     } else if said.contains("does not support TLS") {
         "turn on TLS at the server, or lower `sslmode`"
     } else if said.contains("NotValidForName") || said.contains("not valid for name") {
