@@ -81,6 +81,7 @@ impl Probe {
                 every,
                 sessions: true,
                 new_session: false,
+                keep_session: true,
             },
         );
         Self { probes, woken }
@@ -517,6 +518,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
         every: DEFAULT_INTERVAL,
         sessions,
         new_session: false,
+        keep_session: true,
     };
     probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
@@ -529,6 +531,51 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     probe.probes.pace(&"it", reading(true));
     let again = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_database_of_a_stopped_cluster_is_left_alone_between_looks() {
+    let url = bytebase("stopped");
+    let mut probe = Probe::start(target(url.clone()), DEFAULT_INTERVAL);
+    assert!(probe.wake(Duration::from_secs(10)).await.is_some());
+    let sessions = || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'stopped'";
+        server().sql("postgres", sql).trim().to_owned()
+    };
+    assert_eq!(sessions(), "1");
+    let stopped = Reading {
+        every: Duration::from_mins(1),
+        sessions: false,
+        new_session: false,
+        keep_session: false,
+    };
+    probe.probes.pace(&"it", stopped);
+    let patience = Instant::now() + Duration::from_secs(5);
+    while sessions() != "0" {
+        assert!(Instant::now() < patience, "the session is kept");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let latest = probe.probes.latest(&"it");
+    assert!(matches!(latest.view, DatabaseView::Probed(Ok(_))));
+    // Somebody replaces it by another.
+    server().sql("postgres", "DROP DATABASE stopped");
+    server().sql("postgres", "CREATE DATABASE stopped OWNER stopped");
+
+    // What was read before says nothing of it.
+    probe.probes.resume(&"it");
+    let latest = probe.probes.latest(&"it");
+    assert!(matches!(latest.view, DatabaseView::NotProbed));
+    assert!(probe.probes.awaits_first(&"it"));
+    let latest = probe.wake(Duration::from_secs(5)).await.unwrap();
+    let DatabaseView::Probed(Ok(facts)) = latest.view else {
+        panic!("{:?}", latest.view)
+    };
+    assert_eq!(facts.schema, SchemaState::Empty);
+    assert_eq!(sessions(), "1");
+    // One that runs is read on as it was.
+    probe.probes.resume(&"it");
+    assert!(!probe.probes.awaits_first(&"it"));
+    assert!(probe.wake(Duration::from_secs(2)).await.is_none());
 }
 
 #[tokio::test]
@@ -1152,6 +1199,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
             every: Duration::from_millis(300),
             sessions: true,
             new_session: true,
+            keep_session: true,
         },
     );
     leads_to.store(there, Ordering::Relaxed);

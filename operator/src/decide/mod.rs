@@ -44,6 +44,10 @@ const BUSY_PROBE: Duration = Duration::from_secs(1);
 /// Probe this often otherwise: as often as replicas beat.
 const QUIET_PROBE: Duration = health::BEAT_INTERVAL;
 
+/// Probe this often while a cluster is stopped: its database is somebody else's to work on, and
+/// what becomes of it matters only when the cluster is wanted again.
+const STOPPED_PROBE: Duration = Duration::from_mins(1);
+
 /// Beside the grace period of a pod, one step of a scale-down takes so long: the StatefulSet's
 /// controller and the next reading of the database.
 const STEP_MARGIN: SignedDuration = SignedDuration::from_secs(15);
@@ -219,7 +223,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .into_iter()
         .flatten()
         .min(),
-        reading: reading(quiet, findings),
+        reading: reading(quiet, findings).or_seldom(is_stopped(cluster.replicas, observation)),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -387,7 +391,9 @@ fn blocked(
             },
             sessions: is_unnamed(health),
             new_session: database.as_ref().is_some_and(is_refused),
-        },
+            keep_session: true,
+        }
+        .or_seldom(is_stopped(wanted, observation)),
         unclaimed: health.unclaimed.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -586,6 +592,28 @@ fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             // Or nobody would learn that it is over.
             || queue_held_by(observation).next().is_some(),
         new_session: is_refused(database),
+        keep_session: true,
+    }
+}
+
+/// Whether nobody needs the database: no replica is wanted, and none is left.
+fn is_stopped(wanted: i32, observation: &Observation) -> bool {
+    wanted == 0 && observation.pods.is_empty()
+}
+
+impl Reading {
+    /// The same, or only a look now and then.
+    fn or_seldom(self, seldom: bool) -> Self {
+        if seldom {
+            Self {
+                every: STOPPED_PROBE,
+                sessions: false,
+                keep_session: false,
+                ..self
+            }
+        } else {
+            self
+        }
     }
 }
 

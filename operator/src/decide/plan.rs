@@ -50,6 +50,9 @@ pub struct Reading {
     /// Whether to log in again for it. A session that is open stays with the server that its name
     /// once led to; where what that server is forbids something, the name must be looked up again.
     pub new_session: bool,
+    /// Whether the session stays open between readings. A database that has a session cannot be
+    /// dropped, renamed or copied, which is what people stop a cluster for.
+    pub keep_session: bool,
 }
 
 /// Whether a call to Bytebase's API is wanted.

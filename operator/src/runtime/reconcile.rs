@@ -286,6 +286,11 @@ impl Look<'_> {
         let refused_pod = set
             .as_ref()
             .and_then(|set| self.refused_pod(namespace, set, &pods));
+        // One that is stopped leaves its database to others.
+        let stopped = validation.gate.wanted == 0 && pods.is_empty();
+        if !stopped {
+            context.probes.resume(key);
+        }
         let latest = self.probed(validation.database.as_ref());
         let facts = match &latest.view {
             DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
@@ -294,8 +299,6 @@ impl Look<'_> {
         let endpoint = validation.database.as_ref();
         let endpoint = endpoint.map(|database| database.replicas.identity_hint());
         let remembered = remembered(&status, endpoint.as_deref());
-        // One that is stopped leaves its database to others.
-        let stopped = validation.gate.wanted == 0 && pods.is_empty();
         let database_shared_with = if stopped {
             let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
             context.wake(context.claims.forget(uid));

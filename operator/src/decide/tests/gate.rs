@@ -3,6 +3,7 @@
 
 use super::{plan, size, state};
 use crate::api::{ConditionType, Reason};
+use crate::decide::STOPPED_PROBE;
 use crate::decide::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
     StoredLicense,
@@ -304,6 +305,26 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     assert!(!plan(&json!({}), &newer).reading.new_session);
     // Also while something else of the spec cannot be used.
     assert!(plan(&json!({"replicas": 51}), &bad).reading.new_session);
+}
+
+#[test]
+fn no_session_is_kept_on_the_database_of_a_stopped_cluster() {
+    let running = healthy(3, stored(&json!({})));
+    let mut stopped = running.clone();
+    stopped.pods.clear();
+    stopped.stateful_set.as_mut().unwrap().replicas = 0;
+    let invalid = json!({"replicas": 0, "externalURL": "not one"});
+    for (changes, observation, keeps) in [
+        (json!({}), &running, true),
+        (json!({"replicas": 0}), &running, true),
+        (json!({"replicas": 0}), &stopped, false),
+        (invalid, &stopped, false),
+        (json!({}), &stopped, true),
+    ] {
+        let reading = plan(&changes, observation).reading;
+        assert_eq!(reading.keep_session, keeps, "{changes}");
+        assert_eq!(reading.every >= STOPPED_PROBE, !keeps, "{changes}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One task per cluster that reads its database on its own clock, and the registry that starts,
 //! pokes and asks them.
 //!
-//! A task keeps one connection while it works. It reads every [`DEFAULT_INTERVAL`], and in between
+//! A task keeps one connection while it works, unless the cluster is stopped. It reads every [`DEFAULT_INTERVAL`], and in between
 //! exactly when the youngest beat of a replica that stopped beating crosses an age that matters. It
 //! wakes the caller only when the [`Digest`] of what it read has changed.
 
@@ -38,6 +38,7 @@ const FIRST_READING: Reading = Reading {
     every: DEFAULT_INTERVAL,
     sessions: true,
     new_session: false,
+    keep_session: true,
 };
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in
@@ -51,7 +52,8 @@ const REFUSED_CONNECTION_LIFETIME: Duration = Duration::from_secs(8);
 /// First pause after a failure; doubles up to the cap.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
-/// Longest pause after a failure: recovery should be seen within one probe interval.
+/// Longest pause after a failure, or the interval if that is longer: recovery should be seen within
+/// one probe interval.
 const RETRY_CAP: Duration = Duration::from_secs(10);
 
 /// Longest pause after a refused password. Some servers lock an account out after repeated
@@ -220,11 +222,26 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
     }
 
     /// From now on reads like this: often while something is going on. At once, if more is asked
-    /// for than before.
+    /// for than before, or the session is to be let go.
     pub fn pace(&self, key: &K, reading: Reading) {
         if let Some(entry) = self.entries.lock().get(key) {
             let before = std::mem::replace(&mut entry.shared.state.lock().reading, reading);
-            if reading.every < before.every || (reading.sessions && !before.sessions) {
+            if reading.every < before.every
+                || (reading.sessions && !before.sessions)
+                || (before.keep_session && !reading.keep_session)
+            {
+                entry.shared.poke.notify_one();
+            }
+        }
+    }
+
+    /// A cluster that was stopped is wanted again. What was seen now and then is too old for its
+    /// first replica to rest on: it counts as never read, and is read now.
+    pub fn resume(&self, key: &K) {
+        if let Some(entry) = self.entries.lock().get(key) {
+            let mut state = entry.shared.state.lock();
+            if !state.reading.keep_session && !matches!(state.outcome, Outcome::CannotRead) {
+                state.forget();
                 entry.shared.poke.notify_one();
             }
         }
@@ -304,6 +321,13 @@ impl State {
             }
         };
         Latest { view, last_good }
+    }
+
+    /// As at the start: the next outcome is news, whatever it is.
+    fn forget(&mut self) {
+        self.outcome = Outcome::NotProbed;
+        self.digest = None;
+        self.reading = FIRST_READING;
     }
 
     /// Keeps an outcome read at `now`, and says whether it tells anything new.
@@ -419,7 +443,7 @@ fn pause(
                 _ => RETRY_CAP,
             };
             let doubled = FIRST_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(6));
-            doubled.min(cap).mul_f64(0.8 + 0.2 * random)
+            doubled.min(cap.max(interval)).mul_f64(0.8 + 0.2 * random)
         }
     }
 }
@@ -451,6 +475,16 @@ impl Openings {
 
 impl Prober {
     async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
+        let outcome = self.look(reading).await;
+        if !reading.keep_session
+            && let Some(session) = self.session.take()
+        {
+            connect::close(session.connection).await;
+        }
+        outcome
+    }
+
+    async fn look(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
         let sessions = reading.sessions;
         let lifetime = if reading.new_session {
             REFUSED_CONNECTION_LIFETIME
@@ -604,6 +638,9 @@ mod tests {
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
         let pauses = [1, 2, 3, 4, 5, 40].map(|n| pause(Err(&lost), n, seconds(10), 1.0).as_secs());
         assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
+        // Where little is read, little is tried.
+        let pauses = [1, 5, 40].map(|n| pause(Err(&lost), n, seconds(60), 1.0).as_secs());
+        assert_eq!(pauses, [1, 16, 60]);
         let refused = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
         assert_eq!(pause(Err(&refused), 40, seconds(10), 1.0), seconds(60));
     }
