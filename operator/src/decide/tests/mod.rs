@@ -7,6 +7,7 @@ mod health;
 mod license;
 mod maintenance;
 mod memory;
+mod misplaced;
 mod rollout;
 mod simulation;
 mod totality;
