@@ -509,7 +509,8 @@ impl PartialEq for PgUrl {
 
 impl Eq for PgUrl {}
 
-/// Without password, and of the parameters only the number: values can be secrets too.
+/// Without password, and of the parameters only the number: values can be secrets too. So can what
+/// stands where a file's name belongs.
 impl fmt::Debug for PgUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgUrl")
@@ -518,7 +519,7 @@ impl fmt::Debug for PgUrl {
             .field("has_password", &self.has_password())
             .field("database", &self.database)
             .field("ssl_mode", &self.ssl_mode)
-            .field("ssl_root_cert", &self.ssl_root_cert)
+            .field("has_ssl_root_cert", &self.ssl_root_cert.is_some())
             .field("target_session_attrs", &self.target_session_attrs)
             .field("iam", &self.iam)
             .field("runtime_params", &self.runtime_params.len())

@@ -184,10 +184,14 @@ impl Login {
 
 /// The certificates of a bundle, which must have some.
 fn given_authorities(path: &str) -> Result<String, LoginError> {
-    let bytes = fs::read(path)
-        .map_err(|error| LoginError(format!("the CA bundle {path} cannot be read: {error}")))?;
+    // The name is not told: what was pasted in its place may be a key.
+    let bytes = fs::read(path).map_err(|error| {
+        LoginError(format!(
+            "the CA bundle that sslrootcert names cannot be read: {error}"
+        ))
+    })?;
     let bundle = CaBundle::parse(&bytes)
-        .map_err(|error| LoginError(format!("the CA bundle {path} {error}")))?;
+        .map_err(|error| LoginError(format!("the CA bundle that sslrootcert names {error}")))?;
     Ok(bundle.to_pem())
 }
 
@@ -456,6 +460,7 @@ mod tests {
             "postgres://u:pl4nted",
             "pl4nted",
             "postgres://u:pl4nted@db/b?sslrootcert=/nowhere",
+            "postgres://u@db/b?sslrootcert=pl4nted",
         ] {
             if let Err(LoginError(message)) = without_files(&[("PG_URL", text)]) {
                 assert!(!message.contains("pl4nted"), "{message}");

@@ -82,6 +82,9 @@ fn misplaced(key: &[String]) -> Vec<Vec<u8>> {
             format!("postgres://bytebase:{secret}@db.example.com/bytebase"),
             format!("postgres://bytebase@db.example.com/bytebase?sslkey={secret}"),
             format!("postgres://bytebase@db.example.com/bytebase?sslpassword={secret}"),
+            format!(
+                "postgres://bytebase@db.example.com/bytebase?sslmode=require&sslrootcert={secret}"
+            ),
             format!("host=db.example.com user=bytebase password={secret}"),
             format!("host=db.example.com user=bytebase password='{secret}"),
             format!("jdbc:{secret}"),
