@@ -290,7 +290,7 @@ fn people_find_their_columns_and_kubectl_can_scale() {
     assert_eq!(
         columns,
         [
-            "Phase", "Ready", "Active", "Replicas", "Version", "HA", "Age", "URL"
+            "Phase", "Ready", "Active", "Replicas", "Version", "Rollout", "HA", "Age", "URL"
         ]
     );
     assert_eq!(
