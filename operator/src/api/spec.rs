@@ -188,6 +188,21 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<MonitoringSpec>,
 
+    /// More labels on every object that the operator makes for the cluster, such as its Service and
+    /// its StatefulSet. Pods get those of `podLabels`. The labels that the operator itself sets
+    /// (`app.kubernetes.io/name`, `app.kubernetes.io/instance`, `app.kubernetes.io/managed-by`, and all
+    /// of `bytebase.com`) are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub labels: BTreeMap<String, String>,
+
+    /// More annotations on every object that the operator makes for the cluster. Pods get those of
+    /// `podAnnotations`. What is said of one object (`service.annotations`, `ingress.annotations` and
+    /// its preset) wins over this. Keys of `bytebase.com` are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub annotations: BTreeMap<String, String>,
+
     /// Observe and report, change nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,

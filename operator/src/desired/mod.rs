@@ -137,16 +137,21 @@ fn labels(identity: &Identity) -> BTreeMap<String, String> {
     labels
 }
 
+/// Metadata of an object. `annotations`: what this one has beside those of all, over which they win.
 fn metadata(
     cluster: &ValidCluster,
     name: &str,
     annotations: &BTreeMap<String, String>,
 ) -> ObjectMeta {
+    let mut all_labels = cluster.metadata.labels.by_key().clone();
+    all_labels.extend(labels(&cluster.identity));
+    let mut all_annotations = cluster.metadata.annotations.by_key().clone();
+    all_annotations.extend(annotations.clone());
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(cluster.identity.namespace.clone()),
-        labels: Some(labels(&cluster.identity)),
-        annotations: (!annotations.is_empty()).then(|| annotations.clone()),
+        labels: Some(all_labels),
+        annotations: (!all_annotations.is_empty()).then_some(all_annotations),
         owner_references: Some(vec![cluster.identity.owner.clone()]),
         ..ObjectMeta::default()
     }

@@ -1,7 +1,7 @@
 //! The ServiceMonitor: each replica's own metrics, through the headless Service.
 
 use super::services::{ROLE_LABEL, ServiceRole};
-use super::{CLUSTER_LABEL, DesiredObject, metadata};
+use super::{CLUSTER_LABEL, DesiredObject, labels, metadata};
 use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;
 use serde_json::json;
@@ -25,9 +25,9 @@ pub fn service_monitor(cluster: &ValidCluster) -> Option<DesiredObject> {
         "endpoints": [endpoint],
     });
     let mut metadata = metadata(cluster, name, &BTreeMap::new());
-    let mut labels = wanted.labels.clone();
-    labels.extend(metadata.labels.take().unwrap_or_default());
-    metadata.labels = Some(labels);
+    let all = metadata.labels.get_or_insert_default();
+    all.extend(wanted.labels.clone());
+    all.extend(labels(&cluster.identity));
     Some(DesiredObject::custom(
         Kind::ServiceMonitor,
         &metadata,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::api::spec::IngressPreset;
 use crate::kubernetes::Kind;
-use crate::testing::{PASSWORD, cluster, merge, now, references, valid};
+use crate::testing::{PASSWORD, cluster, merge, now, references, valid, validation};
 use crate::validate::{ValidCluster, validate};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -60,6 +60,8 @@ fn full() -> Value {
         "volumeMounts": [{"name": "extra", "mountPath": "/extra"}],
         "podLabels": {"team": "data"},
         "podAnnotations": {"example.com/scrape": "true"},
+        "labels": {"owner": "platform", "release": "of-the-cluster"},
+        "annotations": {"example.com/a": "of-the-cluster", "example.com/contact": "Platform team, room 7"},
         "rollout": {"preStopSeconds": 20, "terminationGraceSeconds": 90},
         "disruptionBudget": {"enabled": true},
         "gateway": {
@@ -388,6 +390,46 @@ fn every_object_is_owned_labelled_and_in_its_namespace() {
 }
 
 #[test]
+fn labels_and_annotations_of_the_cluster_are_on_every_object() {
+    for (kind, object) in objects(&valid(&full())) {
+        let metadata = object.unwrap().value["metadata"].clone();
+        let (labels, annotations) = (&metadata["labels"], &metadata["annotations"]);
+        assert_eq!(labels["owner"], "platform", "{kind}");
+        assert_eq!(annotations["example.com/contact"], "Platform team, room 7");
+        // What is said of one object wins.
+        let of_its_own = ["service", "ingress", "http-route"].contains(&kind);
+        let expected = if of_its_own { "b" } else { "of-the-cluster" };
+        assert_eq!(annotations["example.com/a"], expected, "{kind}");
+        let is_monitor = kind == "service-monitor";
+        let expected = if is_monitor {
+            "prometheus"
+        } else {
+            "of-the-cluster"
+        };
+        assert_eq!(labels["release"], expected, "{kind}");
+    }
+}
+
+#[test]
+fn no_label_that_the_operator_sets_can_be_set_by_a_user() {
+    for (kind, object) in objects(&valid(&full())) {
+        let labels = object.unwrap().value["metadata"]["labels"].clone();
+        for key in labels.as_object().unwrap().keys() {
+            if ["owner", "release"].contains(&key.as_str()) {
+                continue;
+            }
+            let validation = validation(&json!({"labels": {key: "mine"}}));
+            let fields: Vec<_> = validation
+                .problems
+                .iter()
+                .map(|problem| &problem.field)
+                .collect();
+            assert_eq!(fields, ["spec.labels"], "{kind}: {key}");
+        }
+    }
+}
+
+#[test]
 fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
     let before = template(&minimal());
     // None of these reaches a pod.
@@ -403,6 +445,7 @@ fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
         json!({"gateway": {"parentRefs": [{"name": "public"}]}}),
         json!({"networkPolicy": {}}),
         json!({"monitoring": {"serviceMonitor": {}}}),
+        json!({"labels": {"owner": "platform"}, "annotations": {"example.com/a": "b"}}),
     ] {
         assert_eq!(before, template(&changes), "{changes}");
     }

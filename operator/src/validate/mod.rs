@@ -10,6 +10,7 @@ mod diagnostics;
 mod exposure;
 mod image;
 mod license;
+mod metadata;
 mod pods;
 mod references;
 pub mod reminders;
@@ -22,6 +23,7 @@ pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;
 pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
+pub use metadata::{Annotations, Labels, MetadataError, ValidMetadata};
 pub use pods::{
     DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, ValidDrain, ValidPods,
     ValidRollout,
@@ -90,6 +92,8 @@ pub struct ValidCluster {
     pub ingress: Option<ValidIngress>,
     /// The HTTPRoute, if wanted.
     pub route: Option<ValidRoute>,
+    /// Labels and annotations of every object.
+    pub metadata: ValidMetadata,
     /// What passes through to the pods.
     pub pods: ValidPods,
     /// The identity of the pods.
@@ -160,6 +164,7 @@ pub fn validate(
     let service_monitor = companions::service_monitor(spec.monitoring.as_ref(), &mut diagnostics);
     let rollout = pods::rollout(spec.rollout.as_ref(), &mut diagnostics);
     let pods = pods::validate(spec, &mut diagnostics);
+    let metadata = metadata::validate(spec, &mut diagnostics);
 
     diagnostics.unreadable(&spec.unreadable);
     let Diagnostics {
@@ -183,6 +188,7 @@ pub fn validate(
                 service,
                 ingress,
                 route,
+                metadata,
                 pods,
                 service_account: companions::service_account(spec.service_account.as_ref()),
                 rollout,

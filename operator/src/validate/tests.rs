@@ -165,6 +165,41 @@ fn wrong_access() -> Vec<Wrong> {
     ]
 }
 
+fn wrong_metadata() -> Vec<Wrong> {
+    vec![
+        (
+            json!({"labels": {"app.kubernetes.io/name": "mine"}}),
+            "spec.labels",
+            InvalidSpec,
+            "app.kubernetes.io/name is the operator's",
+        ),
+        (
+            json!({"labels": {"a b": "x"}}),
+            "spec.labels",
+            InvalidSpec,
+            "the key \"a b\"",
+        ),
+        (
+            json!({"labels": {"team": "a b"}}),
+            "spec.labels",
+            InvalidSpec,
+            "the value of team",
+        ),
+        (
+            json!({"annotations": {"bytebase.com/applied-hash": "0"}}),
+            "spec.annotations",
+            InvalidSpec,
+            "is the operator's",
+        ),
+        (
+            json!({"annotations": {"-": "x"}}),
+            "spec.annotations",
+            InvalidSpec,
+            "the key \"-\"",
+        ),
+    ]
+}
+
 /// Entries that the API server would refuse, since it tells them apart by a key.
 fn wrong_lists() -> Vec<Wrong> {
     vec![
@@ -603,7 +638,10 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
 
 #[test]
 fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
-    let all = wrong_fields().chain(wrong_databases()).chain(wrong_lists());
+    let all = wrong_fields()
+        .chain(wrong_databases())
+        .chain(wrong_lists())
+        .chain(wrong_metadata());
     for (spec, field, reason, words) in all {
         let validation = validation(&spec);
         assert!(validation.cluster.is_none(), "{spec}");
@@ -765,6 +803,10 @@ fn valid_specs_are_valid_and_remarks_are_told() {
         ),
         (
             json!({"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": [{"name": "a", "mountPath": "/a"}]}),
+            None,
+        ),
+        (
+            json!({"labels": {"app.kubernetes.io/part-of": "platform"}, "annotations": {"a": "b c"}}),
             None,
         ),
     ] {

@@ -281,6 +281,7 @@ fn pod_fields() -> Vec<Field> {
     let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
     vec![
         plain("affinity", affinity(1), affinity(2)),
+        plain("annotations", json!({"a": "b"}), json!({"a": "c"})),
         plain(
             "env",
             json!([{"name": "A", "value": "b"}]),
@@ -296,6 +297,7 @@ fn pod_fields() -> Vec<Field> {
         ),
         plain("image.repository", "example.com/one", "example.com/two"),
         plain("image.tag", "3.21.1-one", "3.21.1-two"),
+        plain("labels", json!({"a": "b"}), json!({"a": "c"})),
         plain("nodeSelector", json!({"a": "b"}), json!({"a": "c"})),
         plain("podAnnotations", json!({"a": "b"}), json!({"a": "c"})),
         plain("podLabels", json!({"a": "b"}), json!({"a": "c"})),
