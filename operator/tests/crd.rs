@@ -61,6 +61,10 @@ fn refusals(object: &Value) -> Vec<String> {
     }
 }
 
+fn service(service: Value) -> Vec<(&'static str, Value)> {
+    vec![("/spec/service", service)]
+}
+
 fn form_with_host() -> Vec<(&'static str, Value)> {
     vec![
         ("/spec/database/urlSecretRef", Value::Null),
@@ -119,6 +123,16 @@ fn rules_accept_what_is_right() {
             "/spec/database/caConfigMapRef",
             json!({"name": "ca", "key": "ca.crt"}),
         )],
+        service(
+            json!({"type": "LoadBalancer", "loadBalancerClass": "a", "loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local"}),
+        ),
+        service(
+            json!({"type": "NodePort", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": []}),
+        ),
+        service(json!({"ipFamilies": ["IPv6"]})),
+        service(json!({"ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"})),
+        service(json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"})),
+        service(json!({"ipFamilies": [], "ipFamilyPolicy": "RequireDualStack"})),
     ] {
         let object = object(&changes);
         assert_eq!(refusals(&object), Vec::<String>::new(), "{object}");
@@ -188,6 +202,38 @@ fn rules_refuse_what_is_wrong_each_with_its_words() {
                 ("/spec/database/caConfigMapRef", reference()),
             ],
             "only one of caSecretRef",
+        ),
+        (
+            service(json!({"loadBalancerClass": "a"})),
+            "type LoadBalancer",
+        ),
+        (
+            service(json!({"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]})),
+            "type LoadBalancer",
+        ),
+        (
+            service(json!({"externalTrafficPolicy": "Local"})),
+            "type NodePort or LoadBalancer",
+        ),
+        (
+            service(json!({"type": "ClusterIP", "externalTrafficPolicy": "Local"})),
+            "type NodePort or LoadBalancer",
+        ),
+        (
+            service(json!({"ipFamilies": ["IPv4", "IPv6"]})),
+            "PreferDualStack or RequireDualStack",
+        ),
+        (
+            service(json!({"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "SingleStack"})),
+            "PreferDualStack or RequireDualStack",
+        ),
+        (
+            service(json!({"ipFamilies": ["IPv4"], "ipFamilyPolicy": "RequireDualStack"})),
+            "both in ipFamilies",
+        ),
+        (
+            service(json!({"ipFamilies": ["IPv4", "IPv4"], "ipFamilyPolicy": "RequireDualStack"})),
+            "twice",
         ),
     ] {
         let object = object(&changes);

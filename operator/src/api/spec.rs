@@ -383,8 +383,15 @@ pub struct LocalSecretRef {
 }
 
 /// The client Service.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.loadBalancerClass) || (has(self.loadBalancerSourceRanges) && self.loadBalancerSourceRanges.size() > 0)) || (has(self.type) && self.type == 'LoadBalancer')").message("loadBalancerClass and loadBalancerSourceRanges belong to a Service of type LoadBalancer"),
+    validation = Rule::new("!has(self.externalTrafficPolicy) || (has(self.type) && self.type != 'ClusterIP')").message("externalTrafficPolicy belongs to a Service of type NodePort or LoadBalancer"),
+    validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || (has(self.ipFamilyPolicy) && self.ipFamilyPolicy != 'SingleStack')").message("two ipFamilies need the ipFamilyPolicy PreferDualStack or RequireDualStack"),
+    validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() != 1 || !has(self.ipFamilyPolicy) || self.ipFamilyPolicy == 'SingleStack'").message("an ipFamilyPolicy that asks for two families needs both in ipFamilies, or none"),
+    validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() != 2 || self.ipFamilies[0] != self.ipFamilies[1]").message("ipFamilies has the same family twice"),
+)]
 pub struct ServiceSpec {
     /// Default `ClusterIP`.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
@@ -397,6 +404,86 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
+    /// Who makes the load balancer, such as `service.k8s.aws/nlb`, with `type: LoadBalancer` only.
+    /// Default: the cloud's own. Kubernetes refuses to add, change or remove the class of a Service
+    /// that is a load balancer already: set another `type` first, or delete the Service and let the
+    /// operator make it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 317))]
+    pub load_balancer_class: Option<String>,
+    /// Ranges of addresses that the load balancer lets in, such as `192.0.2.0/24`, with
+    /// `type: LoadBalancer` only. Default: everybody. Not every implementation honours them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 64)))]
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Which replicas get what comes to the Service from outside: those anywhere (`Cluster`), or only
+    /// those on the node that it came to (`Local`), which keeps the client's address. With
+    /// `type: NodePort` or `LoadBalancer` only. Default: Kubernetes' own, `Cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_traffic_policy: Option<TrafficPolicy>,
+    /// Which replicas get what comes to the Service from inside the Kubernetes cluster: those anywhere
+    /// (`Cluster`), or only those on the caller's node (`Local`), where a node without a replica does
+    /// not answer. Default: Kubernetes' own, `Cluster`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_traffic_policy: Option<TrafficPolicy>,
+    /// IP families of the Service, the first one first. One makes it `SingleStack`; two need an
+    /// `ipFamilyPolicy` that asks for two. Default: those that it has. Kubernetes refuses to change
+    /// the first family of a Service that exists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub ip_families: Vec<IpFamily>,
+    /// Whether the Service has one IP family or two. Taken out again, the Service keeps what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+}
+
+/// Which replicas get the traffic of a Service.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
+pub enum TrafficPolicy {
+    /// All of them.
+    Cluster,
+    /// Those on the node that the traffic came to.
+    Local,
+}
+
+/// A version of the Internet Protocol.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
+pub enum IpFamily {
+    /// Version 4.
+    IPv4,
+    /// Version 6.
+    IPv6,
+}
+
+impl IpFamily {
+    /// The one that this is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::IPv4 => Self::IPv6,
+            Self::IPv6 => Self::IPv4,
+        }
+    }
+}
+
+/// Whether the Service has one IP family, or two. `PreferDualStack` makes do with one where the
+/// Kubernetes cluster has no other. Taken out again, the Service keeps what it has.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
+)]
+pub enum IpFamilyPolicy {
+    /// One.
+    SingleStack,
+    /// Two, where the Kubernetes cluster has two.
+    PreferDualStack,
+    /// Two.
+    RequireDualStack,
 }
 
 /// Kind of Service.

@@ -424,6 +424,29 @@ mod tests {
         assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
     }
 
+    /// Such as another `loadBalancerClass` of a Service that is a load balancer.
+    #[tokio::test]
+    async fn a_field_that_cannot_change_is_told_in_the_words_of_the_api_server() {
+        let why = "Service \"demo\" is invalid: spec.loadBalancerClass: Invalid value: \"example.com/two\": may not change once set";
+        let refusal = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": why,
+        });
+        let mut wanted = desired();
+        wanted.value["spec"]["loadBalancerClass"] = json!("example.com/two");
+        let (client, calls) = respond(vec![(422, refusal.clone()), (422, refusal)]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: "ours",
+        };
+        let cached = serde_json::from_value(live("ours")).unwrap();
+        let failure = objects.apply(&wanted, Some(cached)).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Refused);
+        assert!(failure.message.contains(why), "{}", failure.message);
+        let calls = calls.lock().unwrap();
+        assert!(calls.iter().all(|(method, ..)| method == "PATCH"));
+    }
+
     #[tokio::test]
     async fn a_write_that_changes_nothing_is_noticed() {
         let mut wanted = desired();

@@ -1,9 +1,9 @@
 //! The client Service and the headless one.
 
 use super::{DesiredObject, PORT, headless_name, metadata, selector_labels};
-use crate::api::spec::{IngressPreset, ServiceType};
+use crate::api::spec::{IngressPreset, IpFamilyPolicy, ServiceType, TrafficPolicy};
 use crate::kubernetes::Kind;
-use crate::validate::ValidCluster;
+use crate::validate::{DualStack, IpFamilies, ServiceReach, ValidCluster};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -37,17 +37,18 @@ pub enum Doors {
 
 /// Whether the client Service of this cluster is to be reached from outside, without any Ingress.
 pub fn service_exposes(cluster: &ValidCluster) -> bool {
-    match cluster.service.type_ {
-        ServiceType::ClusterIP => false,
-        ServiceType::NodePort | ServiceType::LoadBalancer => true,
+    match cluster.service.reach {
+        ServiceReach::Inside => false,
+        ServiceReach::Nodes { .. } | ServiceReach::Balanced { .. } => true,
     }
 }
 
 /// The Service that clients and the Ingress use: only Ready pods stand behind it.
 pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
-    let type_ = match doors {
-        Doors::AsWanted => cluster.service.type_,
-        Doors::Closed => ServiceType::ClusterIP,
+    let wanted = &cluster.service;
+    let reach = match doors {
+        Doors::AsWanted => &wanted.reach,
+        Doors::Closed => &ServiceReach::Inside,
     };
     let mut annotations = BTreeMap::new();
     // Traefik reads session affinity from the Service, the others from the Ingress.
@@ -65,7 +66,7 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
             "bytebase-replica".to_owned(),
         );
     }
-    annotations.extend(cluster.service.annotations.clone());
+    annotations.extend(wanted.annotations.clone());
     DesiredObject::new(
         Kind::Service,
         &Service {
@@ -76,10 +77,10 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
                 &annotations,
             ),
             spec: Some(ServiceSpec {
-                type_: Some(type_.as_ref().to_owned()),
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(cluster.service.port)]),
-                ..ServiceSpec::default()
+                ports: Some(vec![port(wanted.port)]),
+                internal_traffic_policy: wanted.internal_traffic.map(|it| it.as_ref().to_owned()),
+                ..families(wanted.families, reached(reach))
             }),
             ..Service::default()
         },
@@ -107,6 +108,52 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
             ..Service::default()
         },
     )
+}
+
+/// The type of a Service and what only that type has.
+fn reached(reach: &ServiceReach) -> ServiceSpec {
+    let spec = |type_: ServiceType, external_traffic: Option<TrafficPolicy>| ServiceSpec {
+        type_: Some(type_.as_ref().to_owned()),
+        external_traffic_policy: external_traffic.map(|policy| policy.as_ref().to_owned()),
+        ..ServiceSpec::default()
+    };
+    match reach {
+        ServiceReach::Inside => spec(ServiceType::ClusterIP, None),
+        ServiceReach::Nodes { external_traffic } => spec(ServiceType::NodePort, *external_traffic),
+        ServiceReach::Balanced {
+            class,
+            sources,
+            external_traffic,
+        } => {
+            let ranges = sources.iter().map(ToString::to_string).collect();
+            ServiceSpec {
+                load_balancer_class: class.as_ref().map(|class| class.as_str().to_owned()),
+                load_balancer_source_ranges: (!sources.is_empty()).then_some(ranges),
+                ..spec(ServiceType::LoadBalancer, *external_traffic)
+            }
+        }
+    }
+}
+
+/// The IP families of a Service. A list is written only in full: the API server would add the second
+/// family to a list of one, and refuse the shorter list from then on.
+fn families(families: IpFamilies, spec: ServiceSpec) -> ServiceSpec {
+    let (policy, list) = match families {
+        IpFamilies::Unsaid => return spec,
+        IpFamilies::One(family) => (IpFamilyPolicy::SingleStack, family.map(|one| vec![one])),
+        IpFamilies::Two { policy, first } => {
+            let policy = match policy {
+                DualStack::Preferred => IpFamilyPolicy::PreferDualStack,
+                DualStack::Required => IpFamilyPolicy::RequireDualStack,
+            };
+            (policy, first.map(|first| vec![first, first.other()]))
+        }
+    };
+    ServiceSpec {
+        ip_family_policy: Some(policy.as_ref().to_owned()),
+        ip_families: list.map(|list| list.iter().map(|one| one.as_ref().to_owned()).collect()),
+        ..spec
+    }
 }
 
 fn service_metadata(

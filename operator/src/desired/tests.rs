@@ -313,6 +313,68 @@ fn each_ingress_preset_has_its_words() {
 }
 
 #[test]
+fn a_service_is_reached_as_it_is_said() {
+    let balanced = json!({"service": {
+        "type": "LoadBalancer", "loadBalancerClass": "example.com/inner",
+        "loadBalancerSourceRanges": ["192.0.2.0/24", "2001:db8::/32"],
+        "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
+        "ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "RequireDualStack",
+    }});
+    let cluster = valid(&balanced);
+    let made = service(&cluster, Doors::AsWanted).value;
+    golden("service-balanced", &made);
+    // Until it may be reached from outside, it has nothing that belongs to another type.
+    let closed = service(&cluster, Doors::Closed).value["spec"].clone();
+    assert_eq!(closed["type"], "ClusterIP");
+    for field in [
+        "loadBalancerClass",
+        "loadBalancerSourceRanges",
+        "externalTrafficPolicy",
+    ] {
+        assert!(made["spec"].get(field).is_some(), "{field}");
+        assert!(closed.get(field).is_none(), "{field}");
+    }
+    for field in ["internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy"] {
+        assert_eq!(made["spec"][field], closed[field], "{field}");
+    }
+    let nodes = json!({"service": {"type": "NodePort", "externalTrafficPolicy": "Cluster"}});
+    let nodes = service(&valid(&nodes), Doors::AsWanted).value;
+    assert_eq!(nodes["spec"]["externalTrafficPolicy"], "Cluster");
+}
+
+#[test]
+fn ip_families_are_written_with_their_policy_or_not_at_all() {
+    for (given, policy, families) in [
+        (json!({}), json!(null), json!(null)),
+        (
+            json!({"ipFamilies": ["IPv6"]}),
+            json!("SingleStack"),
+            json!(["IPv6"]),
+        ),
+        (
+            json!({"ipFamilyPolicy": "SingleStack"}),
+            json!("SingleStack"),
+            json!(null),
+        ),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            json!("PreferDualStack"),
+            json!(null),
+        ),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            json!("PreferDualStack"),
+            json!(["IPv4", "IPv6"]),
+        ),
+    ] {
+        let made = service(&valid(&json!({"service": given})), Doors::AsWanted);
+        let spec = &made.value["spec"];
+        let found = (&spec["ipFamilyPolicy"], &spec["ipFamilies"]);
+        assert_eq!(found, (&policy, &families), "{given}");
+    }
+}
+
+#[test]
 fn what_is_switched_off_is_not_there() {
     let cluster = valid(&json!({
         "ingress": {"enabled": false}, "disruptionBudget": {"enabled": false}, "serviceAccount": {"name": "mine"}, "topologySpreadConstraints": [],

@@ -1,22 +1,9 @@
-//! What stands beside the pods: Service, ServiceAccount, NetworkPolicy and ServiceMonitor.
+//! What stands beside the pods: ServiceAccount, NetworkPolicy and ServiceMonitor.
 
 use super::Diagnostics;
-use crate::api::spec::{
-    MonitoringSpec, NetworkPolicySpec, ServiceAccountSpec, ServiceSpec, ServiceType,
-};
+use crate::api::spec::{MonitoringSpec, NetworkPolicySpec, ServiceAccountSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use std::collections::BTreeMap;
-
-/// The client Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ValidService {
-    /// Kind of Service.
-    pub type_: ServiceType,
-    /// Its port.
-    pub port: i32,
-    /// The user's annotations.
-    pub annotations: BTreeMap<String, String>,
-}
 
 /// The pods' ServiceAccount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +31,6 @@ pub struct ValidServiceMonitor {
     pub interval: Option<String>,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
-}
-
-pub(super) fn service(spec: Option<&ServiceSpec>, diagnostics: &mut Diagnostics) -> ValidService {
-    let spec = spec.cloned().unwrap_or_default();
-    ValidService {
-        type_: spec.type_.unwrap_or(ServiceType::ClusterIP),
-        port: diagnostics.number("spec.service.port", spec.port, 80, 1..=65_535),
-        annotations: spec.annotations,
-    }
 }
 
 pub(super) fn service_account(spec: Option<&ServiceAccountSpec>) -> ValidServiceAccount {

@@ -14,10 +14,11 @@ mod metadata;
 mod pods;
 mod references;
 pub mod reminders;
+mod service;
 #[cfg(test)]
 mod tests;
 
-pub use companions::{ValidNetworkPolicy, ValidService, ValidServiceAccount, ValidServiceMonitor};
+pub use companions::{ValidNetworkPolicy, ValidServiceAccount, ValidServiceMonitor};
 pub use database::{CA_DIRECTORY, CaSource, UrlSource, ValidDatabase};
 pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
@@ -29,6 +30,9 @@ pub use pods::{
     ValidRollout,
 };
 pub use references::{Fetched, References, wanted_references};
+pub use service::{
+    Cidr, CidrError, DualStack, IpFamilies, LoadBalancerClass, ServiceReach, ValidService,
+};
 
 use crate::api::BytebaseCluster;
 use crate::api::spec::{Enforcement, MOST_REPLICAS};
@@ -158,7 +162,7 @@ pub fn validate(
         .map(|spec| license::admin(spec, references, &mut diagnostics));
     let ingress = exposure::ingress(spec, url.as_ref(), &mut diagnostics);
     let route = exposure::route(spec, url.as_ref(), &mut diagnostics);
-    let service = companions::service(spec.service.as_ref(), &mut diagnostics);
+    let service = service::validate(spec.service.as_ref(), &mut diagnostics);
     let network_policy = spec.network_policy.as_ref();
     let network_policy = companions::network_policy(network_policy, &mut diagnostics);
     let service_monitor = companions::service_monitor(spec.monitoring.as_ref(), &mut diagnostics);

@@ -165,6 +165,82 @@ fn wrong_access() -> Vec<Wrong> {
     ]
 }
 
+fn wrong_services() -> Vec<Wrong> {
+    let balanced =
+        |field: &str, value: Value| json!({"service": {"type": "LoadBalancer", field: value}});
+    vec![
+        (
+            json!({"service": {"loadBalancerClass": "a"}}),
+            "spec.service.loadBalancerClass",
+            InvalidSpec,
+            "type LoadBalancer, and this one is of type ClusterIP",
+        ),
+        (
+            json!({"service": {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}}),
+            "spec.service.loadBalancerSourceRanges",
+            InvalidSpec,
+            "type LoadBalancer, and this one is of type NodePort",
+        ),
+        (
+            json!({"service": {"type": "ClusterIP", "externalTrafficPolicy": "Local"}}),
+            "spec.service.externalTrafficPolicy",
+            InvalidSpec,
+            "type NodePort or LoadBalancer",
+        ),
+        (
+            balanced("loadBalancerClass", json!("a b")),
+            "spec.service.loadBalancerClass",
+            InvalidSpec,
+            "name of a class",
+        ),
+        (
+            balanced(
+                "loadBalancerSourceRanges",
+                json!(["10.0.0.0/8", "10.0.0.1"]),
+            ),
+            "spec.service.loadBalancerSourceRanges[1]",
+            InvalidSpec,
+            "range of addresses",
+        ),
+        (
+            balanced("loadBalancerSourceRanges", json!(["10.0.0.1/8"])),
+            "spec.service.loadBalancerSourceRanges[0]",
+            InvalidSpec,
+            "write 10.0.0.0/8",
+        ),
+        (
+            balanced("loadBalancerSourceRanges", json!(vec!["10.0.0.0/8"; 65])),
+            "spec.service.loadBalancerSourceRanges",
+            InvalidSpec,
+            "at most 64",
+        ),
+        (
+            json!({"service": {"ipFamilies": ["IPv4", "IPv6"]}}),
+            "spec.service.ipFamilyPolicy",
+            InvalidSpec,
+            "PreferDualStack or RequireDualStack",
+        ),
+        (
+            json!({"service": {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "SingleStack"}}),
+            "spec.service.ipFamilyPolicy",
+            InvalidSpec,
+            "or name one family",
+        ),
+        (
+            json!({"service": {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "PreferDualStack"}}),
+            "spec.service.ipFamilies",
+            InvalidSpec,
+            "name both",
+        ),
+        (
+            json!({"service": {"ipFamilies": ["IPv6", "IPv6"], "ipFamilyPolicy": "PreferDualStack"}}),
+            "spec.service.ipFamilies",
+            InvalidSpec,
+            "twice",
+        ),
+    ]
+}
+
 fn wrong_metadata() -> Vec<Wrong> {
     vec![
         (
@@ -641,7 +717,8 @@ fn each_wrong_spec_is_blocked_with_its_field_and_reason() {
     let all = wrong_fields()
         .chain(wrong_databases())
         .chain(wrong_lists())
-        .chain(wrong_metadata());
+        .chain(wrong_metadata())
+        .chain(wrong_services());
     for (spec, field, reason, words) in all {
         let validation = validation(&spec);
         assert!(validation.cluster.is_none(), "{spec}");
@@ -803,6 +880,21 @@ fn valid_specs_are_valid_and_remarks_are_told() {
         ),
         (
             json!({"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": [{"name": "a", "mountPath": "/a"}]}),
+            None,
+        ),
+        (
+            json!({"service": {
+                "type": "LoadBalancer", "loadBalancerClass": "service.k8s.aws/nlb",
+                "loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Cluster",
+            }}),
+            None,
+        ),
+        (
+            json!({"service": {"type": "NodePort", "externalTrafficPolicy": "Local", "ipFamilies": ["IPv6"]}}),
+            None,
+        ),
+        (
+            json!({"service": {"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": "PreferDualStack"}}),
             None,
         ),
         (

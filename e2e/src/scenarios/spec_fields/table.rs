@@ -102,6 +102,7 @@ fn reference(
 pub fn fields() -> Vec<Field> {
     let mut fields = database_fields();
     fields.extend(exposure_fields());
+    fields.extend(service_fields());
     fields.extend(pod_fields());
     fields.extend(other_fields());
     fields
@@ -263,7 +264,34 @@ fn exposure_fields() -> Vec<Field> {
             json!([{"podSelector": {"matchLabels": {"a": "b"}}}]),
             json!([{"podSelector": {"matchLabels": {"a": "c"}}}]),
         ),
+    ]
+}
+
+fn service_fields() -> Vec<Field> {
+    vec![
         plain("service.annotations", json!({"a": "b"}), json!({"a": "c"})),
+        inside(
+            "service.externalTrafficPolicy",
+            json!({"service": {"type": "NodePort"}}),
+            "Local",
+            "Cluster",
+        ),
+        plain("service.internalTrafficPolicy", "Local", "Cluster"),
+        // Taken out it stays as it is, so it is as of a fresh object before.
+        plain("service.ipFamilyPolicy", "PreferDualStack", "SingleStack"),
+        // The class of a load balancer cannot change, so it is none in between.
+        field(
+            "service.loadBalancerClass",
+            json!({}),
+            json!({"service": {"type": "LoadBalancer", "loadBalancerClass": "example.com/one"}}),
+            json!({"service": {"type": "NodePort"}}),
+        ),
+        inside(
+            "service.loadBalancerSourceRanges",
+            json!({"service": {"type": "LoadBalancer"}}),
+            json!(["192.0.2.0/24"]),
+            json!(["198.51.100.0/24"]),
+        ),
         plain("service.port", 81, 82),
         plain("service.type", "NodePort", "LoadBalancer"),
     ]
@@ -386,6 +414,8 @@ mod tests {
     ];
     /// Seen only in a rollout: the scenarios `bad-image` and `maintenance` look at one.
     const SEEN_IN_ROLLOUT: [&str; 2] = ["rollout.readyTimeoutSeconds", "rollout.strategy"];
+    /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be seen.
+    const NEEDS_TWO_FAMILIES: [&str; 1] = ["service.ipFamilies"];
 
     /// Paths of everything that has a value of its own, except inside of [`WHOLE`].
     fn leaves(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
@@ -427,6 +457,7 @@ mod tests {
         let mut listed: BTreeSet<_> = fields().iter().map(|field| field.path.to_owned()).collect();
         assert_eq!(listed.len(), fields().len(), "a field is listed twice");
         listed.extend(SEEN_IN_ROLLOUT.map(str::to_owned));
+        listed.extend(NEEDS_TWO_FAMILIES.map(str::to_owned));
         assert_eq!(listed, wanted);
         Ok(())
     }
