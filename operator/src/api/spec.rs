@@ -139,6 +139,10 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountSpec>,
 
+    /// Whom the pods run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<SecurityContextSpec>,
+
     /// More environment variables. Names the operator sets itself (`PG_URL`, `PGAPPNAME`,
     /// `PGPASSWORD`) and those that would leak into connections to users'
     /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
@@ -626,6 +630,28 @@ pub struct ServiceAccountSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Whom the pods run as.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecurityContextSpec {
+    /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has it.
+    /// `Platform` leaves them out, for a platform that gives each namespace numbers of its own and
+    /// refuses others, as OpenShift does. Where nobody gives any, the pods do not start: the image's
+    /// own user is root, which they may not be. A change is a rollout.
+    #[serde(default)]
+    pub user_and_group: UserAndGroup,
+}
+
+/// Who chooses the user and the groups of the pods.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserAndGroup {
+    /// The operator: 113.
+    #[default]
+    Fixed,
+    /// The platform, when it admits a pod.
+    Platform,
 }
 
 /// How changes reach the replicas.

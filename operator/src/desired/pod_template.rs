@@ -4,7 +4,7 @@
 //! file in the tests guards it.
 
 use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
-use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef};
+use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef, UserAndGroup};
 use crate::validate::{
     CA_DIRECTORY, CaSource, UrlSource, ValidCluster, ValidDrain, ValidServiceAccount,
 };
@@ -61,6 +61,11 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
     );
     annotations.insert(VERSION_ANNOTATION.to_owned(), cluster.image.label.clone());
     let rollout = &cluster.rollout;
+    // No container says anything else, so this is for all of them.
+    let user = match pods.user_and_group {
+        UserAndGroup::Fixed => Some(USER),
+        UserAndGroup::Platform => None,
+    };
     let service_account = match &cluster.service_account {
         ValidServiceAccount::Existing(name) => name,
         ValidServiceAccount::Own { .. } => &cluster.identity.name,
@@ -82,10 +87,10 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
             node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
             priority_class_name: pods.priority_class_name.clone(),
             security_context: Some(PodSecurityContext {
-                fs_group: Some(USER),
-                run_as_group: Some(USER),
+                fs_group: user,
+                run_as_group: user,
                 run_as_non_root: Some(true),
-                run_as_user: Some(USER),
+                run_as_user: user,
                 seccomp_profile: Some(SeccompProfile {
                     type_: "RuntimeDefault".to_owned(),
                     localhost_profile: None,

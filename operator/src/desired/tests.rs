@@ -148,6 +148,48 @@ fn pod_templates_are_as_they_were_released() {
     }
     let drained = pod_template(&valid(&minimal()), Some("example.com/operator:1")).unwrap();
     golden("pod-template-drained", &drained);
+    let platform = valid(&of_the_platform());
+    let drained = pod_template(&platform, Some("example.com/operator:1")).unwrap();
+    golden("pod-template-platform-user", &drained);
+}
+
+fn of_the_platform() -> Value {
+    json!({"securityContext": {"userAndGroup": "Platform"}})
+}
+
+/// Every number of a user or group in a value.
+fn users(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(key, value)| match key.as_str() {
+                "runAsUser" | "runAsGroup" | "fsGroup" | "supplementalGroups" => vec![value],
+                _ => users(value),
+            })
+            .collect(),
+        Value::Array(list) => list.iter().flat_map(users).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn the_platform_chooses_user_and_groups_of_every_container_where_it_is_asked_to() {
+    let made = |spec: &Value| pod_template(&valid(spec), Some("example.com/operator:1")).unwrap();
+    let platform = made(&of_the_platform());
+    assert!(users(&platform).is_empty(), "{platform}");
+    assert_eq!(platform["spec"]["securityContext"]["runAsNonRoot"], true);
+    let default = made(&minimal());
+    assert_eq!(users(&default), [113, 113, 113]);
+    for same in [json!({}), json!({"userAndGroup": "Fixed"})] {
+        assert_eq!(made(&json!({"securityContext": same})), default);
+    }
+    // Nothing else differs.
+    let mut rest = default;
+    for number in ["runAsUser", "runAsGroup", "fsGroup"] {
+        let context = &mut rest["spec"]["securityContext"];
+        context.as_object_mut().unwrap().remove(number);
+    }
+    assert_eq!(platform, rest);
 }
 
 fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {

@@ -3,7 +3,7 @@
 use super::Diagnostics;
 use super::database::CA_DIRECTORY;
 use crate::api::BytebaseClusterSpec;
-use crate::api::spec::{Drain, RolloutSpec, RolloutStrategy};
+use crate::api::spec::{Drain, RolloutSpec, RolloutStrategy, UserAndGroup};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
@@ -55,6 +55,8 @@ pub struct ValidPods {
     pub spread: Option<Vec<TopologySpreadConstraint>>,
     /// Priority class.
     pub priority_class_name: Option<String>,
+    /// Who chooses their user and groups.
+    pub user_and_group: UserAndGroup,
     /// More environment variables.
     pub env: Vec<EnvVar>,
     /// More volumes.
@@ -125,6 +127,10 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics
         affinity: spec.affinity.clone(),
         spread: spec.topology_spread_constraints.clone(),
         priority_class_name: spec.priority_class_name.clone(),
+        user_and_group: spec
+            .security_context
+            .as_ref()
+            .map_or_else(UserAndGroup::default, |context| context.user_and_group),
         env: spec.env.clone(),
         volumes: spec.volumes.clone(),
         volume_mounts: spec.volume_mounts.clone(),

@@ -346,6 +346,7 @@ fn pod_fields() -> Vec<Field> {
         plain("rollout.holdLimitSeconds", 7, 8),
         plain("rollout.preStopSeconds", 3, 4),
         plain("rollout.terminationGraceSeconds", 43, 44),
+        plain("securityContext.userAndGroup", "Platform", "Fixed"),
         plain(
             "serviceAccount.annotations",
             json!({"a": "b"}),
