@@ -526,7 +526,9 @@ pub struct IngressSpec {
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
     /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session
-    /// affinity) in the words of an ingress controller.
+    /// affinity) in the words of an ingress controller. `aws-alb` and `gce` also keep `/metrics` and
+    /// `/debug` private in a way that these two accept; for `gce`, time-outs and affinity are to be set
+    /// in a BackendConfig.
     #[serde(default)]
     pub preset: IngressPreset,
     /// More annotations. They win over the preset's.
@@ -574,6 +576,10 @@ pub enum IngressPreset {
     Traefik,
     /// HAProxy Ingress.
     Haproxy,
+    /// AWS Load Balancer Controller.
+    AwsAlb,
+    /// GKE's own.
+    Gce,
 }
 
 /// An HTTPRoute (`gateway.networking.k8s.io/v1`), for clusters with the Gateway API.

@@ -15,22 +15,21 @@ use std::collections::BTreeMap;
 /// over `/`.
 pub(super) const PRIVATE_PATHS: [&str; 2] = ["/metrics", "/debug"];
 
+/// Name of the answer that an AWS load balancer gives to a private path by itself; the preset says
+/// what it is.
+const ALB_ACTION: &str = "private";
+/// Port of a backend that is no Service but an answer of an AWS load balancer.
+const ALB_ACTION_PORT: &str = "use-annotation";
+
 /// The Ingress, if wanted.
 pub fn ingress(cluster: &ValidCluster) -> Option<DesiredObject> {
     let wanted = cluster.ingress.as_ref()?;
     let mut annotations = preset(wanted.preset);
     annotations.extend(wanted.annotations.clone());
     let name = &cluster.identity.name;
-    let http = ServiceBackendPort {
-        name: Some("http".to_owned()),
-        number: None,
-    };
-    let nowhere = ServiceBackendPort {
-        name: Some(NOWHERE.to_owned()),
-        number: None,
-    };
-    let private = PRIVATE_PATHS.map(|private| path(private, &headless_name(name), nowhere.clone()));
-    let paths = private.into_iter().chain([path("/", name, http)]).collect();
+    let (service, port) = private_backend(wanted.preset, name);
+    let private = PRIVATE_PATHS.map(|private| path(private, &service, port));
+    let paths = private.into_iter().chain([path("/", name, "http")]);
     Some(DesiredObject::new(
         Kind::Ingress,
         &Ingress {
@@ -39,7 +38,9 @@ pub fn ingress(cluster: &ValidCluster) -> Option<DesiredObject> {
                 ingress_class_name: wanted.class_name.clone(),
                 rules: Some(vec![IngressRule {
                     host: Some(wanted.host.clone()),
-                    http: Some(HTTPIngressRuleValue { paths }),
+                    http: Some(HTTPIngressRuleValue {
+                        paths: paths.collect(),
+                    }),
                 }]),
                 tls: wanted.tls_secret_name.clone().map(|secret| {
                     vec![IngressTLS {
@@ -54,14 +55,33 @@ pub fn ingress(cluster: &ValidCluster) -> Option<DesiredObject> {
     ))
 }
 
-fn path(path: &str, service: &str, port: ServiceBackendPort) -> HTTPIngressPath {
+/// The Service and its port to which the private paths lead.
+fn private_backend(preset: IngressPreset, name: &str) -> (String, &'static str) {
+    match preset {
+        IngressPreset::None
+        | IngressPreset::IngressNginx
+        | IngressPreset::Traefik
+        | IngressPreset::Haproxy => (headless_name(name), NOWHERE),
+        // Refuses the whole Ingress over a headless Service, and answers by itself instead. A target
+        // that is never healthy would keep pods with its readiness gate from becoming Ready.
+        IngressPreset::AwsAlb => (ALB_ACTION.to_owned(), ALB_ACTION_PORT),
+        // Refuses a headless Service too, and cannot answer by itself: the client Service has the
+        // port that leads nowhere.
+        IngressPreset::Gce => (name.to_owned(), NOWHERE),
+    }
+}
+
+fn path(path: &str, service: &str, port: &str) -> HTTPIngressPath {
     HTTPIngressPath {
         path: Some(path.to_owned()),
         path_type: "Prefix".to_owned(),
         backend: IngressBackend {
             service: Some(IngressServiceBackend {
                 name: service.to_owned(),
-                port: Some(port),
+                port: Some(ServiceBackendPort {
+                    name: Some(port.to_owned()),
+                    number: None,
+                }),
             }),
             resource: None,
         },
@@ -72,7 +92,8 @@ fn path(path: &str, service: &str, port: ServiceBackendPort) -> HTTPIngressPath 
 /// replica's memory.
 fn preset(preset: IngressPreset) -> BTreeMap<String, String> {
     let annotations: &[(&str, &str)] = match preset {
-        IngressPreset::None => &[],
+        // GKE's time-outs and affinity are in an object that the user makes and the Service names.
+        IngressPreset::None | IngressPreset::Gce => &[],
         IngressPreset::IngressNginx => &[
             ("nginx.ingress.kubernetes.io/proxy-read-timeout", "3600"),
             ("nginx.ingress.kubernetes.io/proxy-send-timeout", "3600"),
@@ -99,6 +120,22 @@ fn preset(preset: IngressPreset) -> BTreeMap<String, String> {
             (
                 "haproxy-ingress.github.io/session-cookie-name",
                 "bytebase-replica",
+            ),
+        ],
+        // It limits no body and buffers nothing; the type of its targets goes on the Service.
+        IngressPreset::AwsAlb => &[
+            (
+                "alb.ingress.kubernetes.io/actions.private",
+                r#"{"type":"fixed-response","fixedResponseConfig":{"contentType":"text/plain","statusCode":"404","messageBody":"not found"}}"#,
+            ),
+            ("alb.ingress.kubernetes.io/healthcheck-path", "/healthz"),
+            (
+                "alb.ingress.kubernetes.io/load-balancer-attributes",
+                "idle_timeout.timeout_seconds=3600",
+            ),
+            (
+                "alb.ingress.kubernetes.io/target-group-attributes",
+                "stickiness.enabled=true,stickiness.type=lb_cookie,stickiness.lb_cookie.duration_seconds=86400",
             ),
         ],
     };

@@ -50,22 +50,8 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
         Doors::AsWanted => &wanted.reach,
         Doors::Closed => &ServiceReach::Inside,
     };
-    let mut annotations = BTreeMap::new();
-    // Traefik reads session affinity from the Service, the others from the Ingress.
-    if cluster
-        .ingress
-        .as_ref()
-        .is_some_and(|ingress| ingress.preset == IngressPreset::Traefik)
-    {
-        annotations.insert(
-            "traefik.ingress.kubernetes.io/service.sticky.cookie".to_owned(),
-            "true".to_owned(),
-        );
-        annotations.insert(
-            "traefik.ingress.kubernetes.io/service.sticky.cookie.name".to_owned(),
-            "bytebase-replica".to_owned(),
-        );
-    }
+    let preset = cluster.ingress.as_ref().map(|ingress| ingress.preset);
+    let mut annotations = for_ingress(preset, &wanted.reach);
     annotations.extend(wanted.annotations.clone());
     DesiredObject::new(
         Kind::Service,
@@ -78,7 +64,7 @@ pub fn service(cluster: &ValidCluster, doors: Doors) -> DesiredObject {
             ),
             spec: Some(ServiceSpec {
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(wanted.port)]),
+                ports: Some(client_ports(wanted.port, preset)),
                 internal_traffic_policy: wanted.internal_traffic.map(|it| it.as_ref().to_owned()),
                 ..families(wanted.families, reached(reach))
             }),
@@ -102,12 +88,55 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
                 cluster_ip: Some("None".to_owned()),
                 publish_not_ready_addresses: Some(true),
                 selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(i32::from(PORT)), nowhere()]),
+                ports: Some(vec![port(i32::from(PORT)), nowhere(NOWHERE_PORT)]),
                 ..ServiceSpec::default()
             }),
             ..Service::default()
         },
     )
+}
+
+/// What ingress controllers read from the Service and not from the Ingress.
+fn for_ingress(preset: Option<IngressPreset>, reach: &ServiceReach) -> BTreeMap<String, String> {
+    // Nodes have no port of a Service that is reached from inside only, so a load balancer of a cloud
+    // must send to the pods themselves.
+    let is_inside = *reach == ServiceReach::Inside;
+    let annotations: &[(&str, &str)] = match preset {
+        Some(IngressPreset::Traefik) => &[
+            (
+                "traefik.ingress.kubernetes.io/service.sticky.cookie",
+                "true",
+            ),
+            (
+                "traefik.ingress.kubernetes.io/service.sticky.cookie.name",
+                "bytebase-replica",
+            ),
+        ],
+        Some(IngressPreset::AwsAlb) if is_inside => {
+            &[("alb.ingress.kubernetes.io/target-type", "ip")]
+        }
+        Some(IngressPreset::Gce) if is_inside => &[("cloud.google.com/neg", r#"{"ingress":true}"#)],
+        _ => &[],
+    };
+    annotations
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// The ports of the client Service: that of the users, and for an Ingress whose controller takes no
+/// headless Service the one that leads nowhere.
+fn client_ports(users: i32, preset: Option<IngressPreset>) -> Vec<ServicePort> {
+    let mut ports = vec![port(users)];
+    if preset == Some(IngressPreset::Gce) {
+        let number = if users == NOWHERE_PORT {
+            NOWHERE_PORT + 1
+        } else {
+            NOWHERE_PORT
+        };
+        ports.push(nowhere(number));
+    }
+    ports
 }
 
 /// The type of a Service and what only that type has.
@@ -184,13 +213,13 @@ fn port(port: i32) -> ServicePort {
     }
 }
 
-/// A port that no replica listens on: where the Ingress sends what must not be reached from
+/// A port under this number that no replica listens on: where the Ingress sends what must not be reached from
 /// outside. A route without endpoints is left out by some controllers, and the request would fall
 /// through to `/`; one that is refused is answered 502 by all.
-fn nowhere() -> ServicePort {
+fn nowhere(number: i32) -> ServicePort {
     ServicePort {
         name: Some(NOWHERE.to_owned()),
-        port: NOWHERE_PORT,
+        port: number,
         protocol: Some("TCP".to_owned()),
         target_port: Some(IntOrString::Int(NOWHERE_PORT)),
         ..ServicePort::default()

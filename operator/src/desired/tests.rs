@@ -354,6 +354,101 @@ fn each_ingress_preset_has_its_words() {
     }
 }
 
+/// What each path of an Ingress leads to: a Service, and the name of its port.
+fn backends(ingress: &Value) -> Vec<(&str, &str, &str)> {
+    let paths = &ingress["spec"]["rules"][0]["http"]["paths"];
+    paths
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|path| {
+            let service = &path["backend"]["service"];
+            (
+                path["path"].as_str().unwrap(),
+                service["name"].as_str().unwrap(),
+                service["port"]["name"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+/// The number in a Service to which traffic for a port of it goes.
+fn target<'a>(service: &'a Value, port: &str) -> &'a Value {
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    let port = ports.iter().find(|found| found["name"] == port);
+    &port.unwrap()["targetPort"]
+}
+
+#[test]
+fn private_paths_lead_nowhere_whatever_the_controller() {
+    for preset in IngressPreset::iter() {
+        let cluster = valid(&json!({"ingress": {"preset": preset}}));
+        let made = ingress(&cluster).unwrap().value;
+        let (client, headless) = (
+            service(&cluster, Doors::AsWanted).value,
+            headless_service(&cluster).value,
+        );
+        let backends = backends(&made);
+        assert_eq!(backends.last(), Some(&("/", "demo", "http")), "{preset:?}");
+        let private: Vec<_> = backends.iter().map(|(path, ..)| *path).collect();
+        assert_eq!(private, ["/metrics", "/debug", "/"], "{preset:?}");
+        for (_, name, port) in &backends[..2] {
+            match (preset, *name) {
+                (IngressPreset::AwsAlb, action) => {
+                    assert_eq!(*port, "use-annotation");
+                    let key = format!("alb.ingress.kubernetes.io/actions.{action}");
+                    let answer = made["metadata"]["annotations"][key].as_str().unwrap();
+                    let answer: Value = serde_json::from_str(answer).unwrap();
+                    assert_eq!(answer["type"], "fixed-response");
+                }
+                (_, "demo") => assert_eq!(target(&client, port), 9),
+                (_, name) => {
+                    assert_eq!(name, "demo-headless");
+                    assert_eq!(target(&headless, port), 9);
+                }
+            }
+        }
+        // Load balancers of clouds refuse an Ingress that leads to a headless Service.
+        let is_of_a_cloud = matches!(preset, IngressPreset::AwsAlb | IngressPreset::Gce);
+        let is_headless = backends.iter().any(|(_, name, _)| *name == "demo-headless");
+        assert_eq!(is_headless, !is_of_a_cloud, "{preset:?}");
+    }
+}
+
+#[test]
+fn a_load_balancer_of_a_cloud_sends_to_pods_where_nodes_have_no_port() {
+    let annotations = |preset: &str, type_: &str| {
+        let spec = json!({"ingress": {"preset": preset}, "service": {"type": type_}});
+        let made = service(&valid(&spec), Doors::AsWanted).value;
+        made["metadata"]["annotations"].clone()
+    };
+    for (preset, expected) in [
+        (
+            "aws-alb",
+            json!({"alb.ingress.kubernetes.io/target-type": "ip"}),
+        ),
+        ("gce", json!({"cloud.google.com/neg": "{\"ingress\":true}"})),
+    ] {
+        assert_eq!(annotations(preset, "ClusterIP"), expected);
+        for type_ in ["NodePort", "LoadBalancer"] {
+            assert_eq!(annotations(preset, type_), Value::Null, "{preset}");
+        }
+    }
+}
+
+#[test]
+fn the_port_that_leads_nowhere_has_a_number_of_its_own() {
+    for (users, expected) in [(80, 9), (9, 10)] {
+        let spec = json!({"ingress": {"preset": "gce"}, "service": {"port": users}});
+        let made = service(&valid(&spec), Doors::AsWanted).value;
+        let ports = &made["spec"]["ports"];
+        assert_eq!(
+            (&ports[0]["port"], &ports[1]["port"]),
+            (&json!(users), &json!(expected))
+        );
+    }
+}
+
 #[test]
 fn a_service_is_reached_as_it_is_said() {
     let balanced = json!({"service": {
