@@ -424,6 +424,37 @@ mod tests {
         assert!(calls[2].2["metadata"]["resourceVersion"].is_null());
     }
 
+    #[tokio::test]
+    async fn what_is_taken_out_of_an_object_is_written_although_nothing_lacks() {
+        let mut labelled = desired();
+        labelled.value["metadata"]["labels"] = json!({"team": "data"});
+        let mut standing = live("ours");
+        standing["metadata"]["labels"] = json!({"team": "data"});
+        standing["metadata"]["annotations"] = json!({HASH_ANNOTATION: hash(&labelled)});
+        let cached: DynamicObject = serde_json::from_value(standing.clone()).unwrap();
+        let mut written = live("ours");
+        written["metadata"]["resourceVersion"] = json!("8");
+        for (wanted, expected, calls_made) in [
+            (labelled, Applied::Unchanged, 0),
+            (desired(), Applied::Written, 1),
+        ] {
+            let (client, calls) = respond(vec![(200, written.clone())]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: "ours",
+            };
+            let done = objects.apply(&wanted, Some(cached.clone())).await;
+            assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
+            let calls = calls.lock().unwrap();
+            assert_eq!(calls.len(), calls_made);
+            for (_, query, body) in calls.iter() {
+                assert!(query.contains("force=true"), "{query}");
+                assert!(body["metadata"].get("labels").is_none(), "{body}");
+            }
+        }
+    }
+
     /// Such as another `loadBalancerClass` of a Service that is a load balancer.
     #[tokio::test]
     async fn a_field_that_cannot_change_is_told_in_the_words_of_the_api_server() {
