@@ -224,8 +224,8 @@ fn last_read(
         (Some(end), Some(closes)) if now >= closes => absent(
             Reason::LicenseExpiring,
             &format!(
-                "the license that was last seen in the database ends within {} minutes (until {end}), and queued work fails ten minutes after; {why}",
-                guard.as_mins()
+                "the license that was last seen in the database ends within {} (until {end}), and queued work fails ten minutes after; {why}",
+                in_words(guard)
             ),
             None,
         ),
@@ -436,7 +436,7 @@ fn claims(
         LicenseValidity::OtherWorkspace => Answer(Allows::No, Reason::LicenseOtherWorkspace, "the license is for another workspace: ask for one for this workspace's id (status.license.workspaceID names the one it is for)".to_owned()),
         LicenseValidity::Valid if !license.ha => Answer(Allows::No, Reason::LicenseWithoutHa, format!("the {} license does not include HA", license.plan)),
         LicenseValidity::Valid if license.expires_at.is_some_and(|end| now.saturating_add(guard).is_ok_and(|soon| soon >= end)) => {
-            Answer(Allows::No, Reason::LicenseExpiring, format!("the license ends within {} minutes ({until}), and queued work fails ten minutes after: install a new one", guard.as_mins()))
+            Answer(Allows::No, Reason::LicenseExpiring, format!("the license ends within {} ({until}), and queued work fails ten minutes after: install a new one", in_words(guard)))
         }
         LicenseValidity::Valid => match license.expires_at.and_then(|end| reminders::passed(end, now)) {
             None => Answer(Allows::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
@@ -445,6 +445,15 @@ fn claims(
             }
         },
     }
+}
+
+/// A duration in the largest unit of which it holds two, rounded up: it is said of what comes within it.
+pub fn in_words(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("days", 86_400), ("hours", 3600), ("minutes", 60)];
+    let fits = |(_, length): &(&str, i64)| seconds >= 2 * length;
+    let (unit, length) = units.into_iter().find(fits).unwrap_or(("seconds", 1));
+    format!("{} {unit}", (seconds + length - 1) / length)
 }
 
 /// When guard, end, beginning or a reminder is next reached.

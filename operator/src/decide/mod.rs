@@ -170,6 +170,28 @@ fn guard(settings: &Settings, wanted: i32, observation: &Observation) -> SignedD
         .unwrap_or(SignedDuration::MAX)
 }
 
+/// A guard interval that is longer than this is more than anybody expects.
+const EARLY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Long drains of many replicas close the license gate long before the license ends.
+fn early_gate(findings: &Findings<'_>, settings: &Settings) -> Option<String> {
+    let Findings {
+        cluster,
+        observation,
+        license,
+        ..
+    } = *findings;
+    let ends = license.status.as_ref()?.expiration_time.is_some();
+    let acts = cluster.license.enforcement == Enforcement::Enforce && cluster.replicas > 1;
+    let guard = guard(settings, cluster.replicas, observation);
+    (ends && acts && guard > EARLY).then(|| {
+        format!(
+            "spec.rollout.drainTimeoutSeconds: one replica after the other may use its whole drain before the license ends, so the operator goes down to one replica {} before: shorten the drain, or renew the license earlier",
+            license::in_words(guard)
+        )
+    })
+}
+
 fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> Plan {
     let Findings {
         cluster,
@@ -191,7 +213,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .chain(not_installed.map(Problem::kind_not_installed))
         .collect();
     let mut warnings = validation.warnings.clone();
-    warnings.extend(desired.warning.clone());
+    warnings.extend(desired.warnings.clone());
     let ends_soon = validation.ends_soon.as_ref();
     all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
@@ -245,8 +267,8 @@ struct Desired {
     prune: Vec<Kind>,
     /// Kinds that the spec asks for and the Kubernetes cluster lacks.
     not_installed: Vec<Kind>,
-    /// What the pods lack.
-    warning: Option<String>,
+    /// What the pods lack, and what comes of how they end.
+    warnings: Vec<String>,
 }
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
@@ -268,7 +290,10 @@ fn objects(
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let warning = drain::warning(cluster, &template);
+    let warnings = drain::warning(cluster, &template)
+        .into_iter()
+        .chain(early_gate(findings, settings));
+    let warnings = warnings.collect();
     let replicas = stage.limit(target.replicas);
     let first = Size { start: 0, replicas };
     let size = set.map_or(first, |set| {
@@ -328,7 +353,7 @@ fn objects(
         objects,
         prune,
         not_installed,
-        warning,
+        warnings,
     }
 }
 

@@ -64,6 +64,40 @@ fn installs(plan: &Plan) -> Option<String> {
 }
 
 #[test]
+fn a_duration_is_told_in_a_unit_of_which_there_are_two() {
+    for (seconds, words) in [
+        (0, "0 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (690, "12 minutes"),
+        (7980, "3 hours"),
+        (172_800, "2 days"),
+    ] {
+        assert_eq!(crate::decide::license::in_words(secs(seconds)), words);
+    }
+}
+
+#[test]
+fn drains_that_close_the_gate_long_before_the_end_are_warned_of() {
+    let warned = |replicas: i32, grace: i64, changes: &Value| {
+        let mut seen = healthy(3, stored(changes));
+        seen.stateful_set.as_mut().unwrap().template =
+            json!({"spec": {"terminationGracePeriodSeconds": grace}});
+        let plan = plan(&json!({"replicas": replicas}), &seen);
+        let told = condition(&plan.report, ConditionType::ConfigurationValid);
+        told.message
+            .contains("drainTimeoutSeconds")
+            .then(|| told.message.clone())
+    };
+    let ends = ends(days(300));
+    assert_eq!(warned(3, 3665, &ends), None, "two hours");
+    let message = warned(3, 43_265, &ends).unwrap();
+    assert!(message.contains("one replica 25 hours before"), "{message}");
+    assert_eq!(warned(3, 43_265, &json!({"exp": null})), None, "perpetual");
+    assert_eq!(warned(1, 43_265, &ends), None);
+}
+
+#[test]
 fn guard_and_end_count_from_their_exact_moment() {
     let guard = GUARD;
     for (left, expected, next) in [
