@@ -111,13 +111,13 @@ async fn show(harness: &Harness, start: Instant) -> Result<()> {
     match applied.goal {
         Goal::Beating(count) => say(
             start,
-            &format!("done: {count} replicas are Ready and beating"),
+            &format!("done: {count} replicas are Ready and send heartbeats"),
         ),
         Goal::Limited => {
             let why = watch::license_message(&cluster.data["status"]);
             say(
                 start,
-                &format!("done: one replica is Ready and beating. Why not more: {why}"),
+                &format!("done: one replica is Ready and sends heartbeats. Why not more: {why}"),
             );
         }
     }

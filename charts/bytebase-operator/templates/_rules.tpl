@@ -53,7 +53,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# The head of a replica's log: the id it beats with.
+# The head of a replica's log: the id under which it sends heartbeats.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]

@@ -51,7 +51,7 @@ pub async fn cluster(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
         .await?;
     until(sandbox, |status| status["phase"] == "Ready").await?;
     table.row(
-        "apply → three beating replicas",
+        "apply → three active replicas",
         seconds(start.elapsed()),
         "≤ 15 s",
     );

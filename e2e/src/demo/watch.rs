@@ -28,7 +28,7 @@ const UNREMARKABLE: &str = "Reconciling";
 /// What the cluster is brought to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// This many replicas are Ready and beating.
+    /// This many replicas are Ready and send heartbeats.
     Beating(i64),
     /// One replica beats, and the license gate holds back the others.
     Limited,

@@ -161,17 +161,17 @@ pub async fn active_rows(sandbox: &Sandbox) -> Result<i64> {
     Ok(count?)
 }
 
-/// Waits until a change has reached every replica and all of them are Ready and beating.
+/// Waits until a change has reached every replica and all of them are Ready and send heartbeats.
 pub async fn rolled(sandbox: &Sandbox) -> Result<()> {
     beating_and(sandbox, "RolloutComplete", "").await
 }
 
-/// Waits until the database has passed every check and all replicas are Ready and beating.
+/// Waits until the database has passed every check and all replicas are Ready and send heartbeats.
 pub async fn well(sandbox: &Sandbox) -> Result<()> {
     beating_and(sandbox, "DatabaseReady", "DatabaseChecksPassed").await
 }
 
-/// Waits until a condition is True, and then until all replicas are Ready and beating.
+/// Waits until a condition is True, and then until all replicas are Ready and send heartbeats.
 async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result<()> {
     sandbox
         .wait_condition(NAME, condition, "True", reason)

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
     strum::Display,
 )]
 pub enum ConditionType {
-    /// Every wanted replica is Ready and beating.
+    /// Every wanted replica is Ready and sends heartbeats.
     Ready,
     /// The operator is still moving the cluster towards its spec.
     Reconciling,
@@ -36,7 +36,7 @@ pub enum ConditionType {
     /// The stored license allows more than one replica.
     #[strum(serialize = "HALicensed")]
     HaLicensed,
-    /// Every running replica is Ready and beating, and no stranger beats on the database.
+    /// Every running replica is Ready and sends heartbeats, and no foreign replica is active on the database.
     ReplicasHealthy,
     /// Every replica runs the current template.
     RolloutComplete,
@@ -62,9 +62,9 @@ pub enum ConditionType {
 )]
 pub enum Reason {
     // Ready
-    /// Every wanted replica is Ready and beating.
+    /// Every wanted replica is Ready and sends heartbeats.
     AllReplicasActive,
-    /// Replicas are starting or not beating yet.
+    /// Replicas are starting, or send no heartbeats yet.
     ReplicasNotReady,
     /// Fewer replicas run than wanted, because the license gate holds them back.
     HeldBackByLicense,
@@ -199,7 +199,7 @@ pub enum Reason {
     LicenseNotEnforced,
 
     // ReplicasHealthy
-    /// All are Ready and beating.
+    /// All are Ready and send heartbeats.
     AllReplicasHealthy,
     /// Some replica is not Ready.
     ReplicaNotReady,
@@ -215,7 +215,7 @@ pub enum Reason {
     HeartbeatStale,
     /// Some replica has no heartbeat.
     HeartbeatMissing,
-    /// Somebody else's replica beats on this database.
+    /// A replica that does not belong to the cluster is active on its database.
     ForeignReplica,
     /// The kubelet or the controller could not make a pod.
     PodCreationFailed,

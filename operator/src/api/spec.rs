@@ -41,7 +41,7 @@ pub const MOST_REPLICAS: i32 = 50;
         label_selector_path = ".status.selector"
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the cluster stands, in one word"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Every wanted replica is Ready and beating"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Every wanted replica is Ready and sends heartbeats"),
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),
@@ -372,7 +372,7 @@ pub enum Enforcement {
 pub struct AdminSpec {
     /// Secret with the keys `email` and `password`.
     pub credentials_secret_ref: LocalSecretRef,
-    /// Make this the first admin if nobody has signed up yet, before the Ingress is created:
+    /// Make this the first admin if no one has signed up yet, before the Ingress is created:
     /// whoever signs up first becomes the admin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub create_first: bool,
@@ -411,7 +411,7 @@ pub struct ServiceSpec {
     /// Who makes the load balancer, such as `service.k8s.aws/nlb`, with `type: LoadBalancer` only.
     /// Default: the cloud's own. Kubernetes refuses to add, change or remove the class of a Service
     /// that is a load balancer already: set another `type` first, or delete the Service and let the
-    /// operator make it anew.
+    /// operator make it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 317))]
     pub load_balancer_class: Option<String>,
@@ -677,13 +677,13 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,
-    /// Whether a replica that is told to end first finishes the tasks that it runs: Bytebase itself
+    /// Whether a replica that is to end first finishes the tasks that it runs: Bytebase itself
     /// cancels a running migration at once. `Enabled` adds the hook that waits for them to the pods.
     /// Where this field is absent the hook is added with the next change of the pods for another
     /// reason. `Disabled` leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// Longest that a replica which is told to end waits for the tasks that it runs, in seconds. A
+    /// Longest that a replica which is to end waits for the tasks that it runs, in seconds. A
     /// task that takes longer is cancelled. It counts towards the pod's grace period, which cluster
     /// autoscalers may cap. Default 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -108,7 +108,7 @@ pub enum Phase {
     Pending,
     /// The first replicas are starting.
     Starting,
-    /// Every wanted replica is Ready and beating.
+    /// Every wanted replica is Ready and sends heartbeats.
     Ready,
     /// Fewer replicas than wanted, held back by a gate.
     Limited,
@@ -116,7 +116,7 @@ pub enum Phase {
     Rolling,
     /// The number of replicas is changing.
     Scaling,
-    /// Some replica is not Ready or not beating.
+    /// Some replica is not Ready or sends no heartbeats.
     Degraded,
     /// `replicas: 0`.
     Stopped,
@@ -213,7 +213,7 @@ pub struct ReplicaStatus {
     /// Node it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Id that the replica beats with: a new one at each start.
+    /// Id under which the replica sends heartbeats: a new one at each start.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "replicaID")]
     pub replica_id: Option<String>,
     /// Id of the container that runs the replica, which binds `replicaID` to this one start of it.
@@ -258,13 +258,13 @@ pub struct ReplicaStatus {
     strum::Display,
 )]
 pub enum HeartbeatState {
-    /// Beat within the last 30 seconds.
+    /// Sent within the last 30 seconds.
     Fresh,
-    /// Beat before, but not within 30 seconds.
+    /// Sent before, but not within the last 30 seconds.
     Stale,
-    /// The database has no beat of this replica.
+    /// The database has no heartbeat of this replica.
     Missing,
-    /// Cannot be told.
+    /// Cannot be read.
     #[default]
     Unknown,
 }

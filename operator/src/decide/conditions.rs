@@ -132,7 +132,7 @@ pub fn invalid(
         String::new()
     };
     let message = format!(
-        "nothing is changed until the configuration is mended: {}{gate}",
+        "nothing is changed until the configuration is corrected: {}{gate}",
         configuration.message
     );
     let unchecked = |type_| {
@@ -198,7 +198,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
             Some(false),
             Reason::ForeignReplica,
             format!(
-                "{strangers} replica(s) that are no pod of this cluster beat on its database: find who else uses {} and stop it, they count towards the license",
+                "replicas that do not belong to this cluster send heartbeats to its database ({strangers} of them): find out who else uses {} and stop it, since they count towards the license",
                 findings.cluster.database.replicas.identity_hint()
             ),
         );
@@ -237,7 +237,10 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
         return of(
             Some(true),
             Reason::AllReplicasHealthy,
-            format!("{} replica(s) are Ready and beating", health.replicas.len()),
+            format!(
+                "all replicas that run are Ready and send heartbeats ({})",
+                health.replicas.len()
+            ),
         );
     };
     let only_unknown = trouble
@@ -337,7 +340,7 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
         return of(
             Some(true),
             Reason::AllReplicasActive,
-            format!("{serving} of {wanted} replicas are Ready and beating"),
+            format!("{serving} of {wanted} replicas are Ready and send heartbeats"),
         );
     }
     if !health.readable && usize::try_from(wanted).is_ok_and(|wanted| ready_pods >= wanted) {
@@ -354,7 +357,7 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
         Some(false),
         Reason::ReplicasNotReady,
         format!(
-            "{serving} of {wanted} replicas are Ready and beating; {}",
+            "{serving} of {wanted} replicas are Ready and send heartbeats; {}",
             healthy.message
         ),
     )
@@ -535,7 +538,7 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
             Some(false),
             Reason::AwaitingFirstAdmin,
             format!(
-                "nobody is let in before the first admin exists and the license is installed{}",
+                "no one is let in before the first admin exists and the license is installed{}",
                 why_unseen(findings)
             ),
         );
@@ -548,7 +551,7 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
         );
     };
     let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
-        "; nobody has signed up yet, and whoever does first becomes the admin"
+        "; no one has signed up yet, and whoever does first becomes the admin"
     } else {
         ""
     };

@@ -303,7 +303,7 @@ fn fatal(
         return Some((
             Reason::DatabaseEncoding,
             format!(
-                "{place} has the encoding {}, Bytebase needs UTF8: create the database anew with ENCODING 'UTF8' TEMPLATE template0",
+                "{place} has the encoding {}, Bytebase needs UTF8: create the database again with ENCODING 'UTF8' TEMPLATE template0",
                 facts.encoding
             ),
         ));

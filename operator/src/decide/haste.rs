@@ -53,7 +53,7 @@ pub fn hastened(
                 pod: replica.pod.name.clone(),
                 uid: replica.pod.uid.clone(),
                 why: format!(
-                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it was told to end; those that it has not finished in {GRACE_SECONDS} s are cancelled",
+                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end; those that it has not finished in {GRACE_SECONDS} s are cancelled",
                     PATIENCE.as_mins()
                 ),
                 grace_seconds: Some(GRACE_SECONDS),

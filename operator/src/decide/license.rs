@@ -137,7 +137,7 @@ fn read(
             absent(
                 Reason::AwaitingFirstSignUp,
                 &format!(
-                    "nobody has signed up yet, so Bytebase has no workspace to store a license in; {how}"
+                    "no one has signed up yet, so Bytebase has no workspace to store a license in; {how}"
                 ),
                 None,
             )

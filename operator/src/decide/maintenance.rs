@@ -93,7 +93,7 @@ pub fn step(
         Stage::First => Some(match &health.replicas[..] {
             [] => Step::Wait(Wait::new(
                 RolloutWait::FirstReplica,
-                "the first replica to be made; the others start when it is Ready and beating",
+                "the first replica to be made; the others start when it is Ready and sends heartbeats",
             )),
             [first, ..] => {
                 unproven_step(RolloutWait::FirstReplica, cluster, observation, first, &[])

@@ -70,7 +70,7 @@ pub enum Wanted {
 /// behind the pods.
 #[derive(Clone, Debug)]
 pub struct BytebaseCall {
-    /// A replica that is Ready and beating.
+    /// A replica that is Ready and sends heartbeats.
     pub replica: SocketAddr,
     /// What is asked of it.
     pub request: BytebaseRequest,

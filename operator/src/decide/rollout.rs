@@ -329,7 +329,7 @@ fn next(
     if candidate.given_up {
         return evict(
             candidate,
-            "it runs an old template and has not beaten for over a minute",
+            "it runs an old template and has sent no heartbeat for over a minute",
         );
     }
     // Every other one must carry the load while this one is away.
@@ -337,7 +337,7 @@ fn next(
         replica.pod.uid != candidate.pod.uid && !health.serves(replica, observation)
     }) {
         let (pod, state) = (&weak.pod.name, describe(weak));
-        let message = format!("{pod} to be Ready and beating: {state}");
+        let message = format!("{pod} to be Ready and to send heartbeats: {state}");
         let wait = Wait::new(RolloutWait::OtherReplicas, message).about(weak);
         return Step::Wait(wait.until(given_up_at(candidate, observation)));
     }
@@ -346,7 +346,7 @@ fn next(
     }
     evict(
         candidate,
-        "it runs an old template and every other replica is Ready and beating",
+        "it runs an old template and every other replica is Ready and sends heartbeats",
     )
 }
 
@@ -370,7 +370,7 @@ fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wa
     let until = since.checked_add(IDLE_PATIENCE).ok()?;
     let name = &candidate.pod.name;
     let message = format!(
-        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is told to end at {until:.0} if none is idle by then; it finishes its tasks first if its pod has the drain hook"
+        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is ended at {until:.0} if none is idle by then; it finishes its tasks first if its pod has the drain hook"
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
     (now < until).then(|| wait.until(Some(until)))
@@ -456,11 +456,11 @@ pub fn unproven_step(
             reason: Reason::RolloutStalled,
             pod: Some(pod.clone()),
             why: format!(
-                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; mend or take back the change{back}"
+                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; correct the change or take it back{back}"
             ),
         };
     }
-    let message = format!("{pod} to be Ready and beating: {state}");
+    let message = format!("{pod} to be Ready and to send heartbeats: {state}");
     let wait = Wait::new(for_, message).about(replica);
     Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
 }

@@ -230,7 +230,7 @@ fn identity(cluster: &BytebaseCluster, diagnostics: &mut Diagnostics) -> Option<
     if name.len() > 52 {
         diagnostics.invalid(
             "metadata.name",
-            "may have at most 52 characters: make the cluster anew under a shorter name",
+            "may have at most 52 characters: make the cluster again under a shorter name",
         );
     }
     let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -239,7 +239,7 @@ fn identity(cluster: &BytebaseCluster, diagnostics: &mut Diagnostics) -> Option<
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !well_formed {
-        diagnostics.invalid("metadata.name", "must start with a letter and hold only lower-case letters, digits and '-', since it names Services: make the cluster anew under another name");
+        diagnostics.invalid("metadata.name", "must start with a letter and hold only lower-case letters, digits and '-', since it names Services: make the cluster again under another name");
     }
     let (Some(namespace), Some(owner)) = (cluster.namespace(), cluster.controller_owner_ref(&()))
     else {

@@ -86,7 +86,7 @@ pub struct ValidRollout {
     pub strategy: RolloutStrategy,
 }
 
-/// Whether a replica that is told to end first finishes its tasks.
+/// Whether a replica that is to end first finishes its tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValidDrain {
     /// It does not.

@@ -189,11 +189,11 @@ fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
             Some(Version::new(3, 21, 1)),
             "only a backup of the database leads back to Bytebase 3.20.2",
         ),
-        ("3.20.2", None, "take back the change"),
+        ("3.20.2", None, "correct the change or take it back"),
         (
             "3.21.0",
             Some(Version::new(3, 21, 1)),
-            "take back the change",
+            "correct the change or take it back",
         ),
     ] {
         let mut seen = with_facts(outdated(&[0, 1]), |facts| {
@@ -229,11 +229,11 @@ fn every_other_replica_must_be_ready_and_beating() {
     not_ready.pods[0].ready = false;
     waits_for(
         &plan(&json!({}), &not_ready),
-        "demo-0 to be Ready and beating",
+        "demo-0 to be Ready and to send heartbeats",
     );
     waits_for(
         &plan(&json!({}), &stale(outdated(&[1, 2]), 0)),
-        "demo-0 to be Ready and beating",
+        "demo-0 to be Ready and to send heartbeats",
     );
     // An outdated one that is Ready but does not beat goes first; it could never be waited for.
     assert_eq!(
@@ -243,7 +243,7 @@ fn every_other_replica_must_be_ready_and_beating() {
     // With two of them nobody is touched while their tasks are still theirs.
     waits_for(
         &plan(&json!({}), &stale(stale(outdated(&[0, 1, 2]), 0), 1)),
-        "to be Ready and beating",
+        "to be Ready and to send heartbeats",
     );
 }
 
@@ -259,7 +259,7 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
     };
     waits_for(
         &plan(&json!({}), &silent(60)),
-        "demo-0 to be Ready and beating",
+        "demo-0 to be Ready and to send heartbeats",
     );
     assert_eq!(evicted(&plan(&json!({}), &silent(61))), Some("demo-2"));
     // The one that was replaced must be up before the next goes.
@@ -268,7 +268,7 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
     replaced.pods[2].created_at = now();
     waits_for(
         &plan(&json!({}), &replaced),
-        "demo-2 to be Ready and beating",
+        "demo-2 to be Ready and to send heartbeats",
     );
     // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps
     // not been read yet.
@@ -303,7 +303,7 @@ fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
     };
     waits_for(
         &plan(&json!({}), &working(5)),
-        "demo-0 to be Ready and beating",
+        "demo-0 to be Ready and to send heartbeats",
     );
     // After a minute without a beat its tasks are lost anyway.
     assert_eq!(evicted(&plan(&json!({}), &working(61))), Some("demo-2"));
@@ -370,7 +370,10 @@ fn an_outdated_pod_that_is_starting_is_broken_only_if_no_migration_can_be_under_
     });
     waits_for(&plan(&json!({}), &migrating), "advisory lock 1002");
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
-    waits_for(&plan(&json!({}), &seen), "to be Ready and beating");
+    waits_for(
+        &plan(&json!({}), &seen),
+        "to be Ready and to send heartbeats",
+    );
 }
 
 #[test]
