@@ -355,6 +355,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(objects::deletion(sandbox)),
     ),
     Scenario::new(
+        "orphans",
+        "What a cluster left behind when it was deleted with --cascade=orphan is its own again when it is made again; no replica ends.",
+        |sandbox| Box::pin(objects::orphans(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "switches",
         "Ingress and PodDisruptionBudget come, change and go with the spec.",
         |sandbox| Box::pin(objects::switches(sandbox)),

@@ -167,6 +167,45 @@ pub async fn deletion(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// A cluster that is deleted without what it owns, and made again: its objects are owned again and no
+/// replica ends.
+pub async fn orphans(sandbox: Sandbox) -> Result<()> {
+    let cluster = support::licensed(&sandbox, 2);
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let before = support::lives(&sandbox).await?;
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME, "--cascade=orphan"])
+        .await?;
+    let owners = || async {
+        let mut found = Vec::new();
+        for (object, ..) in OWNED {
+            let path = "jsonpath={.metadata.ownerReferences[*].uid}";
+            found.push(sandbox.kubectl(&["get", object, "-o", path]).await?);
+        }
+        Ok(found)
+    };
+    wait::until("objects without an owner", PATIENCE, owners, |uids| {
+        uids.iter().all(|uid| uid.trim().is_empty())
+    })
+    .await?;
+    sandbox.apply_yaml(&cluster.to_string()).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let path = "jsonpath={.metadata.uid}";
+    let uid = sandbox
+        .kubectl(&["get", "bytebasecluster", NAME, "-o", path])
+        .await?;
+    wait::until("objects owned again", PATIENCE, owners, |uids| {
+        uids.iter().all(|owner| owner.trim() == uid.trim())
+    })
+    .await?;
+    let after = support::lives(&sandbox).await?;
+    ensure!(before == after, "a replica ended: {before:?}, {after:?}");
+    Ok(())
+}
+
 /// Parts of the spec that come and go again take their objects with them.
 pub async fn switches(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::minimal(&sandbox, 1);

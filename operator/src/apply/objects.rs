@@ -5,6 +5,7 @@ use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
 use crate::desired::DesiredObject;
+use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
@@ -16,10 +17,6 @@ use kube::core::{GroupVersionKind, Status};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-
-/// Hash of what was applied: tells that a field was taken back, which its absence from the desired
-/// object cannot.
-pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
 
 /// In what the API server answers where two budgets select one pod; the code is 500.
 const TWO_BUDGETS: &str = "more than one PodDisruptionBudget";
@@ -75,20 +72,13 @@ pub struct Objects<'a> {
     pub client: &'a Client,
     /// Namespace of the cluster.
     pub namespace: &'a str,
-    /// Uid of the custom resource: what it does not control is not touched.
-    pub owner: &'a str,
+    /// The cluster: what is not its own is not touched.
+    pub owner: Owner<'a>,
 }
 
 impl Objects<'_> {
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), self.namespace, &resource(kind))
-    }
-
-    fn is_ours(&self, object: &impl ResourceExt) -> bool {
-        object
-            .owner_references()
-            .iter()
-            .any(|owner| owner.controller == Some(true) && owner.uid == self.owner)
     }
 
     /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean
@@ -107,7 +97,7 @@ impl Objects<'_> {
                 None => return Ok(Applied::Written),
             },
         };
-        if !self.is_ours(&live) {
+        if !self.owner.has(&live) {
             return Err(ApplyFailure {
                 kind: FailureKind::NameTaken,
                 exposes: desired.kind.exposes(),
@@ -214,7 +204,7 @@ impl Objects<'_> {
     /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if
     /// there was one.
     pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
-        if !self.is_ours(cached) || cached.metadata.deletion_timestamp.is_some() {
+        if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
         let name = cached.name_any();
@@ -239,7 +229,7 @@ impl Objects<'_> {
     /// Changes nothing of a StatefulSet but its size, for a cluster whose spec cannot be used. False
     /// if it has changed or gone in between.
     pub async fn resize(&self, cached: &DynamicObject, size: Size) -> Result<bool, ApplyFailure> {
-        if !self.is_ours(cached) || cached.metadata.deletion_timestamp.is_some() {
+        if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
         let name = cached.name_any();
@@ -343,6 +333,11 @@ mod tests {
         (client, calls)
     }
 
+    const OWNER: Owner<'static> = Owner {
+        uid: "ours",
+        name: "demo",
+    };
+
     fn desired() -> DesiredObject {
         DesiredObject {
             kind: Kind::Service,
@@ -383,7 +378,7 @@ mod tests {
         let objects = Objects {
             client: &client,
             namespace: "team",
-            owner: "ours",
+            owner: OWNER,
         };
         let done = objects.apply(&desired(), None).await;
         let calls = calls.lock().unwrap().clone();
@@ -401,6 +396,32 @@ mod tests {
         assert_eq!((done, methods.as_str()), (Ok(Applied::Written), "PATCH"));
         assert_eq!(calls[0].2["metadata"]["resourceVersion"], "1");
         assert!(!calls[0].1.contains("force"), "{}", calls[0].1);
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_left_without_an_owner_is_owned_again() {
+        let mut orphan = live("ours");
+        let metadata = &mut orphan["metadata"];
+        metadata["ownerReferences"] = Value::Null;
+        metadata["labels"] = json!({
+            "app.kubernetes.io/managed-by": "bytebase-operator", "bytebase.com/cluster": "demo",
+        });
+        let plain = vec![status(409), (200, orphan.clone())];
+        let (done, ..) = make(plain).await;
+        assert_eq!(
+            done,
+            Err(FailureKind::NameTaken),
+            "anybody may have made it"
+        );
+        orphan["metadata"]["annotations"] = json!({HASH_ANNOTATION: "of an earlier spec"});
+        let mut written = live("ours");
+        written["metadata"]["resourceVersion"] = json!("8");
+        let (done, methods, calls) = make(vec![status(409), (200, orphan), (200, written)]).await;
+        assert_eq!(
+            (done, methods.as_str()),
+            (Ok(Applied::Written), "PATCH GET PATCH")
+        );
+        assert_eq!(calls[2].2["metadata"]["uid"], "of-the-service");
     }
 
     #[tokio::test]
@@ -442,7 +463,7 @@ mod tests {
             let objects = Objects {
                 client: &client,
                 namespace: "team",
-                owner: "ours",
+                owner: OWNER,
             };
             let done = objects.apply(&wanted, Some(cached.clone())).await;
             assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
@@ -468,7 +489,7 @@ mod tests {
         let objects = Objects {
             client: &client,
             namespace: "team",
-            owner: "ours",
+            owner: OWNER,
         };
         let cached = serde_json::from_value(live("ours")).unwrap();
         let failure = objects.apply(&wanted, Some(cached)).await.unwrap_err();
@@ -490,7 +511,7 @@ mod tests {
             let objects = Objects {
                 client: &client,
                 namespace: "team",
-                owner: "ours",
+                owner: OWNER,
             };
             let cached = serde_json::from_value(live("ours")).unwrap();
             let done = objects.apply(&wanted, Some(cached)).await;
@@ -535,7 +556,7 @@ mod tests {
             let objects = Objects {
                 client: &client,
                 namespace: "team",
-                owner: "ours",
+                owner: OWNER,
             };
             let done = objects.evict(&eviction).await;
             assert_eq!(done.map_err(|failure| failure.kind), expected);

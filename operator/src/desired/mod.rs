@@ -6,6 +6,7 @@ mod http_route;
 mod ingress;
 mod network_policy;
 mod overlay;
+pub mod ownership;
 mod pod_template;
 mod service_account;
 mod service_monitor;

@@ -17,6 +17,7 @@ use crate::decide::observation::{
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
 use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
+use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
 use crate::observe::cluster as observe;
@@ -346,11 +347,13 @@ impl Look<'_> {
         }
     }
 
-    /// Whether an object is owned by this very cluster.
+    /// Whether an object is this very cluster's.
     fn owns(&self, object: &impl ResourceExt) -> bool {
-        let uid = self.cluster.metadata.uid.as_ref();
-        let mut owners = object.owner_references().iter();
-        owners.any(|owner| Some(&owner.uid) == uid)
+        let uid = self.cluster.metadata.uid.as_deref();
+        uid.is_some_and(|uid| {
+            let name = &self.cluster.name_any();
+            Owner { uid, name }.has(object)
+        })
     }
 
     /// Whether the client Service stands and lets people in by its type.
@@ -486,11 +489,14 @@ impl Look<'_> {
         let Self {
             cluster, context, ..
         } = *self;
-        let uid = cluster.uid().unwrap_or_default();
+        let (uid, name_of_cluster) = (cluster.uid().unwrap_or_default(), cluster.name_any());
         let objects = Objects {
             client: &context.client,
             namespace,
-            owner: &uid,
+            owner: Owner {
+                uid: &uid,
+                name: &name_of_cluster,
+            },
         };
         let mut outcome = Outcome::default();
         // What pods are made from: otherwise one might come back from the template that is being

@@ -1,0 +1,76 @@
+//! Which objects are a cluster's.
+
+use super::{CLUSTER_LABEL, MANAGED_BY};
+use kube::ResourceExt;
+
+/// Annotation with a hash of what was applied: tells that a field was taken back, which its absence
+/// from the desired object cannot, and that an operator wrote the object.
+pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
+
+/// A cluster as the owner of its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner<'a> {
+    /// Uid of the custom resource.
+    pub uid: &'a str,
+    /// Its name.
+    pub name: &'a str,
+}
+
+impl Owner<'_> {
+    /// Whether an object is this cluster's: it controls the object, or nobody owns it and an operator
+    /// wrote it for a cluster of this name. Such a one was restored from a backup, or left behind by
+    /// `kubectl delete --cascade=orphan`; the next write makes it owned again.
+    pub fn has(&self, object: &impl ResourceExt) -> bool {
+        let owners = object.owner_references();
+        if owners.is_empty() {
+            let labels = object.labels();
+            let is = |key, value: &str| labels.get(key).is_some_and(|found| found == value);
+            return is(MANAGED_BY.0, MANAGED_BY.1)
+                && is(CLUSTER_LABEL, self.name)
+                && object.annotations().contains_key(HASH_ANNOTATION);
+        }
+        owners
+            .iter()
+            .any(|owner| owner.controller == Some(true) && owner.uid == self.uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn an_orphan_counts_only_if_an_operator_wrote_it_for_this_name() {
+        let owner = Owner {
+            uid: "u-1",
+            name: "demo",
+        };
+        let by = |uid: &str, controls: bool| json!([{"apiVersion": "a/v1", "kind": "K", "name": "n", "uid": uid, "controller": controls}]);
+        let labels = |name: &str| json!({MANAGED_BY.0: MANAGED_BY.1, CLUSTER_LABEL: name});
+        let hash = json!({HASH_ANNOTATION: "0123"});
+        for (owners, labels, annotations, expected) in [
+            (by("u-1", true), json!({}), json!({}), true),
+            (by("u-1", false), labels("demo"), hash.clone(), false),
+            (by("u-2", true), labels("demo"), hash.clone(), false),
+            (json!([]), labels("demo"), hash.clone(), true),
+            (Value::Null, labels("demo"), hash.clone(), true),
+            (json!([]), labels("other"), hash.clone(), false),
+            (
+                json!([]),
+                json!({CLUSTER_LABEL: "demo"}),
+                hash.clone(),
+                false,
+            ),
+            (json!([]), labels("demo"), json!({}), false),
+        ] {
+            let case = format!("{owners} {labels} {annotations}");
+            let object: ConfigMap = serde_json::from_value(json!({"metadata": {
+                "name": "demo", "labels": labels, "annotations": annotations, "ownerReferences": owners,
+            }}))
+            .unwrap();
+            assert_eq!(owner.has(&object), expected, "{case}");
+        }
+    }
+}
