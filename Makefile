@@ -85,6 +85,10 @@ scenarios: ## List the scenarios
 .PHONY: test
 test: setup lint unit model-small generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
 
+.PHONY: image
+image: ## Build the image that ships with docker or podman (IMAGE=registry.example.com/bytebase-operator:dev)
+	./image.sh "$(IMAGE)"
+
 .PHONY: bench
 bench: setup ## Measure speed and cost (CLUSTERS=1000 QUIET=600 GROWTH=10,100,1000,5000): a table, no verdict
 	@echo "harness: building it (minutes at the first time, then a moment)"

@@ -177,9 +177,12 @@ fn judge_facts(
         facts: Some(status.clone()),
     };
     let fatal = fatal(database, observation, facts);
-    let in_use = || in_use(database, wanted, observation, health);
-    if let Some((reason, message)) = fatal.or_else(in_use) {
+    if let Some((reason, message)) = fatal {
         return verdict(Allows::Nothing, Some(false), reason, message);
+    }
+    if let Some((reason, message)) = in_use(database, wanted, observation, health) {
+        let status = (!may_be_its_own(observation, health)).then_some(false);
+        return verdict(Allows::Nothing, status, reason, message);
     }
     if let Some((reason, message)) = unsure_right(database, facts) {
         let allows = if is_first_start(observation) {
@@ -256,6 +259,12 @@ fn in_use(
             "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; the first replica starts by itself 30 seconds after {they} stopped"
         ),
     ))
+}
+
+/// Whether every heartbeat that belongs to no pod may be of a replica of this cluster that has just
+/// ended: there was one, and none has gone on for longer than an ended process lingers.
+fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
+    observation.stateful_set.is_some() && health.strangers(observation) == 0
 }
 
 fn shared(place: &str, other: &str) -> (Reason, String) {

@@ -64,8 +64,13 @@ pub fn stage(
 /// Something runs, or will, on another template than the one that should stand. Where an older
 /// operator wrote the StatefulSet, its pods tell once the template has been written.
 fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bool {
-    let changes = set.template_digest.is_some() && set.template_digest != template.digest;
-    changes || (set.settled && health.replicas.iter().any(|pod| is_outdated(pod, set)))
+    let outdated = || health.replicas.iter().any(|pod| is_outdated(pod, set));
+    changes(set, template) || (set.settled && outdated())
+}
+
+/// Whether the StatefulSet is known to have another template than it should.
+pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
+    set.template_digest.is_some() && set.template_digest != template.digest
 }
 
 /// The next move, where such a rollout is under way.

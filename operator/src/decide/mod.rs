@@ -33,7 +33,7 @@ use maintenance::Stage;
 use observation::{DatabaseView, Fact, Observation, StatefulSetView, StoredLicense};
 use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report, Wanted};
 use replicas::{Grounds, Target};
-use rollout::{Rollout, Step, Wait};
+use rollout::{Hold, Rollout, Step, Wait};
 use scale::{Haste, Size};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -109,14 +109,14 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     } else {
         maintenance::stage(cluster, &template, target.replicas, observation, &health)
     };
-    let rollout = held_rollout(
-        rollout::step(cluster, stage, observation, &health),
-        cluster,
-        observation,
-        &database,
-        &target,
-        downgrade.as_deref(),
-    );
+    let rollout = rollout::step(cluster, stage, observation, &health);
+    let rollout = match &downgrade {
+        Some(downgrade) => rollout.refused(downgrade),
+        None => match hold(cluster, observation, &database, &target, &template) {
+            Some(because) => rollout.held(because),
+            None => rollout,
+        },
+    };
     let set = observation
         .stateful_set
         .as_ref()
@@ -509,31 +509,15 @@ fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String
     })
 }
 
-/// A step that must not be taken now waits instead, so that status never tells of one that is not.
-fn held_rollout(
-    rollout: Rollout,
+/// What keeps a rollout from its next step.
+fn hold(
     cluster: &ValidCluster,
     observation: &Observation,
     database: &DatabaseVerdict,
     target: &Target,
-    downgrade: Option<&str>,
-) -> Rollout {
-    if let Some(downgrade) = downgrade {
-        // A pod that ends now would come back from the old template, which is held.
-        return Rollout {
-            step: Step::Stalled {
-                reason: Reason::DowngradeRefused,
-                pod: None,
-                why: downgrade.to_owned(),
-            },
-            behind_schema: None,
-            ..rollout
-        };
-    }
-    let shrinks = observation
-        .stateful_set
-        .as_ref()
-        .is_some_and(|set| target.replicas < set.replicas);
+    template: &Template,
+) -> Option<Hold> {
+    let set = observation.stateful_set.as_ref()?;
     let (for_, message) = if cluster.paused {
         (RolloutWait::Resume, "spec.paused to be lifted")
     } else if database.allows == database::Allows::Wait {
@@ -541,23 +525,30 @@ fn held_rollout(
             RolloutWait::DatabaseReading,
             "the first reading of the database",
         )
-    } else if database.allows == database::Allows::Nothing && database.status.is_none() {
-        // A pod that ends now could not start again.
-        (RolloutWait::Database, "the database to be readable again")
     } else if database.allows == database::Allows::Nothing {
-        // A pod that ends now might come back into a database that refuses it.
-        (RolloutWait::Database, "the database to pass its checks")
-    } else if shrinks {
+        let message = match (database.status, database.reason) {
+            (_, Reason::DatabaseInUse) => {
+                "the heartbeats on the database to end that belong to no pod of this cluster"
+            }
+            // A pod that ends now could not start again.
+            (None, _) => "the database to be readable again",
+            // A pod that ends now might come back into a database that refuses it.
+            _ => "the database to pass its checks",
+        };
+        (RolloutWait::Database, message)
+    } else if target.replicas < set.replicas {
         // Never two at once by our hand.
-        (RolloutWait::ScaleDown, "the scale-down to end")
+        return Some(Hold {
+            wait: Wait::new(RolloutWait::ScaleDown, "the scale-down to end"),
+            holds_template: false,
+        });
     } else {
-        return rollout;
+        return None;
     };
-    let step = match rollout.step {
-        Step::Evict(_) => Step::Wait(Wait::new(for_, message)),
-        step => step,
-    };
-    Rollout { step, ..rollout }
+    Some(Hold {
+        wait: Wait::new(for_, message),
+        holds_template: maintenance::changes(set, template),
+    })
 }
 
 /// Version of the template that will stand: a refused downgrade leaves the old one.

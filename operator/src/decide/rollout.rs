@@ -115,7 +115,42 @@ pub struct Eviction {
     pub refused: Option<String>,
 }
 
+/// What keeps a rollout from its next step, whatever that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// What it waits for.
+    pub wait: Wait,
+    /// A new template is held back as well: no pod is outdated, and yet the rollout is not complete.
+    pub holds_template: bool,
+}
+
 impl Rollout {
+    /// A step that must not be taken now waits instead, so that status never tells of one that is
+    /// not taken.
+    #[must_use]
+    pub fn held(self, hold: Hold) -> Self {
+        let step = match self.step {
+            Step::Evict(_) => Step::Wait(hold.wait),
+            Step::Done if hold.holds_template => Step::Wait(hold.wait),
+            step => step,
+        };
+        Self { step, ..self }
+    }
+
+    /// A downgrade that is refused: a pod that ended now would come back from the old template.
+    #[must_use]
+    pub fn refused(self, why: &str) -> Self {
+        Self {
+            step: Step::Stalled {
+                reason: Reason::DowngradeRefused,
+                pod: None,
+                why: why.to_owned(),
+            },
+            behind_schema: None,
+            ..self
+        }
+    }
+
     /// Status, reason and message of `RolloutComplete`.
     pub fn condition(&self) -> (bool, Reason, String) {
         let (done, reason, mut message) = match &self.step {

@@ -149,6 +149,45 @@ fn nothing_stops_while_something_holds_the_change() {
     assert!(message.contains("advisory lock 1002"), "{message}");
 }
 
+#[test]
+fn a_change_that_is_held_back_is_no_complete_rollout() {
+    let rolled = |spec: &Value, seen: &Observation| {
+        let plan = plan(spec, seen);
+        let told = state(&plan, ConditionType::RolloutComplete);
+        (
+            told,
+            plan.report.rollout.and_then(|rollout| rollout.waiting_for),
+        )
+    };
+    let waits = (Some(false), Reason::RolloutWaiting);
+    for strategy in ["Rolling", "Maintenance"] {
+        let of = |changes: Value| {
+            let mut spec = json!({"rollout": {"strategy": strategy}});
+            merge(&mut spec, &changes);
+            spec
+        };
+        let paused = rolled(&of(json!({"paused": true})), &changed());
+        assert_eq!(paused, (waits, Some(RolloutWait::Resume)));
+        let mut away = changed();
+        away.database = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
+        let refused = rolled(&of(json!({})), &away);
+        assert_eq!(refused, (waits, Some(RolloutWait::Database)));
+        // The last replica ended a moment ago.
+        let ended = with_facts(down(), |facts| {
+            beats(facts).push(crate::testing::beat(2, 4));
+        });
+        let ending = rolled(&of(json!({})), &ended);
+        assert_eq!(ending, (waits, Some(RolloutWait::Database)));
+        let plan = plan(&of(json!({})), &ended);
+        assert_eq!(state(&plan, ConditionType::Stalled).0, Some(false));
+    }
+    let mut standing = changed();
+    let set = standing.stateful_set.as_mut().unwrap();
+    set.template_digest = None;
+    let unknown = rolled(&json!({"paused": true}), &standing);
+    assert_eq!(unknown, ((Some(true), Reason::RolloutDone), None));
+}
+
 #[derive(Clone, Debug)]
 struct SimPod {
     digest: String,
