@@ -21,6 +21,7 @@ pub mod cli;
 pub mod decide;
 pub mod desired;
 pub mod kubernetes;
+pub mod observation;
 pub mod observe;
 mod report;
 pub mod runtime;

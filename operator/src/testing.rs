@@ -5,12 +5,12 @@ use crate::api::BytebaseCluster;
 use crate::contract::license::LicenseKey;
 use crate::contract::version::Version;
 use crate::decide::Settings;
-use crate::decide::observation::{
+use crate::decide::plan::{BytebaseCall, Plan, Wanted};
+use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
     Observation, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState, Sessions,
     StatefulSetView, StoredLicense,
 };
-use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;

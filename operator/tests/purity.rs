@@ -11,14 +11,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders (or files) of the core, and what of the crate each may use beside itself.
-const CORE: [(&str, &[&str]); 5] = [
+const CORE: [(&str, &[&str]); 6] = [
     ("kubernetes", &[]),
     ("api", &["kubernetes"]),
+    ("observation", &["kubernetes", "api", "contract"]),
     ("validate", &["kubernetes", "api", "contract"]),
     ("desired", &["kubernetes", "api", "contract", "validate"]),
     (
         "decide",
-        &["kubernetes", "api", "contract", "validate", "desired"],
+        &[
+            "kubernetes",
+            "api",
+            "contract",
+            "observation",
+            "validate",
+            "desired",
+        ],
     ),
 ];
 

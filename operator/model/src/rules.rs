@@ -10,15 +10,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus, RolloutStatus, RolloutWait};
 use bytebase_operator::api::{BytebaseCluster, ConditionType};
 use bytebase_operator::contract::version::Version;
-use bytebase_operator::decide::observation::{
-    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RememberedRollout,
-    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
-};
 use bytebase_operator::decide::plan::Plan;
 use bytebase_operator::decide::{Settings, decide};
 use bytebase_operator::desired;
 use bytebase_operator::kubernetes::Kind;
+use bytebase_operator::observation::{
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
+    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RememberedRollout,
+    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+};
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -4,7 +4,6 @@ use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica, lasting_refusal};
 use super::license::{self, LicenseVerdict};
 use super::maintenance::Stage;
-use super::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::{Rollout, Step, Wait, describe};
@@ -13,6 +12,7 @@ use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::desired;
 use crate::kubernetes::Kind;
+use crate::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use crate::validate::{Problem, ValidCluster, Validation};
 
 /// Everything the conditions speak of.

@@ -1,11 +1,11 @@
 //! What the state of the metadata database allows.
 
 use super::health::Health;
-use super::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, Refusal, SchemaState,
-};
 use crate::api::Reason;
 use crate::api::status::DatabaseStatus;
+use crate::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, Refusal, SchemaState,
+};
 use crate::validate::ValidDatabase;
 
 /// Oldest PostgreSQL that Bytebase supports.

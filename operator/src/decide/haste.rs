@@ -7,8 +7,8 @@
 
 use super::health::{Health, Replica};
 use super::license::{Allows, LicenseVerdict};
-use super::observation::{Observation, StatefulSetView};
 use super::rollout::Eviction;
+use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long a replica may go on with its tasks after the gate has told it to end.

@@ -1,9 +1,9 @@
 //! Which pod is which heartbeat.
 
-use super::observation::{
+use crate::api::status::HeartbeatState;
+use crate::observation::{
     DatabaseFacts, DatabaseView, Heartbeat, Observation, PodRefusal, PodTrouble, PodView,
 };
-use crate::api::status::HeartbeatState;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! The license gate's first half: what the license says about running more than one replica.
 
-use super::observation::{DatabaseFacts, DatabaseView, Fact, Observation, StoredLicense};
 use crate::api::Reason;
 use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
 use crate::contract::license::{License, LicenseKey, LicenseValidity};
+use crate::observation::{DatabaseFacts, DatabaseView, Fact, Observation, StoredLicense};
 use crate::validate::{SecretLicense, ValidCluster, read_license, reminders};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

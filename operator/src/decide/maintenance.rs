@@ -5,11 +5,11 @@
 //! size and its template say how far the rollout has come, to whichever process looks.
 
 use super::health::Health;
-use super::observation::{Observation, StatefulSetView};
 use super::rollout::{Step, Wait, is_outdated, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
 use crate::desired::drain::Template;
+use crate::observation::{Observation, StatefulSetView};
 use crate::validate::ValidCluster;
 
 /// Where a rollout with downtime stands.

@@ -2,11 +2,11 @@
 
 use super::database::{self, DatabaseVerdict};
 use super::license::{self, LicenseVerdict};
-use super::observation::{DatabaseView, StatefulSetView};
 use super::scale::Haste;
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::version::Version;
+use crate::observation::{DatabaseView, StatefulSetView};
 
 /// How many replicas run, and why not as many as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]

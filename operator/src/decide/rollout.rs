@@ -6,11 +6,11 @@
 
 use super::health::{DEAD_AFTER, Health, Replica, process_start};
 use super::maintenance::{self, Stage};
-use super::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
 use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
+use crate::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,8 +1,8 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica};
-use super::observation::{Observation, StatefulSetView};
 use super::rollout::{Wait, schema_migration};
+use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The version of the metadata schema, which the first replica of a newer minor version changes.
 
-use super::observation::{Observation, SchemaState};
 use crate::contract::version::Version;
+use crate::observation::{Observation, SchemaState};
 
 /// Version of the metadata schema: as last read, by this process or by an earlier one.
 pub fn version(observation: &Observation) -> Option<Version> {

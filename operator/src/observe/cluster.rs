@@ -4,9 +4,9 @@
 use super::pod::{self, LogIds, LogReader};
 use crate::api::BytebaseCluster;
 use crate::api::spec::MOST_REPLICAS;
-use crate::decide::observation::{PodView, StatefulSetView};
 use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
+use crate::observation::{PodView, StatefulSetView};
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;

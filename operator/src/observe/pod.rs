@@ -1,9 +1,9 @@
 //! Pods as plain values, and the replica id out of a pod's log.
 
 use crate::api::status::ReplicaStatus;
-use crate::decide::observation::{PodTrouble, PodView};
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::kubernetes::error_text::plain;
+use crate::observation::{PodTrouble, PodView};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;

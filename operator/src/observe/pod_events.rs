@@ -5,7 +5,7 @@
 //! They come by watches. A reconcile that listed them would make a request that grows with the
 //! namespace, most often when the API server is busiest: while no pod can be made.
 
-use crate::decide::observation::PodRefusal;
+use crate::observation::PodRefusal;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt as _;

@@ -4,7 +4,7 @@
 use crate::api::status::LicenseSource;
 use crate::api::{BytebaseClusterStatus, ConditionType};
 use crate::contract::version::Version;
-use crate::decide::observation::{Refusal, Remembered, RememberedRollout};
+use crate::observation::{Refusal, Remembered, RememberedRollout};
 
 /// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
 /// names, if that is known; what was learnt of another one says nothing of this one.

@@ -1,6 +1,6 @@
 //! An HTTPRoute as it stands. Only what the operator reads of it is typed.
 
-use crate::decide::observation::RouteView;
+use crate::observation::RouteView;
 use kube::api::DynamicObject;
 use serde::Deserialize;
 use serde::de::IgnoredAny;

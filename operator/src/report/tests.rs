@@ -4,8 +4,8 @@ use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen};
 use crate::api::status::{HeartbeatState, Phase, ReplicaStatus, RolloutStatus, RolloutWait};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
-use crate::decide::observation::Observation;
 use crate::decide::plan::{ConditionDraft, Report};
+use crate::observation::Observation;
 use crate::testing::{
     after, beat, beats, healthy, no_license, now, settings, stored, validation, with_facts,
 };
@@ -373,8 +373,7 @@ fn events_tell_of_a_changed_status_or_reason_only() {
 
 #[test]
 fn the_first_status_of_a_new_cluster_is_no_news() {
-    let seen =
-        crate::testing::observation(None, crate::decide::observation::DatabaseView::NotProbed);
+    let seen = crate::testing::observation(None, crate::observation::DatabaseView::NotProbed);
     let status = first(report(&json!({}), &seen));
     let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
         .into_iter()

@@ -1,9 +1,9 @@
 //! What the watches have seen: one cache per kind, filled by `watches` and read by reconciles.
 
 use crate::api::BytebaseCluster;
-use crate::decide::observation::PodRefusal;
 use crate::kubernetes::Kind;
 use crate::kubernetes::Readable;
+use crate::observation::PodRefusal;
 use crate::observe::pod_events::PodEvents;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;

@@ -3,8 +3,8 @@
 
 use super::context::Key;
 use crate::apply::bytebase::{self, CallError};
-use crate::decide::observation::CallFailure;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest};
+use crate::observation::CallFailure;
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;

@@ -5,7 +5,7 @@
 
 use super::context::{Key, name};
 use crate::api::{BytebaseCluster, Reason};
-use crate::decide::observation::{DatabaseIdentity, Remembered};
+use crate::observation::{DatabaseIdentity, Remembered};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
@@ -259,7 +259,7 @@ impl Index {
 mod tests {
     use super::*;
     use crate::api::status::DatabaseStatus;
-    use crate::decide::observation::Refusal;
+    use crate::observation::Refusal;
     use serde_json::json;
 
     fn key(name: &str) -> Key {

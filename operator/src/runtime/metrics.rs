@@ -2,8 +2,8 @@
 //! error.
 
 use crate::decide::health::Freshness;
-use crate::decide::observation::{DatabaseView, FailureReason};
 use crate::kubernetes::Kind;
+use crate::observation::{DatabaseView, FailureReason};
 use crate::observe::database::probe::Latest;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;

@@ -10,16 +10,16 @@ use crate::apply::event::Notice;
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::decide;
-use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodRefusal, PodView, ProbeFailure,
-    RefusedEviction, Remembered,
-};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
 use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
+use crate::observation::{
+    DatabaseView, FailureClass, FailureReason, Observation, PodRefusal, PodView, ProbeFailure,
+    RefusedEviction, Remembered,
+};
 use crate::observe::cluster as observe;
 use crate::observe::database::monitor::Watched;
 use crate::observe::database::probe::Latest;

@@ -3,11 +3,11 @@
 use super::{condition, plan, state};
 use crate::api::status::Phase;
 use crate::api::{ConditionType, Reason};
-use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
-};
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
+use crate::observation::{
+    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
+};
 use crate::testing::{
     after, beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
 };
@@ -195,7 +195,7 @@ fn beginnings() -> Vec<Case> {
             ..case(
                 "too old for HA",
                 with_facts(healthy(1, stored(&json!({}))), |facts| {
-                    facts.schema = crate::decide::observation::SchemaState::Empty;
+                    facts.schema = crate::observation::SchemaState::Empty;
                 }),
                 Phase::Limited,
             )

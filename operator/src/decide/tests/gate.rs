@@ -4,7 +4,7 @@
 use super::{plan, size, state};
 use crate::api::{ConditionType, Reason};
 use crate::decide::STOPPED_PROBE;
-use crate::decide::observation::{
+use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
     StoredLicense,
 };

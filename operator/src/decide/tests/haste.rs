@@ -1,7 +1,7 @@
 //! Drains that the license gate cannot wait for.
 
 use super::plan;
-use crate::decide::observation::{Observation, StoredLicense};
+use crate::observation::{Observation, StoredLicense};
 use crate::testing::{after, healthy, no_license, stored};
 use jiff::SignedDuration;
 use serde_json::json;

@@ -4,7 +4,7 @@ use super::{condition, plan, state};
 use crate::api::status::HeartbeatState::{self, Fresh, Missing, Stale, Unknown};
 use crate::api::{ConditionType, Reason};
 use crate::decide::health::join;
-use crate::decide::observation::{
+use crate::observation::{
     FailureClass, FailureReason, ListenSession, Observation, PodRefusal, RunningTasks, Sessions,
 };
 use crate::testing::{after, beat, beats, failure, healthy, id, running, stored, with_facts};
@@ -129,7 +129,7 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
         (Some(3600), true),
     ] {
         let mut seen = with_facts(three(), |facts| {
-            beats(facts).push(crate::decide::observation::Heartbeat {
+            beats(facts).push(crate::observation::Heartbeat {
                 replica_id: stranger,
                 age: Duration::from_secs(3),
             });
@@ -167,7 +167,7 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
     // Its row is stale: whatever was remembered of it, it does not count.
     let ended = Uuid::from_u128(0xdead);
     let mut seen = with_facts(three(), |facts| {
-        beats(facts).push(crate::decide::observation::Heartbeat {
+        beats(facts).push(crate::observation::Heartbeat {
             replica_id: ended,
             age: Duration::from_secs(31),
         });

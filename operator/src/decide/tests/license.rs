@@ -3,9 +3,9 @@
 use super::{condition, plan, state};
 use crate::api::status::{LicenseSource, SignatureState};
 use crate::api::{ConditionType, Reason};
-use crate::decide::observation::{CallFailure, DatabaseView, Observation, StoredLicense};
 use crate::decide::plan::{BytebaseRequest, Plan, Wanted};
 use crate::decide::{Settings, decide};
+use crate::observation::{CallFailure, DatabaseView, Observation, StoredLicense};
 use crate::testing::{
     after, called, cluster, days, facts, forged, healthy, no_license, now, observation, references,
     secret, stored, token,
@@ -458,8 +458,8 @@ fn only_a_verified_secret_stands_in_and_only_where_nothing_can_ever_be_read() {
     for view in [
         DatabaseView::NotProbed,
         crate::testing::failure(
-            crate::decide::observation::FailureClass::Unknown,
-            crate::decide::observation::FailureReason::Unreachable,
+            crate::observation::FailureClass::Unknown,
+            crate::observation::FailureReason::Unreachable,
         ),
     ] {
         let plan = with_secret(

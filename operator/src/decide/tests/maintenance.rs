@@ -4,11 +4,11 @@ use super::{condition, plan, size, state};
 use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
 use crate::decide::decide;
-use crate::decide::observation::{
-    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, Sessions,
-};
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
+use crate::observation::{
+    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, Sessions,
+};
 use crate::testing::{
     OLD, after, beats, facts, failure, healthy, id, merge, observation, pod, settings, stored,
     validation, with_facts,

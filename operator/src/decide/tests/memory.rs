@@ -5,13 +5,13 @@ use super::{condition, plan, size, state};
 use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
-use crate::decide::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
-    Remembered, SchemaState, Sessions, StoredLicense,
-};
 use crate::decide::plan::Plan;
 use crate::decide::scale::Size;
 use crate::kubernetes::Kind;
+use crate::observation::{
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
+    Remembered, SchemaState, Sessions, StoredLicense,
+};
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
@@ -592,7 +592,7 @@ fn a_replica_on_a_silent_node_is_not_foreign_because_its_id_is_unknown() {
         state(&plan, ConditionType::ReplicasHealthy).1 == Reason::ForeignReplica
     };
     assert!(foreign(&seen));
-    seen.pods[2].trouble = Some(crate::decide::observation::PodTrouble::NodeSilent(
+    seen.pods[2].trouble = Some(crate::observation::PodTrouble::NodeSilent(
         "node-2 no longer reports".to_owned(),
     ));
     assert!(!foreign(&seen));

@@ -2,7 +2,7 @@
 
 use crate::api::status::BytebaseClusterStatus;
 use crate::decide::decide;
-use crate::decide::observation::DatabaseView;
+use crate::observation::DatabaseView;
 use crate::report;
 use crate::testing::{cluster, facts, no_license, now, references, settings};
 use crate::validate::{Fetched, validate};

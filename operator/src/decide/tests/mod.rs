@@ -15,8 +15,8 @@ mod totality;
 use super::decide;
 use super::plan::{ConditionDraft, Plan, Report};
 use crate::api::{ConditionType, Reason};
-use crate::decide::observation::Observation;
 use crate::kubernetes::Kind;
+use crate::observation::Observation;
 use crate::testing;
 use serde_json::Value;
 

@@ -4,11 +4,11 @@ use super::{condition, plan, size, state};
 use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
-use crate::decide::observation::{
+use crate::decide::plan::Plan;
+use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, PodTrouble,
     RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
 };
-use crate::decide::plan::Plan;
 use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -4,8 +4,8 @@
 use super::size;
 use crate::api::ConditionType;
 use crate::decide::decide;
-use crate::decide::observation::{DatabaseView, Heartbeat, Observation};
 use crate::decide::plan::Plan;
+use crate::observation::{DatabaseView, Heartbeat, Observation};
 use crate::testing::{
     NEW, OLD, after, beats, facts, observation, pod, settings, stored, validation,
 };

@@ -4,13 +4,13 @@ use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, LicenseStatus, R
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
-use crate::decide::observation::{
+use crate::kubernetes::Kind;
+use crate::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
     Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure, Refusal,
     RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState, Sessions,
     StatefulSetView, StoredLicense,
 };
-use crate::kubernetes::Kind;
 use crate::report;
 use crate::testing::{
     ADMIN_PASSWORD, PASSWORD, called, forged, id, now, settings, token, validation,

@@ -7,7 +7,7 @@
 
 use super::Login;
 use crate::contract::pg_url::{HostPort, PgUrl};
-use crate::decide::observation::{FailureClass, FailureReason, ProbeFailure};
+use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgDatabaseError;
 use std::error::Error as StdError;

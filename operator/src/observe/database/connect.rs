@@ -4,7 +4,7 @@
 use super::Target;
 use super::classify::{self, Phase, Place};
 use crate::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
-use crate::decide::observation::{FailureClass, FailureReason, ProbeFailure};
+use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Row};

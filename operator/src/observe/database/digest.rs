@@ -3,7 +3,7 @@
 //! Ages are left out: a cluster that only goes on beating must not wake anybody.
 
 use crate::decide::health::Freshness;
-use crate::decide::observation::{
+use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, ProbeFailure, RunningTasks,
     SchemaState, Sessions, StoredLicense,
 };
@@ -151,7 +151,7 @@ fn license_digest(license: &StoredLicense) -> [u8; 32] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::decide::observation::{Heartbeat, RunningTasks};
+    use crate::observation::{Heartbeat, RunningTasks};
     use secrecy::SecretString;
     use std::time::Duration;
 

@@ -15,7 +15,7 @@ pub mod probe;
 pub mod queries;
 
 use crate::contract::pg_url::PgUrl;
-use crate::decide::observation::DatabaseFacts;
+use crate::observation::DatabaseFacts;
 
 /// Where a probe connects and as whom.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub enum Login {
     Bytebase,
     /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
     /// Bytebase, so every failure is
-    /// [`FailureClass::Unknown`](crate::decide::observation::FailureClass::Unknown).
+    /// [`FailureClass::Unknown`](crate::observation::FailureClass::Unknown).
     Monitor(monitor::Watched),
 }
 

@@ -3,7 +3,7 @@
 
 use super::connect;
 use crate::contract::pg_url::PgUrl;
-use crate::decide::observation::{DatabaseFacts, SchemaState};
+use crate::observation::{DatabaseFacts, SchemaState};
 use std::fmt;
 
 /// What `PG_URL` says that a monitoring login must know.

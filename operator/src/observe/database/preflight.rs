@@ -9,7 +9,7 @@ use super::classify::Place;
 use super::connect;
 use super::queries::{self, Failed, SessionFacts};
 use crate::contract::pg_url::HostPort;
-use crate::decide::observation::ProbeFailure;
+use crate::observation::ProbeFailure;
 use sqlx::postgres::PgConnection;
 use std::net::SocketAddr;
 use std::time::Duration;

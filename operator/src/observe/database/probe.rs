@@ -11,10 +11,8 @@ use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Login, Target, preflight};
 use crate::decide::health::Freshness;
-use crate::decide::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure,
-};
 use crate::decide::plan::Reading;
+use crate::observation::{DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnection;

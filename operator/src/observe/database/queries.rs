@@ -13,7 +13,7 @@ use super::classify::{self, Phase, Place};
 use super::connect;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
-use crate::decide::observation::{
+use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
 };

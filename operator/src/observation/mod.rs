@@ -1,4 +1,5 @@
-//! What the decision rests on: everything seen of one cluster at one moment, as plain values.
+//! What `observe` produces and `decide` rests on: everything seen of one cluster at one moment, as
+//! plain values. It stands below both, so that neither knows the other.
 
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LicenseStatus, RolloutWait};
@@ -173,7 +174,7 @@ pub struct DatabaseFacts {
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,
     /// Who else is connected. `None`: not looked at in this reading (see
-    /// [`Reading`](super::plan::Reading)).
+    /// [`Reading`](crate::decide::plan::Reading)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Fact<Vec<RunningTasks>>,
