@@ -12,13 +12,13 @@ mod postgres;
 
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
-use bytebase_operator::decide::plan::Reading;
+use bytebase_operator::observation::reading::{Latest, Reading};
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, ProbeFailure,
     SchemaState, StoredLicense,
 };
 use bytebase_operator::observe::database::monitor::Watched;
-use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Latest, Probes};
+use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Probes};
 use bytebase_operator::observe::database::{Login, Target};
 use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};

@@ -1,6 +1,7 @@
 //! Which pod is which heartbeat.
 
 use crate::api::status::HeartbeatState;
+use crate::observation::heartbeat::{DEAD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Heartbeat, Observation, PodRefusal, PodTrouble, PodView,
 };
@@ -9,50 +10,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Bytebase counts a replica as active while its beat is at most this old.
-pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
-/// Bytebase gives a replica's tasks up at this age of its last beat.
-pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Rows of ended processes are normal for their 30 s tail; what still beats after this long is
 /// somebody else's.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
 /// A pod that is refused for less than this is often made at the next try.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
-/// Bytebase beats this often.
-pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How old a heartbeat is, as far as it matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Freshness {
-    /// Within [`ACTIVE_WINDOW`]: active.
-    Fresh,
-    /// Not active any more, and the owner of its tasks still.
-    Stale,
-    /// Beyond [`DEAD_AFTER`].
-    Gone,
-}
-
-impl Freshness {
-    /// Of a heartbeat of this age.
-    pub fn of(age: Duration) -> Self {
-        if age <= ACTIVE_WINDOW {
-            Self::Fresh
-        } else if age <= DEAD_AFTER {
-            Self::Stale
-        } else {
-            Self::Gone
-        }
-    }
-
-    /// Time until a heartbeat of this age changes, unless it beats again.
-    pub fn lasts(age: Duration) -> Option<Duration> {
-        match Self::of(age) {
-            Self::Fresh => Some(ACTIVE_WINDOW.saturating_sub(age)),
-            Self::Stale => Some(DEAD_AFTER.saturating_sub(age)),
-            Self::Gone => None,
-        }
-    }
-}
 
 /// One pod with its heartbeat.
 #[derive(Clone, Debug)]
@@ -300,18 +262,5 @@ impl Health<'_> {
         } else {
             replica.pod.ready && !replica.pod.deleting
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn freshness_says_how_long_it_lasts() {
-        let seconds = Duration::from_secs;
-        assert_eq!(Freshness::lasts(seconds(4)), Some(seconds(26)));
-        assert_eq!(Freshness::lasts(seconds(31)), Some(seconds(29)));
-        assert_eq!(Freshness::lasts(seconds(61)), None);
     }
 }

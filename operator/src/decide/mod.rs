@@ -22,6 +22,8 @@ use crate::contract::version::Version;
 use crate::desired::drain::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
+use crate::observation::heartbeat::BEAT_INTERVAL;
+use crate::observation::reading::Reading;
 use crate::observation::{DatabaseView, Fact, Observation, StatefulSetView, StoredLicense};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
@@ -30,7 +32,7 @@ use health::Health;
 use jiff::{SignedDuration, Timestamp};
 use license::LicenseVerdict;
 use maintenance::Stage;
-use plan::{BytebaseCall, BytebaseRequest, Plan, Reading, Report, Wanted};
+use plan::{BytebaseCall, BytebaseRequest, Plan, Report, Wanted};
 use replicas::{Grounds, Target};
 use rollout::{Hold, Rollout, Step, Wait};
 use scale::{Haste, Size};
@@ -41,7 +43,7 @@ use std::time::Duration;
 /// for.
 const BUSY_PROBE: Duration = Duration::from_secs(1);
 /// Probe this often otherwise: as often as replicas beat.
-const QUIET_PROBE: Duration = health::BEAT_INTERVAL;
+const QUIET_PROBE: Duration = BEAT_INTERVAL;
 
 /// Probe this often while a cluster is stopped: its database is somebody else's to work on, and
 /// what becomes of it matters only when the cluster is wanted again.

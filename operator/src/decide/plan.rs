@@ -6,10 +6,10 @@ use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus, Ro
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
+use crate::observation::reading::Reading;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::net::SocketAddr;
-use std::time::Duration;
 use uuid::Uuid;
 
 /// What is to be done.
@@ -36,23 +36,6 @@ pub struct Plan {
     pub reading: Reading,
     /// Fresh heartbeats that belong to no pod now.
     pub unclaimed: Vec<Uuid>,
-}
-
-/// How a database is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// From one reading to the next.
-    pub every: Duration,
-    /// Whether to look at its other sessions too. That costs the server several times as much as
-    /// all the rest, and the more the more sessions it has room for, so it is done only where
-    /// something depends on them.
-    pub sessions: bool,
-    /// Whether to log in again for it. A session that is open stays with the server that its name
-    /// once led to; where what that server is forbids something, the name must be looked up again.
-    pub new_session: bool,
-    /// Whether the session stays open between readings. A database that has a session cannot be
-    /// dropped, renamed or copied, which is what people stop a cluster for.
-    pub keep_session: bool,
 }
 
 /// Whether a call to Bytebase's API is wanted.

@@ -4,12 +4,13 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
 //! operator evicts one, and the controller makes it anew from the current template.
 
-use super::health::{DEAD_AFTER, Health, Replica, process_start};
+use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
 use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
+use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};

@@ -1,6 +1,9 @@
 //! What `observe` produces and `decide` rests on: everything seen of one cluster at one moment, as
 //! plain values. It stands below both, so that neither knows the other.
 
+pub mod heartbeat;
+pub mod reading;
+
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LicenseStatus, RolloutWait};
 use crate::contract::version::Version;
@@ -174,7 +177,7 @@ pub struct DatabaseFacts {
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,
     /// Who else is connected. `None`: not looked at in this reading (see
-    /// [`Reading`](crate::decide::plan::Reading)).
+    /// [`Reading`](reading::Reading)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Fact<Vec<RunningTasks>>,

@@ -1,10 +1,10 @@
 //! Metrics, by their final names. Labels are enums and names of clusters and pods, never text of an
 //! error.
 
-use crate::decide::health::Freshness;
 use crate::kubernetes::Kind;
+use crate::observation::heartbeat::Freshness;
+use crate::observation::reading::Latest;
 use crate::observation::{DatabaseView, FailureReason};
-use crate::observe::database::probe::Latest;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};

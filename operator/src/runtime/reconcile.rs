@@ -16,13 +16,13 @@ use crate::decide::scale::Size;
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
+use crate::observation::reading::Latest;
 use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Observation, PodRefusal, PodView, ProbeFailure,
     RefusedEviction, Remembered,
 };
 use crate::observe::cluster as observe;
 use crate::observe::database::monitor::Watched;
-use crate::observe::database::probe::Latest;
 use crate::observe::database::{Login, Target};
 use crate::observe::pod::LogReader;
 use crate::observe::remembered::remembered;

@@ -2,7 +2,7 @@
 //!
 //! Ages are left out: a cluster that only goes on beating must not wake anybody.
 
-use crate::decide::health::Freshness;
+use crate::observation::heartbeat::Freshness;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, ProbeFailure, RunningTasks,
     SchemaState, Sessions, StoredLicense,

@@ -10,8 +10,8 @@ use super::connect::{self, Dialled};
 use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Login, Target, preflight};
-use crate::decide::health::Freshness;
-use crate::decide::plan::Reading;
+use crate::observation::heartbeat::Freshness;
+use crate::observation::reading::{Latest, Reading};
 use crate::observation::{DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -73,16 +73,6 @@ const CONCURRENT_OPENINGS: usize = 8;
 /// black hole takes seconds but no processor time, so it goes on without its place. A thousand
 /// black holes, each tried again ten seconds after its five, leave places to others.
 const OPENING_PERMIT: Duration = Duration::from_millis(100);
-
-/// What a probe knows at the moment of asking.
-#[derive(Clone, Debug)]
-pub struct Latest {
-    /// The outcome of the latest probe, with ages carried forward to now.
-    pub view: DatabaseView,
-    /// While probes fail: how long ago the last good one was, and its facts with ages carried
-    /// forward to now.
-    pub last_good: Option<(Duration, DatabaseFacts)>,
-}
 
 /// Called after each probe with the reason of its failure, if it failed, and the time it took.
 pub type ProbeObserver = Arc<dyn Fn(Option<FailureReason>, Duration) + Send + Sync>;

@@ -1,0 +1,31 @@
+//! How the metadata database is to be read, and what the latest reading says.
+
+use super::{DatabaseFacts, DatabaseView};
+use std::time::Duration;
+
+/// How a database is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// From one reading to the next.
+    pub every: Duration,
+    /// Whether to look at its other sessions too. That costs the server several times as much as
+    /// all the rest, and the more the more sessions it has room for, so it is done only where
+    /// something depends on them.
+    pub sessions: bool,
+    /// Whether to log in again for it. A session that is open stays with the server that its name
+    /// once led to; where what that server is forbids something, the name must be looked up again.
+    pub new_session: bool,
+    /// Whether the session stays open between readings. A database that has a session cannot be
+    /// dropped, renamed or copied, which is what people stop a cluster for.
+    pub keep_session: bool,
+}
+
+/// What a probe knows at the moment of asking.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// The outcome of the latest probe, with ages carried forward to now.
+    pub view: DatabaseView,
+    /// While probes fail: how long ago the last good one was, and its facts with ages carried
+    /// forward to now.
+    pub last_good: Option<(Duration, DatabaseFacts)>,
+}
