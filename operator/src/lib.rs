@@ -23,6 +23,7 @@ pub mod desired;
 pub mod kubernetes;
 pub mod observation;
 pub mod observe;
+pub mod process;
 mod report;
 pub mod runtime;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Pages written by hand that speak of names in the code.
 
 use bytebase_operator::kubernetes::Kind;
-use bytebase_operator::runtime::metrics::{
+use bytebase_operator::process::metrics::{
     ClusterSample, LiveSample, Metrics, ReconcileOutcome, WriteVerb,
 };
 use std::collections::{BTreeMap, BTreeSet};

@@ -187,6 +187,12 @@ fn modules_of_the_core_point_one_way() {
 #[test]
 fn the_steps_around_the_core_do_not_know_each_other() {
     for (module, forbidden) in [
+        (
+            "process",
+            &[
+                "validate", "desired", "observe", "decide", "apply", "report", "runtime",
+            ][..],
+        ),
         ("observe", &["decide", "apply", "report", "runtime"][..]),
         ("apply", &["observe", "report", "runtime", "validate"][..]),
         ("report", &["observe", "runtime", "validate", "desired"][..]),

@@ -3,9 +3,9 @@
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
 
-use super::context::{Key, name};
 use crate::api::{BytebaseCluster, Reason};
 use crate::observation::{DatabaseIdentity, Remembered};
+use crate::process::queue::{Key, name};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;

@@ -4,9 +4,7 @@ use super::backoff::{self, Backoff};
 use super::caches::Caches;
 use super::calls::Calls;
 use super::claims::Claims;
-use super::lease::Leadership;
-use super::metrics::Metrics;
-use crate::api::{BytebaseCluster, BytebaseClusterStatus};
+use crate::api::BytebaseClusterStatus;
 use crate::apply::event::Publisher;
 use crate::decide::Settings;
 use crate::kubernetes::Kind;
@@ -14,6 +12,9 @@ use crate::kubernetes::error_text::plain;
 use crate::observation::RefusedEviction;
 use crate::observe::database::probe::Probes;
 use crate::observe::pod::{LOG_READS, LogIds};
+use crate::process::lease::Leadership;
+use crate::process::metrics::Metrics;
+use crate::process::queue::{Key, Queue};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -26,9 +27,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
-
-/// Namespace and name of a cluster.
-pub type Key = ObjectRef<BytebaseCluster>;
 
 /// A refused write is tried again at least this often: nothing else tells that what stood in the
 /// way has gone.
@@ -139,18 +137,6 @@ pub struct RecentWrite {
     pub hash: String,
 }
 
-/// Where clusters to look at go.
-#[derive(Clone)]
-pub struct Queue(UnboundedSender<Key>);
-
-impl Queue {
-    /// Has a cluster looked at.
-    pub fn enqueue(&self, key: Key) {
-        // Nobody listens any more at shutdown.
-        let _ = self.0.send(key);
-    }
-}
-
 /// Everything a [`Context`] is made of.
 pub struct Parts {
     /// What `run` was told.
@@ -198,7 +184,7 @@ impl Context {
             calls: Arc::default(),
             metrics,
             leadership,
-            queue: Queue(queue),
+            queue: Queue::new(queue),
             memory: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
             first_pass: Mutex::default(),
@@ -336,15 +322,6 @@ impl Context {
     pub fn succeeded(&self, key: &Key) {
         self.backoff.lock().succeeded(key);
     }
-}
-
-/// `namespace/name`, as logs and messages tell of a cluster.
-pub fn name(key: &Key) -> String {
-    format!(
-        "{}/{}",
-        key.namespace.as_deref().unwrap_or_default(),
-        key.name
-    )
 }
 
 /// Which clusters name which Secret or ConfigMap.

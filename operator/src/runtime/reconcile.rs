@@ -1,9 +1,7 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
 use super::claims::Claimant;
-use super::context::{Context, Key, Memory, RecentWrite, WrittenStatus, name};
-use super::lease::NotLeading;
-use super::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
+use super::context::{Context, Memory, RecentWrite, WrittenStatus};
 use crate::api::spec::MOST_REPLICAS;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
@@ -27,6 +25,9 @@ use crate::observe::database::{Login, Target};
 use crate::observe::pod::LogReader;
 use crate::observe::remembered::remembered;
 use crate::observe::route;
+use crate::process::lease::NotLeading;
+use crate::process::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
+use crate::process::queue::{Key, name};
 use crate::report;
 use crate::validate::{ValidDatabase, Validation, validate, wanted_references};
 use futures::FutureExt as _;

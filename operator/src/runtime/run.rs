@@ -1,9 +1,6 @@
 //! From options to a running operator, and back down.
 
-use super::context::{Context, Key, Options, Parts};
-use super::lease::{self, Contender};
-use super::metrics::{LiveSample, Metrics};
-use super::queue::gather;
+use super::context::{Context, Options, Parts};
 use super::reconcile::{after_failure, reconcile};
 use super::server::{Readiness, Server, ServerError};
 use super::tasks::Essential;
@@ -12,6 +9,9 @@ use crate::apply::bytebase;
 use crate::decide::Settings;
 use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
+use crate::process::lease::{self, Contender};
+use crate::process::metrics::{LiveSample, Metrics};
+use crate::process::queue::{Key, gather};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{self, applier};

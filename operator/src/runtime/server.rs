@@ -5,7 +5,7 @@
 //! no reason to restart the operator, and restarting would take the queue of work with it.
 //! Readiness says what is still missing. A standby is ready: it has done all it can do.
 
-use super::metrics::Metrics;
+use crate::process::metrics::Metrics;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;

@@ -4,7 +4,7 @@
 
 use super::backoff::{self, Backoff};
 use super::caches::{Cache, Cached, ObjectName, Storage};
-use super::context::{Context, Key};
+use super::context::Context;
 use super::server::Missing;
 use super::tasks::Essential;
 use crate::api::BytebaseCluster;
@@ -12,6 +12,7 @@ use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
 use crate::kubernetes::{Guarded, Kind};
 use crate::observe::{pod, pod_events};
+use crate::process::queue::Key;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -1,12 +1,42 @@
 //! The clusters that wait to be reconciled.
 
-use super::context::Key;
+use crate::api::BytebaseCluster;
 use futures::Stream;
+use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+/// Namespace and name of a cluster.
+pub type Key = ObjectRef<BytebaseCluster>;
+
+/// `namespace/name`, as logs and messages tell of a cluster.
+pub fn name(key: &Key) -> String {
+    format!(
+        "{}/{}",
+        key.namespace.as_deref().unwrap_or_default(),
+        key.name
+    )
+}
+
+/// Where clusters to look at go.
+#[derive(Clone)]
+pub struct Queue(UnboundedSender<Key>);
+
+impl Queue {
+    /// A queue into which clusters go by this sender.
+    pub fn new(sender: UnboundedSender<Key>) -> Self {
+        Self(sender)
+    }
+
+    /// Has a cluster looked at.
+    pub fn enqueue(&self, key: Key) {
+        // Nobody listens any more at shutdown.
+        let _ = self.0.send(key);
+    }
+}
 
 /// Each cluster once, however often it was put in: a standby takes none out for weeks.
 #[derive(Default)]
@@ -45,7 +75,6 @@ pub fn gather(mut incoming: UnboundedReceiver<Key>) -> impl Stream<Item = Key> +
 mod tests {
     use super::*;
     use futures::StreamExt as _;
-    use kube::runtime::reflector::ObjectRef;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn key(name: &str) -> Key {
