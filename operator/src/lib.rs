@@ -19,6 +19,7 @@ mod apply;
 pub use bytebase_contract as contract;
 pub mod cli;
 pub mod decide;
+mod dereference;
 pub mod desired;
 pub mod kubernetes;
 pub mod observation;

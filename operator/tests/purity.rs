@@ -190,12 +190,32 @@ fn the_steps_around_the_core_do_not_know_each_other() {
         (
             "process",
             &[
-                "validate", "desired", "observe", "decide", "apply", "report", "runtime",
+                "dereference",
+                "validate",
+                "desired",
+                "observe",
+                "decide",
+                "apply",
+                "report",
+                "runtime",
             ][..],
         ),
-        ("observe", &["decide", "apply", "report", "runtime"][..]),
-        ("apply", &["observe", "report", "runtime", "validate"][..]),
-        ("report", &["observe", "runtime", "validate", "desired"][..]),
+        (
+            "dereference",
+            &["observe", "decide", "desired", "apply", "report", "runtime"],
+        ),
+        (
+            "observe",
+            &["dereference", "decide", "apply", "report", "runtime"][..],
+        ),
+        (
+            "apply",
+            &["dereference", "observe", "report", "runtime", "validate"][..],
+        ),
+        (
+            "report",
+            &["dereference", "observe", "runtime", "validate", "desired"][..],
+        ),
     ] {
         for (path, code) in code(module) {
             for used in uses(&code) {

@@ -1,8 +1,366 @@
-//! Reads of the outside world. Nothing here decides anything.
+//! Reads of the outside world: [`observe`] gathers what the watches, the logs of pods and the probe
+//! of the metadata database show of one cluster. Nothing here decides anything.
 
-pub mod cluster;
+pub mod caches;
+mod claims;
+mod cluster;
 pub mod database;
 pub mod pod;
 pub mod pod_events;
 pub mod remembered;
-pub mod route;
+mod route;
+
+use crate::api::spec::MOST_REPLICAS;
+use crate::api::{BytebaseCluster, BytebaseClusterStatus};
+use crate::desired::ownership::Owner;
+use crate::kubernetes::Kind;
+use crate::observation::reading::Latest;
+use crate::observation::{
+    CallFailure, DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodRefusal,
+    PodView, ProbeFailure, RefusedEviction, Remembered,
+};
+use crate::process::queue::{Key, Queue};
+use crate::validate::{ValidDatabase, Validation};
+use caches::Caches;
+use claims::{Claimant, Claims};
+use database::Target;
+use database::probe::Probes;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::networking::v1::Ingress;
+use kube::{Api, Client, ResourceExt};
+use pod::{LOG_READS, LogIds, LogReader};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+/// What the observations of all clusters share.
+pub struct Sources {
+    /// What the watches have seen.
+    pub caches: Caches,
+    /// Database probes.
+    pub probes: Arc<Probes<Key>>,
+    /// Replica ids out of logs.
+    pub log_ids: LogIds,
+    /// Which cluster uses which database.
+    pub claims: Claims,
+    client: Client,
+    /// Logs that are read at a time, over all clusters.
+    log_reads: Arc<Semaphore>,
+    queue: Queue,
+}
+
+/// What is remembered of a cluster from one observation to the next. Losing it is harmless.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Since when each fresh heartbeat has belonged to no pod.
+    unclaimed_since: BTreeMap<Uuid, Timestamp>,
+}
+
+/// What the operator itself did last to a cluster: no watch shows it, or not yet.
+#[derive(Clone, Debug, Default)]
+pub struct OwnActions {
+    /// The status as last written, which the cache may not show yet.
+    pub status: BytebaseClusterStatus,
+    /// Uid of the pod that was evicted last, while the watch may still show it as before.
+    pub evicted: Option<String>,
+    /// The last eviction, if it has been refused for a while.
+    pub refused_eviction: Option<RefusedEviction>,
+    /// The last call to Bytebase's API, if it failed.
+    pub call_failure: Option<CallFailure>,
+}
+
+/// Gathers everything seen of one cluster, and sees to it that its database is read.
+pub async fn observe(
+    sources: &Sources,
+    key: &Key,
+    cluster: &BytebaseCluster,
+    validation: &Validation,
+    own: OwnActions,
+    memory: &Memory,
+) -> Observation {
+    let subject = Subject {
+        sources,
+        key,
+        cluster,
+        namespace: &cluster.namespace().unwrap_or_default(),
+        name: &cluster.name_any(),
+    };
+    subject.observe(validation, own, memory).await
+}
+
+// === impl Sources ===
+
+impl Sources {
+    /// Sources that have seen nothing yet. Clusters that something new concerns go into `queue`.
+    pub fn new(client: Client, probes: Probes<Key>, queue: Queue) -> Self {
+        Self {
+            caches: Caches::default(),
+            probes: Arc::new(probes),
+            log_ids: LogIds::default(),
+            claims: Claims::default(),
+            client,
+            log_reads: Arc::new(Semaphore::new(LOG_READS)),
+            queue,
+        }
+    }
+
+    /// Whether this very cluster is still there.
+    pub fn is_there(&self, key: &Key, uid: Option<&str>) -> bool {
+        let found = self.caches.clusters.store().get(key);
+        found.is_some_and(|found| found.metadata.uid.as_deref() == uid)
+    }
+
+    /// Gives up the claim of a cluster on its database. Those that were held back by it alone go
+    /// on.
+    pub fn release(&self, uid: &str) {
+        self.queue.enqueue_all(self.claims.forget(uid));
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Takes up which fresh heartbeats belong to no pod now.
+    pub fn note_unclaimed(&mut self, unclaimed: &[Uuid], now: Timestamp) {
+        self.unclaimed_since.retain(|id, _| unclaimed.contains(id));
+        for id in unclaimed {
+            self.unclaimed_since.entry(*id).or_insert(now);
+        }
+    }
+}
+
+/// The cluster that is observed.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    sources: &'a Sources,
+    key: &'a Key,
+    cluster: &'a BytebaseCluster,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Subject<'_> {
+    async fn observe(
+        self,
+        validation: &Validation,
+        own: OwnActions,
+        memory: &Memory,
+    ) -> Observation {
+        let Self {
+            sources,
+            namespace,
+            name,
+            ..
+        } = self;
+        let set = sources
+            .caches
+            .read::<StatefulSet>(Kind::StatefulSet, namespace, name)
+            .filter(|set| self.owns(set));
+        let pods = self.pods(set.as_ref(), &own).await;
+        let now = Timestamp::now();
+        let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
+        // One that is stopped leaves its database to others.
+        let stopped = validation.gate.wanted == 0 && pods.is_empty();
+        let database = self.database(validation.database.as_ref(), stopped, &own.status);
+        let ingress = sources
+            .caches
+            .read::<Ingress>(Kind::Ingress, namespace, name)
+            .filter(|ingress| self.owns(ingress));
+        Observation {
+            now,
+            stateful_set: set.as_ref().map(cluster::stateful_set),
+            pods,
+            ingress_has_address: ingress.map(|ingress| {
+                let balancer = ingress
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.load_balancer.as_ref());
+                balancer
+                    .and_then(|balancer| balancer.ingress.as_ref())
+                    .is_some_and(|addresses| !addresses.is_empty())
+            }),
+            service_exposes: self.service_exposes(),
+            route: sources
+                .caches
+                .get(Kind::HttpRoute, namespace, name)
+                .filter(|route| self.owns(route))
+                .map(|route| route::view(&route)),
+            kinds_not_installed: sources.caches.not_installed(),
+            database: database.view,
+            last_facts: database.last_facts,
+            database_shared_with: database.shared_with,
+            remembered: database.remembered,
+            call_failure: own.call_failure,
+            unclaimed_since: memory.unclaimed_since.clone(),
+            refused_pod,
+            refused_eviction: own.refused_eviction,
+        }
+    }
+
+    /// The pods of the cluster, by ordinal.
+    async fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions) -> Vec<PodView> {
+        let Self {
+            sources,
+            namespace,
+            name,
+            ..
+        } = *self;
+        let set_uid = set.and_then(ResourceExt::uid);
+        // Pods have the names of their ordinals; beyond the largest size there are none.
+        let pods: Vec<_> = (0..=MOST_REPLICAS)
+            .filter_map(|ordinal| {
+                let pods = &sources.caches.pods;
+                pods.get(namespace, &format!("{name}-{ordinal}"))
+            })
+            .filter(|pod| cluster::is_ours(pod, name, set_uid.as_deref()))
+            .collect();
+        sources.log_ids.recall(&pods, &own.status.replica_statuses);
+        let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
+        let reader = self.log_reader();
+        let mut pods = cluster::pods(&sources.log_ids, &reader, &pods, unmounted).await;
+        // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
+        // one would be evicted on a picture of before.
+        let evicted = pods
+            .iter_mut()
+            .find(|pod| Some(&pod.uid) == own.evicted.as_ref());
+        if let Some(pod) = evicted {
+            pod.deleting = true;
+        }
+        pods
+    }
+
+    /// Whether an object is this very cluster's.
+    fn owns(&self, object: &impl ResourceExt) -> bool {
+        let (uid, name) = (self.cluster.metadata.uid.as_deref(), self.name);
+        uid.is_some_and(|uid| Owner { uid, name }.has(object))
+    }
+
+    /// Whether the client Service stands and lets people in by its type.
+    fn service_exposes(&self) -> bool {
+        let caches = &self.sources.caches;
+        let service = caches.read::<Service>(Kind::Service, self.namespace, self.name);
+        let service = service.filter(|service| self.owns(service));
+        let type_ = service.and_then(|service| service.spec?.type_);
+        type_.is_some_and(|type_| type_ != "ClusterIP")
+    }
+
+    fn log_reader(&self) -> LogReader {
+        let queue = self.sources.queue.clone();
+        let key = self.key.clone();
+        LogReader {
+            api: Api::namespaced(self.sources.client.clone(), self.namespace),
+            permits: Arc::clone(&self.sources.log_reads),
+            wake: Arc::new(move || queue.enqueue(key.clone())),
+        }
+    }
+
+    /// Why a pod that should be there could not be made.
+    fn refused_pod(&self, set: &StatefulSet, pods: &[PodView]) -> Option<PodRefusal> {
+        let missing = cluster::missing(set, pods);
+        if missing.is_empty() {
+            return None;
+        }
+        let caches = &self.sources.caches;
+        caches.refusal(self.namespace, &set.name_any(), &set.uid()?, &missing)
+    }
+
+    /// What is known of the database, and which other cluster uses it. `stopped`: no replica is
+    /// wanted, and none is left.
+    fn database(
+        &self,
+        valid: Option<&ValidDatabase>,
+        stopped: bool,
+        status: &BytebaseClusterStatus,
+    ) -> DatabaseKnowledge {
+        let Self { sources, key, .. } = *self;
+        if !stopped {
+            sources.probes.resume(key);
+        }
+        let latest = self.probed(valid);
+        let last_facts = match &latest.view {
+            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
+            _ => latest.last_good,
+        };
+        let endpoint = valid.map(|database| database.replicas.identity_hint());
+        let remembered = remembered::remembered(status, endpoint.as_deref());
+        let shared_with = if stopped {
+            sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
+            None
+        } else {
+            valid.and_then(|database| self.shared_with(database, &latest.view, &remembered))
+        };
+        DatabaseKnowledge {
+            view: latest.view,
+            last_facts,
+            shared_with,
+            remembered,
+        }
+    }
+
+    /// What is known of the database now; sees to it that it is read, if it can be.
+    fn probed(&self, database: Option<&ValidDatabase>) -> Latest {
+        let probes = &self.sources.probes;
+        match database.map(Target::of) {
+            Some(Some(target)) => probes.ensure(self.key, target),
+            // It can no longer be read, and an earlier login must not go on being tried.
+            Some(None) => {
+                probes.remove(self.key);
+                return Latest {
+                    view: DatabaseView::CannotRead,
+                    last_good: None,
+                };
+            }
+            // Nothing new is known: an earlier probe goes on.
+            None => {}
+        }
+        let latest = probes.latest(self.key);
+        if database.is_none() && matches!(latest.view, DatabaseView::NotProbed) {
+            // No reading will come.
+            return Latest {
+                view: DatabaseView::Probed(Err(ProbeFailure {
+                    class: FailureClass::Unknown,
+                    reason: FailureReason::Other,
+                    message: "spec.database, or what it names, cannot be used".to_owned(),
+                })),
+                last_good: None,
+            };
+        }
+        latest
+    }
+
+    /// An older cluster on the same database.
+    fn shared_with(
+        &self,
+        database: &ValidDatabase,
+        view: &DatabaseView,
+        remembered: &Remembered,
+    ) -> Option<String> {
+        let claimant = Claimant::of(self.cluster, self.key);
+        let reading = match view {
+            DatabaseView::Probed(Ok(facts)) => Some(&facts.identity),
+            _ => None,
+        };
+        let endpoint = database.replicas.identity_hint();
+        let claims = &self.sources.claims;
+        let concerned = claims.set(&claimant, &endpoint, reading, remembered);
+        self.sources.queue.enqueue_all(concerned);
+        let other = claims.shared_with(claimant.uid, remembered)?;
+        // The names of one user's objects are nothing for another.
+        let own = self.key.namespace.as_deref().unwrap_or_default();
+        let name = other.strip_prefix(own);
+        let name = name.and_then(|name| name.strip_prefix('/'));
+        Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
+    }
+}
+
+/// What is known of the metadata database of one cluster.
+struct DatabaseKnowledge {
+    view: DatabaseView,
+    last_facts: Option<(Duration, DatabaseFacts)>,
+    shared_with: Option<String>,
+    remembered: Remembered,
+}

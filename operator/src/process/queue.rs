@@ -36,6 +36,13 @@ impl Queue {
         // Nobody listens any more at shutdown.
         let _ = self.0.send(key);
     }
+
+    /// Has several clusters looked at.
+    pub fn enqueue_all(&self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            self.enqueue(key);
+        }
+    }
 }
 
 /// Each cluster once, however often it was put in: a standby takes none out for weeks.

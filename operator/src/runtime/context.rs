@@ -1,17 +1,16 @@
 //! What every reconcile shares.
 
 use super::backoff::{self, Backoff};
-use super::caches::Caches;
 use super::calls::Calls;
-use super::claims::Claims;
 use crate::api::BytebaseClusterStatus;
 use crate::apply::event::Publisher;
 use crate::decide::Settings;
+use crate::dereference::ReferenceIndex;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
 use crate::observation::RefusedEviction;
 use crate::observe::database::probe::Probes;
-use crate::observe::pod::{LOG_READS, LogIds};
+use crate::observe::{self, Sources};
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, Queue};
@@ -21,12 +20,10 @@ use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use uuid::Uuid;
 
 /// A refused write is tried again at least this often: nothing else tells that what stood in the
 /// way has gone.
@@ -54,18 +51,10 @@ pub struct Context {
     pub client: Client,
     /// Client for Bytebase's API.
     pub http: reqwest::Client,
-    /// What the watches have seen.
-    pub caches: Caches,
+    /// What observations rest on.
+    pub sources: Sources,
     /// Which clusters name which Secret or ConfigMap.
     pub references: ReferenceIndex,
-    /// Database probes.
-    pub probes: Arc<Probes<Key>>,
-    /// Replica ids out of logs.
-    pub log_ids: LogIds,
-    /// Logs that are read at a time, over all clusters.
-    pub log_reads: Arc<Semaphore>,
-    /// Which cluster uses which database.
-    pub claims: Claims,
     /// Calls to Bytebase's API.
     pub calls: Arc<Calls>,
     /// Metrics.
@@ -84,8 +73,8 @@ pub struct Context {
 pub struct Memory {
     /// Uid of the cluster that this is remembered of: one made again under its name is another.
     pub uid: Option<String>,
-    /// Since when each fresh heartbeat has belonged to no pod.
-    pub unclaimed_since: BTreeMap<Uuid, Timestamp>,
+    /// What the observations remember.
+    pub observe: observe::Memory,
     /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
     pub refused_eviction: Option<(RefusedEviction, u32)>,
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
@@ -170,21 +159,18 @@ impl Context {
             leadership,
             queue,
         } = parts;
+        let queue = Queue::new(queue);
         Self {
             options,
             settings,
-            client,
             http,
-            caches: Caches::default(),
+            sources: Sources::new(client.clone(), probes, queue.clone()),
+            client,
             references: ReferenceIndex::default(),
-            probes: Arc::new(probes),
-            log_ids: LogIds::default(),
-            log_reads: Arc::new(Semaphore::new(LOG_READS)),
-            claims: Claims::default(),
             calls: Arc::default(),
             metrics,
             leadership,
-            queue: Queue::new(queue),
+            queue,
             memory: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
             first_pass: Mutex::default(),
@@ -226,31 +212,16 @@ impl Context {
     pub fn forget(&self, key: &Key, uid: Option<&str>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         self.passed(key);
-        self.probes.remove(key);
+        self.sources.probes.remove(key);
         self.references.forget(key);
         self.calls.forget(key);
         self.metrics.forget(namespace, &key.name);
         self.backoff.lock().forget(key);
         let memory = self.memory.lock().remove(key);
         let remembered = memory.and_then(|memory| memory.uid);
-        // Those that were held back by it alone go on.
         for uid in [uid, remembered.as_deref()].into_iter().flatten() {
-            self.wake(self.claims.forget(uid));
+            self.sources.release(uid);
         }
-    }
-
-    /// Has several clusters looked at.
-    pub fn wake(&self, keys: impl IntoIterator<Item = Key>) {
-        for key in keys {
-            self.enqueue(key);
-        }
-    }
-
-    /// Whether this very cluster is still there. A reconcile that outlives it would leave behind
-    /// what it has learnt.
-    pub fn is_there(&self, key: &Key, uid: Option<&str>) -> bool {
-        let found = self.caches.clusters.store().get(key);
-        found.is_some_and(|found| found.metadata.uid.as_deref() == uid)
     }
 
     /// What is remembered of a cluster.
@@ -281,15 +252,15 @@ impl Context {
     /// Holds the databases back until every cluster has been looked at once: a login costs far more
     /// than a look, and what was edited while nobody led must not wait for a thousand of them.
     pub fn begin_first_pass(&self) {
-        let clusters = self.caches.clusters.store().state();
+        let clusters = self.sources.caches.clusters.store().state();
         if clusters.is_empty() {
             return;
         }
         // Before the first database is asked: who had it before has it still.
         for cluster in &clusters {
-            self.claims.learn(cluster);
+            self.sources.claims.learn(cluster);
         }
-        self.probes.hold();
+        self.sources.probes.hold();
         *self.first_pass.lock() = clusters
             .iter()
             .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
@@ -300,7 +271,7 @@ impl Context {
     pub fn passed(&self, key: &Key) {
         let mut waiting = self.first_pass.lock();
         if waiting.remove(key) && waiting.is_empty() {
-            self.probes.admit();
+            self.sources.probes.admit();
         }
     }
 
@@ -309,7 +280,7 @@ impl Context {
         let mut waiting = self.first_pass.lock();
         if !waiting.is_empty() {
             waiting.clear();
-            self.probes.admit();
+            self.sources.probes.admit();
         }
     }
 
@@ -321,78 +292,6 @@ impl Context {
     /// Ends the back-off.
     pub fn succeeded(&self, key: &Key) {
         self.backoff.lock().succeeded(key);
-    }
-}
-
-/// Which clusters name which Secret or ConfigMap.
-#[derive(Default)]
-pub struct ReferenceIndex(Mutex<Index>);
-
-#[derive(Default)]
-struct Index {
-    clusters: HashMap<Reference, HashSet<Key>>,
-    references: HashMap<Key, HashSet<Reference>>,
-}
-
-/// Whether it is a Secret (else a ConfigMap), namespace, and name.
-type Reference = (bool, String, String);
-
-impl ReferenceIndex {
-    /// The Secrets and ConfigMaps a cluster names now.
-    pub fn set(&self, key: &Key, secrets: &BTreeSet<String>, config_maps: &BTreeSet<String>) {
-        let namespace = key.namespace.clone().unwrap_or_default();
-        let named = |secret: bool, names: &BTreeSet<String>| {
-            names
-                .iter()
-                .map(|name| (secret, namespace.clone(), name.clone()))
-                .collect::<Vec<_>>()
-        };
-        let references: HashSet<_> = named(true, secrets)
-            .into_iter()
-            .chain(named(false, config_maps))
-            .collect();
-        let mut index = self.0.lock();
-        if index.references.get(key) == Some(&references) {
-            return;
-        }
-        index.remove(key);
-        for reference in &references {
-            index
-                .clusters
-                .entry(reference.clone())
-                .or_default()
-                .insert(key.clone());
-        }
-        index.references.insert(key.clone(), references);
-    }
-
-    /// Clusters that name this object.
-    pub fn of(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Key> {
-        let reference = (kind == Kind::Secret, namespace.to_owned(), name.to_owned());
-        self.0
-            .lock()
-            .clusters
-            .get(&reference)
-            .map(|keys| keys.iter().cloned().collect())
-            .unwrap_or_default()
-    }
-
-    /// Forgets a cluster.
-    pub fn forget(&self, key: &Key) {
-        self.0.lock().remove(key);
-    }
-}
-
-impl Index {
-    fn remove(&mut self, key: &Key) {
-        for reference in self.references.remove(key).unwrap_or_default() {
-            if let Some(keys) = self.clusters.get_mut(&reference) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.clusters.remove(&reference);
-                }
-            }
-        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! Wiring: watches, the reconcile, time-outs, shutdown.
 
 pub mod backoff;
-pub mod caches;
 pub mod calls;
-pub mod claims;
 pub mod context;
 pub mod logging;
 pub mod reconcile;

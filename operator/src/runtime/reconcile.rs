@@ -1,8 +1,6 @@
 //! One look at one cluster: observe → validate → decide → apply → report.
 
-use super::claims::Claimant;
 use super::context::{Context, Memory, RecentWrite, WrittenStatus};
-use crate::api::spec::MOST_REPLICAS;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::objects::{Applied, Evicted, Objects, hash};
@@ -11,39 +9,25 @@ use crate::decide::decide;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
 use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
+use crate::dereference::dereference;
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
-use crate::observation::reading::Latest;
-use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodRefusal, PodView, ProbeFailure,
-    RefusedEviction, Remembered,
-};
-use crate::observe::cluster as observe;
-use crate::observe::database::monitor::Watched;
-use crate::observe::database::{Login, Target};
-use crate::observe::pod::LogReader;
-use crate::observe::remembered::remembered;
-use crate::observe::route;
+use crate::observation::{Observation, PodView, RefusedEviction};
+use crate::observe::{OwnActions, observe};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, ErrorClass, ReconcileOutcome, WriteVerb};
 use crate::process::queue::{Key, name};
 use crate::report;
-use crate::validate::{ValidDatabase, Validation, validate, wanted_references};
+use crate::validate::validate;
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::networking::v1::Ingress;
+use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, ResourceExt};
-use secrecy::ExposeSecret as _;
-use sha2::{Digest as _, Sha256};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// Longest one look may take; the slowest call in it ends by itself after 30 s.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -124,7 +108,7 @@ pub async fn reconcile(
     };
     context.metrics.reconciled(outcome, started.elapsed());
     let uid = cluster.metadata.uid.as_deref();
-    if !context.is_there(&key, uid) {
+    if !context.sources.is_there(&key, uid) {
         // It went meanwhile, and what was learnt after that would stay for ever.
         context.forget(&key, uid);
     }
@@ -211,17 +195,27 @@ impl Look<'_> {
         }
         let namespace = cluster.namespace().unwrap_or_default();
         self.can_see(&namespace).await?;
-        let (secrets, config_maps) = wanted_references(&cluster.spec);
-        context.references.set(key, &secrets, &config_maps);
-        let references = observe::references(&context.client, cluster, &namespace).await?;
+        let references = dereference(&context.client, &context.references, key, cluster).await?;
         let key_of_licenses = context.settings.license_key.as_ref();
         let validation = validate(cluster, &references, key_of_licenses, Timestamp::now());
 
         let mut memory = context.recall(key, cluster.metadata.uid.as_deref());
-        let observation = self.observe(&validation, &namespace, &mut memory).await;
+        let own = self.own_actions(&memory);
+        let observation = observe(
+            &context.sources,
+            key,
+            cluster,
+            &validation,
+            own,
+            &memory.observe,
+        );
+        let observation = observation.await;
         let plan = decide(&validation, &observation, &context.settings);
-        context.probes.pace(key, plan.reading);
-        remember_unclaimed(&mut memory, &plan.unclaimed, observation.now);
+        context.sources.probes.pace(key, plan.reading);
+        memory
+            .observe
+            .note_unclaimed(&plan.unclaimed, observation.now);
+        forget_ended(&mut memory, &observation.pods);
 
         context.leadership.check()?;
         let mut outcome = self.carry_out(&plan, &namespace, &mut memory).await?;
@@ -243,127 +237,18 @@ impl Look<'_> {
         ))
     }
 
-    async fn observe(
-        &self,
-        validation: &Validation,
-        namespace: &str,
-        memory: &mut Memory,
-    ) -> Observation {
-        let Self {
-            cluster,
-            context,
-            key,
-        } = *self;
-        let name = cluster.name_any();
-        let set = context
-            .caches
-            .read::<StatefulSet>(Kind::StatefulSet, namespace, &name)
-            .filter(|set| self.owns(set));
-        let set_uid = set.as_ref().and_then(ResourceExt::uid);
-        // Pods have the names of their ordinals; beyond the largest size there are none.
-        let pods: Vec<_> = (0..=MOST_REPLICAS)
-            .filter_map(|ordinal| {
-                context
-                    .caches
-                    .pods
-                    .get(namespace, &format!("{name}-{ordinal}"))
-            })
-            .filter(|pod| observe::is_ours(pod, &name, set_uid.as_deref()))
-            .collect();
-        let status = self.last_status(memory);
-        context.log_ids.recall(&pods, &status.replica_statuses);
-        let unmounted = |pod: &Pod| context.caches.unmounted(namespace, &name, &pod.uid()?);
-        let reader = self.log_reader(namespace);
-        let mut pods = observe::pods(&context.log_ids, &reader, &pods, unmounted).await;
-        // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
-        // one would be evicted on a picture of before.
-        let evicted = pods
-            .iter_mut()
-            .find(|pod| Some(&pod.uid) == memory.evicted.as_ref());
-        match evicted {
-            Some(pod) => pod.deleting = true,
-            None => memory.evicted = None,
-        }
-        let now = Timestamp::now();
-        let refused_pod = set
-            .as_ref()
-            .and_then(|set| self.refused_pod(namespace, set, &pods));
-        // One that is stopped leaves its database to others.
-        let stopped = validation.gate.wanted == 0 && pods.is_empty();
-        if !stopped {
-            context.probes.resume(key);
-        }
-        let latest = self.probed(validation.database.as_ref());
-        let facts = match &latest.view {
-            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
-            _ => latest.last_good,
-        };
-        let endpoint = validation.database.as_ref();
-        let endpoint = endpoint.map(|database| database.replicas.identity_hint());
-        let remembered = remembered(&status, endpoint.as_deref());
-        let database_shared_with = if stopped {
-            let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
-            context.wake(context.claims.forget(uid));
-            None
-        } else {
-            let database = validation.database.as_ref();
-            database.and_then(|database| self.shared_with(database, &latest.view, &remembered))
-        };
-        let ingress = context
-            .caches
-            .read::<Ingress>(Kind::Ingress, namespace, &name)
-            .filter(|ingress| self.owns(ingress));
-        Observation {
-            now,
-            stateful_set: set.as_ref().map(observe::stateful_set),
-            pods,
-            ingress_has_address: ingress.map(|ingress| {
-                let balancer = ingress
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.load_balancer.as_ref());
-                balancer
-                    .and_then(|balancer| balancer.ingress.as_ref())
-                    .is_some_and(|addresses| !addresses.is_empty())
-            }),
-            service_exposes: self.service_exposes(namespace, &name),
-            route: context
-                .caches
-                .get(Kind::HttpRoute, namespace, &name)
-                .filter(|route| self.owns(route))
-                .map(|route| route::view(&route)),
-            kinds_not_installed: context.caches.not_installed(),
-            database: latest.view,
-            last_facts: facts,
-            database_shared_with,
-            remembered,
-            call_failure: context.calls.failure(key),
-            unclaimed_since: memory.unclaimed_since.clone(),
-            refused_pod,
+    /// What this process did last to the cluster.
+    fn own_actions(&self, memory: &Memory) -> OwnActions {
+        OwnActions {
+            status: self.last_status(memory),
+            evicted: memory.evicted.clone(),
             refused_eviction: memory
                 .refused_eviction
                 .as_ref()
                 .filter(|(_, times)| *times >= LASTING_REFUSAL)
                 .map(|(refused, _)| refused.clone()),
+            call_failure: self.context.calls.failure(self.key),
         }
-    }
-
-    /// Whether an object is this very cluster's.
-    fn owns(&self, object: &impl ResourceExt) -> bool {
-        let uid = self.cluster.metadata.uid.as_deref();
-        uid.is_some_and(|uid| {
-            let name = &self.cluster.name_any();
-            Owner { uid, name }.has(object)
-        })
-    }
-
-    /// Whether the client Service stands and lets people in by its type.
-    fn service_exposes(&self, namespace: &str, name: &str) -> bool {
-        let caches = &self.context.caches;
-        let service = caches.read::<Service>(Kind::Service, namespace, name);
-        let service = service.filter(|service| self.owns(service));
-        let type_ = service.and_then(|service| service.spec?.type_);
-        type_.is_some_and(|type_| type_ != "ClusterIP")
     }
 
     /// The status as last written, which the cache may not show yet.
@@ -376,71 +261,6 @@ impl Look<'_> {
         }
     }
 
-    fn log_reader(&self, namespace: &str) -> LogReader {
-        let queue = self.context.queue();
-        let key = self.key.clone();
-        LogReader {
-            api: Api::namespaced(self.context.client.clone(), namespace),
-            permits: Arc::clone(&self.context.log_reads),
-            wake: Arc::new(move || queue.enqueue(key.clone())),
-        }
-    }
-
-    /// What is known of the database now; sees to it that it is read, if it can be.
-    fn probed(&self, database: Option<&ValidDatabase>) -> Latest {
-        let Self { context, key, .. } = *self;
-        match database.map(target) {
-            Some(Some(target)) => context.probes.ensure(key, target),
-            // It can no longer be read, and an earlier login must not go on being tried.
-            Some(None) => {
-                context.probes.remove(key);
-                return Latest {
-                    view: DatabaseView::CannotRead,
-                    last_good: None,
-                };
-            }
-            // Nothing new is known: an earlier probe goes on.
-            None => {}
-        }
-        let latest = context.probes.latest(key);
-        if database.is_none() && matches!(latest.view, DatabaseView::NotProbed) {
-            // No reading will come.
-            return Latest {
-                view: DatabaseView::Probed(Err(ProbeFailure {
-                    class: FailureClass::Unknown,
-                    reason: FailureReason::Other,
-                    message: "spec.database, or what it names, cannot be used".to_owned(),
-                })),
-                last_good: None,
-            };
-        }
-        latest
-    }
-
-    /// An older cluster on the same database.
-    fn shared_with(
-        &self,
-        database: &ValidDatabase,
-        view: &DatabaseView,
-        remembered: &Remembered,
-    ) -> Option<String> {
-        let claimant = Claimant::of(self.cluster, self.key);
-        let reading = match view {
-            DatabaseView::Probed(Ok(facts)) => Some(&facts.identity),
-            _ => None,
-        };
-        let endpoint = database.replicas.identity_hint();
-        let claims = &self.context.claims;
-        let concerned = claims.set(&claimant, &endpoint, reading, remembered);
-        self.context.wake(concerned);
-        let other = claims.shared_with(claimant.uid, remembered)?;
-        // The names of one user's objects are nothing for another.
-        let own = self.key.namespace.as_deref().unwrap_or_default();
-        let name = other.strip_prefix(own);
-        let name = name.and_then(|name| name.strip_prefix('/'));
-        Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
-    }
-
     /// Whether everything is seen that nothing can be decided without. What is not is reported, so
     /// that a status of before does not go on standing for the present.
     async fn can_see(&self, namespace: &str) -> Result<(), Error> {
@@ -449,7 +269,7 @@ impl Look<'_> {
             context,
             key,
         } = *self;
-        let Some(message) = context.caches.unseen(namespace) else {
+        let Some(message) = context.sources.caches.unseen(namespace) else {
             return Ok(());
         };
         context.leadership.check()?;
@@ -463,21 +283,6 @@ impl Look<'_> {
             self.tell(&report::notices(&previous, &status)).await;
         }
         Err(Error::Blind(message))
-    }
-
-    /// Why a pod that should be there could not be made.
-    fn refused_pod(
-        &self,
-        namespace: &str,
-        set: &StatefulSet,
-        pods: &[PodView],
-    ) -> Option<PodRefusal> {
-        let missing = observe::missing(set, pods);
-        if missing.is_empty() {
-            return None;
-        }
-        let caches = &self.context.caches;
-        caches.refusal(namespace, &set.name_any(), &set.uid()?, &missing)
     }
 
     /// Applies, prunes and evicts. One refused object does not keep the others from standing.
@@ -505,7 +310,10 @@ impl Look<'_> {
         let mut pods_need_stands = plan.resize.is_none();
         memory.writes.retain(|_, write| write.at.elapsed() < ECHO);
         for desired in &plan.objects {
-            let cached = context.caches.get(desired.kind, namespace, &desired.name);
+            let cached = context
+                .sources
+                .caches
+                .get(desired.kind, namespace, &desired.name);
             let slot = (desired.kind, desired.name.clone());
             let before = cached.as_ref().and_then(ResourceExt::resource_version);
             let hash = hash(desired);
@@ -556,7 +364,11 @@ impl Look<'_> {
             self.resize(&objects, size, namespace, &mut outcome).await?;
         }
         for kind in &plan.prune {
-            let Some(cached) = context.caches.get(*kind, namespace, &cluster.name_any()) else {
+            let Some(cached) = context
+                .sources
+                .caches
+                .get(*kind, namespace, &cluster.name_any())
+            else {
                 continue;
             };
             context.leadership.check()?;
@@ -590,6 +402,7 @@ impl Look<'_> {
         } = *self;
         let name_of_set = cluster.name_any();
         let Some(cached) = context
+            .sources
             .caches
             .get(Kind::StatefulSet, namespace, &name_of_set)
         else {
@@ -661,7 +474,7 @@ impl Look<'_> {
         };
         context.leadership.check()?;
         let (publisher, queue, key) = (context.publisher(), context.queue(), key.clone());
-        let (cluster, probes) = (cluster.clone(), Arc::clone(&context.probes));
+        let (cluster, probes) = (cluster.clone(), Arc::clone(&context.sources.probes));
         let made = context.calls.make(
             &key.clone(),
             call,
@@ -817,45 +630,14 @@ fn budget_pause(times: u32) -> Duration {
     (FIRST_BUDGET_RETRY * (1 << doublings)).min(LONGEST_BUDGET_RETRY)
 }
 
-fn remember_unclaimed(memory: &mut Memory, unclaimed: &[Uuid], now: Timestamp) {
-    memory
-        .unclaimed_since
-        .retain(|id, _| unclaimed.contains(id));
-    for id in unclaimed {
-        memory.unclaimed_since.entry(*id).or_insert(now);
+/// Forgets an eviction whose pod has gone.
+fn forget_ended(memory: &mut Memory, pods: &[PodView]) {
+    if pods
+        .iter()
+        .all(|pod| Some(&pod.uid) != memory.evicted.as_ref())
+    {
+        memory.evicted = None;
     }
-}
-
-/// Where to probe, and a digest that changes with anything that matters to it. `None`: the operator
-/// can never log in.
-fn target(database: &ValidDatabase) -> Option<Target> {
-    let url = database.operator.as_ref()?;
-    let ca = database
-        .ca
-        .as_ref()
-        .map(|(_, bundle)| bundle.to_pem().into_bytes());
-    let login = if database.monitored {
-        Login::Monitor(Watched::of(&database.replicas, url))
-    } else {
-        Login::Bytebase
-    };
-    let mut digest = Sha256::new();
-    for part in [
-        url.to_uri().expose_secret().as_bytes(),
-        // A monitoring login looks where this one would.
-        database.replicas.to_uri().expose_secret().as_bytes(),
-        ca.as_deref().unwrap_or_default(),
-        format!("{login:?}").as_bytes(),
-    ] {
-        digest.update((part.len() as u64).to_be_bytes());
-        digest.update(part);
-    }
-    Some(Target {
-        url: url.clone(),
-        ca,
-        login,
-        fingerprint: digest.finalize().into(),
-    })
 }
 
 #[cfg(test)]

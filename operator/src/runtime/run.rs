@@ -203,7 +203,7 @@ async fn work(
     let config = controller::Config::default()
         .concurrency(CONCURRENCY)
         .debounce(DEBOUNCE);
-    let store = context.caches.clusters.store();
+    let store = context.sources.caches.clusters.store();
     applier(
         |cluster, context| Box::pin(reconcile(cluster, context)),
         after_failure,
@@ -286,6 +286,7 @@ fn serve_live_values(context: &Arc<Context>, metrics: &Arc<Metrics>) {
     metrics.set_live_source(Box::new(move |namespace, name| {
         let latest = weak
             .upgrade()?
+            .sources
             .probes
             .latest(&ObjectRef::new(name).within(namespace));
         LiveSample::of(&latest)

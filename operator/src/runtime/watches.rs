@@ -3,7 +3,6 @@
 //! cache, and the cluster concerned into the queue.
 
 use super::backoff::{self, Backoff};
-use super::caches::{Cache, Cached, ObjectName, Storage};
 use super::context::Context;
 use super::server::Missing;
 use super::tasks::Essential;
@@ -11,6 +10,7 @@ use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
 use crate::kubernetes::{Guarded, Kind};
+use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
 use futures::StreamExt as _;
@@ -69,7 +69,7 @@ pub fn start(
             Kind::BytebaseCluster,
             watch.api(),
             everything().labels_from(&context.options.cluster_labels.iter().cloned().collect()),
-            &context.caches.clusters,
+            &context.sources.caches.clusters,
             strip,
             key_of_cluster,
         );
@@ -77,11 +77,11 @@ pub fn start(
             Kind::Pod,
             watch.api(),
             ours(),
-            &context.caches.pods,
+            &context.sources.caches.pods,
             pod::trim,
             key_by_label,
         );
-        for (kind, cache) in context.caches.owned() {
+        for (kind, cache) in context.sources.caches.owned() {
             watch.cached(
                 kind,
                 watch.api_of(kind),
@@ -92,8 +92,8 @@ pub fn start(
             );
         }
         for (selector, cache) in [
-            (pod_events::CREATIONS, &context.caches.creations),
-            (pod_events::MOUNTS, &context.caches.mounts),
+            (pod_events::CREATIONS, &context.sources.caches.creations),
+            (pod_events::MOUNTS, &context.sources.caches.mounts),
         ] {
             watch.cached(
                 Kind::Event,
@@ -407,7 +407,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
 
     /// Has every cluster reconciled.
     fn enqueue_all(&self) {
-        for cluster in self.context.caches.clusters.store().state() {
+        for cluster in self.context.sources.caches.clusters.store().state() {
             self.context.enqueue(ObjectRef::from_obj(cluster.as_ref()));
         }
     }
@@ -427,7 +427,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         if is_new && self.kind != Kind::BytebaseCluster {
             // The reading wakes it in any case, and what appears until then is what the last look
             // made.
-            key = key.filter(|key| !self.context.probes.awaits_first(key));
+            key = key.filter(|key| !self.context.sources.probes.awaits_first(key));
         }
         if self.kind == Kind::Event && !is_new {
             // The controller tries again and again, and says the same each time.
@@ -438,7 +438,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
 
     /// One that was made again under its name while the watch was away is another cluster.
     fn cluster_seen(&self, key: &Key, object: &K) {
-        let before = self.context.caches.clusters.store().get(key);
+        let before = self.context.sources.caches.clusters.store().get(key);
         if let Some(before) = before.filter(|before| before.metadata.uid != object.meta().uid) {
             self.context.forget(key, before.metadata.uid.as_deref());
         }
@@ -450,7 +450,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         if self.kind == Kind::Pod
             && let Some(uid) = &uid
         {
-            self.context.log_ids.forget(uid);
+            self.context.sources.log_ids.forget(uid);
         }
         self.cache.remove(object);
         // Only now: a reconcile that is still running sees that the cluster is gone, and forgets

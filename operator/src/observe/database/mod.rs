@@ -16,6 +16,9 @@ pub mod queries;
 
 use crate::contract::pg_url::PgUrl;
 use crate::observation::DatabaseFacts;
+use crate::validate::ValidDatabase;
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
 
 /// Where a probe connects and as whom.
 #[derive(Clone)]
@@ -29,6 +32,39 @@ pub struct Target {
     pub login: Login,
     /// Digest of everything above; a changed one restarts the probe.
     pub fingerprint: [u8; 32],
+}
+
+impl Target {
+    /// The target of a cluster; `None` if the operator can never log in.
+    pub fn of(database: &ValidDatabase) -> Option<Self> {
+        let url = database.operator.as_ref()?;
+        let ca = database
+            .ca
+            .as_ref()
+            .map(|(_, bundle)| bundle.to_pem().into_bytes());
+        let login = if database.monitored {
+            Login::Monitor(monitor::Watched::of(&database.replicas, url))
+        } else {
+            Login::Bytebase
+        };
+        let mut digest = Sha256::new();
+        for part in [
+            url.to_uri().expose_secret().as_bytes(),
+            // A monitoring login looks where this one would.
+            database.replicas.to_uri().expose_secret().as_bytes(),
+            ca.as_deref().unwrap_or_default(),
+            format!("{login:?}").as_bytes(),
+        ] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Some(Self {
+            url: url.clone(),
+            ca,
+            login,
+            fingerprint: digest.finalize().into(),
+        })
+    }
 }
 
 /// Whose login a [`Target`] carries.
