@@ -3,12 +3,12 @@
 use super::FIELD_MANAGER;
 use crate::api::{BytebaseCluster, Reason};
 use crate::kubernetes::error_text::plain;
+use crate::process::lease::Leadership;
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
-use std::sync::Arc;
 
 /// Longest note the API server takes.
 const LONGEST_NOTE: usize = 1024;
@@ -32,14 +32,14 @@ pub struct Publisher {
     /// Name of the process.
     pub instance: String,
     /// An event is a write too: only the leader says what it does.
-    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub leadership: Leadership,
 }
 
 impl Publisher {
     /// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits
     /// for it.
     pub async fn publish(&self, cluster: &BytebaseCluster, notice: &Notice) {
-        if (self.may_write)() {
+        if self.leadership.is_valid() {
             publish(&self.client, cluster, &self.instance, notice).await;
         }
     }

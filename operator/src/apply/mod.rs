@@ -1,13 +1,304 @@
-//! Writes to the API server: apply what differs, prune what is no longer wanted, evict. A failure
-//! is reported, never swallowed.
+//! Writes to the API server: [`apply`] carries out a plan. It applies what differs, prunes what is no
+//! longer wanted, evicts, and has Bytebase's own API called. A failure is reported, never swallowed.
 
 pub mod bytebase;
+mod calls;
 pub mod contains;
 pub mod error;
 pub mod event;
+mod memory;
 pub mod objects;
+mod outcome;
 
+pub use calls::Calls;
 pub use error::{ApplyFailure, FailureKind};
+pub use memory::Memory;
+pub use outcome::Outcome;
+
+use crate::api::{BytebaseCluster, Reason};
+use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
+use crate::decide::rollout::Eviction;
+use crate::decide::scale::Size;
+use crate::desired::ownership::Owner;
+use crate::kubernetes::Kind;
+use crate::observation::Observation;
+use crate::process::lease::{Leadership, NotLeading};
+use crate::process::metrics::{Metrics, WriteVerb};
+use crate::process::queue::{Key, Queue, name};
+use event::{Notice, Publisher};
+use jiff::Timestamp;
+use kube::api::DynamicObject;
+use kube::{Client, ResourceExt};
+use memory::Version;
+use objects::{Applied, Evicted, Objects};
+use outcome::pause_until;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The one field manager of everything this operator writes.
 pub const FIELD_MANAGER: &str = "bytebase-operator";
+
+/// A write that the cache has not echoed after this long is forgotten.
+pub const ECHO: Duration = Duration::from_secs(3);
+
+/// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
+/// the longest: a budget often lags behind the pods for a moment.
+const FIRST_BUDGET_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_BUDGET_RETRY: Duration = Duration::from_secs(5);
+
+/// What the writes of all clusters share.
+pub struct Writer {
+    /// Client of the reconciles. It tries nothing again by itself: each cluster has a back-off of
+    /// its own.
+    pub client: Client,
+    /// Client for Bytebase's API.
+    pub http: reqwest::Client,
+    /// Asked before every write.
+    pub leadership: Leadership,
+    /// Counts every write.
+    pub metrics: Arc<Metrics>,
+    /// Publishes the events of this process.
+    pub publisher: Publisher,
+    /// Calls to Bytebase's API.
+    pub calls: Arc<Calls>,
+    /// Where a cluster goes whose call has ended.
+    pub queue: Queue,
+    /// Asked for an object of a kind, by namespace and name, as the watch last showed it.
+    pub cached: Cached,
+    /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
+    pub call_succeeded: CallSucceeded,
+}
+
+/// Looks an object up: kind, namespace and name.
+pub type Cached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
+
+/// Takes note of a cluster.
+pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;
+
+/// Carries out a plan. One refused object does not keep the others from standing.
+pub async fn apply(
+    writer: &Writer,
+    key: &Key,
+    cluster: &BytebaseCluster,
+    plan: &Plan,
+    observation: &Observation,
+    memory: &mut Memory,
+) -> Result<Outcome, NotLeading> {
+    memory.forget_gone(&observation.pods);
+    memory.forget_old_writes();
+    writer.leadership.check()?;
+    let namespace = &cluster.namespace().unwrap_or_default();
+    let (uid, name) = (&cluster.uid().unwrap_or_default(), &cluster.name_any());
+    let mut pass = Pass {
+        writer,
+        key,
+        cluster,
+        objects: Objects {
+            client: &writer.client,
+            namespace,
+            owner: Owner { uid, name },
+        },
+        memory,
+        outcome: Outcome::new(observation.now, plan.next),
+    };
+    let pods_need_stands = pass.stand(plan).await?;
+    if let Some(size) = plan.resize {
+        pass.resize(size).await?;
+    }
+    pass.prune(&plan.prune).await?;
+    if let Some(eviction) = plan.eviction.as_ref().filter(|_| pods_need_stands) {
+        pass.evict(eviction).await?;
+    }
+    pass.call(&plan.call)?;
+    Ok(pass.outcome)
+}
+
+/// A plan that is being carried out.
+struct Pass<'a> {
+    writer: &'a Writer,
+    key: &'a Key,
+    cluster: &'a BytebaseCluster,
+    objects: Objects<'a>,
+    memory: &'a mut Memory,
+    outcome: Outcome,
+}
+
+impl Pass<'_> {
+    fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
+        (self.writer.cached)(kind, self.objects.namespace, name)
+    }
+
+    /// Counts a write of an object that the cluster owns.
+    fn wrote(&mut self, verb: WriteVerb, kind: Kind) {
+        self.outcome.writes += 1;
+        self.outcome.applied += 1;
+        self.writer.metrics.wrote(verb, kind);
+    }
+
+    /// Makes the objects stand. Returns whether those stand that pods are made from: otherwise one
+    /// might come back from the template that is being left. Whatever else cannot be written holds
+    /// no rollout back.
+    async fn stand(&mut self, plan: &Plan) -> Result<bool, NotLeading> {
+        let mut pods_need_stands = plan.resize.is_none();
+        for desired in &plan.objects {
+            let cached = self.cached(desired.kind, &desired.name);
+            let before = cached.as_ref().and_then(ResourceExt::resource_version);
+            let version = Version::new(desired, before);
+            if self.memory.awaits_echo(&version) {
+                pods_need_stands &= !desired.kind.is_needed_by_pods();
+                self.outcome.requeue_after(ECHO);
+                continue;
+            }
+            if self.memory.is_kept(&version) {
+                continue;
+            }
+            self.writer.leadership.check()?;
+            let applied = self.objects.apply(desired, cached).await;
+            if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
+                pods_need_stands &= !desired.kind.is_needed_by_pods();
+            }
+            match applied {
+                Ok(Applied::Unchanged | Applied::Ending) => {}
+                Ok(Applied::Kept) => self.memory.note_kept(version),
+                Ok(Applied::Written) => {
+                    self.wrote(WriteVerb::Apply, desired.kind);
+                    tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
+                    self.memory.note_written(version);
+                }
+                Err(failure) => self.outcome.failures.push(failure),
+            }
+        }
+        Ok(pods_need_stands)
+    }
+
+    async fn resize(&mut self, size: Size) -> Result<(), NotLeading> {
+        let Some(cached) = self.cached(Kind::StatefulSet, &self.cluster.name_any()) else {
+            return Ok(());
+        };
+        self.writer.leadership.check()?;
+        match self.objects.resize(&cached, size).await {
+            Ok(false) => self.outcome.requeue_after(ECHO),
+            Ok(true) => {
+                self.wrote(WriteVerb::Patch, Kind::StatefulSet);
+                tracing::info!(cluster = %name(self.key), replicas = size.replicas, first_ordinal = size.start, "resized the StatefulSet for the license gate");
+            }
+            Err(failure) => self.outcome.failures.push(failure),
+        }
+        Ok(())
+    }
+
+    async fn prune(&mut self, kinds: &[Kind]) -> Result<(), NotLeading> {
+        for kind in kinds {
+            let Some(cached) = self.cached(*kind, &self.cluster.name_any()) else {
+                continue;
+            };
+            self.writer.leadership.check()?;
+            match self.objects.prune(*kind, &cached).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.wrote(WriteVerb::Delete, *kind);
+                    tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
+                }
+                Err(failure) => self.outcome.failures.push(failure),
+            }
+        }
+        Ok(())
+    }
+
+    async fn evict(&mut self, eviction: &Eviction) -> Result<(), NotLeading> {
+        self.writer.leadership.check()?;
+        match self.objects.evict(eviction).await {
+            Ok(Evicted::Done) => {
+                self.outcome.writes += 1;
+                self.memory.note_evicted(&eviction.uid);
+                self.writer.metrics.wrote(WriteVerb::Evict, Kind::Pod);
+                tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
+                self.outcome.notices.push(Notice {
+                    warning: false,
+                    reason: Reason::RolloutProgressing,
+                    message: format!("evicted {}: {}", eviction.pod, eviction.why),
+                });
+            }
+            // The watch is about to show it.
+            Ok(Evicted::Gone) => self.outcome.requeue_after(ECHO),
+            Ok(Evicted::Refused(why)) => {
+                let times = self.memory.note_refused(&eviction.uid, why);
+                self.outcome.requeue_after(budget_pause(times));
+            }
+            Err(failure) => self.outcome.failures.push(failure),
+        }
+        Ok(())
+    }
+
+    /// Has Bytebase's own API called, beside the reconciles. The end of a call wakes the cluster.
+    fn call(&mut self, wanted: &Wanted) -> Result<(), NotLeading> {
+        let Writer { calls, http, .. } = self.writer;
+        let call = match wanted {
+            Wanted::No => {
+                calls.forget(self.key);
+                return Ok(());
+            }
+            Wanted::NotNow => return Ok(()),
+            Wanted::Call(call) => call.clone(),
+        };
+        self.writer.leadership.check()?;
+        let (publisher, queue) = (self.writer.publisher.clone(), self.writer.queue.clone());
+        let (cluster, key) = (self.cluster.clone(), self.key.clone());
+        let succeeded = Arc::clone(&self.writer.call_succeeded);
+        let made = calls.make(self.key, call, http, move |call, result| async move {
+            match result {
+                Ok(()) => {
+                    let message = done(&call);
+                    tracing::info!(cluster = %name(&key), "{message}");
+                    let reason = Reason::Progressing;
+                    let notice = Notice {
+                        warning: false,
+                        reason,
+                        message,
+                    };
+                    publisher.publish(&cluster, &notice).await;
+                    succeeded(&key);
+                }
+                Err(error) => {
+                    tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
+                }
+            }
+            queue.enqueue(key);
+        });
+        if let Err(not_before) = made
+            && not_before != Timestamp::MAX
+        {
+            self.outcome
+                .requeue_after(pause_until(not_before, Timestamp::now()));
+        }
+        Ok(())
+    }
+}
+
+/// What a call to Bytebase's API brought about.
+fn done(call: &BytebaseCall) -> String {
+    match &call.request {
+        BytebaseRequest::CreateFirstAdmin { email, .. } => {
+            format!("made {email} the first admin")
+        }
+        BytebaseRequest::InstallLicense { .. } => {
+            "installed the license from the Secret".to_owned()
+        }
+    }
+}
+
+fn budget_pause(times: u32) -> Duration {
+    let doublings = times.saturating_sub(1).min(8);
+    (FIRST_BUDGET_RETRY * (1 << doublings)).min(LONGEST_BUDGET_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_asked_again_soon_and_then_seldom() {
+        let pauses = [1, 2, 5, 6, u32::MAX].map(|times| budget_pause(times).as_millis());
+        assert_eq!(pauses, [250, 500, 4000, 5000, 5000]);
+    }
+}

@@ -40,7 +40,7 @@ use uuid::Uuid;
 /// What the observations of all clusters share.
 pub struct Sources {
     /// What the watches have seen.
-    pub caches: Caches,
+    pub caches: Arc<Caches>,
     /// Database probes.
     pub probes: Arc<Probes<Key>>,
     /// Replica ids out of logs.
@@ -98,7 +98,7 @@ impl Sources {
     /// Sources that have seen nothing yet. Clusters that something new concerns go into `queue`.
     pub fn new(client: Client, probes: Probes<Key>, queue: Queue) -> Self {
         Self {
-            caches: Caches::default(),
+            caches: Arc::default(),
             probes: Arc::new(probes),
             log_ids: LogIds::default(),
             claims: Claims::default(),

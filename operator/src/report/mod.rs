@@ -1,22 +1,162 @@
-//! From what was decided and what came of it to `status` and events. Pure but for [`write`].
+//! From what was decided and what came of it to status and events: [`report`] writes the status,
+//! [`publish`] the events. The rest is pure.
 
+mod memory;
 #[cfg(test)]
 mod tests;
+
+pub use memory::Memory;
 
 use crate::api::status::{Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
-use crate::apply::{ApplyFailure, FIELD_MANAGER, FailureKind};
-use crate::decide::plan::{ConditionDraft, Report};
-use crate::kubernetes::Guarded;
+use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
+use crate::decide::plan::{ConditionDraft, Plan, Report};
+use crate::kubernetes::{Guarded, Kind};
+use crate::observation::Observation;
+use crate::process::lease::NotLeading;
+use crate::process::metrics::{ClusterSample, WriteVerb};
+use crate::process::queue::{Key, name};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use memory::WrittenStatus;
 use serde_json::json;
 
 /// Longest message the schema of a condition takes.
 const LONGEST_MESSAGE: usize = 32_768;
+
+/// Why nothing could be reported.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else leads now.
+    #[error("this process no longer leads")]
+    NotLeading(#[from] NotLeading),
+    /// The status could not be written.
+    #[error("the status could not be written: {0}")]
+    Status(#[source] kube::Error),
+}
+
+/// Writes the status if it differs, and adds to `outcome` what is to be published.
+pub async fn report(
+    writer: &Writer,
+    key: &Key,
+    cluster: &BytebaseCluster,
+    plan: Plan,
+    observation: &Observation,
+    outcome: &mut Outcome,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    let before = cluster.resource_version();
+    let previous = memory.last_status(cluster);
+    memory.forget_echoed(cluster);
+    if plan.unsettled && outcome.failures.is_empty() {
+        return Ok(());
+    }
+    // What was decided was decided on objects that are not the same any more. Once: status must
+    // come in any case.
+    memory.status_due = outcome.applied > 0 && outcome.failures.is_empty() && !memory.status_due;
+    if memory.status_due {
+        outcome.requeue_after(ECHO);
+        return Ok(());
+    }
+    mark_lasting(
+        &mut outcome.failures,
+        &previous,
+        &mut memory.failing_since,
+        observation.now,
+    );
+    let status = status(
+        &previous,
+        plan.report,
+        &outcome.failures,
+        cluster.metadata.generation,
+        observation.now,
+    );
+    let sample = sample(cluster, &status, observation);
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    writer.metrics.set_cluster(namespace, &key.name, sample);
+    if status != previous {
+        writer.leadership.check()?;
+        let after = write(&writer.client, cluster, &status).await;
+        let after = after.map_err(Error::Status)?;
+        writer
+            .metrics
+            .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
+        outcome.writes += 1;
+        outcome.notices.extend(notices(&previous, &status));
+        memory.written = Some(WrittenStatus {
+            before,
+            after,
+            status,
+        });
+    }
+    Ok(())
+}
+
+/// Reports that the operator cannot see the objects of a cluster, so that a status of before does
+/// not go on standing for the present.
+pub async fn report_unseen(
+    writer: &Writer,
+    key: &Key,
+    cluster: &BytebaseCluster,
+    message: &str,
+    memory: &Memory,
+) -> Result<(), Error> {
+    writer.leadership.check()?;
+    let previous = memory.last_status(cluster);
+    let status = unseen(&previous, message, Timestamp::now());
+    if status != previous {
+        let written = write(&writer.client, cluster, &status).await;
+        written.map_err(Error::Status)?;
+        publish(writer, key, cluster, &notices(&previous, &status)).await;
+    }
+    Ok(())
+}
+
+/// Logs and publishes what people should be told.
+pub async fn publish(writer: &Writer, key: &Key, cluster: &BytebaseCluster, notices: &[Notice]) {
+    for notice in notices {
+        tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
+        writer.publisher.publish(cluster, notice).await;
+    }
+}
+
+/// What the metrics show of a cluster.
+fn sample(
+    cluster: &BytebaseCluster,
+    status: &BytebaseClusterStatus,
+    observation: &Observation,
+) -> ClusterSample {
+    let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    let conditions = status.conditions.iter().filter_map(|condition| {
+        let type_: ConditionType = condition.type_.parse().ok()?;
+        let status = match condition.status.as_str() {
+            "True" => "True",
+            "False" => "False",
+            _ => "Unknown",
+        };
+        Some((type_.into(), status))
+    });
+    let expiry = status
+        .license
+        .as_ref()
+        .and_then(|license| license.expiration_time.as_ref());
+    ClusterSample {
+        wanted: count(cluster.spec.replicas),
+        target: count(status.target_replicas.unwrap_or(0)),
+        ready: count(status.ready_replicas),
+        queue_held: status.queue_hold.is_some(),
+        license_expiry: expiry.map(|time| time.0.as_second()),
+        pods: observation
+            .pods
+            .iter()
+            .map(|pod| (pod.name.clone(), pod.replica_id))
+            .collect(),
+        conditions: conditions.collect(),
+    }
+}
 
 /// The new status. Times move only with what they speak of.
 pub fn status(
@@ -82,7 +222,7 @@ pub fn status(
 
 /// The status of a cluster whose objects the operator cannot see: what was reported before is not
 /// known to hold any more, and nothing was decided on the spec of now.
-pub fn unseen(
+fn unseen(
     previous: &BytebaseClusterStatus,
     message: &str,
     now: Timestamp,
@@ -158,7 +298,7 @@ const FAILING: SignedDuration = SignedDuration::from_secs(30);
 
 /// Marks failures that were to pass and have not. `since`: since when there have been some, as far as
 /// this process knows; another process may have reported them before.
-pub fn mark_lasting(
+fn mark_lasting(
     failures: &mut [ApplyFailure],
     previous: &BytebaseClusterStatus,
     since: &mut Option<Timestamp>,
@@ -351,7 +491,7 @@ fn is_warning(type_: ConditionType, status: &str) -> bool {
 
 /// Writes status by server-side apply, so that fields that are gone go. Returns the
 /// `resourceVersion` of the cluster with it.
-pub async fn write(
+async fn write(
     client: &Client,
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,

@@ -1,7 +1,6 @@
 //! Wiring: watches, the reconcile, time-outs, shutdown.
 
 pub mod backoff;
-pub mod calls;
 pub mod context;
 pub mod logging;
 pub mod reconcile;

@@ -1,7 +1,7 @@
 //! Calls to Bytebase's own API, each a task beside the reconciles: a replica that does not answer
 //! holds no slot of theirs. A call that ended wakes its cluster.
 
-use crate::apply::bytebase::{self, CallError};
+use super::bytebase::{self, CallError};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest};
 use crate::observation::CallFailure;
 use crate::process::queue::Key;

@@ -1,0 +1,132 @@
+//! What `apply` remembers of a cluster.
+
+use super::ECHO;
+use super::objects::hash;
+use crate::desired::DesiredObject;
+use crate::kubernetes::Kind;
+use crate::observation::{PodView, RefusedEviction};
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// After so many refusals in a row, some eight seconds, it is told.
+const LASTING_REFUSAL: u32 = 6;
+
+/// What is remembered of a cluster from one plan to the next. Losing it is harmless.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
+    refused_eviction: Option<(RefusedEviction, u32)>,
+    /// Uid of the pod that was evicted last, while the watch may still show it as before.
+    evicted: Option<String>,
+    /// Objects that differ from what is wanted in form only: `resourceVersion` and hash with which
+    /// the API server took them and changed nothing.
+    kept: HashMap<Slot, (Option<String>, String)>,
+    /// Objects as last written, likewise.
+    writes: HashMap<Slot, RecentWrite>,
+}
+
+/// Kind and name of an object.
+type Slot = (Kind, String);
+
+/// A write whose echo the cache may not have seen.
+#[derive(Clone, Debug)]
+struct RecentWrite {
+    at: Instant,
+    /// `resourceVersion` in the cache before it; `None` if it was not there.
+    before: Option<String>,
+    /// Hash of what was written; the objects of a thousand clusters are too much to remember.
+    hash: String,
+}
+
+/// An object that is to stand, and the version of it that the cache shows.
+pub(super) struct Version {
+    slot: Slot,
+    before: Option<String>,
+    hash: String,
+}
+
+impl Version {
+    /// Of a desired object. `before`: `resourceVersion` in the cache; `None` if it is not there.
+    pub(super) fn new(desired: &DesiredObject, before: Option<String>) -> Self {
+        Self {
+            slot: (desired.kind, desired.name.clone()),
+            before,
+            hash: hash(desired),
+        }
+    }
+}
+
+impl Memory {
+    /// Uid of the pod that was evicted last, while the watch may still show it as before.
+    pub fn evicted(&self) -> Option<String> {
+        self.evicted.clone()
+    }
+
+    /// The last eviction, if it has been refused for a while.
+    pub fn refused_eviction(&self) -> Option<RefusedEviction> {
+        self.refused_eviction
+            .as_ref()
+            .filter(|(_, times)| *times >= LASTING_REFUSAL)
+            .map(|(refused, _)| refused.clone())
+    }
+
+    /// Forgets an eviction whose pod has gone.
+    pub(super) fn forget_gone(&mut self, pods: &[PodView]) {
+        let is_there = pods
+            .iter()
+            .any(|pod| Some(&pod.uid) == self.evicted.as_ref());
+        if !is_there {
+            self.evicted = None;
+        }
+    }
+
+    /// Forgets writes whose echo is not to be waited for any longer.
+    pub(super) fn forget_old_writes(&mut self) {
+        self.writes.retain(|_, write| write.at.elapsed() < ECHO);
+    }
+
+    /// Whether this was written a moment ago, and the watch has not shown it yet.
+    pub(super) fn awaits_echo(&self, version: &Version) -> bool {
+        self.writes
+            .get(&version.slot)
+            .is_some_and(|write| write.before == version.before && write.hash == version.hash)
+    }
+
+    /// Whether the API server holds this in a form of its own: it was asked, and changed nothing.
+    pub(super) fn is_kept(&self, version: &Version) -> bool {
+        version.before.is_some()
+            && self
+                .kept
+                .get(&version.slot)
+                .is_some_and(|(before, hash)| (before, hash) == (&version.before, &version.hash))
+    }
+
+    /// Notes that the API server was asked for this, and changed nothing.
+    pub(super) fn note_kept(&mut self, version: Version) {
+        let Version { slot, before, hash } = version;
+        self.kept.insert(slot, (before, hash));
+    }
+
+    /// Notes that this was written.
+    pub(super) fn note_written(&mut self, version: Version) {
+        let Version { slot, before, hash } = version;
+        let at = Instant::now();
+        self.writes.insert(slot, RecentWrite { at, before, hash });
+    }
+
+    /// Notes an eviction.
+    pub(super) fn note_evicted(&mut self, uid: &str) {
+        self.refused_eviction = None;
+        self.evicted = Some(uid.to_owned());
+    }
+
+    /// Notes an eviction that a PodDisruptionBudget refused, and returns how often in a row.
+    pub(super) fn note_refused(&mut self, uid: &str, why: String) -> u32 {
+        let before = self.refused_eviction.take();
+        let before = before.filter(|(refused, _)| refused.uid == uid);
+        let times = before.map_or(0, |(_, times)| times) + 1;
+        let uid = uid.to_owned();
+        self.refused_eviction = Some((RefusedEviction { uid, why }, times));
+        times
+    }
+}

@@ -1,0 +1,86 @@
+//! What came of a plan.
+
+use super::ApplyFailure;
+use super::event::Notice;
+use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+/// No requeue comes sooner, so that a clock that stands still makes no loop of it.
+const SHORTEST_REQUEUE: Duration = Duration::from_millis(100);
+
+/// What came of a plan.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Writes of whatever kind.
+    pub writes: usize,
+    /// Writes of objects that the cluster owns.
+    pub applied: usize,
+    /// Writes that did not come off.
+    pub failures: Vec<ApplyFailure>,
+    /// What is to be published.
+    pub notices: Vec<Notice>,
+    /// The moment of the observation, from which requeues count.
+    now: Timestamp,
+    /// When the cluster is to be reconciled again although nothing happens: the moment that the
+    /// plan named, or an earlier one that a write asks for.
+    next: Option<Timestamp>,
+}
+
+impl Outcome {
+    /// Nothing has been written yet. `next`: when the plan wants the next reconcile.
+    pub fn new(now: Timestamp, next: Option<Timestamp>) -> Self {
+        Self {
+            writes: 0,
+            applied: 0,
+            failures: Vec::new(),
+            notices: Vec::new(),
+            now,
+            next,
+        }
+    }
+
+    /// Brings the next reconcile forward, so that it begins this long after the observation.
+    pub fn requeue_after(&mut self, pause: Duration) {
+        let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
+        let moment = self.now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        self.next = Some(self.next.map_or(moment, |next| next.min(moment)));
+    }
+
+    /// The pause before the next reconcile; `None` where only an event is waited for.
+    pub fn requeue(&self) -> Option<Duration> {
+        self.next.map(|next| pause_until(next, self.now))
+    }
+}
+
+/// The pause until a moment.
+pub(super) fn pause_until(moment: Timestamp, now: Timestamp) -> Duration {
+    let pause = moment.duration_since(now).max(SignedDuration::ZERO);
+    pause.unsigned_abs().max(SHORTEST_REQUEUE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{after, now};
+
+    #[test]
+    fn a_requeue_is_only_ever_brought_forward() {
+        let mut outcome = Outcome::new(now(), None);
+        assert_eq!(outcome.requeue(), None);
+        let seconds = Duration::from_secs;
+        for (pause, expected) in [(5, 5), (3, 3), (4, 3)] {
+            outcome.requeue_after(seconds(pause));
+            assert_eq!(outcome.requeue(), Some(seconds(expected)));
+        }
+        let mut planned = Outcome::new(now(), Some(after(SignedDuration::from_secs(2))));
+        planned.requeue_after(seconds(3));
+        assert_eq!(planned.requeue(), Some(seconds(2)));
+    }
+
+    #[test]
+    fn a_moment_that_has_passed_makes_no_loop() {
+        let passed = after(SignedDuration::from_secs(-1));
+        let outcome = Outcome::new(now(), Some(passed));
+        assert_eq!(outcome.requeue(), Some(SHORTEST_REQUEUE));
+    }
+}
