@@ -4,12 +4,13 @@
 //! Data flows one way through every reconcile:
 //!
 //! ```text
-//! observe (I/O) → validate (pure) → decide (pure) → apply (I/O) → report (I/O)
+//! dereference (I/O) → validate (pure) → observe (I/O) → decide (pure) → apply (I/O) → report (I/O)
 //! ```
 //!
-//! `kubernetes`, `api`, `contract`, `validate`, `decide` and `desired` are pure: they know no
-//! Kubernetes client, no database driver and no async runtime (`tests/purity.rs` holds them to
-//! it). `runtime` wires the steps to the cluster.
+//! Each step is a module with one function of its name, and `runtime::reconcile` calls them in this
+//! order. `kubernetes`, `api`, `contract`, `observation`, `validate`, `desired` and `decide` are pure:
+//! they know no Kubernetes client, no database driver and no async runtime. `process` stands below
+//! the steps, `runtime` above them (`tests/purity.rs` holds all of them to it).
 //!
 //! A module is public only where `main`, a test under `tests` or the model names it, so that the
 //! compiler finds what nothing uses.

@@ -21,7 +21,7 @@ pub fn name(key: &Key) -> String {
     )
 }
 
-/// Where clusters to look at go.
+/// Where clusters to reconcile go.
 #[derive(Clone)]
 pub struct Queue(UnboundedSender<Key>);
 
@@ -31,13 +31,13 @@ impl Queue {
         Self(sender)
     }
 
-    /// Has a cluster looked at.
+    /// Has a cluster reconciled.
     pub fn enqueue(&self, key: Key) {
         // Nobody listens any more at shutdown.
         let _ = self.0.send(key);
     }
 
-    /// Has several clusters looked at.
+    /// Has several clusters reconciled.
     pub fn enqueue_all(&self, keys: impl IntoIterator<Item = Key>) {
         for key in keys {
             self.enqueue(key);

@@ -1,6 +1,7 @@
 //! What every reconcile shares.
 
 use super::backoff::{self, Backoff};
+use super::first_pass::FirstPass;
 use crate::apply::event::Publisher;
 use crate::apply::{self, Writer};
 use crate::decide::Settings;
@@ -18,7 +19,7 @@ use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -54,14 +55,15 @@ pub struct Context {
     pub writer: Writer,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// The first pass over all clusters after the start.
+    pub first_pass: FirstPass,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
     backoff: Mutex<Backoff<Key>>,
-    /// Clusters that have not been looked at since the start.
-    first_pass: Mutex<HashSet<Key>>,
 }
 
-/// What is remembered of a cluster from one look to the next. Losing it is harmless.
+/// What is remembered of a cluster from one reconcile to the next. Each step has its own part, which
+/// no other step can read or change. Losing it is harmless.
 #[derive(Clone, Default)]
 pub struct Memory {
     /// Uid of the cluster that this is remembered of: one made again under its name is another.
@@ -90,7 +92,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Asked before every write.
     pub leadership: Leadership,
-    /// Where clusters to look at go.
+    /// Where clusters to reconcile go.
     pub queue: UnboundedSender<Key>,
 }
 
@@ -110,6 +112,7 @@ impl Context {
         let queue = Queue::new(queue);
         let sources = Sources::new(client.clone(), probes, queue.clone());
         let caches = Arc::clone(&sources.caches);
+        let first_pass = FirstPass::new(Arc::clone(&sources.probes));
         let probes = Arc::clone(&sources.probes);
         let writer = Writer {
             client: client.clone(),
@@ -134,14 +137,14 @@ impl Context {
             references: ReferenceIndex::default(),
             writer,
             metrics,
+            first_pass,
             queue,
             memory: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
-            first_pass: Mutex::default(),
         }
     }
 
-    /// Has a cluster looked at.
+    /// Has a cluster reconciled.
     pub fn enqueue(&self, key: Key) {
         self.queue.enqueue(key);
     }
@@ -160,7 +163,7 @@ impl Context {
     /// Forgets a cluster that is gone.
     pub fn forget(&self, key: &Key, uid: Option<&str>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
-        self.passed(key);
+        self.first_pass.passed(key);
         self.sources.probes.remove(key);
         self.references.forget(key);
         self.writer.calls.forget(key);
@@ -188,7 +191,7 @@ impl Context {
         self.memory.lock().insert(key.clone(), memory);
     }
 
-    /// Whether a cluster is as the last look at it left it, changed only by the status that was
+    /// Whether a cluster is as its last reconcile left it, changed only by the status that was
     /// written then.
     pub fn is_echo(&self, key: &Key, cluster: &ObjectMeta) -> bool {
         let memory = self.memory.lock();
@@ -196,39 +199,17 @@ impl Context {
         memory.is_some_and(|memory| memory.report.is_echo(cluster))
     }
 
-    /// Holds the databases back until every cluster has been looked at once: a login costs far more
-    /// than a look, and what was edited while nobody led must not wait for a thousand of them.
+    /// Begins the first pass over the clusters that are there.
     pub fn begin_first_pass(&self) {
         let clusters = self.sources.caches.clusters.store().state();
-        if clusters.is_empty() {
-            return;
-        }
         // Before the first database is asked: who had it before has it still.
         for cluster in &clusters {
             self.sources.claims.learn(cluster);
         }
-        self.sources.probes.hold();
-        *self.first_pass.lock() = clusters
+        let keys = clusters
             .iter()
-            .map(|cluster| ObjectRef::from_obj(cluster.as_ref()))
-            .collect();
-    }
-
-    /// Notes that a cluster has been looked at, or has gone.
-    pub fn passed(&self, key: &Key) {
-        let mut waiting = self.first_pass.lock();
-        if waiting.remove(key) && waiting.is_empty() {
-            self.sources.probes.admit();
-        }
-    }
-
-    /// Ends the first pass, whoever has not been looked at.
-    pub fn end_first_pass(&self) {
-        let mut waiting = self.first_pass.lock();
-        if !waiting.is_empty() {
-            waiting.clear();
-            self.sources.probes.admit();
-        }
+            .map(|cluster| ObjectRef::from_obj(cluster.as_ref()));
+        self.first_pass.begin(keys.collect());
     }
 
     /// How long to wait after a failure.

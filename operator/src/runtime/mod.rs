@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod context;
+mod first_pass;
 pub mod logging;
 pub mod reconcile;
 pub mod run;

@@ -21,9 +21,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Longest one look may take; the slowest call in it ends by itself after 30 s.
+/// Longest one reconcile may take; the slowest call in it ends by itself after 30 s.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Why a look ended early.
+/// Why a reconcile ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server did not answer a read.
@@ -66,7 +66,7 @@ impl Error {
     }
 }
 
-/// What the queue calls: one look, bounded in time, with panics contained, counted and logged.
+/// What the queue calls: one reconcile, bounded in time, with panics contained, counted and logged.
 pub async fn reconcile(
     cluster: Arc<BytebaseCluster>,
     context: Arc<Context>,
@@ -95,7 +95,7 @@ pub async fn reconcile(
         // It went meanwhile, and what was learnt after that would stay for ever.
         context.forget(&key, uid);
     }
-    context.passed(&key);
+    context.first_pass.passed(&key);
     let (action, _) = result?;
     context.succeeded(&key);
     Ok(action)

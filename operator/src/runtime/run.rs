@@ -192,10 +192,10 @@ async fn work(
         }
     }
     context.begin_first_pass();
-    let first_pass = Arc::clone(&context);
+    let passing = Arc::clone(&context);
     tokio::spawn(async move {
         tokio::time::sleep(FIRST_PASS).await;
-        first_pass.end_first_pass();
+        passing.first_pass.end();
     });
     let queue = keys
         .map(Ok::<_, std::convert::Infallible>)
