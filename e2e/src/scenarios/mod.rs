@@ -345,6 +345,11 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(objects::drift(sandbox)),
     ),
     Scenario::new(
+        "contested",
+        "An object that somebody changes back each time is told of with who does it, and not written hot.",
+        |sandbox| Box::pin(objects::contested(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "name-taken",
         "An object of the same name that is somebody else's is never touched.",
         |sandbox| Box::pin(objects::name_taken(sandbox)),

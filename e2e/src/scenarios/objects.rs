@@ -1,5 +1,7 @@
 //! The objects of a cluster: put back, left alone, taken away.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -85,6 +87,49 @@ pub async fn drift(sandbox: Sandbox) -> Result<()> {
         .await?;
     }
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// Another party changes the Service back as fast as the operator writes it.
+pub async fn contested(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let fighter = tokio::spawn({
+        let sandbox = sandbox.clone();
+        async move {
+            let edit = r#"{"spec":{"sessionAffinity":"ClientIP"}}"#;
+            let arguments = ["patch", "service", NAME, "--type=merge", "-p", edit];
+            let arguments = [&arguments[..], &["--field-manager=fighter"]].concat();
+            loop {
+                sandbox.kubectl(&arguments).await?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    });
+    let _: &tokio::task::JoinHandle<Result<()>> = &fighter;
+    let told = sandbox
+        .wait_condition(NAME, "Stalled", "True", "ChangedBack")
+        .await?;
+    support::says(&told, &["services/demo", "field manager \"fighter\""])?;
+    let writes = || async {
+        let calls = sandbox.calls().await?.into_iter();
+        let ours = calls.filter(|call| call.resource == "services" && call.verb == "patch");
+        anyhow::Ok(ours.count())
+    };
+    let before = writes().await?;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let during = writes().await? - before;
+    ensure!(
+        during <= 1,
+        "{during} writes in 20 s against somebody else's"
+    );
+    fighter.abort();
+    sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
+    let affinity = "jsonpath={.spec.sessionAffinity}";
+    let now = sandbox
+        .kubectl(&["get", "service", NAME, "-o", affinity])
+        .await?;
+    ensure!(now.trim() == "None", "the Service was not put back: {now}");
     Ok(())
 }
 

@@ -563,7 +563,7 @@ fn object(index: usize, model: &Model) -> Value {
             "license": {"secretRef": {"name": format!("{name}-license"), "key": "license"}},
             "admin": {"credentialsSecretRef": {"name": ADMIN_SECRET}, "createFirst": true},
             "podAnnotations": {"example.com/edit": "0"},
-            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 120, "holdLimitSeconds": 20},
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 300, "holdLimitSeconds": 40},
         },
     })
 }

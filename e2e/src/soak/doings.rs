@@ -9,6 +9,8 @@ use super::plan::Model;
 
 /// A replica beats this often.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);
+/// A cluster may look settled before what was done to it shows.
+const LINGERS: SignedDuration = SignedDuration::from_secs(30);
 
 /// What the observer must know of our own doings.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +36,7 @@ impl Doings {
         let ended = last_heartbeat + HEARTBEAT;
         let windows = self.losses.get(&cluster);
         windows.into_iter().flatten().any(|(from, until)| {
-            ended >= *from && until.is_none_or(|until| last_heartbeat <= until)
+            ended >= *from && until.is_none_or(|until| last_heartbeat <= until + LINGERS)
         })
     }
 }

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Seconds that the longest task takes.
-const LONGEST: i32 = 30;
+/// Seconds that the longest task takes: less than the queue may be held, or a single replica to which
+/// work keeps coming would have to give up its drain.
+const LONGEST: i32 = 20;
 
 /// The task that gives tasks.
 pub struct Load {

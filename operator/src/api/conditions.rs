@@ -92,6 +92,8 @@ pub enum Reason {
     ApplyFailed,
     /// The operator's role lacks a verb.
     Forbidden,
+    /// Somebody keeps changing an object back that the operator writes.
+    ChangedBack,
     /// An object of that name belongs to somebody else.
     NameTaken,
     /// The operator cannot see the cluster's objects: its role or the API server keeps it from

@@ -28,6 +28,8 @@ pub enum FailureKind {
     Transient,
     /// It was to work the next time, and has not for a while.
     Lasting,
+    /// It worked, and somebody keeps changing the object back.
+    ChangedBack,
 }
 
 impl FailureKind {
@@ -37,6 +39,7 @@ impl FailureKind {
             Self::Forbidden => Some(Reason::Forbidden),
             Self::NameTaken => Some(Reason::NameTaken),
             Self::Refused | Self::Lasting => Some(Reason::ApplyFailed),
+            Self::ChangedBack => Some(Reason::ChangedBack),
             Self::Conflict | Self::Transient => None,
         }
     }

@@ -1,6 +1,7 @@
 //! What `apply` remembers of a cluster.
 
 use super::ECHO;
+use super::contest::Contest;
 use super::objects::hash;
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
@@ -23,6 +24,8 @@ pub struct Memory {
     kept: HashMap<Slot, (Option<String>, String)>,
     /// Objects as last written, likewise.
     writes: HashMap<Slot, RecentWrite>,
+    /// Objects that were written lately, which somebody may keep changing back.
+    contests: HashMap<Slot, Contest>,
 }
 
 /// Kind and name of an object.
@@ -83,6 +86,8 @@ impl Memory {
     /// Forgets writes whose echo is not to be waited for any longer.
     pub(super) fn forget_old_writes(&mut self) {
         self.writes.retain(|_, write| write.at.elapsed() < ECHO);
+        let now = Instant::now();
+        self.contests.retain(|_, contest| !contest.is_over(now));
     }
 
     /// Whether this was written a moment ago, and the watch has not shown it yet.
@@ -107,11 +112,24 @@ impl Memory {
         self.kept.insert(slot, (before, hash));
     }
 
-    /// Notes that this was written.
-    pub(super) fn note_written(&mut self, version: Version) {
+    /// The earlier writes of this, if there were some lately.
+    pub(super) fn contest(&self, version: &Version) -> Option<&Contest> {
+        let contest = self.contests.get(&version.slot)?;
+        contest.is_about(&version.hash).then_some(contest)
+    }
+
+    /// Notes that this was written. `by`: who had changed it, if that was asked.
+    pub(super) fn note_written(&mut self, version: Version, by: Option<String>) -> &Contest {
         let Version { slot, before, hash } = version;
         let at = Instant::now();
+        let contest = self.contests.entry(slot.clone());
+        let contest = contest.or_insert_with(|| Contest::new(&hash));
+        if !contest.is_about(&hash) {
+            *contest = Contest::new(&hash);
+        }
+        contest.wrote(at, by);
         self.writes.insert(slot, RecentWrite { at, before, hash });
+        contest
     }
 
     /// Notes an eviction.

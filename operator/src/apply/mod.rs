@@ -4,6 +4,7 @@
 pub mod bytebase;
 mod calls;
 pub mod contains;
+mod contest;
 pub mod error;
 pub mod event;
 mod memory;
@@ -19,12 +20,14 @@ use crate::api::{BytebaseCluster, Reason};
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
 use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
+use crate::desired::DesiredObject;
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::observation::Observation;
 use crate::process::lease::{Leadership, NotLeading};
 use crate::process::metrics::{Metrics, WriteVerb};
 use crate::process::queue::{Key, Queue, name};
+use contest::Contest;
 use event::{Notice, Publisher};
 use jiff::Timestamp;
 use kube::api::DynamicObject;
@@ -33,7 +36,7 @@ use memory::Version;
 use objects::{Applied, Evicted, Objects};
 use outcome::pause_until;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The one field manager of everything this operator writes.
 pub const FIELD_MANAGER: &str = "bytebase-operator";
@@ -153,6 +156,25 @@ impl Pass<'_> {
                 continue;
             }
             self.writer.leadership.check()?;
+            let differs = |_: &&Contest| {
+                let cached = cached.as_ref();
+                cached.is_none_or(|cached| !objects::stands(desired, cached))
+            };
+            let contest = self.memory.contest(&version).filter(differs);
+            if let Some(contest) = contest
+                && let Some(left) = contest.left_alone_for(Instant::now())
+            {
+                pods_need_stands &= !desired.kind.is_needed_by_pods();
+                self.outcome.failures.extend(changed_back(desired, contest));
+                self.outcome.requeue_after(left);
+                continue;
+            }
+            // Asked before the write, which takes the fields over.
+            let by = if contest.is_some_and(Contest::is_near) {
+                self.objects.last_manager(desired).await
+            } else {
+                None
+            };
             let applied = self.objects.apply(desired, cached).await;
             if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
                 pods_need_stands &= !desired.kind.is_needed_by_pods();
@@ -163,7 +185,8 @@ impl Pass<'_> {
                 Ok(Applied::Written) => {
                     self.wrote(WriteVerb::Apply, desired.kind);
                     tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
-                    self.memory.note_written(version);
+                    let contest = self.memory.note_written(version, by);
+                    self.outcome.failures.extend(changed_back(desired, contest));
                 }
                 Err(failure) => self.outcome.failures.push(failure),
             }
@@ -273,6 +296,16 @@ impl Pass<'_> {
         }
         Ok(())
     }
+}
+
+/// Somebody keeps changing an object back.
+fn changed_back(desired: &DesiredObject, contest: &Contest) -> Option<ApplyFailure> {
+    let told = contest.told()?;
+    Some(ApplyFailure {
+        kind: FailureKind::ChangedBack,
+        exposes: desired.kind.exposes(),
+        message: format!("{}/{} {told}", desired.kind.plural(), desired.name),
+    })
 }
 
 /// What a call to Bytebase's API brought about.

@@ -59,6 +59,11 @@ pub fn hash(object: &DesiredObject) -> String {
     hash
 }
 
+/// Whether an object stands as it is wanted.
+pub fn stands(desired: &DesiredObject, live: &DynamicObject) -> bool {
+    is_current(live, &with_hash(desired))
+}
+
 /// The desired object with the hash of itself.
 fn with_hash(object: &DesiredObject) -> Value {
     let mut value = object.value.clone();
@@ -130,6 +135,18 @@ impl Objects<'_> {
         } else {
             Applied::Written
         })
+    }
+
+    /// The field manager of somebody else's that changed an object last, if that can be read.
+    pub async fn last_manager(&self, desired: &DesiredObject) -> Option<String> {
+        let live = self.api(desired.kind).get_opt(&desired.name).await;
+        let managers = live.ok()??.metadata.managed_fields?;
+        let foreign = managers.into_iter().filter(|entry| {
+            entry.subresource.is_none() && entry.manager.as_deref() != Some(FIELD_MANAGER)
+        });
+        foreign
+            .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
+            .manager
     }
 
     /// Makes an object that the cache does not hold. Returns the one that is there after all,

@@ -92,9 +92,12 @@ pub fn home(reason: Reason) -> ConditionType {
         | R::HeartbeatsUnknown
         | R::InvalidConfiguration => ConditionType::Ready,
         R::Settled | R::Progressing | R::Paused => ConditionType::Reconciling,
-        R::NotStalled | R::ApplyFailed | R::Forbidden | R::NameTaken | R::CannotWatch => {
-            ConditionType::Stalled
-        }
+        R::NotStalled
+        | R::ApplyFailed
+        | R::Forbidden
+        | R::ChangedBack
+        | R::NameTaken
+        | R::CannotWatch => ConditionType::Stalled,
         R::Valid
         | R::ValidWithWarnings
         | R::CertificateEndsSoon

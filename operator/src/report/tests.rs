@@ -241,6 +241,7 @@ fn a_refused_write_stalls_whatever_was_decided() {
     for (kind, reason) in [
         (FailureKind::Forbidden, Reason::Forbidden),
         (FailureKind::NameTaken, Reason::NameTaken),
+        (FailureKind::ChangedBack, Reason::ChangedBack),
         (FailureKind::Refused, Reason::ApplyFailed),
     ] {
         for ingress in [false, true] {
