@@ -94,23 +94,26 @@ pub async fn drift(sandbox: Sandbox) -> Result<()> {
 pub async fn contested(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let service = "service/demo-headless";
     let fighter = tokio::spawn({
         let sandbox = sandbox.clone();
         async move {
-            let edit = r#"{"spec":{"sessionAffinity":"ClientIP"}}"#;
-            let arguments = ["patch", "service", NAME, "--type=merge", "-p", edit];
-            let arguments = [&arguments[..], &["--field-manager=fighter"]].concat();
-            loop {
-                sandbox.kubectl(&arguments).await?;
+            let edit = r#"{"spec":{"publishNotReadyAddresses":false}}"#;
+            let manager = "--field-manager=fighter";
+            let arguments = ["patch", service, "--type=merge", "-p", edit, manager];
+            // It ends with its cluster, or when it is told to.
+            while sandbox.kubectl(&arguments).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     });
-    let _: &tokio::task::JoinHandle<Result<()>> = &fighter;
     let told = sandbox
         .wait_condition(NAME, "Stalled", "True", "ChangedBack")
         .await?;
-    support::says(&told, &["services/demo", "field manager \"fighter\""])?;
+    support::says(
+        &told,
+        &["services/demo-headless", "field manager \"fighter\""],
+    )?;
     let writes = || async {
         let calls = sandbox.calls().await?.into_iter();
         let ours = calls.filter(|call| call.resource == "services" && call.verb == "patch");
@@ -125,11 +128,9 @@ pub async fn contested(sandbox: Sandbox) -> Result<()> {
     );
     fighter.abort();
     sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
-    let affinity = "jsonpath={.spec.sessionAffinity}";
-    let now = sandbox
-        .kubectl(&["get", "service", NAME, "-o", affinity])
-        .await?;
-    ensure!(now.trim() == "None", "the Service was not put back: {now}");
+    let path = "jsonpath={.spec.publishNotReadyAddresses}";
+    let now = sandbox.kubectl(&["get", service, "-o", path]).await?;
+    ensure!(now.trim() == "true", "the Service was not put back: {now}");
     Ok(())
 }
 
