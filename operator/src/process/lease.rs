@@ -178,6 +178,14 @@ impl Election {
 // === impl Leadership ===
 
 impl Leadership {
+    /// Leadership that has just been renewed.
+    #[cfg(test)]
+    pub fn renewed() -> Self {
+        let leadership = Self::default();
+        leadership.extend(Instant::now(), SystemTime::now());
+        leadership
+    }
+
     /// Whether a write may begin now.
     pub fn is_valid(&self) -> bool {
         !self.remaining().is_zero()

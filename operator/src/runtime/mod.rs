@@ -8,4 +8,6 @@ pub mod reconcile;
 pub mod run;
 pub mod server;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 pub mod watches;

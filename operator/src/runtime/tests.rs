@@ -1,0 +1,286 @@
+//! Whole reconciles against a scripted API server, with the exact calls that they make.
+
+use super::context::{Context, Options, Parts};
+use super::reconcile::reconcile;
+use crate::api::BytebaseCluster;
+use crate::apply::ECHO;
+use crate::kubernetes::Kind;
+use crate::observe::database::probe::Probes;
+use crate::process::lease::Leadership;
+use crate::process::metrics::Metrics;
+use crate::testing::{api_server, cluster, settings};
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc::unbounded_channel;
+
+/// A login that only Bytebase itself can make, so that no probe runs.
+const URL: &[u8] = b"postgres://bytebase@db.example.com/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
+
+/// What a new cluster owns, in the order in which it is applied.
+const OBJECTS: [&str; 6] = [
+    "ServiceAccount/demo",
+    "Service/demo-headless",
+    "Service/demo",
+    "StatefulSet/demo",
+    "PodDisruptionBudget/demo",
+    "Ingress/demo",
+];
+/// What its first status tells.
+const EVENTS: [&str; 3] = [
+    "event HeldBackByLicense",
+    "event DatabaseCannotRead",
+    "event ReplicaNotReady",
+];
+/// `resourceVersion` of the cluster with a status.
+const AFTER_STATUS: &str = "11";
+
+/// A new cluster, its operator, and the API server that they talk to.
+struct World {
+    context: Arc<Context>,
+    cluster: BytebaseCluster,
+    /// What was called since this was last asked.
+    calls: Arc<Mutex<Vec<String>>>,
+    /// Objects as they were last written.
+    written: Arc<Mutex<Vec<Value>>>,
+    /// Calls that are refused, and by which code.
+    refused: Arc<Mutex<BTreeMap<&'static str, u16>>>,
+}
+
+/// One word for each call: the method, and the kind or the reason that its body names.
+fn call(method: &str, body: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match method {
+        "PATCH" if !body["status"].is_null() => "status".to_owned(),
+        "PATCH" => {
+            let (kind, name) = (text(&body["kind"]), text(&body["metadata"]["name"]));
+            format!("{kind}/{name}")
+        }
+        "POST" if body["reason"].is_string() => format!("event {}", text(&body["reason"])),
+        "POST" => format!("Eviction/{}", text(&body["metadata"]["name"])),
+        _ => method.to_owned(),
+    }
+}
+
+impl World {
+    fn new(spec: &Value) -> Self {
+        let calls: Arc<Mutex<Vec<String>>> = Arc::default();
+        let written: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let refused: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
+        let (log, store, refusals) = (calls.clone(), written.clone(), refused.clone());
+        let client = api_server("apps", move |method, _, body| {
+            let call = call(method, &body);
+            log.lock().unwrap().push(call.clone());
+            if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
+                let refusal = json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
+                });
+                return Some((*code, refusal));
+            }
+            let answer = match (method, call.as_str()) {
+                ("GET", _) => json!({
+                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"},
+                    "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
+                }),
+                ("PATCH", "status") => {
+                    let mut answer = serde_json::to_value(cluster(&json!({}))).unwrap();
+                    answer["metadata"]["resourceVersion"] = json!(AFTER_STATUS);
+                    answer
+                }
+                ("PATCH", _) => {
+                    let mut object = body;
+                    object["metadata"]["uid"] = json!("made");
+                    object["metadata"]["resourceVersion"] = json!("10");
+                    store.lock().unwrap().push(object.clone());
+                    object
+                }
+                _ => body,
+            };
+            Some((200, answer))
+        });
+        let (queue, _) = unbounded_channel();
+        let context = Arc::new(Context::new(Parts {
+            options: Options {
+                namespaces: Vec::new(),
+                cluster_labels: Vec::new(),
+                instance: "operator-0".to_owned(),
+            },
+            settings: settings(),
+            client,
+            http: reqwest::Client::new(),
+            probes: Probes::new(queue.clone(), Arc::new(|_, _| panic!("probed"))),
+            metrics: Arc::new(Metrics::new()),
+            leadership: Leadership::renewed(),
+            queue,
+        }));
+        let mut cluster = cluster(spec);
+        cluster.metadata.resource_version = Some("5".to_owned());
+        context.sources.caches.clusters.put(cluster.clone());
+        Self {
+            context,
+            cluster,
+            calls,
+            written,
+            refused,
+        }
+    }
+
+    /// Reconciles once. Returns when the next one is due, and what was called.
+    async fn reconcile(&self) -> (Option<Action>, Vec<String>) {
+        let cluster = Arc::new(self.cluster.clone());
+        let done = reconcile(cluster, Arc::clone(&self.context)).await;
+        (done.ok(), std::mem::take(&mut self.calls.lock().unwrap()))
+    }
+
+    fn refuse(&self, call: &'static str, code: u16) {
+        self.refused.lock().unwrap().insert(call, code);
+    }
+
+    fn admit(&self, call: &str) {
+        self.refused.lock().unwrap().remove(call);
+    }
+
+    /// Has the watches show the StatefulSet with one Ready pod of an earlier template.
+    fn runs_outdated_pod(&self) {
+        let caches = &self.context.sources.caches;
+        let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
+        set.data["status"] = json!({"updateRevision": "new", "observedGeneration": 1});
+        let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
+        owned.unwrap().1.put(set);
+        let pod = json!({
+            "metadata": {
+                "name": "demo-0", "namespace": "apps", "uid": "uid-0",
+                "creationTimestamp": "2026-06-01T00:00:00Z",
+                "labels": {
+                    "app.kubernetes.io/name": "bytebase", "app.kubernetes.io/instance": "demo",
+                    "bytebase.com/cluster": "demo", "controller-revision-hash": "old",
+                },
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": "made", "controller": true,
+                }],
+            },
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        caches.pods.put(serde_json::from_value(pod).unwrap());
+    }
+
+    /// Has the watches show what was written.
+    fn echo(&self) {
+        for object in self.written.lock().unwrap().drain(..) {
+            let object: DynamicObject = serde_json::from_value(object).unwrap();
+            let kind = object.types.as_ref().unwrap().kind.clone();
+            for (_, cache) in self
+                .context
+                .sources
+                .caches
+                .owned()
+                .filter(|(of, _)| of.name() == kind)
+            {
+                cache.put(object.clone());
+            }
+        }
+    }
+}
+
+fn get() -> Vec<String> {
+    vec!["GET".to_owned()]
+}
+
+#[tokio::test]
+async fn what_was_written_is_not_written_again_before_the_watch_shows_it() {
+    let world = World::new(&json!({}));
+    let (requeue, calls) = world.reconcile().await;
+    // The status is left to the reconcile that sees what was written.
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    assert_eq!(calls, [&["GET"][..], &OBJECTS].concat());
+    let (requeue, calls) = world.reconcile().await;
+    // It comes in any case, once.
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    assert_eq!(calls, [&["GET", "status"][..], &EVENTS].concat());
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!((requeue, calls), (Some(Action::requeue(ECHO)), get()));
+    world.echo();
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, Some(Action::await_change()));
+    assert_eq!(calls, ["GET", "status"]);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!((requeue, calls), (Some(Action::await_change()), get()));
+}
+
+#[tokio::test]
+async fn the_echo_of_a_status_is_known_by_its_version() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.reconcile().await;
+    let key = ObjectRef::from_obj(&world.cluster);
+    let mut metadata = world.cluster.metadata.clone();
+    assert!(!world.context.is_echo(&key, &metadata));
+    metadata.resource_version = Some(AFTER_STATUS.to_owned());
+    assert!(world.context.is_echo(&key, &metadata));
+}
+
+#[tokio::test]
+async fn one_refused_object_keeps_neither_the_others_nor_the_status() {
+    let world = World::new(&json!({}));
+    world.refuse("Service/demo", 503);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, None, "it failed");
+    assert_eq!(
+        calls,
+        [&["GET"][..], &OBJECTS, &["status"], &EVENTS].concat()
+    );
+    world.admit("Service/demo");
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    assert_eq!(calls, ["GET", "Service/demo"]);
+}
+
+#[tokio::test]
+async fn a_status_that_cannot_be_written_is_tried_again_and_told_when_it_is() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.refuse("status", 503);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(
+        (requeue, calls),
+        (None, vec!["GET".to_owned(), "status".to_owned()])
+    );
+    world.admit("status");
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, [&["GET", "status"][..], &EVENTS].concat());
+}
+
+#[tokio::test]
+async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.runs_outdated_pod();
+    world.refuse("Eviction/demo-0", 429);
+    let evictions = |calls: &[String]| {
+        let evictions = calls.iter().filter(|call| *call == "Eviction/demo-0");
+        evictions.count()
+    };
+    for milliseconds in [250, 500, 1000] {
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!(
+            requeue,
+            Some(Action::requeue(Duration::from_millis(milliseconds)))
+        );
+        assert_eq!(evictions(&calls), 1, "{calls:?}");
+    }
+    world.admit("Eviction/demo-0");
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(evictions(&calls), 1, "{calls:?}");
+    assert!(
+        calls.contains(&"event RolloutProgressing".to_owned()),
+        "{calls:?}"
+    );
+    // The watch still shows the pod as before.
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(evictions(&calls), 0, "{calls:?}");
+}
