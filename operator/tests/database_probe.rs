@@ -19,7 +19,7 @@ use bytebase_operator::observation::{
 };
 use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Probes};
-use bytebase_operator::observe::database::{Login, Target};
+use bytebase_operator::observe::database::{Access, Login};
 use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions as _;
@@ -55,8 +55,8 @@ fn url(port: u16, name: &str) -> PgUrl {
     .unwrap()
 }
 
-fn target(url: PgUrl) -> Target {
-    Target {
+fn access(url: PgUrl) -> Access {
+    Access {
         url,
         ca: None,
         login: Login::Bytebase,
@@ -71,10 +71,10 @@ struct Probe {
 }
 
 impl Probe {
-    fn start(target: Target, every: Duration) -> Self {
+    fn start(access: Access, every: Duration) -> Self {
         let (wake, woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
-        probes.ensure(&"it", target);
+        probes.ensure(&"it", access);
         probes.pace(
             &"it",
             Reading {
@@ -93,8 +93,8 @@ impl Probe {
     }
 }
 
-async fn outcome(target: Target) -> Result<DatabaseFacts, ProbeFailure> {
-    let mut probe = Probe::start(target, DEFAULT_INTERVAL);
+async fn outcome(access: Access) -> Result<DatabaseFacts, ProbeFailure> {
+    let mut probe = Probe::start(access, DEFAULT_INTERVAL);
     let latest = probe
         .wake(Duration::from_secs(20))
         .await
@@ -105,14 +105,14 @@ async fn outcome(target: Target) -> Result<DatabaseFacts, ProbeFailure> {
     }
 }
 
-async fn facts(target: Target) -> DatabaseFacts {
-    outcome(target)
+async fn facts(access: Access) -> DatabaseFacts {
+    outcome(access)
         .await
         .unwrap_or_else(|failure| panic!("{failure:?}"))
 }
 
-async fn failure(target: Target) -> (FailureClass, FailureReason, String) {
-    let failure = outcome(target).await.expect_err("it should fail");
+async fn failure(access: Access) -> (FailureClass, FailureReason, String) {
+    let failure = outcome(access).await.expect_err("it should fail");
     let shown = format!("{failure:?}");
     assert!(!shown.contains(PASSWORD), "{shown}");
     (failure.class, failure.reason, failure.message)
@@ -138,7 +138,7 @@ fn bytebase(name: &str) -> PgUrl {
 #[tokio::test]
 async fn an_empty_database_is_empty() {
     server().database("empty", PASSWORD);
-    let facts = facts(target(url(server().port, "empty"))).await;
+    let facts = facts(access(url(server().port, "empty"))).await;
     assert_eq!(facts.schema, SchemaState::Empty);
     assert!(
         facts.can_create && !facts.in_recovery && !facts.transaction_pooler && !migrating(&facts)
@@ -173,7 +173,7 @@ async fn bytebases_tables_are_read() {
                ('PENDING', NULL, NULL), ('AVAILABLE', NULL, NULL)"
         ),
     );
-    let facts = facts(target(url)).await;
+    let facts = facts(access(url)).await;
     let version = Some(Version {
         major: 3,
         minor: 21,
@@ -215,7 +215,7 @@ async fn bytebases_tables_are_read() {
 async fn tables_that_come_and_go_under_a_probe_are_followed() {
     server().database("growing", PASSWORD);
     let mut probe = Probe::start(
-        target(url(server().port, "growing")),
+        access(url(server().port, "growing")),
         Duration::from_millis(200),
     );
     let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
@@ -259,7 +259,7 @@ async fn an_older_bytebase_without_some_tables_is_still_bytebases() {
         "SET ROLE older; CREATE TABLE principal (); CREATE TABLE instance_change_history (id bigserial, version text);
          CREATE TABLE setting (name text, value text)",
     );
-    let facts = facts(target(url(server().port, "older"))).await;
+    let facts = facts(access(url(server().port, "older"))).await;
     assert_eq!(facts.schema, SchemaState::Bytebase { version: None });
 }
 
@@ -270,7 +270,7 @@ async fn another_applications_tables_are_foreign() {
         "foreign1",
         "SET ROLE foreign1; CREATE TABLE users (); CREATE SCHEMA hidden; CREATE TABLE hidden.a ()",
     );
-    let seen = facts(target(url(server().port, "foreign1"))).await;
+    let seen = facts(access(url(server().port, "foreign1"))).await;
     assert_eq!(
         seen.schema,
         SchemaState::Foreign {
@@ -283,7 +283,7 @@ async fn another_applications_tables_are_foreign() {
         "foreign2",
         "SET ROLE foreign2; CREATE TABLE principal (); CREATE TABLE aaa ()",
     );
-    let seen = facts(target(url(server().port, "foreign2"))).await;
+    let seen = facts(access(url(server().port, "foreign2"))).await;
     assert_eq!(
         seen.schema,
         SchemaState::Foreign {
@@ -298,20 +298,20 @@ async fn another_applications_tables_are_foreign() {
     );
     let mut with_path = url(server().port, "foreign3");
     assert_eq!(
-        facts(target(with_path.clone())).await.schema,
+        facts(access(with_path.clone())).await.schema,
         SchemaState::Empty
     );
     with_path
         .runtime_params
         .insert("search_path".to_owned(), "elsewhere, public".to_owned());
-    let seen = facts(target(with_path.clone())).await;
+    let seen = facts(access(with_path.clone())).await;
     assert_eq!(
         seen.schema,
         SchemaState::Empty,
         "a schema without USAGE is not in the path"
     );
     server().sql("foreign3", "GRANT USAGE ON SCHEMA elsewhere TO foreign3");
-    let seen = facts(target(with_path)).await;
+    let seen = facts(access(with_path)).await;
     assert_eq!(
         seen.schema,
         SchemaState::Foreign {
@@ -335,7 +335,7 @@ async fn the_encoding_is_told() {
         "CREATE DATABASE ascii OWNER ascii ENCODING 'SQL_ASCII' TEMPLATE template0",
     );
     server().sql("ascii", &format!("SET ROLE ascii; {BYTEBASE_TABLES}"));
-    let facts = facts(target(url(server().port, "ascii"))).await;
+    let facts = facts(access(url(server().port, "ascii"))).await;
     assert_eq!(facts.encoding, "SQL_ASCII");
 }
 
@@ -346,13 +346,13 @@ async fn a_role_that_may_not_create_tables_is_told() {
         &format!("CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'"),
     );
     server().sql("postgres", "CREATE DATABASE guest");
-    let seen = facts(target(url(server().port, "guest"))).await;
+    let seen = facts(access(url(server().port, "guest"))).await;
     assert!(
         !seen.can_create,
         "PostgreSQL 15 lets only the owner create in public"
     );
     server().sql("guest", "REVOKE ALL ON SCHEMA public FROM PUBLIC");
-    let seen = facts(target(url(server().port, "guest"))).await;
+    let seen = facts(access(url(server().port, "guest"))).await;
     assert!(!seen.can_create, "no usable schema at all");
 }
 
@@ -361,18 +361,18 @@ async fn limits_of_role_and_database_are_read() {
     let url = bytebase("limited");
     let monitor = monitor(&url, "limit_monitor", server().port);
     let limits = |facts: &DatabaseFacts| (facts.role_connections, facts.database_connections);
-    assert_eq!(limits(&facts(target(url.clone())).await), (None, None));
+    assert_eq!(limits(&facts(access(url.clone())).await), (None, None));
     server().sql(
         "limited",
         "ALTER ROLE limited CONNECTION LIMIT 20; ALTER DATABASE limited CONNECTION LIMIT 30",
     );
     assert_eq!(
-        limits(&facts(target(url.clone())).await),
+        limits(&facts(access(url.clone())).await),
         (Some(20), Some(30))
     );
     assert_eq!(limits(&facts(monitor).await), (Some(20), Some(30)));
     server().sql("limited", "ALTER ROLE limited CONNECTION LIMIT 0");
-    let (class, reason, message) = failure(target(url)).await;
+    let (class, reason, message) = failure(access(url)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Unknown, FailureReason::TooManyConnections)
@@ -383,33 +383,33 @@ async fn limits_of_role_and_database_are_read() {
 #[tokio::test]
 async fn rights_that_the_next_migration_needs_are_read() {
     let url = bytebase("shrunk");
-    let seen = facts(target(url.clone())).await;
+    let seen = facts(access(url.clone())).await;
     assert!(seen.can_create && seen.not_owned.is_none() && seen.missing_schema.is_none());
     server().sql("shrunk", "CREATE ROLE shrunk_owner; ALTER TABLE setting OWNER TO shrunk_owner; GRANT ALL ON setting TO shrunk");
-    let seen = facts(target(url.clone())).await;
+    let seen = facts(access(url.clone())).await;
     assert_eq!(seen.not_owned.as_deref(), Some("setting"));
     let watcher = monitor(&url, "rights_monitor", server().port);
     let seen = facts(watcher.clone()).await;
     assert_eq!(seen.not_owned.as_deref(), Some("setting"));
     server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
-    assert_eq!(facts(target(url.clone())).await.not_owned, None);
+    assert_eq!(facts(access(url.clone())).await.not_owned, None);
     assert_eq!(facts(watcher).await.not_owned, None);
     server().sql(
         "shrunk",
         "ALTER DATABASE shrunk OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM shrunk; GRANT USAGE ON SCHEMA public TO shrunk",
     );
-    assert!(!facts(target(url.clone())).await.can_create);
+    assert!(!facts(access(url.clone())).await.can_create);
 
     let mut nowhere = url;
     nowhere
         .runtime_params
         .insert("search_path".to_owned(), "\"$user\", \"Bb\", cc".to_owned());
-    let seen = facts(target(nowhere.clone())).await;
+    let seen = facts(access(nowhere.clone())).await;
     assert_eq!(seen.missing_schema.as_deref(), Some("Bb"));
     assert!(!seen.can_create);
     // One that exists and may not be used is another matter.
     server().sql("shrunk", "CREATE SCHEMA cc");
-    let seen = facts(target(nowhere)).await;
+    let seen = facts(access(nowhere)).await;
     assert_eq!((seen.missing_schema, seen.can_create), (None, false));
 }
 
@@ -444,12 +444,12 @@ async fn the_migration_lock_of_this_database_is_seen() {
     let mut other = holder("neighbour");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(
-        !migrating(&facts(target(url.clone())).await),
+        !migrating(&facts(access(url.clone())).await),
         "the lock of another database is another lock"
     );
     let mut own = holder("locked");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let seen = facts(target(url)).await;
+    let seen = facts(access(url)).await;
     for process in [&mut other, &mut own] {
         process.kill().unwrap();
         process.wait().unwrap();
@@ -461,7 +461,7 @@ async fn the_migration_lock_of_this_database_is_seen() {
 async fn whoever_holds_the_queue_is_named_and_a_promotion_is_no_hold() {
     let url = bytebase("queue");
     let held_by = async || {
-        let sessions = facts(target(url.clone())).await.sessions.unwrap();
+        let sessions = facts(access(url.clone())).await.sessions.unwrap();
         sessions.queue_held_by.into_iter().collect::<Vec<_>>()
     };
     let mut replica = session(&url, "demo-0").await;
@@ -505,7 +505,7 @@ async fn session(url: &PgUrl, application: &str) -> sqlx::PgConnection {
 async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
     let url = bytebase("asked");
     let _replica = listener(&url, "bb-0").await;
-    let mut probe = Probe::start(target(url), DEFAULT_INTERVAL);
+    let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
     let seen = |latest: Latest| match latest.view {
         DatabaseView::Probed(Ok(facts)) => facts.sessions,
         other => panic!("{other:?}"),
@@ -536,7 +536,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
 #[tokio::test]
 async fn the_database_of_a_stopped_cluster_is_left_alone_between_looks() {
     let url = bytebase("stopped");
-    let mut probe = Probe::start(target(url.clone()), DEFAULT_INTERVAL);
+    let mut probe = Probe::start(access(url.clone()), DEFAULT_INTERVAL);
     assert!(probe.wake(Duration::from_secs(10)).await.is_some());
     let sessions = || {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'stopped'";
@@ -582,7 +582,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_looks() {
 async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may() {
     let url = bytebase("listen");
     let _replica = listener(&url, "bb-0").await;
-    let seen = listeners(&facts(target(url.clone())).await).unwrap();
+    let seen = listeners(&facts(access(url.clone())).await).unwrap();
     assert_eq!(seen.len(), 1);
     assert_eq!(
         (
@@ -596,7 +596,7 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "listen",
         &format!("CREATE ROLE watcher LOGIN PASSWORD '{PASSWORD}'"),
     );
-    let mut monitor = target(url.clone());
+    let mut monitor = access(url.clone());
     monitor.url.user = "watcher".to_owned();
     monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
     let refused = outcome(monitor.clone()).await.unwrap_err();
@@ -644,8 +644,8 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     );
 }
 
-/// The documented monitoring role, and a target that reads by it what Bytebase uses by `replicas`.
-fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
+/// The documented monitoring role, and a access that reads by it what Bytebase uses by `replicas`.
+fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Access {
     server().sql(
         "postgres",
         &format!(
@@ -653,12 +653,12 @@ fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Target {
              GRANT pg_read_all_data, pg_monitor TO {role}; END IF; END $$"
         ),
     );
-    let mut target = target(replicas.clone());
-    role.clone_into(&mut target.url.user);
-    target.url.hosts[0].port = through;
-    target.url.runtime_params.clear();
-    target.login = Login::Monitor(Watched::of(replicas, &target.url));
-    target
+    let mut access = access(replicas.clone());
+    role.clone_into(&mut access.url.user);
+    access.url.hosts[0].port = through;
+    access.url.runtime_params.clear();
+    access.login = Login::Monitor(Watched::of(replicas, &access.url));
+    access
 }
 
 #[tokio::test]
@@ -744,13 +744,13 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     // A standby of the right server.
     let standby = server().standby();
     let behind = monitor(&replicas, "place_monitor", standby.port);
-    for (target, words) in [
+    for (access, words) in [
         (elsewhere, "does not hold the tables of Bytebase"),
         (stranger, "does not know the role \"watched\""),
         (behind, "is a standby"),
     ] {
-        let place = format!("127.0.0.1:{}/", target.url.hosts[0].port);
-        let (class, reason, message) = failure(target).await;
+        let place = format!("127.0.0.1:{}/", access.url.hosts[0].port);
+        let (class, reason, message) = failure(access).await;
         assert_eq!(
             (class, reason),
             (FailureClass::Unknown, FailureReason::MonitorElsewhere),
@@ -772,8 +772,8 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
 #[tokio::test]
 async fn sessions_that_begin_read_only_are_reported() {
     let replicas = bytebase("frozen");
-    let target = target(replicas.clone());
-    let mut probe = Probe::start(target.clone(), Duration::from_millis(200));
+    let access = access(replicas.clone());
+    let mut probe = Probe::start(access.clone(), Duration::from_millis(200));
     let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
         DatabaseView::Probed(Ok(facts)) => facts.read_only,
         other => panic!("{other:?}"),
@@ -793,7 +793,7 @@ async fn sessions_that_begin_read_only_are_reported() {
         server().sql("postgres", &format!("ALTER {set}"));
         assert!(next().await, "an open session shows it as well");
         assert!(facts(monitor.clone()).await.read_only);
-        let mut by_url = target.clone();
+        let mut by_url = access.clone();
         by_url.url.runtime_params.insert(
             "options".to_owned(),
             "-c default_transaction_read_only=off".to_owned(),
@@ -814,11 +814,11 @@ async fn sessions_that_begin_read_only_are_reported() {
 async fn two_strings_to_one_database_have_one_identity() {
     server().database("same", PASSWORD);
     server().database("different", PASSWORD);
-    let by_address = facts(target(url(server().port, "same"))).await.identity;
+    let by_address = facts(access(url(server().port, "same"))).await.identity;
     let mut by_name = url(server().port, "same");
     by_name.hosts[0].host = "localhost".to_owned();
-    assert_eq!(facts(target(by_name)).await.identity, by_address);
-    let other = facts(target(url(server().port, "different")))
+    assert_eq!(facts(access(by_name)).await.identity, by_address);
+    let other = facts(access(url(server().port, "different")))
         .await
         .identity;
     assert_ne!(other, by_address);
@@ -828,7 +828,7 @@ async fn two_strings_to_one_database_have_one_identity() {
         "same",
         "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC",
     );
-    let without = facts(target(url(server().port, "same"))).await.identity;
+    let without = facts(access(url(server().port, "same"))).await.identity;
     assert_eq!(without.server_start, by_address.server_start);
     assert_ne!(without.database, by_address.database, "by its address");
 }
@@ -838,7 +838,7 @@ async fn two_strings_to_one_database_have_one_identity() {
 #[tokio::test]
 async fn a_wrong_password_is_definite() {
     server().database("wrong", "another one");
-    let (class, reason, message) = failure(target(url(server().port, "wrong"))).await;
+    let (class, reason, message) = failure(access(url(server().port, "wrong"))).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Definite, FailureReason::AuthenticationFailed)
@@ -854,7 +854,7 @@ async fn a_missing_database_is_definite() {
     server().database("present", PASSWORD);
     let mut url = url(server().port, "present");
     url.database = "absent".to_owned();
-    let (class, reason, _) = failure(target(url)).await;
+    let (class, reason, _) = failure(access(url)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Definite, FailureReason::DatabaseMissing)
@@ -867,7 +867,7 @@ async fn a_role_that_may_not_connect_is_definite() {
     server().sql("postgres", &format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
     let mut url = url(server().port, "closed");
     url.user = "stranger".to_owned();
-    let (class, reason, _) = failure(target(url)).await;
+    let (class, reason, _) = failure(access(url)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Definite, FailureReason::PermissionDenied)
@@ -885,7 +885,7 @@ async fn an_unknown_parameter_is_definite() {
     ] {
         let mut url = url(server().port, "params");
         url.runtime_params.insert(key.to_owned(), value.to_owned());
-        let (class, reason, message) = failure(target(url)).await;
+        let (class, reason, message) = failure(access(url)).await;
         assert_eq!(
             (class, reason),
             (FailureClass::Definite, FailureReason::ParameterRefused),
@@ -901,14 +901,14 @@ async fn a_port_where_nothing_listens_is_unknown() {
         .local_addr()
         .unwrap()
         .port();
-    let (class, reason, _) = failure(target(url(port, "x"))).await;
+    let (class, reason, _) = failure(access(url(port, "x"))).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Unknown, FailureReason::Unreachable)
     );
     let mut url = url(port, "x");
     url.hosts[0].host = "no-such-host.invalid".to_owned();
-    let (class, reason, message) = failure(target(url)).await;
+    let (class, reason, message) = failure(access(url)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Unknown, FailureReason::Unreachable)
@@ -926,7 +926,7 @@ async fn something_that_is_no_postgresql_is_unknown() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let (class, reason, _) = failure(target(url(port, "x"))).await;
+    let (class, reason, _) = failure(access(url(port, "x"))).await;
     assert_eq!(class, FailureClass::Unknown, "{reason:?}");
 }
 
@@ -953,7 +953,7 @@ async fn another_product_behind_the_protocol_is_definite() {
             "CREATE OR REPLACE FUNCTION public.version() RETURNS text LANGUAGE sql AS $$SELECT '{version}'::text$$"
         );
         server().sql("product", &call);
-        let (class, reason, message) = failure(target(url(server().port, "product"))).await;
+        let (class, reason, message) = failure(access(url(server().port, "product"))).await;
         assert_eq!(
             (class, reason),
             (FailureClass::Definite, FailureReason::NotPostgres),
@@ -974,10 +974,10 @@ async fn black_holes_are_unknown_and_delay_nobody_else() {
     let (wake, mut woken) = unbounded_channel();
     let probes = Probes::new(wake, Arc::new(|_, _| {}));
     for key in 1..=150 {
-        probes.ensure(&key, target(url(port, "x")));
+        probes.ensure(&key, access(url(port, "x")));
     }
     let started = Instant::now();
-    probes.ensure(&0, target(url(server().port, "healthy")));
+    probes.ensure(&0, access(url(server().port, "healthy")));
     assert_eq!(woken.recv().await, Some(0));
     // Before any black hole has timed out (after five seconds), on however busy a machine.
     assert!(
@@ -1018,21 +1018,21 @@ async fn a_quiet_cluster_wakes_nobody_and_a_dead_replica_is_told_within_a_second
         )
     };
     beat("0 s");
-    let mut probe = Probe::start(target(url), Duration::from_millis(200));
+    let mut probe = Probe::start(access(url), Duration::from_millis(200));
     assert!(probe.wake(Duration::from_secs(5)).await.is_some());
     for _ in 0..10 {
         beat("0 s");
         assert!(probe.wake(Duration::from_millis(250)).await.is_none());
     }
     // At the usual interval, and nothing beats any more.
-    let mut slow = target(probe_url());
+    let mut slow = access(probe_url());
     slow.fingerprint = [2; 32];
     beat("27 s");
     let died = Instant::now();
     probe.probes.ensure(&"it", slow);
     assert!(
         probe.wake(Duration::from_secs(2)).await.is_some(),
-        "a new target is read at once"
+        "a new access is read at once"
     );
     assert!(
         probe
@@ -1056,7 +1056,7 @@ async fn a_server_that_goes_and_comes_back_is_seen_going_and_coming_back() {
     let mut server = Server::start("");
     server.database("restarted", PASSWORD);
     let mut probe = Probe::start(
-        target(url(server.port, "restarted")),
+        access(url(server.port, "restarted")),
         Duration::from_millis(500),
     );
     assert!(matches!(
@@ -1081,7 +1081,7 @@ async fn a_server_that_goes_and_comes_back_is_seen_going_and_coming_back() {
     assert!(matches!(latest.view, DatabaseView::Probed(Ok(_))));
 
     // A restart between two readings is no failure; a terminated session neither.
-    let mut probe = Probe::start(target(url(server.port, "restarted")), DEFAULT_INTERVAL);
+    let mut probe = Probe::start(access(url(server.port, "restarted")), DEFAULT_INTERVAL);
     assert!(probe.wake(Duration::from_secs(5)).await.is_some());
     server.sql(
         "postgres",
@@ -1112,7 +1112,7 @@ async fn a_locked_table_holds_a_probe_for_seconds_only() {
         .unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let started = Instant::now();
-    let (class, reason, message) = failure(target(url)).await;
+    let (class, reason, message) = failure(access(url)).await;
     lock.kill().unwrap();
     lock.wait().unwrap();
     assert_eq!(
@@ -1133,24 +1133,24 @@ async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
     let users = [("pooled", PASSWORD)];
     let pooler = server().pooler("transaction", &users);
     assert!(
-        facts(target(url(pooler.port, "pooled")))
+        facts(access(url(pooler.port, "pooled")))
             .await
             .transaction_pooler
     );
     let pooler = server().pooler("statement", &users);
     assert!(
-        facts(target(url(pooler.port, "pooled")))
+        facts(access(url(pooler.port, "pooled")))
             .await
             .transaction_pooler
     );
     let pooler = server().pooler("session", &users);
-    let seen = facts(target(url(pooler.port, "pooled"))).await;
+    let seen = facts(access(url(pooler.port, "pooled"))).await;
     assert!(!seen.transaction_pooler);
     assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
 
     let mut refused = url(pooler.port, "pooled");
     refused.password = Some(SecretString::from("not the one"));
-    let (class, reason, message) = failure(target(refused)).await;
+    let (class, reason, message) = failure(access(refused)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Definite, FailureReason::AuthenticationFailed),
@@ -1160,7 +1160,7 @@ async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
     parameter
         .runtime_params
         .insert("search_path".to_owned(), "public".to_owned());
-    let (_, reason, message) = failure(target(parameter)).await;
+    let (_, reason, message) = failure(access(parameter)).await;
     assert_eq!(reason, FailureReason::ParameterRefused, "{message}");
 }
 
@@ -1187,7 +1187,7 @@ async fn name(leads_to: u16) -> (u16, Arc<AtomicU16>) {
 /// bad.
 async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, DatabaseFacts) {
     let (port, leads_to) = name(from).await;
-    let mut probe = Probe::start(target(url(port, database)), Duration::from_millis(300));
+    let mut probe = Probe::start(access(url(port, database)), Duration::from_millis(300));
     let seen = |latest: Latest| match latest.view {
         DatabaseView::Probed(Ok(facts)) => facts,
         other => panic!("{other:?}"),
@@ -1232,7 +1232,7 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
     primary.database("replicated", PASSWORD);
     let standby = primary.standby();
     let mut behind = url(standby.port, "replicated");
-    let seen = facts(target(behind.clone())).await;
+    let seen = facts(access(behind.clone())).await;
     assert!(seen.in_recovery);
 
     behind.hosts.push(HostPort {
@@ -1247,7 +1247,7 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
     ] {
         behind.target_session_attrs = attrs;
         assert_eq!(
-            facts(target(behind.clone())).await.in_recovery,
+            facts(access(behind.clone())).await.in_recovery,
             in_recovery,
             "{attrs:?}"
         );
@@ -1255,7 +1255,7 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
     behind.hosts.pop();
     for attrs in [TargetSessionAttrs::ReadWrite, TargetSessionAttrs::Primary] {
         behind.target_session_attrs = attrs;
-        let (class, reason, message) = failure(target(behind.clone())).await;
+        let (class, reason, message) = failure(access(behind.clone())).await;
         assert_eq!(
             (class, reason),
             (FailureClass::Definite, FailureReason::Standby)
@@ -1268,7 +1268,7 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
         "postgres",
         "ALTER DATABASE replicated SET default_transaction_read_only = on",
     );
-    let (class, reason, message) = failure(target(frozen)).await;
+    let (class, reason, message) = failure(access(frozen)).await;
     assert_eq!(
         (class, reason),
         (FailureClass::Definite, FailureReason::ReadOnly)
@@ -1283,11 +1283,11 @@ async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
 async fn certificates_are_verified_as_sslmode_says() {
     server().database("tls", PASSWORD);
     let attempt = |host: &str, mode: SslMode, ca: Option<Vec<u8>>| {
-        let mut target = target(url(server().port, "tls"));
-        target.url.hosts[0].host = host.to_owned();
-        target.url.ssl_mode = mode;
-        target.ca = ca;
-        target
+        let mut access = access(url(server().port, "tls"));
+        access.url.hosts[0].host = host.to_owned();
+        access.url.ssl_mode = mode;
+        access.ca = ca;
+        access
     };
     let right = Some(server().ca());
     let other = Server::start("");
@@ -1359,10 +1359,10 @@ async fn a_certificate_of_version_1_is_no_verdict() {
         (SslMode::Require, Some(server.ca())),
         (SslMode::VerifyCa, Some(server.ca())),
     ] {
-        let mut target = target(url(server.port, "old_tls"));
-        target.url.ssl_mode = mode;
-        target.ca = ca;
-        let (class, reason, message) = failure(target).await;
+        let mut access = access(url(server.port, "old_tls"));
+        access.url.ssl_mode = mode;
+        access.ca = ca;
+        let (class, reason, message) = failure(access).await;
         assert_eq!(
             (class, reason),
             (FailureClass::Unknown, FailureReason::TlsFailed),
@@ -1371,7 +1371,7 @@ async fn a_certificate_of_version_1_is_no_verdict() {
         assert!(message.contains("version 3"), "{message}");
     }
     // What asks for no encryption is read without.
-    let mut preferred = target(url(server.port, "old_tls"));
+    let mut preferred = access(url(server.port, "old_tls"));
     preferred.url.ssl_mode = SslMode::Prefer;
     facts(preferred).await;
 }
@@ -1417,9 +1417,9 @@ async fn the_memory_of_a_probe() {
         for key in 0..N {
             let mut url = url(server.port, "many");
             url.ssl_mode = mode;
-            let mut target = target(url);
-            target.ca = (mode == SslMode::VerifyCa).then(|| server.ca());
-            probes.ensure(&key, target);
+            let mut access = access(url);
+            access.ca = (mode == SslMode::VerifyCa).then(|| server.ca());
+            probes.ensure(&key, access);
         }
         for _ in 0..N {
             woken.recv().await.unwrap();

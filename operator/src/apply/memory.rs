@@ -42,13 +42,13 @@ struct RecentWrite {
 }
 
 /// An object that is to stand, and the version of it that the cache shows.
-pub(super) struct Version {
+pub(super) struct Candidate {
     slot: Slot,
     before: Option<String>,
     hash: String,
 }
 
-impl Version {
+impl Candidate {
     /// Of a desired object. `before`: `resourceVersion` in the cache; `None` if it is not there.
     pub(super) fn new(desired: &DesiredObject, before: Option<String>) -> Self {
         Self {
@@ -91,36 +91,38 @@ impl Memory {
     }
 
     /// Whether this was written a moment ago, and the watch has not shown it yet.
-    pub(super) fn awaits_echo(&self, version: &Version) -> bool {
+    pub(super) fn awaits_echo(&self, candidate: &Candidate) -> bool {
         self.writes
-            .get(&version.slot)
-            .is_some_and(|write| write.before == version.before && write.hash == version.hash)
+            .get(&candidate.slot)
+            .is_some_and(|write| write.before == candidate.before && write.hash == candidate.hash)
     }
 
     /// Whether the API server holds this in a form of its own: it was asked, and changed nothing.
-    pub(super) fn is_kept(&self, version: &Version) -> bool {
-        version.before.is_some()
+    pub(super) fn is_kept(&self, candidate: &Candidate) -> bool {
+        candidate.before.is_some()
             && self
                 .kept
-                .get(&version.slot)
-                .is_some_and(|(before, hash)| (before, hash) == (&version.before, &version.hash))
+                .get(&candidate.slot)
+                .is_some_and(|(before, hash)| {
+                    (before, hash) == (&candidate.before, &candidate.hash)
+                })
     }
 
     /// Notes that the API server was asked for this, and changed nothing.
-    pub(super) fn note_kept(&mut self, version: Version) {
-        let Version { slot, before, hash } = version;
+    pub(super) fn note_kept(&mut self, candidate: Candidate) {
+        let Candidate { slot, before, hash } = candidate;
         self.kept.insert(slot, (before, hash));
     }
 
     /// The earlier writes of this, if there were some lately.
-    pub(super) fn contest(&self, version: &Version) -> Option<&Contest> {
-        let contest = self.contests.get(&version.slot)?;
-        contest.is_about(&version.hash).then_some(contest)
+    pub(super) fn contest(&self, candidate: &Candidate) -> Option<&Contest> {
+        let contest = self.contests.get(&candidate.slot)?;
+        contest.is_about(&candidate.hash).then_some(contest)
     }
 
     /// Notes that this was written. `by`: who had changed it, if that was asked.
-    pub(super) fn note_written(&mut self, version: Version, by: Option<String>) -> &Contest {
-        let Version { slot, before, hash } = version;
+    pub(super) fn note_written(&mut self, candidate: Candidate, by: Option<String>) -> &Contest {
+        let Candidate { slot, before, hash } = candidate;
         let at = Instant::now();
         let contest = self.contests.entry(slot.clone());
         let contest = contest.or_insert_with(|| Contest::new(&hash));

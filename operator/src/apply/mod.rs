@@ -32,7 +32,7 @@ use event::{Notice, Publisher};
 use jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::{Client, ResourceExt};
-use memory::Version;
+use memory::Candidate;
 use objects::{Applied, Evicted, Objects};
 use outcome::pause_until;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ pub async fn apply(
     writer.leadership.check()?;
     let namespace = &cluster.namespace().unwrap_or_default();
     let (uid, name) = (&cluster.uid().unwrap_or_default(), &cluster.name_any());
-    let mut pass = Pass {
+    let mut execution = Execution {
         writer,
         key,
         cluster,
@@ -104,20 +104,20 @@ pub async fn apply(
         memory,
         outcome: Outcome::new(observation.now, plan.next),
     };
-    let pods_need_stands = pass.stand(plan).await?;
+    let pods_need_stands = execution.stand(plan).await?;
     if let Some(size) = plan.resize {
-        pass.resize(size).await?;
+        execution.resize(size).await?;
     }
-    pass.prune(&plan.prune).await?;
+    execution.prune(&plan.prune).await?;
     if let Some(eviction) = plan.eviction.as_ref().filter(|_| pods_need_stands) {
-        pass.evict(eviction).await?;
+        execution.evict(eviction).await?;
     }
-    pass.call(&plan.call)?;
-    Ok(pass.outcome)
+    execution.call(&plan.call)?;
+    Ok(execution.outcome)
 }
 
 /// A plan that is being carried out.
-struct Pass<'a> {
+struct Execution<'a> {
     writer: &'a Writer,
     key: &'a Key,
     cluster: &'a BytebaseCluster,
@@ -126,7 +126,7 @@ struct Pass<'a> {
     outcome: Outcome,
 }
 
-impl Pass<'_> {
+impl Execution<'_> {
     fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
         (self.writer.cached)(kind, self.objects.namespace, name)
     }
@@ -146,13 +146,13 @@ impl Pass<'_> {
         for desired in &plan.objects {
             let cached = self.cached(desired.kind, &desired.name);
             let before = cached.as_ref().and_then(ResourceExt::resource_version);
-            let version = Version::new(desired, before);
-            if self.memory.awaits_echo(&version) {
+            let candidate = Candidate::new(desired, before);
+            if self.memory.awaits_echo(&candidate) {
                 pods_need_stands &= !desired.kind.is_needed_by_pods();
                 self.outcome.requeue_after(ECHO);
                 continue;
             }
-            if self.memory.is_kept(&version) {
+            if self.memory.is_kept(&candidate) {
                 continue;
             }
             self.writer.leadership.check()?;
@@ -160,7 +160,7 @@ impl Pass<'_> {
                 let cached = cached.as_ref();
                 cached.is_none_or(|cached| !objects::stands(desired, cached))
             };
-            let contest = self.memory.contest(&version).filter(differs);
+            let contest = self.memory.contest(&candidate).filter(differs);
             if let Some(contest) = contest
                 && let Some(left) = contest.left_alone_for(Instant::now())
             {
@@ -181,11 +181,11 @@ impl Pass<'_> {
             }
             match applied {
                 Ok(Applied::Unchanged | Applied::Ending) => {}
-                Ok(Applied::Kept) => self.memory.note_kept(version),
+                Ok(Applied::Kept) => self.memory.note_kept(candidate),
                 Ok(Applied::Written) => {
                     self.wrote(WriteVerb::Apply, desired.kind);
                     tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
-                    let contest = self.memory.note_written(version, by);
+                    let contest = self.memory.note_written(candidate, by);
                     self.outcome.failures.extend(changed_back(desired, contest));
                 }
                 Err(failure) => self.outcome.failures.push(failure),

@@ -126,7 +126,8 @@ pub fn invalid(
         validation.ends_soon.as_ref(),
     );
     let set = observation.stateful_set.as_ref();
-    let gate = if license.allows == license::Allows::No && set.is_some_and(|set| set.replicas > 1) {
+    let gate = if license.allows == license::Licensed::No && set.is_some_and(|set| set.replicas > 1)
+    {
         format!("; only the license gate acts: {}", license.message)
     } else {
         String::new()

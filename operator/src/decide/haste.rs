@@ -6,7 +6,7 @@
 //! its task is the lesser loss.
 
 use super::health::{Health, Replica};
-use super::license::{Allows, LicenseVerdict};
+use super::license::{LicenseVerdict, Licensed};
 use super::rollout::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +37,7 @@ pub fn hastened(
     let ends_at = license.status.as_ref();
     let ends_at = ends_at.and_then(|license| license.expiration_time.as_ref());
     let has_ended = ends_at.is_none_or(|end| end.0 <= observation.now);
-    if license.allows != Allows::No || !has_ended || health.replicas.len() < 2 {
+    if license.allows != Licensed::No || !has_ended || health.replicas.len() < 2 {
         return Hastened::default();
     }
     let mut drains: Vec<_> = health

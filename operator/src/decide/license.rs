@@ -13,7 +13,7 @@ use secrecy::ExposeSecret as _;
 #[derive(Clone, Debug)]
 pub struct LicenseVerdict {
     /// Whether it allows several replicas.
-    pub allows: Allows,
+    pub allows: Licensed,
     /// Reason of the `HALicensed` condition.
     pub reason: Reason,
     /// Message of it.
@@ -28,7 +28,7 @@ pub struct LicenseVerdict {
 
 /// Whether several replicas may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allows {
+pub enum Licensed {
     /// Yes.
     Yes,
     /// No.
@@ -37,7 +37,7 @@ pub enum Allows {
     Unknown,
 }
 
-impl Allows {
+impl Licensed {
     /// The status of `HALicensed` by it.
     pub fn status(self) -> Option<bool> {
         match self {
@@ -48,10 +48,10 @@ impl Allows {
     }
 }
 
-struct Answer(Allows, Reason, String);
+struct Answer(Licensed, Reason, String);
 
 /// Where and when a stored license is judged.
-struct Place<'a> {
+struct Circumstances<'a> {
     workspace_id: &'a str,
     now: Timestamp,
     guard: SignedDuration,
@@ -150,12 +150,12 @@ fn read(
             workspace_id,
             token,
         }) => {
-            let place = Place {
+            let circumstances = Circumstances {
                 workspace_id,
                 now,
                 guard,
             };
-            stored(token.expose_secret(), terms.secret, &place, key)
+            stored(token.expose_secret(), terms.secret, &circumstances, key)
         }
     };
     Some(verdict)
@@ -171,7 +171,7 @@ fn unread(
     guard: SignedDuration,
 ) -> LicenseVerdict {
     let (license, refused, changes_at) = if let Some(last) = last {
-        let refused = (last.allows == Allows::No).then_some(last.reason);
+        let refused = (last.allows == Licensed::No).then_some(last.reason);
         let license = last.status;
         let stored = license.filter(|license| license.source == LicenseSource::Database);
         (stored, refused, last.changes_at)
@@ -185,8 +185,8 @@ fn unread(
     };
     let changes_at = verdict.changes_at.into_iter().chain(changes_at).min();
     match refused {
-        Some(reason) if verdict.allows != Allows::No => LicenseVerdict {
-            allows: Allows::No,
+        Some(reason) if verdict.allows != Licensed::No => LicenseVerdict {
+            allows: Licensed::No,
             reason,
             message: format!(
                 "when it could last be read, no stored license allowed several replicas; {why}"
@@ -259,7 +259,7 @@ fn stand_in(
         );
     };
     let Answer(allows, reason, message) = claims(&secret.license, now, guard, None);
-    let reason = if allows == Allows::Yes {
+    let reason = if allows == Licensed::Yes {
         Reason::SecretLicenseAllowsHa
     } else {
         reason
@@ -283,20 +283,20 @@ fn stand_in(
 fn stored(
     token: &str,
     secret: Option<&SecretLicense>,
-    place: &Place<'_>,
+    circumstances: &Circumstances<'_>,
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
-    let Place {
+    let Circumstances {
         workspace_id,
         now,
         guard,
-    } = *place;
+    } = *circumstances;
     let read = read_license(token, key);
     let secret = secret.filter(|secret| secret.token.expose_secret() != token);
     let installable = secret.is_some_and(|secret| {
         secret.license.validity(now, Some(workspace_id)) == LicenseValidity::Valid
             && match &read {
-                Ok(stored) => is_better(&secret.license, &stored.license, place),
+                Ok(stored) => is_better(&secret.license, &stored.license, circumstances),
                 Err(_) => true,
             }
     });
@@ -340,10 +340,11 @@ fn stored(
 
 /// A license in the Secret replaces one that Bytebase does not accept, or one without HA, or one
 /// that ends sooner: somebody may have installed a newer one by hand.
-fn is_better(secret: &License, stored: &License, place: &Place<'_>) -> bool {
+fn is_better(secret: &License, stored: &License, circumstances: &Circumstances<'_>) -> bool {
     let rank = |license: &License| {
         (
-            license.validity(place.now, Some(place.workspace_id)) == LicenseValidity::Valid,
+            license.validity(circumstances.now, Some(circumstances.workspace_id))
+                == LicenseValidity::Valid,
             license.ha,
             license.expires_at.unwrap_or(Timestamp::MAX),
         )
@@ -375,7 +376,7 @@ fn not_installed(
     ));
     let changes_at = next_change(&secret.license, now, SignedDuration::ZERO);
     match (allows, reason) {
-        (Allows::Yes, _) => {
+        (Licensed::Yes, _) => {
             let mut verdict = absent(
                 Reason::LicenseNotInstalled,
                 &format!("the license in the Secret is not stored yet; {how}"),
@@ -401,7 +402,7 @@ fn not_installed(
 
 fn absent(reason: Reason, message: &str, status: Option<LicenseStatus>) -> LicenseVerdict {
     LicenseVerdict {
-        allows: Allows::No,
+        allows: Licensed::No,
         reason,
         message: message.to_owned(),
         status,
@@ -412,7 +413,7 @@ fn absent(reason: Reason, message: &str, status: Option<LicenseStatus>) -> Licen
 
 fn unknown(message: &str) -> LicenseVerdict {
     LicenseVerdict {
-        allows: Allows::Unknown,
+        allows: Licensed::Unknown,
         reason: Reason::LicenseUnknown,
         message: message.to_owned(),
         status: None,
@@ -431,17 +432,17 @@ fn claims(
         .expires_at
         .map_or_else(|| "perpetual".to_owned(), |end| format!("until {end}"));
     match license.validity(now, workspace_id) {
-        LicenseValidity::Expired => Answer(Allows::No, Reason::LicenseExpired, format!("the license ended ({until}): install a new one")),
-        LicenseValidity::NotYetValid => Answer(Allows::No, Reason::LicenseNotYetValid, "the license is not valid yet".to_owned()),
-        LicenseValidity::OtherWorkspace => Answer(Allows::No, Reason::LicenseOtherWorkspace, "the license is for another workspace: ask for one for this workspace's id (status.license.workspaceID names the one it is for)".to_owned()),
-        LicenseValidity::Valid if !license.ha => Answer(Allows::No, Reason::LicenseWithoutHa, format!("the {} license does not include HA", license.plan)),
+        LicenseValidity::Expired => Answer(Licensed::No, Reason::LicenseExpired, format!("the license ended ({until}): install a new one")),
+        LicenseValidity::NotYetValid => Answer(Licensed::No, Reason::LicenseNotYetValid, "the license is not valid yet".to_owned()),
+        LicenseValidity::OtherWorkspace => Answer(Licensed::No, Reason::LicenseOtherWorkspace, "the license is for another workspace: ask for one for this workspace's id (status.license.workspaceID names the one it is for)".to_owned()),
+        LicenseValidity::Valid if !license.ha => Answer(Licensed::No, Reason::LicenseWithoutHa, format!("the {} license does not include HA", license.plan)),
         LicenseValidity::Valid if license.expires_at.is_some_and(|end| now.saturating_add(guard).is_ok_and(|soon| soon >= end)) => {
-            Answer(Allows::No, Reason::LicenseExpiring, format!("the license ends within {} ({until}), and queued work fails ten minutes after: install a new one", in_words(guard)))
+            Answer(Licensed::No, Reason::LicenseExpiring, format!("the license ends within {} ({until}), and queued work fails ten minutes after: install a new one", in_words(guard)))
         }
         LicenseValidity::Valid => match license.expires_at.and_then(|end| reminders::passed(end, now)) {
-            None => Answer(Allows::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
+            None => Answer(Licensed::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
             Some(days) => {
-                Answer(Allows::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and then only one replica runs: install a new one", license.plan))
+                Answer(Licensed::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and then only one replica runs: install a new one", license.plan))
             }
         },
     }

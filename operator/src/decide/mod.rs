@@ -381,7 +381,7 @@ fn blocked(
     // What is read meanwhile goes into status: a decision on the corrected spec may rest on it.
     let database = validation.database.as_ref();
     let database = database.map(|database| database::judge(database, wanted, observation, health));
-    let closed = enforcement == Enforcement::Enforce && license.allows == license::Allows::No;
+    let closed = enforcement == Enforcement::Enforce && license.allows == license::Licensed::No;
     let acts = closed && !paused;
     let hastened = if acts {
         haste::hastened(&license, observation, health)

@@ -106,7 +106,7 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
         };
     }
     match license.allows {
-        license::Allows::Yes if database.allows == database::Allows::All => Target {
+        license::Licensed::Yes if database.allows == database::Allows::All => Target {
             replicas: wanted,
             held_back: None,
         },
@@ -115,7 +115,7 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
         _ => {
             let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
                 (Reason::HeldBackByLicense, &license.message)
-            } else if license.allows == license::Allows::Yes {
+            } else if license.allows == license::Licensed::Yes {
                 (Reason::HeldBackByDatabase, &database.message)
             } else {
                 (Reason::HeldBackByDatabase, &license.message)
@@ -137,6 +137,6 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
         ));
     }
     let closed = grounds.enforcement == Enforcement::Enforce
-        && grounds.license.allows == license::Allows::No;
+        && grounds.license.allows == license::Licensed::No;
     closed.then(|| (Reason::HeldBackByLicense, grounds.license.message.clone()))
 }

@@ -20,11 +20,11 @@ pub struct Claims(Mutex<Index>);
 struct Index {
     claims: HashMap<String, Claim>,
     /// Uids by database and by endpoint, oldest first.
-    by_mark: HashMap<Mark, BTreeSet<Place>>,
+    by_mark: HashMap<Mark, BTreeSet<Seniority>>,
 }
 
 /// When a cluster was made, its name, and its uid.
-type Place = (Timestamp, String, String);
+type Seniority = (Timestamp, String, String);
 
 /// By what two claims may be found to be on the same database.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,12 +139,12 @@ impl Claims {
     pub fn shared_with(&self, uid: &str, remembered: &Remembered) -> Option<String> {
         let index = self.0.lock();
         let claim = index.claims.get(uid)?;
-        let place = claim.place(uid);
+        let seniority = claim.seniority(uid);
         let marks = [&claim.database, &claim.endpoint].into_iter().flatten();
         marks
             .flat_map(|mark| index.by_mark.get(mark).into_iter().flatten())
             // Never by a younger one, nor by itself.
-            .filter(|other| **other < place)
+            .filter(|other| **other < seniority)
             .find(|(.., other)| {
                 let other = index.claims.get(other);
                 other.is_some_and(|other| claim.is_on_database_of(other, remembered))
@@ -180,7 +180,7 @@ fn mark_of_endpoint(endpoint: &str, key: &Key) -> Mark {
 // === impl Claim ===
 
 impl Claim {
-    fn place(&self, uid: &str) -> Place {
+    fn seniority(&self, uid: &str) -> Seniority {
         (self.created, name(&self.key), uid.to_owned())
     }
 
@@ -218,8 +218,8 @@ impl Index {
     fn put(&mut self, uid: &str, claim: Claim) -> Vec<Key> {
         let before = self.take(uid);
         for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
-            let places = self.by_mark.entry(mark.clone()).or_default();
-            places.insert(claim.place(uid));
+            let seniorities = self.by_mark.entry(mark.clone()).or_default();
+            seniorities.insert(claim.seniority(uid));
         }
         let mut concerned = Vec::new();
         if before.as_ref().is_none_or(|before| !before.same_as(&claim)) {
@@ -234,9 +234,9 @@ impl Index {
     fn take(&mut self, uid: &str) -> Option<Claim> {
         let claim = self.claims.remove(uid)?;
         for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
-            if let Some(places) = self.by_mark.get_mut(mark) {
-                places.remove(&claim.place(uid));
-                if places.is_empty() {
+            if let Some(seniorities) = self.by_mark.get_mut(mark) {
+                seniorities.remove(&claim.seniority(uid));
+                if seniorities.is_empty() {
                     self.by_mark.remove(mark);
                 }
             }

@@ -23,7 +23,7 @@ use crate::process::queue::{Key, Queue};
 use crate::validate::{ValidDatabase, Validation};
 use caches::Caches;
 use claims::{Claimant, Claims};
-use database::Target;
+use database::Access;
 use database::probe::Probes;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -304,8 +304,8 @@ impl Subject<'_> {
     /// What is known of the database now; sees to it that it is read, if it can be.
     fn probed(&self, database: Option<&ValidDatabase>) -> Latest {
         let probes = &self.sources.probes;
-        match database.map(Target::of) {
-            Some(Some(target)) => probes.ensure(self.key, target),
+        match database.map(Access::of) {
+            Some(Some(access)) => probes.ensure(self.key, access),
             // It can no longer be read, and an earlier login must not go on being tried.
             Some(None) => {
                 probes.remove(self.key);

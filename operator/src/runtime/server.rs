@@ -58,7 +58,7 @@ pub struct Server {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct ReadinessReport {
     ready: bool,
     missing: Vec<&'static str>,
 }
@@ -182,7 +182,7 @@ async fn ready(State(readiness): State<Readiness>) -> impl IntoResponse {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(Report { ready, missing }))
+    (status, Json(ReadinessReport { ready, missing }))
 }
 
 async fn scrape(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {

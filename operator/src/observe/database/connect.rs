@@ -1,7 +1,7 @@
 //! Logging in, the way Bytebase's driver (pgx) would, with nothing of the operator's own
 //! environment in it.
 
-use super::Target;
+use super::Access;
 use super::classify::{self, Phase, Place};
 use crate::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
@@ -51,11 +51,11 @@ struct ServerState {
 ///
 /// Like the driver, a refusal of the login itself ends the search, whatever other servers there
 /// are.
-pub async fn dial(target: &Target) -> Result<Dialled, ProbeFailure> {
-    let url = &target.url;
-    match dial_pass(target, url.target_session_attrs).await {
+pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
+    let url = &access.url;
+    match dial_pass(access, url.target_session_attrs).await {
         Err(_) if url.target_session_attrs == TargetSessionAttrs::PreferStandby => {
-            dial_pass(target, TargetSessionAttrs::Any).await
+            dial_pass(access, TargetSessionAttrs::Any).await
         }
         outcome => outcome,
     }
@@ -66,11 +66,11 @@ pub async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
 
-async fn dial_pass(target: &Target, attrs: TargetSessionAttrs) -> Result<Dialled, ProbeFailure> {
+async fn dial_pass(access: &Access, attrs: TargetSessionAttrs) -> Result<Dialled, ProbeFailure> {
     let mut failure = None;
-    for (index, host) in target.url.hosts.iter().enumerate() {
-        let place = Place::new(&target.url, host, &target.login);
-        match dial_host(target, host, attrs, &place).await {
+    for (index, host) in access.url.hosts.iter().enumerate() {
+        let place = Place::new(&access.url, host, &access.login);
+        match dial_host(access, host, attrs, &place).await {
             Ok(connection) => {
                 return Ok(Dialled {
                     connection,
@@ -113,17 +113,17 @@ fn is_unfit(reason: FailureReason) -> bool {
 }
 
 async fn dial_host(
-    target: &Target,
+    access: &Access,
     host: &HostPort,
     attrs: TargetSessionAttrs,
     place: &Place<'_>,
 ) -> Result<PgConnection, ProbeFailure> {
-    let attempts = ssl_attempts(target, place)?;
+    let attempts = ssl_attempts(access, place)?;
     let login = async {
         let mut last = None;
         for (index, mode) in attempts.iter().enumerate() {
-            let ca = authorities(target);
-            let options = options(&target.url, host, ca, *mode, place)?;
+            let ca = authorities(access);
+            let options = options(&access.url, host, ca, *mode, place)?;
             // Boxed: it is large, and both arms below would have room for it.
             let login = Box::pin(options.connect());
             let outcome = match ca {
@@ -173,9 +173,9 @@ fn refusal_leaves_another_mode(sqlstate: &str, mode: PgSslMode) -> bool {
 
 /// The CA that the driver verifies the server by; `None` for the public ones. They stand for those
 /// of the pods, which the operator does not see: Bytebase's image brings the same list.
-fn authorities(target: &Target) -> Option<&[u8]> {
-    let is_system = target.url.ssl_root_cert.as_deref() == Some("system");
-    target.ca.as_deref().filter(|_| !is_system)
+fn authorities(access: &Access) -> Option<&[u8]> {
+    let is_system = access.url.ssl_root_cert.as_deref() == Some("system");
+    access.ca.as_deref().filter(|_| !is_system)
 }
 
 async fn check_session(
@@ -262,15 +262,15 @@ fn acceptable(attrs: TargetSessionAttrs, state: ServerState) -> bool {
 /// The driver used here treats `allow` as `disable`, does not fall back from a failed handshake
 /// under `prefer`, and under `require` verifies nothing even with a CA at hand, where pgx verifies
 /// the chain.
-fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMode], ProbeFailure> {
-    let url = &target.url;
+fn ssl_attempts(access: &Access, place: &Place<'_>) -> Result<&'static [PgSslMode], ProbeFailure> {
+    let url = &access.url;
     let mode = url.effective_ssl_mode();
     let verifies = matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
     // A CA named by its path in the pod is one the operator cannot have. Going on without it would
     // hand the password to a server that the user asked to have verified.
     // It is not quoted: what was pasted there in place of a name may be a key.
     let named = url.ssl_root_cert.as_deref() != Some("system") && url.ssl_root_cert.is_some();
-    if verifies && named && target.ca.is_none() {
+    if verifies && named && access.ca.is_none() {
         return Err(place.failure(
             FailureClass::Unknown,
             FailureReason::TlsFailed,
@@ -282,7 +282,7 @@ fn ssl_attempts(target: &Target, place: &Place<'_>) -> Result<&'static [PgSslMod
         SslMode::Disable => &[PgSslMode::Disable],
         SslMode::Allow => &[PgSslMode::Disable, PgSslMode::Require],
         SslMode::Prefer => &[PgSslMode::Prefer, PgSslMode::Disable],
-        SslMode::Require if target.ca.is_some() => &[PgSslMode::VerifyCa],
+        SslMode::Require if access.ca.is_some() => &[PgSslMode::VerifyCa],
         SslMode::Require => &[PgSslMode::Require],
         SslMode::VerifyCa => &[PgSslMode::VerifyCa],
         SslMode::VerifyFull => &[PgSslMode::VerifyFull],
@@ -413,8 +413,8 @@ pub(crate) mod tests {
         url
     }
 
-    fn target(url: PgUrl, ca: Option<&[u8]>) -> Target {
-        Target {
+    fn access(url: PgUrl, ca: Option<&[u8]>) -> Access {
+        Access {
             url,
             ca: ca.map(<[u8]>::to_vec),
             login: Login::Bytebase,
@@ -430,9 +430,9 @@ pub(crate) mod tests {
         let mut url = url("db", 5432);
         url.ssl_mode = mode;
         url.ssl_root_cert = path.map(str::to_owned);
-        let target = target(url, ca);
-        let place = Place::new(&target.url, &target.url.hosts[0], &target.login);
-        ssl_attempts(&target, &place)
+        let access = access(url, ca);
+        let place = Place::new(&access.url, &access.url.hosts[0], &access.login);
+        ssl_attempts(&access, &place)
             .map(|modes| format!("{modes:?}"))
             .map_err(|f| {
                 assert_eq!(f.class, FailureClass::Unknown);
@@ -476,9 +476,9 @@ pub(crate) mod tests {
     fn the_systems_authorities_are_not_joined_by_the_given_one() {
         let mut url = url("db", 5432);
         url.ssl_root_cert = Some("system".to_owned());
-        let target = target(url, Some(b"pem"));
-        assert_eq!(authorities(&target), None);
-        let mut named = target.clone();
+        let access = access(url, Some(b"pem"));
+        assert_eq!(authorities(&access), None);
+        let mut named = access.clone();
         named.url.ssl_root_cert = Some("/etc/ca.pem".to_owned());
         assert_eq!(authorities(&named), Some(b"pem".as_slice()));
     }

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 /// Where a probe connects and as whom.
 #[derive(Clone)]
-pub struct Target {
+pub struct Access {
     /// The connection string.
     pub url: PgUrl,
     /// CA bundle (PEM) that the `BytebaseCluster` names. The operator opens no file that a
@@ -34,8 +34,8 @@ pub struct Target {
     pub fingerprint: [u8; 32],
 }
 
-impl Target {
-    /// The target of a cluster; `None` if the operator can never log in.
+impl Access {
+    /// The access to the database of a cluster; `None` if the operator can never log in.
     pub fn of(database: &ValidDatabase) -> Option<Self> {
         let url = database.operator.as_ref()?;
         let ca = database
@@ -67,7 +67,7 @@ impl Target {
     }
 }
 
-/// Whose login a [`Target`] carries.
+/// Whose login an [`Access`] carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Login {
     /// The one Bytebase itself uses: what is refused here is refused to Bytebase.

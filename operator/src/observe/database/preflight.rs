@@ -4,7 +4,7 @@
 //! Bytebase needs sessions: advisory locks held across transactions, `LISTEN`, prepared statements.
 //! A pooler in transaction mode breaks them without any error at the start.
 
-use super::Target;
+use super::Access;
 use super::classify::Place;
 use super::connect;
 use super::queries::{self, Failed, SessionFacts};
@@ -32,20 +32,20 @@ const PID: &str = "SELECT pg_backend_pid()::text";
 /// Reads the identity and, unless `pooler` is known, looks for a transaction-mode pooler.
 pub async fn read(
     connection: &mut PgConnection,
-    target: &Target,
+    access: &Access,
     host: &HostPort,
     pooler: Option<bool>,
 ) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
-    let place = Place::new(&target.url, host, &target.login);
+    let place = Place::new(&access.url, host, &access.login);
     let (identity, reached_at) = queries::read_identity(connection, &place).await?;
     let pooler = match pooler {
         Some(known) => Some(known),
         // A monitoring login works through any pooler, and Bytebase need not go through this one.
-        None if !target.login.shares_the_place() => Some(false),
+        None if !access.login.shares_the_place() => Some(false),
         None if is_direct(host, reached_at).await => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,
-            shares_a_server_process(connection, target),
+            shares_a_server_process(connection, access),
         )
         .await
         .unwrap_or(None),
@@ -79,8 +79,8 @@ async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
 /// Session `a` is idle between its statements while session `b` holds a transaction. Behind a
 /// transaction-mode pooler `b` is given the server process that `a` just left, and `a` finds itself
 /// on another. With sessions of their own neither can happen.
-async fn shares_a_server_process(a: &mut PgConnection, target: &Target) -> Option<bool> {
-    let mut b = connect::dial(target).await.ok()?.connection;
+async fn shares_a_server_process(a: &mut PgConnection, access: &Access) -> Option<bool> {
+    let mut b = connect::dial(access).await.ok()?.connection;
     let mut shared = Some(false);
     for _ in 0..ROUNDS {
         let before = pid(a).await?;

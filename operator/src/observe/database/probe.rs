@@ -9,7 +9,7 @@ use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
-use super::{Login, Target, preflight};
+use super::{Access, Login, preflight};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure};
@@ -106,7 +106,7 @@ struct Shared {
 }
 
 struct State {
-    outcome: Outcome,
+    outcome: Knowledge,
     /// Of the last good probe.
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
     digest: Option<Digest>,
@@ -114,7 +114,7 @@ struct State {
     reading: Reading,
 }
 
-enum Outcome {
+enum Knowledge {
     NotProbed,
     CannotRead,
     Good,
@@ -135,7 +135,7 @@ struct Session {
 struct Openings(Arc<Semaphore>);
 
 struct Prober {
-    target: Target,
+    access: Access,
     openings: Openings,
     session: Option<Session>,
     /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
@@ -166,26 +166,26 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
         self.openings.0.add_permits(CONCURRENT_OPENINGS);
     }
 
-    /// Makes sure that `target` is probed under `key`, wholly and about every [`DEFAULT_INTERVAL`],
+    /// Makes sure that `access` is probed under `key`, wholly and about every [`DEFAULT_INTERVAL`],
     /// or as [`Self::pace`] said. An unchanged fingerprint keeps the task and all it knows.
     ///
     /// Must be called within a tokio runtime.
-    pub fn ensure(&self, key: &K, target: Target) {
+    pub fn ensure(&self, key: &K, access: Access) {
         let mut entries = self.entries.lock();
         let mut reading = FIRST_READING;
         if let Some(entry) = entries.get(key) {
-            if entry.fingerprint == target.fingerprint {
+            if entry.fingerprint == access.fingerprint {
                 return;
             }
             reading = entry.shared.state.lock().reading;
         }
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
-        let readable = target.url.iam.is_none() || target.login != Login::Bytebase;
-        let fingerprint = target.fingerprint;
+        let readable = access.url.iam.is_none() || access.login != Login::Bytebase;
+        let fingerprint = access.fingerprint;
         let shared = Arc::new(Shared::new(reading, readable));
         let task = readable.then(|| {
             let prober = Prober {
-                target,
+                access,
                 openings: self.openings.clone(),
                 session: None,
                 pooler: None,
@@ -228,7 +228,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
     pub fn resume(&self, key: &K) {
         if let Some(entry) = self.entries.lock().get(key) {
             let mut state = entry.shared.state.lock();
-            if !state.reading.keep_session && !matches!(state.outcome, Outcome::CannotRead) {
+            if !state.reading.keep_session && !matches!(state.outcome, Knowledge::CannotRead) {
                 state.forget();
                 entry.shared.poke.notify_one();
             }
@@ -251,7 +251,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
     pub fn awaits_first(&self, key: &K) -> bool {
         let entries = self.entries.lock();
         let shared = entries.get(key).map(|entry| &entry.shared);
-        shared.is_some_and(|shared| matches!(shared.state.lock().outcome, Outcome::NotProbed))
+        shared.is_some_and(|shared| matches!(shared.state.lock().outcome, Knowledge::NotProbed))
     }
 
     /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
@@ -278,9 +278,9 @@ impl Shared {
         Self {
             state: Mutex::new(State {
                 outcome: if readable {
-                    Outcome::NotProbed
+                    Knowledge::NotProbed
                 } else {
-                    Outcome::CannotRead
+                    Knowledge::CannotRead
                 },
                 facts: None,
                 digest: None,
@@ -301,10 +301,10 @@ impl State {
             (age, carried_forward(facts, age))
         });
         let (view, last_good) = match (&self.outcome, facts) {
-            (Outcome::CannotRead, _) => (DatabaseView::CannotRead, None),
-            (Outcome::Good, Some((_, facts))) => (DatabaseView::Probed(Ok(facts)), None),
-            (Outcome::NotProbed | Outcome::Good, _) => (DatabaseView::NotProbed, None),
-            (Outcome::Failed(failure), facts) => {
+            (Knowledge::CannotRead, _) => (DatabaseView::CannotRead, None),
+            (Knowledge::Good, Some((_, facts))) => (DatabaseView::Probed(Ok(facts)), None),
+            (Knowledge::NotProbed | Knowledge::Good, _) => (DatabaseView::NotProbed, None),
+            (Knowledge::Failed(failure), facts) => {
                 (DatabaseView::Probed(Err(failure.clone())), facts)
             }
         };
@@ -313,7 +313,7 @@ impl State {
 
     /// As at the start: the next outcome is news, whatever it is.
     fn forget(&mut self) {
-        self.outcome = Outcome::NotProbed;
+        self.outcome = Knowledge::NotProbed;
         self.digest = None;
         self.reading = FIRST_READING;
     }
@@ -337,13 +337,13 @@ impl State {
         self.digest = Some(digest);
         match outcome {
             Ok(facts) => {
-                let told = matches!(self.outcome, Outcome::Failed(_));
+                let told = matches!(self.outcome, Knowledge::Failed(_));
                 if let Some(since) = self.failing_since.take().filter(|_| told) {
                     let seconds = now.saturating_duration_since(since).as_secs();
                     tracing::info!(seconds, "the metadata database can be read again");
                 }
                 self.facts = Some((now, Arc::new(facts)));
-                self.outcome = Outcome::Good;
+                self.outcome = Knowledge::Good;
             }
             Err(failure) => {
                 if changed {
@@ -354,7 +354,7 @@ impl State {
                     );
                 }
                 self.failing_since.get_or_insert(now);
-                self.outcome = Outcome::Failed(failure);
+                self.outcome = Knowledge::Failed(failure);
             }
         }
         changed
@@ -503,9 +503,9 @@ impl Prober {
         sessions: bool,
     ) -> Result<DatabaseFacts, ProbeFailure> {
         let place = Place::new(
-            &self.target.url,
-            &self.target.url.hosts[session.host],
-            &self.target.login,
+            &self.access.url,
+            &self.access.url.hosts[session.host],
+            &self.access.login,
         );
         let facts = queries::read(
             &mut session.connection,
@@ -513,7 +513,7 @@ impl Prober {
             sessions,
             &session.facts,
             &place,
-            &self.target.login,
+            &self.access.login,
         )
         .await?;
         self.session = Some(session);
@@ -524,15 +524,15 @@ impl Prober {
         let Dialled {
             mut connection,
             host,
-        } = connect::dial(&self.target).await?;
+        } = connect::dial(&self.access).await?;
         let known = self
             .pooler
             .filter(|(pooler, at)| !pooler && at.elapsed() < CONNECTION_LIFETIME);
         let pooler = known.map(|(pooler, _)| pooler);
         let (mut facts, found) = preflight::read(
             &mut connection,
-            &self.target,
-            &self.target.url.hosts[host],
+            &self.access,
+            &self.access.url.hosts[host],
             pooler,
         )
         .await?;
@@ -554,8 +554,8 @@ impl Prober {
     }
 
     fn failure(&self, reason: FailureReason, text: &str) -> ProbeFailure {
-        match self.target.url.hosts.first() {
-            Some(host) => Place::new(&self.target.url, host, &self.target.login).failure(
+        match self.access.url.hosts.first() {
+            Some(host) => Place::new(&self.access.url, host, &self.access.login).failure(
                 FailureClass::Unknown,
                 reason,
                 text,
@@ -677,15 +677,15 @@ mod tests {
         url.iam = Some(Iam::AwsRds {
             region: "eu-west-1".to_owned(),
         });
-        let target = Target {
+        let access = Access {
             url,
             ca: None,
             login: Login::Bytebase,
             fingerprint: [1; 32],
         };
-        let mut other = target.clone();
+        let mut other = access.clone();
         other.url.iam = None;
-        probes.ensure(&"a", target);
+        probes.ensure(&"a", access);
         // Its task does not run before this test waits for something, which it does not.
         probes.ensure(&"c", other);
         assert!(probes.awaits_first(&"c"));
