@@ -90,17 +90,17 @@ pub async fn drift(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Another party changes the Service back as fast as the operator writes it.
+/// Another party changes the PodDisruptionBudget back as fast as the operator writes it.
 pub async fn contested(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    let service = "service/demo-headless";
+    let budget = "poddisruptionbudget/demo";
     let fighter = tokio::spawn({
         let sandbox = sandbox.clone();
         async move {
-            let edit = r#"{"spec":{"publishNotReadyAddresses":false}}"#;
+            let edit = r#"{"spec":{"maxUnavailable":3}}"#;
             let manager = "--field-manager=fighter";
-            let arguments = ["patch", service, "--type=merge", "-p", edit, manager];
+            let arguments = ["patch", budget, "--type=merge", "-p", edit, manager];
             // It ends with its cluster, or when it is told to.
             while sandbox.kubectl(&arguments).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -112,11 +112,12 @@ pub async fn contested(sandbox: Sandbox) -> Result<()> {
         .await?;
     support::says(
         &told,
-        &["services/demo-headless", "field manager \"fighter\""],
+        &["poddisruptionbudgets/demo", "field manager \"fighter\""],
     )?;
     let writes = || async {
         let calls = sandbox.calls().await?.into_iter();
-        let ours = calls.filter(|call| call.resource == "services" && call.verb == "patch");
+        let ours =
+            calls.filter(|call| call.resource == "poddisruptionbudgets" && call.verb == "patch");
         anyhow::Ok(ours.count())
     };
     let before = writes().await?;
@@ -128,9 +129,9 @@ pub async fn contested(sandbox: Sandbox) -> Result<()> {
     );
     fighter.abort();
     sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
-    let path = "jsonpath={.spec.publishNotReadyAddresses}";
-    let now = sandbox.kubectl(&["get", service, "-o", path]).await?;
-    ensure!(now.trim() == "true", "the Service was not put back: {now}");
+    let path = "jsonpath={.spec.maxUnavailable}";
+    let now = sandbox.kubectl(&["get", budget, "-o", path]).await?;
+    ensure!(now.trim() == "1", "the budget was not put back: {now}");
     Ok(())
 }
 
