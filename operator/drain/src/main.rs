@@ -9,9 +9,8 @@
 //! bytebase-drain wait OPTIONS     waits, as the preStop hook
 //! ```
 //!
-//! [`drain`] decides and is pure; [`login`], [`watch`] and [`process`] look; [`wait`] does.
+//! [`bytebase_drain::drain`] decides and is pure; [`login`], [`watch`] and [`process`] look; [`wait`] does.
 
-mod drain;
 mod install;
 mod log;
 mod login;

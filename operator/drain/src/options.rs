@@ -1,7 +1,7 @@
 //! The options of `wait`.
 
-use crate::drain::Terms;
 use crate::log::{CONTAINER_LOG, Log};
+use bytebase_drain::drain::Terms;
 use std::time::Duration;
 
 /// Reads `--name=SECONDS`, and `--log=PATH` for another log than the container's.

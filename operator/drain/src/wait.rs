@@ -1,10 +1,10 @@
 //! The hook itself: looks each second, says what it waits for, and returns when the replica may end.
 
-use crate::drain::{For, LetGo, State, Step, Terms, step};
 use crate::log::Log;
 use crate::login::{LoginError, Logins};
 use crate::process;
 use crate::watch::{self, Watch};
+use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, step};
 use sqlx::postgres::PgConnection;
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ struct Hook {
 }
 
 impl Hook {
-    async fn look(&mut self) -> Option<crate::drain::Seen> {
+    async fn look(&mut self) -> Option<Seen> {
         if self.looks.is_none() {
             match self.logins.dial().await {
                 Ok(connection) => {

@@ -5,7 +5,8 @@
 //! carry the same time. The sessions are the replica's own by their `application_name`, and of its
 //! present process by their age.
 
-use crate::drain::{Run, Seen};
+use bytebase_drain::drain::{Run, Seen};
+use bytebase_drain::identity::{Beat, Beats};
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use std::time::Duration;
@@ -16,27 +17,17 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Longest between the time of a statement and that of its transaction, in seconds. Both are taken
 /// by the server, one right after the other.
 const SAME: f64 = 0.02;
-/// Heartbeats that have to agree before a replica counts as known: two may fall together once.
-const AGREEING: usize = 2;
 
 /// The lock under which the schema is migrated.
 const MIGRATION_LOCK: i64 = 1002;
 /// Whoever holds this lock, shared or not, keeps every replica from promoting work.
 const QUEUE_LOCK: i64 = 1001;
 
-/// One heartbeat of the replica's own sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Beat {
-    replica: String,
-    /// When, as the database writes it.
-    at: String,
-}
-
 /// Watches one replica.
 pub struct Watch {
     /// `application_name` of its sessions; empty if it has none of its own.
     sessions: String,
-    beats: Vec<Beat>,
+    beats: Beats,
 }
 
 impl Watch {
@@ -44,7 +35,7 @@ impl Watch {
     pub fn new(sessions: String) -> Self {
         Self {
             sessions,
-            beats: Vec::new(),
+            beats: Beats::default(),
         }
     }
 
@@ -78,7 +69,7 @@ impl Watch {
         let is_named = !self.sessions.is_empty();
         let sessions: i64 = row.try_get(1)?;
         if let Some(age) = age.filter(|_| is_named && has_heartbeats) {
-            self.beats(connection, age).await?;
+            self.look_for_beats(connection, age).await?;
         }
         let (running, available) = if has_tasks {
             (running(connection).await?, available(connection).await?)
@@ -88,7 +79,7 @@ impl Watch {
         };
         Ok(Seen {
             clock: row.try_get(0)?,
-            replica: self.replica(),
+            replica: self.beats.replica().map(str::to_owned),
             sessions: is_named.then_some(sessions.unsigned_abs()),
             migrates: row.try_get(2)?,
             running,
@@ -96,9 +87,8 @@ impl Watch {
         })
     }
 
-    /// Looks for a heartbeat of the replica's sessions. One that cannot be told for sure counts as
-    /// none; one of another replica than before makes everything uncertain.
-    async fn beats(
+    /// Looks for a heartbeat of the replica's sessions. One that cannot be told for sure counts as none.
+    async fn look_for_beats(
         &mut self,
         connection: &mut PgConnection,
         age: Duration,
@@ -128,24 +118,9 @@ impl Watch {
             });
         }
         if let [beat] = &found[..] {
-            self.note(beat.clone());
+            self.beats.note(beat.clone());
         }
         Ok(())
-    }
-
-    fn note(&mut self, beat: Beat) {
-        if self.beats.iter().any(|known| known.replica != beat.replica) {
-            self.beats.clear();
-        }
-        if self.beats.len() < AGREEING && !self.beats.contains(&beat) {
-            self.beats.push(beat);
-        }
-    }
-
-    /// The replica, once its heartbeats agree.
-    fn replica(&self) -> Option<String> {
-        let first = self.beats.first()?;
-        (self.beats.len() >= AGREEING).then(|| first.replica.clone())
     }
 }
 

@@ -8,14 +8,12 @@
     reason = "a failed expectation is the report; the modules under test are compiled once more here"
 )]
 
-#[path = "../src/drain.rs"]
-mod drain;
 #[path = "../../tests/support/postgres.rs"]
 mod server;
 #[path = "../src/watch.rs"]
 mod watch;
 
-use drain::Seen;
+use bytebase_drain::drain::Seen;
 use server::Server;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
