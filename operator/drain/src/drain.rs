@@ -1,5 +1,6 @@
 //! What the hook does next. Pure.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 /// Without an answer of the database for so long, nothing is learnt by waiting on.
@@ -9,6 +10,9 @@ const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Longest that work which is queued already is waited for while the queue is held; every replica
 /// claims what there is each five seconds.
 const SETTLING: Duration = Duration::from_secs(12);
+/// The replica ends with the queue free after so many attempts to hold it for the last look. A
+/// replica that promotes work at this moment has done so at the next one.
+const ATTEMPTS: u8 = 3;
 
 /// How long is waited for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +59,39 @@ pub struct State {
     began: Option<f64>,
     /// When the database answered last, since the beginning of the drain.
     answered: Duration,
-    /// When a session of the replica was seen last.
-    connected: Duration,
+    /// Since when each look has been answered and has shown no session of the replica. What was not
+    /// seen does not count.
+    disconnected: Option<Duration>,
     /// When the queue began to be held and nothing of this replica ran.
     idle_since: Option<Duration>,
+    /// Last looks at an idle replica for which the queue could not be held.
+    unheld: u8,
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Self {
+            began,
+            answered,
+            disconnected,
+            idle_since,
+            unheld,
+        } = self;
+        began.map(f64::to_bits).hash(hasher);
+        (answered, disconnected, idle_since, unheld).hash(hasher);
+    }
+}
+
+impl State {
+    /// There was a look, answered or not.
+    fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
+        if seen.is_some() {
+            self.answered = elapsed;
+        }
+        self.disconnected = seen
+            .filter(|seen| seen.sessions == Some(0))
+            .map(|_| self.disconnected.unwrap_or(elapsed));
+    }
 }
 
 /// What is waited for.
@@ -118,6 +151,7 @@ pub fn step(
     if elapsed >= terms.timeout.max(terms.pause) {
         return Step::LetGo(LetGo::TimedOut);
     }
+    state.note(elapsed, seen);
     let Some(seen) = seen else {
         return if elapsed.saturating_sub(state.answered) >= UNREACHABLE {
             Step::LetGo(LetGo::Unreachable)
@@ -125,12 +159,9 @@ pub fn step(
             wait(For::Database)
         };
     };
-    state.answered = elapsed;
     let began = *state.began.get_or_insert(seen.clock);
-    if seen.sessions != Some(0) {
-        state.connected = elapsed;
-    }
-    if elapsed.saturating_sub(state.connected) >= DEAD_AFTER {
+    let is_dead = |since| elapsed.saturating_sub(since) >= DEAD_AFTER;
+    if state.disconnected.is_some_and(is_dead) {
         return Step::LetGo(LetGo::Disconnected);
     }
     if seen.migrates {
@@ -139,11 +170,11 @@ pub fn step(
     let Some(running) = &seen.running else {
         return wait(For::UnknownTasks);
     };
-    let is_own = |run: &&Run| seen.replica.as_ref().is_none_or(|own| *own == run.owner);
-    let own: Vec<_> = running.iter().filter(is_own).collect();
+    let own = own(seen, running);
     let window = window(terms.hold_limit, seen.clock);
     if !own.is_empty() {
         state.idle_since = None;
+        state.unheld = 0;
         // New work keeps coming: without a hold the replica might never become idle.
         let comes_in = seen.replica.is_some() && own.iter().any(|run| run.started > began);
         let what = if seen.replica.is_some() {
@@ -166,6 +197,30 @@ pub fn step(
         },
         _ => Step::LetGo(LetGo::Idle),
     }
+}
+
+/// Whether the replica may end, by the last look: what an idle replica gets between two looks would
+/// be lost. `is_held`: nobody could promote work since before this look, and nobody can now.
+pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_held: bool) -> bool {
+    state.note(elapsed, seen);
+    let Some(seen) = seen else {
+        return false;
+    };
+    let runs = seen.running.as_deref();
+    let is_idle = runs.is_some_and(|running| own(seen, running).is_empty());
+    if !is_idle || seen.migrates {
+        return false;
+    }
+    if !is_held {
+        state.unheld = state.unheld.saturating_add(1);
+    }
+    is_held || state.unheld >= ATTEMPTS
+}
+
+/// What this replica runs, or may run as long as it is not known.
+fn own<'a>(seen: &Seen, running: &'a [Run]) -> Vec<&'a Run> {
+    let is_own = |run: &&Run| seen.replica.as_ref().is_none_or(|own| *own == run.owner);
+    running.iter().filter(is_own).collect()
 }
 
 fn wait(what: For) -> Step {
@@ -221,7 +276,6 @@ mod tests {
     fn at(seconds: u64, seen: Option<&Seen>) -> Step {
         let mut state = State {
             answered: Duration::from_secs(seconds),
-            connected: Duration::from_secs(seconds),
             began: Some(CLOCK),
             ..State::default()
         };
@@ -302,17 +356,71 @@ mod tests {
     fn a_replica_without_a_session_for_a_minute_has_lost_its_tasks() {
         let mut state = State::default();
         let mut away = seen(None, &["b"]);
-        away.sessions = Some(0);
         let mut at = |seconds, sessions| {
             away.sessions = sessions;
             let elapsed = Duration::from_secs(seconds);
             step(&mut state, &TERMS, elapsed, Some(&away), false)
         };
         assert_eq!(at(30, Some(1)), waits(For::TasksOfAnyone(1)));
-        assert_eq!(at(89, Some(0)), waits(For::TasksOfAnyone(1)));
-        assert_eq!(at(90, Some(0)), Step::LetGo(LetGo::Disconnected));
+        assert_eq!(at(31, Some(0)), waits(For::TasksOfAnyone(1)));
+        assert_eq!(at(90, Some(0)), waits(For::TasksOfAnyone(1)));
+        assert_eq!(at(91, Some(0)), Step::LetGo(LetGo::Disconnected));
         // Where sessions cannot be told apart, none is known to be missing.
         assert_eq!(at(200, None), waits(For::TasksOfAnyone(1)));
+    }
+
+    #[test]
+    fn a_minute_in_which_the_hook_saw_nothing_is_none_without_a_session() {
+        let mut state = State::default();
+        let mut away = seen(Some("a"), &["a"]);
+        away.sessions = Some(0);
+        let mut at = |seconds, seen: Option<&Seen>| {
+            step(
+                &mut state,
+                &TERMS,
+                Duration::from_secs(seconds),
+                seen,
+                false,
+            )
+        };
+        let busy = seen(Some("a"), &["a"]);
+        assert_eq!(at(10, Some(&busy)), waits(For::Tasks(1)));
+        assert_eq!(at(60, None), waits(For::Database));
+        // The replica has lost its sessions a moment ago, for all that is known.
+        assert_eq!(at(75, Some(&away)), waits(For::Tasks(1)));
+        assert_eq!(at(100, None), waits(For::Database));
+        assert_eq!(at(140, Some(&away)), waits(For::Tasks(1)));
+        assert_eq!(at(199, Some(&away)), waits(For::Tasks(1)));
+        assert_eq!(at(200, Some(&away)), Step::LetGo(LetGo::Disconnected));
+    }
+
+    #[test]
+    fn the_last_look_has_to_be_answered_understood_and_held() {
+        let ends = |state: &mut State, seen: Option<&Seen>, is_held| {
+            may_end(state, Duration::from_mins(1), seen, is_held)
+        };
+        let idle = seen(Some("a"), &["b"]);
+        let mut migrating = idle.clone();
+        migrating.migrates = true;
+        let mut unknown = idle.clone();
+        unknown.running = None;
+        let busy = seen(Some("a"), &["a"]);
+        let unsure = seen(None, &["b"]);
+        let mut state = State::default();
+        assert!(ends(&mut state, Some(&idle), true));
+        for not in [
+            None,
+            Some(&migrating),
+            Some(&unknown),
+            Some(&busy),
+            Some(&unsure),
+        ] {
+            assert!(!ends(&mut state, not, true), "{not:?}");
+        }
+        // Somebody promotes work at this moment, or no session is to be had.
+        assert!(!ends(&mut state, Some(&idle), false));
+        assert!(!ends(&mut state, Some(&idle), false));
+        assert!(ends(&mut state, Some(&idle), false), "not for ever");
     }
 
     #[test]

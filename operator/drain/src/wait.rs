@@ -4,7 +4,7 @@ use crate::log::Log;
 use crate::login::{LoginError, Logins};
 use crate::process;
 use crate::watch::{self, Watch};
-use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, step};
+use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, may_end, step};
 use sqlx::postgres::PgConnection;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(1);
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
+/// Longest that the queue is held for the last look.
+const LAST_HOLD: Duration = Duration::from_secs(5);
 
 /// Waits. It never fails: whatever goes wrong, the replica ends in the end.
 pub fn wait(terms: Terms, log: Log) {
@@ -61,7 +63,7 @@ async fn drain(terms: Terms, log: Log) {
                 tokio::time::sleep(PAUSE).await;
             }
             Step::LetGo(LetGo::Idle) => {
-                if hook.leave(&terms).await {
+                if hook.leaves(&terms, &mut state, start).await {
                     hook.log.info("this replica runs no task and may end");
                     return;
                 }
@@ -137,35 +139,44 @@ impl Hook {
         }
     }
 
-    /// The last act: while no work can be promoted, looks once more. False if there is work again.
-    async fn leave(&mut self, terms: &Terms) -> bool {
+    /// The last act: looks once more, while no work can be promoted if that can be had. Whether the
+    /// replica may end by that.
+    async fn leaves(&mut self, terms: &Terms, state: &mut State, start: Instant) -> bool {
         if terms.hold_limit.is_zero() {
             return true;
         }
-        let mut connection = match self.holds.take() {
-            Some(connection) => connection,
-            None => match self.logins.dial().await {
-                Ok(connection) => connection,
-                Err(_) => return true,
-            },
-        };
-        let longest = Duration::from_secs(5);
-        let is_held = watch::hold(&mut connection, longest).await;
-        let Some(seen) = self.look().await else {
-            return true;
-        };
-        let is_own = |owner: &String| seen.replica.as_ref().is_none_or(|own| own == owner);
-        let runs = seen.running.iter().flatten().any(|run| is_own(&run.owner));
-        if runs {
-            let _ = watch::release(&mut connection).await;
-            return false;
+        let held = self.hold_last().await;
+        let seen = self.look().await;
+        // The server ends the hold after its time.
+        let is_held = held.is_some_and(|since| since.elapsed() < LAST_HOLD);
+        let leaves = may_end(state, start.elapsed(), seen.as_ref(), is_held);
+        if let Some(connection) = &mut self.holds {
+            if !leaves {
+                let _ = watch::release(connection).await;
+                self.holds = None;
+            } else if is_held {
+                // Not closed: the process ends.
+                watch::leave_held(connection).await;
+            }
         }
-        if matches!(is_held, Ok(true)) {
-            watch::leave_held(&mut connection).await;
+        leaves
+    }
+
+    /// Holds the queue for the last look, and says since when. By the session that holds it already,
+    /// unless the server has ended that.
+    async fn hold_last(&mut self) -> Option<Instant> {
+        if let Some(mut connection) = self.holds.take() {
+            let since = Instant::now();
+            if let Ok(is_held) = watch::hold(&mut connection, LAST_HOLD).await {
+                self.holds = Some(connection);
+                return is_held.then_some(since);
+            }
         }
-        // Not closed: the process ends.
+        let mut connection = self.logins.dial().await.ok()?;
+        let since = Instant::now();
+        let is_held = watch::hold(&mut connection, LAST_HOLD).await.ok()?;
         self.holds = Some(connection);
-        true
+        is_held.then_some(since)
     }
 
     fn say(&mut self, what: For, holds: bool) {

@@ -346,3 +346,22 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("the time for the drain is up"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_returns_without_a_hold_only_after_several_attempts() {
+    let database = Database::new("unheld", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    // As one that promotes work, and never gets done.
+    let mut promoter = database.session("demo-0").await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1001)")
+        .execute(&mut promoter)
+        .await
+        .unwrap();
+    let mut program = hook(&database, &log, &["--timeout=60", "--pause=0"], "demo-1");
+    let took = ended(&mut program, Duration::from_secs(20)).unwrap();
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("runs no task and may end"), "{said}");
+}
