@@ -62,7 +62,7 @@ install-forms: setup ## Render the chart and the kustomize configuration, and ch
 	grep -q '^bytebase-ha: spec.license.secretRef: .*(InvalidSecret)$$' <<< "$$found"; test "$$(wc -l <<< "$$found")" = 1
 
 .PHONY: model
-model: ## Check the rules in every state of a model of their world, and that planted bugs are found
+model: ## Check the rules of operator and drain hook in every state of a model of their world, and that planted bugs are found
 	cargo run --quiet --package operator-model
 
 .PHONY: model-small

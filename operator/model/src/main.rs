@@ -1,5 +1,6 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
-//! that faults which are planted in them are found. `operator-model [quick]`.
+//! that faults which are planted in them are found; and the same for the drain hook's, in a world of
+//! its own: [`drains`]. `operator-model [quick] [drains]`.
 
 #![allow(
     clippy::print_stdout,
@@ -7,16 +8,25 @@
 )]
 
 mod check;
+mod drains;
 mod profiles;
 mod promises;
 mod rules;
+mod visit;
 mod world;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let quick = std::env::args().nth(1).is_some_and(|word| word == "quick");
-    match profiles::run(quick) {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let says = |meant: &str| words.iter().any(|word| word == meant);
+    let quick = says("quick");
+    let rules = if says("drains") {
+        Ok(())
+    } else {
+        profiles::run(quick)
+    };
+    match rules.and_then(|()| drains::run(quick)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("model: {error:#}");

@@ -3,14 +3,13 @@
 
 use crate::check::Checked;
 use crate::rules::{Bug, Rules};
+use crate::visit;
 use crate::world::Budget;
 use anyhow::{Context as _, Result, bail, ensure};
-use stateright::{Checker as _, HasDiscoveries, Model as _, Path, UniformChooser};
+use stateright::{Checker as _, HasDiscoveries, Model as _, UniformChooser};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Threads of the checker.
-const THREADS: usize = 2;
 /// Longest one random walk.
 const WALK: usize = 400;
 
@@ -281,7 +280,7 @@ pub fn run(quick: bool) -> Result<()> {
     let mut states = 0;
     let mut broken = 0;
     for profile in profiles(quick) {
-        match exhaust(&profile) {
+        match visit::every_state(profile.name, checked(&profile, None)?) {
             Ok(visited) => states += visited,
             Err(error) => {
                 println!("model: {error:#}");
@@ -311,31 +310,6 @@ fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
     })
 }
 
-/// Visits every state of a profile.
-fn exhaust(profile: &Profile) -> Result<usize> {
-    let begun = Instant::now();
-    let checker = checked(profile, None)?
-        .checker()
-        .threads(THREADS)
-        .finish_when(HasDiscoveries::Any)
-        .spawn_bfs()
-        .join();
-    if let Some((property, path)) = checker.discoveries().into_iter().next() {
-        bail!(
-            "{}: not true that {property}:\n{}",
-            profile.name,
-            told(path)
-        );
-    }
-    let states = checker.unique_state_count();
-    println!(
-        "model: {}: {states} states, {:.1} s",
-        profile.name,
-        begun.elapsed().as_secs_f32()
-    );
-    Ok(states)
-}
-
 /// Walks at random through a world in which everything may happen, from another seed each second.
 fn walk(time: Duration) -> Result<()> {
     let begun = Instant::now();
@@ -362,7 +336,7 @@ fn walk(time: Duration) -> Result<()> {
         if let Some((property, path)) = checker.discoveries().into_iter().next() {
             bail!(
                 "at random (seed {seed}): not true that {property}:\n{}",
-                told(path)
+                visit::told(path)
             );
         }
         states += checker.state_count();
@@ -380,32 +354,11 @@ fn walk(time: Duration) -> Result<()> {
 fn plant() -> Result<usize> {
     let all = profiles(true);
     for bug in Bug::ALL {
-        let begun = Instant::now();
         let mut homes = all.iter();
         let profile = homes
             .find(|profile| profile.finds.contains(&bug))
             .with_context(|| format!("no profile is to find {bug:?}"))?;
-        let checker = checked(profile, Some(bug))?
-            .checker()
-            .threads(THREADS)
-            .finish_when(HasDiscoveries::Any)
-            .spawn_bfs()
-            .join();
-        let discoveries = checker.discoveries();
-        ensure!(!discoveries.is_empty(), "{bug:?} was planted and not found");
-        for (_, path) in discoveries {
-            println!(
-                "model: {bug:?} found after {} steps, {:.1} s",
-                path.into_actions().len(),
-                begun.elapsed().as_secs_f32()
-            );
-        }
+        visit::until_found(&format!("{bug:?}"), checked(profile, Some(bug))?, None)?;
     }
     Ok(Bug::ALL.len())
-}
-
-fn told(path: Path<crate::world::World, crate::world::Action>) -> String {
-    let last = path.last_state().clone();
-    let actions = path.into_actions();
-    format!("{actions:?}\n{last:?}")
 }

@@ -1,0 +1,426 @@
+//! One hook in the world: it asks the real decisions with what it sees, and does what they say, as
+//! `wait.rs` of the hook does. Bugs can be planted in between.
+
+use super::promises::{ENDS, ENDS_SOON, Promise, is_excused};
+use super::world::{Hold, STEP, World};
+use bytebase_drain::drain::{LetGo, Run, Seen, State, Step, Terms, may_end, step};
+use bytebase_drain::identity::{Beat, Beats};
+use std::time::Duration;
+
+/// A fault in the hook, to see that the checker finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The hook takes the id of the earlier process of its container for its own.
+    EarlierIdTaken,
+    /// The hook counts the tasks of the earlier process of its container as its own.
+    EarlierTasksCount,
+    /// The server does not end the hold of a hook that was killed.
+    HoldForgotten,
+    /// What cannot be understood counts as no task.
+    UnknownIsIdle,
+    /// Each hook counts the times at which the queue may be held from its own beginning.
+    WindowsOfItsOwn,
+    /// The hook returns without a last look.
+    NoLastLook,
+    /// The hook returns after a last look for which it could not hold the queue.
+    LeavesUnheld,
+    /// The hook returns although its last look was not answered.
+    LeavesUnanswered,
+    /// The hook never holds the queue while it waits.
+    NeverHolds,
+    /// A look without an answer counts as one that shows no session of the replica.
+    SilenceIsNoSession,
+    /// The hook does not look at the clock.
+    NoTimeOut,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::EarlierIdTaken,
+        Self::EarlierTasksCount,
+        Self::HoldForgotten,
+        Self::UnknownIsIdle,
+        Self::WindowsOfItsOwn,
+        Self::NoLastLook,
+        Self::LeavesUnheld,
+        Self::LeavesUnanswered,
+        Self::NeverHolds,
+        Self::SilenceIsNoSession,
+        Self::NoTimeOut,
+    ];
+
+    /// The promise that it breaks, in words.
+    pub const fn breaks(self) -> &'static str {
+        match self {
+            Self::EarlierIdTaken
+            | Self::UnknownIsIdle
+            | Self::NoLastLook
+            | Self::LeavesUnheld
+            | Self::LeavesUnanswered
+            | Self::SilenceIsNoSession => Promise::Finished.text(),
+            Self::EarlierTasksCount => ENDS_SOON,
+            Self::NeverHolds => ENDS,
+            Self::HoldForgotten => Promise::HoldEnds.text(),
+            Self::WindowsOfItsOwn => Promise::Free.text(),
+            Self::NoTimeOut => Promise::TimeOut.text(),
+        }
+    }
+}
+
+/// What all hooks go by.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long is waited for what.
+    pub terms: Terms,
+    /// The bug that is planted.
+    pub bug: Option<Bug>,
+}
+
+impl Rules {
+    /// Longest that the queue is held, in steps.
+    pub fn limit(&self) -> u8 {
+        u8::try_from(self.terms.hold_limit.as_secs() / STEP).unwrap_or(u8::MAX)
+    }
+
+    /// The server lets this hold stay for good.
+    pub fn forgets(&self, hold: Hold) -> bool {
+        self.bug == Some(Bug::HoldForgotten) && hold.holder.is_none()
+    }
+}
+
+/// What becomes of an attempt to hold the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It succeeds, if the hook reaches the database.
+    Held,
+    /// Somebody promotes work at this moment.
+    Refused,
+    /// It succeeds, and the answer is lost.
+    Unanswered,
+}
+
+/// How far a hook has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// It looks again and again.
+    Looks,
+    /// Its replica is idle: one look more.
+    Leaves,
+    /// The last look comes. The step in which the queue was held for it, if it could be.
+    LooksLast {
+        /// That step.
+        held: Option<u8>,
+    },
+    /// It has returned.
+    Gone {
+        /// It was killed, or was right to return whatever its replica ran.
+        excused: bool,
+        /// Work was promoted since.
+        promoted: bool,
+    },
+}
+
+/// A hook.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct Hook {
+    /// When the pod was told to end.
+    pub began: u8,
+    /// What it remembers.
+    pub memory: State,
+    /// The heartbeats that it has seen.
+    pub beats: Beats,
+    /// It has a session that holds the queue, as far as it knows.
+    pub holds: bool,
+    /// The database is out of its reach.
+    pub deaf: bool,
+    /// It has looked in this step of time.
+    pub looked: bool,
+    /// How far it has come.
+    pub phase: Phase,
+    /// When the database answered it last. Not for the hook, which keeps its own books.
+    pub answered: u8,
+}
+
+impl Hook {
+    /// One that begins now.
+    pub fn new(tick: u8) -> Self {
+        Self {
+            began: tick,
+            memory: State::default(),
+            beats: Beats::default(),
+            holds: false,
+            deaf: false,
+            looked: false,
+            phase: Phase::Looks,
+            answered: tick,
+        }
+    }
+
+    /// How long it has run.
+    pub fn elapsed(&self, tick: u8) -> Duration {
+        since(self.began, tick)
+    }
+}
+
+/// The time from one step to another.
+pub fn since(before: u8, tick: u8) -> Duration {
+    Duration::from_secs(STEP) * u32::from(tick.saturating_sub(before))
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "the seconds of some hundred steps"
+)]
+fn seconds(tick: u8) -> f64 {
+    (u64::from(tick) * STEP) as f64
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the end of a window is a whole number of steps, some hundred at most"
+)]
+fn steps(seconds: f64) -> u8 {
+    (seconds / STEP as f64).round() as u8
+}
+
+impl World {
+    /// What the hook of a pod sees now. `None`: nothing.
+    fn seen(&self, rules: &Rules, place: u8) -> Option<Seen> {
+        let pod = self.pod(place);
+        let hook = pod.hook()?;
+        let reaches = self.up && !hook.deaf;
+        if !reaches {
+            return (rules.bug == Some(Bug::SilenceIsNoSession)).then(|| nothing(self.tick));
+        }
+        let from = match rules.bug {
+            Some(Bug::WindowsOfItsOwn) => seconds(hook.began),
+            _ => 0.0,
+        };
+        let earlier = |bug| pod.earlier.filter(|_| rules.bug == Some(bug));
+        let counts = earlier(Bug::EarlierTasksCount);
+        let run = |run: &super::world::Run| Run {
+            owner: name(if counts == Some(run.owner) {
+                pod.process
+            } else {
+                run.owner
+            }),
+            started: seconds(run.started) - from,
+        };
+        let blind = rules.bug == Some(Bug::UnknownIsIdle);
+        let known = hook.beats.replica().map(str::to_owned);
+        Some(Seen {
+            clock: seconds(self.tick) - from,
+            replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
+            sessions: Some(if pod.cut.is_some() { 0 } else { 3 }),
+            migrates: false,
+            running: match (self.understood, blind) {
+                (true, _) => Some(self.running.iter().map(run).collect()),
+                (false, true) => Some(Vec::new()),
+                (false, false) => None,
+            },
+            available: match (self.understood, blind) {
+                (true, _) => Some(u64::from(self.available)),
+                (false, true) => Some(0),
+                (false, false) => None,
+            },
+        })
+    }
+
+    /// One look, and what follows from it.
+    pub fn look(&mut self, rules: &Rules, place: u8, beat: bool, attempt: Attempt) {
+        let tick = self.tick;
+        let process = self.pod(place).process;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        if beat {
+            hook.beats.note(Beat {
+                replica: name(process),
+                // Two of them must differ, and more are not noted.
+                at: name(tick % 2),
+            });
+        }
+        let seen = self.seen(rules, place);
+        let up = self.up;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        if up && !hook.deaf {
+            hook.answered = tick;
+        }
+        hook.looked = true;
+        let mut terms = rules.terms;
+        if rules.bug == Some(Bug::NoTimeOut) {
+            terms.timeout = Duration::MAX;
+        }
+        let elapsed = hook.elapsed(tick);
+        let memory = &mut hook.memory;
+        match step(memory, &terms, elapsed, seen.as_ref(), hook.holds) {
+            Step::Wait { hold, .. } => {
+                let hold = hold.filter(|_| rules.bug != Some(Bug::NeverHolds));
+                let clock = seen.map_or(0.0, |seen| seen.clock);
+                let until = hold.map(|until| tick + steps(until - clock));
+                self.hold(place, until, attempt);
+            }
+            Step::LetGo(LetGo::Idle) if rules.bug != Some(Bug::NoLastLook) => {
+                hook.phase = Phase::Leaves;
+            }
+            Step::LetGo(_) => self.returns(place, is_excused(self, rules, place)),
+        }
+    }
+
+    /// Takes, keeps or ends the hold of a hook that waits.
+    fn hold(&mut self, place: u8, until: Option<u8>, attempt: Attempt) {
+        let up = self.up;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let reaches = up && !hook.deaf;
+        let had = std::mem::take(&mut hook.holds);
+        let own = |hold: &&mut Hold| hold.holder == Some(place);
+        match (until, had) {
+            (None, false) => {}
+            (None, true) => self.drop_hold(place, reaches),
+            (Some(until), true) => {
+                // The server may have ended it.
+                let found = self
+                    .holds
+                    .iter_mut()
+                    .find(own)
+                    .map(|hold| hold.until = until);
+                if let Some(hook) = self.hook_mut(place) {
+                    hook.holds = found.is_some();
+                }
+            }
+            (Some(until), false) => {
+                let new = Hold {
+                    holder: Some(place),
+                    until,
+                    last: false,
+                };
+                let is_held = self.attempts(new, reaches, attempt);
+                if let Some(hook) = self.hook_mut(place) {
+                    hook.holds = is_held;
+                }
+            }
+        }
+    }
+
+    /// Whether the hook has a new hold afterwards.
+    fn attempts(&mut self, hold: Hold, reaches: bool, attempt: Attempt) -> bool {
+        if !reaches {
+            return false;
+        }
+        match attempt {
+            Attempt::Held => self.holds.push(hold),
+            Attempt::Refused => self.budget.refusals -= 1,
+            Attempt::Unanswered => {
+                self.budget.losses -= 1;
+                self.holds.push(Hold {
+                    holder: None,
+                    ..hold
+                });
+            }
+        }
+        attempt == Attempt::Held
+    }
+
+    /// Ends the hold of a hook, or leaves it to the server where that is out of reach.
+    fn drop_hold(&mut self, place: u8, reaches: bool) {
+        if reaches {
+            self.holds.retain(|hold| hold.holder != Some(place));
+        }
+        for hold in &mut self.holds {
+            if hold.holder == Some(place) {
+                hold.holder = None;
+            }
+        }
+    }
+
+    /// Holds the queue for the last look: by the session that holds it already, if there is one.
+    pub fn hold_for_last_look(&mut self, place: u8, attempt: Attempt) {
+        let (up, tick) = (self.up, self.tick);
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let reaches = up && !hook.deaf;
+        let had = std::mem::take(&mut hook.holds);
+        let last = Hold {
+            holder: Some(place),
+            until: tick + 1,
+            last: true,
+        };
+        let own = |hold: &&mut Hold| hold.holder == Some(place);
+        let found = self.holds.iter_mut().find(own).filter(|_| had && reaches);
+        let held = if let Some(hold) = found {
+            *hold = last;
+            true
+        } else {
+            // The server may have ended it.
+            self.drop_hold(place, reaches);
+            self.attempts(last, reaches, attempt)
+        };
+        if let Some(hook) = self.hook_mut(place) {
+            let held = held.then_some(tick);
+            hook.phase = Phase::LooksLast { held };
+        }
+    }
+
+    /// Looks for the last time: returns, or goes on waiting.
+    pub fn look_last(&mut self, rules: &Rules, place: u8) {
+        let (up, tick) = (self.up, self.tick);
+        let seen = self.seen(rules, place);
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let Phase::LooksLast { held } = hook.phase else {
+            return;
+        };
+        if up && !hook.deaf {
+            hook.answered = tick;
+        }
+        // A hold that has had its time counts as none.
+        let is_held = held == Some(tick) || rules.bug == Some(Bug::LeavesUnheld);
+        let elapsed = hook.elapsed(tick);
+        let ends = may_end(&mut hook.memory, elapsed, seen.as_ref(), is_held)
+            || (seen.is_none() && rules.bug == Some(Bug::LeavesUnanswered));
+        if ends {
+            self.returns(place, is_excused(self, rules, place));
+        } else {
+            hook.phase = Phase::Looks;
+            let reaches = up && !hook.deaf;
+            self.drop_hold(place, reaches);
+        }
+    }
+
+    /// A hook has ended, by itself or killed. What it held is left to the server.
+    pub fn returns(&mut self, place: u8, excused: bool) {
+        if let Some(hook) = self.hook_mut(place) {
+            hook.holds = false;
+            hook.phase = Phase::Gone {
+                excused,
+                promoted: false,
+            };
+        }
+        self.drop_hold(place, false);
+    }
+}
+
+/// A look that shows nothing at all.
+fn nothing(tick: u8) -> Seen {
+    Seen {
+        clock: seconds(tick),
+        replica: None,
+        sessions: Some(0),
+        migrates: false,
+        running: None,
+        available: None,
+    }
+}
+
+fn name(id: u8) -> String {
+    id.to_string()
+}

@@ -1,0 +1,243 @@
+//! What may happen in one run of the world of drains, and which planted bugs it must find.
+
+use super::check::Checked;
+use super::hook::{Bug, Rules};
+use super::world::{Budget, STEP};
+use crate::visit;
+use anyhow::{Context as _, Result, ensure};
+use bytebase_drain::drain::Terms;
+use std::time::{Duration, Instant};
+
+/// One run.
+struct Profile {
+    name: &'static str,
+    replicas: u8,
+    /// The step in which it begins.
+    begins: u8,
+    /// The time-out, in steps.
+    timeout: u32,
+    budget: Budget,
+    /// Bugs that this run must find.
+    finds: &'static [Bug],
+}
+
+/// Longest that the queue is held, in steps: it may be held in the first three, then not in three, and
+/// so on.
+const LIMIT: u32 = 3;
+
+/// All runs.
+fn profiles(quick: bool) -> Vec<Profile> {
+    let more = u8::from(!quick);
+    let mut profiles = queue(more);
+    profiles.extend(processes(more));
+    profiles.extend(database(more));
+    profiles
+}
+
+fn queue(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "drains of two: work comes",
+            replicas: 2,
+            begins: 2,
+            timeout: 30,
+            budget: Budget {
+                tells: 2,
+                work: 2,
+                ticks: 4 + more,
+                ..none
+            },
+            finds: &[Bug::NoLastLook, Bug::NeverHolds],
+        },
+        Profile {
+            name: "drains of two of three: work comes",
+            replicas: 3,
+            begins: 2,
+            timeout: 30,
+            budget: Budget {
+                tells: 2,
+                work: 1 + more,
+                ticks: 4 + more,
+                ..none
+            },
+            finds: &[],
+        },
+        Profile {
+            name: "drain: somebody promotes, a slow last look",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                tells: 1,
+                work: 2,
+                refusals: 1,
+                delays: 1,
+                ticks: 5 + more,
+                ..none
+            },
+            finds: &[Bug::LeavesUnheld],
+        },
+        Profile {
+            name: "drains: answers are lost",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                tells: 1 + more,
+                work: 1,
+                losses: 1,
+                ticks: 6 + more,
+                ..none
+            },
+            finds: &[],
+        },
+    ]
+}
+
+fn processes(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "drains: containers restarted before",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                tells: 1 + more,
+                work: 2,
+                restarts: 1,
+                ticks: 4,
+                ..none
+            },
+            finds: &[Bug::EarlierIdTaken, Bug::EarlierTasksCount],
+        },
+        Profile {
+            name: "drains of two: hooks killed",
+            replicas: 2,
+            begins: 2,
+            timeout: 30,
+            budget: Budget {
+                tells: 2,
+                work: 1 + more,
+                kills: 1 + more,
+                ticks: 5,
+                ..none
+            },
+            finds: &[Bug::HoldForgotten, Bug::WindowsOfItsOwn],
+        },
+        Profile {
+            name: "drains: the time-out",
+            replicas: 2,
+            begins: 0,
+            timeout: 4,
+            budget: Budget {
+                tells: 1 + more,
+                work: 1,
+                outages: 1,
+                ticks: 7,
+                ..none
+            },
+            finds: &[Bug::NoTimeOut],
+        },
+    ]
+}
+
+fn database(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "drain: a table that is not understood",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                tells: 1,
+                work: 2,
+                renames: 1 + more,
+                ticks: 5 + more,
+                ..none
+            },
+            finds: &[Bug::UnknownIsIdle],
+        },
+        Profile {
+            name: "drain: outages",
+            replicas: 1 + more,
+            begins: 0,
+            timeout: 40,
+            budget: Budget {
+                tells: 1,
+                work: 1,
+                outages: 1 + more,
+                ticks: 22 + 2 * more,
+                ..none
+            },
+            finds: &[Bug::LeavesUnanswered],
+        },
+        Profile {
+            name: "drain: replica and hook lose the database",
+            replicas: 1 + more,
+            begins: 0,
+            timeout: 40,
+            budget: Budget {
+                tells: 1,
+                work: 1,
+                cuts: 1,
+                deafnesses: 1,
+                ticks: 11 + 2 * more,
+                ..none
+            },
+            finds: &[Bug::SilenceIsNoSession],
+        },
+    ]
+}
+
+fn checked(profile: &Profile, bug: Option<Bug>) -> Checked {
+    let step = Duration::from_secs(STEP);
+    Checked {
+        rules: Rules {
+            terms: Terms {
+                timeout: step * profile.timeout,
+                pause: step,
+                hold_limit: step * LIMIT,
+            },
+            bug,
+        },
+        replicas: profile.replicas,
+        begins: profile.begins,
+        budget: profile.budget,
+        needed: std::sync::Arc::default(),
+    }
+}
+
+/// Runs all of it and prints what was visited.
+pub fn run(quick: bool) -> Result<()> {
+    let begun = Instant::now();
+    let mut states = 0;
+    let mut broken = 0;
+    for profile in profiles(quick) {
+        match visit::every_state(profile.name, checked(&profile, None)) {
+            Ok(visited) => states += visited,
+            Err(error) => {
+                println!("model: {error:#}");
+                broken += 1;
+            }
+        }
+    }
+    ensure!(broken == 0, "in {broken} profiles a promise is broken");
+    let all = profiles(true);
+    for bug in Bug::ALL {
+        let profile = all
+            .iter()
+            .find(|profile| profile.finds.contains(&bug))
+            .with_context(|| format!("no profile is to find {bug:?}"))?;
+        let model = checked(profile, Some(bug));
+        visit::until_found(&format!("{bug:?}"), model, Some(bug.breaks()))?;
+    }
+    println!(
+        "model: drains: {states} states visited, {0} of {0} planted bugs found, {1:.0} s",
+        Bug::ALL.len(),
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}

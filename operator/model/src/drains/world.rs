@@ -1,0 +1,505 @@
+//! The world in which the hooks live: replicas that promote, claim and finish work, their pods, a
+//! database that may be away, and time.
+//!
+//! A step of time is six seconds. A hook looks at least once in each, as often as it likes, at any
+//! moment among everything else. Nobody has to promote or to claim, so nothing may depend on it.
+
+use super::hook::{Attempt, Hook, Phase, Rules, since};
+use super::promises::{Ghost, Promise};
+
+/// One step of time, in seconds. A hold for the last look ends within it: it lasts five seconds.
+pub const STEP: u64 = 6;
+
+/// A running task run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Run {
+    /// The process that claimed it.
+    pub owner: u8,
+    /// When. Only whether a drain had begun before matters, so it may stand for an earlier time.
+    pub started: u8,
+    /// It was queued at the last look of its replica's hook, and claimed after it.
+    pub late: bool,
+}
+
+/// What becomes of a pod.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub enum Stage {
+    /// Nobody has told it to end.
+    Serves,
+    /// It was told to end: its hook runs, and its replica too.
+    Drains(Hook),
+    /// It has ended.
+    Ended,
+}
+
+/// A pod with its replica.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct Pod {
+    /// Id of the process that runs.
+    pub process: u8,
+    /// Id of the one before it in the same container.
+    pub earlier: Option<u8>,
+    /// It has no session on the database, since this step.
+    pub cut: Option<u8>,
+    /// What becomes of it.
+    pub stage: Stage,
+}
+
+impl Pod {
+    /// It reaches the database, if that is there.
+    pub fn works(&self) -> bool {
+        self.cut.is_none() && self.stage != Stage::Ended
+    }
+
+    /// Its hook, while it drains.
+    pub fn hook(&self) -> Option<&Hook> {
+        match &self.stage {
+            Stage::Drains(hook) => Some(hook),
+            Stage::Serves | Stage::Ended => None,
+        }
+    }
+}
+
+/// A session on the database server that holds the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hold {
+    /// The pod whose hook knows of it.
+    pub holder: Option<u8>,
+    /// The step in which the server ends it by itself.
+    pub until: u8,
+    /// It is for a last look.
+    pub last: bool,
+}
+
+/// How much of what may still happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// Pods that are told to end.
+    pub tells: u8,
+    /// Task runs that are queued.
+    pub work: u8,
+    /// Times the database goes away.
+    pub outages: u8,
+    /// Times the database is out of reach for one hook.
+    pub deafnesses: u8,
+    /// Times a replica loses its sessions.
+    pub cuts: u8,
+    /// Times the table of the tasks is not understood.
+    pub renames: u8,
+    /// Times a container restarts.
+    pub restarts: u8,
+    /// Hooks that are killed.
+    pub kills: u8,
+    /// Attempts to hold the queue that meet somebody who promotes work at that moment. Promoting takes
+    /// a moment: of this and the next two together no more than a hook makes up for.
+    pub refusals: u8,
+    /// Holds whose hook never learns that they succeeded.
+    pub losses: u8,
+    /// Steps that pass within the last look of a hook.
+    pub delays: u8,
+    /// Steps of time.
+    pub ticks: u8,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct World {
+    /// Time, in steps.
+    pub tick: u8,
+    /// The database answers.
+    pub up: bool,
+    /// The table of the tasks is as the hook knows it.
+    pub understood: bool,
+    /// Task runs that are queued and that no replica may claim yet.
+    pub pending: u8,
+    /// Task runs that any replica may claim.
+    pub available: u8,
+    /// Task runs that run, or whose replica ended while they did.
+    pub running: Vec<Run>,
+    /// The pods.
+    pub pods: Vec<Pod>,
+    /// Who keeps replicas from promoting work.
+    pub holds: Vec<Hold>,
+    /// What may still happen.
+    pub budget: Budget,
+    /// What the checker remembers.
+    pub ghost: Ghost,
+}
+
+/// What may happen. Pods by their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A task run is queued.
+    Arrive,
+    /// A replica lets the queued ones be claimed.
+    Promote,
+    /// This one claims one.
+    Claim(u8),
+    /// A running one ends, one way or the other.
+    Finish(Run),
+    /// The database goes away, or comes back. Holds stay: only the way to it may be broken.
+    Outage,
+    /// The same, for one hook alone.
+    Deafen(u8),
+    /// A replica loses its sessions, or has them again.
+    Cut(u8),
+    /// The table of the tasks changes, or is again as it was.
+    Rename,
+    /// A container restarts. What its process ran is not ended by that.
+    Restart(u8),
+    /// Somebody tells a pod to end.
+    Tell(u8),
+    /// The process of a hook dies: Kubernetes ends the replica.
+    Kill(u8),
+    /// The server notices that nobody is there behind a hold.
+    Notice(Hold),
+    /// A hook looks. Whether it sees a heartbeat of its replica, and what becomes of its attempt to
+    /// hold the queue, should it make one.
+    Look(u8, bool, Attempt),
+    /// A hook that may return holds the queue for its last look.
+    Hold(u8, Attempt),
+    /// It looks for the last time.
+    LastLook(u8),
+    /// A replica whose hook has returned ends.
+    End(u8),
+    /// Time passes.
+    Tick,
+}
+
+impl World {
+    /// Where everything begins.
+    pub fn new(replicas: u8, begins: u8, budget: Budget) -> Self {
+        let pod = |process| Pod {
+            process,
+            earlier: None,
+            cut: None,
+            stage: Stage::Serves,
+        };
+        Self {
+            tick: begins,
+            up: true,
+            understood: true,
+            pending: 0,
+            available: 0,
+            running: Vec::new(),
+            pods: (0..replicas).map(pod).collect(),
+            holds: Vec::new(),
+            budget,
+            ghost: Ghost::default(),
+        }
+    }
+
+    /// A pod.
+    pub fn pod(&self, place: u8) -> &Pod {
+        &self.pods[usize::from(place)]
+    }
+
+    fn pod_mut(&mut self, place: u8) -> &mut Pod {
+        &mut self.pods[usize::from(place)]
+    }
+
+    /// The hook of a pod that drains.
+    pub fn hook_mut(&mut self, place: u8) -> Option<&mut Hook> {
+        match &mut self.pod_mut(place).stage {
+            Stage::Drains(hook) => Some(hook),
+            Stage::Serves | Stage::Ended => None,
+        }
+    }
+
+    /// Places of the pods.
+    pub fn places(&self) -> impl Iterator<Item = u8> + use<> {
+        (0..).take(self.pods.len())
+    }
+
+    /// Places of the pods that drain.
+    pub fn draining(&self) -> Vec<u8> {
+        let drains = |place: &u8| self.pod(*place).hook().is_some();
+        self.places().filter(drains).collect()
+    }
+
+    fn may_promote(&self) -> bool {
+        self.up && self.holds.is_empty() && self.pods.iter().any(Pod::works)
+    }
+
+    fn may_claim(&self, place: u8) -> bool {
+        self.up && self.available > 0 && self.pod(place).works()
+    }
+
+    /// Everything that may happen.
+    pub fn actions(&self) -> Vec<Action> {
+        let mut actions = self.work();
+        let budget = &self.budget;
+        let mut may = |allowed: bool, action: Action| {
+            if allowed {
+                actions.push(action);
+            }
+        };
+        may(!self.up || budget.outages > 0, Action::Outage);
+        may(!self.understood || budget.renames > 0, Action::Rename);
+        let serves = |place: &u8| self.pod(*place).stage == Stage::Serves;
+        // Which of them goes first makes no difference.
+        if let Some(place) = self.places().find(serves) {
+            may(budget.tells > 0, Action::Tell(place));
+        }
+        for place in self.places() {
+            let pod = self.pod(place);
+            if pod.stage == Stage::Ended {
+                continue;
+            }
+            may(pod.cut.is_some() || budget.cuts > 0, Action::Cut(place));
+            match pod.hook() {
+                Some(hook) => {
+                    may(hook.deaf || budget.deafnesses > 0, Action::Deafen(place));
+                    let lives = !matches!(hook.phase, Phase::Gone { .. });
+                    may(lives && budget.kills > 0, Action::Kill(place));
+                    self.of_hook(place, hook, &mut may);
+                }
+                None => may(budget.restarts > 0, Action::Restart(place)),
+            }
+        }
+        for hold in &self.holds {
+            may(hold.holder.is_none() && !hold.last, Action::Notice(*hold));
+        }
+        may(budget.ticks > 0 && self.time_may_pass(), Action::Tick);
+        actions
+    }
+
+    fn work(&self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.budget.work > 0 {
+            actions.push(Action::Arrive);
+        }
+        if self.pending > 0 && self.may_promote() {
+            actions.push(Action::Promote);
+        }
+        actions.extend(
+            self.places()
+                .filter(|place| self.may_claim(*place))
+                .map(Action::Claim),
+        );
+        let mut before = None;
+        for run in &self.running {
+            if self.up && before != Some(run) && self.runs(run.owner) {
+                actions.push(Action::Finish(*run));
+            }
+            before = Some(run);
+        }
+        actions
+    }
+
+    /// A process with this id lives and has sessions.
+    fn runs(&self, owner: u8) -> bool {
+        let owns = |pod: &Pod| pod.process == owner && pod.works();
+        self.pods.iter().any(owns)
+    }
+
+    fn of_hook(&self, place: u8, hook: &Hook, may: &mut impl FnMut(bool, Action)) {
+        let reaches = self.up && !hook.deaf;
+        let attempts = [
+            (Attempt::Held, true),
+            (
+                Attempt::Refused,
+                reaches && self.may_promote() && self.budget.refusals > 0,
+            ),
+            (Attempt::Unanswered, reaches && self.budget.losses > 0),
+        ];
+        match hook.phase {
+            Phase::Looks => {
+                let beats = reaches && self.pod(place).works() && hook.beats.replica().is_none();
+                for beat in [false, true] {
+                    for (attempt, allowed) in attempts {
+                        may(
+                            allowed && (beats || !beat),
+                            Action::Look(place, beat, attempt),
+                        );
+                    }
+                }
+            }
+            Phase::Leaves => {
+                for (attempt, allowed) in attempts {
+                    may(allowed, Action::Hold(place, attempt));
+                }
+            }
+            Phase::LooksLast { .. } => may(true, Action::LastLook(place)),
+            Phase::Gone { .. } => may(true, Action::End(place)),
+        }
+    }
+
+    /// Each hook has looked, and what is a matter of moments is over.
+    fn time_may_pass(&self) -> bool {
+        let mut hooks = self.pods.iter().filter_map(Pod::hook);
+        hooks.all(|hook| match hook.phase {
+            Phase::Looks => hook.looked,
+            Phase::Leaves | Phase::LooksLast { .. } => self.budget.delays > 0,
+            Phase::Gone { .. } => false,
+        })
+    }
+
+    /// The world after something has happened.
+    pub fn after(&self, rules: &Rules, action: Action) -> Self {
+        let mut world = self.clone();
+        world.happens(rules, action);
+        world.normal(rules);
+        world
+    }
+
+    fn happens(&mut self, rules: &Rules, action: Action) {
+        match action {
+            Action::Arrive => {
+                self.budget.work -= 1;
+                self.pending += 1;
+            }
+            Action::Promote => self.promote(),
+            Action::Claim(place) => self.claim(place),
+            Action::Finish(run) => {
+                if let Some(index) = self.running.iter().position(|other| *other == run) {
+                    self.running.remove(index);
+                }
+            }
+            Action::Outage => toggle(&mut self.up, &mut self.budget.outages),
+            Action::Rename => toggle(&mut self.understood, &mut self.budget.renames),
+            Action::Deafen(place) => self.deafen(place),
+            Action::Cut(place) => {
+                let tick = self.tick;
+                let cut = &mut self.pod_mut(place).cut;
+                *cut = if cut.is_some() { None } else { Some(tick) };
+                if cut.is_some() {
+                    self.budget.cuts -= 1;
+                }
+            }
+            Action::Restart(place) => {
+                self.budget.restarts -= 1;
+                let highest = self.pods.iter().map(|pod| pod.process).max();
+                let pod = self.pod_mut(place);
+                pod.earlier = Some(pod.process);
+                pod.process = highest.map_or(0, |highest| highest + 1);
+            }
+            Action::Tell(place) => {
+                self.budget.tells -= 1;
+                self.pod_mut(place).stage = Stage::Drains(Hook::new(self.tick));
+            }
+            Action::Kill(place) => {
+                self.budget.kills -= 1;
+                self.returns(place, true);
+            }
+            Action::Notice(hold) => self.holds.retain(|other| *other != hold),
+            Action::Look(place, beat, attempt) => self.look(rules, place, beat, attempt),
+            Action::Hold(place, attempt) => self.hold_for_last_look(place, attempt),
+            Action::LastLook(place) => self.look_last(rules, place),
+            Action::End(place) => self.end(place),
+            Action::Tick => {
+                self.budget.ticks -= 1;
+                let leaves = |phase| matches!(phase, Phase::Leaves | Phase::LooksLast { .. });
+                if self
+                    .pods
+                    .iter()
+                    .filter_map(Pod::hook)
+                    .any(|hook| leaves(hook.phase))
+                {
+                    self.budget.delays = self.budget.delays.saturating_sub(1);
+                }
+                self.pass(rules);
+            }
+        }
+    }
+
+    /// Every queued task run may be claimed.
+    pub fn promote(&mut self) {
+        self.available += self.pending;
+        self.pending = 0;
+        for place in self.places() {
+            if let Some(Phase::Gone { promoted, .. }) =
+                self.hook_mut(place).map(|hook| &mut hook.phase)
+            {
+                *promoted = true;
+            }
+        }
+    }
+
+    /// A replica begins a task run.
+    pub fn claim(&mut self, place: u8) {
+        let pod = self.pod(place);
+        let gone = |hook: &Hook| {
+            matches!(
+                hook.phase,
+                Phase::Gone {
+                    promoted: false,
+                    ..
+                }
+            )
+        };
+        let run = Run {
+            owner: pod.process,
+            started: self.tick,
+            late: pod.hook().is_some_and(gone),
+        };
+        self.available -= 1;
+        self.running.push(run);
+    }
+
+    fn deafen(&mut self, place: u8) {
+        if let Some(hook) = self.hook_mut(place) {
+            hook.deaf = !hook.deaf;
+            if hook.deaf {
+                self.budget.deafnesses -= 1;
+            }
+        }
+    }
+
+    fn end(&mut self, place: u8) {
+        if super::promises::loses_work(self, place) {
+            self.breaks(Promise::Finished);
+        }
+        self.pod_mut(place).stage = Stage::Ended;
+    }
+
+    /// A promise is broken.
+    pub fn breaks(&mut self, promise: Promise) {
+        self.ghost.broken = self.ghost.broken.or(Some(promise));
+    }
+
+    /// A step of time passes.
+    pub fn pass(&mut self, rules: &Rules) {
+        super::promises::note_holds(self, rules);
+        self.tick += 1;
+        let tick = self.tick;
+        self.holds
+            .retain(|hold| tick < hold.until || rules.forgets(*hold));
+        if self.holds.iter().any(|hold| hold.until <= tick) {
+            self.breaks(Promise::HoldEnds);
+        }
+        for place in self.places() {
+            let Some(hook) = self.hook_mut(place) else {
+                continue;
+            };
+            hook.looked = false;
+            let overdue = hook.elapsed(tick) > rules.terms.timeout + since(0, 2);
+            if overdue {
+                self.breaks(Promise::TimeOut);
+            }
+        }
+    }
+
+    /// The same world in one form only.
+    fn normal(&mut self, rules: &Rules) {
+        let hooks = self.pods.iter().filter_map(Pod::hook);
+        let mut begun: Vec<u8> = hooks.map(|hook| hook.began).collect();
+        begun.sort_unstable();
+        for run in &mut self.running {
+            let before = begun.iter().rev().find(|began| **began < run.started);
+            run.started = before.map_or(0, |began| began + 1);
+        }
+        self.running.sort_unstable();
+        self.holds.sort_unstable();
+        self.holds.dedup();
+        self.ghost.forget(self.tick, rules.limit());
+    }
+}
+
+/// Takes away what is there, off the budget, or brings it back.
+fn toggle(good: &mut bool, budget: &mut u8) {
+    if *good {
+        *budget -= 1;
+    }
+    *good = !*good;
+}

@@ -1,0 +1,80 @@
+//! Has the checker visit a world.
+
+use anyhow::{Result, bail, ensure};
+use stateright::{Checker as _, HasDiscoveries, Model, Path};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::time::Instant;
+
+/// Threads of the checker.
+const THREADS: usize = 2;
+
+/// Visits every state, and says how many there are.
+pub fn every_state<M>(name: &str, model: M) -> Result<usize>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq,
+{
+    let begun = Instant::now();
+    let checker = model
+        .checker()
+        .threads(THREADS)
+        .finish_when(HasDiscoveries::Any)
+        .spawn_bfs()
+        .join();
+    if let Some((property, path)) = checker.discoveries().into_iter().next() {
+        bail!("{name}: not true that {property}:\n{}", told(path));
+    }
+    let states = checker.unique_state_count();
+    println!(
+        "model: {name}: {states} states, {:.1} s",
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(states)
+}
+
+/// Visits states until a planted bug is found: by this property, or by any.
+pub fn until_found<M>(bug: &str, model: M, property: Option<&'static str>) -> Result<()>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq,
+{
+    let begun = Instant::now();
+    let found = match property {
+        Some(property) => HasDiscoveries::AnyOf(BTreeSet::from([property])),
+        None => HasDiscoveries::Any,
+    };
+    let checker = model
+        .checker()
+        .threads(THREADS)
+        .finish_when(found)
+        .spawn_bfs()
+        .join();
+    let mut discoveries = checker.discoveries();
+    if let Some(property) = property {
+        discoveries.retain(|found, _| *found == property);
+    }
+    ensure!(!discoveries.is_empty(), "{bug} was planted and not found");
+    for (_, path) in discoveries {
+        println!(
+            "model: {bug} found after {} steps, {:.1} s",
+            path.into_actions().len(),
+            begun.elapsed().as_secs_f32()
+        );
+    }
+    Ok(())
+}
+
+/// How the last state came about, and what it is.
+pub fn told<S, A>(path: Path<S, A>) -> String
+where
+    S: Clone + Debug + PartialEq,
+    A: Debug + PartialEq,
+{
+    let last = path.last_state().clone();
+    let actions = path.into_actions();
+    format!("{actions:?}\n{last:?}")
+}
