@@ -10,6 +10,8 @@ const WRITES: usize = 5;
 const WINDOW: Duration = Duration::from_mins(1);
 /// From then on this long until the next, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
+/// An object that has stood for so long is not being changed back now.
+const STANDS_AFTER: Duration = Duration::from_secs(30);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
@@ -64,6 +66,14 @@ impl Contest {
     /// How long it is to be left alone from now on; `None`: it may be written.
     pub fn left_alone_for(&self, now: Instant) -> Option<Duration> {
         let until = *self.writes.last()? + self.pause?;
+        until
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
+    }
+
+    /// How much longer an object that stands has to stand until it counts as left alone.
+    pub fn unsettled_for(&self, now: Instant) -> Option<Duration> {
+        let until = *self.writes.last()? + STANDS_AFTER;
         until
             .checked_duration_since(now)
             .filter(|left| !left.is_zero())
@@ -133,6 +143,11 @@ mod tests {
             told.contains(r#"by the field manager "kustomize-controller""#),
             "{told}"
         );
+        assert_eq!(
+            contest.unsettled_for(moment + seconds(29)),
+            Some(seconds(1))
+        );
+        assert_eq!(contest.unsettled_for(moment + seconds(30)), None);
         assert!(!contest.is_over(moment + seconds(360)));
         assert!(
             contest.is_over(moment + seconds(361)),

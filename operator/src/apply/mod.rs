@@ -180,7 +180,17 @@ impl Execution<'_> {
                 pods_need_stands &= !desired.kind.is_needed_by_pods();
             }
             match applied {
-                Ok(Applied::Unchanged | Applied::Ending) => {}
+                Ok(Applied::Unchanged) => {
+                    if let Some(contest) = self.memory.contest(&candidate)
+                        && let Some(left) = contest.unsettled_for(Instant::now())
+                        && let Some(told) = changed_back(desired, contest)
+                    {
+                        // It stands for the moment: whoever changes it back is seldom at once.
+                        self.outcome.failures.push(told);
+                        self.outcome.requeue_after(left);
+                    }
+                }
+                Ok(Applied::Ending) => {}
                 Ok(Applied::Kept) => self.memory.note_kept(candidate),
                 Ok(Applied::Written) => {
                     self.wrote(WriteVerb::Apply, desired.kind);

@@ -221,7 +221,7 @@ impl Objects<'_> {
     /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if
     /// there was one.
     pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
-        if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
+        if !self.owner.controls(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
         let name = cached.name_any();

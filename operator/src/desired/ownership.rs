@@ -29,9 +29,13 @@ impl Owner<'_> {
                 && is(CLUSTER_LABEL, self.name)
                 && object.annotations().contains_key(HASH_ANNOTATION);
         }
-        owners
-            .iter()
-            .any(|owner| owner.controller == Some(true) && owner.uid == self.uid)
+        self.controls(object)
+    }
+
+    /// Whether this cluster controls an object: what is no longer wanted is deleted only then.
+    pub fn controls(&self, object: &impl ResourceExt) -> bool {
+        let mut owners = object.owner_references().iter();
+        owners.any(|owner| owner.controller == Some(true) && owner.uid == self.uid)
     }
 }
 
@@ -67,10 +71,14 @@ mod tests {
         ] {
             let case = format!("{owners} {labels} {annotations}");
             let object: ConfigMap = serde_json::from_value(json!({"metadata": {
-                "name": "demo", "labels": labels, "annotations": annotations, "ownerReferences": owners,
+                "name": "demo", "labels": labels, "annotations": annotations, "ownerReferences": &owners,
             }}))
             .unwrap();
             assert_eq!(owner.has(&object), expected, "{case}");
+            assert_eq!(
+                owner.controls(&object),
+                expected && owners != json!([]) && !owners.is_null()
+            );
         }
     }
 }

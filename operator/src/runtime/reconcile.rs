@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use crate::api::BytebaseCluster;
-use crate::apply::{FailureKind, apply};
+use crate::apply::{ApplyFailure, FailureKind, apply};
 use crate::decide::decide;
 use crate::dereference::dereference;
 use crate::kubernetes::error_text::plain;
@@ -186,7 +186,9 @@ impl Pass<'_> {
         context.remember(key, memory);
         publish(writer, key, cluster, &outcome.notices).await;
         reported?;
-        if let Some(failure) = outcome.failures.first() {
+        // What somebody changes back has a pace of its own.
+        let failed = |failure: &&ApplyFailure| failure.kind != FailureKind::ChangedBack;
+        if let Some(failure) = outcome.failures.iter().find(failed) {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
         }
         let requeue = outcome.requeue();
