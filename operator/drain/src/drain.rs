@@ -153,7 +153,8 @@ pub fn step(
     }
     state.note(elapsed, seen);
     let Some(seen) = seen else {
-        return if elapsed.saturating_sub(state.answered) >= UNREACHABLE {
+        let gives_up = elapsed.saturating_sub(state.answered) >= UNREACHABLE;
+        return if gives_up && elapsed >= terms.pause {
             Step::LetGo(LetGo::Unreachable)
         } else {
             wait(For::Database)
@@ -161,7 +162,7 @@ pub fn step(
     };
     let began = *state.began.get_or_insert(seen.clock);
     let is_dead = |since| elapsed.saturating_sub(since) >= DEAD_AFTER;
-    if state.disconnected.is_some_and(is_dead) {
+    if state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Disconnected);
     }
     if seen.migrates {
