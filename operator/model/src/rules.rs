@@ -486,6 +486,7 @@ impl Rules {
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
             schema_version: None,
+            foreign_replicas: false,
             rollout: status
                 .rollout
                 .filter(|_| !self.has(Bug::PatienceForgotten))

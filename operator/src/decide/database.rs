@@ -264,7 +264,9 @@ fn in_use(
 /// Whether every heartbeat that belongs to no pod may be of a replica of this cluster that has just
 /// ended: there was one, and none has gone on for longer than an ended process lingers.
 fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
-    observation.stateful_set.is_some() && health.strangers(observation) == 0
+    let refusal = observation.remembered.refusal.as_ref();
+    let was_in_use = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseInUse);
+    observation.stateful_set.is_some() && !was_in_use && health.strangers(observation) == 0
 }
 
 fn shared(place: &str, other: &str) -> (Reason, String) {

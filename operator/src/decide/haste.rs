@@ -13,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// How long a replica may go on with its tasks after the gate has told it to end.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-/// Seconds that it has to end after that.
+/// Seconds that it is given for its end then. Kubernetes counts them from the beginning of the deletion,
+/// so it ends now; an older API server leaves it this long.
 const GRACE_SECONDS: u32 = 60;
 
 /// What is to be done about drains that take too long.
@@ -43,7 +44,7 @@ pub fn hastened(
     let mut drains: Vec<_> = health
         .replicas
         .iter()
-        .filter_map(|replica| Some((due_at(replica, set)?, replica)))
+        .filter_map(|replica| Some((due_at(replica, set, observation.now)?, replica)))
         .collect();
     drains.sort_by_key(|(due, replica)| (*due, replica.pod.ordinal));
     match drains.first() {
@@ -53,7 +54,7 @@ pub fn hastened(
                 pod: replica.pod.name.clone(),
                 uid: replica.pod.uid.clone(),
                 why: format!(
-                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end; those that it has not finished in {GRACE_SECONDS} s are cancelled",
+                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end: what it has not finished is cancelled",
                     PATIENCE.as_mins()
                 ),
                 grace_seconds: Some(GRACE_SECONDS),
@@ -69,9 +70,11 @@ pub fn hastened(
 }
 
 /// When a pod that the gate has taken away has had its time.
-fn due_at(replica: &Replica<'_>, set: &StatefulSetView) -> Option<Timestamp> {
+fn due_at(replica: &Replica<'_>, set: &StatefulSetView, now: Timestamp) -> Option<Timestamp> {
     let pod = replica.pod;
-    if set.covers(pod.ordinal) || replica.node_is_silent() {
+    // Where its time is up already it was cut short before.
+    let is_up = pod.ends_by.is_some_and(|by| by <= now);
+    if set.covers(pod.ordinal) || replica.node_is_silent() || is_up {
         return None;
     }
     pod.ending_since?.checked_add(PATIENCE).ok()

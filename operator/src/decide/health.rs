@@ -236,6 +236,10 @@ impl Health<'_> {
     pub fn strangers(&self, observation: &Observation) -> usize {
         let long = SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
         let lasting = self.unclaimed.iter().filter(|id| {
+            // As long as there are any, those that status speaks of have not ended.
+            if observation.remembered.foreign_replicas {
+                return true;
+            }
             let since = observation.unclaimed_since.get(id);
             since.is_some_and(|since| observation.now.duration_since(*since) > long)
         });

@@ -5,7 +5,7 @@
 //! size and its template say how far the rollout has come, to whichever process looks.
 
 use super::health::Health;
-use super::rollout::{Step, Wait, is_outdated, schema_migration, unproven_step};
+use super::rollout::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
 use crate::desired::drain::Template;
@@ -24,6 +24,15 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// The same where nothing may be ended: what has begun to start goes on to be waited for.
+    #[must_use]
+    pub fn held(self) -> Self {
+        match self {
+            Self::Idle | Self::Stop => Self::Idle,
+            Self::First => Self::First,
+        }
+    }
+
     /// How many replicas the StatefulSet may have meanwhile.
     pub fn limit(self, target: i32) -> i32 {
         match self {
@@ -46,7 +55,12 @@ pub fn stage(
         return Stage::Idle;
     }
     let Some(set) = &observation.stateful_set else {
-        return Stage::First;
+        // Pods that lost their StatefulSet are not first ones.
+        return if health.replicas.is_empty() {
+            Stage::First
+        } else {
+            Stage::Idle
+        };
     };
     let is_down = set.replicas == 0 && set.settled && health.replicas.is_empty();
     let was_stopped = set.replicas == 0;
@@ -54,7 +68,12 @@ pub fn stage(
         return Stage::Stop;
     }
     let serves = |replica| health.serves(replica, observation);
-    if set.replicas <= 1 && !health.replicas.iter().any(serves) {
+    // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
+    // for goes on to be, whatever holds the others back meanwhile.
+    let before = observation.remembered.rollout.as_ref();
+    let was_first = before.is_some_and(|before| before.waiting_for == RolloutWait::FirstReplica);
+    let is_first = is_down || (set.replicas == 1 && (set.replicas < target || was_first));
+    if is_first && !health.replicas.iter().any(serves) {
         Stage::First
     } else {
         Stage::Idle
@@ -87,6 +106,7 @@ pub fn step(
             schema_migration(observation)
                 .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),
         )),
+        Stage::Stop if let Some(stalled) = overdue(observation, health) => Some(stalled),
         Stage::Stop => {
             let ends = health.replicas.iter().map(|replica| replica.pod.ends_by);
             let latest = ends.collect::<Option<Vec<_>>>();

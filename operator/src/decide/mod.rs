@@ -90,7 +90,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         wanted: cluster.replicas,
         enforcement: cluster.license.enforcement,
         version: template_version(cluster, observation, downgrade.is_some()),
-        current: observation.stateful_set.as_ref(),
+        running: running(observation),
         database: &database,
         license: &license,
         view: &observation.database,
@@ -105,17 +105,18 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         }
     };
     let held = downgrade.is_some() || database.allows <= database::Allows::Wait;
+    let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
     let stage = if held || cluster.paused {
-        Stage::Idle
+        stage.held()
     } else {
-        maintenance::stage(cluster, &template, target.replicas, observation, &health)
+        stage
     };
     let rollout = rollout::step(cluster, stage, observation, &health);
     let rollout = match &downgrade {
         Some(downgrade) => rollout.refused(downgrade),
         None => match hold(cluster, observation, &database, &target, &template) {
             Some(because) => rollout.held(because),
-            None => rollout,
+            None => rollout.unwritten(observation, &template),
         },
     };
     let set = observation
@@ -154,6 +155,14 @@ fn template(
         digest: set.and_then(|set| set.template_digest.as_deref()),
     };
     drain::template(cluster, settings.own_image.as_deref(), standing).map_err(Problem::pod_template)
+}
+
+/// Pods without a StatefulSet are taken over by the one that is made.
+fn running(observation: &Observation) -> i32 {
+    let set = observation.stateful_set.as_ref();
+    let highest = observation.pods.iter().map(|pod| pod.ordinal).max();
+    let orphaned = highest.map_or(0, |highest| highest.saturating_add(1));
+    set.map_or(orphaned, |set| set.replicas)
 }
 
 /// How long before its end a license stops counting for a cluster of this size: the operator's
@@ -578,11 +587,18 @@ fn exposure_held(
         .admin
         .as_ref()
         .is_some_and(|admin| admin.create_first);
-    let workspace = observation.last_facts.as_ref().is_some_and(|(_, facts)| {
+    let remembered = &observation.remembered;
+    let read = observation.last_facts.as_ref().map(|(_, facts)| {
         matches!(
             facts.license,
             Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. })
         )
+    });
+    // Else as an earlier process read it.
+    let unlicensed = remembered.unlicensed;
+    let workspace = read.unwrap_or_else(|| {
+        remembered.license.is_some()
+            || unlicensed.is_some_and(|reason| reason != Reason::AwaitingFirstSignUp)
     });
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
 }
@@ -725,6 +741,7 @@ fn next(
         health::awaited_refusal(observation),
         late,
         scale::overdue_at(observation),
+        rollout::next_overdue(observation, health),
     ]
     .into_iter()
     .flatten()

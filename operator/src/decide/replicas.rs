@@ -6,7 +6,7 @@ use super::scale::Haste;
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::contract::version::Version;
-use crate::observation::{DatabaseView, StatefulSetView};
+use crate::observation::DatabaseView;
 
 /// How many replicas run, and why not as many as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct Grounds<'a> {
     pub enforcement: Enforcement,
     /// Of the template that will stand.
     pub version: Option<Version>,
-    /// The StatefulSet as it stands, `None` before there is one.
-    pub current: Option<&'a StatefulSetView>,
+    /// Replicas that run: the size of the StatefulSet, or the pods that have lost theirs.
+    pub running: i32,
     /// Verdict on the database.
     pub database: &'a DatabaseVerdict,
     /// Verdict on the license.
@@ -56,7 +56,7 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
         license,
         ..
     } = *grounds;
-    let running = grounds.current.map_or(0, |set| set.replicas);
+    let running = grounds.running;
     let held = |replicas: i32, reason, message: &str| Target {
         replicas: replicas.clamp(0, wanted),
         held_back: (replicas < wanted).then(|| (reason, message.to_owned())),

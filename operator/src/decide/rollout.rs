@@ -10,6 +10,7 @@ use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
+use crate::desired::drain::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::ValidCluster;
@@ -136,6 +137,25 @@ impl Rollout {
             step => step,
         };
         Self { step, ..self }
+    }
+
+    /// A template that should stand and is not known to do so yet: no pod is outdated, and the rollout
+    /// has not begun.
+    #[must_use]
+    pub fn unwritten(self, observation: &Observation, template: &Template) -> Self {
+        let set = observation.stateful_set.as_ref();
+        let changes = set.is_some_and(|set| maintenance::changes(set, template));
+        if self.step != Step::Done || !changes {
+            return self;
+        }
+        let wait = Wait::new(
+            RolloutWait::StatefulSetController,
+            "the new template to be written",
+        );
+        Self {
+            step: Step::Wait(wait),
+            ..self
+        }
     }
 
     /// A downgrade that is refused: a pod that ended now would come back from the old template.
@@ -315,7 +335,7 @@ fn next(
         .iter()
         .find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
     {
-        return Step::Wait(end_of(ending));
+        return overdue(observation, health).unwrap_or_else(|| Step::Wait(end_of(ending)));
     }
     if let Some(wait) = schema_migration(observation) {
         return Step::Wait(wait);
@@ -415,11 +435,12 @@ fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wa
 impl RememberedRollout {
     /// Whether the operator had begun to end this pod.
     fn ends(&self, replica: &Replica<'_>) -> bool {
-        let evicts = matches!(
-            self.waiting_for,
-            RolloutWait::Eviction | RolloutWait::DisruptionBudget
-        );
-        evicts && self.pod.as_deref() == Some(&replica.pod.name)
+        match self.waiting_for {
+            RolloutWait::Eviction => self.pod.as_deref() == Some(&replica.pod.name),
+            // Whichever runs the fewest tasks meanwhile: the minute was over.
+            RolloutWait::DisruptionBudget => true,
+            _ => false,
+        }
     }
 }
 
@@ -438,6 +459,42 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
             "a look at whether a schema migration is running",
         )),
     }
+}
+
+/// A pod that should have ended by now is not waited for any longer than this: it cannot end.
+const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
+
+/// When a pod that is ending has had its time, and a minute.
+fn overdue_at(replica: &Replica<'_>) -> Option<Timestamp> {
+    replica.pod.ends_by?.checked_add(OVERDUE).ok()
+}
+
+/// A pod that does not end although its time is up: its node is lost, or its kubelet does not answer.
+pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
+    let late = health.replicas.iter().find(|replica| {
+        replica.pod.deleting && overdue_at(replica).is_some_and(|late| late < observation.now)
+    })?;
+    let name = &late.pod.name;
+    let trouble = late.pod.trouble.as_ref().map_or_else(
+        || "its node does not say why".to_owned(),
+        |trouble| trouble.message().to_owned(),
+    );
+    Some(Step::Stalled {
+        reason: Reason::RolloutStalled,
+        pod: Some(name.clone()),
+        why: format!(
+            "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0)"
+        ),
+    })
+}
+
+/// When the first pod that does not end will count as overdue.
+pub fn next_overdue(observation: &Observation, health: &Health<'_>) -> Option<Timestamp> {
+    let just_after = |late: Timestamp| late.checked_add(SignedDuration::from_secs(1)).ok();
+    let late = health.replicas.iter().filter_map(overdue_at);
+    late.filter_map(just_after)
+        .filter(|moment| *moment > observation.now)
+        .min()
 }
 
 /// What a rollout waits for while a pod ends. How many tasks there are is not in the message, which
@@ -479,8 +536,7 @@ pub fn unproven_step(
     outdated: &[&Replica<'_>],
 ) -> Step {
     let timeout = cluster.rollout.ready_timeout;
-    // One that was up before and is not now gets its time anew.
-    let since = replica.pod.unready_since.unwrap_or(replica.pod.created_at);
+    let since = unproven_since(for_, replica, timeout, observation);
     let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     let (pod, state) = (&replica.pod.name, describe(replica));
     // An unknown heartbeat is the operator's trouble with the database, not the pod's.
@@ -499,6 +555,30 @@ pub fn unproven_step(
     let message = format!("{pod} to be Ready and to send heartbeats: {state}");
     let wait = Wait::new(for_, message).about(replica);
     Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
+}
+
+/// Since when a rollout has waited for a replica. One that was up before and is not now gets its time
+/// again. Of one that is Ready and sends no heartbeats Kubernetes does not say since when, status does.
+fn unproven_since(
+    for_: RolloutWait,
+    replica: &Replica<'_>,
+    timeout: SignedDuration,
+    observation: &Observation,
+) -> Timestamp {
+    if !replica.pod.ready {
+        return replica.pod.unready_since.unwrap_or(replica.pod.created_at);
+    }
+    let now = observation.now;
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.pod.as_deref() == Some(&replica.pod.name));
+    match before {
+        Some(before) if before.waiting_for == for_ => before.since.min(now),
+        // Its time was up already.
+        Some(before) if before.waiting_for == RolloutWait::Correction => {
+            now.saturating_sub(timeout).unwrap_or(Timestamp::MIN)
+        }
+        _ => now,
+    }
 }
 
 /// Whether an upgrade that does not come up can be taken back: Bytebase checks no version, and an old

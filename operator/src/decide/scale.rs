@@ -2,7 +2,8 @@
 
 use super::health::{Health, Replica};
 use super::rollout::{Wait, schema_migration};
-use crate::observation::{Observation, StatefulSetView};
+use crate::api::status::RolloutWait;
+use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::ops::Range;
 
@@ -116,8 +117,30 @@ pub fn waits_for(
     observation: &Observation,
 ) -> Option<Wait> {
     match haste {
-        Haste::Orderly if target < set.replicas => schema_migration(observation),
+        Haste::Orderly if target < set.replicas => known_migration(observation),
         Haste::Orderly | Haste::Gate => None,
+    }
+}
+
+/// The same while the database cannot be read: what was read last counts, and before the first reading
+/// nothing is known. A database that is away for good stops no scale-down.
+fn known_migration(observation: &Observation) -> Option<Wait> {
+    match &observation.database {
+        DatabaseView::NotProbed => Some(Wait::new(
+            RolloutWait::DatabaseReading,
+            "the first reading of the database",
+        )),
+        DatabaseView::Probed(Err(_)) => {
+            let (_, last) = observation.last_facts.as_ref()?;
+            let migrated = last.sessions.as_ref()?.migration_running;
+            migrated.then(|| {
+                Wait::new(
+                    RolloutWait::SchemaMigration,
+                    "the schema migration to end that ran when the database could last be read",
+                )
+            })
+        }
+        DatabaseView::CannotRead | DatabaseView::Probed(Ok(_)) => schema_migration(observation),
     }
 }
 

@@ -358,6 +358,8 @@ pub struct Remembered {
     pub schema_version: Option<Version>,
     /// What a rollout waited for.
     pub rollout: Option<RememberedRollout>,
+    /// Replicas that do not belong to the cluster were active on its database.
+    pub foreign_replicas: bool,
 }
 
 /// What a rollout waited for when status was last written.

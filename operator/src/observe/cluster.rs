@@ -71,7 +71,9 @@ pub async fn pods(
     views
 }
 
-/// Whether a pod is one of this cluster's StatefulSet, by owner and labels.
+/// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none, one that
+/// nobody controls is as well: it lost its StatefulSet (`kubectl delete statefulset --cascade=orphan`),
+/// and the next one takes it over.
 pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let labelled = selector_labels(name)
         .iter()
@@ -81,5 +83,10 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
             && owner.kind == "StatefulSet"
             && stateful_set_uid.is_none_or(|uid| uid == owner.uid)
     });
-    labelled && owned
+    let controlled = pod
+        .owner_references()
+        .iter()
+        .any(|owner| owner.controller == Some(true));
+    let orphaned = stateful_set_uid.is_none() && !controlled;
+    labelled && (owned || orphaned)
 }

@@ -2,7 +2,7 @@
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
 use crate::api::status::LicenseSource;
-use crate::api::{BytebaseClusterStatus, ConditionType};
+use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::observation::{Refusal, Remembered, RememberedRollout};
 
@@ -41,6 +41,8 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .as_deref()
             .and_then(|version| Version::parse(version).ok()),
         rollout: rollout(status),
+        foreign_replicas: refusal(ConditionType::ReplicasHealthy)
+            .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::decide::decide;
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, Sessions,
+    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout, Sessions,
 };
 use crate::testing::{
     OLD, after, beats, facts, failure, healthy, id, merge, observation, pod, settings, stored,
@@ -186,6 +186,63 @@ fn a_change_that_is_held_back_is_no_complete_rollout() {
     set.template_digest = None;
     let unknown = rolled(&json!({"paused": true}), &standing);
     assert_eq!(unknown, ((Some(true), Reason::RolloutDone), None));
+}
+
+#[test]
+fn one_replica_that_runs_alone_is_no_rollout_whatever_its_heartbeat_does() {
+    let mut seen = healthy(1, stored(&json!({})));
+    seen.stateful_set.as_mut().unwrap().template_digest = None;
+    let silent = with_facts(seen, |facts| beats(facts).clear());
+    let plan = plan(&spec(&json!({"replicas": 1})), &silent);
+    assert_eq!(waits(&plan), None);
+    let told = state(&plan, ConditionType::RolloutComplete);
+    assert_eq!(told, (Some(true), Reason::RolloutDone));
+}
+
+#[test]
+fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
+    let mut seen = healthy(1, stored(&json!({})));
+    seen.pods[0].ready = false;
+    seen.pods[0].created_at = after(SignedDuration::from_secs(-9));
+    let digest = written(&plan(&spec(&json!({})), &down())).unwrap().1;
+    seen.stateful_set.as_mut().unwrap().template_digest = Some(digest);
+    let paused = plan(&spec(&json!({"paused": true})), &seen);
+    assert_eq!(waits(&paused), Some(RolloutWait::FirstReplica));
+    seen.remembered.rollout = Some(RememberedRollout {
+        waiting_for: RolloutWait::FirstReplica,
+        pod: Some("demo-0".to_owned()),
+        since: after(SignedDuration::from_secs(-9)),
+    });
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let away = plan(&spec(&json!({})), &seen);
+    assert_eq!(
+        (waits(&away), written(&away)),
+        (Some(RolloutWait::FirstReplica), None)
+    );
+}
+
+#[test]
+fn a_template_that_is_not_written_yet_is_no_complete_rollout() {
+    // The API server refuses it, or its echo is late.
+    let plan = plan(&json!({}), &changed());
+    assert_eq!(waits(&plan), Some(RolloutWait::StatefulSetController));
+    assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(false));
+}
+
+#[test]
+fn pods_that_lost_their_statefulset_are_taken_over_by_the_next() {
+    for spec in [json!({}), spec(&json!({}))] {
+        let mut seen = healthy(3, stored(&json!({})));
+        seen.stateful_set = None;
+        let plan = plan(&spec, &seen);
+        assert_eq!((size(&plan), waits(&plan)), (Some(3), None));
+        assert_eq!(state(&plan, ConditionType::DatabaseReady).0, Some(true));
+        // Not one is given up because the license cannot be read.
+        let unknown = with_facts(seen, |facts| {
+            facts.license = crate::observation::Fact::Unknown;
+        });
+        assert_eq!(size(&super::plan(&spec, &unknown)), Some(3));
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -408,6 +408,17 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
         }
     }
     assert_eq!(size(&plan(&json!({"replicas": 1}), &seen)), Some(2));
+    // A process that has just started knows of none, and one whose database is away of the last.
+    let mut started = seen.clone();
+    (started.database, started.last_facts) = (DatabaseView::NotProbed, None);
+    let mut away = with_facts(seen.clone(), migrating);
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    for seen in [started, away] {
+        assert_eq!(size(&plan(&json!({"replicas": 0}), &seen)), None);
+    }
+    let mut lost = seen;
+    lost.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    assert_eq!(size(&plan(&json!({"replicas": 0}), &lost)), Some(0));
     // Without an HA license every queued task fails soon: the hook of the pod waits instead.
     let unlicensed = with_facts(healthy(3, crate::testing::no_license()), migrating);
     assert_eq!(size(&plan(&json!({}), &unlicensed)), Some(2));
@@ -500,6 +511,8 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
         seen.pods[2].created_at = after(SignedDuration::from_secs(-age));
         seen.pods[2].ready = ready;
         seen.pods[2].trouble = None;
+        // Of one that is Ready status says since when it is waited for.
+        seen.remembered.rollout = Some(waited(RolloutWait::ReadyReplica, "demo-2", age));
         let case = with_facts(seen.clone(), |facts| {
             if !beating {
                 beats(facts).remove(2);
@@ -524,6 +537,56 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
         }
         if expected == Reason::RolloutWaiting {
             assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100 - age))));
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_has_long_been_ready_is_not_late_at_its_first_stale_heartbeat() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let mut seen = stale(outdated(&[0, 1]), 2);
+    let reason = |seen: &Observation| state(&plan(&spec, seen), ROLLOUT).1;
+    assert_eq!(reason(&seen), Reason::RolloutWaiting);
+    for (before, expected) in [
+        (
+            waited(RolloutWait::ReadyReplica, "demo-2", 99),
+            Reason::RolloutWaiting,
+        ),
+        (
+            waited(RolloutWait::ReadyReplica, "demo-2", 100),
+            Reason::RolloutStalled,
+        ),
+        (
+            waited(RolloutWait::ReadyReplica, "demo-1", 999),
+            Reason::RolloutWaiting,
+        ),
+        // What was told stays told until it is up.
+        (
+            waited(RolloutWait::Correction, "demo-2", 1),
+            Reason::RolloutStalled,
+        ),
+    ] {
+        seen.remembered.rollout = Some(before.clone());
+        assert_eq!(reason(&seen), expected, "{before:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_does_not_end_is_told_of_after_a_minute() {
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[2].deleting = true;
+    for (seconds, expected) in [(60, Reason::RolloutWaiting), (61, Reason::RolloutStalled)] {
+        seen.pods[2].ends_by = Some(after(SignedDuration::from_secs(-seconds)));
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(state(&plan, ROLLOUT).1, expected);
+        let message = &condition(&plan.report, ROLLOUT).message;
+        assert_eq!(
+            message.contains("delete pod demo-2 --force"),
+            expected == Reason::RolloutStalled,
+            "{message}"
+        );
+        if expected == Reason::RolloutWaiting {
+            assert_eq!(plan.next, Some(after(SignedDuration::from_secs(1))));
         }
     }
 }

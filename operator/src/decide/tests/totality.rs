@@ -174,6 +174,7 @@ prop_compose! {
             }),
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
+            foreign_replicas: parts[2],
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }
     }
