@@ -215,7 +215,7 @@ pub async fn deletion(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A cluster that is deleted without what it owns, and made again: its objects are owned again and no
-/// replica ends.
+/// replica ends. So it is where only the StatefulSet goes without its pods.
 pub async fn orphans(sandbox: Sandbox) -> Result<()> {
     let cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;
@@ -248,6 +248,26 @@ pub async fn orphans(sandbox: Sandbox) -> Result<()> {
         uids.iter().all(|owner| owner.trim() == uid.trim())
     })
     .await?;
+    let after = support::lives(&sandbox).await?;
+    ensure!(before == after, "a replica ended: {before:?}, {after:?}");
+
+    let set = || async {
+        let arguments = ["get", "statefulset", NAME, "--ignore-not-found", "-o", path];
+        sandbox.kubectl(&arguments).await
+    };
+    let old = set().await?;
+    sandbox
+        .kubectl(&["delete", "statefulset", NAME, "--cascade=orphan"])
+        .await?;
+    wait::until("another StatefulSet", PATIENCE, set, |uid| {
+        !uid.trim().is_empty() && *uid != old
+    })
+    .await?;
+    sandbox
+        .wait_status(NAME, "all to be well on it", |status| {
+            status["phase"] == "Ready" && status["readyReplicas"] == 2
+        })
+        .await?;
     let after = support::lives(&sandbox).await?;
     ensure!(before == after, "a replica ended: {before:?}, {after:?}");
     Ok(())
