@@ -506,7 +506,7 @@ pub async fn stranger(sandbox: Sandbox) -> Result<()> {
     let told = sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "ForeignReplica")
         .await?;
-    support::says(&told, &["1 replica(s)", "no pod of this cluster"])?;
+    support::says(&told, &["do not belong to this cluster", "1 of them"])?;
     support::wait_event(&sandbox, "ForeignReplica").await?;
     // Our own is not blamed for it.
     let status = sandbox.status(NAME).await?;
