@@ -112,13 +112,13 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         stage
     };
     let rollout = rollout::step(cluster, stage, observation, &health);
-    let rollout = match &downgrade {
-        Some(downgrade) => rollout.refused(downgrade),
-        None => match hold(cluster, observation, &database, &target, &template) {
-            Some(because) => rollout.held(because),
-            None => rollout.unwritten(observation, &template),
-        },
+    let because = hold(cluster, observation, &database, &target, &template);
+    let rollout = match (&downgrade, because) {
+        (Some(downgrade), _) => rollout.refused(downgrade),
+        (None, Some(because)) => rollout.held(because),
+        (None, None) => rollout,
     };
+    let rollout = rollout.unwritten(observation, &template);
     let set = observation
         .stateful_set
         .as_ref()
@@ -741,7 +741,7 @@ fn next(
         health::awaited_refusal(observation),
         late,
         scale::overdue_at(observation),
-        rollout::next_overdue(observation, health),
+        rollout::overdue_at(observation),
     ]
     .into_iter()
     .flatten()

@@ -6,6 +6,7 @@
 
 use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
+use super::scale::{is_overdue, next_overdue};
 use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
@@ -464,15 +465,10 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
 /// A pod that should have ended by now is not waited for any longer than this: it cannot end.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 
-/// When a pod that is ending has had its time, and a minute.
-fn overdue_at(replica: &Replica<'_>) -> Option<Timestamp> {
-    replica.pod.ends_by?.checked_add(OVERDUE).ok()
-}
-
 /// A pod that does not end although its time is up: its node is lost, or its kubelet does not answer.
 pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     let late = health.replicas.iter().find(|replica| {
-        replica.pod.deleting && overdue_at(replica).is_some_and(|late| late < observation.now)
+        replica.pod.deleting && is_overdue(replica.pod, OVERDUE, observation.now)
     })?;
     let name = &late.pod.name;
     let trouble = late.pod.trouble.as_ref().map_or_else(
@@ -488,13 +484,9 @@ pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     })
 }
 
-/// When the first pod that does not end will count as overdue.
-pub fn next_overdue(observation: &Observation, health: &Health<'_>) -> Option<Timestamp> {
-    let just_after = |late: Timestamp| late.checked_add(SignedDuration::from_secs(1)).ok();
-    let late = health.replicas.iter().filter_map(overdue_at);
-    late.filter_map(just_after)
-        .filter(|moment| *moment > observation.now)
-        .min()
+/// When a rollout stops waiting for a pod that does not end.
+pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
+    next_overdue(OVERDUE, observation)
 }
 
 /// What a rollout waits for while a pod ends. How many tasks there are is not in the message, which

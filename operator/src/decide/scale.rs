@@ -3,7 +3,7 @@
 use super::health::{Health, Replica};
 use super::rollout::{Wait, schema_migration};
 use crate::api::status::RolloutWait;
-use crate::observation::{DatabaseView, Observation, StatefulSetView};
+use crate::observation::{DatabaseView, Observation, PodView, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::ops::Range;
 
@@ -146,18 +146,25 @@ fn known_migration(observation: &Observation) -> Option<Wait> {
 
 /// Its node is gone, or it should have ended already.
 fn cannot_end(replica: &Replica<'_>, observation: &Observation) -> bool {
-    let overdue = |by: Timestamp| {
-        by.saturating_add(ENDING_MARGIN)
-            .is_ok_and(|late| observation.now > late)
-    };
-    replica.node_is_silent() || replica.pod.ends_by.is_some_and(overdue)
+    replica.node_is_silent() || is_overdue(replica.pod, ENDING_MARGIN, observation.now)
 }
 
 /// When the next step of a scale-down stops waiting for a pod that does not end.
 pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
-    let late = observation.pods.iter().filter_map(|pod| {
-        let margin = ENDING_MARGIN + SignedDuration::from_secs(1);
-        pod.ends_by?.checked_add(margin).ok()
-    });
-    late.filter(|moment| *moment > observation.now).min()
+    next_overdue(ENDING_MARGIN, observation)
+}
+
+/// Whether a pod should have ended, and longer ago than this.
+pub fn is_overdue(pod: &PodView, margin: SignedDuration, now: Timestamp) -> bool {
+    let late = pod.ends_by.and_then(|by| by.checked_add(margin).ok());
+    late.is_some_and(|late| now > late)
+}
+
+/// When the first pod will be overdue that is not so yet.
+pub fn next_overdue(margin: SignedDuration, observation: &Observation) -> Option<Timestamp> {
+    let just_after = margin + SignedDuration::from_secs(1);
+    let ends = observation.pods.iter().filter_map(|pod| pod.ends_by);
+    ends.filter_map(|by| by.checked_add(just_after).ok())
+        .filter(|moment| *moment > observation.now)
+        .min()
 }

@@ -78,15 +78,11 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let labelled = selector_labels(name)
         .iter()
         .all(|(key, value)| pod.labels().get(key) == Some(value));
-    let owned = pod.owner_references().iter().any(|owner| {
-        owner.controller == Some(true)
-            && owner.kind == "StatefulSet"
-            && stateful_set_uid.is_none_or(|uid| uid == owner.uid)
-    });
-    let controlled = pod
-        .owner_references()
-        .iter()
-        .any(|owner| owner.controller == Some(true));
-    let orphaned = stateful_set_uid.is_none() && !controlled;
-    labelled && (owned || orphaned)
+    let mut owners = pod.owner_references().iter();
+    let controller = owners.find(|owner| owner.controller == Some(true));
+    let belongs = match (controller, stateful_set_uid) {
+        (Some(owner), uid) => owner.kind == "StatefulSet" && uid.is_none_or(|uid| uid == owner.uid),
+        (None, uid) => uid.is_none(),
+    };
+    labelled && belongs
 }

@@ -1,6 +1,7 @@
 //! The ways in from outside: Ingress and HTTPRoute.
 
 use super::Diagnostics;
+use super::metadata::is_dns_subdomain;
 use crate::api::BytebaseClusterSpec;
 use crate::api::spec::{GatewayParentRef, IngressPreset, IngressSpec};
 use crate::contract::external_url::ExternalUrl;
@@ -133,17 +134,9 @@ fn host(
     Some(given.to_owned())
 }
 
-/// RFC 1123 subdomain, and no address.
+/// RFC 1123 subdomain whose labels a name server takes, and no address.
 fn is_dns_name(host: &str) -> bool {
-    host.len() <= 253
+    is_dns_subdomain(host)
+        && host.split('.').all(|label| label.len() <= 63)
         && host.parse::<std::net::IpAddr>().is_err()
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        })
 }
