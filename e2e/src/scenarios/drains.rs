@@ -97,10 +97,15 @@ async fn wait_task(
 /// Waits until the task is done, and then until its pod has ended, which must not take long.
 async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
     wait_task(sandbox, id, "DONE", OVER).await?;
+    wait_ended(sandbox, pod, Duration::from_secs(20)).await
+}
+
+/// Waits until this pod has gone, whatever has its name then.
+async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Result<()> {
     let name = pod.name_any();
     wait::until(
-        &format!("{name} to end after its task"),
-        Duration::from_secs(20),
+        &format!("{name} to end"),
+        patience,
         || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
         |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
     )
@@ -226,13 +231,7 @@ pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
             status["queueHold"]["heldBy"] == json!([holder])
         })
         .await?;
-    wait::until(
-        &format!("{name} to end"),
-        OVER,
-        || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
-        |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
-    )
-    .await?;
+    wait_ended(&sandbox, &pod, OVER).await?;
     load.abort();
     let done = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
     let left = || async { Ok(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await?) };
@@ -329,12 +328,5 @@ pub async fn after_restart(sandbox: Sandbox) -> Result<()> {
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
-    wait::until(
-        &format!("{name} to end"),
-        Duration::from_secs(40),
-        || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) },
-        |now| now.as_ref().is_none_or(|now| now.uid() != pod.uid()),
-    )
-    .await?;
-    Ok(())
+    wait_ended(&sandbox, &pod, Duration::from_secs(40)).await
 }

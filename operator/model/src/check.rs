@@ -2,6 +2,7 @@
 
 use crate::promises::{Promise, broken_by};
 use crate::rules::Rules;
+use crate::visit::keeps;
 use crate::world::{
     Action, Budget, Content, Database, Ghost, Operator, Pod, Reading, Replica, Set, Spec, Status,
     Waited, World,
@@ -207,16 +208,6 @@ impl Model for Checked {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        // A condition is a function that carries nothing along, so each promise has its own.
-        macro_rules! keeps {
-            ($($promise:ident),*) => {{
-                // A promise that is not in this list does not compile: it would never be checked.
-                let _: fn(Promise) = |promise| match promise { $(Promise::$promise => {})* };
-                vec![$(Property::always(Promise::$promise.text(), |_: &Self, world: &World| {
-                    world.ghost.broken != Some(Promise::$promise)
-                })),*]
-            }};
-        }
         let mut properties = keeps![
             Licensed,
             OneDown,

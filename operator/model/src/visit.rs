@@ -10,6 +10,19 @@ use std::time::Instant;
 /// Threads of the checker.
 const THREADS: usize = 2;
 
+/// One property for each promise. A condition is a function that carries nothing along, so each has
+/// its own.
+macro_rules! keeps {
+    ($($promise:ident),*) => {{
+        // A promise that is not in this list does not compile: it would never be checked.
+        let _: fn(Promise) = |promise| match promise { $(Promise::$promise => {})* };
+        vec![$(Property::always(Promise::$promise.text(), |_: &Self, world: &World| {
+            world.ghost.broken != Some(Promise::$promise)
+        })),*]
+    }};
+}
+pub(crate) use keeps;
+
 /// Visits every state, and says how many there are.
 pub fn every_state<M>(name: &str, model: M) -> Result<usize>
 where

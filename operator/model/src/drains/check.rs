@@ -3,6 +3,7 @@
 use super::hook::{Attempt, Phase, Rules};
 use super::promises::{ENDS, ENDS_SOON, Ghost, Promise};
 use super::world::{Action, Budget, Pod, World};
+use crate::visit::keeps;
 use stateright::{Model, Property};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -152,16 +153,6 @@ impl Model for Checked {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        // A condition is a function that carries nothing along, so each promise has its own.
-        macro_rules! keeps {
-            ($($promise:ident),*) => {{
-                // A promise that is not in this list does not compile: it would never be checked.
-                let _: fn(Promise) = |promise| match promise { $(Promise::$promise => {})* };
-                vec![$(Property::always(Promise::$promise.text(), |_: &Self, world: &World| {
-                    world.ghost.broken != Some(Promise::$promise)
-                })),*]
-            }};
-        }
         let mut properties = keeps![Finished, Free, HoldEnds, TimeOut];
         properties.push(Property::always(ENDS_SOON, |model: &Self, world| {
             model.recovers(world, false)
