@@ -92,7 +92,7 @@ pub enum Reason {
     ApplyFailed,
     /// The operator's role lacks a verb.
     Forbidden,
-    /// Somebody keeps changing an object back that the operator writes.
+    /// Another party keeps changing an object back that the operator writes.
     ChangedBack,
     /// An object of that name belongs to somebody else.
     NameTaken,
@@ -235,7 +235,7 @@ pub enum Reason {
     RolloutStalled,
     /// The image is older than the metadata schema.
     DowngradeRefused,
-    /// Only an event: no replica promotes queued work, since a drain hook or somebody else holds the
+    /// Only an event: no replica promotes queued work, since a drain hook or another session holds the
     /// queue. `status.queueHold` says who.
     QueueHeld,
     /// Only an event: replicas promote queued work again.

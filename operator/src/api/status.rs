@@ -73,7 +73,7 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
-    /// Somebody keeps every replica from promoting queued work. Looked for while replicas come and go.
+    /// A session of the metadata database keeps every replica from promoting queued work. Read while replicas come and go.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -363,7 +363,7 @@ pub enum RolloutWait {
     ScaleDown,
     /// `spec.paused` to be false.
     Resume,
-    /// Somebody to correct the change: see `message`.
+    /// The user, to correct the change: see `message`.
     Correction,
 }
 

@@ -1,6 +1,6 @@
-//! Objects that somebody changes back each time the operator has written them: another controller, a
-//! GitOps tool, a webhook. Writing again at once would go on for ever, many times a second, and help
-//! nobody.
+//! Objects that another party changes back each time the operator has written them: another
+//! controller, a GitOps tool, a webhook. Writing again at once would go on for ever, many times a second,
+//! and change nothing in the end.
 
 use std::time::{Duration, Instant};
 
@@ -44,12 +44,12 @@ impl Contest {
         self.hash == hash
     }
 
-    /// Whether somebody keeps changing it back, or one more write would say so.
+    /// Whether another party keeps changing it back, or one more write would say so.
     pub fn is_near(&self) -> bool {
         self.pause.is_some() || self.writes.len() + 1 >= WRITES
     }
 
-    /// It was written, which was needed only because somebody had changed it.
+    /// It was written, which was needed only because another party had changed it.
     pub fn wrote(&mut self, now: Instant, by: Option<String>) {
         self.writes.push(now);
         let surplus = self.writes.len().saturating_sub(WRITES);
@@ -65,29 +65,23 @@ impl Contest {
 
     /// How long it is to be left alone from now on; `None`: it may be written.
     pub fn left_alone_for(&self, now: Instant) -> Option<Duration> {
-        let until = *self.writes.last()? + self.pause?;
-        until
-            .checked_duration_since(now)
-            .filter(|left| !left.is_zero())
+        left_of(*self.writes.last()? + self.pause?, now)
     }
 
     /// How much longer an object that stands has to stand until it counts as left alone.
     pub fn unsettled_for(&self, now: Instant) -> Option<Duration> {
-        let until = *self.writes.last()? + STANDS_AFTER;
-        until
-            .checked_duration_since(now)
-            .filter(|left| !left.is_zero())
+        left_of(*self.writes.last()? + STANDS_AFTER, now)
     }
 
-    /// Nobody has changed it for so long that it can be forgotten.
+    /// It has been left alone for so long that it can be forgotten.
     pub fn is_over(&self, now: Instant) -> bool {
         let pause = self.pause.unwrap_or_default();
         let last = self.writes.last();
         last.is_none_or(|last| now.duration_since(*last) > pause + WINDOW)
     }
 
-    /// What is told of it, once somebody keeps changing the object back.
-    pub fn told(&self) -> Option<String> {
+    /// What is reported of it, once another party keeps changing the object back.
+    pub fn report(&self) -> Option<String> {
         self.pause?;
         let by = match &self.by {
             Some(by) => format!(", last by the field manager {by:?}"),
@@ -98,6 +92,11 @@ impl Contest {
             LONGEST_PAUSE.as_secs() / 60
         ))
     }
+}
+
+fn left_of(until: Instant, now: Instant) -> Option<Duration> {
+    let left = until.checked_duration_since(now);
+    left.filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
@@ -124,7 +123,7 @@ mod tests {
         let (slow, start) = written(&[0, 16, 32, 48, 64]);
         assert_eq!(slow.left_alone_for(start + seconds(64)), None);
         let (many, start) = written(&[0, 1, 2, 3, 4]);
-        assert!(many.told().is_some() && slow.told().is_none());
+        assert!(many.report().is_some() && slow.report().is_none());
         assert_eq!(many.left_alone_for(start + seconds(5)), Some(seconds(29)));
         assert_eq!(many.left_alone_for(start + seconds(34)), None);
     }
@@ -138,10 +137,10 @@ mod tests {
             contest.wrote(moment, Some("kustomize-controller".to_owned()));
             assert_eq!(contest.left_alone_for(moment), Some(seconds(pause)));
         }
-        let told = contest.told().unwrap();
+        let report = contest.report().unwrap();
         assert!(
-            told.contains(r#"by the field manager "kustomize-controller""#),
-            "{told}"
+            report.contains(r#"by the field manager "kustomize-controller""#),
+            "{report}"
         );
         assert_eq!(
             contest.unsettled_for(moment + seconds(29)),

@@ -28,7 +28,7 @@ pub enum FailureKind {
     Transient,
     /// It was to work the next time, and has not for a while.
     Lasting,
-    /// It worked, and somebody keeps changing the object back.
+    /// It worked, and another party keeps changing the object back.
     ChangedBack,
 }
 

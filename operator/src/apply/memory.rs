@@ -24,7 +24,7 @@ pub struct Memory {
     kept: HashMap<Slot, (Option<String>, String)>,
     /// Objects as last written, likewise.
     writes: HashMap<Slot, RecentWrite>,
-    /// Objects that were written lately, which somebody may keep changing back.
+    /// Objects that were written lately, which another party may keep changing back.
     contests: HashMap<Slot, Contest>,
 }
 

@@ -156,11 +156,12 @@ impl Execution<'_> {
                 continue;
             }
             self.writer.leadership.check()?;
-            let differs = |_: &&Contest| {
-                let cached = cached.as_ref();
-                cached.is_none_or(|cached| !objects::stands(desired, cached))
+            // Whether it stands is asked only where something depends on it: `apply` asks again.
+            let contested = |contest: &&Contest| {
+                let stands = |cached: &DynamicObject| objects::stands(desired, cached);
+                contest.is_near() && !cached.as_ref().is_some_and(stands)
             };
-            let contest = self.memory.contest(&candidate).filter(differs);
+            let contest = self.memory.contest(&candidate).filter(contested);
             if let Some(contest) = contest
                 && let Some(left) = contest.left_alone_for(Instant::now())
             {
@@ -170,10 +171,9 @@ impl Execution<'_> {
                 continue;
             }
             // Asked before the write, which takes the fields over.
-            let by = if contest.is_some_and(Contest::is_near) {
-                self.objects.last_manager(desired).await
-            } else {
-                None
+            let by = match contest {
+                Some(_) => self.objects.last_manager(desired).await,
+                None => None,
             };
             let applied = self.objects.apply(desired, cached).await;
             if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
@@ -183,10 +183,10 @@ impl Execution<'_> {
                 Ok(Applied::Unchanged) => {
                     if let Some(contest) = self.memory.contest(&candidate)
                         && let Some(left) = contest.unsettled_for(Instant::now())
-                        && let Some(told) = changed_back(desired, contest)
+                        && let Some(failure) = changed_back(desired, contest)
                     {
                         // It stands for the moment: whoever changes it back is seldom at once.
-                        self.outcome.failures.push(told);
+                        self.outcome.failures.push(failure);
                         self.outcome.requeue_after(left);
                     }
                 }
@@ -308,13 +308,13 @@ impl Execution<'_> {
     }
 }
 
-/// Somebody keeps changing an object back.
+/// Another party keeps changing an object back.
 fn changed_back(desired: &DesiredObject, contest: &Contest) -> Option<ApplyFailure> {
-    let told = contest.told()?;
+    let report = contest.report()?;
     Some(ApplyFailure {
         kind: FailureKind::ChangedBack,
         exposes: desired.kind.exposes(),
-        message: format!("{}/{} {told}", desired.kind.plural(), desired.name),
+        message: format!("{}/{} {report}", desired.kind.plural(), desired.name),
     })
 }
 

@@ -137,7 +137,7 @@ impl Objects<'_> {
         })
     }
 
-    /// The field manager of somebody else's that changed an object last, if that can be read.
+    /// The other field manager that changed an object last, if that can be read.
     pub async fn last_manager(&self, desired: &DesiredObject) -> Option<String> {
         let live = self.api(desired.kind).get_opt(&desired.name).await;
         let managers = live.ok()??.metadata.managed_fields?;

@@ -87,7 +87,7 @@ pub struct ClusterSample {
     /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or
     /// none.
     pub license_expiry: Option<i64>,
-    /// Somebody keeps the replicas from promoting queued work.
+    /// A session of the database keeps the replicas from promoting queued work.
     pub queue_held: bool,
     /// Each pod and the replica that runs in it, as far as known.
     pub pods: Vec<(String, Option<Uuid>)>,
@@ -396,7 +396,7 @@ const GAUGES: [ClusterGauge; 9] = [
     },
     ClusterGauge {
         name: "bytebase_cluster_queue_held",
-        help: "Whether somebody keeps the replicas from promoting queued work: 1 or 0",
+        help: "Whether a session keeps the replicas from promoting queued work: 1 or 0",
         points: |c, _| one(f64::from(u8::from(c.queue_held))),
     },
 ];

@@ -186,7 +186,7 @@ impl Pass<'_> {
         context.remember(key, memory);
         publish(writer, key, cluster, &outcome.notices).await;
         reported?;
-        // What somebody changes back has a pace of its own.
+        // What another party changes back has a pace of its own.
         let failed = |failure: &&ApplyFailure| failure.kind != FailureKind::ChangedBack;
         if let Some(failure) = outcome.failures.iter().find(failed) {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
