@@ -303,7 +303,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         remembered: Remembered::default(),
         service_exposes: false,
         call_failure: None,
-        unclaimed_since: BTreeMap::new(),
+        unmatched_since: BTreeMap::new(),
         refused_pod: None,
         refused_eviction: None,
     }

@@ -334,7 +334,7 @@ impl Rules {
             remembered: self.remembered(&world.status),
             call_failure: None,
             // Whoever is unknown for longer than a minute is foreign; a minute is a tick.
-            unclaimed_since: BTreeMap::new(),
+            unmatched_since: BTreeMap::new(),
             refused_pod: None,
             refused_eviction: None,
         }

@@ -259,3 +259,101 @@ pub enum Reason {
     /// A Gateway refuses the HTTPRoute, or cannot resolve what it names.
     RouteRefused,
 }
+
+impl Reason {
+    /// The condition under which a reason is explained. It may stand on others too: `Ready` and
+    /// `Stalled` repeat the reason of what holds them back.
+    ///
+    /// Exhaustive on purpose: a new reason does not compile before it has a place on the page.
+    pub fn condition(self) -> ConditionType {
+        match self {
+            Self::AllReplicasActive
+            | Self::ReplicasNotReady
+            | Self::HeldBackByLicense
+            | Self::HeldBackByDatabase
+            | Self::HeldBackByVersion
+            | Self::ScaledToZero
+            | Self::HeartbeatsUnknown
+            | Self::InvalidConfiguration => ConditionType::Ready,
+            Self::Settled | Self::Progressing | Self::Paused => ConditionType::Reconciling,
+            Self::NotStalled
+            | Self::ApplyFailed
+            | Self::Forbidden
+            | Self::ChangedBack
+            | Self::NameTaken
+            | Self::CannotWatch => ConditionType::Stalled,
+            Self::Valid
+            | Self::ValidWithWarnings
+            | Self::CertificateEndsSoon
+            | Self::InvalidSpec
+            | Self::ReferenceMissing
+            | Self::InvalidSecret
+            | Self::KindNotInstalled => ConditionType::ConfigurationValid,
+            Self::DatabaseChecksPassed
+            | Self::DatabaseNotProbed
+            | Self::DatabaseCannotRead
+            | Self::DatabaseUnreachable
+            | Self::DatabaseAuthenticationFailed
+            | Self::DatabaseMissing
+            | Self::DatabasePermissionDenied
+            | Self::DatabaseTooManyConnections
+            | Self::DatabaseServerNotReady
+            | Self::DatabaseTlsFailed
+            | Self::DatabaseParameterRefused
+            | Self::DatabaseMonitorElsewhere
+            | Self::DatabaseProbeFailed
+            | Self::DatabaseNotPostgres
+            | Self::DatabaseTooOld
+            | Self::DatabaseIsStandby
+            | Self::DatabaseReadOnly
+            | Self::DatabaseEncoding
+            | Self::DatabaseForeignTables
+            | Self::DatabaseTransactionPooler
+            | Self::DatabaseConnectionBudget
+            | Self::DatabaseShared
+            | Self::DatabaseInUse
+            | Self::DatabaseSchemaUnknown => ConditionType::DatabaseReady,
+            Self::LicenseAllowsHa
+            | Self::LicenseEndsSoon
+            | Self::SecretLicenseAllowsHa
+            | Self::AwaitingFirstSignUp
+            | Self::LicenseMissing
+            | Self::LicenseNotInstalled
+            | Self::LicenseWithoutHa
+            | Self::LicenseExpiring
+            | Self::LicenseExpired
+            | Self::LicenseNotYetValid
+            | Self::LicenseOtherWorkspace
+            | Self::LicenseInvalid
+            | Self::LicenseUnknown
+            | Self::LicenseInstallFailed
+            | Self::LicenseNotEnforced => ConditionType::HaLicensed,
+            Self::AllReplicasHealthy
+            | Self::ReplicaNotReady
+            | Self::ReplicaCrashing
+            | Self::ImagePullFailed
+            | Self::Unschedulable
+            | Self::NodeSilent
+            | Self::HeartbeatStale
+            | Self::HeartbeatMissing
+            | Self::ForeignReplica
+            | Self::PodCreationFailed
+            | Self::NoReplicas => ConditionType::ReplicasHealthy,
+            Self::RolloutDone
+            | Self::RolloutProgressing
+            | Self::RolloutWaiting
+            | Self::RolloutStalled
+            | Self::DowngradeRefused
+            | Self::QueueHeld
+            | Self::QueueFree => ConditionType::RolloutComplete,
+            Self::IngressReady
+            | Self::IngressPending
+            | Self::IngressDisabled
+            | Self::AwaitingFirstAdmin
+            | Self::IngressFailed
+            | Self::RouteAccepted
+            | Self::RoutePending
+            | Self::RouteRefused => ConditionType::Exposed,
+        }
+    }
+}

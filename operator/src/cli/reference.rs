@@ -76,103 +76,6 @@ pub fn reference(crd: &CustomResourceDefinition) -> String {
     page
 }
 
-/// The condition under which a reason is explained. It may stand on others too: `Ready` and
-/// `Stalled` repeat the reason of what holds them back.
-///
-/// Exhaustive on purpose: a new reason does not compile before it has a place on the page.
-pub fn home(reason: Reason) -> ConditionType {
-    use Reason as R;
-    match reason {
-        R::AllReplicasActive
-        | R::ReplicasNotReady
-        | R::HeldBackByLicense
-        | R::HeldBackByDatabase
-        | R::HeldBackByVersion
-        | R::ScaledToZero
-        | R::HeartbeatsUnknown
-        | R::InvalidConfiguration => ConditionType::Ready,
-        R::Settled | R::Progressing | R::Paused => ConditionType::Reconciling,
-        R::NotStalled
-        | R::ApplyFailed
-        | R::Forbidden
-        | R::ChangedBack
-        | R::NameTaken
-        | R::CannotWatch => ConditionType::Stalled,
-        R::Valid
-        | R::ValidWithWarnings
-        | R::CertificateEndsSoon
-        | R::InvalidSpec
-        | R::ReferenceMissing
-        | R::InvalidSecret
-        | R::KindNotInstalled => ConditionType::ConfigurationValid,
-        R::DatabaseChecksPassed
-        | R::DatabaseNotProbed
-        | R::DatabaseCannotRead
-        | R::DatabaseUnreachable
-        | R::DatabaseAuthenticationFailed
-        | R::DatabaseMissing
-        | R::DatabasePermissionDenied
-        | R::DatabaseTooManyConnections
-        | R::DatabaseServerNotReady
-        | R::DatabaseTlsFailed
-        | R::DatabaseParameterRefused
-        | R::DatabaseMonitorElsewhere
-        | R::DatabaseProbeFailed
-        | R::DatabaseNotPostgres
-        | R::DatabaseTooOld
-        | R::DatabaseIsStandby
-        | R::DatabaseReadOnly
-        | R::DatabaseEncoding
-        | R::DatabaseForeignTables
-        | R::DatabaseTransactionPooler
-        | R::DatabaseConnectionBudget
-        | R::DatabaseShared
-        | R::DatabaseInUse
-        | R::DatabaseSchemaUnknown => ConditionType::DatabaseReady,
-        R::LicenseAllowsHa
-        | R::LicenseEndsSoon
-        | R::SecretLicenseAllowsHa
-        | R::AwaitingFirstSignUp
-        | R::LicenseMissing
-        | R::LicenseNotInstalled
-        | R::LicenseWithoutHa
-        | R::LicenseExpiring
-        | R::LicenseExpired
-        | R::LicenseNotYetValid
-        | R::LicenseOtherWorkspace
-        | R::LicenseInvalid
-        | R::LicenseUnknown
-        | R::LicenseInstallFailed
-        | R::LicenseNotEnforced => ConditionType::HaLicensed,
-        R::AllReplicasHealthy
-        | R::ReplicaNotReady
-        | R::ReplicaCrashing
-        | R::ImagePullFailed
-        | R::Unschedulable
-        | R::NodeSilent
-        | R::HeartbeatStale
-        | R::HeartbeatMissing
-        | R::ForeignReplica
-        | R::PodCreationFailed
-        | R::NoReplicas => ConditionType::ReplicasHealthy,
-        R::RolloutDone
-        | R::RolloutProgressing
-        | R::RolloutWaiting
-        | R::RolloutStalled
-        | R::DowngradeRefused
-        | R::QueueHeld
-        | R::QueueFree => ConditionType::RolloutComplete,
-        R::IngressReady
-        | R::IngressPending
-        | R::IngressDisabled
-        | R::AwaitingFirstAdmin
-        | R::IngressFailed
-        | R::RouteAccepted
-        | R::RoutePending
-        | R::RouteRefused => ConditionType::Exposed,
-    }
-}
-
 // === Sections ===
 
 fn head(page: &mut String, crd: &CustomResourceDefinition) {
@@ -339,7 +242,7 @@ fn conditions(page: &mut String) {
             "\n### {condition}\n\n{}\n\n| Reason | Meaning |\n|---|---|\n",
             documentation(condition.get_documentation())
         );
-        for reason in Reason::iter().filter(|reason| home(*reason) == condition) {
+        for reason in Reason::iter().filter(|reason| reason.condition() == condition) {
             let anchor = reason.as_ref().to_lowercase();
             let meaning = cell(&documentation(reason.get_documentation()));
             let _ = writeln!(

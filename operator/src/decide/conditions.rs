@@ -7,6 +7,7 @@ use super::maintenance::Stage;
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::{Rollout, Step, Wait, describe};
+use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
 use crate::api::status::{HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
@@ -14,6 +15,7 @@ use crate::desired;
 use crate::kubernetes::Kind;
 use crate::observation::{DatabaseView, Observation, PodTrouble, RouteView};
 use crate::validate::{Problem, ValidCluster, Validation};
+use std::iter;
 
 /// Everything the conditions speak of.
 pub struct Findings<'a> {
@@ -43,28 +45,23 @@ pub struct Findings<'a> {
 pub fn all(findings: &Findings<'_>) -> Vec<ConditionDraft> {
     let healthy = replicas_healthy(findings);
     let ready = ready(findings, &healthy);
-    let rollout = rollout(findings);
+    let rollout = findings.rollout.verdict();
     let stalled = stalled(findings, &rollout, &healthy);
     let reconciling = reconciling(findings, &ready, &rollout, &stalled);
     vec![
-        ready,
-        reconciling,
-        stalled,
-        database_ready(findings.database),
-        ha_licensed(findings),
-        healthy,
-        rollout,
-        exposed(findings),
+        ready.of(ConditionType::Ready),
+        reconciling.of(ConditionType::Reconciling),
+        stalled.of(ConditionType::Stalled),
+        database_ready(findings.database).of(ConditionType::DatabaseReady),
+        ha_licensed(findings).of(ConditionType::HaLicensed),
+        healthy.of(ConditionType::ReplicasHealthy),
+        rollout.of(ConditionType::RolloutComplete),
+        exposed(findings).of(ConditionType::Exposed),
     ]
 }
 
-fn database_ready(database: &DatabaseVerdict) -> ConditionDraft {
-    ConditionDraft::new(
-        ConditionType::DatabaseReady,
-        database.status,
-        database.reason,
-        &database.message,
-    )
+fn database_ready(database: &DatabaseVerdict) -> Verdict {
+    Verdict::new(database.status, database.reason, &database.message)
 }
 
 /// `ConfigurationValid`, from every problem at once.
@@ -73,41 +70,23 @@ pub fn configuration(
     warnings: &[String],
     ends_soon: Option<&String>,
 ) -> ConditionDraft {
-    let of = |status, reason, message: String| {
-        ConditionDraft::new(
-            ConditionType::ConfigurationValid,
-            Some(status),
-            reason,
-            message,
-        )
-    };
-    match problems.first() {
-        Some(first) => of(
-            false,
-            first.reason,
-            problems
-                .iter()
-                .map(|problem| format!("{}: {}", problem.field, problem.message))
-                .collect::<Vec<_>>()
-                .join("; "),
-        ),
-        None if ends_soon.is_some() => of(
-            true,
-            Reason::CertificateEndsSoon,
-            ends_soon
-                .into_iter()
-                .chain(warnings)
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join("; "),
-        ),
-        None if warnings.is_empty() => of(
-            true,
+    let verdict = if let Some(first) = problems.first() {
+        let all = problems.iter();
+        let all = all.map(|problem| format!("{}: {}", problem.field, problem.message));
+        no(first.reason, all.collect::<Vec<_>>().join("; "))
+    } else if let Some(ends_soon) = ends_soon {
+        let all = iter::once(ends_soon).chain(warnings);
+        let all: Vec<_> = all.map(String::as_str).collect();
+        yes(Reason::CertificateEndsSoon, all.join("; "))
+    } else if warnings.is_empty() {
+        yes(
             Reason::Valid,
-            "the spec and everything it names can be used".to_owned(),
-        ),
-        None => of(true, Reason::ValidWithWarnings, warnings.join("; ")),
-    }
+            "the spec and everything it names can be used",
+        )
+    } else {
+        yes(Reason::ValidWithWarnings, warnings.join("; "))
+    };
+    verdict.of(ConditionType::ConfigurationValid)
 }
 
 /// Conditions of a cluster whose configuration blocks: what runs is left alone and nothing else is
@@ -136,107 +115,66 @@ pub fn invalid(
         "nothing is changed until the configuration is corrected: {}{gate}",
         configuration.message
     );
-    let unchecked = |type_| {
-        ConditionDraft::new(
-            type_,
-            None,
-            Reason::InvalidConfiguration,
-            "not checked while the configuration cannot be used",
-        )
+    let unchecked = unknown(
+        Reason::InvalidConfiguration,
+        "not checked while the configuration cannot be used",
+    );
+    let database = match (database, &observation.remembered.refusal) {
+        (Some(database), _) => database_ready(database),
+        // A refusal stands until a good reading takes it back.
+        (None, Some(refusal)) => no(refusal.reason, &refusal.message),
+        (None, None) => unchecked.clone(),
     };
-    let licensed = license.allows.status();
+    let waiting = "waiting for a change of the spec or of what it names";
+    let licensed = Verdict::new(license.allows.status(), license.reason, &license.message);
     vec![
-        ConditionDraft::new(
-            ConditionType::Ready,
-            Some(false),
-            Reason::InvalidConfiguration,
-            &message,
-        ),
-        ConditionDraft::new(
-            ConditionType::Reconciling,
-            Some(false),
-            Reason::InvalidConfiguration,
-            "waiting for a change of the spec or of what it names",
-        ),
-        ConditionDraft::new(
-            ConditionType::Stalled,
-            Some(true),
-            Reason::InvalidConfiguration,
-            message,
-        ),
-        match (database, &observation.remembered.refusal) {
-            (Some(database), _) => database_ready(database),
-            // A refusal stands until a good reading takes it back.
-            (None, Some(refusal)) => ConditionDraft::new(
-                ConditionType::DatabaseReady,
-                Some(false),
-                refusal.reason,
-                &refusal.message,
-            ),
-            (None, None) => unchecked(ConditionType::DatabaseReady),
-        },
-        ConditionDraft::new(
-            ConditionType::HaLicensed,
-            licensed,
-            license.reason,
-            &license.message,
-        ),
-        unchecked(ConditionType::ReplicasHealthy),
-        unchecked(ConditionType::RolloutComplete),
-        unchecked(ConditionType::Exposed),
+        no(Reason::InvalidConfiguration, &message).of(ConditionType::Ready),
+        no(Reason::InvalidConfiguration, waiting).of(ConditionType::Reconciling),
+        yes(Reason::InvalidConfiguration, message).of(ConditionType::Stalled),
+        database.of(ConditionType::DatabaseReady),
+        licensed.of(ConditionType::HaLicensed),
+        unchecked.clone().of(ConditionType::ReplicasHealthy),
+        unchecked.clone().of(ConditionType::RolloutComplete),
+        unchecked.of(ConditionType::Exposed),
         configuration,
     ]
 }
 
-fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
+fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     let health = findings.health;
-    let of = |status, reason, message: String| {
-        ConditionDraft::new(ConditionType::ReplicasHealthy, status, reason, message)
-    };
-    let strangers = health.strangers(findings.observation);
-    if strangers > 0 {
-        return of(
-            Some(false),
+    let foreign = health.foreign;
+    if foreign > 0 {
+        return no(
             Reason::ForeignReplica,
             format!(
-                "replicas that do not belong to this cluster send heartbeats to its database ({strangers} of them): find out who else uses {} and stop it, since they count towards the license",
+                "replicas that do not belong to this cluster send heartbeats to its database ({foreign} of them): find out who else uses {} and stop it, since they count towards the license",
                 findings.cluster.database.replicas.identity_hint()
             ),
         );
     }
     if let Some(refused) = lasting_refusal(findings.observation) {
-        return of(
-            Some(false),
+        return no(
             Reason::PodCreationFailed,
             format!("Kubernetes refuses to make a pod: {}", refused.message),
         );
     }
     if health.replicas.is_empty() {
         return if findings.cluster.replicas == 0 {
-            of(
-                Some(true),
-                Reason::NoReplicas,
-                "no replica is wanted".to_owned(),
-            )
+            yes(Reason::NoReplicas, "no replica is wanted")
         } else {
-            of(
-                Some(false),
-                Reason::ReplicaNotReady,
-                "no pod exists yet".to_owned(),
-            )
+            no(Reason::ReplicaNotReady, "no pod exists yet")
         };
     }
     let mut trouble: Vec<_> = health
         .replicas
         .iter()
-        .filter(|replica| !health.serves(replica, findings.observation))
+        .filter(|replica| !replica.serves)
         .map(|replica| (reason_of(replica), replica))
         .collect();
     // What a person can mend comes first.
     trouble.sort_by_key(|(reason, _)| severity(*reason));
     let Some((reason, _)) = trouble.first() else {
-        return of(
-            Some(true),
+        return yes(
             Reason::AllReplicasHealthy,
             format!(
                 "all replicas that run are Ready and send heartbeats ({})",
@@ -252,7 +190,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> ConditionDraft {
         .map(|(_, replica)| format!("{}: {}", replica.pod.name, describe(replica)))
         .collect::<Vec<_>>()
         .join("; ");
-    of(
+    Verdict::new(
         (!only_unknown).then_some(false),
         *reason,
         format!("{list}{}", why_no_beat(findings.database, &trouble)),
@@ -299,38 +237,25 @@ fn severity(reason: Reason) -> u8 {
     }
 }
 
-fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
-    let of = |status, reason, message: String| {
-        ConditionDraft::new(ConditionType::Ready, status, reason, message)
-    };
+fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     let wanted = findings.cluster.replicas;
     if wanted == 0 {
-        return of(
-            Some(false),
+        return no(
             Reason::ScaledToZero,
-            "replicas is 0: the cluster is stopped".to_owned(),
+            "replicas is 0: the cluster is stopped",
         );
     }
     if let Some((reason, message)) = &findings.target.held_back {
-        return of(Some(false), *reason, held_back(findings, message));
+        return no(*reason, held_back(findings, message));
     }
     let health = findings.health;
-    let serving = health
-        .replicas
-        .iter()
-        .filter(|replica| health.serves(replica, findings.observation))
-        .count();
+    let serving = health.serving();
     let enough = usize::try_from(wanted).is_ok_and(|wanted| serving >= wanted);
-    let ready_pods = health
-        .replicas
-        .iter()
-        .filter(|replica| replica.pod.ready && !replica.pod.deleting)
-        .count();
+    let ready_pods = health.ready_pods();
     if enough && !health.readable {
         // Only where heartbeats can never be read does a Ready pod count as serving; to call that
         // Ready would claim what nobody saw.
-        return of(
-            None,
+        return unknown(
             Reason::HeartbeatsUnknown,
             format!(
                 "{serving} pods are Ready, but the operator cannot read their heartbeats: set database.monitorSecretRef"
@@ -338,15 +263,13 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
         );
     }
     if enough {
-        return of(
-            Some(true),
+        return yes(
             Reason::AllReplicasActive,
             format!("{serving} of {wanted} replicas are Ready and send heartbeats"),
         );
     }
     if !health.readable && usize::try_from(wanted).is_ok_and(|wanted| ready_pods >= wanted) {
-        return of(
-            None,
+        return unknown(
             Reason::HeartbeatsUnknown,
             format!(
                 "{ready_pods} pods are Ready, but their heartbeats cannot be read: {}",
@@ -354,8 +277,7 @@ fn ready(findings: &Findings<'_>, healthy: &ConditionDraft) -> ConditionDraft {
             ),
         );
     }
-    of(
-        Some(false),
+    no(
         Reason::ReplicasNotReady,
         format!(
             "{serving} of {wanted} replicas are Ready and send heartbeats; {}",
@@ -381,7 +303,7 @@ fn held_back(findings: &Findings<'_>, message: &str) -> String {
     }
 }
 
-fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
+fn ha_licensed(findings: &Findings<'_>) -> Verdict {
     let LicenseVerdict {
         allows,
         reason,
@@ -389,70 +311,36 @@ fn ha_licensed(findings: &Findings<'_>) -> ConditionDraft {
         ..
     } = findings.license;
     let status = allows.status();
-    let failure = findings
-        .observation
-        .call_failure
-        .as_ref()
-        .filter(|_| status != Some(true));
-    if let Some(failure) = failure {
-        return ConditionDraft::new(
-            ConditionType::HaLicensed,
-            status,
-            Reason::LicenseInstallFailed,
-            format!("{message}; the last try failed: {}", failure.message),
-        );
+    let call_failure = findings.observation.call_failure.as_ref();
+    if let Some(failure) = call_failure.filter(|_| status != Some(true)) {
+        let message = format!("{message}; the last try failed: {}", failure.message);
+        return Verdict::new(status, Reason::LicenseInstallFailed, message);
     }
-    if findings.cluster.license.enforcement == Enforcement::Warn
-        && status != Some(true)
-        && findings.cluster.replicas > 1
-    {
+    let is_warning = findings.cluster.license.enforcement == Enforcement::Warn;
+    if is_warning && status != Some(true) && findings.cluster.replicas > 1 {
         let warning = "enforcement is Warn, so all replicas run all the same: without an HA license Bytebase skips work and fails queued tasks after ten minutes";
-        return ConditionDraft::new(
-            ConditionType::HaLicensed,
-            status,
-            Reason::LicenseNotEnforced,
-            format!("{message}; {warning}"),
-        );
+        let message = format!("{message}; {warning}");
+        return Verdict::new(status, Reason::LicenseNotEnforced, message);
     }
     let running = findings.health.replicas.len();
     if findings.cluster.paused && status == Some(false) && running > 1 {
-        return ConditionDraft::new(
-            ConditionType::HaLicensed,
-            status,
-            *reason,
-            format!(
-                "{message}; {running} replicas run all the same, since spec.paused keeps the operator from going down to one: Bytebase skips work and fails queued tasks after ten minutes"
-            ),
+        let message = format!(
+            "{message}; {running} replicas run all the same, since spec.paused keeps the operator from going down to one: Bytebase skips work and fails queued tasks after ten minutes"
         );
+        return Verdict::new(status, *reason, message);
     }
-    ConditionDraft::new(ConditionType::HaLicensed, status, *reason, message)
+    Verdict::new(status, *reason, message)
 }
 
-fn rollout(findings: &Findings<'_>) -> ConditionDraft {
-    let (done, reason, message) = findings.rollout.condition();
-    ConditionDraft::new(ConditionType::RolloutComplete, Some(done), reason, message)
-}
-
-fn stalled(
-    findings: &Findings<'_>,
-    rollout: &ConditionDraft,
-    healthy: &ConditionDraft,
-) -> ConditionDraft {
-    let of = |status, reason, message: String| {
-        ConditionDraft::new(ConditionType::Stalled, Some(status), reason, message)
-    };
+fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Verdict {
     if matches!(
         rollout.reason,
         Reason::RolloutStalled | Reason::DowngradeRefused
     ) {
-        return of(true, rollout.reason, rollout.message.clone());
+        return yes(rollout.reason, rollout.message.clone());
     }
     if findings.database.status == Some(false) {
-        return of(
-            true,
-            findings.database.reason,
-            findings.database.message.clone(),
-        );
+        return yes(findings.database.reason, findings.database.message.clone());
     }
     // A roll has a say of its own on how long a replica may take.
     let timeout = findings.cluster.rollout.ready_timeout;
@@ -461,94 +349,72 @@ fn stalled(
     if is_late && rollout.reason == Reason::RolloutDone && healthy.status == Some(false) {
         let seconds = timeout.as_secs();
         let message = format!("not up after {seconds} s: {}", healthy.message);
-        return of(true, healthy.reason, message);
+        return yes(healthy.reason, message);
     }
-    of(
-        false,
-        Reason::NotStalled,
-        "nothing stands in the way".to_owned(),
-    )
+    no(Reason::NotStalled, "nothing stands in the way")
 }
 
 fn reconciling(
     findings: &Findings<'_>,
-    ready: &ConditionDraft,
-    rollout: &ConditionDraft,
-    stalled: &ConditionDraft,
-) -> ConditionDraft {
-    let of = |status, reason, message: &str| {
-        ConditionDraft::new(ConditionType::Reconciling, Some(status), reason, message)
-    };
+    ready: &Verdict,
+    rollout: &Verdict,
+    stalled: &Verdict,
+) -> Verdict {
     if findings.cluster.paused {
-        return of(
-            false,
+        return no(
             Reason::Paused,
             "paused: the operator observes and reports, and changes nothing",
         );
     }
     if stalled.status == Some(true) {
-        return of(
-            false,
-            stalled.reason,
-            "cannot go on without help: see Stalled",
-        );
+        return no(stalled.reason, "cannot go on without help: see Stalled");
     }
     if rollout.status == Some(false) {
-        return of(true, Reason::Progressing, &rollout.message);
+        return yes(Reason::Progressing, &rollout.message);
     }
     if let Some(wait) = findings.scale_wait {
         let message = format!("the scale-down is waiting for {}", wait.message);
-        return of(true, Reason::Progressing, &message);
+        return yes(Reason::Progressing, &message);
     }
     let set = findings.observation.stateful_set.as_ref();
     if set.is_none() && findings.database.allows == Allows::Wait {
-        return of(true, Reason::Progressing, &findings.database.message);
+        return yes(Reason::Progressing, &findings.database.message);
     }
     let sized = set.is_some_and(|set| set.replicas == findings.target.replicas)
         || (set.is_none() && findings.target.replicas == 0);
     let replicas = usize::try_from(findings.target.replicas).unwrap_or(0);
-    let serving = findings
-        .health
-        .replicas
-        .iter()
-        .filter(|replica| replica.pod.ready && !replica.pod.deleting)
-        .count();
-    if !sized || serving != replicas || findings.health.replicas.len() != replicas {
-        return of(true, Reason::Progressing, &ready.message);
+    let ready_pods = findings.health.ready_pods();
+    if !sized || ready_pods != replicas || findings.health.replicas.len() != replicas {
+        return yes(Reason::Progressing, &ready.message);
     }
-    of(false, Reason::Settled, "nothing is left to do")
+    no(Reason::Settled, "nothing is left to do")
 }
 
-fn exposed(findings: &Findings<'_>) -> ConditionDraft {
-    let of = |status, reason, message: String| {
-        ConditionDraft::new(ConditionType::Exposed, status, reason, message)
-    };
+fn exposed(findings: &Findings<'_>) -> Verdict {
     let ways: Vec<_> = [ingress_way(findings), route_way(findings)]
         .into_iter()
         .flatten()
         .collect();
+    let exposes = !ways.is_empty() || desired::service_exposes(findings.cluster);
+    if findings.exposure_held && exposes {
+        let why = why_unseen(findings);
+        return no(
+            Reason::AwaitingFirstAdmin,
+            format!(
+                "no one is let in before the first admin exists and the license is installed{why}"
+            ),
+        );
+    }
     // With two ways in, the worse one is the news.
-    let worst = ways.iter().min_by_key(|(status, ..)| match status {
+    let worst = ways.iter().min_by_key(|way| match way.status {
         Some(false) => 0,
         None => 1,
         Some(true) => 2,
     });
-    let exposes = !ways.is_empty() || desired::service_exposes(findings.cluster);
-    if findings.exposure_held && exposes {
-        return of(
-            Some(false),
-            Reason::AwaitingFirstAdmin,
-            format!(
-                "no one is let in before the first admin exists and the license is installed{}",
-                why_unseen(findings)
-            ),
-        );
-    }
-    let Some((status, reason, _)) = worst.cloned() else {
-        return of(
-            Some(false),
+    let Some(worst) = worst else {
+        return no(
             Reason::IngressDisabled,
-            "neither ingress nor gateway is on: reach the Service some other way".to_owned(),
+            "neither ingress nor gateway is on: reach the Service some other way",
         );
     };
     let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
@@ -556,8 +422,9 @@ fn exposed(findings: &Findings<'_>) -> ConditionDraft {
     } else {
         ""
     };
-    let messages: Vec<_> = ways.into_iter().map(|(.., message)| message).collect();
-    of(status, reason, format!("{}{open}", messages.join("; ")))
+    let messages: Vec<_> = ways.iter().map(|way| way.message.as_str()).collect();
+    let message = format!("{}{open}", messages.join("; "));
+    Verdict::new(worst.status, worst.reason, message)
 }
 
 /// Why the operator cannot see whether the first admin exists, and so would wait for ever.
@@ -576,61 +443,51 @@ fn why_unseen(findings: &Findings<'_>) -> String {
     )
 }
 
-type Way = (Option<bool>, Reason, String);
-
-fn ingress_way(findings: &Findings<'_>) -> Option<Way> {
+fn ingress_way(findings: &Findings<'_>) -> Option<Verdict> {
     let host = &findings.cluster.ingress.as_ref()?.host;
     Some(match findings.observation.ingress_has_address {
-        Some(true) => (
-            Some(true),
+        Some(true) => yes(
             Reason::IngressReady,
             format!("the Ingress for {host} has an address"),
         ),
-        Some(false) => (
-            None,
+        Some(false) => unknown(
             Reason::IngressPending,
             format!(
                 "the Ingress for {host} has no address yet: its controller has not taken it up, or reports none"
             ),
         ),
-        None => (
-            Some(false),
+        None => no(
             Reason::IngressPending,
             format!("the Ingress for {host} is being made"),
         ),
     })
 }
 
-fn route_way(findings: &Findings<'_>) -> Option<Way> {
+fn route_way(findings: &Findings<'_>) -> Option<Verdict> {
     let host = &findings.cluster.route.as_ref()?.host;
     let observation = findings.observation;
     if observation.kinds_not_installed.contains(&Kind::HttpRoute) {
-        return Some((
-            Some(false),
+        return Some(no(
             Reason::KindNotInstalled,
             Problem::kind_not_installed(Kind::HttpRoute).message,
         ));
     }
     Some(match &observation.route {
-        Some(RouteView::Accepted) => (
-            Some(true),
+        Some(RouteView::Accepted) => yes(
             Reason::RouteAccepted,
             format!("the HTTPRoute for {host} is accepted"),
         ),
-        Some(RouteView::Refused(why)) => (
-            Some(false),
+        Some(RouteView::Refused(why)) => no(
             Reason::RouteRefused,
             format!("the HTTPRoute for {host} leads nowhere: {why}"),
         ),
-        Some(RouteView::Pending) => (
-            None,
+        Some(RouteView::Pending) => unknown(
             Reason::RoutePending,
             format!(
                 "the HTTPRoute for {host} is not taken up yet: check that gateway.parentRefs names Gateways that exist and have a controller"
             ),
         ),
-        None => (
-            Some(false),
+        None => no(
             Reason::RoutePending,
             format!("the HTTPRoute for {host} is being made"),
         ),

@@ -245,11 +245,11 @@ fn in_use(
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<(Reason, String)> {
-    if wanted == 0 || !is_first_start(observation) || health.unclaimed.is_empty() {
+    if wanted == 0 || !is_first_start(observation) || health.unmatched.is_empty() {
         return None;
     }
     let place = database.replicas.identity_hint();
-    let (who, they) = match health.unclaimed.len() {
+    let (who, they) = match health.unmatched.len() {
         1 => ("1 replica that does".to_owned(), "it"),
         count => (format!("{count} replicas that do"), "they"),
     };
@@ -266,7 +266,7 @@ fn in_use(
 fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
     let refusal = observation.remembered.refusal.as_ref();
     let was_in_use = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseInUse);
-    observation.stateful_set.is_some() && !was_in_use && health.strangers(observation) == 0
+    observation.stateful_set.is_some() && !was_in_use && health.foreign == 0
 }
 
 fn shared(place: &str, other: &str) -> (Reason, String) {

@@ -27,14 +27,28 @@ pub struct Replica<'a> {
     pub heartbeat: HeartbeatState,
     /// Its last beat is so old that Bytebase has given its tasks to others.
     pub given_up: bool,
-    /// Tasks it is running; `None` when it cannot be told.
+    /// Tasks it is running; `None` when it cannot be known.
     pub running_tasks: Option<u64>,
+    /// Nothing speaks against it: Ready, and its heartbeat fresh where heartbeats can ever be read.
+    pub serves: bool,
 }
 
-impl Replica<'_> {
-    /// Ready and beating.
-    pub fn ready_and_beating(&self) -> bool {
-        self.pod.ready && !self.pod.deleting && self.heartbeat == HeartbeatState::Fresh
+impl<'a> Replica<'a> {
+    fn new(pod: &'a PodView, heartbeat: HeartbeatState, readable_ever: bool) -> Self {
+        let active = heartbeat == HeartbeatState::Fresh;
+        Replica {
+            pod,
+            id: pod.replica_id,
+            heartbeat,
+            given_up: false,
+            running_tasks: None,
+            serves: pod.is_ready() && (active || !readable_ever),
+        }
+    }
+
+    /// Ready, and its heartbeat is fresh.
+    pub fn ready_and_active(&self) -> bool {
+        self.pod.is_ready() && self.heartbeat == HeartbeatState::Fresh
     }
 
     /// Its node no longer reports.
@@ -50,9 +64,11 @@ pub struct Health<'a> {
     pub replicas: Vec<Replica<'a>>,
     /// Heartbeats can be read now.
     pub readable: bool,
-    /// Fresh heartbeats that belong to no pod of ours: of a process that has just ended, or of a
-    /// stranger.
-    pub unclaimed: Vec<Uuid>,
+    /// Fresh heartbeats that belong to no pod of the cluster: of a process that has just ended, or
+    /// of a foreign replica.
+    pub unmatched: Vec<Uuid>,
+    /// How many foreign replicas there are.
+    pub foreign: usize,
 }
 
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
@@ -60,17 +76,16 @@ pub struct Health<'a> {
 pub fn join(observation: &Observation) -> Health<'_> {
     let facts = observation.facts();
     let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
+        let readable_ever = !matches!(observation.database, DatabaseView::CannotRead);
         let replicas = observation.pods.iter().map(|pod| Replica {
-            pod,
-            id: pod.replica_id,
-            heartbeat: HeartbeatState::Unknown,
-            given_up: false,
             running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
+            ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
         });
         return Health {
             replicas: replicas.collect(),
             readable: false,
-            unclaimed: Vec::new(),
+            unmatched: Vec::new(),
+            foreign: 0,
         };
     };
     let known: BTreeSet<Uuid> = observation
@@ -78,23 +93,44 @@ pub fn join(observation: &Observation) -> Health<'_> {
         .iter()
         .filter_map(|pod| pod.replica_id)
         .collect();
-    let unclaimed: Vec<_> = facts
+    let unmatched: Vec<_> = facts
         .heartbeats
         .rows()
         .iter()
         .filter(|beat| is_fresh(beat) && !known.contains(&beat.replica_id))
         .map(|beat| beat.replica_id)
         .collect();
-    let sessions = UnnamedSessions::of(observation, facts, unclaimed.len());
+    let sessions = UnnamedSessions::of(observation, facts, unmatched.len());
+    let pods = observation.pods.iter();
+    let replicas: Vec<_> = pods
+        .map(|pod| replica(pod, facts, sessions, observation.now))
+        .collect();
     Health {
-        replicas: observation
-            .pods
-            .iter()
-            .map(|pod| replica(pod, facts, sessions, observation.now))
-            .collect(),
+        foreign: foreign(&replicas, &unmatched, observation),
+        replicas,
         readable: true,
-        unclaimed,
+        unmatched,
     }
+}
+
+/// Heartbeats that have belonged to no pod of the cluster for longer than any ended process
+/// lingers.
+fn foreign(replicas: &[Replica<'_>], unmatched: &[Uuid], observation: &Observation) -> usize {
+    let long = SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
+    let lasting = unmatched.iter().filter(|id| {
+        // As long as there are any, those that status speaks of have not ended.
+        if observation.remembered.foreign_replicas {
+            return true;
+        }
+        let since = observation.unmatched_since.get(id);
+        since.is_some_and(|since| observation.now.duration_since(*since) > long)
+    });
+    // An unmatched row may be that of a Ready pod whose log could not be read, or of one on a
+    // silent node; any other pod that is not Ready sends no heartbeats for long.
+    let unnamed = replicas
+        .iter()
+        .filter(|replica| replica.id.is_none() && (replica.pod.ready || replica.node_is_silent()));
+    lasting.count().saturating_sub(unnamed.count())
 }
 
 /// What the sessions of pods whose id is not known prove.
@@ -108,12 +144,12 @@ enum UnnamedSessions {
 }
 
 impl UnnamedSessions {
-    fn of(observation: &Observation, facts: &DatabaseFacts, unclaimed: usize) -> Self {
+    fn of(observation: &Observation, facts: &DatabaseFacts, unmatched: usize) -> Self {
         let pods = observation.pods.iter();
         let connected = pods
             .filter(|pod| pod.replica_id.is_none() && listens(pod, facts) == Some(true))
             .count();
-        if connected <= unclaimed {
+        if connected <= unmatched {
             Self::AllActive
         } else {
             Self::SomeFrozen
@@ -134,22 +170,17 @@ fn replica<'a>(
     let Some(id) = pod.replica_id else {
         let heartbeat = by_session(pod, facts, sessions);
         return Replica {
-            pod,
-            id: None,
-            heartbeat,
             given_up: old && heartbeat == HeartbeatState::Missing,
-            running_tasks: None,
+            ..Replica::new(pod, heartbeat, true)
         };
     };
     let mut beats = facts.heartbeats.rows().iter();
     let beat = beats.find(|beat| beat.replica_id == id);
     let heartbeat = beat.map_or(HeartbeatState::Missing, state);
     Replica {
-        pod,
-        id: Some(id),
-        heartbeat,
         given_up: beat.map_or(old, |beat| Freshness::of(beat.age) == Freshness::Gone),
         running_tasks: running_tasks(id, facts),
+        ..Replica::new(pod, heartbeat, true)
     }
 }
 
@@ -232,39 +263,26 @@ impl Health<'_> {
         since.checked_add(timeout).ok()
     }
 
-    /// Heartbeats that have belonged to no pod of ours for longer than any ended process lingers.
-    pub fn strangers(&self, observation: &Observation) -> usize {
-        let long = SignedDuration::try_from(FOREIGN_AFTER).unwrap_or(SignedDuration::MAX);
-        let lasting = self.unclaimed.iter().filter(|id| {
-            // As long as there are any, those that status speaks of have not ended.
-            if observation.remembered.foreign_replicas {
-                return true;
-            }
-            let since = observation.unclaimed_since.get(id);
-            since.is_some_and(|since| observation.now.duration_since(*since) > long)
-        });
-        // A row that no pod claims may be that of a Ready pod whose log could not be read, or of one
-        // on a silent node; any other that is not Ready has not beaten for long.
-        let unnamed = self.replicas.iter().filter(|replica| {
-            replica.id.is_none() && (replica.pod.ready || replica.node_is_silent())
-        });
-        lasting.count().saturating_sub(unnamed.count())
-    }
-
-    /// Pods that beat, whatever Kubernetes says of them; `None` when heartbeats cannot be read.
-    pub fn beating(&self) -> Option<usize> {
-        let beats = |replica: &&Replica<'_>| replica.heartbeat == HeartbeatState::Fresh;
+    /// Pods with a fresh heartbeat, whatever Kubernetes says of them; `None` when heartbeats
+    /// cannot be read.
+    pub fn active(&self) -> Option<usize> {
+        let is_active = |replica: &&Replica<'_>| replica.heartbeat == HeartbeatState::Fresh;
         self.readable
-            .then(|| self.replicas.iter().filter(beats).count())
+            .then(|| self.replicas.iter().filter(is_active).count())
     }
 
-    /// Nothing speaks against this replica: Ready, and beating where beats can ever be read.
-    pub fn serves(&self, replica: &Replica<'_>, observation: &Observation) -> bool {
-        let can_read = !matches!(observation.database, DatabaseView::CannotRead);
-        if can_read {
-            replica.ready_and_beating()
-        } else {
-            replica.pod.ready && !replica.pod.deleting
-        }
+    /// How many replicas serve.
+    pub fn serving(&self) -> usize {
+        let serving = self.replicas.iter().filter(|replica| replica.serves);
+        serving.count()
+    }
+
+    /// How many pods are Ready and not ending.
+    pub fn ready_pods(&self) -> usize {
+        let ready = self
+            .replicas
+            .iter()
+            .filter(|replica| replica.pod.is_ready());
+        ready.count()
     }
 }

@@ -67,13 +67,12 @@ pub fn stage(
     if !is_down && (was_stopped || is_old(set, template, health)) {
         return Stage::Stop;
     }
-    let serves = |replica| health.serves(replica, observation);
     // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
     // for goes on to be, whatever holds the others back meanwhile.
     let before = observation.remembered.rollout.as_ref();
     let was_first = before.is_some_and(|before| before.waiting_for == RolloutWait::FirstReplica);
     let is_first = is_down || (set.replicas == 1 && (set.replicas < target || was_first));
-    if is_first && !health.replicas.iter().any(serves) {
+    if is_first && health.serving() == 0 {
         Stage::First
     } else {
         Stage::Idle

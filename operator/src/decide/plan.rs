@@ -35,7 +35,7 @@ pub struct Plan {
     /// How to read the database while this lasts.
     pub reading: Reading,
     /// Fresh heartbeats that belong to no pod now.
-    pub unclaimed: Vec<Uuid>,
+    pub unmatched: Vec<Uuid>,
 }
 
 /// Whether a call to Bytebase's API is wanted.

@@ -8,6 +8,7 @@ use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
 use super::scale::{is_overdue, next_overdue};
 use super::schema;
+use super::verdict::{Verdict, no, yes};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
@@ -173,42 +174,35 @@ impl Rollout {
         }
     }
 
-    /// Status, reason and message of `RolloutComplete`.
-    pub fn condition(&self) -> (bool, Reason, String) {
-        let (done, reason, mut message) = match &self.step {
-            Step::Done => (
-                true,
-                Reason::RolloutDone,
-                "no replica runs an old template".to_owned(),
-            ),
+    /// Of `RolloutComplete`.
+    pub fn verdict(&self) -> Verdict {
+        let mut verdict = match &self.step {
+            Step::Done => return yes(Reason::RolloutDone, "no replica runs an old template"),
             Step::Evict(Eviction {
                 pod,
                 refused: Some(refused),
                 ..
-            }) => (
-                false,
+            }) => no(
                 Reason::RolloutWaiting,
                 format!("waiting for a PodDisruptionBudget to let {pod} go: {refused}"),
             ),
-            Step::Evict(eviction) => (
-                false,
+            Step::Evict(eviction) => no(
                 Reason::RolloutProgressing,
                 format!("replacing {}: {}", eviction.pod, eviction.why),
             ),
-            Step::Wait(wait) => (
-                false,
+            Step::Wait(wait) => no(
                 Reason::RolloutWaiting,
                 format!("waiting for {}", wait.message),
             ),
-            Step::Stalled { reason, why, .. } => (false, *reason, why.clone()),
+            Step::Stalled { reason, why, .. } => no(*reason, why),
         };
-        if let Some(behind) = self.behind_schema.as_ref().filter(|_| !done) {
-            message = format!("{message}; {behind}");
+        if let Some(behind) = &self.behind_schema {
+            verdict.message = format!("{}; {behind}", verdict.message);
         }
-        (done, reason, message)
+        verdict
     }
 
-    /// What status tells of it; `report` adds since when.
+    /// What status reports of it; `report` adds since when.
     pub fn status(&self) -> Option<RolloutStatus> {
         let (waiting_for, pod, running_tasks, deadline) = match &self.step {
             Step::Done => return None,
@@ -227,7 +221,7 @@ impl Rollout {
             waiting_for: Some(waiting_for),
             pod,
             running_tasks: running_tasks.and_then(|tasks| i64::try_from(tasks).ok()),
-            message: self.condition().2,
+            message: self.verdict().message,
             since: None,
             deadline: deadline.map(Time),
         })
@@ -357,8 +351,7 @@ fn next(
             format!("{} of {replicas} pods to exist", health.replicas.len()),
         ));
     }
-    let unproven =
-        |replica: &&Replica<'_>| !is_outdated(replica, set) && !health.serves(replica, observation);
+    let unproven = |replica: &&Replica<'_>| !is_outdated(replica, set) && !replica.serves;
     if let Some(replica) = health.replicas.iter().find(unproven) {
         return unproven_step(
             RolloutWait::ReadyReplica,
@@ -378,7 +371,7 @@ fn next(
         let message = format!("{}: {}", silent.pod.name, describe(silent));
         return Step::Wait(Wait::new(RolloutWait::Node, message).about(silent));
     }
-    let Some(candidate) = pick(outdated, health, observation) else {
+    let Some(candidate) = pick(outdated) else {
         return Step::Done;
     };
     // Nobody loses anything with it, so nobody need stand in: several that have stopped beating
@@ -390,9 +383,11 @@ fn next(
         );
     }
     // Every other one must carry the load while this one is away.
-    if let Some(weak) = health.replicas.iter().find(|replica| {
-        replica.pod.uid != candidate.pod.uid && !health.serves(replica, observation)
-    }) {
+    if let Some(weak) = health
+        .replicas
+        .iter()
+        .find(|replica| replica.pod.uid != candidate.pod.uid && !replica.serves)
+    {
         let (pod, state) = (&weak.pod.name, describe(weak));
         let message = format!("{pod} to be Ready and to send heartbeats: {state}");
         let wait = Wait::new(RolloutWait::OtherReplicas, message).about(weak);
@@ -597,14 +592,10 @@ fn way_back(replica: &Replica<'_>, outdated: &[&Replica<'_>], observation: &Obse
 
 /// What carries no load first (it could never be waited for), then idle pods, then those whose work
 /// is unknown, which may be any amount, then from the highest ordinal down.
-fn pick<'r, 'o>(
-    outdated: &[&'r Replica<'o>],
-    health: &Health<'_>,
-    observation: &Observation,
-) -> Option<&'r Replica<'o>> {
+fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
     outdated.iter().copied().min_by_key(|replica| {
         (
-            health.serves(replica, observation),
+            replica.serves,
             replica.running_tasks.unwrap_or(u64::MAX),
             Reverse(replica.pod.ordinal),
         )

@@ -97,7 +97,7 @@ pub fn next_size(
     let mut serving = health
         .replicas
         .iter()
-        .filter(|replica| set.covers(replica.pod.ordinal) && health.serves(replica, observation));
+        .filter(|replica| set.covers(replica.pod.ordinal) && replica.serves);
     let only_highest_serves = matches!(
         (serving.next(), serving.next()),
         (Some(one), None) if one.pod.ordinal == highest

@@ -333,7 +333,7 @@ pub struct Observation {
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
-    pub unclaimed_since: BTreeMap<Uuid, jiff::Timestamp>,
+    pub unmatched_since: BTreeMap<Uuid, jiff::Timestamp>,
     /// Why a pod that the StatefulSet should have could not be made, if it was refused.
     pub refused_pod: Option<PodRefusal>,
     /// The last eviction, if it has been refused for a while.
@@ -503,6 +503,13 @@ pub enum PodTrouble {
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.
     NodeSilent(String),
+}
+
+impl PodView {
+    /// Ready, and not on its way out.
+    pub fn is_ready(&self) -> bool {
+        self.ready && !self.deleting
+    }
 }
 
 impl StatefulSetView {

@@ -57,7 +57,7 @@ pub struct Sources {
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Since when each fresh heartbeat has belonged to no pod.
-    unclaimed_since: BTreeMap<Uuid, Timestamp>,
+    unmatched_since: BTreeMap<Uuid, Timestamp>,
 }
 
 /// What the operator itself did last to a cluster: no watch shows it, or not yet.
@@ -125,10 +125,10 @@ impl Sources {
 
 impl Memory {
     /// Takes up which fresh heartbeats belong to no pod now.
-    pub fn note_unclaimed(&mut self, unclaimed: &[Uuid], now: Timestamp) {
-        self.unclaimed_since.retain(|id, _| unclaimed.contains(id));
-        for id in unclaimed {
-            self.unclaimed_since.entry(*id).or_insert(now);
+    pub fn note_unmatched(&mut self, unmatched: &[Uuid], now: Timestamp) {
+        self.unmatched_since.retain(|id, _| unmatched.contains(id));
+        for id in unmatched {
+            self.unmatched_since.entry(*id).or_insert(now);
         }
     }
 }
@@ -195,7 +195,7 @@ impl Subject<'_> {
             database_shared_with: database.shared_with,
             remembered: database.remembered,
             call_failure: own.call_failure,
-            unclaimed_since: memory.unclaimed_since.clone(),
+            unmatched_since: memory.unmatched_since.clone(),
             refused_pod,
             refused_eviction: own.refused_eviction,
         }

@@ -168,7 +168,7 @@ impl Pass<'_> {
         let seen = observe(sources, key, cluster, &validation, own, &memory.observe).await;
         let plan = decide(&validation, &seen, &context.settings);
         sources.probes.pace(key, plan.reading);
-        memory.observe.note_unclaimed(&plan.unclaimed, seen.now);
+        memory.observe.note_unmatched(&plan.unmatched, seen.now);
 
         let outcome = apply(writer, key, cluster, &plan, &seen, &mut memory.apply);
         let mut outcome = outcome.await?;

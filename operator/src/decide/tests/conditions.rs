@@ -226,7 +226,7 @@ fn running() -> Vec<Case> {
                 changed(
                     with_facts(three(), |facts| beats(facts).push(beat(9, 1))),
                     |seen| {
-                        seen.unclaimed_since
+                        seen.unmatched_since
                             .insert(crate::testing::id(9), after(SignedDuration::from_mins(-5)));
                     },
                 ),

@@ -3,7 +3,7 @@
 
 use super::{plan, size, state};
 use crate::api::{ConditionType, Reason};
-use crate::decide::STOPPED_PROBE;
+use crate::decide::pace::STOPPED_PROBE;
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
     StoredLicense,

@@ -53,8 +53,8 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
         .map(|replica| replica.running_tasks)
         .collect();
     assert_eq!(tasks, [Some(3), Some(0), Some(0)]);
-    assert_eq!(health.beating(), Some(1));
-    assert!(health.unclaimed.is_empty());
+    assert_eq!(health.active(), Some(1));
+    assert!(health.unmatched.is_empty());
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn unreadable_heartbeats_are_unknown_and_nobody_is_a_stranger() {
     let mut seen = three();
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     let health = join(&seen);
-    assert!(!health.readable && health.beating().is_none() && health.unclaimed.is_empty());
+    assert!(!health.readable && health.active().is_none() && health.unmatched.is_empty());
     assert_eq!(heartbeats(&seen), [Unknown; 3]);
 }
 
@@ -135,7 +135,7 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
             });
         });
         if let Some(seconds) = seconds {
-            seen.unclaimed_since
+            seen.unmatched_since
                 .insert(stranger, after(SignedDuration::from_secs(-seconds)));
         }
         let plan = plan(&json!({}), &seen);
@@ -149,7 +149,7 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
             expected,
             "{seconds:?}"
         );
-        assert_eq!(plan.unclaimed, [stranger]);
+        assert_eq!(plan.unmatched, [stranger]);
         // It looks again when patience ends; after that nothing more changes by itself.
         let patience = 61 - seconds.unwrap_or(0);
         let again = (patience > 0).then(|| after(SignedDuration::from_secs(patience)));
@@ -172,14 +172,14 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
             age: Duration::from_secs(31),
         });
     });
-    seen.unclaimed_since
+    seen.unmatched_since
         .insert(ended, after(SignedDuration::from_secs(-90)));
     let plan = plan(&json!({}), &seen);
     assert_eq!(
         state(&plan, ConditionType::ReplicasHealthy),
         (Some(true), Reason::AllReplicasHealthy)
     );
-    assert!(plan.unclaimed.is_empty());
+    assert!(plan.unmatched.is_empty());
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     seen.pods[1].replica_id = None;
     seen.pods[2].replica_id = None;
     let long_ago = after(SignedDuration::from_secs(-90));
-    seen.unclaimed_since = [7, 8, 9].map(|number| (id(number), long_ago)).into();
-    assert_eq!(join(&seen).unclaimed, [id(7), id(8), id(9)]);
-    assert_eq!(join(&seen).strangers(&seen), 1);
+    seen.unmatched_since = [7, 8, 9].map(|number| (id(number), long_ago)).into();
+    assert_eq!(join(&seen).unmatched, [id(7), id(8), id(9)]);
+    assert_eq!(join(&seen).foreign, 1);
     // A pod that keeps ending hides nobody.
     seen.pods[1].ready = false;
     seen.pods[2].ready = false;
-    assert_eq!(join(&seen).strangers(&seen), 3);
+    assert_eq!(join(&seen).foreign, 3);
 }
 
 #[test]

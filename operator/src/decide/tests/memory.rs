@@ -252,7 +252,7 @@ fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
             beats(facts).push(beat(9, 5));
         });
         let since = after(secs(-seconds));
-        lasting.unclaimed_since.insert(crate::testing::id(9), since);
+        lasting.unmatched_since.insert(crate::testing::id(9), since);
         assert_eq!(state(&plan(&json!({}), &lasting), DATABASE).0, expected);
     }
     let silent = with_facts(observation(None, changed(|_| {})), |facts| {
@@ -268,7 +268,7 @@ fn nothing_is_scaled_up_beside_foreign_replicas() {
     });
     assert_eq!(size(&plan(&json!({}), &seen)), Some(3), "it may be our own");
     let long_ago = after(secs(-61));
-    seen.unclaimed_since.insert(crate::testing::id(9), long_ago);
+    seen.unmatched_since.insert(crate::testing::id(9), long_ago);
     let held = plan(&json!({}), &seen);
     assert_eq!(size(&held), Some(1));
     assert_eq!(
@@ -585,7 +585,7 @@ fn a_replica_on_a_silent_node_is_not_foreign_because_its_id_is_unknown() {
     let mut seen = healthy(3, stored(&json!({})));
     seen.pods[2].replica_id = None;
     seen.pods[2].ready = false;
-    seen.unclaimed_since
+    seen.unmatched_since
         .insert(crate::testing::id(2), after(secs(-90)));
     let foreign = |seen: &Observation| {
         let plan = plan(&json!({}), seen);

@@ -282,7 +282,7 @@ prop_compose! {
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, texts()),
         (remembered, service_exposes, failed) in (remembered().boxed(), any::<bool>(), proptest::option::of(texts())),
-        unclaimed_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
+        unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (
             proptest::option::of((timestamps().boxed(), texts())),
             proptest::option::of((texts(), texts())),
@@ -301,7 +301,7 @@ prop_compose! {
             remembered,
             service_exposes,
             call_failure: failed.map(|message| CallFailure { message }),
-            unclaimed_since,
+            unmatched_since,
             refused_pod: refused_pod.map(|(since, message)| PodRefusal { since, message }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
         }

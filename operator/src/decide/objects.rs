@@ -1,0 +1,177 @@
+//! Which objects should stand.
+
+use super::conditions::Findings;
+use super::license::{self, LicenseVerdict};
+use super::maintenance::Stage;
+use super::scale::{self, Haste, Size};
+use super::{Settings, guard};
+use crate::api::Reason;
+use crate::api::spec::Enforcement;
+use crate::desired::drain::{self, Template};
+use crate::desired::{self, DesiredObject, Doors};
+use crate::kubernetes::Kind;
+use crate::observation::{Fact, Observation, StoredLicense};
+use crate::validate::{Problem, ValidCluster};
+use jiff::SignedDuration;
+
+/// The pod template that should stand.
+pub(super) fn template(
+    cluster: &ValidCluster,
+    settings: &Settings,
+    observation: &Observation,
+) -> Result<Template, Problem> {
+    let set = observation.stateful_set.as_ref();
+    let live_image = set.and_then(|set| drain::image_in(&set.template));
+    let standing = drain::Standing {
+        exists: set.is_some(),
+        drain_image: live_image.as_deref(),
+        digest: set.and_then(|set| set.template_digest.as_deref()),
+    };
+    drain::template(cluster, settings.own_image.as_deref(), standing).map_err(Problem::pod_template)
+}
+
+#[derive(Default)]
+pub(super) struct Desired {
+    pub(super) objects: Vec<DesiredObject>,
+    /// Kinds that are no longer wanted.
+    pub(super) prune: Vec<Kind>,
+    /// Kinds that the spec asks for and the Kubernetes cluster lacks.
+    pub(super) not_installed: Vec<Kind>,
+    /// What the pods lack, and what comes of how they end.
+    pub(super) warnings: Vec<String>,
+}
+
+/// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
+/// present template while the new one would start replicas that are known to fail or to break the
+/// schema.
+pub(super) fn objects(
+    findings: &Findings<'_>,
+    settings: &Settings,
+    template: Template,
+    held: bool,
+) -> Desired {
+    let Findings {
+        cluster,
+        observation,
+        health,
+        target,
+        stage,
+        exposure_held,
+        ..
+    } = *findings;
+    let set = observation.stateful_set.as_ref();
+    let warnings = drain::warning(cluster, &template)
+        .into_iter()
+        .chain(early_gate(findings, settings));
+    let warnings = warnings.collect();
+    let replicas = stage.limit(target.replicas);
+    let first = Size { start: 0, replicas };
+    let size = set.map_or(first, |set| {
+        let haste = match stage {
+            // Whatever holds the number of replicas back, this is no doing of the license gate.
+            Stage::Stop => Haste::Orderly,
+            Stage::Idle | Stage::First => target.haste(),
+        };
+        scale::next_size(set, replicas, haste, observation, health)
+    });
+    let keeps_template = held || stage == Stage::Stop;
+    let stateful_set = match set {
+        // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
+        // writes anything.
+        Some(set) if keeps_template && size == set.size() => None,
+        Some(set) if keeps_template => Some(desired::stateful_set(
+            cluster,
+            &size.ordinals(),
+            Template {
+                value: set.template.clone(),
+                // It speaks of this template, which is not the one that is wanted.
+                digest: set.template_digest.clone(),
+            },
+        )),
+        None if held => None,
+        _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
+    };
+    let doors = if exposure_held && !observation.service_exposes {
+        Doors::Closed
+    } else {
+        Doors::AsWanted
+    };
+    let wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
+    let prune = Kind::owned()
+        .rev()
+        .filter(|kind| kind.is_prunable() && wanted.iter().all(|object| object.kind != *kind))
+        .collect();
+    let is_lacking =
+        |object: &DesiredObject| observation.kinds_not_installed.contains(&object.kind);
+    let not_installed = wanted.iter().filter(|object| is_lacking(object));
+    let not_installed = not_installed.map(|object| object.kind).rev().collect();
+    let stands = |kind| match kind {
+        Kind::Ingress => observation.ingress_has_address.is_some(),
+        Kind::HttpRoute => observation.route.is_some(),
+        _ => false,
+    };
+    let mut objects: Vec<_> = wanted
+        .into_iter()
+        .chain(stateful_set)
+        .filter(|object| !is_lacking(object))
+        // What stands already is not taken away.
+        .filter(|object| !exposure_held || !object.kind.exposes() || stands(object.kind))
+        .collect();
+    // Kinds are listed in the order in which they are applied.
+    objects.sort_by_key(|object| object.kind);
+    Desired {
+        objects,
+        prune,
+        not_installed,
+        warnings,
+    }
+}
+
+/// Whoever signs up first becomes the admin, so with `createFirst` no one is let in before that is
+/// done.
+pub(super) fn exposure_held(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    license: &LicenseVerdict,
+) -> bool {
+    let create_first = cluster
+        .admin
+        .as_ref()
+        .is_some_and(|admin| admin.create_first);
+    let remembered = &observation.remembered;
+    let read = observation.last_facts.as_ref().map(|(_, facts)| {
+        matches!(
+            facts.license,
+            Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. })
+        )
+    });
+    // Else as an earlier process read it.
+    let unlicensed = remembered.unlicensed;
+    let workspace = read.unwrap_or_else(|| {
+        remembered.license.is_some()
+            || unlicensed.is_some_and(|reason| reason != Reason::AwaitingFirstSignUp)
+    });
+    create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
+}
+
+/// A guard interval that is longer than this is more than users expect.
+const EARLY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Long drains of many replicas close the license gate long before the license ends.
+fn early_gate(findings: &Findings<'_>, settings: &Settings) -> Option<String> {
+    let Findings {
+        cluster,
+        observation,
+        license,
+        ..
+    } = *findings;
+    let ends = license.status.as_ref()?.expiration_time.is_some();
+    let acts = cluster.license.enforcement == Enforcement::Enforce && cluster.replicas > 1;
+    let guard = guard(settings, cluster.replicas, observation);
+    (ends && acts && guard > EARLY).then(|| {
+        format!(
+            "spec.rollout.drainTimeoutSeconds: one replica after the other may use its whole drain before the license ends, so the operator goes down to one replica {} before: shorten the drain, or renew the license earlier",
+            license::in_words(guard)
+        )
+    })
+}

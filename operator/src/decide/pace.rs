@@ -1,0 +1,120 @@
+//! When to read the database, and when to reconcile again although nothing happened.
+
+use super::conditions::Findings;
+use super::database::DatabaseVerdict;
+use super::health::{self, Health};
+use super::license::LicenseVerdict;
+use super::rollout::{self, Rollout, Step};
+use super::{queue_held_by, scale};
+use crate::observation::Observation;
+use crate::observation::heartbeat::BEAT_INTERVAL;
+use crate::observation::reading::Reading;
+use crate::validate::ValidCluster;
+use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+/// Probe this often while replicas come and go, so that a step follows soon after what it waits
+/// for.
+pub(super) const BUSY_PROBE: Duration = Duration::from_secs(1);
+/// Probe this often otherwise: as often as replicas send heartbeats.
+pub(super) const QUIET_PROBE: Duration = BEAT_INTERVAL;
+
+/// Probe this often while a cluster is stopped: its database is for others to work on, and
+/// what becomes of it matters only when the cluster is wanted again.
+pub(super) const STOPPED_PROBE: Duration = Duration::from_mins(1);
+
+/// A rollout and a scale-down must know of a migration, and of a replica whose id is not known only its session tells
+/// that it lives.
+pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
+    let Findings {
+        rollout,
+        health,
+        database,
+        observation,
+        target,
+        ..
+    } = *findings;
+    let set = observation.stateful_set.as_ref();
+    let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
+    Reading {
+        every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
+        sessions: !quiet
+            || (rollout.step != Step::Done && !health.replicas.is_empty())
+            || shrinks
+            || is_unnamed(health)
+            // Else no reading would show that it is over.
+            || queue_held_by(observation).next().is_some(),
+        new_session: is_refused(database),
+        keep_session: true,
+    }
+}
+
+/// Whether no replica is wanted, and none is left.
+pub(super) fn is_stopped(wanted: i32, observation: &Observation) -> bool {
+    wanted == 0 && observation.pods.is_empty()
+}
+
+impl Reading {
+    /// The same, or only a reading now and then.
+    pub(super) fn or_seldom(self, seldom: bool) -> Self {
+        if seldom {
+            Self {
+                every: STOPPED_PROBE,
+                sessions: false,
+                keep_session: false,
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+}
+
+/// Whether something forbids the use of what was read.
+pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
+    database.status == Some(false)
+}
+
+pub(super) fn is_unnamed(health: &Health<'_>) -> bool {
+    health.replicas.iter().any(|replica| replica.id.is_none())
+}
+
+/// When the next thing that this decision rests on changes by itself.
+pub(super) fn next(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    license: &LicenseVerdict,
+    rollout: &Rollout,
+    health: &Health<'_>,
+) -> Option<Timestamp> {
+    let rollout = match &rollout.step {
+        Step::Wait(wait) => wait.until.filter(|until| *until > observation.now),
+        _ => None,
+    };
+    // Just past the moment at which an unmatched heartbeat counts as a foreign replica's.
+    let patience = SignedDuration::try_from(health::FOREIGN_AFTER + Duration::from_secs(1))
+        .unwrap_or(SignedDuration::MAX);
+    let foreign = health
+        .unmatched
+        .iter()
+        .filter_map(|id| {
+            let since = observation.unmatched_since.get(id);
+            since.unwrap_or(&observation.now).checked_add(patience).ok()
+        })
+        .filter(|moment| *moment > observation.now)
+        .min();
+    let late = health.late_at(observation, cluster.rollout.ready_timeout);
+    let late = late.filter(|late| *late > observation.now);
+    [
+        license.changes_at,
+        rollout,
+        foreign,
+        health::awaited_refusal(observation),
+        late,
+        scale::overdue_at(observation),
+        rollout::overdue_at(observation),
+    ]
+    .into_iter()
+    .flatten()
+    .min()
+}
