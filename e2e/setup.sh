@@ -17,6 +17,8 @@ heartbeat=30 # seconds between two lines of a long step
 . "$here/versions.env"
 # shellcheck source=definitions.env
 . "$here/definitions.env"
+# shellcheck source=src/no_registry/setup.sh
+. "$here/src/no_registry/setup.sh"
 mkdir -p "$logs"
 trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
 
@@ -60,12 +62,6 @@ long() {
 
 engine_answers() { have docker && timeout 20 docker version --format '{{.Server.Version}}' > /dev/null 2>&1; }
 
-lacks_sys_resource() {
-  local bounding
-  bounding=$(sed -n 's/^CapBnd:\t//p' /proc/self/status)
-  (((0x$bounding >> 24 & 1) == 0))
-}
-
 # An engine that is there may know the image already or be able to pull it. kind's own image cannot
 # start pods on a machine without CAP_SYS_RESOURCE, so there it is not even tried.
 published_image_works() {
@@ -86,11 +82,7 @@ install_packages() {
   have openssl || missing+=(openssl)
   have cc || missing+=(gcc libc6-dev)
   engine_answers || have dockerd || missing+=(docker.io)
-  if [ "$1" = yes ]; then
-    have debootstrap || missing+=(debootstrap)
-    engine_answers || have runc || missing+=(runc)
-    engine_answers || have iptables || missing+=(iptables)
-  fi
+  [ "$1" = no ] || assembly_packages
   ((${#missing[@]} > 0)) || return 0
   local command="apt-get update && apt-get install --yes --no-install-recommends ${missing[*]}"
   have apt-get || fail "missing here: ${missing[*]} (names of Debian packages). Install them by this system's own means and run it again."
@@ -110,7 +102,7 @@ build_go() {
   rm -rf "$output.part"
   mkdir -p "$output.part"
   # Without these Kubernetes would call itself v0.0.0 and kubeadm would refuse it.
-  (cd "$here/node-image" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$output.part/" -ldflags "-s -w \
+  (cd "$here" && GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -trimpath -o "$output.part/" -ldflags "-s -w \
     -X $version.gitVersion=$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%%.*} \
     -X $client.gitVersion=$KUBERNETES_VERSION" "$@")
   if [ -x "$output.part/kubernetes" ]; then
@@ -122,38 +114,9 @@ build_go() {
 go_tools=(helm.sh/helm/v4/cmd/helm sigs.k8s.io/kind)
 
 use_published_image() {
-  bin=$cache/go-tools-$(hash node-image/go.mod node-image/go.sum)
+  bin=$cache/go-tools-$(hash go.mod go.sum)
   [ -d "$bin" ] || long "building kind, Helm and kubectl (about 3 minutes)" go build_go "$bin" "${go_tools[@]}" k8s.io/kubernetes/cmd/kubectl
   image=$PUBLISHED_NODE_IMAGE archive=
-}
-
-assemble_image() {
-  [ "$(id -u)" = 0 ] ||
-    fail "$PUBLISHED_NODE_IMAGE cannot be pulled here, and assembling a node image needs root. Start a Docker engine that can pull it, or run this as root."
-  local base
-  bin=$cache/go-$(hash versions.env node-image/go.mod node-image/go.sum node-image/kubernetes node-image/coredns node-image/pause)
-  base=$cache/debian-base-$(hash versions.env node-image/debian-base.sh).tar
-  archive=$cache/node-image-$(hash versions.env node-image src/oci.rs).tar
-  image=bytebase-operator-e2e/node:$KUBERNETES_VERSION-$(basename "$archive" .tar | sed 's/.*-//')
-  if [ ! -f "$archive" ]; then
-    say "no published node image can be used here: assembling one from Debian packages and Go modules"
-    # The one waits for the network, the other for the processors.
-    local fetching=
-    if [ ! -f "$base" ]; then
-      "$here/node-image/debian-base.sh" "$cache/debian-base.work" "$base" > "$logs/debian-base.log" 2>&1 < /dev/null &
-      fetching=$!
-    fi
-    [ -d "$bin" ] || long "building Kubernetes, CoreDNS, kind and Helm (5 to 10 minutes on two cores)" go \
-      build_go "$bin" ./kubernetes ./coredns ./pause "${go_tools[@]}"
-    if [ -n "$fetching" ]; then
-      wait "$fetching" || { tail -n 20 "$logs/debian-base.log" >&2; fail "debootstrap failed; the whole log: $logs/debian-base.log"; }
-    fi
-    long "building the harness" cargo cargo build --quiet --manifest-path "$repository/Cargo.toml" --package bytebase-e2e
-    long "assembling the node image" node-image env BASE="$base" BIN="$bin" \
-      KIND_FILES="$(cd "$here/node-image" && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)/images/base/files" \
-      E2E="${CARGO_TARGET_DIR:-$repository/target}/debug/e2e" \
-      "$here/node-image/build.sh" "$cache/node-image.work" "$archive"
-  fi
 }
 
 # definition MODULE VERSION SUM PATH: a file out of a Go module whose checksum is known.

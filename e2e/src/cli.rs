@@ -9,11 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
 use crate::bench;
-use crate::harness::Session;
-use crate::runner::{self, Tally};
+use crate::no_registry::system_images;
 use crate::scenario::Scenario;
-use crate::state::Purpose;
-use crate::{demo, reaper, soak, system_images};
+use crate::scenario::runner::{self, Tally};
+use crate::session::harness::Session;
+use crate::session::reaper;
+use crate::session::state::Purpose;
+use crate::{demo, soak};
 
 /// Scenarios side by side without a word about it.
 const DEFAULT_JOBS: usize = 4;
@@ -44,7 +46,7 @@ enum Command {
     Demo,
     /// Take the demo cluster down
     DemoDown,
-    /// Write the system images of a node image (called by node-image/build.sh)
+    /// Write the system images of a node image (called by no_registry/node-image/build.sh)
     #[command(hide = true)]
     SystemImages(system_images::Arguments),
     /// Wait for the end of the pipe on standard input and clean up (started by the harness)

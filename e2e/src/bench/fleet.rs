@@ -9,9 +9,9 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::harness::Harness;
 use crate::postgres::Database;
-use crate::sandbox::cluster_resource;
+use crate::scenario::sandbox::cluster_resource;
+use crate::session::harness::Harness;
 
 /// Requests at a time: as many as the operator has reconciles at a time.
 pub const CONCURRENCY: usize = 8;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::Harness;
+use crate::session::harness::Harness;
 
 /// Kinds the operator has to do with, by plural.
 const RESOURCES: [&str; 13] = [

@@ -12,9 +12,9 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use super::metrics;
-use crate::harness::Harness;
 use crate::images;
-use crate::process::ProcessId;
+use crate::machine::process::ProcessId;
+use crate::session::harness::Harness;
 
 /// Kernel ticks in a second (`sysconf(_SC_CLK_TCK)`), 100 on every Linux there is.
 const TICKS: f64 = 100.0;

@@ -14,7 +14,7 @@ use super::metrics::Requests;
 use super::process::Operator;
 use super::table::Table;
 use super::{Arguments, say, seconds};
-use crate::harness::Harness;
+use crate::session::harness::Harness;
 
 /// Long enough for what has begun to end: debounce, status, a probe.
 const SETTLING: Duration = Duration::from_secs(15);

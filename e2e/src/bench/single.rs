@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
-use crate::faults::Blow;
-use crate::harness::Harness;
-use crate::sandbox::{OperatorOptions, Sandbox};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenarios::support::{self, NAME};
+use crate::session::harness::Harness;
 
 /// How often a status is looked at.
 const LOOK: Duration = Duration::from_millis(50);

@@ -9,12 +9,12 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use super::watch::Goal;
-use crate::harness::Harness;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
-use crate::license::License;
+use crate::machine::tools::repository;
 use crate::postgres::{Database, password};
-use crate::sandbox::cluster_resource;
-use crate::tools::repository;
+use crate::scenario::license::License;
+use crate::scenario::sandbox::cluster_resource;
+use crate::session::harness::Harness;
 
 /// Where the operator lives, and the name of its release.
 pub const OPERATOR_NAMESPACE: &str = "bytebase-system";

@@ -10,7 +10,7 @@ use kube::api::DynamicObject;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::sandbox::condition;
+use crate::scenario::sandbox::condition;
 
 /// Between two looks at the object.
 const INTERVAL: Duration = Duration::from_millis(300);

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::support::{self, NAME};
-use crate::sandbox::Sandbox;
+use crate::scenario::sandbox::Sandbox;
 use crate::wait;
 
 /// Longer than the probe's interval, the debounce and a heartbeat together.
@@ -200,7 +200,7 @@ pub async fn in_parts(sandbox: Sandbox) -> Result<()> {
     let before = support::lives(&sandbox).await?;
     wait::until(
         "a replica with the new password",
-        crate::sandbox::PATIENCE,
+        crate::scenario::sandbox::PATIENCE,
         || support::lives(&sandbox),
         |lives| !lives.is_empty() && *lives != before,
     )

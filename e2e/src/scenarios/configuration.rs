@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
-use crate::license::License;
-use crate::sandbox::Sandbox;
+use crate::scenario::license::License;
+use crate::scenario::sandbox::Sandbox;
 
 pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
@@ -44,7 +44,7 @@ pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
     } else {
         crate::wait::until(
             "both problems",
-            crate::sandbox::PATIENCE,
+            crate::scenario::sandbox::PATIENCE,
             || support::condition_now(&sandbox, "ConfigurationValid"),
             |condition: &Value| {
                 condition["message"]

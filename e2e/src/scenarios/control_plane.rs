@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::support::{self, Lives, NAME};
-use crate::faults::{self, Blow};
-use crate::kind::Component;
-use crate::sandbox::{PATIENCE, Sandbox, condition};
+use crate::cluster::Component;
+use crate::cluster::faults::{self, Blow};
+use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
 use crate::wait;
 
 /// The API server takes its time to come back, and the kubelet waits between its starts.

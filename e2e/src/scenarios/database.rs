@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use kube::ResourceExt as _;
 
 use super::support::{self, DATABASE_SECRET, NAME};
-use crate::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 /// Longer than Bytebase counts a replica by its last beat.

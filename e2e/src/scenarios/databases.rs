@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, NAME};
-use crate::certificates::Certificates;
-use crate::companions::PoolMode;
-use crate::sandbox::{OperatorOptions, Sandbox};
+use crate::postgres::certificates::Certificates;
+use crate::postgres::companions::PoolMode;
+use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::wait;
 
 /// Long enough for a pod to be made by an operator that should not.

@@ -14,8 +14,8 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::support::{self, NAME};
-use crate::faults::Blow;
-use crate::sandbox::{PATIENCE, Sandbox};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 /// Seconds that a task takes: longer than the grace period without a drain, which is eleven.

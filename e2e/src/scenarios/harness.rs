@@ -9,14 +9,14 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::collect;
-use crate::faults::{self, Blow};
-use crate::harness::Harness;
+use crate::cluster::Component;
+use crate::cluster::faults::{self, Blow};
+use crate::cluster::selfcheck;
 use crate::images::PROBE_IMAGE;
-use crate::kind::Component;
-use crate::leaks::{self, Planted};
-use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
-use crate::selfcheck;
+use crate::scenario::collect;
+use crate::scenario::leaks::{self, Planted};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::session::harness::Harness;
 use crate::wait;
 
 /// A healthy answer takes milliseconds; a frozen server has this long to prove that it is frozen.

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, Lives, NAME};
-use crate::harness::Harness;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
-use crate::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
-use crate::tools::repository;
+use crate::machine::tools::repository;
+use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
+use crate::session::harness::Harness;
 use crate::wait;
 
 /// Long enough for several passes of the operator, and for garbage collection.

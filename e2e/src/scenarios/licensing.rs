@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::support::{self, LICENSE_SECRET, NAME};
-use crate::license::{License, LicenseKey};
-use crate::sandbox::{OperatorOptions, Sandbox};
+use crate::scenario::license::{License, LicenseKey};
+use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::wait;
 
 pub async fn gate(sandbox: Sandbox) -> Result<()> {
@@ -74,7 +74,10 @@ pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
     };
     let start = std::time::Instant::now();
     while !ingress_without_workspace().await? {
-        ensure!(start.elapsed() < crate::sandbox::PATIENCE, "never exposed");
+        ensure!(
+            start.elapsed() < crate::scenario::sandbox::PATIENCE,
+            "never exposed"
+        );
     }
     Ok(())
 }
@@ -307,7 +310,7 @@ pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     let nobody = || sandbox.operator_pods();
     wait::until(
         "no operator",
-        crate::sandbox::PATIENCE,
+        crate::scenario::sandbox::PATIENCE,
         nobody,
         Vec::is_empty,
     )

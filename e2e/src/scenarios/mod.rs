@@ -23,7 +23,7 @@ mod tenants;
 
 use crate::scenario::Scenario;
 
-/// The list. A new scenario is a function that takes a [`crate::sandbox::Sandbox`] and a line here.
+/// The list. A new scenario is a function that takes a [`crate::scenario::sandbox::Sandbox`] and a line here.
 pub const ALL: &[Scenario] = &[
     // The longest first: a long one that begins last would be waited for alone.
     Scenario::new(

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, NAME};
-use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::wait;
 
 /// Each owned object, and an edit of a field the operator owns.

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::support::{self, NAME};
-use crate::faults::Blow;
-use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::wait;
 
 /// The operator's container, as the chart names it.

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::rights;
 use super::support::{self, NAME};
-use crate::sandbox::{PATIENCE, Sandbox};
-use crate::tools::Tools;
+use crate::machine::tools::Tools;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 const DEFINITIONS: [&str; 2] = [

@@ -11,9 +11,9 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
-use crate::faults::Blow;
-use crate::license::License;
-use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::cluster::faults::Blow;
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::wait;
 
 /// Long enough for a pod to be made by an operator that should not.

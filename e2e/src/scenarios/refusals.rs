@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::support::{self, NAME};
-use crate::sandbox::{OperatorOptions, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 
 pub async fn quota(sandbox: Sandbox) -> Result<()> {
     sandbox

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::support::{self, NAME};
-use crate::faults::Blow;
-use crate::sandbox::{PATIENCE, Sandbox};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 pub async fn scale(sandbox: Sandbox) -> Result<()> {

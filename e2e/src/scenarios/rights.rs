@@ -9,8 +9,8 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::support::{self, NAME};
-use crate::audit::Call;
-use crate::sandbox::{PATIENCE, Sandbox};
+use crate::cluster::audit::Call;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 /// Checked by the API server itself, and only where the plug-in

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::support::{self, NAME};
-use crate::sandbox::Sandbox;
+use crate::scenario::sandbox::Sandbox;
 use crate::wait;
 
 /// Rolls through three replicas, one at a time.
@@ -162,10 +162,15 @@ pub async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
 
 async fn waits_for(sandbox: &Sandbox, words: &str) -> Result<()> {
     let status = || sandbox.status(NAME);
-    wait::until(words, crate::sandbox::PATIENCE, status, |status| {
-        let message = status["rollout"]["message"].as_str();
-        status["rollout"]["pod"] == "demo-1" && message.is_some_and(|text| text.contains(words))
-    })
+    wait::until(
+        words,
+        crate::scenario::sandbox::PATIENCE,
+        status,
+        |status| {
+            let message = status["rollout"]["message"].as_str();
+            status["rollout"]["pod"] == "demo-1" && message.is_some_and(|text| text.contains(words))
+        },
+    )
     .await?;
     Ok(())
 }
@@ -194,7 +199,7 @@ pub async fn paused(sandbox: Sandbox) -> Result<()> {
     support::patch_spec(&sandbox, json!({"paused": false})).await?;
     wait::until(
         "the Ingress again",
-        crate::sandbox::PATIENCE,
+        crate::scenario::sandbox::PATIENCE,
         nothing,
         |names| !names.trim().is_empty(),
     )
@@ -205,7 +210,7 @@ pub async fn paused(sandbox: Sandbox) -> Result<()> {
     let labelled = || async { Ok(sandbox.pods("team=blue").await?.len()) };
     wait::until(
         "both pods with the label",
-        crate::sandbox::PATIENCE,
+        crate::scenario::sandbox::PATIENCE,
         labelled,
         |count| *count == 2,
     )

@@ -11,8 +11,8 @@ use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::license::License;
-use crate::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::wait;
 
 /// Name of the cluster in every scenario.

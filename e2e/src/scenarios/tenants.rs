@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::support::{self, NAME};
-use crate::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::scenario::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::wait;
 
 /// More levels than a parser of JSON takes that guards its stack.

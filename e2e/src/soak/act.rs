@@ -14,11 +14,11 @@ use tokio::time::sleep;
 
 use super::doings::Shared;
 use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
-use crate::faults::{self, Blow};
-use crate::kind::Component;
-use crate::license::License;
+use crate::cluster::Component;
+use crate::cluster::faults::{self, Blow};
 use crate::postgres::{Database, password};
-use crate::sandbox::{Sandbox, condition};
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenarios::support;
 use crate::wait;
 

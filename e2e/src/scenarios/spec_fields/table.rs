@@ -399,7 +399,7 @@ mod tests {
     use anyhow::Result;
 
     use super::*;
-    use crate::tools::repository;
+    use crate::machine::tools::repository;
 
     /// Fields of Kubernetes' own types, taken as a whole: what is in them is handed through.
     const WHOLE: [&str; 9] = [

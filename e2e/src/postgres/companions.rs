@@ -1,0 +1,221 @@
+//! Servers that stand beside PostgreSQL for one scenario: a streaming standby, a connection pooler.
+//! Each is written down before it is started and goes with its scenario, or with PostgreSQL itself.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use sqlx::postgres::PgPoolOptions;
+
+use crate::machine::process::ProcessId;
+use crate::postgres::{Database, Server, USER, free_port};
+use crate::session::state::{CompanionRecord, State, write_private};
+use crate::wait;
+
+/// Both end at once when told to quit.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// A program that goes to the background writes its number a moment later.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Debian's place for it, which is not on everybody's path.
+const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
+
+/// How PgBouncer shares server sessions among its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// A server session per client session.
+    Session,
+    /// A server session per transaction.
+    Transaction,
+}
+
+impl fmt::Display for PoolMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        })
+    }
+}
+
+impl Server {
+    /// Starts a hot standby that follows this server; returns its port, at the same addresses.
+    pub async fn start_standby(&self, owner: &str) -> Result<u16> {
+        let port = free_port(self.gateway())?;
+        let folder = self.companion_folder(owner, port).await?;
+        let data = folder.join("data");
+        let path = data.display().to_string();
+        let own = self.port().to_string();
+        let pid_file = data.join("postmaster.pid");
+        self.note(owner, &folder, &pid_file, None)?;
+        self.program(
+            "pg_basebackup",
+            &[
+                "--pgdata",
+                &path,
+                "--host=127.0.0.1",
+                "--port",
+                &own,
+                "--username",
+                USER,
+                "--checkpoint=fast",
+                "--wal-method=stream",
+                "--write-recovery-conf",
+                "--no-sync",
+            ],
+        )
+        .env("PGPASSWORD", self.admin_password())
+        .run()
+        .await?;
+        // The copy came with the configuration of the original; of two lines for a setting the last
+        // counts.
+        let configuration = data.join("postgresql.auto.conf");
+        let text = fs::read_to_string(&configuration)?;
+        fs::write(&configuration, format!("{text}port = {port}\n"))?;
+        let log = folder.join("log").display().to_string();
+        self.program(
+            "pg_ctl",
+            &["-D", &path, "-l", &log, "-w", "-t", "60", "start"],
+        )
+        .run()
+        .await?;
+        self.note(
+            owner,
+            &folder,
+            &pid_file,
+            Some(ProcessId::from_file(&pid_file)?),
+        )?;
+        Ok(port)
+    }
+
+    /// Starts PgBouncer before this server, for one database's owner; returns its port at the
+    /// gateway.
+    pub async fn start_pooler(
+        &self,
+        owner: &str,
+        mode: PoolMode,
+        database: &Database,
+    ) -> Result<u16> {
+        let port = free_port(self.gateway())?;
+        let folder = self.companion_folder(owner, port).await?;
+        let shown = folder.display();
+        let pid_file = folder.join("pid");
+        self.note(owner, &folder, &pid_file, None)?;
+        let Database { name, password, .. } = database;
+        write_private(
+            &folder.join("users"),
+            format!("\"{name}\" \"{password}\"\n").as_bytes(),
+        )?;
+        let configuration = folder.join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n\
+             * = host=127.0.0.1 port={server}\n\
+             [pgbouncer]\n\
+             listen_addr = {gateway}\n\
+             listen_port = {port}\n\
+             unix_socket_dir =\n\
+             auth_type = scram-sha-256\n\
+             auth_file = {shown}/users\n\
+             pool_mode = {mode}\n\
+             max_client_conn = 200\n\
+             default_pool_size = 60\n\
+             ignore_startup_parameters = extra_float_digits\n\
+             logfile = {shown}/log\n\
+             pidfile = {shown}/pid\n",
+            server = self.port(),
+            gateway = self.gateway(),
+        );
+        fs::write(&configuration, text)?;
+        self.give_to_user(&folder).await?;
+        let program = if Path::new(PGBOUNCER).exists() {
+            PGBOUNCER
+        } else {
+            "pgbouncer"
+        };
+        self.as_user(program, &["-d", "-q", &configuration.display().to_string()])
+            .run()
+            .await?;
+        let process = wait::until(
+            "PgBouncer's number",
+            START_PATIENCE,
+            || async { Ok(ProcessId::from_file(&pid_file).ok()) },
+            Option::is_some,
+        )
+        .await?;
+        self.note(owner, &folder, &pid_file, process)?;
+        let url = database.url_at(&format!("{}:{port}", self.gateway()), "sslmode=disable");
+        let pool = PgPoolOptions::new()
+            .acquire_timeout(START_PATIENCE)
+            .connect(&url)
+            .await
+            .context("a first login through PgBouncer")?;
+        pool.close().await;
+        Ok(port)
+    }
+
+    /// Stops and removes what stands beside the server for this owner.
+    pub async fn remove_companions(&self, owner: &str) -> Result<()> {
+        remove(self.state(), |companion| companion.owner == owner).await
+    }
+
+    async fn companion_folder(&self, owner: &str, port: u16) -> Result<PathBuf> {
+        let folder = self
+            .folder()
+            .join("companions")
+            .join(format!("{owner}-{port}"));
+        fs::create_dir_all(&folder)?;
+        self.give_to_user(&folder).await?;
+        Ok(folder)
+    }
+
+    fn note(
+        &self,
+        owner: &str,
+        folder: &Path,
+        pid_file: &Path,
+        process: Option<ProcessId>,
+    ) -> Result<()> {
+        let note = CompanionRecord {
+            owner: owner.to_owned(),
+            folder: folder.to_owned(),
+            pid_file: pid_file.to_owned(),
+            process,
+        };
+        self.state().update(|all| {
+            all.companions.retain(|other| other.folder != note.folder);
+            all.companions.push(note);
+        })?;
+        Ok(())
+    }
+}
+
+/// Stops and removes the recorded companions that are `chosen`.
+pub async fn remove(state: &State, chosen: impl Fn(&CompanionRecord) -> bool) -> Result<()> {
+    for companion in state.record()?.companions {
+        if !chosen(&companion) {
+            continue;
+        }
+        let CompanionRecord {
+            folder,
+            pid_file,
+            process,
+            ..
+        } = &companion;
+        // Without a number it was interrupted between the start and the writing down.
+        let process = process
+            .clone()
+            .or_else(|| ProcessId::from_file(pid_file).ok());
+        if let Some(process) = process.filter(ProcessId::runs) {
+            // A frozen one hears nothing until it is thawed.
+            process.signal_tree(Signal::CONT)?;
+            process.end(Signal::QUIT, STOP_PATIENCE).await?;
+        }
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        }
+        state.update(|all| all.companions.retain(|other| other.folder != *folder))?;
+    }
+    Ok(())
+}

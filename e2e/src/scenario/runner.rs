@@ -1,0 +1,292 @@
+//! Running the scenarios of one cluster, so many at a time, with a line for each.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::iter::Sum;
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::{FutureExt, StreamExt, stream};
+use tokio::time::timeout;
+
+use crate::postgres::companions;
+use crate::scenario::Scenario;
+use crate::scenario::collect;
+use crate::scenario::leaks;
+use crate::scenario::sandbox::{LABEL, Sandbox};
+use crate::scenarios::ALL;
+use crate::session::harness::Harness;
+
+/// Removing a release, a namespace and a database takes seconds, unless something hangs.
+const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
+
+/// What came of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |sum, tally| Self {
+            passed: sum.passed + tally.passed,
+            failed: sum.failed + tally.failed,
+        })
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// The scenarios of these names; all of them if there is none.
+pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
+    let unknown: Vec<_> = names
+        .iter()
+        .filter(|name| !ALL.iter().any(|scenario| scenario.name == **name))
+        .map(String::as_str)
+        .collect();
+    if !unknown.is_empty() {
+        bail!(
+            "no such scenario: {} (`e2e test --list` names them)",
+            unknown.join(", ")
+        );
+    }
+    let wanted =
+        |scenario: &Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
+    Ok(ALL.iter().copied().filter(wanted).collect())
+}
+
+/// Names and sentences, a line each.
+pub fn list() -> String {
+    let lines: Vec<_> = ALL
+        .iter()
+        .map(|scenario| {
+            let alone = if scenario.exclusive {
+                " (alone on a cluster)"
+            } else {
+                ""
+            };
+            format!("{:<32} {}{alone}", scenario.name, scenario.about)
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// Runs the scenarios, `jobs` at a time. With `keep` the namespace of a scenario that failed is
+/// left for inspection.
+pub async fn run(
+    harness: &Harness,
+    scenarios: &[Scenario],
+    jobs: usize,
+    keep: bool,
+) -> Result<Tally> {
+    sweep(harness).await?;
+    let (unfit, scenarios): (Vec<_>, Vec<_>) = scenarios
+        .iter()
+        .copied()
+        .partition(|scenario| scenario.stand_in && !harness.bytebase.stand_in);
+    for Scenario { name, .. } in unfit {
+        println!("SKIP {name}: needs licenses or versions that only the stand-in has");
+    }
+    let mut results = stream::iter(scenarios)
+        .map(|scenario| run_and_heal(harness, scenario, keep))
+        .buffer_unordered(jobs.max(1));
+    let mut tally = Tally::default();
+    while let Some(passed) = results.next().await {
+        if passed? {
+            tally.passed += 1;
+        } else {
+            tally.failed += 1;
+        }
+    }
+    Ok(tally)
+}
+
+/// Runs one scenario. What it broke and did not mend, since it failed, must not fail the next.
+async fn run_and_heal(harness: &Harness, scenario: Scenario, keep: bool) -> Result<bool> {
+    let passed = run_one(harness, scenario, keep).await;
+    if scenario.exclusive && !passed {
+        let postgres = harness.postgres.heal().await;
+        postgres.context("bringing PostgreSQL back")?;
+        let node = harness.cluster.heal().await;
+        node.context("bringing the node back")?;
+    }
+    Ok(passed)
+}
+
+/// Runs one scenario, says how it went, and tidies up after it.
+async fn run_one(harness: &Harness, scenario: Scenario, keep: bool) -> bool {
+    let start = Instant::now();
+    let sandbox = match Sandbox::create(harness.clone(), scenario.name).await {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            report(
+                &scenario,
+                start,
+                &Err(error.context("making the sandbox")),
+                "",
+            );
+            return false;
+        }
+    };
+    let result = body(&scenario, sandbox.clone()).await;
+    // Looked for even after a failure: a leak is worth knowing in any case.
+    let leaks = check_leaks(&sandbox).await;
+    let result = match (result, leaks) {
+        (Err(error), Err(leak)) => Err(error.context(format!("{leak:#}; and"))),
+        (Ok(()), leaks) => leaks,
+        (result, Ok(())) => result,
+    };
+    let mut digest = String::new();
+    if result.is_err() {
+        digest = collect::after_failure(&sandbox).await;
+    }
+    report(&scenario, start, &result, &digest);
+    let passed = result.is_ok();
+    if passed || !keep {
+        let removed = timeout(CLEANUP_LIMIT, remove(&sandbox)).await;
+        let removed =
+            removed.unwrap_or_else(|_| Err(anyhow!("took longer than {CLEANUP_LIMIT:?}")));
+        if let Err(error) = removed {
+            // The whole cluster goes soon; the scenario has had its say.
+            println!("note: tidying up after {}: {error:#}", scenario.name);
+        }
+    }
+    passed
+}
+
+/// The scenario's own code, bounded in time; a panic is a failure of this scenario only.
+async fn body(scenario: &Scenario, sandbox: Sandbox) -> Result<()> {
+    let caught = AssertUnwindSafe((scenario.run)(sandbox)).catch_unwind();
+    match timeout(scenario.limit, caught).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("of an unknown kind");
+            Err(anyhow!("panic: {text}"))
+        }
+        Err(_) => Err(anyhow!("took longer than {:?}", scenario.limit)),
+    }
+}
+
+async fn check_leaks(sandbox: &Sandbox) -> Result<()> {
+    let places = collect::public_places(sandbox)
+        .await
+        .context("collecting the places where secrets must not stand")?;
+    let found = leaks::find(&sandbox.planted(), &places);
+    if !found.is_empty() {
+        bail!("secrets leaked: {}", found.join("; "));
+    }
+    Ok(())
+}
+
+async fn remove(sandbox: &Sandbox) -> Result<()> {
+    let Harness { helm, postgres, .. } = sandbox.harness();
+    let namespace = sandbox.namespace();
+    helm.run(&[
+        "uninstall",
+        sandbox.release(),
+        "--namespace",
+        namespace,
+        "--ignore-not-found",
+    ])
+    .await?;
+    delete_namespace(sandbox.harness(), namespace).await?;
+    postgres.remove_companions(namespace).await?;
+    postgres.drop_database(sandbox.database()).await
+}
+
+/// Removes what scenarios left on a cluster that was kept.
+async fn sweep(harness: &Harness) -> Result<()> {
+    let printed = harness
+        .kubectl
+        .run(&["get", "namespaces", "--selector", LABEL, "-o", "name"])
+        .await?;
+    for name in printed.lines() {
+        let namespace = name.trim_start_matches("namespace/");
+        let release = [
+            "uninstall",
+            namespace,
+            "--namespace",
+            namespace,
+            "--ignore-not-found",
+        ];
+        harness.helm.run(&release).await?;
+        delete_namespace(harness, namespace).await?;
+    }
+    companions::remove(&harness.state, |_| true).await
+}
+
+async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {
+    harness
+        .kubectl
+        .run(&[
+            "delete",
+            "namespace",
+            namespace,
+            "--wait=false",
+            "--ignore-not-found",
+        ])
+        .await?;
+    Ok(())
+}
+
+fn report(scenario: &Scenario, start: Instant, result: &Result<()>, digest: &str) {
+    let (word, colour) = if result.is_ok() {
+        ("PASS", "32")
+    } else {
+        ("FAIL", "31")
+    };
+    let word = if std::io::stdout().is_terminal() {
+        format!("\x1b[{colour}m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    };
+    let mut text = format!(
+        "{word} {} {:.1} s",
+        scenario.name,
+        start.elapsed().as_secs_f32()
+    );
+    if let Err(error) = result {
+        let error = format!("{error:#}").replace('\n', "\n    ");
+        text = format!("{text}\n  {}\n  {error}\n{digest}", scenario.about);
+    }
+    // One call, so that the lines of scenarios that end together do not mix.
+    println!("{}", text.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_selects_all_and_an_unknown_one_is_an_error() -> Result<()> {
+        assert_eq!(select(&[])?.len(), ALL.len());
+        assert_eq!(select(&["harness-freeze".to_owned()])?.len(), 1);
+        assert!(select(&["no-such".to_owned()]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_closing_line_counts() {
+        let tally = Tally {
+            passed: 6,
+            failed: 1,
+        };
+        assert_eq!(tally.to_string(), "6 passed, 1 failed");
+    }
+
+    #[test]
+    fn the_list_names_every_scenario() {
+        let list = list();
+        assert!(ALL.iter().all(|scenario| list.contains(scenario.name)));
+    }
+}
