@@ -77,9 +77,8 @@ published_image_works() {
 # install_packages ASSEMBLE: the Debian packages whose programs are missing.
 install_packages() {
   local missing=()
-  compgen -G '/usr/lib/postgresql/*/bin/postgres' > /dev/null || missing+=(postgresql)
+  [ -n "${POSTGRES_BIN:-}" ] || have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' > /dev/null || missing+=(postgresql)
   have pgbouncer || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
-  have openssl || missing+=(openssl)
   have cc || missing+=(gcc libc6-dev)
   engine_answers || have dockerd || missing+=(docker.io)
   [ "$1" = no ] || assembly_packages

@@ -12,18 +12,13 @@ use crate::observation::{
     StatefulSetView, StoredLicense,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
-use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256};
-use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use kube::client::Body;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
+use testkit::license::{Signer, claims, header};
 use uuid::Uuid;
 
 /// Planted as the database password: must appear in nothing that people see.
@@ -37,8 +32,7 @@ pub const NEW: &str = "rev-new";
 /// Revision of the template before.
 pub const OLD: &str = "rev-old";
 
-/// Made anew for each run: no private key lies in the repository.
-static KEYS: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).unwrap());
+static SIGNER: LazyLock<Signer> = LazyLock::new(Signer::generate);
 
 /// The moment at which the tests stand.
 pub fn now() -> Timestamp {
@@ -55,41 +49,29 @@ pub fn days(days: i64) -> SignedDuration {
 
 // === Licenses ===
 
-/// A token with the usual claims, of which `changes` replaces some and takes away those that are
-/// null. Signed with the test key.
+/// The usual claims for [`WORKSPACE`] and a year, of which `changes` replaces some and takes away
+/// those that are null.
+fn usual(changes: &Value) -> Value {
+    let mut all = json!({"workspaceId": WORKSPACE, "exp": after(days(365)).as_second()});
+    for (name, value) in changes.as_object().into_iter().flatten() {
+        all[name] = value.clone();
+    }
+    claims(&all)
+}
+
+/// A license with the usual claims, changed. Signed with the test key.
 pub fn token(changes: &Value) -> String {
-    let mut claims = json!({
-        "iss": "bytebase", "aud": "bb.license", "plan": "ENTERPRISE", "ha": true,
-        "orgName": "Example", "workspaceId": WORKSPACE, "exp": after(days(365)).as_second(),
-    });
-    merge(&mut claims, changes);
-    let url = |text: String| BASE64_URL_SAFE_NO_PAD.encode(text);
-    let header = json!({"alg": "RS256", "kid": "v1", "typ": "JWT"});
-    let message = format!("{}.{}", url(header.to_string()), url(claims.to_string()));
-    let mut signature = vec![0; KEYS.public_modulus_len()];
-    KEYS.sign(
-        &RSA_PKCS1_SHA256,
-        &SystemRandom::new(),
-        message.as_bytes(),
-        &mut signature,
-    )
-    .unwrap();
-    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    SIGNER.sign(&usual(changes))
 }
 
 /// The same with a signature that does not fit.
 pub fn forged(changes: &Value) -> String {
-    let token = token(changes);
-    let (message, _) = token.rsplit_once('.').unwrap();
-    format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode([7; 256]))
+    testkit::license::token(&header(), &usual(changes), &[7; 256])
 }
 
 /// The key that verifies [`token`].
 pub fn key() -> LicenseKey {
-    let der: PublicKeyX509Der<'_> = KEYS.public_key().as_der().unwrap();
-    let text = BASE64_STANDARD.encode(der.as_ref());
-    let pem = format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n");
-    LicenseKey::from_pem(pem.as_bytes()).unwrap()
+    LicenseKey::from_pem(SIGNER.public_pem().as_bytes()).unwrap()
 }
 
 /// A stored license with the usual claims, changed.

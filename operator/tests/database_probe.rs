@@ -7,9 +7,6 @@
     reason = "a failed expectation is the report"
 )]
 
-#[path = "support/postgres.rs"]
-mod postgres;
-
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::observation::reading::{Latest, Reading};
@@ -20,13 +17,13 @@ use bytebase_operator::observation::{
 use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Probes};
 use bytebase_operator::observe::database::{Access, Login};
-use postgres::Server;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use testkit::postgres::Server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
@@ -45,7 +42,7 @@ const BYTEBASE_TABLES: &str = "
 
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::start(""))
+    SERVER.get_or_init(|| Server::start("max_connections = 60"))
 }
 
 fn url(port: u16, name: &str) -> PgUrl {
@@ -419,24 +416,14 @@ async fn the_migration_lock_of_this_database_is_seen() {
     server().database("neighbour", PASSWORD);
     server().sql("postgres", "CREATE EXTENSION IF NOT EXISTS dblink");
     let holder = |database: &str| {
-        std::process::Command::new(postgres::bin("psql"))
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &server().port.to_string(),
-                "-U",
-                "postgres",
-                "-d",
-                database,
-            ])
+        server()
+            .client(database)
             .args([
                 "-c",
                 "SELECT pg_advisory_lock(1002)",
                 "-c",
                 "SELECT pg_sleep(20)",
             ])
-            .env("PGPASSWORD", "superuser's")
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap()
@@ -1094,19 +1081,9 @@ async fn a_server_that_goes_and_comes_back_is_seen_going_and_coming_back() {
 #[tokio::test]
 async fn a_locked_table_holds_a_probe_for_seconds_only() {
     let url = bytebase("stuck");
-    let mut lock = std::process::Command::new(postgres::bin("psql"))
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &server().port.to_string(),
-            "-U",
-            "postgres",
-            "-d",
-            "stuck",
-        ])
+    let mut lock = server()
+        .client("stuck")
         .args(["-c", "BEGIN; LOCK TABLE task_run; SELECT pg_sleep(30)"])
-        .env("PGPASSWORD", "superuser's")
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -1396,6 +1373,16 @@ async fn the_database_library_trusts_the_public_authorities_when_asked_to() {
 
 // === Cost ===
 
+/// Resident memory of this program, in KiB.
+fn resident_kib() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// `cargo test --release -p bytebase-operator --test database_probe -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
@@ -1409,7 +1396,7 @@ async fn the_memory_of_a_probe() {
         "many",
         "INSERT INTO replica_heartbeat SELECT gen_random_uuid(), now() FROM generate_series(1, 5)",
     );
-    let mut last = postgres::resident_kib();
+    let mut last = resident_kib();
     for mode in [SslMode::Disable, SslMode::Require, SslMode::VerifyCa] {
         let (wake, mut woken) = unbounded_channel();
         let probes = Probes::new(wake, Arc::new(|_, _| {}));
@@ -1426,7 +1413,7 @@ async fn the_memory_of_a_probe() {
         }
         let took = started.elapsed();
         tokio::time::sleep(Duration::from_secs(12)).await;
-        let now = postgres::resident_kib();
+        let now = resident_kib();
         println!(
             "{mode:?}: {N} probes up in {took:?}, {} KiB each",
             now.saturating_sub(last) / N as u64

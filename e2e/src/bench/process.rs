@@ -32,7 +32,7 @@ impl Operator {
     /// Starts one that watches this namespace, and writes its log to `NAME.log`.
     pub async fn start(harness: &Harness, namespace: &str, name: &str) -> Result<Self> {
         let program = program().await?;
-        let port = free_port()?;
+        let port = testkit::ports::free();
         let log = File::create(harness.state.path(&format!("{name}.log")))?;
         let child = Command::new(program)
             .args(["run", "--log-filter", "warn,bytebase_operator=warn"])
@@ -149,9 +149,4 @@ pub async fn program() -> Result<PathBuf> {
             .context("the build made no operator")
     };
     PROGRAM.get_or_try_init(build).await.cloned()
-}
-
-fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    Ok(listener.local_addr()?.port())
 }

@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use sqlx::postgres::PgPoolOptions;
+use testkit::programs::USER;
+use testkit::{ports, programs};
 
 use crate::machine::process::ProcessId;
-use crate::postgres::{Database, Server, USER, free_port};
+use crate::postgres::{Database, Server};
 use crate::session::state::{CompanionRecord, State, write_private};
 use crate::wait;
 
@@ -19,8 +21,6 @@ use crate::wait;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A program that goes to the background writes its number a moment later.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// Debian's place for it, which is not on everybody's path.
-const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
 /// How PgBouncer shares server sessions among its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl fmt::Display for PoolMode {
 impl Server {
     /// Starts a hot standby that follows this server; returns its port, at the same addresses.
     pub async fn start_standby(&self, owner: &str) -> Result<u16> {
-        let port = free_port(self.gateway())?;
+        let port = ports::free();
         let folder = self.companion_folder(owner, port).await?;
         let data = folder.join("data");
         let path = data.display().to_string();
@@ -98,7 +98,7 @@ impl Server {
         mode: PoolMode,
         database: &Database,
     ) -> Result<u16> {
-        let port = free_port(self.gateway())?;
+        let port = ports::free();
         let folder = self.companion_folder(owner, port).await?;
         let shown = folder.display();
         let pid_file = folder.join("pid");
@@ -129,14 +129,13 @@ impl Server {
         );
         fs::write(&configuration, text)?;
         self.give_to_user(&folder).await?;
-        let program = if Path::new(PGBOUNCER).exists() {
-            PGBOUNCER
-        } else {
-            "pgbouncer"
-        };
-        self.as_user(program, &["-d", "-q", &configuration.display().to_string()])
-            .run()
-            .await?;
+        let program = programs::pgbouncer()?.display().to_string();
+        self.as_user(
+            &program,
+            &["-d", "-q", &configuration.display().to_string()],
+        )
+        .run()
+        .await?;
         let process = wait::until(
             "PgBouncer's number",
             START_PATIENCE,

@@ -5,7 +5,6 @@ pub mod certificates;
 pub mod companions;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +14,8 @@ use rand::Rng;
 use rustix::process::Signal;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use testkit::programs::USER;
+use testkit::{ports, programs};
 
 use crate::machine::Machine;
 use crate::machine::command::{Call, tail};
@@ -22,8 +23,6 @@ use crate::machine::process::ProcessId;
 use crate::postgres::certificates::Certificates;
 use crate::session::state::{PostgresRecord, State, write_private};
 
-/// The server refuses to run as root; Debian's packages make this user for it.
-pub const USER: &str = "postgres";
 /// Bytebase wants up to 50 sessions a replica; several scenarios with three replicas run at once.
 const MAX_CONNECTIONS: u32 = 600;
 /// From anywhere that can reach the two addresses it listens on, with a password.
@@ -87,7 +86,7 @@ impl Server {
     /// Starts the server of this cluster, or finds it running. `gateway` is the address of this
     /// machine for pods.
     pub async fn open(state: &State, machine: Machine, gateway: &str) -> Result<Self> {
-        let binaries = find_binaries()?;
+        let binaries = programs::postgres()?;
         if let Some(record) = state.record()?.postgres
             && record.process.as_ref().is_some_and(ProcessId::runs)
             && record.gateway == gateway
@@ -103,7 +102,7 @@ impl Server {
         let record = PostgresRecord {
             process: None,
             data: data_folder(state, machine),
-            port: free_port(gateway)?,
+            port: ports::free(),
             gateway: gateway.to_owned(),
             password: password(),
         };
@@ -349,7 +348,7 @@ impl Server {
     /// Writes the server's configuration; tells whether anything changed.
     async fn configure(&self) -> Result<bool> {
         let folder = self.certificate_folder();
-        Certificates::open(&folder, &self.record.gateway).await?;
+        Certificates::open(&folder, &self.record.gateway)?;
         self.give_to_user(&folder).await?;
         let mut changed = false;
         for (name, text) in [
@@ -463,8 +462,8 @@ impl Server {
     }
 
     /// What the server's certificate is verified with; it is for the gateway's address.
-    pub async fn certificates(&self) -> Result<Certificates> {
-        Certificates::open(&self.certificate_folder(), &self.record.gateway).await
+    pub fn certificates(&self) -> Result<Certificates> {
+        Certificates::open(&self.certificate_folder(), &self.record.gateway)
     }
 }
 
@@ -493,28 +492,6 @@ pub async fn remove(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// The newest PostgreSQL of Debian's layout, or the folder in `PG_BIN`.
-fn find_binaries() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("PG_BIN") {
-        return Ok(folder.into());
-    }
-    fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let major: u32 = path.file_name()?.to_str()?.parse().ok()?;
-            let binaries = path.join("bin");
-            binaries
-                .join("initdb")
-                .is_file()
-                .then_some((major, binaries))
-        })
-        .max()
-        .map(|(_, binaries)| binaries)
-        .context("no PostgreSQL server in /usr/lib/postgresql: run `make setup`, or set PG_BIN")
-}
-
 /// The server's user cannot enter root's home, so root's servers lie elsewhere.
 fn data_folder(state: &State, machine: Machine) -> PathBuf {
     if machine.root {
@@ -528,11 +505,6 @@ fn data_folder(state: &State, machine: Machine) -> PathBuf {
 
 fn log_of(data: &Path) -> PathBuf {
     data.with_file_name("log")
-}
-
-/// A port of this address that nobody listens on.
-pub(crate) fn free_port(address: &str) -> Result<u16> {
-    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }
 
 /// 24 letters and digits: nothing in it needs quoting in SQL, in a URL or in a shell.

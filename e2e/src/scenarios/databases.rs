@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use testkit::certificates::Authority;
 
 use super::support::{self, DATABASE_SECRET, NAME};
-use crate::postgres::certificates::Certificates;
 use crate::postgres::companions::PoolMode;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::wait;
@@ -242,18 +242,8 @@ pub async fn black_hole(sandbox: Sandbox) -> Result<()> {
 // === TLS ===
 
 pub async fn tls(sandbox: Sandbox) -> Result<()> {
-    let authority = sandbox
-        .harness()
-        .postgres
-        .certificates()
-        .await?
-        .authority()?;
-    let strangers = Certificates::open(
-        &sandbox.folder().join("other-authority"),
-        sandbox.database().host(),
-    )
-    .await?
-    .authority()?;
+    let authority = sandbox.harness().postgres.certificates()?.authority()?;
+    let strangers = Authority::new("another CA").certificate();
     let server = format!(
         "{}:{}",
         sandbox.database().host(),

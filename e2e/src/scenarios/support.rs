@@ -184,7 +184,7 @@ async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result
 
 /// Puts a license in the place of the stored one, as somebody does who installs it in Bytebase.
 pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()> {
-    let token = sandbox.harness().license.sign(license)?;
+    let token = sandbox.harness().license.sign(license);
     let pool = sandbox.sql().await?;
     let done = sqlx::query("UPDATE setting SET value = jsonb_set(value, '{license}', to_jsonb($1::text)) WHERE name = 'SYSTEM'").bind(token).execute(&pool).await;
     pool.close().await;

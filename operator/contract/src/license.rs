@@ -432,67 +432,25 @@ impl fmt::Debug for LicenseKey {
 #[allow(clippy::expect_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::rsa::{KeyPair, KeySize};
-    use aws_lc_rs::signature::{self, KeyPair as _, RsaEncoding};
-    use base64::prelude::BASE64_STANDARD;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::sync::LazyLock;
+    use testkit::license::{Signer, header, token};
 
-    /// Made anew for each run: no private key lies in the repository.
-    static KEYS: LazyLock<KeyPair> =
-        LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).expect("a key pair"));
+    static SIGNER: LazyLock<Signer> = LazyLock::new(Signer::generate);
 
     const NOW: &str = "2026-06-01T00:00:00Z";
+
+    fn key(signer: &Signer) -> LicenseKey {
+        LicenseKey::from_pem(signer.public_pem().as_bytes()).expect("a key")
+    }
 
     fn url64(bytes: &[u8]) -> String {
         BASE64URL.encode(bytes)
     }
 
-    fn public_pem(keys: &KeyPair) -> String {
-        let der: PublicKeyX509Der<'_> = keys.public_key().as_der().expect("a public key");
-        let text = BASE64_STANDARD.encode(der.as_ref());
-        let lines: Vec<&str> = text
-            .as_bytes()
-            .chunks(64)
-            .map(|line| std::str::from_utf8(line).expect("ASCII"))
-            .collect();
-        format!(
-            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
-            lines.join("\n")
-        )
-    }
-
-    fn sign(header: &Value, claims: &Value, encoding: &'static dyn RsaEncoding) -> String {
-        let message = format!(
-            "{}.{}",
-            url64(header.to_string().as_bytes()),
-            url64(claims.to_string().as_bytes())
-        );
-        let mut signature = vec![0; KEYS.public_modulus_len()];
-        KEYS.sign(
-            encoding,
-            &SystemRandom::new(),
-            message.as_bytes(),
-            &mut signature,
-        )
-        .expect("a signature");
-        format!("{message}.{}", url64(&signature))
-    }
-
     fn unsigned(header: &Value, claims: &Value) -> String {
-        format!(
-            "{}.{}.{}",
-            url64(header.to_string().as_bytes()),
-            url64(claims.to_string().as_bytes()),
-            url64(b"no signature")
-        )
-    }
-
-    fn header() -> Value {
-        json!({"alg": "RS256", "kid": "v1", "typ": "JWT"})
+        token(header, claims, b"no signature")
     }
 
     fn claims() -> Value {
@@ -755,14 +713,9 @@ mod tests {
 
     #[test]
     fn a_signature_is_verified_with_every_rsa_hash() {
-        let key = LicenseKey::from_pem(public_pem(&KEYS).as_bytes()).expect("a key");
-        let encodings: [(&str, &'static dyn RsaEncoding); 3] = [
-            ("RS256", &signature::RSA_PKCS1_SHA256),
-            ("RS384", &signature::RSA_PKCS1_SHA384),
-            ("RS512", &signature::RSA_PKCS1_SHA512),
-        ];
-        for (algorithm, encoding) in encodings {
-            let token = sign(&json!({"alg": algorithm, "kid": "v1"}), &claims(), encoding);
+        let key = key(&SIGNER);
+        for algorithm in ["RS256", "RS384", "RS512"] {
+            let token = SIGNER.sign_under(&json!({"alg": algorithm, "kid": "v1"}), &claims());
             assert_eq!(
                 License::verify(&token, &key),
                 License::decode(&token),
@@ -774,34 +727,21 @@ mod tests {
 
     #[test]
     fn a_changed_license_or_another_key_is_refused() {
-        let key = LicenseKey::from_pem(public_pem(&KEYS).as_bytes()).expect("a key");
-        let token = sign(
-            &header(),
-            &claims_with("ha", json!(false)),
-            &signature::RSA_PKCS1_SHA256,
-        );
-        let (_, signature) = token.rsplit_once('.').expect("a token");
+        let own = key(&SIGNER);
+        let good = SIGNER.sign(&claims_with("ha", json!(false)));
+        assert!(License::verify(&good, &own).is_ok());
+        let (_, signature) = good.rsplit_once('.').expect("a token");
         let forged = unsigned(&header(), &claims());
         let (message, _) = forged.rsplit_once('.').expect("a token");
-        assert_eq!(
-            License::verify(&format!("{message}.{signature}"), &key),
-            Err(LicenseError::Signature)
-        );
-        let swapped = sign(
-            &json!({"alg": "RS512", "kid": "v1"}),
-            &claims(),
-            &signature::RSA_PKCS1_SHA256,
-        );
-        assert_eq!(
-            License::verify(&swapped, &key),
-            Err(LicenseError::Signature)
-        );
-        let other = KeyPair::generate(KeySize::Rsa2048).expect("a key pair");
-        let other = LicenseKey::from_pem(public_pem(&other).as_bytes()).expect("a key");
-        assert_eq!(
-            License::verify(&token, &other),
-            Err(LicenseError::Signature)
-        );
+        let swapped = SIGNER.sign_under(&json!({"alg": "RS512", "kid": "v1"}), &claims());
+        let (message_512, _) = swapped.rsplit_once('.').expect("a token");
+        for (token, key) in [
+            (format!("{message}.{signature}"), &own),
+            (format!("{message_512}.{signature}"), &own),
+            (good, &key(&Signer::generate())),
+        ] {
+            assert_eq!(License::verify(&token, key), Err(LicenseError::Signature));
+        }
     }
 
     #[test]

@@ -8,13 +8,10 @@
     reason = "a failed expectation is the report; the modules under test are compiled once more here"
 )]
 
-#[path = "../../tests/support/postgres.rs"]
-mod server;
 #[path = "../src/watch.rs"]
 mod watch;
 
 use bytebase_drain::drain::Seen;
-use server::Server;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use std::fs;
@@ -22,6 +19,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use testkit::postgres::Server;
 use watch::Watch;
 
 static SERVER: OnceLock<Server> = OnceLock::new();

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use testkit::certificates::Authority;
+
 use crate::support::{
     eventually,
-    postgres::{Database, PASSWORD, cluster},
+    postgres::{Database, PASSWORD, SERVER},
     process::Setup,
 };
 
@@ -322,7 +324,11 @@ async fn tls_modes_verify_what_they_promise() {
         let plain = database.url().replace("sslmode=disable", rest);
         plain.replace("127.0.0.1", host)
     };
-    let (ca, other) = (cluster().file("ca.crt"), cluster().file("other.crt"));
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.crt");
+    std::fs::write(&other, Authority::new("other CA").certificate()).unwrap();
+    let (ca, other) = (SERVER.file("ca.crt"), other.display());
+    let ca = ca.display();
     for (host, good) in [
         ("127.0.0.1", "sslmode=require".to_owned()),
         ("127.0.0.1", String::new()),

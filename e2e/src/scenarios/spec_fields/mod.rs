@@ -58,19 +58,14 @@ pub async fn all_fields(sandbox: Sandbox) -> Result<()> {
 
 /// The Secrets and ConfigMaps that the fields name.
 async fn objects_to_name(sandbox: &Sandbox) -> Result<()> {
-    let authority = sandbox
-        .harness()
-        .postgres
-        .certificates()
-        .await?
-        .authority()?;
+    let authority = sandbox.harness().postgres.certificates()?.authority()?;
     let other = format!("{authority}{authority}");
     let key = &sandbox.harness().license;
-    let without = key.sign(&License::default().ha(false))?;
+    let without = key.sign(&License::default().ha(false));
     let shorter = License::default().expires_in(jiff::SignedDuration::from_hours(24 * 90));
     for (index, (name, license)) in [
-        ("one", key.sign(&License::default())?),
-        ("two", key.sign(&shorter)?),
+        ("one", key.sign(&License::default())),
+        ("two", key.sign(&shorter)),
         ("three", without.clone()),
     ]
     .into_iter()

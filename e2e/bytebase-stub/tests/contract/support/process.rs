@@ -10,12 +10,9 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::ports;
 
-use super::{
-    PATIENCE, eventually,
-    keys::PUBLIC_KEY,
-    postgres::{Database, free_port},
-};
+use super::{PATIENCE, eventually, keys::SIGNER, postgres::Database};
 
 /// Intervals that make a test quick. An owner is dead only after several missed beats.
 const SHORT: [(&str, &str); 8] = [
@@ -50,10 +47,10 @@ impl Setup {
     /// The plain program on a free port, with an empty environment and a data directory.
     pub fn bare() -> Self {
         let directory = TempDir::new().unwrap();
-        let port = free_port();
+        let port = ports::free();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bytebase-stub"));
         let public_key = directory.path().join("license.pub");
-        std::fs::write(&public_key, &*PUBLIC_KEY).unwrap();
+        std::fs::write(&public_key, SIGNER.public_pem()).unwrap();
         command
             .env_clear()
             .env("BYTEBASE_STUB_LICENSE_PUBLIC_KEY_FILE", public_key)
