@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -280,8 +281,9 @@ impl Server {
 }
 
 fn binary(name: &str) -> PathBuf {
-    let folder = programs::postgres().unwrap_or_else(|e| panic!("{e:#}"));
-    folder.join(name)
+    static FOLDER: LazyLock<PathBuf> =
+        LazyLock::new(|| programs::postgres().unwrap_or_else(|e| panic!("{e:#}")));
+    FOLDER.join(name)
 }
 
 fn program(name: &str) -> Command {

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 pub const USER: &str = "postgres";
 /// The oldest version of PostgreSQL that Bytebase supports.
 const OLDEST: u32 = 14;
+/// Those that the tests start.
+const PROGRAMS: [&str; 5] = ["initdb", "pg_basebackup", "pg_ctl", "postgres", "psql"];
 
 /// The folder with the programs of the newest PostgreSQL of this machine, or `POSTGRES_BIN`.
 pub fn postgres() -> Result<PathBuf> {
@@ -31,7 +33,18 @@ pub fn postgres() -> Result<PathBuf> {
     });
     env::split_paths(&path)
         .chain(installed)
-        .filter(|folder| folder.join("initdb").is_file())
+        // On the path may lie links to some of the programs; the others are where they lead.
+        .filter_map(|folder| {
+            Some(
+                folder
+                    .join("initdb")
+                    .canonicalize()
+                    .ok()?
+                    .parent()?
+                    .to_owned(),
+            )
+        })
+        .filter(|folder| PROGRAMS.iter().all(|name| folder.join(name).is_file()))
         .filter_map(|folder| Some((major_version(&folder.join("postgres"))?, folder)))
         .filter(|(version, _)| *version >= OLDEST)
         .max()
