@@ -80,6 +80,9 @@ impl Checked {
     /// One step of time in a world that behaves: tasks end, work is promoted unless the queue is
     /// held, those that drain claim it before all others, and hooks do what they have to.
     fn behaves(&self, mut world: World, is_busy: bool) -> World {
+        for pod in &mut world.pods {
+            pod.migrates = false;
+        }
         let runs = world.running.clone();
         let lives = |owner| {
             let owns = |pod: &Pod| pod.process == owner && pod.works();

@@ -32,11 +32,13 @@ pub enum Bug {
     SilenceIsNoSession,
     /// The hook does not look at the clock.
     NoTimeOut,
+    /// The hook does not see that its replica migrates the schema.
+    MigrationIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::EarlierIdTaken,
         Self::EarlierTasksCount,
         Self::HoldForgotten,
@@ -48,6 +50,7 @@ impl Bug {
         Self::NeverHolds,
         Self::SilenceIsNoSession,
         Self::NoTimeOut,
+        Self::MigrationIgnored,
     ];
 
     /// The promise that it breaks, in words.
@@ -58,7 +61,8 @@ impl Bug {
             | Self::NoLastLook
             | Self::LeavesUnheld
             | Self::LeavesUnanswered
-            | Self::SilenceIsNoSession => Promise::Finished.text(),
+            | Self::SilenceIsNoSession
+            | Self::MigrationIgnored => Promise::Finished.text(),
             Self::EarlierTasksCount => ENDS_SOON,
             Self::NeverHolds => ENDS,
             Self::HoldForgotten => Promise::HoldEnds.text(),
@@ -215,7 +219,7 @@ impl World {
             clock: seconds(self.tick) - from,
             replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
             sessions: Some(if pod.cut.is_some() { 0 } else { 3 }),
-            migrates: false,
+            migrates: pod.migrates && pod.cut.is_none() && rules.bug != Some(Bug::MigrationIgnored),
             running: match (self.understood, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
                 (false, true) => Some(Vec::new()),

@@ -127,6 +127,20 @@ fn processes(more: u8) -> Vec<Profile> {
             finds: &[Bug::HoldForgotten, Bug::WindowsOfItsOwn],
         },
         Profile {
+            name: "drains of two: a schema migration",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                tells: 2,
+                work: more,
+                migrations: 1,
+                ticks: 4 + more,
+                ..none
+            },
+            finds: &[Bug::MigrationIgnored],
+        },
+        Profile {
             name: "drains: the time-out",
             replicas: 2,
             begins: 0,

@@ -32,7 +32,7 @@ impl Promise {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Finished => {
-                "before the time-out no pod ends whose replica runs a task, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one, or the task was claimed after the last look of the hook and could be claimed before it"
+                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one, or the task was claimed after the last look of the hook and could be claimed before it"
             }
             Self::Free => {
                 "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last look"
@@ -84,10 +84,10 @@ pub fn is_excused(world: &World, rules: &Rules, place: u8) -> bool {
     })
 }
 
-/// Whether the end of this pod now cancels a task that was to be finished.
+/// Whether the end of this pod now cancels a task or a migration that was to be finished.
 pub fn loses_work(world: &World, place: u8) -> bool {
     let pod = world.pod(place);
     let excused = |hook: &Hook| matches!(hook.phase, Phase::Gone { excused: true, .. });
     let mut own = world.running.iter().filter(|run| run.owner == pod.process);
-    !pod.hook().is_some_and(excused) && own.any(|run| !run.late)
+    !pod.hook().is_some_and(excused) && (pod.migrates || own.any(|run| !run.late))
 }

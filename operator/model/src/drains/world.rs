@@ -41,6 +41,8 @@ pub struct Pod {
     pub earlier: Option<u8>,
     /// It has no session on the database, since this step.
     pub cut: Option<u8>,
+    /// Its replica migrates the schema, as one does that has just started.
+    pub migrates: bool,
     /// What becomes of it.
     pub stage: Stage,
 }
@@ -88,6 +90,8 @@ pub struct Budget {
     pub renames: u8,
     /// Times a container restarts.
     pub restarts: u8,
+    /// Replicas that migrate the schema.
+    pub migrations: u8,
     /// Hooks that are killed.
     pub kills: u8,
     /// Attempts to hold the queue that meet somebody who promotes work at that moment. Promoting takes
@@ -147,6 +151,8 @@ pub enum Action {
     Rename,
     /// A container restarts. What its process ran is not ended by that.
     Restart(u8),
+    /// A replica begins to migrate the schema, or is done.
+    Migrate(u8),
     /// Somebody tells a pod to end.
     Tell(u8),
     /// The process of a hook dies: Kubernetes ends the replica.
@@ -173,6 +179,7 @@ impl World {
             process,
             earlier: None,
             cut: None,
+            migrates: false,
             stage: Stage::Serves,
         };
         Self {
@@ -247,6 +254,11 @@ impl World {
                 continue;
             }
             may(pod.cut.is_some() || budget.cuts > 0, Action::Cut(place));
+            // One at a time, by the lock, and before the replica is told to end.
+            let is_free = self.pods.iter().all(|pod| !pod.migrates);
+            let begins = is_free && budget.migrations > 0 && pod.stage == Stage::Serves;
+            let works = self.up && pod.works();
+            may(works && (pod.migrates || begins), Action::Migrate(place));
             match pod.hook() {
                 Some(hook) => {
                     may(hook.deaf || budget.deafnesses > 0, Action::Deafen(place));
@@ -372,7 +384,15 @@ impl World {
                 let highest = self.pods.iter().map(|pod| pod.process).max();
                 let pod = self.pod_mut(place);
                 pod.earlier = Some(pod.process);
+                pod.migrates = false;
                 pod.process = highest.map_or(0, |highest| highest + 1);
+            }
+            Action::Migrate(place) => {
+                let migrates = &mut self.pod_mut(place).migrates;
+                *migrates = !*migrates;
+                if *migrates {
+                    self.budget.migrations -= 1;
+                }
             }
             Action::Tell(place) => {
                 self.budget.tells -= 1;
@@ -450,7 +470,9 @@ impl World {
         if super::promises::loses_work(self, place) {
             self.breaks(Promise::Finished);
         }
-        self.pod_mut(place).stage = Stage::Ended;
+        let pod = self.pod_mut(place);
+        pod.migrates = false;
+        pod.stage = Stage::Ended;
     }
 
     /// A promise is broken.
