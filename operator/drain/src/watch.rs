@@ -7,8 +7,9 @@
 
 use bytebase_drain::drain::{Run, Seen};
 use bytebase_drain::identity::{Beat, Beats};
-use sqlx::Row as _;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row as _};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -55,7 +56,7 @@ impl Watch {
         connection: &mut PgConnection,
         age: Option<Duration>,
     ) -> Result<Seen, sqlx::Error> {
-        let row = sqlx::query(
+        let row = ask(
             "SELECT extract(epoch FROM clock_timestamp())::float8, \
              (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1), \
              EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1), \
@@ -93,7 +94,7 @@ impl Watch {
         connection: &mut PgConnection,
         age: Duration,
     ) -> Result<(), sqlx::Error> {
-        let found = sqlx::query(
+        let found = ask(
             "SELECT h.replica_id, h.last_heartbeat::text FROM pg_stat_activity a JOIN replica_heartbeat h \
              ON abs(extract(epoch FROM (a.query_start - h.last_heartbeat))) <= $2 \
              WHERE a.datname = current_database() AND a.application_name = $1 \
@@ -124,8 +125,13 @@ impl Watch {
     }
 }
 
+/// A question whose plan the server does not keep: it would keep one for each look.
+fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(false)
+}
+
 async fn running(connection: &mut PgConnection) -> Result<Option<Vec<Run>>, sqlx::Error> {
-    let rows = sqlx::query(
+    let rows = ask(
         "SELECT replica_id, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",
     )
     .fetch_all(connection)
@@ -143,7 +149,7 @@ async fn running(connection: &mut PgConnection) -> Result<Option<Vec<Run>>, sqlx
 }
 
 async fn available(connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
-    let row = sqlx::query("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
+    let row = ask("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
         .fetch_one(connection)
         .await;
     let Some(row) = understood(row)? else {
@@ -179,7 +185,7 @@ pub async fn hold(connection: &mut PgConnection, longest: Duration) -> Result<bo
     let held = async {
         sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
         limit(&mut *connection, longest).await?;
-        let row = sqlx::query("SELECT pg_try_advisory_xact_lock_shared($1)")
+        let row = ask("SELECT pg_try_advisory_xact_lock_shared($1)")
             .bind(QUEUE_LOCK)
             .fetch_one(&mut *connection)
             .await?;

@@ -13,7 +13,7 @@ mod watch;
 
 use bytebase_drain::drain::Seen;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -107,6 +107,27 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
             assert_eq!((seen.available, seen.sessions), (Some(1), Some(1)));
         }
     }
+}
+
+#[tokio::test]
+async fn looks_leave_nothing_behind_at_the_server() {
+    let database = Database::new("tidy", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    beat(&mut own, "own").await;
+    let mut looks = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    for _ in 0..3 {
+        look(&mut watch, &mut looks).await;
+    }
+    assert!(
+        watch::hold(&mut looks, Duration::from_secs(5))
+            .await
+            .unwrap()
+    );
+    watch::release(&mut looks).await.unwrap();
+    let kept = sqlx::raw_sql("SELECT count(*) FROM pg_prepared_statements");
+    let kept: i64 = kept.fetch_one(&mut looks).await.unwrap().get(0);
+    assert_eq!(kept, 0);
 }
 
 #[tokio::test]
