@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet
 /// cluster.
@@ -145,7 +145,7 @@ struct Prober {
 
 // === impl Probes ===
 
-impl<K: Clone + Eq + Hash + Send + 'static> Probes<K> {
+impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     /// An empty registry. A key is sent to `wake` when what is known of its database has changed.
     pub fn new(wake: UnboundedSender<K>, observer: ProbeObserver) -> Self {
         Self {
@@ -371,39 +371,57 @@ fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
 
 // === The task ===
 
+/// Reads for ever. Should a turn fail in the operator itself, what was known counts as never read:
+/// nothing must go on resting on a picture that no one renews.
 async fn run(mut prober: Prober, shared: Arc<Shared>, observer: ProbeObserver, wake: impl Fn()) {
     let mut failures = 0;
     loop {
-        let started = Instant::now();
-        // Boxed, so that a waiting task holds no room for a login in progress.
-        let reading = shared.state.lock().reading;
-        let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
-            .catch_unwind()
-            .await;
-        let outcome = outcome.unwrap_or_else(|_| {
-            prober.session = None;
-            Err(prober.failure(
-                FailureReason::Other,
-                "reading the answer failed inside the operator; please report this",
-            ))
-        });
-        let read = Instant::now();
-        observer(
-            outcome.as_ref().err().map(|f| f.reason),
-            read.saturating_duration_since(started),
-        );
-        failures = if outcome.is_ok() { 0 } else { failures + 1 };
+        let turn = turn(&mut prober, &shared, &observer, &wake, &mut failures);
+        // The panic itself has been printed by the time it arrives here.
+        if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
+            shared.state.lock().forget();
+            sleep(RETRY_CAP).await;
+        }
+    }
+}
 
-        let interval = shared.state.lock().reading.every;
-        let pause = pause(outcome.as_ref(), failures, interval, rand::random());
-        if shared.state.lock().record(outcome, read) {
-            wake();
-        }
-        sleep_until(read + LEAST_PAUSE).await;
-        tokio::select! {
-            () = sleep_until(read + pause) => {}
-            () = shared.poke.notified() => {}
-        }
+/// One reading, and the pause until the next.
+async fn turn(
+    prober: &mut Prober,
+    shared: &Shared,
+    observer: &ProbeObserver,
+    wake: &impl Fn(),
+    failures: &mut u32,
+) {
+    let started = Instant::now();
+    // Boxed, so that a waiting task holds no room for a login in progress.
+    let reading = shared.state.lock().reading;
+    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
+        .catch_unwind()
+        .await;
+    let outcome = outcome.unwrap_or_else(|_| {
+        prober.session = None;
+        Err(prober.failure(
+            FailureReason::Other,
+            "reading the answer failed inside the operator; please report this",
+        ))
+    });
+    let read = Instant::now();
+    observer(
+        outcome.as_ref().err().map(|f| f.reason),
+        read.saturating_duration_since(started),
+    );
+    *failures = if outcome.is_ok() { 0 } else { *failures + 1 };
+
+    let interval = shared.state.lock().reading.every;
+    let pause = pause(outcome.as_ref(), *failures, interval, rand::random());
+    if shared.state.lock().record(outcome, read) {
+        wake();
+    }
+    sleep_until(read + LEAST_PAUSE).await;
+    tokio::select! {
+        () = sleep_until(read + pause) => {}
+        () = shared.poke.notified() => {}
     }
 }
 
@@ -667,6 +685,43 @@ mod tests {
         );
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
         assert!(state.latest(start + seconds(12)).last_good.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_fails_in_the_operator_itself_leaves_no_frozen_picture_and_others_follow() {
+        let shared = Arc::new(Shared::new(FIRST_READING, true));
+        let known = shared.state.lock().record(Ok(facts(&[5])), Instant::now());
+        assert!(known);
+        let prober = Prober {
+            access: Access {
+                url: url("127.0.0.1", 1),
+                ca: None,
+                login: Login::Bytebase,
+                fingerprint: [1; 32],
+            },
+            openings: Openings::default(),
+            session: None,
+            pooler: None,
+        };
+        let (panicked, mut after_panic) = unbounded_channel();
+        let first = Mutex::new(Some(panicked));
+        let observer: ProbeObserver = Arc::new(move |_, _| {
+            if let Some(panicked) = first.lock().take() {
+                drop(panicked);
+                panic!("planted");
+            }
+        });
+        let (wake, mut woken) = unbounded_channel();
+        tokio::spawn(run(prober, Arc::clone(&shared), observer, move || {
+            let _ = wake.send(());
+        }));
+        assert_eq!(after_panic.recv().await, None::<()>);
+        let view = || shared.state.lock().latest(Instant::now()).view;
+        sleep(seconds(1)).await;
+        assert!(matches!(view(), DatabaseView::NotProbed));
+        let next = timeout(seconds(60), woken.recv()).await;
+        assert_eq!(next, Ok(Some(())));
+        assert!(matches!(view(), DatabaseView::Probed(Err(_))));
     }
 
     #[tokio::test]
