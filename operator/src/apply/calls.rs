@@ -34,6 +34,8 @@ struct Entry {
     /// Of what was asked and with which login: another password is another call.
     fingerprint: [u8; 32],
     running: bool,
+    /// What comes of the call that is running says nothing: another one is wanted by now, or none.
+    outdated: bool,
     refused: u32,
     unanswered: u32,
     retry_at: Timestamp,
@@ -57,12 +59,7 @@ impl Calls {
     pub fn forget(&self, key: &Key) {
         let mut entries = self.0.lock();
         match entries.get_mut(key) {
-            Some(entry) if entry.running => {
-                *entry = Entry {
-                    running: true,
-                    ..Entry::new([0; 32])
-                };
-            }
+            Some(entry) if entry.running => entry.outdate(),
             _ => {
                 entries.remove(key);
             }
@@ -77,15 +74,16 @@ impl Calls {
         let entry = entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(fingerprint));
-        if entry.fingerprint != fingerprint {
-            *entry = Entry {
-                running: entry.running,
-                ..Entry::new(fingerprint)
-            };
-        }
+        let is_other = entry.fingerprint != fingerprint;
         if entry.running {
+            if is_other {
+                entry.outdate();
+            }
             // Its end wakes the cluster.
             return Err(Timestamp::MAX);
+        }
+        if is_other {
+            *entry = Entry::new(fingerprint);
         }
         if now < entry.retry_at {
             return Err(entry.retry_at);
@@ -94,45 +92,37 @@ impl Calls {
         Ok(())
     }
 
-    fn ended(
-        &self,
-        key: &Key,
-        call: &BytebaseCall,
-        result: &Result<(), CallError>,
-        now: Timestamp,
-    ) {
+    fn ended(&self, key: &Key, result: &Result<(), CallError>, now: Timestamp) {
         let mut entries = self.0.lock();
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
         entry.running = false;
-        // Meanwhile another password was given: what came of this one says nothing of it.
-        if entry.fingerprint != fingerprint(call) {
-            return;
-        }
-        let pause = match result {
-            Ok(()) => {
+        let error = match result {
+            Err(error) if !entry.outdated => error,
+            // Nothing is to be remembered of it.
+            _ => {
                 entries.remove(key);
                 return;
             }
-            Err(CallError::Unreachable(_)) => {
+        };
+        let pause = match error {
+            CallError::Unreachable(_) => {
                 entry.unanswered += 1;
                 UNANSWERED_RETRY
             }
-            Err(error) if error.is_refusal() => {
+            error if error.is_refusal() => {
                 entry.unanswered = 0;
                 entry.refused += 1;
                 refused_pause(entry.refused)
             }
-            Err(_) => {
+            _ => {
                 entry.unanswered = 0;
                 FAILED_RETRY
             }
         };
         entry.retry_at = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-        if let Err(error) = result
-            && (entry.unanswered == 0 || entry.unanswered > UNANSWERED)
-        {
+        if entry.unanswered == 0 || entry.unanswered > UNANSWERED {
             entry.message = Some(error.to_string());
         }
     }
@@ -156,7 +146,7 @@ impl Calls {
             // A call that panicked would count as running for ever.
             let result = call_ended.catch_unwind().await;
             let result = result.unwrap_or(Err(CallError::Defect));
-            calls.ended(&key, &call, &result, Timestamp::now());
+            calls.ended(&key, &result, Timestamp::now());
             ended(call, result).await;
         });
         Ok(())
@@ -202,11 +192,18 @@ impl Entry {
         Self {
             fingerprint,
             running: false,
+            outdated: false,
             refused: 0,
             unanswered: 0,
             retry_at: Timestamp::MIN,
             message: None,
         }
+    }
+
+    /// Nothing of the call that is running matters any more, but that it runs.
+    fn outdate(&mut self) {
+        self.outdated = true;
+        self.message = None;
     }
 }
 
@@ -239,7 +236,7 @@ mod tests {
     /// Makes a call at a moment, with this result.
     fn tried(calls: &Calls, call: &BytebaseCall, second: i64, result: &Result<(), CallError>) {
         assert_eq!(calls.begin(&key(), call, at(second)), Ok(()), "at {second}");
-        calls.ended(&key(), call, result, at(second));
+        calls.ended(&key(), result, at(second));
     }
 
     #[test]
@@ -287,9 +284,25 @@ mod tests {
         let second = calls.begin(&key(), &install("new"), at(1));
         assert_eq!(second, Err(Timestamp::MAX));
         let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
-        calls.ended(&key(), &install("old"), &refused, at(2));
+        calls.ended(&key(), &refused, at(2));
         assert_eq!(calls.failure(&key()), None);
         assert_eq!(calls.begin(&key(), &install("new"), at(2)), Ok(()));
+    }
+
+    #[test]
+    fn a_late_answer_says_nothing_of_a_cluster_that_was_made_again() {
+        for again in [false, true] {
+            let calls = Calls::default();
+            assert_eq!(calls.begin(&key(), &install("p"), at(0)), Ok(()));
+            calls.forget(&key());
+            if again {
+                let same = calls.begin(&key(), &install("p"), at(1));
+                assert_eq!(same, Err(Timestamp::MAX), "one call at a time");
+            }
+            let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
+            calls.ended(&key(), &refused, at(2));
+            assert!(calls.0.lock().is_empty(), "nothing of it is left");
+        }
     }
 
     #[test]
