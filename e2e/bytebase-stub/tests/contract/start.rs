@@ -130,7 +130,7 @@ async fn all_three_forms_of_pg_url_lead_to_the_database() {
     let database = Database::create().await;
     let pair = format!(
         "host=127.0.0.1 port={} user=postgres dbname={}",
-        database.port(),
+        Database::port(),
         database.name()
     );
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -158,7 +158,7 @@ async fn the_environment_fills_what_the_string_leaves_out() {
         .arg("--ha")
         .env("PG_URL", "postgres://")
         .env("PGHOST", "127.0.0.1")
-        .env("PGPORT", &database.port().to_string())
+        .env("PGPORT", &Database::port().to_string())
         .env("PGUSER", "postgres")
         .env("PGPASSWORD", PASSWORD)
         .env("PGDATABASE", database.name())
@@ -300,10 +300,10 @@ async fn missing_rights_a_foreign_table_and_a_wrong_encoding_surface_as_postgres
 #[tokio::test]
 async fn hosts_are_tried_in_their_order_until_one_fits() {
     let database = Database::create().await;
-    let hosts = format!("127.0.0.1:1,127.0.0.1:{}", database.port());
+    let hosts = format!("127.0.0.1:1,127.0.0.1:{}", Database::port());
     let url = database
         .url()
-        .replace(&format!("127.0.0.1:{}", database.port()), &hosts);
+        .replace(&format!("127.0.0.1:{}", Database::port()), &hosts);
     let url = format!("{url}&target_session_attrs=read-write");
     let server = Setup::bare().arg("--ha").env("PG_URL", &url).start().await;
     drop(server);

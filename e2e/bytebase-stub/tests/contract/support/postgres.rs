@@ -43,8 +43,8 @@ impl Database {
         &self.name
     }
 
-    /// The port of its server.
-    pub fn port(&self) -> u16 {
+    /// The port of the server that all of them are on.
+    pub fn port() -> u16 {
         SERVER.port
     }
 
