@@ -84,13 +84,16 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
                 ServiceRole::Headless,
                 &BTreeMap::new(),
             ),
-            spec: Some(ServiceSpec {
-                cluster_ip: Some("None".to_owned()),
-                publish_not_ready_addresses: Some(true),
-                selector: Some(selector_labels(&cluster.identity.name)),
-                ports: Some(vec![port(i32::from(PORT)), nowhere(NOWHERE_PORT)]),
-                ..ServiceSpec::default()
-            }),
+            spec: Some(families(
+                cluster.service.families,
+                ServiceSpec {
+                    cluster_ip: Some("None".to_owned()),
+                    publish_not_ready_addresses: Some(true),
+                    selector: Some(selector_labels(&cluster.identity.name)),
+                    ports: Some(vec![port(i32::from(PORT)), nowhere(NOWHERE_PORT)]),
+                    ..ServiceSpec::default()
+                },
+            )),
             ..Service::default()
         },
     )

@@ -504,10 +504,15 @@ fn ip_families_are_written_with_their_policy_or_not_at_all() {
             json!(["IPv4", "IPv6"]),
         ),
     ] {
-        let made = service(&valid(&json!({"service": given})), Doors::AsWanted);
-        let spec = &made.value["spec"];
-        let found = (&spec["ipFamilyPolicy"], &spec["ipFamilies"]);
-        assert_eq!(found, (&policy, &families), "{given}");
+        let cluster = valid(&json!({"service": given}));
+        for made in [
+            service(&cluster, Doors::AsWanted),
+            headless_service(&cluster),
+        ] {
+            let spec = &made.value["spec"];
+            let found = (&spec["ipFamilyPolicy"], &spec["ipFamilies"]);
+            assert_eq!(found, (&policy, &families), "{given}");
+        }
     }
 }
 

@@ -56,18 +56,12 @@ pub enum MetadataError {
 
 impl Labels {
     fn parse(given: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
-        for (key, value) in given {
-            if !is_qualified_name(key) {
-                return Err(MetadataError::Key(key.clone()));
-            }
-            if OWN_LABELS.contains(&key.as_str()) || is_in_own_domain(key) {
-                return Err(MetadataError::Reserved(key.clone()));
-            }
-            if !(value.is_empty() || is_name(value)) {
-                return Err(MetadataError::Value(key.clone()));
-            }
+        labels(given)?;
+        let is_own = |key: &&String| OWN_LABELS.contains(&key.as_str()) || is_in_own_domain(key);
+        match given.keys().find(is_own) {
+            Some(key) => Err(MetadataError::Reserved(key.clone())),
+            None => Ok(Self(given.clone())),
         }
-        Ok(Self(given.clone()))
     }
 
     /// By their keys.
@@ -78,20 +72,12 @@ impl Labels {
 
 impl Annotations {
     fn parse(given: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
-        for key in given.keys() {
-            // Of annotations, unlike labels, the API server takes capitals in the domain as well.
-            if !is_qualified_name(&key.to_lowercase()) {
-                return Err(MetadataError::Key(key.clone()));
-            }
-            if is_in_own_domain(&key.to_lowercase()) {
-                return Err(MetadataError::Reserved(key.clone()));
-            }
+        annotations(given)?;
+        let is_own = |key: &&String| is_in_own_domain(&key.to_lowercase());
+        match given.keys().find(is_own) {
+            Some(key) => Err(MetadataError::Reserved(key.clone())),
+            None => Ok(Self(given.clone())),
         }
-        let size = |(key, value): (&String, &String)| key.len() + value.len();
-        if given.iter().map(size).sum::<usize>() > MOST_ANNOTATIONS {
-            return Err(MetadataError::TooLong);
-        }
-        Ok(Self(given.clone()))
     }
 
     /// By their keys.
@@ -100,7 +86,35 @@ impl Annotations {
     }
 }
 
+/// Whether the API server takes these as labels, whosever they are.
+fn labels(given: &BTreeMap<String, String>) -> Result<(), MetadataError> {
+    for (key, value) in given {
+        if !is_qualified_name(key) {
+            return Err(MetadataError::Key(key.clone()));
+        }
+        if !(value.is_empty() || is_name(value)) {
+            return Err(MetadataError::Value(key.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the API server takes these as annotations, whosever they are.
+fn annotations(given: &BTreeMap<String, String>) -> Result<(), MetadataError> {
+    // Of annotations, unlike labels, it takes capitals in the domain as well.
+    let is_odd = |key: &&String| !is_qualified_name(&key.to_lowercase());
+    if let Some(key) = given.keys().find(is_odd) {
+        return Err(MetadataError::Key(key.clone()));
+    }
+    let size = |(key, value): (&String, &String)| key.len() + value.len();
+    if given.iter().map(size).sum::<usize>() > MOST_ANNOTATIONS {
+        return Err(MetadataError::TooLong);
+    }
+    Ok(())
+}
+
 pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) -> ValidMetadata {
+    of_single_objects(spec, diagnostics);
     let labels = diagnostics.parsed("spec.labels", Labels::parse(&spec.labels));
     let annotations = Annotations::parse(&spec.annotations);
     ValidMetadata {
@@ -108,6 +122,45 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics
         annotations: diagnostics
             .parsed("spec.annotations", annotations)
             .unwrap_or_default(),
+    }
+}
+
+/// Labels and annotations of one object each. The API server would refuse the whole object.
+fn of_single_objects(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
+    let monitoring = spec.monitoring.as_ref();
+    let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
+    for (field, given) in [
+        ("spec.podLabels", Some(&spec.pod_labels)),
+        ("spec.nodeSelector", Some(&spec.node_selector)),
+        (
+            "spec.monitoring.serviceMonitor.labels",
+            monitor.map(|monitor| &monitor.labels),
+        ),
+    ] {
+        diagnostics.parsed(field, given.map_or(Ok(()), labels));
+    }
+    for (field, given) in [
+        ("spec.podAnnotations", Some(&spec.pod_annotations)),
+        (
+            "spec.service.annotations",
+            spec.service.as_ref().map(|service| &service.annotations),
+        ),
+        (
+            "spec.serviceAccount.annotations",
+            spec.service_account
+                .as_ref()
+                .map(|account| &account.annotations),
+        ),
+        (
+            "spec.ingress.annotations",
+            spec.ingress.as_ref().map(|ingress| &ingress.annotations),
+        ),
+        (
+            "spec.gateway.annotations",
+            spec.gateway.as_ref().map(|gateway| &gateway.annotations),
+        ),
+    ] {
+        diagnostics.parsed(field, given.map_or(Ok(()), annotations));
     }
 }
 
