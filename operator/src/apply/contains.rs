@@ -22,24 +22,33 @@ fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
                 None => is_empty(value),
             })
         }
-        (Value::Array(live), Value::Array(desired)) => match list_key(field) {
-            Some(key) => desired.iter().all(|wanted| {
-                live.iter().any(|found| {
-                    found.get(key) == wanted.get(key) && contains_at(found, wanted, "")
-                })
-            }),
-            None => {
-                live.len() == desired.len()
-                    && live
-                        .iter()
-                        .zip(desired)
-                        .all(|(found, wanted)| contains_at(found, wanted, ""))
+        (Value::Array(live), Value::Array(desired)) => {
+            if let Some(key) = list_key(field) {
+                return desired.iter().all(|wanted| {
+                    live.iter().any(|found| {
+                        found.get(key) == wanted.get(key) && contains_at(found, wanted, "")
+                    })
+                });
             }
-        },
+            let is_lent = |entry: &&Value| field == "paths" && is_challenge(entry);
+            let live: Vec<_> = live.iter().filter(|entry| !is_lent(entry)).collect();
+            live.len() == desired.len()
+                && live
+                    .iter()
+                    .zip(desired)
+                    .all(|(found, wanted)| contains_at(found, wanted, ""))
+        }
         (live, desired) => {
             live == desired || (field == "sizeLimit" && same_quantity(live, desired))
         }
     }
+}
+
+/// A path of an Ingress by which an ACME server finds the answer to its challenge. cert-manager puts it
+/// there for the minutes that this takes (`acme.cert-manager.io/http01-edit-in-place`).
+fn is_challenge(path: &Value) -> bool {
+    let path = path["path"].as_str();
+    path.is_some_and(|path| path.starts_with("/.well-known/acme-challenge/"))
 }
 
 fn list_key(field: &str) -> Option<&'static str> {
@@ -81,6 +90,23 @@ mod tests {
         let desired = json!({"spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1000m", "memory": "1024Mi"}}}]}}}});
         let live = json!({"spec": {"replicas": 3, "extra": 1, "template": {"spec": {"containers": [{"name": "sidecar"}, {"name": "a", "imagePullPolicy": "Always", "resources": {"limits": {"cpu": "1", "memory": "1Gi"}}}]}}}});
         assert!(contains(&live, &desired));
+    }
+
+    #[test]
+    fn the_path_of_an_acme_challenge_is_no_difference_and_any_other_is() {
+        let desired = json!({"spec": {"rules": [{"host": "a.example.com", "http": {"paths": [{"path": "/metrics"}, {"path": "/"}]}}]}});
+        for (path, stands) in [
+            ("/.well-known/acme-challenge/token", true),
+            ("/other", false),
+        ] {
+            let mut live = desired.clone();
+            let paths = &mut live["spec"]["rules"][0]["http"]["paths"];
+            paths.as_array_mut().unwrap().insert(
+                0,
+                json!({"path": path, "pathType": "ImplementationSpecific"}),
+            );
+            assert_eq!(contains(&live, &desired), stands, "{path}");
+        }
     }
 
     #[test]
