@@ -45,7 +45,9 @@ const OWNED: [(&str, &str, &str); 6] = [
 
 pub async fn drift(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     for (object, edit, field) in OWNED {
         let path = format!("jsonpath={field}");
         let read = || async { sandbox.kubectl(&["get", object, "-o", &path]).await };
@@ -86,14 +88,18 @@ pub async fn drift(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
     }
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
 /// Another party changes the PodDisruptionBudget back as fast as the operator writes it.
 pub async fn contested(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let budget = "poddisruptionbudget/demo";
     let fighter = tokio::spawn({
         let sandbox = sandbox.clone();
@@ -163,7 +169,9 @@ pub async fn name_taken(sandbox: Sandbox) -> Result<()> {
         .await?;
     sandbox.kubectl(&["delete", "service", NAME]).await?;
     sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let owner = sandbox
         .kubectl(&[
             "get",
@@ -179,13 +187,16 @@ pub async fn name_taken(sandbox: Sandbox) -> Result<()> {
 
 pub async fn deletion(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     sandbox
         .kubectl(&["create", "configmap", "not-ours", "--from-literal=a=b"])
         .await?;
     let kinds = "statefulsets,services,ingresses,poddisruptionbudgets,pods";
+    // It returns when the cluster has gone, which waits for what it owns.
     sandbox
-        .kubectl(&["delete", "bytebasecluster", NAME])
+        .kubectl(&["delete", "bytebasecluster", NAME, "--cascade=foreground"])
         .await?;
     let left = || async {
         sandbox
@@ -199,10 +210,8 @@ pub async fn deletion(sandbox: Sandbox) -> Result<()> {
             ])
             .await
     };
-    wait::until("nothing of ours", PATIENCE, left, |names| {
-        names.trim().is_empty()
-    })
-    .await?;
+    let names = left().await?;
+    ensure!(names.trim().is_empty(), "left behind: {names}");
     for kept in ["configmap/not-ours", "secret/demo-database"] {
         sandbox
             .kubectl(&["get", kept])
@@ -219,7 +228,9 @@ pub async fn deletion(sandbox: Sandbox) -> Result<()> {
 pub async fn orphans(sandbox: Sandbox) -> Result<()> {
     let cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
     sandbox
         .kubectl(&["delete", "bytebasecluster", NAME, "--cascade=orphan"])
@@ -279,7 +290,9 @@ pub async fn switches(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["ingress"] =
         json!({"preset": "ingress-nginx", "className": "nginx", "tlsSecretName": "tls"});
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let ingress = || async {
         Ok(serde_json::from_str::<Value>(
             &sandbox.kubectl(&["get", "ingress", "-o", "json"]).await?,

@@ -205,9 +205,10 @@ impl Objects<'_> {
         &self,
         api: &Api<DynamicObject>,
         desired: &DesiredObject,
-        value: Value,
+        mut value: Value,
         force: bool,
     ) -> Result<DynamicObject, ApplyFailure> {
+        hold_the_owner(&mut value);
         let parameters = PatchParams {
             force,
             ..PatchParams::apply(FIELD_MANAGER)
@@ -317,6 +318,15 @@ impl Objects<'_> {
     }
 }
 
+/// A foreground deletion of a cluster waits for its objects. This is written with whatever else is,
+/// and no reason to write: an upgrade of the operator must not write every object there is.
+fn hold_the_owner(value: &mut Value) {
+    let owners = value["metadata"]["ownerReferences"].as_array_mut();
+    for owner in owners.into_iter().flatten() {
+        owner["blockOwnerDeletion"] = json!(true);
+    }
+}
+
 fn failure(error: &kube::Error, verb: &str, desired: &DesiredObject) -> ApplyFailure {
     let plural = desired.kind.plural();
     let what = format!("{verb} {plural}/{}", desired.name);
@@ -413,6 +423,39 @@ mod tests {
         assert_eq!((done, methods.as_str()), (Ok(Applied::Written), "PATCH"));
         assert_eq!(calls[0].2["metadata"]["resourceVersion"], "1");
         assert!(!calls[0].1.contains("force"), "{}", calls[0].1);
+    }
+
+    #[tokio::test]
+    async fn a_foreground_deletion_waits_for_what_is_written_and_nothing_is_written_for_that() {
+        let mut wanted = desired();
+        wanted.value["metadata"]["ownerReferences"] =
+            live("ours")["metadata"]["ownerReferences"].clone();
+        let mut standing = live("ours");
+        standing["metadata"]["annotations"] = json!({HASH_ANNOTATION: hash(&wanted)});
+        let mut answer = live("ours");
+        answer["metadata"]["resourceVersion"] = json!("8");
+        let mut changed = wanted.clone();
+        changed.value["spec"]["ports"] = json!([{"port": 81}]);
+        let cached: DynamicObject = serde_json::from_value(standing).unwrap();
+        for (wanted, cached, calls_made) in [
+            (&wanted, Some(cached.clone()), 0),
+            (&changed, Some(cached), 1),
+            (&wanted, None, 1),
+        ] {
+            let (client, calls) = respond(vec![(200, answer.clone())]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: OWNER,
+            };
+            objects.apply(wanted, cached).await.unwrap();
+            let calls = calls.lock().unwrap();
+            assert_eq!(calls.len(), calls_made);
+            for (_, _, body) in calls.iter() {
+                let owner = &body["metadata"]["ownerReferences"][0];
+                assert_eq!(owner["blockOwnerDeletion"], true, "{body}");
+            }
+        }
     }
 
     #[tokio::test]
