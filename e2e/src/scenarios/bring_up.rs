@@ -20,7 +20,7 @@ pub async fn three_replicas(sandbox: Sandbox) -> Result<()> {
     sandbox
         .kubectl(&[
             "wait",
-            "--for=condition=Ready",
+            "--for=jsonpath={.status.phase}=Ready",
             "--timeout=120s",
             &format!("bytebasecluster/{NAME}"),
         ])

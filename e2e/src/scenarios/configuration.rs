@@ -76,7 +76,9 @@ pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "ConfigurationValid", "True", "")
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "mending it touched what runs"
@@ -86,7 +88,9 @@ pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
 
 pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
     sandbox
         .kubectl(&["delete", "secret", DATABASE_SECRET])
@@ -100,7 +104,9 @@ pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
         "a missing Secret ended a replica"
     );
     sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "the Secret's return ended a replica"
@@ -110,7 +116,9 @@ pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
 
 pub async fn wrong_license(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
     // What is stored counts; a Secret that is wrong is told and harms nobody.
     let token = sandbox.harness().license.sign(&License::default());
@@ -127,7 +135,9 @@ pub async fn wrong_license(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "")
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     sandbox
         .create_license_secret(LICENSE_SECRET, &License::default())
         .await?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
-use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
 
 /// The API server takes its time to come back, and the kubelet waits between its starts.
@@ -177,12 +177,8 @@ async fn all_is_well(sandbox: &Sandbox) -> Result<()> {
     let settled = || async {
         let cluster = sandbox.clusters().get(NAME).await?;
         let status = &cluster.data["status"];
-        let is_true = |kind| {
-            condition(&status["conditions"], kind)
-                .is_some_and(|condition| condition["status"] == "True")
-        };
         let current = status["observedGeneration"].as_i64() == cluster.metadata.generation;
-        Ok(current && is_true("RolloutComplete") && is_true("Ready"))
+        Ok(current && status["phase"] == "Ready")
     };
     wait::until("a Ready cluster", BACK, settled, |well| *well).await?;
     Ok(())

@@ -14,7 +14,9 @@ const BEAT_COUNTS: Duration = Duration::from_secs(32);
 
 pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
     let right = sandbox.database().url();
     let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
@@ -40,7 +42,9 @@ pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     )
     .await?;
     sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
         "mending the Secret ended a replica"
@@ -84,7 +88,9 @@ pub async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
 
     sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     ensure!(support::pods(&sandbox).await?.len() == 2);
     Ok(())
 }
@@ -101,13 +107,17 @@ pub async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
         "a pod was started on somebody else's tables"
     );
     support::execute(&sandbox, "DROP TABLE invoices").await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
 pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     sandbox
         .apply_yaml(&support::second(&sandbox).to_string())
         .await?;
@@ -122,13 +132,15 @@ pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
             .is_empty(),
         "the second cluster started on the first one's database"
     );
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     // When the first goes, the second may start.
     sandbox
         .kubectl(&["delete", "bytebasecluster", NAME])
         .await?;
     sandbox
-        .wait_condition("second", "Ready", "True", "")
+        .wait_condition("second", "Ready", "True", "AllReplicasActive")
         .await?;
     Ok(())
 }

@@ -31,7 +31,9 @@ async fn ready(sandbox: &Sandbox) -> Result<()> {
     let mut cluster = support::licensed(sandbox, 2);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     support::start(sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
@@ -161,7 +163,9 @@ pub async fn maintenance(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     cluster["spec"]["rollout"]["strategy"] = json!("Maintenance");
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let (id, _) = running_task(&sandbox, LONG).await?;
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
     let (mut waited_for, mut was_down, mut has_served) = (BTreeSet::new(), false, false);
@@ -217,7 +221,9 @@ pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(20);
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let pool = sandbox.sql().await?;
     let load = tokio::spawn(task_each_second(pool.clone()));
     let (_, pod) = running_task(&sandbox, 1).await?;
@@ -255,7 +261,9 @@ pub async fn without_operator(sandbox: Sandbox) -> Result<()> {
     for evicts in [false, true] {
         // The id of the replica is asked of the operator's status, so it is there to begin with.
         scale_operator(&sandbox, 1).await?;
-        sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+            .await?;
         let (id, pod) = running_task(&sandbox, LONG).await?;
         scale_operator(&sandbox, 0).await?;
         let name = pod.name_any();

@@ -75,7 +75,9 @@ impl Release {
         });
         self.upgrade(sandbox, &changed).await?;
         untouched(sandbox, "an upgrade of the operator rolls nobody", &before).await?;
-        sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+            .await?;
 
         uninstall(sandbox.harness(), &self.0).await?;
         untouched(sandbox, "what runs outlives the operator", &before).await?;

@@ -22,7 +22,7 @@ pub async fn gate(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "ReplicasHealthy", "True", "")
         .await?;
     sandbox
-        .wait_condition(NAME, "Ready", "False", "HeldBackByLicense")
+        .wait_condition(NAME, "Ready", "True", "HeldBackByLicense")
         .await?;
     let one = || async { Ok(support::pods(&sandbox).await?.len()) };
     wait::throughout("one replica", Duration::from_secs(15), one, |count| {
@@ -105,7 +105,9 @@ pub async fn expiry(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "HALicensed", "True", "LicenseEndsSoon")
         .await?;
     support::says(&told, &["within a day"])?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
 
     sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseExpiring")
@@ -179,7 +181,9 @@ pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
 /// none lets a second replica run.
 pub async fn forms(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     forget_license(&sandbox).await?;
 
     refused_forms(&sandbox).await?;
@@ -304,7 +308,9 @@ pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::licensed(&sandbox, 2).to_string())
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let expires = support::shorten_license(&sandbox, 90).await?;
     sandbox.install_operator(&options(0)).await?;
     let nobody = || sandbox.operator_pods();

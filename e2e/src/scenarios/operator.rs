@@ -210,7 +210,9 @@ pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::licensed(&sandbox, 3).to_string())
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let writers = || async {
         let calls = sandbox.calls().await?;
         let pods: BTreeSet<_> = calls
@@ -289,7 +291,9 @@ pub async fn shards(sandbox: Sandbox) -> Result<()> {
         }
     };
     label("shard=a").await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
 
     // It goes to another installation: nothing ends, and nothing is put back.
@@ -317,7 +321,9 @@ async fn pair(sandbox: &Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::minimal(sandbox, 1).to_string())
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     wait_for_pair(sandbox).await
 }
 
@@ -342,7 +348,9 @@ async fn change_arrives(sandbox: &Sandbox, led_by: &str) -> Result<()> {
         pods.len() == 1 && pods.iter().all(support::is_ready)
     })
     .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     sandbox
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;

@@ -30,7 +30,9 @@ pub async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &cluster).await?;
 
     // Told of, and everything else stands.
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     lacking(&sandbox).await?;
     ensure!(
         exists(&sandbox, "networkpolicy/demo").await?,

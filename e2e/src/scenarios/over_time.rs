@@ -180,7 +180,9 @@ async fn template(sandbox: &Sandbox) -> Result<String> {
 /// Whoever is read first after a restart, the older one has the database.
 pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     sandbox
         .apply_yaml(&support::second(&sandbox).to_string())
         .await?;
@@ -229,7 +231,7 @@ pub async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
     gone?;
     support::wait_pods(&sandbox, 1).await?;
     sandbox
-        .wait_condition(NAME, "Ready", "False", "HeldBackByLicense")
+        .wait_condition(NAME, "Ready", "True", "HeldBackByLicense")
         .await?;
     Ok(())
 }
@@ -407,7 +409,9 @@ pub async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
 /// with a login that the operator cannot do, it leaves no session behind.
 pub async fn made_again(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     for _ in 0..2 {
         sandbox
             .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])

@@ -68,7 +68,9 @@ pub async fn pod_security(sandbox: Sandbox) -> Result<()> {
 /// A policy that says no, and a webhook that does not answer.
 pub async fn webhook(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let namespace = sandbox.namespace().to_owned();
     for (objects, words) in [
         (policy(&namespace), ["not on a Friday", "ingresses/demo"]),

@@ -25,7 +25,7 @@ pub async fn scale(sandbox: Sandbox) -> Result<()> {
         support::wait_pods(&sandbox, replicas).await?;
         if replicas == 0 {
             sandbox
-                .wait_condition(NAME, "Ready", "False", "ScaledToZero")
+                .wait_condition(NAME, "Ready", "True", "ScaledToZero")
                 .await?;
             sandbox
                 .wait_status(NAME, "phase Stopped", |status| status["phase"] == "Stopped")
@@ -71,7 +71,9 @@ pub async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
         ensure!(start.elapsed() < PATIENCE, "still more than one replica");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 

@@ -19,7 +19,9 @@ pub async fn image_change(sandbox: Sandbox) -> Result<()> {
         json!([{"name": "extra", "mountPath": "/extra", "readOnly": false}]);
     cluster["spec"]["podTemplate"] = json!({"spec": {"hostPID": false}});
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
 
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
@@ -77,7 +79,9 @@ pub async fn image_change(sandbox: Sandbox) -> Result<()> {
         "a replica was replaced for a refused downgrade"
     );
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
@@ -85,7 +89,9 @@ pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["readyTimeoutSeconds"] = json!(15);
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
 
     support::patch_spec(

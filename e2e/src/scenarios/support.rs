@@ -87,7 +87,9 @@ pub async fn admin_secret(sandbox: &Sandbox, password: &str) -> Result<()> {
 /// A licensed cluster of this size, brought up and Ready.
 pub async fn ready(sandbox: &Sandbox, replicas: i32) -> Result<()> {
     start(sandbox, &licensed(sandbox, replicas)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 

@@ -85,7 +85,9 @@ pub async fn namespace_lost(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::licensed(&sandbox, 1).to_string())
         .await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
 
     // Its roles go with it.
     sandbox.kubectl(&["delete", "namespace", &other]).await?;

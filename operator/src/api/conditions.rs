@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
     strum::Display,
 )]
 pub enum ConditionType {
-    /// Every wanted replica is Ready and sends heartbeats.
+    /// As many replicas as may run are Ready and send heartbeats; the reason says if that is fewer
+    /// than wanted. A cluster of 0 replicas is Ready when the last has ended.
     Ready,
     /// The operator is still moving the cluster towards its spec.
     Reconciling,
@@ -68,7 +69,7 @@ pub enum Reason {
     ReplicasNotReady,
     /// Fewer replicas run than wanted, because the license gate holds them back.
     HeldBackByLicense,
-    /// Fewer replicas run than wanted, because of the database.
+    /// Fewer replicas run than wanted, or none, because of the database.
     HeldBackByDatabase,
     /// Fewer replicas run than wanted, because the version cannot run several.
     HeldBackByVersion,

@@ -7,8 +7,9 @@ pub mod spec;
 pub mod status;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
+use serde_json::json;
 use std::collections::BTreeMap;
 
 pub use conditions::{ConditionType, Reason};
@@ -23,9 +24,19 @@ pub fn crd() -> CustomResourceDefinition {
         let schema = version.schema.as_mut();
         if let Some(schema) = schema.and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             bound_integers(schema);
+            begin_unobserved(schema);
         }
     }
     crd
+}
+
+/// A cluster that the operator has not seen yet has a status that speaks of no generation of its
+/// spec. Without one, kstatus takes a new object for one that is as it should be.
+fn begin_unobserved(schema: &mut JSONSchemaProps) {
+    let properties = schema.properties.iter_mut().flatten();
+    for (_, status) in properties.filter(|(name, _)| *name == "status") {
+        status.default = Some(JSON(json!({"observedGeneration": -1})));
+    }
 }
 
 /// The API server takes any integer for one of format `int32`. The types that read it do not, so the

@@ -41,7 +41,7 @@ pub const MOST_REPLICAS: i32 = 50;
         label_selector_path = ".status.selector"
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the cluster stands, in one word"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Every wanted replica is Ready and sends heartbeats"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "As many replicas as may run are Ready and send heartbeats"),
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),

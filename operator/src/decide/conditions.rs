@@ -237,53 +237,62 @@ fn severity(reason: Reason) -> u8 {
     }
 }
 
+/// Whether as many replicas serve as may run. That fewer may run than are wanted is no lack of
+/// readiness: mostly only a person changes it, and who waits for a cluster to become Ready, such as
+/// a sync, would wait for ever. The reason says it, and so does the phase.
 fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
+    let health = findings.health;
     let wanted = findings.cluster.replicas;
     if wanted == 0 {
-        return no(
-            Reason::ScaledToZero,
-            "replicas is 0: the cluster is stopped",
-        );
+        let stopped = health.replicas.is_empty();
+        let how = if stopped { "stopped" } else { "being stopped" };
+        let message = format!("replicas is 0: the cluster is {how}");
+        return Verdict::new(Some(stopped), Reason::ScaledToZero, message);
     }
-    if let Some((reason, message)) = &findings.target.held_back {
+    let may_run = usize::try_from(findings.target.replicas).unwrap_or(0);
+    let held = findings.target.held_back.as_ref();
+    if let Some((reason, message)) = held
+        && (may_run == 0 || *reason == Reason::DatabaseNotProbed)
+    {
         return no(*reason, held_back(findings, message));
     }
-    let health = findings.health;
-    let serving = health.serving();
-    let enough = usize::try_from(wanted).is_ok_and(|wanted| serving >= wanted);
-    let ready_pods = health.ready_pods();
-    if enough && !health.readable {
+    let (serving, ready_pods) = (health.serving(), health.ready_pods());
+    let limit = held.map_or_else(String::new, |(_, message)| {
+        format!("; no more than {may_run} of {wanted} may run: {message}")
+    });
+    if serving >= may_run && !health.readable {
         // Only where heartbeats can never be read does a Ready pod count as serving; to call that
         // Ready would claim what nobody saw.
         return unknown(
             Reason::HeartbeatsUnknown,
             format!(
-                "{serving} pods are Ready, but the operator cannot read their heartbeats: set database.monitorSecretRef"
+                "{serving} pods are Ready, but the operator cannot read their heartbeats: set database.monitorSecretRef{limit}"
             ),
         );
     }
-    if enough {
-        return yes(
+    match held {
+        Some((reason, message)) if serving >= may_run => {
+            yes(*reason, held_back(findings, message))
+        }
+        None if serving >= may_run => yes(
             Reason::AllReplicasActive,
             format!("{serving} of {wanted} replicas are Ready and send heartbeats"),
-        );
-    }
-    if !health.readable && usize::try_from(wanted).is_ok_and(|wanted| ready_pods >= wanted) {
-        return unknown(
+        ),
+        _ if !health.readable && ready_pods >= may_run => unknown(
             Reason::HeartbeatsUnknown,
             format!(
-                "{ready_pods} pods are Ready, but their heartbeats cannot be read: {}",
+                "{ready_pods} pods are Ready, but their heartbeats cannot be read: {}{limit}",
                 findings.database.message
             ),
-        );
-    }
-    no(
-        Reason::ReplicasNotReady,
-        format!(
-            "{serving} of {wanted} replicas are Ready and send heartbeats; {}",
-            healthy.message
         ),
-    )
+        _ => no(
+            Reason::ReplicasNotReady,
+            format!(
+                "{serving} of {may_run} replicas are Ready and send heartbeats; {}{limit}",
+                healthy.message
+            ),
+        ),
+    }
 }
 
 /// Says how many run now, and where the number goes.
@@ -509,7 +518,10 @@ pub fn phase(findings: &Findings<'_>, conditions: &[ConditionDraft]) -> Phase {
         } else {
             Phase::Scaling
         }
-    } else if is(ConditionType::Ready, true) && is(ConditionType::RolloutComplete, true) {
+    } else if findings.target.held_back.is_none()
+        && is(ConditionType::Ready, true)
+        && is(ConditionType::RolloutComplete, true)
+    {
         Phase::Ready
     } else if set.is_none() || findings.health.replicas.is_empty() {
         Phase::Pending

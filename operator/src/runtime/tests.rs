@@ -32,7 +32,7 @@ const OBJECTS: [&str; 6] = [
 ];
 /// What its first status tells.
 const EVENTS: [&str; 3] = [
-    "event HeldBackByLicense",
+    "event ReplicasNotReady",
     "event DatabaseCannotRead",
     "event ReplicaNotReady",
 ];

@@ -169,7 +169,7 @@ fn beginnings() -> Vec<Case> {
             )
         },
         Case {
-            ready: (Some(false), Reason::HeldBackByLicense),
+            ready: NOT_READY,
             reconciling: MOVING,
             healthy: none,
             ..case(
@@ -182,7 +182,7 @@ fn beginnings() -> Vec<Case> {
             )
         },
         Case {
-            ready: (Some(false), Reason::HeldBackByLicense),
+            ready: (Some(true), Reason::HeldBackByLicense),
             ..case(
                 "nobody signed up",
                 healthy(1, StoredLicense::NoWorkspace),
@@ -190,7 +190,7 @@ fn beginnings() -> Vec<Case> {
             )
         },
         Case {
-            ready: (Some(false), Reason::HeldBackByVersion),
+            ready: (Some(true), Reason::HeldBackByVersion),
             spec: json!({"version": "3.16.0"}),
             ..case(
                 "too old for HA",
@@ -201,7 +201,7 @@ fn beginnings() -> Vec<Case> {
             )
         },
         Case {
-            ready: by_database,
+            ready: (None, Reason::HeartbeatsUnknown),
             healthy: (None, Reason::HeartbeatsUnknown),
             ..case(
                 "database out of reach",
@@ -360,7 +360,7 @@ fn changing() -> Vec<Case> {
             ..case("stopping", three(), Phase::Scaling)
         },
         Case {
-            ready: (Some(false), Reason::ScaledToZero),
+            ready: (Some(true), Reason::ScaledToZero),
             healthy: (Some(true), Reason::NoReplicas),
             spec: json!({"replicas": 0}),
             ..case("stopped", healthy(0, stored(&json!({}))), Phase::Stopped)
@@ -371,7 +371,7 @@ fn changing() -> Vec<Case> {
             ..case("paused", three(), Phase::Paused)
         },
         Case {
-            ready: (Some(false), Reason::HeldBackByLicense),
+            ready: (Some(true), Reason::HeldBackByLicense),
             reconciling: MOVING,
             ..case("license ended", healthy(3, no_license()), Phase::Scaling)
         },

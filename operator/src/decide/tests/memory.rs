@@ -273,7 +273,7 @@ fn nothing_is_scaled_up_beside_foreign_replicas() {
     assert_eq!(size(&held), Some(1));
     assert_eq!(
         state(&held, ConditionType::Ready),
-        (Some(false), Reason::HeldBackByDatabase)
+        (Some(true), Reason::HeldBackByDatabase)
     );
 }
 

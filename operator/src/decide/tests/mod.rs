@@ -4,6 +4,7 @@ mod conditions;
 mod gate;
 mod haste;
 mod health;
+mod kstatus;
 mod license;
 mod maintenance;
 mod memory;

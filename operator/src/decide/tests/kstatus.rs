@@ -1,0 +1,251 @@
+//! What tools make of the status that wait for a cluster to become as it was applied: Flux, `kpt`,
+//! `cli-utils`. None may wait for ever for what only a person changes.
+
+use super::plan;
+use crate::api::crd;
+use crate::api::status::BytebaseClusterStatus;
+use crate::apply::{ApplyFailure, FailureKind};
+use crate::contract::version::Version;
+use crate::observation::{
+    DatabaseView, Fact, FailureClass, FailureReason, Observation, SchemaState, StoredLicense,
+};
+use crate::report;
+use crate::testing::{
+    after, beats, days, failure, healthy, no_license, now, observation, stored, with_facts,
+};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+/// Generation of the spec.
+const GENERATION: i64 = 4;
+
+/// What kstatus says of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kstatus {
+    Current,
+    InProgress,
+    Failed,
+}
+
+/// The rules of kstatus for an object of a kind that it does not know, in their order:
+/// `checkGenericProperties` in `generic.go` and `checkReadyCondition` in `status.go` of
+/// sigs.k8s.io/cli-utils 0.37.2, `pkg/kstatus/status`.
+pub fn kstatus(status: &Value, generation: i64) -> Kstatus {
+    let observed = status["observedGeneration"].as_i64();
+    if observed.is_some_and(|observed| observed != generation) {
+        return Kstatus::InProgress;
+    }
+    let conditions = status["conditions"].as_array();
+    let conditions: Vec<_> = conditions.into_iter().flatten().collect();
+    for condition in &conditions {
+        match (condition["type"].as_str(), condition["status"].as_str()) {
+            (Some("Reconciling"), Some("True")) => return Kstatus::InProgress,
+            (Some("Stalled"), Some("True")) => return Kstatus::Failed,
+            _ => {}
+        }
+    }
+    let ready = conditions
+        .iter()
+        .find(|condition| condition["type"] == "Ready");
+    match ready.and_then(|ready| ready["status"].as_str()) {
+        Some("False" | "Unknown") => Kstatus::InProgress,
+        _ => Kstatus::Current,
+    }
+}
+
+/// The status of a cluster that is written for the first time.
+fn status(spec: &Value, seen: &Observation, failures: &[ApplyFailure]) -> Value {
+    let previous = BytebaseClusterStatus {
+        // What the definition begins with.
+        observed_generation: Some(-1),
+        ..BytebaseClusterStatus::default()
+    };
+    let plan = plan(spec, seen);
+    let status = report::status(&previous, plan.report, failures, Some(GENERATION), now());
+    serde_json::to_value(status).unwrap()
+}
+
+fn of(spec: &Value, seen: &Observation) -> Kstatus {
+    kstatus(&status(spec, seen, &[]), GENERATION)
+}
+
+fn three() -> Observation {
+    healthy(3, stored(&json!({})))
+}
+
+#[test]
+fn what_only_a_person_changes_holds_no_sync() {
+    let unknown_schema = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        facts.license = Fact::Unknown;
+        facts.not_understood = vec!["setting"];
+    });
+    let old = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        facts.schema = SchemaState::Empty;
+    });
+    let ended = stored(&json!({"exp": after(days(-1)).as_second()}));
+    let none = json!({});
+    for (name, spec, seen) in [
+        ("well", &none, three()),
+        (
+            "stopped",
+            &json!({"replicas": 0}),
+            healthy(0, stored(&json!({}))),
+        ),
+        (
+            "stopped, and out of reach",
+            &json!({"replicas": 0}),
+            observation(
+                Some(0),
+                failure(FailureClass::Unknown, FailureReason::Unreachable),
+            ),
+        ),
+        ("paused", &json!({"paused": true}), three()),
+        (
+            "no one has signed up",
+            &none,
+            healthy(1, StoredLicense::NoWorkspace),
+        ),
+        ("no license", &none, healthy(1, no_license())),
+        (
+            "a license in the Secret alone",
+            &json!({"license": {"secretRef": {"name": "license", "key": "token"}}}),
+            healthy(1, no_license()),
+        ),
+        (
+            "a license without HA",
+            &none,
+            healthy(1, stored(&json!({"ha": false}))),
+        ),
+        ("a license that ended", &none, healthy(1, ended)),
+        (
+            "a license that cannot be read by this operator",
+            &none,
+            unknown_schema,
+        ),
+        (
+            "a version that cannot run several",
+            &json!({"version": "3.16.0"}),
+            old,
+        ),
+    ] {
+        assert_eq!(of(spec, &seen), Kstatus::Current, "{name}");
+    }
+}
+
+#[test]
+fn what_changes_by_itself_is_waited_for() {
+    let changed = |change: fn(&mut Observation)| {
+        let mut seen = three();
+        change(&mut seen);
+        seen
+    };
+    let none = json!({});
+    for (name, spec, seen) in [
+        (
+            "before the first reading",
+            &none,
+            observation(None, DatabaseView::NotProbed),
+        ),
+        (
+            "starting",
+            &none,
+            changed(|seen| {
+                for pod in &mut seen.pods {
+                    pod.ready = false;
+                    pod.created_at = after(SignedDuration::from_secs(-60));
+                }
+            }),
+        ),
+        ("growing", &none, healthy(1, stored(&json!({})))),
+        ("shrinking", &json!({"replicas": 2}), three()),
+        ("being stopped", &json!({"replicas": 0}), three()),
+        ("going down to one", &none, healthy(3, no_license())),
+        (
+            "rolling",
+            &none,
+            changed(|seen| seen.pods[0].revision = Some("old".to_owned())),
+        ),
+        (
+            "a stale heartbeat",
+            &none,
+            with_facts(three(), |facts| {
+                beats(facts)[0].age = std::time::Duration::from_secs(40);
+            }),
+        ),
+        (
+            "an outage of the database",
+            &none,
+            observation(
+                Some(3),
+                failure(FailureClass::Unknown, FailureReason::Unreachable),
+            ),
+        ),
+        (
+            "one that stays where it was",
+            &none,
+            observation(
+                Some(1),
+                failure(FailureClass::Unknown, FailureReason::Unreachable),
+            ),
+        ),
+    ] {
+        assert_eq!(of(spec, &seen), Kstatus::InProgress, "{name}");
+    }
+    // Before the operator has seen it at all, the definition says so.
+    let schema = crd().spec.versions.remove(0).schema.unwrap();
+    let properties = schema.open_api_v3_schema.unwrap().properties.unwrap();
+    let unseen = &properties["status"].default.as_ref().unwrap().0;
+    assert_eq!(kstatus(unseen, 1), Kstatus::InProgress);
+    // A write that failed and may succeed when it is tried again.
+    let failures = [refused(FailureKind::Transient)];
+    let status = status(&none, &three(), &failures);
+    assert_eq!(kstatus(&status, GENERATION), Kstatus::InProgress);
+}
+
+#[test]
+fn what_does_not_go_on_without_help_is_reported_at_once() {
+    let none = json!({});
+    let late = {
+        let mut seen = three();
+        for pod in &mut seen.pods {
+            pod.ready = false;
+            pod.created_at = after(SignedDuration::from_secs(-900));
+        }
+        seen
+    };
+    let newer = with_facts(three(), |facts| {
+        facts.schema = SchemaState::Bytebase {
+            version: Some(Version::new(3, 22, 0)),
+        };
+    });
+    for (name, spec, seen) in [
+        (
+            "a wrong password",
+            &none,
+            observation(
+                None,
+                failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
+            ),
+        ),
+        (
+            "a spec that cannot be used",
+            &json!({"replicas": -1}),
+            three(),
+        ),
+        ("a first start that does not come off", &none, late),
+        ("an older version than the schema", &none, newer),
+    ] {
+        assert_eq!(of(spec, &seen), Kstatus::Failed, "{name}");
+    }
+    let failures = [refused(FailureKind::Forbidden)];
+    let status = status(&none, &three(), &failures);
+    assert_eq!(kstatus(&status, GENERATION), Kstatus::Failed);
+}
+
+fn refused(kind: FailureKind) -> ApplyFailure {
+    ApplyFailure {
+        kind,
+        exposes: false,
+        message: "refused".to_owned(),
+    }
+}
