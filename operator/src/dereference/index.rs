@@ -1,22 +1,66 @@
-//! Which clusters a changed Secret or ConfigMap concerns.
+//! Which clusters a changed Secret or ConfigMap concerns, and what was just read of it.
 
 use crate::kubernetes::Kind;
 use crate::process::queue::Key;
+use crate::validate::Fetched;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
-/// Which clusters name which Secret or ConfigMap.
+/// How long what was read is kept: until a new cluster, even one of a thousand, has come to rest.
+/// The reconciles that its own objects cause in that time need no further read.
+pub const KEEP: Duration = Duration::from_mins(2);
+/// Largest object that is kept, in bytes of its values. A connection string, a license and a CA
+/// bundle are smaller; what a tenant puts beside them must not fill the memory.
+const LARGEST: usize = 32 * 1024;
+
+/// Which clusters name which Secret or ConfigMap, and what was read of one in the last minutes.
+///
+/// Nothing is kept that the watch of its kind would not take back: a value stands until the watch
+/// shows another version, and none is kept while the watch fails.
 #[derive(Default)]
 pub struct ReferenceIndex(Mutex<Index>);
 
 #[derive(Default)]
 struct Index {
-    clusters: HashMap<Reference, HashSet<Key>>,
-    references: HashMap<Key, HashSet<Reference>>,
+    references: HashMap<Reference, Named>,
+    clusters: HashMap<Key, HashSet<Reference>>,
+    /// Kinds and namespaces (`None`: all) whose watch works.
+    watched: HashSet<(bool, Option<String>)>,
 }
 
 /// Whether it is a Secret (else a ConfigMap), namespace, and name.
 type Reference = (bool, String, String);
+
+/// An object that some cluster names.
+#[derive(Default)]
+struct Named {
+    clusters: HashSet<Key>,
+    /// `resourceVersion` that the watch showed last.
+    shown: Option<String>,
+    /// How often the watch has shown it, or has failed.
+    changes: u64,
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    version: String,
+    fetched: Fetched,
+    read_at: Instant,
+}
+
+/// What is known of an object before it is read.
+pub enum Known {
+    /// This, which still holds.
+    Kept(Fetched),
+    /// Nothing: read it, and hand this back with what came.
+    Unread(Ticket),
+}
+
+/// How often an object had changed before it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket(u64);
 
 impl ReferenceIndex {
     /// The Secrets and ConfigMaps a cluster names now.
@@ -33,46 +77,267 @@ impl ReferenceIndex {
             .chain(named(false, config_maps))
             .collect();
         let mut index = self.0.lock();
-        if index.references.get(key) == Some(&references) {
+        let before = index.clusters.get(key).cloned().unwrap_or_default();
+        if before == references {
             return;
         }
-        index.remove(key);
         for reference in &references {
-            index
-                .clusters
-                .entry(reference.clone())
-                .or_default()
-                .insert(key.clone());
+            let named = index.references.entry(reference.clone()).or_default();
+            named.clusters.insert(key.clone());
         }
-        index.references.insert(key.clone(), references);
+        index.withdraw(key, before.difference(&references));
+        index.clusters.insert(key.clone(), references);
     }
 
-    /// Clusters that name this object.
-    pub fn of(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Key> {
-        let reference = (kind == Kind::Secret, namespace.to_owned(), name.to_owned());
-        self.0
-            .lock()
-            .clusters
-            .get(&reference)
-            .map(|keys| keys.iter().cloned().collect())
-            .unwrap_or_default()
+    /// What is known of an object that a cluster names.
+    pub fn known(&self, kind: Kind, namespace: &str, name: &str) -> Known {
+        let index = self.0.lock();
+        let named = index.references.get(&reference(kind, namespace, name));
+        match named.and_then(|named| named.kept.as_ref()) {
+            Some(kept) => Known::Kept(kept.fetched.clone()),
+            None => Known::Unread(Ticket(named.map_or(0, |named| named.changes))),
+        }
+    }
+
+    /// Keeps what was read, unless it has changed since, or nobody would tell if it did.
+    pub fn keep(
+        &self,
+        kind: Kind,
+        metadata: &ObjectMeta,
+        fetched: &Fetched,
+        ticket: Ticket,
+        now: Instant,
+    ) {
+        let (Some(namespace), Some(name), Some(version)) = (
+            metadata.namespace.as_deref(),
+            metadata.name.as_deref(),
+            metadata.resource_version.clone(),
+        ) else {
+            return;
+        };
+        let mut index = self.0.lock();
+        if !index.is_watched(kind, namespace) || fetched.size() > LARGEST {
+            return;
+        }
+        let Some(named) = index.references.get_mut(&reference(kind, namespace, name)) else {
+            return;
+        };
+        if named.changes == ticket.0 || named.shown.as_ref() == Some(&version) {
+            named.kept = Some(Kept {
+                version,
+                fetched: fetched.clone(),
+                read_at: now,
+            });
+        }
+    }
+
+    /// The watch shows an object, changed or gone. Returns the clusters that this is news to.
+    pub fn shown(&self, kind: Kind, metadata: &ObjectMeta) -> Vec<Key> {
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+        let (Some(namespace), Some(name)) = (namespace, name) else {
+            return Vec::new();
+        };
+        let mut index = self.0.lock();
+        let Some(named) = index.references.get_mut(&reference(kind, namespace, name)) else {
+            return Vec::new();
+        };
+        named.changes += 1;
+        named.shown.clone_from(&metadata.resource_version);
+        let kept = named.kept.as_ref().map(|kept| &kept.version);
+        if kept.is_some() && kept == named.shown.as_ref() {
+            return Vec::new();
+        }
+        named.kept = None;
+        named.clusters.iter().cloned().collect()
+    }
+
+    /// Notes whether the watch of a kind works, in one namespace (`None`: in all).
+    pub fn watched(&self, kind: Kind, namespace: Option<&str>, works: bool) {
+        let watch = (kind == Kind::Secret, namespace.map(str::to_owned));
+        let mut index = self.0.lock();
+        if works {
+            index.watched.insert(watch);
+        } else if index.watched.remove(&watch) {
+            // What changes now is shown late or never.
+            for ((secret, of, _), named) in &mut index.references {
+                if *secret == watch.0 && namespace.is_none_or(|namespace| namespace == of) {
+                    named.changes += 1;
+                    named.kept = None;
+                }
+            }
+        }
+    }
+
+    /// Lets go of what was read long enough ago.
+    pub fn expire(&self, now: Instant) {
+        for named in self.0.lock().references.values_mut() {
+            named
+                .kept
+                .take_if(|kept| now.saturating_duration_since(kept.read_at) >= KEEP);
+        }
     }
 
     /// Forgets a cluster.
     pub fn forget(&self, key: &Key) {
-        self.0.lock().remove(key);
+        let mut index = self.0.lock();
+        let before = index.clusters.remove(key).unwrap_or_default();
+        index.withdraw(key, &before);
     }
 }
 
 impl Index {
-    fn remove(&mut self, key: &Key) {
-        for reference in self.references.remove(key).unwrap_or_default() {
-            if let Some(keys) = self.clusters.get_mut(&reference) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.clusters.remove(&reference);
+    /// A cluster names these no longer.
+    fn withdraw<'a>(&mut self, key: &Key, references: impl IntoIterator<Item = &'a Reference>) {
+        for reference in references {
+            if let Some(named) = self.references.get_mut(reference) {
+                named.clusters.remove(key);
+                if named.clusters.is_empty() {
+                    self.references.remove(reference);
                 }
             }
         }
+    }
+
+    fn is_watched(&self, kind: Kind, namespace: &str) -> bool {
+        let secret = kind == Kind::Secret;
+        [None, Some(namespace.to_owned())]
+            .into_iter()
+            .any(|watched| self.watched.contains(&(secret, watched)))
+    }
+}
+
+fn reference(kind: Kind, namespace: &str, name: &str) -> Reference {
+    (kind == Kind::Secret, namespace.to_owned(), name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::runtime::reflector::ObjectRef;
+
+    fn key() -> Key {
+        ObjectRef::new("demo").within("apps")
+    }
+
+    fn metadata(version: &str) -> ObjectMeta {
+        ObjectMeta {
+            namespace: Some("apps".to_owned()),
+            name: Some("pg".to_owned()),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn fetched(bytes: usize) -> Fetched {
+        Fetched::Present([("key".to_owned(), vec![0; bytes].into())].into())
+    }
+
+    /// An index over one cluster that names one Secret, whose watch works.
+    fn index() -> ReferenceIndex {
+        let index = ReferenceIndex::default();
+        index.watched(Kind::Secret, Some("apps"), true);
+        index.set(&key(), &["pg".to_owned()].into(), &BTreeSet::new());
+        index
+    }
+
+    fn known(index: &ReferenceIndex) -> Known {
+        index.known(Kind::Secret, "apps", "pg")
+    }
+
+    fn is_kept(index: &ReferenceIndex) -> bool {
+        matches!(known(index), Known::Kept(_))
+    }
+
+    /// Reads version 1, in the middle of which something happens.
+    fn read(index: &ReferenceIndex, meanwhile: impl FnOnce(&ReferenceIndex)) {
+        let Known::Unread(ticket) = known(index) else {
+            panic!("it is kept");
+        };
+        meanwhile(index);
+        let now = Instant::now();
+        index.keep(Kind::Secret, &metadata("1"), &fetched(1), ticket, now);
+    }
+
+    #[test]
+    fn what_was_read_stands_until_the_watch_shows_another_version() {
+        let index = index();
+        read(&index, |_| {});
+        assert!(is_kept(&index));
+        // The watch is late, or lists again.
+        assert_eq!(index.shown(Kind::Secret, &metadata("1")), []);
+        // Another object of that name.
+        assert_eq!(index.shown(Kind::ConfigMap, &metadata("2")), []);
+        assert!(is_kept(&index));
+        assert_eq!(index.shown(Kind::Secret, &metadata("2")), [key()]);
+        assert!(!is_kept(&index));
+        assert_eq!(index.shown(Kind::Secret, &metadata("3")), [key()]);
+    }
+
+    #[test]
+    fn what_changes_while_it_is_read_is_not_kept() {
+        let index = index();
+        read(&index, |index| {
+            index.shown(Kind::Secret, &metadata("2"));
+        });
+        assert!(!is_kept(&index));
+        read(&index, |index| {
+            index.shown(Kind::Secret, &metadata("1"));
+        });
+        assert!(is_kept(&index), "the watch showed what was read");
+    }
+
+    #[test]
+    fn nothing_is_kept_while_no_one_would_tell_that_it_changed() {
+        let fail = |index: &ReferenceIndex| index.watched(Kind::Secret, Some("apps"), false);
+        let index = index();
+        read(&index, |_| {});
+        fail(&index);
+        assert!(!is_kept(&index));
+        read(&index, |_| {});
+        assert!(!is_kept(&index));
+        index.watched(Kind::Secret, None, true);
+        read(&index, |_| {});
+        assert!(is_kept(&index), "a watch over all namespaces tells");
+        let other = ObjectRef::new("demo").within("other");
+        index.set(&other, &["pg".to_owned()].into(), &BTreeSet::new());
+        index.watched(Kind::Secret, Some("other"), true);
+        index.watched(Kind::Secret, Some("other"), false);
+        assert!(is_kept(&index), "another namespace");
+    }
+
+    #[test]
+    fn a_watch_that_fails_while_something_is_read_may_have_missed_a_change() {
+        let index = index();
+        read(&index, |index| {
+            index.watched(Kind::Secret, Some("apps"), false);
+            index.watched(Kind::Secret, Some("apps"), true);
+        });
+        assert!(!is_kept(&index));
+    }
+
+    #[test]
+    fn nothing_is_kept_for_longer_than_it_is_needed() {
+        let index = index();
+        read(&index, |_| {});
+        let read_at = Instant::now();
+        index.expire(read_at + KEEP / 2);
+        assert!(is_kept(&index));
+        index.expire(read_at + KEEP);
+        assert!(!is_kept(&index));
+        read(&index, |_| {});
+        index.forget(&key());
+        assert!(!is_kept(&index));
+        assert_eq!(index.shown(Kind::Secret, &metadata("2")), []);
+    }
+
+    #[test]
+    fn nothing_large_is_kept() {
+        let index = index();
+        let Known::Unread(ticket) = known(&index) else {
+            panic!("it is kept");
+        };
+        let large = fetched(LARGEST + 1);
+        index.keep(Kind::Secret, &metadata("1"), &large, ticket, Instant::now());
+        assert!(!is_kept(&index));
     }
 }

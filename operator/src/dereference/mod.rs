@@ -3,18 +3,24 @@
 
 mod index;
 
-pub use index::ReferenceIndex;
+pub use index::{KEEP, ReferenceIndex};
 
 use crate::api::BytebaseCluster;
+use crate::kubernetes::Kind;
 use crate::process::queue::Key;
 use crate::validate::{Fetched, References, wanted_references};
 use futures::future::join_all;
+use index::{Known, Ticket};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Instant;
 
 /// Reads the Secrets and ConfigMaps that a cluster names, and notes in `index` that it names them.
-/// Values are never cached.
+/// What was read a moment ago and has not changed since is not read again.
 pub async fn dereference(
     client: &Client,
     index: &ReferenceIndex,
@@ -24,25 +30,13 @@ pub async fn dereference(
     let namespace = cluster.namespace().unwrap_or_default();
     let (secrets, config_maps) = wanted_references(&cluster.spec);
     index.set(key, &secrets, &config_maps);
-    let secret_api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let config_map_api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
-    let secrets = fetch_all(secrets, |name| {
-        let api = &secret_api;
-        async move {
-            api.get(&name).await.map(|secret| {
-                secret
-                    .data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.0))
-                    .collect()
-            })
-        }
-    });
-    let config_maps = fetch_all(config_maps, |name| {
-        let api = &config_map_api;
-        async move { api.get(&name).await.map(config_map_values) }
-    });
+    let reader = Reader {
+        client,
+        index,
+        namespace: &namespace,
+    };
+    let secrets = reader.all(Kind::Secret, secrets, secret_values);
+    let config_maps = reader.all(Kind::ConfigMap, config_maps, config_map_values);
     let (secrets, config_maps) = futures::future::try_join(secrets, config_maps).await?;
     Ok(References {
         secrets,
@@ -50,9 +44,17 @@ pub async fn dereference(
     })
 }
 
+/// The values of an object, by key.
+type Values = BTreeMap<String, Vec<u8>>;
+
+fn secret_values(secret: Secret) -> Values {
+    let data = secret.data.unwrap_or_default().into_iter();
+    data.map(|(key, value)| (key, value.0)).collect()
+}
+
 /// The keys of a ConfigMap, whichever of its two fields they stand in. Kubernetes lets no key stand
 /// in both, and mounts both alike.
-fn config_map_values(map: ConfigMap) -> BTreeMap<String, Vec<u8>> {
+fn config_map_values(map: ConfigMap) -> Values {
     let text = map.data.unwrap_or_default().into_iter();
     let binary = map.binary_data.unwrap_or_default().into_iter();
     text.map(|(key, value)| (key, value.into_bytes()))
@@ -60,32 +62,64 @@ fn config_map_values(map: ConfigMap) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-async fn fetch_all<F, R>(
-    names: BTreeSet<String>,
-    get: F,
-) -> Result<BTreeMap<String, Fetched>, kube::Error>
-where
-    F: Fn(String) -> R,
-    R: Future<Output = Result<BTreeMap<String, Vec<u8>>, kube::Error>>,
-{
-    let reads = names.into_iter().map(|name| {
-        let read = get(name.clone());
-        async move {
-            let fetched = match read.await {
-                Ok(values) => Fetched::Present(
-                    values
-                        .into_iter()
-                        .map(|(key, value)| (key, value.into()))
-                        .collect(),
-                ),
-                Err(kube::Error::Api(status)) if status.code == 404 => Fetched::Missing,
-                Err(kube::Error::Api(status)) if status.code == 403 => Fetched::Forbidden,
-                Err(error) => return Err(error),
-            };
-            Ok((name, fetched))
-        }
-    });
-    join_all(reads).await.into_iter().collect()
+/// Reads objects of one namespace.
+struct Reader<'a> {
+    client: &'a Client,
+    index: &'a ReferenceIndex,
+    namespace: &'a str,
+}
+
+impl Reader<'_> {
+    async fn all<K>(
+        &self,
+        kind: Kind,
+        names: BTreeSet<String>,
+        values: fn(K) -> Values,
+    ) -> Result<BTreeMap<String, Fetched>, kube::Error>
+    where
+        K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        let reads = names.into_iter().map(|name| {
+            let api = &api;
+            async move {
+                let fetched = match self.index.known(kind, self.namespace, &name) {
+                    Known::Kept(fetched) => fetched,
+                    Known::Unread(ticket) => self.read(kind, api, &name, ticket, values).await?,
+                };
+                Ok((name, fetched))
+            }
+        });
+        join_all(reads).await.into_iter().collect()
+    }
+
+    async fn read<K>(
+        &self,
+        kind: Kind,
+        api: &Api<K>,
+        name: &str,
+        ticket: Ticket,
+        values: fn(K) -> Values,
+    ) -> Result<Fetched, kube::Error>
+    where
+        K: kube::Resource + Clone + Debug + DeserializeOwned,
+    {
+        let object = match api.get(name).await {
+            Ok(object) => object,
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Fetched::Missing),
+            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Fetched::Forbidden),
+            Err(error) => return Err(error),
+        };
+        let metadata = object.meta().clone();
+        let values = values(object).into_iter();
+        let fetched = Fetched::Present(values.map(|(key, value)| (key, value.into())).collect());
+        let now = Instant::now();
+        self.index.keep(kind, &metadata, &fetched, ticket, now);
+        Ok(fetched)
+    }
 }
 
 #[cfg(test)]

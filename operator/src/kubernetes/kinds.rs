@@ -178,10 +178,9 @@ impl Kind {
         self.facts().exposes
     }
 
-    /// Whether pods are made from it, or with its help: what is applied no later than the
-    /// StatefulSet.
-    pub fn is_needed_by_pods(self) -> bool {
-        self.facts().is_owned && self <= Self::StatefulSet
+    /// Whether a pod is made from it, or cannot be made without it.
+    pub const fn is_needed_by_pods(self) -> bool {
+        matches!(self, Self::ServiceAccount | Self::StatefulSet)
     }
 
     /// Whether a Kubernetes cluster may well lack the kind.
@@ -246,17 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn pods_need_what_is_applied_no_later_than_they() {
+    fn what_pods_need_is_applied_no_later_than_they() {
         let needed: Vec<_> = Kind::iter()
             .filter(|kind| kind.is_needed_by_pods())
             .collect();
-        let expected = [
-            Kind::ServiceAccount,
-            Kind::NetworkPolicy,
-            Kind::Service,
-            Kind::StatefulSet,
-        ];
-        assert_eq!(needed, expected);
+        assert_eq!(needed, [Kind::ServiceAccount, Kind::StatefulSet]);
+        assert!(needed.iter().all(|kind| *kind <= Kind::StatefulSet));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::tasks::Essential;
 use super::watches;
 use crate::apply::bytebase;
 use crate::decide::Settings;
+use crate::dereference;
 use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::{self, Contender};
@@ -19,7 +20,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Config};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,13 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     serve_live_values(&context, &metrics);
     let (essential, mut ended) = Essential::new();
     watches::start(&context, &watch_client, &readiness, &essential);
+    let keeper = Arc::clone(&context);
+    essential.spawn("expiry of what was read".to_owned(), async move {
+        loop {
+            tokio::time::sleep(dereference::KEEP / 2).await;
+            keeper.references.expire(Instant::now());
+        }
+    });
     starting.found();
 
     let terminated = terminated()?;
@@ -152,7 +160,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         lost = contender.keep() => Some(lost),
         Some(task) = ended.recv() => return Err(RunError::TaskEnded(task)),
         () = &mut terminated => None,
-        _ = &mut work => None,
+        _ = &mut work => return Err(RunError::TaskEnded("reconciles".to_owned())),
     };
     if let Some(lost) = lost {
         return Err(RunError::LeaseLost(lost.to_string()));

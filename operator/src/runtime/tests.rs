@@ -9,6 +9,7 @@ use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::testing::{api_server, cluster, settings};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -83,7 +84,7 @@ impl World {
             }
             let answer = match (method, call.as_str()) {
                 ("GET", _) => json!({
-                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"},
+                    "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg", "namespace": "apps", "resourceVersion": "1"},
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
                 }),
                 ("PATCH", "status") => {
@@ -117,6 +118,7 @@ impl World {
             leadership: Leadership::renewed(),
             queue,
         }));
+        context.references.watched(Kind::Secret, None, true);
         let mut cluster = cluster(spec);
         cluster.metadata.resource_version = Some("5".to_owned());
         context.sources.caches.clusters.put(cluster.clone());
@@ -186,8 +188,36 @@ impl World {
     }
 }
 
-fn get() -> Vec<String> {
-    vec!["GET".to_owned()]
+const NOTHING: [&str; 0] = [];
+
+#[tokio::test]
+async fn a_secret_is_read_once_for_a_new_cluster_and_once_for_each_change() {
+    let world = World::new(&json!({}));
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, [&["GET"][..], &OBJECTS].concat());
+    world.reconcile().await;
+    world.echo();
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, ["status"]);
+    let shown = |version: &str| {
+        let metadata = ObjectMeta {
+            namespace: Some("apps".to_owned()),
+            name: Some("pg".to_owned()),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        };
+        world.context.references.shown(Kind::Secret, &metadata)
+    };
+    // The watch shows late what was read.
+    assert_eq!(shown("1"), []);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert_eq!(shown("2"), [ObjectRef::from_obj(&world.cluster)]);
+    assert_eq!(world.reconcile().await.1, ["GET"]);
+    // While the watch fails no one would tell of a change.
+    world.context.references.watched(Kind::Secret, None, false);
+    for _ in 0..2 {
+        assert_eq!(world.reconcile().await.1, ["GET"]);
+    }
 }
 
 #[tokio::test]
@@ -200,15 +230,15 @@ async fn what_was_written_is_not_written_again_before_the_watch_shows_it() {
     let (requeue, calls) = world.reconcile().await;
     // It comes in any case, once.
     assert_eq!(requeue, Some(Action::requeue(ECHO)));
-    assert_eq!(calls, [&["GET", "status"][..], &EVENTS].concat());
+    assert_eq!(calls, [&["status"][..], &EVENTS].concat());
     let (requeue, calls) = world.reconcile().await;
-    assert_eq!((requeue, calls), (Some(Action::requeue(ECHO)), get()));
+    assert_eq!((requeue, calls), (Some(Action::requeue(ECHO)), vec![]));
     world.echo();
     let (requeue, calls) = world.reconcile().await;
     assert_eq!(requeue, Some(Action::await_change()));
-    assert_eq!(calls, ["GET", "status"]);
+    assert_eq!(calls, ["status"]);
     let (requeue, calls) = world.reconcile().await;
-    assert_eq!((requeue, calls), (Some(Action::await_change()), get()));
+    assert_eq!((requeue, calls), (Some(Action::await_change()), vec![]));
 }
 
 #[tokio::test]
@@ -236,7 +266,7 @@ async fn one_refused_object_keeps_neither_the_others_nor_the_status() {
     world.admit("Service/demo");
     let (requeue, calls) = world.reconcile().await;
     assert_eq!(requeue, Some(Action::requeue(ECHO)));
-    assert_eq!(calls, ["GET", "Service/demo"]);
+    assert_eq!(calls, ["Service/demo"]);
 }
 
 #[tokio::test]
@@ -245,13 +275,10 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_told_when_it_is() {
     world.reconcile().await;
     world.refuse("status", 503);
     let (requeue, calls) = world.reconcile().await;
-    assert_eq!(
-        (requeue, calls),
-        (None, vec!["GET".to_owned(), "status".to_owned()])
-    );
+    assert_eq!((requeue, calls), (None, vec!["status".to_owned()]));
     world.admit("status");
     let (_, calls) = world.reconcile().await;
-    assert_eq!(calls, [&["GET", "status"][..], &EVENTS].concat());
+    assert_eq!(calls, [&["status"][..], &EVENTS].concat());
 }
 
 #[tokio::test]
@@ -283,4 +310,25 @@ async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
     // The watch still shows the pod as before.
     let (_, calls) = world.reconcile().await;
     assert_eq!(evictions(&calls), 0, "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_rollout_waits_for_what_pods_are_made_from_and_for_no_other_object() {
+    for (object, evicts) in [
+        ("Service/demo", true),
+        ("Service/demo-headless", true),
+        ("PodDisruptionBudget/demo", true),
+        ("Ingress/demo", true),
+        ("ServiceAccount/demo", false),
+    ] {
+        let world = World::new(&json!({}));
+        world.refuse(object, 403);
+        world.reconcile().await;
+        world.echo();
+        world.runs_outdated_pod();
+        let (_, calls) = world.reconcile().await;
+        assert!(calls.iter().any(|call| call == object), "{calls:?}");
+        let evicted = calls.iter().any(|call| call == "Eviction/demo-0");
+        assert_eq!(evicted, evicts, "{object}: {calls:?}");
+    }
 }

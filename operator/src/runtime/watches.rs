@@ -243,12 +243,11 @@ impl Watch {
             let mut pauses = Pauses::default();
             while let Some(event) = events.next().await {
                 match event {
-                    Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
-                        named_event(&context, kind, &object);
-                    }
-                    Ok(Event::Init | Event::InitDone) => {}
+                    Ok(event) => named_event(&context, kind, namespace.as_deref(), event),
                     Err(error) => {
-                        context.watch_failed(kind, namespace.as_deref(), &error);
+                        let namespace = namespace.as_deref();
+                        context.references.watched(kind, namespace, false);
+                        context.watch_failed(kind, namespace, &error);
                         tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                     }
                 }
@@ -257,14 +256,21 @@ impl Watch {
     }
 }
 
-fn named_event<K>(context: &Context, kind: Kind, object: &PartialObjectMeta<K>) {
-    let (Some(namespace), Some(name)) = (
-        object.metadata.namespace.as_deref(),
-        object.metadata.name.as_deref(),
-    ) else {
-        return;
+fn named_event<K>(
+    context: &Context,
+    kind: Kind,
+    namespace: Option<&str>,
+    event: Event<PartialObjectMeta<K>>,
+) {
+    let object = match event {
+        // The listing that begins may fail.
+        Event::Init => return,
+        Event::InitDone => None,
+        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => Some(object),
     };
-    for key in context.references.of(kind, namespace, name) {
+    context.references.watched(kind, namespace, true);
+    let concerned = object.map(|object| context.references.shown(kind, &object.metadata));
+    for key in concerned.into_iter().flatten() {
         context.enqueue(key);
     }
 }

@@ -18,6 +18,16 @@ pub enum Fetched {
     Forbidden,
 }
 
+impl Fetched {
+    /// Bytes of its values.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Present(keys) => keys.values().map(|value| value.expose_secret().len()).sum(),
+            Self::Missing | Self::Forbidden => 0,
+        }
+    }
+}
+
 impl fmt::Debug for Fetched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
