@@ -61,7 +61,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# The Secrets a spec names (connection string, license, admin's login, CA). `get` reads a value when it is needed; `list` and `watch` ask for
+# The Secrets a spec names (connection string, license, admin's login, CA). `get` reads a value when it is needed and is not known; `list` and `watch` ask for
 # metadata only, to learn that one changed. RBAC cannot express "metadata only": docs/security.md says what that means.
 - apiGroups: [""]
   resources: [secrets]
@@ -90,9 +90,9 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]
-# Every pod reads this one Lease; the leader renews it, and gives it back when it ends.
+# Every pod reads this one Lease; the leader renews it, and gives it back when it ends, which the others learn from a watch.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ include "bytebase-operator.fullname" . }}]
-  verbs: [get, update]
+  verbs: [get, watch, update]
 {{- end }}

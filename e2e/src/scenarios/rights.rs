@@ -41,6 +41,11 @@ pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
         "poddisruptionbudget/demo",
     ];
     lost_and_found(&sandbox, &objects).await?;
+    // A standby watches the Lease.
+    let operator = "--selector=app.kubernetes.io/name=bytebase-operator";
+    sandbox
+        .kubectl(&["scale", "deployment", operator, "--replicas=2"])
+        .await?;
     // Of each kind that may go, one goes.
     let less = json!({
         "serviceAccount": {"name": "other"},

@@ -15,9 +15,11 @@
 //! all.
 
 use crate::kubernetes::error_text::plain;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ObjectMeta, PostParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Config};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -34,7 +36,8 @@ pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two renewals of a leader.
 pub const RENEW_PERIOD: Duration = Duration::from_secs(2);
 
-/// Between two looks of a standby. Below a second, so that a released Lease is taken within one.
+/// Between two looks of a standby, which mostly learns sooner that the Lease was given up: it watches
+/// it. Below a second, for where it may not.
 pub const STANDBY_PERIOD: Duration = Duration::from_millis(900);
 
 /// Between two attempts of a leader whose renewal failed.
@@ -46,6 +49,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Of the client, where an attempt that was given up may linger.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The API server ends each watch of a standby after so long.
+const WATCH_SECONDS: u32 = 60;
 
 /// Part of each period that is random.
 const JITTER: f64 = 0.2;
@@ -114,6 +120,18 @@ pub enum Action {
     Wait,
     /// Leadership is over.
     Lost(LostLease),
+}
+
+/// Tells a standby that the Lease was given up, sooner than its next look would.
+#[derive(Default)]
+enum Watch {
+    /// There is none now; one is begun at the next look.
+    #[default]
+    Closed,
+    /// What the API server sends.
+    Open(BoxStream<'static, kube::Result<WatchEvent<Lease>>>),
+    /// The API server refuses it.
+    Refused,
 }
 
 /// A contender for one Lease.
@@ -264,6 +282,7 @@ impl Contender {
 
     /// Waits until this process leads. May be cancelled.
     pub async fn acquire(&mut self) {
+        let mut watch = Watch::default();
         loop {
             if let Err(error) = self.read().await {
                 tracing::warn!("cannot read the lease: {}", plain(&error));
@@ -275,7 +294,12 @@ impl Contender {
                     Err(error) => tracing::warn!("cannot take the lease: {}", plain(&error)),
                 }
             }
-            sleep(jittered(STANDBY_PERIOD, false)).await;
+            // Whatever becomes of the watch, the next look is not far.
+            let pause = sleep(jittered(STANDBY_PERIOD, false));
+            tokio::select! {
+                () = pause => {}
+                () = watch.given_up(&self.api, &self.name) => {}
+            }
         }
     }
 
@@ -407,6 +431,45 @@ impl Contender {
     }
 }
 
+impl Watch {
+    /// Begins a watch, unless there is one, or none is to be had.
+    async fn open(&mut self, api: &Api<Lease>, name: &str) {
+        if !matches!(self, Self::Closed) {
+            return;
+        }
+        let parameters = WatchParams::default()
+            .fields(&format!("metadata.name={name}"))
+            .timeout(WATCH_SECONDS);
+        *self = match timeout(ATTEMPT_TIMEOUT, api.watch(&parameters, "0")).await {
+            Ok(Ok(events)) => Self::Open(events.boxed()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => Self::Refused,
+            Ok(Err(_)) | Err(_) => Self::Closed,
+        };
+    }
+
+    /// Ends when nobody holds the Lease any more, as far as the API server tells. May be cancelled.
+    async fn given_up(&mut self, api: &Api<Lease>, name: &str) {
+        self.open(api, name).await;
+        if let Self::Open(events) = self {
+            while let Some(Ok(event)) = events.next().await {
+                let is_free = match event {
+                    WatchEvent::Added(lease) | WatchEvent::Modified(lease) => {
+                        record(&lease).holder.is_none()
+                    }
+                    WatchEvent::Deleted(_) => true,
+                    WatchEvent::Bookmark(_) => false,
+                    WatchEvent::Error(_) => break,
+                };
+                if is_free {
+                    return;
+                }
+            }
+            *self = Self::Closed;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 fn record(lease: &Lease) -> Record {
     let spec = lease.spec.as_ref();
     let seconds = spec.and_then(|s| s.lease_duration_seconds).unwrap_or(0);
@@ -459,6 +522,9 @@ mod tests {
             pub lease: Option<Value>,
             pub version: u64,
             pub faults: VecDeque<Option<Fault>>,
+            /// What is sent to the next watch, which then ends.
+            pub watch: Option<(u16, Value)>,
+            pub watches: usize,
         }
 
         fn status(code: u16, reason: &str) -> (u16, Value) {
@@ -496,9 +562,13 @@ mod tests {
             let server = Arc::new(Mutex::new(Server::default()));
             let calls = Calls::default();
             let (shared, log) = (Arc::clone(&server), Arc::clone(&calls));
-            let client = api_server("operators", move |method, _, body| {
-                log.lock().unwrap().push((method.to_owned(), body.clone()));
+            let client = api_server("operators", move |method, query, body| {
                 let mut server = shared.lock().unwrap();
+                if query.contains("watch=true") {
+                    server.watches += 1;
+                    return Some(server.watch.take().unwrap_or((200, Value::Null)));
+                }
+                log.lock().unwrap().push((method.to_owned(), body.clone()));
                 let fault = server.faults.pop_front().flatten();
                 if fault == Some(Fault::Hang) {
                     return None;
@@ -682,6 +752,35 @@ mod tests {
         second.acquire().await;
         assert!(released.elapsed() <= Duration::from_secs(1));
         assert_eq!(holder(&server), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_looks_at_once_when_the_watch_shows_a_lease_that_was_given_up() {
+        let (client, server, calls) = respond();
+        server.lock().unwrap().put(held_by("b"));
+        server.lock().unwrap().watch =
+            Some((200, json!({"type": "MODIFIED", "object": held_by("")})));
+        let started = Instant::now();
+        let mut standby = contender(&client, "a");
+        let soon = timeout(STANDBY_PERIOD / 2, standby.acquire());
+        assert!(soon.await.is_err(), "another one holds it");
+        let looks = calls.lock().unwrap().len();
+        assert!(looks >= 2, "{looks} looks in {:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_that_may_not_watch_does_not_ask_again_and_still_looks() {
+        let (client, server, calls) = respond();
+        server.lock().unwrap().put(held_by("b"));
+        let refusal = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no",
+        });
+        server.lock().unwrap().watch = Some((403, refusal));
+        let mut standby = contender(&client, "a");
+        let waiting = timeout(Duration::from_secs(10), standby.acquire());
+        assert!(waiting.await.is_err());
+        assert_eq!(server.lock().unwrap().watches, 1);
+        assert!(calls.lock().unwrap().len() >= 10);
     }
 
     #[tokio::test(start_paused = true)]
