@@ -5,26 +5,39 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{DeleteParams, DynamicObject, ListParams};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams,
+};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
+use crate::sandbox::cluster_resource;
 
-/// What a loop does before it writes the children of a cluster.
+/// Group and kind of the events that the operator publishes.
+const EVENTS: (&str, &str) = ("events.k8s.io", "Event");
+
+/// What a loop does for each cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
-    Nothing,
-    /// Writes the cluster itself and logs in to its database: what no operator could leave out.
-    ClusterAndLogin,
+pub enum Extent {
+    /// Writes the children.
+    Children,
+    /// Writes the cluster, logs in to its database, writes the children, one status and one event:
+    /// what no operator could leave out.
+    Everything,
 }
 
 /// One child: group, kind, and itself as it was applied.
 type Child = (&'static str, &'static str, Value);
 
-/// The children of one cluster, as the operator applied them.
-pub struct Template(Vec<Child>);
+/// What the operator wrote for one cluster.
+#[derive(Debug, Clone)]
+pub struct Template {
+    children: Vec<Child>,
+    status: Value,
+    event: Value,
+}
 
 impl Template {
     /// Of the only cluster of a fleet.
@@ -35,16 +48,31 @@ impl Template {
                 children.push((group, kind, as_applied(&object, group, kind)?));
             }
         }
-        Ok(Self(children))
+        let clusters = fleet.clusters_in(&fleet.namespace);
+        let cluster = clusters.get(&name(0)).await?;
+        let events = fleet.api(EVENTS.0, EVENTS.1);
+        let events = events.list(&ListParams::default()).await?;
+        let event = events.items.into_iter().next().context("no event")?;
+        Ok(Self {
+            children,
+            status: cluster.data["status"].clone(),
+            event: event.data,
+        })
     }
 
     /// The same for another cluster.
-    fn of_cluster(&self, index: usize) -> Result<Vec<Child>> {
-        let children = self.0.iter().map(|(group, kind, child)| {
-            let text = child.to_string().replace(&name(0), &name(index));
-            Ok((*group, *kind, serde_json::from_str(&text)?))
-        });
-        children.collect()
+    fn of_cluster(&self, index: usize) -> Result<Self> {
+        let rename = |value: &Value| -> Result<Value> {
+            let text = value.to_string().replace(&name(0), &name(index));
+            Ok(serde_json::from_str(&text)?)
+        };
+        let children = self.children.iter();
+        let children = children.map(|(group, kind, child)| Ok((*group, *kind, rename(child)?)));
+        Ok(Self {
+            children: children.collect::<Result<_>>()?,
+            status: rename(&self.status)?,
+            event: rename(&self.event)?,
+        })
     }
 }
 
@@ -54,28 +82,33 @@ pub async fn measure(
     fleet: &Fleet<'_>,
     template: &Template,
     into: &str,
-    first: First,
+    extent: Extent,
 ) -> Result<Duration> {
     let kubectl = &fleet.harness.kubectl;
     kubectl.run(&["create", "namespace", into]).await?;
     let clusters = fleet.clusters_in(into);
-    let children: Vec<_> = (0..fleet.size)
+    let events = fleet.api_in(into, EVENTS.0, EVENTS.1);
+    let templates: Vec<_> = (0..fleet.size)
         .map(|index| template.of_cluster(index))
         .collect::<Result<_>>()?;
     let start = Instant::now();
-    let sessions: Vec<_> = stream::iter(children.into_iter().enumerate())
-        .map(|(index, children)| {
-            let clusters = &clusters;
+    let sessions: Vec<_> = stream::iter(templates.into_iter().enumerate())
+        .map(|(index, template)| {
+            let (clusters, events) = (&clusters, &events);
             async move {
                 let mut session = None;
-                if first == First::ClusterAndLogin {
+                if extent == Extent::Everything {
                     apply(clusters, name(index), fleet.cluster(index)).await?;
                     session = Some(PgConnection::connect(&fleet.database_url(index)?).await?);
                 }
-                for (group, kind, child) in children {
+                for (group, kind, child) in template.children {
                     let api = fleet.api_in(into, group, kind);
                     let name = child["metadata"]["name"].as_str().context("no name")?;
                     apply(&api, name.to_owned(), child).await?;
+                }
+                if extent == Extent::Everything {
+                    write_status(clusters, &name(index), template.status).await?;
+                    publish(events, into, &name(index), template.event).await?;
                 }
                 anyhow::Ok(session)
             }
@@ -90,11 +123,42 @@ pub async fn measure(
     // The API server takes the longer for a Service the more there are: each measurement begins
     // without any.
     let children = CHILDREN.map(|(group, kind, _)| fleet.api_in(into, group, kind));
-    for api in children.iter().chain([&clusters]) {
+    for api in children.iter().chain([&clusters, &events]) {
         api.delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
     }
     Ok(took)
+}
+
+async fn write_status(clusters: &Api<DynamicObject>, name: &str, status: Value) -> Result<()> {
+    let resource = cluster_resource();
+    let patch = json!({
+        "apiVersion": resource.api_version, "kind": resource.kind,
+        "metadata": {"name": name}, "status": status,
+    });
+    let parameters = PatchParams::apply("bench").force();
+    let patch = Patch::Apply(patch);
+    clusters.patch_status(name, &parameters, &patch).await?;
+    Ok(())
+}
+
+async fn publish(
+    events: &Api<DynamicObject>,
+    namespace: &str,
+    name: &str,
+    mut event: Value,
+) -> Result<()> {
+    event["regarding"]["namespace"] = json!(namespace);
+    let event = DynamicObject {
+        types: None,
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        },
+        data: event,
+    };
+    events.create(&PostParams::default(), &event).await?;
+    Ok(())
 }
 
 /// The object as it was applied: the fields that the operator owns, and no default.
@@ -167,9 +231,17 @@ mod tests {
     #[test]
     fn a_template_serves_any_cluster() -> Result<()> {
         let child = json!({"metadata": {"name": format!("{}-headless", name(0))}});
-        let template = Template(vec![("", "Service", child)]);
-        let (_, _, child) = &template.of_cluster(17)?[0];
+        let template = Template {
+            children: vec![("", "Service", child)],
+            status: json!({"url": format!("https://{}.example.com", name(0))}),
+            event: json!({"regarding": {"name": name(0)}}),
+        };
+        let template = template.of_cluster(17)?;
+        let (_, _, child) = &template.children[0];
         assert_eq!(child["metadata"]["name"], format!("{}-headless", name(17)));
+        assert_eq!(template.event["regarding"]["name"], name(17));
+        let url = format!("https://{}.example.com", name(17));
+        assert_eq!(template.status["url"], url);
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub struct Fleet<'a> {
     pub harness: &'a Harness,
     pub namespace: String,
     pub size: usize,
+    /// How many replicas each cluster wants. No controller makes any.
+    replicas: usize,
     /// That of the first cluster, if they have any; the others differ by their number.
     database: Option<Database>,
 }
@@ -55,6 +57,7 @@ impl<'a> Fleet<'a> {
             harness,
             namespace: namespace.to_owned(),
             size,
+            replicas: 0,
             database: None,
         };
         if databases {
@@ -62,6 +65,11 @@ impl<'a> Fleet<'a> {
             fleet.make_secrets().await?;
         }
         Ok(fleet)
+    }
+
+    /// The same, of clusters that want replicas.
+    pub fn wanting(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
     }
 
     async fn make_databases(&self) -> Result<Database> {
@@ -152,6 +160,21 @@ impl<'a> Fleet<'a> {
         Ok(start.elapsed())
     }
 
+    /// Applies one more cluster, and waits until its children stand. Returns how long that took.
+    pub async fn join(&self, index: usize) -> Result<Duration> {
+        let start = Instant::now();
+        let clusters = self.clusters_in(&self.namespace);
+        apply(&clusters, name(index), self.cluster(index)).await?;
+        for (group, kind, _) in CHILDREN {
+            let api = self.api(group, kind);
+            while api.get_opt(&name(index)).await?.is_none() {
+                ensure!(start.elapsed() < PATIENCE, "a cluster got no {kind}");
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(start.elapsed())
+    }
+
     /// Time from an edit of one cluster to its effect on a child.
     pub async fn edit(&self, index: usize, port: u16) -> Result<Duration> {
         let services = self.api("", "Service");
@@ -184,7 +207,8 @@ impl<'a> Fleet<'a> {
         apply(&clusters, "hole".to_owned(), cluster).await
     }
 
-    /// Nobody wants a replica, so a fleet without controllers is as settled as one with pods.
+    /// A cluster of the fleet. Where none is wanted, a fleet without controllers is as settled as one
+    /// with pods.
     pub fn cluster(&self, index: usize) -> Value {
         let database = if self.database.is_some() {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})
@@ -198,7 +222,7 @@ impl<'a> Fleet<'a> {
             "metadata": {"name": name(index)},
             "spec": {
                 "version": "3.21.1",
-                "replicas": 0,
+                "replicas": self.replicas,
                 "externalURL": format!("https://{}.example.com", name(index)),
                 "database": database,
             },
