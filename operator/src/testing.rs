@@ -262,6 +262,7 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         pending_tasks: Fact::Known(0),
         available_tasks: Fact::Known(0),
         not_understood: Vec::new(),
+        login: None,
     }
 }
 

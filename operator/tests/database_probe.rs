@@ -11,8 +11,8 @@ use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessio
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::observation::reading::{Latest, Reading};
 use bytebase_operator::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, ProbeFailure,
-    SchemaState, StoredLicense,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, LoginTrial,
+    ProbeFailure, SchemaState, StoredLicense,
 };
 use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Probes};
@@ -57,6 +57,7 @@ fn access(url: PgUrl) -> Access {
         url,
         ca: None,
         login: Login::Bytebase,
+        trial: None,
         fingerprint: [1; 32],
     }
 }
@@ -79,6 +80,7 @@ impl Probe {
                 sessions: true,
                 new_session: false,
                 keep_session: true,
+                try_login: false,
             },
         );
         Self { probes, woken }
@@ -506,6 +508,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
         sessions,
         new_session: false,
         keep_session: true,
+        try_login: false,
     };
     probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
@@ -535,6 +538,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_looks() {
         sessions: false,
         new_session: false,
         keep_session: false,
+        try_login: false,
     };
     probe.probes.pace(&"it", stopped);
     let patience = Instant::now() + Duration::from_secs(5);
@@ -705,6 +709,50 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
         message.contains("GRANT USAGE ON SCHEMA \"bb\" TO \"path_monitor\""),
         "{message}"
     );
+}
+
+#[tokio::test]
+async fn a_login_of_bytebases_is_tried_beside_a_monitor_only_when_asked_for() {
+    let replicas = bytebase("tried");
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tried'";
+    for (password, host, expected) in [
+        (PASSWORD, "127.0.0.1", None),
+        ("another", "127.0.0.1", Some(FailureClass::Definite)),
+        (PASSWORD, "nowhere.invalid", Some(FailureClass::Unknown)),
+    ] {
+        let mut tried = replicas.clone();
+        tried.password = Some(password.to_owned().into());
+        host.clone_into(&mut tried.hosts[0].host);
+        let mut access = monitor(&replicas, "trial_monitor", server().port);
+        access.trial = Some(Box::new(self::access(tried)));
+        let mut probe = Probe::start(access, DEFAULT_INTERVAL);
+        let login = |latest: Latest| match latest.view {
+            DatabaseView::Probed(Ok(facts)) => facts.login,
+            other => panic!("{other:?}"),
+        };
+        let patience = Duration::from_secs(10);
+        let first = probe.wake(patience).await.expect("no outcome");
+        assert_eq!(login(first), None);
+        let reading = Reading {
+            every: DEFAULT_INTERVAL,
+            sessions: true,
+            new_session: false,
+            keep_session: true,
+            try_login: true,
+        };
+        probe.probes.pace(&"it", reading);
+        let found = login(probe.wake(patience).await.expect("no trial"));
+        match (found, expected) {
+            (Some(LoginTrial::Accepted), None) => {}
+            (Some(LoginTrial::Failed(failure)), Some(class)) => assert_eq!(failure.class, class),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(
+            server().sql("postgres", count).trim(),
+            "0",
+            "a session stays"
+        );
+    }
 }
 
 #[tokio::test]
@@ -1177,6 +1225,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
             sessions: true,
             new_session: true,
             keep_session: true,
+            try_login: false,
         },
     );
     leads_to.store(there, Ordering::Relaxed);

@@ -457,6 +457,7 @@ impl Rules {
             } else {
                 Vec::new()
             },
+            login: None,
         }
     }
 
@@ -469,6 +470,7 @@ impl Rules {
                 identity: identity.then(|| "model".to_owned()),
                 ..DatabaseStatus::default()
             }),
+            login: None,
             refusal: status
                 .refusal
                 .clone()
@@ -487,6 +489,8 @@ impl Rules {
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
             schema_version: None,
             foreign_replicas: false,
+            silent_since: std::collections::BTreeMap::new(),
+            queue_held_since: None,
             rollout: status
                 .rollout
                 .filter(|_| !self.has(Bug::PatienceForgotten))

@@ -224,6 +224,8 @@ pub enum Reason {
     PodCreationFailed,
     /// No replica is wanted.
     NoReplicas,
+    /// Only an event: tasks are marked as running whose replica is gone. `status.stuckTasks` counts them.
+    TasksStuck,
 
     // RolloutComplete
     /// Every replica runs the current template.
@@ -239,8 +241,12 @@ pub enum Reason {
     /// Only an event: no replica promotes queued work, since a drain hook or another session holds the
     /// queue. `status.queueHold` says who.
     QueueHeld,
+    /// Only an event: the queue has been held for longer than drain hooks do.
+    QueueHeldLong,
     /// Only an event: replicas promote queued work again.
     QueueFree,
+    /// Only an event: a pod that is ending still runs tasks, and its time is nearly up.
+    DrainEndsSoon,
 
     // Exposed
     /// Ingress and Service are there.
@@ -339,14 +345,17 @@ impl Reason {
             | Self::HeartbeatMissing
             | Self::ForeignReplica
             | Self::PodCreationFailed
-            | Self::NoReplicas => ConditionType::ReplicasHealthy,
+            | Self::NoReplicas
+            | Self::TasksStuck => ConditionType::ReplicasHealthy,
             Self::RolloutDone
             | Self::RolloutProgressing
             | Self::RolloutWaiting
             | Self::RolloutStalled
             | Self::DowngradeRefused
             | Self::QueueHeld
-            | Self::QueueFree => ConditionType::RolloutComplete,
+            | Self::QueueHeldLong
+            | Self::QueueFree
+            | Self::DrainEndsSoon => ConditionType::RolloutComplete,
             Self::IngressReady
             | Self::IngressPending
             | Self::IngressDisabled

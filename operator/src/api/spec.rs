@@ -706,6 +706,12 @@ pub struct RolloutSpec {
     /// schema that a new one has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RolloutStrategy>,
+    /// Seconds after which a replica is replaced that sends no heartbeat although its pod is Ready: it
+    /// hangs, or is cut off from the database. One at a time, and only while another replica works.
+    /// Absent: never, which leaves it to you.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 60, max = 86400))]
+    pub restart_stale_replicas_after_seconds: Option<i32>,
 }
 
 /// In which order a change reaches the replicas.

@@ -74,13 +74,21 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
-    /// A session of the metadata database keeps every replica from promoting queued work. Read while replicas come and go.
+    /// A session of the metadata database keeps every replica from promoting queued work. Read while replicas come and go, and while work is queued.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub queue_hold: Option<QueueHoldStatus>,
+    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica has set
+    /// to FAILED, as one does that works.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub stuck_tasks: Option<StuckTasks>,
     /// The conditions.
     #[serde(
         default,
@@ -203,6 +211,26 @@ pub struct DatabaseStatus {
     /// Connections that the wanted replicas and one more may open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_budget: Option<i32>,
+    /// What came of the operator's last try to log in as the replicas do, from where it runs. Where it
+    /// could tell, a changed login reaches the replicas only when the server has accepted it.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub login: Option<LoginState>,
+}
+
+/// What came of the operator's last try to log in as the replicas do. Where it could tell, a changed
+/// login reaches them only when the server has accepted it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginState {
+    /// The server let the operator in.
+    Accepted,
+    /// The server refused it, and would refuse Bytebase.
+    Refused,
+    /// It cannot be known from where the operator runs.
+    CannotTell,
 }
 
 /// One pod.
@@ -236,12 +264,44 @@ pub struct ReplicaStatus {
     /// Tasks it is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
+    /// Whether the pod is ending and first finishes its tasks.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub drain: Option<DrainState>,
+    /// When Kubernetes ends the pod by force at the latest. Absent while it is not ending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_by: Option<Time>,
     /// Whether it runs the current template.
     #[serde(default)]
     pub updated: bool,
     /// Why it does not run, in the kubelet's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
+/// or less than a tenth of its time if that is shorter.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainState {
+    /// It is finishing them.
+    Draining,
+    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What it has
+    /// not finished by then is cancelled.
+    EndsSoon,
+}
+
+/// Running tasks whose replica is gone.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StuckTasks {
+    /// How many.
+    pub tasks: i64,
+    /// Ids of the replicas that ran them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "replicaIDs")]
+    pub replica_ids: Vec<String>,
 }
 
 /// What a heartbeat says.
@@ -281,6 +341,9 @@ pub struct QueueHoldStatus {
     /// Since when the queue has been held, as far as the operator has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
+    /// It has been held for longer than drain hooks hold it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
 }
 
 /// A rollout that is under way.
@@ -358,6 +421,10 @@ pub enum RolloutWait {
     DatabaseReading,
     /// The metadata database, to be readable or to pass its checks.
     Database,
+    /// A changed login to the metadata database, to be accepted by the server.
+    Login,
+    /// Kubernetes, to bring a changed Secret into the running pods, so that their drain hooks can log in.
+    SecretInPods,
     /// A node that does not report.
     Node,
     /// The end of a scale-down.

@@ -35,6 +35,8 @@ pub struct Findings<'a> {
     pub rollout: &'a Rollout,
     /// Where a rollout with downtime stands.
     pub stage: Stage,
+    /// The replicas are to log in by other values than those that they were started with.
+    pub new_login: bool,
     /// What a scale-down waits for.
     pub scale_wait: Option<&'a Wait>,
     /// Ingress and HTTPRoute wait for the first admin.

@@ -1,10 +1,12 @@
 //! What the state of the metadata database allows.
 
 use super::health::Health;
+use super::login;
 use crate::api::Reason;
-use crate::api::status::DatabaseStatus;
+use crate::api::status::{DatabaseStatus, LoginState};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, Refusal, SchemaState,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, Refusal,
+    SchemaState,
 };
 use crate::validate::ValidDatabase;
 
@@ -67,6 +69,10 @@ pub fn judge(
             .or_else(|| observation.remembered.database.clone())
             .unwrap_or_default()
     };
+    let status = DatabaseStatus {
+        login: login_state(database, observation),
+        ..status
+    };
     let found = last.filter(|last| last.status == Some(false));
     let found = found.map(|last| Refusal {
         reason: last.reason,
@@ -124,8 +130,9 @@ pub fn judge(
             match (refusal, &observation.database_shared_with) {
                 (Some(refusal), _) => still_refused(refusal, &failure.message),
                 (None, Some(other)) => used_by(other),
-                // It was read before, so it can be again: nothing starts or changes until then.
-                (None, None) if status.identity.is_some() => {
+                // It was read before, so it can be again, or the one before it was: nothing starts or
+                // changes until then.
+                (None, None) if status.identity.is_some() || is_changed(observation) => {
                     plain(Allows::Nothing, None, reason, &failure.message)
                 }
                 // Perhaps it can be seen from the pods and never from here.
@@ -136,7 +143,31 @@ pub fn judge(
     }
 }
 
-fn reason_of(reason: FailureReason) -> Reason {
+/// What is known of the login that the replicas use.
+fn login_state(database: &ValidDatabase, observation: &Observation) -> Option<LoginState> {
+    let before = observation.remembered.login;
+    let trial = match &observation.database {
+        _ if !database.is_open_to_the_operator() => return None,
+        DatabaseView::NotProbed | DatabaseView::CannotRead => None,
+        DatabaseView::Probed(Ok(facts)) if database.monitored => facts.login.clone(),
+        DatabaseView::Probed(Err(_)) if database.monitored => None,
+        DatabaseView::Probed(Ok(_)) => Some(LoginTrial::Accepted),
+        DatabaseView::Probed(Err(failure)) => Some(LoginTrial::Failed(failure.clone())),
+    };
+    match trial {
+        None => before,
+        Some(LoginTrial::Accepted) => Some(LoginState::Accepted),
+        Some(LoginTrial::Failed(failure)) => Some(login::after_failure(failure.class, before)),
+    }
+}
+
+/// Replicas run on another database than the one that is wanted now, which the operator could read.
+fn is_changed(observation: &Observation) -> bool {
+    login::can_tell(&observation.remembered) && !is_first_start(observation)
+}
+
+/// The reason of `DatabaseReady` that says why a login or a reading failed.
+pub fn reason_of(reason: FailureReason) -> Reason {
     match reason {
         FailureReason::Unreachable => Reason::DatabaseUnreachable,
         FailureReason::AuthenticationFailed => Reason::DatabaseAuthenticationFailed,
@@ -168,6 +199,7 @@ fn judge_facts(
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
+        login: login_state(database, observation),
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
         allows,

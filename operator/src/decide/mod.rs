@@ -3,18 +3,22 @@
 mod call;
 pub mod conditions;
 pub mod database;
+pub mod drains;
 pub mod haste;
 pub mod health;
 mod hold;
 pub mod license;
+pub mod login;
 pub mod maintenance;
 mod objects;
 mod pace;
 pub mod plan;
+mod queue;
 pub mod replicas;
 pub mod rollout;
 pub mod scale;
 pub mod schema;
+pub mod silent;
 #[cfg(test)]
 mod tests;
 pub mod verdict;
@@ -29,6 +33,7 @@ use crate::validate::{GateTerms, Problem, Validation};
 use conditions::Findings;
 use health::Health;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::Desired;
 use plan::{Plan, Report, Wanted};
 use replicas::Grounds;
@@ -90,7 +95,20 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
             return blocked(validation, &problems, observation, settings, &health);
         }
     };
-    let held = downgrade.is_some() || database.allows <= database::Allows::Wait;
+    let set = observation.stateful_set.as_ref();
+    let new_login = set.is_some_and(|set| login::changes(set, &template));
+    let login = new_login
+        .then(|| {
+            login::held(
+                &cluster.database,
+                &template,
+                &database,
+                observation,
+                &health,
+            )
+        })
+        .flatten();
+    let held = downgrade.is_some() || database.allows <= database::Allows::Wait || login.is_some();
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
     let stage = if held || cluster.paused {
         stage.held()
@@ -99,21 +117,20 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let rollout = rollout::step(cluster, stage, observation, &health);
     let because = hold::hold(cluster, observation, &database, &target, &template);
-    let rollout = match (&downgrade, because) {
-        (Some(downgrade), _) => rollout.refused(downgrade),
-        (None, Some(because)) => rollout.held(because),
-        (None, None) => rollout,
+    let rollout = match (&downgrade, &login, because) {
+        (Some(downgrade), ..) => rollout.refused(downgrade),
+        (None, Some(login), _) if !cluster.paused => rollout.held_by_login(login),
+        (None, _, Some(because)) => rollout.held(because),
+        (None, _, None) => rollout,
     };
     let rollout = rollout.unwritten(observation, &template);
-    let set = observation
-        .stateful_set
-        .as_ref()
-        .filter(|_| !cluster.paused);
+    let set = set.filter(|_| !cluster.paused);
     let scale_wait =
         set.and_then(|set| scale::waits_for(set, target.replicas, target.haste(), observation));
     let findings = Findings {
         rollout: &rollout,
         stage,
+        new_login,
         scale_wait: scale_wait.as_ref(),
         exposure_held: objects::exposure_held(cluster, observation, &license),
         cluster,
@@ -179,10 +196,11 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         Haste::Gate if !cluster.paused => haste::hastened(license, observation, health),
         _ => haste::Hastened::default(),
     };
+    let restart = silent::restart(cluster, observation, health, database, rollout);
     let eviction = match &rollout.step {
         _ if hastened.eviction.is_some() => hastened.eviction,
         Step::Evict(eviction) => Some(eviction.clone()),
-        _ => None,
+        _ => restart.eviction,
     };
     let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
     let quiet = matches!(
@@ -198,6 +216,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         next: [
             pace::next(cluster, observation, license, rollout, health),
             hastened.due_at,
+            restart.due_at,
             validation.changes_at,
         ]
         .into_iter()
@@ -211,6 +230,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
             url: Some(cluster.url.as_str().to_owned()),
+            queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
             database: database.facts.clone(),
             rollout: rollout.status(),
@@ -280,6 +300,7 @@ fn blocked(
             sessions: pace::is_unnamed(health),
             new_session: database.as_ref().is_some_and(pace::is_refused),
             keep_session: true,
+            try_login: false,
         }
         .or_seldom(pace::is_stopped(wanted, observation)),
         unmatched: health.unmatched.clone(),
@@ -321,6 +342,8 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         running_tasks: replica
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),
+        drain: drains::state(replica, observation.now),
+        ends_by: replica.pod.ends_by.map(Time),
         updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),
         message: replica
             .pod
@@ -346,17 +369,8 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
             .and_then(|replica| replica.pod.version.clone()),
         schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
-        queue_held_by: queue_held_by(observation).cloned().collect(),
+        queue_hold: queue::hold(None, observation),
+        stuck_tasks: silent::stuck_tasks(observation),
         ..Report::default()
     }
-}
-
-/// Who keeps the replicas from promoting queued work.
-fn queue_held_by(observation: &Observation) -> impl Iterator<Item = &String> {
-    let sessions = observation
-        .facts()
-        .and_then(|facts| facts.sessions.as_ref());
-    sessions
-        .into_iter()
-        .flat_map(|sessions| &sessions.queue_held_by)
 }

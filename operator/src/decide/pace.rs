@@ -5,10 +5,10 @@ use super::database::DatabaseVerdict;
 use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::{self, Rollout, Step};
-use super::{queue_held_by, scale};
-use crate::observation::Observation;
+use super::{drains, login, queue, scale, silent};
 use crate::observation::heartbeat::BEAT_INTERVAL;
 use crate::observation::reading::Reading;
+use crate::observation::{Fact, Observation};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
@@ -32,9 +32,13 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
         database,
         observation,
         target,
+        cluster,
+        new_login,
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
+    let facts = observation.facts();
+    let is_queued = facts.is_some_and(|facts| matches!(facts.pending_tasks, Fact::Known(1..)));
     let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
@@ -43,9 +47,12 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             || shrinks
             || is_unnamed(health)
             // Else no reading would show that it is over.
-            || queue_held_by(observation).next().is_some(),
+            || queue::held_by(observation).next().is_some()
+            // Only there is to be seen what keeps it waiting.
+            || is_queued,
         new_session: is_refused(database),
         keep_session: true,
+        try_login: login::is_to_be_tried(&cluster.database, new_login, observation),
     }
 }
 
@@ -62,6 +69,7 @@ impl Reading {
                 every: STOPPED_PROBE,
                 sessions: false,
                 keep_session: false,
+                try_login: false,
                 ..self
             }
         } else {
@@ -104,8 +112,13 @@ pub(super) fn next(
         .filter(|moment| *moment > observation.now)
         .min();
     let late = health.late_at(observation, cluster.rollout.ready_timeout);
-    let late = late.filter(|late| *late > observation.now);
+    let overdue = queue::overdue_at(cluster, observation);
+    let [late, overdue] =
+        [late, overdue].map(|moment| moment.filter(|moment| *moment > observation.now));
     [
+        overdue,
+        drains::soon_at(health, observation.now),
+        silent::stuck_at(observation),
         license.changes_at,
         rollout,
         foreign,

@@ -2,7 +2,9 @@
 
 use super::rollout::Eviction;
 use super::scale::Size;
-use crate::api::status::{DatabaseStatus, LicenseStatus, Phase, ReplicaStatus, RolloutStatus};
+use crate::api::status::{
+    DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, StuckTasks,
+};
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
@@ -109,8 +111,10 @@ pub struct Report {
     pub replica_statuses: Vec<ReplicaStatus>,
     /// The rollout that is under way; `since` is filled in by `report`.
     pub rollout: Option<RolloutStatus>,
-    /// `application_name` of each session that holds the queue.
-    pub queue_held_by: Vec<String>,
+    /// Who holds the queue; `since` is filled in by `report`.
+    pub queue_hold: Option<QueueHoldStatus>,
+    /// Running tasks whose replica is gone.
+    pub stuck_tasks: Option<StuckTasks>,
     /// Conditions.
     pub conditions: Vec<ConditionDraft>,
 }

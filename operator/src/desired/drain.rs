@@ -118,6 +118,12 @@ pub fn image_in(template: &Value) -> Option<String> {
     installer["image"].as_str().map(str::to_owned)
 }
 
+/// Whether the hook in a template logs in by what Secrets hold now.
+pub fn logs_in_by_secrets(template: &Value) -> bool {
+    let mut volumes = template["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.any(|volume| volume["name"] == LOGIN_VOLUME)
+}
+
 /// Adds the hook to a template: an init container copies it into a volume, from where the preStop
 /// handler of Bytebase's container starts it, in that container's environment.
 pub(super) fn add(

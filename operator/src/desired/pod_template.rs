@@ -50,6 +50,18 @@ pub fn pod_template(cluster: &ValidCluster, drain_image: Option<&str>) -> Result
     }
 }
 
+/// What the login of a replica to the metadata database rests on, as far as a template shows it: the
+/// checksum of the secret values, and `PG_URL` where that is none. `None`: this is no template of the
+/// operator's.
+pub fn login(template: &Value) -> Option<(&str, Option<&str>)> {
+    let checksum = template["metadata"]["annotations"][CHECKSUM_ANNOTATION].as_str()?;
+    let mut containers = template["spec"]["containers"].as_array()?.iter();
+    let bytebase = containers.find(|container| container["name"] == CONTAINER)?;
+    let mut variables = bytebase["env"].as_array()?.iter();
+    let url = variables.find(|variable| variable["name"] == "PG_URL")?;
+    Some((checksum, url["value"].as_str()))
+}
+
 fn base(cluster: &ValidCluster) -> PodTemplateSpec {
     let pods = &cluster.pods;
     let mut pod_labels = pods.labels.clone();

@@ -5,7 +5,7 @@ pub mod heartbeat;
 pub mod reading;
 
 use crate::api::Reason;
-use crate::api::status::{DatabaseStatus, LicenseStatus, RolloutWait};
+use crate::api::status::{DatabaseStatus, LicenseStatus, LoginState, RolloutWait};
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use secrecy::SecretString;
@@ -188,6 +188,18 @@ pub struct DatabaseFacts {
     /// Tables of Bytebase's that lack a column this operator reads, or are not there although the
     /// schema is new enough to have them: what they hold is [`Fact::Unknown`].
     pub not_understood: Vec<&'static str>,
+    /// What came of logging in as Bytebase does, beside the monitoring login that read the rest. `None`:
+    /// not tried.
+    pub login: Option<LoginTrial>,
+}
+
+/// What came of logging in as Bytebase does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginTrial {
+    /// The server let it in.
+    Accepted,
+    /// It failed, for Bytebase as well or only from where the operator runs.
+    Failed(ProbeFailure),
 }
 
 /// The other sessions of the database.
@@ -347,6 +359,8 @@ pub struct Observation {
 pub struct Remembered {
     /// The metadata database as last reported.
     pub database: Option<DatabaseStatus>,
+    /// What came of the last try to log in as the replicas do, to whichever database.
+    pub login: Option<LoginState>,
     /// The reason and message with which `DatabaseReady` was last False.
     pub refusal: Option<Refusal>,
     /// The stored license as last read. Never one that only lies in a Secret.
@@ -360,6 +374,10 @@ pub struct Remembered {
     pub rollout: Option<RememberedRollout>,
     /// Replicas that do not belong to the cluster were active on its database.
     pub foreign_replicas: bool,
+    /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since when.
+    pub silent_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
+    /// Since when the queue has been held.
+    pub queue_held_since: Option<jiff::Timestamp>,
 }
 
 /// What a rollout waited for when status was last written.

@@ -18,6 +18,9 @@ pub struct Reading {
     /// Whether the session stays open between readings. A database that has a session cannot be
     /// dropped, renamed or copied, which is what people stop a cluster for.
     pub keep_session: bool,
+    /// Whether to log in as Bytebase does as well, where a monitoring login reads: something depends on
+    /// whether the server would let the replicas in.
+    pub try_login: bool,
 }
 
 /// What a probe knows at the moment of asking.

@@ -1,10 +1,13 @@
 //! What the status says of earlier reconciles, read leniently: a word that this operator does not
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
-use crate::api::status::LicenseSource;
+use crate::api::status::{HeartbeatState, LicenseSource, LoginState};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::observation::{Refusal, Remembered, RememberedRollout};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
 /// names, if that is known; what was learnt of another one says nothing of this one.
@@ -16,6 +19,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
     {
         return Remembered {
             rollout: rollout(status),
+            login: login(status),
             ..Remembered::default()
         };
     }
@@ -30,6 +34,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
     };
     Remembered {
         database: status.database.clone(),
+        login: login(status),
         refusal: refusal(ConditionType::DatabaseReady),
         unlicensed: refusal(ConditionType::HaLicensed).map(|refusal| refusal.reason),
         license: status
@@ -43,7 +48,31 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         rollout: rollout(status),
         foreign_replicas: refusal(ConditionType::ReplicasHealthy)
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
+        silent_since: silent_since(status),
+        queue_held_since: queue_held_since(status),
     }
+}
+
+/// Replicas that sent no heartbeat although their pods were Ready.
+fn silent_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid>, Timestamp)> {
+    let silent = status.replica_statuses.iter().filter(|replica| {
+        let silent = [HeartbeatState::Stale, HeartbeatState::Missing];
+        replica.ready && silent.contains(&replica.heartbeat)
+    });
+    let since = silent.filter_map(|replica| {
+        let id = replica.replica_id.as_ref();
+        let id = id.and_then(|id| Uuid::parse_str(id).ok());
+        Some((replica.pod.clone(), (id, replica.since.as_ref()?.0)))
+    });
+    since.collect()
+}
+
+fn queue_held_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {
+    Some(status.queue_hold.as_ref()?.since.as_ref()?.0)
+}
+
+fn login(status: &BytebaseClusterStatus) -> Option<LoginState> {
+    status.database.as_ref()?.login
 }
 
 fn rollout(status: &BytebaseClusterStatus) -> Option<RememberedRollout> {

@@ -7,7 +7,9 @@ mod tests;
 
 pub use memory::Memory;
 
-use crate::api::status::{Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus};
+use crate::api::status::{
+    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus,
+};
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
@@ -180,7 +182,8 @@ pub fn status(
         database,
         replica_statuses,
         rollout,
-        queue_held_by,
+        queue_hold,
+        stuck_tasks,
         conditions,
     } = report;
     let stalled = failures
@@ -212,7 +215,8 @@ pub fn status(
             .map(|status| since(status, previous, &now))
             .collect(),
         rollout: rollout.map(|rollout| rollout_since(rollout, previous, &now)),
-        queue_hold: queue_hold(queue_held_by, previous, &now),
+        queue_hold: queue_hold.map(|hold| queue_since(hold, previous, &now)),
+        stuck_tasks,
         conditions: with_failures(conditions, failures)
             .into_iter()
             .map(|draft| condition(draft, previous, generation, &now))
@@ -265,25 +269,30 @@ fn rollout_since(
     }
 }
 
-fn queue_hold(
-    held_by: Vec<String>,
+fn queue_since(
+    hold: QueueHoldStatus,
     previous: &BytebaseClusterStatus,
     now: &Time,
-) -> Option<QueueHoldStatus> {
+) -> QueueHoldStatus {
     let before = previous.queue_hold.as_ref();
-    (!held_by.is_empty()).then(|| QueueHoldStatus {
-        held_by,
+    QueueHoldStatus {
         since: before
             .and_then(|before| before.since.clone())
             .or_else(|| Some(now.clone())),
-    })
+        ..hold
+    }
+}
+
+/// Bytebase deletes the row of a replica that has been silent for an hour.
+fn is_same(before: HeartbeatState, now: HeartbeatState) -> bool {
+    before == now || (before == HeartbeatState::Stale && now == HeartbeatState::Missing)
 }
 
 fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) -> ReplicaStatus {
     let before = previous.replica_statuses.iter().find(|before| {
         before.pod == status.pod
             && before.replica_id == status.replica_id
-            && before.heartbeat == status.heartbeat
+            && is_same(before.heartbeat, status.heartbeat)
     });
     ReplicaStatus {
         since: before
@@ -427,7 +436,67 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             })
         })
         .chain(queue_notice(previous, next))
+        .chain(queue_overdue(previous, next))
+        .chain(stuck_notice(previous, next))
+        .chain(drain_notices(previous, next))
         .collect()
+}
+
+fn warning(reason: Reason, message: String) -> Notice {
+    Notice {
+        warning: true,
+        reason,
+        message,
+    }
+}
+
+/// The queue is held for longer than any drain hook holds it.
+fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Option<Notice> {
+    let is_overdue = |hold: &&QueueHoldStatus| hold.overdue;
+    let hold = next.queue_hold.as_ref().filter(is_overdue)?;
+    let before = previous.queue_hold.as_ref().filter(is_overdue);
+    before.is_none().then(|| {
+        let message = format!(
+            "no replica has promoted queued work for longer than drain hooks keep it from that: advisory lock 1001 is held by {}; end that session, or whatever it belongs to",
+            hold.held_by.join(", ")
+        );
+        warning(Reason::QueueHeldLong, message)
+    })
+}
+
+/// Tasks are stuck that were not before.
+fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Option<Notice> {
+    let stuck = next.stuck_tasks.as_ref()?;
+    let before = previous.stuck_tasks.as_ref();
+    before.is_none().then(|| {
+        let (tasks, ids) = (stuck.tasks, stuck.replica_ids.join(", "));
+        let message = format!(
+            "{tasks} tasks are marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets them to FAILED as soon as a replica works"
+        );
+        warning(Reason::TasksStuck, message)
+    })
+}
+
+/// Drains that have come near their end.
+fn drain_notices(
+    previous: &BytebaseClusterStatus,
+    next: &BytebaseClusterStatus,
+) -> impl Iterator<Item = Notice> {
+    let ends_soon = |replica: &&ReplicaStatus| replica.drain == Some(DrainState::EndsSoon);
+    let replicas = next.replica_statuses.iter().filter(ends_soon);
+    let new = replicas.filter(move |replica| {
+        let before = previous.replica_statuses.iter().filter(ends_soon);
+        !before.into_iter().any(|before| before.pod == replica.pod)
+    });
+    new.map(|replica| {
+        let (pod, tasks) = (&replica.pod, replica.running_tasks.unwrap_or_default());
+        let by = replica.ends_by.as_ref();
+        let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
+        let message = format!(
+            "{pod} still runs {tasks} tasks, which are cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+        );
+        warning(Reason::DrainEndsSoon, message)
+    })
 }
 
 /// The queue began to be held, or is free again.

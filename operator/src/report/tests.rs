@@ -1,7 +1,10 @@
 //! Status and events.
 
 use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen};
-use crate::api::status::{HeartbeatState, Phase, ReplicaStatus, RolloutStatus, RolloutWait};
+use crate::api::status::{
+    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
+    StuckTasks,
+};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::plan::{ConditionDraft, Report};
@@ -171,7 +174,10 @@ fn a_roll_is_timed_by_what_it_waits_for() {
 #[test]
 fn a_hold_of_the_queue_is_told_at_its_beginning_and_end() {
     let held = || Report {
-        queue_held_by: vec!["drain/demo-1".to_owned()],
+        queue_hold: Some(QueueHoldStatus {
+            held_by: vec!["drain/demo-1".to_owned()],
+            ..QueueHoldStatus::default()
+        }),
         ..Report::default()
     };
     let free = first(Report::default());
@@ -506,4 +512,61 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     let conflict = &mut [refused(FailureKind::Conflict, false)];
     mark_lasting(conflict, &told, &mut None, later(40));
     assert_eq!(conflict[0].kind, FailureKind::Conflict);
+}
+
+#[test]
+fn what_lasts_too_long_is_told_once() {
+    let drain = |drain| ReplicaStatus {
+        running_tasks: Some(3),
+        drain: Some(drain),
+        ends_by: Some(Time(later(60))),
+        ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
+    };
+    let report = |overdue, tasks, state| Report {
+        queue_hold: Some(QueueHoldStatus {
+            held_by: vec!["psql".to_owned()],
+            since: None,
+            overdue,
+        }),
+        stuck_tasks: (tasks > 0).then(|| StuckTasks {
+            tasks,
+            replica_ids: vec!["an-id".to_owned()],
+        }),
+        replica_statuses: vec![drain(state)],
+        ..Report::default()
+    };
+    let before = first(report(false, 0, DrainState::Draining));
+    let over = status(
+        &before,
+        report(true, 2, DrainState::EndsSoon),
+        &[],
+        None,
+        now(),
+    );
+    let told = notices(&before, &over);
+    let words = [
+        (Reason::QueueHeldLong, "held by psql"),
+        (Reason::TasksStuck, "2 tasks are marked as running"),
+        (Reason::DrainEndsSoon, "demo-1 still runs 3 tasks"),
+    ];
+    assert_eq!(told.len(), words.len());
+    for (notice, (reason, words)) in told.iter().zip(words) {
+        assert_eq!((notice.reason, notice.warning), (reason, true));
+        assert!(notice.message.contains(words), "{}", notice.message);
+    }
+    // As the number of tasks changes.
+    let still = status(
+        &over,
+        report(true, 1, DrainState::EndsSoon),
+        &[],
+        None,
+        later(9),
+    );
+    assert_eq!(notices(&over, &still), []);
+    let gone = status(&still, Report::default(), &[], None, later(9));
+    let told: Vec<_> = notices(&still, &gone)
+        .into_iter()
+        .map(|told| told.reason)
+        .collect();
+    assert_eq!(told, [Reason::QueueFree]);
 }

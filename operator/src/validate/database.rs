@@ -137,6 +137,14 @@ pub(super) fn validate(
     })
 }
 
+impl ValidDatabase {
+    /// Whether the operator can log in as the replicas do: neither by cloud IAM nor through a proxy in
+    /// the pod.
+    pub fn is_open_to_the_operator(&self) -> bool {
+        self.replicas.iam.is_none() && !self.replicas.is_inside_the_pod()
+    }
+}
+
 fn parse(field: &str, reason: Reason, where_: &str, text: &str) -> Result<PgUrl, Problem> {
     PgUrl::parse(text)
         .map_err(|error| Problem::blocking(field, reason, format!("{where_}: {error}")))

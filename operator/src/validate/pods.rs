@@ -84,6 +84,18 @@ pub struct ValidRollout {
     pub drain: ValidDrain,
     /// In which order replicas are replaced.
     pub strategy: RolloutStrategy,
+    /// How long a Ready replica may send no heartbeat before it is replaced; `None`: for ever.
+    pub restart_stale_after: Option<SignedDuration>,
+}
+
+impl ValidRollout {
+    /// Longest hold of the queue by a drain hook.
+    pub fn hold_limit(&self) -> SignedDuration {
+        SignedDuration::from_secs(match &self.drain {
+            ValidDrain::Enabled(terms) => terms.hold_limit_seconds,
+            ValidDrain::Disabled => 0,
+        })
+    }
 }
 
 /// Whether a replica that is to end first finishes its tasks.
@@ -151,6 +163,7 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
         hold_limit_seconds,
         ref drain_image,
         strategy,
+        restart_stale_replicas_after_seconds,
     } = *spec.unwrap_or(&default);
     if drain_image.as_ref().is_some_and(|image| !is_image(image)) {
         diagnostics.invalid(
@@ -190,6 +203,14 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
             }),
         },
         strategy: strategy.unwrap_or_default(),
+        restart_stale_after: restart_stale_replicas_after_seconds.map(|given| {
+            SignedDuration::from_secs(seconds(
+                "restartStaleReplicasAfterSeconds",
+                Some(given),
+                given,
+                60..=86_400,
+            ))
+        }),
     }
 }
 

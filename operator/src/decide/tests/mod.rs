@@ -6,10 +6,12 @@ mod haste;
 mod health;
 mod kstatus;
 mod license;
+mod login;
 mod maintenance;
 mod memory;
 mod misplaced;
 mod rollout;
+mod silent;
 mod simulation;
 mod totality;
 

@@ -485,7 +485,8 @@ fn a_hold_of_the_queue_is_looked_at_until_it_is_over() {
         });
     });
     let plan = plan(&json!({}), &seen);
-    assert_eq!(plan.report.queue_held_by, ["drain/demo-1"]);
+    let hold = plan.report.queue_hold.unwrap();
+    assert_eq!(hold.held_by, ["drain/demo-1"]);
     assert!(plan.reading.sessions);
 }
 

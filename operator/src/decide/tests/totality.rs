@@ -1,6 +1,8 @@
 //! Whatever is seen, there is a decision, and nobody reads a secret in it.
 
-use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, LicenseStatus, RolloutWait};
+use crate::api::status::{
+    BytebaseClusterStatus, DatabaseStatus, LicenseStatus, LoginState, RolloutWait,
+};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
@@ -134,6 +136,7 @@ prop_compose! {
             pending_tasks: fact(unknown[2], pending_tasks),
             available_tasks: fact(unknown[2], available_tasks),
             not_understood: if unknown == [0; 3] { Vec::new() } else { vec!["task_run"] },
+            login: None,
         }
     }
 }
@@ -166,6 +169,7 @@ prop_compose! {
                 identity: parts[1].then(|| "0123456789abcdef".to_owned()),
                 ..DatabaseStatus::default()
             }),
+            login: parts[0].then_some(LoginState::Accepted),
             refusal: parts[2].then(|| Refusal { reason: Reason::DatabaseForeignTables, message: format!("it was {message}") }),
             license: parts[3].then(|| LicenseStatus {
                 ha,
@@ -175,6 +179,8 @@ prop_compose! {
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
             foreign_replicas: parts[2],
+            silent_since: Default::default(),
+            queue_held_since: end,
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }
     }

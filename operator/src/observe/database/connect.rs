@@ -418,6 +418,7 @@ pub(crate) mod tests {
             url,
             ca: ca.map(<[u8]>::to_vec),
             login: Login::Bytebase,
+            trial: None,
             fingerprint: [0; 32],
         }
     }

@@ -4,8 +4,8 @@
 
 use crate::observation::heartbeat::Freshness;
 use crate::observation::{
-    DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, ProbeFailure, RunningTasks,
-    SchemaState, Sessions, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
+    RunningTasks, SchemaState, Sessions, StoredLicense,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +36,7 @@ pub struct FactsDigest {
     running: Fact<BTreeMap<Uuid, u64>>,
     pending: Fact<bool>,
     available: Fact<bool>,
+    login: Option<LoginTrial>,
 }
 
 impl Digest {
@@ -89,6 +90,7 @@ impl FactsDigest {
             available_tasks,
             // Says of the facts above which are unknown, which they say themselves.
             not_understood: _,
+            login,
         } = facts;
         let running = |tasks: &Vec<RunningTasks>| {
             let mut running = BTreeMap::new();
@@ -123,6 +125,7 @@ impl FactsDigest {
             running: running_tasks.map(running),
             pending: pending_tasks.map(|count| *count > 0),
             available: available_tasks.map(|count| *count > 0),
+            login: login.clone(),
         }
     }
 }
@@ -186,6 +189,7 @@ pub(super) mod tests {
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),
             not_understood: Vec::new(),
+            login: None,
         }
     }
 
@@ -222,7 +226,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 18] = [
+        let changes: [(&str, Change); 19] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -268,6 +272,7 @@ pub(super) mod tests {
             ("schema of the path", |f| {
                 f.missing_schema = Some("bb".to_owned());
             }),
+            ("login", |f| f.login = Some(LoginTrial::Accepted)),
             ("sessions", |f| f.sessions = Some(Sessions::default())),
         ];
         for (name, change) in changes {

@@ -30,6 +30,8 @@ pub struct Access {
     pub ca: Option<Vec<u8>>,
     /// Whose login this is.
     pub login: Login,
+    /// The login that Bytebase uses, where this is another one and the operator can try it.
+    pub trial: Option<Box<Access>>,
     /// Digest of everything above; a changed one restarts the probe.
     pub fingerprint: [u8; 32],
 }
@@ -47,6 +49,17 @@ impl Access {
         } else {
             Login::Bytebase
         };
+        let trial = database.monitored && database.is_open_to_the_operator();
+        let trial = trial.then(|| {
+            Box::new(Self {
+                url: database.replicas.clone(),
+                ca: ca.clone(),
+                login: Login::Bytebase,
+                trial: None,
+                // It is part of the other one's.
+                fingerprint: [0; 32],
+            })
+        });
         let mut digest = Sha256::new();
         for part in [
             url.to_uri().expose_secret().as_bytes(),
@@ -62,6 +75,7 @@ impl Access {
             url: url.clone(),
             ca,
             login,
+            trial,
             fingerprint: digest.finalize().into(),
         })
     }

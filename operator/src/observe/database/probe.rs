@@ -12,7 +12,9 @@ use super::queries::{self, SessionFacts, Shape};
 use super::{Access, Login, preflight};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::reading::{Latest, Reading};
-use crate::observation::{DatabaseFacts, DatabaseView, FailureClass, FailureReason, ProbeFailure};
+use crate::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, LoginTrial, ProbeFailure,
+};
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnection;
@@ -37,6 +39,7 @@ const FIRST_READING: Reading = Reading {
     sessions: true,
     new_session: false,
     keep_session: true,
+    try_login: false,
 };
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in
@@ -58,6 +61,10 @@ const RETRY_CAP: Duration = Duration::from_secs(10);
 /// failures, Bytebase's own account in this case; a corrected Secret restarts the probe at once
 /// anyway.
 const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
+
+/// A login as Bytebase's that was tried and failed is tried again after this long: one that was refused
+/// in [`REFUSED_RETRY_CAP`].
+const TRIAL_RETRY: Duration = Duration::from_secs(10);
 
 /// Read this long after an age is crossed, so that the reading is on the far side.
 const CROSSING_MARGIN: Duration = Duration::from_millis(100);
@@ -141,6 +148,8 @@ struct Prober {
     /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
     /// over a redial; that there is one is what the redial is made for.
     pooler: Option<(bool, Instant)>,
+    /// What came of the login that Bytebase uses, beside a monitoring one, and when.
+    trial: Option<(LoginTrial, Instant)>,
 }
 
 // === impl Probes ===
@@ -189,6 +198,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
                 openings: self.openings.clone(),
                 session: None,
                 pooler: None,
+                trial: None,
             };
             let (wake, key) = (self.wake.clone(), key.clone());
             let observer = Arc::clone(&self.observer);
@@ -216,6 +226,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             let before = std::mem::replace(&mut entry.shared.state.lock().reading, reading);
             if reading.every < before.every
                 || (reading.sessions && !before.sessions)
+                || (reading.try_login && !before.try_login)
                 || (before.keep_session && !reading.keep_session)
             {
                 entry.shared.poke.notify_one();
@@ -481,13 +492,54 @@ impl Openings {
 
 impl Prober {
     async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
-        let outcome = self.look(reading).await;
+        if reading.try_login {
+            self.try_login().await;
+        }
+        let mut outcome = self.look(reading).await;
+        if let Ok(facts) = &mut outcome {
+            facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
+        }
         if !reading.keep_session
             && let Some(session) = self.session.take()
         {
             connect::close(session.connection).await;
         }
         outcome
+    }
+
+    /// Logs in as Bytebase does, where a monitoring login reads, unless what came of it last still
+    /// counts.
+    async fn try_login(&mut self) {
+        let Some(access) = &self.access.trial else {
+            return;
+        };
+        let lasts = match &self.trial {
+            None => None,
+            Some((LoginTrial::Accepted, _)) => return,
+            Some((LoginTrial::Failed(failure), at)) => {
+                let refused = failure.class == FailureClass::Definite;
+                Some((
+                    if refused {
+                        REFUSED_RETRY_CAP
+                    } else {
+                        TRIAL_RETRY
+                    },
+                    at,
+                ))
+            }
+        };
+        if lasts.is_some_and(|(lasts, at)| at.elapsed() < lasts) {
+            return;
+        }
+        let openings = self.openings.clone();
+        let trial = match openings.take_turn(connect::dial(access)).await {
+            Ok(dialled) => {
+                connect::close(dialled.connection).await;
+                LoginTrial::Accepted
+            }
+            Err(failure) => LoginTrial::Failed(failure),
+        };
+        self.trial = Some((trial, Instant::now()));
     }
 
     async fn look(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
@@ -736,6 +788,7 @@ mod tests {
             url,
             ca: None,
             login: Login::Bytebase,
+            trial: None,
             fingerprint: [1; 32],
         };
         let mut other = access.clone();

@@ -728,6 +728,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
         available_tasks: tasks.of(|| document.available.unwrap_or(0)),
         not_understood,
+        login: None,
     }
 }
 

@@ -1,0 +1,145 @@
+//! A changed login to the metadata database: password, role, host, database, CA.
+//!
+//! Pods that start with one that does not work fail, and pods that end while only the new one works
+//! cannot see their tasks until Kubernetes has brought it to them. So the template with it is written
+//! only when the server has accepted it, and when the running pods know it.
+
+use super::database::{Allows, DatabaseVerdict, reason_of};
+use super::health::{Health, Replica};
+use super::rollout::{Rollout, Step, Wait};
+use crate::api::Reason;
+use crate::api::status::{HeartbeatState, LoginState, RolloutWait};
+use crate::desired::{self, drain, drain::Template};
+use crate::observation::{
+    FailureClass, LoginTrial, Observation, ProbeFailure, Remembered, StatefulSetView,
+};
+use crate::validate::ValidDatabase;
+use jiff::SignedDuration;
+
+/// Kubernetes brings a changed Secret into a running pod within a minute and a half.
+const SECRET_REACHES_PODS: SignedDuration = SignedDuration::from_mins(2);
+
+/// What keeps a changed login from the replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is not known yet whether it works, or the running pods do not know it yet.
+    Waits(Wait),
+    /// The server refuses it.
+    Refused(ProbeFailure),
+}
+
+/// Whether the replicas are to log in by other values than those that they were started with.
+pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
+    let (stands, wanted) = (
+        desired::login(&set.template),
+        desired::login(&template.value),
+    );
+    stands.is_some() && wanted.is_some() && stands != wanted
+}
+
+/// Whether the operator must log in as the replicas do beside its monitoring login: to try a changed
+/// login, or to learn once whether it could.
+pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Observation) -> bool {
+    let can_be_tried = database.monitored && database.is_open_to_the_operator();
+    can_be_tried && (changes || observation.remembered.login.is_none())
+}
+
+/// Decides it for a login that [`changes`].
+pub fn held(
+    database: &ValidDatabase,
+    template: &Template,
+    verdict: &DatabaseVerdict,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Held> {
+    let set = observation.stateful_set.as_ref()?;
+    if observation.pods.is_empty() {
+        return None;
+    }
+    let wait = |message: &str| {
+        let message = format!("the new login to the metadata database to be accepted: {message}");
+        Some(Held::Waits(Wait::new(RolloutWait::Login, message)))
+    };
+    if verdict.allows <= Allows::Wait {
+        return wait(&verdict.message);
+    }
+    if database.monitored && database.is_open_to_the_operator() {
+        let trial = observation.facts().map(|facts| &facts.login);
+        match trial {
+            Some(Some(LoginTrial::Failed(failure))) if failure.class == FailureClass::Definite => {
+                return Some(Held::Refused(failure.clone()));
+            }
+            Some(Some(LoginTrial::Failed(failure))) if can_tell(&observation.remembered) => {
+                return wait(&failure.message);
+            }
+            Some(Some(_)) => {}
+            Some(None) | None => return wait("it has not been tried yet"),
+        }
+    }
+    // A replica that never came up, or whose tasks others have been given, has nothing to finish.
+    let is_gone =
+        |replica: &Replica<'_>| replica.given_up || replica.heartbeat == HeartbeatState::Missing;
+    if health.replicas.iter().all(is_gone) {
+        return None;
+    }
+    let checksum = |template| desired::login(template).map(|(checksum, _)| checksum);
+    if checksum(&set.template) == checksum(&template.value) {
+        return None;
+    }
+    secret_in_pods(set, observation).map(Held::Waits)
+}
+
+/// Whether the operator could tell of a login before whether the server accepts it.
+pub fn can_tell(remembered: &Remembered) -> bool {
+    matches!(
+        remembered.login,
+        Some(LoginState::Accepted | LoginState::Refused)
+    )
+}
+
+/// What a failure to log in as the replicas do says, after what was known before.
+pub fn after_failure(class: FailureClass, before: Option<LoginState>) -> LoginState {
+    match (class, before) {
+        (FailureClass::Definite, _) => LoginState::Refused,
+        (FailureClass::Unknown, before) => before.unwrap_or(LoginState::CannotTell),
+    }
+}
+
+/// A drain hook that is to log in by the Secret of now must have it in its pod, where none comes in
+/// after the pod's end has begun. By the clock of status.
+fn secret_in_pods(set: &StatefulSetView, observation: &Observation) -> Option<Wait> {
+    if !drain::logs_in_by_secrets(&set.template) {
+        return None;
+    }
+    let now = observation.now;
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.waiting_for == RolloutWait::SecretInPods);
+    let since = before.map_or(now, |before| before.since.min(now));
+    let until = since.checked_add(SECRET_REACHES_PODS).ok()?;
+    let wait = Wait::new(
+        RolloutWait::SecretInPods,
+        "Kubernetes to bring the changed Secret into the running pods, whose drain hooks log in by it",
+    );
+    (now < until).then(|| wait.until(Some(until)))
+}
+
+impl Rollout {
+    /// A rollout in which no pod is ended, and no template written, before the login is known to work.
+    #[must_use]
+    pub fn held_by_login(self, held: &Held) -> Self {
+        let step = match (self.step, held) {
+            (Step::Stalled { reason, pod, why }, _) => Step::Stalled { reason, pod, why },
+            (_, Held::Waits(wait)) => Step::Wait(wait.clone()),
+            (_, Held::Refused(failure)) => Step::Stalled {
+                reason: Reason::RolloutStalled,
+                pod: None,
+                why: format!(
+                    "the replicas keep the login that they have, since the new one fails ({}): {}",
+                    reason_of(failure.reason),
+                    failure.message
+                ),
+            },
+        };
+        Self { step, ..self }
+    }
+}

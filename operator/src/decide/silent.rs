@@ -1,0 +1,132 @@
+//! What the heartbeats of replicas say for too long: a replica that sends none although its pod is Ready,
+//! and tasks whose replica is gone.
+
+use super::database::DatabaseVerdict;
+use super::health::{Health, Replica};
+use super::rollout::{Eviction, Rollout, Step, schema_migration};
+use crate::api::status::{HeartbeatState, StuckTasks};
+use crate::observation::Observation;
+use crate::validate::ValidCluster;
+use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Another replica fails the tasks of one that ended within a minute and a half. What is left after this
+/// long is left for longer.
+const STUCK_AFTER: Duration = Duration::from_mins(2);
+
+/// What is to be done about replicas that send no heartbeat.
+#[derive(Debug, Default)]
+pub struct Restart {
+    /// The pod to be replaced.
+    pub eviction: Option<Eviction>,
+    /// When the next one is due.
+    pub due_at: Option<Timestamp>,
+}
+
+/// Replaces a replica that has sent no heartbeat for longer than the user lets it: one at a time, where
+/// nothing else is going on, and only while another one serves, which shows that the database is no
+/// reason for it. Since when is in the status.
+pub fn restart(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+    database: &DatabaseVerdict,
+    rollout: &Rollout,
+) -> Restart {
+    let Some(patience) = cluster.rollout.restart_stale_after else {
+        return Restart::default();
+    };
+    let is_silent = |replica: &&Replica<'_>| {
+        let state = replica.heartbeat;
+        let silent = matches!(state, HeartbeatState::Stale | HeartbeatState::Missing);
+        silent && replica.pod.is_ready()
+    };
+    let mut replicas = health.replicas.iter();
+    let settled = replicas.all(|replica| replica.serves || is_silent(&replica))
+        && rollout.step == Step::Done
+        && observation.stateful_set.as_ref().is_some_and(|set| {
+            set.settled && usize::try_from(set.replicas) == Ok(health.replicas.len())
+        });
+    let one_serves = health.replicas.iter().any(|replica| replica.serves);
+    if cluster.paused || database.status != Some(true) || !settled || !one_serves {
+        return Restart::default();
+    }
+    let due = |replica: &Replica<'_>| {
+        let since = observation.remembered.silent_since.get(&replica.pod.name);
+        let since = since.filter(|(id, _)| *id == replica.id);
+        since.map_or(observation.now, |(_, since)| *since)
+    };
+    let silent = health.replicas.iter().filter(is_silent);
+    let Some((since, replica)) = silent
+        .map(|replica| (due(replica), replica))
+        .min_by_key(|(since, replica)| (*since, replica.pod.ordinal))
+    else {
+        return Restart::default();
+    };
+    let Ok(due_at) = since.checked_add(patience) else {
+        return Restart::default();
+    };
+    if observation.now < due_at {
+        return Restart {
+            eviction: None,
+            due_at: Some(due_at),
+        };
+    }
+    // Whoever ends the replica that runs it leaves it half done.
+    let may_end = replica.given_up && schema_migration(observation).is_none();
+    let seconds = patience.as_secs();
+    Restart {
+        eviction: may_end.then(|| Eviction {
+            pod: replica.pod.name.clone(),
+            uid: replica.pod.uid.clone(),
+            why: format!(
+                "its pod is Ready, and it has sent no heartbeat since {since:.0}, for longer than spec.rollout.restartStaleReplicasAfterSeconds ({seconds})"
+            ),
+            grace_seconds: None,
+            refused: None,
+        }),
+        due_at: None,
+    }
+}
+
+/// Running tasks whose replica sends no heartbeat any more and that no other one has failed, which is what
+/// Bytebase does with them as long as one replica works.
+pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
+    let facts = observation.facts()?;
+    let beats = facts.heartbeats.known()?;
+    let age = |id: Uuid| {
+        let ages = beats.iter().filter(|beat| beat.replica_id == id);
+        ages.map(|beat| beat.age).min()
+    };
+    let stuck = facts.running_tasks.known()?.iter().filter(|tasks| {
+        tasks.count > 0 && age(tasks.replica_id).is_none_or(|age| age >= STUCK_AFTER)
+    });
+    let (mut count, mut replica_ids) = (0_u64, Vec::new());
+    for tasks in stuck {
+        count = count.saturating_add(tasks.count);
+        replica_ids.push(tasks.replica_id.to_string());
+    }
+    replica_ids.sort();
+    replica_ids.dedup();
+    (count > 0).then(|| StuckTasks {
+        tasks: i64::try_from(count).unwrap_or(i64::MAX),
+        replica_ids,
+    })
+}
+
+/// When the first tasks are stuck that are not so yet.
+pub fn stuck_at(observation: &Observation) -> Option<Timestamp> {
+    let facts = observation.facts()?;
+    let owners = facts.running_tasks.rows().iter();
+    let owners = owners.filter(|tasks| tasks.count > 0);
+    let left = owners.filter_map(|tasks| {
+        let mut beats = facts.heartbeats.rows().iter();
+        let beat = beats.find(|beat| beat.replica_id == tasks.replica_id)?;
+        let silent = beat.age > Duration::from_secs(60);
+        STUCK_AFTER.checked_sub(beat.age).filter(|_| silent)
+    });
+    let left = left.filter(|left| !left.is_zero()).min()?;
+    let left = SignedDuration::try_from(left + Duration::from_secs(1)).ok()?;
+    observation.now.checked_add(left).ok()
+}

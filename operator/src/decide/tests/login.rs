@@ -1,0 +1,337 @@
+//! A changed login to the metadata database is tried before the first replica gets it.
+
+use super::state;
+use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
+use crate::api::{ConditionType, Reason};
+use crate::decide::decide;
+use crate::decide::plan::Plan;
+use crate::desired::drain::{Standing, template};
+use crate::kubernetes::Kind;
+use crate::observation::{
+    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, ProbeFailure,
+};
+use crate::observe::remembered::remembered;
+use crate::report;
+use crate::testing::{
+    OLD, after, beats, cluster, failure, healthy, key, observation, references, secret, settings,
+    stored, with_facts,
+};
+use crate::validate::{Validation, validate};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+const IMAGE: &str = "operator:1";
+
+/// The minimal cluster with this `PG_URL` in its Secret, changed.
+fn wants(url: &str, changes: &Value) -> Validation {
+    let mut references = references();
+    secret(&mut references, "pg", "PG_URL", url);
+    secret(
+        &mut references,
+        "monitor",
+        "PG_URL",
+        "postgres://m:m@db.example.com/bytebase",
+    );
+    validate(
+        &cluster(changes),
+        &references,
+        Some(&key()),
+        after(seconds(0)),
+    )
+}
+
+const BEFORE: &str = "postgres://bytebase:old@db.example.com/bytebase";
+const OTHER_PASSWORD: &str = "postgres://bytebase:new@db.example.com/bytebase";
+const OTHER_HOST: &str = "postgres://bytebase:old@new.example.com/bytebase";
+
+fn monitored() -> Value {
+    json!({"database": {
+        "urlSecretRef": {"name": "pg", "key": "PG_URL"},
+        "monitorSecretRef": {"name": "monitor", "key": "PG_URL"},
+    }})
+}
+
+fn seconds(seconds: i64) -> SignedDuration {
+    SignedDuration::from_secs(seconds)
+}
+
+/// A cluster over time, seen by a process that remembers nothing but the status.
+struct History {
+    changes: Value,
+    set: crate::observation::StatefulSetView,
+    status: BytebaseClusterStatus,
+    now: Timestamp,
+}
+
+impl History {
+    /// Three replicas that were started with [`BEFORE`].
+    fn new(changes: &Value) -> Self {
+        let valid = wants(BEFORE, changes).cluster.unwrap();
+        let written = template(&valid, Some(IMAGE), Standing::default()).unwrap();
+        let mut history = Self {
+            changes: changes.clone(),
+            set: crate::testing::set(3),
+            status: BytebaseClusterStatus::default(),
+            now: after(seconds(0)),
+        };
+        history.set.template = written.value;
+        history.set.template_digest = written.digest;
+        history
+    }
+
+    fn read() -> Observation {
+        healthy(3, stored(&json!({})))
+    }
+
+    fn seen(&self, database: Observation, validation: &Validation) -> Observation {
+        let endpoint = validation.database.as_ref();
+        let endpoint = endpoint.map(|database| database.replicas.identity_hint());
+        Observation {
+            now: self.now,
+            stateful_set: Some(self.set.clone()),
+            remembered: remembered(&self.status, endpoint.as_deref()),
+            ..database
+        }
+    }
+
+    fn step(&mut self, url: &str, database: Observation) -> Plan {
+        let validation = wants(url, &self.changes);
+        let plan = decide(&validation, &self.seen(database, &validation), &settings());
+        let report = plan.report.clone();
+        self.status = report::status(&self.status, report, &[], Some(1), self.now);
+        plan
+    }
+
+    fn login(&self) -> Option<LoginState> {
+        self.status.database.as_ref().unwrap().login
+    }
+}
+
+fn outage() -> Observation {
+    observation(
+        Some(3),
+        failure(FailureClass::Unknown, FailureReason::Unreachable),
+    )
+}
+
+fn refused() -> Observation {
+    observation(
+        Some(3),
+        failure(FailureClass::Definite, FailureReason::AuthenticationFailed),
+    )
+}
+
+fn writes_template(plan: &Plan) -> bool {
+    let kinds = plan.objects.iter().map(|object| object.kind);
+    kinds.into_iter().any(|kind| kind == Kind::StatefulSet)
+}
+
+fn waits(plan: &Plan) -> Option<RolloutWait> {
+    plan.report.rollout.as_ref()?.waiting_for
+}
+
+/// No pod is ended, and none that ends would come back with the new login from a new template.
+fn is_held(plan: &Plan, by: RolloutWait) {
+    assert_eq!((waits(plan), writes_template(plan)), (Some(by), false));
+    assert!(plan.eviction.is_none());
+    let (done, _) = state(plan, ConditionType::RolloutComplete);
+    assert_eq!(done, Some(false));
+}
+
+#[test]
+fn a_login_that_the_server_refuses_ends_nothing_until_it_is_accepted() {
+    for url in [OTHER_PASSWORD, OTHER_HOST] {
+        let mut history = History::new(&json!({}));
+        let settled = history.step(BEFORE, History::read());
+        assert_eq!(
+            state(&settled, ConditionType::RolloutComplete).0,
+            Some(true)
+        );
+        assert_eq!(history.login(), Some(LoginState::Accepted));
+        is_held(
+            &history.step(url, observation(Some(3), DatabaseView::NotProbed)),
+            RolloutWait::Login,
+        );
+        for _ in 0..2 {
+            let held = history.step(url, refused());
+            is_held(&held, RolloutWait::Login);
+            let message = &held.report.rollout.as_ref().unwrap().message;
+            assert!(message.contains("it failed"), "{message}");
+            assert_eq!(
+                state(&held, ConditionType::Stalled),
+                (Some(true), Reason::DatabaseAuthenticationFailed)
+            );
+        }
+        assert_eq!(history.login(), Some(LoginState::Refused));
+        // What cannot be read afterwards, takes the refusal back from nobody.
+        is_held(&history.step(url, outage()), RolloutWait::Login);
+        is_held(
+            &history.step(url, History::read()),
+            RolloutWait::SecretInPods,
+        );
+        history.now = after(seconds(120));
+        assert!(writes_template(&history.step(url, History::read())));
+    }
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_ends_nothing_where_the_one_before_could_be() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    for _ in 0..3 {
+        let held = history.step(OTHER_HOST, outage());
+        is_held(&held, RolloutWait::Login);
+        assert_eq!(
+            state(&held, ConditionType::DatabaseReady),
+            (None, Reason::DatabaseUnreachable)
+        );
+        assert_eq!(history.login(), Some(LoginState::Accepted));
+    }
+    // Where none could ever be reached the operator does not know, and holds nothing up.
+    let mut blind = History::new(&json!({}));
+    blind.step(BEFORE, outage());
+    assert_eq!(blind.login(), Some(LoginState::CannotTell));
+    blind.step(OTHER_HOST, outage());
+    blind.now = after(seconds(120));
+    assert!(writes_template(&blind.step(OTHER_HOST, outage())));
+}
+
+#[test]
+fn a_first_replica_is_not_held_by_what_was_known_of_another_host() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    history.set.replicas = 0;
+    let mut stopped = outage();
+    stopped.pods.clear();
+    let first = history.step(OTHER_HOST, stopped);
+    assert!(writes_template(&first));
+}
+
+#[test]
+fn a_monitored_login_is_tried_once_and_at_each_change() {
+    let trial = |class| {
+        Some(LoginTrial::Failed(ProbeFailure {
+            class,
+            reason: FailureReason::AuthenticationFailed,
+            message: "it failed".to_owned(),
+        }))
+    };
+    let tried = |trial: &Option<LoginTrial>| {
+        with_facts(History::read(), |facts| facts.login.clone_from(trial))
+    };
+    let accepted = Some(LoginTrial::Accepted);
+    let mut history = History::new(&monitored());
+    assert!(history.step(BEFORE, tried(&None)).reading.try_login);
+    history.step(BEFORE, tried(&accepted));
+    assert_eq!(history.login(), Some(LoginState::Accepted));
+    // Not by a process that finds in the status that it could.
+    assert!(!history.step(BEFORE, tried(&None)).reading.try_login);
+
+    let untried = history.step(OTHER_PASSWORD, tried(&None));
+    assert!(untried.reading.try_login);
+    is_held(&untried, RolloutWait::Login);
+    let cannot_tell = trial(FailureClass::Unknown);
+    is_held(
+        &history.step(OTHER_PASSWORD, tried(&cannot_tell)),
+        RolloutWait::Login,
+    );
+    assert_eq!(history.login(), Some(LoginState::Accepted));
+    let refused = history.step(OTHER_PASSWORD, tried(&trial(FailureClass::Definite)));
+    is_held(&refused, RolloutWait::Correction);
+    assert_eq!(
+        state(&refused, ConditionType::Stalled),
+        (Some(true), Reason::RolloutStalled)
+    );
+    assert!(
+        refused.reading.try_login,
+        "or nobody learns of the correction"
+    );
+    is_held(
+        &history.step(OTHER_PASSWORD, tried(&accepted)),
+        RolloutWait::SecretInPods,
+    );
+
+    // Where it could never be tried, what cannot be known holds nothing.
+    let mut blind = History::new(&monitored());
+    blind.step(BEFORE, tried(&cannot_tell));
+    assert_eq!(blind.login(), Some(LoginState::CannotTell));
+    is_held(
+        &blind.step(OTHER_PASSWORD, tried(&None)),
+        RolloutWait::Login,
+    );
+    is_held(
+        &blind.step(OTHER_PASSWORD, tried(&cannot_tell)),
+        RolloutWait::SecretInPods,
+    );
+}
+
+#[test]
+fn running_pods_are_given_time_to_learn_a_changed_secret() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let first = history.step(OTHER_PASSWORD, History::read());
+    is_held(&first, RolloutWait::SecretInPods);
+    assert_eq!(first.next, Some(after(seconds(120))));
+    history.now = after(seconds(119));
+    is_held(
+        &history.step(OTHER_PASSWORD, History::read()),
+        RolloutWait::SecretInPods,
+    );
+    // A rollout that was under way for another reason ends no pod either.
+    let mut outdated = History::read();
+    outdated.pods[1].revision = Some(OLD.to_owned());
+    is_held(
+        &history.step(OTHER_PASSWORD, outdated.clone()),
+        RolloutWait::SecretInPods,
+    );
+    history.now = after(seconds(120));
+    let written = history.step(OTHER_PASSWORD, outdated);
+    assert!(writes_template(&written) && written.eviction.is_some());
+
+    // Another host in the spec is in no Secret.
+    let parts = |host: &str| {
+        json!({"database": {
+            "host": host, "name": "bytebase",
+            "userSecretRef": {"name": "login", "key": "user"},
+            "passwordSecretRef": {"name": "login", "key": "password"},
+        }})
+    };
+    let mut elsewhere = History::new(&parts("db.example.com"));
+    elsewhere.changes = parts("new.example.com");
+    assert!(writes_template(&elsewhere.step(BEFORE, History::read())));
+
+    // Nor does a replica that works no more have anything to finish.
+    let mut late = History::new(&json!({}));
+    let dead = with_facts(History::read(), |facts| beats(facts).clear());
+    assert!(writes_template(&late.step(OTHER_PASSWORD, dead)));
+
+    // Nothing in a pod without the hook depends on it, and no login changes by another image.
+    for (changes, url) in [
+        (json!({"rollout": {"drain": "Disabled"}}), OTHER_PASSWORD),
+        (json!({}), BEFORE),
+    ] {
+        let mut other = History::new(&changes);
+        other.changes["podLabels"] = json!({"a": "b"});
+        assert!(writes_template(&other.step(url, History::read())));
+    }
+}
+
+#[test]
+fn a_paused_cluster_waits_for_nothing_but_to_be_resumed() {
+    let mut history = History::new(&json!({}));
+    history.changes["paused"] = json!(true);
+    assert_eq!(
+        waits(&history.step(OTHER_PASSWORD, History::read())),
+        Some(RolloutWait::Resume)
+    );
+}
+
+#[test]
+fn a_cloud_login_is_not_tried() {
+    let mut history = History::new(&monitored());
+    let iam = "postgres://bytebase@db.example.com/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
+    let plan = history.step(iam, History::read());
+    assert!(!plan.reading.try_login);
+    assert_eq!(history.login(), None);
+    assert_eq!(waits(&plan), Some(RolloutWait::SecretInPods));
+}

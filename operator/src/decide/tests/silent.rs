@@ -1,0 +1,259 @@
+//! Replicas that send no heartbeat for too long, tasks without a replica, a queue that stays held, drains
+//! near their end.
+
+use super::plan;
+use crate::api::status::{BytebaseClusterStatus, DrainState, HeartbeatState};
+use crate::decide::plan::Plan;
+use crate::observation::{
+    DatabaseView, Fact, FailureClass, FailureReason, Observation, RunningTasks, Sessions,
+};
+use crate::observe::remembered::remembered;
+use crate::report;
+use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn secs(seconds: i64) -> SignedDuration {
+    SignedDuration::from_secs(seconds)
+}
+
+fn opted_in() -> Value {
+    json!({"rollout": {"restartStaleReplicasAfterSeconds": 300}})
+}
+
+/// Three replicas, of which these have sent no heartbeat for this long.
+fn silent(ordinals: &[usize], age: u64) -> Observation {
+    with_facts(healthy(3, stored(&json!({}))), |facts| {
+        for ordinal in ordinals {
+            beats(facts)[*ordinal].age = Duration::from_secs(age);
+        }
+    })
+}
+
+/// What the status says that was written so many seconds ago.
+fn since(mut seen: Observation, seconds: i64) -> Observation {
+    let report = plan(&json!({}), &seen).report;
+    let written = after(secs(-seconds));
+    let status = report::status(
+        &BytebaseClusterStatus::default(),
+        report,
+        &[],
+        Some(1),
+        written,
+    );
+    seen.remembered = remembered(&status, None);
+    seen
+}
+
+fn evicted(plan: &Plan) -> Option<&str> {
+    plan.eviction.as_ref().map(|eviction| eviction.pod.as_str())
+}
+
+#[test]
+fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other() {
+    let seen = |seconds| since(silent(&[1], 400), seconds);
+    for (changes, seconds, expected) in [
+        (opted_in(), 300, Some("demo-1")),
+        (opted_in(), 299, None),
+        (json!({}), 86_400, None),
+    ] {
+        assert_eq!(evicted(&plan(&changes, &seen(seconds))), expected);
+    }
+    let waits = plan(&opted_in(), &seen(299));
+    assert_eq!(waits.next, Some(after(secs(1))));
+    // A process that never saw it before begins to count.
+    assert_eq!(evicted(&plan(&opted_in(), &silent(&[1], 400))), None);
+    let why = plan(&opted_in(), &seen(300)).eviction.unwrap();
+    assert_eq!((why.uid.as_str(), why.grace_seconds), ("uid-1", None));
+    assert!(
+        why.why.contains("restartStaleReplicasAfterSeconds"),
+        "{why:?}"
+    );
+}
+
+#[test]
+fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going() {
+    type Change = fn(&mut Observation);
+    let migrating = |seen: &mut Observation| {
+        if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
+            facts.sessions = Some(Sessions {
+                migration_running: true,
+                ..Sessions::default()
+            });
+        }
+    };
+    let unlooked = |seen: &mut Observation| {
+        if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
+            facts.sessions = None;
+        }
+    };
+    let cases: [(&str, Change); 8] = [
+        ("an outage", |seen| {
+            seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        }),
+        ("a migration", migrating),
+        ("sessions not looked at", unlooked),
+        ("a pod that ends", |seen| seen.pods[0].deleting = true),
+        ("a pod that starts", |seen| seen.pods[0].ready = false),
+        ("a pod to be made", |seen| drop(seen.pods.pop())),
+        ("a rollout that is over next", |seen| {
+            seen.stateful_set.as_mut().unwrap().settled = false;
+        }),
+        ("another process in it", |seen| {
+            seen.pods[1].replica_id = Some(id(7));
+            seen.pods[1].started_at = Some(now());
+        }),
+    ];
+    for (name, change) in cases {
+        let mut seen = since(silent(&[1], 400), 999);
+        change(&mut seen);
+        let plan = plan(&opted_in(), &seen);
+        assert_eq!(evicted(&plan), None, "{name}");
+    }
+    // None serves: what keeps all of them silent is no fault of theirs.
+    let all = since(silent(&[0, 1, 2], 400), 999);
+    assert_eq!(evicted(&plan(&opted_in(), &all)), None);
+    let two = since(silent(&[0, 2], 400), 999);
+    assert_eq!(evicted(&plan(&opted_in(), &two)), Some("demo-0"));
+    // It is not given up by the others yet.
+    let early = since(silent(&[1], 59), 999);
+    assert_eq!(evicted(&plan(&opted_in(), &early)), None);
+    let mut paused = opted_in();
+    paused["paused"] = json!(true);
+    let seen = since(silent(&[1], 400), 999);
+    assert_eq!(evicted(&plan(&paused, &seen)), None);
+    // A rollout has an order of its own.
+    let mut outdated = seen;
+    outdated.pods[0].revision = Some(OLD.to_owned());
+    assert_ne!(evicted(&plan(&opted_in(), &outdated)), Some("demo-1"));
+}
+
+#[test]
+fn a_row_that_bytebase_deletes_does_not_begin_the_silence_again() {
+    let seen = since(silent(&[1], 3700), 3600);
+    let mut gone = with_facts(silent(&[1], 3700), |facts| {
+        beats(facts).remove(1);
+    });
+    let stale = plan(&json!({}), &seen).report;
+    let before = report::status(
+        &BytebaseClusterStatus::default(),
+        stale,
+        &[],
+        Some(1),
+        after(secs(-3600)),
+    );
+    let missing = plan(&json!({}), &gone).report;
+    let status = report::status(&before, missing, &[], Some(1), now());
+    let replica = &status.replica_statuses[1];
+    assert_eq!(replica.heartbeat, HeartbeatState::Missing);
+    assert_eq!(replica.since, before.replica_statuses[1].since);
+    gone.remembered = remembered(&status, None);
+    assert_eq!(evicted(&plan(&opted_in(), &gone)), Some("demo-1"));
+}
+
+fn tasks(of: &[(i32, u64)]) -> Vec<RunningTasks> {
+    let tasks = of.iter().map(|(ordinal, count)| RunningTasks {
+        replica_id: id(*ordinal),
+        count: *count,
+    });
+    tasks.collect()
+}
+
+#[test]
+fn tasks_are_stuck_when_their_replica_has_been_silent_for_two_minutes() {
+    let with = |age| {
+        with_facts(silent(&[1], age), |facts| {
+            *running(facts) = tasks(&[(0, 5), (1, 2), (9, 3)]);
+        })
+    };
+    let stuck = |seen: &Observation| plan(&json!({}), seen).report.stuck_tasks;
+    // Of one whose row is gone nobody knows since when.
+    let early = stuck(&with(119)).unwrap();
+    assert_eq!(
+        (early.tasks, early.replica_ids),
+        (3, vec![id(9).to_string()])
+    );
+    let late = stuck(&with(120)).unwrap();
+    assert_eq!(
+        (late.tasks, late.replica_ids),
+        (5, vec![id(1).to_string(), id(9).to_string()])
+    );
+    assert_eq!(
+        plan(&json!({}), &with(100)).next,
+        Some(after(secs(21))),
+        "looked at when it comes true"
+    );
+    for seen in [
+        with_facts(with(999), |facts| facts.heartbeats = Fact::Unknown),
+        with_facts(with(999), |facts| facts.running_tasks = Fact::Unknown),
+        silent(&[], 0),
+    ] {
+        assert_eq!(stuck(&seen), None);
+    }
+}
+
+#[test]
+fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
+    let held = |seconds: i64| {
+        let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            facts.sessions = Some(Sessions {
+                queue_held_by: ["psql".to_owned()].into(),
+                ..Sessions::default()
+            });
+        });
+        seen.remembered.queue_held_since = Some(after(secs(-seconds)));
+        seen
+    };
+    let spec = json!({"rollout": {"holdLimitSeconds": 100}});
+    for (seconds, overdue) in [(159, false), (160, true)] {
+        let plan = plan(&spec, &held(seconds));
+        assert_eq!(plan.report.queue_hold.unwrap().overdue, overdue);
+    }
+    assert_eq!(plan(&spec, &held(150)).next, Some(after(secs(10))));
+}
+
+#[test]
+fn queued_work_is_a_reason_to_look_at_who_holds_the_queue() {
+    for (pending, looks) in [(0, false), (1, true)] {
+        let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            facts.pending_tasks = Fact::Known(pending);
+        });
+        assert_eq!(plan(&json!({}), &seen).reading.sessions, looks);
+    }
+}
+
+#[test]
+fn a_drain_is_near_its_end_in_the_last_five_minutes_or_the_last_tenth() {
+    let drain = |whole: i64, left: i64, count| {
+        let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            *running(facts) = tasks(&[(1, count)]);
+        });
+        let pod = &mut seen.pods[1];
+        pod.deleting = true;
+        pod.ending_since = Some(after(secs(left - whole)));
+        pod.ends_by = Some(after(secs(left)));
+        plan(&json!({}), &seen)
+    };
+    let state = |plan: &Plan| plan.report.replica_statuses[1].drain;
+    for (whole, left, expected) in [
+        (3600, 301, DrainState::Draining),
+        (3600, 300, DrainState::EndsSoon),
+        (100, 11, DrainState::Draining),
+        (100, 10, DrainState::EndsSoon),
+        (100, -1, DrainState::EndsSoon),
+    ] {
+        let plan = drain(whole, left, 1);
+        assert_eq!(state(&plan), Some(expected), "{whole} {left}");
+        assert!(plan.report.replica_statuses[1].ends_by.is_some());
+    }
+    assert_eq!(drain(3600, 310, 1).next, Some(after(secs(10))));
+    assert_eq!(state(&drain(3600, 10, 0)), None);
+    assert_eq!(
+        plan(&json!({}), &healthy(3, stored(&json!({}))))
+            .report
+            .replica_statuses[1]
+            .drain,
+        None
+    );
+}
