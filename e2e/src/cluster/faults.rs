@@ -38,6 +38,21 @@ pub async fn strike_pod(cluster: &Cluster, pod: &Pod, container: &str, blow: Blo
     strike(cluster, &pids, blow).await
 }
 
+/// Strikes the processes of a container that run this program.
+pub async fn strike_program(
+    cluster: &Cluster,
+    pod: &Pod,
+    container: &str,
+    program: &str,
+    blow: Blow,
+) -> Result<()> {
+    let of_container = cluster.processes_of(&container_id(pod, container)?).await?;
+    let mut pids = cluster.processes_named(program).await?;
+    pids.retain(|pid| of_container.contains(pid));
+    ensure!(!pids.is_empty(), "{program} does not run in {container}");
+    strike(cluster, &pids, blow).await
+}
+
 /// Strikes a component of the control plane. Killed, it is started again by the kubelet.
 pub async fn strike_component(cluster: &Cluster, component: Component, blow: Blow) -> Result<()> {
     let pids = cluster.processes_named(component.program()).await?;

@@ -237,6 +237,17 @@ impl Sandbox {
         faults::strike_pod(&self.harness().cluster, pod, container, blow).await
     }
 
+    /// Strikes one program in a container, and no other process of it.
+    pub async fn strike_program(
+        &self,
+        pod: &Pod,
+        container: &str,
+        program: &str,
+        blow: Blow,
+    ) -> Result<()> {
+        faults::strike_program(&self.harness().cluster, pod, container, program, blow).await
+    }
+
     /// Makes or replaces a Secret. Its values are from now on looked for in all the operator
     /// writes.
     pub async fn create_secret(&self, name: &str, data: &[(&str, &str)]) -> Result<()> {

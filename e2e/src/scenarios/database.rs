@@ -52,6 +52,51 @@ pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// A login that does not work reaches no replica, whether the server refuses it or cannot be reached, also by
+/// a new operator process.
+pub async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    let before = support::lives(&sandbox).await?;
+    let right = sandbox.database().url();
+    let place = format!("@{}:", sandbox.database().host());
+    for (bad, status) in [
+        (
+            right.replace(&sandbox.database().password, "not-the-password-of-anybody"),
+            "False",
+        ),
+        // TEST-NET-1 leads nowhere.
+        (right.replace(&place, "@192.0.2.1:"), "Unknown"),
+    ] {
+        ensure!(bad != right, "the URL is not the one that is expected");
+        sandbox
+            .create_secret(DATABASE_SECRET, &[("PG_URL", &bad)])
+            .await?;
+        sandbox
+            .wait_condition(NAME, "DatabaseReady", status, "")
+            .await?;
+        support::restart_operator(&sandbox).await?;
+        sandbox
+            .wait_status(NAME, "the login to be held back", |status| {
+                status["rollout"]["waitingFor"] == "Login"
+            })
+            .await?;
+        wait::throughout(
+            "the running replicas",
+            Duration::from_secs(10),
+            || support::lives(&sandbox),
+            |lives| *lives == before,
+        )
+        .await?;
+    }
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "correcting the Secret ended a replica"
+    );
+    Ok(())
+}
+
 /// Definite failures hold back the first pod; an unreachable database holds back only the second.
 pub async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     let right = sandbox.database().url();
@@ -186,6 +231,11 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
+    sandbox
+        .wait_status(NAME, "the Secret on its way into the pods", |status| {
+            status["rollout"]["waitingFor"] == "SecretInPods"
+        })
+        .await?;
     // One at a time: never fewer than one pod is Ready, by Kubernetes' own word.
     let seen = || async {
         let pods = support::pods(&sandbox).await?;
@@ -202,7 +252,8 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
     };
     wait::until_while(
         "both replicas replaced",
-        PATIENCE,
+        // The Secret is given two minutes to reach the pods.
+        2 * PATIENCE,
         seen,
         one_is_ready,
         |(ready, replaced)| *ready == 2 && *replaced == 2,
@@ -246,7 +297,7 @@ pub async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Gives Bytebase's role another password; returns the `PG_URL` with it, for the Secret.
-async fn rotate_in_database(sandbox: &Sandbox) -> Result<String> {
+pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<String> {
     let database = sandbox.database();
     let password = "a-rotated-password-nobody-may-see";
     sandbox.plant("rotated password", password);

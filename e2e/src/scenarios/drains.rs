@@ -24,10 +24,10 @@ const LONG: i32 = 30;
 const OVER: Duration = Duration::from_secs(90);
 
 /// A task run: its id, its status, and who runs it.
-type TaskRun = (i64, String, Option<String>);
+pub type TaskRun = (i64, String, Option<String>);
 
 /// A cluster of two replicas, Ready, whose drains may take longer than its tasks.
-async fn ready(sandbox: &Sandbox) -> Result<()> {
+pub async fn ready(sandbox: &Sandbox) -> Result<()> {
     let mut cluster = support::licensed(sandbox, 2);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     support::start(sandbox, &cluster).await?;
@@ -38,7 +38,7 @@ async fn ready(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// Queues a task run and waits until a replica runs it. Returns its id and the pod of that replica.
-async fn running_task(sandbox: &Sandbox, seconds: i32) -> Result<(i64, Pod)> {
+pub async fn running_task(sandbox: &Sandbox, seconds: i32) -> Result<(i64, Pod)> {
     let pool = sandbox.sql().await?;
     let queued: std::result::Result<i64, _> = sqlx::query_scalar(
         "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1)) RETURNING id",
@@ -67,7 +67,7 @@ async fn running_task(sandbox: &Sandbox, seconds: i32) -> Result<(i64, Pod)> {
     Ok((id, sandbox.api::<Pod>().get(&name).await?))
 }
 
-async fn task(sandbox: &Sandbox, id: i64) -> Result<TaskRun> {
+pub async fn task(sandbox: &Sandbox, id: i64) -> Result<TaskRun> {
     let pool = sandbox.sql().await?;
     let found = sqlx::query_as("SELECT id, status, replica_id FROM task_run WHERE id = $1")
         .bind(id)
@@ -77,7 +77,7 @@ async fn task(sandbox: &Sandbox, id: i64) -> Result<TaskRun> {
     Ok(found?)
 }
 
-async fn wait_task(
+pub async fn wait_task(
     sandbox: &Sandbox,
     id: i64,
     status: &str,
@@ -97,13 +97,13 @@ async fn wait_task(
 }
 
 /// Waits until the task is done, and then until its pod has ended, which must not take long.
-async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
+pub async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()> {
     wait_task(sandbox, id, "DONE", OVER).await?;
     wait_ended(sandbox, pod, Duration::from_secs(20)).await
 }
 
 /// Waits until this pod has gone, whatever has its name then.
-async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Result<()> {
+pub async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Result<()> {
     let name = pod.name_any();
     wait::until(
         &format!("{name} to end"),
@@ -291,7 +291,7 @@ pub async fn without_operator(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
+pub async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
     let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
     let replicas = format!("--replicas={replicas}");
     sandbox

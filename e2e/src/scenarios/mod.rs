@@ -1,11 +1,12 @@
 //! All scenarios, in the order they are started.
 
 mod bring_up;
+mod busy;
 mod configuration;
 mod control_plane;
 mod database;
 mod databases;
-mod drains;
+pub(crate) mod drains;
 mod harness;
 mod install;
 mod licensing;
@@ -21,7 +22,12 @@ mod spec_fields;
 pub(crate) mod support;
 mod tenants;
 
+use std::time::Duration;
+
 use crate::scenario::Scenario;
+
+/// For several rollouts of busy replicas.
+const LONG: Duration = Duration::from_mins(25);
 
 /// The list. A new scenario is a function that takes a [`crate::scenario::sandbox::Sandbox`] and a line here.
 pub const ALL: &[Scenario] = &[
@@ -131,6 +137,46 @@ pub const ALL: &[Scenario] = &[
         "A container that has started again waits for no task of the process before it.",
         |sandbox| Box::pin(drains::after_restart(sandbox)),
     ).stand_in_only(),
+    Scenario::new(
+        "busy-through-changes",
+        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back.",
+        |sandbox| Box::pin(busy::through_changes(sandbox)),
+    ).stand_in_only().limit(LONG),
+    Scenario::new(
+        "busy-all-deleted",
+        "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",
+        |sandbox| Box::pin(busy::all_deleted(sandbox)),
+    ).stand_in_only().limit(LONG),
+    Scenario::new(
+        "drain-in-outage",
+        "A drain outlives an outage of the database of 40 seconds.",
+        |sandbox| Box::pin(busy::in_outage(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "drain-hook-killed",
+        "A drain hook that is killed while it holds the queue leaves no hold behind.",
+        |sandbox| Box::pin(busy::hook_killed(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "license-ends-in-rollout",
+        "A license that ends in the middle of a rollout ends all replicas but one, and no running task.",
+        |sandbox| Box::pin(busy::license_ends_in_rollout(sandbox)),
+    ).stand_in_only().limit(LONG),
+    Scenario::new(
+        "stale-replica",
+        "A replica that sends no heartbeat is replaced after the time of the user's choice, and no other is.",
+        |sandbox| Box::pin(busy::stale_replica(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
+        "bad-rotation",
+        "A login that does not work reaches no replica, also after a restart of the operator.",
+        |sandbox| Box::pin(database::bad_rotation(sandbox)),
+    ),
+    Scenario::new(
+        "node-drain",
+        "kubectl drain waits for the task that a replica on the node runs, and goes through.",
+        |sandbox| Box::pin(busy::node_drained(sandbox)),
+    ).stand_in_only().exclusive(),
     Scenario::new(
         "unreadable-cluster",
         "A cluster whose spec cannot be read is told so, and keeps a new operator process from serving no other.",

@@ -22,7 +22,7 @@ use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::session::harness::Session;
 use crate::session::state::Purpose;
 use act::Stage;
-use load::Load;
+pub(crate) use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
 

@@ -413,8 +413,12 @@ mod tests {
         "volumeMounts",
         "volumes",
     ];
-    /// Seen only in a rollout: the scenarios `bad-image` and `maintenance` look at one.
-    const SEEN_IN_ROLLOUT: [&str; 2] = ["rollout.readyTimeoutSeconds", "rollout.strategy"];
+    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and `stale-replica` look.
+    const SEEN_IN_PODS: [&str; 3] = [
+        "rollout.readyTimeoutSeconds",
+        "rollout.restartStaleReplicasAfterSeconds",
+        "rollout.strategy",
+    ];
     /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be seen.
     const NEEDS_TWO_FAMILIES: [&str; 1] = ["service.ipFamilies"];
 
@@ -457,7 +461,7 @@ mod tests {
         assert!(wanted.len() > 60, "{wanted:?}");
         let mut listed: BTreeSet<_> = fields().iter().map(|field| field.path.to_owned()).collect();
         assert_eq!(listed.len(), fields().len(), "a field is listed twice");
-        listed.extend(SEEN_IN_ROLLOUT.map(str::to_owned));
+        listed.extend(SEEN_IN_PODS.map(str::to_owned));
         listed.extend(NEEDS_TWO_FAMILIES.map(str::to_owned));
         assert_eq!(listed, wanted);
         Ok(())

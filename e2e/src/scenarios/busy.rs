@@ -1,0 +1,293 @@
+//! A cluster under a steady load of tasks, while everything is done to it that ends pods on purpose. No
+//! task may be lost.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+
+use super::drains::{
+    done_then_ended, ready, running_task, scale_operator, task, wait_ended, wait_task,
+};
+use super::support::{self, NAME};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::soak::Load;
+use crate::wait;
+
+/// Tasks a minute.
+const RATE: u32 = 60;
+/// Longest until three busy replicas are replaced: each may wait a minute for an idle one and then for
+/// its tasks, with the queue held.
+const ROLL: Duration = Duration::from_mins(8);
+
+/// Three replicas, Ready, whose drains may take longer than their tasks.
+async fn three(sandbox: &Sandbox) -> Result<Value> {
+    let mut cluster = support::licensed(sandbox, 3);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(180);
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(40);
+    support::start(sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(cluster)
+}
+
+/// Ends the load and waits until every task that it gave is done. One that was lost is FAILED and stays so.
+async fn nothing_is_lost(sandbox: &Sandbox, load: Load) -> Result<()> {
+    let given = load.end().await?;
+    let pool = sandbox.sql().await?;
+    let left = "SELECT status, count(*) FROM task_run WHERE status <> 'DONE' GROUP BY 1 ORDER BY 1";
+    let left = || async {
+        let rows: Vec<(String, i64)> = sqlx::query_as(left).fetch_all(&pool).await?;
+        Ok(rows)
+    };
+    let none_lost = |rows: &Vec<(String, i64)>| {
+        let lost = rows.iter().find(|(status, _)| status == "FAILED");
+        ensure!(lost.is_none(), "tasks were lost: {rows:?}");
+        Ok(())
+    };
+    let done = wait::until_while(
+        "every task to be done",
+        ROLL,
+        left,
+        none_lost,
+        Vec::is_empty,
+    )
+    .await;
+    pool.close().await;
+    done?;
+    ensure!(given > 0, "the load gave no task");
+    Ok(())
+}
+
+/// Waits until a rollout has replaced every pod.
+async fn rolled(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> {
+    let replaced = || async { Ok(sandbox.pods(label).await?.len()) };
+    wait::until("every replica to be replaced", ROLL, replaced, |now| {
+        *now == count
+    })
+    .await?;
+    support::rolled(sandbox).await
+}
+
+/// Another version together with another password, the old one of which works no more; then three
+/// replicas, one, and three again.
+pub async fn through_changes(sandbox: Sandbox) -> Result<()> {
+    three(&sandbox).await?;
+    let load = Load::start(vec![sandbox.sql().await?], RATE, 1);
+    let url = super::database::rotate_in_database(&sandbox).await?;
+    sandbox
+        .create_secret(super::support::DATABASE_SECRET, &[("PG_URL", &url)])
+        .await?;
+    support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
+    sandbox
+        .wait_status(NAME, "the Secret on its way into the pods", |status| {
+            status["rollout"]["waitingFor"] == "SecretInPods"
+        })
+        .await?;
+    rolled(&sandbox, "rolled=yes", 3).await?;
+    for replicas in [1, 3] {
+        support::patch_spec(&sandbox, json!({"replicas": replicas})).await?;
+        let count = || async { Ok(support::pods(&sandbox).await?.len()) };
+        let wanted = usize::try_from(replicas)?;
+        wait::until("the size", ROLL, count, |now| *now == wanted).await?;
+    }
+    support::rolled(&sandbox).await?;
+    nothing_is_lost(&sandbox, load).await
+}
+
+/// Every pod at once, with no operator: all finish what they run.
+pub async fn all_deleted(sandbox: Sandbox) -> Result<()> {
+    three(&sandbox).await?;
+    let load = Load::start(vec![sandbox.sql().await?], RATE, 2);
+    sandbox
+        .wait_status(NAME, "three busy replicas", |status| {
+            let all = status["replicaStatuses"].as_array();
+            all.is_some_and(|all| {
+                all.len() == 3 && all.iter().all(|one| one["runningTasks"].as_i64() > Some(0))
+            })
+        })
+        .await?;
+    scale_operator(&sandbox, 0).await?;
+    let before = support::pods(&sandbox).await?;
+    let selector = format!("bytebase.com/cluster={NAME}");
+    sandbox
+        .kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
+        .await?;
+    for pod in &before {
+        wait_ended(&sandbox, pod, ROLL).await?;
+    }
+    scale_operator(&sandbox, 1).await?;
+    support::rolled(&sandbox).await?;
+    nothing_is_lost(&sandbox, load).await
+}
+
+/// `kubectl drain` on the node of a replica that runs a task waits for it, and goes through.
+pub async fn node_drained(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    // There is no other node for the successor of the first that goes.
+    cluster["spec"]["disruptionBudget"] = json!({"enabled": false});
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let (id, pod) = running_task(&sandbox, 40).await?;
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let node = node.context("the pod is on no node")?;
+    let selector = format!("--pod-selector=bytebase.com/cluster={NAME}");
+    let drain = [
+        "drain",
+        &node,
+        &selector,
+        "--delete-emptydir-data",
+        "--timeout=200s",
+    ];
+    let drained = sandbox.kubectl(&drain).await;
+    let done = task(&sandbox, id).await;
+    // Whatever came of it, other scenarios need the node.
+    sandbox.kubectl(&["uncordon", &node]).await?;
+    drained?;
+    let (_, done, _) = done?;
+    ensure!(done == "DONE", "the node was drained with the task {done}");
+    wait_ended(&sandbox, &pod, Duration::from_secs(1)).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// The database is away for a while in the middle of a drain.
+pub async fn in_outage(sandbox: Sandbox) -> Result<()> {
+    ready(&sandbox).await?;
+    let (id, pod) = running_task(&sandbox, 60).await?;
+    let name = pod.name_any();
+    sandbox
+        .kubectl(&["delete", "pod", &name, "--wait=false"])
+        .await?;
+    let (postgres, database) = (&sandbox.harness().postgres, sandbox.database());
+    postgres.allow_connections(database, false).await?;
+    let there = || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) };
+    // Longer than a heartbeat counts, and shorter than the hook waits for an answer.
+    let waits = wait::throughout("the pod", Duration::from_secs(40), there, |now| {
+        now.as_ref().is_some_and(|now| now.uid() == pod.uid())
+    })
+    .await;
+    postgres.allow_connections(database, true).await?;
+    waits?;
+    done_then_ended(&sandbox, id, &pod).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// The hook of a pod is killed while it holds the queue: the server frees the queue, the pod ends at once,
+/// and what it ran is lost, as of any process that is killed; every other task is done.
+pub async fn hook_killed(sandbox: Sandbox) -> Result<()> {
+    three(&sandbox).await?;
+    let load = Load::start(vec![sandbox.sql().await?], RATE, 3);
+    let (long, pod) = running_task(&sandbox, 120).await?;
+    let name = pod.name_any();
+    sandbox
+        .kubectl(&["delete", "pod", &name, "--wait=false"])
+        .await?;
+    let holder = format!("drain/{name}");
+    sandbox
+        .wait_status(NAME, "the hold", |status| {
+            status["queueHold"]["heldBy"] == json!([holder])
+        })
+        .await?;
+    sandbox
+        .strike_program(&pod, "bytebase", "bytebase-drain", Blow::Kill)
+        .await?;
+    sandbox
+        .wait_status(NAME, "the queue to be free", |status| {
+            status["queueHold"].is_null()
+        })
+        .await?;
+    wait_ended(&sandbox, &pod, PATIENCE).await?;
+    wait_task(&sandbox, long, "FAILED", PATIENCE).await?;
+    load.end().await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    Ok(())
+}
+
+/// A license ends in the middle of a rollout: the last replica but one has gone before, and the task that
+/// held the rollout up is done.
+pub async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
+    three(&sandbox).await?;
+    let (id, pod) = running_task(&sandbox, 100).await?;
+    support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
+    sandbox
+        .wait_status(NAME, "the rollout at work", |status| {
+            status["rollout"]["updatedReplicas"].as_i64() > Some(0)
+        })
+        .await?;
+    support::shorten_license(&sandbox, 30).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "")
+        .await?;
+    let one = || async { Ok(support::pods(&sandbox).await?.len()) };
+    wait::until("one replica", ROLL, one, |now| *now == 1).await?;
+    wait_task(&sandbox, id, "DONE", ROLL).await?;
+    let reasons = support::event_reasons(&sandbox).await?;
+    ensure!(
+        reasons.iter().any(|reason| reason.starts_with("License")),
+        "nothing was said of the license: {reasons:?}"
+    );
+    // Renewed, the cluster grows, and the rollout reaches the replica that was busy.
+    support::secrets(&sandbox).await?;
+    let license = crate::scenario::license::License::default();
+    support::install_license(&sandbox, &license).await?;
+    rolled(&sandbox, "rolled=yes", 3).await?;
+    let now = sandbox.api::<Pod>().get_opt(&pod.name_any()).await?;
+    ensure!(
+        now.is_some_and(|now| now.uid() != pod.uid()),
+        "the replica that was busy still runs"
+    );
+    Ok(())
+}
+
+/// A replica whose heartbeats the database drops is replaced after the time that the spec says; the others
+/// are not touched.
+pub async fn stale_replica(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["rollout"]["restartStaleReplicasAfterSeconds"] = json!(60);
+    support::start(&sandbox, &cluster).await?;
+    let status = sandbox.wait_condition(NAME, "Ready", "True", "").await;
+    status?;
+    let before = support::lives(&sandbox).await?;
+    let status = sandbox.status(NAME).await?;
+    let silent = &status["replicaStatuses"][0];
+    let (id, name) = (silent["replicaID"].as_str(), silent["pod"].as_str());
+    let (id, name) = (id.context("no id")?, name.context("no pod")?);
+    let pool = sandbox.sql().await?;
+    let statement = format!(
+        "CREATE FUNCTION drop_beat() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; \
+         CREATE TRIGGER silent BEFORE INSERT OR UPDATE ON replica_heartbeat FOR EACH ROW \
+         WHEN (NEW.replica_id = '{id}') EXECUTE FUNCTION drop_beat()"
+    );
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+        .execute(&pool)
+        .await;
+    pool.close().await;
+    done?;
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "False", "HeartbeatStale")
+        .await?;
+    let replaced = || support::lives(&sandbox);
+    let lives = wait::until(
+        "the silent replica to be replaced",
+        ROLL,
+        replaced,
+        |lives| {
+            lives
+                .get(name)
+                .is_some_and(|now| before.get(name) != Some(now))
+        },
+    )
+    .await?;
+    ensure!(
+        lives
+            .iter()
+            .all(|(pod, life)| pod == name || before.get(pod) == Some(life)),
+        "another replica was touched"
+    );
+    support::rolled(&sandbox).await
+}
