@@ -4,6 +4,7 @@
 //! operator as a process of this machine, whose processor time and memory the kernel tells.
 
 mod bare;
+mod drains;
 mod fleet;
 mod metrics;
 mod process;
@@ -24,7 +25,7 @@ use table::Table;
 /// How much to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Clusters of the large measurements
+    /// Clusters of the large measurements; 0 leaves them out, and a few minutes are enough
     #[arg(long, env = "CLUSTERS", default_value_t = 1000)]
     pub clusters: usize,
     /// Seconds for which nothing happens and nothing should
@@ -59,7 +60,11 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
 async fn measure(harness: &Harness, arguments: &Arguments) -> Result<Table> {
     let mut table = Table::default();
     single::image(harness, &mut table).await?;
+    drains::hook(&mut table).await?;
     with_pods(harness, &mut table).await?;
+    if arguments.clusters == 0 {
+        return Ok(table);
+    }
     for component in [Component::ControllerManager, Component::Scheduler] {
         harness.cluster.park(component).await?;
     }
@@ -73,6 +78,7 @@ async fn measure(harness: &Harness, arguments: &Arguments) -> Result<Table> {
 async fn with_pods(harness: &Harness, table: &mut Table) -> Result<()> {
     let sandbox = Sandbox::create(harness.clone(), "bench").await?;
     single::cluster(&sandbox, table).await?;
+    drains::measure(&sandbox, table).await?;
     sandbox
         .kubectl(&["delete", "bytebasecluster", "--all"])
         .await?;

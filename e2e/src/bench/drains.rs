@@ -1,0 +1,135 @@
+//! What it takes to end pods without losing their tasks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::process::program;
+use super::table::Table;
+use super::{say, seconds};
+use crate::scenario::sandbox::Sandbox;
+use crate::scenarios::drains::{running_task, wait_task};
+use crate::scenarios::support::{self, NAME};
+
+const LOOK: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_mins(3);
+/// `rollout.preStopSeconds` of the cluster that is measured: the rules demand this pause of every pod.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The hook beside the operator in its image.
+pub async fn hook(table: &mut Table) -> Result<()> {
+    let hook = program().await?.with_file_name("bytebase-drain");
+    let size = fs::metadata(&hook)
+        .with_context(|| format!("{}", hook.display()))?
+        .len();
+    table.row(
+        "drain hook",
+        format!("{}.{} MB", size / 1_000_000, size % 1_000_000 / 100_000),
+        "≤ 6 MB",
+    );
+    Ok(())
+}
+
+/// A quiet pod, a rollout of three idle replicas, and the end of a pod after its last task. The cluster of
+/// three is Ready.
+pub async fn measure(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
+    say("drains");
+    quiet_pod(sandbox, table).await?;
+    rollout(sandbox, table).await?;
+    // A task needs a drain that outlasts it.
+    support::patch_spec(sandbox, json!({"rollout": {"drainTimeoutSeconds": 120}})).await?;
+    support::rolled(sandbox).await?;
+    last_task(sandbox, table).await
+}
+
+async fn quiet_pod(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
+    let mut most = 0;
+    for pod in support::pods(sandbox).await? {
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_ref());
+        let id = statuses
+            .into_iter()
+            .flatten()
+            .find_map(|status| status.container_id.as_deref());
+        let id = id
+            .and_then(|id| id.rsplit('/').next())
+            .context("no container")?;
+        let cluster = &sandbox.harness().cluster;
+        most = most.max(cluster.processes_of(id).await?.len());
+    }
+    table.row(
+        "processes in the container of a quiet pod",
+        most.to_string(),
+        "1",
+    );
+    Ok(())
+}
+
+/// Each pod is timed from its making to its being Ready, so that a slow machine is on both sides.
+async fn rollout(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
+    let before: Vec<_> = support::pods(sandbox).await?.iter().map(Pod::uid).collect();
+    support::patch_spec(sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
+    let start = Instant::now();
+    let (mut made, mut ready) = (BTreeMap::new(), BTreeMap::new());
+    while ready.len() < before.len() {
+        ensure!(start.elapsed() < PATIENCE, "the rollout does not end");
+        for pod in support::pods(sandbox).await? {
+            if before.contains(&pod.uid()) {
+                continue;
+            }
+            let began = *made.entry(pod.uid()).or_insert_with(Instant::now);
+            if support::is_ready(&pod) {
+                ready.entry(pod.uid()).or_insert_with(|| began.elapsed());
+            }
+        }
+        sleep(LOOK).await;
+    }
+    let took = start.elapsed();
+    let starts: Duration = ready.values().sum();
+    let pauses = PAUSE * u32::try_from(ready.len())?;
+    let least = starts + pauses;
+    table.row("rollout of three idle replicas", seconds(took), "");
+    table.row(
+        "the same ÷ (its starts to Ready + preStopSeconds of each)",
+        format!("{:.2}", took.as_secs_f64() / least.as_secs_f64()),
+        "≤ 1.2",
+    );
+    support::rolled(sandbox).await
+}
+
+async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
+    let (id, pod) = running_task(sandbox, 20).await?;
+    let name = pod.name_any();
+    sandbox
+        .kubectl(&["delete", "pod", &name, "--wait=false"])
+        .await?;
+    wait_task(sandbox, id, "DONE", PATIENCE).await?;
+    // Of the database's clock, which is that of this machine: the wait above looks too seldom.
+    let pool = sandbox.sql().await?;
+    let ended = "SELECT extract(epoch FROM clock_timestamp() - updated_at)::float8 FROM task_run WHERE id = $1";
+    let since: f64 = sqlx::query_scalar(ended).bind(id).fetch_one(&pool).await?;
+    pool.close().await;
+    let seen = Instant::now();
+    loop {
+        let now = sandbox.api::<Pod>().get_opt(&name).await?;
+        if now.is_none_or(|now| now.uid() != pod.uid()) {
+            break;
+        }
+        ensure!(seen.elapsed() < PATIENCE, "{NAME}: the pod does not end");
+        sleep(LOOK).await;
+    }
+    table.row(
+        "last task done → its pod has ended",
+        format!("{:.2} s", since + seen.elapsed().as_secs_f64()),
+        "≤ 3 s",
+    );
+    support::rolled(sandbox).await
+}
