@@ -101,6 +101,7 @@ impl Stage {
         {
             let mut doings = self.doings.lock();
             doings.models = models.to_vec();
+            doings.struck = round.disaster.is_some();
             doings.disturbed = (0..models.len())
                 .filter(|index| round.disturbs(*index))
                 .collect();
@@ -124,6 +125,7 @@ impl Stage {
         self.wait_settled(models).await?;
         let mut doings = self.doings.lock();
         doings.disturbed.clear();
+        doings.struck = false;
         for (_, until) in doings.losses.values_mut().flatten() {
             until.get_or_insert_with(Timestamp::now);
         }

@@ -34,12 +34,14 @@ pub struct Look {
     pub pods: Vec<PodSeen>,
     /// Replicas that beat.
     pub active: i64,
-    /// Whether the stored license allows several; `None` where it could not be read.
-    pub ha: Option<bool>,
+    /// Whether a license is stored that allows several.
+    pub ha: bool,
     /// Wanted replicas after the license.
     pub target: i32,
     /// Pods may be down by our own doing.
     pub disturbed: bool,
+    /// The operator may be unable to act.
+    pub struck: bool,
     /// Somebody keeps all replicas from promoting work.
     pub held: bool,
     /// Task runs that have failed since their replica ended, and nobody struck it: id and owner.
@@ -98,9 +100,8 @@ impl Books {
     pub fn enter(&mut self, cluster: usize, look: &Look) {
         self.looks += 1;
         let account = self.accounts.entry(cluster).or_default();
-        if look.ha == Some(false) && look.active > 1 {
-            // While the cluster is struck the operator may be unable to act.
-            if !look.disturbed {
+        if !look.ha && look.active > 1 {
+            if !look.struck {
                 account.surplus += look.passed;
             }
             if account.surplus > TOLERANCE {
@@ -241,7 +242,7 @@ mod tests {
     fn look(pods: &[PodSeen]) -> Look {
         Look {
             pods: pods.to_vec(),
-            ha: Some(true),
+            ha: true,
             target: 3,
             passed: Duration::from_secs(1),
             ..Look::default()
@@ -262,7 +263,7 @@ mod tests {
     #[test]
     fn too_many_without_a_license_count_once_the_tolerance_is_over() {
         let two = Look {
-            ha: Some(false),
+            ha: false,
             active: 2,
             ..look(&[])
         };
@@ -270,12 +271,12 @@ mod tests {
         assert_eq!(entries(&vec![two.clone(); seconds]).0, 0);
         assert_eq!(entries(&vec![two.clone(); seconds + 1]).0, 1);
         let excused = Look {
-            disturbed: true,
+            struck: true,
             ..two.clone()
         };
         assert_eq!(entries(&vec![excused; seconds + 1]).0, 0);
         let licensed = Look {
-            ha: Some(true),
+            ha: true,
             ..two.clone()
         };
         assert_eq!(entries(&vec![licensed; seconds + 1]).0, 0);

@@ -18,6 +18,8 @@ pub struct Doings {
     pub models: Vec<Model>,
     /// Clusters whose pods may be down by our own doing, until they have settled again.
     pub disturbed: BTreeSet<usize>,
+    /// A disaster may keep the operator from acting.
+    pub struck: bool,
     /// Clusters whose database is refused or in use by another Bytebase, and which have no replica:
     /// none may start.
     pub refused: BTreeSet<usize>,

@@ -96,6 +96,7 @@ impl Eyes {
                     ha,
                     target: now.models.get(index).map_or(0, Model::target),
                     disturbed: both(&doings) || both(&now),
+                    struck: doings.struck || now.struck,
                     refused: doings.refused.contains(&index) && now.refused.contains(&index),
                     deleted: now.deleted,
                     passed: last.elapsed(),
@@ -121,9 +122,11 @@ impl Eyes {
         .fetch_optional(pool)
         .await?
         .flatten();
+        // None is stored either where nobody has signed up, as in a database that was put in the place of
+        // another.
         let ha = license
             .as_deref()
-            .map(|token| allows_several(token, Timestamp::now()));
+            .is_some_and(|token| allows_several(token, Timestamp::now()));
         // A replica beats every ten seconds; the row of one that ended stays.
         let active = sqlx::query_scalar(
             "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
@@ -160,7 +163,7 @@ impl Eyes {
 struct Seen {
     pods: Vec<PodSeen>,
     active: i64,
-    ha: Option<bool>,
+    ha: bool,
     held: bool,
     /// Task runs that failed: id, owner, and the owner's last heartbeat.
     failed: Vec<(i64, String, Timestamp)>,
