@@ -12,6 +12,7 @@ use crate::observation::{
     StatefulSetView, StoredLicense,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
+use axum::http::Uri;
 use jiff::{SignedDuration, Timestamp};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -249,6 +250,7 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
         not_owned: None,
         transaction_pooler: false,
         identity: DatabaseIdentity::new("one", "1"),
+        server_uptime: Duration::from_hours(1),
         schema: SchemaState::Bytebase {
             version: Some(Version::new(3, 21, 5)),
         },
@@ -338,11 +340,11 @@ pub fn failure(class: FailureClass, reason: FailureReason) -> DatabaseView {
     }))
 }
 
-/// A client of a scripted API server. `answer` is given method, query and body of each request and
+/// A client of a scripted API server. `answer` is given method, address and body of each request and
 /// returns status and body of the answer; `None`: there never is one.
 pub fn api_server(
     namespace: &str,
-    mut answer: impl FnMut(&str, &str, Value) -> Option<(u16, Value)> + Send + 'static,
+    mut answer: impl FnMut(&str, &Uri, Value) -> Option<(u16, Value)> + Send + 'static,
 ) -> kube::Client {
     let (service, mut handle) =
         tower_test::mock::pair::<axum::http::Request<Body>, axum::http::Response<Body>>();
@@ -350,10 +352,10 @@ pub fn api_server(
         let mut unanswered = Vec::new();
         while let Some((request, send)) = handle.next_request().await {
             let method = request.method().to_string();
-            let query = request.uri().query().unwrap_or_default().to_owned();
+            let uri = request.uri().clone();
             let bytes = request.into_body().collect_bytes().await.unwrap();
             let body = serde_json::from_slice(&bytes).unwrap_or_default();
-            let Some((code, body)) = answer(&method, &query, body) else {
+            let Some((code, body)) = answer(&method, &uri, body) else {
                 unanswered.push(send);
                 continue;
             };

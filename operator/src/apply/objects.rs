@@ -352,7 +352,8 @@ mod tests {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&calls);
         let mut answers = VecDeque::from(answers);
-        let client = api_server("team", move |method, query, body| {
+        let client = api_server("team", move |method, uri, body| {
+            let query = uri.query().unwrap_or_default();
             let call = (method.to_owned(), query.to_owned(), body);
             log.lock().unwrap().push(call);
             Some(answers.pop_front().unwrap())

@@ -9,7 +9,7 @@ use crate::dereference::ReferenceIndex;
 use crate::kubernetes::Kind;
 use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
-use crate::observe::{self, Sources};
+use crate::observe::{self, Clock, Sources};
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, Queue};
@@ -94,6 +94,8 @@ pub struct Parts {
     pub leadership: Leadership,
     /// Where clusters to reconcile go.
     pub queue: UnboundedSender<Key>,
+    /// What decisions go by.
+    pub clock: Clock,
 }
 
 impl Context {
@@ -108,9 +110,10 @@ impl Context {
             metrics,
             leadership,
             queue,
+            clock,
         } = parts;
         let queue = Queue::new(queue);
-        let sources = Sources::new(client.clone(), probes, queue.clone());
+        let sources = Sources::new(client.clone(), probes, queue.clone(), clock);
         let caches = Arc::clone(&sources.caches);
         let first_pass = FirstPass::new(Arc::clone(&sources.probes));
         let probes = Arc::clone(&sources.probes);
@@ -189,6 +192,13 @@ impl Context {
     /// Remembers.
     pub fn remember(&self, key: &Key, memory: Memory) {
         self.memory.lock().insert(key.clone(), memory);
+    }
+
+    /// Every cluster of which something is remembered.
+    #[cfg(test)]
+    pub fn remembers(&self) -> Vec<Key> {
+        let memory = self.memory.lock();
+        memory.keys().cloned().collect()
     }
 
     /// Whether a cluster is as its last reconcile left it, changed only by the status that was

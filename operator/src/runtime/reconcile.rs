@@ -13,7 +13,6 @@ use crate::process::queue::{Key, name};
 use crate::report::{self, publish, report, report_unseen};
 use crate::validate::validate;
 use futures::FutureExt as _;
-use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -156,7 +155,7 @@ impl Pass<'_> {
         }
         let references = dereference(&context.client, &context.references, key, cluster).await?;
         let license_key = context.settings.license_key.as_ref();
-        let validation = validate(cluster, &references, license_key, Timestamp::now());
+        let validation = validate(cluster, &references, license_key, (sources.clock)());
 
         let mut memory = context.recall(key, uid);
         let own = OwnActions {

@@ -14,6 +14,7 @@ use crate::process::lease::{self, Contender};
 use crate::process::metrics::{LiveSample, Metrics};
 use crate::process::queue::{Key, gather};
 use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{self, applier};
 use kube::runtime::reflector::ObjectRef;
@@ -122,6 +123,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     );
     let http = bytebase::client()?;
     let context = Arc::new(Context::new(Parts {
+        clock: Arc::new(Timestamp::now),
         options,
         settings,
         client,

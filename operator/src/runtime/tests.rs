@@ -1,5 +1,7 @@
 //! Whole reconciles against a scripted API server, with the exact calls that they make.
 
+mod histories;
+
 use super::context::{Context, Options, Parts};
 use super::reconcile::reconcile;
 use crate::api::BytebaseCluster;
@@ -9,6 +11,7 @@ use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::testing::{api_server, cluster, settings};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
@@ -117,6 +120,7 @@ impl World {
             metrics: Arc::new(Metrics::new()),
             leadership: Leadership::renewed(),
             queue,
+            clock: Arc::new(Timestamp::now),
         }));
         context.references.watched(Kind::Secret, None, true);
         let mut cluster = cluster(spec);

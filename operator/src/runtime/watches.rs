@@ -14,6 +14,8 @@ use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
 use futures::StreamExt as _;
+#[cfg(test)]
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
@@ -208,18 +210,9 @@ impl Watch {
         K::DynamicType: Clone,
     {
         cache.expect_watch(self.namespace.as_deref());
-        let feed = Feed {
-            context: Arc::clone(&self.context),
-            namespace: self.namespace.clone(),
-            kind,
-            cache: Arc::clone(cache),
-            trim,
-            key,
-            seen: HashSet::new(),
-            missing: Some(self.readiness.missing(kind.name())),
-            failing_since: None,
-            listed: false,
-        };
+        let mut feed = Feed::new(&self.context, kind, cache, trim, key);
+        feed.namespace.clone_from(&self.namespace);
+        feed.missing = Some(self.readiness.missing(kind.name()));
         let task = feed.run(watcher::watcher(api, config));
         self.essential.spawn(self.task(kind), task);
     }
@@ -276,7 +269,7 @@ fn named_event<K>(
 }
 
 /// Feeds one watch into one cache.
-struct Feed<K: Cached, S: Storage<K>> {
+pub(super) struct Feed<K: Cached, S: Storage<K>> {
     context: Arc<Context>,
     namespace: Option<String>,
     kind: Kind,
@@ -291,7 +284,45 @@ struct Feed<K: Cached, S: Storage<K>> {
     listed: bool,
 }
 
+/// The feed of the clusters that `context` serves.
+#[cfg(test)]
+pub(super) fn clusters(
+    context: &Arc<Context>,
+) -> Feed<BytebaseCluster, impl Storage<BytebaseCluster>> {
+    let cache = &context.sources.caches.clusters;
+    Feed::new(context, Kind::BytebaseCluster, cache, strip, key_of_cluster)
+}
+
+/// The feed of their pods.
+#[cfg(test)]
+pub(super) fn pods(context: &Arc<Context>) -> Feed<Pod, impl Storage<Pod>> {
+    let cache = &context.sources.caches.pods;
+    Feed::new(context, Kind::Pod, cache, pod::trim, key_by_label)
+}
+
 impl<K: Cached, S: Storage<K>> Feed<K, S> {
+    /// Of all namespaces, without a handle on readiness.
+    fn new(
+        context: &Arc<Context>,
+        kind: Kind,
+        cache: &Arc<Cache<K, S>>,
+        trim: fn(&mut K),
+        key: fn(&K) -> Option<Key>,
+    ) -> Self {
+        Self {
+            context: Arc::clone(context),
+            namespace: None,
+            kind,
+            cache: Arc::clone(cache),
+            trim,
+            key,
+            seen: HashSet::new(),
+            missing: None,
+            failing_since: None,
+            listed: false,
+        }
+    }
+
     async fn run(
         mut self,
         stream: impl futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
@@ -333,7 +364,8 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
     }
 
-    fn event(&mut self, event: Event<Guarded<K>>) {
+    /// Takes up what the watch has brought.
+    pub(super) fn event(&mut self, event: Event<Guarded<K>>) {
         match event {
             Event::Init => {}
             Event::Apply(Guarded::Read(object)) => self.put(object),
