@@ -1,6 +1,6 @@
 //! The checker's view of the world: where it begins, what follows, what must hold.
 
-use crate::promises::{Promise, broken_by};
+use crate::promises::{LicenseRead, Promise, broken_by};
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
@@ -10,7 +10,7 @@ use crate::world::{
 use bytebase_operator::api::status::RolloutWait;
 use stateright::{Model, Property};
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
@@ -34,7 +34,8 @@ pub struct Checked {
 }
 
 impl Checked {
-    fn begin(&self) -> World {
+    /// The world at the beginning.
+    pub fn begin(&self) -> World {
         let size = if self.license.is_some() {
             self.replicas
         } else {
@@ -74,6 +75,8 @@ impl Checked {
                 cache: (set, pods),
                 reading: Reading::None,
                 last_good: None,
+                license: LicenseRead::Never,
+                shared: false,
                 evicted: None,
                 pending: Vec::new(),
                 settled: false,
@@ -93,7 +96,8 @@ impl Checked {
         next
     }
 
-    fn step(&self, world: &World, action: Action) -> World {
+    /// The world after an action.
+    pub fn step(&self, world: &World, action: Action) -> World {
         let next = match action {
             Action::Reconcile => self.reconciled(world),
             _ => world.after(action),
@@ -158,7 +162,7 @@ impl Checked {
 }
 
 /// Stands for a world, as it does in the checker itself: millions of whole ones fill the memory.
-fn fingerprint(world: &World) -> u64 {
+pub fn fingerprint(world: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     world.hash(&mut hasher);
     hasher.finish()

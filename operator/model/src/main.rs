@@ -12,6 +12,7 @@ mod drains;
 mod profiles;
 mod promises;
 mod rules;
+mod sharing;
 mod visit;
 mod world;
 

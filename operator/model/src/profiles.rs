@@ -3,6 +3,7 @@
 
 use crate::check::Checked;
 use crate::rules::{Bug, Rules};
+use crate::sharing;
 use crate::visit;
 use crate::world::Budget;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -139,6 +140,20 @@ fn license(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::AbsenceForgotten],
+        },
+        Profile {
+            name: "license taken away, then tables that are not understood, outage",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            budget: Budget {
+                renewals: 1,
+                renames: 1,
+                outages: more,
+                ticks: 1,
+                ..none
+            },
+            finds: &[Bug::UnderstandingForgotten],
         },
         Profile {
             name: "license taken away and given back, scaling",
@@ -289,11 +304,12 @@ pub fn run(quick: bool) -> Result<()> {
         }
     }
     ensure!(broken == 0, "in {broken} profiles a promise is broken");
+    states += sharing::run()?;
     walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
-    let found = plant()?;
+    let found = plant()? + sharing::planted();
     println!(
         "model: {states} states visited, {found} of {} planted bugs found, {:.0} s",
-        Bug::ALL.len(),
+        Bug::ALL.len() + sharing::planted(),
         begun.elapsed().as_secs_f32()
     );
     Ok(())

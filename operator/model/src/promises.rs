@@ -72,16 +72,21 @@ pub struct Knowledge {
 impl Knowledge {
     /// Another reading has ended.
     pub fn learn(&mut self, reading: &Reading) {
+        self.database |= matches!(reading, Reading::Good(..));
+        self.license = Self::of_license(reading).unwrap_or(self.license);
+    }
+
+    /// The license, if a reading understood it.
+    pub fn of_license(reading: &Reading) -> Option<LicenseRead> {
         let Reading::Good(database, _) = reading else {
-            return;
+            return None;
         };
-        self.database = true;
-        self.license = match (database.content, database.license) {
-            (Content::Bytebase, Some(end)) => LicenseRead::Ends(end),
+        match (database.content, database.license) {
+            (Content::Bytebase, Some(end)) => Some(LicenseRead::Ends(end)),
             // Among another application's tables there is none either.
-            (Content::Bytebase, None) | (Content::Foreign, _) => LicenseRead::Absent,
-            (Content::Renamed, _) => self.license,
-        };
+            (Content::Bytebase, None) | (Content::Foreign, _) => Some(LicenseRead::Absent),
+            (Content::Renamed, _) => None,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The operator's own rules in the world: what it knows becomes an observation, `decide` is asked,
 //! and its plan becomes writes. Bugs can be planted in between.
 
+use crate::promises::LicenseRead;
 use crate::world::{
     Active, Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, Waited, World,
     Write,
@@ -28,7 +29,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
-const ENDPOINT: &str = "db.example.com:5432/bytebase";
+/// The database that every spec names.
+pub const ENDPOINT: &str = "db.example.com:5432/bytebase";
 /// Identity of the foreign Bytebase's replica: of no pod.
 const OTHER: u128 = 0xffff;
 /// Templates that a user may want, by their index.
@@ -55,6 +57,8 @@ pub enum Bug {
     OthersIgnored,
     /// What cannot be understood counts as none.
     UnknownIsNone,
+    /// The license is forgotten as soon as a reading does not understand it.
+    UnderstandingForgotten,
     /// Every pod counts as Ready and active during a rollout.
     EveryPodServes,
     /// An eviction of a pod that is gone hits its successor: the cache may lag behind.
@@ -71,7 +75,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -81,6 +85,7 @@ impl Bug {
         Self::GateWaitsForStuck,
         Self::OthersIgnored,
         Self::UnknownIsNone,
+        Self::UnderstandingForgotten,
         Self::EveryPodServes,
         Self::EvictionWithoutUid,
         Self::EvictionForgotten,
@@ -107,6 +112,8 @@ struct Ground {
     cache: (Option<Set>, Vec<Pod>),
     reading: Reading,
     last_good: Option<Database>,
+    license: LicenseRead,
+    shared: bool,
     evicted: Option<u8>,
     status: Status,
     tick: u8,
@@ -135,6 +142,23 @@ fn token(end: u8) -> String {
         part(&claims),
         URL_SAFE_NO_PAD.encode("signature")
     )
+}
+
+/// What a workspace holds whose license ends at this tick, or that has none.
+fn stored(end: Option<u8>) -> StoredLicense {
+    let workspace_id = "ws-1".to_owned();
+    match end {
+        None => StoredLicense::Absent { workspace_id },
+        Some(end) => StoredLicense::Present {
+            workspace_id,
+            token: token(end).into(),
+        },
+    }
+}
+
+/// The one database, on its server that has started so often.
+pub fn database(start: u8) -> DatabaseIdentity {
+    DatabaseIdentity::new("model", &start.to_string())
 }
 
 fn spec(replicas: u8, template: u8, valid: bool) -> anyhow::Result<BytebaseCluster> {
@@ -209,6 +233,8 @@ impl Rules {
             cache: world.operator.cache.clone(),
             reading: world.operator.reading.clone(),
             last_good: world.operator.last_good,
+            license: world.operator.license,
+            shared: world.operator.shared,
             evicted: world.operator.evicted,
             status: world.status.clone(),
             tick: world.tick,
@@ -296,12 +322,16 @@ impl Rules {
             *active = all.collect();
         }
         let database = self.view(&reading);
-        let last_facts = if let DatabaseView::Probed(Ok(facts)) = &database {
+        let mut last_facts = if let DatabaseView::Probed(Ok(facts)) = &database {
             Some((Duration::ZERO, facts.clone()))
         } else {
             let last = world.operator.last_good;
             last.map(|last| (Duration::from_secs(9), self.facts(last, &[])))
         };
+        let last_license = last_facts.as_mut().map(|(_, facts)| &mut facts.license);
+        if let Some(license) = last_license.filter(|license| license.is_unknown()) {
+            *license = self.understood(world.operator.license);
+        }
         let now = at(world.tick);
         Observation {
             now,
@@ -330,7 +360,7 @@ impl Rules {
             kinds_not_installed: Vec::new(),
             database,
             last_facts,
-            database_shared_with: None,
+            database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
             remembered: self.remembered(&world.status),
             call_failure: None,
             // Whoever is unknown for longer than a minute is foreign; a minute is a tick.
@@ -404,15 +434,7 @@ impl Rules {
             });
         let renamed = database.content == Content::Renamed;
         let foreign = database.content == Content::Foreign;
-        let license = match database.license {
-            None => StoredLicense::Absent {
-                workspace_id: "ws-1".to_owned(),
-            },
-            Some(end) => StoredLicense::Present {
-                workspace_id: "ws-1".to_owned(),
-                token: token(end).into(),
-            },
-        };
+        let license = stored(database.license);
         let license = match (renamed, self.has(Bug::UnknownIsNone)) {
             (false, _) if foreign => Fact::Absent,
             (false, _) => Fact::Known(license),
@@ -433,7 +455,8 @@ impl Rules {
             missing_schema: None,
             not_owned: None,
             transaction_pooler: false,
-            identity: DatabaseIdentity::new("model", "1"),
+            identity: database(0),
+            server_uptime: Duration::from_hours(1),
             schema: if foreign {
                 SchemaState::Foreign {
                     example: "wp_posts".to_owned(),
@@ -461,13 +484,24 @@ impl Rules {
         }
     }
 
-    fn remembered(&self, status: &Status) -> Remembered {
+    /// The license as the process last understood it.
+    fn understood(&self, license: LicenseRead) -> Fact<StoredLicense> {
+        match license {
+            _ if self.has(Bug::UnderstandingForgotten) => Fact::Unknown,
+            LicenseRead::Never => Fact::Unknown,
+            LicenseRead::Absent => Fact::Known(stored(None)),
+            LicenseRead::Ends(end) => Fact::Known(stored(Some(end))),
+        }
+    }
+
+    /// What the operator reads back from a status.
+    pub fn remembered(&self, status: &Status) -> Remembered {
         let identity = status.identity && !self.has(Bug::IdentityForgotten);
         let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
         Remembered {
             database: endpoint.then(|| DatabaseStatus {
                 endpoint: Some(ENDPOINT.to_owned()),
-                identity: identity.then(|| "model".to_owned()),
+                identity: identity.then(|| database(0).database),
                 ..DatabaseStatus::default()
             }),
             login: None,
@@ -487,6 +521,7 @@ impl Rules {
             unlicensed: status
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
+            stand_in: None,
             schema_version: None,
             foreign_replicas: false,
             silent_since: std::collections::BTreeMap::new(),

@@ -4,7 +4,7 @@
 //! A tick is a minute. Time passes only while nobody has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
-use crate::promises::{Known, LicenseRead, Promise};
+use crate::promises::{Knowledge, Known, LicenseRead, Promise};
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
 use std::collections::BTreeSet;
@@ -163,6 +163,10 @@ pub struct Operator {
     pub reading: Reading,
     /// What its latest good reading said of the database.
     pub last_good: Option<Database>,
+    /// The license as it last understood it.
+    pub license: LicenseRead,
+    /// An older cluster has the database, as far as it knows.
+    pub shared: bool,
     /// Uid of the pod that it evicted last, while its cache may show it as before.
     pub evicted: Option<u8>,
     /// Writes of a reconcile that are still to be made, first first.
@@ -531,6 +535,8 @@ impl World {
                 if let Reading::Good(database, _) = &world.operator.reading {
                     world.operator.last_good = Some(*database);
                 }
+                let understood = Knowledge::of_license(&world.operator.reading);
+                world.operator.license = understood.unwrap_or(world.operator.license);
                 world.ghost.known.process.learn(&world.operator.reading);
             }
             Action::Write => world.write(),
@@ -540,6 +546,8 @@ impl World {
                     cache: (world.set, world.shown()),
                     reading: Reading::None,
                     last_good: None,
+                    license: LicenseRead::Never,
+                    shared: false,
                     evicted: None,
                     pending: Vec::new(),
                     settled: false,

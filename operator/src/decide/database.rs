@@ -4,8 +4,10 @@ use super::health::Health;
 use super::login;
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LoginState};
+use crate::observation::heartbeat::Freshness;
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, Refusal,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
+    Refusal,
     SchemaState,
 };
 use crate::validate::ValidDatabase;
@@ -212,7 +214,7 @@ fn judge_facts(
     if let Some((reason, message)) = fatal {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
-    if let Some((reason, message)) = in_use(database, wanted, observation, health) {
+    if let Some((reason, message)) = in_use(database, wanted, observation) {
         let status = (!may_be_its_own(observation, health)).then_some(false);
         return verdict(Allows::Nothing, status, reason, message);
     }
@@ -275,13 +277,13 @@ fn in_use(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
-    health: &Health<'_>,
 ) -> Option<(Reason, String)> {
-    if wanted == 0 || !is_first_start(observation) || health.unmatched.is_empty() {
+    if wanted == 0 || !is_first_start(observation) {
         return None;
     }
     let place = database.replicas.identity_hint();
-    let (who, they) = match health.unmatched.len() {
+    let (who, they) = match active_when_read(observation) {
+        0 => return None,
         1 => ("1 replica that does".to_owned(), "it"),
         count => (format!("{count} replicas that do"), "they"),
     };
@@ -291,6 +293,17 @@ fn in_use(
             "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; the first replica starts by itself 30 seconds after {they} stopped"
         ),
     ))
+}
+
+/// Heartbeats that were fresh when they were read. That they have grown old since then proves nothing:
+/// no reading has shown whether there were others.
+fn active_when_read(observation: &Observation) -> usize {
+    let heartbeats = observation.facts().map(|facts| facts.heartbeats.rows());
+    let read = observation.last_facts.as_ref().map(|(read, _)| *read);
+    let age = |heartbeat: &Heartbeat| heartbeat.age.saturating_sub(read.unwrap_or_default());
+    let ages = heartbeats.into_iter().flatten().map(age);
+    ages.filter(|age| Freshness::of(*age) == Freshness::Fresh)
+        .count()
 }
 
 /// Whether every heartbeat that belongs to no pod may be of a replica of this cluster that has just

@@ -26,6 +26,8 @@ pub struct LicenseVerdict {
     pub changes_at: Option<Timestamp>,
 }
 
+const CANNOT_LOG_IN: &str = "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key, or set license.enforcement to Warn if you know that the license includes HA";
+
 /// Whether several replicas may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Licensed {
@@ -96,14 +98,17 @@ pub fn judge(
 ) -> LicenseVerdict {
     let now = observation.now;
     let read = |facts: &DatabaseFacts| read(terms, &facts.license, now, guard, key);
-    let unread = |why: &str| {
-        let why = format!("the stored license cannot be read: {why}");
+    let unread_for = |why: &str| {
         let last = observation.last_facts.as_ref();
         let last = last.and_then(|(_, facts)| read(facts));
-        unread(last, observation, &why, guard)
+        unread(last, observation, why, guard)
     };
+    let unread = |why: &str| unread_for(&format!("the stored license cannot be read: {why}"));
     match &observation.database {
-        DatabaseView::CannotRead => stand_in(terms.secret, now, guard),
+        DatabaseView::CannotRead => stand_in(terms.secret, now, guard).unwrap_or_else(|| {
+            // What an earlier login read counts on.
+            unread_for(CANNOT_LOG_IN)
+        }),
         // A moment after the start of the operator: nothing is done before the first reading.
         DatabaseView::NotProbed => LicenseVerdict {
             status: observation.remembered.license.clone(),
@@ -177,7 +182,11 @@ fn unread(
         (stored, refused, last.changes_at)
     } else {
         let before = &observation.remembered;
-        (before.license.clone(), before.unlicensed, None)
+        let stood_in = before.stand_in.as_ref();
+        let stood_in =
+            stood_in.filter(|_| matches!(observation.database, DatabaseView::CannotRead));
+        let license = before.license.as_ref().or(stood_in).cloned();
+        (license, before.unlicensed, None)
     };
     let verdict = match license {
         Some(license) => last_read(&license, why, observation.now, guard),
@@ -201,7 +210,7 @@ fn unread(
     }
 }
 
-/// The license that was stored when the database could last be read. Its end is known, so it is
+/// The license that was stored when the database could last be read, or stood in for it. Its end is known, so it is
 /// kept; that it counts until then is not: somebody may have taken it away.
 fn last_read(
     license: &LicenseStatus,
@@ -215,16 +224,20 @@ fn last_read(
         .filter(|_| license.ha)
         .map(|end| end.0);
     let closes = end.and_then(|end| end.checked_sub(guard).ok());
+    let place = match license.source {
+        LicenseSource::Database => "database",
+        LicenseSource::Secret => "Secret",
+    };
     let verdict = match (end, closes) {
         (Some(end), _) if now >= end => absent(
             Reason::LicenseExpired,
-            &format!("the license that was last seen in the database ended (until {end}); {why}"),
+            &format!("the license that was last seen in the {place} ended (until {end}); {why}"),
             None,
         ),
         (Some(end), Some(closes)) if now >= closes => absent(
             Reason::LicenseExpiring,
             &format!(
-                "the license that was last seen in the database ends within {} (until {end}), and queued work fails ten minutes after; {why}",
+                "the license that was last seen in the {place} ends within {} (until {end}), and queued work fails ten minutes after; {why}",
                 in_words(guard)
             ),
             None,
@@ -247,24 +260,20 @@ fn missing(terms: Terms<'_>) -> &'static str {
     }
 }
 
-/// Only where the operator can never read the database: a license whose signature verifies.
+/// Only where the operator can never read the database: a license in a Secret whose signature verifies.
 fn stand_in(
     secret: Option<&SecretLicense>,
     now: Timestamp,
     guard: SignedDuration,
-) -> LicenseVerdict {
-    let Some(secret) = secret.filter(|secret| secret.signature == SignatureState::Verified) else {
-        return unknown(
-            "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key, or set license.enforcement to Warn if you know that the license includes HA",
-        );
-    };
+) -> Option<LicenseVerdict> {
+    let secret = secret.filter(|secret| secret.signature == SignatureState::Verified)?;
     let Answer(allows, reason, message) = claims(&secret.license, now, guard, None);
     let reason = if allows == Licensed::Yes {
         Reason::SecretLicenseAllowsHa
     } else {
         reason
     };
-    LicenseVerdict {
+    Some(LicenseVerdict {
         allows,
         reason,
         message: format!(
@@ -277,7 +286,7 @@ fn stand_in(
         )),
         installable: false,
         changes_at: next_change(&secret.license, now, guard),
-    }
+    })
 }
 
 fn stored(

@@ -139,11 +139,11 @@ pub(super) fn exposure_held(
         .as_ref()
         .is_some_and(|admin| admin.create_first);
     let remembered = &observation.remembered;
-    let read = observation.last_facts.as_ref().map(|(_, facts)| {
-        matches!(
-            facts.license,
-            Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. })
-        )
+    let read = observation.last_facts.as_ref();
+    let read = read.and_then(|(_, facts)| match facts.license {
+        Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. }) => Some(true),
+        Fact::Known(StoredLicense::NoWorkspace) | Fact::Absent => Some(false),
+        Fact::Unknown => None,
     });
     // Else as an earlier process read it.
     let unlicensed = remembered.unlicensed;

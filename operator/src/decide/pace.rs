@@ -23,6 +23,9 @@ pub(super) const QUIET_PROBE: Duration = BEAT_INTERVAL;
 /// what becomes of it matters only when the cluster is wanted again.
 pub(super) const STOPPED_PROBE: Duration = Duration::from_mins(1);
 
+/// A cluster whose database is shared is reconciled again after this long.
+const SHARED_RETRY: SignedDuration = SignedDuration::from_mins(1);
+
 /// A rollout and a scale-down must know of a migration, and of a replica whose id is not known only its session tells
 /// that it lives.
 pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
@@ -87,6 +90,13 @@ pub(super) fn is_unnamed(health: &Health<'_>) -> bool {
     health.replicas.iter().any(|replica| replica.id.is_none())
 }
 
+/// When to reconcile again a cluster whose database is shared: that two servers are not one before
+/// and after a restart is seen in readings of the other cluster, which wake that one at most.
+fn shared_until(observation: &Observation) -> Option<Timestamp> {
+    observation.database_shared_with.as_ref()?;
+    observation.now.checked_add(SHARED_RETRY).ok()
+}
+
 /// When the next thing that this decision rests on changes by itself.
 pub(super) fn next(
     cluster: &ValidCluster,
@@ -126,6 +136,7 @@ pub(super) fn next(
         late,
         scale::overdue_at(observation),
         rollout::overdue_at(observation),
+        shared_until(observation),
     ]
     .into_iter()
     .flatten()

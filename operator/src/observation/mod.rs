@@ -170,6 +170,8 @@ pub struct DatabaseFacts {
     /// Identity of the database itself, equal for two connection strings that lead to the same
     /// one.
     pub identity: DatabaseIdentity,
+    /// For how long its server has run.
+    pub server_uptime: Duration,
     /// Whose tables these are.
     pub schema: SchemaState,
     /// The license stored by Bytebase.
@@ -335,7 +337,8 @@ pub struct Observation {
     pub kinds_not_installed: Vec<Kind>,
     /// The metadata database.
     pub database: DatabaseView,
-    /// Facts of the last successful probe and their age, kept while later probes fail.
+    /// Facts of the last successful probe and their age, kept while later probes fail; the license
+    /// among them as this process last understood it.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
     /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of another
     /// namespace.
@@ -365,6 +368,8 @@ pub struct Remembered {
     pub refusal: Option<Refusal>,
     /// The stored license as last read. Never one that only lies in a Secret.
     pub license: Option<LicenseStatus>,
+    /// The license in a Secret as last reported, if it may stand in where nothing stored can be read.
+    pub stand_in: Option<LicenseStatus>,
     /// The reason for which `HALicensed` was last False: what is stored did not allow several
     /// replicas, or nothing was stored.
     pub unlicensed: Option<Reason>,

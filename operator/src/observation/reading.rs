@@ -28,7 +28,8 @@ pub struct Reading {
 pub struct Latest {
     /// The outcome of the latest probe, with ages carried forward to now.
     pub view: DatabaseView,
-    /// While probes fail: how long ago the last good one was, and its facts with ages carried
-    /// forward to now.
+    /// How long ago the last good probe was, and its facts with ages carried forward to now; the
+    /// license as it was last understood, also where that probe did not understand it. `None` while
+    /// nothing counts as read.
     pub last_good: Option<(Duration, DatabaseFacts)>,
 }

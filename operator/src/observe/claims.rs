@@ -11,6 +11,11 @@ use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An answer may come so much later than the server gave it.
+const LATE_ANSWER: Duration = Duration::from_secs(10);
 
 /// The claims of all clusters.
 #[derive(Default)]
@@ -43,8 +48,19 @@ struct Claim {
     created: Timestamp,
     endpoint: Option<Mark>,
     database: Option<Mark>,
-    /// Start of the server, while the latest reading is a good one.
-    server_start: Option<String>,
+    /// What the latest reading told of the server, if it was a good one.
+    sighting: Option<Sighting>,
+}
+
+/// What a reading tells of the server that it reached.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    /// Which database and which start of its server.
+    pub identity: DatabaseIdentity,
+    /// Since when the server runs.
+    pub since: Instant,
+    /// When it was read.
+    pub at: Instant,
 }
 
 /// Who claims.
@@ -97,18 +113,18 @@ impl Claims {
                 .as_deref()
                 .map(|endpoint| mark_of_endpoint(endpoint, &key)),
             database: database.identity.clone().map(Mark::Database),
-            server_start: None,
+            sighting: None,
         };
         index.put(claimant.uid, claim);
     }
 
-    /// Notes what a reconcile knows: the endpoint, and the identity where the latest reading is a
-    /// good one. Other clusters whose verdict may change by it are returned.
+    /// Notes what a reconcile knows: the endpoint, and what the latest reading told of the server if
+    /// it is a good one. Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
         endpoint: &str,
-        reading: Option<&DatabaseIdentity>,
+        sighting: Option<Sighting>,
         remembered: &Remembered,
     ) -> Vec<Key> {
         let mut index = self.0.lock();
@@ -126,17 +142,24 @@ impl Claims {
             key: claimant.key.clone(),
             created: claimant.created,
             endpoint: Some(endpoint),
-            database: reading
-                .map(|identity| Mark::Database(identity.database.clone()))
+            database: sighting
+                .as_ref()
+                .map(|sighting| Mark::Database(sighting.identity.database.clone()))
                 .or(known)
                 .or_else(|| database?.identity.clone().map(Mark::Database)),
-            server_start: reading.map(|identity| identity.server_start.clone()),
+            sighting,
         };
         index.put(claimant.uid, claim)
     }
 
-    /// An older cluster on the same database.
-    pub fn shared_with(&self, uid: &str, remembered: &Remembered) -> Option<String> {
+    /// An older cluster on the same database. `latest`: what the latest reading of another cluster
+    /// tells, which it may not have been reconciled with.
+    pub fn shared_with(
+        &self,
+        uid: &str,
+        remembered: &Remembered,
+        latest: impl Fn(&Key) -> Option<Sighting>,
+    ) -> Option<String> {
         let index = self.0.lock();
         let claim = index.claims.get(uid)?;
         let seniority = claim.seniority(uid);
@@ -147,9 +170,19 @@ impl Claims {
             .filter(|other| **other < seniority)
             .find(|(.., other)| {
                 let other = index.claims.get(other);
-                other.is_some_and(|other| claim.is_on_database_of(other, remembered))
+                other.is_some_and(|other| {
+                    let theirs = latest(&other.key);
+                    let theirs = theirs.as_ref().or(other.sighting.as_ref());
+                    claim.is_on_database_of(other, theirs, remembered)
+                })
             })
             .map(|(_, name, _)| name.clone())
+    }
+
+    /// Uids of all that claim.
+    #[cfg(test)]
+    pub fn uids(&self) -> Vec<String> {
+        self.0.lock().claims.keys().cloned().collect()
     }
 
     /// Forgets a cluster that is gone. Those that it may have held back are returned.
@@ -185,29 +218,61 @@ impl Claim {
     }
 
     fn same_as(&self, other: &Self) -> bool {
-        (&self.endpoint, &self.database, &self.server_start)
-            == (&other.endpoint, &other.database, &other.server_start)
+        let server = |claim: &Self| {
+            let sighting = claim.sighting.as_ref();
+            sighting.map(|sighting| sighting.identity.clone())
+        };
+        (&self.endpoint, &self.database, server(self))
+            == (&other.endpoint, &other.database, server(other))
     }
 
-    /// Whether both are on one database, as far as can be told.
-    fn is_on_database_of(&self, other: &Self, remembered: &Remembered) -> bool {
+    /// Whether both are on one database, as far as can be told. `theirs`: what was seen last of the
+    /// other one's server.
+    fn is_on_database_of(
+        &self,
+        other: &Self,
+        theirs: Option<&Sighting>,
+        remembered: &Remembered,
+    ) -> bool {
         match (&self.database, &other.database) {
             (Some(mine), Some(theirs)) if mine != theirs => return false,
             (Some(_), Some(_)) => {}
             // One of them has never been read: then the spec is all there is.
             _ => return self.endpoint == other.endpoint,
         }
-        if let (Some(mine), Some(theirs)) = (&self.server_start, &other.server_start) {
-            return mine == theirs;
+        // A clone has the identity of its original.
+        if let (Some(mine), Some(theirs)) = (&self.sighting, theirs) {
+            if mine.identity == theirs.identity {
+                return true;
+            }
+            if mine.runs_beside(theirs) {
+                return false;
+            }
         }
-        // A clone has the identity of its original, and which it is cannot be told while one of
-        // them is not read: the verdict of before stands, and without one it is held back.
+        // Which it is cannot be told while one of them is not read, or a server that has just
+        // started may be the one that was seen before: the verdict of before stands, and without
+        // one it is held back.
         let refused = remembered.refusal.as_ref();
         let identity = remembered.database.as_ref();
         let identity = identity.and_then(|database| database.identity.clone());
         let passed = identity.map(Mark::Database) == self.database
             && refused.is_none_or(|refusal| refusal.reason != Reason::DatabaseShared);
         !passed
+    }
+}
+
+// === impl Sighting ===
+
+impl Sighting {
+    /// Whether these are two servers, and not one before and after a restart: the one that started
+    /// first was seen when the other one ran already.
+    fn runs_beside(&self, other: &Self) -> bool {
+        let (first, second) = if self.since <= other.since {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        first.at > second.since + LATE_ANSWER
     }
 }
 
@@ -266,10 +331,16 @@ mod tests {
         ObjectRef::new(name).within("prod")
     }
 
-    fn identity(database: &str, start: &str) -> DatabaseIdentity {
-        DatabaseIdentity {
-            database: database.to_owned(),
-            server_start: start.to_owned(),
+    /// Of a server that has run for an hour.
+    fn sighting(database: &str, start: &str) -> Sighting {
+        let at = Instant::now();
+        Sighting {
+            identity: DatabaseIdentity {
+                database: database.to_owned(),
+                server_start: start.to_owned(),
+            },
+            since: at - Duration::from_hours(1),
+            at,
         }
     }
 
@@ -287,9 +358,13 @@ mod tests {
             uid: &name,
             created: Timestamp::from_second(age).unwrap(),
         };
-        let read = read.map(|(database, start)| identity(database, start));
-        claims.set(&claimant, endpoint, read.as_ref(), &remembered);
-        claims.shared_with(&name, &remembered)
+        let sighting = read.map(|(database, start)| sighting(database, start));
+        claims.set(&claimant, endpoint, sighting, &remembered);
+        shared_with(claims, &name, &remembered)
+    }
+
+    fn shared_with(claims: &Claims, uid: &str, remembered: &Remembered) -> Option<String> {
+        claims.shared_with(uid, remembered, |_| None)
     }
 
     fn with_status(name: &str, created: &str, endpoint: &str, identity: &str) -> BytebaseCluster {
@@ -310,8 +385,8 @@ mod tests {
                 set(&claims, age, &format!("h{age}.x:1/d"), Some(("db", "s")));
             }
             let none = Remembered::default();
-            assert_eq!(claims.shared_with("1", &none), None);
-            assert_eq!(claims.shared_with("2", &none).as_deref(), Some("prod/1"));
+            assert_eq!(shared_with(&claims, "1", &none), None);
+            assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
         }
     }
 
@@ -357,7 +432,7 @@ mod tests {
             };
             let none = Remembered::default();
             claims.set(&claimant, endpoint, None, &none);
-            assert_eq!(claims.shared_with("2", &none), None, "{endpoint}");
+            assert_eq!(shared_with(&claims, "2", &none), None, "{endpoint}");
             assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
         }
     }
@@ -374,7 +449,7 @@ mod tests {
         };
         let none = Remembered::default();
         claims.set(&claimant, "p:r:i/d", None, &none);
-        assert_eq!(claims.shared_with("2", &none).as_deref(), Some("prod/1"));
+        assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
     }
 
     #[test]
@@ -398,10 +473,50 @@ mod tests {
             }),
             ..passed.clone()
         };
-        assert_eq!(claims.shared_with("2", &passed), None);
-        assert_eq!(claims.shared_with("2", &refused).as_deref(), Some("prod/1"));
+        assert_eq!(shared_with(&claims, "2", &passed), None);
+        assert_eq!(
+            shared_with(&claims, "2", &refused).as_deref(),
+            Some("prod/1")
+        );
         let first = Remembered::default();
-        assert_eq!(claims.shared_with("2", &first).as_deref(), Some("prod/1"));
+        assert_eq!(shared_with(&claims, "2", &first).as_deref(), Some("prod/1"));
+    }
+
+    #[test]
+    fn a_server_that_has_just_started_is_no_other_one_because_it_was_read_first() {
+        let claims = Claims::default();
+        set(&claims, 1, "a.x:1/d", Some(("db", "s1")));
+        let refused = Remembered {
+            refusal: Some(Refusal {
+                reason: Reason::DatabaseShared,
+                message: String::new(),
+            }),
+            ..Remembered::default()
+        };
+        let claimant = Claimant {
+            key: &key("2"),
+            uid: "2",
+            created: Timestamp::from_second(2).unwrap(),
+        };
+        // The server was restarted a moment ago, and the older cluster has not read it since.
+        let restarted = Sighting {
+            since: Instant::now(),
+            ..sighting("db", "s2")
+        };
+        for remembered in [&refused, &Remembered::default()] {
+            claims.set(&claimant, "b.x:1/d", Some(restarted.clone()), remembered);
+            let shared = |latest: Option<&Sighting>| {
+                claims.shared_with("2", remembered, |_| latest.cloned())
+            };
+            assert_eq!(shared(None).as_deref(), Some("prod/1"));
+            assert_eq!(shared(Some(&restarted)).as_deref(), Some("prod/1"));
+            // Seen again beside it, the older one's server is another.
+            let later = Sighting {
+                at: restarted.since + LATE_ANSWER + Duration::from_secs(1),
+                ..sighting("db", "s1")
+            };
+            assert_eq!(shared(Some(&later)), None);
+        }
     }
 
     #[test]
@@ -411,7 +526,7 @@ mod tests {
         let waiting = set(&claims, 2, "h.x:1/d", Some(("db", "s")));
         assert_eq!(waiting.as_deref(), Some("prod/1"));
         assert_eq!(claims.forget("1"), [key("2"), key("2")]);
-        assert_eq!(claims.shared_with("2", &Remembered::default()), None);
+        assert_eq!(shared_with(&claims, "2", &Remembered::default()), None);
         assert!(claims.forget("1").is_empty());
     }
 

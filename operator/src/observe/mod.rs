@@ -2,7 +2,7 @@
 //! of the metadata database show of one cluster. Nothing here decides anything.
 
 pub mod caches;
-mod claims;
+pub mod claims;
 mod cluster;
 pub mod database;
 pub mod pod;
@@ -22,7 +22,7 @@ use crate::observation::{
 use crate::process::queue::{Key, Queue};
 use crate::validate::{ValidDatabase, Validation};
 use caches::Caches;
-use claims::{Claimant, Claims};
+use claims::{Claimant, Claims, Sighting};
 use database::Access;
 use database::probe::Probes;
 use jiff::Timestamp;
@@ -35,7 +35,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use uuid::Uuid;
+
+/// Tells what time it is.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What the observations of all clusters share.
 pub struct Sources {
@@ -47,6 +51,8 @@ pub struct Sources {
     pub log_ids: LogIds,
     /// Which cluster uses which database.
     pub claims: Claims,
+    /// What decisions go by.
+    pub clock: Clock,
     client: Client,
     /// Logs that are read at a time, over all clusters.
     log_reads: Arc<Semaphore>,
@@ -96,12 +102,13 @@ pub async fn observe(
 
 impl Sources {
     /// Sources that have seen nothing yet. Clusters that something new concerns go into `queue`.
-    pub fn new(client: Client, probes: Probes<Key>, queue: Queue) -> Self {
+    pub fn new(client: Client, probes: Probes<Key>, queue: Queue, clock: Clock) -> Self {
         Self {
             caches: Arc::default(),
             probes: Arc::new(probes),
             log_ids: LogIds::default(),
             claims: Claims::default(),
+            clock,
             client,
             log_reads: Arc::new(Semaphore::new(LOG_READS)),
             queue,
@@ -161,7 +168,7 @@ impl Subject<'_> {
             .read::<StatefulSet>(Kind::StatefulSet, namespace, name)
             .filter(|set| self.owns(set));
         let pods = self.pods(set.as_ref(), &own).await;
-        let now = Timestamp::now();
+        let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
         let stopped = validation.gate.wanted == 0 && pods.is_empty();
@@ -281,21 +288,17 @@ impl Subject<'_> {
             sources.probes.resume(key);
         }
         let latest = self.probed(valid);
-        let last_facts = match &latest.view {
-            DatabaseView::Probed(Ok(facts)) => Some((Duration::ZERO, facts.clone())),
-            _ => latest.last_good,
-        };
         let endpoint = valid.map(|database| database.replicas.identity_hint());
         let remembered = remembered::remembered(status, endpoint.as_deref());
         let shared_with = if stopped {
             sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
             None
         } else {
-            valid.and_then(|database| self.shared_with(database, &latest.view, &remembered))
+            valid.and_then(|database| self.shared_with(database, &latest, &remembered))
         };
         DatabaseKnowledge {
             view: latest.view,
-            last_facts,
+            last_facts: latest.last_good,
             shared_with,
             remembered,
         }
@@ -336,25 +339,36 @@ impl Subject<'_> {
     fn shared_with(
         &self,
         database: &ValidDatabase,
-        view: &DatabaseView,
+        latest: &Latest,
         remembered: &Remembered,
     ) -> Option<String> {
         let claimant = Claimant::of(self.cluster, self.key);
-        let reading = match view {
-            DatabaseView::Probed(Ok(facts)) => Some(&facts.identity),
-            _ => None,
-        };
         let endpoint = database.replicas.identity_hint();
-        let claims = &self.sources.claims;
-        let concerned = claims.set(&claimant, &endpoint, reading, remembered);
+        let Sources { claims, probes, .. } = self.sources;
+        let concerned = claims.set(&claimant, &endpoint, sighting(latest), remembered);
         self.sources.queue.enqueue_all(concerned);
-        let other = claims.shared_with(claimant.uid, remembered)?;
+        let latest = |key: &Key| sighting(&probes.latest(key));
+        let other = claims.shared_with(claimant.uid, remembered, latest)?;
         // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
         let name = other.strip_prefix(own);
         let name = name.and_then(|name| name.strip_prefix('/'));
         Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
     }
+}
+
+/// What the latest reading tells of the server, if it is a good one.
+fn sighting(latest: &Latest) -> Option<Sighting> {
+    let (DatabaseView::Probed(Ok(facts)), Some((age, _))) = (&latest.view, &latest.last_good)
+    else {
+        return None;
+    };
+    let now = Instant::now();
+    Some(Sighting {
+        identity: facts.identity.clone(),
+        since: now.checked_sub(facts.server_uptime).unwrap_or(now),
+        at: now.checked_sub(*age).unwrap_or(now),
+    })
 }
 
 /// What is known of the metadata database of one cluster.

@@ -328,6 +328,12 @@ impl LogIds {
         }
     }
 
+    /// Uids of all pods of which something is known.
+    #[cfg(test)]
+    pub fn uids(&self) -> Vec<String> {
+        self.0.lock().keys().cloned().collect()
+    }
+
     /// Forgets a pod that is gone.
     pub fn forget(&self, uid: &str) {
         self.0.lock().remove(uid);

@@ -1,7 +1,9 @@
 //! What the status says of earlier reconciles, read leniently: a word that this operator does not
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
-use crate::api::status::{HeartbeatState, LicenseSource, LoginState};
+use crate::api::status::{
+    HeartbeatState, LicenseSource, LicenseStatus, LoginState, SignatureState,
+};
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::observation::{Refusal, Remembered, RememberedRollout};
@@ -32,15 +34,20 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             message: condition.message.clone(),
         })
     };
+    let license = |source, verified: bool| {
+        let license = status.license.clone();
+        let counts = |license: &LicenseStatus| {
+            license.source == source && (!verified || license.signature == SignatureState::Verified)
+        };
+        license.filter(counts)
+    };
     Remembered {
         database: status.database.clone(),
         login: login(status),
         refusal: refusal(ConditionType::DatabaseReady),
         unlicensed: refusal(ConditionType::HaLicensed).map(|refusal| refusal.reason),
-        license: status
-            .license
-            .clone()
-            .filter(|license| license.source == LicenseSource::Database),
+        license: license(LicenseSource::Database, false),
+        stand_in: license(LicenseSource::Secret, true),
         schema_version: status
             .schema_version
             .as_deref()
@@ -155,10 +162,14 @@ mod tests {
 
     #[test]
     fn a_license_out_of_a_secret_is_not_the_stored_one() {
-        let license =
-            |source| read(json!({"license": {"source": source, "signature": "Verified"}}));
-        assert!(license("Database").license.is_some());
-        assert!(license("Secret").license.is_none());
+        let license = |source, signature| {
+            let read = read(json!({"license": {"source": source, "signature": signature}}));
+            (read.license.is_some(), read.stand_in.is_some())
+        };
+        assert_eq!(license("Database", "Verified"), (true, false));
+        assert_eq!(license("Database", "Unverified"), (true, false));
+        assert_eq!(license("Secret", "Verified"), (false, true));
+        assert_eq!(license("Secret", "Unverified"), (false, false));
     }
 
     #[test]

@@ -262,6 +262,21 @@ fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
 }
 
 #[test]
+fn a_heartbeat_that_grew_old_without_a_reading_holds_the_first_replica() {
+    let size_after = |read: u64, age: u64| {
+        let mut seen = with_facts(observation(None, changed(|_| {})), |facts| {
+            beats(facts).push(beat(9, age));
+        });
+        seen.last_facts.as_mut().unwrap().0 = Duration::from_secs(read);
+        size(&plan(&json!({}), &seen))
+    };
+    // Read 25 seconds ago, when it was 10 seconds old: its sender may have sent others since.
+    assert_eq!(size_after(25, 35), None);
+    assert_eq!(size_after(4, 35), Some(3), "it was silent already");
+    assert_eq!(size_after(0, 35), Some(3));
+}
+
+#[test]
 fn nothing_is_scaled_up_beside_foreign_replicas() {
     let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
         beats(facts).push(beat(9, 1));
@@ -361,6 +376,97 @@ fn that_no_license_allows_several_replicas_counts_while_the_database_cannot_be_r
         let good = then(plan(&json!({}), &again), healthy(3, stored(&json!({}))));
         assert_eq!(size(&plan(&json!({}), &good)), Some(3), "{reason}");
     }
+}
+
+/// A reading that no longer understands the license, in a process that understood it before.
+fn no_longer_understood(running: i32, license: Fact<StoredLicense>) -> Observation {
+    let mut seen = with_facts(healthy(running, no_license()), |facts| {
+        facts.license = Fact::Unknown;
+        facts.not_understood = vec!["setting"];
+    });
+    seen.last_facts.as_mut().unwrap().1.license = license;
+    seen
+}
+
+#[test]
+fn the_gate_rests_on_the_license_that_was_last_understood() {
+    let ends = |left: SignedDuration| stored(&json!({"exp": after(left).as_second()}));
+    for (license, expected, reason) in [
+        (no_license(), 1, Reason::LicenseMissing),
+        (stored(&json!({"ha": false})), 1, Reason::LicenseWithoutHa),
+        (ends(secs(0)), 1, Reason::LicenseExpired),
+        (ends(secs(690)), 1, Reason::LicenseExpiring),
+        (ends(secs(691)), 3, Reason::LicenseUnknown),
+    ] {
+        let seen = no_longer_understood(3, Fact::Known(license.clone()));
+        let first = plan(&json!({}), &seen);
+        assert_eq!(first.report.target_replicas, Some(expected), "{reason}");
+        assert_eq!(state(&first, LICENSED).1, reason);
+        let message = condition(&first.report, LICENSED).message.clone();
+        assert!(message.contains("setting"), "{message}");
+        // A process that never understood it knows as much from the status.
+        let restarted = no_longer_understood(3, Fact::Unknown);
+        let second = plan(&json!({}), &then(first, restarted));
+        assert_eq!(second.report.target_replicas, Some(expected), "{reason}");
+        assert_eq!(state(&second, LICENSED).1, reason);
+        assert_eq!(condition(&second.report, LICENSED).message, message);
+    }
+}
+
+#[test]
+fn what_an_earlier_login_read_counts_where_the_operator_can_no_longer_log_in() {
+    for (left, expected, reason) in [
+        (secs(691), 3, Reason::LicenseUnknown),
+        (secs(690), 1, Reason::LicenseExpiring),
+        (secs(0), 1, Reason::LicenseExpired),
+    ] {
+        let mut seen = observation(Some(3), DatabaseView::CannotRead);
+        seen.remembered = remembered_license(left);
+        let kept = seen.remembered.license.clone();
+        let read = plan(&json!({}), &seen);
+        assert_eq!(read.report.target_replicas, Some(expected), "{left:?}");
+        assert_eq!(state(&read, LICENSED).1, reason);
+        assert_eq!(read.report.license, kept);
+    }
+    // A license that stood in counts on as well, until its end, when the spec can no longer be used.
+    let spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
+    let stands_in = plan(&spec, &observation(Some(3), DatabaseView::CannotRead));
+    assert_eq!(state(&stands_in, LICENSED).1, Reason::SecretLicenseAllowsHa);
+    let mut later = then(stands_in, observation(Some(3), DatabaseView::CannotRead));
+    let invalid = json!({"externalURL": "nonsense"});
+    assert_eq!(plan(&invalid, &later).resize, None);
+    later.now = after(days(365));
+    let closed = plan(&invalid, &later);
+    assert!(closed.resize.is_some() && closed.report.license.is_some());
+    for (license, reason) in without_ha() {
+        let read = plan(&json!({}), &healthy(3, license));
+        let seen = then(read, observation(Some(3), DatabaseView::CannotRead));
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(plan.report.target_replicas, Some(1), "{reason}");
+        assert_eq!(state(&plan, LICENSED), (Some(false), reason));
+    }
+}
+
+#[test]
+fn people_stay_let_in_once_a_workspace_was_seen() {
+    let spec = json!({
+        "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
+    });
+    let exposes = |seen: &Observation| {
+        let mut objects = plan(&spec, seen).objects.into_iter();
+        objects.any(|object| object.kind == Kind::Ingress)
+    };
+    let known = |license| {
+        let mut seen = no_longer_understood(1, license);
+        seen.ingress_has_address = None;
+        seen
+    };
+    assert!(!exposes(&known(Fact::Known(StoredLicense::NoWorkspace))));
+    assert!(!exposes(&known(Fact::Unknown)));
+    assert!(exposes(&known(Fact::Known(no_license()))));
+    let mut remembered = known(Fact::Unknown);
+    remembered.remembered.unlicensed = Some(Reason::LicenseMissing);
+    assert!(exposes(&remembered));
 }
 
 #[test]

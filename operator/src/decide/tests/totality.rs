@@ -1,7 +1,7 @@
 //! Whatever is seen, there is a decision, and nobody reads a secret in it.
 
 use crate::api::status::{
-    BytebaseClusterStatus, DatabaseStatus, LicenseStatus, LoginState, RolloutWait,
+    BytebaseClusterStatus, DatabaseStatus, LicenseSource, LicenseStatus, LoginState, RolloutWait,
 };
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
@@ -124,6 +124,7 @@ prop_compose! {
             not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),
             transaction_pooler: transaction_pooler && !good,
             identity: DatabaseIdentity::new("one", "1"),
+            server_uptime: Duration::from_hours(1),
             schema,
             license: fact(unknown[0], license),
             heartbeats: fact(unknown[1], heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect()),
@@ -164,6 +165,12 @@ prop_compose! {
         )),
     ) -> Remembered {
         Remembered {
+            stand_in: (!parts[3]).then(|| LicenseStatus {
+                ha,
+                expiration_time: end.map(Time),
+                source: LicenseSource::Secret,
+                ..LicenseStatus::default()
+            }),
             database: parts[0].then(|| DatabaseStatus {
                 endpoint: Some("db.example.com:5432/bytebase".to_owned()),
                 identity: parts[1].then(|| "0123456789abcdef".to_owned()),

@@ -81,6 +81,8 @@ impl FactsDigest {
             not_owned,
             transaction_pooler,
             identity,
+            // It grows by itself.
+            server_uptime: _,
             schema,
             license,
             heartbeats,
@@ -173,6 +175,7 @@ pub(super) mod tests {
             not_owned: None,
             transaction_pooler: false,
             identity: DatabaseIdentity::new("id", "1"),
+            server_uptime: Duration::from_hours(1),
             schema: SchemaState::Empty,
             license: Fact::Known(StoredLicense::NoWorkspace),
             heartbeats: Fact::Known(

@@ -14,7 +14,7 @@ use sqlx::postgres::PgConnection;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Rounds of looking. On a pooler that others use too, one look may by chance meet the same server
 /// process twice.
@@ -37,12 +37,13 @@ pub async fn read(
     pooler: Option<bool>,
 ) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
     let place = Place::new(&access.url, host, &access.login);
-    let (identity, reached_at) = queries::read_identity(connection, &place).await?;
+    let server = queries::read_server(connection, &place).await?;
+    let read = Instant::now();
     let pooler = match pooler {
         Some(known) => Some(known),
         // A monitoring login works through any pooler, and Bytebase need not go through this one.
         None if !access.login.shares_the_place() => Some(false),
-        None if is_direct(host, reached_at).await => Some(false),
+        None if is_direct(host, server.reached_at).await => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,
             shares_a_server_process(connection, access),
@@ -51,7 +52,8 @@ pub async fn read(
         .unwrap_or(None),
     };
     let facts = SessionFacts {
-        identity,
+        identity: server.identity,
+        server_since: read.checked_sub(server.uptime).unwrap_or(read),
         transaction_pooler: pooler.unwrap_or(false),
     };
     Ok((facts, pooler))

@@ -13,7 +13,8 @@ use super::{Access, Login, preflight};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, LoginTrial, ProbeFailure,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
+    StoredLicense,
 };
 use futures::FutureExt as _;
 use parking_lot::Mutex;
@@ -116,6 +117,8 @@ struct State {
     outcome: Knowledge,
     /// Of the last good probe.
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
+    /// The stored license as it was last understood: a later reading need not understand it.
+    license: Fact<StoredLicense>,
     digest: Option<Digest>,
     failing_since: Option<Instant>,
     reading: Reading,
@@ -265,6 +268,23 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         shared.is_some_and(|shared| matches!(shared.state.lock().outcome, Knowledge::NotProbed))
     }
 
+    /// Takes this for the outcome of a reading that has just ended. True if that is news.
+    #[cfg(test)]
+    pub fn tell(&self, key: &K, outcome: Result<DatabaseFacts, ProbeFailure>) -> bool {
+        let shared = self
+            .entries
+            .lock()
+            .get(key)
+            .map(|entry| Arc::clone(&entry.shared));
+        shared.is_some_and(|shared| shared.state.lock().record(outcome, Instant::now()))
+    }
+
+    /// Keys of all that are probed.
+    #[cfg(test)]
+    pub fn keys(&self) -> Vec<K> {
+        self.entries.lock().keys().cloned().collect()
+    }
+
     /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
     pub fn latest(&self, key: &K) -> Latest {
         let shared = self
@@ -294,6 +314,7 @@ impl Shared {
                     Knowledge::CannotRead
                 },
                 facts: None,
+                license: Fact::Unknown,
                 digest: None,
                 failing_since: None,
                 reading,
@@ -311,15 +332,28 @@ impl State {
             let age = now.saturating_duration_since(*read);
             (age, carried_forward(facts, age))
         });
+        let understood = |(age, facts)| (age, self.with_license(facts));
         let (view, last_good) = match (&self.outcome, facts) {
             (Knowledge::CannotRead, _) => (DatabaseView::CannotRead, None),
-            (Knowledge::Good, Some((_, facts))) => (DatabaseView::Probed(Ok(facts)), None),
+            (Knowledge::Good, Some((age, facts))) => (
+                DatabaseView::Probed(Ok(facts.clone())),
+                Some(understood((age, facts))),
+            ),
             (Knowledge::NotProbed | Knowledge::Good, _) => (DatabaseView::NotProbed, None),
-            (Knowledge::Failed(failure), facts) => {
-                (DatabaseView::Probed(Err(failure.clone())), facts)
-            }
+            (Knowledge::Failed(failure), facts) => (
+                DatabaseView::Probed(Err(failure.clone())),
+                facts.map(understood),
+            ),
         };
         Latest { view, last_good }
+    }
+
+    /// The facts with the license as it was last understood.
+    fn with_license(&self, mut facts: DatabaseFacts) -> DatabaseFacts {
+        if facts.license.is_unknown() {
+            facts.license.clone_from(&self.license);
+        }
+        facts
     }
 
     /// As at the start: the next outcome is news, whatever it is.
@@ -353,6 +387,9 @@ impl State {
                     let seconds = now.saturating_duration_since(since).as_secs();
                     tracing::info!(seconds, "the metadata database can be read again");
                 }
+                if !facts.license.is_unknown() {
+                    self.license.clone_from(&facts.license);
+                }
                 self.facts = Some((now, Arc::new(facts)));
                 self.outcome = Knowledge::Good;
             }
@@ -374,6 +411,7 @@ impl State {
 
 fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
     let mut facts = facts.clone();
+    facts.server_uptime += by;
     for heartbeat in facts.heartbeats.known_mut().into_iter().flatten() {
         heartbeat.age += by;
     }
@@ -715,7 +753,6 @@ mod tests {
             panic!("no facts")
         };
         assert_eq!(seen.heartbeats.rows()[0].age, seconds(10));
-        assert!(latest.last_good.is_none());
 
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
         // Once is not told; a refusal would be.
@@ -736,7 +773,42 @@ mod tests {
             (seconds(10), seconds(17))
         );
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
-        assert!(state.latest(start + seconds(12)).last_good.is_none());
+        let (age, _) = state.latest(start + seconds(12)).last_good.unwrap();
+        assert_eq!(age, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn the_license_outlives_a_reading_that_does_not_understand_it() {
+        let shared = Shared::new(FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        let read = |license| DatabaseFacts {
+            license,
+            ..facts(&[5])
+        };
+        let last = |state: &State| {
+            let (_, facts) = state.latest(start).last_good.unwrap();
+            facts.license
+        };
+        state.record(Ok(read(Fact::Unknown)), start);
+        assert!(last(&state).is_unknown());
+        state.record(Ok(read(Fact::Known(StoredLicense::NoWorkspace))), start);
+        state.record(Ok(read(Fact::Unknown)), start);
+        let DatabaseView::Probed(Ok(now)) = state.latest(start).view else {
+            panic!("no facts")
+        };
+        assert!(now.license.is_unknown(), "the reading itself says nothing");
+        assert!(matches!(
+            last(&state),
+            Fact::Known(StoredLicense::NoWorkspace)
+        ));
+        // Nor is it lost when the database goes as well.
+        let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        state.record(Err(lost.clone()), start);
+        state.record(Err(lost), start);
+        assert!(!last(&state).is_unknown());
+        state.record(Ok(read(Fact::Absent)), start);
+        assert!(matches!(last(&state), Fact::Absent));
     }
 
     #[tokio::test(start_paused = true)]

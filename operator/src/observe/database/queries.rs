@@ -25,7 +25,7 @@ use sqlx::{AssertSqlSafe, Row};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// Limit set at the server, so that a cancelled probe leaves nothing running there.
@@ -80,6 +80,8 @@ pub struct Shape {
 pub struct SessionFacts {
     /// See [`DatabaseFacts::identity`].
     pub identity: DatabaseIdentity,
+    /// Since when the server has run, by this process' clock.
+    pub server_since: Instant,
     /// See [`DatabaseFacts::transaction_pooler`].
     pub transaction_pooler: bool,
 }
@@ -187,17 +189,26 @@ fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
     )
 }
 
-/// Reads which database this is, and at which address the server was reached: `None` over a socket
-/// of its own machine.
-///
-pub async fn read_identity(
+/// Which server a session is on.
+pub struct Server {
+    /// Which database this is.
+    pub identity: DatabaseIdentity,
+    /// How long the server had run at that moment, by its own clock.
+    pub uptime: Duration,
+    /// Where it was reached; `None` over a socket of its own machine.
+    pub reached_at: Option<SocketAddr>,
+}
+
+/// Reads which server this is.
+pub async fn read_server(
     connection: &mut PgConnection,
     place: &Place<'_>,
-) -> Result<(DatabaseIdentity, Option<SocketAddr>), ProbeFailure> {
+) -> Result<Server, ProbeFailure> {
     const VERSION: &str = "SELECT version()";
     const SYSTEM: &str = "SELECT system_identifier::text FROM pg_control_system()";
     const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
-         || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) \
+         || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) || ' ' \
+         || greatest(0, floor(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())))::bigint \
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
         Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
@@ -225,15 +236,17 @@ pub async fn read_identity(
             .await
             .map_err(classified)?,
     );
-    let mut parts = rest.splitn(4, ' ');
+    let mut parts = rest.splitn(5, ' ');
     let mut next = || parts.next().unwrap_or_default();
     let (address, port, database, server_start) = (next(), next(), next(), next());
+    let uptime = next().parse().map_or(Duration::ZERO, Duration::from_secs);
     let server = system.unwrap_or_else(|| format!("{address}:{port}"));
     let reached_at = address.parse::<IpAddr>().ok().zip(port.parse().ok());
-    Ok((
-        DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
-        reached_at.map(SocketAddr::from),
-    ))
+    Ok(Server {
+        identity: DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
+        uptime,
+        reached_at: reached_at.map(SocketAddr::from),
+    })
 }
 
 /// Who speaks PostgreSQL's protocol without being it, by what the server calls itself.
@@ -720,6 +733,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         not_owned: document.not_owned,
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
+        server_uptime: session.server_since.elapsed(),
         schema,
         license: license.of(|| stored_license(document.license)),
         heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default())),
@@ -825,6 +839,7 @@ mod tests {
     fn read(json: &str) -> DatabaseFacts {
         let session = SessionFacts {
             identity: DatabaseIdentity::new("id", "1"),
+            server_since: Instant::now(),
             transaction_pooler: false,
         };
         let document = document(json);

@@ -780,7 +780,7 @@ impl World {
 
     /// A process that starts while all is quiet writes nothing, in whatever order it reads.
     async fn restart_in_quiet(&mut self, order: &[usize]) -> Result<(), TestCaseError> {
-        let before = self.writes();
+        let (before, statuses) = (self.writes(), self.statuses());
         self.restart();
         for index in order {
             self.reconcile(NAMES[*index]).await?;
@@ -789,10 +789,19 @@ impl World {
             self.read(NAMES[*index]);
             self.rest(NAMES[*index]).await?;
         }
+        prop_assert_eq!(statuses, self.statuses(), "a restart changed a status");
         let stored = self.stored.lock().unwrap();
         let since = stored.writes.get(before..).unwrap_or_default();
         prop_assert!(since.is_empty(), "a restart wrote {since:?}");
         Ok(())
+    }
+
+    /// The status of each cluster, line by line.
+    fn statuses(&self) -> Vec<String> {
+        let objects = NAMES.map(|name| self.object(&format!("{PLACE}{name}")));
+        let statuses = objects.map(|object| object.unwrap_or_default()["status"].take());
+        let lines = statuses.iter().map(|status| format!("{status:#}"));
+        lines.collect()
     }
 
     /// Of a cluster that is gone nothing is left in the process.

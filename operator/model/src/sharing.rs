@@ -1,0 +1,466 @@
+//! Two clusters whose specs name one database, under one operator: the older one has it, whichever is
+//! read first after a restart of operator or server. Each of them lives in a [`World`] of its own, in
+//! which the replicas of the other are another Bytebase's; the claims on databases are the real ones.
+
+use crate::check::{Checked, fingerprint};
+use crate::rules::{ENDPOINT, Rules, database};
+use crate::visit;
+use crate::world::{Action, Budget, Reading, World};
+use anyhow::Result;
+use bytebase_operator::api::BytebaseCluster;
+use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
+use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use serde_json::json;
+use stateright::{Model, Property};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Steps after which a world that misbehaves no more must be as wanted.
+const RECOVERY: usize = 200;
+/// From one start of the server to the next; it is read in the middle.
+const RUNS_FOR: Duration = Duration::from_secs(100);
+const OLDER_HAS_IT: &str =
+    "(c) a cluster does not start on a database that an older one is known to have";
+const SERVES: &str = "once the world behaves, one of the clusters has the database, and keeps it";
+
+/// A fault in how it is decided who has the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bug {
+    /// It is whoever is read first by a process, since the start of the server.
+    FirstReadHasIt,
+    /// A process that starts does not read the claims in status.
+    ClaimsNotLearned,
+    /// Another start of the server is another server.
+    StartTellsApart,
+}
+
+const BUGS: [Bug; 3] = [
+    Bug::FirstReadHasIt,
+    Bug::ClaimsNotLearned,
+    Bug::StartTellsApart,
+];
+
+/// The older and the younger cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Pair {
+    clusters: [World; 2],
+    /// How often the server has started.
+    start: u8,
+    /// With which start each cluster's latest reading found it.
+    read: [Option<u8>; 2],
+    /// What the process has noted of each.
+    noted: [Noted; 2],
+    /// Who was read first, and with which start: only for the bug that goes by it.
+    first: Option<(usize, u8)>,
+    crashes: u8,
+    outages: u8,
+    restarts: u8,
+    /// The younger one started on what the older one was known to have.
+    broken: bool,
+}
+
+/// What a process has noted of the claim of one cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Noted {
+    /// What its status said at the start of the process: that an endpoint is known, and an identity.
+    learned: Option<bool>,
+    /// The start of the server that a reconcile noted last.
+    seen: Option<u8>,
+    /// Whether the latest reconcile noted one; `None`: there was no reconcile.
+    sees: Option<bool>,
+}
+
+impl Noted {
+    fn knows_identity(self) -> bool {
+        self.learned == Some(true) || self.seen.is_some()
+    }
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// To one of the clusters.
+    To(usize, Action),
+    /// The operator dies, and another process starts.
+    Crash,
+    /// The database goes away or comes back.
+    Outage,
+    /// Its server is restarted, so quickly that nobody notices.
+    Restart,
+}
+
+/// The rules, and where they begin.
+struct Sharing {
+    rules: Arc<Rules>,
+    bug: Option<Bug>,
+    profile: &'static Profile,
+    recovered: Mutex<HashMap<u64, bool>>,
+}
+
+/// One run.
+#[derive(Debug)]
+struct Profile {
+    name: &'static str,
+    /// The older one runs already.
+    running: bool,
+    /// How often the user changes the size of the older one, and deletes a pod of it.
+    scales: u8,
+    deletions: u8,
+    crashes: u8,
+    outages: u8,
+    restarts: u8,
+    finds: &'static [Bug],
+}
+
+const PROFILES: [Profile; 2] = [
+    Profile {
+        name: "one database, two clusters: death, a quick restart of the server, a pod is deleted",
+        running: true,
+        scales: 0,
+        deletions: 1,
+        crashes: 1,
+        outages: 0,
+        restarts: 1,
+        finds: &BUGS,
+    },
+    Profile {
+        name: "one database, two clusters: both new, the older is stopped and wanted, outage",
+        running: false,
+        scales: 2,
+        deletions: 0,
+        crashes: 0,
+        outages: 1,
+        restarts: 0,
+        finds: &[],
+    },
+];
+
+/// Runs all of it and prints what was visited. Returns how many states there are.
+pub fn run() -> Result<usize> {
+    let mut states = 0;
+    for profile in &PROFILES {
+        states += visit::every_state(profile.name, Sharing::new(profile, None)?)?;
+        for bug in profile.finds {
+            let model = Sharing::new(profile, Some(*bug))?;
+            visit::until_found(&format!("{bug:?}"), model, Some(OLDER_HAS_IT))?;
+        }
+    }
+    Ok(states)
+}
+
+/// How many bugs are planted.
+pub const fn planted() -> usize {
+    BUGS.len()
+}
+
+impl Sharing {
+    fn new(profile: &'static Profile, bug: Option<Bug>) -> Result<Self> {
+        Ok(Self {
+            rules: Arc::new(Rules::new(None)?),
+            bug,
+            profile,
+            recovered: Mutex::default(),
+        })
+    }
+
+    /// What decides for one of the clusters.
+    fn of(&self, index: usize) -> Checked {
+        let profile = self.profile;
+        let budget = Budget {
+            scales: if index == 0 { profile.scales } else { 0 },
+            deletions: if index == 0 { profile.deletions } else { 0 },
+            ..Budget::default()
+        };
+        Checked {
+            rules: Arc::clone(&self.rules),
+            budget,
+            license: Some(200),
+            replicas: 1,
+            running: profile.running && index == 0,
+            recovered: Arc::default(),
+        }
+    }
+
+    fn reconciled(&self, pair: &Pair, index: usize) -> Pair {
+        let mut next = pair.clone();
+        let world = &pair.clusters[index];
+        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
+        if stopped {
+            next.noted[index] = Noted::default();
+        } else {
+            let seen = pair.read[index].filter(|_| is_good(world));
+            let noted = &mut next.noted[index];
+            noted.sees = Some(seen.is_some());
+            noted.seen = seen.or(noted.seen);
+        }
+        let shared = !stopped && self.is_shared(&next, index);
+        let cluster = &mut next.clusters[index];
+        cluster.operator.shared = shared;
+        let before = cluster.operator.pending.clone();
+        *cluster = self.of(index).step(cluster, Action::Reconcile);
+        let after = &next.clusters[index];
+        let starts = before != after.operator.pending && starts(after);
+        let older = &pair.clusters[0];
+        let older_has_it = next.noted[0].knows_identity()
+            && (older.spec.replicas > 0 || !older.operator.cache.1.is_empty());
+        next.broken |= index == 1 && starts && older_has_it;
+        next
+    }
+
+    /// Whether an older cluster has the database, by the operator's own claims.
+    fn is_shared(&self, pair: &Pair, index: usize) -> bool {
+        if self.bug == Some(Bug::FirstReadHasIt) {
+            return pair.first.is_some_and(|(first, _)| first != index);
+        }
+        let claims = Claims::default();
+        let begun = tokio::time::Instant::now();
+        let sighting = |start: u8| {
+            let since = begun + RUNS_FOR * u32::from(start);
+            let at = since
+                + if self.bug == Some(Bug::StartTellsApart) {
+                    RUNS_FOR * 9
+                } else {
+                    RUNS_FOR / 2
+                };
+            let identity = database(start);
+            Sighting {
+                identity,
+                since,
+                at,
+            }
+        };
+        let clusters = [0, 1].map(|index| cluster(index, pair.noted[index].learned));
+        let keys = clusters.each_ref().map(ObjectRef::from_obj);
+        for (index, noted) in pair.noted.iter().enumerate() {
+            if noted.learned.is_some() {
+                claims.learn(&clusters[index]);
+            }
+            let remembered = self.rules.remembered(&pair.clusters[index].status);
+            let claimant = Claimant::of(&clusters[index], &keys[index]);
+            let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
+            if seen.is_some() {
+                claims.set(&claimant, ENDPOINT, seen, &remembered);
+            }
+            if noted.sees == Some(false) {
+                claims.set(&claimant, ENDPOINT, None, &remembered);
+            }
+        }
+        let latest = |key: &ObjectRef<BytebaseCluster>| {
+            let other = keys.iter().position(|known| known == key)?;
+            let seen = pair.read[other].filter(|_| is_good(&pair.clusters[other]));
+            seen.map(sighting)
+        };
+        let remembered = self.rules.remembered(&pair.clusters[index].status);
+        let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
+        claims.shared_with(&uid, &remembered, latest).is_some()
+    }
+
+    fn step(&self, pair: &Pair, step: Step) -> Pair {
+        let mut next = pair.clone();
+        match step {
+            Step::To(index, Action::Reconcile) => next = self.reconciled(pair, index),
+            Step::To(index, action) => {
+                next.clusters[index] = self.of(index).step(&pair.clusters[index], action);
+                if action == Action::Probe {
+                    next.is_read(index, self.bug);
+                }
+            }
+            Step::Crash => {
+                next.crashes -= 1;
+                for index in [0, 1] {
+                    let cluster = &mut next.clusters[index];
+                    cluster.budget.crashes = 1;
+                    *cluster = cluster.after(Action::Crash);
+                    let status = &cluster.status;
+                    let learned = status.endpoint.then_some(status.identity);
+                    next.noted[index] = Noted {
+                        learned: learned.filter(|_| self.bug != Some(Bug::ClaimsNotLearned)),
+                        ..Noted::default()
+                    };
+                }
+                next.read = [None; 2];
+                next.first = None;
+            }
+            Step::Outage => {
+                let is_up = next.clusters[0].database.up;
+                next.outages -= u8::from(is_up);
+                for cluster in &mut next.clusters {
+                    cluster.database.up = !is_up;
+                }
+            }
+            Step::Restart => {
+                next.restarts -= 1;
+                next.start += 1;
+            }
+        }
+        next.meet();
+        next
+    }
+
+    /// Whether one of those that want it has the database in the end.
+    fn recovers(&self, pair: &Pair) -> bool {
+        let mut pair = pair.clone();
+        for cluster in &mut pair.clusters {
+            cluster.database.up = true;
+            cluster.budget = Budget::default();
+        }
+        (pair.crashes, pair.outages, pair.restarts) = (0, 0, 0);
+        let known = || {
+            self.recovered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        let mut visited = Vec::new();
+        let mut recovers = false;
+        for _ in 0..RECOVERY {
+            let mark = fingerprint(&pair);
+            let before = known().get(&mark).copied();
+            if let Some(before) = before {
+                recovers = before;
+                break;
+            }
+            visited.push(mark);
+            let Some(step) = pair.prompt().first().copied() else {
+                let active = pair.clusters.iter().filter(|cluster| is_active(cluster));
+                let wanted = pair.clusters.iter().any(|world| world.spec.replicas > 0);
+                recovers = active.count() == usize::from(wanted);
+                break;
+            };
+            pair = self.step(&pair, step);
+        }
+        known().extend(visited.into_iter().map(|mark| (mark, recovers)));
+        recovers
+    }
+}
+
+impl Pair {
+    /// Everything that happens promptly.
+    fn prompt(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let mut actions = cluster.prompt();
+            let restarted = cluster.database.up && self.read[index] != Some(self.start);
+            if restarted && !actions.contains(&Action::Probe) {
+                actions.push(Action::Probe);
+            }
+            steps.extend(actions.into_iter().map(|action| Step::To(index, action)));
+        }
+        steps
+    }
+
+    fn chance(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            // The database is the pair's.
+            let own = cluster
+                .chance()
+                .into_iter()
+                .filter(|action| matches!(action, Action::Scale(_) | Action::Delete(_)));
+            steps.extend(own.map(|action| Step::To(index, action)));
+        }
+        let is_up = self.clusters[0].database.up;
+        steps.extend((self.crashes > 0).then_some(Step::Crash));
+        steps.extend((self.outages > 0 || !is_up).then_some(Step::Outage));
+        steps.extend((self.restarts > 0 && is_up).then_some(Step::Restart));
+        steps
+    }
+
+    /// A reading of one cluster has ended.
+    fn is_read(&mut self, index: usize, bug: Option<Bug>) {
+        if !is_good(&self.clusters[index]) {
+            self.read[index] = None;
+            return;
+        }
+        self.read[index] = Some(self.start);
+        let goes_by_it = bug == Some(Bug::FirstReadHasIt);
+        if goes_by_it && self.first.is_none_or(|(_, start)| start != self.start) {
+            self.first = Some((index, self.start));
+        }
+    }
+
+    /// Each sees the replicas of the other.
+    fn meet(&mut self) {
+        let active = self.clusters.each_ref().map(is_active);
+        self.clusters[0].database.other = active[1];
+        self.clusters[1].database.other = active[0];
+    }
+}
+
+fn is_good(world: &World) -> bool {
+    matches!(world.operator.reading, Reading::Good(..))
+}
+
+fn is_active(world: &World) -> bool {
+    !world.active().is_empty()
+}
+
+/// Whether a first replica is about to be made.
+fn starts(world: &World) -> bool {
+    let (set, pods) = &world.operator.cache;
+    let none = set.is_none_or(|set| set.size == 0) && pods.is_empty();
+    let mut writes = world.operator.pending.iter();
+    none && writes.any(|write| matches!(write, crate::world::Write::Set(set) if set.size > 0))
+}
+
+/// The older or the younger one, with what its status says of its database.
+fn cluster(index: usize, learned: Option<bool>) -> BytebaseCluster {
+    let name = ["older", "younger"][index];
+    let status = learned.map(|identity| {
+        json!({"database": {
+            "endpoint": ENDPOINT, "identity": identity.then(|| database(0).database),
+        }})
+    });
+    let made = Timestamp::UNIX_EPOCH + Duration::from_secs(u64::from(index == 1));
+    let object = json!({
+        "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
+        "metadata": {
+            "name": name, "namespace": "team", "uid": name, "creationTimestamp": made,
+        },
+        "spec": {"version": "3.21.1", "externalURL": "https://b.example.com", "database": {}},
+        "status": status,
+    });
+    serde_json::from_value(object).unwrap_or_else(|error| unreachable!("the model's own: {error}"))
+}
+
+impl Model for Sharing {
+    type State = Pair;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<Pair> {
+        let mut pair = Pair {
+            clusters: [0, 1].map(|index| self.of(index).begin()),
+            start: 0,
+            read: [None; 2],
+            noted: [Noted::default(); 2],
+            first: None,
+            crashes: self.profile.crashes,
+            outages: self.profile.outages,
+            restarts: self.profile.restarts,
+            broken: false,
+        };
+        pair.meet();
+        vec![pair]
+    }
+
+    fn actions(&self, pair: &Pair, steps: &mut Vec<Step>) {
+        steps.extend(pair.prompt());
+        steps.extend(pair.chance());
+    }
+
+    fn next_state(&self, pair: &Pair, step: Step) -> Option<Pair> {
+        Some(self.step(pair, step))
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(OLDER_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
+            Property::always("each cluster keeps the promises of one alone", |_, pair| {
+                let mut clusters = pair.clusters.iter();
+                clusters.all(|cluster| cluster.ghost.broken.is_none())
+            }),
+            Property::always(SERVES, |model: &Self, pair| model.recovers(pair)),
+        ]
+    }
+}
