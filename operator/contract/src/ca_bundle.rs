@@ -1,6 +1,7 @@
 //! The CA bundle that replicas trust, read as Bytebase's own TLS (Go's) reads it: block by block,
 //! passing over what is no certificate, an error only if none is left.
 
+use crate::certificate;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -13,8 +14,6 @@ const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 /// Begins a block of any kind.
 const ANY_BEGIN: &[u8] = b"-----BEGIN ";
-/// Tag of a DER sequence.
-const SEQUENCE: u8 = 0x30;
 
 /// The certificates of a bundle, at least one. What else a file held (a private key, say) is not in
 /// here.
@@ -58,7 +57,7 @@ impl CaBundle {
     pub fn parse(bytes: &[u8]) -> Result<Self, CaBundleError> {
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes)
             .filter_map(Result::ok)
-            .filter(|certificate| is_certificate(certificate))
+            .filter(|certificate| certificate::has_outer_form(certificate))
             .collect();
         if certificates.is_empty() {
             let begins = count(bytes, BEGIN.as_bytes()) > 0;
@@ -78,7 +77,10 @@ impl CaBundle {
     /// Whether any certificate is valid at `now`. One whose times cannot be read counts as valid:
     /// TLS may read it otherwise.
     pub fn trust(&self, now: Timestamp) -> Trust {
-        let times = self.certificates.iter().map(|der| validity(der));
+        let times = self
+            .certificates
+            .iter()
+            .map(|der| certificate::validity(der));
         let Some(times) = times.collect::<Option<Vec<_>>>() else {
             return Trust::Valid { until: None };
         };
@@ -97,6 +99,11 @@ impl CaBundle {
         }
     }
 
+    /// The certificates, in their order.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
     /// The certificates and nothing else, as PEM.
     pub fn to_pem(&self) -> String {
         to_pem(&self.certificates)
@@ -110,72 +117,6 @@ pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
         format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(certificate))
     });
     blocks.collect()
-}
-
-/// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that begins
-/// with a sequence. What is inside is for TLS to judge.
-fn is_certificate(der: &[u8]) -> bool {
-    matches!(element(der), Some((SEQUENCE, [SEQUENCE, ..], [])))
-}
-
-/// `notBefore` and `notAfter`.
-fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    const VERSION: u8 = 0xa0;
-    let inside = |der| element(der).filter(|(tag, ..)| *tag == SEQUENCE);
-    let (_, certificate, _) = inside(der)?;
-    let (_, mut fields, _) = inside(certificate)?;
-    if let Some((VERSION, _, rest)) = element(fields) {
-        fields = rest;
-    }
-    // Serial number, algorithm and issuer stand before it.
-    for _ in 0..3 {
-        fields = element(fields)?.2;
-    }
-    let (_, validity, _) = inside(fields)?;
-    let (from_tag, from, rest) = element(validity)?;
-    let (until_tag, until, _) = element(rest)?;
-    Some((time(from_tag, from)?, time(until_tag, until)?))
-}
-
-/// Divides off the DER element that the bytes begin with: its tag, its content, and what follows.
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (tag, length, rest) = match der {
-        [tag, length @ 0..=0x7f, rest @ ..] | [tag, 0x81, length, rest @ ..] => {
-            (*tag, usize::from(*length), rest)
-        }
-        [tag, 0x82, high, low, rest @ ..] => {
-            (*tag, usize::from(u16::from_be_bytes([*high, *low])), rest)
-        }
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    Some((tag, content, rest))
-}
-
-/// A time of a certificate: `YYMMDDhhmmssZ` (of 1950 to 2049) or `YYYYMMDDhhmmssZ`.
-fn time(tag: u8, content: &[u8]) -> Option<Timestamp> {
-    const UTC_TIME: u8 = 0x17;
-    const GENERALIZED_TIME: u8 = 0x18;
-    let text = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let text = match (tag, text.len()) {
-        (UTC_TIME, 12) if text < "50" => format!("20{text}"),
-        (UTC_TIME, 12) => format!("19{text}"),
-        (GENERALIZED_TIME, 14) => text.to_owned(),
-        _ => return None,
-    };
-    // Without an end, by RFC 5280; later than any moment there is here.
-    if text.starts_with("99991231") {
-        return Some(Timestamp::MAX);
-    }
-    let part = |range| text.get(range).unwrap_or_default();
-    let (year, month, day) = (part(0..4), part(4..6), part(6..8));
-    let (hour, minute, second) = (part(8..10), part(10..12), part(12..14));
-    format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")
-        .parse()
-        .ok()
 }
 
 fn count(bytes: &[u8], pattern: &[u8]) -> usize {

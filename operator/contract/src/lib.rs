@@ -5,6 +5,7 @@
 //! string or a license is a secret.
 
 pub mod ca_bundle;
+pub mod certificate;
 pub mod external_url;
 pub mod license;
 pub mod pg_url;

@@ -108,6 +108,26 @@ pub enum SslMode {
     VerifyFull,
 }
 
+/// How one attempt at a login is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// In clear text.
+    None,
+    /// By TLS, with a server that must prove this much.
+    Tls(Proof),
+}
+
+/// What a server must prove by its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: any certificate will do.
+    Nothing,
+    /// That an authority vouches for it.
+    Chain,
+    /// That an authority vouches for it under the name of the host.
+    ChainAndName,
+}
+
 /// `target_session_attrs`, by libpq's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, strum::AsRefStr, strum::EnumString)]
 #[strum(serialize_all = "kebab-case")]
@@ -146,6 +166,9 @@ pub enum Iam {
 
 /// No sensible connection string comes near it; an environment variable takes far more.
 const MAX_LENGTH: usize = 16 * 1024;
+
+/// The `sslrootcert` that names no file.
+const SYSTEM: &str = "system";
 
 /// PostgreSQL's own.
 const DEFAULT_PORT: u16 = 5432;
@@ -260,10 +283,45 @@ impl PgUrl {
     /// strengthen everything.
     pub fn effective_ssl_mode(&self) -> SslMode {
         match (self.ssl_mode, self.ssl_root_cert.as_deref()) {
-            (_, Some("system")) => SslMode::VerifyFull,
+            (_, Some(SYSTEM)) => SslMode::VerifyFull,
             (SslMode::Require, Some(_)) => SslMode::VerifyCa,
             (mode, _) => mode,
         }
+    }
+
+    /// How the driver protects the connection, attempt by attempt. `has_ca`: a CA bundle counts as
+    /// named even if the string does not name it.
+    pub fn protections(&self, has_ca: bool) -> &'static [Protection] {
+        use Protection::{None, Tls};
+        match self.effective_ssl_mode() {
+            SslMode::Disable => &[None],
+            SslMode::Allow => &[None, Tls(Proof::Nothing)],
+            SslMode::Prefer => &[Tls(Proof::Nothing), None],
+            SslMode::Require if has_ca => &[Tls(Proof::Chain)],
+            SslMode::Require => &[Tls(Proof::Nothing)],
+            SslMode::VerifyCa => &[Tls(Proof::Chain)],
+            SslMode::VerifyFull => &[Tls(Proof::ChainAndName)],
+        }
+    }
+
+    /// Whether the server must prove itself before it is given the password.
+    pub fn verifies(&self) -> bool {
+        matches!(
+            self.effective_ssl_mode(),
+            SslMode::VerifyCa | SslMode::VerifyFull
+        )
+    }
+
+    /// Whether the string asks for the authorities of the system in place of a CA bundle.
+    pub fn trusts_the_system(&self) -> bool {
+        self.ssl_root_cert.as_deref() == Some(SYSTEM)
+    }
+
+    /// Whether the driver names the host in the clear when TLS begins.
+    pub fn announces_name(&self) -> bool {
+        self.driver_params
+            .get("sslsni")
+            .is_none_or(|value| value != "0")
     }
 
     /// How long the driver tries one host; `None` means without limit, which is its default.

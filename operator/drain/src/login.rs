@@ -1,25 +1,20 @@
 //! Logging in as Bytebase does: by the same environment, with the same files, from the same place.
 
-use bytebase_contract::ca_bundle::{self, CaBundle};
-use bytebase_contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
+use bytebase_contract::ca_bundle::CaBundle;
+use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
+use bytebase_login::tls::Authorities;
+use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{ConnectOptions as _, Row as _};
+use sqlx::postgres::PgConnection;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
-use tokio::time::timeout;
 
-/// For one server, from its name to the end of the login.
-const DIAL: Duration = Duration::from_secs(5);
 /// `application_name` of the hook's sessions: this and the name of its pod, by which the operator
 /// reports who holds the queue. Not as Bytebase's own, among which the hook looks for the replica's.
 const APPLICATION_NAME: &str = "drain/";
-
-/// The `sslrootcert` that is no file.
-const SYSTEM: &str = "system";
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
 /// was when the container started. A rotated password is here before it is there. Of a cloud IAM
@@ -37,8 +32,8 @@ pub struct Logins {
 
 struct Login {
     url: PgUrl,
-    /// The CAs that vouch for the server, as PEM; none where it is not verified.
-    authorities: String,
+    /// The CAs that vouch for the server; none where it is not verified.
+    authorities: Vec<CertificateDer<'static>>,
 }
 
 /// Why there is no login; holds no part of a connection string.
@@ -99,91 +94,58 @@ impl Login {
                 "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another".to_owned(),
             ));
         }
-        let authorities = match (url.effective_ssl_mode(), url.ssl_root_cert.as_deref()) {
-            (SslMode::Disable, _) => String::new(),
-            (_, Some(path)) if path != SYSTEM => given_authorities(path)?,
-            (SslMode::VerifyCa | SslMode::VerifyFull, _) => authorities_of_the_system(),
-            _ => String::new(),
+        let authorities = match url.ssl_root_cert.as_deref() {
+            // Read whatever it is for, as Bytebase does.
+            Some(path) if !url.trusts_the_system() => given_authorities(path)?,
+            _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
+            _ => Vec::new(),
         };
         Ok(Self { url, authorities })
     }
 
-    /// A session on the first server that is not a standby.
+    /// A session on the first server that Bytebase would take; of several one that is no standby.
     async fn dial(&self, name: &str) -> Result<PgConnection, LoginError> {
-        let mut failure = LoginError("PG_URL names no server".to_owned());
-        for host in &self.url.hosts {
-            for mode in self.modes() {
-                let options = self.options(host, *mode).application_name(name);
-                let place = format!("{}:{}", host.host, host.port);
-                match timeout(DIAL, options.connect()).await {
-                    Ok(Ok(connection)) => match self.check(connection).await {
-                        Some(connection) => return Ok(connection),
-                        None => failure = LoginError(format!("{place} is a standby")),
-                    },
-                    Ok(Err(error)) => failure = LoginError(format!("{place}: {}", kind(&error))),
-                    Err(_) => failure = LoginError(format!("{place} does not answer")),
-                }
-            }
-        }
-        Err(failure)
-    }
-
-    async fn check(&self, mut connection: PgConnection) -> Option<PgConnection> {
-        if self.url.target_session_attrs == TargetSessionAttrs::Any && self.url.hosts.len() == 1 {
-            return Some(connection);
-        }
-        let row = sqlx::raw_sql("SELECT pg_is_in_recovery()")
-            .fetch_one(&mut connection)
-            .await
-            .ok()?;
-        let standby: bool = row.try_get(0).ok()?;
-        (!standby).then_some(connection)
-    }
-
-    fn modes(&self) -> &'static [PgSslMode] {
-        match self.url.effective_ssl_mode() {
-            SslMode::Disable => &[PgSslMode::Disable],
-            SslMode::Allow => &[PgSslMode::Disable, PgSslMode::Require],
-            SslMode::Prefer => &[PgSslMode::Prefer, PgSslMode::Disable],
-            SslMode::Require => &[PgSslMode::Require],
-            SslMode::VerifyCa => &[PgSslMode::VerifyCa],
-            SslMode::VerifyFull => &[PgSslMode::VerifyFull],
-        }
-    }
-
-    fn options(&self, host: &HostPort, mode: PgSslMode) -> PgConnectOptions {
         let url = &self.url;
-        let password = url.password.as_ref();
-        let options = PgConnectOptions::new_without_pgpass()
-            .port(host.port)
-            .username(&url.user)
-            .password(password.map_or("", |password| password.expose_secret()))
-            .database(&url.database)
-            .ssl_mode(mode)
-            .ssl_root_cert_from_pem(self.authorities.clone().into_bytes())
-            .extra_float_digits(None)
-            .statement_cache_capacity(0)
-            .disable_statement_logging();
-        let options = if host.host.starts_with('/') {
-            options.socket(&host.host)
-        } else {
-            options.host(&host.host)
+        let attrs = match url.target_session_attrs {
+            TargetSessionAttrs::Any if url.hosts.len() == 1 => TargetSessionAttrs::Any,
+            _ => TargetSessionAttrs::Primary,
         };
-        let wanted = ["search_path", "role"];
-        let settings = url.runtime_params.iter();
-        let settings: Vec<_> = settings
-            .filter(|(name, _)| wanted.contains(&name.to_ascii_lowercase().as_str()))
-            .collect();
-        if settings.is_empty() {
-            options
-        } else {
-            options.options(settings)
+        let target = Target {
+            url,
+            authorities: &Authorities::given(&self.authorities, Timestamp::now()),
+            has_ca: false,
+            attrs,
+            label: name,
+        };
+        // Boxed: it is large, and there is room for it in each wait of the hook otherwise.
+        match Box::pin(log_in(&target)).await {
+            Ok(LoggedIn { session, .. }) => session
+                .into_sqlx()
+                .await
+                .map_err(|_| LoginError("the session broke off".to_owned())),
+            Err(failures) => Err(failures.last().map_or_else(
+                || LoginError("PG_URL names no server".to_owned()),
+                |failed| self.why(failed),
+            )),
         }
+    }
+
+    /// In fixed words: a server's own may quote anything.
+    fn why(&self, failed: &Failed) -> LoginError {
+        let place = &self.url.hosts[failed.host];
+        LoginError(match &failed.error {
+            Error::Unfit { .. } => format!("{place} is a standby"),
+            Error::TimedOut(_) => format!("{place} does not answer"),
+            Error::Name(error) | Error::Network(error) => {
+                format!("{place}: no connection ({})", error.kind())
+            }
+            error => format!("{place}: {error}"),
+        })
     }
 }
 
 /// The certificates of a bundle, which must have some.
-fn given_authorities(path: &str) -> Result<String, LoginError> {
+fn given_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, LoginError> {
     // The name is not told: what was pasted in its place may be a key.
     let bytes = fs::read(path).map_err(|error| {
         LoginError(format!(
@@ -192,15 +154,7 @@ fn given_authorities(path: &str) -> Result<String, LoginError> {
     })?;
     let bundle = CaBundle::parse(&bytes)
         .map_err(|error| LoginError(format!("the CA bundle that sslrootcert names {error}")))?;
-    Ok(bundle.to_pem())
-}
-
-/// What the container trusts, found where Bytebase finds it. Certificates that TLS cannot use are
-/// left out, as they are there.
-fn authorities_of_the_system() -> String {
-    let mut found = rustls_native_certs::load_native_certs().certs;
-    found.retain(|certificate| RootCertStore::empty().add(certificate.clone()).is_ok());
-    ca_bundle::to_pem(&found)
+    Ok(bundle.certificates().to_vec())
 }
 
 /// `PG_URL`, or the file that it names, completed by `PGUSER` and `PGPASSWORD`.
@@ -238,25 +192,10 @@ fn with_user(text: &str, user: Option<String>) -> SecretString {
     text.to_owned().into()
 }
 
-/// What kind of error it is, in fixed words: its own text may quote a certificate or a password.
-fn kind(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code();
-            format!(
-                "the server refuses the login (SQLSTATE {})",
-                code.as_deref().unwrap_or("unknown")
-            )
-        }
-        sqlx::Error::Io(error) => format!("no connection ({})", error.kind()),
-        sqlx::Error::Tls(_) => "TLS could not be set up".to_owned(),
-        _ => "the login failed".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytebase_contract::ca_bundle;
 
     /// Of a CA, valid for a hundred years.
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
@@ -276,8 +215,9 @@ mod tests {
         um91gGUb00vqkXn/kOGHqzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIEFyPNxgSF2JsyrZ\
         a+Na2dNwGhfvYOaSu6pckKKLaVh1AiEAvarcliikHYzl9Xiir3NYA5/2NoXBFjjbgroARHhtj5I=\n\
         -----END CERTIFICATE-----\n";
-    /// Has the outer form of a certificate, and nothing in it.
-    const NONSENSE: &str = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
+    fn pem(way: &Login) -> String {
+        ca_bundle::to_pem(&way.authorities)
+    }
 
     fn logins(variables: &[(&str, &str)], mounted: &Path) -> Result<Logins, LoginError> {
         let env = |name: &str| {
@@ -371,8 +311,7 @@ mod tests {
         let url = file("url", &text);
         let found = without_files(&[("PG_URL", &url)]).unwrap();
         assert_eq!(seen(&found), [("db", "u", "b", None)]);
-        assert_eq!(found.ways[0].authorities, CERTIFICATE);
-        assert!(matches!(found.ways[0].modes(), [PgSslMode::VerifyCa]));
+        assert_eq!(pem(&found.ways[0]), CERTIFICATE);
     }
 
     #[test]
@@ -386,11 +325,10 @@ mod tests {
         };
         for text in ["", "a bundle", "-----BEGIN PRIVATE KEY-----\nAA==\n"] {
             fs::write(&path, text).unwrap();
-            for mode in ["prefer", "require", "verify-ca", "verify-full"] {
+            for mode in ["disable", "prefer", "require", "verify-ca", "verify-full"] {
                 let LoginError(message) = attempt(mode).err().unwrap();
                 assert!(message.contains("no PEM certificate"), "{message}");
             }
-            assert!(attempt("disable").is_ok(), "no bundle is needed there");
         }
     }
 
@@ -413,7 +351,7 @@ mod tests {
         ] {
             let url = format!("postgres://u@db/b?{parameters}");
             let found = without_files(&[("PG_URL", &url)]).unwrap();
-            assert_eq!(found.ways[0].authorities, trusted, "{parameters}");
+            assert_eq!(pem(&found.ways[0]), trusted, "{parameters}");
         }
     }
 
@@ -421,7 +359,7 @@ mod tests {
     fn without_a_bundle_the_authorities_of_the_container_count() {
         let folder = tempfile::tempdir().unwrap();
         let system = folder.path().join("system.crt");
-        fs::write(&system, format!("{CERTIFICATE}{NONSENSE}")).unwrap();
+        fs::write(&system, CERTIFICATE).unwrap();
         let child = std::process::Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",

@@ -2,6 +2,7 @@
 
 use crate::contract::license::LicenseKey;
 use crate::decide::Settings;
+use crate::process::descriptors;
 use crate::runtime::context::Options;
 use crate::runtime::logging::{self, LogFormat};
 use crate::runtime::run::{Run, run as run_operator};
@@ -86,6 +87,9 @@ pub fn run(arguments: RunArguments) -> Result<(), String> {
         log_filter,
     } = arguments;
     logging::init(log_format, &log_filter).map_err(|error| error.to_string())?;
+    if let Err(error) = descriptors::take_all() {
+        tracing::warn!(%error, "the limit of open files cannot be raised: many databases may reach it");
+    }
     // Two cryptography providers may end up in one program; rustls refuses to guess.
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -273,9 +273,7 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
         );
     }
     match held {
-        Some((reason, message)) if serving >= may_run => {
-            yes(*reason, held_back(findings, message))
-        }
+        Some((reason, message)) if serving >= may_run => yes(*reason, held_back(findings, message)),
         None if serving >= may_run => yes(
             Reason::AllReplicasActive,
             format!("{serving} of {wanted} replicas are Ready and send heartbeats"),

@@ -7,8 +7,7 @@ use crate::api::status::{DatabaseStatus, LoginState};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
-    Refusal,
-    SchemaState,
+    Refusal, SchemaState,
 };
 use crate::validate::ValidDatabase;
 

@@ -7,7 +7,7 @@ use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
 use crate::contract::ca_bundle::{CaBundle, Trust};
-use crate::contract::pg_url::{PgParts, PgUrl, SslMode};
+use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection};
 use crate::contract::version::Version;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -253,12 +253,13 @@ fn check_url(
     if has_ca && url.ssl_root_cert.as_deref() != Some(CA_PATH) {
         diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
     }
-    if has_ca
-        && matches!(
-            url.effective_ssl_mode(),
-            SslMode::Disable | SslMode::Allow | SslMode::Prefer
+    let may_be_anyone = url.protections(has_ca).iter().any(|protection| {
+        matches!(
+            protection,
+            Protection::None | Protection::Tls(Proof::Nothing)
         )
-    {
+    });
+    if has_ca && may_be_anyone {
         diagnostics.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
     }
 }
@@ -276,11 +277,7 @@ fn check_trust(
         CaSource::Secret(_) => "spec.database.caSecretRef",
         CaSource::ConfigMap(_) => "spec.database.caConfigMapRef",
     };
-    let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH)
-        && matches!(
-            url.effective_ssl_mode(),
-            SslMode::VerifyCa | SslMode::VerifyFull
-        );
+    let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH) && url.verifies();
     let fault = match trust {
         Trust::Valid { until: None } => return,
         Trust::Valid { until: Some(end) } => {

@@ -576,6 +576,48 @@ fn a_ca_strengthens_the_mode() {
 }
 
 #[test]
+fn sslmode_becomes_the_attempts_that_the_driver_makes() {
+    const CLEAR: Protection = Protection::None;
+    const ANY: Protection = Protection::Tls(Proof::Nothing);
+    const CHAIN: Protection = Protection::Tls(Proof::Chain);
+    const NAME: Protection = Protection::Tls(Proof::ChainAndName);
+    for (query, has_ca, expected) in [
+        ("sslmode=disable", true, &[CLEAR][..]),
+        ("sslmode=allow", false, &[CLEAR, ANY]),
+        ("sslmode=allow", true, &[CLEAR, ANY]),
+        ("", false, &[ANY, CLEAR]),
+        ("sslrootcert=/ca", false, &[ANY, CLEAR]),
+        ("sslmode=require", false, &[ANY]),
+        ("sslmode=require", true, &[CHAIN]),
+        ("sslmode=require&sslrootcert=/ca", false, &[CHAIN]),
+        ("sslmode=verify-ca", false, &[CHAIN]),
+        ("sslmode=verify-full", true, &[NAME]),
+        ("sslrootcert=system", false, &[NAME]),
+        ("sslmode=disable&sslrootcert=system", true, &[NAME]),
+    ] {
+        let url = parsed(&format!("postgres://u:p@h/d?{query}"));
+        assert_eq!(url.protections(has_ca), expected, "{query} {has_ca}");
+        let proves = expected
+            .iter()
+            .all(|attempt| matches!(*attempt, CHAIN | NAME));
+        assert_eq!(url.verifies() || has_ca, proves || has_ca, "{query}");
+    }
+}
+
+#[test]
+fn the_host_is_named_when_tls_begins_unless_that_is_turned_off() {
+    for (query, named) in [
+        ("", true),
+        ("sslsni=1", true),
+        ("sslsni=", true),
+        ("sslsni=0", false),
+    ] {
+        let url = parsed(&format!("postgres://u@h/d?{query}"));
+        assert_eq!(url.announces_name(), named, "{query}");
+    }
+}
+
+#[test]
 fn cloud_logins_are_recognised_with_the_version_they_need() {
     let url = parsed(
         "postgres://u@h/d?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1",

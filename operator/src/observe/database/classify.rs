@@ -6,11 +6,11 @@
 //! is `Unknown`.
 
 use super::Login;
-use crate::contract::pg_url::{HostPort, PgUrl};
+use crate::contract::pg_url::{HostPort, PgUrl, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use bytebase_login::{Error, Refusal};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgDatabaseError;
-use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -129,36 +129,58 @@ pub fn timed_out(place: &Place<'_>, phase: Phase, after: Duration) -> ProbeFailu
     }
 }
 
-/// Any error of the driver.
-pub fn classify(error: &sqlx::Error, place: &Place<'_>, phase: Phase) -> ProbeFailure {
+/// Why a login failed. `attrs`: what of the server was asked for.
+pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> ProbeFailure {
     match error {
-        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
-            Some(error) => refused(&ServerError::from(error), place, phase),
-            None => other(place, phase),
-        },
-        sqlx::Error::Tls(source) => tls(place, source.as_ref()),
-        sqlx::Error::Io(error) => match tls_cause(error) {
-            Some(cause) => tls(place, cause),
-            None => unreachable(place, error, phase),
-        },
-        // Raised before anything is sent: of what the login is made of, only the password can hold
-        // what the operator's own library refuses.
-        sqlx::Error::Configuration(_) => place.failure(
+        Error::Name(error) | Error::Network(error) => unreachable(place, error, Phase::Connect),
+        Error::TimedOut(after) => timed_out(place, Phase::Connect, *after),
+        Error::NoTls => tls(place, "server does not support TLS"),
+        // Its text quotes no input.
+        Error::Tls(error) => tls(place, &error.to_string()),
+        Error::Refused(refusal) => refused(&ServerError::from(refusal), place, Phase::Connect),
+        Error::Authentication(text) => place.failure(
             FailureClass::Unknown,
             FailureReason::AuthenticationFailed,
-            "the user or password holds a character with which the operator cannot log in, although Bytebase may; give the role \
-             a password of printable characters",
+            text,
         ),
-        _ => other(place, phase),
+        Error::Protocol(text) => place.failure(
+            FailureClass::Unknown,
+            FailureReason::Other,
+            &format!("{text}; check the host and the port"),
+        ),
+        Error::Unfit { is_standby } => unfit(place, attrs, *is_standby),
     }
 }
 
-/// Whether an error came from TLS rather than from the server or the network.
-pub fn is_tls(error: &sqlx::Error) -> bool {
+/// What a server is that the connection string does not want. Bytebase asks the same question of the
+/// same addresses.
+fn unfit(place: &Place<'_>, attrs: TargetSessionAttrs, is_standby: bool) -> ProbeFailure {
+    let (reason, text) = match attrs {
+        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary if is_standby => (
+            FailureReason::Standby,
+            "the server is a standby, and the connection string asks for one that accepts writes; give the primary's address",
+        ),
+        TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary => (
+            FailureReason::ReadOnly,
+            "the server accepts no writes (default_transaction_read_only is on; hosted PostgreSQL does that when its disk is full), and the connection string asks for one that accepts writes; free or add space there, or reset the setting",
+        ),
+        _ => (
+            FailureReason::Other,
+            "the server accepts writes, and the connection string asks for a standby; Bytebase needs the primary",
+        ),
+    };
+    place.failure(FailureClass::Definite, reason, text)
+}
+
+/// Any error of a query.
+pub fn query(error: &sqlx::Error, place: &Place<'_>) -> ProbeFailure {
     match error {
-        sqlx::Error::Tls(_) => true,
-        sqlx::Error::Io(error) => tls_cause(error).is_some(),
-        _ => false,
+        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => refused(&ServerError::from(error), place, Phase::Query),
+            None => other(place),
+        },
+        sqlx::Error::Io(error) => unreachable(place, error, Phase::Query),
+        _ => other(place),
     }
 }
 
@@ -175,6 +197,16 @@ impl<'a> From<&'a PgDatabaseError> for ServerError<'a> {
             sqlstate: error.code(),
             message: error.message(),
             routine: error.routine(),
+        }
+    }
+}
+
+impl<'a> From<&'a Refusal> for ServerError<'a> {
+    fn from(refusal: &'a Refusal) -> Self {
+        Self {
+            sqlstate: &refusal.code,
+            message: &refusal.message,
+            routine: refusal.routine.as_deref(),
         }
     }
 }
@@ -304,17 +336,12 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
 }
 
 /// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki)
-/// and the one in Bytebase (Go) disagree on certificates that exist in practice, such as a
-/// self-signed certificate that serves as its own CA, or one of version 1, which Go accepts. Holding back the first pod
-/// on this verdict alone could hold back one that would have worked.
-fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
-    let said = place.foreign(&tls_text(cause));
+/// and the one in Bytebase (Go) may disagree on a certificate of a rare kind. Holding back the first
+/// pod on this verdict alone could hold back one that would have worked.
+fn tls(place: &Place<'_>, said: &str) -> ProbeFailure {
+    let said = place.foreign(said);
     let hint = if said.contains("CaUsedAsEndEntity") {
-        "the server presents a CA certificate as its own; issue it a leaf certificate, or give the operator a connection string of \
-         its own with database.monitorSecretRef"
-    } else if said.contains("UnsupportedCertVersion") {
-        "the server presents an X.509 certificate of version 1, which Bytebase accepts and the operator cannot read; issue it one of \
-         version 3 (`openssl x509 -req` does with -extfile)"
+        "the server presents a CA certificate as its own, which is not in the given CA bundle; add it there, or issue the server a leaf certificate"
     } else if said.contains("does not support TLS") {
         "turn on TLS at the server, or lower `sslmode`"
     } else if said.contains("NotValidForName") || said.contains("not valid for name") {
@@ -331,24 +358,6 @@ fn tls(place: &Place<'_>, cause: &(dyn StdError + 'static)) -> ProbeFailure {
         FailureReason::TlsFailed,
         &format!("TLS failed ({said}); {hint}"),
     )
-}
-
-/// What a TLS library says, where it is known to quote no input: the database library's own errors
-/// quote the CA bundle.
-fn tls_text(cause: &(dyn StdError + 'static)) -> String {
-    let mut next = Some(cause);
-    while let Some(error) = next {
-        if let Some(known) = error.downcast_ref::<rustls::Error>() {
-            return known.to_string();
-        }
-        next = error.source();
-    }
-    let lacking = "server does not support TLS";
-    if cause.to_string() == lacking {
-        lacking.to_owned()
-    } else {
-        "it could not be set up".to_owned()
-    }
 }
 
 fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailure {
@@ -371,20 +380,9 @@ fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailu
 }
 
 /// Not in the words of the library, which may quote what it was given.
-fn other(place: &Place<'_>, phase: Phase) -> ProbeFailure {
-    let text = match phase {
-        Phase::Connect => {
-            "the answer to the login is not that of a PostgreSQL server; check the host and the port"
-        }
-        Phase::Query => "the answer is not one that a PostgreSQL server gives",
-    };
+fn other(place: &Place<'_>) -> ProbeFailure {
+    let text = "the answer is not one that a PostgreSQL server gives";
     place.failure(FailureClass::Unknown, FailureReason::Other, text)
-}
-
-/// rustls reports a failed handshake through `io::Error`.
-fn tls_cause(error: &io::Error) -> Option<&(dyn StdError + 'static)> {
-    let inner = error.get_ref()?;
-    inner.downcast_ref::<rustls::Error>().map(|e| e as _)
 }
 
 #[cfg(test)]
@@ -392,6 +390,7 @@ mod tests {
     use super::super::connect::tests::url;
     use super::super::monitor::Watched;
     use super::*;
+    use rustls::CertificateError;
 
     fn classify_server(
         sqlstate: &str,
@@ -595,7 +594,10 @@ mod tests {
             io::ErrorKind::TimedOut,
         ] {
             for phase in [Phase::Connect, Phase::Query] {
-                let failure = classify(&sqlx::Error::Io(kind.into()), &place, phase);
+                let failure = match phase {
+                    Phase::Connect => at_login(&Error::Network(kind.into()), &place),
+                    Phase::Query => query(&sqlx::Error::Io(kind.into()), &place),
+                };
                 assert_eq!(
                     (failure.class, failure.reason),
                     (FailureClass::Unknown, FailureReason::Unreachable)
@@ -605,52 +607,64 @@ mod tests {
         }
     }
 
+    fn at_login(error: &Error, place: &Place<'_>) -> ProbeFailure {
+        login(error, place, TargetSessionAttrs::Any)
+    }
+
     #[test]
     fn a_library_that_quotes_its_input_is_not_quoted() {
         let url = url("db", 5432);
         let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
         let key = "-----BEGIN PRIVATE KEY-----";
-        let quoted = sqlx::Error::Tls(format!("Invalid certificate {key}").into());
-        let message = classify(&quoted, &place, Phase::Connect).message;
-        assert!(!message.contains("PRIVATE"), "{message}");
-        let lacking = sqlx::Error::Tls("server does not support TLS".into());
-        let message = classify(&lacking, &place, Phase::Connect).message;
-        assert!(message.contains("turn on TLS"), "{message}");
-    }
-
-    #[test]
-    fn a_password_that_cannot_be_prepared_is_not_quoted() {
-        let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
-        let text = "Failed to saslprep password: Error(ProhibitedCharacter('\u{e000}'))";
         for error in [
-            sqlx::Error::Configuration(text.into()),
-            sqlx::Error::Protocol(text.to_owned()),
+            sqlx::Error::Tls(format!("Invalid certificate {key}").into()),
+            sqlx::Error::Configuration(key.into()),
+            sqlx::Error::Protocol(key.to_owned()),
         ] {
-            let failure = classify(&error, &place, Phase::Connect);
+            let failure = query(&error, &place);
             assert_eq!(failure.class, FailureClass::Unknown);
-            assert!(!failure.message.contains("e000"), "{}", failure.message);
-            assert!(!failure.message.contains('\u{e000}'), "{}", failure.message);
-            assert!(!failure.message.contains("Failed"), "{}", failure.message);
+            assert!(!failure.message.contains("PRIVATE"), "{}", failure.message);
         }
     }
 
     #[test]
-    fn a_failed_handshake_inside_an_io_error_is_a_tls_failure() {
+    fn what_goes_wrong_with_tls_is_never_definite() {
         let url = url("db", 5432);
         let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
-        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let error = sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidData, inner));
-        assert!(is_tls(&error));
-        let failure = classify(&error, &place, Phase::Connect);
-        assert_eq!(
-            (failure.class, failure.reason),
-            (FailureClass::Unknown, FailureReason::TlsFailed)
-        );
-        assert!(
-            failure.message.contains("caSecretRef"),
-            "{}",
-            failure.message
-        );
+        let tls = |error| Error::Tls(rustls::Error::InvalidCertificate(error));
+        for (error, hint) in [
+            (Error::NoTls, "turn on TLS"),
+            (tls(CertificateError::UnknownIssuer), "caSecretRef"),
+            (tls(CertificateError::NotValidForName), "another host name"),
+            (tls(CertificateError::Expired), "has expired"),
+        ] {
+            let failure = at_login(&error, &place);
+            assert_eq!(
+                (failure.class, failure.reason),
+                (FailureClass::Unknown, FailureReason::TlsFailed)
+            );
+            assert!(failure.message.contains(hint), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn target_session_attrs_say_what_a_server_should_have_been() {
+        use TargetSessionAttrs::{Primary, ReadOnly, ReadWrite, Standby};
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        for (attrs, is_standby, reason) in [
+            (ReadWrite, true, FailureReason::Standby),
+            (Primary, true, FailureReason::Standby),
+            (ReadWrite, false, FailureReason::ReadOnly),
+            (Standby, false, FailureReason::Other),
+            (ReadOnly, false, FailureReason::Other),
+        ] {
+            let failure = login(&Error::Unfit { is_standby }, &place, attrs);
+            assert_eq!(
+                (failure.class, failure.reason),
+                (FailureClass::Definite, reason),
+                "{attrs:?}"
+            );
+        }
     }
 }

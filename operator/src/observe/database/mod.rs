@@ -14,6 +14,7 @@ pub mod preflight;
 pub mod probe;
 pub mod queries;
 
+use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::DatabaseFacts;
 use crate::validate::ValidDatabase;
@@ -25,9 +26,9 @@ use sha2::{Digest as _, Sha256};
 pub struct Access {
     /// The connection string.
     pub url: PgUrl,
-    /// CA bundle (PEM) that the `BytebaseCluster` names. The operator opens no file that a
-    /// connection string names.
-    pub ca: Option<Vec<u8>>,
+    /// CA bundle that the `BytebaseCluster` names. The operator opens no file that a connection
+    /// string names.
+    pub ca: Option<CaBundle>,
     /// Whose login this is.
     pub login: Login,
     /// The login that Bytebase uses, where this is another one and the operator can try it.
@@ -40,10 +41,8 @@ impl Access {
     /// The access to the database of a cluster; `None` if the operator can never log in.
     pub fn of(database: &ValidDatabase) -> Option<Self> {
         let url = database.operator.as_ref()?;
-        let ca = database
-            .ca
-            .as_ref()
-            .map(|(_, bundle)| bundle.to_pem().into_bytes());
+        let ca = database.ca.as_ref().map(|(_, bundle)| bundle);
+        let pem = ca.map(CaBundle::to_pem);
         let login = if database.monitored {
             Login::Monitor(monitor::Watched::of(&database.replicas, url))
         } else {
@@ -65,7 +64,7 @@ impl Access {
             url.to_uri().expose_secret().as_bytes(),
             // A monitoring login looks where this one would.
             database.replicas.to_uri().expose_secret().as_bytes(),
-            ca.as_deref().unwrap_or_default(),
+            pem.as_deref().unwrap_or_default().as_bytes(),
             format!("{login:?}").as_bytes(),
         ] {
             digest.update((part.len() as u64).to_be_bytes());
@@ -73,7 +72,7 @@ impl Access {
         }
         Some(Self {
             url: url.clone(),
-            ca,
+            ca: ca.cloned(),
             login,
             trial,
             fingerprint: digest.finalize().into(),

@@ -153,7 +153,7 @@ pub async fn read(
                 *shape = Shape::default();
                 continue;
             }
-            Err(Failed::Sql(error)) => return Err(classify::classify(&error, place, Phase::Query)),
+            Err(Failed::Sql(error)) => return Err(classify::query(&error, place)),
             Err(Failed::TimedOut) => {
                 return Err(classify::timed_out(place, Phase::Query, READ_TIMEOUT));
             }
@@ -211,7 +211,7 @@ pub async fn read_server(
          || greatest(0, floor(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())))::bigint \
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
-        Failed::Sql(error) => classify::classify(&error, place, Phase::Query),
+        Failed::Sql(error) => classify::query(&error, place),
         Failed::TimedOut => classify::timed_out(place, Phase::Query, READ_TIMEOUT),
     };
     let version = text_of(

@@ -1,0 +1,203 @@
+//! The parts of an X.509 certificate that a verdict on a server rests on, read by their place: no
+//! signature is checked here, and what is inside a name or a key is for TLS to judge.
+
+use jiff::Timestamp;
+
+/// Tag of a DER sequence.
+const SEQUENCE: u8 = 0x30;
+/// Tag of a DER bit string.
+const BIT_STRING: u8 = 0x03;
+/// Tag of the version, which version 1 leaves out.
+const VERSION: u8 = 0xa0;
+
+/// A certificate, borrowed from its DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificate<'a> {
+    /// 1, 2 or 3.
+    pub version: u8,
+    /// What the issuer signed.
+    pub signed: &'a [u8],
+    /// Who issued it, as DER.
+    pub issuer: &'a [u8],
+    /// First moment at which it is valid.
+    pub from: Timestamp,
+    /// Last moment at which it is valid.
+    pub until: Timestamp,
+    /// Whom it is for, as DER.
+    pub subject: &'a [u8],
+    /// `SubjectPublicKeyInfo`, as DER.
+    pub public_key: &'a [u8],
+    /// The content of the `AlgorithmIdentifier` of the signature.
+    pub algorithm: &'a [u8],
+    /// The issuer's signature.
+    pub signature: &'a [u8],
+}
+
+impl<'a> Certificate<'a> {
+    /// `None` for what is not a certificate.
+    pub fn parse(der: &'a [u8]) -> Option<Self> {
+        let (outer, rest) = take(der, SEQUENCE)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let (_, _, after_signed) = element(outer)?;
+        let signed = &outer[..outer.len() - after_signed.len()];
+        let (mut fields, _) = take(signed, SEQUENCE)?;
+        let (algorithm, rest) = take(after_signed, SEQUENCE)?;
+        let (signature, _) = take(rest, BIT_STRING)?;
+        // In front of the bits stands how many of the last byte are unused.
+        let (0, signature) = signature.split_first()? else {
+            return None;
+        };
+        let version = match element(fields)? {
+            (VERSION, version, rest) => {
+                fields = rest;
+                version.last()?.checked_add(1)?
+            }
+            _ => 1,
+        };
+        // Serial number and algorithm.
+        for _ in 0..2 {
+            fields = element(fields)?.2;
+        }
+        let (issuer, fields) = whole(fields)?;
+        let (validity, fields) = take(fields, SEQUENCE)?;
+        let (subject, fields) = whole(fields)?;
+        let (public_key, _) = whole(fields)?;
+        let (from_tag, from, rest) = element(validity)?;
+        let (until_tag, until, _) = element(rest)?;
+        Some(Self {
+            version,
+            signed,
+            issuer,
+            from: time(from_tag, from)?,
+            until: time(until_tag, until)?,
+            subject,
+            public_key,
+            algorithm,
+            signature,
+        })
+    }
+
+    /// Whether `now` is within its time.
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
+        (self.from..=self.until).contains(&now)
+    }
+}
+
+/// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that begins
+/// with a sequence.
+pub(crate) fn has_outer_form(der: &[u8]) -> bool {
+    matches!(element(der), Some((SEQUENCE, [SEQUENCE, ..], [])))
+}
+
+/// `notBefore` and `notAfter`, read even where the rest is not what it should be.
+pub(crate) fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
+    let (outer, _) = take(der, SEQUENCE)?;
+    let (mut fields, _) = take(outer, SEQUENCE)?;
+    if let Some((VERSION, _, rest)) = element(fields) {
+        fields = rest;
+    }
+    // Serial number, algorithm and issuer stand before it.
+    for _ in 0..3 {
+        fields = element(fields)?.2;
+    }
+    let (validity, _) = take(fields, SEQUENCE)?;
+    let (from_tag, from, rest) = element(validity)?;
+    let (until_tag, until, _) = element(rest)?;
+    Some((time(from_tag, from)?, time(until_tag, until)?))
+}
+
+/// The content of the element that the bytes begin with, which must have this tag, and what follows.
+fn take(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
+    let (tag, content, rest) = element(der)?;
+    (tag == wanted).then_some((content, rest))
+}
+
+/// The sequence that the bytes begin with, with its head, and what follows.
+fn whole(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, rest) = take(der, SEQUENCE)?;
+    Some(der.split_at(der.len() - rest.len()))
+}
+
+/// Divides off the DER element that the bytes begin with: its tag, its content, and what follows.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, length, rest) = match der {
+        [tag, length @ 0..=0x7f, rest @ ..] | [tag, 0x81, length, rest @ ..] => {
+            (*tag, usize::from(*length), rest)
+        }
+        [tag, 0x82, high, low, rest @ ..] => {
+            (*tag, usize::from(u16::from_be_bytes([*high, *low])), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// A time of a certificate: `YYMMDDhhmmssZ` (of 1950 to 2049) or `YYYYMMDDhhmmssZ`.
+fn time(tag: u8, content: &[u8]) -> Option<Timestamp> {
+    const UTC_TIME: u8 = 0x17;
+    const GENERALIZED_TIME: u8 = 0x18;
+    let text = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let text = match (tag, text.len()) {
+        (UTC_TIME, 12) if text < "50" => format!("20{text}"),
+        (UTC_TIME, 12) => format!("19{text}"),
+        (GENERALIZED_TIME, 14) => text.to_owned(),
+        _ => return None,
+    };
+    // Without an end, by RFC 5280; later than any moment there is here.
+    if text.starts_with("99991231") {
+        return Some(Timestamp::MAX);
+    }
+    let part = |range| text.get(range).unwrap_or_default();
+    let (year, month, day) = (part(0..4), part(4..6), part(6..8));
+    let (hour, minute, second) = (part(8..10), part(10..12), part(12..14));
+    format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    /// Made by `openssl req -x509 -subj /CN=a`.
+    const VERSION_3: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUNEs9sA1LyoK5qGGvOmlcyFBSxCcwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBYTAg
+Fw0yNjExMjgxNTA4NTJaGA8yMTI2MTEwNDE1MDg1MlowDDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABAHdcD7li9WChBDja9iyiYMDJrm/svSiLNgsMqSJFHKpnx6QeesHnli3/ndkyMO/mcROBTmZ
+KQURdZCkINK5rjyjUzBRMB0GA1UdDgQWBBTXDThnbwPi6LCdW1XXwMwbDSZXFzAfBgNVHSMEGDAWgBTXDThn
+bwPi6LCdW1XXwMwbDSZXFzAPBgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0cAMEQCIGwbgJ3L3x/PMAwH
+Q2h1+CBrDwMdJfXJ9OvZZQa2Dp/OAiB8nxcxizjld2Wg9zII2WbnJDAwHd3CI9co6mydORAu2Q==
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn the_parts_of_a_certificate_are_read() {
+        let der = CertificateDer::from_pem_slice(VERSION_3.as_bytes()).unwrap();
+        let read = Certificate::parse(&der).unwrap();
+        assert_eq!(read.version, 3);
+        assert_eq!(read.issuer, read.subject);
+        assert!(read.subject.ends_with(b"\x0c\x01a"));
+        assert_eq!((read.public_key.len(), read.signature.len()), (91, 70));
+        assert!(
+            der.windows(read.signed.len())
+                .any(|part| part == read.signed)
+        );
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert!(read.is_valid_at(at("2026-11-28T15:08:52Z")));
+        assert!(!read.is_valid_at(at("2026-11-28T15:08:51Z")));
+        assert_eq!(read.until, at("2126-11-04T15:08:52Z"));
+        // What is cut off anywhere, or goes on, is none.
+        for end in 0..der.len() {
+            assert_eq!(Certificate::parse(&der[..end]), None);
+        }
+        assert_eq!(Certificate::parse(&[&der[..], &[0]].concat()), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! sqlx over a session that is logged in already.
+//!
+//! sqlx can connect to an address or a Unix socket, and to nothing else. So it connects to a socket
+//! inside this process, is told that it may come in, and from then on a task passes on what either
+//! side says. The socket has a name that no file has (an abstract one), which nobody can guess, and
+//! who is of another process is turned away. It is gone as soon as sqlx is connected.
+//!
+//! The task reads along as far as the length of each message, since sqlx makes room for whatever a
+//! server announces.
+
+use crate::error::Error;
+use crate::wire::{Session, Wire};
+use bytes::{BufMut as _, BytesMut};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// Bytes of the answer to one question. The longest question of all has an answer of some ten
+/// kilobytes.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+
+/// Passed on in one go. Each connection holds two of them.
+const CHUNK: usize = 1024;
+
+/// Longest that either side may take to take something.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// To connect inside this process.
+const LOCAL: Duration = Duration::from_secs(5);
+
+/// For saying goodbye to a server that may be gone.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// The same session as a connection of sqlx.
+    pub async fn into_sqlx(self) -> Result<PgConnection, Error> {
+        timeout(LOCAL, self.connect())
+            .await
+            .unwrap_or_else(|_| Err(Error::Network(io::ErrorKind::TimedOut.into())))
+    }
+
+    async fn connect(self) -> Result<PgConnection, Error> {
+        let name = unguessable_name()?;
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(&name)
+            .ssl_mode(PgSslMode::Disable)
+            .statement_cache_capacity(0)
+            .disable_statement_logging();
+        // As sqlx puts it together.
+        let path = format!("{name}/.s.PGSQL.{}", options.get_port());
+        let listener = UnixListener::bind(path).map_err(Error::Network)?;
+        let let_in = async {
+            let near = accept_own(&listener).await?;
+            self.greet(near).await
+        };
+        let (connection, near) = tokio::join!(options.connect(), let_in);
+        let (wire, near) = near.map_err(Error::Network)?;
+        let connection =
+            connection.map_err(|_| Error::Network(io::ErrorKind::ConnectionAborted.into()))?;
+        tokio::spawn(relay(wire, near));
+        Ok(connection)
+    }
+
+    /// Reads what sqlx begins with, and says that it may come in.
+    async fn greet(self, mut near: UnixStream) -> io::Result<(Wire, UnixStream)> {
+        let length = near.read_u32().await?.saturating_sub(4);
+        let begins = (&mut near).take(length.into());
+        tokio::io::copy(&mut { begins }, &mut tokio::io::sink()).await?;
+        let mut greeting = BytesMut::new();
+        greeting.extend_from_slice(&[b'R', 0, 0, 0, 8, 0, 0, 0, 0]);
+        for (name, value) in &self.parameters {
+            greeting.put_u8(b'S');
+            let length = 4 + name.len() + 1 + value.len() + 1;
+            greeting.put_u32(u32::try_from(length).map_err(io::Error::other)?);
+            for text in [name, value] {
+                greeting.extend_from_slice(text.as_bytes());
+                greeting.put_u8(0);
+            }
+        }
+        greeting.extend_from_slice(&[b'Z', 0, 0, 0, 5, b'I']);
+        near.write_all(&greeting).await?;
+        Ok((self.wire, near))
+    }
+}
+
+/// Of all names that are no file's; it begins with a zero byte.
+fn unguessable_name() -> Result<String, Error> {
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::Authentication("no random numbers"))?;
+    Ok(format!(
+        "\0bytebase-login-{:032x}",
+        u128::from_be_bytes(random)
+    ))
+}
+
+/// Who connects from another process has no business here.
+async fn accept_own(listener: &UnixListener) -> io::Result<UnixStream> {
+    let own = i32::try_from(std::process::id()).ok();
+    loop {
+        let (stream, _) = listener.accept().await?;
+        if stream.peer_cred()?.pid() == own {
+            return Ok(stream);
+        }
+    }
+}
+
+/// Until either side ends it, or the server says too much.
+async fn relay(mut wire: Wire, mut near: UnixStream) {
+    let _ = pass_on(&mut wire, &mut near).await;
+    drop(near);
+    let _ = timeout(GOODBYE, wire.stream.shutdown()).await;
+}
+
+async fn pass_on(wire: &mut Wire, near: &mut UnixStream) -> io::Result<()> {
+    let far = &mut wire.stream;
+    let mut answer = Answer::default();
+    let received = std::mem::take(&mut wire.received);
+    answer.take(&received)?;
+    near.write_all(&received).await?;
+    drop(received);
+    let (mut question, mut part) = ([0; CHUNK], [0; CHUNK]);
+    loop {
+        tokio::select! {
+            read = near.read(&mut question) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                answer.bytes = 0;
+                let passed_on = async {
+                    far.write_all(&question[..read]).await?;
+                    far.flush().await
+                };
+                timeout(PATIENCE, passed_on).await??;
+            }
+            read = far.read(&mut part) => {
+                let read = read?;
+                if read == 0 {
+                    return Ok(());
+                }
+                answer.take(&part[..read])?;
+                timeout(PATIENCE, near.write_all(&part[..read])).await??;
+            }
+        }
+    }
+}
+
+/// How much of an answer there was, and where in a message it is.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Since the last question.
+    bytes: u64,
+    /// Of the present message, yet to come behind its head.
+    body: u64,
+    /// Of the head: its bytes so far.
+    head: [u8; 5],
+    seen: usize,
+}
+
+impl Answer {
+    /// Follows the messages; an error for one that is too long by its own announcement, or by what
+    /// there was before it.
+    pub(crate) fn take(&mut self, mut part: &[u8]) -> io::Result<()> {
+        while !part.is_empty() {
+            let within = if self.body > 0 {
+                let within = part
+                    .len()
+                    .min(usize::try_from(self.body).unwrap_or(usize::MAX));
+                self.body -= within as u64;
+                within
+            } else {
+                self.head[self.seen] = part[0];
+                self.seen += 1;
+                if self.seen == self.head.len() {
+                    let [_, length @ ..] = self.head;
+                    let length = u64::from(u32::from_be_bytes(length));
+                    self.body = length.checked_sub(4).ok_or(io::ErrorKind::InvalidData)?;
+                    self.seen = 0;
+                }
+                1
+            };
+            self.bytes += within as u64;
+            if self.bytes + self.body > MAX_ANSWER {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            part = &part[within..];
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(length: u32) -> Vec<u8> {
+        let mut message = vec![b'D'];
+        message.put_u32(length);
+        message
+    }
+
+    #[test]
+    fn messages_are_followed_wherever_they_are_cut() {
+        let mut stream = Vec::new();
+        for length in [4_u32, 5, 300, 70_000] {
+            stream.extend(message(length));
+            stream.resize(stream.len() + length as usize - 4, 0xff);
+        }
+        for size in [1, 2, 3, 7, 1024, stream.len()] {
+            let mut answer = Answer::default();
+            for part in stream.chunks(size) {
+                answer.take(part).unwrap();
+            }
+            assert_eq!((answer.body, answer.seen), (0, 0), "{size}");
+        }
+    }
+
+    #[test]
+    fn what_is_announced_counts_before_it_comes() {
+        let mut answer = Answer::default();
+        answer.take(&message(1 << 20)).unwrap();
+        for length in [1 << 30, u32::MAX, 16 << 20] {
+            assert!(
+                Answer::default().take(&message(length)).is_err(),
+                "{length}"
+            );
+        }
+        assert!(
+            Answer::default().take(&message(3)).is_err(),
+            "shorter than its own length"
+        );
+    }
+
+    #[test]
+    fn many_short_messages_come_to_an_end_too() {
+        let mut answer = Answer::default();
+        let row = [message(1004), vec![0; 1000]].concat();
+        let fitting = MAX_ANSWER / row.len() as u64;
+        for _ in 0..fitting {
+            answer.take(&row).unwrap();
+        }
+        assert!(answer.take(&row).is_err());
+        answer.bytes = 0;
+        answer.body = 0;
+        answer.take(&row).unwrap();
+    }
+}

@@ -1,0 +1,285 @@
+//! TLS with a server that must prove what `sslmode` asks for, by the authorities that are given and
+//! no others.
+//!
+//! Chains are verified by webpki, and three rules of Go's are added, by which the driver verifies:
+//! an authority that is not valid now vouches for nobody; a certificate that is itself in the bundle
+//! needs no other; and one of version 1, which webpki cannot read, counts if an authority of the
+//! bundle signed it.
+
+use crate::error::Error;
+use crate::wire::Transport;
+use bytebase_contract::certificate::Certificate;
+use bytebase_contract::pg_url::Proof;
+use jiff::Timestamp;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
+    verify_tls13_signature,
+};
+use rustls::pki_types::{
+    CertificateDer, ServerName, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
+};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, LazyLock};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use webpki::RawPublicKeyEntity;
+
+/// What a client sends to ask for TLS: its length, and a version that there is not.
+const REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// Who vouches for a server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    roots: Arc<RootCertStore>,
+    given: Arc<[CertificateDer<'static>]>,
+}
+
+impl Authorities {
+    /// Exactly these, as far as they are valid at `now`.
+    pub fn given(certificates: &[CertificateDer<'static>], now: Timestamp) -> Self {
+        let is_valid = |der: &&CertificateDer<'static>| {
+            // What cannot be read here is for webpki to judge.
+            Certificate::parse(der).is_none_or(|certificate| certificate.is_valid_at(now))
+        };
+        let given: Arc<[_]> = certificates.iter().filter(is_valid).cloned().collect();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(given.iter().cloned());
+        Self {
+            roots: Arc::new(roots),
+            given,
+        }
+    }
+
+    /// These, which need no copy in each connection.
+    pub fn known(anchors: impl IntoIterator<Item = TrustAnchor<'static>>) -> Self {
+        Self {
+            roots: Arc::new(anchors.into_iter().collect()),
+            given: Arc::default(),
+        }
+    }
+
+    /// Nobody, for where nothing is to be proven.
+    pub fn none() -> Self {
+        Self::known([])
+    }
+}
+
+/// Asks a server for TLS, and sets it up.
+pub(crate) async fn start(
+    mut stream: TcpStream,
+    host: &str,
+    proof: Proof,
+    authorities: &Authorities,
+    announces_name: bool,
+) -> Result<impl Transport + use<>, Error> {
+    stream.write_all(&REQUEST).await.map_err(Error::Network)?;
+    // A single byte is read, so that nothing that came in clear text is taken for encrypted.
+    if stream.read_u8().await.map_err(Error::Network)? != b'S' {
+        return Err(Error::NoTls);
+    }
+    let name = match ServerName::try_from(host.to_owned()) {
+        Ok(name) => name,
+        Err(_) if proof == Proof::ChainAndName => {
+            return Err(Error::Tls(CertificateError::NotValidForName.into()));
+        }
+        // Nothing depends on it, and an address is not announced.
+        Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(),
+    };
+    let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(Error::Tls)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier {
+            proof,
+            authorities: authorities.clone(),
+        }))
+        .with_no_client_auth();
+    // The name is always announced where it is to be proven.
+    config.enable_sni = announces_name || proof == Proof::ChainAndName;
+    // Each session is a new one.
+    config.resumption = Resumption::disabled();
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    // Boxed: it is large, and would be part of every login in progress.
+    Box::pin(connecting).await.map_err(|error| {
+        // rustls reports its own errors through those of the stream.
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        match cause {
+            Some(cause) => Error::Tls(rustls::Error::clone(cause)),
+            None => Error::Network(error),
+        }
+    })
+}
+
+#[derive(Debug)]
+struct Verifier {
+    proof: Proof,
+    authorities: Authorities,
+}
+
+impl Verifier {
+    fn algorithms() -> WebPkiSupportedAlgorithms {
+        PROVIDER.signature_verification_algorithms
+    }
+
+    fn verify_chain(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if self.authorities.given.contains(certificate) {
+            return Ok(());
+        }
+        match version_1(certificate) {
+            Some(old) => self.verify_version_1(&old, now).map_err(Into::into),
+            None => verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(certificate)?,
+                &self.authorities.roots,
+                intermediates,
+                now,
+                Self::algorithms().all,
+            ),
+        }
+    }
+
+    /// By an authority of the bundle itself: one below another would have to say that it is one,
+    /// which takes version 3.
+    fn verify_version_1(
+        &self,
+        certificate: &Certificate<'_>,
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let now = i64::try_from(now.as_secs()).ok();
+        let now = now.and_then(|now| Timestamp::from_second(now).ok());
+        let now = now.ok_or(CertificateError::BadEncoding)?;
+        if now > certificate.until {
+            return Err(CertificateError::Expired);
+        }
+        if now < certificate.from {
+            return Err(CertificateError::NotValidYet);
+        }
+        let authorities = self.authorities.given.iter();
+        let mut issuers = authorities
+            .filter_map(|der| Certificate::parse(der))
+            .filter(|authority| authority.subject == certificate.issuer)
+            .peekable();
+        if issuers.peek().is_none() {
+            return Err(CertificateError::UnknownIssuer);
+        }
+        let algorithms = Self::algorithms()
+            .all
+            .iter()
+            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == certificate.algorithm);
+        let is_signed = issuers.any(|authority| {
+            let key = SubjectPublicKeyInfoDer::from(authority.public_key);
+            RawPublicKeyEntity::try_from(&key).is_ok_and(|key| {
+                algorithms.clone().any(|algorithm| {
+                    key.verify_signature(*algorithm, certificate.signed, certificate.signature)
+                        .is_ok()
+                })
+            })
+        });
+        if is_signed {
+            Ok(())
+        } else {
+            Err(CertificateError::BadSignature)
+        }
+    }
+
+    /// That the server holds the key of its certificate of version 1.
+    fn verify_key_of_version_1(
+        certificate: &Certificate<'_>,
+        message: &[u8],
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let key = SubjectPublicKeyInfoDer::from(certificate.public_key);
+        let key = RawPublicKeyEntity::try_from(&key);
+        let key = key.map_err(|_| CertificateError::BadEncoding)?;
+        let algorithms = Self::algorithms();
+        let mut algorithms = algorithms
+            .mapping
+            .iter()
+            .filter(|(scheme, _)| *scheme == signed.scheme)
+            .flat_map(|(_, algorithms)| algorithms.iter());
+        if algorithms.any(|algorithm| {
+            key.verify_signature(*algorithm, message, signed.signature())
+                .is_ok()
+        }) {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(CertificateError::BadSignature.into())
+        }
+    }
+}
+
+fn version_1<'a>(certificate: &'a CertificateDer<'_>) -> Option<Certificate<'a>> {
+    Certificate::parse(certificate).filter(|certificate| certificate.version == 1)
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.proof != Proof::Nothing {
+            self.verify_chain(certificate, intermediates, now)?;
+        }
+        if self.proof == Proof::ChainAndName {
+            // Names are an extension, which version 1 does not have.
+            if version_1(certificate).is_some() {
+                return Err(CertificateError::NotValidForName.into());
+            }
+            verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // Where any certificate will do, it does not matter who holds its key.
+        if self.proof == Proof::Nothing {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        match version_1(certificate) {
+            Some(old) => Self::verify_key_of_version_1(&old, message, signed),
+            None => verify_tls12_signature(message, certificate, signed, &Self::algorithms()),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.proof == Proof::Nothing {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        match version_1(certificate) {
+            Some(old) => Self::verify_key_of_version_1(&old, message, signed),
+            None => verify_tls13_signature(message, certificate, signed, &Self::algorithms()),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::algorithms().supported_schemes()
+    }
+}
