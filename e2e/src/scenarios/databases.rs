@@ -52,6 +52,90 @@ pub async fn standby(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
+/// The name in PG_URL leads to a standby, and then to the primary, while the operator has a session
+/// open where it led before.
+pub async fn moved_name(sandbox: Sandbox) -> Result<()> {
+    let standby = sandbox
+        .harness()
+        .postgres
+        .start_standby(sandbox.namespace())
+        .await?;
+    let name = format!("moved.{}.svc:5432", sandbox.namespace());
+    let url = sandbox.database().url_at(&name, "sslmode=disable");
+    lead("moved", &sandbox, standby).await?;
+    start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseIsStandby")
+        .await?;
+    no_pods(&sandbox).await?;
+    lead("moved", &sandbox, sandbox.database().port()).await?;
+    support::well(&sandbox).await
+}
+
+/// Has a Service lead to this port of the database server.
+async fn lead(name: &str, sandbox: &Sandbox, port: u16) -> Result<()> {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"ports": [{"name": "postgres", "port": 5432}]},
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "postgres", "port": port}],
+        "endpoints": [{"addresses": [sandbox.database().host()]}],
+    });
+    sandbox.apply_yaml(&service.to_string()).await?;
+    sandbox.apply_yaml(&slice.to_string()).await
+}
+
+/// What hosted PostgreSQL does when its disk is full.
+pub async fn read_only(sandbox: Sandbox) -> Result<()> {
+    let postgres = &sandbox.harness().postgres;
+    let name = &sandbox.database().name;
+    let frozen = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
+    postgres.execute_in("postgres", &frozen).await?;
+    let url = sandbox.database().url();
+    start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    let told = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseReadOnly")
+        .await?;
+    support::says(&told, &["default_transaction_read_only"])?;
+    no_pods(&sandbox).await?;
+    let thawed = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+    postgres.execute_in("postgres", &thawed).await?;
+    support::well(&sandbox).await
+}
+
+/// Tables of Bytebase's that its role does not own any more: the next migration would fail.
+pub async fn rights_lost(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 1);
+    cluster["spec"]["version"] = json!("3.20.0");
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let postgres = &sandbox.harness().postgres;
+    let name = &sandbox.database().name;
+    let owner = |owner: &str| format!("ALTER TABLE setting OWNER TO {owner}");
+    let shared = format!("GRANT ALL ON setting TO {name}");
+    postgres.execute_in(name, &owner("postgres")).await?;
+    postgres.execute_in(name, &shared).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
+        .await?;
+    let before = support::lives(&sandbox).await?;
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    wait::throughout(
+        "the running replica",
+        PAUSE,
+        || support::lives(&sandbox),
+        |lives| *lives == before,
+    )
+    .await?;
+    postgres.execute_in(name, &owner(name)).await?;
+    support::well(&sandbox).await?;
+    support::rolled(&sandbox).await
+}
+
 pub async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let database = sandbox.database();
@@ -443,11 +527,13 @@ pub async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     let create = format!(
         "CREATE ROLE {monitor} LOGIN PASSWORD '{password}'; GRANT pg_read_all_data, pg_monitor TO {monitor}"
     );
-    sandbox
-        .harness()
-        .postgres
-        .execute_in("postgres", &create)
-        .await?;
+    let postgres = &sandbox.harness().postgres;
+    postgres.execute_in("postgres", &create).await?;
+    // Bytebase's tables are where its role looks, and the monitor's does not.
+    let name = &sandbox.database().name;
+    let elsewhere =
+        format!("CREATE SCHEMA bb AUTHORIZATION {name}; ALTER ROLE {name} SET search_path = bb");
+    postgres.execute_in(name, &elsewhere).await?;
     sandbox.plant("password of the monitor", password);
     let url = login(&sandbox, &monitor, password);
     sandbox

@@ -278,6 +278,21 @@ pub const ALL: &[Scenario] = &[
         |sandbox| Box::pin(databases::standby(sandbox)),
     ),
     Scenario::new(
+        "name-moves",
+        "A name that leads to a standby and then to the primary is followed, whatever session is open.",
+        |sandbox| Box::pin(databases::moved_name(sandbox)),
+    ),
+    Scenario::new(
+        "database-read-only",
+        "A database that takes no writes holds back the first pod until it does.",
+        |sandbox| Box::pin(databases::read_only(sandbox)),
+    ),
+    Scenario::new(
+        "rights-lost",
+        "A role that lost a table of Bytebase's keeps its replica, and no other one is started.",
+        |sandbox| Box::pin(databases::rights_lost(sandbox)),
+    ).stand_in_only(),
+    Scenario::new(
         "transaction-pooler",
         "PgBouncer in transaction mode holds back the first pod, in session mode it serves.",
         |sandbox| Box::pin(databases::transaction_pooler(sandbox)),
@@ -319,7 +334,7 @@ pub const ALL: &[Scenario] = &[
     ).stand_in_only(),
     Scenario::new(
         "monitor-role",
-        "The operator reads everything with a role that may only read.",
+        "The operator reads everything with a role that may only read, where the role of Bytebase looks.",
         |sandbox| Box::pin(databases::monitor_role(sandbox)),
     ).stand_in_only(),
     Scenario::new(
