@@ -168,7 +168,7 @@ impl Sandbox {
         Api::namespaced_with(self.client(), self.namespace(), &cluster_resource())
     }
 
-    /// A BytebaseCluster's status; null before it has one.
+    /// A BytebaseCluster's status; one without conditions before the operator has seen it.
     pub async fn status(&self, name: &str) -> Result<Value> {
         let object = self.clusters().get(name).await?;
         Ok(object.data["status"].clone())
