@@ -13,7 +13,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
-use crate::sandbox::cluster_resource;
+use crate::scenario::sandbox::cluster_resource;
 
 /// Group and kind of the events that the operator publishes.
 const EVENTS: (&str, &str) = ("events.k8s.io", "Event");

@@ -19,7 +19,8 @@ use crate::scenarios::support::{self, NAME};
 
 const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(3);
-/// `rollout.preStopSeconds` of the cluster that is measured: the rules demand this pause of every pod.
+/// `rollout.preStopSeconds` of the cluster that is measured: the rules demand this pause of every
+/// pod.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The hook beside the operator in its image.
@@ -36,8 +37,8 @@ pub async fn hook(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// A quiet pod, a rollout of three idle replicas, and the end of a pod after its last task. The cluster of
-/// three is Ready.
+/// A quiet pod, a rollout of three idle replicas, and the end of a pod after its last task. The
+/// cluster of three is Ready.
 pub async fn measure(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     say("drains");
     quiet_pod(sandbox, table).await?;

@@ -1,5 +1,5 @@
-//! A cluster under a steady load of tasks, while everything is done to it that ends pods on purpose. No
-//! task may be lost.
+//! A cluster under a steady load of tasks, while everything is done to it that ends pods on
+//! purpose. No task may be lost.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::wait;
 
 /// Tasks a minute.
 const RATE: u32 = 60;
-/// Longest until three busy replicas are replaced: each may wait a minute for an idle one and then for
-/// its tasks, with the queue held.
+/// Longest until three busy replicas are replaced: each may wait a minute for an idle one and then
+/// for its tasks, with the queue held.
 const ROLL: Duration = Duration::from_mins(8);
 
 /// Three replicas, Ready, whose drains may take longer than their tasks.
@@ -33,7 +33,8 @@ async fn three(sandbox: &Sandbox) -> Result<Value> {
     Ok(cluster)
 }
 
-/// Ends the load and waits until every task that it gave is done. One that was lost is FAILED and stays so.
+/// Ends the load and waits until every task that it gave is done. One that was lost is FAILED and
+/// stays so.
 async fn nothing_is_lost(sandbox: &Sandbox, load: Load) -> Result<()> {
     let given = load.end().await?;
     let pool = sandbox.sql().await?;
@@ -78,7 +79,7 @@ pub async fn through_changes(sandbox: Sandbox) -> Result<()> {
     let load = Load::start(vec![sandbox.sql().await?], RATE, 1);
     let url = super::database::rotate_in_database(&sandbox).await?;
     sandbox
-        .create_secret(super::support::DATABASE_SECRET, &[("PG_URL", &url)])
+        .create_secret(support::DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
     sandbox
@@ -177,8 +178,8 @@ pub async fn in_outage(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// The hook of a pod is killed while it holds the queue: the server frees the queue, the pod ends at once,
-/// and what it ran is lost, as of any process that is killed; every other task is done.
+/// The hook of a pod is killed while it holds the queue: the server frees the queue, the pod ends
+/// at once, and what it ran is lost, as of any process that is killed; every other task is done.
 pub async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let load = Load::start(vec![sandbox.sql().await?], RATE, 3);
@@ -208,8 +209,8 @@ pub async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A license ends in the middle of a rollout: the last replica but one has gone before, and the task that
-/// held the rollout up is done.
+/// A license ends in the middle of a rollout: the last replica but one has gone before, and the
+/// task that held the rollout up is done.
 pub async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let (id, pod) = running_task(&sandbox, 100).await?;
@@ -244,8 +245,8 @@ pub async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A replica whose heartbeats the database drops is replaced after the time that the spec says; the others
-/// are not touched.
+/// A replica whose heartbeats the database drops is replaced after the time that the spec says; the
+/// others are not touched.
 pub async fn stale_replica(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["restartStaleReplicasAfterSeconds"] = json!(60);

@@ -52,8 +52,8 @@ pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A login that does not work reaches no replica, whether the server refuses it or cannot be reached, also by
-/// a new operator process.
+/// A login that does not work reaches no replica, whether the server refuses it or cannot be
+/// reached, also by a new operator process.
 pub async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;

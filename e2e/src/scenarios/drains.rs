@@ -115,8 +115,9 @@ pub async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Res
     Ok(())
 }
 
-/// A rollout reaches the replica that runs a task last, waits a minute for it to be idle, then ends it,
-/// and its pod waits for the task. A new operator process goes on with the minute of the one before.
+/// A rollout reaches the replica that runs a task last, waits a minute for it to be idle, then ends
+/// it, and its pod waits for the task. A new operator process goes on with the minute of the one
+/// before.
 pub async fn rollout(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     // Longer than the first replica takes to be replaced, and that minute.
@@ -155,8 +156,8 @@ pub async fn rollout(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// No two versions ever run at once, the first replica of the new one is alone until it is Ready, and a
-/// task that runs at the beginning is finished.
+/// No two versions ever run at once, the first replica of the new one is alone until it is Ready,
+/// and a task that runs at the beginning is finished.
 pub async fn maintenance(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
@@ -214,8 +215,8 @@ async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
     }
 }
 
-/// New work keeps coming to a replica that drains: its hook holds the queue, which is visible, until the
-/// replica has ended. No task is lost.
+/// New work keeps coming to a replica that drains: its hook holds the queue, which is visible,
+/// until the replica has ended. No task is lost.
 pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);

@@ -28,9 +28,13 @@ pub struct PodSeen {
     pub told_to_end: Option<Timestamp>,
 }
 
-/// One look at one cluster.
+/// One sample of one cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Look {
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is something seen of its own"
+)]
+pub struct Sample {
     pub pods: Vec<PodSeen>,
     /// Replicas that beat.
     pub active: i64,
@@ -50,14 +54,14 @@ pub struct Look {
     pub refused: bool,
     /// Pods that we deleted.
     pub deleted: BTreeSet<String>,
-    /// Time since the last look.
+    /// Time since the sample before.
     pub passed: Duration,
 }
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Books {
-    pub looks: u64,
+    pub samples: u64,
     pub blind: u64,
     pub too_many_without_ha: Vec<String>,
     pub two_down_by_operator: Vec<String>,
@@ -82,7 +86,7 @@ struct Account {
 impl Books {
     /// Nothing that must not happen has happened, and somebody looked.
     pub fn clean(&self) -> bool {
-        self.looks > 0
+        self.samples > 0
             && [
                 &self.too_many_without_ha,
                 &self.two_down_by_operator,
@@ -97,8 +101,8 @@ impl Books {
     }
 
     /// Enters one look.
-    pub fn enter(&mut self, cluster: usize, look: &Look) {
-        self.looks += 1;
+    pub fn enter(&mut self, cluster: usize, look: &Sample) {
+        self.samples += 1;
         let account = self.accounts.entry(cluster).or_default();
         if !look.ha && look.active > 1 {
             if !look.struck {
@@ -144,7 +148,7 @@ impl Books {
 }
 
 /// A pod that was Ready and is ended by nobody but the operator, while another is down.
-fn two_down(cluster: usize, before: &[PodSeen], look: &Look) -> Option<String> {
+fn two_down(cluster: usize, before: &[PodSeen], look: &Sample) -> Option<String> {
     if look.disturbed || look.target == 0 {
         return None;
     }
@@ -215,7 +219,7 @@ impl fmt::Display for Books {
         write!(
             formatter,
             "| looks taken (and looks that saw nothing, while something was struck) | {} ({}) |",
-            self.looks, self.blind
+            self.samples, self.blind
         )
     }
 }
@@ -239,17 +243,17 @@ mod tests {
         Timestamp::from_second(second).ok()
     }
 
-    fn look(pods: &[PodSeen]) -> Look {
-        Look {
+    fn look(pods: &[PodSeen]) -> Sample {
+        Sample {
             pods: pods.to_vec(),
             ha: true,
             target: 3,
             passed: Duration::from_secs(1),
-            ..Look::default()
+            ..Sample::default()
         }
     }
 
-    fn entries(looks: &[Look]) -> (usize, usize) {
+    fn entries(looks: &[Sample]) -> (usize, usize) {
         let mut books = Books::default();
         for look in looks {
             books.enter(0, look);
@@ -262,7 +266,7 @@ mod tests {
 
     #[test]
     fn too_many_without_a_license_count_once_the_tolerance_is_over() {
-        let two = Look {
+        let two = Sample {
             ha: false,
             active: 2,
             ..look(&[])
@@ -270,24 +274,24 @@ mod tests {
         let seconds = usize::try_from(TOLERANCE.as_secs()).unwrap_or(0);
         assert_eq!(entries(&vec![two.clone(); seconds]).0, 0);
         assert_eq!(entries(&vec![two.clone(); seconds + 1]).0, 1);
-        let excused = Look {
+        let excused = Sample {
             struck: true,
             ..two.clone()
         };
         assert_eq!(entries(&vec![excused; seconds + 1]).0, 0);
-        let licensed = Look {
+        let licensed = Sample {
             ha: true,
             ..two.clone()
         };
         assert_eq!(entries(&vec![licensed; seconds + 1]).0, 0);
-        let single = Look { active: 1, ..two };
+        let single = Sample { active: 1, ..two };
         assert_eq!(entries(&vec![single; seconds + 1]).0, 0);
     }
 
     #[test]
     fn a_lost_task_counts_once_and_a_hold_once_it_is_too_long() {
         let mut books = Books::default();
-        let lost = Look {
+        let lost = Sample {
             lost: vec![(7, "a".to_owned())],
             ..look(&[])
         };
@@ -295,7 +299,7 @@ mod tests {
         books.enter(0, &lost);
         assert_eq!(books.tasks_lost.len(), 1);
         assert!(!books.clean());
-        let held = Look {
+        let held = Sample {
             held: true,
             ..look(&[])
         };
@@ -315,7 +319,7 @@ mod tests {
             let pods = vec![pod("a-0", false, false); pods];
             books.enter(
                 0,
-                &Look {
+                &Sample {
                     refused,
                     ..look(&pods)
                 },
@@ -372,7 +376,7 @@ mod tests {
             );
         }
         // A surplus pod that has gone for good makes room for the next.
-        let shrink = |pods: &[PodSeen]| Look {
+        let shrink = |pods: &[PodSeen]| Sample {
             target: 1,
             ..look(pods)
         };
@@ -386,7 +390,7 @@ mod tests {
     #[test]
     fn what_is_stopped_may_go_at_once_and_a_broken_pod_at_any_time() {
         let all = [pod("a-0", true, false), pod("a-1", true, false)];
-        let stopped = Look {
+        let stopped = Sample {
             target: 0,
             ..look(&[])
         };
@@ -398,7 +402,7 @@ mod tests {
     #[test]
     fn surplus_pods_go_one_by_one_whatever_the_others_are() {
         let (starting, surplus) = (pod("a-0", false, false), pod("a-2", true, false));
-        let shrink = |pods: &[PodSeen]| Look {
+        let shrink = |pods: &[PodSeen]| Sample {
             target: 1,
             ..look(pods)
         };

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::books::{Books, Look, PodSeen};
+use super::books::{Books, PodSeen, Sample};
 use super::doings::{Doings, Shared};
 use super::plan::{Model, cluster_name};
 
@@ -88,7 +88,7 @@ impl Eyes {
                     .into_iter()
                     .filter(|(_, _, last_heartbeat)| !now.explains(index, *last_heartbeat))
                     .map(|(id, owner, _)| (id, owner));
-                let look = Look {
+                let look = Sample {
                     lost: unexplained.collect(),
                     held,
                     pods,

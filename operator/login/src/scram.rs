@@ -48,7 +48,7 @@ impl Scram {
 
     fn with_nonce(password: &str, nonce: String) -> Self {
         let prepared = OpaqueString::enforce(password);
-        let password = prepared.map_or_else(|_| password.to_owned(), |text| text.into_owned());
+        let password = prepared.map_or_else(|_| password.to_owned(), std::borrow::Cow::into_owned);
         Self {
             password: password.into_bytes().into(),
             nonce,

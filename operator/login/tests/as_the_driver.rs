@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -241,10 +242,10 @@ impl Comparison {
             faults.len(),
         );
         for (url, why) in exceptions {
-            report.push_str(&format!("  on purpose: {why}: {url}\n"));
+            let _ = writeln!(report, "  on purpose: {why}: {url}");
         }
         for fault in &faults {
-            report.push_str(&format!("  BY MISTAKE: {fault}\n"));
+            let _ = writeln!(report, "  BY MISTAKE: {fault}");
         }
         // Past the capture of a test that succeeds: the numbers are the result.
         io::stderr().write_all(report.as_bytes()).unwrap();
@@ -578,10 +579,10 @@ async fn passwords(c: &mut Comparison, primary: &Server) {
             "postgres",
             &format!("CREATE ROLE {role} LOGIN PASSWORD '{literal}'"),
         );
-        let encoded: String = password
-            .bytes()
-            .map(|byte| format!("%{byte:02X}"))
-            .collect();
+        let mut encoded = String::new();
+        for byte in password.bytes() {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
         let port = primary.port;
         c.agree(&format!(
             "postgres://{role}:{encoded}@127.0.0.1:{port}/app?sslmode=disable"

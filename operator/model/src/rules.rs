@@ -157,7 +157,7 @@ fn stored(end: Option<u8>) -> StoredLicense {
 }
 
 /// The one database, on its server that has started so often.
-pub fn database(start: u8) -> DatabaseIdentity {
+pub fn identity(start: u8) -> DatabaseIdentity {
     DatabaseIdentity::new("model", &start.to_string())
 }
 
@@ -455,7 +455,7 @@ impl Rules {
             missing_schema: None,
             not_owned: None,
             transaction_pooler: false,
-            identity: database(0),
+            identity: identity(0),
             server_uptime: Duration::from_hours(1),
             schema: if foreign {
                 SchemaState::Foreign {
@@ -501,7 +501,7 @@ impl Rules {
         Remembered {
             database: endpoint.then(|| DatabaseStatus {
                 endpoint: Some(ENDPOINT.to_owned()),
-                identity: identity.then(|| database(0).database),
+                identity: identity.then(|| self::identity(0).database),
                 ..DatabaseStatus::default()
             }),
             login: None,
@@ -524,7 +524,7 @@ impl Rules {
             stand_in: None,
             schema_version: None,
             foreign_replicas: false,
-            silent_since: std::collections::BTreeMap::new(),
+            silent_since: BTreeMap::new(),
             queue_held_since: None,
             rollout: status
                 .rollout

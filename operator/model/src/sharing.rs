@@ -3,7 +3,7 @@
 //! which the replicas of the other are another Bytebase's; the claims on databases are the real ones.
 
 use crate::check::{Checked, fingerprint};
-use crate::rules::{ENDPOINT, Rules, database};
+use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
 use crate::world::{Action, Budget, Reading, World};
 use anyhow::Result;
@@ -23,7 +23,7 @@ const RECOVERY: usize = 200;
 const RUNS_FOR: Duration = Duration::from_secs(100);
 const OLDER_HAS_IT: &str =
     "(c) a cluster does not start on a database that an older one is known to have";
-const SERVES: &str = "once the world behaves, one of the clusters has the database, and keeps it";
+const SERVES: &str = "once the world behaves, a cluster that wants the database serves";
 
 /// A fault in how it is decided who has the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +195,10 @@ impl Sharing {
             noted.sees = Some(seen.is_some());
             noted.seen = seen.or(noted.seen);
         }
+        if next.noted != pair.noted {
+            // It may concern the other one, which is woken.
+            next.clusters[1 - index].operator.settled = false;
+        }
         let shared = !stopped && self.is_shared(&next, index);
         let cluster = &mut next.clusters[index];
         cluster.operator.shared = shared;
@@ -224,7 +228,7 @@ impl Sharing {
                 } else {
                     RUNS_FOR / 2
                 };
-            let identity = database(start);
+            let identity = identity(start);
             Sighting {
                 identity,
                 since,
@@ -299,7 +303,7 @@ impl Sharing {
         next
     }
 
-    /// Whether one of those that want it has the database in the end.
+    /// Whether one of those that want the database has it in the end.
     fn recovers(&self, pair: &Pair) -> bool {
         let mut pair = pair.clone();
         for cluster in &mut pair.clusters {
@@ -323,9 +327,8 @@ impl Sharing {
             }
             visited.push(mark);
             let Some(step) = pair.prompt().first().copied() else {
-                let active = pair.clusters.iter().filter(|cluster| is_active(cluster));
                 let wanted = pair.clusters.iter().any(|world| world.spec.replicas > 0);
-                recovers = active.count() == usize::from(wanted);
+                recovers = pair.clusters.iter().any(is_active) == wanted;
                 break;
             };
             pair = self.step(&pair, step);
@@ -409,7 +412,7 @@ fn cluster(index: usize, learned: Option<bool>) -> BytebaseCluster {
     let name = ["older", "younger"][index];
     let status = learned.map(|identity| {
         json!({"database": {
-            "endpoint": ENDPOINT, "identity": identity.then(|| database(0).database),
+            "endpoint": ENDPOINT, "identity": identity.then(|| crate::rules::identity(0).database),
         }})
     });
     let made = Timestamp::UNIX_EPOCH + Duration::from_secs(u64::from(index == 1));
@@ -456,10 +459,13 @@ impl Model for Sharing {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(OLDER_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
-            Property::always("each cluster keeps the promises of one alone", |_, pair| {
-                let mut clusters = pair.clusters.iter();
-                clusters.all(|cluster| cluster.ghost.broken.is_none())
-            }),
+            Property::always(
+                "each cluster keeps the promises of one alone",
+                |_: &Self, pair: &Pair| {
+                    let mut clusters = pair.clusters.iter();
+                    clusters.all(|cluster| cluster.ghost.broken.is_none())
+                },
+            ),
             Property::always(SERVES, |model: &Self, pair| model.recovers(pair)),
         ]
     }

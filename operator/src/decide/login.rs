@@ -1,8 +1,8 @@
 //! A changed login to the metadata database: password, role, host, database, CA.
 //!
 //! Pods that start with one that does not work fail, and pods that end while only the new one works
-//! cannot see their tasks until Kubernetes has brought it to them. So the template with it is written
-//! only when the server has accepted it, and when the running pods know it.
+//! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
+//! written only when the server has accepted it, and when the running pods know it.
 
 use super::database::{Allows, DatabaseVerdict, reason_of};
 use super::health::{Health, Replica};
@@ -37,8 +37,8 @@ pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
     stands.is_some() && wanted.is_some() && stands != wanted
 }
 
-/// Whether the operator must log in as the replicas do beside its monitoring login: to try a changed
-/// login, or to learn once whether it could.
+/// Whether the operator must log in as the replicas do beside its monitoring login: to try a
+/// changed login, or to learn once whether it could.
 pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Observation) -> bool {
     let can_be_tried = database.monitored && database.is_open_to_the_operator();
     can_be_tried && (changes || observation.remembered.login.is_none())
@@ -124,7 +124,8 @@ fn secret_in_pods(set: &StatefulSetView, observation: &Observation) -> Option<Wa
 }
 
 impl Rollout {
-    /// A rollout in which no pod is ended, and no template written, before the login is known to work.
+    /// A rollout in which no pod is ended, and no template written, before the login is known to
+    /// work.
     #[must_use]
     pub fn held_by_login(self, held: &Held) -> Self {
         let step = match (self.step, held) {

@@ -8,7 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 /// Beyond the limit of one hold a session may hold the queue for the seconds of a last look.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
-/// The hold of the queue, if there is one. Without a valid spec it is not known how long one may last.
+/// The hold of the queue, if there is one. Without a valid spec it is not known how long one may
+/// last.
 pub(super) fn hold(
     cluster: Option<&ValidCluster>,
     observation: &Observation,

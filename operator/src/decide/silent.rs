@@ -1,18 +1,19 @@
-//! What the heartbeats of replicas say for too long: a replica that sends none although its pod is Ready,
-//! and tasks whose replica is gone.
+//! What the heartbeats of replicas say for too long: a replica that sends none although its pod is
+//! Ready, and tasks whose replica is gone.
 
 use super::database::DatabaseVerdict;
 use super::health::{Health, Replica};
 use super::rollout::{Eviction, Rollout, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
 use crate::observation::Observation;
+use crate::observation::heartbeat::DEAD_AFTER;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Another replica fails the tasks of one that ended within a minute and a half. What is left after this
-/// long is left for longer.
+/// Another replica fails the tasks of one that ended within a minute and a half. What is left after
+/// this long is left for longer.
 const STUCK_AFTER: Duration = Duration::from_mins(2);
 
 /// What is to be done about replicas that send no heartbeat.
@@ -24,9 +25,9 @@ pub struct Restart {
     pub due_at: Option<Timestamp>,
 }
 
-/// Replaces a replica that has sent no heartbeat for longer than the user lets it: one at a time, where
-/// nothing else is going on, and only while another one serves, which shows that the database is no
-/// reason for it. Since when is in the status.
+/// Replaces a replica that has sent no heartbeat for longer than the user lets it: one at a time,
+/// where nothing else is going on, and only while another one serves, which shows that the database
+/// is no reason for it. Since when is in the status.
 pub fn restart(
     cluster: &ValidCluster,
     observation: &Observation,
@@ -90,8 +91,8 @@ pub fn restart(
     }
 }
 
-/// Running tasks whose replica sends no heartbeat any more and that no other one has failed, which is what
-/// Bytebase does with them as long as one replica works.
+/// Running tasks whose replica sends no heartbeat any more and that no other one has failed, which
+/// is what Bytebase does with them as long as one replica works.
 pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
     let facts = observation.facts()?;
     let beats = facts.heartbeats.known()?;
@@ -123,7 +124,7 @@ pub fn stuck_at(observation: &Observation) -> Option<Timestamp> {
     let left = owners.filter_map(|tasks| {
         let mut beats = facts.heartbeats.rows().iter();
         let beat = beats.find(|beat| beat.replica_id == tasks.replica_id)?;
-        let silent = beat.age > Duration::from_secs(60);
+        let silent = beat.age > DEAD_AFTER;
         STUCK_AFTER.checked_sub(beat.age).filter(|_| silent)
     });
     let left = left.filter(|left| !left.is_zero()).min()?;

@@ -4,6 +4,10 @@ use super::{DatabaseFacts, DatabaseView};
 use std::time::Duration;
 
 /// How a database is read.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is asked for by itself, for a reason of its own"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// From one reading to the next.

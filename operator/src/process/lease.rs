@@ -562,9 +562,12 @@ mod tests {
             let server = Arc::new(Mutex::new(Server::default()));
             let calls = Calls::default();
             let (shared, log) = (Arc::clone(&server), Arc::clone(&calls));
-            let client = api_server("operators", move |method, query, body| {
+            let client = api_server("operators", move |method, uri, body| {
                 let mut server = shared.lock().unwrap();
-                if query.contains("watch=true") {
+                if uri
+                    .query()
+                    .is_some_and(|query| query.contains("watch=true"))
+                {
                     server.watches += 1;
                     return Some(server.watch.take().unwrap_or((200, Value::Null)));
                 }

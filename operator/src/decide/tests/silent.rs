@@ -1,5 +1,5 @@
-//! Replicas that send no heartbeat for too long, tasks without a replica, a queue that stays held, drains
-//! near their end.
+//! Replicas that send no heartbeat for too long, tasks without a replica, a queue that stays held,
+//! drains near their end.
 
 use super::plan;
 use crate::api::status::{BytebaseClusterStatus, DrainState, HeartbeatState};

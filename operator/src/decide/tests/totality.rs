@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
@@ -186,7 +187,7 @@ prop_compose! {
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
             foreign_replicas: parts[2],
-            silent_since: Default::default(),
+            silent_since: BTreeMap::default(),
             queue_held_since: end,
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }

@@ -54,7 +54,8 @@ pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
         attrs: url.target_session_attrs,
         label: APPLICATION_NAME,
     };
-    let LoggedIn { session, host } = log_in(&target)
+    // Boxed: a login has much to keep, and a probe that waits for its next turn need not carry it.
+    let LoggedIn { session, host } = Box::pin(log_in(&target))
         .await
         .map_err(|failures| verdict(access, &failures))?;
     let connection = session.into_sqlx().await.map_err(|error| {

@@ -52,7 +52,7 @@ impl Access {
         let trial = trial.then(|| {
             Box::new(Self {
                 url: database.replicas.clone(),
-                ca: ca.clone(),
+                ca: ca.cloned(),
                 login: Login::Bytebase,
                 trial: None,
                 // It is part of the other one's.

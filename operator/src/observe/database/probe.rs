@@ -803,9 +803,9 @@ mod tests {
             Fact::Known(StoredLicense::NoWorkspace)
         ));
         // Nor is it lost when the database goes as well.
-        let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
-        state.record(Err(lost.clone()), start);
-        state.record(Err(lost), start);
+        let outage = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        state.record(Err(outage.clone()), start);
+        state.record(Err(outage), start);
         assert!(!last(&state).is_unknown());
         state.record(Ok(read(Fact::Absent)), start);
         assert!(matches!(last(&state), Fact::Absent));
@@ -821,11 +821,13 @@ mod tests {
                 url: url("127.0.0.1", 1),
                 ca: None,
                 login: Login::Bytebase,
+                trial: None,
                 fingerprint: [1; 32],
             },
             openings: Openings::default(),
             session: None,
             pooler: None,
+            trial: None,
         };
         let (panicked, mut after_panic) = unbounded_channel();
         let first = Mutex::new(Some(panicked));
