@@ -5,7 +5,7 @@
 use crate::check::{Checked, fingerprint};
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
-use crate::world::{Action, Budget, Reading, World};
+use crate::world::{Action, Budget, Reading, Status, World, Write};
 use anyhow::Result;
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
@@ -73,6 +73,14 @@ struct Noted {
 }
 
 impl Noted {
+    /// What a process that starts finds in a status.
+    fn learned(status: &Status) -> Self {
+        Self {
+            learned: status.endpoint.then_some(status.identity),
+            ..Self::default()
+        }
+    }
+
     fn knows_identity(self) -> bool {
         self.learned == Some(true) || self.seen.is_some()
     }
@@ -238,7 +246,7 @@ impl Sharing {
         let clusters = [0, 1].map(|index| cluster(index, pair.noted[index].learned));
         let keys = clusters.each_ref().map(ObjectRef::from_obj);
         for (index, noted) in pair.noted.iter().enumerate() {
-            if noted.learned.is_some() {
+            if noted.learned.is_some() && self.bug != Some(Bug::ClaimsNotLearned) {
                 claims.learn(&clusters[index]);
             }
             let remembered = self.rules.remembered(&pair.clusters[index].status);
@@ -277,12 +285,7 @@ impl Sharing {
                     let cluster = &mut next.clusters[index];
                     cluster.budget.crashes = 1;
                     *cluster = cluster.after(Action::Crash);
-                    let status = &cluster.status;
-                    let learned = status.endpoint.then_some(status.identity);
-                    next.noted[index] = Noted {
-                        learned: learned.filter(|_| self.bug != Some(Bug::ClaimsNotLearned)),
-                        ..Noted::default()
-                    };
+                    next.noted[index] = Noted::learned(&cluster.status);
                 }
                 next.read = [None; 2];
                 next.first = None;
@@ -399,12 +402,11 @@ fn is_active(world: &World) -> bool {
     !world.active().is_empty()
 }
 
-/// Whether a first replica is about to be made.
+/// Whether a first replica is about to be made. One that a cache does not show yet is not.
 fn starts(world: &World) -> bool {
-    let (set, pods) = &world.operator.cache;
-    let none = set.is_none_or(|set| set.size == 0) && pods.is_empty();
+    let none = world.set.is_none_or(|set| set.size == 0) && world.pods.is_empty();
     let mut writes = world.operator.pending.iter();
-    none && writes.any(|write| matches!(write, crate::world::Write::Set(set) if set.size > 0))
+    none && writes.any(|write| matches!(write, Write::Set(set) if set.size > 0))
 }
 
 /// The older or the younger one, with what its status says of its database.
@@ -432,11 +434,17 @@ impl Model for Sharing {
     type Action = Step;
 
     fn init_states(&self) -> Vec<Pair> {
+        let mut clusters = [0, 1].map(|index| self.of(index).begin());
+        // One that runs was read before.
+        let status = &mut clusters[0].status;
+        (status.endpoint, status.identity) = (self.profile.running, self.profile.running);
         let mut pair = Pair {
-            clusters: [0, 1].map(|index| self.of(index).begin()),
             start: 0,
             read: [None; 2],
-            noted: [Noted::default(); 2],
+            noted: clusters
+                .each_ref()
+                .map(|world| Noted::learned(&world.status)),
+            clusters,
             first: None,
             crashes: self.profile.crashes,
             outages: self.profile.outages,

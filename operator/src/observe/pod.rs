@@ -4,6 +4,7 @@ use crate::api::status::ReplicaStatus;
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::kubernetes::error_text::plain;
 use crate::observation::{PodTrouble, PodView};
+use crate::observe::caches::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::api::LogParams;
@@ -211,14 +212,15 @@ fn last_end(container: &ContainerStatus) -> Option<(&str, i32)> {
     Some((ended.reason.as_deref().unwrap_or_default(), ended.exit_code))
 }
 
-/// Ids of replicas, each bound to the container that logged it: a new process has a new one.
+/// Ids of replicas, each bound to the container that logged it: a new process has a new one. By the
+/// names of their pods, so that one that was made again takes the place of the one before.
 ///
 /// An id is read from the head of the log once. The kubelet throws that head away when it rotates
 /// the log, so the id goes into status as well, from where a later operator takes it
 /// ([`LogIds::recall`]). Logs are read in tasks of their own: a kubelet that does not answer holds
 /// no reconcile.
 #[derive(Clone, Default)]
-pub struct LogIds(Arc<Mutex<HashMap<String, Entry>>>);
+pub struct LogIds(Arc<Mutex<HashMap<ObjectName, Entry>>>);
 
 struct Entry {
     container: String,
@@ -247,7 +249,7 @@ impl LogIds {
     /// Takes up what the status of a cluster says of its pods.
     pub fn recall(&self, pods: &[Pod], remembered: &[ReplicaStatus]) {
         for pod in pods {
-            let (Some(uid), Some(container)) = (pod.uid(), running_container(pod)) else {
+            let Some(container) = running_container(pod) else {
                 continue;
             };
             let id = remembered.iter().find_map(|status| {
@@ -255,11 +257,13 @@ impl LogIds {
                 let id = status.replica_id.as_deref().filter(|_| same)?;
                 Uuid::try_parse(id).ok()
             });
+            let name = ObjectName::of(pod);
             let mut entries = self.0.lock();
-            if id.is_some() && !entries.contains_key(&uid) {
+            let known = entries.get(&name);
+            if id.is_some() && known.is_none_or(|known| known.container != container) {
                 let state = LogState::ReadAt(Instant::now());
                 entries.insert(
-                    uid,
+                    name,
                     Entry {
                         container,
                         id,
@@ -274,11 +278,11 @@ impl LogIds {
     /// read, and the cluster is woken once it is known; for a moment this waits for the reading,
     /// so that status need not be written twice for each new pod.
     pub async fn get(&self, pod: &Pod, reader: &LogReader) -> Option<Uuid> {
-        let (uid, container) = (pod.uid()?, running_container(pod)?);
+        let (place, container) = (ObjectName::of(pod), running_container(pod)?);
         {
             let mut entries = self.0.lock();
             if let Some(entry) = entries
-                .get(&uid)
+                .get(&place)
                 .filter(|entry| entry.container == container)
             {
                 let reads = match entry.state {
@@ -290,7 +294,7 @@ impl LogIds {
                 }
             }
             entries.insert(
-                uid.clone(),
+                place.clone(),
                 Entry {
                     container: container.clone(),
                     id: None,
@@ -307,7 +311,7 @@ impl LogIds {
                 .ok()
                 .flatten();
             drop(permit);
-            ids.put(&uid, &container, id);
+            ids.put(&place, &container, id);
             if id.is_some() {
                 wake();
             }
@@ -316,11 +320,11 @@ impl LogIds {
         timeout(LOG_PATIENCE, read).await.ok()?.ok()?
     }
 
-    fn put(&self, uid: &str, container: &str, id: Option<Uuid>) {
+    fn put(&self, pod: &ObjectName, container: &str, id: Option<Uuid>) {
         // The pod may have gone, or restarted, while its log was read.
         let mut entries = self.0.lock();
         if let Some(entry) = entries
-            .get_mut(uid)
+            .get_mut(pod)
             .filter(|entry| entry.container == container)
         {
             entry.id = id;
@@ -328,15 +332,15 @@ impl LogIds {
         }
     }
 
-    /// Uids of all pods of which something is known.
+    /// All pods of which something is known.
     #[cfg(test)]
-    pub fn uids(&self) -> Vec<String> {
+    pub fn pods(&self) -> Vec<ObjectName> {
         self.0.lock().keys().cloned().collect()
     }
 
     /// Forgets a pod that is gone.
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().remove(uid);
+    pub fn forget(&self, pod: &ObjectName) {
+        self.0.lock().remove(pod);
     }
 }
 

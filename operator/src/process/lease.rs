@@ -200,8 +200,14 @@ impl Leadership {
     #[cfg(test)]
     pub fn renewed() -> Self {
         let leadership = Self::default();
-        leadership.extend(Instant::now(), SystemTime::now());
+        leadership.renew();
         leadership
+    }
+
+    /// Renews it.
+    #[cfg(test)]
+    pub fn renew(&self) {
+        self.extend(Instant::now(), SystemTime::now());
     }
 
     /// Whether a write may begin now.

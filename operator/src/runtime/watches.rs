@@ -485,10 +485,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     fn remove(&self, object: K) {
         let key = (self.key)(&object);
         let uid = object.uid();
-        if self.kind == Kind::Pod
-            && let Some(uid) = &uid
-        {
-            self.context.sources.log_ids.forget(uid);
+        if self.kind == Kind::Pod {
+            self.context
+                .sources
+                .log_ids
+                .forget(&ObjectName::of(&object));
         }
         self.cache.remove(object);
         // Only now: a reconcile that is still running sees that the cluster is gone, and forgets
