@@ -266,7 +266,10 @@ impl Sharing {
         };
         let remembered = self.rules.remembered(&pair.clusters[index].status);
         let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
-        claims.shared_with(&uid, &remembered, latest).is_some()
+        let (set, pods) = &pair.clusters[index].operator.cache;
+        let runs = set.is_some_and(|set| set.size > 0) || !pods.is_empty();
+        let shared = claims.shared_with(&uid, runs, &remembered, latest);
+        shared.is_some()
     }
 
     fn step(&self, pair: &Pair, step: Step) -> Pair {

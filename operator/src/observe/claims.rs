@@ -152,11 +152,12 @@ impl Claims {
         index.put(claimant.uid, claim)
     }
 
-    /// An older cluster on the same database. `latest`: what the latest reading of another cluster
-    /// tells, which it may not have been reconciled with.
+    /// An older cluster on the same database. `runs`: whether there are replicas of this one. `latest`:
+    /// what the latest reading of another cluster tells, which it may not have been reconciled with.
     pub fn shared_with(
         &self,
         uid: &str,
+        runs: bool,
         remembered: &Remembered,
         latest: impl Fn(&Key) -> Option<Sighting>,
     ) -> Option<String> {
@@ -173,7 +174,7 @@ impl Claims {
                 other.is_some_and(|other| {
                     let theirs = latest(&other.key);
                     let theirs = theirs.as_ref().or(other.sighting.as_ref());
-                    claim.is_on_database_of(other, theirs, remembered)
+                    claim.is_on_database_of(other, theirs, runs, remembered)
                 })
             })
             .map(|(_, name, _)| name.clone())
@@ -232,6 +233,7 @@ impl Claim {
         &self,
         other: &Self,
         theirs: Option<&Sighting>,
+        runs: bool,
         remembered: &Remembered,
     ) -> bool {
         match (&self.database, &other.database) {
@@ -250,12 +252,14 @@ impl Claim {
             }
         }
         // Which it is cannot be told while one of them is not read, or a server that has just
-        // started may be the one that was seen before: the verdict of before stands, and without
-        // one it is held back.
+        // started may be the one that was seen before. For one that runs the verdict of before
+        // stands. A first replica is held back: that nothing was refused before may be because
+        // nothing was known of the other one yet.
         let refused = remembered.refusal.as_ref();
         let identity = remembered.database.as_ref();
         let identity = identity.and_then(|database| database.identity.clone());
-        let passed = identity.map(Mark::Database) == self.database
+        let passed = runs
+            && identity.map(Mark::Database) == self.database
             && refused.is_none_or(|refusal| refusal.reason != Reason::DatabaseShared);
         !passed
     }
@@ -364,7 +368,7 @@ mod tests {
     }
 
     fn shared_with(claims: &Claims, uid: &str, remembered: &Remembered) -> Option<String> {
-        claims.shared_with(uid, remembered, |_| None)
+        claims.shared_with(uid, true, remembered, |_| None)
     }
 
     fn with_status(name: &str, created: &str, endpoint: &str, identity: &str) -> BytebaseCluster {
@@ -478,6 +482,8 @@ mod tests {
             shared_with(&claims, "2", &refused).as_deref(),
             Some("prod/1")
         );
+        let none = claims.shared_with("2", false, &passed, |_| None);
+        assert_eq!(none.as_deref(), Some("prod/1"), "none of it runs");
         let first = Remembered::default();
         assert_eq!(shared_with(&claims, "2", &first).as_deref(), Some("prod/1"));
     }
@@ -506,7 +512,7 @@ mod tests {
         for remembered in [&refused, &Remembered::default()] {
             claims.set(&claimant, "b.x:1/d", Some(restarted.clone()), remembered);
             let shared = |latest: Option<&Sighting>| {
-                claims.shared_with("2", remembered, |_| latest.cloned())
+                claims.shared_with("2", true, remembered, |_| latest.cloned())
             };
             assert_eq!(shared(None).as_deref(), Some("prod/1"));
             assert_eq!(shared(Some(&restarted)).as_deref(), Some("prod/1"));

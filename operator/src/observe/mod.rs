@@ -171,8 +171,13 @@ impl Subject<'_> {
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
-        let stopped = validation.gate.wanted == 0 && pods.is_empty();
-        let database = self.database(validation.database.as_ref(), stopped, &own.status);
+        let sized = set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
+        let stage = match (validation.gate.wanted, pods.as_slice()) {
+            (0, []) => Stage::Stopped,
+            (_, []) if sized.unwrap_or(0) == 0 => Stage::Waits,
+            _ => Stage::Runs,
+        };
+        let database = self.database(validation.database.as_ref(), stage, &own.status);
         let ingress = sources
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
@@ -275,26 +280,25 @@ impl Subject<'_> {
         caches.refusal(self.namespace, &set.name_any(), &set.uid()?, &missing)
     }
 
-    /// What is known of the database, and which other cluster uses it. `stopped`: no replica is
-    /// wanted, and none is left.
+    /// What is known of the database, and which other cluster uses it.
     fn database(
         &self,
         valid: Option<&ValidDatabase>,
-        stopped: bool,
+        stage: Stage,
         status: &BytebaseClusterStatus,
     ) -> DatabaseKnowledge {
         let Self { sources, key, .. } = *self;
-        if !stopped {
+        if stage != Stage::Stopped {
             sources.probes.resume(key);
         }
         let latest = self.probed(valid);
         let endpoint = valid.map(|database| database.replicas.identity_hint());
         let remembered = remembered::remembered(status, endpoint.as_deref());
-        let shared_with = if stopped {
+        let shared_with = if stage == Stage::Stopped {
             sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
             None
         } else {
-            valid.and_then(|database| self.shared_with(database, &latest, &remembered))
+            valid.and_then(|database| self.shared_with(database, stage, &latest, &remembered))
         };
         DatabaseKnowledge {
             view: latest.view,
@@ -339,6 +343,7 @@ impl Subject<'_> {
     fn shared_with(
         &self,
         database: &ValidDatabase,
+        stage: Stage,
         latest: &Latest,
         remembered: &Remembered,
     ) -> Option<String> {
@@ -348,13 +353,24 @@ impl Subject<'_> {
         let concerned = claims.set(&claimant, &endpoint, sighting(latest), remembered);
         self.sources.queue.enqueue_all(concerned);
         let latest = |key: &Key| sighting(&probes.latest(key));
-        let other = claims.shared_with(claimant.uid, remembered, latest)?;
+        let other = claims.shared_with(claimant.uid, stage == Stage::Runs, remembered, latest)?;
         // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
         let name = other.strip_prefix(own);
         let name = name.and_then(|name| name.strip_prefix('/'));
         Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
     }
+}
+
+/// How far a cluster uses its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No replica is wanted, and none is left.
+    Stopped,
+    /// There is none yet.
+    Waits,
+    /// There are replicas, or are to be by its StatefulSet.
+    Runs,
 }
 
 /// What the latest reading tells of the server, if it is a good one.
