@@ -27,7 +27,7 @@ pub mod observation;
 pub mod observe;
 pub mod process;
 mod report;
-pub mod runtime;
+mod runtime;
 #[cfg(test)]
 mod testing;
 pub mod validate;

@@ -258,12 +258,6 @@ impl License {
         }
     }
 
-    /// Whether Bytebase lets several replicas work `now` in that workspace: the license holds and
-    /// includes HA.
-    pub fn allows_ha_at(&self, now: Timestamp, workspace_id: Option<&str>) -> bool {
-        self.ha && self.validity(now, workspace_id) == LicenseValidity::Valid
-    }
-
     fn from_payload(payload: &[u8]) -> Result<Self, LicenseError> {
         let claims: Claims = serde_json::from_slice(payload).map_err(|_| LicenseError::Json {
             part: TokenPart::Payload,
@@ -669,11 +663,6 @@ mod tests {
             (end, LicenseValidity::Expired),
         ] {
             assert_eq!(license.validity(now, None), expected, "{now}");
-            assert_eq!(
-                license.allows_ha_at(now, None),
-                expected == LicenseValidity::Valid,
-                "{now}"
-            );
         }
     }
 
@@ -697,7 +686,6 @@ mod tests {
                 expected,
                 "{claims} in {workspace:?}"
             );
-            assert_eq!(license.allows_ha_at(at(NOW), workspace), expected == Valid);
         }
     }
 
@@ -707,7 +695,7 @@ mod tests {
             let mut claims = claims_with("plan", json!(plan));
             claims["ha"] = json!(ha);
             let license = License::decode(&unsigned(&header(), &claims)).expect("a license");
-            assert_eq!(license.allows_ha_at(at(NOW), Some("ws-1")), ha, "{plan}");
+            assert_eq!(license.ha, ha, "{plan}");
         }
     }
 

@@ -170,15 +170,9 @@ impl Version {
         })
     }
 
-    /// Whether both belong to the same release line. Patch numbers of images and of schemas are
-    /// counted separately, so only these two numbers can be compared between an image and a
-    /// schema.
-    pub const fn same_minor(self, other: Self) -> bool {
-        self.major == other.major && self.minor == other.minor
-    }
-
     /// Whether this release line is older than the other's: an image that is `older_minor_than` its
-    /// schema is a downgrade.
+    /// schema is a downgrade. Patch numbers of images and of schemas are counted separately, so they
+    /// are not compared.
     pub const fn older_minor_than(self, other: Self) -> bool {
         self.major < other.major || (self.major == other.major && self.minor < other.minor)
     }
@@ -260,11 +254,6 @@ impl ImageTag {
     /// The release it names, if it is a plain version.
     pub fn version(&self) -> Option<Version> {
         Version::parse(&self.0).ok()
-    }
-
-    /// The tag that moves with every release, so that nobody knows what runs.
-    pub fn is_latest(&self) -> bool {
-        self.0 == "latest"
     }
 }
 
@@ -385,16 +374,15 @@ mod tests {
     #[test]
     fn only_an_older_minor_is_a_downgrade() {
         let schema = Version::new(3, 21, 5);
-        for (image, older, same) in [
-            (Version::new(3, 21, 1), false, true),
-            (Version::new(3, 21, 9), false, true),
-            (Version::new(3, 20, 9), true, false),
-            (Version::new(3, 22, 0), false, false),
-            (Version::new(2, 99, 0), true, false),
-            (Version::new(4, 0, 0), false, false),
+        for (image, older) in [
+            (Version::new(3, 21, 1), false),
+            (Version::new(3, 21, 9), false),
+            (Version::new(3, 20, 9), true),
+            (Version::new(3, 22, 0), false),
+            (Version::new(2, 99, 0), true),
+            (Version::new(4, 0, 0), false),
         ] {
             assert_eq!(image.older_minor_than(schema), older, "{image}");
-            assert_eq!(image.same_minor(schema), same, "{image}");
         }
     }
 
@@ -411,7 +399,6 @@ mod tests {
             let tag = ImageTag::parse(text).expect(text);
             assert_eq!(tag.version(), version, "{text}");
             assert_eq!(tag.to_string(), text);
-            assert_eq!(tag.is_latest(), text == "latest");
         }
         let too_long = "a".repeat(129);
         for (text, expected) in [

@@ -186,8 +186,6 @@ pub enum SignatureState {
     /// The operator has no key.
     #[default]
     Unverified,
-    /// Wrong.
-    Invalid,
 }
 
 /// The metadata database.

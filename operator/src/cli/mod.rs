@@ -1,7 +1,7 @@
 //! The command line.
 
 mod check;
-pub mod reference;
+pub(crate) mod reference;
 mod run;
 
 use clap::{Parser, Subcommand};

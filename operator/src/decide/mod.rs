@@ -1,27 +1,27 @@
 //! The heart: from what is wanted and what is seen to what is done. Pure, total and synchronous.
 
 mod call;
-pub mod conditions;
-pub mod database;
-pub mod drains;
-pub mod haste;
-pub mod health;
+pub(crate) mod conditions;
+pub(crate) mod database;
+pub(crate) mod drains;
+pub(crate) mod haste;
+pub(crate) mod health;
 mod hold;
-pub mod license;
-pub mod login;
-pub mod maintenance;
+pub(crate) mod license;
+pub(crate) mod login;
+pub(crate) mod maintenance;
 mod objects;
 mod pace;
 pub mod plan;
 mod queue;
-pub mod replicas;
-pub mod rollout;
-pub mod scale;
-pub mod schema;
-pub mod silent;
+pub(crate) mod replicas;
+pub(crate) mod rollout;
+pub(crate) mod scale;
+pub(crate) mod schema;
+pub(crate) mod silent;
 #[cfg(test)]
 mod tests;
-pub mod verdict;
+pub(crate) mod verdict;
 
 use crate::api::spec::Enforcement;
 use crate::api::status::{Phase, ReplicaStatus};

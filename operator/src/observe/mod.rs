@@ -1,13 +1,13 @@
 //! Reads of the outside world: [`observe`] gathers what the watches, the logs of pods and the probe
 //! of the metadata database show of one cluster. Nothing here decides anything.
 
-pub mod caches;
+pub(crate) mod caches;
 pub mod claims;
 mod cluster;
 pub mod database;
-pub mod pod;
-pub mod pod_events;
-pub mod remembered;
+pub(crate) mod pod;
+pub(crate) mod pod_events;
+pub(crate) mod remembered;
 mod route;
 
 use crate::api::spec::MOST_REPLICAS;

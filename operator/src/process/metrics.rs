@@ -45,8 +45,6 @@ pub enum ReconcileOutcome {
 pub enum ErrorClass {
     /// A change by the user.
     User,
-    /// An object that does not exist yet.
-    MissingDependency,
     /// Time.
     Transient,
     /// A fresh read.

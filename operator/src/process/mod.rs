@@ -1,7 +1,7 @@
 //! What one operator process has whatever its clusters are like: the lease by which it leads, the
 //! queue of clusters to reconcile, its metrics, its open sockets. It stands below the steps and knows none of them.
 
-pub mod descriptors;
-pub mod lease;
+pub(crate) mod descriptors;
+pub(crate) mod lease;
 pub mod metrics;
-pub mod queue;
+pub(crate) mod queue;

@@ -1,13 +1,13 @@
 //! Wiring: watches, the reconcile, time-outs, shutdown.
 
-pub mod backoff;
-pub mod context;
+pub(crate) mod backoff;
+pub(crate) mod context;
 mod first_pass;
-pub mod logging;
-pub mod reconcile;
-pub mod run;
-pub mod server;
-pub mod tasks;
+pub(crate) mod logging;
+pub(crate) mod reconcile;
+pub(crate) mod run;
+pub(crate) mod server;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
-pub mod watches;
+pub(crate) mod watches;

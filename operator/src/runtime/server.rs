@@ -89,7 +89,9 @@ impl Readiness {
 
 impl Missing {
     /// The thing is there.
-    pub fn found(self) {}
+    pub fn found(self) {
+        drop(self);
+    }
 }
 
 impl Drop for Missing {
@@ -128,12 +130,14 @@ impl Server {
     }
 
     /// Where `/livez` and `/readyz` are.
-    pub fn health_address(&self) -> io::Result<SocketAddr> {
+    #[cfg(test)]
+    fn health_address(&self) -> io::Result<SocketAddr> {
         self.health.local_addr()
     }
 
     /// Where `/metrics` is.
-    pub fn metrics_address(&self) -> io::Result<SocketAddr> {
+    #[cfg(test)]
+    fn metrics_address(&self) -> io::Result<SocketAddr> {
         self.metrics.as_ref().unwrap_or(&self.health).local_addr()
     }
 

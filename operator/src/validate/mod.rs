@@ -13,7 +13,7 @@ mod license;
 mod metadata;
 mod pods;
 mod references;
-pub mod reminders;
+pub(crate) mod reminders;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -47,11 +47,6 @@ impl<'a> Place<'a> {
         &self.url.user
     }
 
-    /// The server that is logged in to.
-    pub fn host(&self) -> &HostPort {
-        self.host
-    }
-
     /// What is logged in by.
     pub fn url(&self) -> &PgUrl {
         self.url

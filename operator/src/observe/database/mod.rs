@@ -6,13 +6,13 @@
 //! failures ([`classify`]). The rest of the operator only ever asks for the latest outcome, so that
 //! no reconcile waits for a database.
 
-pub mod classify;
-pub mod connect;
-pub mod digest;
+pub(crate) mod classify;
+pub(crate) mod connect;
+pub(crate) mod digest;
 pub mod monitor;
-pub mod preflight;
+pub(crate) mod preflight;
 pub mod probe;
-pub mod queries;
+pub(crate) mod queries;
 
 use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
