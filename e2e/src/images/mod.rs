@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::machine::command::Call;
@@ -31,8 +31,8 @@ pub const DEFAULT_VERSION: &str = "3.21.1";
 
 /// A release build with link-time optimisation takes minutes on two cores.
 const BUILD_LIMIT: Duration = Duration::from_hours(1);
-/// Any number but 0 serves; this is what distroless images call `nonroot`.
-const OPERATOR_USER: &str = "65532:65532";
+/// Any number but 0 serves.
+const PROBE_USER: &str = "65532:65532";
 /// The user `bytebase` of the real image. That image runs as root unless told otherwise; the
 /// stand-in does too, so that an operator that forgets to tell it is noticed.
 const STAND_IN_USER: &str = "0:0";
@@ -117,7 +117,8 @@ pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool)
     let mut programs = build(&["bytebase-operator", "bytebase-drain", "bytebase-stub"]).await?;
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
     let scratch = Scratch::beside(output)?;
-    let mut images = vec![operator_image(&scratch.0, &programs)?];
+    let dockerfile = fs::read_to_string(repository().join("Dockerfile"))?;
+    let mut images = vec![operator_image(&scratch.0, &dockerfile, &programs)?];
     if let Some(stub) = stub {
         images.extend(stand_in_images(&scratch.0, &stub, public_key)?);
     }
@@ -135,32 +136,52 @@ pub async fn write_probe(output: &Path) -> Result<()> {
         process: Process {
             entrypoint: vec!["/e2e-probe".to_owned()],
             command: vec!["say".to_owned(), "ready".to_owned()],
-            user: OPERATOR_USER.to_owned(),
+            user: PROBE_USER.to_owned(),
         },
     };
     write_archive(output, &[image])
 }
 
-fn operator_image(scratch: &Path, programs: &BTreeMap<String, PathBuf>) -> Result<Image> {
-    for name in ["bytebase-operator", "bytebase-drain"] {
-        ensure!(
-            programs.contains_key(name),
-            "the package {name} has no program of that name"
-        );
+/// The operator's image as the Dockerfile describes it, so that the one under test is the one that
+/// ships.
+fn operator_image(
+    scratch: &Path,
+    dockerfile: &str,
+    programs: &BTreeMap<String, PathBuf>,
+) -> Result<Image> {
+    let mut layers = Vec::new();
+    let mut process = Process::default();
+    for line in dockerfile.lines() {
+        let (instruction, rest) = line.split_once(' ').unwrap_or_default();
+        match instruction {
+            "" | "#" | "ARG" => {}
+            "FROM" => ensure!(rest == "scratch", "the base is no longer empty: {line}"),
+            "USER" => rest.clone_into(&mut process.user),
+            "ENTRYPOINT" => process.entrypoint = serde_json::from_str(rest)?,
+            "COPY" => {
+                let (sources, folder) = rest.rsplit_once(' ').context("COPY to nowhere")?;
+                let copied = sources.split(' ').map(|path| {
+                    let name = path.rsplit('/').next().unwrap_or_default();
+                    let source = programs.get(name);
+                    Ok(Entry::File {
+                        path: format!("{folder}{name}"),
+                        source: source
+                            .with_context(|| format!("no program {name}"))?
+                            .clone(),
+                        mode: 0o755,
+                    })
+                });
+                let name = format!("operator-{}", layers.len());
+                let entries = copied.collect::<Result<Vec<_>>>()?;
+                layers.push(Layer::write(scratch, &name, &entries)?);
+            }
+            _ => bail!("an instruction that the image for the tests does not follow yet: {line}"),
+        }
     }
     Ok(Image {
         names: vec![format!("{OPERATOR_REPOSITORY}:{TAG}")],
-        layers: vec![Layer::write(
-            scratch,
-            "operator",
-            // As in the Dockerfile: replicas copy the drain hook from there.
-            &programs_in("/", programs),
-        )?],
-        process: Process {
-            entrypoint: vec!["/bytebase-operator".to_owned()],
-            command: vec![],
-            user: OPERATOR_USER.to_owned(),
-        },
+        layers,
+        process,
     })
 }
 
@@ -294,6 +315,25 @@ mod tests {
         assert_eq!(image.repository, "registry:5000/bytebase");
         assert_eq!(image.name(), "registry:5000/bytebase:3.21.1");
         assert!(BytebaseImage::parse("registry:5000/bytebase").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_operators_image_is_the_one_that_the_dockerfile_describes() -> Result<()> {
+        let scratch = tempfile::tempdir()?;
+        let program = scratch.path().join("program");
+        fs::write(&program, "program")?;
+        let programs = ["bytebase-operator", "bytebase-drain"]
+            .map(|name| (name.to_owned(), program.clone()))
+            .into();
+        let dockerfile = include_str!("../../../Dockerfile");
+        let image = operator_image(scratch.path(), dockerfile, &programs)?;
+        assert_eq!(image.layers.len(), 1);
+        assert_eq!(image.process.user, "65532:65532");
+        assert_eq!(image.process.entrypoint, ["/bytebase-operator"]);
+        let more = format!("{dockerfile}RUN true\n");
+        assert!(operator_image(scratch.path(), &more, &programs).is_err());
+        assert!(operator_image(scratch.path(), dockerfile, &BTreeMap::new()).is_err());
         Ok(())
     }
 
