@@ -82,8 +82,15 @@ e2e: setup ## Scenarios on a real cluster (SCENARIO="name …" for some, E2E_KEE
 scenarios: ## List the scenarios
 	@$(E2E) test --list
 
+PARTS := setup lint unit model-small generated install-forms e2e
+
 .PHONY: test
-test: setup lint unit model-small generated install-forms e2e ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
+test: ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
+	@times=; for part in $(PARTS); do \
+		start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
+		times+=$$(printf '%6d s  %s' $$((SECONDS - start)) $$part)$$'\n'; \
+	done; \
+	printf 'make test: %d s\n%s' $$SECONDS "$$times"
 
 .PHONY: image
 image: ## Build the image that ships with docker or podman (IMAGE=registry.example.com/bytebase-operator:dev)

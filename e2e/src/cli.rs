@@ -15,7 +15,7 @@ use crate::scenario::runner::{self, Tally};
 use crate::session::harness::Session;
 use crate::session::reaper;
 use crate::session::state::Purpose;
-use crate::{demo, soak};
+use crate::{demo, soak, times};
 
 /// Scenarios side by side without a word about it.
 const DEFAULT_JOBS: usize = 4;
@@ -139,6 +139,7 @@ async fn test(arguments: TestArguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let tally = result?;
+    println!("{}", times::table());
     println!("{tally}");
     if tally.passed + tally.failed == 0 {
         bail!("no scenario ran");

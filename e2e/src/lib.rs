@@ -22,4 +22,5 @@ pub mod scenario;
 pub mod scenarios;
 pub mod session;
 pub mod soak;
+pub mod times;
 pub mod wait;

@@ -18,6 +18,25 @@ use crate::scenario::sandbox::Sandbox;
 /// seconds.
 pub const DEFAULT_LIMIT: Duration = Duration::from_mins(10);
 
+/// What most scenarios take, beside others.
+const USUAL_SECONDS: u32 = 40;
+
+/// Why a scenario runs on the stand-in only.
+pub mod stand_in {
+    /// It installs a license, and so needs one for each run.
+    pub const LICENSE: &str = "only Bytebase can sign a license that the real one takes";
+    /// It upgrades.
+    pub const VERSIONS: &str = "it needs a license and two versions";
+    /// It needs more log than the real one writes.
+    pub const LOG: &str = "only the stand-in writes as much log as it is asked to";
+    /// It needs many at once.
+    pub const MANY: &str = "a dozen real ones do not fit on a machine for tests";
+    /// It compares how long starts take.
+    pub const TIMES: &str = "the real one starts too unevenly to compare times";
+    /// It would show the same.
+    pub const INDEPENDENT: &str = "what it shows does not depend on Bytebase";
+}
+
 /// One thing that must be true of the operator on a real cluster.
 #[derive(Clone, Copy)]
 pub struct Scenario {
@@ -30,9 +49,11 @@ pub struct Scenario {
     pub exclusive: bool,
     /// Whether it needs the operator's and Bytebase's images. The harness's own checks don't.
     pub product: bool,
-    /// Whether it needs the stand-in: a license that the real Bytebase does not take, or several
-    /// versions.
-    pub stand_in: bool,
+    /// Why it runs on the stand-in only, as the end of a sentence; `None` for both.
+    pub stand_in: Option<&'static str>,
+    /// Roughly how long it takes beside others, in seconds, as the table at the end of a run says.
+    /// Who takes longer begins earlier.
+    pub seconds: u32,
     /// How long it may take.
     pub limit: Duration,
     /// Its body.
@@ -51,7 +72,8 @@ impl Scenario {
             about,
             exclusive: false,
             product: true,
-            stand_in: false,
+            stand_in: None,
+            seconds: USUAL_SECONDS,
             limit: DEFAULT_LIMIT,
             run,
         }
@@ -71,10 +93,17 @@ impl Scenario {
         self
     }
 
-    /// It cannot run on the real Bytebase.
+    /// It does not run on the real Bytebase, and this is why.
     #[must_use]
-    pub const fn stand_in_only(mut self) -> Self {
-        self.stand_in = true;
+    pub const fn stand_in_only(mut self, why: &'static str) -> Self {
+        self.stand_in = Some(why);
+        self
+    }
+
+    /// It takes about this many seconds, which is more than usual.
+    #[must_use]
+    pub const fn takes(mut self, seconds: u32) -> Self {
+        self.seconds = seconds;
         self
     }
 

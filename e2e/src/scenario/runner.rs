@@ -15,8 +15,9 @@ use crate::scenario::Scenario;
 use crate::scenario::collect;
 use crate::scenario::leaks;
 use crate::scenario::sandbox::{LABEL, Sandbox};
-use crate::scenarios::ALL;
+use crate::scenarios::all;
 use crate::session::harness::Harness;
+use crate::times;
 
 /// Removing a release, a namespace and a database takes seconds, unless something hangs.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(1);
@@ -45,9 +46,10 @@ impl fmt::Display for Tally {
 
 /// The scenarios of these names; all of them if there is none.
 pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
+    let all = all();
     let unknown: Vec<_> = names
         .iter()
-        .filter(|name| !ALL.iter().any(|scenario| scenario.name == **name))
+        .filter(|name| !all.iter().any(|scenario| scenario.name == **name))
         .map(String::as_str)
         .collect();
     if !unknown.is_empty() {
@@ -58,12 +60,12 @@ pub fn select(names: &[String]) -> Result<Vec<Scenario>> {
     }
     let wanted =
         |scenario: &Scenario| names.is_empty() || names.iter().any(|name| name == scenario.name);
-    Ok(ALL.iter().copied().filter(wanted).collect())
+    Ok(all.into_iter().filter(wanted).collect())
 }
 
 /// Names and sentences, a line each.
 pub fn list() -> String {
-    let lines: Vec<_> = ALL
+    let lines: Vec<_> = all()
         .iter()
         .map(|scenario| {
             let alone = if scenario.exclusive {
@@ -86,14 +88,14 @@ pub async fn run(
     keep: bool,
 ) -> Result<Tally> {
     sweep(harness).await?;
-    let (unfit, scenarios): (Vec<_>, Vec<_>) = scenarios
-        .iter()
-        .copied()
-        .partition(|scenario| scenario.stand_in && !harness.bytebase.stand_in);
-    for Scenario { name, .. } in unfit {
-        println!("SKIP {name}: needs licenses or versions that only the stand-in has");
+    let mut fit = Vec::new();
+    for scenario in scenarios {
+        match scenario.stand_in {
+            Some(why) if !harness.bytebase.stand_in => println!("SKIP {}: {why}", scenario.name),
+            _ => fit.push(*scenario),
+        }
     }
-    let mut results = stream::iter(scenarios)
+    let mut results = stream::iter(fit)
         .map(|scenario| run_and_heal(harness, scenario, keep))
         .buffer_unordered(jobs.max(1));
     let mut tally = Tally::default();
@@ -147,6 +149,8 @@ async fn run_one(harness: &Harness, scenario: Scenario, keep: bool) -> bool {
         digest = collect::after_failure(&sandbox).await;
     }
     report(&scenario, start, &result, &digest);
+    let Scenario { name, seconds, .. } = scenario;
+    times::note(format!("{name} (expected: {seconds} s)"), start.elapsed());
     let passed = result.is_ok();
     if passed || !keep {
         let removed = timeout(CLEANUP_LIMIT, remove(&sandbox)).await;
@@ -269,7 +273,7 @@ mod tests {
 
     #[test]
     fn no_name_selects_all_and_an_unknown_one_is_an_error() -> Result<()> {
-        assert_eq!(select(&[])?.len(), ALL.len());
+        assert_eq!(select(&[])?.len(), all().len());
         assert_eq!(select(&["harness-freeze".to_owned()])?.len(), 1);
         assert!(select(&["no-such".to_owned()]).is_err());
         Ok(())
@@ -287,6 +291,6 @@ mod tests {
     #[test]
     fn the_list_names_every_scenario() {
         let list = list();
-        assert!(ALL.iter().all(|scenario| list.contains(scenario.name)));
+        assert!(all().iter().all(|scenario| list.contains(scenario.name)));
     }
 }

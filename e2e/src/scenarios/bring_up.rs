@@ -9,12 +9,33 @@ use serde_json::json;
 
 use super::support::{self, NAME};
 use crate::scenario::sandbox::Sandbox;
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "three-replicas",
+        "From nothing to three replicas that beat, with a license the operator installs; then nothing is written any more.",
+        |sandbox| Box::pin(three_replicas(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "restricted-namespace",
+        "A namespace under the restricted pod security standard takes the pods.",
+        |sandbox| Box::pin(restricted_namespace(sandbox)),
+    ),
+    Scenario::new(
+        "database-in-parts",
+        "The database in parts, with every reserved character in the password.",
+        |sandbox| Box::pin(in_parts(sandbox)),
+    ),
+];
 
 /// Longer than the probe's interval, the debounce and a heartbeat together.
 const QUIET: Duration = Duration::from_secs(25);
 
-pub async fn three_replicas(sandbox: Sandbox) -> Result<()> {
+async fn three_replicas(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 3)).await?;
     // The words a user would use.
     sandbox
@@ -142,7 +163,7 @@ async fn quiet(sandbox: &Sandbox) -> Result<()> {
     .await
 }
 
-pub async fn restricted_namespace(sandbox: Sandbox) -> Result<()> {
+async fn restricted_namespace(sandbox: Sandbox) -> Result<()> {
     let namespace = sandbox.namespace().to_owned();
     sandbox
         .kubectl(&[
@@ -159,7 +180,7 @@ pub async fn restricted_namespace(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn in_parts(sandbox: Sandbox) -> Result<()> {
+async fn in_parts(sandbox: Sandbox) -> Result<()> {
     let (host, port) = (
         sandbox.database().host().to_owned(),
         sandbox.database().port(),

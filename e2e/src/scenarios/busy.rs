@@ -14,8 +14,68 @@ use super::drains::{
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::soak::Load;
 use crate::wait;
+
+/// For several rollouts of busy replicas.
+const LONG: Duration = Duration::from_mins(25);
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "busy-through-changes",
+        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back.",
+        |sandbox| Box::pin(through_changes(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(600),
+    Scenario::new(
+        "busy-all-deleted",
+        "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",
+        |sandbox| Box::pin(all_deleted(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(300),
+    Scenario::new(
+        "drain-in-outage",
+        "A drain outlives an outage of the database of 40 seconds.",
+        |sandbox| Box::pin(in_outage(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
+    Scenario::new(
+        "drain-hook-killed",
+        "A drain hook that is killed while it holds the queue leaves no hold behind.",
+        |sandbox| Box::pin(hook_killed(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(120),
+    Scenario::new(
+        "license-ends-in-rollout",
+        "A license that ends in the middle of a rollout ends all replicas but one, and no running task.",
+        |sandbox| Box::pin(license_ends_in_rollout(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(300),
+    Scenario::new(
+        "stale-replica",
+        "A replica that sends no heartbeat is replaced after the time of the user's choice, and no other is.",
+        |sandbox| Box::pin(stale_replica(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
+    Scenario::new(
+        "node-drain",
+        "kubectl drain waits for the task that a replica on the node runs, and goes through.",
+        |sandbox| Box::pin(node_drained(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+];
 
 /// Tasks a minute.
 const RATE: u32 = 60;
@@ -74,7 +134,7 @@ async fn rolled(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> {
 
 /// Another version together with another password, the old one of which works no more; then three
 /// replicas, one, and three again.
-pub async fn through_changes(sandbox: Sandbox) -> Result<()> {
+async fn through_changes(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let load = Load::start(vec![sandbox.sql().await?], RATE, 1);
     let url = super::database::rotate_in_database(&sandbox).await?;
@@ -99,7 +159,7 @@ pub async fn through_changes(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Every pod at once, with no operator: all finish what they run.
-pub async fn all_deleted(sandbox: Sandbox) -> Result<()> {
+async fn all_deleted(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let load = Load::start(vec![sandbox.sql().await?], RATE, 2);
     sandbox
@@ -125,7 +185,7 @@ pub async fn all_deleted(sandbox: Sandbox) -> Result<()> {
 }
 
 /// `kubectl drain` on the node of a replica that runs a task waits for it, and goes through.
-pub async fn node_drained(sandbox: Sandbox) -> Result<()> {
+async fn node_drained(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     // There is no other node for the successor of the first that goes.
@@ -156,7 +216,7 @@ pub async fn node_drained(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The database is away for a while in the middle of a drain.
-pub async fn in_outage(sandbox: Sandbox) -> Result<()> {
+async fn in_outage(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     let (id, pod) = running_task(&sandbox, 60).await?;
     let name = pod.name_any();
@@ -180,7 +240,7 @@ pub async fn in_outage(sandbox: Sandbox) -> Result<()> {
 
 /// The hook of a pod is killed while it holds the queue: the server frees the queue, the pod ends
 /// at once, and what it ran is lost, as of any process that is killed; every other task is done.
-pub async fn hook_killed(sandbox: Sandbox) -> Result<()> {
+async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let load = Load::start(vec![sandbox.sql().await?], RATE, 3);
     let (long, pod) = running_task(&sandbox, 120).await?;
@@ -211,7 +271,7 @@ pub async fn hook_killed(sandbox: Sandbox) -> Result<()> {
 
 /// A license ends in the middle of a rollout: the last replica but one has gone before, and the
 /// task that held the rollout up is done.
-pub async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
+async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let (id, pod) = running_task(&sandbox, 100).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
@@ -247,7 +307,7 @@ pub async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
 
 /// A replica whose heartbeats the database drops is replaced after the time that the spec says; the
 /// others are not touched.
-pub async fn stale_replica(sandbox: Sandbox) -> Result<()> {
+async fn stale_replica(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["restartStaleReplicasAfterSeconds"] = json!(60);
     support::start(&sandbox, &cluster).await?;

@@ -6,8 +6,35 @@ use serde_json::{Value, json};
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::scenario::license::License;
 use crate::scenario::sandbox::Sandbox;
+use crate::scenario::{Scenario, stand_in};
 
-pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "wrong-then-mended",
+        "A wrong URL and a wrong PG_URL are told together and touch nothing; mended, all is well.",
+        |sandbox| Box::pin(wrong_then_mended(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "missing-secret",
+        "A Secret that is deleted is told of and ends nobody.",
+        |sandbox| Box::pin(missing_secret(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-license",
+        "A license Secret that is no license is told of, while the stored license counts on.",
+        |sandbox| Box::pin(wrong_license(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "refused-at-admission",
+        "Contradictions are refused by the API server, with words that help.",
+        |sandbox| Box::pin(refused_at_admission(sandbox)),
+    ),
+];
+
+async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let template = template(&sandbox).await?;
@@ -86,7 +113,7 @@ pub async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
+async fn missing_secret(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -114,7 +141,7 @@ pub async fn missing_secret(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn wrong_license(sandbox: Sandbox) -> Result<()> {
+async fn wrong_license(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -152,7 +179,7 @@ pub async fn wrong_license(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Admission refuses contradictions before the operator sees them.
-pub async fn refused_at_admission(sandbox: Sandbox) -> Result<()> {
+async fn refused_at_admission(sandbox: Sandbox) -> Result<()> {
     let cases: [(&str, Value, &str); 5] = [
         (
             "two ways to the database",

@@ -11,7 +11,39 @@ use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "watches-cut",
+        "What changes while the operator's connections are cut is found afterwards.",
+        |sandbox| Box::pin(watches_cut(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "api-server-stopped",
+        "A minute without the API server ends no replica, and the operator takes up its work.",
+        |sandbox| Box::pin(api_server_stopped(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+    Scenario::new(
+        "etcd-stopped",
+        "etcd frozen, then stopped: no replica ends, and the operator takes up its work.",
+        |sandbox| Box::pin(etcd_stopped(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+    Scenario::new(
+        "kubelet-stopped",
+        "A silent node is told of, its replicas still count as beating, and nobody is replaced.",
+        |sandbox| Box::pin(kubelet_stopped(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+];
 
 /// The API server takes its time to come back, and the kubelet waits between its starts.
 const BACK: Duration = Duration::from_mins(3);
@@ -22,7 +54,7 @@ const A_LOOK: Duration = Duration::from_secs(8);
 /// How long etcd stands still: longer than the leader's lease, so that somebody must lead anew.
 const STILL: Duration = Duration::from_secs(20);
 
-pub async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
+async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let cluster = &sandbox.harness().cluster;
@@ -39,7 +71,7 @@ pub async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
     timed("a change rolled", still_works(&sandbox)).await
 }
 
-pub async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
+async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let cluster = &sandbox.harness().cluster;
@@ -57,7 +89,7 @@ pub async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The node says no more; its pods run on. Status says what is known, and nobody is replaced.
-pub async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
+async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     sandbox.harness().cluster.stop_kubelet().await?;
@@ -93,7 +125,7 @@ pub async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
 
 /// Every connection of the operator to the API server is broken off, and none is made for some
 /// seconds.
-pub async fn watches_cut(sandbox: Sandbox) -> Result<()> {
+async fn watches_cut(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let operator = sandbox.operator_pods().await?;
     let address = operator

@@ -7,12 +7,62 @@ use kube::ResourceExt as _;
 
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "bad-rotation",
+        "A login that does not work reaches no replica, also after a restart of the operator.",
+        |sandbox| Box::pin(bad_rotation(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-database-password",
+        "A wrong password in the Secret is told of and replaces no running replica.",
+        |sandbox| Box::pin(wrong_password(sandbox)),
+    ),
+    Scenario::new(
+        "before-the-first-pod",
+        "A refused password holds back the first pod, an unreachable database only the second.",
+        |sandbox| Box::pin(before_the_first_pod(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "foreign-tables",
+        "Another application's tables hold back the first pod.",
+        |sandbox| Box::pin(foreign_tables(sandbox)),
+    ),
+    Scenario::new(
+        "database-shared",
+        "Of two clusters on one database the older runs and the younger waits.",
+        |sandbox| Box::pin(shared_by_two(sandbox)),
+    ),
+    Scenario::new(
+        "secret-rotation",
+        "A rotated password rolls the replicas one at a time.",
+        |sandbox| Box::pin(rotation(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "secret-rotation-late",
+        "A password that was changed in the database alone makes every replica stale; once it is in the Secret, all are replaced.",
+        |sandbox| Box::pin(rotation_too_late(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "database-stopped",
+        "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
+        |sandbox| Box::pin(stopped_and_back(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+];
 
 /// Longer than Bytebase counts a replica by its last beat.
 const BEAT_COUNTS: Duration = Duration::from_secs(32);
 
-pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
+async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -54,7 +104,7 @@ pub async fn wrong_password(sandbox: Sandbox) -> Result<()> {
 
 /// A login that does not work reaches no replica, whether the server refuses it or cannot be
 /// reached, also by a new operator process.
-pub async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
+async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let right = sandbox.database().url();
@@ -98,7 +148,7 @@ pub async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Definite failures hold back the first pod; an unreachable database holds back only the second.
-pub async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
+async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     let right = sandbox.database().url();
     let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
     let cluster = support::licensed(&sandbox, 2);
@@ -140,7 +190,7 @@ pub async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
+async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
     support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     let told = sandbox
@@ -158,7 +208,7 @@ pub async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
+async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -191,7 +241,7 @@ pub async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A database outage is no reason to restart anybody.
-pub async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
+async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let postgres = sandbox.harness().postgres.clone();
@@ -224,7 +274,7 @@ pub async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn rotation(sandbox: Sandbox) -> Result<()> {
+async fn rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let url = rotate_in_database(&sandbox).await?;
@@ -264,7 +314,7 @@ pub async fn rotation(sandbox: Sandbox) -> Result<()> {
 
 /// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is
 /// replaced.
-pub async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
+async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let url = rotate_in_database(&sandbox).await?;

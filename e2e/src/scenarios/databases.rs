@@ -10,7 +10,92 @@ use testkit::certificates::Authority;
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::companions::PoolMode;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "standby",
+        "A standby holds back the first pod; in a list with its primary and target_session_attrs all is well.",
+        |sandbox| Box::pin(standby(sandbox)),
+    ),
+    Scenario::new(
+        "name-moves",
+        "A name that leads to a standby and then to the primary is followed, whatever session is open.",
+        |sandbox| Box::pin(moved_name(sandbox)),
+    ),
+    Scenario::new(
+        "database-read-only",
+        "A database that takes no writes holds back the first pod until it does.",
+        |sandbox| Box::pin(read_only(sandbox)),
+    ),
+    Scenario::new(
+        "rights-lost",
+        "A role that lost a table of Bytebase's keeps its replica, and no other one is started.",
+        |sandbox| Box::pin(rights_lost(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "transaction-pooler",
+        "PgBouncer in transaction mode holds back the first pod, in session mode it serves.",
+        |sandbox| Box::pin(transaction_pooler(sandbox)),
+    ),
+    Scenario::new(
+        "database-missing",
+        "A database that is not there holds back the first pod until it is made.",
+        |sandbox| Box::pin(missing(sandbox)),
+    ),
+    Scenario::new(
+        "rights-missing",
+        "A role that may not create tables is told the GRANT it lacks.",
+        |sandbox| Box::pin(rights_missing(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-encoding",
+        "A database that is not UTF-8 holds back the first pod.",
+        |sandbox| Box::pin(wrong_encoding(sandbox)),
+    ),
+    Scenario::new(
+        "connection-budget",
+        "More replicas than the server has connections for are told of, with the numbers.",
+        |sandbox| Box::pin(connection_budget(sandbox)),
+    )
+    .stand_in_only(stand_in::INDEPENDENT),
+    Scenario::new(
+        "database-tls",
+        "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are told of.",
+        |sandbox| Box::pin(tls(sandbox)),
+    ),
+    Scenario::new(
+        "keyword-form",
+        "PG_URL in keyword form, with a password full of quotes and backslashes.",
+        |sandbox| Box::pin(keyword_form(sandbox)),
+    ),
+    Scenario::new(
+        "cloud-iam",
+        "A login the operator cannot do is Unknown and one replica, until it gets one of its own.",
+        |sandbox| Box::pin(cloud_iam(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "monitor-role",
+        "The operator reads everything with a role that may only read, where the role of Bytebase looks.",
+        |sandbox| Box::pin(monitor_role(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "black-hole",
+        "Databases that never answer delay no other cluster.",
+        |sandbox| Box::pin(black_hole(sandbox)),
+    )
+    .stand_in_only(stand_in::TIMES),
+    Scenario::new(
+        "foreign-bytebase",
+        "A Bytebase that no cluster knows of beats on the database, and is told of until it ends.",
+        |sandbox| Box::pin(stranger(sandbox)),
+    ),
+];
 
 /// Long enough for a pod to be made by an operator that should not.
 const PAUSE: Duration = Duration::from_secs(4);
@@ -19,7 +104,7 @@ const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
 
 // === What stands behind PG_URL ===
 
-pub async fn standby(sandbox: Sandbox) -> Result<()> {
+async fn standby(sandbox: Sandbox) -> Result<()> {
     let (host, primary) = (
         sandbox.database().host().to_owned(),
         sandbox.database().port(),
@@ -54,7 +139,7 @@ pub async fn standby(sandbox: Sandbox) -> Result<()> {
 
 /// The name in PG_URL leads to a standby, and then to the primary, while the operator has a session
 /// open where it led before.
-pub async fn moved_name(sandbox: Sandbox) -> Result<()> {
+async fn moved_name(sandbox: Sandbox) -> Result<()> {
     let standby = sandbox
         .harness()
         .postgres
@@ -90,7 +175,7 @@ async fn lead(name: &str, sandbox: &Sandbox, port: u16) -> Result<()> {
 }
 
 /// What hosted PostgreSQL does when its disk is full.
-pub async fn read_only(sandbox: Sandbox) -> Result<()> {
+async fn read_only(sandbox: Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let name = &sandbox.database().name;
     let frozen = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
@@ -108,7 +193,7 @@ pub async fn read_only(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Tables of Bytebase's that its role does not own any more: the next migration would fail.
-pub async fn rights_lost(sandbox: Sandbox) -> Result<()> {
+async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 1);
     cluster["spec"]["version"] = json!("3.20.0");
     support::start(&sandbox, &cluster).await?;
@@ -136,7 +221,7 @@ pub async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     support::rolled(&sandbox).await
 }
 
-pub async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
+async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let database = sandbox.database();
     let host = database.host();
@@ -163,7 +248,7 @@ pub async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn missing(sandbox: Sandbox) -> Result<()> {
+async fn missing(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let role = &database.name;
     let later = format!("{role}_later");
@@ -188,7 +273,7 @@ pub async fn missing(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn rights_missing(sandbox: Sandbox) -> Result<()> {
+async fn rights_missing(sandbox: Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let database = sandbox.database();
     let name = &database.name;
@@ -215,7 +300,7 @@ pub async fn rights_missing(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
+async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let role = &database.name;
     let ascii = format!("{role}_ascii");
@@ -244,7 +329,7 @@ pub async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A budget beyond the server's is told of with the numbers and hurts nobody that runs.
-pub async fn connection_budget(sandbox: Sandbox) -> Result<()> {
+async fn connection_budget(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 50)).await?;
     let told = sandbox
         .wait_condition(NAME, "DatabaseReady", "True", "DatabaseConnectionBudget")
@@ -272,7 +357,7 @@ pub async fn connection_budget(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The first cluster's database answers nothing; the next one of the same operator does not notice.
-pub async fn black_hole(sandbox: Sandbox) -> Result<()> {
+async fn black_hole(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let alone = Instant::now();
     support::start(&sandbox, &named(&sandbox, "before", DATABASE_SECRET)).await?;
@@ -325,7 +410,7 @@ pub async fn black_hole(sandbox: Sandbox) -> Result<()> {
 
 // === TLS ===
 
-pub async fn tls(sandbox: Sandbox) -> Result<()> {
+async fn tls(sandbox: Sandbox) -> Result<()> {
     let authority = sandbox.harness().postgres.certificates()?.authority()?;
     let strangers = Authority::new("another CA").certificate();
     let server = format!(
@@ -423,7 +508,7 @@ async fn alias(sandbox: &Sandbox) -> Result<String> {
 
 // === How PG_URL is written ===
 
-pub async fn keyword_form(sandbox: Sandbox) -> Result<()> {
+async fn keyword_form(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let role = &database.name;
     let hostile = "it's a \\ = / @ ? & % # \"password\" nobody may see";
@@ -451,7 +536,7 @@ pub async fn keyword_form(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A login that only the pods can do. The stand-in can't, so conditions are all there is to see.
-pub async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
+async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
     // The monitoring login below leads to the same database, under the name that it has here.
     let name = &sandbox.database().name;
     let mut cluster = support::licensed(&sandbox, 2);
@@ -521,7 +606,7 @@ pub async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn monitor_role(sandbox: Sandbox) -> Result<()> {
+async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     let monitor = format!("{}_monitor", sandbox.database().name);
     let password = "password-of-a-monitor-nobody-may-see";
     let create = format!(
@@ -563,7 +648,7 @@ pub async fn monitor_role(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Another Bytebase on the same database, which no `BytebaseCluster` knows of.
-pub async fn stranger(sandbox: Sandbox) -> Result<()> {
+async fn stranger(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let image = &sandbox.harness().bytebase;
     let environment = json!([

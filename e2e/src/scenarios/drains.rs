@@ -16,7 +16,47 @@ use sqlx::PgPool;
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "drain-without-operator",
+        "A replica that is deleted or evicted while it runs a task finishes it first, with no operator at all.",
+        |sandbox| Box::pin(without_operator(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+    Scenario::new(
+        "drain-in-rollout",
+        "A rollout waits for the task that a replica runs, says so, also after a restart of the operator, and goes on when it is done.",
+        |sandbox| Box::pin(rollout(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+    Scenario::new(
+        "maintenance",
+        "An upgrade with the strategy Maintenance ends all replicas once they have finished their tasks, starts one, and then the rest.",
+        |sandbox| Box::pin(maintenance(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+    Scenario::new(
+        "queue-hold",
+        "Where new work keeps coming to a replica that drains, its hook holds the queue and the status says so; no task is lost.",
+        |sandbox| Box::pin(queue_hold(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+    Scenario::new(
+        "drain-after-restart",
+        "A container that has started again waits for no task of the process before it.",
+        |sandbox| Box::pin(after_restart(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+];
 
 /// Seconds that a task takes: longer than the grace period without a drain, which is eleven.
 const LONG: i32 = 30;
@@ -118,7 +158,7 @@ pub async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Res
 /// A rollout reaches the replica that runs a task last, waits a minute for it to be idle, then ends
 /// it, and its pod waits for the task. A new operator process goes on with the minute of the one
 /// before.
-pub async fn rollout(sandbox: Sandbox) -> Result<()> {
+async fn rollout(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     // Longer than the first replica takes to be replaced, and that minute.
     let (id, pod) = running_task(&sandbox, 110).await?;
@@ -158,7 +198,7 @@ pub async fn rollout(sandbox: Sandbox) -> Result<()> {
 
 /// No two versions ever run at once, the first replica of the new one is alone until it is Ready,
 /// and a task that runs at the beginning is finished.
-pub async fn maintenance(sandbox: Sandbox) -> Result<()> {
+async fn maintenance(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
@@ -217,7 +257,7 @@ async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
 
 /// New work keeps coming to a replica that drains: its hook holds the queue, which is visible,
 /// until the replica has ended. No task is lost.
-pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
+async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
     cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(20);
@@ -257,7 +297,7 @@ pub async fn queue_hold(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Without an operator: a pod that is deleted, and one that a node drain evicts.
-pub async fn without_operator(sandbox: Sandbox) -> Result<()> {
+async fn without_operator(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     for evicts in [false, true] {
         // The id of the replica is asked of the operator's status, so it is there to begin with.
@@ -312,7 +352,7 @@ pub async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
 
 /// The container has started again in its pod: the task of its present process counts, and one that
 /// an earlier process left behind does not hold it.
-pub async fn after_restart(sandbox: Sandbox) -> Result<()> {
+async fn after_restart(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     let (lost, pod) = running_task(&sandbox, 600).await?;
     let name = pod.name_any();

@@ -13,16 +13,65 @@ use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::cluster::selfcheck;
 use crate::images::PROBE_IMAGE;
+use crate::scenario::Scenario;
 use crate::scenario::collect;
 use crate::scenario::leaks::{self, Planted};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::session::harness::Harness;
 use crate::wait;
 
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "harness-network",
+        "A pod reaches a Service by name, and PostgreSQL through the gateway.",
+        |sandbox| Box::pin(network(sandbox)),
+    )
+    .harness_only(),
+    Scenario::new(
+        "harness-leak",
+        "A secret outside of a Secret is found, plain or encoded.",
+        |sandbox| Box::pin(leak(sandbox)),
+    )
+    .harness_only(),
+    Scenario::new(
+        "harness-operator-logs",
+        "A release is installed, and what its pods log is kept when they are gone, and searched.",
+        |sandbox| Box::pin(operator_logs(sandbox)),
+    )
+    .harness_only(),
+    Scenario::new(
+        "harness-pod-faults",
+        "The process of a pod can be frozen, thawed and killed, and the kubelet restarts it.",
+        |sandbox| Box::pin(pod_faults(sandbox)),
+    )
+    .harness_only(),
+    Scenario::new(
+        "harness-database-faults",
+        "One scenario's database can be cut off without touching the others.",
+        |sandbox| Box::pin(database_faults(sandbox)),
+    )
+    .harness_only(),
+    Scenario::new(
+        "harness-freeze",
+        "A frozen PostgreSQL answers nobody and goes on where it was; a stopped one starts again.",
+        |sandbox| Box::pin(freeze(sandbox)),
+    )
+    .harness_only()
+    .exclusive(),
+    Scenario::new(
+        "harness-control-plane",
+        "A component of the control plane can be parked, brought back and killed.",
+        |sandbox| Box::pin(control_plane(sandbox)),
+    )
+    .harness_only()
+    .exclusive(),
+];
+
 /// A healthy answer takes milliseconds; a frozen server has this long to prove that it is frozen.
 const SILENCE: Duration = Duration::from_secs(2);
 
-pub async fn network(sandbox: Sandbox) -> Result<()> {
+async fn network(sandbox: Sandbox) -> Result<()> {
     let Harness {
         kubectl,
         client,
@@ -42,7 +91,7 @@ pub async fn network(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn leak(sandbox: Sandbox) -> Result<()> {
+async fn leak(sandbox: Sandbox) -> Result<()> {
     sandbox
         .create_secret("kept", &[("token", "not-for-other-eyes")])
         .await?;
@@ -93,7 +142,7 @@ spec:
             - { name: SECOND, value: other-eyes }
 ";
 
-pub async fn operator_logs(sandbox: Sandbox) -> Result<()> {
+async fn operator_logs(sandbox: Sandbox) -> Result<()> {
     let chart = sandbox.folder().join("chart");
     fs::create_dir_all(chart.join("templates"))?;
     fs::write(chart.join("Chart.yaml"), CHART)?;
@@ -134,7 +183,7 @@ pub async fn operator_logs(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn pod_faults(sandbox: Sandbox) -> Result<()> {
+async fn pod_faults(sandbox: Sandbox) -> Result<()> {
     let pod = serve(&sandbox).await?;
     let get = || async { sandbox.get_from_pod("server", 8080, "/").await };
     let answer = wait::until("an answer", PATIENCE, get, |body| body == "server").await?;
@@ -165,7 +214,7 @@ pub async fn pod_faults(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn database_faults(sandbox: Sandbox) -> Result<()> {
+async fn database_faults(sandbox: Sandbox) -> Result<()> {
     let server = &sandbox.harness().postgres;
     let pool = sandbox.sql().await?;
     let ask = || async {
@@ -186,7 +235,7 @@ pub async fn database_faults(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn freeze(sandbox: Sandbox) -> Result<()> {
+async fn freeze(sandbox: Sandbox) -> Result<()> {
     let server = &sandbox.harness().postgres;
     let pool = sandbox.sql().await?;
     sqlx::raw_sql("CREATE TABLE kept (number int); INSERT INTO kept VALUES (7)")
@@ -218,7 +267,7 @@ pub async fn freeze(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn control_plane(sandbox: Sandbox) -> Result<()> {
+async fn control_plane(sandbox: Sandbox) -> Result<()> {
     let cluster = &sandbox.harness().cluster;
     cluster.park(Component::Scheduler).await?;
     apply_server(&sandbox).await?;

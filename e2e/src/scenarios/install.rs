@@ -12,9 +12,32 @@ use serde_json::{Value, json};
 use super::support::{self, Lives, NAME};
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
+use crate::scenario::Scenario;
 use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
 use crate::session::harness::Harness;
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "install-helm",
+        "The chart serves all namespaces; its upgrade rolls no replica, and its removal leaves what runs.",
+        |sandbox| Box::pin(helm(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "install-kustomize",
+        "An overlay over config/default installs an operator that works.",
+        |sandbox| Box::pin(kustomize(sandbox)),
+    )
+    .exclusive(),
+    Scenario::new(
+        "install-plain-crds",
+        "The definition is small enough for a plain kubectl apply, takes every sample and explains itself.",
+        |sandbox| Box::pin(plain_crds(sandbox)),
+    )
+    .exclusive(),
+];
 
 /// Long enough for several passes of the operator, and for garbage collection.
 const A_WHILE: Duration = Duration::from_secs(12);
@@ -25,7 +48,7 @@ const RELEASED_IMAGE: &str = "ghcr.io/bytebase-operator/bytebase-operator";
 const DEFINITION: &str = "customresourcedefinition/bytebaseclusters.bytebase.com";
 const DEPLOYMENT: &str = "deployment/bytebase-operator";
 
-pub async fn helm(sandbox: Sandbox) -> Result<()> {
+async fn helm(sandbox: Sandbox) -> Result<()> {
     let release = Release::of(&sandbox);
     let result = release.scenario(&sandbox).await;
     let result = with_operator_log(&sandbox, &release.0, result).await;
@@ -122,7 +145,7 @@ impl Release {
     }
 }
 
-pub async fn kustomize(sandbox: Sandbox) -> Result<()> {
+async fn kustomize(sandbox: Sandbox) -> Result<()> {
     let overlay = write_overlay(sandbox.folder())?;
     let result = kustomize_scenario(&sandbox, &overlay).await;
     let result = with_operator_log(&sandbox, KUSTOMIZE_NAMESPACE, result).await;
@@ -198,7 +221,7 @@ async fn remove_overlay(harness: &Harness, overlay: &str) -> Result<()> {
     Ok(())
 }
 
-pub async fn plain_crds(sandbox: Sandbox) -> Result<()> {
+async fn plain_crds(sandbox: Sandbox) -> Result<()> {
     let result = plain_crds_scenario(&sandbox).await;
     result.and(restore(sandbox.harness()).await)
 }

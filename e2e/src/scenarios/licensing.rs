@@ -9,9 +9,56 @@ use serde_json::json;
 use super::support::{self, LICENSE_SECRET, NAME};
 use crate::scenario::license::{License, LicenseKey};
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 
-pub async fn gate(sandbox: Sandbox) -> Result<()> {
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "license-expiry",
+        "Back to one replica before a license ends, loudly; three again with a new one.",
+        |sandbox| Box::pin(expiry(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
+    Scenario::new(
+        "license-gate",
+        "One replica without a license; with one that the operator installs, three.",
+        |sandbox| Box::pin(gate(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "admin-before-exposure",
+        "The Ingress is made only after the operator has signed up as the first admin.",
+        |sandbox| Box::pin(admin_before_exposure(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "license-warn",
+        "With enforcement Warn all replicas run, and the condition says what that costs.",
+        |sandbox| Box::pin(warn(sandbox)),
+    ),
+    Scenario::new(
+        "license-forms",
+        "Every wrong license has its own reason, a pasted trial counts, and a deleted Secret ends nobody.",
+        |sandbox| Box::pin(forms(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "license-expired-unseen",
+        "A license that ended while no operator ran counts no more at the first look.",
+        |sandbox| Box::pin(expired_unseen(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "wrong-admin-password",
+        "A license that cannot be installed is told of, and installed once the login is right.",
+        |sandbox| Box::pin(wrong_admin_password(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+];
+
+async fn gate(sandbox: Sandbox) -> Result<()> {
     // Nobody has signed up: one replica, and told why.
     support::start(&sandbox, &support::minimal(&sandbox, 3)).await?;
     let told = sandbox
@@ -51,7 +98,7 @@ pub async fn gate(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Whoever signs up first becomes the admin, so nobody is let in before the operator has done so.
-pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
+async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 1)).await?;
     let ingress_without_workspace = || async {
         let ingress = sandbox.kubectl(&["get", "ingress", "-o", "name"]).await?;
@@ -82,7 +129,7 @@ pub async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn expiry(sandbox: Sandbox) -> Result<()> {
+async fn expiry(sandbox: Sandbox) -> Result<()> {
     // A guard of ten seconds instead of ten minutes. The steps down to one replica, with ten seconds
     // of grace each, come on top: a license that ends in 100 s counts for 40.
     let options = OperatorOptions {
@@ -136,7 +183,7 @@ pub async fn expiry(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn warn(sandbox: Sandbox) -> Result<()> {
+async fn warn(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::minimal(&sandbox, 2);
     cluster["spec"]["license"] = json!({"enforcement": "Warn"});
     support::start(&sandbox, &cluster).await?;
@@ -150,7 +197,7 @@ pub async fn warn(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
+async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "")
@@ -179,7 +226,7 @@ pub async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
 
 /// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and
 /// none lets a second replica run.
-pub async fn forms(sandbox: Sandbox) -> Result<()> {
+async fn forms(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -295,7 +342,7 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// A license that ends while no operator runs: the first look back is enough.
-pub async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
+async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     // The guard, and for the one step down the grace period of a pod and a margin.
     const CLOSES_BEFORE_END: i64 = 35;
     let options = |replicas| OperatorOptions {

@@ -7,7 +7,49 @@ use serde_json::{Value, json};
 
 use super::support::{self, NAME};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "drift",
+        "Each owned object is put back when edited or deleted; foreign fields stay.",
+        |sandbox| Box::pin(drift(sandbox)),
+    ),
+    Scenario::new(
+        "contested",
+        "An object that somebody changes back each time is told of with who does it, and not written hot.",
+        |sandbox| Box::pin(contested(sandbox)),
+    )
+    .stand_in_only(stand_in::INDEPENDENT),
+    Scenario::new(
+        "name-taken",
+        "An object of the same name that is somebody else's is never touched.",
+        |sandbox| Box::pin(name_taken(sandbox)),
+    ),
+    Scenario::new(
+        "deletion",
+        "A deleted cluster takes everything of its own with it and nothing else.",
+        |sandbox| Box::pin(deletion(sandbox)),
+    ),
+    Scenario::new(
+        "orphans",
+        "What a cluster left behind when it was deleted with --cascade=orphan is its own again when it is made again; no replica ends.",
+        |sandbox| Box::pin(orphans(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "switches",
+        "Ingress and PodDisruptionBudget come, change and go with the spec.",
+        |sandbox| Box::pin(switches(sandbox)),
+    ),
+    Scenario::new(
+        "forbidden-kind",
+        "Without the right to Ingresses the rest works, and the condition names the right.",
+        |sandbox| Box::pin(forbidden_kind(sandbox)),
+    ),
+];
 
 /// Each owned object, and an edit of a field the operator owns.
 const OWNED: [(&str, &str, &str); 6] = [
@@ -43,7 +85,7 @@ const OWNED: [(&str, &str, &str); 6] = [
     ),
 ];
 
-pub async fn drift(sandbox: Sandbox) -> Result<()> {
+async fn drift(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -95,7 +137,7 @@ pub async fn drift(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Another party changes the PodDisruptionBudget back as fast as the operator writes it.
-pub async fn contested(sandbox: Sandbox) -> Result<()> {
+async fn contested(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -142,7 +184,7 @@ pub async fn contested(sandbox: Sandbox) -> Result<()> {
 }
 
 /// An object of the same name that is somebody else's.
-pub async fn name_taken(sandbox: Sandbox) -> Result<()> {
+async fn name_taken(sandbox: Sandbox) -> Result<()> {
     let foreign = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME, "labels": {"owner": "somebody"}}, "spec": {"ports": [{"port": 1234}], "selector": {"app": "other"}}});
     sandbox.apply_yaml(&foreign.to_string()).await?;
     let look = || async {
@@ -185,7 +227,7 @@ pub async fn name_taken(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn deletion(sandbox: Sandbox) -> Result<()> {
+async fn deletion(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -225,7 +267,7 @@ pub async fn deletion(sandbox: Sandbox) -> Result<()> {
 
 /// A cluster that is deleted without what it owns, and made again: its objects are owned again and no
 /// replica ends. So it is where only the StatefulSet goes without its pods.
-pub async fn orphans(sandbox: Sandbox) -> Result<()> {
+async fn orphans(sandbox: Sandbox) -> Result<()> {
     let cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;
     sandbox
@@ -285,7 +327,7 @@ pub async fn orphans(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Parts of the spec that come and go again take their objects with them.
-pub async fn switches(sandbox: Sandbox) -> Result<()> {
+async fn switches(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::minimal(&sandbox, 1);
     cluster["spec"]["ingress"] =
         json!({"preset": "ingress-nginx", "className": "nginx", "tlsSecretName": "tls"});
@@ -356,7 +398,7 @@ pub async fn switches(sandbox: Sandbox) -> Result<()> {
 
 /// Without the right to one kind the rest works, and the condition says which verb on what is
 /// missing.
-pub async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
+async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;

@@ -11,7 +11,47 @@ use serde_json::json;
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "operator-killed",
+        "Killed at random moments, the operator takes up where it was.",
+        |sandbox| Box::pin(killed_at_random(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(200),
+    Scenario::new(
+        "two-by-mistake",
+        "Two operators on one namespace roll one replica at a time and do not fight.",
+        |sandbox| Box::pin(two_by_mistake(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
+    Scenario::new(
+        "restart-writes-nothing",
+        "A restart of the operator writes nothing and rolls nobody.",
+        |sandbox| Box::pin(restart_writes_nothing(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "leader-hand-over",
+        "A standby takes over at once from a leader that ends, and in time from one that is killed.",
+        |sandbox| Box::pin(leader_hand_over(sandbox)),
+    ),
+    Scenario::new(
+        "leader-frozen",
+        "A leader that stood still for longer than its lease ends itself before it writes anything.",
+        |sandbox| Box::pin(leader_frozen(sandbox)),
+    ),
+    Scenario::new(
+        "cluster-labels",
+        "An installation with clusterLabels serves the clusters that carry them, and no others.",
+        |sandbox| Box::pin(shards(sandbox)),
+    ),
+];
 
 /// The operator's container, as the chart names it.
 const CONTAINER: &str = "operator";
@@ -22,7 +62,7 @@ const CUT_OFF_EVICTION: Duration = Duration::from_mins(2);
 
 /// Killed at random moments of everything a cluster goes through, the operator takes up where it
 /// was.
-pub async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
+async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
     for change in [
         json!({}),
@@ -86,7 +126,7 @@ async fn kill(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// With nothing changed, a restart writes nothing, whatever the operator has forgotten.
-pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
+async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     // Settled: the last status of the pods has come in.
     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -118,7 +158,7 @@ pub async fn restart_writes_nothing(sandbox: Sandbox) -> Result<()> {
 
 /// A leader that is asked to end hands over at once; one that is killed is followed when its lease
 /// has run out.
-pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
+async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
     pair(&sandbox).await?;
     let first = holder(&sandbox).await?;
     let asked = Instant::now();
@@ -152,7 +192,7 @@ pub async fn leader_hand_over(sandbox: Sandbox) -> Result<()> {
 
 /// A leader that stands still for longer than its lease, with work to do, and goes on: it must
 /// notice before it writes anything.
-pub async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
+async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
     pair(&sandbox).await?;
     let first = holder(&sandbox).await?;
     let pod = sandbox.api::<Pod>().get(&pod_of(&first)).await?;
@@ -199,7 +239,7 @@ pub async fn leader_frozen(sandbox: Sandbox) -> Result<()> {
 
 /// Two releases serve one namespace, against the documentation: each elects its own leader, and
 /// both do the same.
-pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
+async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
@@ -255,7 +295,7 @@ pub async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
 }
 
 /// An installation with `clusterLabels` serves what carries them, and leaves the rest as it is.
-pub async fn shards(sandbox: Sandbox) -> Result<()> {
+async fn shards(sandbox: Sandbox) -> Result<()> {
     const LEFT_ALONE: Duration = Duration::from_secs(5);
     let options = OperatorOptions {
         values: json!({"clusterLabels": {"shard": "a"}}),

@@ -8,8 +8,16 @@ use serde_json::json;
 use super::rights;
 use super::support::{self, NAME};
 use crate::machine::tools::Tools;
+use crate::scenario::Scenario;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[Scenario::new(
+    "optional-kinds",
+    "HTTPRoute, ServiceMonitor and NetworkPolicy: told of where the kind is lacking, made once it is there, gone with the spec.",
+    |sandbox| Box::pin(come_and_go(sandbox)),
+)];
 
 const DEFINITIONS: [&str; 2] = [
     "httproutes.gateway.networking.k8s.io",
@@ -18,7 +26,7 @@ const DEFINITIONS: [&str; 2] = [
 const ROUTE: &str = "httproute/demo";
 const MONITOR: &str = "servicemonitor/demo";
 
-pub async fn come_and_go(sandbox: Sandbox) -> Result<()> {
+async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     let _held = sandbox.harness().optional_kinds.lock().await;
     // Of a run that did not come to its end.
     remove_definitions(&sandbox).await?;

@@ -14,7 +14,92 @@ use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "license-ends-unread",
+        "A license that ends while the database cannot be read ends all replicas but one in time.",
+        |sandbox| Box::pin(license_ends_unread(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(140),
+    Scenario::new(
+        "license-ends-while-invalid",
+        "A license that ends while the spec is invalid ends all replicas but one in time, and changes nothing else.",
+        |sandbox| Box::pin(license_ends_while_invalid(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(140),
+    Scenario::new(
+        "shared-after-restart",
+        "Whatever the operator reads first after a restart, the older of two clusters has the database.",
+        |sandbox| Box::pin(shared_after_restart(sandbox)),
+    )
+    .takes(120),
+    Scenario::new(
+        "refusal-outlives-outage",
+        "A refused database that is cut off is still refused, also by a new operator process.",
+        |sandbox| Box::pin(refusal_outlives_outage(sandbox)),
+    )
+    .takes(120),
+    Scenario::new(
+        "take-over",
+        "A Bytebase that runs already holds back the first replica, which starts by itself once it is stopped.",
+        |sandbox| Box::pin(take_over(sandbox)),
+    )
+    .takes(120),
+    Scenario::new(
+        "gate-keeps-what-serves",
+        "Without its license a cluster keeps the replica that serves, whatever its number.",
+        |sandbox| Box::pin(gate_keeps_what_serves(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(120),
+    Scenario::new(
+        "rotated-log",
+        "A replica's id is known after the kubelet has thrown the head of its log away.",
+        |sandbox| Box::pin(rotated_log(sandbox)),
+    )
+    .stand_in_only(stand_in::LOG)
+    .takes(100),
+    Scenario::new(
+        "license-by-hand",
+        "A call to Bytebase that failed is forgotten once somebody has installed a license by hand.",
+        |sandbox| Box::pin(license_by_hand(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(100),
+    Scenario::new(
+        "swallowed-calls",
+        "Ten clusters whose replicas take calls and never answer delay no edit of an eleventh.",
+        |sandbox| Box::pin(swallowed_calls(sandbox)),
+    )
+    .stand_in_only(stand_in::MANY)
+    .takes(100),
+    Scenario::new(
+        "made-again",
+        "A cluster made again under its name is not held back by itself, and a deleted one leaves no session.",
+        |sandbox| Box::pin(made_again(sandbox)),
+    )
+    .takes(100),
+    Scenario::new(
+        "service-before-admin",
+        "A Service of type NodePort is made only after the operator has signed up as the first admin.",
+        |sandbox| Box::pin(service_before_admin(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
+    Scenario::new(
+        "gate-beside-silent-node",
+        "Pods that cannot end, since their node is silent, do not hold up the license gate.",
+        |sandbox| Box::pin(gate_beside_silent_node(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .exclusive(),
+];
 
 /// Long enough for a pod to be made by an operator that should not.
 const PAUSE: Duration = Duration::from_secs(8);
@@ -26,7 +111,7 @@ const GUARD: i64 = 10;
 const CLOSES_BEFORE_END: i64 = GUARD + 2 * 27;
 
 /// A refused database that is cut off is still refused, also by a new operator.
-pub async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
+async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
     support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
@@ -45,7 +130,7 @@ pub async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
 
 /// As the documentation of a take-over says: the cluster is made while the old Bytebase runs, and
 /// starts by itself once that is stopped.
-pub async fn take_over(sandbox: Sandbox) -> Result<()> {
+async fn take_over(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
@@ -99,7 +184,7 @@ fn other_bytebase(sandbox: &Sandbox) -> Value {
 }
 
 /// The database is cut off before the license ends: its end was read, and it counts.
-pub async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
+async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 110).await?;
     cut_off(&sandbox).await?;
     sandbox
@@ -118,7 +203,7 @@ pub async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
 
 /// The spec is made invalid before the license ends: the gate acts all the same, and changes nothing
 /// else.
-pub async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
+async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 110).await?;
     let before = template(&sandbox).await?;
     support::patch_spec(
@@ -178,7 +263,7 @@ async fn template(sandbox: &Sandbox) -> Result<String> {
 }
 
 /// Whoever is read first after a restart, the older one has the database.
-pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
+async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -210,7 +295,7 @@ pub async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Pods on a silent node cannot end and send heartbeats as ever: the gate goes past them.
-pub async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
+async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 3).await?;
     let cluster = &sandbox.harness().cluster;
     cluster.stop_kubelet().await?;
@@ -237,7 +322,7 @@ pub async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
 }
 
 /// The replica with the lowest number does not serve: the gate keeps another one.
-pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
+async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 3).await?;
     let pods = support::pods(&sandbox).await?;
     let broken = pods.first().context("there is no pod")?;
@@ -274,7 +359,7 @@ pub async fn gate_keeps_what_serves(sandbox: Sandbox) -> Result<()> {
 }
 
 /// An id that the kubelet has thrown away with the head of the log is still known.
-pub async fn rotated_log(sandbox: Sandbox) -> Result<()> {
+async fn rotated_log(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["env"] = json!([{"name": "BYTEBASE_STUB_LOG_MIB", "value": "12"}]);
     support::start(&sandbox, &cluster).await?;
@@ -307,7 +392,7 @@ pub async fn rotated_log(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A call that failed is forgotten once nobody wants it, and the login is not tried again and again.
-pub async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
+async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
     sandbox
@@ -340,7 +425,7 @@ pub async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
 
 /// Calls to replicas that take them and never answer hold up no other cluster: more of them than the
 /// operator reconciles at a time.
-pub async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
+async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
     let names: Vec<_> = (0..SWALLOWING)
         .map(|index| format!("silent-{index}"))
         .collect();
@@ -407,7 +492,7 @@ pub async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
 
 /// Deleted and made again under the same name, a cluster is not held back by itself; deleted, or
 /// with a login that the operator cannot do, it leaves no session behind.
-pub async fn made_again(sandbox: Sandbox) -> Result<()> {
+async fn made_again(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -463,7 +548,7 @@ pub async fn made_again(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A Service that lets people in from outside waits for the first admin, like the Ingress.
-pub async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
+async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 1);
     cluster["spec"]["service"] = json!({"type": "NodePort"});
     cluster["spec"]["ingress"] = json!({"enabled": false});

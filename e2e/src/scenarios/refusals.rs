@@ -6,9 +6,29 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::support::{self, NAME};
+use crate::scenario::Scenario;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 
-pub async fn quota(sandbox: Sandbox) -> Result<()> {
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "quota",
+        "A quota that leaves no room for a pod is told of in its own words.",
+        |sandbox| Box::pin(quota(sandbox)),
+    ),
+    Scenario::new(
+        "pod-security",
+        "Pods that the namespace's security level refuses are told of.",
+        |sandbox| Box::pin(pod_security(sandbox)),
+    ),
+    Scenario::new(
+        "webhook",
+        "A policy that says no and a webhook that does not answer are named; the rest goes on.",
+        |sandbox| Box::pin(webhook(sandbox)),
+    ),
+];
+
+async fn quota(sandbox: Sandbox) -> Result<()> {
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
@@ -46,7 +66,7 @@ async fn asks_nothing(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn pod_security(sandbox: Sandbox) -> Result<()> {
+async fn pod_security(sandbox: Sandbox) -> Result<()> {
     let namespace = sandbox.namespace().to_owned();
     sandbox
         .kubectl(&[
@@ -66,7 +86,7 @@ pub async fn pod_security(sandbox: Sandbox) -> Result<()> {
 }
 
 /// A policy that says no, and a webhook that does not answer.
-pub async fn webhook(sandbox: Sandbox) -> Result<()> {
+async fn webhook(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")

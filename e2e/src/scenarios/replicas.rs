@@ -8,9 +8,42 @@ use serde_json::Value;
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 
-pub async fn scale(sandbox: Sandbox) -> Result<()> {
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "scale",
+        "Up, down, to zero and back by the scale subresource.",
+        |sandbox| Box::pin(scale(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "scale-down-stepwise",
+        "Replicas leave one at a time.",
+        |sandbox| Box::pin(scale_down_is_stepwise(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "replica-killed",
+        "A replica killed with -9 comes back under a new id, and its old row is no stranger.",
+        |sandbox| Box::pin(killed(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "replica-frozen",
+        "A frozen replica is Stale in status, and is not replaced.",
+        |sandbox| Box::pin(frozen(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new("replica-deleted", "A deleted pod comes back.", |sandbox| {
+        Box::pin(deleted_pod(sandbox))
+    })
+    .stand_in_only(stand_in::LICENSE),
+];
+
+async fn scale(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     for replicas in [3, 2, 0, 2] {
         // By the scale subresource, as people and autoscalers do.
@@ -52,7 +85,7 @@ pub async fn scale(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
+async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 3).await?;
     sandbox
         .kubectl(&["scale", "bytebasecluster", NAME, "--replicas=1"])
@@ -78,7 +111,7 @@ pub async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
 }
 
 /// SIGKILL leaves the row of the old process behind; the new process has a new id.
-pub async fn killed(sandbox: Sandbox) -> Result<()> {
+async fn killed(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = sandbox.status(NAME).await?;
     let pods = support::pods(&sandbox).await?;
@@ -107,7 +140,7 @@ pub async fn killed(sandbox: Sandbox) -> Result<()> {
 }
 
 /// `/healthz` is green in the kernel's accept queue for a while; the heartbeat tells.
-pub async fn frozen(sandbox: Sandbox) -> Result<()> {
+async fn frozen(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let pods = support::pods(&sandbox).await?;
@@ -138,7 +171,7 @@ pub async fn frozen(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn deleted_pod(sandbox: Sandbox) -> Result<()> {
+async fn deleted_pod(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     sandbox

@@ -11,7 +11,25 @@ use serde_json::{Value, json};
 use super::support::{self, NAME};
 use crate::cluster::audit::Call;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "rights-needed",
+        "Without any one rule of its roles a call is refused, and the log says which.",
+        |sandbox| Box::pin(every_rule_is_needed(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(180),
+    Scenario::new(
+        "rights-used",
+        "The operator of one namespace calls all that it may and nothing else, and never leaves its namespace.",
+        |sandbox| Box::pin(every_verb_is_used(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+];
 
 /// Checked by the API server itself, and only where the plug-in
 /// OwnerReferencesPermissionEnforcement is on.
@@ -23,7 +41,7 @@ const OPTIONAL: [&str; 3] = ["httproutes", "servicemonitors", "networkpolicies"]
 type Right = (String, String, String);
 
 /// A cluster goes through everything that takes a right.
-pub async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
+async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
     wait::until(
@@ -102,7 +120,7 @@ pub async fn lost_and_found(sandbox: &Sandbox, objects: &[&str]) -> Result<()> {
 }
 
 /// Takes one rule away at a time; each time a call is refused and the log names it.
-pub async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
+async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let mut round = 0;
     for role in roles(&sandbox).await? {

@@ -7,10 +7,39 @@ use serde_json::json;
 
 use super::support::{self, NAME};
 use crate::scenario::sandbox::Sandbox;
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "image-change",
+        "A new version rolls through one replica at a time; a downgrade is refused.",
+        |sandbox| Box::pin(image_change(sandbox)),
+    )
+    .stand_in_only(stand_in::VERSIONS),
+    Scenario::new(
+        "bad-image",
+        "An image that does not exist stops the roll at one replica; mended, it gets through.",
+        |sandbox| Box::pin(bad_image(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "budget",
+        "A PodDisruptionBudget of somebody else holds a roll; status says so, and the roll goes on when it may.",
+        |sandbox| Box::pin(held_by_budget(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "paused",
+        "A paused cluster is reported on and not changed.",
+        |sandbox| Box::pin(paused(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+];
+
 /// Rolls through three replicas, one at a time.
-pub async fn image_change(sandbox: Sandbox) -> Result<()> {
+async fn image_change(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
     // The API server does not store these: what differs in form only holds no roll up.
@@ -85,7 +114,7 @@ pub async fn image_change(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
+async fn bad_image(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["readyTimeoutSeconds"] = json!(15);
     support::start(&sandbox, &cluster).await?;
@@ -135,7 +164,7 @@ pub async fn bad_image(sandbox: Sandbox) -> Result<()> {
 
 /// Budgets of others hold a roll, one of them or two that select the same pod. Status says so, and
 /// the roll goes on when it may.
-pub async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
+async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let theirs = json!({
@@ -181,7 +210,7 @@ async fn waits_for(sandbox: &Sandbox, words: &str) -> Result<()> {
     Ok(())
 }
 
-pub async fn paused(sandbox: Sandbox) -> Result<()> {
+async fn paused(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     support::patch_spec(

@@ -6,14 +6,30 @@ use serde_json::{Value, json};
 
 use super::support::{self, NAME};
 use crate::scenario::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "unreadable-cluster",
+        "A cluster whose spec cannot be read is told so, and keeps a new operator process from serving no other.",
+        |sandbox| Box::pin(unreadable(sandbox)),
+    ),
+    Scenario::new(
+        "namespace-lost",
+        "A watched namespace that is deleted holds back no cluster of another; one whose pods cannot be watched is reported as unknown.",
+        |sandbox| Box::pin(namespace_lost(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+];
 
 /// More levels than a parser of JSON takes that guards its stack.
 const DEPTH: usize = 140;
 /// Stands in the spec that cannot be read, and must stand in no log.
 const PLANTED: &str = "pl4nted-in-a-spec-that-cannot-be-read";
 
-pub async fn unreadable(sandbox: Sandbox) -> Result<()> {
+async fn unreadable(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let mut deep = support::second(&sandbox);
     deep["spec"]["podAnnotations"] = json!({"planted": PLANTED});
@@ -69,7 +85,7 @@ async fn reads_as(sandbox: &Sandbox, status: &str, words: &[&str]) -> Result<()>
     support::says(&found.unwrap_or_default(), words)
 }
 
-pub async fn namespace_lost(sandbox: Sandbox) -> Result<()> {
+async fn namespace_lost(sandbox: Sandbox) -> Result<()> {
     let other = format!("{}-b", sandbox.namespace());
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",

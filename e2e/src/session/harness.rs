@@ -27,7 +27,7 @@ use crate::scenario::license::LicenseKey;
 use crate::session::reaper::Reaper;
 use crate::session::state::{Ownership, Purpose, State};
 use crate::session::teardown::teardown;
-use crate::wait;
+use crate::{times, wait};
 
 /// After this time a step says that it has begun, and then every so often that it goes on.
 const FIRST_SIGN: Duration = Duration::from_secs(3);
@@ -274,6 +274,7 @@ pub async fn step<T>(what: &str, work: impl Future<Output = Result<T>>) -> Resul
         patience = NEXT_SIGN;
     };
     println!("{what}: {:.1} s", start.elapsed().as_secs_f32());
+    times::note(what, start.elapsed());
     Ok(result)
 }
 

@@ -16,10 +16,26 @@ use serde_json::{Map, Value, json};
 
 use super::optional_kinds;
 use super::support;
+use crate::scenario::Scenario;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::wait;
 use table::{Field, base, fields, url};
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "spec-fields",
+        "Every field of the spec has its effect when set and changed, and leaves nothing when taken away.",
+        |sandbox| Box::pin(all_fields(sandbox)),
+    )
+    .takes(180),
+    Scenario::new(
+        "hostile-overlays",
+        "A podTemplate that would make the pods something else is refused and touches nothing.",
+        |sandbox| Box::pin(hostile_overlays(sandbox)),
+    ),
+];
 
 /// Clusters at a time.
 const AT_ONCE: usize = 6;
@@ -34,7 +50,7 @@ const KINDS: [(&str, &str); 8] = [
     ("gateway.networking.k8s.io", "HTTPRoute"),
     ("monitoring.coreos.com", "ServiceMonitor"),
 ];
-pub async fn all_fields(sandbox: Sandbox) -> Result<()> {
+async fn all_fields(sandbox: Sandbox) -> Result<()> {
     let _held = sandbox.harness().optional_kinds.lock().await;
     optional_kinds::install_definitions(&sandbox).await?;
     sandbox
@@ -279,7 +295,7 @@ fn difference(one: &Value, two: &Value, path: &str) -> String {
 
 /// Overlays that would make the pods something else than replicas of this cluster are refused with
 /// words, and nothing that stands is touched.
-pub async fn hostile_overlays(sandbox: Sandbox) -> Result<()> {
+async fn hostile_overlays(sandbox: Sandbox) -> Result<()> {
     let name = support::NAME;
     sandbox
         .install_operator(&OperatorOptions::default())
