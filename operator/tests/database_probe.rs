@@ -24,6 +24,7 @@ use sqlx::postgres::PgConnectOptions;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use testkit::memory::resident_kib;
 use testkit::postgres::Server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -1409,16 +1410,6 @@ async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
 }
 
 // === Cost ===
-
-/// Resident memory of this program, in KiB.
-fn resident_kib() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 /// `cargo test --release -p bytebase-operator --test database_probe -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]

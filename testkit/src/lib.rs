@@ -21,6 +21,7 @@
 
 pub mod certificates;
 pub mod license;
+pub mod memory;
 pub mod ports;
 pub mod postgres;
 pub mod programs;

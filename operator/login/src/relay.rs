@@ -9,13 +9,16 @@
 //! server announces.
 
 use crate::error::Error;
-use crate::wire::{Session, Wire};
+use crate::wire::{Session, Transport, Wire};
 use bytes::{BufMut as _, BytesMut};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
@@ -23,8 +26,8 @@ use tokio::time::timeout;
 /// kilobytes.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
-/// Passed on in one go. Each connection holds two of them.
-const CHUNK: usize = 1024;
+/// Passed on in one go.
+const CHUNK: usize = 4096;
 
 /// Longest that either side may take to take something.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -116,36 +119,53 @@ async fn relay(mut wire: Wire, mut near: UnixStream) {
 }
 
 async fn pass_on(wire: &mut Wire, near: &mut UnixStream) -> io::Result<()> {
-    let far = &mut wire.stream;
     let mut answer = Answer::default();
-    let received = std::mem::take(&mut wire.received);
-    answer.take(&received)?;
-    near.write_all(&received).await?;
-    drop(received);
-    let (mut question, mut part) = ([0; CHUNK], [0; CHUNK]);
-    loop {
-        tokio::select! {
-            read = near.read(&mut question) => {
-                let read = read?;
-                if read == 0 {
-                    return Ok(());
-                }
+    let mut next = Some(Part::Answer(wire.received.split().to_vec()));
+    wire.received = BytesMut::new();
+    while let Some(part) = next {
+        match part {
+            Part::Question(bytes) => {
                 answer.bytes = 0;
                 let passed_on = async {
-                    far.write_all(&question[..read]).await?;
-                    far.flush().await
+                    wire.stream.write_all(&bytes).await?;
+                    wire.stream.flush().await
                 };
                 timeout(PATIENCE, passed_on).await??;
             }
-            read = far.read(&mut part) => {
-                let read = read?;
-                if read == 0 {
-                    return Ok(());
-                }
-                answer.take(&part[..read])?;
-                timeout(PATIENCE, near.write_all(&part[..read])).await??;
+            Part::Answer(bytes) => {
+                answer.take(&bytes)?;
+                timeout(PATIENCE, near.write_all(&bytes)).await??;
             }
         }
+        next = poll_fn(|context| Part::poll(context, near, &mut wire.stream)).await?;
+    }
+    Ok(())
+}
+
+/// What one of the two sides said.
+enum Part {
+    Question(Vec<u8>),
+    Answer(Vec<u8>),
+}
+
+impl Part {
+    /// `None` when a side has ended. While neither says anything, no room is held for it.
+    fn poll(
+        context: &mut Context<'_>,
+        near: &mut UnixStream,
+        far: &mut (impl Transport + ?Sized),
+    ) -> Poll<io::Result<Option<Self>>> {
+        let mut room = [0; CHUNK];
+        let mut said = ReadBuf::new(&mut room);
+        let side = if Pin::new(near).poll_read(context, &mut said)?.is_ready() {
+            Self::Question
+        } else if Pin::new(far).poll_read(context, &mut said)?.is_ready() {
+            Self::Answer
+        } else {
+            return Poll::Pending;
+        };
+        let said = said.filled();
+        Poll::Ready(Ok((!said.is_empty()).then(|| side(said.to_vec()))))
     }
 }
 

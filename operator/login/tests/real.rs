@@ -13,9 +13,10 @@ use bytebase_contract::pg_url::PgUrl;
 use bytebase_login::tls::Authorities;
 use bytebase_login::{LoggedIn, Target, log_in};
 use jiff::Timestamp;
-use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Row as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::time::{Duration, Instant};
+use testkit::memory::resident_kib;
 use testkit::postgres::Server;
 
 const PASSWORD: &str = "s3cret-of-the-role";
@@ -142,4 +143,44 @@ async fn what_sqlx_reads_is_utf_8_whatever_the_server_begins_with() {
     server.sql("postgres", "ALTER ROLE app SET client_encoding = LATIN1");
     let mut sqlx = connection(&server, "disable").await;
     assert_eq!(text(&mut sqlx, "SELECT chr(233)").await, "\u{e9}");
+}
+
+/// `WAY=require cargo test --release -p bytebase-login --test real -- --ignored --nocapture`, with
+/// `sslmode` or `sqlx` as the way: what was let go by another one would be taken up again.
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout)]
+async fn the_memory_of_a_session() {
+    const N: usize = 200;
+    let way = std::env::var("WAY").expect("WAY");
+    let server = Server::start("max_connections = 1000");
+    server.database("app", PASSWORD);
+    let by_sqlx = PgConnectOptions::new_without_pgpass()
+        .host("localhost")
+        .port(server.port)
+        .username("app")
+        .password(PASSWORD)
+        .database("app")
+        .ssl_mode(PgSslMode::Disable)
+        .statement_cache_capacity(0);
+    let mut kept = Vec::with_capacity(3 * N);
+    let mut sizes = Vec::new();
+    // The first ones make what all share.
+    for _ in 0..3 {
+        for _ in 0..N {
+            let mut session = if way == "sqlx" {
+                by_sqlx.connect().await.unwrap()
+            } else {
+                connection(&server, &way).await
+            };
+            // What a reading needs is part of what a session holds.
+            text(&mut session, "SELECT repeat('x', 4000)").await;
+            kept.push(session);
+        }
+        sizes.push(resident_kib());
+    }
+    let each = sizes
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]) * 1024 / N as u64);
+    println!("{way}: {:?} bytes a session", each.collect::<Vec<_>>());
 }
