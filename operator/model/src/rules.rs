@@ -203,7 +203,11 @@ impl Rules {
                         validation.problems
                     );
                     if let (Some(valid), 1) = (&validation.cluster, replicas) {
-                        let made = desired::pod_template(valid, None);
+                        let additions = desired::Additions {
+                            drain_image: None,
+                            defaults: desired::LATEST_DEFAULTS,
+                        };
+                        let made = desired::pod_template(valid, additions);
                         templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
                     }
                     specs.insert((replicas, template, valid), validation);

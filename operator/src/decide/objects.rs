@@ -21,10 +21,10 @@ pub(super) fn template(
     observation: &Observation,
 ) -> Result<Template, Problem> {
     let set = observation.stateful_set.as_ref();
-    let live_image = set.and_then(|set| drain::image_in(&set.template));
+    let additions = set.map(|set| drain::additions_in(&set.template));
     let standing = drain::Standing {
         exists: set.is_some(),
-        drain_image: live_image.as_deref(),
+        additions: additions.unwrap_or_default(),
         digest: set.and_then(|set| set.template_digest.as_deref()),
     };
     drain::template(cluster, settings.own_image.as_deref(), standing).map_err(Problem::pod_template)

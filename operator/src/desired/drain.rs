@@ -1,11 +1,13 @@
 //! The drain hook in the pods: whether it is there, and from which image it is copied.
 //!
-//! An upgrade of the operator brings another image and must replace no pod. So the hook stays as it
-//! stands in the StatefulSet until the template changes for another reason, which is known from a
-//! digest of everything else that the StatefulSet carries.
+//! An upgrade of the operator brings another image, and perhaps more defaults, and must replace no
+//! pod. So what the operator adds stays as it stands in the StatefulSet until the template changes for
+//! another reason, which is known from a digest of everything else that the StatefulSet carries.
 
 use super::CONTAINER;
-use super::pod_template::{mount, pod_template, restricted};
+use super::pod_template::{
+    Additions, LATEST_DEFAULTS, defaults_in, mount, pod_template, restricted,
+};
 use crate::api::spec::SecretKeyRef;
 use crate::validate::{
     DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidCluster, ValidDatabase,
@@ -20,7 +22,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// Annotation of the StatefulSet: digest of its template without the hook.
+/// Annotation of the StatefulSet: digest of its template without what the operator adds.
 pub const TEMPLATE_ANNOTATION: &str = "bytebase.com/template-digest";
 /// Name of the init container that brings the hook.
 pub const INSTALLER: &str = "bytebase-drain";
@@ -34,8 +36,8 @@ const PROGRAM: &str = "/bytebase-drain"; // a path that the volume must not hide
 pub struct Standing<'a> {
     /// Whether there is a StatefulSet.
     pub exists: bool,
-    /// Image of the hook in its template.
-    pub drain_image: Option<&'a str>,
+    /// What the operator added to its template.
+    pub additions: Additions<'a>,
     /// Its [`TEMPLATE_ANNOTATION`]; `None` where an older operator wrote it.
     pub digest: Option<&'a str>,
 }
@@ -45,7 +47,7 @@ pub struct Standing<'a> {
 pub struct Template {
     /// The template.
     pub value: Value,
-    /// Digest of everything but the operator's own image. `None`: of a template that an older operator
+    /// Digest of everything but what the operator adds. `None`: of a template that an older operator
     /// wrote and that must not change now.
     pub digest: Option<String>,
 }
@@ -56,30 +58,36 @@ pub fn template(
     own: Option<&str>,
     standing: Standing<'_>,
 ) -> Result<Template, String> {
-    let without = pod_template(cluster, None)?;
-    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
-        return Ok(Template {
-            digest: Some(digest(&without, None)),
-            value: without,
-        });
+    let terms = match &cluster.rollout.drain {
+        ValidDrain::Enabled(terms) => Some(terms),
+        ValidDrain::Disabled => None,
     };
-    let digest = digest(&without, Some(terms));
-    let new = terms.image.as_deref().or(own);
-    // One that an older operator made has changed only if more than the hook would change, which is
-    // not known: it gets the hook with its next change.
+    let digest = digest(&pod_template(cluster, Additions::default())?, terms);
+    // One that an older operator made has changed only if more than the additions would change, which
+    // is not known: it gets them with its next change.
     let is_same = standing.exists && standing.digest.is_none_or(|standing| standing == digest);
-    let image = match (is_same, standing.drain_image) {
-        _ if terms.image.is_some() => new,
-        (true, Some(image)) => Some(image),
-        (true, None) if !terms.is_asked_for => None,
-        // Without an image of its own the operator keeps the one that is there.
-        (_, standing) => new.or(standing),
+    let before = standing.additions;
+    let drain_image = terms.and_then(|terms| {
+        let new = terms.image.as_deref().or(own);
+        match (is_same, before.drain_image) {
+            _ if terms.image.is_some() => new,
+            (true, Some(image)) => Some(image),
+            (true, None) if !terms.is_asked_for => None,
+            // Without an image of its own the operator keeps the one that is there.
+            (_, standing) => new.or(standing),
+        }
+    });
+    let changes = !is_same || drain_image != before.drain_image;
+    let additions = Additions {
+        drain_image,
+        defaults: if changes {
+            LATEST_DEFAULTS
+        } else {
+            before.defaults
+        },
     };
     Ok(Template {
-        value: match image {
-            Some(image) => pod_template(cluster, Some(image))?,
-            None => without,
-        },
+        value: pod_template(cluster, additions)?,
         digest: Some(digest),
     })
 }
@@ -109,13 +117,21 @@ fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {
     hex::encode(&Sha256::digest(text)[..16])
 }
 
+/// What the operator added to a template.
+pub fn additions_in(template: &Value) -> Additions<'_> {
+    Additions {
+        drain_image: image_in(template),
+        defaults: defaults_in(template),
+    }
+}
+
 /// The image of the hook in a template.
-pub fn image_in(template: &Value) -> Option<String> {
+pub fn image_in(template: &Value) -> Option<&str> {
     let installers = template["spec"]["initContainers"].as_array()?;
     let installer = installers
         .iter()
         .find(|container| container["name"] == INSTALLER)?;
-    installer["image"].as_str().map(str::to_owned)
+    installer["image"].as_str()
 }
 
 /// Whether the hook in a template logs in by what Secrets hold now.

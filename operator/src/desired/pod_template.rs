@@ -6,7 +6,8 @@
 use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef, UserAndGroup};
 use crate::validate::{
-    CA_DIRECTORY, CaSource, UrlSource, ValidCluster, ValidDrain, ValidServiceAccount,
+    CA_DIRECTORY, CaSource, RESERVED_VOLUMES, UrlSource, ValidCluster, ValidDrain,
+    ValidServiceAccount,
 };
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
@@ -24,6 +25,17 @@ pub const CHECKSUM_ANNOTATION: &str = "bytebase.com/secrets-checksum";
 /// `spec.version` at the time the template was written.
 pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
 
+/// Which defaults that came with later versions of the operator a template has: as many as this says.
+const DEFAULTS_ANNOTATION: &str = "bytebase.com/pod-defaults";
+/// How many there are. The next one gets the next number, so that templates which have those before it
+/// stay as they are until they change.
+pub const LATEST_DEFAULTS: u32 = 1;
+/// By which the cluster autoscaler lets a pod go although it has volumes that go with it.
+const SAFE_TO_EVICT_ANNOTATION: &str =
+    "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+/// Every node has this label.
+const OS_LABEL: &str = "kubernetes.io/os";
+
 /// Group and user `bytebase` of the image.
 const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
@@ -34,14 +46,36 @@ const CA_VOLUME: &str = "bytebase-database-ca";
 const STARTUP_PERIOD: i32 = 2;
 const STARTUP_FAILURES: i32 = 1800;
 
-/// The pod template with the user's overlay. `drain_image`: where the drain hook is copied from;
-/// `None` for pods without it. Errors say what of the overlay cannot be used.
-pub fn pod_template(cluster: &ValidCluster, drain_image: Option<&str>) -> Result<Value, String> {
+/// What an operator adds to a template that no spec asks for. An upgrade of it may bring more, and
+/// must replace no pod: it comes with the next change of the template.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Additions<'a> {
+    /// Where the drain hook is copied from; `None` for pods without it.
+    pub drain_image: Option<&'a str>,
+    /// How many of the later defaults, the oldest first.
+    pub defaults: u32,
+}
+
+/// How many of the later defaults a template has.
+pub fn defaults_in(template: &Value) -> u32 {
+    let number = template["metadata"]["annotations"][DEFAULTS_ANNOTATION].as_str();
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default()
+}
+
+/// The pod template with the user's overlay. Errors say what of the overlay cannot be used.
+pub fn pod_template(cluster: &ValidCluster, additions: Additions<'_>) -> Result<Value, String> {
+    let Additions {
+        drain_image,
+        defaults,
+    } = additions;
     let mut template = base(cluster);
     if let (ValidDrain::Enabled(terms), Some(image)) = (&cluster.rollout.drain, drain_image) {
         let (database, rollout) = (&cluster.database, &cluster.rollout);
         drain::add(&mut template, database, rollout, terms, image);
     }
+    add_defaults(&mut template, defaults);
     // Kubernetes' own types are JSON.
     let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;
     match &cluster.pods.overlay {
@@ -123,6 +157,30 @@ fn base(cluster: &ValidCluster) -> PodTemplateSpec {
             ..PodSpec::default()
         }),
     }
+}
+
+/// Adds the first so many of the later defaults. What the user says of the same wins.
+fn add_defaults(template: &mut PodTemplateSpec, defaults: u32) {
+    let (Some(metadata), Some(spec)) = (&mut template.metadata, &mut template.spec) else {
+        return;
+    };
+    if defaults == 0 {
+        return;
+    }
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(DEFAULTS_ANNOTATION.to_owned(), defaults.to_string());
+    // 1: no node of another system, and none that stays because of what Bytebase can lose.
+    let volumes = spec.volumes.iter().flatten();
+    let local = volumes
+        .filter(|volume| volume.empty_dir.is_some() && volume.name.starts_with(RESERVED_VOLUMES));
+    let local: Vec<_> = local.map(|volume| volume.name.as_str()).collect();
+    annotations
+        .entry(SAFE_TO_EVICT_ANNOTATION.to_owned())
+        .or_insert(local.join(","));
+    let nodes = spec.node_selector.get_or_insert_default();
+    nodes
+        .entry(OS_LABEL.to_owned())
+        .or_insert("linux".to_owned());
 }
 
 /// The list, left out where it is empty.

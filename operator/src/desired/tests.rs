@@ -7,8 +7,9 @@
 
 use super::drain::{self, Standing, Template};
 use super::{
-    DesiredObject, Doors, companions, headless_service, http_route, ingress, network_policy,
-    pod_disruption_budget, pod_template, service, service_account, service_monitor, stateful_set,
+    Additions, DesiredObject, Doors, LATEST_DEFAULTS, companions, headless_service, http_route,
+    ingress, network_policy, pod_disruption_budget, pod_template, service, service_account,
+    service_monitor, stateful_set,
 };
 use crate::api::spec::IngressPreset;
 use crate::kubernetes::Kind;
@@ -108,8 +109,14 @@ fn golden(name: &str, value: &Value) {
     );
 }
 
+/// Pods with the drain hook and none of the later defaults.
+const HOOK: Additions<'static> = Additions {
+    drain_image: Some("example.com/operator:1"),
+    defaults: 0,
+};
+
 fn template(changes: &Value) -> Value {
-    pod_template(&valid(changes), None).unwrap()
+    pod_template(&valid(changes), Additions::default()).unwrap()
 }
 
 fn objects(cluster: &ValidCluster) -> Vec<(&'static str, Option<DesiredObject>)> {
@@ -146,10 +153,10 @@ fn pod_templates_are_as_they_were_released() {
     ] {
         golden(&format!("pod-template-{name}"), &template(&spec));
     }
-    let drained = pod_template(&valid(&minimal()), Some("example.com/operator:1")).unwrap();
+    let drained = pod_template(&valid(&minimal()), HOOK).unwrap();
     golden("pod-template-drained", &drained);
     let platform = valid(&of_the_platform());
-    let drained = pod_template(&platform, Some("example.com/operator:1")).unwrap();
+    let drained = pod_template(&platform, HOOK).unwrap();
     golden("pod-template-platform-user", &drained);
 }
 
@@ -174,7 +181,7 @@ fn users(value: &Value) -> Vec<&Value> {
 
 #[test]
 fn the_platform_chooses_user_and_groups_of_every_container_where_it_is_asked_to() {
-    let made = |spec: &Value| pod_template(&valid(spec), Some("example.com/operator:1")).unwrap();
+    let made = |spec: &Value| pod_template(&valid(spec), HOOK).unwrap();
     let platform = made(&of_the_platform());
     assert!(users(&platform).is_empty(), "{platform}");
     assert_eq!(platform["spec"]["securityContext"]["runAsNonRoot"], true);
@@ -195,7 +202,10 @@ fn the_platform_chooses_user_and_groups_of_every_container_where_it_is_asked_to(
 fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {
     Standing {
         exists: true,
-        drain_image,
+        additions: Additions {
+            drain_image,
+            defaults: 0,
+        },
         digest: Some(digest),
     }
 }
@@ -204,7 +214,8 @@ fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {
 fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_hook() {
     let image = |changes: &Value, own: Option<&str>, standing: Standing<'_>| {
         let made = drain::template(&valid(changes), own, standing).unwrap();
-        (drain::image_in(&made.value), made.digest.unwrap())
+        let image = drain::image_in(&made.value).map(str::to_owned);
+        (image, made.digest.unwrap())
     };
     let (new, same) = image(&minimal(), Some("op:2"), Standing::default());
     assert_eq!(new.as_deref(), Some("op:2"), "a new cluster has the hook");
@@ -305,7 +316,67 @@ fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_h
 fn without_the_hook_the_pod_is_as_it_was() {
     let disabled = json!({"rollout": {"drain": "Disabled"}});
     let made = drain::template(&valid(&disabled), Some("op:2"), Standing::default()).unwrap();
-    assert_eq!(made.value, template(&minimal()));
+    let latest = Additions {
+        defaults: LATEST_DEFAULTS,
+        ..Additions::default()
+    };
+    assert_eq!(
+        made.value,
+        pod_template(&valid(&minimal()), latest).unwrap()
+    );
+}
+
+#[test]
+fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
+    let made = |spec: &Value, standing: Standing<'_>| {
+        let made = drain::template(&valid(spec), Some("op:1"), standing);
+        made.unwrap()
+    };
+    let new = made(&minimal(), Standing::default());
+    golden("pod-template-latest", &new.value);
+    let digest = new.digest.as_deref();
+    let stands = |defaults: u32, digest| Standing {
+        exists: true,
+        additions: Additions {
+            drain_image: Some("op:1"),
+            defaults,
+        },
+        digest,
+    };
+    let count = |template: &Template| drain::additions_in(&template.value).defaults;
+    // An upgrade of the operator changes nothing, whatever the template has.
+    for defaults in [0, LATEST_DEFAULTS] {
+        for digest in [digest, None] {
+            assert_eq!(count(&made(&minimal(), stands(defaults, digest))), defaults);
+        }
+    }
+    assert_eq!(made(&minimal(), stands(LATEST_DEFAULTS, digest)), new);
+    let plain = made(&minimal(), stands(0, digest)).value;
+    let hook = Additions {
+        drain_image: Some("op:1"),
+        defaults: 0,
+    };
+    assert_eq!(plain, pod_template(&valid(&minimal()), hook).unwrap());
+    // The next change brings them, also where it takes the hook away.
+    for change in [
+        json!({"podLabels": {"team": "data"}}),
+        json!({"rollout": {"drain": "Disabled"}}),
+    ] {
+        let changed = made(&change, stands(0, digest));
+        assert_eq!(count(&changed), LATEST_DEFAULTS, "{change}");
+    }
+    let mine = made(
+        &json!({
+            "nodeSelector": {"kubernetes.io/os": "mine", "a": "b"},
+            "podAnnotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes": ""},
+        }),
+        Standing::default(),
+    );
+    let selector = &mine.value["spec"]["nodeSelector"];
+    assert_eq!(selector, &json!({"kubernetes.io/os": "mine", "a": "b"}));
+    let annotations = &mine.value["metadata"]["annotations"];
+    let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    assert_eq!(annotations[key], "");
 }
 
 #[test]
@@ -535,7 +606,7 @@ fn what_is_switched_off_is_not_there() {
                 && service_monitor(&cluster).is_none()
         );
     }
-    let template = pod_template(&cluster, None).unwrap();
+    let template = pod_template(&cluster, Additions::default()).unwrap();
     assert_eq!(template["spec"]["serviceAccountName"], "mine");
     assert!(template["spec"].get("topologySpreadConstraints").is_none());
     assert!(template["spec"]["containers"][0].get("lifecycle").is_none());
@@ -663,7 +734,10 @@ fn the_template_moves_with_secrets_and_version_and_with_nothing_else() {
     let rotated = validate(&cluster(&minimal()), &references, None, now())
         .cluster
         .unwrap();
-    assert_ne!(before, pod_template(&rotated, None).unwrap());
+    assert_ne!(
+        before,
+        pod_template(&rotated, Additions::default()).unwrap()
+    );
 }
 
 #[test]
@@ -710,7 +784,10 @@ fn the_go_memory_limit_follows_the_containers() {
 }
 
 fn merged(overlay: &Value) -> Result<Value, String> {
-    pod_template(&valid(&json!({"podTemplate": overlay})), None)
+    pod_template(
+        &valid(&json!({"podTemplate": overlay})),
+        Additions::default(),
+    )
 }
 
 fn container(change: &Value) -> Value {

@@ -26,8 +26,8 @@ pub use image::Image;
 pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
 pub use metadata::{Annotations, Labels, MetadataError, ValidMetadata};
 pub use pods::{
-    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, ValidDrain, ValidPods,
-    ValidRollout,
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES, ValidDrain,
+    ValidPods, ValidRollout,
 };
 pub use references::{Fetched, References, wanted_references};
 pub use service::{

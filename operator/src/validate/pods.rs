@@ -28,7 +28,7 @@ pub const DRAIN_DIRECTORY: &str = "/bytebase-drain-bin";
 /// Where the Secrets of the login lie for the hook.
 pub const DRAIN_LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
 /// Volume names with this prefix are the operator's.
-const RESERVED_VOLUMES: &str = "bytebase-";
+pub const RESERVED_VOLUMES: &str = "bytebase-";
 /// What the operator mounts in the Bytebase container: data, temporary files, and the drain hook.
 const RESERVED_PATHS: [&str; 4] = [
     "/var/opt/bytebase",
