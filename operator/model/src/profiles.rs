@@ -304,7 +304,7 @@ pub fn run(quick: bool) -> Result<()> {
         }
     }
     ensure!(broken == 0, "in {broken} profiles a promise is broken");
-    states += sharing::run()?;
+    states += sharing::run(quick)?;
     walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
     let found = plant()? + sharing::planted();
     println!(
