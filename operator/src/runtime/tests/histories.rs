@@ -986,13 +986,18 @@ impl World {
         }
         self.settle(&[2, 1, 0]).await?;
         let clusters = self.context.sources.caches.clusters.store().state();
-        let server_of = |cluster: &BytebaseCluster| {
+        // Where a cluster wants to be, and where it still is if its move is held back.
+        let servers_of = |cluster: &BytebaseCluster| {
             let spec = serde_json::to_value(&cluster.spec).unwrap();
-            host_in(&spec).map(|host| self.leads_to[host])
+            let (_, runs) = self.runs(&cluster.name_any(), &cluster.uid().unwrap());
+            let hosts = [host_in(&spec), runs].into_iter().flatten();
+            hosts
+                .map(|host| self.leads_to[host])
+                .collect::<BTreeSet<_>>()
         };
         for cluster in &clusters {
             let mut others = clusters.iter().filter(|other| other.uid() != cluster.uid());
-            if others.any(|other| server_of(other) == server_of(cluster)) {
+            if others.any(|other| !servers_of(other).is_disjoint(&servers_of(cluster))) {
                 continue;
             }
             let (size, _) = self.runs(&cluster.name_any(), &cluster.uid().unwrap());
