@@ -183,8 +183,10 @@ fn unread(
     } else {
         let before = &observation.remembered;
         let stood_in = before.stand_in.as_ref();
-        let stood_in =
-            stood_in.filter(|_| matches!(observation.database, DatabaseView::CannotRead));
+        // Nothing stands in for what was read: that nothing stored allowed several replicas.
+        let stood_in = stood_in.filter(|_| {
+            before.unlicensed.is_none() && matches!(observation.database, DatabaseView::CannotRead)
+        });
         let license = before.license.as_ref().or(stood_in).cloned();
         (license, before.unlicensed, None)
     };

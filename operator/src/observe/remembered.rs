@@ -41,11 +41,19 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         };
         license.filter(counts)
     };
+    // A verdict on a license in a Secret that stood in counts no longer than the Secret names it.
+    let stood_in = |_: &Refusal| {
+        let cannot_read = Reason::DatabaseCannotRead.as_ref();
+        let mut conditions = status.conditions.iter();
+        license(LicenseSource::Secret, true).is_some()
+            && conditions.any(|condition| condition.reason == cannot_read)
+    };
+    let unlicensed = refusal(ConditionType::HaLicensed).filter(|refusal| !stood_in(refusal));
     Remembered {
         database: status.database.clone(),
         login: login(status),
         refusal: refusal(ConditionType::DatabaseReady),
-        unlicensed: refusal(ConditionType::HaLicensed).map(|refusal| refusal.reason),
+        unlicensed: unlicensed.map(|refusal| refusal.reason),
         license: license(LicenseSource::Database, false),
         stand_in: license(LicenseSource::Secret, true),
         schema_version: status

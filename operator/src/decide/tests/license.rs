@@ -38,7 +38,7 @@ fn spec(with_admin: bool) -> Value {
 }
 
 /// Decides with a license in the Secret.
-fn with_secret(spec: &Value, text: &str, seen: &Observation, settings: &Settings) -> Plan {
+pub fn with_secret(spec: &Value, text: &str, seen: &Observation, settings: &Settings) -> Plan {
     let mut references = references();
     secret(&mut references, "license", "token", text);
     let validation = validate(

@@ -1,6 +1,7 @@
 //! What was learnt stands over outages and restarts: each rule that falls back on the last certain
 //! knowledge, and histories of a database under one cluster.
 
+use super::license::with_secret;
 use super::{condition, plan, size, state};
 use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
@@ -15,8 +16,8 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    after, beat, beats, days, facts, failure, healthy, no_license, now, observation, stored,
-    with_facts,
+    after, beat, beats, days, facts, failure, healthy, no_license, now, observation, settings,
+    stored, token, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -444,6 +445,29 @@ fn what_an_earlier_login_read_counts_where_the_operator_can_no_longer_log_in() {
         let plan = plan(&json!({}), &seen);
         assert_eq!(plan.report.target_replicas, Some(1), "{reason}");
         assert_eq!(state(&plan, LICENSED), (Some(false), reason));
+    }
+}
+
+#[test]
+fn a_license_that_stood_in_refuses_no_longer_than_the_spec_names_it() {
+    let cannot_read = |size| observation(Some(size), DatabaseView::CannotRead);
+    let spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
+    let settings = settings();
+    let text = token(&json!({"ha": false}));
+    let refused = with_secret(&spec, &text, &cannot_read(1), &settings);
+    assert_eq!(state(&refused, LICENSED).1, Reason::LicenseWithoutHa);
+    let without = plan(&json!({}), &then(refused, cannot_read(1)));
+    assert_eq!(state(&without, LICENSED), (None, Reason::LicenseUnknown));
+    // What was read stands, also beside a license that the Secret named then.
+    let read = with_secret(&spec, &text, &healthy(1, no_license()), &settings);
+    assert_eq!(state(&read, LICENSED).1, Reason::LicenseWithoutHa);
+    let mut before = read;
+    for _ in 0..2 {
+        before = plan(&json!({}), &then(before, cannot_read(1)));
+        assert_eq!(
+            state(&before, LICENSED),
+            (Some(false), Reason::LicenseWithoutHa)
+        );
     }
 }
 
