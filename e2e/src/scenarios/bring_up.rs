@@ -221,7 +221,8 @@ async fn in_parts(sandbox: Sandbox) -> Result<()> {
     let before = support::lives(&sandbox).await?;
     wait::until(
         "a replica with the new password",
-        crate::scenario::sandbox::PATIENCE,
+        // The Secret is given two minutes to reach the pods.
+        2 * crate::scenario::sandbox::PATIENCE,
         || support::lives(&sandbox),
         |lives| !lives.is_empty() && *lives != before,
     )

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use super::drains::{
     done_then_ended, ready, running_task, scale_operator, task, wait_ended, wait_task,
@@ -83,21 +84,31 @@ const RATE: u32 = 60;
 /// for its tasks, with the queue held.
 const ROLL: Duration = Duration::from_mins(8);
 
-/// Three replicas, Ready, whose drains may take longer than their tasks.
-async fn three(sandbox: &Sandbox) -> Result<Value> {
+/// Three replicas whose drains may take longer than their tasks.
+fn busy_cluster(sandbox: &Sandbox) -> Value {
     let mut cluster = support::licensed(sandbox, 3);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(180);
     cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(40);
-    support::start(sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    Ok(cluster)
+    cluster
+}
+
+/// Starts them and waits until all are Ready.
+async fn start(sandbox: &Sandbox, cluster: &Value) -> Result<()> {
+    support::start(sandbox, cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+async fn three(sandbox: &Sandbox) -> Result<()> {
+    start(sandbox, &busy_cluster(sandbox)).await
 }
 
 /// Ends the load and waits until every task that it gave is done. One that was lost is FAILED and
 /// stays so.
-async fn nothing_is_lost(sandbox: &Sandbox, load: Load) -> Result<()> {
+async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
     let given = load.end().await?;
-    let pool = sandbox.sql().await?;
     let left = "SELECT status, count(*) FROM task_run WHERE status <> 'DONE' GROUP BY 1 ORDER BY 1";
     let left = || async {
         let rows: Vec<(String, i64)> = sqlx::query_as(left).fetch_all(&pool).await?;
@@ -135,13 +146,18 @@ async fn rolled(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> {
 /// Another version together with another password, the old one of which works no more; then three
 /// replicas, one, and three again.
 async fn through_changes(sandbox: Sandbox) -> Result<()> {
-    three(&sandbox).await?;
-    let load = Load::start(vec![sandbox.sql().await?], RATE, 1);
-    let url = super::database::rotate_in_database(&sandbox).await?;
+    let mut cluster = busy_cluster(&sandbox);
+    cluster["spec"]["version"] = json!("3.20.0");
+    start(&sandbox, &cluster).await?;
+    let pool = sandbox.sql().await?;
+    let load = Load::start(vec![pool.clone()], RATE, 1);
+    let database = super::database::rotate_in_database(&sandbox).await?;
+    pool.set_connect_options(database.local_url().parse()?);
     sandbox
-        .create_secret(support::DATABASE_SECRET, &[("PG_URL", &url)])
+        .create_secret(support::DATABASE_SECRET, &[("PG_URL", &database.url())])
         .await?;
-    support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
+    let change = json!({"version": "3.21.1", "podLabels": {"rolled": "yes"}});
+    support::patch_spec(&sandbox, change).await?;
     sandbox
         .wait_status(NAME, "the Secret on its way into the pods", |status| {
             status["rollout"]["waitingFor"] == "SecretInPods"
@@ -155,13 +171,14 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
         wait::until("the size", ROLL, count, |now| *now == wanted).await?;
     }
     support::rolled(&sandbox).await?;
-    nothing_is_lost(&sandbox, load).await
+    nothing_is_lost(pool, load).await
 }
 
 /// Every pod at once, with no operator: all finish what they run.
 async fn all_deleted(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
-    let load = Load::start(vec![sandbox.sql().await?], RATE, 2);
+    let pool = sandbox.sql().await?;
+    let load = Load::start(vec![pool.clone()], RATE, 2);
     sandbox
         .wait_status(NAME, "three busy replicas", |status| {
             let all = status["replicaStatuses"].as_array();
@@ -181,7 +198,7 @@ async fn all_deleted(sandbox: Sandbox) -> Result<()> {
     }
     scale_operator(&sandbox, 1).await?;
     support::rolled(&sandbox).await?;
-    nothing_is_lost(&sandbox, load).await
+    nothing_is_lost(pool, load).await
 }
 
 /// `kubectl drain` on the node of a replica that runs a task waits for it, and goes through.
@@ -191,7 +208,9 @@ async fn node_drained(sandbox: Sandbox) -> Result<()> {
     // There is no other node for the successor of the first that goes.
     cluster["spec"]["disruptionBudget"] = json!({"enabled": false});
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let (id, pod) = running_task(&sandbox, 40).await?;
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let node = node.context("the pod is on no node")?;
@@ -211,7 +230,9 @@ async fn node_drained(sandbox: Sandbox) -> Result<()> {
     let (_, done, _) = done?;
     ensure!(done == "DONE", "the node was drained with the task {done}");
     wait_ended(&sandbox, &pod, Duration::from_secs(1)).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
@@ -234,7 +255,9 @@ async fn in_outage(sandbox: Sandbox) -> Result<()> {
     postgres.allow_connections(database, true).await?;
     waits?;
     done_then_ended(&sandbox, id, &pod).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
@@ -265,7 +288,9 @@ async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     wait_ended(&sandbox, &pod, PATIENCE).await?;
     wait_task(&sandbox, long, "FAILED", PATIENCE).await?;
     load.end().await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     Ok(())
 }
 
@@ -311,8 +336,9 @@ async fn stale_replica(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["rollout"]["restartStaleReplicasAfterSeconds"] = json!(60);
     support::start(&sandbox, &cluster).await?;
-    let status = sandbox.wait_condition(NAME, "Ready", "True", "").await;
-    status?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let before = support::lives(&sandbox).await?;
     let status = sandbox.status(NAME).await?;
     let silent = &status["replicaStatuses"][0];

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use kube::ResourceExt as _;
 
 use super::support::{self, DATABASE_SECRET, NAME};
+use crate::postgres::Database;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
@@ -277,7 +278,7 @@ async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
 async fn rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
-    let url = rotate_in_database(&sandbox).await?;
+    let url = rotate_in_database(&sandbox).await?.url();
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
@@ -317,7 +318,7 @@ async fn rotation(sandbox: Sandbox) -> Result<()> {
 async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
-    let url = rotate_in_database(&sandbox).await?;
+    let url = rotate_in_database(&sandbox).await?.url();
     let postgres = &sandbox.harness().postgres;
     postgres.disconnect(sandbox.database()).await?;
     sandbox
@@ -346,14 +347,15 @@ async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
     support::rolled(&sandbox).await
 }
 
-/// Gives Bytebase's role another password; returns the `PG_URL` with it, for the Secret.
-pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<String> {
-    let database = sandbox.database();
-    let password = "a-rotated-password-nobody-may-see";
+/// Gives Bytebase's role another password; returns the database with it.
+pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<Database> {
+    let mut database = sandbox.database().clone();
+    "a-rotated-password-nobody-may-see".clone_into(&mut database.password);
+    let Database { name, password, .. } = &database;
     sandbox.plant("rotated password", password);
-    let statement = format!("ALTER ROLE \"{}\" PASSWORD '{password}'", database.name);
+    let statement = format!("ALTER ROLE \"{name}\" PASSWORD '{password}'");
     sqlx::query(sqlx::AssertSqlSafe(statement))
         .execute(sandbox.harness().postgres.admin())
         .await?;
-    Ok(database.url().replace(&database.password, password))
+    Ok(database)
 }

@@ -176,7 +176,8 @@ pub async fn well(sandbox: &Sandbox) -> Result<()> {
 /// Waits until a condition is True, and then until all replicas are Ready and send heartbeats.
 async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result<()> {
     sandbox
-        .wait_condition(NAME, condition, "True", reason)
+        // A changed Secret is given two minutes to reach the pods.
+        .wait_condition_for(2 * PATIENCE, NAME, condition, "True", reason)
         .await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
