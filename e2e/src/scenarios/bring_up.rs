@@ -29,7 +29,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "database-in-parts",
         "The database in parts, with every reserved character in the password.",
         |sandbox| Box::pin(in_parts(sandbox)),
-    ),
+    )
+    .takes(150),
 ];
 
 /// Longer than the probe's interval, the debounce and a heartbeat together.

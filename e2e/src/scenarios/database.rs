@@ -44,7 +44,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "A rotated password rolls the replicas one at a time.",
         |sandbox| Box::pin(rotation(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
     Scenario::new(
         "secret-rotation-late",
         "A password that was changed in the database alone makes every replica stale; once it is in the Secret, all are replaced.",

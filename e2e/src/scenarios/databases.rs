@@ -66,7 +66,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "database-tls",
         "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are told of.",
         |sandbox| Box::pin(tls(sandbox)),
-    ),
+    )
+    .takes(200),
     Scenario::new(
         "keyword-form",
         "PG_URL in keyword form, with a password full of quotes and backslashes.",

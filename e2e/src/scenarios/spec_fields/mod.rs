@@ -29,7 +29,7 @@ pub const SCENARIOS: &[Scenario] = &[
         "Every field of the spec has its effect when set and changed, and leaves nothing when taken away.",
         |sandbox| Box::pin(all_fields(sandbox)),
     )
-    .takes(180),
+    .takes(270),
     Scenario::new(
         "hostile-overlays",
         "A podTemplate that would make the pods something else is refused and touches nothing.",
