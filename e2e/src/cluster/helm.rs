@@ -1,6 +1,6 @@
 //! Helm, with its own home so that the user's repositories and plugins play no part.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -24,6 +24,11 @@ impl Helm {
             kubeconfig,
             home,
         }
+    }
+
+    /// The folder it is in.
+    pub fn folder(&self) -> &Path {
+        self.program.parent().unwrap_or(Path::new("."))
     }
 
     /// Runs Helm with these arguments.
@@ -79,8 +84,12 @@ impl Helm {
     }
 
     fn call(&self, arguments: &[&str]) -> Call {
-        Call::new(&self.program, arguments)
-            .env("KUBECONFIG", &self.kubeconfig)
+        self.environment(Call::new(&self.program, arguments))
+    }
+
+    /// Gives a program that runs Helm the cluster and Helm's home.
+    pub fn environment(&self, call: Call) -> Call {
+        call.env("KUBECONFIG", &self.kubeconfig)
             .env("HELM_CACHE_HOME", self.home.join("cache"))
             .env("HELM_CONFIG_HOME", self.home.join("config"))
             .env("HELM_DATA_HOME", self.home.join("data"))

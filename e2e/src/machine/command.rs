@@ -52,6 +52,13 @@ impl Call {
         self
     }
 
+    /// Runs the program in this folder.
+    #[must_use]
+    pub fn folder(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Gives the program this text as its standard input; without it the input is empty.
     #[must_use]
     pub fn input(mut self, text: impl Into<Vec<u8>>) -> Self {

@@ -53,7 +53,9 @@ async fn helm(sandbox: Sandbox) -> Result<()> {
     let result = release.scenario(&sandbox).await;
     let result = with_operator_log(&sandbox, &release.0, result).await;
     let removed = release.remove(sandbox.harness()).await;
-    result.and(removed).and(restore(sandbox.harness()).await)
+    result
+        .and(removed)
+        .and(definition_as_before(sandbox.harness()).await)
 }
 
 /// A release in a namespace of the same name, as the harness sweeps them.
@@ -102,7 +104,7 @@ impl Release {
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
             .await?;
 
-        uninstall(sandbox.harness(), &self.0).await?;
+        uninstall(sandbox.harness(), &self.0, &self.0).await?;
         untouched(sandbox, "what runs outlives the operator", &before).await?;
         sandbox.kubectl(&["get", DEFINITION]).await?;
         sandbox.kubectl(&["get", "bytebasecluster", NAME]).await?;
@@ -140,7 +142,7 @@ impl Release {
     }
 
     async fn remove(&self, harness: &Harness) -> Result<()> {
-        uninstall(harness, &self.0).await?;
+        uninstall(harness, &self.0, &self.0).await?;
         delete_namespace(harness, &self.0).await
     }
 }
@@ -150,7 +152,9 @@ async fn kustomize(sandbox: Sandbox) -> Result<()> {
     let result = kustomize_scenario(&sandbox, &overlay).await;
     let result = with_operator_log(&sandbox, KUSTOMIZE_NAMESPACE, result).await;
     let removed = remove_overlay(sandbox.harness(), &overlay).await;
-    result.and(removed).and(restore(sandbox.harness()).await)
+    result
+        .and(removed)
+        .and(definition_as_before(sandbox.harness()).await)
 }
 
 async fn kustomize_scenario(sandbox: &Sandbox, overlay: &str) -> Result<()> {
@@ -223,7 +227,7 @@ async fn remove_overlay(harness: &Harness, overlay: &str) -> Result<()> {
 
 async fn plain_crds(sandbox: Sandbox) -> Result<()> {
     let result = plain_crds_scenario(&sandbox).await;
-    result.and(restore(sandbox.harness()).await)
+    result.and(definition_as_before(sandbox.harness()).await)
 }
 
 async fn plain_crds_scenario(sandbox: &Sandbox) -> Result<()> {
@@ -300,8 +304,8 @@ async fn untouched(sandbox: &Sandbox, what: &str, before: &Lives) -> Result<()> 
     .await
 }
 
-/// The definition as it was before: nobody's release, and applied by the harness.
-async fn restore(harness: &Harness) -> Result<()> {
+/// Makes the definition what it was before: part of no release, and applied by the harness.
+pub(super) async fn definition_as_before(harness: &Harness) -> Result<()> {
     let annotations = [
         "annotate",
         DEFINITION,
@@ -324,14 +328,15 @@ async fn restore(harness: &Harness) -> Result<()> {
     Ok(())
 }
 
-async fn uninstall(harness: &Harness, release: &str) -> Result<()> {
+/// Removes a release, if it is there.
+pub(super) async fn uninstall(harness: &Harness, release: &str, namespace: &str) -> Result<()> {
     harness
         .helm
         .run(&[
             "uninstall",
             release,
             "--namespace",
-            release,
+            namespace,
             "--ignore-not-found",
             "--wait",
         ])

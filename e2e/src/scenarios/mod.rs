@@ -14,6 +14,7 @@ mod objects;
 mod operator;
 mod optional_kinds;
 mod over_time;
+mod readme;
 mod refusals;
 mod replicas;
 mod rights;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         operator::SCENARIOS,
         optional_kinds::SCENARIOS,
         over_time::SCENARIOS,
+        readme::SCENARIOS,
         refusals::SCENARIOS,
         replicas::SCENARIOS,
         rights::SCENARIOS,
