@@ -64,8 +64,8 @@ struct Circumstances<'a> {
 pub struct Terms<'a> {
     /// The license in the Secret, if it can be used.
     pub secret: Option<&'a SecretLicense>,
-    /// The spec names a Secret, usable or not.
-    pub names_secret: bool,
+    /// The spec names a Secret, usable or not; `None` where the spec cannot be used.
+    pub names_secret: Option<bool>,
     /// The operator has a login with which it can install a license.
     pub can_install: bool,
     /// The operator signs up as the first admin.
@@ -80,7 +80,7 @@ impl<'a> Terms<'a> {
         let can_install = admin.is_some_and(|admin| admin.login.is_some());
         Self {
             secret: cluster.license.secret.as_ref(),
-            names_secret: cluster.license.is_named,
+            names_secret: Some(cluster.license.is_named),
             can_install,
             signs_up: can_install && admin.is_some_and(|admin| admin.create_first),
         }
@@ -101,7 +101,7 @@ pub fn judge(
     let unread_for = |why: &str| {
         let last = observation.last_facts.as_ref();
         let last = last.and_then(|(_, facts)| read(facts));
-        unread(last, observation, why, guard)
+        unread(last, terms, observation, why, guard)
     };
     let unread = |why: &str| unread_for(&format!("the stored license cannot be read: {why}"));
     match &observation.database {
@@ -171,6 +171,7 @@ fn read(
 /// until a reading says otherwise; that they were allowed counts until the end of the license.
 fn unread(
     last: Option<LicenseVerdict>,
+    terms: Terms<'_>,
     observation: &Observation,
     why: &str,
     guard: SignedDuration,
@@ -183,9 +184,12 @@ fn unread(
     } else {
         let before = &observation.remembered;
         let stood_in = before.stand_in.as_ref();
-        // Nothing stands in for what was read: that nothing stored allowed several replicas.
+        // A Secret that the spec names no more stands in for nothing, and none does for what was
+        // read: that nothing stored allowed several replicas.
         let stood_in = stood_in.filter(|_| {
-            before.unlicensed.is_none() && matches!(observation.database, DatabaseView::CannotRead)
+            terms.names_secret != Some(false)
+                && before.unlicensed.is_none()
+                && matches!(observation.database, DatabaseView::CannotRead)
         });
         let license = before.license.as_ref().or(stood_in).cloned();
         (license, before.unlicensed, None)
@@ -255,7 +259,7 @@ fn last_read(
 
 /// Nothing is stored and nothing usable is in a Secret.
 fn missing(terms: Terms<'_>) -> &'static str {
-    if terms.names_secret {
+    if terms.names_secret == Some(true) {
         "no license is stored, and the one in spec.license.secretRef cannot be used: ConfigurationValid says why"
     } else {
         "no license is stored: install one that includes HA in Bytebase, or name it in spec.license"

@@ -449,7 +449,7 @@ fn what_an_earlier_login_read_counts_where_the_operator_can_no_longer_log_in() {
 }
 
 #[test]
-fn a_license_that_stood_in_refuses_no_longer_than_the_spec_names_it() {
+fn a_license_that_stood_in_counts_no_longer_than_the_spec_names_it() {
     let cannot_read = |size| observation(Some(size), DatabaseView::CannotRead);
     let spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
     let settings = settings();
@@ -458,6 +458,11 @@ fn a_license_that_stood_in_refuses_no_longer_than_the_spec_names_it() {
     assert_eq!(state(&refused, LICENSED).1, Reason::LicenseWithoutHa);
     let without = plan(&json!({}), &then(refused, cannot_read(1)));
     assert_eq!(state(&without, LICENSED), (None, Reason::LicenseUnknown));
+    let allowed = plan(&spec, &cannot_read(3));
+    assert_eq!(state(&allowed, LICENSED).1, Reason::SecretLicenseAllowsHa);
+    let without = plan(&json!({}), &then(allowed, cannot_read(3)));
+    assert_eq!(state(&without, LICENSED), (None, Reason::LicenseUnknown));
+    assert!(without.report.license.is_none() && without.resize.is_none());
     // What was read stands, also beside a license that the Secret named then.
     let read = with_secret(&spec, &text, &healthy(1, no_license()), &settings);
     assert_eq!(state(&read, LICENSED).1, Reason::LicenseWithoutHa);
