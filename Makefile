@@ -36,7 +36,7 @@ GENERATED := crds/bytebaseclusters.bytebase.com.yaml charts/bytebase-operator/fi
 OUT ?= .
 
 .PHONY: generate
-generate: setup ## Make CRDs, kustomize objects and the reference page anew from the types and the chart
+generate: setup ## Write CRDs, kustomize objects and the reference page from the types and the chart
 	mkdir -p $(OUT)/crds $(OUT)/charts/bytebase-operator/files $(OUT)/config/crd $(OUT)/docs
 	$(OPERATOR) crd > $(OUT)/.crd.yaml
 	mv $(OUT)/.crd.yaml $(OUT)/crds/bytebaseclusters.bytebase.com.yaml
@@ -108,7 +108,7 @@ soak: setup ## Shake clusters at random (MINUTES=10, CLUSTERS=3, TASKS=20 a minu
 	@$(E2E) soak
 
 .PHONY: demo
-demo: setup ## Make a cluster to look at, and leave it running
+demo: setup ## Make a cluster to try things on, and leave it running
 	@echo "harness: building it (minutes at the first time, then a moment)"
 	@$(E2E) demo
 

@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
         Err(_) => Err(anyhow::anyhow!("another TLS provider is installed already")),
     };
     result.unwrap_or_else(|error| {
-        // Causes in one line; where in the code it came from helps nobody here.
+        // Causes in one line; where in the code it came from helps no one here.
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result};
 use tokio::time::sleep;
 
-/// Between two looks. A look is usually one request to the API server.
+/// Between two samples. A sample is usually one request to the API server.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Looks at `observe` until `wanted` holds of what it returns, and returns that. An error of
-/// `observe` is a look that saw nothing: while pods and servers come and go, requests fail. When the
-/// time is over, the error tells what was waited for and the last thing seen.
+/// Calls `observe` until `wanted` holds of what it returns, and returns that. An error of
+/// `observe` is a sample that saw nothing: while pods and servers come and go, requests fail. When
+/// the time is over, the error says what was waited for and the last thing seen.
 pub async fn until<T, F, O, W>(what: &str, patience: Duration, observe: O, wanted: W) -> Result<T>
 where
     T: Debug,
@@ -23,9 +23,9 @@ where
     until_while(what, patience, observe, |_| Ok(()), wanted).await
 }
 
-/// Like [`until`], with an invariant that must hold of everything seen on the way: the first look of
-/// which it does not ends the wait with its error. A check inside `observe` could not fail, since an
-/// error there is a look that saw nothing.
+/// Like [`until`], with an invariant that must hold of everything seen on the way: the first sample
+/// of which it does not ends the wait with its error. A check inside `observe` could not fail, since an
+/// error there is a sample that saw nothing.
 pub async fn until_while<T, F, O, I, W>(
     what: &str,
     patience: Duration,
@@ -54,7 +54,7 @@ where
     }
 }
 
-/// Checks that `holds` of everything seen for the whole `period`; the first look at which it does
+/// Checks that `holds` of everything seen for the whole `period`; the first sample of which it does
 /// not is the error. Unlike in [`until`], an error of `observe` is an error.
 pub async fn throughout<T, F, O, W>(
     what: &str,
@@ -88,7 +88,7 @@ fn timed_out<T: Debug>(what: &str, patience: Duration, last: Result<T>) -> Error
             "waited {patience:?} for {what}; seen last: {value:#?}"
         )),
         Err(error) => error.context(format!(
-            "waited {patience:?} for {what}; the last look failed"
+            "waited {patience:?} for {what}; the last sample failed"
         )),
     }
 }
@@ -102,10 +102,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn looks_again_until_it_is_true() -> Result<()> {
-        let looks = AtomicU32::new(0);
+    async fn samples_are_taken_until_it_is_true() -> Result<()> {
+        let samples = AtomicU32::new(0);
         let observe = || async {
-            match looks.fetch_add(1, Ordering::Relaxed) {
+            match samples.fetch_add(1, Ordering::Relaxed) {
                 0 => bail!("not yet"),
                 number => Ok(number),
             }
@@ -120,8 +120,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_invariant_ends_the_wait_although_what_is_wanted_comes_later() {
-        let looks = AtomicU32::new(0);
-        let observe = || async { Ok(looks.fetch_add(1, Ordering::Relaxed)) };
+        let samples = AtomicU32::new(0);
+        let observe = || async { Ok(samples.fetch_add(1, Ordering::Relaxed)) };
         let never_one = |number: &u32| {
             if *number == 1 {
                 bail!("there was a one");
@@ -135,7 +135,7 @@ mod tests {
             matches!(&text, Err(text) if text.contains("there was a one")),
             "{text:?}"
         );
-        assert_eq!(looks.load(Ordering::Relaxed), 2);
+        assert_eq!(samples.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]

@@ -324,7 +324,7 @@ fn scratch(name: &str) -> PathBuf {
     directory
 }
 
-/// Writes a file of that user. A key must be readable by nobody else; a certificate may be.
+/// Writes a file of that user. A key must be readable by no one else; a certificate may be.
 fn write(path: &Path, content: &str) {
     let mode = if path.extension().is_some_and(|ending| ending == "crt") {
         "644"

@@ -1,6 +1,6 @@
 //! What the stored license allows now, and whether more replicas are active than that.
 //!
-//! The limit looks at the license and at the heartbeats, never at `--ha`.
+//! The limit rests on the license and the heartbeats, never on `--ha`.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -33,7 +33,7 @@ struct Cached<T> {
 }
 
 impl Entitlement {
-    /// Without `ha` nobody tells this process of changes, and it never asks again: what it read
+    /// Without `ha` no one notifies this process of changes, and it never asks again: what it read
     /// first stays.
     pub fn new(verifier: Verifier, knobs: &Knobs, ha: bool) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Entitlement {
         *self.license.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Replicas with a recent beat.
+    /// Replicas with a fresh heartbeat.
     pub async fn active_replicas(&self, session: &mut PgConnection) -> sqlx::Result<i64> {
         if let Some(count) = read(&self.active, Some(self.active_cache)) {
             return Ok(count);

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{database::Database, knobs::Knobs};
 
-/// Writes one beat with the database's clock.
-pub async fn beat(database: &Database, replica_id: &str) -> sqlx::Result<()> {
+/// Sends one heartbeat, with the database's clock.
+pub async fn send(database: &Database, replica_id: &str) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO replica_heartbeat (replica_id, last_heartbeat) VALUES ($1, now())
          ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat",
@@ -19,19 +19,19 @@ pub async fn beat(database: &Database, replica_id: &str) -> sqlx::Result<()> {
     .map(|_| ())
 }
 
-/// Beats until the end. A failed beat is logged; the next one comes at its time.
+/// Sends heartbeats until the end. A failed one is logged; the next one comes at its time.
 pub async fn run(database: Database, replica_id: String, knobs: Knobs, stop: CancellationToken) {
-    let mut beats = interval(knobs.heartbeat);
+    let mut heartbeats = interval(knobs.heartbeat);
     let mut clean_ups = interval(knobs.heartbeat_retention);
-    for timer in [&mut beats, &mut clean_ups] {
+    for timer in [&mut heartbeats, &mut clean_ups] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        timer.tick().await; // the first tick is at once, and the first beat is done
+        timer.tick().await; // the first tick is at once, and the first heartbeat is sent
     }
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = beats.tick() => {
-                if let Err(error) = beat(&database, &replica_id).await {
+            _ = heartbeats.tick() => {
+                if let Err(error) = send(&database, &replica_id).await {
                     tracing::error!(%error, "failed to send heartbeat");
                     database.find_host_again().await;
                 }

@@ -24,9 +24,9 @@ pub struct Knobs {
     pub migration: Duration,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// A replica whose last beat is not older than this is active.
+    /// A replica whose last heartbeat is not older than this is active.
     pub active_window: Duration,
-    /// The owner of a task is dead after this time without a beat.
+    /// The owner of a task is dead after this time without a heartbeat.
     pub owner_dead_after: Duration,
     /// How often a replica looks for tasks of dead owners.
     pub stale_check: Duration,

@@ -1,5 +1,5 @@
 //! Licenses: RSA-signed tokens with claims that are checked one by one, so that the reason can be
-//! told.
+//! given.
 
 use std::path::Path;
 

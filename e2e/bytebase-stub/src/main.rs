@@ -1,8 +1,8 @@
 //! A stand-in for Bytebase: keeps the contract that the operator and its tests rest on, and does
 //! none of the real work.
 //!
-//! It is started with Bytebase's flags, keeps Bytebase's tables, beats, claims and obeys the
-//! license as Bytebase does. One module per part of that contract; [`server`] has the order in
+//! It is started with Bytebase's flags, keeps Bytebase's tables, sends heartbeats, claims and obeys
+//! the license as Bytebase does. One module per part of that contract; [`server`] has the order in
 //! which they start.
 
 mod cli;
@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
 
 async fn run(flags: &Flags) {
     logging::start(flags.enable_json_logging);
-    // Before anything else: process 1 of a container ignores a signal that nobody handles.
+    // Before anything else: process 1 of a container ignores a signal that has no handler.
     let end = match end_signal() {
         Ok(end) => end,
         Err(error) => return report(&error),

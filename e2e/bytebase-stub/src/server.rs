@@ -102,8 +102,8 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
 
     let target = pg_url::resolve(&pg_url.ok_or(StartError::NoDatabase)?, env)?;
     let database = prepare_database(target, &knobs).await?;
-    // A standby takes no beat and serves nevertheless.
-    if let Err(error) = heartbeat::beat(&database, &replica_id).await {
+    // A standby takes no heartbeat and serves nevertheless.
+    if let Err(error) = heartbeat::send(&database, &replica_id).await {
         tracing::error!(%error, "failed to send heartbeat");
     }
     let verifier = Verifier::from_file(&knobs.public_key_file);
@@ -153,7 +153,7 @@ async fn prepare_database(target: PgTarget, knobs: &Knobs) -> Result<Database, S
     Ok(database)
 }
 
-/// Without `--ha` nobody listens: such a process learns nothing from the others.
+/// Without `--ha` no task listens: such a process learns nothing from the others.
 fn start_runners(app: &App, ha: bool, tasks: &TaskTracker) {
     let (database, stop) = (&app.database, &app.stop);
     tasks.spawn(heartbeat::run(

@@ -14,7 +14,7 @@ const LICENSE_CHANGED: &str = "license";
 /// After a lost session, long enough not to hammer a database that comes up.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Tells every replica, as part of the transaction on `session`.
+/// Notifies every replica, as part of the transaction on `session`.
 pub async fn license_changed(session: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query("SELECT pg_notify($1, $2)")
         .bind(CHANNEL)
@@ -31,7 +31,7 @@ pub async fn run(database: Database, entitlement: Arc<Entitlement>, stop: Cancel
             if let Err(error) = listen(&database, &entitlement).await {
                 tracing::warn!(%error, "the listening session was lost");
             }
-            // Something may have been said while nobody listened.
+            // Something may have been said while no session listened.
             entitlement.forget();
             tokio::time::sleep(RETRY).await;
         }

@@ -56,8 +56,8 @@ impl Scheduler {
 
     /// Works until the end. Tasks that run then are dropped at once, and their rows stay RUNNING.
     pub async fn run(mut self) {
-        // Between the beats, and apart from each other: an idle replica then needs one session for
-        // all three.
+        // Between the heartbeats, and apart from each other: an idle replica then needs one session
+        // for all three.
         let start = Instant::now() + self.knobs.scheduler / 2;
         let mut rounds = interval_at(start, self.knobs.scheduler);
         let first_check = start + self.knobs.stale_check + self.knobs.scheduler / 4;

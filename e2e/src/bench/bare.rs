@@ -167,7 +167,7 @@ fn as_applied(object: &DynamicObject, group: &str, kind: &str) -> Result<Value> 
     let fields = entries
         .filter(|entry| entry.operation.as_deref() == Some("Apply"))
         .find_map(|entry| entry.fields_v1.as_ref())
-        .context("nobody applied it")?;
+        .context("no one applied it")?;
     let mut applied = owned(&serde_json::to_value(object)?, &fields.0);
     applied["apiVersion"] = json!(resource(group, kind).api_version);
     applied["kind"] = json!(kind);
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_applied_is_told_by_its_fields() {
+    fn what_was_applied_is_known_by_its_fields() {
         let live = json!({
             "metadata": {"labels": {"ours": "1", "theirs": "2"}, "uid": "x"},
             "spec": {

@@ -113,7 +113,7 @@ async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
     wait_task(sandbox, id, "DONE", PATIENCE).await?;
-    // Of the database's clock, which is that of this machine: the wait above looks too seldom.
+    // Of the database's clock, which is that of this machine: the wait above reads it too seldom.
     let pool = sandbox.sql().await?;
     let ended = "SELECT extract(epoch FROM clock_timestamp() - updated_at)::float8 FROM task_run WHERE id = $1";
     let since: f64 = sqlx::query_scalar(ended).bind(id).fetch_one(&pool).await?;

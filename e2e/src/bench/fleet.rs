@@ -17,7 +17,7 @@ use crate::session::harness::Harness;
 pub const CONCURRENCY: usize = 8;
 /// Longest that making a fleet may take.
 const PATIENCE: Duration = Duration::from_mins(15);
-/// Between two looks at a fleet in the making: so much for each cluster, within these bounds.
+/// Between two readings of a fleet in the making: so much for each cluster, within these bounds.
 const LOOK_EACH: Duration = Duration::from_micros(500);
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
@@ -139,7 +139,7 @@ impl<'a> Fleet<'a> {
     }
 
     async fn wait_for_children(&self, start: Instant) -> Result<Duration> {
-        // Often enough to tell, and seldom enough not to be what the API server is busy with.
+        // Often enough to measure, and seldom enough not to be what the API server is busy with.
         let pause = (LOOK_EACH * u32::try_from(self.size)?).clamp(SHORTEST_LOOK, LONGEST_LOOK);
         for (group, kind, each) in CHILDREN {
             // Every namespace has a ServiceAccount of its own, made by a controller that is parked.

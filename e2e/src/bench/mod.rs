@@ -1,7 +1,7 @@
 //! `make bench`: what the operator costs and how fast it is, as one table. It measures and prints;
 //! no number makes it fail. The large measurements run with controller manager and scheduler
 //! parked, so that only the API server, etcd, PostgreSQL and the operator work, and with the
-//! operator as a process of this machine, whose processor time and memory the kernel tells.
+//! operator as a process of this machine, whose processor time and memory the kernel reports.
 
 mod bare;
 mod drains;

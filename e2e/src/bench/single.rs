@@ -15,10 +15,10 @@ use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenarios::support::{self, NAME};
 use crate::session::harness::Harness;
 
-/// How often a status is looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two readings of a status.
+const INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(3);
-/// Bytebase counts a replica as active while its last beat is at most this old.
+/// Bytebase counts a replica as active while its last heartbeat is at most this old.
 const ACTIVE: Duration = Duration::from_secs(30);
 
 /// The operator's image holds one binary.
@@ -58,7 +58,7 @@ pub async fn cluster(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     dead_replica(sandbox, table).await
 }
 
-/// A frozen process stops beating and stays Ready: nothing but the database tells.
+/// A frozen process sends no more heartbeats and stays Ready: nothing but the database shows it.
 async fn dead_replica(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     let pods = support::pods(sandbox).await?;
     let victim = pods.last().context("no pods")?;
@@ -102,7 +102,7 @@ async fn until(sandbox: &Sandbox, wanted: impl Fn(&Value) -> bool) -> Result<()>
             start.elapsed() < PATIENCE,
             "the status did not become what was waited for"
         );
-        sleep(LOOK).await;
+        sleep(INTERVAL).await;
     }
     Ok(())
 }

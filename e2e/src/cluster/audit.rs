@@ -1,4 +1,4 @@
-//! The API server's own record of who called what. It tells what the operator did, which of its
+//! The API server's own record of who called what. It says what the operator did, which of its
 //! pods did it, and what it was refused; nothing that the operator says of itself is needed for
 //! that.
 
@@ -49,7 +49,7 @@ impl Call {
 }
 
 /// What the service accounts of this namespace have called so far, in order. Calls that name no
-/// resource (`/version`) are told as such: with an empty resource.
+/// resource (`/version`) are listed as such: with an empty resource.
 pub async fn calls(cluster: &Cluster, namespace: &str) -> Result<Vec<Call>> {
     let user = format!("\"username\":\"system:serviceaccount:{namespace}:");
     let printed = cluster

@@ -1,5 +1,5 @@
 //! The Docker engine: the one this user already has, or a private one that the harness starts, with
-//! its own data, socket and pid file, and stops when nobody uses it any more.
+//! its own data, socket and pid file, and stops when no other process uses it any more.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -69,8 +69,8 @@ impl Engine {
         };
         if !engine.answers().await {
             dockerd::start(&folder, machine).await?;
-            let look = || async { Ok(engine.answers().await) };
-            wait::until("dockerd", START_PATIENCE, look, |answers| *answers)
+            let answers = || async { Ok(engine.answers().await) };
+            wait::until("dockerd", START_PATIENCE, answers, |answers| *answers)
                 .await
                 .with_context(|| dockerd::log_tail(&folder))?;
         }
@@ -95,7 +95,7 @@ impl Engine {
         }
     }
 
-    /// Value of DOCKER_HOST for a person who wants to look, if it is not the usual one.
+    /// Value of DOCKER_HOST for a person who wants to call it, if it is not the usual one.
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
@@ -160,7 +160,7 @@ impl Engine {
             .with_context(|| format!("network {network} has no IPv4 gateway: {printed:?}"))
     }
 
-    /// Stops the engine if it is ours, runs no container and nobody else uses it.
+    /// Stops the engine if it is ours, runs no container and no other process uses it.
     pub async fn close(&self) -> Result<()> {
         let Some(private) = &self.private else {
             return Ok(());

@@ -13,7 +13,7 @@ pub enum Blow {
     Kill,
     /// SIGTERM: asks it to end.
     Terminate,
-    /// SIGSTOP: stands still; connections stay open and nobody answers.
+    /// SIGSTOP: stands still; connections stay open and nothing answers.
     Freeze,
     /// SIGCONT: goes on.
     Thaw,

@@ -33,7 +33,7 @@ const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
 const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 
-/// What kind is told, as JSON, which is YAML. With an audit policy, the API server keeps a record
+/// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a record
 /// of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut patches = vec![
@@ -43,8 +43,8 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
             "kind": "ClusterConfiguration",
             "etcd": {"local": {"extraArgs": {"unsafe-no-fsync": "true"}}},
         }),
-        // Recent kubelets refuse machines with the first version of control groups unless told
-        // otherwise.
+        // Recent kubelets refuse machines with the first version of control groups unless
+        // configured otherwise.
         json!({"kind": "KubeletConfiguration", "failCgroupV1": false}),
     ];
     let mut node = json!({"role": "control-plane"});
@@ -239,13 +239,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the kubelet: pods run on, nobody looks after them.
+    /// Stops the kubelet: pods run on, and nothing takes care of them.
     pub async fn stop_kubelet(&self) -> Result<()> {
         self.on_node("systemctl stop kubelet").await?;
         Ok(())
     }
 
-    /// Freezes kube-proxy, which otherwise writes all rules of the node anew at each change of a
+    /// Freezes kube-proxy, which otherwise writes all rules of the node again at each change of a
     /// Service.
     pub async fn freeze_proxy(&self) -> Result<()> {
         for pid in self.processes_named("kube-proxy").await? {

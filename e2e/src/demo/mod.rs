@@ -1,5 +1,5 @@
 //! The demo: a cluster of its own with PostgreSQL beside it, the operator from its chart, and three
-//! replicas, left running for a person to look at.
+//! replicas, left running for a person to try.
 
 mod objects;
 mod watch;
@@ -109,7 +109,7 @@ async fn show(harness: &Harness, start: Instant) -> Result<()> {
         .await
         .context("the demo did not come up")?;
     match applied.goal {
-        Goal::Beating(count) => say(
+        Goal::Serving(count) => say(
             start,
             &format!("done: {count} replicas are Ready and send heartbeats"),
         ),
@@ -157,7 +157,7 @@ async fn summary(
     Ok(text)
 }
 
-/// Seconds since each replica's last beat, by its id.
+/// Seconds since each replica's last heartbeat, by its id.
 async fn heartbeats(database: &Database) -> Result<BTreeMap<String, f64>> {
     let mut connection = PgConnection::connect(&database.local_url()).await?;
     let rows: Vec<(String, f64)> = sqlx::query_as(
@@ -188,7 +188,7 @@ fn closing(harness: &Harness, applied: &Applied) -> String {
         format!("then open http://localhost:{PORT} and log in.")
     };
     let license = match applied.goal {
-        Goal::Beating(_) => ", bytebase-license",
+        Goal::Serving(_) => ", bytebase-license",
         Goal::Limited => "",
     };
     format!(

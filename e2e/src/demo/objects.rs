@@ -88,7 +88,7 @@ pub async fn install_operator(harness: &Harness, build: &str) -> Result<()> {
         "logFormat": "text",
         "podAnnotations": {BUILD_ANNOTATION: build},
     });
-    // The stand-in knows this key and no other; with the real one nobody has the key to check with.
+    // The stand-in knows this key and no other; of the real one no one here has the key.
     if harness.bytebase.stand_in {
         values["license"] = json!({"publicKey": harness.license.public_pem()});
     }
@@ -143,7 +143,7 @@ pub async fn apply(harness: &Harness) -> Result<Applied> {
         .apply(NAMESPACE, &cluster(harness, licensed).to_string())
         .await?;
     let goal = if licensed {
-        Goal::Beating(REPLICAS)
+        Goal::Serving(REPLICAS)
     } else {
         Goal::Limited
     };

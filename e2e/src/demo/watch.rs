@@ -1,4 +1,4 @@
-//! What a person would look at while a cluster comes up: phase, conditions and replicas, a line for
+//! What a user would watch while a cluster comes up: phase, conditions and replicas, a line for
 //! each change.
 
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use tokio::time::sleep;
 
 use crate::scenario::sandbox::condition;
 
-/// Between two looks at the object.
+/// Between two readings of the object.
 const INTERVAL: Duration = Duration::from_millis(300);
 /// After this long without a change a line says what is waited for.
 const QUIET: Duration = Duration::from_secs(15);
-/// Somebody must help if this does not pass by itself.
+/// The user must help if this does not pass by itself.
 const STALL_LIMIT: Duration = Duration::from_secs(45);
 /// Longer messages are cut; `kubectl describe` has all of them.
 const SHOWN: usize = 150;
@@ -29,8 +29,8 @@ const UNREMARKABLE: &str = "Reconciling";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
     /// This many replicas are Ready and send heartbeats.
-    Beating(i64),
-    /// One replica beats, and the license gate holds back the others.
+    Serving(i64),
+    /// One replica is Ready and sends heartbeats, and the license gate holds back the others.
     Limited,
 }
 
@@ -38,7 +38,7 @@ impl Goal {
     fn reached(self, cluster: &DynamicObject) -> bool {
         let status = &cluster.data["status"];
         let (phase, active) = match self {
-            Self::Beating(count) => ("Ready", count),
+            Self::Serving(count) => ("Ready", count),
             Self::Limited => ("Limited", 1),
         };
         // A status of an earlier spec says nothing of this one.
@@ -90,7 +90,7 @@ pub async fn follow(
         }
         let stalled = condition(&status["conditions"], "Stalled")
             .is_some_and(|condition| condition["status"] == "True");
-        let held = matches!(goal, Goal::Beating(_)) && status["phase"] == "Limited";
+        let held = matches!(goal, Goal::Serving(_)) && status["phase"] == "Limited";
         stuck = (stalled || held).then(|| stuck.unwrap_or_else(Instant::now));
         if stuck.is_some_and(|since| since.elapsed() > STALL_LIMIT) {
             let configuration = condition(&status["conditions"], "ConfigurationValid");
@@ -126,7 +126,7 @@ pub fn say(start: Instant, line: &str) {
 struct View(BTreeMap<String, String>);
 
 impl View {
-    /// A line for everything that is not as it was at the last look.
+    /// A line for everything that is not as it was at the last reading.
     fn changes(&mut self, status: &Value) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(phase) = status["phase"].as_str() {
@@ -219,11 +219,11 @@ pub fn replicas(cluster: &DynamicObject, ages: &BTreeMap<String, f64>) -> Vec<St
         .map(|replica| {
             let pod = replica["pod"].as_str().unwrap_or_default();
             let id = replica["replicaID"].as_str().unwrap_or_default();
-            let beat = ages.get(id).map_or_else(
+            let age = ages.get(id).map_or_else(
                 || "no beat under this id".to_owned(),
                 |age| format!("beat {age:.1} s ago"),
             );
-            format!("{pod}: {}, replica id {id}, {beat}", describe(replica))
+            format!("{pod}: {}, replica id {id}, {age}", describe(replica))
         })
         .collect()
 }
@@ -262,8 +262,8 @@ mod tests {
             view.changes(&status("Starting", "another message", "Missing"))
                 .is_empty()
         );
-        let beating = view.changes(&status("Starting", "", "Fresh"));
-        assert_eq!(beating, ["replica     a-0: pod Ready, heartbeat Fresh"]);
+        let fresh = view.changes(&status("Starting", "", "Fresh"));
+        assert_eq!(fresh, ["replica     a-0: pod Ready, heartbeat Fresh"]);
         let gone = view.changes(&json!({"phase": "Starting"}));
         assert_eq!(gone, ["replica     a-0: gone"]);
     }
@@ -284,8 +284,8 @@ mod tests {
                 "status": {"observedGeneration": 1, "phase": "Ready", "activeReplicas": 3, "readyReplicas": 3},
             }))?)
         };
-        assert!(Goal::Beating(3).reached(&at(1)?));
-        assert!(!Goal::Beating(3).reached(&at(2)?));
+        assert!(Goal::Serving(3).reached(&at(1)?));
+        assert!(!Goal::Serving(3).reached(&at(2)?));
         assert!(!Goal::Limited.reached(&at(1)?));
         Ok(())
     }

@@ -33,8 +33,8 @@ pub const DEFAULT_VERSION: &str = "3.21.1";
 const BUILD_LIMIT: Duration = Duration::from_hours(1);
 /// Any number but 0 serves.
 const PROBE_USER: &str = "65532:65532";
-/// The user `bytebase` of the real image. That image runs as root unless told otherwise; the
-/// stand-in does too, so that an operator that forgets to tell it is noticed.
+/// The user `bytebase` of the real image. That image runs as root unless the pod says
+/// otherwise; the stand-in does too, so that an operator that forgets to say it is noticed.
 const STAND_IN_USER: &str = "0:0";
 
 /// Which Bytebase the scenarios run.
@@ -113,7 +113,7 @@ pub async fn build(packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
 /// Writes the archive of the operator's and the stand-in's images.
 pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool) -> Result<()> {
     // Both, whichever is wanted: cargo unites the features of what it builds together, and would
-    // build the operator anew without the other.
+    // build the operator again without the other.
     let mut programs = build(&["bytebase-operator", "bytebase-drain", "bytebase-stub"]).await?;
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
     let scratch = Scratch::beside(output)?;

@@ -29,7 +29,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine.
+    /// Reads the facts of this machine.
     pub fn inspect() -> Result<Self> {
         let status = fs::read_to_string("/proc/self/status")
             .context("the harness needs Linux: its clusters and faults rest on /proc")?;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-/// A process, told apart from every other that ever has its number by when it started (in clock
+/// A process, distinguished from every other that ever has its number by when it started (in clock
 /// ticks since the boot) and by the boot itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
@@ -68,7 +68,7 @@ impl ProcessId {
             if !self.runs() {
                 return Ok(());
             }
-            // It may end between the look and the signal; the wait below tells.
+            // It may end between the check and the signal; the wait below notices.
             let sent = send(self.pid, signal);
             let start = Instant::now();
             while self.runs() {

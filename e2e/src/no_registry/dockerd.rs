@@ -78,7 +78,7 @@ pub async fn stop(folder: &Path) -> Result<()> {
     }
     let pid_file = folder.join("run/containerd/containerd.pid");
     if let Ok(process) = ProcessId::from_file(&pid_file) {
-        // The number may have been given to somebody else since: ours names our folder.
+        // The number may have been given to another process since: ours names our folder.
         let own = folder.display().to_string();
         let command = fs::read_to_string(format!("/proc/{}/cmdline", process.pid()));
         if command.is_ok_and(|command| command.contains(&own)) {

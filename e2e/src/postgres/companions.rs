@@ -17,7 +17,7 @@ use crate::postgres::{Database, Server};
 use crate::session::state::{CompanionRecord, State, write_private};
 use crate::wait;
 
-/// Both end at once when told to quit.
+/// Both end at once when asked to quit.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A program that goes to the background writes its number a moment later.
 const START_PATIENCE: Duration = Duration::from_secs(20);

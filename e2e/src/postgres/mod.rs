@@ -28,7 +28,7 @@ const MAX_CONNECTIONS: u32 = 600;
 /// From anywhere that can reach the two addresses it listens on, with a password.
 const CLIENTS: &str = "host all all 0.0.0.0/0 scram-sha-256\n\
      host replication postgres 127.0.0.1/32 scram-sha-256\n";
-/// A fast shutdown disconnects everybody and writes one checkpoint.
+/// A fast shutdown ends all sessions and writes one checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server.
@@ -204,7 +204,7 @@ impl Server {
         Ok(ended.len())
     }
 
-    /// Lets nobody connect to a database, or everybody again. Unlike [`Self::stop`] it leaves the
+    /// Lets no one connect to a database, or everybody again. Unlike [`Self::stop`] it leaves the
     /// other scenarios alone.
     pub async fn allow_connections(&self, database: &Database, allowed: bool) -> Result<()> {
         self.execute(&format!(
@@ -219,7 +219,7 @@ impl Server {
     }
 
     /// Starts the server and waits until it accepts connections. Only for exclusive scenarios, as
-    /// are the next four: they strike everybody's database.
+    /// are the next four: they strike the databases of all scenarios.
     pub async fn start(&self) -> Result<()> {
         let log = self.log();
         self.program(
@@ -345,7 +345,7 @@ impl Server {
         Ok(())
     }
 
-    /// Writes the server's configuration; tells whether anything changed.
+    /// Writes the server's configuration; returns whether anything changed.
     async fn configure(&self) -> Result<bool> {
         let folder = self.certificate_folder();
         Certificates::open(&folder, &self.record.gateway)?;

@@ -51,7 +51,7 @@ pub async fn public_places(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
 }
 
 /// Writes everything to the scenario's folder. Returns the digest for the terminal. What cannot be
-/// had is said in its place: a failed look must not hide the failure that is looked into.
+/// had is said in its place: a failed reading must not hide the failure that is investigated.
 pub async fn after_failure(sandbox: &Sandbox) -> String {
     let mut digest = String::new();
     let folder = sandbox.folder();

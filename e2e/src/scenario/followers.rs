@@ -98,7 +98,7 @@ async fn watch(
                 }
             }
         }
-        // The API server may be away on purpose; a later look will find it.
+        // The API server may be away on purpose; a later listing will find it.
         if let Ok(list) = pods.list(&parameters).await {
             for start in list.items.iter().flat_map(started) {
                 if ended.contains(&start) || !active.insert(start.clone()) {

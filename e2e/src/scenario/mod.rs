@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 
 use crate::scenario::sandbox::Sandbox;
 
-/// Long enough for several rolls of three replicas; a scenario that waits for nothing takes
+/// Long enough for several rollouts of three replicas; a scenario that waits for nothing takes
 /// seconds.
 pub const DEFAULT_LIMIT: Duration = Duration::from_mins(10);
 

@@ -109,7 +109,7 @@ pub async fn run(
     Ok(tally)
 }
 
-/// Runs one scenario. What it broke and did not mend, since it failed, must not fail the next.
+/// Runs one scenario. What it broke and did not repair, since it failed, must not fail the next.
 async fn run_and_heal(harness: &Harness, scenario: Scenario, keep: bool) -> Result<bool> {
     let passed = run_one(harness, scenario, keep).await;
     if scenario.exclusive && !passed {

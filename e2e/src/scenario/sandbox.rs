@@ -79,7 +79,7 @@ impl Sandbox {
     pub async fn create(harness: Harness, scenario: &str) -> Result<Self> {
         let namespace = unique_name(scenario, &format!("{:04x}", rand::random::<u16>()));
         let folder = artifacts().join(scenario);
-        // Of the last run of this scenario; the folder tells of one run only.
+        // Of the last run of this scenario; the folder holds one run only.
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }

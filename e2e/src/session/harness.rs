@@ -55,7 +55,7 @@ pub struct Harness {
     pub license: LicenseKey,
     pub bytebase: BytebaseImage,
     pub state: State,
-    /// Held by whoever needs kinds that Kubernetes does not bring to be there, or not to be.
+    /// Held by a scenario that needs kinds that Kubernetes does not bring to be there, or not to be.
     pub optional_kinds: Arc<Mutex<()>>,
 }
 
@@ -118,7 +118,7 @@ impl Session {
                 cluster.delete(&state.kubeconfig()).await?;
                 let policy = state.path("audit-policy.yaml");
                 fs::write(&policy, audit::POLICY)?;
-                // A measurement is not burdened with a record that nobody reads.
+                // A measurement is not burdened with a record that no one reads.
                 let policy = (self.purpose != Purpose::Bench).then_some(policy.as_path());
                 cluster.create(image, &state.kubeconfig(), policy).await
             };

@@ -37,7 +37,7 @@ impl Reaper {
         Ok(Self(child))
     }
 
-    /// Tells it that there is nothing to do.
+    /// Lets it know that there is nothing to do.
     pub async fn dismiss(mut self) -> Result<()> {
         let mut pipe = self.0.stdin.take().context("the reaper has no pipe")?;
         pipe.write_all(DISMISSAL).await?;

@@ -54,7 +54,7 @@ pub struct State {
 pub struct Record {
     /// Whether kind was asked to make the cluster.
     pub cluster: bool,
-    /// Whether the making of the cluster has begun and not come to its end: it is then made anew.
+    /// Whether the making of the cluster has begun and not come to its end: it is then made again.
     #[serde(default)]
     pub unfinished: bool,
     /// The PostgreSQL server.
@@ -98,7 +98,7 @@ pub struct Ownership(
 );
 
 impl State {
-    /// The state of this purpose's cluster. `E2E_NAME` tells apart checkouts that test at the same
+    /// The state of this purpose's cluster. `E2E_NAME` separates checkouts that test at the same
     /// time on one machine; it is part of every name.
     pub fn open(purpose: Purpose, cache: &Path) -> Result<Self> {
         let suffix = match purpose {

@@ -13,8 +13,8 @@ use crate::postgres;
 use crate::postgres::companions;
 use crate::session::state::State;
 
-/// Removes the cluster, PostgreSQL and, if nobody else uses it, the engine we started. What is gone
-/// already is no error; what cannot be removed is, after everything else was tried.
+/// Removes the cluster, PostgreSQL and, if no other process uses it, the engine we started. What is
+/// gone already is no error; what cannot be removed is, after everything else was tried.
 pub async fn teardown(state: &State, tools: &Tools) -> Result<()> {
     let companions = companions::remove(state, |_| true).await;
     let companions = companions.context("what stands beside PostgreSQL");

@@ -34,7 +34,7 @@ const LEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// A frozen leader stands still for longer than its lease (15 s).
 const LEADER_FREEZE: Duration = Duration::from_secs(20);
 const DATABASE_DOWN: Duration = Duration::from_secs(15);
-/// How long a paused cluster is looked at.
+/// How long a cluster stays paused.
 const PAUSE: Duration = Duration::from_secs(6);
 /// How long before its end a license stops counting, and how long before that it is put in.
 const GUARD: SignedDuration = SignedDuration::from_mins(10);
@@ -186,8 +186,8 @@ impl Stage {
         }
     }
 
-    /// An empty database under the same name, as after a restore that went wrong; then somebody
-    /// restarts Bytebase.
+    /// An empty database under the same name, as after a restore that went wrong; then a
+    /// user restarts Bytebase.
     async fn swap_database(&self, index: usize) -> Result<()> {
         let database = self.databases.get(index).context("no such cluster")?;
         let postgres = &self.sandbox.harness().postgres;
@@ -231,7 +231,7 @@ impl Stage {
             .await
     }
 
-    /// The heartbeat of a replica that nobody here runs, for some time before and after the wish.
+    /// The heartbeat of a foreign replica, for some time before and after the wish.
     async fn start_beside_foreign(&self, index: usize) -> Result<()> {
         self.foreign_heartbeats(index).await?;
         self.doings.lock().refused.insert(index);
@@ -320,7 +320,7 @@ impl Stage {
         self.write_database_secret(index).await
     }
 
-    /// As if somebody put another license in over the user interface, and into the Secret.
+    /// As if a user put another license in over the user interface, and into the Secret.
     async fn exchange_license(&self, index: usize, license: &License) -> Result<()> {
         self.write_license(index, license).await?;
         let token = self.sandbox.harness().license.sign(license);
@@ -383,7 +383,7 @@ impl Stage {
         pods.into_iter().nth(which).context("there is no such pod")
     }
 
-    /// The pod that leads. After one was killed nobody does until its lease has run out.
+    /// The pod that leads. After one was killed no pod does until its lease has run out.
     async fn leader(&self) -> Result<Pod> {
         let led = || async {
             let (holder, _) = support::lease(&self.sandbox).await?;
@@ -440,7 +440,7 @@ impl Stage {
         }
         let complete = condition(&status["conditions"], "RolloutComplete");
         if complete.is_none_or(|condition| condition["status"] != "True") {
-            return Ok(Some("the roll is not complete".to_owned()));
+            return Ok(Some("the rollout is not complete".to_owned()));
         }
         // Status may be one of before: what was deleted or edited must be back.
         let name = cluster_name(index);

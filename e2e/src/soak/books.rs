@@ -12,7 +12,7 @@ use jiff::Timestamp;
 ///
 /// Each of the two that go first finishes its tasks, and the longest of those takes half a minute.
 pub const TOLERANCE: Duration = Duration::from_secs(150);
-/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the looks around it.
+/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around it.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(40 + 3);
 
 /// A pod as it was seen.
@@ -24,8 +24,8 @@ pub struct PodSeen {
     pub ending: bool,
     /// Since when it is Ready, as Kubernetes has it.
     pub ready_since: Option<Timestamp>,
-    /// When it was told to end.
-    pub told_to_end: Option<Timestamp>,
+    /// Since when it is ending.
+    pub ending_since: Option<Timestamp>,
 }
 
 /// One sample of one cluster.
@@ -36,7 +36,7 @@ pub struct PodSeen {
 )]
 pub struct Sample {
     pub pods: Vec<PodSeen>,
-    /// Replicas that beat.
+    /// Active replicas.
     pub active: i64,
     /// Whether a license is stored that allows several.
     pub ha: bool,
@@ -46,9 +46,9 @@ pub struct Sample {
     pub disturbed: bool,
     /// The operator may be unable to act.
     pub struck: bool,
-    /// Somebody keeps all replicas from promoting work.
+    /// A session keeps all replicas from promoting work.
     pub held: bool,
-    /// Task runs that have failed since their replica ended, and nobody struck it: id and owner.
+    /// Task runs that have failed since their replica ended without being struck: id and owner.
     pub lost: Vec<(i64, String)>,
     /// Its database is refused or in use by another Bytebase, and it had no replica.
     pub refused: bool,
@@ -84,7 +84,7 @@ struct Account {
 }
 
 impl Books {
-    /// Nothing that must not happen has happened, and somebody looked.
+    /// Nothing that must not happen has happened, and there were samples to show it.
     pub fn clean(&self) -> bool {
         self.samples > 0
             && [
@@ -100,18 +100,18 @@ impl Books {
             .all(|list| list.is_empty())
     }
 
-    /// Enters one look.
-    pub fn enter(&mut self, cluster: usize, look: &Sample) {
+    /// Enters one sample.
+    pub fn enter(&mut self, cluster: usize, sample: &Sample) {
         self.samples += 1;
         let account = self.accounts.entry(cluster).or_default();
-        if !look.ha && look.active > 1 {
-            if !look.struck {
-                account.surplus += look.passed;
+        if !sample.ha && sample.active > 1 {
+            if !sample.struck {
+                account.surplus += sample.passed;
             }
             if account.surplus > TOLERANCE {
                 self.too_many_without_ha.push(format!(
                     "cluster {cluster}: {} replicas without HA for {} s",
-                    look.active,
+                    sample.active,
                     account.surplus.as_secs()
                 ));
                 account.surplus = Duration::ZERO;
@@ -119,19 +119,19 @@ impl Books {
         } else {
             account.surplus = Duration::ZERO;
         }
-        if let (true, Some(pod)) = (look.refused, look.pods.first()) {
+        if let (true, Some(pod)) = (sample.refused, sample.pods.first()) {
             self.started_on_refused
                 .push(format!("cluster {cluster}: {} was made", pod.name));
         }
-        for (id, owner) in &look.lost {
+        for (id, owner) in &sample.lost {
             if account.lost.insert((*id, owner.clone())) {
                 self.tasks_lost.push(format!(
                     "cluster {cluster}: task run {id} of replica {owner}"
                 ));
             }
         }
-        account.held = if look.held {
-            account.held + look.passed
+        account.held = if sample.held {
+            account.held + sample.passed
         } else {
             Duration::ZERO
         };
@@ -142,33 +142,33 @@ impl Books {
             account.held = Duration::ZERO;
         }
         self.two_down_by_operator
-            .extend(two_down(cluster, &account.before, look));
-        account.before.clone_from(&look.pods);
+            .extend(two_down(cluster, &account.before, sample));
+        account.before.clone_from(&sample.pods);
     }
 }
 
-/// A pod that was Ready and is ended by nobody but the operator, while another is down.
-fn two_down(cluster: usize, before: &[PodSeen], look: &Sample) -> Option<String> {
-    if look.disturbed || look.target == 0 {
+/// A pod that was Ready and that the operator, and no one else, ends while another is down.
+fn two_down(cluster: usize, before: &[PodSeen], sample: &Sample) -> Option<String> {
+    if sample.disturbed || sample.target == 0 {
         return None;
     }
-    let now = |uid: &str| look.pods.iter().find(|pod| pod.uid == uid);
+    let now = |uid: &str| sample.pods.iter().find(|pod| pod.uid == uid);
     let ended: Vec<_> = before
         .iter()
-        .filter(|pod| pod.ready && !pod.ending && !look.deleted.contains(&pod.uid))
+        .filter(|pod| pod.ready && !pod.ending && !sample.deleted.contains(&pod.uid))
         .filter(|pod| now(&pod.uid).is_none_or(|pod| pod.ending))
         .collect();
     let first = ended.first()?;
     // Surplus pods go one by one as well, but whether the others are Ready is not their business.
-    let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(look.target);
+    let surplus = |pod: &PodSeen| ordinal(&pod.name) >= Some(sample.target);
     let shrinks = surplus(first);
-    let told = now(&first.uid).and_then(|pod| pod.told_to_end);
-    // It may have come up, or gone for good, between the two looks and before the other was told to
+    let began = now(&first.uid).and_then(|pod| pod.ending_since);
+    // It may have come up, or gone for good, between the two samples and before the other began to
     // end.
     let in_time = |down: &PodSeen| {
-        let successor = look.pods.iter().find(|pod| pod.name == down.name);
+        let successor = sample.pods.iter().find(|pod| pod.name == down.name);
         successor.map_or(surplus(down), |pod| {
-            pod.ready && !pod.ending && pod.ready_since.is_some() && pod.ready_since <= told
+            pod.ready && !pod.ending && pod.ready_since.is_some() && pod.ready_since <= began
         })
     };
     let down = before
@@ -218,7 +218,7 @@ impl fmt::Display for Books {
         }
         write!(
             formatter,
-            "| looks taken (and looks that saw nothing, while something was struck) | {} ({}) |",
+            "| samples taken (and samples that saw nothing, while something was struck) | {} ({}) |",
             self.samples, self.blind
         )
     }
@@ -235,7 +235,7 @@ mod tests {
             ready,
             ending,
             ready_since: None,
-            told_to_end: None,
+            ending_since: None,
         }
     }
 
@@ -243,7 +243,7 @@ mod tests {
         Timestamp::from_second(second).ok()
     }
 
-    fn look(pods: &[PodSeen]) -> Sample {
+    fn sample(pods: &[PodSeen]) -> Sample {
         Sample {
             pods: pods.to_vec(),
             ha: true,
@@ -253,10 +253,10 @@ mod tests {
         }
     }
 
-    fn entries(looks: &[Sample]) -> (usize, usize) {
+    fn entries(samples: &[Sample]) -> (usize, usize) {
         let mut books = Books::default();
-        for look in looks {
-            books.enter(0, look);
+        for sample in samples {
+            books.enter(0, sample);
         }
         (
             books.too_many_without_ha.len(),
@@ -269,7 +269,7 @@ mod tests {
         let two = Sample {
             ha: false,
             active: 2,
-            ..look(&[])
+            ..sample(&[])
         };
         let seconds = usize::try_from(TOLERANCE.as_secs()).unwrap_or(0);
         assert_eq!(entries(&vec![two.clone(); seconds]).0, 0);
@@ -293,7 +293,7 @@ mod tests {
         let mut books = Books::default();
         let lost = Sample {
             lost: vec![(7, "a".to_owned())],
-            ..look(&[])
+            ..sample(&[])
         };
         books.enter(0, &lost);
         books.enter(0, &lost);
@@ -301,7 +301,7 @@ mod tests {
         assert!(!books.clean());
         let held = Sample {
             held: true,
-            ..look(&[])
+            ..sample(&[])
         };
         let mut books = Books::default();
         for _ in 0..LONGEST_HOLD.as_secs() {
@@ -321,7 +321,7 @@ mod tests {
                 0,
                 &Sample {
                     refused,
-                    ..look(&pods)
+                    ..sample(&pods)
                 },
             );
             assert_eq!(books.started_on_refused.len(), expected);
@@ -335,56 +335,56 @@ mod tests {
         let ending = pod("a-0", true, true);
         let other = pod("a-1", true, false);
         let both = [
-            look(&[up.clone(), down.clone()]),
-            look(&[ending.clone(), down]),
+            sample(&[up.clone(), down.clone()]),
+            sample(&[ending.clone(), down]),
         ];
         assert_eq!(entries(&both).1, 1);
         let one = [
-            look(&[up.clone(), other.clone()]),
-            look(&[ending.clone(), other.clone()]),
+            sample(&[up.clone(), other.clone()]),
+            sample(&[ending.clone(), other.clone()]),
         ];
         assert_eq!(entries(&one).1, 0);
-        let together = [look(&[up.clone(), other.clone()]), look(&[])];
+        let together = [sample(&[up.clone(), other.clone()]), sample(&[])];
         assert_eq!(entries(&together).1, 1);
-        let mut ours = look(&[ending, pod("a-1", true, true)]);
+        let mut ours = sample(&[ending, pod("a-1", true, true)]);
         ours.deleted.insert("uid-a-1".to_owned());
-        assert_eq!(entries(&[look(&[up, other]), ours]).1, 0);
+        assert_eq!(entries(&[sample(&[up, other]), ours]).1, 0);
     }
 
     #[test]
-    fn what_came_up_between_two_looks_was_up_only_if_it_came_up_first() {
-        let before = look(&[pod("a-0", true, false), pod("a-1", false, false)]);
-        for (ready_since, told_to_end, expected) in [
+    fn what_came_up_between_two_samples_was_up_only_if_it_came_up_first() {
+        let before = sample(&[pod("a-0", true, false), pod("a-1", false, false)]);
+        for (ready_since, ending_since, expected) in [
             (at(10), at(10), 0),
             (at(10), at(11), 0),
             (at(11), at(10), 1),
             (at(10), None, 1),
         ] {
             let ending = PodSeen {
-                told_to_end,
+                ending_since,
                 ..pod("a-0", true, true)
             };
             let up = PodSeen {
                 ready_since,
                 ..pod("a-1", true, false)
             };
-            let looks = [before.clone(), look(&[ending, up])];
+            let samples = [before.clone(), sample(&[ending, up])];
             assert_eq!(
-                entries(&looks).1,
+                entries(&samples).1,
                 expected,
-                "{ready_since:?} {told_to_end:?}"
+                "{ready_since:?} {ending_since:?}"
             );
         }
         // A surplus pod that has gone for good makes room for the next.
         let shrink = |pods: &[PodSeen]| Sample {
             target: 1,
-            ..look(pods)
+            ..sample(pods)
         };
-        let looks = [
+        let samples = [
             shrink(&[pod("a-1", true, false), pod("a-2", true, true)]),
             shrink(&[pod("a-1", true, true)]),
         ];
-        assert_eq!(entries(&looks).1, 0);
+        assert_eq!(entries(&samples).1, 0);
     }
 
     #[test]
@@ -392,11 +392,11 @@ mod tests {
         let all = [pod("a-0", true, false), pod("a-1", true, false)];
         let stopped = Sample {
             target: 0,
-            ..look(&[])
+            ..sample(&[])
         };
-        assert_eq!(entries(&[look(&all), stopped]).1, 0);
+        assert_eq!(entries(&[sample(&all), stopped]).1, 0);
         let broken = [pod("a-0", false, false), pod("a-1", false, false)];
-        assert_eq!(entries(&[look(&broken), look(&broken[..1])]).1, 0);
+        assert_eq!(entries(&[sample(&broken), sample(&broken[..1])]).1, 0);
     }
 
     #[test]
@@ -404,7 +404,7 @@ mod tests {
         let (starting, surplus) = (pod("a-0", false, false), pod("a-2", true, false));
         let shrink = |pods: &[PodSeen]| Sample {
             target: 1,
-            ..look(pods)
+            ..sample(pods)
         };
         let before = shrink(&[starting.clone(), surplus]);
         assert_eq!(entries(&[before, shrink(&[starting])]).1, 0);

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::plan::Model;
 
-/// A replica beats this often.
+/// A replica sends a heartbeat this often.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);
 /// A cluster may look settled before what was done to it shows.
 const LINGERS: SignedDuration = SignedDuration::from_secs(30);
@@ -27,7 +27,7 @@ pub struct Doings {
     pub losses: BTreeMap<usize, Vec<(Timestamp, Option<Timestamp>)>>,
     /// Uids of pods that we deleted.
     pub deleted: BTreeSet<String>,
-    /// Nothing more is to be looked at.
+    /// No more samples are to be taken.
     pub over: bool,
 }
 

@@ -26,7 +26,7 @@ pub(crate) use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
 
-/// Replicas fail the tasks of one that has been gone for a minute, and look each minute.
+/// Replicas fail the tasks of one that has been gone for a minute, and check for them each minute.
 const FAILS_AFTER: Duration = Duration::from_secs(135);
 
 /// How long, how many, and which.

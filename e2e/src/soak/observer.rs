@@ -1,4 +1,4 @@
-//! The observer: looks at pods and at the databases on its own clock, and enters what it sees into
+//! The observer: reads pods and databases on its own clock, and enters what it sees into
 //! the books.
 
 use std::time::{Duration, Instant};
@@ -17,21 +17,21 @@ use super::books::{Books, PodSeen, Sample};
 use super::doings::{Doings, Shared};
 use super::plan::{Model, cluster_name};
 
-/// Between two looks.
+/// Between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A license counts until so long before its end.
 const GUARD_SECONDS: i64 = 600;
-/// Longest a look may take; while something is struck, nothing answers.
+/// Longest a sample may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The task that looks.
+/// The task that takes the samples.
 pub struct Observer {
     task: JoinHandle<Books>,
     shared: Shared,
 }
 
 impl Observer {
-    /// Begins to look.
+    /// Begins to take samples.
     pub fn start(pods: Api<Pod>, pools: Vec<PgPool>, shared: Shared) -> Self {
         let eyes = Eyes {
             pods,
@@ -67,7 +67,7 @@ impl Eyes {
                 if doings.over {
                     return books;
                 }
-                let seen = timeout(PATIENCE, self.look(index)).await;
+                let seen = timeout(PATIENCE, self.see(index)).await;
                 let Ok(Ok(Seen {
                     pods,
                     active,
@@ -76,19 +76,19 @@ impl Eyes {
                     failed,
                 })) = seen
                 else {
-                    // Of what nobody saw, nothing is told.
+                    // Of what the observer did not see, the books say nothing.
                     books.blind += 1;
                     *last = Instant::now();
                     continue;
                 };
-                // What was noted while the look went on counts as well.
+                // What was noted while the sample was taken counts as well.
                 let now = self.shared.lock().clone();
                 let both = |of: &Doings| of.disturbed.contains(&index);
                 let unexplained = failed
                     .into_iter()
                     .filter(|(_, _, last_heartbeat)| !now.explains(index, *last_heartbeat))
                     .map(|(id, owner, _)| (id, owner));
-                let look = Sample {
+                let sample = Sample {
                     lost: unexplained.collect(),
                     held,
                     pods,
@@ -102,13 +102,13 @@ impl Eyes {
                     passed: last.elapsed(),
                 };
                 *last = Instant::now();
-                books.enter(index, &look);
+                books.enter(index, &sample);
             }
             sleep(INTERVAL).await;
         }
     }
 
-    async fn look(&self, index: usize) -> Result<Seen> {
+    async fn see(&self, index: usize) -> Result<Seen> {
         let selector = format!("bytebase.com/cluster={}", cluster_name(index));
         let pods = self
             .pods
@@ -122,12 +122,12 @@ impl Eyes {
         .fetch_optional(pool)
         .await?
         .flatten();
-        // None is stored either where nobody has signed up, as in a database that was put in the place of
+        // None is stored either where no one has signed up, as in a database that was put in the place of
         // another.
         let ha = license
             .as_deref()
             .is_some_and(|token| allows_several(token, Timestamp::now()));
-        // A replica beats every ten seconds; the row of one that ended stays.
+        // A replica sends a heartbeat every ten seconds; the row of one that ended stays.
         let active = sqlx::query_scalar(
             "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
         )
@@ -159,7 +159,7 @@ impl Eyes {
     }
 }
 
-/// What one look brought.
+/// What one sample brought.
 struct Seen {
     pods: Vec<PodSeen>,
     active: i64,
@@ -181,7 +181,7 @@ fn seen(pod: &Pod) -> PodSeen {
     let metadata = &pod.metadata;
     // Kubernetes writes down when the pod will be gone at the latest.
     let grace = SignedDuration::from_secs(metadata.deletion_grace_period_seconds.unwrap_or(0));
-    let told_to_end = metadata
+    let ending_since = metadata
         .deletion_timestamp
         .as_ref()
         .map(|time| time.0 - grace);
@@ -189,11 +189,11 @@ fn seen(pod: &Pod) -> PodSeen {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
         ready: ready.is_some(),
-        ending: told_to_end.is_some(),
+        ending: ending_since.is_some(),
         ready_since: ready
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map(|time| time.0),
-        told_to_end,
+        ending_since,
     }
 }
 

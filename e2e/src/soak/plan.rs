@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom;
 
 /// Versions that a cluster goes through, upwards only: a schema never goes back.
 pub const VERSIONS: [&str; 4] = ["3.20.0", "3.20.1", "3.21.1", "3.22.0"];
-/// Wanted replicas that people ask for.
+/// Wanted replicas that users ask for.
 const SIZES: [i32; 4] = [0, 1, 2, 3];
 
 /// Name of a cluster.
@@ -25,7 +25,7 @@ pub struct Model {
     pub ha: bool,
     /// Index into [`VERSIONS`].
     pub version: usize,
-    /// Counts edits that roll the pods.
+    /// Counts edits that cause a rollout.
     pub edits: u32,
     /// Counts passwords.
     pub passwords: u32,
@@ -66,7 +66,7 @@ impl Model {
 /// Something done to one cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// An edit that rolls the pods.
+    /// An edit that causes a rollout.
     Edit,
     Scale(i32),
     Upgrade,
@@ -76,9 +76,9 @@ pub enum Action {
     /// The license is exchanged for one that is about to end.
     Expire,
     RegainHa,
-    /// Paused, edited, looked at, resumed.
+    /// Paused, edited, found unchanged, resumed.
     PauseAndResume,
-    /// An owned object is edited by somebody else.
+    /// An owned object is edited by another party.
     EditOwned,
     /// An owned object is deleted.
     DeleteOwned,

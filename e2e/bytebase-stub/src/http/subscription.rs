@@ -29,7 +29,7 @@ pub async fn show(State(app): Shared, _: User) -> Result<Json<Value>, ApiError> 
     )))
 }
 
-/// Stores a license that holds and tells every replica.
+/// Stores a license that holds, and notifies every replica.
 pub async fn upload(
     State(app): Shared,
     user: User,

@@ -2,7 +2,7 @@
 
 use super::{PgUrlError, Settings};
 
-/// One of these in front of an equals sign tells the form from a file path.
+/// One of these in front of an equals sign distinguishes the form from a file path.
 const KNOWN: [&str; 21] = [
     "host",
     "hostaddr",

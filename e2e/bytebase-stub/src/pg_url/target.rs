@@ -222,7 +222,7 @@ fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
 fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
     Ok(match text {
         // The driver verifies by the system's authorities, whatever the mode says. This stand-in has
-        // none, so nobody passes.
+        // none, so no server passes.
         _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],

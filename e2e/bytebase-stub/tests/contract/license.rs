@@ -94,7 +94,7 @@ async fn a_license_needs_the_administrators_token_and_shows_on_every_replica() {
         "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id
                   AND s.name = 'SYSTEM' WHERE NOT w.deleted";
     assert_eq!(database.text(stored).await, good);
-    // Caches live for a minute here: only the signal can have told the first one.
+    // Caches live for a minute here: only the signal can have reached the first one.
     eventually("the first one knows", async || {
         let (_, after) = first.get("/v1/subscription", Some(&user)).await;
         after["plan"] == "ENTERPRISE" && after["ha"] == true

@@ -7,12 +7,12 @@ use crate::support::{eventually, postgres::Database, process::Setup};
 const LISTENERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN bytebase_signal'";
 
 #[tokio::test]
-async fn a_replica_beats_and_leaves_its_row_behind() {
+async fn a_replica_sends_heartbeats_and_leaves_its_row_behind() {
     let database = Database::create().await;
     let mut server = Setup::replica(&database).start().await;
     let last = "SELECT (extract(epoch FROM last_heartbeat) * 1000)::bigint FROM replica_heartbeat";
     let first = database.number(last).await;
-    eventually("a second beat", async || {
+    eventually("a second heartbeat", async || {
         database.number(last).await > first
     })
     .await;
@@ -71,7 +71,7 @@ async fn an_idle_replica_holds_three_sessions_under_its_name_and_one_of_them_lis
         .start()
         .await;
     let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'bytebase-0'";
-    tokio::time::sleep(Duration::from_secs(11)).await; // a round, and a round with a beat
+    tokio::time::sleep(Duration::from_secs(11)).await; // a round, and a round with a heartbeat
     eventually("three sessions", async || database.number(ours).await == 3).await;
     let listening =
         format!("{ours} AND query = 'LISTEN bytebase_signal' AND client_addr = '127.0.0.1'");
@@ -122,7 +122,7 @@ async fn an_outage_leaves_healthz_green_and_ends_in_new_beats() {
         .await;
     let last =
         "SELECT (extract(epoch FROM max(last_heartbeat)) * 1000)::bigint FROM replica_heartbeat";
-    eventually("it beats again", async || {
+    eventually("it sends heartbeats again", async || {
         database.number(last).await > late
     })
     .await;

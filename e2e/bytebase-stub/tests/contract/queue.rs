@@ -33,7 +33,7 @@ async fn a_pending_task_is_promoted_claimed_and_done() {
 #[tokio::test]
 async fn replicas_share_the_queue_and_claim_every_task_once() {
     let database = Database::create().await;
-    // Nobody counts as active, so that the license does not matter, and nobody as dead, however
+    // No replica counts as active, so that the license does not matter, and none as dead, however
     // slow the machine.
     let replica = || {
         Setup::replica(&database)
@@ -121,7 +121,7 @@ async fn sigterm_drops_running_tasks_at_once_and_another_replica_fails_them_late
     let age = database
         .number("SELECT extract(epoch FROM t.updated_at - h.last_heartbeat) * 1000 FROM task_run t JOIN replica_heartbeat h USING (replica_id)")
         .await;
-    // Dead after 3 s, looked for every half second, on a busy machine.
+    // Dead after 3 s, checked for every half second, on a busy machine.
     assert!((3000..6000).contains(&age), "{age}");
 }
 

@@ -14,7 +14,7 @@ use testkit::ports;
 
 use super::{PATIENCE, eventually, keys::SIGNER, postgres::Database};
 
-/// Intervals that make a test quick. An owner is dead only after several missed beats.
+/// Intervals that make a test quick. An owner is dead only after several missed heartbeats.
 const SHORT: [(&str, &str); 8] = [
     ("BYTEBASE_STUB_HEARTBEAT_SECONDS", "0.3"),
     ("BYTEBASE_STUB_ACTIVE_SECONDS", "2"),
@@ -212,7 +212,7 @@ impl Server {
         self.call("GET", path, token, &Value::Null).await
     }
 
-    /// Any request, for tests that look at headers.
+    /// Any request, for tests that check headers.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method.parse().unwrap(), self.at(path))
     }
