@@ -119,7 +119,7 @@ impl Scheduler {
                 tokio::select! {
                     () = stop.cancelled() => tracing::warn!(task_run = id, "canceled a running task run"),
                     () = tokio::time::sleep(takes) => {
-                        // Nobody receives only when the scheduler has ended too.
+                        // No one receives only when the scheduler has ended too.
                         let _ = ended.send(id);
                     }
                 }

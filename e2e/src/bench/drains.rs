@@ -17,7 +17,7 @@ use crate::scenario::sandbox::Sandbox;
 use crate::scenarios::drains::{running_task, wait_task};
 use crate::scenarios::support::{self, NAME};
 
-const LOOK: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(3);
 /// `rollout.preStopSeconds` of the cluster that is measured: the rules demand this pause of every
 /// pod.
@@ -91,7 +91,7 @@ async fn rollout(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
                 ready.entry(pod.uid()).or_insert_with(|| began.elapsed());
             }
         }
-        sleep(LOOK).await;
+        sleep(INTERVAL).await;
     }
     let took = start.elapsed();
     let starts: Duration = ready.values().sum();
@@ -125,7 +125,7 @@ async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
             break;
         }
         ensure!(seen.elapsed() < PATIENCE, "{NAME}: the pod does not end");
-        sleep(LOOK).await;
+        sleep(INTERVAL).await;
     }
     table.row(
         "last task done → its pod has ended",
