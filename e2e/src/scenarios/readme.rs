@@ -24,7 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario::new(
 )
 .exclusive()];
 
-const HEADING: &str = "## Five minutes with a cluster of your own";
+const HEADING: &str = "## Five minutes with a Kubernetes cluster of your own";
 /// The names that the README gives.
 const OPERATOR: (&str, &str) = ("bytebase-operator", "bytebase-system");
 const NAMESPACE: &str = "bytebase";
