@@ -1,6 +1,6 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
 //! that faults which are planted in them are found; and the same for the drain hook's, in a world of
-//! its own: [`drains`]. `operator-model [quick] [drains]`.
+//! its own: [`drains`]. `operator-model [quick] [drains | sharing]` runs a part.
 
 #![allow(
     clippy::print_stdout,
@@ -22,12 +22,14 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let says = |meant: &str| words.iter().any(|word| word == meant);
     let quick = says("quick");
-    let rules = if says("drains") {
-        Ok(())
+    let checked = if says("drains") {
+        drains::run(quick)
+    } else if says("sharing") {
+        sharing::run(quick).map(drop)
     } else {
-        profiles::run(quick)
+        profiles::run(quick).and_then(|()| drains::run(quick))
     };
-    match rules.and_then(|()| drains::run(quick)) {
+    match checked {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("model: {error:#}");
