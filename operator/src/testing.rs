@@ -227,15 +227,15 @@ pub fn set(replicas: i32) -> StatefulSetView {
     }
 }
 
-pub fn beat(ordinal: i32, seconds: u64) -> Heartbeat {
+pub fn heartbeat(ordinal: i32, seconds: u64) -> Heartbeat {
     Heartbeat {
         replica_id: id(ordinal),
         age: Duration::from_secs(seconds),
     }
 }
 
-/// A database that passes every check, with fresh heartbeats of the first `beating` pods.
-pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
+/// A database that passes every check, with fresh heartbeats of the first `active` pods.
+pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
     DatabaseFacts {
         server_version_num: 150_018,
         in_recovery: false,
@@ -255,7 +255,7 @@ pub fn facts(beating: i32, license: StoredLicense) -> DatabaseFacts {
             version: Some(Version::new(3, 21, 5)),
         },
         license: Fact::Known(license),
-        heartbeats: Fact::Known((0..beating).map(|ordinal| beat(ordinal, 5)).collect()),
+        heartbeats: Fact::Known((0..active).map(|ordinal| heartbeat(ordinal, 5)).collect()),
         sessions: Some(Sessions {
             listeners: Some(Vec::new()),
             ..Sessions::default()
@@ -303,7 +303,7 @@ pub fn healthy(running: i32, license: StoredLicense) -> Observation {
 }
 
 /// The heartbeats that were read, to be changed.
-pub fn beats(facts: &mut DatabaseFacts) -> &mut Vec<Heartbeat> {
+pub fn heartbeats(facts: &mut DatabaseFacts) -> &mut Vec<Heartbeat> {
     facts.heartbeats.known_mut().unwrap()
 }
 

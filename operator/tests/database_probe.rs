@@ -330,7 +330,7 @@ async fn another_applications_tables_are_foreign() {
 }
 
 #[tokio::test]
-async fn the_encoding_is_told() {
+async fn the_encoding_is_reported() {
     server().sql(
         "postgres",
         &format!("CREATE ROLE ascii LOGIN PASSWORD '{PASSWORD}'"),
@@ -345,7 +345,7 @@ async fn the_encoding_is_told() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_create_tables_is_told() {
+async fn a_role_that_may_not_create_tables_is_reported() {
     server().sql(
         "postgres",
         &format!("CREATE ROLE guest LOGIN PASSWORD '{PASSWORD}'"),
@@ -453,7 +453,7 @@ async fn the_migration_lock_of_this_database_is_seen() {
 }
 
 #[tokio::test]
-async fn whoever_holds_the_queue_is_named_and_a_promotion_is_no_hold() {
+async fn the_holder_of_the_queue_is_named_and_a_promotion_is_no_hold() {
     let url = bytebase("queue");
     let held_by = async || {
         let sessions = facts(access(url.clone())).await.sessions.unwrap();
@@ -497,7 +497,7 @@ async fn session(url: &PgUrl, application: &str) -> sqlx::PgConnection {
 }
 
 #[tokio::test]
-async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
+async fn sessions_are_read_when_asked_for_and_then_at_once() {
     let url = bytebase("asked");
     let _replica = listener(&url, "bb-0").await;
     let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
@@ -530,7 +530,7 @@ async fn sessions_are_looked_at_when_asked_for_and_then_at_once() {
 }
 
 #[tokio::test]
-async fn the_database_of_a_stopped_cluster_is_left_alone_between_looks() {
+async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
     let url = bytebase("stopped");
     let mut probe = Probe::start(access(url.clone()), DEFAULT_INTERVAL);
     assert!(probe.wake(Duration::from_secs(10)).await.is_some());
@@ -781,13 +781,13 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     let other = Server::start("");
     other.database("place_monitor", PASSWORD);
     other.sql("postgres", "CREATE DATABASE watched");
-    let stranger = monitor(&replicas, "place_monitor", other.port);
+    let other_server = monitor(&replicas, "place_monitor", other.port);
     // A standby of the right server.
     let standby = server().standby();
     let behind = monitor(&replicas, "place_monitor", standby.port);
     for (access, words) in [
         (elsewhere, "does not hold the tables of Bytebase"),
-        (stranger, "does not know the role \"watched\""),
+        (other_server, "does not know the role \"watched\""),
         (behind, "is a standby"),
     ] {
         let place = format!("127.0.0.1:{}/", access.url.hosts[0].port);
@@ -905,9 +905,9 @@ async fn a_missing_database_is_definite() {
 #[tokio::test]
 async fn a_role_that_may_not_connect_is_definite() {
     server().database("closed", PASSWORD);
-    server().sql("postgres", &format!("CREATE ROLE stranger LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
+    server().sql("postgres", &format!("CREATE ROLE other_server LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
     let mut url = url(server().port, "closed");
-    url.user = "stranger".to_owned();
+    url.user = "other_server".to_owned();
     let (class, reason, _) = failure(access(url)).await;
     assert_eq!(
         (class, reason),
@@ -1008,7 +1008,7 @@ async fn another_product_behind_the_protocol_is_definite() {
 }
 
 #[tokio::test]
-async fn black_holes_are_unknown_and_delay_nobody_else() {
+async fn black_holes_are_unknown_and_delay_no_other_cluster() {
     server().database("healthy", PASSWORD);
     let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = hole.local_addr().unwrap().port();
@@ -1046,7 +1046,7 @@ async fn black_holes_are_unknown_and_delay_nobody_else() {
 // === Over time ===
 
 #[tokio::test]
-async fn a_quiet_cluster_wakes_nobody_and_a_dead_replica_is_told_within_a_second() {
+async fn a_quiet_cluster_is_not_woken_and_a_dead_replica_is_reported_within_a_second() {
     let url = bytebase("quiet");
     let replica = Uuid::new_v4();
     let beat = |age: &str| {
@@ -1080,11 +1080,11 @@ async fn a_quiet_cluster_wakes_nobody_and_a_dead_replica_is_told_within_a_second
             .wake(Duration::from_millis(4100).saturating_sub(died.elapsed()))
             .await
             .is_some(),
-        "not told within a second"
+        "not reported within a second"
     );
     assert!(
         died.elapsed() >= Duration::from_millis(2900),
-        "told too early"
+        "reported too early"
     );
 }
 
@@ -1159,7 +1159,7 @@ async fn a_locked_table_holds_a_probe_for_seconds_only() {
 // === What stands in between ===
 
 #[tokio::test]
-async fn a_transaction_mode_pooler_is_told_from_a_session_mode_one() {
+async fn a_transaction_mode_pooler_is_distinguished_from_a_session_mode_one() {
     bytebase("pooled");
     let users = [("pooled", PASSWORD)];
     let pooler = server().pooler("transaction", &users);
@@ -1259,7 +1259,7 @@ async fn a_pooler_that_has_changed_its_mode_is_examined_again() {
 }
 
 #[tokio::test]
-async fn a_standby_is_told_and_several_hosts_lead_to_the_primary() {
+async fn a_standby_is_reported_and_several_hosts_lead_to_the_primary() {
     let primary = Server::start("");
     primary.database("replicated", PASSWORD);
     let standby = primary.standby();

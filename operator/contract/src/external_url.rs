@@ -40,7 +40,7 @@ pub enum ExternalUrlError {
         position: usize,
     },
     /// An unprintable character.
-    #[error("there is an unprintable character at position {position}: type the URL anew")]
+    #[error("there is an unprintable character at position {position}: type the URL again")]
     ControlCharacter {
         /// Counted from 1.
         position: usize,
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_url_can_be_told() {
+    fn the_parts_of_a_url_can_be_read() {
         let url = ExternalUrl::parse("http://bytebase.example.com:8080").expect("a URL");
         assert_eq!(
             (url.scheme(), url.host(), url.port(), url.path()),

@@ -90,7 +90,7 @@ pub enum LicenseError {
         parts: usize,
     },
     /// A part that is not base64url.
-    #[error("the {part} of the license is not base64url: it was cut or changed, paste it anew")]
+    #[error("the {part} of the license is not base64url: it was cut or changed, paste it again")]
     Encoding {
         /// Which part.
         part: TokenPart,
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_license_tells_its_claims() {
+    fn a_license_shows_its_claims() {
         let license = License::decode(&unsigned(&header(), &claims())).expect("a license");
         assert_eq!(
             license,
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_told_by_its_shape() {
+    fn what_is_no_token_is_recognized_by_its_shape() {
         use LicenseError as E;
         let long = "a".repeat(MAX_LENGTH + 1);
         for (text, expected) in [
@@ -792,14 +792,14 @@ mod tests {
         }
 
         #[test]
-        fn no_piece_of_a_broken_token_is_told(cut in 0_usize..300, insert in "[!%.=é ]") {
+        fn no_piece_of_a_broken_token_is_in_the_error(cut in 0_usize..300, insert in "[!%.=é ]") {
             let token = unsigned(&header(), &claims());
             let cut = cut.min(token.len());
             let broken = format!("{}{insert}{}", &token[..cut], &token[cut..]);
             if let Err(error) = License::decode(&broken) {
-                let told = format!("{error} {error:?}");
+                let texts = format!("{error} {error:?}");
                 for start in 0..token.len() - 8 {
-                    prop_assert!(!told.contains(&token[start..start + 8]));
+                    prop_assert!(!texts.contains(&token[start..start + 8]));
                 }
             }
         }

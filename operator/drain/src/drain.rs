@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_look_has_to_be_answered_understood_and_held() {
+    fn the_last_reading_has_to_be_answered_understood_and_held() {
         let ends = |state: &mut State, seen: Option<&Seen>, is_held| {
             may_end(state, Duration::from_mins(1), seen, is_held)
         };
@@ -487,15 +487,15 @@ mod tests {
         /// database or its sessions are gone for long.
         #[test]
         fn no_running_task_is_left_behind(
-            looks in proptest::collection::vec((0u64..30, any::<bool>(), 0usize..3, any::<bool>()), 1..60),
+            readings in proptest::collection::vec((0u64..30, any::<bool>(), 0usize..3, any::<bool>()), 1..60),
         ) {
             let mut state = State::default();
             let mut elapsed = Duration::ZERO;
-            for (pause, answers, tasks, known) in looks {
+            for (pause, answers, tasks, known) in readings {
                 elapsed += Duration::from_secs(pause);
                 let owners = vec!["a"; tasks];
-                let look = seen(known.then_some("a"), &owners);
-                let next = step(&mut state, &TERMS, elapsed, answers.then_some(&look), false);
+                let reading = seen(known.then_some("a"), &owners);
+                let next = step(&mut state, &TERMS, elapsed, answers.then_some(&reading), false);
                 if answers && tasks > 0 && elapsed < TERMS.timeout {
                     let lets_go = matches!(next, Step::LetGo(_));
                     prop_assert!(!lets_go, "{next:?}");

@@ -5,7 +5,7 @@ const AGREEING: usize = 2;
 
 /// One heartbeat of the replica's own sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The id that it carries.
     pub replica: String,
     /// When, as the database writes it.
@@ -14,16 +14,20 @@ pub struct Beat {
 
 /// The heartbeats that were noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Beats(Vec<Beat>);
+pub struct Heartbeats(Vec<Heartbeat>);
 
-impl Beats {
+impl Heartbeats {
     /// One was seen. One of another replica than before makes everything uncertain.
-    pub fn note(&mut self, beat: Beat) {
-        if self.0.iter().any(|known| known.replica != beat.replica) {
+    pub fn note(&mut self, heartbeat: Heartbeat) {
+        if self
+            .0
+            .iter()
+            .any(|known| known.replica != heartbeat.replica)
+        {
             self.0.clear();
         }
-        if self.0.len() < AGREEING && !self.0.contains(&beat) {
-            self.0.push(beat);
+        if self.0.len() < AGREEING && !self.0.contains(&heartbeat) {
+            self.0.push(heartbeat);
         }
     }
 
@@ -40,11 +44,11 @@ mod tests {
 
     #[test]
     fn a_replica_is_known_by_two_heartbeats_that_agree() {
-        let mut beats = Beats::default();
+        let mut heartbeats = Heartbeats::default();
         let mut after = |replica: &str, at: &str| {
             let (replica, at) = (replica.to_owned(), at.to_owned());
-            beats.note(Beat { replica, at });
-            beats.replica().map(str::to_owned)
+            heartbeats.note(Heartbeat { replica, at });
+            heartbeats.replica().map(str::to_owned)
         };
         assert_eq!(after("a", "0"), None);
         assert_eq!(after("a", "0"), None, "the same heartbeat, seen twice");

@@ -44,7 +44,7 @@ async fn drain(terms: Terms, log: Log) {
     let mut hook = Hook {
         watch: Watch::new(logins.replica_sessions.clone()),
         logins,
-        looks: None,
+        reads: None,
         holds: None,
         failure: None,
         said: None,
@@ -52,7 +52,7 @@ async fn drain(terms: Terms, log: Log) {
     };
     let mut state = State::default();
     loop {
-        let seen = hook.look().await;
+        let seen = hook.read().await;
         let held = hook.holds.is_some();
         let next = step(&mut state, &terms, start.elapsed(), seen.as_ref(), held);
         match next {
@@ -81,7 +81,7 @@ struct Hook {
     logins: Logins,
     watch: Watch,
     /// The session that looks.
-    looks: Option<PgConnection>,
+    reads: Option<PgConnection>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
     /// Why there is no session that looks.
@@ -92,22 +92,22 @@ struct Hook {
 }
 
 impl Hook {
-    async fn look(&mut self) -> Option<Seen> {
-        if self.looks.is_none() {
+    async fn read(&mut self) -> Option<Seen> {
+        if self.reads.is_none() {
             match self.logins.dial().await {
                 Ok(connection) => {
-                    self.looks = Some(connection);
+                    self.reads = Some(connection);
                     self.failure = None;
                 }
                 Err(LoginError(why)) => self.failure = Some(why),
             }
         }
-        let looked = self.watch.look(self.looks.as_mut()?, process::age()).await;
-        if looked.is_err() {
-            self.looks = None;
+        let read = self.watch.read(self.reads.as_mut()?, process::age()).await;
+        if read.is_err() {
+            self.reads = None;
             self.failure = Some("the session broke off".to_owned());
         }
-        looked.ok()
+        read.ok()
     }
 
     /// Takes or ends the hold on the queue. `seconds`: until the end of the window.
@@ -146,7 +146,7 @@ impl Hook {
             return true;
         }
         let held = self.hold_last().await;
-        let seen = self.look().await;
+        let seen = self.read().await;
         // The server ends the hold after its time.
         let is_held = held.is_some_and(|since| since.elapsed() < LAST_HOLD);
         let leaves = may_end(state, start.elapsed(), seen.as_ref(), is_held);

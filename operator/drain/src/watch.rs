@@ -6,7 +6,7 @@
 //! present process by their age.
 
 use bytebase_drain::drain::{Run, Seen};
-use bytebase_drain::identity::{Beat, Beats};
+use bytebase_drain::identity::{Heartbeat, Heartbeats};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// Longest for one look.
-const LOOK: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest between the time of a statement and that of its transaction, in seconds. Both are taken
 /// by the server, one right after the other.
 const SAME: f64 = 0.02;
@@ -28,7 +28,7 @@ const QUEUE_LOCK: i64 = 1001;
 pub struct Watch {
     /// `application_name` of its sessions; empty if it has none of its own.
     sessions: String,
-    beats: Beats,
+    heartbeats: Heartbeats,
 }
 
 impl Watch {
@@ -36,17 +36,17 @@ impl Watch {
     pub fn new(sessions: String) -> Self {
         Self {
             sessions,
-            beats: Beats::default(),
+            heartbeats: Heartbeats::default(),
         }
     }
 
     /// Looks once. `age`: how long the replica's process has run, if that is known.
-    pub async fn look(
+    pub async fn read(
         &mut self,
         connection: &mut PgConnection,
         age: Option<Duration>,
     ) -> Result<Seen, sqlx::Error> {
-        timeout(LOOK, self.ask(connection, age))
+        timeout(READ_TIMEOUT, self.ask(connection, age))
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
@@ -70,7 +70,7 @@ impl Watch {
         let is_named = !self.sessions.is_empty();
         let sessions: i64 = row.try_get(1)?;
         if let Some(age) = age.filter(|_| is_named && has_heartbeats) {
-            self.look_for_beats(connection, age).await?;
+            self.look_for_heartbeats(connection, age).await?;
         }
         let (running, available) = if has_tasks {
             (running(connection).await?, available(connection).await?)
@@ -80,7 +80,7 @@ impl Watch {
         };
         Ok(Seen {
             clock: row.try_get(0)?,
-            replica: self.beats.replica().map(str::to_owned),
+            replica: self.heartbeats.replica().map(str::to_owned),
             sessions: is_named.then_some(sessions.unsigned_abs()),
             migrates: row.try_get(2)?,
             running,
@@ -89,7 +89,7 @@ impl Watch {
     }
 
     /// Looks for a heartbeat of the replica's sessions. One that cannot be told for sure counts as none.
-    async fn look_for_beats(
+    async fn look_for_heartbeats(
         &mut self,
         connection: &mut PgConnection,
         age: Duration,
@@ -113,13 +113,13 @@ impl Watch {
         };
         let mut found = Vec::new();
         for row in rows {
-            found.push(Beat {
+            found.push(Heartbeat {
                 replica: row.try_get(0)?,
                 at: row.try_get(1)?,
             });
         }
-        if let [beat] = &found[..] {
-            self.beats.note(beat.clone());
+        if let [heartbeat] = &found[..] {
+            self.heartbeats.note(heartbeat.clone());
         }
         Ok(())
     }
@@ -195,7 +195,7 @@ pub async fn hold(connection: &mut PgConnection, longest: Duration) -> Result<bo
         }
         Ok(held)
     };
-    timeout(LOOK, held)
+    timeout(READ_TIMEOUT, held)
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
@@ -205,7 +205,7 @@ pub async fn limit(connection: &mut PgConnection, longest: Duration) -> Result<(
     let longest = longest.as_millis().max(1);
     let set = format!("SET LOCAL idle_in_transaction_session_timeout = {longest}");
     let set = sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(connection);
-    timeout(LOOK, set)
+    timeout(READ_TIMEOUT, set)
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
         .map(drop)
@@ -214,7 +214,7 @@ pub async fn limit(connection: &mut PgConnection, longest: Duration) -> Result<(
 /// Ends a hold.
 pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let ended = sqlx::raw_sql("ROLLBACK").execute(connection);
-    timeout(LOOK, ended)
+    timeout(READ_TIMEOUT, ended)
         .await
         .unwrap_or(Err(sqlx::Error::PoolTimedOut))
         .map(drop)

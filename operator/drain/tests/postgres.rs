@@ -71,7 +71,7 @@ impl Database {
 }
 
 /// What a replica does each ten seconds.
-async fn beat(session: &mut PgConnection, replica: &str) {
+async fn heartbeat(session: &mut PgConnection, replica: &str) {
     sqlx::query(
         "\n\t\tINSERT INTO replica_heartbeat (replica_id, last_heartbeat)\n\t\tVALUES ($1, now())\n\t\tON CONFLICT (replica_id)\n\t\tDO UPDATE SET last_heartbeat = now()",
     )
@@ -81,27 +81,27 @@ async fn beat(session: &mut PgConnection, replica: &str) {
     .unwrap();
 }
 
-async fn look(watch: &mut Watch, session: &mut PgConnection) -> Seen {
-    watch.look(session, LONG).await.unwrap()
+async fn read(watch: &mut Watch, session: &mut PgConnection) -> Seen {
+    watch.read(session, LONG).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
-    let database = Database::new("two_beats", SCHEMA);
+    let database = Database::new("two_heartbeats", SCHEMA);
     let mut own = database.session("demo-1").await;
     let mut other = database.session("demo-0").await;
-    let mut looks = database.session("hook").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
     database.sql("INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'other', now()), ('AVAILABLE', NULL, NULL), ('DONE', 'own', now())");
-    for (beats, known) in [(0, None), (1, None), (1, Some("own")), (1, Some("own"))] {
-        for _ in 0..beats {
-            beat(&mut other, "other").await;
+    for (heartbeats, known) in [(0, None), (1, None), (1, Some("own")), (1, Some("own"))] {
+        for _ in 0..heartbeats {
+            heartbeat(&mut other, "other").await;
             tokio::time::sleep(Duration::from_millis(60)).await;
-            beat(&mut own, "own").await;
+            heartbeat(&mut own, "own").await;
         }
         for _ in 0..2 {
             // The same heartbeat counts once.
-            let seen = look(&mut watch, &mut looks).await;
+            let seen = read(&mut watch, &mut hook).await;
             assert_eq!(seen.replica.as_deref(), known);
             assert_eq!(seen.running.unwrap().len(), 1);
             assert_eq!((seen.available, seen.sessions), (Some(1), Some(1)));
@@ -110,23 +110,23 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
 }
 
 #[tokio::test]
-async fn looks_leave_nothing_behind_at_the_server() {
+async fn readings_leave_nothing_behind_at_the_server() {
     let database = Database::new("tidy", SCHEMA);
     let mut own = database.session("demo-1").await;
-    beat(&mut own, "own").await;
-    let mut looks = database.session("hook").await;
+    heartbeat(&mut own, "own").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
     for _ in 0..3 {
-        look(&mut watch, &mut looks).await;
+        read(&mut watch, &mut hook).await;
     }
     assert!(
-        watch::hold(&mut looks, Duration::from_secs(5))
+        watch::hold(&mut hook, Duration::from_secs(5))
             .await
             .unwrap()
     );
-    watch::release(&mut looks).await.unwrap();
+    watch::release(&mut hook).await.unwrap();
     let kept = sqlx::raw_sql("SELECT count(*) FROM pg_prepared_statements");
-    let kept: i64 = kept.fetch_one(&mut looks).await.unwrap().get(0);
+    let kept: i64 = kept.fetch_one(&mut hook).await.unwrap().get(0);
     assert_eq!(kept, 0);
 }
 
@@ -134,22 +134,18 @@ async fn looks_leave_nothing_behind_at_the_server() {
 async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
     let database = Database::new("same_instant", SCHEMA);
     let mut own = database.session("demo-1").await;
-    let mut looks = database.session("hook").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
     for _ in 0..3 {
-        beat(&mut own, "own").await;
+        heartbeat(&mut own, "own").await;
         database.sql("INSERT INTO replica_heartbeat SELECT 'other', last_heartbeat FROM replica_heartbeat WHERE replica_id = 'own' ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat");
-        assert_eq!(look(&mut watch, &mut looks).await.replica, None);
+        assert_eq!(read(&mut watch, &mut hook).await.replica, None);
     }
     // Two processes in turn under one name are no one for sure either.
     database.sql("DELETE FROM replica_heartbeat");
     for replica in ["a", "b", "a", "b"] {
-        beat(&mut own, replica).await;
-        assert_eq!(
-            look(&mut watch, &mut looks).await.replica,
-            None,
-            "{replica}"
-        );
+        heartbeat(&mut own, replica).await;
+        assert_eq!(read(&mut watch, &mut hook).await.replica, None, "{replica}");
         database.sql("DELETE FROM replica_heartbeat");
     }
 }
@@ -158,15 +154,15 @@ async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
 async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
     let database = Database::new("lingering", SCHEMA);
     let mut lingering = database.session("demo-1").await;
-    let mut looks = database.session("hook").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     for _ in 0..3 {
-        beat(&mut lingering, "old").await;
+        heartbeat(&mut lingering, "old").await;
         let young = Some(Duration::from_millis(100));
-        let seen = watch.look(&mut looks, young).await.unwrap();
+        let seen = watch.read(&mut hook, young).await.unwrap();
         assert_eq!(seen.replica, None);
-        let unknown = watch.look(&mut looks, None).await.unwrap();
+        let unknown = watch.read(&mut hook, None).await.unwrap();
         assert_eq!(unknown.replica, None, "of a process of unknown age");
     }
 }
@@ -174,24 +170,24 @@ async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
 #[tokio::test]
 async fn what_is_missing_and_what_is_not_understood_are_two_things() {
     let database = Database::new("unknown_tables", "SELECT");
-    let mut looks = database.session("hook").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
-    let empty = look(&mut watch, &mut looks).await;
+    let empty = read(&mut watch, &mut hook).await;
     assert_eq!((empty.running, empty.available), (Some(vec![]), Some(0)));
     assert_eq!(empty.sessions, Some(0));
     database.sql(SCHEMA);
     database.sql("ALTER TABLE task_run RENAME COLUMN replica_id TO owner");
-    assert_eq!(look(&mut watch, &mut looks).await.running, None);
+    assert_eq!(read(&mut watch, &mut hook).await.running, None);
     database.sql("ALTER TABLE task_run RENAME COLUMN status TO state");
-    assert_eq!(look(&mut watch, &mut looks).await.available, None);
+    assert_eq!(read(&mut watch, &mut hook).await.available, None);
     let mut unnamed = Watch::new(String::new());
-    assert_eq!(look(&mut unnamed, &mut looks).await.sessions, None);
+    assert_eq!(read(&mut unnamed, &mut hook).await.sessions, None);
 }
 
 #[tokio::test]
 async fn a_migration_counts_where_the_replica_itself_runs_it() {
     let database = Database::new("migrates", SCHEMA);
-    let mut looks = database.session("hook").await;
+    let mut hook = database.session("hook").await;
     let mut watch = Watch::new("demo-1".to_owned());
     for (name, expected) in [("demo-0", false), ("demo-1", true)] {
         let mut session = database.session(name).await;
@@ -200,7 +196,7 @@ async fn a_migration_counts_where_the_replica_itself_runs_it() {
             .await
             .unwrap();
         assert_eq!(
-            look(&mut watch, &mut looks).await.migrates,
+            read(&mut watch, &mut hook).await.migrates,
             expected,
             "{name}"
         );
@@ -317,7 +313,7 @@ async fn the_program_returns_when_the_task_of_its_replica_is_done() {
     let mut own = database.session("demo-1").await;
     let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
     for _ in 0..3 {
-        beat(&mut own, "own").await;
+        heartbeat(&mut own, "own").await;
         tokio::time::sleep(Duration::from_millis(1200)).await;
     }
     let said = fs::read_to_string(&log).unwrap();

@@ -314,7 +314,7 @@ async fn the_login_comes_to_the_same_end_as_the_driver() {
 /// Names that no resolver knows.
 fn names(primary: &Server, standby: &Server) -> Table {
     let at = |server: &Server| SocketAddr::from(([127, 0, 0, 1], server.port));
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+    let dead = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
@@ -322,8 +322,8 @@ fn names(primary: &Server, standby: &Server) -> Table {
         ("standby-first.test", vec![at(standby), at(primary)]),
         ("primary-first.test", vec![at(primary), at(standby)]),
         ("standbys.test", vec![at(standby), at(standby)]),
-        ("one-dead.test", vec![nobody, at(primary)]),
-        ("dead.test", vec![nobody]),
+        ("one-dead.test", vec![dead, at(primary)]),
+        ("dead.test", vec![dead]),
     ];
     Table(table.into())
 }

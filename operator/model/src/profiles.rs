@@ -352,7 +352,7 @@ fn walk(time: Duration) -> Result<()> {
         if let Some((property, path)) = checker.discoveries().into_iter().next() {
             bail!(
                 "at random (seed {seed}): not true that {property}:\n{}",
-                visit::told(path)
+                visit::describe(path)
             );
         }
         states += checker.state_count();

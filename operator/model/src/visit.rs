@@ -38,7 +38,7 @@ where
         .spawn_bfs()
         .join();
     if let Some((property, path)) = checker.discoveries().into_iter().next() {
-        bail!("{name}: not true that {property}:\n{}", told(path));
+        bail!("{name}: not true that {property}:\n{}", describe(path));
     }
     let states = checker.unique_state_count();
     println!(
@@ -82,7 +82,7 @@ where
 }
 
 /// How the last state came about, and what it is.
-pub fn told<S, A>(path: Path<S, A>) -> String
+pub fn describe<S, A>(path: Path<S, A>) -> String
 where
     S: Clone + Debug + PartialEq,
     A: Debug + PartialEq,

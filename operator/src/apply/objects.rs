@@ -539,7 +539,7 @@ mod tests {
 
     /// Such as another `loadBalancerClass` of a Service that is a load balancer.
     #[tokio::test]
-    async fn a_field_that_cannot_change_is_told_in_the_words_of_the_api_server() {
+    async fn a_field_that_cannot_change_is_reported_in_the_words_of_the_api_server() {
         let why = "Service \"demo\" is invalid: spec.loadBalancerClass: Invalid value: \"example.com/two\": may not change once set";
         let refusal = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": why,
@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_where_nothing_stands_in_the_way() {
+    async fn a_refusal_is_reported_where_nothing_stands_in_the_way() {
         let (done, methods, _) = make(vec![status(422), status(404)]).await;
         assert_eq!(
             (done, methods.as_str()),

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_type_default_limits_and_description() {
+    fn a_row_shows_type_default_limits_and_description() {
         let page = reference(&crd());
         let replicas = row(&page, "spec.replicas");
         assert_eq!(replicas[1..4], ["integer", "`2`", "0 to 50"]);

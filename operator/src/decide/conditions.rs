@@ -195,12 +195,12 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     Verdict::new(
         (!only_unknown).then_some(false),
         *reason,
-        format!("{list}{}", why_no_beat(findings.database, &trouble)),
+        format!("{list}{}", why_no_heartbeat(findings.database, &trouble)),
     )
 }
 
 /// A database that accepts no writes explains why replicas do not beat.
-fn why_no_beat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
+fn why_no_heartbeat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
     let silent = trouble
         .iter()
         .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));

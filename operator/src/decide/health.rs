@@ -97,8 +97,8 @@ pub fn join(observation: &Observation) -> Health<'_> {
         .heartbeats
         .rows()
         .iter()
-        .filter(|beat| is_fresh(beat) && !known.contains(&beat.replica_id))
-        .map(|beat| beat.replica_id)
+        .filter(|row| is_fresh(row) && !known.contains(&row.replica_id))
+        .map(|row| row.replica_id)
         .collect();
     let sessions = UnnamedSessions::of(observation, facts, unmatched.len());
     let pods = observation.pods.iter();
@@ -174,11 +174,11 @@ fn replica<'a>(
             ..Replica::new(pod, heartbeat, true)
         };
     };
-    let mut beats = facts.heartbeats.rows().iter();
-    let beat = beats.find(|beat| beat.replica_id == id);
-    let heartbeat = beat.map_or(HeartbeatState::Missing, state);
+    let mut rows = facts.heartbeats.rows().iter();
+    let row = rows.find(|row| row.replica_id == id);
+    let heartbeat = row.map_or(HeartbeatState::Missing, state);
     Replica {
-        given_up: beat.map_or(old, |beat| Freshness::of(beat.age) == Freshness::Gone),
+        given_up: row.map_or(old, |row| Freshness::of(row.age) == Freshness::Gone),
         running_tasks: running_tasks(id, facts),
         ..Replica::new(pod, heartbeat, true)
     }
@@ -199,16 +199,16 @@ fn running_tasks(id: Uuid, facts: &DatabaseFacts) -> Option<u64> {
     Some(owned.fold(0, |sum: u64, tasks| sum.saturating_add(tasks.count)))
 }
 
-fn state(beat: &Heartbeat) -> HeartbeatState {
-    if is_fresh(beat) {
+fn state(heartbeat: &Heartbeat) -> HeartbeatState {
+    if is_fresh(heartbeat) {
         HeartbeatState::Fresh
     } else {
         HeartbeatState::Stale
     }
 }
 
-fn is_fresh(beat: &Heartbeat) -> bool {
-    Freshness::of(beat.age) == Freshness::Fresh
+fn is_fresh(heartbeat: &Heartbeat) -> bool {
+    Freshness::of(heartbeat.age) == Freshness::Fresh
 }
 
 /// Whether the replica of a pod holds a session that listens; `None` where that cannot be seen.

@@ -6,7 +6,7 @@ use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::{self, Rollout, Step};
 use super::{drains, login, queue, scale, silent};
-use crate::observation::heartbeat::BEAT_INTERVAL;
+use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::Reading;
 use crate::observation::{Fact, Observation};
 use crate::validate::ValidCluster;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// for.
 pub(super) const BUSY_PROBE: Duration = Duration::from_secs(1);
 /// Probe this often otherwise: as often as replicas send heartbeats.
-pub(super) const QUIET_PROBE: Duration = BEAT_INTERVAL;
+pub(super) const QUIET_PROBE: Duration = HEARTBEAT_INTERVAL;
 
 /// Probe this often while a cluster is stopped: its database is for others to work on, and
 /// what becomes of it matters only when the cluster is wanted again.

@@ -452,7 +452,7 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
         // The next reading looks at them.
         None => Some(Wait::new(
             RolloutWait::DatabaseReading,
-            "a look at whether a schema migration is running",
+            "a reading of whether a schema migration is running",
         )),
     }
 }

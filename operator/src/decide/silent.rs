@@ -95,10 +95,12 @@ pub fn restart(
 /// is what Bytebase does with them as long as one replica works.
 pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
     let facts = observation.facts()?;
-    let beats = facts.heartbeats.known()?;
+    let heartbeats = facts.heartbeats.known()?;
     let age = |id: Uuid| {
-        let ages = beats.iter().filter(|beat| beat.replica_id == id);
-        ages.map(|beat| beat.age).min()
+        let ages = heartbeats
+            .iter()
+            .filter(|heartbeat| heartbeat.replica_id == id);
+        ages.map(|heartbeat| heartbeat.age).min()
     };
     let stuck = facts.running_tasks.known()?.iter().filter(|tasks| {
         tasks.count > 0 && age(tasks.replica_id).is_none_or(|age| age >= STUCK_AFTER)
@@ -122,10 +124,10 @@ pub fn stuck_at(observation: &Observation) -> Option<Timestamp> {
     let owners = facts.running_tasks.rows().iter();
     let owners = owners.filter(|tasks| tasks.count > 0);
     let left = owners.filter_map(|tasks| {
-        let mut beats = facts.heartbeats.rows().iter();
-        let beat = beats.find(|beat| beat.replica_id == tasks.replica_id)?;
-        let silent = beat.age > DEAD_AFTER;
-        STUCK_AFTER.checked_sub(beat.age).filter(|_| silent)
+        let mut heartbeats = facts.heartbeats.rows().iter();
+        let heartbeat = heartbeats.find(|heartbeat| heartbeat.replica_id == tasks.replica_id)?;
+        let silent = heartbeat.age > DEAD_AFTER;
+        STUCK_AFTER.checked_sub(heartbeat.age).filter(|_| silent)
     });
     let left = left.filter(|left| !left.is_zero()).min()?;
     let left = SignedDuration::try_from(left + Duration::from_secs(1)).ok()?;

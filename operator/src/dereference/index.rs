@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_while_no_one_would_tell_that_it_changed() {
+    fn nothing_is_kept_while_no_watch_would_show_that_it_changed() {
         let fail = |index: &ReferenceIndex| index.watched(Kind::Secret, Some("apps"), false);
         let index = index();
         read(&index, |_| {});
@@ -297,7 +297,7 @@ mod tests {
         assert!(!is_kept(&index));
         index.watched(Kind::Secret, None, true);
         read(&index, |_| {});
-        assert!(is_kept(&index), "a watch over all namespaces tells");
+        assert!(is_kept(&index), "a watch over all namespaces shows it");
         let other = ObjectRef::new("demo").within("other");
         index.set(&other, &["pg".to_owned()].into(), &BTreeSet::new());
         index.watched(Kind::Secret, Some("other"), true);

@@ -104,7 +104,7 @@ fn golden(name: &str, value: &Value) {
     assert_eq!(
         wanted,
         text,
-        "\n{} differs; if that is meant, UPDATE_GOLDEN=1 writes it anew. A changed pod template rolls the pods of every cluster when the operator is upgraded",
+        "\n{} differs; if that is meant, UPDATE_GOLDEN=1 writes it again. A changed pod template rolls the pods of every cluster when the operator is upgraded",
         path.display()
     );
 }

@@ -20,7 +20,7 @@ mod tests {
     use kube::core::Status;
 
     #[test]
-    fn an_answer_is_told_once() {
+    fn an_answer_is_written_once() {
         let status = Status::failure("pods is forbidden", "Forbidden").with_code(403);
         let error = kube::Error::Api(status.boxed());
         let text = plain(&error);

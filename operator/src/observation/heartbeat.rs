@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Bytebase beats this often.
-pub const BEAT_INTERVAL: Duration = Duration::from_secs(10);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytebase counts a replica as active while its beat is at most this old.
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
 /// Bytebase gives a replica's tasks up at this age of its last beat.

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_has_the_database_whoever_is_read_first() {
+    fn the_oldest_has_the_database_in_any_order_of_reading() {
         for order in [[1, 2], [2, 1]] {
             let claims = Claims::default();
             for age in order {
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_is_told_from_its_original_by_the_start_of_its_server() {
+    fn a_clone_is_distinguished_from_its_original_by_the_start_of_its_server() {
         let claims = Claims::default();
         set(&claims, 1, "a.x:1/d", Some(("db", "s1")));
         assert_eq!(set(&claims, 2, "b.x:1/d", Some(("db", "s2"))), None);

@@ -356,7 +356,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
             tracing::warn!(
                 pod,
                 error = error.message,
-                "the log may not be read; the session in the database tells the replica instead"
+                "the log may not be read; the session in the database identifies the replica instead"
             );
             None
         }
@@ -364,7 +364,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
             tracing::debug!(
                 pod,
                 error = plain(&error),
-                "the log cannot be read; the session in the database tells the replica instead"
+                "the log cannot be read; the session in the database identifies the replica instead"
             );
             None
         }
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_does_not_report_is_told_from_a_container_that_is_not_ready() {
+    fn a_node_that_does_not_report_is_distinguished_from_a_container_that_is_not_ready() {
         let pod = |ready: &str, containers: &str, reason: Option<&str>| -> Pod {
             serde_json::from_value(json!({
                 "metadata": {"name": "demo-1", "uid": "u"},

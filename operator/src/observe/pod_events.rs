@@ -239,7 +239,7 @@ mod tests {
                 event("SuccessfulCreate", "demo-2", 9, 9),
             ])),
             since("07"),
-            "one event tells of refusals before and after"
+            "one event stands for refusals before and after"
         );
     }
 

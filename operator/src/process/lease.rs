@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn any_change_of_the_record_starts_its_time_anew() {
+    fn any_change_of_the_record_starts_its_time_again() {
         let start = Instant::now();
         let mut election = Election::default();
         election.observe(Some(seen(Some("b"), "1")), start);
@@ -764,7 +764,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_standby_looks_at_once_when_the_watch_shows_a_lease_that_was_given_up() {
+    async fn a_standby_reads_at_once_when_the_watch_shows_a_lease_that_was_given_up() {
         let (client, server, calls) = respond();
         server.lock().unwrap().put(held_by("b"));
         server.lock().unwrap().watch =
@@ -773,12 +773,16 @@ mod tests {
         let mut standby = contender(&client, "a");
         let soon = timeout(STANDBY_PERIOD / 2, standby.acquire());
         assert!(soon.await.is_err(), "another one holds it");
-        let looks = calls.lock().unwrap().len();
-        assert!(looks >= 2, "{looks} looks in {:?}", started.elapsed());
+        let readings = calls.lock().unwrap().len();
+        assert!(
+            readings >= 2,
+            "{readings} readings in {:?}",
+            started.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_standby_that_may_not_watch_does_not_ask_again_and_still_looks() {
+    async fn a_standby_that_may_not_watch_does_not_ask_again_and_still_reads() {
         let (client, server, calls) = respond();
         server.lock().unwrap().put(held_by("b"));
         let refusal = json!({

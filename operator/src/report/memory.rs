@@ -83,7 +83,10 @@ mod tests {
             ..ObjectMeta::default()
         };
         assert!(written.echoes_in(&cluster("7", 3)));
-        assert!(!written.echoes_in(&cluster("8", 3)), "somebody wrote since");
+        assert!(
+            !written.echoes_in(&cluster("8", 3)),
+            "another one wrote since"
+        );
         assert!(
             !written.echoes_in(&cluster("7", 4)),
             "edited before the status was written"

@@ -427,7 +427,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
                 && before.is_none_or(|before| before.message != condition.message);
             let reason: Reason = condition.reason.parse().ok()?;
             let type_: ConditionType = condition.type_.parse().ok()?;
-            ((!same || reminder) && worth_telling(type_, reason, before.is_some())).then(|| {
+            ((!same || reminder) && worth_reporting(type_, reason, before.is_some())).then(|| {
                 Notice {
                     warning: is_warning(type_, &condition.status) || reminder,
                     reason,
@@ -524,7 +524,7 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
 
 /// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new
 /// cluster is no news.
-fn worth_telling(type_: ConditionType, reason: Reason, known: bool) -> bool {
+fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
     // An Ingress without an address and a database that is being looked at are how every cluster

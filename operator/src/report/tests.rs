@@ -10,7 +10,8 @@ use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::plan::{ConditionDraft, Report};
 use crate::observation::Observation;
 use crate::testing::{
-    after, beat, beats, healthy, no_license, now, settings, stored, validation, with_facts,
+    after, healthy, heartbeat, heartbeats, no_license, now, settings, stored, validation,
+    with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -72,8 +73,8 @@ fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
         again.now = later(600);
         // The age of a heartbeat is no news.
         again = with_facts(again, |facts| {
-            for beat in beats(facts) {
-                beat.age /= 2;
+            for heartbeat in heartbeats(facts) {
+                heartbeat.age /= 2;
             }
         });
         let next = status(
@@ -118,7 +119,9 @@ fn the_transition_time_moves_with_the_status_only() {
 fn since_moves_with_the_heartbeat_and_the_process() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));
-    let stale = with_facts(seen.clone(), |facts| beats(facts)[1] = beat(1, 40));
+    let stale = with_facts(seen.clone(), |facts| {
+        heartbeats(facts)[1] = heartbeat(1, 40)
+    });
     let next = status(&before, report(&json!({}), &stale), &[], Some(4), later(60));
     let since: Vec<_> = next
         .replica_statuses
@@ -128,7 +131,7 @@ fn since_moves_with_the_heartbeat_and_the_process() {
     assert_eq!(since, [now(), later(60), now()]);
     assert_eq!(next.replica_statuses[1].heartbeat, HeartbeatState::Stale);
     // A new process of the same pod.
-    let mut restarted = with_facts(seen, |facts| beats(facts)[0] = beat(7, 1));
+    let mut restarted = with_facts(seen, |facts| heartbeats(facts)[0] = heartbeat(7, 1));
     restarted.pods[0].replica_id = Some(crate::testing::id(7));
     let next = status(
         &before,
@@ -172,7 +175,7 @@ fn a_roll_is_timed_by_what_it_waits_for() {
 }
 
 #[test]
-fn a_hold_of_the_queue_is_told_at_its_beginning_and_end() {
+fn a_hold_of_the_queue_is_reported_at_its_beginning_and_end() {
     let held = || Report {
         queue_hold: Some(QueueHoldStatus {
             held_by: vec!["drain/demo-1".to_owned()],
@@ -198,7 +201,7 @@ fn a_hold_of_the_queue_is_told_at_its_beginning_and_end() {
 }
 
 #[test]
-fn what_a_blocked_cluster_cannot_tell_is_kept() {
+fn what_a_blocked_cluster_cannot_report_is_kept() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));
     let blocked = status(
@@ -291,10 +294,10 @@ fn a_refused_write_stalls_whatever_was_decided() {
 }
 
 #[test]
-fn events_tell_of_a_changed_status_or_reason_only() {
+fn events_report_a_changed_status_or_reason_only() {
     use ConditionType::{ConfigurationValid, HaLicensed, Ready, Reconciling, Stalled};
     let from = |draft: Report| first(draft);
-    for (type_, before, after, told) in [
+    for (type_, before, after, published) in [
         (
             Ready,
             (Some(false), Reason::ReplicasNotReady, "a"),
@@ -367,10 +370,10 @@ fn events_tell_of_a_changed_status_or_reason_only() {
         let notices = notices(&before, &after);
         assert_eq!(
             notices.len(),
-            usize::from(told.is_some()),
+            usize::from(published.is_some()),
             "{type_} {after:?}"
         );
-        if let (Some(warning), Some(notice)) = (told, notices.first()) {
+        if let (Some(warning), Some(notice)) = (published, notices.first()) {
             assert_eq!(notice.warning, warning, "{notice:?}");
             assert_eq!(notice.message, of(&after, type_).message);
             assert_eq!(notice.reason.as_ref(), of(&after, type_).reason);
@@ -382,7 +385,7 @@ fn events_tell_of_a_changed_status_or_reason_only() {
 fn the_first_status_of_a_new_cluster_is_no_news() {
     let seen = crate::testing::observation(None, crate::observation::DatabaseView::NotProbed);
     let status = first(report(&json!({}), &seen));
-    let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
+    let published: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
         .into_iter()
         .map(|notice| notice.reason)
         .collect();
@@ -394,24 +397,24 @@ fn the_first_status_of_a_new_cluster_is_no_news() {
         Reason::NotStalled,
         Reason::Progressing,
     ] {
-        assert!(!told.contains(&quiet), "{told:?}");
+        assert!(!published.contains(&quiet), "{published:?}");
     }
     let seen = healthy(3, stored(&json!({})));
     let passed = Reason::DatabaseChecksPassed;
     let sound = first(report(&json!({}), &seen));
-    let told = |before: &BytebaseClusterStatus| {
+    let published = |before: &BytebaseClusterStatus| {
         let notices = notices(before, &sound);
         notices.iter().any(|notice| notice.reason == passed)
     };
-    assert!(!told(&BytebaseClusterStatus::default()) && told(&status));
+    assert!(!published(&BytebaseClusterStatus::default()) && published(&status));
     // A wrong spec is told once, on the condition that names it; the license is judged all the
     // same.
     let status = first(report(&json!({"version": "!"}), &seen));
-    let told: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
+    let published: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
         .into_iter()
         .map(|notice| notice.reason)
         .collect();
-    assert_eq!(told, [Reason::LicenseAllowsHa, Reason::InvalidSpec]);
+    assert_eq!(published, [Reason::LicenseAllowsHa, Reason::InvalidSpec]);
 }
 
 #[test]
@@ -497,25 +500,25 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     let seen = healthy(3, stored(&json!({})));
     let mut failures = failing();
     failures[0].kind = FailureKind::Lasting;
-    let told = status(&none, report(&json!({}), &seen), &failures, Some(4), now());
-    let stalled = of(&told, ConditionType::Stalled);
+    let after = status(&none, report(&json!({}), &seen), &failures, Some(4), now());
+    let stalled = of(&after, ConditionType::Stalled);
     assert_eq!(
         (&*stalled.status, &*stalled.reason),
         ("True", "ApplyFailed")
     );
     assert!(stalled.message.contains(&failures[0].message));
     // Another process goes on from what the status says.
-    assert_eq!(kind_after(0, &told, &mut None), FailureKind::Lasting);
+    assert_eq!(kind_after(0, &after, &mut None), FailureKind::Lasting);
     // A success ends it.
-    mark_lasting(&mut [], &told, &mut since, later(40));
+    mark_lasting(&mut [], &after, &mut since, later(40));
     assert_eq!(since, None);
     let conflict = &mut [refused(FailureKind::Conflict, false)];
-    mark_lasting(conflict, &told, &mut None, later(40));
+    mark_lasting(conflict, &after, &mut None, later(40));
     assert_eq!(conflict[0].kind, FailureKind::Conflict);
 }
 
 #[test]
-fn what_lasts_too_long_is_told_once() {
+fn what_lasts_too_long_is_reported_once() {
     let drain = |drain| ReplicaStatus {
         running_tasks: Some(3),
         drain: Some(drain),
@@ -543,14 +546,14 @@ fn what_lasts_too_long_is_told_once() {
         None,
         now(),
     );
-    let told = notices(&before, &over);
+    let published = notices(&before, &over);
     let words = [
         (Reason::QueueHeldLong, "held by psql"),
         (Reason::TasksStuck, "2 tasks are marked as running"),
         (Reason::DrainEndsSoon, "demo-1 still runs 3 tasks"),
     ];
-    assert_eq!(told.len(), words.len());
-    for (notice, (reason, words)) in told.iter().zip(words) {
+    assert_eq!(published.len(), words.len());
+    for (notice, (reason, words)) in published.iter().zip(words) {
         assert_eq!((notice.reason, notice.warning), (reason, true));
         assert!(notice.message.contains(words), "{}", notice.message);
     }
@@ -564,9 +567,9 @@ fn what_lasts_too_long_is_told_once() {
     );
     assert_eq!(notices(&over, &still), []);
     let gone = status(&still, Report::default(), &[], None, later(9));
-    let told: Vec<_> = notices(&still, &gone)
+    let published: Vec<_> = notices(&still, &gone)
         .into_iter()
-        .map(|told| told.reason)
+        .map(|notice| notice.reason)
         .collect();
-    assert_eq!(told, [Reason::QueueFree]);
+    assert_eq!(published, [Reason::QueueFree]);
 }

@@ -87,7 +87,7 @@ mod tests {
         let writer = memory.clone();
         let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(cluster = "a/b", "looked");
+            tracing::info!(cluster = "a/b", "reconciled");
             tracing::debug!("hidden");
             tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
         });
@@ -102,7 +102,7 @@ mod tests {
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (&line["message"], &line["cluster"]),
-            (&"looked".into(), &"a/b".into())
+            (&"reconciled".into(), &"a/b".into())
         );
     }
 
@@ -110,7 +110,9 @@ mod tests {
     fn text_is_plain() {
         let text = logged(LogFormat::Text, "info");
         assert!(
-            text.contains("looked") && text.contains("cluster=\"a/b\"") && !text.contains('\u{1b}'),
+            text.contains("reconciled")
+                && text.contains("cluster=\"a/b\"")
+                && !text.contains('\u{1b}'),
             "{text:?}"
         );
     }

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_says_what_is_missing_and_ends_when_told() {
+    async fn it_says_what_is_missing_and_ends_at_shutdown() {
         let readiness = Readiness::default();
         let (watches, lease) = (readiness.missing("watches"), readiness.missing("lease"));
         let server = Server::bind(any(), None).await.unwrap();

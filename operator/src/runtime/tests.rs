@@ -274,7 +274,7 @@ async fn one_refused_object_keeps_neither_the_others_nor_the_status() {
 }
 
 #[tokio::test]
-async fn a_status_that_cannot_be_written_is_tried_again_and_told_when_it_is() {
+async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is() {
     let world = World::new(&json!({}));
     world.reconcile().await;
     world.refuse("status", 503);

@@ -437,7 +437,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         } else {
             tracing::info!(
                 kind,
-                "the API server does not know this kind; looked for from time to time"
+                "the API server does not know this kind; it is checked from time to time"
             );
         }
         self.enqueue_all();

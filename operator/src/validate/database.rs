@@ -113,7 +113,7 @@ pub(super) fn validate(
         let field = "spec.database.url";
         let url = diagnostics.keep(parse(field, Reason::InvalidSpec, "the value", text))?;
         if url.has_password() {
-            diagnostics.invalid(field, "holds a password, which everybody who may read this object sees: put the URL into a Secret and name it in database.urlSecretRef");
+            diagnostics.invalid(field, "holds a password, which everyone who may read this object sees: put the URL into a Secret and name it in database.urlSecretRef");
             return None;
         }
         (UrlSource::Inline(text.clone()), url, field)

@@ -641,7 +641,7 @@ fn found<'p>(problems: &'p [Problem], field: &str) -> Option<&'p Problem> {
 }
 
 #[test]
-fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
+fn a_line_break_at_the_end_of_the_admins_password_is_reported_and_blocks_nothing() {
     let spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}}});
     for (password, expected) in [("p4ss", true), ("p4ss\n", false), ("p4ss\r\n", false)] {
         let mut references = references();
@@ -652,10 +652,10 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
         let validation = validate(&cluster(&spec), &references, None, now());
         let admin = validation.cluster.unwrap().admin.unwrap();
         assert_eq!(admin.login.is_some(), expected, "{password:?}");
-        let told = validation.problems.iter().any(|problem| {
+        let reported = validation.problems.iter().any(|problem| {
             problem.reason == InvalidSecret && problem.message.contains("line break")
         });
-        assert_eq!(told, !expected);
+        assert_eq!(reported, !expected);
         assert!(
             validation
                 .problems
@@ -666,7 +666,7 @@ fn a_line_break_at_the_end_of_the_admins_password_is_told_and_blocks_nothing() {
 }
 
 #[test]
-fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
+fn a_login_that_no_server_takes_is_named_by_its_secret_and_key() {
     for (key, value, words) in [
         ("password", "p4ss\n", "ends with a line break"),
         ("password", "p4ss\r\n", "ends with a line break"),
@@ -690,8 +690,8 @@ fn a_login_that_no_server_takes_is_told_by_its_secret_and_key() {
             (&problem.field, problem.reason, problem.blocking),
             (&field, InvalidSecret, true)
         );
-        let told = format!("Secret login, key {key} {words}");
-        assert!(problem.message.starts_with(&told), "{}", problem.message);
+        let words = format!("Secret login, key {key} {words}");
+        assert!(problem.message.starts_with(&words), "{}", problem.message);
         assert!(!problem.message.contains("p4ss"));
     }
 }
@@ -730,8 +730,8 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
         let validation = at(&verifying, now);
         assert!(validation.cluster.is_some());
         assert_eq!(validation.ends_soon.is_some(), said.is_some(), "{now}");
-        let told = validation.ends_soon.unwrap_or_default();
-        assert!(told.contains(said.unwrap_or_default()), "{told}");
+        let warning = validation.ends_soon.unwrap_or_default();
+        assert!(warning.contains(said.unwrap_or_default()), "{warning}");
         assert_eq!(validation.changes_at, Some(next), "{now}");
     }
     let ended = at(&verifying, end + second);
@@ -852,7 +852,7 @@ fn names_are_checked_as_admission_checks_them() {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn every_problem_is_reported_at_once() {
     let mut spec = parts(&json!({"passwordSecretRef": key("absent", "x")}));
     for (wrong, ..) in wrong_fields().filter(|(spec, ..)| spec.as_object().unwrap().len() == 1) {
         crate::testing::merge(&mut spec, &wrong);
@@ -882,12 +882,12 @@ fn every_problem_is_told_at_once() {
 }
 
 #[test]
-fn valid_specs_are_valid_and_remarks_are_told() {
+fn valid_specs_are_valid_and_remarks_are_reported() {
     for (spec, remark) in [
         (json!({}), None),
         (json!({"replicas": 0}), None),
         (json!({"replicas": 50}), None),
-        (json!({"version": "latest"}), Some("tells no version")),
+        (json!({"version": "latest"}), Some("names no version")),
         (
             json!({"image": {"repository": "registry:5000/bytebase", "tag": "mine", "digest": format!("sha256:{}", "0".repeat(64))}}),
             None,

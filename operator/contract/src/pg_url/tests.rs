@@ -28,7 +28,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_uri_tells_all_its_parts() {
+fn a_uri_shows_all_its_parts() {
     let url = parsed(
         "postgresql://bb:p%40ss@pg.example.com:5433/meta?sslmode=verify-full&sslrootcert=/ca/ca.pem\
          &target_session_attrs=read-write&connect_timeout=10&search_path=bb&options=-c%20work_mem%3D4MB",
@@ -185,7 +185,7 @@ fn keyword_values_are_divided_as_the_driver_divides_them() {
 }
 
 #[test]
-fn what_bytebase_would_take_for_a_file_is_told_by_what_it_looks_like() {
+fn what_bytebase_would_take_for_a_file_is_named_by_its_form() {
     for (text, expected) in [
         ("POSTGRES://u:p@h/d", FileTrap::UpperCaseScheme),
         ("Postgresql://u:p@h/d", FileTrap::UpperCaseScheme),
@@ -217,9 +217,12 @@ fn a_file_in_the_pod_is_refused_for_what_it_is() {
     for text in ["/secrets/pg-url", "./pg-url", "../pg-url"] {
         let error = refused(text);
         assert_eq!(error, PgUrlError::FileInPod, "{text}");
-        let told = error.to_string();
-        assert!(told.contains("does not read files in the pod"), "{told}");
-        assert!(!told.contains("fail to start"), "{told}");
+        let message = error.to_string();
+        assert!(
+            message.contains("does not read files in the pod"),
+            "{message}"
+        );
+        assert!(!message.contains("fail to start"), "{message}");
     }
 }
 
@@ -406,7 +409,7 @@ fn the_same_thing_twice_is_refused() {
 }
 
 #[test]
-fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
+fn unknown_parameters_are_named_if_the_program_knows_the_name() {
     let label = |position, name, similar| {
         PgUrlError::UnknownParameter(ParameterLabel {
             position,
@@ -414,7 +417,7 @@ fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
             similar,
         })
     };
-    for (text, expected, told) in [
+    for (text, expected, words) in [
         (
             "postgres://u:p@h/d?schema=public",
             label(1, Some("schema"), Some("search_path")),
@@ -453,7 +456,7 @@ fn parameters_that_nobody_knows_are_named_if_the_program_knows_the_name() {
     ] {
         let error = refused(text);
         assert_eq!(error, expected, "{text}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
     }
 }
 
@@ -897,18 +900,18 @@ fn neither_debug_nor_hint_show_a_secret() {
 const UNUSED: [char; 5] = ['Q', 'X', 'Z', '7', '9'];
 const PASSWORD: &str = "[QXZ79@/?#:%&=;' +,!\\[\\]$.\\\\]{4,16}";
 
-fn assert_nothing_told(told: &str, secret: &str) -> Result<(), TestCaseError> {
+fn assert_holds_nothing_of(text: &str, secret: &str) -> Result<(), TestCaseError> {
     let characters: Vec<char> = secret.chars().collect();
     // Signs alone may stand in any message: `://` is no part of a password there.
     let telling = |window: &&[char]| window.iter().any(|c| UNUSED.contains(c));
     for window in characters.windows(4).filter(telling) {
         let piece: String = window.iter().collect();
         prop_assert!(
-            !told.contains(&piece),
+            !text.contains(&piece),
             "{} of {} in {}",
             piece,
             secret,
-            told
+            text
         );
     }
     Ok(())
@@ -942,7 +945,7 @@ proptest! {
     }
 
     #[test]
-    fn a_broken_text_tells_nothing_of_its_password(
+    fn a_broken_text_shows_nothing_of_its_password(
         secret in PASSWORD,
         form in 0..3,
         edits in proptest::collection::vec((any::<usize>(), any::<u8>(), proptest::sample::select("@/?#:%&=;' ,+[].\\\n\u{0}é".chars().collect::<Vec<_>>())), 1..5),
@@ -953,7 +956,7 @@ proptest! {
             _ => format!("host=pg.example.com user=bb password='{secret}' dbname=meta"),
         };
         if let Err(error) = PgUrl::parse(&mutate(&text, &edits)) {
-            assert_nothing_told(&format!("{error} {error:?}"), &secret)?;
+            assert_holds_nothing_of(&format!("{error} {error:?}"), &secret)?;
         }
     }
 
@@ -964,11 +967,11 @@ proptest! {
             1 => format!("host=pg.example.com user=bb password={secret} dbname=meta"),
             _ => format!("host=pg.example.com user=bb password='{secret}' dbname=meta"),
         };
-        let told = match PgUrl::parse(&text) {
+        let errors = match PgUrl::parse(&text) {
             Ok(url) => format!("{url:?} {}", url.identity_hint()),
             Err(error) => format!("{error} {error:?}"),
         };
-        assert_nothing_told(&told, &secret)?;
+        assert_holds_nothing_of(&errors, &secret)?;
     }
 
     #[test]

@@ -120,10 +120,10 @@ impl Checked {
     fn hook_does(&self, mut world: World, place: u8) -> World {
         while let Some(hook) = world.pod(place).hook() {
             let action = match hook.phase {
-                Phase::Looks if hook.looked => break,
-                Phase::Looks => Action::Look(place, true, Attempt::Held),
+                Phase::Reads if hook.has_read => break,
+                Phase::Reads => Action::Read(place, true, Attempt::Held),
                 Phase::Leaves => Action::Hold(place, Attempt::Held),
-                Phase::LooksLast { .. } => Action::LastLook(place),
+                Phase::ReadsLast { .. } => Action::LastReading(place),
                 Phase::Gone { .. } => Action::End(place),
             };
             world = world.after(&self.rules, action);

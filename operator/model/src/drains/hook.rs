@@ -4,7 +4,7 @@
 use super::promises::{ENDS, ENDS_SOON, Promise, is_excused};
 use super::world::{Hold, STEP, World};
 use bytebase_drain::drain::{LetGo, Run, Seen, State, Step, Terms, may_end, step};
-use bytebase_drain::identity::{Beat, Beats};
+use bytebase_drain::identity::{Heartbeat, Heartbeats};
 use std::time::Duration;
 
 /// A fault in the hook, to see that the checker finds it.
@@ -21,7 +21,7 @@ pub enum Bug {
     /// Each hook counts the times at which the queue may be held from its own beginning.
     WindowsOfItsOwn,
     /// The hook returns without a last look.
-    NoLastLook,
+    NoLastReading,
     /// The hook returns after a last look for which it could not hold the queue.
     LeavesUnheld,
     /// The hook returns although its last look was not answered.
@@ -44,7 +44,7 @@ impl Bug {
         Self::HoldForgotten,
         Self::UnknownIsIdle,
         Self::WindowsOfItsOwn,
-        Self::NoLastLook,
+        Self::NoLastReading,
         Self::LeavesUnheld,
         Self::LeavesUnanswered,
         Self::NeverHolds,
@@ -58,7 +58,7 @@ impl Bug {
         match self {
             Self::EarlierIdTaken
             | Self::UnknownIsIdle
-            | Self::NoLastLook
+            | Self::NoLastReading
             | Self::LeavesUnheld
             | Self::LeavesUnanswered
             | Self::SilenceIsNoSession
@@ -108,11 +108,11 @@ pub enum Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// It looks again and again.
-    Looks,
+    Reads,
     /// Its replica is idle: one look more.
     Leaves,
     /// The last look comes. The step in which the queue was held for it, if it could be.
-    LooksLast {
+    ReadsLast {
         /// That step.
         held: Option<u8>,
     },
@@ -133,13 +133,13 @@ pub struct Hook {
     /// What it remembers.
     pub memory: State,
     /// The heartbeats that it has seen.
-    pub beats: Beats,
+    pub heartbeats: Heartbeats,
     /// It has a session that holds the queue, as far as it knows.
     pub holds: bool,
     /// The database is out of its reach.
     pub deaf: bool,
     /// It has looked in this step of time.
-    pub looked: bool,
+    pub has_read: bool,
     /// How far it has come.
     pub phase: Phase,
     /// When the database answered it last. Not for the hook, which keeps its own books.
@@ -152,11 +152,11 @@ impl Hook {
         Self {
             began: tick,
             memory: State::default(),
-            beats: Beats::default(),
+            heartbeats: Heartbeats::default(),
             holds: false,
             deaf: false,
-            looked: false,
-            phase: Phase::Looks,
+            has_read: false,
+            phase: Phase::Reads,
             answered: tick,
         }
     }
@@ -214,7 +214,7 @@ impl World {
             started: seconds(run.started) - from,
         };
         let blind = rules.bug == Some(Bug::UnknownIsIdle);
-        let known = hook.beats.replica().map(str::to_owned);
+        let known = hook.heartbeats.replica().map(str::to_owned);
         Some(Seen {
             clock: seconds(self.tick) - from,
             replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
@@ -234,14 +234,14 @@ impl World {
     }
 
     /// One look, and what follows from it.
-    pub fn look(&mut self, rules: &Rules, place: u8, beat: bool, attempt: Attempt) {
+    pub fn read(&mut self, rules: &Rules, place: u8, heartbeat: bool, attempt: Attempt) {
         let tick = self.tick;
         let process = self.pod(place).process;
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
-        if beat {
-            hook.beats.note(Beat {
+        if heartbeat {
+            hook.heartbeats.note(Heartbeat {
                 replica: name(process),
                 // Two of them must differ, and more are not noted.
                 at: name(tick % 2),
@@ -255,7 +255,7 @@ impl World {
         if up && !hook.deaf {
             hook.answered = tick;
         }
-        hook.looked = true;
+        hook.has_read = true;
         let mut terms = rules.terms;
         if rules.bug == Some(Bug::NoTimeOut) {
             terms.timeout = Duration::MAX;
@@ -269,7 +269,7 @@ impl World {
                 let until = hold.map(|until| tick + steps(until - clock));
                 self.hold(place, until, attempt);
             }
-            Step::LetGo(LetGo::Idle) if rules.bug != Some(Bug::NoLastLook) => {
+            Step::LetGo(LetGo::Idle) if rules.bug != Some(Bug::NoLastReading) => {
                 hook.phase = Phase::Leaves;
             }
             Step::LetGo(_) => self.returns(place, is_excused(self, rules, place)),
@@ -345,7 +345,7 @@ impl World {
     }
 
     /// Holds the queue for the last look: by the session that holds it already, if there is one.
-    pub fn hold_for_last_look(&mut self, place: u8, attempt: Attempt) {
+    pub fn hold_for_last_reading(&mut self, place: u8, attempt: Attempt) {
         let (up, tick) = (self.up, self.tick);
         let Some(hook) = self.hook_mut(place) else {
             return;
@@ -369,18 +369,18 @@ impl World {
         };
         if let Some(hook) = self.hook_mut(place) {
             let held = held.then_some(tick);
-            hook.phase = Phase::LooksLast { held };
+            hook.phase = Phase::ReadsLast { held };
         }
     }
 
     /// Looks for the last time: returns, or goes on waiting.
-    pub fn look_last(&mut self, rules: &Rules, place: u8) {
+    pub fn read_last(&mut self, rules: &Rules, place: u8) {
         let (up, tick) = (self.up, self.tick);
         let seen = self.seen(rules, place);
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
-        let Phase::LooksLast { held } = hook.phase else {
+        let Phase::ReadsLast { held } = hook.phase else {
             return;
         };
         if up && !hook.deaf {
@@ -394,7 +394,7 @@ impl World {
         if ends {
             self.returns(place, is_excused(self, rules, place));
         } else {
-            hook.phase = Phase::Looks;
+            hook.phase = Phase::Reads;
             let reaches = up && !hook.deaf;
             self.drop_hold(place, reaches);
         }

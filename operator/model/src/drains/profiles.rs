@@ -43,12 +43,12 @@ fn queue(more: u8) -> Vec<Profile> {
             begins: 2,
             timeout: 30,
             budget: Budget {
-                tells: 2,
+                ends: 2,
                 work: 2,
                 ticks: 4 + more,
                 ..none
             },
-            finds: &[Bug::NoLastLook, Bug::NeverHolds],
+            finds: &[Bug::NoLastReading, Bug::NeverHolds],
         },
         Profile {
             name: "drains of two of three: work comes",
@@ -56,7 +56,7 @@ fn queue(more: u8) -> Vec<Profile> {
             begins: 2,
             timeout: 30,
             budget: Budget {
-                tells: 2,
+                ends: 2,
                 work: 1 + more,
                 ticks: 4 + more,
                 ..none
@@ -64,12 +64,12 @@ fn queue(more: u8) -> Vec<Profile> {
             finds: &[],
         },
         Profile {
-            name: "drain: somebody promotes, a slow last look",
+            name: "drain: a promotion, a slow last reading",
             replicas: 2,
             begins: 0,
             timeout: 30,
             budget: Budget {
-                tells: 1,
+                ends: 1,
                 work: 2,
                 refusals: 1,
                 delays: 1,
@@ -84,7 +84,7 @@ fn queue(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 30,
             budget: Budget {
-                tells: 1 + more,
+                ends: 1 + more,
                 work: 1,
                 losses: 1,
                 ticks: 6 + more,
@@ -104,7 +104,7 @@ fn processes(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 30,
             budget: Budget {
-                tells: 1 + more,
+                ends: 1 + more,
                 work: 2,
                 restarts: 1,
                 ticks: 4,
@@ -118,7 +118,7 @@ fn processes(more: u8) -> Vec<Profile> {
             begins: 2,
             timeout: 30,
             budget: Budget {
-                tells: 2,
+                ends: 2,
                 work: 1 + more,
                 kills: 1 + more,
                 ticks: 5,
@@ -132,7 +132,7 @@ fn processes(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 30,
             budget: Budget {
-                tells: 2,
+                ends: 2,
                 work: more,
                 migrations: 1,
                 ticks: 4 + more,
@@ -146,7 +146,7 @@ fn processes(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 4,
             budget: Budget {
-                tells: 1 + more,
+                ends: 1 + more,
                 work: 1,
                 outages: 1,
                 ticks: 7,
@@ -166,7 +166,7 @@ fn database(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 30,
             budget: Budget {
-                tells: 1,
+                ends: 1,
                 work: 2,
                 renames: 1 + more,
                 ticks: 5 + more,
@@ -180,7 +180,7 @@ fn database(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 40,
             budget: Budget {
-                tells: 1,
+                ends: 1,
                 work: 1,
                 outages: 1 + more,
                 ticks: 22 + 2 * more,
@@ -194,7 +194,7 @@ fn database(more: u8) -> Vec<Profile> {
             begins: 0,
             timeout: 40,
             budget: Budget {
-                tells: 1,
+                ends: 1,
                 work: 1,
                 cuts: 1,
                 deafnesses: 1,

@@ -77,7 +77,7 @@ pub struct Hold {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// Pods that are told to end.
-    pub tells: u8,
+    pub ends: u8,
     /// Task runs that are queued.
     pub work: u8,
     /// Times the database goes away.
@@ -154,18 +154,18 @@ pub enum Action {
     /// A replica begins to migrate the schema, or is done.
     Migrate(u8),
     /// Somebody tells a pod to end.
-    Tell(u8),
+    AskToEnd(u8),
     /// The process of a hook dies: Kubernetes ends the replica.
     Kill(u8),
     /// The server notices that nobody is there behind a hold.
     Notice(Hold),
     /// A hook looks. Whether it sees a heartbeat of its replica, and what becomes of its attempt to
     /// hold the queue, should it make one.
-    Look(u8, bool, Attempt),
+    Read(u8, bool, Attempt),
     /// A hook that may return holds the queue for its last look.
     Hold(u8, Attempt),
     /// It looks for the last time.
-    LastLook(u8),
+    LastReading(u8),
     /// A replica whose hook has returned ends.
     End(u8),
     /// Time passes.
@@ -246,7 +246,7 @@ impl World {
         let serves = |place: &u8| self.pod(*place).stage == Stage::Serves;
         // Which of them goes first makes no difference.
         if let Some(place) = self.places().find(serves) {
-            may(budget.tells > 0, Action::Tell(place));
+            may(budget.ends > 0, Action::AskToEnd(place));
         }
         for place in self.places() {
             let pod = self.pod(place);
@@ -316,13 +316,14 @@ impl World {
             (Attempt::Unanswered, reaches && self.budget.losses > 0),
         ];
         match hook.phase {
-            Phase::Looks => {
-                let beats = reaches && self.pod(place).works() && hook.beats.replica().is_none();
-                for beat in [false, true] {
+            Phase::Reads => {
+                let heartbeats =
+                    reaches && self.pod(place).works() && hook.heartbeats.replica().is_none();
+                for heartbeat in [false, true] {
                     for (attempt, allowed) in attempts {
                         may(
-                            allowed && (beats || !beat),
-                            Action::Look(place, beat, attempt),
+                            allowed && (heartbeats || !heartbeat),
+                            Action::Read(place, heartbeat, attempt),
                         );
                     }
                 }
@@ -332,7 +333,7 @@ impl World {
                     may(allowed, Action::Hold(place, attempt));
                 }
             }
-            Phase::LooksLast { .. } => may(true, Action::LastLook(place)),
+            Phase::ReadsLast { .. } => may(true, Action::LastReading(place)),
             Phase::Gone { .. } => may(true, Action::End(place)),
         }
     }
@@ -341,8 +342,8 @@ impl World {
     fn time_may_pass(&self) -> bool {
         let mut hooks = self.pods.iter().filter_map(Pod::hook);
         hooks.all(|hook| match hook.phase {
-            Phase::Looks => hook.looked,
-            Phase::Leaves | Phase::LooksLast { .. } => self.budget.delays > 0,
+            Phase::Reads => hook.has_read,
+            Phase::Leaves | Phase::ReadsLast { .. } => self.budget.delays > 0,
             Phase::Gone { .. } => false,
         })
     }
@@ -394,8 +395,8 @@ impl World {
                     self.budget.migrations -= 1;
                 }
             }
-            Action::Tell(place) => {
-                self.budget.tells -= 1;
+            Action::AskToEnd(place) => {
+                self.budget.ends -= 1;
                 self.pod_mut(place).stage = Stage::Drains(Hook::new(self.tick));
             }
             Action::Kill(place) => {
@@ -403,13 +404,13 @@ impl World {
                 self.returns(place, true);
             }
             Action::Notice(hold) => self.holds.retain(|other| *other != hold),
-            Action::Look(place, beat, attempt) => self.look(rules, place, beat, attempt),
-            Action::Hold(place, attempt) => self.hold_for_last_look(place, attempt),
-            Action::LastLook(place) => self.look_last(rules, place),
+            Action::Read(place, heartbeat, attempt) => self.read(rules, place, heartbeat, attempt),
+            Action::Hold(place, attempt) => self.hold_for_last_reading(place, attempt),
+            Action::LastReading(place) => self.read_last(rules, place),
             Action::End(place) => self.end(place),
             Action::Tick => {
                 self.budget.ticks -= 1;
-                let leaves = |phase| matches!(phase, Phase::Leaves | Phase::LooksLast { .. });
+                let leaves = |phase| matches!(phase, Phase::Leaves | Phase::ReadsLast { .. });
                 if self
                     .pods
                     .iter()
@@ -494,7 +495,7 @@ impl World {
             let Some(hook) = self.hook_mut(place) else {
                 continue;
             };
-            hook.looked = false;
+            hook.has_read = false;
             let overdue = hook.elapsed(tick) > rules.terms.timeout + since(0, 2);
             if overdue {
                 self.breaks(Promise::TimeOut);

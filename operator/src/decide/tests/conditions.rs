@@ -9,7 +9,8 @@ use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
 };
 use crate::testing::{
-    after, beat, beats, called, failure, healthy, no_license, observation, stored, with_facts,
+    after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored,
+    with_facts,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -51,8 +52,8 @@ fn a_certificate_that_ends_soon_is_reported_and_checked_again_at_the_next_remind
 fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
     let seen = with_facts(three(), |facts| {
         facts.read_only = true;
-        for beat in beats(facts) {
-            beat.age = std::time::Duration::from_secs(45);
+        for heartbeat in heartbeats(facts) {
+            heartbeat.age = std::time::Duration::from_secs(45);
         }
     });
     let plan = plan(&json!({}), &seen);
@@ -184,7 +185,7 @@ fn beginnings() -> Vec<Case> {
         Case {
             ready: (Some(true), Reason::HeldBackByLicense),
             ..case(
-                "nobody signed up",
+                "no one signed up",
                 healthy(1, StoredLicense::NoWorkspace),
                 Phase::Limited,
             )
@@ -222,9 +223,9 @@ fn running() -> Vec<Case> {
         Case {
             healthy: (Some(false), Reason::ForeignReplica),
             ..case(
-                "a stranger",
+                "a foreign replica",
                 changed(
-                    with_facts(three(), |facts| beats(facts).push(beat(9, 1))),
+                    with_facts(three(), |facts| heartbeats(facts).push(heartbeat(9, 1))),
                     |seen| {
                         seen.unmatched_since
                             .insert(crate::testing::id(9), after(SignedDuration::from_mins(-5)));
@@ -273,7 +274,7 @@ fn running() -> Vec<Case> {
             healthy: (Some(false), Reason::HeartbeatStale),
             ..case(
                 "stale",
-                with_facts(three(), |facts| beats(facts)[0] = beat(0, 40)),
+                with_facts(three(), |facts| heartbeats(facts)[0] = heartbeat(0, 40)),
                 Phase::Degraded,
             )
         },
@@ -283,7 +284,8 @@ fn running() -> Vec<Case> {
             ..case(
                 "missing",
                 with_facts(three(), |facts| {
-                    beats(facts).retain(|beat| beat.replica_id != crate::testing::id(0));
+                    heartbeats(facts)
+                        .retain(|heartbeat| heartbeat.replica_id != crate::testing::id(0));
                 }),
                 Phase::Degraded,
             )
@@ -409,9 +411,9 @@ fn each_world_has_its_phase_and_conditions() {
 }
 
 #[test]
-fn a_message_names_each_pod_and_what_a_person_can_mend_comes_first() {
+fn a_message_names_each_pod_and_what_a_user_can_fix_comes_first() {
     let seen = changed(
-        with_facts(three(), |facts| beats(facts)[0] = beat(0, 40)),
+        with_facts(three(), |facts| heartbeats(facts)[0] = heartbeat(0, 40)),
         |seen| {
             seen.pods[2].ready = false;
             seen.pods[2].trouble = Some(PodTrouble::Crashing("Cannot new server".to_owned()));
@@ -426,7 +428,7 @@ fn a_message_names_each_pod_and_what_a_person_can_mend_comes_first() {
 }
 
 #[test]
-fn the_ingress_is_told_as_it_is() {
+fn the_ingress_is_reported_as_it_is() {
     for (spec, address, license, expected) in [
         (
             json!({}),
@@ -475,7 +477,7 @@ fn the_ingress_is_told_as_it_is() {
 }
 
 #[test]
-fn with_two_ways_in_the_worse_one_is_told() {
+fn with_two_ways_in_the_worse_one_is_reported() {
     let gateway = json!({"parentRefs": [{"name": "public"}]});
     let both = json!({"gateway": gateway, "ingress": {}});
     let only = json!({"gateway": gateway});
@@ -528,7 +530,7 @@ fn with_two_ways_in_the_worse_one_is_told() {
 }
 
 #[test]
-fn a_kind_that_is_not_installed_is_told_of_and_stops_nothing_else() {
+fn a_kind_that_is_not_installed_is_reported_and_stops_nothing_else() {
     let spec = json!({"gateway": {"parentRefs": [{"name": "public"}]}, "monitoring": {"serviceMonitor": {}}});
     let kinds = |plan: &Plan| {
         let mut kinds: Vec<_> = plan.objects.iter().map(|object| object.kind).collect();
@@ -572,7 +574,7 @@ fn a_kind_that_is_not_installed_is_told_of_and_stops_nothing_else() {
 }
 
 #[test]
-fn a_blocked_cluster_tells_every_problem_at_once_and_touches_nothing() {
+fn a_blocked_cluster_reports_every_problem_at_once_and_touches_nothing() {
     let spec = json!({
         "version": "v3 .21", "replicas": 51, "externalURL": "bytebase.example.com",
         "database": {"urlSecretRef": {"name": "absent", "key": "PG_URL"}},

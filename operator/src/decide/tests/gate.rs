@@ -9,7 +9,7 @@ use crate::observation::{
     StoredLicense,
 };
 use crate::testing::{
-    beats, called, days, facts, failure, forged, healthy, no_license, observation, stored,
+    called, days, facts, failure, forged, healthy, heartbeats, no_license, observation, stored,
     with_facts,
 };
 use jiff::SignedDuration;
@@ -93,7 +93,7 @@ fn worlds_by_license() -> Vec<World> {
             Knowledge::Yes,
         ),
         (
-            "nobody signed up",
+            "no one signed up",
             good(StoredLicense::NoWorkspace),
             None,
             Knowledge::No,
@@ -259,8 +259,8 @@ fn worlds_by_database() -> Vec<World> {
 /// A world with pods of which each beats.
 fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Observation {
     let mut seen = with_facts(observation(running, view), |facts| {
-        *beats(facts) = (0..running.unwrap_or(0))
-            .map(|ordinal| crate::testing::beat(ordinal, 1))
+        *heartbeats(facts) = (0..running.unwrap_or(0))
+            .map(|ordinal| crate::testing::heartbeat(ordinal, 1))
             .collect();
     });
     seen.database_shared_with = shared.map(str::to_owned);
@@ -527,7 +527,7 @@ fn the_least_of_several_limits_of_connections_counts() {
 }
 
 #[test]
-fn a_lacking_right_is_told_with_what_helps() {
+fn a_lacking_right_is_reported_with_what_helps() {
     type Change = fn(&mut DatabaseFacts);
     let changes: [(Change, &str); 4] = [
         (

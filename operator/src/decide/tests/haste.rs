@@ -37,9 +37,9 @@ fn a_drain_without_a_license_has_five_minutes() {
         let mut over = draining(310, no_license());
         over.pods[2].ends_by = Some(after(SignedDuration::from_secs(60 - 310)));
         assert_eq!(plan(&spec, &over).eviction, None);
-        let mut told = draining(0, no_license());
-        told.pods[2].ends_by = Some(after(SignedDuration::from_secs(60)));
-        assert_eq!(plan(&spec, &told).eviction, None);
+        let mut ending = draining(0, no_license());
+        ending.pods[2].ends_by = Some(after(SignedDuration::from_secs(60)));
+        assert_eq!(plan(&spec, &ending).eviction, None);
     }
 }
 

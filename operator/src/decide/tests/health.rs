@@ -7,7 +7,9 @@ use crate::decide::health::join;
 use crate::observation::{
     FailureClass, FailureReason, ListenSession, Observation, PodRefusal, RunningTasks, Sessions,
 };
-use crate::testing::{after, beat, beats, failure, healthy, id, running, stored, with_facts};
+use crate::testing::{
+    after, failure, healthy, heartbeat, heartbeats, id, running, stored, with_facts,
+};
 use jiff::SignedDuration;
 use serde_json::json;
 use std::time::Duration;
@@ -17,7 +19,7 @@ fn three() -> Observation {
     healthy(3, stored(&json!({})))
 }
 
-fn heartbeats(observation: &Observation) -> Vec<HeartbeatState> {
+fn states(observation: &Observation) -> Vec<HeartbeatState> {
     join(observation)
         .replicas
         .iter()
@@ -28,8 +30,8 @@ fn heartbeats(observation: &Observation) -> Vec<HeartbeatState> {
 #[test]
 fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
     let seen = with_facts(three(), |facts| {
-        *beats(facts) = vec![beat(2, 30), beat(0, 31)];
-        beats(facts)[0].age = Duration::from_secs(30);
+        *heartbeats(facts) = vec![heartbeat(2, 30), heartbeat(0, 31)];
+        heartbeats(facts)[0].age = Duration::from_secs(30);
         *running(facts) = vec![
             RunningTasks {
                 replica_id: id(0),
@@ -45,7 +47,7 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
             },
         ];
     });
-    assert_eq!(heartbeats(&seen), [Stale, Missing, Fresh]);
+    assert_eq!(states(&seen), [Stale, Missing, Fresh]);
     let health = join(&seen);
     let tasks: Vec<_> = health
         .replicas
@@ -58,12 +60,12 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
 }
 
 #[test]
-fn without_an_id_the_session_tells_by_name_or_address() {
+fn without_an_id_the_session_counts_by_name_or_address() {
     let session = |name: &str, address: Option<&str>| ListenSession {
         application_name: name.to_owned(),
         client_address: address.map(str::to_owned),
     };
-    for (listeners, beating, expected) in [
+    for (listeners, active, expected) in [
         (Some(vec![session("demo-0", None)]), true, Fresh),
         (
             Some(vec![session("demo-0", Some("192.168.0.9"))]),
@@ -86,16 +88,12 @@ fn without_an_id_the_session_tells_by_name_or_address() {
                 listeners: listeners.clone(),
                 ..Sessions::default()
             });
-            if !beating {
-                beats(facts).clear();
+            if !active {
+                heartbeats(facts).clear();
             }
         });
         seen.pods[0].replica_id = None;
-        assert_eq!(
-            heartbeats(&seen),
-            [expected],
-            "{listeners:?}, beating {beating}"
-        );
+        assert_eq!(states(&seen), [expected], "{listeners:?}, active {active}");
         // A pod that has no address yet is not the one behind a session without one.
         seen.pods[0].ip = None;
         seen = with_facts(seen, |facts| {
@@ -104,22 +102,22 @@ fn without_an_id_the_session_tells_by_name_or_address() {
                 ..Sessions::default()
             });
         });
-        assert_eq!(heartbeats(&seen), [Missing]);
+        assert_eq!(states(&seen), [Missing]);
     }
 }
 
 #[test]
-fn unreadable_heartbeats_are_unknown_and_nobody_is_a_stranger() {
+fn unreadable_heartbeats_are_unknown_and_no_replica_is_foreign() {
     let mut seen = three();
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     let health = join(&seen);
     assert!(!health.readable && health.active().is_none() && health.unmatched.is_empty());
-    assert_eq!(heartbeats(&seen), [Unknown; 3]);
+    assert_eq!(states(&seen), [Unknown; 3]);
 }
 
 #[test]
-fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
-    let stranger = Uuid::from_u128(0xbad);
+fn only_a_heartbeat_that_is_unmatched_for_over_a_minute_is_of_a_foreign_replica() {
+    let foreign = Uuid::from_u128(0xbad);
     for (seconds, is_stranger) in [
         (None, false),
         (Some(0), false),
@@ -129,14 +127,14 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
         (Some(3600), true),
     ] {
         let mut seen = with_facts(three(), |facts| {
-            beats(facts).push(crate::observation::Heartbeat {
-                replica_id: stranger,
+            heartbeats(facts).push(crate::observation::Heartbeat {
+                replica_id: foreign,
                 age: Duration::from_secs(3),
             });
         });
         if let Some(seconds) = seconds {
             seen.unmatched_since
-                .insert(stranger, after(SignedDuration::from_secs(-seconds)));
+                .insert(foreign, after(SignedDuration::from_secs(-seconds)));
         }
         let plan = plan(&json!({}), &seen);
         let expected = if is_stranger {
@@ -149,7 +147,7 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
             expected,
             "{seconds:?}"
         );
-        assert_eq!(plan.unmatched, [stranger]);
+        assert_eq!(plan.unmatched, [foreign]);
         // It looks again when patience ends; after that nothing more changes by itself.
         let patience = 61 - seconds.unwrap_or(0);
         let again = (patience > 0).then(|| after(SignedDuration::from_secs(patience)));
@@ -163,11 +161,11 @@ fn only_a_beat_that_nobody_claims_for_over_a_minute_is_a_stranger() {
 }
 
 #[test]
-fn the_tail_of_an_ended_process_is_no_stranger() {
+fn the_last_heartbeat_of_an_ended_process_is_of_no_foreign_replica() {
     // Its row is stale: whatever was remembered of it, it does not count.
     let ended = Uuid::from_u128(0xdead);
     let mut seen = with_facts(three(), |facts| {
-        beats(facts).push(crate::observation::Heartbeat {
+        heartbeats(facts).push(crate::observation::Heartbeat {
             replica_id: ended,
             age: Duration::from_secs(31),
         });
@@ -183,7 +181,7 @@ fn the_tail_of_an_ended_process_is_no_stranger() {
 }
 
 #[test]
-fn a_refused_pod_is_reported_in_the_words_of_whoever_refuses_once_the_refusal_lasts() {
+fn a_refused_pod_is_reported_in_the_words_of_the_refusal_once_it_lasts() {
     let message = "pods \"demo-2\" is forbidden: exceeded quota: small";
     let healthy = (Reason::AllReplicasHealthy, "");
     for (seconds, expected, next) in [
@@ -212,7 +210,12 @@ fn a_refused_pod_is_reported_in_the_words_of_whoever_refuses_once_the_refusal_la
 #[test]
 fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     let mut seen = with_facts(three(), |facts| {
-        *beats(facts) = vec![beat(0, 1), beat(7, 2), beat(8, 3), beat(9, 4)];
+        *heartbeats(facts) = vec![
+            heartbeat(0, 1),
+            heartbeat(7, 2),
+            heartbeat(8, 3),
+            heartbeat(9, 4),
+        ];
     });
     seen.pods[1].replica_id = None;
     seen.pods[2].replica_id = None;
@@ -227,7 +230,7 @@ fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
 }
 
 #[test]
-fn what_beats_is_active_whether_it_is_ready_or_ending() {
+fn a_replica_with_a_fresh_heartbeat_is_active_whether_ready_or_ending() {
     let mut seen = three();
     seen.pods[2].deleting = true;
     seen.pods[1].ready = false;
@@ -244,7 +247,7 @@ fn what_beats_is_active_whether_it_is_ready_or_ending() {
 }
 
 #[test]
-fn status_tells_the_version_that_is_being_left() {
+fn status_names_the_version_that_is_being_left() {
     for (left, taken) in [("3.21.9", "3.21.10"), ("3.21.10", "3.21.9")] {
         let mut seen = three();
         for pod in &mut seen.pods {

@@ -11,7 +11,7 @@ use crate::observation::{
 };
 use crate::report;
 use crate::testing::{
-    after, beats, days, failure, healthy, no_license, now, observation, stored, with_facts,
+    after, days, failure, healthy, heartbeats, no_license, now, observation, stored, with_facts,
 };
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -170,7 +170,7 @@ fn what_changes_by_itself_is_waited_for() {
             "a stale heartbeat",
             none.clone(),
             with_facts(three(), |facts| {
-                beats(facts)[0].age = std::time::Duration::from_secs(40);
+                heartbeats(facts)[0].age = std::time::Duration::from_secs(40);
             }),
         ),
         (

@@ -64,7 +64,7 @@ fn installs(plan: &Plan) -> Option<String> {
 }
 
 #[test]
-fn a_duration_is_told_in_a_unit_of_which_there_are_two() {
+fn a_duration_is_written_in_a_unit_of_which_there_are_two() {
     for (seconds, words) in [
         (0, "0 seconds"),
         (119, "119 seconds"),
@@ -84,10 +84,11 @@ fn drains_that_close_the_gate_long_before_the_end_are_warned_of() {
         seen.stateful_set.as_mut().unwrap().template =
             json!({"spec": {"terminationGracePeriodSeconds": grace}});
         let plan = plan(&json!({"replicas": replicas}), &seen);
-        let told = condition(&plan.report, ConditionType::ConfigurationValid);
-        told.message
+        let validity = condition(&plan.report, ConditionType::ConfigurationValid);
+        validity
+            .message
             .contains("drainTimeoutSeconds")
-            .then(|| told.message.clone())
+            .then(|| validity.message.clone())
     };
     let ends = ends(days(300));
     assert_eq!(warned(3, 3665, &ends), None, "two hours");
@@ -195,7 +196,7 @@ fn each_stored_license_has_its_reason() {
 }
 
 #[test]
-fn a_license_that_begins_is_looked_at_when_it_does() {
+fn a_license_that_begins_is_checked_when_it_does() {
     let seen = healthy(1, stored(&json!({"nbf": after(days(2)).as_second()})));
     assert_eq!(plan(&json!({}), &seen).next, Some(after(days(2))));
     // The same while it only lies in the Secret.
@@ -230,7 +231,7 @@ fn a_license_that_begins_is_looked_at_when_it_does() {
 }
 
 #[test]
-fn without_a_key_the_claims_count_and_the_doubt_is_told() {
+fn without_a_key_the_claims_count_and_the_doubt_is_reported() {
     let settings = Settings {
         license_key: None,
         ..crate::testing::settings()
@@ -390,7 +391,7 @@ fn a_license_with_a_wrong_signature_in_the_secret_is_reported_and_blocks_nothing
 }
 
 #[test]
-fn a_license_that_is_not_installed_yet_is_told_so() {
+fn a_license_that_is_not_installed_yet_is_reported() {
     let plan = with_secret(
         &spec(false),
         &token(&json!({})),
@@ -520,7 +521,7 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
 }
 
 #[test]
-fn a_failed_call_is_told_and_still_wanted() {
+fn a_failed_call_is_reported_and_still_wanted() {
     let mut seen = healthy(1, no_license());
     seen.call_failure = Some(CallFailure {
         message: "login refused (401)".to_owned(),

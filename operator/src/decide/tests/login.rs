@@ -13,8 +13,8 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    OLD, after, beats, cluster, failure, healthy, key, observation, references, secret, settings,
-    stored, with_facts,
+    OLD, after, cluster, failure, healthy, heartbeats, key, observation, references, secret,
+    settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -244,7 +244,7 @@ fn a_monitored_login_is_tried_once_and_at_each_change() {
     );
     assert!(
         refused.reading.try_login,
-        "or nobody learns of the correction"
+        "or no reconcile learns of the correction"
     );
     is_held(
         &history.step(OTHER_PASSWORD, tried(&accepted)),
@@ -302,7 +302,7 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
 
     // Nor does a replica that works no more have anything to finish.
     let mut late = History::new(&json!({}));
-    let dead = with_facts(History::read(), |facts| beats(facts).clear());
+    let dead = with_facts(History::read(), |facts| heartbeats(facts).clear());
     assert!(writes_template(&late.step(OTHER_PASSWORD, dead)));
 
     // Nothing in a pod without the hook depends on it, and no login changes by another image.

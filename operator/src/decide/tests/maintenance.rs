@@ -10,7 +10,7 @@ use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout, Sessions,
 };
 use crate::testing::{
-    OLD, after, beats, facts, failure, healthy, id, merge, observation, pod, settings, stored,
+    OLD, after, facts, failure, healthy, heartbeats, id, merge, observation, pod, settings, stored,
     validation, with_facts,
 };
 use jiff::SignedDuration;
@@ -53,7 +53,7 @@ fn down() -> Observation {
     let mut seen = changed();
     seen.stateful_set.as_mut().unwrap().replicas = 0;
     seen.pods.clear();
-    with_facts(seen, |facts| beats(facts).clear())
+    with_facts(seen, |facts| heartbeats(facts).clear())
 }
 
 fn waits(plan: &Plan) -> Option<RolloutWait> {
@@ -67,8 +67,8 @@ fn all_end_on_the_template_that_they_run() {
     let stop = plan(&spec(&json!({})), &seen);
     assert_eq!(written(&stop), Some((0, "old".to_owned(), true)));
     assert_eq!(waits(&stop), Some(RolloutWait::AllPodsEnd));
-    let told = state(&stop, ConditionType::RolloutComplete);
-    assert_eq!(told, (Some(false), Reason::RolloutWaiting));
+    let reported = state(&stop, ConditionType::RolloutComplete);
+    assert_eq!(reported, (Some(false), Reason::RolloutWaiting));
     // Until the last has gone.
     seen.stateful_set.as_mut().unwrap().replicas = 0;
     seen.pods.truncate(1);
@@ -116,7 +116,7 @@ fn one_starts_and_then_the_rest() {
 }
 
 #[test]
-fn a_first_start_and_a_rolling_rollout_are_told_apart() {
+fn a_first_start_and_a_rolling_rollout_are_distinguished() {
     let seen = observation(None, DatabaseView::Probed(Ok(facts(0, stored(&json!({}))))));
     assert_eq!(size(&plan(&spec(&json!({})), &seen)), Some(1));
     assert_eq!(size(&plan(&json!({}), &seen)), Some(3));
@@ -153,9 +153,9 @@ fn nothing_stops_while_something_holds_the_change() {
 fn a_change_that_is_held_back_is_no_complete_rollout() {
     let rolled = |spec: &Value, seen: &Observation| {
         let plan = plan(spec, seen);
-        let told = state(&plan, ConditionType::RolloutComplete);
+        let reported = state(&plan, ConditionType::RolloutComplete);
         (
-            told,
+            reported,
             plan.report.rollout.and_then(|rollout| rollout.waiting_for),
         )
     };
@@ -174,7 +174,7 @@ fn a_change_that_is_held_back_is_no_complete_rollout() {
         assert_eq!(refused, (waits, Some(RolloutWait::Database)));
         // The last replica ended a moment ago.
         let ended = with_facts(down(), |facts| {
-            beats(facts).push(crate::testing::beat(2, 4));
+            heartbeats(facts).push(crate::testing::heartbeat(2, 4));
         });
         let ending = rolled(&of(json!({})), &ended);
         assert_eq!(ending, (waits, Some(RolloutWait::Database)));
@@ -192,11 +192,11 @@ fn a_change_that_is_held_back_is_no_complete_rollout() {
 fn one_replica_that_runs_alone_is_no_rollout_whatever_its_heartbeat_does() {
     let mut seen = healthy(1, stored(&json!({})));
     seen.stateful_set.as_mut().unwrap().template_digest = None;
-    let silent = with_facts(seen, |facts| beats(facts).clear());
+    let silent = with_facts(seen, |facts| heartbeats(facts).clear());
     let plan = plan(&spec(&json!({"replicas": 1})), &silent);
     assert_eq!(waits(&plan), None);
-    let told = state(&plan, ConditionType::RolloutComplete);
-    assert_eq!(told, (Some(true), Reason::RolloutDone));
+    let reported = state(&plan, ConditionType::RolloutComplete);
+    assert_eq!(reported, (Some(true), Reason::RolloutDone));
 }
 
 #[test]
@@ -274,7 +274,7 @@ impl World {
     fn observe(&self) -> Observation {
         let mut read = facts(0, stored(&json!({})));
         read.sessions = read.sessions.filter(|_| self.sessions);
-        *beats(&mut read) = self
+        *heartbeats(&mut read) = self
             .pods
             .iter()
             .filter(|(_, pod)| pod.ready_in == 0)

@@ -16,8 +16,8 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    after, beat, beats, days, facts, failure, healthy, no_license, now, observation, settings,
-    stored, token, with_facts,
+    after, days, facts, failure, healthy, heartbeat, heartbeats, no_license, now, observation,
+    settings, stored, token, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -84,7 +84,7 @@ fn refusals() -> Vec<(Observation, Reason)> {
             Reason::DatabaseTooOld,
         ),
         (
-            seen(changed(|facts| beats(facts).push(beat(9, 5)))),
+            seen(changed(|facts| heartbeats(facts).push(heartbeat(9, 5)))),
             Reason::DatabaseInUse,
         ),
         (
@@ -219,7 +219,7 @@ fn the_first_replica_waits_for_a_database_that_was_read_before() {
 }
 
 #[test]
-fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
+fn foreign_active_replicas_hold_the_first_one_and_then_let_it_go() {
     for (current, wanted, held) in [
         (None, 1, true),
         (None, 3, true),
@@ -227,7 +227,7 @@ fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
         (None, 0, false),
     ] {
         let seen = with_facts(observation(current, changed(|_| {})), |facts| {
-            beats(facts).extend([beat(8, 5), beat(9, 30)]);
+            heartbeats(facts).extend([heartbeat(8, 5), heartbeat(9, 30)]);
         });
         let plan = plan(&json!({"replicas": wanted}), &seen);
         let (status, reason) = state(&plan, DATABASE);
@@ -250,14 +250,14 @@ fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
     }
     for (seconds, expected) in [(60, None), (61, Some(false))] {
         let mut lasting = with_facts(observation(Some(0), changed(|_| {})), |facts| {
-            beats(facts).push(beat(9, 5));
+            heartbeats(facts).push(heartbeat(9, 5));
         });
         let since = after(secs(-seconds));
         lasting.unmatched_since.insert(crate::testing::id(9), since);
         assert_eq!(state(&plan(&json!({}), &lasting), DATABASE).0, expected);
     }
     let silent = with_facts(observation(None, changed(|_| {})), |facts| {
-        beats(facts).push(beat(9, 31));
+        heartbeats(facts).push(heartbeat(9, 31));
     });
     assert_eq!(size(&plan(&json!({}), &silent)), Some(3));
 }
@@ -266,7 +266,7 @@ fn active_replicas_of_somebody_else_hold_the_first_one_and_then_let_it_go() {
 fn a_heartbeat_that_grew_old_without_a_reading_holds_the_first_replica() {
     let size_after = |read: u64, age: u64| {
         let mut seen = with_facts(observation(None, changed(|_| {})), |facts| {
-            beats(facts).push(beat(9, age));
+            heartbeats(facts).push(heartbeat(9, age));
         });
         seen.last_facts.as_mut().unwrap().0 = Duration::from_secs(read);
         size(&plan(&json!({}), &seen))
@@ -280,7 +280,7 @@ fn a_heartbeat_that_grew_old_without_a_reading_holds_the_first_replica() {
 #[test]
 fn nothing_is_scaled_up_beside_foreign_replicas() {
     let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
-        beats(facts).push(beat(9, 1));
+        heartbeats(facts).push(heartbeat(9, 1));
     });
     assert_eq!(size(&plan(&json!({}), &seen)), Some(3), "it may be our own");
     let long_ago = after(secs(-61));
@@ -687,7 +687,10 @@ fn a_frozen_replica_is_not_active_by_its_session() {
     use HeartbeatState::{Fresh, Missing, Unknown};
     let listening = |pods: &[i32], active: &[i32]| {
         let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
-            *beats(facts) = active.iter().map(|ordinal| beat(*ordinal, 1)).collect();
+            *heartbeats(facts) = active
+                .iter()
+                .map(|ordinal| heartbeat(*ordinal, 1))
+                .collect();
             let sessions = pods.iter().map(|ordinal| ListenSession {
                 application_name: format!("demo-{ordinal}"),
                 client_address: None,
@@ -711,7 +714,7 @@ fn a_frozen_replica_is_not_active_by_its_session() {
     assert_eq!(
         listening(&[0, 1, 2], &[0, 1]),
         [Unknown; 3],
-        "one of them is frozen, and nobody can say which"
+        "one of them is frozen, and no one can say which"
     );
 }
 
@@ -745,7 +748,7 @@ fn a_lone_replica_is_not_ended_while_it_could_not_start_again() {
     let one = json!({"replicas": 1});
     let before = plan(
         &one,
-        &outdated(changed(|facts| beats(facts).push(beat(0, 1)))),
+        &outdated(changed(|facts| heartbeats(facts).push(heartbeat(0, 1)))),
     );
     assert!(before.eviction.is_some());
     let during = plan(&one, &then(before, outdated(outage())));
@@ -915,7 +918,7 @@ impl History {
                 };
                 facts.license = Fact::Absent;
             }
-            Found::InUse => beats(&mut facts).push(beat(40, 3)),
+            Found::InUse => heartbeats(&mut facts).push(heartbeat(40, 3)),
         }
         facts
     }

@@ -9,7 +9,9 @@ use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, PodTrouble,
     RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
 };
-use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
+use crate::testing::{
+    OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
+};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -50,7 +52,7 @@ fn waits_for(plan: &Plan, words: &str) {
 
 fn stale(observation: Observation, ordinal: usize) -> Observation {
     with_facts(observation, |facts| {
-        beats(facts)[ordinal].age = Duration::from_secs(31);
+        heartbeats(facts)[ordinal].age = Duration::from_secs(31);
     })
 }
 
@@ -218,7 +220,7 @@ fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
 }
 
 #[test]
-fn every_other_replica_must_be_ready_and_beating() {
+fn every_other_replica_must_serve() {
     // The one on the present template is young: an old one that is not up stalls the roll.
     let outdated = |ordinals: &[usize]| {
         let mut seen = outdated(ordinals);
@@ -248,11 +250,11 @@ fn every_other_replica_must_be_ready_and_beating() {
 }
 
 #[test]
-fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
+fn replicas_that_send_no_heartbeats_any_more_do_not_wait_for_each_other() {
     // As after a password that was changed in the database before it was in the Secret.
     let silent = |seconds| {
         with_facts(outdated(&[0, 1, 2]), |facts| {
-            for heartbeat in beats(facts) {
+            for heartbeat in heartbeats(facts) {
                 heartbeat.age = Duration::from_secs(seconds);
             }
         })
@@ -273,7 +275,7 @@ fn replicas_that_have_stopped_beating_for_good_do_not_wait_for_each_other() {
     // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps
     // not been read yet.
     for (age, expected) in [(3600, Some("demo-2")), (20, None)] {
-        let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| beats(facts).clear());
+        let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| heartbeats(facts).clear());
         for pod in &mut seen.pods {
             // The process counts: an old pod may have restarted a moment ago.
             pod.started_at = Some(after(SignedDuration::from_secs(-age)));
@@ -294,7 +296,7 @@ fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
                 replica_id: id(2),
                 count: 1,
             }];
-            beats(facts)[2].age = Duration::from_secs(age);
+            heartbeats(facts)[2].age = Duration::from_secs(age);
         });
         seen.pods[0].ready = false;
         seen.pods[0].created_at = now();
@@ -391,19 +393,19 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
     let seen = healthy(3, stored(&json!({})));
     for (seen, words) in [
         (with_facts(seen.clone(), migrating), "advisory lock 1002"),
-        (with_facts(seen.clone(), unread), "a look at whether"),
+        (with_facts(seen.clone(), unread), "a reading of whether"),
     ] {
         for replicas in [0, 1] {
             let plan = plan(&json!({"replicas": replicas}), &seen);
             assert_eq!(size(&plan), Some(3));
             assert!(plan.reading.sessions);
-            let told = condition(&plan.report, ConditionType::Reconciling);
-            assert_eq!(told.status, Some(true));
+            let reported = condition(&plan.report, ConditionType::Reconciling);
+            assert_eq!(reported.status, Some(true));
             assert!(
-                told.message.contains("the scale-down is waiting for")
-                    && told.message.contains(words),
+                reported.message.contains("the scale-down is waiting for")
+                    && reported.message.contains(words),
                 "{}",
-                told.message
+                reported.message
             );
         }
     }
@@ -425,11 +427,14 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
 }
 
 #[test]
-fn no_step_is_taken_before_somebody_has_looked_for_a_migration() {
+fn no_step_is_taken_before_a_reading_of_the_sessions() {
     let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
     let seen = with_facts(outdated(&[0, 1, 2]), unread);
     let waiting = plan(&json!({}), &seen);
-    waits_for(&waiting, "a look at whether a schema migration is running");
+    waits_for(
+        &waiting,
+        "a reading of whether a schema migration is running",
+    );
     assert!(waiting.reading.sessions);
     // A roll that may not go on keeps looking, so that it tells what it really waits for.
     let paused = plan(&json!({"paused": true}), &seen);
@@ -453,17 +458,18 @@ fn a_roll_that_a_budget_holds_says_so_and_goes_on_trying() {
         let plan = plan(&json!({}), &seen);
         assert_eq!(evicted(&plan), Some("demo-2"));
         assert_eq!(state(&plan, ROLLOUT), (Some(false), reason));
-        let told = &condition(&plan.report, ROLLOUT).message;
+        let message = &condition(&plan.report, ROLLOUT).message;
         assert_eq!(
-            told.contains("waiting for a PodDisruptionBudget to let demo-2 go: the budget needs 3"),
+            message
+                .contains("waiting for a PodDisruptionBudget to let demo-2 go: the budget needs 3"),
             reason == Reason::RolloutWaiting,
-            "{told}"
+            "{message}"
         );
     }
 }
 
 #[test]
-fn sessions_are_looked_at_only_where_something_depends_on_them() {
+fn sessions_are_read_only_where_something_depends_on_them() {
     let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
     let mut seen = with_facts(healthy(3, stored(&json!({}))), unread);
     let quiet = plan(&json!({}), &seen);
@@ -477,7 +483,7 @@ fn sessions_are_looked_at_only_where_something_depends_on_them() {
 }
 
 #[test]
-fn a_hold_of_the_queue_is_looked_at_until_it_is_over() {
+fn a_hold_of_the_queue_is_read_until_it_is_over() {
     let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
         facts.sessions = Some(Sessions {
             queue_held_by: ["drain/demo-1".to_owned()].into(),
@@ -501,7 +507,7 @@ fn an_unsettled_statefulset_holds_every_step() {
 fn the_next_pod_waits_for_the_last_and_not_for_ever() {
     let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
     let mut seen = outdated(&[0, 1]);
-    for (age, ready, beating, expected) in [
+    for (age, ready, active, expected) in [
         (0, false, false, Reason::RolloutWaiting),
         (99, false, false, Reason::RolloutWaiting),
         (100, false, false, Reason::RolloutStalled),
@@ -515,8 +521,8 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
         // Of one that is Ready status says since when it is waited for.
         seen.remembered.rollout = Some(waited(RolloutWait::ReadyReplica, "demo-2", age));
         let case = with_facts(seen.clone(), |facts| {
-            if !beating {
-                beats(facts).remove(2);
+            if !active {
+                heartbeats(facts).remove(2);
             }
         });
         let plan = plan(&spec, &case);
@@ -573,7 +579,7 @@ fn a_replica_that_has_long_been_ready_is_not_late_at_its_first_stale_heartbeat()
 }
 
 #[test]
-fn a_pod_that_does_not_end_is_told_of_after_a_minute() {
+fn a_pod_that_does_not_end_is_reported_after_a_minute() {
     let mut seen = outdated(&[0, 1]);
     seen.pods[2].deleting = true;
     for (seconds, expected) in [(60, Reason::RolloutWaiting), (61, Reason::RolloutStalled)] {
@@ -593,7 +599,7 @@ fn a_pod_that_does_not_end_is_told_of_after_a_minute() {
 }
 
 #[test]
-fn one_that_was_up_and_is_not_now_gets_its_time_anew() {
+fn one_that_was_up_and_is_not_now_gets_its_time_again() {
     let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
     let mut seen = outdated(&[0, 1]);
     seen.pods[2].ready = false;
@@ -614,7 +620,7 @@ fn heartbeats_that_cannot_be_read_wait_and_never_stall() {
 }
 
 #[test]
-fn a_mended_spec_gets_through_a_stalled_roll() {
+fn a_corrected_spec_gets_through_a_stalled_rollout() {
     // demo-2 got the broken template; the mended one outdates it, and it is replaced first.
     let mut seen = outdated(&[0, 1, 2]);
     seen.pods[2].ready = false;
@@ -629,7 +635,7 @@ fn a_mended_spec_gets_through_a_stalled_roll() {
 }
 
 #[test]
-fn one_replica_is_replaced_although_nobody_stands_in() {
+fn one_replica_is_replaced_although_no_other_stands_in() {
     let mut seen = healthy(1, stored(&json!({})));
     seen.pods[0].revision = Some(OLD.to_owned());
     assert_eq!(

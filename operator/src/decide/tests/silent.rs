@@ -9,7 +9,9 @@ use crate::observation::{
 };
 use crate::observe::remembered::remembered;
 use crate::report;
-use crate::testing::{OLD, after, beats, failure, healthy, id, now, running, stored, with_facts};
+use crate::testing::{
+    OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
+};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -26,7 +28,7 @@ fn opted_in() -> Value {
 fn silent(ordinals: &[usize], age: u64) -> Observation {
     with_facts(healthy(3, stored(&json!({}))), |facts| {
         for ordinal in ordinals {
-            beats(facts)[*ordinal].age = Duration::from_secs(age);
+            heartbeats(facts)[*ordinal].age = Duration::from_secs(age);
         }
     })
 }
@@ -83,7 +85,7 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
             });
         }
     };
-    let unlooked = |seen: &mut Observation| {
+    let unread = |seen: &mut Observation| {
         if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
             facts.sessions = None;
         }
@@ -93,7 +95,7 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
             seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
         }),
         ("a migration", migrating),
-        ("sessions not looked at", unlooked),
+        ("sessions not read", unread),
         ("a pod that ends", |seen| seen.pods[0].deleting = true),
         ("a pod that starts", |seen| seen.pods[0].ready = false),
         ("a pod to be made", |seen| drop(seen.pods.pop())),
@@ -133,7 +135,7 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
 fn a_row_that_bytebase_deletes_does_not_begin_the_silence_again() {
     let seen = since(silent(&[1], 3700), 3600);
     let mut gone = with_facts(silent(&[1], 3700), |facts| {
-        beats(facts).remove(1);
+        heartbeats(facts).remove(1);
     });
     let stale = plan(&json!({}), &seen).report;
     let before = report::status(
@@ -182,7 +184,7 @@ fn tasks_are_stuck_when_their_replica_has_been_silent_for_two_minutes() {
     assert_eq!(
         plan(&json!({}), &with(100)).next,
         Some(after(secs(21))),
-        "looked at when it comes true"
+        "a reconcile when it comes true"
     );
     for seen in [
         with_facts(with(999), |facts| facts.heartbeats = Fact::Unknown),
@@ -214,12 +216,12 @@ fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
 }
 
 #[test]
-fn queued_work_is_a_reason_to_look_at_who_holds_the_queue() {
-    for (pending, looks) in [(0, false), (1, true)] {
+fn queued_work_is_a_reason_to_read_who_holds_the_queue() {
+    for (pending, reads) in [(0, false), (1, true)] {
         let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
             facts.pending_tasks = Fact::Known(pending);
         });
-        assert_eq!(plan(&json!({}), &seen).reading.sessions, looks);
+        assert_eq!(plan(&json!({}), &seen).reading.sessions, reads);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::decide::decide;
 use crate::decide::plan::Plan;
 use crate::observation::{DatabaseView, Heartbeat, Observation};
 use crate::testing::{
-    NEW, OLD, after, beats, facts, observation, pod, settings, stored, validation,
+    NEW, OLD, after, facts, heartbeats, observation, pod, settings, stored, validation,
 };
 use crate::validate::Validation;
 use jiff::SignedDuration;
@@ -24,9 +24,9 @@ const STEP: i64 = 5;
 struct SimPod {
     generation: u32,
     new: bool,
-    /// Ticks until Ready and then until beating; `None`: never.
+    /// Ticks until Ready and then until it sends heartbeats; `None`: never.
     ready_in: Option<u32>,
-    beats_in: Option<u32>,
+    heartbeat_in: Option<u32>,
     /// Ticks until it is gone.
     ends_in: Option<u32>,
     made: i64,
@@ -34,7 +34,7 @@ struct SimPod {
 
 impl SimPod {
     fn serves(&self) -> bool {
-        self.ready_in == Some(0) && self.beats_in == Some(0) && self.ends_in.is_none()
+        self.ready_in == Some(0) && self.heartbeat_in == Some(0) && self.ends_in.is_none()
     }
 }
 
@@ -44,7 +44,7 @@ struct World {
     /// Ticks until the controller has seen the present template.
     settles_in: u32,
     pods: BTreeMap<i32, SimPod>,
-    /// What the next pods get: ticks to be Ready, to beat, to end.
+    /// What the next pods get: ticks to be Ready, to send heartbeats, to end.
     delays: Vec<(u32, u32, u32)>,
     made: usize,
     tick: i64,
@@ -66,10 +66,10 @@ impl World {
         };
         let mut facts = facts(0, stored(&json!({})));
         facts.sessions = facts.sessions.filter(|_| self.sessions);
-        *beats(&mut facts) = self
+        *heartbeats(&mut facts) = self
             .pods
             .iter()
-            .filter(|(_, pod)| pod.beats_in == Some(0))
+            .filter(|(_, pod)| pod.heartbeat_in == Some(0))
             .map(|(ordinal, pod)| Heartbeat {
                 replica_id: id(ordinal, pod),
                 age: Duration::from_secs(3),
@@ -131,7 +131,7 @@ impl World {
                 *ticks = ticks.saturating_sub(1);
             }
             if pod.ready_in == Some(0) {
-                pod.beats_in = pod.beats_in.map(|ticks| ticks.saturating_sub(1));
+                pod.heartbeat_in = pod.heartbeat_in.map(|ticks| ticks.saturating_sub(1));
             }
         }
         self.pods.retain(|_, pod| pod.ends_in != Some(0));
@@ -139,13 +139,13 @@ impl World {
             if ordinal >= self.replicas {
                 self.end(ordinal);
             } else if !self.pods.contains_key(&ordinal) {
-                let (ready, beats, _) = self.delay(0);
+                let (ready, heartbeat, _) = self.delay(0);
                 self.made += 1;
                 let pod = SimPod {
                     generation: u32::try_from(self.made).unwrap() + 100,
                     new: true,
                     ready_in: Some(ready),
-                    beats_in: Some(beats),
+                    heartbeat_in: Some(heartbeat),
                     ends_in: None,
                     made: self.tick,
                 };
@@ -175,12 +175,16 @@ fn sim_pod() -> impl Strategy<Value = Option<SimPod>> {
     );
     proptest::option::weighted(
         0.9,
-        state.prop_map(|(new, ready, beats, ends_in)| SimPod {
+        state.prop_map(|(new, ready, heartbeat, ends_in)| SimPod {
             generation: 0,
             new,
             // A new pod comes up in time; an outdated one may never.
             ready_in: if new { Some(ready.unwrap_or(2)) } else { ready },
-            beats_in: if new { Some(beats.unwrap_or(1)) } else { beats },
+            heartbeat_in: if new {
+                Some(heartbeat.unwrap_or(1))
+            } else {
+                heartbeat
+            },
             ends_in,
             made: 0,
         }),

@@ -110,7 +110,7 @@ prop_compose! {
         unknown in [0..3_u8, 0..3_u8, 0..3_u8],
     ) -> DatabaseFacts {
         let (server_version_num, max_connections, reserved_connections, pending_tasks, available_tasks) = numbers;
-        let [in_recovery, can_create, transaction_pooler, migration_running, looked, read_only] = flags;
+        let [in_recovery, can_create, transaction_pooler, migration_running, with_sessions, read_only] = flags;
         DatabaseFacts {
             server_version_num: if good { 160_001 } else { server_version_num },
             in_recovery: in_recovery && !good,
@@ -129,7 +129,7 @@ prop_compose! {
             schema,
             license: fact(unknown[0], license),
             heartbeats: fact(unknown[1], heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect()),
-            sessions: looked.then(|| Sessions {
+            sessions: with_sessions.then(|| Sessions {
                 listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
                 migration_running,
                 queue_held_by: held_by,

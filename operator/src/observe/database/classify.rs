@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poolers_refusals_are_told_apart_by_its_words() {
+    fn a_poolers_refusals_are_distinguished_by_its_words() {
         let table = [
             (
                 "unsupported startup parameter: search_path",
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_full_is_told_with_what_raises_it() {
+    fn what_is_full_is_reported_with_what_raises_it() {
         for (sqlstate, message, advice) in [
             (
                 "53300",

@@ -201,7 +201,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn beating_changes_nothing() {
+    fn new_heartbeats_change_nothing() {
         assert_eq!(digest(&facts(&[0, 9])), digest(&facts(&[10, 30])));
     }
 
@@ -215,7 +215,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn sessions_are_news_when_they_are_looked_at_and_not_when_they_are_not() {
+    fn sessions_are_news_when_they_are_read_and_not_when_they_are_not() {
         let unseen = facts(&[3]);
         let mut seen = unseen.clone();
         seen.sessions = Some(Sessions::default());

@@ -270,7 +270,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
 
     /// Takes this for the outcome of a reading that has just ended. True if that is news.
     #[cfg(test)]
-    pub fn tell(&self, key: &K, outcome: Result<DatabaseFacts, ProbeFailure>) -> bool {
+    pub fn report(&self, key: &K, outcome: Result<DatabaseFacts, ProbeFailure>) -> bool {
         let shared = self
             .entries
             .lock()
@@ -369,10 +369,10 @@ impl State {
     /// after a restart, or a moment without processor time, must not write a thousand statuses
     /// to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
-        let untold = outcome
+        let uncertain = outcome
             .as_ref()
             .is_err_and(|failure| failure.class == FailureClass::Unknown);
-        if untold && self.failing_since.is_none() {
+        if uncertain && self.failing_since.is_none() {
             self.failing_since = Some(now);
             return false;
         }
@@ -382,8 +382,8 @@ impl State {
         self.digest = Some(digest);
         match outcome {
             Ok(facts) => {
-                let told = matches!(self.outcome, Knowledge::Failed(_));
-                if let Some(since) = self.failing_since.take().filter(|_| told) {
+                let was_reported = matches!(self.outcome, Knowledge::Failed(_));
+                if let Some(since) = self.failing_since.take().filter(|_| was_reported) {
                     let seconds = now.saturating_duration_since(since).as_secs();
                     tracing::info!(seconds, "the metadata database can be read again");
                 }
@@ -533,7 +533,7 @@ impl Prober {
         if reading.try_login {
             self.try_login().await;
         }
-        let mut outcome = self.look(reading).await;
+        let mut outcome = self.read_facts(reading).await;
         if let Ok(facts) = &mut outcome {
             facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
         }
@@ -580,7 +580,7 @@ impl Prober {
         self.trial = Some((trial, Instant::now()));
     }
 
-    async fn look(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn read_facts(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
         let sessions = reading.sessions;
         let lifetime = if reading.new_session {
             REFUSED_CONNECTION_LIFETIME

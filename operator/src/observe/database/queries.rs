@@ -848,7 +848,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_told_by_principal_and_a_sibling() {
+    fn a_schema_is_recognized_by_principal_and_a_sibling() {
         let table = [
             ("{}", SchemaState::Empty),
             (

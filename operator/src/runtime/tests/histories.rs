@@ -564,7 +564,7 @@ impl World {
         let server = &self.servers[at];
         if !server.up {
             for _ in 0..2 {
-                probes.tell(&key(name), Err(unreachable()));
+                probes.report(&key(name), Err(unreachable()));
             }
             known.process.view = View::Failed;
             self.known.insert(uid, known);
@@ -588,7 +588,7 @@ impl World {
             }
         }
         let facts = facts_of(server, &active, self.now());
-        probes.tell(&key(name), Ok(facts));
+        probes.report(&key(name), Ok(facts));
         self.known.insert(uid, known);
     }
 
