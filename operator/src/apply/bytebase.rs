@@ -156,8 +156,8 @@ async fn log_in(
     })
 }
 
-/// The body of an answer, unless it is longer than any answer with a token: whoever has a pod's
-/// address may send without end.
+/// The body of an answer, unless it is longer than any answer with a token: another process that
+/// has a pod's address may send without end.
 async fn bounded(mut answer: Response) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(part) = answer.chunk().await.ok()? {
@@ -172,7 +172,7 @@ async fn bounded(mut answer: Response) -> Option<Vec<u8>> {
 async fn send(request: reqwest::RequestBuilder, base: &str) -> Result<Response, CallError> {
     let answer = request.send().await;
     match answer {
-        // Bytebase knows these paths, so whoever does not is the next owner of a pod's address.
+        // Bytebase knows these paths, so one that does not is the next owner of a pod's address.
         Ok(answer) if answer.status() != StatusCode::NOT_FOUND => Ok(answer),
         _ => Err(CallError::Unreachable(base.to_owned())),
     }

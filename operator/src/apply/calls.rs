@@ -128,7 +128,7 @@ impl Calls {
     }
 
     /// Makes a call in a task of its own, unless the same one is running already or is still to
-    /// wait; then returns when it may be tried. `ended` is told what came of it.
+    /// wait; then returns when it may be tried. `ended` gets what came of it.
     pub fn make<F>(
         self: &Arc<Self>,
         key: &Key,

@@ -24,7 +24,7 @@ pub struct Contest {
     writes: Vec<Instant>,
     /// Between the latest write and the next, once it is contested.
     pause: Option<Duration>,
-    /// Who changed it back before the latest write, as far as the API server tells.
+    /// Who changed it back before the latest write, as far as the API server says.
     by: Option<String>,
 }
 

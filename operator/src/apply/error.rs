@@ -18,7 +18,7 @@ pub struct ApplyFailure {
 pub enum FailureKind {
     /// The operator's role lacks a verb.
     Forbidden,
-    /// An object of that name belongs to somebody else.
+    /// An object of that name belongs to another owner.
     NameTaken,
     /// The API server, a quota, a policy or a webhook says no.
     Refused,
@@ -33,7 +33,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// The reason on conditions; `None` for what mends itself.
+    /// The reason on conditions; `None` for what passes by itself.
     pub fn reason(self) -> Option<Reason> {
         match self {
             Self::Forbidden => Some(Reason::Forbidden),
@@ -62,7 +62,7 @@ impl ApplyFailure {
                     FailureKind::Refused,
                     format!("{what} was refused: {}", status.message),
                 ),
-                // A webhook that does not answer stands in the way until somebody mends it.
+                // A webhook that does not answer stands in the way until its owner fixes it.
                 500 if status.message.contains("failed calling webhook") => (
                     FailureKind::Refused,
                     format!("{what} was refused: {}", status.message),

@@ -13,10 +13,10 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 /// Longest note the API server takes.
 const LONGEST_NOTE: usize = 1024;
 
-/// Something to tell people.
+/// Something to publish as an event and a log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Whether somebody should act.
+    /// Whether a user should act.
     pub warning: bool,
     /// Reason, the same as on the condition.
     pub reason: Reason,

@@ -9,7 +9,7 @@ use crate::observation::{PodView, RefusedEviction};
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// After so many refusals in a row, some eight seconds, it is told.
+/// After so many refusals in a row, some eight seconds, it is reported.
 const LASTING_REFUSAL: u32 = 6;
 
 /// What is remembered of a cluster from one plan to the next. Losing it is harmless.

@@ -72,7 +72,7 @@ pub struct Writer {
     pub call_succeeded: CallSucceeded,
 }
 
-/// Looks an object up: kind, namespace and name.
+/// Finds an object by kind, namespace and name.
 pub type Cached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
 
 /// Takes note of a cluster.
@@ -185,7 +185,7 @@ impl Execution<'_> {
                         && let Some(left) = contest.unsettled_for(Instant::now())
                         && let Some(failure) = changed_back(desired, contest)
                     {
-                        // It stands for the moment: whoever changes it back is seldom at once.
+                        // It stands for the moment: another writer seldom changes it back at once.
                         self.outcome.failures.push(failure);
                         self.outcome.requeue_after(left);
                     }

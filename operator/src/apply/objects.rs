@@ -31,7 +31,7 @@ pub enum Applied {
     Kept,
     /// It was written.
     Written,
-    /// It is being deleted; its end wakes the next look.
+    /// It is being deleted; its end wakes the next reconcile.
     Ending,
 }
 
@@ -120,7 +120,7 @@ impl Objects<'_> {
             return Ok(Applied::Unchanged);
         }
         let mut value = value;
-        // A precondition: never the successor of the object that was looked at.
+        // A precondition: never the successor of the object that was read.
         value["metadata"]["uid"] = json!(live.uid());
         let written = match self.patch(&api, desired, value.clone(), true).await {
             Err(failure) if failure.kind == FailureKind::Refused => {
@@ -150,7 +150,7 @@ impl Objects<'_> {
     }
 
     /// Makes an object that the cache does not hold. Returns the one that is there after all,
-    /// untouched: somebody else's, or ours without its labels.
+    /// untouched: of another owner, or ours without its labels.
     async fn create(
         &self,
         api: &Api<DynamicObject>,
@@ -171,7 +171,7 @@ impl Objects<'_> {
         match live.map_err(|error| failure(&error, "get", desired))? {
             Some(live) => Ok(Some(live)),
             None if refused.kind == FailureKind::Refused => Err(refused),
-            // It has just gone. Without force: should somebody else make one of this name now, a
+            // It has just gone. Without force: should another client make one of this name now, a
             // conflict shows it.
             None => {
                 let made = self.patch(api, desired, value.clone(), false).await;
@@ -180,7 +180,7 @@ impl Objects<'_> {
         }
     }
 
-    /// A server-side apply merges lists by key, so an entry that somebody put beside ours stays,
+    /// A server-side apply merges lists by key, so an entry that another writer put beside ours stays,
     /// and may clash with it (a second port of the same name). Where that is refused, our lists
     /// replace what is there.
     async fn overwrite(

@@ -173,7 +173,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
         .filter(|replica| !replica.serves)
         .map(|replica| (reason_of(replica), replica))
         .collect();
-    // What a person can mend comes first.
+    // What a user can fix comes first.
     trouble.sort_by_key(|(reason, _)| severity(*reason));
     let Some((reason, _)) = trouble.first() else {
         return yes(
@@ -199,7 +199,7 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     )
 }
 
-/// A database that accepts no writes explains why replicas do not beat.
+/// A database that accepts no writes explains why replicas send no heartbeats.
 fn why_no_heartbeat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
     let silent = trouble
         .iter()
@@ -264,7 +264,7 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     });
     if serving >= may_run && !health.readable {
         // Only where heartbeats can never be read does a Ready pod count as serving; to call that
-        // Ready would claim what nobody saw.
+        // Ready would claim what no reading showed.
         return unknown(
             Reason::HeartbeatsUnknown,
             format!(

@@ -34,7 +34,7 @@ pub struct DatabaseVerdict {
 /// How far a cluster may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Allows {
-    /// Bytebase would fail, or do harm, or nobody can rule that out: no first pod, no change.
+    /// Bytebase would fail, or do harm, or that cannot be ruled out: no first pod, no change.
     Nothing,
     /// Nothing is known yet: wait for the first probe.
     Wait,
@@ -47,7 +47,7 @@ pub enum Allows {
 /// Begins the part of a message that says why a refusal could not be checked again.
 const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
 
-/// Judges the latest probe. Where it could tell nothing, the last certain knowledge stands: a
+/// Judges the latest probe. Where it learned nothing, the last certain knowledge stands: a
 /// refusal until a good reading takes it back, over outages and restarts. `wanted`: how many
 /// replicas.
 pub fn judge(
@@ -261,7 +261,7 @@ fn is_first_start(observation: &Observation) -> bool {
     observation.pods.is_empty() && set.is_none_or(|set| set.replicas == 0)
 }
 
-/// Without heartbeats nobody can rule out that a replica runs already.
+/// Without heartbeats it cannot be ruled out that a replica runs already.
 fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Allows {
     if is_first_start(observation) && facts.heartbeats.is_unknown() {
         Allows::Nothing
@@ -270,7 +270,7 @@ fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Al
     }
 }
 
-/// Replicas of somebody else's that are active before the first one of this cluster: with it there
+/// Replicas of another Bytebase that are active before the first one of this cluster: with it there
 /// would be two, and Bytebase fails all queued work of two without a license that includes HA.
 fn in_use(
     database: &ValidDatabase,

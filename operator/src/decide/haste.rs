@@ -11,7 +11,7 @@ use super::rollout::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 
-/// How long a replica may go on with its tasks after the gate has told it to end.
+/// How long a replica may go on with its tasks after the gate has asked it to end.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 /// Seconds that it is given for its end then. Kubernetes counts them from the beginning of the deletion,
 /// so it ends now; an older API server leaves it this long.

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Rows of ended processes are normal for their 30 s tail; what still beats after this long is
-/// somebody else's.
+/// Heartbeats of ended processes stay fresh for 30 s; one that still is after this long is of a
+/// foreign replica.
 pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
 /// A pod that is refused for less than this is often made at the next try.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,11 +21,11 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Replica<'a> {
     /// The pod.
     pub pod: &'a PodView,
-    /// The id it beats with, if known.
+    /// The id of its heartbeats, if known.
     pub id: Option<Uuid>,
     /// What its heartbeat says.
     pub heartbeat: HeartbeatState,
-    /// Its last beat is so old that Bytebase has given its tasks to others.
+    /// Its heartbeat is so old that Bytebase has given its tasks to others.
     pub given_up: bool,
     /// Tasks it is running; `None` when it cannot be known.
     pub running_tasks: Option<u64>,
@@ -139,7 +139,7 @@ enum UnnamedSessions {
     /// Each of them can be one of the fresh heartbeats that no known id explains.
     AllActive,
     /// There are fewer such heartbeats than sessions: some replica is connected and frozen, and
-    /// which one cannot be told.
+    /// which one cannot be known.
     SomeFrozen,
 }
 
@@ -163,8 +163,8 @@ fn replica<'a>(
     sessions: UnnamedSessions,
     now: Timestamp,
 ) -> Replica<'a> {
-    // A replica beats before it is Ready, and Bytebase deletes the row of one that has not beaten
-    // for hours.
+    // A replica sends heartbeats before it is Ready, and Bytebase deletes the row of one that has
+    // sent none for hours.
     let old = SignedDuration::try_from(DEAD_AFTER)
         .is_ok_and(|dead_after| now.duration_since(process_start(pod)) > dead_after);
     let Some(id) = pod.replica_id else {

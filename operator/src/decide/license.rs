@@ -35,7 +35,7 @@ pub enum Licensed {
     Yes,
     /// No.
     No,
-    /// It cannot be told: keep what runs.
+    /// It cannot be known: keep what runs.
     Unknown,
 }
 
@@ -122,7 +122,7 @@ pub fn judge(
     }
 }
 
-/// Judges what a reading found; `None` where it could not tell.
+/// Judges what a reading found; `None` where it found nothing out.
 fn read(
     terms: Terms<'_>,
     license: &Fact<StoredLicense>,
@@ -217,7 +217,7 @@ fn unread(
 }
 
 /// The license that was stored when the database could last be read, or stood in for it. Its end is known, so it is
-/// kept; that it counts until then is not: somebody may have taken it away.
+/// kept; that it counts until then is not: a user may have taken it away.
 fn last_read(
     license: &LicenseStatus,
     why: &str,
@@ -354,7 +354,7 @@ fn stored(
 }
 
 /// A license in the Secret replaces one that Bytebase does not accept, or one without HA, or one
-/// that ends sooner: somebody may have installed a newer one by hand.
+/// that ends sooner: a user may have installed a newer one by hand.
 fn is_better(secret: &License, stored: &License, circumstances: &Circumstances<'_>) -> bool {
     let rank = |license: &License| {
         (

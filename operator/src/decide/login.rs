@@ -89,7 +89,7 @@ pub fn held(
     secret_in_pods(set, observation).map(Held::Waits)
 }
 
-/// Whether the operator could tell of a login before whether the server accepts it.
+/// Whether the operator knew of a login before whether the server accepts it.
 pub fn can_tell(remembered: &Remembered) -> bool {
     matches!(
         remembered.login,

@@ -2,7 +2,7 @@
 //! starts, which alone migrates the schema, and the rest follow.
 //!
 //! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so its
-//! size and its template say how far the rollout has come, to whichever process looks.
+//! size and its template say how far the rollout has come, to whichever process reads them.
 
 use super::health::Health;
 use super::rollout::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
@@ -80,7 +80,7 @@ pub fn stage(
 }
 
 /// Something runs, or will, on another template than the one that should stand. Where an older
-/// operator wrote the StatefulSet, its pods tell once the template has been written.
+/// operator wrote the StatefulSet, its pods show it once the template has been written.
 fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bool {
     let outdated = || health.replicas.iter().any(|pod| is_outdated(pod, set));
     changes(set, template) || (set.settled && outdated())

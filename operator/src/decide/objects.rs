@@ -127,8 +127,8 @@ pub(super) fn objects(
     }
 }
 
-/// Whoever signs up first becomes the admin, so with `createFirst` no one is let in before that is
-/// done.
+/// The first person who signs up becomes the admin, so with `createFirst` no one is let in before
+/// that is done.
 pub(super) fn exposure_held(
     cluster: &ValidCluster,
     observation: &Observation,

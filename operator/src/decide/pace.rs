@@ -26,8 +26,8 @@ pub(super) const STOPPED_PROBE: Duration = Duration::from_mins(1);
 /// A cluster whose database is shared is reconciled again after this long.
 const SHARED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 
-/// A rollout and a scale-down must know of a migration, and of a replica whose id is not known only its session tells
-/// that it lives.
+/// A rollout and a scale-down must know of a migration, and only its session shows that a replica
+/// whose id is not known lives.
 pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
     let Findings {
         rollout,

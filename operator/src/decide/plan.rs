@@ -32,7 +32,7 @@ pub struct Plan {
     /// The first probe has not ended, so the report would be out of date in a moment: the status
     /// as it stands is nearer to the truth.
     pub unsettled: bool,
-    /// When to look again although nothing happened.
+    /// When to requeue although nothing happened.
     pub next: Option<Timestamp>,
     /// How to read the database while this lasts.
     pub reading: Reading,
@@ -91,7 +91,7 @@ pub struct Report {
     pub replicas: i32,
     /// Ready pods.
     pub ready_replicas: i32,
-    /// Beating pods.
+    /// Pods whose heartbeat is fresh.
     pub active_replicas: Option<i32>,
     /// After the gate.
     pub target_replicas: Option<i32>,

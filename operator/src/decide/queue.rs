@@ -5,7 +5,7 @@ use crate::observation::Observation;
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 
-/// Beyond the limit of one hold a session may hold the queue for the seconds of a last look.
+/// Beyond the limit of one hold a session may hold the queue for the seconds of a last reading.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// The hold of the queue, if there is one. Without a valid spec it is not known how long one may

@@ -2,7 +2,7 @@
 //! load.
 //!
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
-//! operator evicts one, and the controller makes it anew from the current template.
+//! operator evicts one, and the controller makes it again from the current template.
 
 use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
@@ -67,7 +67,7 @@ pub struct Wait {
     pub running_tasks: Option<u64>,
     /// In words, after "waiting for".
     pub message: String,
-    /// When the rollout stops waiting for it, or looks again, at the latest.
+    /// When the rollout stops waiting for it, or the requeue comes, at the latest.
     pub until: Option<Timestamp>,
 }
 
@@ -129,7 +129,7 @@ pub struct Hold {
 }
 
 impl Rollout {
-    /// A step that must not be taken now waits instead, so that status never tells of one that is
+    /// A step that must not be taken now waits instead, so that status never reports one that is
     /// not taken.
     #[must_use]
     pub fn held(self, hold: Hold) -> Self {
@@ -335,8 +335,8 @@ fn next(
     if let Some(wait) = schema_migration(observation) {
         return Step::Wait(wait);
     }
-    // A pod of an old, broken revision would block the roll for ever (kubernetes#67250), and nobody
-    // loses anything with it.
+    // A pod of an old, broken revision would block the rollout for ever (kubernetes#67250), and no
+    // work is lost with it.
     if let Some(broken) = outdated
         .iter()
         .find(|replica| is_broken(replica, observation))
@@ -361,7 +361,7 @@ fn next(
             outdated,
         );
     }
-    // It may do its work as ever, and a pod that is told to end there would stay for as long as its
+    // It may do its work as ever, and a pod that is deleted there would stay for as long as its
     // node is away.
     if let Some(silent) = health
         .replicas
@@ -374,8 +374,8 @@ fn next(
     let Some(candidate) = pick(outdated) else {
         return Step::Done;
     };
-    // Nobody loses anything with it, so nobody need stand in: several that have stopped beating
-    // would wait for each other for ever.
+    // No work is lost with it, so no other replica need stand in: several that send no heartbeats
+    // any more would wait for each other for ever.
     if candidate.given_up {
         return evict(
             candidate,
@@ -405,8 +405,8 @@ fn next(
 /// A busy replica is the candidate only if every outdated one is busy. It is given time to become
 /// idle, by the clock of status, so that a restart of the operator begins none of it again.
 ///
-/// Of a replica whose tasks are unknown nobody would learn that it is idle now, and one that is older
-/// than the schema is not to stay. Their drain hooks wait for what they run.
+/// Of a replica whose tasks are unknown no reading would show that it is idle now, and one that is
+/// older than the schema is not to stay. Their drain hooks wait for what they run.
 fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wait> {
     let tasks = candidate.running_tasks.filter(|tasks| *tasks > 0)?;
     if schema::version(observation).is_some_and(|schema| is_behind(candidate, schema)) {
@@ -440,8 +440,8 @@ impl RememberedRollout {
     }
 }
 
-/// A schema migration that runs, or of which is not known whether it does. Whoever ends the pod that
-/// runs it leaves it half done.
+/// A schema migration that runs, or of which is not known whether it does. The end of the pod that
+/// runs it would leave it half done.
 pub fn schema_migration(observation: &Observation) -> Option<Wait> {
     match &observation.facts()?.sessions {
         Some(sessions) if sessions.migration_running => Some(Wait::new(
@@ -449,7 +449,7 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
             "the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done",
         )),
         Some(_) => None,
-        // The next reading looks at them.
+        // The next reading includes the sessions.
         None => Some(Wait::new(
             RolloutWait::DatabaseReading,
             "a reading of whether a schema migration is running",
@@ -503,8 +503,8 @@ fn end_of(ending: &Replica<'_>) -> Wait {
     }
 }
 
-/// When a replica without a heartbeat counts as given up. Of one whose beat grows old the probe
-/// tells by itself.
+/// When a replica without a heartbeat counts as given up. Of one whose heartbeat grows old the
+/// probe reports that by itself.
 fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Timestamp> {
     let just_after = DEAD_AFTER + Duration::from_secs(1);
     (replica.heartbeat == HeartbeatState::Missing)

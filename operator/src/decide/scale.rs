@@ -47,7 +47,7 @@ pub enum Haste {
 const ENDING_MARGIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
-/// that the operator never ends two together; a cluster that is stopped needs nobody to carry on.
+/// that the operator never ends two together; a cluster that is stopped needs no replica to carry on.
 ///
 /// The replica that is the only one to serve is kept, wherever it is: Kubernetes takes the highest
 /// ordinal away, but the range of ordinals may also begin at a higher one.

@@ -74,7 +74,7 @@ pub fn restart(
             due_at: Some(due_at),
         };
     }
-    // Whoever ends the replica that runs it leaves it half done.
+    // The end of the replica that runs it would leave it half done.
     let may_end = replica.given_up && schema_migration(observation).is_none();
     let seconds = patience.as_secs();
     Restart {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// Bytebase beats this often.
+/// A replica sends a heartbeat this often.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// Bytebase counts a replica as active while its beat is at most this old.
+/// Bytebase counts a replica as active while its heartbeat is at most this old.
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
-/// Bytebase gives a replica's tasks up at this age of its last beat.
+/// Bytebase gives a replica's tasks up at this age of its heartbeat.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
 
 /// How old a heartbeat is, as far as it matters.
@@ -32,7 +32,7 @@ impl Freshness {
         }
     }
 
-    /// Time until a heartbeat of this age changes, unless it beats again.
+    /// Time until a heartbeat of this age changes, unless the next one comes.
     pub fn lasts(age: Duration) -> Option<Duration> {
         match Self::of(age) {
             Self::Fresh => Some(ACTIVE_WINDOW.saturating_sub(age)),

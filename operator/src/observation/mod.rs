@@ -47,7 +47,7 @@ pub struct ProbeFailure {
 pub enum FailureClass {
     /// The server itself refused: Bytebase would be refused too.
     Definite,
-    /// It could not be told from where the operator stands.
+    /// It cannot be known from where the operator runs.
     Unknown,
 }
 
@@ -178,7 +178,7 @@ pub struct DatabaseFacts {
     pub license: Fact<StoredLicense>,
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,
-    /// Who else is connected. `None`: not looked at in this reading (see
+    /// Who else is connected. `None`: not part of this reading (see
     /// [`Reading`](reading::Reading)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
@@ -210,7 +210,7 @@ pub struct Sessions {
     /// Those that run `LISTEN bytebase_signal`. `None` when the role may not see other sessions'
     /// queries.
     pub listeners: Option<Vec<ListenSession>>,
-    /// Somebody holds the schema migration lock (advisory lock 1002).
+    /// A session holds the migration lock (advisory lock 1002).
     pub migration_running: bool,
     /// `application_name` of each session that keeps all replicas from promoting queued work (advisory
     /// lock 1001), in their order.
@@ -220,7 +220,7 @@ pub struct Sessions {
 /// Which database this is.
 ///
 /// A clone (a restored snapshot) keeps the system identifier of its original. So two readings that
-/// are both of now are told apart by the start of their servers as well; what status remembers
+/// are both of now are distinguished by the start of their servers as well; what status remembers
 /// cannot be, since every restart of a server would make it another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DatabaseIdentity {
@@ -232,7 +232,7 @@ pub struct DatabaseIdentity {
 }
 
 impl DatabaseIdentity {
-    /// `database`: what tells the database from every other. Hashed, since it goes into status.
+    /// `database`: what distinguishes the database from every other. Hashed, since it goes into status.
     pub fn new(database: &str, server_start: &str) -> Self {
         let mut hash = hex::encode(Sha256::digest(database.as_bytes()));
         hash.truncate(16);
@@ -294,9 +294,9 @@ impl fmt::Debug for StoredLicense {
 /// moment of observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// The process that beats; a new one at each start.
+    /// The replica that sends it; the id is new at each start.
     pub replica_id: Uuid,
-    /// Time since the last beat.
+    /// Time since the replica sent it.
     pub age: Duration,
 }
 
@@ -419,7 +419,7 @@ pub struct RefusedEviction {
 pub struct PodRefusal {
     /// Since when it has been refused, by the clock of the controller.
     pub since: jiff::Timestamp,
-    /// Why, in the words of whoever refuses: a quota, pod security, a webhook.
+    /// Why, in the words of what refuses: a quota, pod security, a webhook.
     pub message: String,
 }
 
@@ -428,7 +428,7 @@ pub struct PodRefusal {
 pub enum RouteView {
     /// All have accepted it.
     Accepted,
-    /// Some have not looked at it.
+    /// Some have not handled it yet.
     Pending,
     /// One refuses it; in its words.
     Refused(String),

@@ -12,12 +12,12 @@ use std::time::Duration;
 pub struct Reading {
     /// From one reading to the next.
     pub every: Duration,
-    /// Whether to look at its other sessions too. That costs the server several times as much as
+    /// Whether to read its other sessions too. That costs the server several times as much as
     /// all the rest, and the more the more sessions it has room for, so it is done only where
     /// something depends on them.
     pub sessions: bool,
     /// Whether to log in again for it. A session that is open stays with the server that its name
-    /// once led to; where what that server is forbids something, the name must be looked up again.
+    /// once led to; where what that server is forbids something, the name must be resolved again.
     pub new_session: bool,
     /// Whether the session stays open between readings. A database that has a session cannot be
     /// dropped, renamed or copied, which is what people stop a cluster for.

@@ -58,7 +58,7 @@ impl ObjectName {
 
 /// Where the objects of one cache lie.
 pub trait Storage<K: Cached>: Default + Send + Sync + 'static {
-    /// Adds or replaces an object. True if it was not there; of events, if it tells something new.
+    /// Adds or replaces an object. True if it was not there; of events, if it says something new.
     fn put(&self, object: K) -> bool;
     /// Takes an object away.
     fn remove(&self, object: K);
@@ -75,7 +75,7 @@ pub struct Live {
 impl Default for Live {
     fn default() -> Self {
         let mut writer = Writer::default();
-        // Each watch brings its objects one by one, so the store never starts anew as a whole.
+        // Each watch brings its objects one by one, so the store never starts again as a whole.
         writer.apply_watcher_event(&watcher::Event::Init);
         writer.apply_watcher_event(&watcher::Event::InitDone);
         Self {
@@ -153,7 +153,7 @@ impl<K: Cached> Storage<K> for Serialized {
     }
 }
 
-/// Events that tell of pods, as the reasons that they give.
+/// Events about pods, as the reasons that they give.
 #[derive(Default)]
 pub struct Events(Mutex<PodEvents>);
 
@@ -243,7 +243,7 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
         self.not_installed.swap(lacking, Ordering::Relaxed) != lacking
     }
 
-    /// Adds or replaces an object. True if it was not there; of events, if it tells something new.
+    /// Adds or replaces an object. True if it was not there; of events, if it says something new.
     pub fn put(&self, object: K) -> bool {
         self.storage.put(object)
     }

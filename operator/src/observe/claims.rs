@@ -48,11 +48,11 @@ struct Claim {
     created: Timestamp,
     endpoint: Option<Mark>,
     database: Option<Mark>,
-    /// What the latest reading told of the server, if it was a good one.
+    /// What the latest reading found of the server, if it was a good one.
     sighting: Option<Sighting>,
 }
 
-/// What a reading tells of the server that it reached.
+/// What a reading finds of the server that it reached.
 #[derive(Clone, Debug)]
 pub struct Sighting {
     /// Which database and which start of its server.
@@ -118,7 +118,7 @@ impl Claims {
         index.put(claimant.uid, claim);
     }
 
-    /// Notes what a reconcile knows: the endpoint, and what the latest reading told of the server if
+    /// Notes what a reconcile knows: the endpoint, and what the latest reading found of the server if
     /// it is a good one. Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
@@ -153,7 +153,7 @@ impl Claims {
     }
 
     /// An older cluster on the same database. `runs`: whether there are replicas of this one. `latest`:
-    /// what the latest reading of another cluster tells, which it may not have been reconciled with.
+    /// what the latest reading of another cluster found, which that may not be reconciled with yet.
     pub fn shared_with(
         &self,
         uid: &str,
@@ -227,7 +227,7 @@ impl Claim {
             == (&other.endpoint, &other.database, server(other))
     }
 
-    /// Whether both are on one database, as far as can be told. `theirs`: what was seen last of the
+    /// Whether both are on one database, as far as is known. `theirs`: what was seen last of the
     /// other one's server.
     fn is_on_database_of(
         &self,
@@ -251,7 +251,7 @@ impl Claim {
                 return false;
             }
         }
-        // Which it is cannot be told while one of them is not read, or a server that has just
+        // Which it is cannot be known while one of them is not read, or a server that has just
         // started may be the one that was seen before. For one that runs the verdict of before
         // stands. A first replica is held back: that nothing was refused before may be because
         // nothing was known of the other one yet.

@@ -37,7 +37,7 @@ fn first_ordinal(set: &StatefulSet) -> i32 {
 }
 
 /// Names of the pods that the StatefulSet should have and has not; of those that fit into any
-/// cluster, whatever size somebody has scaled it to.
+/// cluster, whatever size it was scaled to by hand.
 pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
     let wanted = set
         .spec
@@ -72,7 +72,7 @@ pub async fn pods(
 }
 
 /// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none, one that
-/// nobody controls is as well: it lost its StatefulSet (`kubectl delete statefulset --cascade=orphan`),
+/// nothing controls is as well: it lost its StatefulSet (`kubectl delete statefulset --cascade=orphan`),
 /// and the next one takes it over.
 pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let labelled = selector_labels(name)

@@ -38,7 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Tells what time it is.
+/// Says what time it is.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What the observations of all clusters share.
@@ -373,7 +373,7 @@ enum Stage {
     Runs,
 }
 
-/// What the latest reading tells of the server, if it is a good one.
+/// What the latest reading found of the server, if it is a good one.
 fn sighting(latest: &Latest) -> Option<Sighting> {
     let (DatabaseView::Probed(Ok(facts)), Some((age, _))) = (&latest.view, &latest.last_good)
     else {

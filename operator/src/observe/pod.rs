@@ -109,8 +109,8 @@ fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
 }
 
 /// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut.
-/// Whoever says otherwise is the node controller, which has not heard from the kubelet for some
-/// time and knows nothing of the pod itself.
+/// What says otherwise is the node controller, which has not heard from the kubelet for some time
+/// and knows nothing of the pod itself.
 fn node_is_silent(pod: &Pod) -> bool {
     let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
     let gate_is_shut = condition(pod, "Ready")

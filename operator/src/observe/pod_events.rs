@@ -54,13 +54,13 @@ pub fn set_of(event: &Event) -> Option<(&str, &str)> {
     }
 }
 
-/// Whether an event tells that something failed.
+/// Whether an event says that something failed.
 pub fn is_failure(event: &Event) -> bool {
     event.reason.as_deref() != Some("SuccessfulCreate")
 }
 
 impl PodEvents {
-    /// Adds an event that came at `now`, or replaces it. True if it tells something new: a repetition
+    /// Adds an event that came at `now`, or replaces it. True if it says something new: a repetition
     /// does so only where a pod was made in between.
     pub fn put(&mut self, event: &Event, now: Timestamp) -> bool {
         let Some((namespace, set)) = set_of(event) else {
@@ -173,7 +173,7 @@ impl PodEvents {
     }
 }
 
-/// When what an event tells of happened first and last.
+/// When what an event reports happened first and last.
 fn times(event: &Event) -> [Timestamp; 2] {
     let series = event.series.as_ref();
     let micro = event.event_time.as_ref().map(|time| time.0);

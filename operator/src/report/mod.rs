@@ -32,7 +32,7 @@ const LONGEST_MESSAGE: usize = 32_768;
 /// Why nothing could be reported.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody else leads now.
+    /// Another process leads now.
     #[error("this process no longer leads")]
     NotLeading(#[from] NotLeading),
     /// The status could not be written.
@@ -117,7 +117,7 @@ pub async fn report_unseen(
     Ok(())
 }
 
-/// Logs and publishes what people should be told.
+/// Logs the notices and publishes them as events.
 pub async fn publish(writer: &Writer, key: &Key, cluster: &BytebaseCluster, notices: &[Notice]) {
     for notice in notices {
         tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
@@ -332,7 +332,7 @@ fn mark_lasting(
     }
 }
 
-/// A refused write stalls the cluster until somebody helps, whatever else was decided.
+/// A refused write stalls the cluster until a user helps, whatever else was decided.
 fn with_failures(
     mut drafts: Vec<ConditionDraft>,
     failures: &[ApplyFailure],
@@ -406,8 +406,8 @@ fn condition(
     }
 }
 
-/// What people should be told of the way from one status to the next: each condition whose status
-/// or reason changed.
+/// What is to be published of the way from one status to the next: each condition whose status or
+/// reason changed.
 pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Vec<Notice> {
     let conditions = next.conditions.iter();
     conditions
@@ -527,8 +527,7 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
 fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
-    // An Ingress without an address and a database that is being looked at are how every cluster
-    // begins.
+    // Every cluster begins with an Ingress without an address and a database that was not read yet.
     let derived = derived || matches!(reason, Reason::IngressPending | Reason::DatabaseNotProbed);
     let quiet = matches!(
         reason,

@@ -236,7 +236,7 @@ fn the_generation_is_observed_once_what_was_decided_on_it_stands() {
     assert_eq!(observed(&[]), Some(4));
     assert_eq!(observed(&[FailureKind::Transient]), Some(3));
     assert_eq!(observed(&[FailureKind::Conflict]), Some(3));
-    // A refusal is the outcome of this spec, and Stalled tells it.
+    // A refusal is the outcome of this spec, and Stalled reports it.
     assert_eq!(observed(&[FailureKind::Refused]), Some(4));
     assert_eq!(
         observed(&[FailureKind::Transient, FailureKind::Refused]),
@@ -277,7 +277,7 @@ fn a_refused_write_stalls_whatever_was_decided() {
             assert_eq!(exposed.reason == Reason::IngressFailed.as_ref(), ingress);
         }
     }
-    // What mends itself is no condition.
+    // What passes by itself is no condition.
     for kind in [FailureKind::Transient, FailureKind::Conflict] {
         let status = status(
             &BytebaseClusterStatus {
@@ -407,7 +407,7 @@ fn the_first_status_of_a_new_cluster_is_no_news() {
         notices.iter().any(|notice| notice.reason == passed)
     };
     assert!(!published(&BytebaseClusterStatus::default()) && published(&status));
-    // A wrong spec is told once, on the condition that names it; the license is judged all the
+    // A wrong spec is reported once, on the condition that names it; the license is judged all the
     // same.
     let status = first(report(&json!({"version": "!"}), &seen));
     let published: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)

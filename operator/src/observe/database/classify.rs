@@ -211,8 +211,8 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
     let said = place.foreign(error.message);
     let role = place.role();
     match (phase, error.sqlstate) {
-        // Without a password in the connection string Bytebase may still find one where the operator must not look (a password
-        // file in the pod).
+        // Without a password in the connection string Bytebase may still find one that the operator
+        // must not read (a password file in the pod).
         (Phase::Connect, "28P01") if place.url.password.is_none() => place.failure(
             Unknown,
             FailureReason::AuthenticationFailed,
@@ -270,7 +270,7 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             &format!("the server is starting up, shutting down or ended the session ({said})"),
         ),
         // 42704 unknown parameter, 22023 bad value, 55P02 cannot be set now, 42602/42601 malformed name or `options`: the
-        // server reads start-up parameters the same for everybody.
+        // server reads start-up parameters the same for every client.
         (Phase::Connect, "42704" | "22023" | "55P02" | "42602" | "42601") => parameter(place, &said),
         // Poolers answer most things with 08P01; PgBouncer names the parameter it does not know.
         (Phase::Connect, "08P01") if said.contains("startup parameter") => parameter(place, &said),

@@ -1,6 +1,6 @@
 //! What of a probe's outcome matters enough to wake a reconcile. Pure.
 //!
-//! Ages are left out: a cluster that only goes on beating must not wake anybody.
+//! Ages are left out: heartbeats that only go on must wake no reconcile.
 
 use crate::observation::heartbeat::Freshness;
 use crate::observation::{
@@ -48,8 +48,8 @@ impl Digest {
         }
     }
 
-    /// Whether it tells anything that `before` did not. Sessions that were not looked at this time
-    /// are no news.
+    /// Whether it says anything that `before` did not. Sessions that were not read this time are no
+    /// news.
     pub fn is_news_after(&self, before: &Self) -> bool {
         match (self, before) {
             (Self::Facts(now), Self::Facts(before))

@@ -1,4 +1,4 @@
-//! The metadata database, read the way an administrator would read it: log in, look, and never
+//! The metadata database, read the way an administrator would read it: log in, read, and never
 //! write.
 //!
 //! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
@@ -62,7 +62,7 @@ impl Access {
         let mut digest = Sha256::new();
         for part in [
             url.to_uri().expose_secret().as_bytes(),
-            // A monitoring login looks where this one would.
+            // A monitoring login reads where this one would.
             database.replicas.to_uri().expose_secret().as_bytes(),
             pem.as_deref().unwrap_or_default().as_bytes(),
             format!("{login:?}").as_bytes(),

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
-/// Rounds of looking. On a pooler that others use too, one look may by chance meet the same server
-/// process twice.
+/// How often it is tried. On a pooler that others use too, one attempt may by chance meet the same
+/// server process twice.
 const ROUNDS: usize = 3;
 
 /// For the second session altogether. A session-mode pooler that is full makes it wait; then
@@ -29,7 +29,7 @@ const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 const PID: &str = "SELECT pg_backend_pid()::text";
 
-/// Reads the identity and, unless `pooler` is known, looks for a transaction-mode pooler.
+/// Reads the identity and, unless `pooler` is known, checks for a transaction-mode pooler.
 pub async fn read(
     connection: &mut PgConnection,
     access: &Access,
@@ -61,7 +61,7 @@ pub async fn read(
 
 /// Whether the server was reached at the very address that was dialled. Then there is no room for a
 /// pooler, and no need for a second session to find one. Behind a Kubernetes Service or other
-/// address translation it cannot be told.
+/// address translation it cannot be known.
 async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
     let Some(server) = reached_at.filter(|server| server.port() == dialled.port) else {
         return false;
@@ -76,7 +76,7 @@ async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
     addresses.any(|address| address.ip().to_canonical() == server.ip().to_canonical())
 }
 
-/// Whether a session of ours moves between server processes. `None` if it could not be told.
+/// Whether a session of ours moves between server processes. `None` if that is not known.
 ///
 /// Session `a` is idle between its statements while session `b` holds a transaction. Behind a
 /// transaction-mode pooler `b` is given the server process that `a` just left, and `a` finds itself

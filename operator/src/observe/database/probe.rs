@@ -2,7 +2,7 @@
 //! pokes and asks them.
 //!
 //! A task keeps one connection while it works, unless the cluster is stopped. It reads every [`DEFAULT_INTERVAL`], and in between
-//! exactly when the youngest beat of a replica that stopped beating crosses an age that matters. It
+//! exactly when the heartbeat of a replica that sends none any more crosses an age that matters. It
 //! wakes the caller only when the [`Digest`] of what it read has changed.
 
 use super::classify::Place;
@@ -30,11 +30,11 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Bytebase's replicas beat every ten seconds; reading more often shows nothing new in a quiet
+/// Replicas send a heartbeat every ten seconds; reading more often shows nothing new in a quiet
 /// cluster.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Until somebody knows better: what depends on sessions must not take a fresh start for a change.
+/// Until a plan says otherwise: what depends on sessions must not take a fresh start for a change.
 const FIRST_READING: Reading = Reading {
     every: DEFAULT_INTERVAL,
     sessions: true,
@@ -70,7 +70,7 @@ const TRIAL_RETRY: Duration = Duration::from_secs(10);
 /// Read this long after an age is crossed, so that the reading is on the far side.
 const CROSSING_MARGIN: Duration = Duration::from_millis(100);
 
-/// Least pause between two readings, whoever asks.
+/// Least pause between two readings, whatever asks for them.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Clusters at a time that log in. A login costs the server a process and a key exchange; a
@@ -168,7 +168,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
-    /// Lets nobody log in until [`Self::admit`].
+    /// Lets no probe log in until [`Self::admit`].
     pub fn hold(&self) {
         self.openings.0.forget_permits(CONCURRENT_OPENINGS);
     }
@@ -207,7 +207,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             let observer = Arc::clone(&self.observer);
             let shared = Arc::clone(&shared);
             tokio::spawn(run(prober, shared, observer, move || {
-                // Nobody listens any more at shutdown.
+                // The receiver is gone at shutdown.
                 let _ = wake.send(key.clone());
             }))
             .abort_handle()
@@ -261,7 +261,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
-    /// Whether the first outcome of a probe that somebody ensured is still to come.
+    /// Whether the first outcome of a probe that was ensured is still to come.
     pub fn awaits_first(&self, key: &K) -> bool {
         let entries = self.entries.lock();
         let shared = entries.get(key).map(|entry| &entry.shared);
@@ -285,7 +285,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         self.entries.lock().keys().cloned().collect()
     }
 
-    /// What is known now. [`DatabaseView::NotProbed`] for a key that nobody ensured.
+    /// What is known now. [`DatabaseView::NotProbed`] for a key that was not ensured.
     pub fn latest(&self, key: &K) -> Latest {
         let shared = self
             .entries
@@ -363,9 +363,9 @@ impl State {
         self.reading = FIRST_READING;
     }
 
-    /// Keeps an outcome read at `now`, and says whether it tells anything new.
+    /// Keeps an outcome read at `now`, and says whether it is news.
     ///
-    /// One failure that says nothing definite is tried again before it is told: a thousand logins
+    /// One failure that says nothing definite is tried again before it is reported: a thousand logins
     /// after a restart, or a moment without processor time, must not write a thousand statuses
     /// to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
@@ -646,7 +646,7 @@ impl Prober {
         .await?;
         match (known, found) {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),
-            // It could not be told this time: what was told before stands.
+            // It could not be found out this time: what was found before stands.
             (None, None) => {
                 facts.transaction_pooler = self.pooler.is_some_and(|(pooler, _)| pooler);
             }
@@ -755,7 +755,7 @@ mod tests {
         assert_eq!(seen.heartbeats.rows()[0].age, seconds(10));
 
         let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
-        // Once is not told; a refusal would be.
+        // Once is not reported; a refusal would be.
         assert!(!state.record(Err(lost.clone()), start + seconds(4)));
         assert!(matches!(
             state.latest(start + seconds(4)).view,

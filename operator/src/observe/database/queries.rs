@@ -51,7 +51,7 @@ const MAX_ROUNDS: u32 = 3;
 
 /// Tables the document draws from, the columns it needs of each, and the first Bytebase (major,
 /// minor) that has them all. One that lacks a column is of an older Bytebase, or of one that this
-/// operator does not know; which of the two, the version of the schema tells.
+/// operator does not know; which of the two, the version of the schema says.
 const EXPECTED: [(&str, &[&str], (u32, u32)); 5] = [
     (
         "replica_heartbeat",
@@ -69,7 +69,7 @@ const HISTORY: usize = 1;
 /// What a database was last seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
-    /// It has Bytebase's `principal`, so nobody need look for tables of others.
+    /// It has Bytebase's `principal`, so tables of others need not be searched for.
     principal: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
@@ -352,7 +352,7 @@ const ROLE_SETTING: &str = "(SELECT substr(c, length('{name}=') + 1) FROM pg_db_
 const PATH_OF_ROLE: &str = "SELECT set_config('search_path', \
   replace(replace({path}, '\"$user\"', '$user'), '$user', quote_ident({role})), true); ";
 
-/// For a monitoring login: a schema that Bytebase's role looks in and the login may not, where
+/// For a monitoring login: a schema that Bytebase's role may use and the login may not, where
 /// tables would seem not to exist.
 const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(current_setting('search_path'), ',')) p \
   JOIN pg_namespace n ON n.nspname IN (btrim(p, ' \"'), lower(btrim(p))) \
@@ -386,11 +386,11 @@ const SESSIONS_OF_DATABASE: &str = ", sessions AS (SELECT pg_stat_get_backend_pi
   locks AS MATERIALIZED (SELECT pid, objid, mode FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 \
   AND objid IN (1001, 1002) AND objsubid = 1 AND granted AND database = (SELECT oid FROM me))";
 
-/// `pg_locks` looks through the locks of the whole server, so it is asked only where somebody else
-/// is there who may hold one.
+/// `pg_locks` reads the locks of the whole server, so it is asked only where there is another
+/// session that may hold one.
 ///
 /// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain hook
-/// holds it shared, and whoever else has held it for five seconds is no promotion.
+/// holds it shared, and any other session that has held it for five seconds is no promotion.
 const SESSIONS: &str = ", 'sessions', json_build_object(\
 'migration_running', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
   THEN EXISTS (SELECT FROM locks WHERE objid = 1002) ELSE false END, \
@@ -419,7 +419,7 @@ const LICENSE: &str = ", 'license', (SELECT json_build_array(w.resource_id, s.va
 const WORKSPACE: &str = ", 'license', (SELECT json_build_array(w.resource_id, NULL) FROM workspace w WHERE NOT w.deleted \
   ORDER BY w.resource_id LIMIT 1)";
 
-/// Tasks without an owner are left out, as Bytebase leaves them out when it looks for work of dead
+/// Tasks without an owner are left out, as Bytebase leaves them out when it searches for work of dead
 /// replicas.
 const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) FROM (SELECT replica_id::text AS id, count(*) AS n \
   FROM task_run WHERE status::text = 'RUNNING' AND replica_id IS NOT NULL GROUP BY 1 ORDER BY 1 LIMIT {rows}) r), \
@@ -590,7 +590,7 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    // `principal` is not ours to judge by: without it these tables belong to somebody else.
+    // `principal` is not ours to judge by: without it these tables belong to another application.
     if document.principal.is_none() {
         return Ok(Shape::default());
     }
@@ -726,7 +726,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         reserved_connections: document.reserved_connections,
         role_connections: document.role_connections,
         database_connections: document.database_connections,
-        // NULL without a usable schema, and where only a monitor looks and Bytebase's role is not
+        // NULL without a usable schema, and where only a monitor reads and Bytebase's role is not
         // known: nothing speaks against it.
         can_create: document.can_create.unwrap_or(document.schema.is_some()),
         missing_schema: document.missing_schema,
@@ -780,7 +780,7 @@ fn sessions(seen: SessionsSeen) -> Sessions {
     }
 }
 
-/// Bytebase takes any visible `principal` for its own; a sibling tells whether it is.
+/// Bytebase takes any visible `principal` for its own; a sibling shows whether it is.
 fn schema_state(document: &Document) -> SchemaState {
     let has = |name: &str| document.tables.iter().flatten().any(|t| t.name == name);
     match (&document.principal, &document.foreign) {
