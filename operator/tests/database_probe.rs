@@ -520,7 +520,7 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
     probe.probes.poke(&"it");
     assert!(
         probe.wake(at_once).await.is_none(),
-        "what is not looked at is no news"
+        "what is not read is no news"
     );
     assert_eq!(seen(probe.probes.latest(&"it")), None);
 
@@ -554,7 +554,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
     }
     let latest = probe.probes.latest(&"it");
     assert!(matches!(latest.view, DatabaseView::Probed(Ok(_))));
-    // Somebody replaces it by another.
+    // It is replaced by another.
     server().sql("postgres", "DROP DATABASE stopped");
     server().sql("postgres", "CREATE DATABASE stopped OWNER stopped");
 
@@ -689,7 +689,7 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
         assert_eq!(facts(monitor(&replicas)).await.schema, bytebases, "{set}");
         server().sql("pathed", &format!("ALTER {reset}"));
     }
-    // What is set for the monitor alone is not how Bytebase looks.
+    // What is set for the monitor alone is not how Bytebase searches.
     server().sql(
         "pathed",
         "ALTER ROLE path_monitor SET search_path = nowhere; ALTER SCHEMA bb RENAME TO pathed",
@@ -1035,7 +1035,7 @@ async fn black_holes_are_unknown_and_delay_no_other_cluster() {
         (failure.class, failure.reason),
         (FailureClass::Unknown, FailureReason::Unreachable)
     );
-    // Two logins, since the first failure is not told.
+    // Two logins, since the first failure is not reported.
     assert!(
         (9..14).contains(&started.elapsed().as_secs()),
         "{:?}",
@@ -1049,7 +1049,7 @@ async fn black_holes_are_unknown_and_delay_no_other_cluster() {
 async fn a_quiet_cluster_is_not_woken_and_a_dead_replica_is_reported_within_a_second() {
     let url = bytebase("quiet");
     let replica = Uuid::new_v4();
-    let beat = |age: &str| {
+    let heartbeat = |age: &str| {
         server().sql(
             "quiet",
             &format!(
@@ -1058,17 +1058,17 @@ async fn a_quiet_cluster_is_not_woken_and_a_dead_replica_is_reported_within_a_se
             ),
         )
     };
-    beat("0 s");
+    heartbeat("0 s");
     let mut probe = Probe::start(access(url), Duration::from_millis(200));
     assert!(probe.wake(Duration::from_secs(5)).await.is_some());
     for _ in 0..10 {
-        beat("0 s");
+        heartbeat("0 s");
         assert!(probe.wake(Duration::from_millis(250)).await.is_none());
     }
-    // At the usual interval, and nothing beats any more.
+    // At the usual interval, and no heartbeat comes any more.
     let mut slow = access(probe_url());
     slow.fingerprint = [2; 32];
-    beat("27 s");
+    heartbeat("27 s");
     let died = Instant::now();
     probe.probes.ensure(&"it", slow);
     assert!(
@@ -1375,7 +1375,7 @@ async fn certificates_are_verified_as_sslmode_says() {
     assert!(message.contains("CA certificate as its own"), "{message}");
 }
 
-/// `openssl x509 -req` makes them unless told otherwise.
+/// `openssl x509 -req` makes them unless asked otherwise.
 #[tokio::test]
 async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
     let server = Server::start("");

@@ -236,7 +236,7 @@ impl ExternalUrl {
         self.path.as_deref()
     }
 
-    /// What to tell the user although the URL is accepted.
+    /// What to warn the user of although the URL is accepted.
     pub fn warning(&self) -> Option<ExternalUrlWarning> {
         self.path.as_ref().map(|_| ExternalUrlWarning::Path)
     }

@@ -1,7 +1,7 @@
 //! The license: a signed token whose claims decide how many replicas may run.
 //!
 //! The claims are checked here one by one, not by the token library, so that each reason for
-//! refusal can be told. A [`License`] holds claims only, never the token; errors hold nothing of
+//! refusal can be reported. A [`License`] holds claims only, never the token; errors hold nothing of
 //! the token either.
 
 use base64::Engine as _;
@@ -119,7 +119,7 @@ pub enum LicenseError {
         "the token is not meant to be a license (its audience lacks `bb.license`): it is another kind of Bytebase token"
     )]
     Audience,
-    /// A plan nobody knows.
+    /// An unknown plan.
     #[error("the license names no known plan (FREE, TEAM or ENTERPRISE)")]
     Plan,
     /// A time that is none.

@@ -29,7 +29,7 @@ pub enum VersionError {
     /// Nothing there.
     #[error("the version is empty: give three numbers such as 3.21.1")]
     Empty,
-    /// `v3.21.1`, which is how a Git tag looks; no image has that tag.
+    /// `v3.21.1`, which is the form of a Git tag; no image has that tag.
     #[error(
         "the version begins with `{prefix}`: image tags have no such prefix, write the numbers alone, such as 3.21.1"
     )]

@@ -10,7 +10,7 @@ const DEAD_AFTER: Duration = Duration::from_mins(1);
 /// Longest that work which is queued already is waited for while the queue is held; every replica
 /// claims what there is each five seconds.
 const SETTLING: Duration = Duration::from_secs(12);
-/// The replica ends with the queue free after so many attempts to hold it for the last look. A
+/// The replica ends with the queue free after so many attempts to hold it for the last reading. A
 /// replica that promotes work at this moment has done so at the next one.
 const ATTEMPTS: u8 = 3;
 
@@ -25,14 +25,14 @@ pub struct Terms {
     pub hold_limit: Duration,
 }
 
-/// One look at the database.
+/// One reading of the database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     /// The database's clock, in seconds since 1970.
     pub clock: f64,
     /// Id of the replica beside, where a heartbeat of its own sessions gave it away.
     pub replica: Option<String>,
-    /// Sessions of the replica. `None` where they cannot be told from others.
+    /// Sessions of the replica. `None` where they cannot be distinguished from others.
     pub sessions: Option<u64>,
     /// A session of the replica holds the lock under which the schema is migrated.
     pub migrates: bool,
@@ -52,19 +52,19 @@ pub struct Run {
     pub started: f64,
 }
 
-/// What is known from one look to the next.
+/// What is known from one reading to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    /// The database's clock at the first look.
+    /// The database's clock at the first reading.
     began: Option<f64>,
     /// When the database answered last, since the beginning of the drain.
     answered: Duration,
-    /// Since when each look has been answered and has shown no session of the replica. What was not
-    /// seen does not count.
+    /// Since when each reading has been answered and has shown no session of the replica. What was
+    /// not seen does not count.
     disconnected: Option<Duration>,
     /// When the queue began to be held and nothing of this replica ran.
     idle_since: Option<Duration>,
-    /// Last looks at an idle replica for which the queue could not be held.
+    /// Last readings of an idle replica for which the queue could not be held.
     unheld: u8,
 }
 
@@ -83,7 +83,7 @@ impl Hash for State {
 }
 
 impl State {
-    /// There was a look, answered or not.
+    /// There was a reading, answered or not.
     fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
         if seen.is_some() {
             self.answered = elapsed;
@@ -129,18 +129,19 @@ pub enum LetGo {
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
-    /// Look again in a moment; `hold`: the queue should be held meanwhile.
+    /// Read again in a moment; `hold`: the queue should be held meanwhile.
     Wait {
         /// For what.
         what: For,
         /// Whether the queue should be held, and until which time of the database's clock.
         hold: Option<f64>,
     },
-    /// Return, so that the container is told to end.
+    /// Return, so that the container is asked to end.
     LetGo(LetGo),
 }
 
-/// Decides. `seen`: the look of this moment, if the database answered. `is_held`: the queue is held now.
+/// Decides. `seen`: the reading of this moment, if the database answered. `is_held`: the queue is
+/// held now.
 pub fn step(
     state: &mut State,
     terms: &Terms,
@@ -200,8 +201,9 @@ pub fn step(
     }
 }
 
-/// Whether the replica may end, by the last look: what an idle replica gets between two looks would
-/// be lost. `is_held`: nobody could promote work since before this look, and nobody can now.
+/// Whether the replica may end, by the last reading: what an idle replica gets between two readings
+/// would be lost. `is_held`: no replica could promote work since before this reading, and none can
+/// now.
 pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_held: bool) -> bool {
     state.note(elapsed, seen);
     let Some(seen) = seen else {
@@ -366,7 +368,7 @@ mod tests {
         assert_eq!(at(31, Some(0)), waits(For::TasksOfAnyone(1)));
         assert_eq!(at(90, Some(0)), waits(For::TasksOfAnyone(1)));
         assert_eq!(at(91, Some(0)), Step::LetGo(LetGo::Disconnected));
-        // Where sessions cannot be told apart, none is known to be missing.
+        // Where sessions cannot be distinguished, none is known to be missing.
         assert_eq!(at(200, None), waits(For::TasksOfAnyone(1)));
     }
 
@@ -418,7 +420,7 @@ mod tests {
         ] {
             assert!(!ends(&mut state, not, true), "{not:?}");
         }
-        // Somebody promotes work at this moment, or no session is to be had.
+        // A replica promotes work at this moment, or no session is to be had.
         assert!(!ends(&mut state, Some(&idle), false));
         assert!(!ends(&mut state, Some(&idle), false));
         assert!(ends(&mut state, Some(&idle), false), "not for ever");
@@ -437,7 +439,7 @@ mod tests {
         };
         busy.clock = CLOCK + 5.0;
         assert_eq!(at(60, Some(&busy)), held);
-        // Of an unknown replica it cannot be told whether the work is new to it.
+        // Of an unknown replica it cannot be known whether the work is new to it.
         busy.replica = None;
         assert_eq!(at(60, Some(&busy)), waits(For::TasksOfAnyone(2)));
     }
@@ -462,7 +464,7 @@ mod tests {
         };
         assert_eq!(at(10, &queued), lets_through);
         assert_eq!(at(21, &queued), lets_through);
-        // One that nobody claims holds no replica up.
+        // One that no replica claims holds none up.
         assert_eq!(at(22, &queued), Step::LetGo(LetGo::Idle));
     }
 

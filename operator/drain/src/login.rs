@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// `application_name` of the hook's sessions: this and the name of its pod, by which the operator
-/// reports who holds the queue. Not as Bytebase's own, among which the hook looks for the replica's.
+/// reports who holds the queue. Not as Bytebase's own, among which the hook finds the replica's.
 const APPLICATION_NAME: &str = "drain/";
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
@@ -146,7 +146,7 @@ impl Login {
 
 /// The certificates of a bundle, which must have some.
 fn given_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, LoginError> {
-    // The name is not told: what was pasted in its place may be a key.
+    // The name is not logged: what was pasted in its place may be a key.
     let bytes = fs::read(path).map_err(|error| {
         LoginError(format!(
             "the CA bundle that sslrootcert names cannot be read: {error}"

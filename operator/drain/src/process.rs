@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
-/// The kernel counts the start of a process in hundredths of a second for everybody.
+/// The kernel counts the start of a process in hundredths of a second on every machine.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// How long the Bytebase process has run. `None` where it cannot be told which process that is.
+/// How long the Bytebase process has run. `None` where it is not known which process that is.
 pub fn age() -> Option<Duration> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let first = fs::read_to_string("/proc/1/stat").ok()?;
@@ -19,7 +19,7 @@ pub fn age() -> Option<Duration> {
         let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
         (name(&stat) == Some("bytebase")).then(|| age_by(&stat, &uptime))?
     });
-    // Two would be one too many to tell.
+    // Of two it would not be known which one it is.
     let ages: Vec<_> = ages.take(2).collect();
     match ages[..] {
         [age] => Some(age),

@@ -1,4 +1,4 @@
-//! The hook itself: looks each second, says what it waits for, and returns when the replica may end.
+//! The hook itself: reads each second, says what it waits for, and returns when the replica may end.
 
 use crate::log::Log;
 use crate::login::{LoginError, Logins};
@@ -8,11 +8,11 @@ use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, may_end, step}
 use sqlx::postgres::PgConnection;
 use std::time::{Duration, Instant};
 
-/// Between two looks.
+/// Between two readings.
 const PAUSE: Duration = Duration::from_secs(1);
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
-/// Longest that the queue is held for the last look.
+/// Longest that the queue is held for the last reading.
 const LAST_HOLD: Duration = Duration::from_secs(5);
 
 /// Waits. It never fails: whatever goes wrong, the replica ends in the end.
@@ -80,11 +80,11 @@ async fn drain(terms: Terms, log: Log) {
 struct Hook {
     logins: Logins,
     watch: Watch,
-    /// The session that looks.
+    /// The session that reads.
     reads: Option<PgConnection>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
-    /// Why there is no session that looks.
+    /// Why there is no session that reads.
     failure: Option<String>,
     /// What was said last, and when.
     said: Option<(String, Instant)>,
@@ -139,7 +139,7 @@ impl Hook {
         }
     }
 
-    /// The last act: looks once more, while no work can be promoted if that can be had. Whether the
+    /// The last act: reads once more, while no work can be promoted if that can be had. Whether the
     /// replica may end by that.
     async fn leaves(&mut self, terms: &Terms, state: &mut State, start: Instant) -> bool {
         if terms.hold_limit.is_zero() {
@@ -162,8 +162,8 @@ impl Hook {
         leaves
     }
 
-    /// Holds the queue for the last look, and says since when. By the session that holds it already,
-    /// unless the server has ended that.
+    /// Holds the queue for the last reading, and says since when. By the session that holds it
+    /// already, unless the server has ended that.
     async fn hold_last(&mut self) -> Option<Instant> {
         if let Some(mut connection) = self.holds.take() {
             let since = Instant::now();

@@ -13,7 +13,7 @@ use sqlx::{Postgres, Row as _};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Longest for one look.
+/// Longest for one reading.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest between the time of a statement and that of its transaction, in seconds. Both are taken
 /// by the server, one right after the other.
@@ -21,7 +21,7 @@ const SAME: f64 = 0.02;
 
 /// The lock under which the schema is migrated.
 const MIGRATION_LOCK: i64 = 1002;
-/// Whoever holds this lock, shared or not, keeps every replica from promoting work.
+/// A session that holds this lock, shared or not, keeps every replica from promoting work.
 const QUEUE_LOCK: i64 = 1001;
 
 /// Watches one replica.
@@ -40,7 +40,7 @@ impl Watch {
         }
     }
 
-    /// Looks once. `age`: how long the replica's process has run, if that is known.
+    /// One reading. `age`: how long the replica's process has run, if that is known.
     pub async fn read(
         &mut self,
         connection: &mut PgConnection,
@@ -70,7 +70,7 @@ impl Watch {
         let is_named = !self.sessions.is_empty();
         let sessions: i64 = row.try_get(1)?;
         if let Some(age) = age.filter(|_| is_named && has_heartbeats) {
-            self.look_for_heartbeats(connection, age).await?;
+            self.note_heartbeat(connection, age).await?;
         }
         let (running, available) = if has_tasks {
             (running(connection).await?, available(connection).await?)
@@ -88,8 +88,8 @@ impl Watch {
         })
     }
 
-    /// Looks for a heartbeat of the replica's sessions. One that cannot be told for sure counts as none.
-    async fn look_for_heartbeats(
+    /// Notes a heartbeat of the replica's sessions. One that is not certain counts as none.
+    async fn note_heartbeat(
         &mut self,
         connection: &mut PgConnection,
         age: Duration,
@@ -125,7 +125,7 @@ impl Watch {
     }
 }
 
-/// A question whose plan the server does not keep: it would keep one for each look.
+/// A question whose plan the server does not keep: it would keep one for each reading.
 fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
@@ -180,7 +180,7 @@ fn is_not_understood(error: &sqlx::Error) -> bool {
 }
 
 /// Holds the queue, by a transaction of its own that the server ends by itself after `longest`.
-/// False if somebody is promoting work at this moment.
+/// False if a replica is promoting work at this moment.
 pub async fn hold(connection: &mut PgConnection, longest: Duration) -> Result<bool, sqlx::Error> {
     let held = async {
         sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
@@ -221,7 +221,7 @@ pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 }
 
 /// Leaves a hold behind that outlives this process by a moment: the server notices that the session
-/// has gone only when the sleep is over, and by then the replica has been told to end.
+/// has gone only when the sleep is over, and by then the replica has been asked to end.
 pub async fn leave_held(connection: &mut PgConnection) {
     let sleep = sqlx::raw_sql("SELECT pg_sleep(3)").execute(connection);
     // Long enough for the statement to be sent; its answer is not waited for.

@@ -1,5 +1,5 @@
 //! Logs in to PostgreSQL as Bytebase's driver does, a fork of pgx 5.7.2: the same attempts in the
-//! same order, the same trust, the same words to the server. Whoever asks whether Bytebase can use a
+//! same order, the same trust, the same words to the server. A check of whether Bytebase can use a
 //! database must come to the same answer as the driver.
 //!
 //! ```text

@@ -1,9 +1,9 @@
 //! sqlx over a session that is logged in already.
 //!
 //! sqlx can connect to an address or a Unix socket, and to nothing else. So it connects to a socket
-//! inside this process, is told that it may come in, and from then on a task passes on what either
-//! side says. The socket has a name that no file has (an abstract one), which nobody can guess, and
-//! who is of another process is turned away. It is gone as soon as sqlx is connected.
+//! inside this process, is answered that it may come in, and from then on a task passes on what either
+//! side says. The socket has a name that no file has (an abstract one), which cannot be guessed, and
+//! a connection from another process is turned away. It is gone as soon as sqlx is connected.
 //!
 //! The task reads along as far as the length of each message, since sqlx makes room for whatever a
 //! server announces.

@@ -2,7 +2,7 @@
 //! no others.
 //!
 //! Chains are verified by webpki, and three rules of Go's are added, by which the driver verifies:
-//! an authority that is not valid now vouches for nobody; a certificate that is itself in the bundle
+//! an authority that is not valid now vouches for no server; a certificate that is itself in the bundle
 //! needs no other; and one of version 1, which webpki cannot read, counts if an authority of the
 //! bundle signed it.
 
@@ -68,7 +68,7 @@ impl Authorities {
         }
     }
 
-    /// Nobody, for where nothing is to be proven.
+    /// No authority, for where nothing is to be proven.
     pub fn none() -> Self {
         Self::known([])
     }

@@ -477,7 +477,7 @@ async fn servers(c: &mut Comparison, primary: &Server, standby: &Server) {
     }
 }
 
-/// What the server is told at the start.
+/// What is sent to the server at the start.
 async fn parameters(c: &mut Comparison, primary: &Server) {
     for rest in [
         "search_path=bb",
@@ -516,7 +516,7 @@ async fn parameters(c: &mut Comparison, primary: &Server) {
     ] {
         c.agree(&at(primary, rest)).await;
     }
-    // Told to be no setting by the parser of connection strings, and so not asked of the server.
+    // No setting by the parser of connection strings, and so not asked of the server.
     for rest in [
         "sslnegotiation=direct",
         "channel_binding=require",

@@ -110,7 +110,7 @@ async fn fail(stream: &mut TcpStream, fault: Fault) -> io::Result<()> {
     match fault {
         Fault::Gigabyte => {
             stream.write_all(&[b'S', 0x40, 0, 0, 0]).await?;
-            // It goes on as announced for as long as somebody listens.
+            // It goes on as announced for as long as the client listens.
             loop {
                 stream.write_all(&[b'x'; 4096]).await?;
             }

@@ -366,7 +366,7 @@ fn walk(time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Plants each bug in turn and looks for it. Returns how many were found, which must be all.
+/// Plants each bug in turn and searches for it. Returns how many were found, which must be all.
 fn plant() -> Result<usize> {
     let all = profiles(true);
     for bug in Bug::ALL {

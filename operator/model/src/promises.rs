@@ -1,4 +1,4 @@
-//! What must hold in every state, in words; and what the operator has been told, by which a promise
+//! What must hold in every state, in words; and what the operator has learned, by which a promise
 //! is judged. Nothing here depends on what the rules chose to store.
 
 use crate::world::{Content, Pod, Reading, Replica, Set, World, Write};
@@ -60,7 +60,7 @@ pub enum LicenseRead {
     Ends(u8),
 }
 
-/// What readings have told.
+/// What readings have found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Knowledge {
     /// The license that was last read.
@@ -90,7 +90,7 @@ impl Knowledge {
     }
 }
 
-/// Who knows what. A process may not forget what it was told while it lives. What a reconcile rested
+/// Who knows what. A process may not forget what it learned while it lives. What a reconcile rested
 /// on that made all of its writes may not be forgotten at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Known {
@@ -98,7 +98,7 @@ pub struct Known {
     pub process: Knowledge,
     /// The reconcile whose writes are still to be made.
     pub reconcile: Option<Knowledge>,
-    /// Whoever comes next.
+    /// The next process.
     pub stored: Knowledge,
 }
 

@@ -128,7 +128,7 @@ fn id(uid: u8) -> Uuid {
     Uuid::from_u128(u128::from(uid) + 1)
 }
 
-/// A token that says this; nobody verifies its signature here.
+/// A token that says this; its signature is not verified here.
 fn token(end: u8) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = json!({"alg": "RS256", "kid": "v1", "typ": "JWT"});
@@ -367,7 +367,7 @@ impl Rules {
             database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
             remembered: self.remembered(&world.status),
             call_failure: None,
-            // Whoever is unknown for longer than a minute is foreign; a minute is a tick.
+            // A sender that is unknown for longer than a minute is foreign; a minute is a tick.
             unmatched_since: BTreeMap::new(),
             refused_pod: None,
             refused_eviction: None,

@@ -28,7 +28,7 @@ const SERVES: &str = "once the world behaves, a cluster that wants the database 
 /// A fault in how it is decided who has the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
-    /// It is whoever is read first by a process, since the start of the server.
+    /// It is the one that a process reads first, since the start of the server.
     FirstReadHasIt,
     /// A process that starts does not read the claims in status.
     ClaimsNotLearned,
@@ -95,7 +95,7 @@ enum Step {
     Crash,
     /// The database goes away or comes back.
     Outage,
-    /// Its server is restarted, so quickly that nobody notices.
+    /// Its server is restarted, so quickly that no process notices.
     Restart,
 }
 

@@ -1,7 +1,7 @@
 //! The world in which the rules live, small enough to visit every state of it: what is stored in
 //! the API server, pods and replicas, a metadata database, an operator process, and time.
 //!
-//! A tick is a minute. Time passes only while nobody has anything left to do, so what a rule
+//! A tick is a minute. Time passes only while no one has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
 use crate::promises::{Knowledge, Known, LicenseRead, Promise};
@@ -51,7 +51,7 @@ pub struct Pod {
     pub template: u8,
     /// What its process does.
     pub replica: Replica,
-    /// It runs a task. Only the database tells.
+    /// It runs a task. Only the database says so.
     pub busy: bool,
     /// It is being deleted, since this tick.
     pub ending: Option<u8>,
@@ -136,10 +136,10 @@ pub struct Eviction {
     pub uid: u8,
     /// Its ordinal.
     pub ordinal: u8,
-    /// Whether it served when that was decided. One that does not serve may go at any time: nobody
-    /// loses anything with it.
+    /// Whether it served when that was decided. One that does not serve may go at any time: no
+    /// work is lost with it.
     pub served: bool,
-    /// Whoever has its name is hit; never so but for a bug.
+    /// The pod that has its name is hit; never so but for a bug.
     pub by_name: bool,
 }
 
@@ -203,7 +203,7 @@ pub struct Budget {
     pub scales: u8,
     /// The user changes the template.
     pub edits: u8,
-    /// The user breaks the spec, and mends it.
+    /// The user breaks the spec, and corrects it.
     pub mistakes: u8,
     /// A replica freezes.
     pub freezes: u8,
@@ -219,10 +219,10 @@ pub struct Budget {
     pub ticks: u8,
 }
 
-/// What the checker remembers and nobody in the world does.
+/// What the checker remembers and no one in the world does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ghost {
-    /// What readings have told.
+    /// What readings have found.
     pub known: Known,
     /// Ordinals that an eviction took down and that have not come back.
     pub evicted: Vec<u8>,
@@ -304,14 +304,14 @@ pub enum Action {
     Scale(u8),
     /// The user wants the next template.
     Edit,
-    /// The user breaks or mends the spec.
+    /// The user breaks or corrects the spec.
     Mistake,
     /// A minute passes.
     Tick,
 }
 
 impl World {
-    /// Every uid that somebody knows of.
+    /// Every uid that is known anywhere.
     fn uids(&self) -> BTreeSet<u8> {
         let (_, cached) = &self.operator.cache;
         let pods = self.pods.iter().chain(cached).map(|pod| pod.uid);
@@ -655,7 +655,8 @@ impl World {
         self.license_has_ended();
     }
 
-    /// Nobody had anything left to do, so whoever knew of the end of the license has acted on it.
+    /// No one had anything left to do, so a process that knew of the end of the license has acted on
+    /// it.
     fn license_has_ended(&mut self) {
         let ended = match self.ghost.known.process.license {
             LicenseRead::Never => return,

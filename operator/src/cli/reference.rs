@@ -288,7 +288,7 @@ fn type_name(schema: &JSONSchemaProps) -> String {
 fn limits(schema: &JSONSchemaProps) -> String {
     let mut limits = Vec::new();
     if let Some(values) = &schema.enum_ {
-        // A nullable enum lists `null`, which nobody writes.
+        // A nullable enum lists `null`, which no user writes.
         let values: Vec<String> = values
             .iter()
             .filter_map(|value| value.0.as_str().map(code))

@@ -71,7 +71,7 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Runs the operator until it is told to stop.
+/// Runs the operator until it is asked to stop.
 pub fn run(arguments: RunArguments) -> Result<(), String> {
     let RunArguments {
         watch_namespaces,

@@ -99,7 +99,7 @@ impl ReferenceIndex {
         }
     }
 
-    /// Keeps what was read, unless it has changed since, or nobody would tell if it did.
+    /// Keeps what was read, unless it has changed since, or no watch would show if it did.
     pub fn keep(
         &self,
         kind: Kind,

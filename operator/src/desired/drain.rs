@@ -207,7 +207,7 @@ pub(super) fn add(
 }
 
 /// The Secrets of the login as files: what they hold now. The environment holds what they held when
-/// the container started, by which nobody may be able to log in while a password is rotated.
+/// the container started, by which no login may be possible while a password is rotated.
 fn logins(database: &ValidDatabase) -> Vec<VolumeProjection> {
     let file = |path: &str, SecretKeyRef { name, key }: &SecretKeyRef| VolumeProjection {
         secret: Some(SecretProjection {

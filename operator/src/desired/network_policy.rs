@@ -18,7 +18,7 @@ pub fn network_policy(
     operator_namespace: Option<&str>,
 ) -> Option<DesiredObject> {
     let wanted = cluster.network_policy.as_ref()?;
-    // No peer at all means everybody, so the operator joins only a list that is there.
+    // No peer at all means everyone, so the operator joins only a list that is there.
     let mut from = wanted.from.clone();
     let operator = operator_namespace
         .filter(|_| !from.is_empty() && cluster.admin.is_some())

@@ -3,7 +3,7 @@
 use super::{CLUSTER_LABEL, MANAGED_BY};
 use kube::ResourceExt;
 
-/// Annotation with a hash of what was applied: tells that a field was taken back, which its absence
+/// Annotation with a hash of what was applied: shows that a field was taken back, which its absence
 /// from the desired object cannot, and that an operator wrote the object.
 pub const HASH_ANNOTATION: &str = "bytebase.com/applied-hash";
 
@@ -17,7 +17,7 @@ pub struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// Whether an object is this cluster's: it controls the object, or nobody owns it and an operator
+    /// Whether an object is this cluster's: it controls the object, or that has no owner and an operator
     /// wrote it for a cluster of this name. Such a one was restored from a backup, or left behind by
     /// `kubectl delete --cascade=orphan`; the next write makes it owned again.
     pub fn has(&self, object: &impl ResourceExt) -> bool {

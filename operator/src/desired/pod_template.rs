@@ -41,8 +41,8 @@ const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
 const CA_VOLUME: &str = "bytebase-database-ca";
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before
-/// anybody is killed. Looked at often, since a replica that has nothing to migrate is up in a
-/// second or two.
+/// any is killed. Checked often, since a replica that has nothing to migrate is up in a second or
+/// two.
 const STARTUP_PERIOD: i32 = 2;
 const STARTUP_FAILURES: i32 = 1800;
 
@@ -239,7 +239,7 @@ fn container(cluster: &ValidCluster) -> Container {
             timeout_seconds: Some(5),
             ..health()
         }),
-        // A busy replica must not be killed in the middle of somebody's migration: only a port that
+        // A busy replica must not be killed in the middle of a user's migration: only a port that
         // refuses for two minutes counts.
         liveness_probe: Some(Probe {
             tcp_socket: Some(TCPSocketAction {
@@ -317,8 +317,8 @@ fn env(cluster: &ValidCluster) -> Vec<EnvVar> {
             ..EnvVarSource::default()
         }),
     };
-    // The sessions of a replica carry its pod's name in `pg_stat_activity`, which tells them apart
-    // behind address translation.
+    // The sessions of a replica carry its pod's name in `pg_stat_activity`, which distinguishes
+    // them behind address translation.
     let pod_name = EnvVar {
         name: "PGAPPNAME".to_owned(),
         value: None,

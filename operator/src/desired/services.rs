@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub(super) const NOWHERE: &str = "nowhere";
 /// Number of the port that leads nowhere: `discard`, which no replica listens on.
 pub(super) const NOWHERE_PORT: i32 = 9;
-/// Label that tells the two Services of a cluster apart.
+/// Label that distinguishes the two Services of a cluster.
 pub(super) const ROLE_LABEL: &str = "bytebase.com/service";
 
 /// What a Service is for.

@@ -3,7 +3,7 @@
 //! The golden files are the promise to clusters that run: **a pod template that differs from its
 //! golden file rolls the pods of every cluster when the operator is upgraded.** Should one of them
 //! have to change, put the change behind a field of the spec, so that a template that does not use
-//! it stays as it is. Written anew with `UPDATE_GOLDEN=1 cargo test --lib desired`.
+//! it stays as it is. Written again with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::drain::{self, Standing, Template};
 use super::{
@@ -637,7 +637,7 @@ fn a_network_policy_lets_the_operator_in_where_it_has_something_to_do() {
         let peers = &policy.value["spec"]["ingress"][0]["from"];
         peers.as_array().map(Vec::len)
     };
-    // An empty list of peers would let nobody in, so it is left out.
+    // An empty list of peers would let no one in, so it is left out.
     assert_eq!(peers(&json!({"networkPolicy": {}, "admin": admin})), None);
     assert_eq!(peers(&json!({"networkPolicy": {"from": from}})), Some(1));
     assert_eq!(

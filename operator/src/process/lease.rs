@@ -1,13 +1,13 @@
 //! Leader election over a `coordination.k8s.io/v1` Lease: the well-known algorithm of Kubernetes'
 //! own clients.
 //!
-//! Whoever finds the Lease free, or unchanged for as long as it is good for, writes its name into
-//! it; the `resourceVersion` lets only one of several win. Clocks of different machines are never
-//! compared: a record is expired when *we* have seen it unchanged for its duration, by our own
+//! A process that finds the Lease free, or unchanged for as long as it is good for, writes its name
+//! into it; the `resourceVersion` lets only one of several win. Clocks of different machines are
+//! never compared: a record is expired when *we* have seen it unchanged for its duration, by our own
 //! monotonic clock.
 //!
 //! The numbers: a leader renews every 2 s and stops being one 10 s after the start of its last
-//! successful renewal; nobody else takes over before 15 s. The 5 s between are for writes in
+//! successful renewal; no other takes over before 15 s. The 5 s between are for writes in
 //! flight.
 //!
 //! **On loss the process must exit.** A write that has left cannot be called back, and tasks that
@@ -36,8 +36,8 @@ pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two renewals of a leader.
 pub const RENEW_PERIOD: Duration = Duration::from_secs(2);
 
-/// Between two looks of a standby, which mostly learns sooner that the Lease was given up: it watches
-/// it. Below a second, for where it may not.
+/// Between two readings of a standby, which mostly learns sooner that the Lease was given up: it
+/// watches it. Below a second, for where it may not.
 pub const STANDBY_PERIOD: Duration = Duration::from_millis(900);
 
 /// Between two attempts of a leader whose renewal failed.
@@ -90,7 +90,7 @@ struct Until {
 /// The parts of a Lease that count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// `None` if nobody holds it.
+    /// `None` if no process holds it.
     pub holder: Option<String>,
     /// How long the holder wants to be left alone.
     pub duration: Duration,
@@ -116,16 +116,16 @@ pub enum Action {
     Take,
     /// Renew our own.
     Renew,
-    /// Another holds it: look again later.
+    /// Another holds it: read it again later.
     Wait,
     /// Leadership is over.
     Lost(LostLease),
 }
 
-/// Tells a standby that the Lease was given up, sooner than its next look would.
+/// Shows a standby that the Lease was given up, sooner than its next reading would.
 #[derive(Default)]
 enum Watch {
-    /// There is none now; one is begun at the next look.
+    /// There is none now; one is begun at the next reading.
     #[default]
     Closed,
     /// What the API server sends.
@@ -176,7 +176,7 @@ impl Election {
         };
         match &record.holder {
             Some(holder) if holder == identity => Action::Renew,
-            // Somebody else took over or cleared the record behind a leader's back.
+            // Another process took over or cleared the record behind a leader's back.
             other if self.renewed.is_some() => {
                 Action::Lost(LostLease::TakenBy(other.clone().unwrap_or_default()))
             }
@@ -231,7 +231,7 @@ impl Leadership {
         let Some(until) = until else {
             return Duration::ZERO;
         };
-        // A wall clock set back tells nothing; one far ahead means that the machine slept, until
+        // A wall clock set back says nothing; one far ahead means that the machine slept, until
         // the next renewal shows otherwise.
         let by_wall = until
             .renewed
@@ -300,7 +300,7 @@ impl Contender {
                     Err(error) => tracing::warn!("cannot take the lease: {}", plain(&error)),
                 }
             }
-            // Whatever becomes of the watch, the next look is not far.
+            // Whatever becomes of the watch, the next reading is not far.
             let pause = sleep(jittered(STANDBY_PERIOD, false));
             tokio::select! {
                 () = pause => {}
@@ -335,11 +335,11 @@ impl Contender {
             if let Action::Lost(lost) = action {
                 return Some(lost);
             }
-            // A Lease that somebody deleted is created again: others may do so too, and the server
-            // lets one of us win.
+            // A Lease that was deleted is created again: others may do so too, and the server lets
+            // one of us win.
             let outcome = match self.act(&action).await {
                 Ok(true) => return None,
-                // Somebody wrote in between; it may have been our own write whose answer was lost.
+                // There was a write in between; it may have been our own whose answer was lost.
                 Ok(false) => self.read().await,
                 Err(error) => Err(error),
             };
@@ -351,7 +351,7 @@ impl Contender {
     }
 
     /// Gives the Lease up, after everything that wrote has ended. A standby takes over at its next
-    /// look.
+    /// reading.
     pub async fn release(mut self) {
         self.leadership.set(None);
         if self.election.renewed.is_none() {
@@ -379,7 +379,7 @@ impl Contender {
     }
 
     /// Whether this process holds the Lease by this action. `false` if there was nothing to do, or
-    /// somebody was faster.
+    /// another process was faster.
     async fn act(&mut self, action: &Action) -> Result<bool, String> {
         let create = match action {
             Action::Create => true,
@@ -418,7 +418,7 @@ impl Contender {
         Ok(true)
     }
 
-    /// `None` if somebody else wrote first.
+    /// `None` if another process wrote first.
     async fn write(&self, object: &Lease, create: bool) -> Result<Option<Lease>, String> {
         let parameters = PostParams::default();
         let request = async {
@@ -453,7 +453,7 @@ impl Watch {
         };
     }
 
-    /// Ends when nobody holds the Lease any more, as far as the API server tells. May be cancelled.
+    /// Ends when no process holds the Lease any more, as far as is known. May be cancelled.
     async fn given_up(&mut self, api: &Api<Lease>, name: &str) {
         self.open(api, name).await;
         if let Self::Open(events) = self {
@@ -495,7 +495,7 @@ async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
     }
 }
 
-/// Standbys only ever look earlier, so that their period is an upper bound.
+/// Standbys only ever read earlier, so that their period is an upper bound.
 fn jittered(period: Duration, both_ways: bool) -> Duration {
     let random: f64 = rand::random();
     let up = if both_ways { JITTER } else { 0.0 };

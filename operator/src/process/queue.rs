@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 /// Namespace and name of a cluster.
 pub type Key = ObjectRef<BytebaseCluster>;
 
-/// `namespace/name`, as logs and messages tell of a cluster.
+/// `namespace/name`, as logs and messages name a cluster.
 pub fn name(key: &Key) -> String {
     format!(
         "{}/{}",
@@ -33,7 +33,7 @@ impl Queue {
 
     /// Has a cluster reconciled.
     pub fn enqueue(&self, key: Key) {
-        // Nobody listens any more at shutdown.
+        // The receiver is gone at shutdown.
         let _ = self.0.send(key);
     }
 

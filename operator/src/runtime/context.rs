@@ -24,11 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A refused write is tried again at least this often: nothing else tells that what stood in the
+/// A refused write is tried again at least this often: nothing else shows that what stood in the
 /// way has gone.
 const BACKOFF_CAP: Duration = Duration::from_mins(1);
 
-/// What `run` was told.
+/// The options of `run`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Namespaces to watch; empty: all.
@@ -41,7 +41,7 @@ pub struct Options {
 
 /// What every reconcile shares.
 pub struct Context {
-    /// What `run` was told.
+    /// The options of `run`.
     pub options: Options,
     /// What decisions rest on.
     pub settings: Settings,
@@ -78,7 +78,7 @@ pub struct Memory {
 
 /// Everything a [`Context`] is made of.
 pub struct Parts {
-    /// What `run` was told.
+    /// The options of `run`.
     pub options: Options,
     /// What decisions rest on.
     pub settings: Settings,

@@ -5,7 +5,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::TryInitError;
 
-/// How a log line looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -44,7 +44,7 @@ where
 {
     // The database driver repeats notices of servers at the level they come with, and a tenant's
     // server may say anything. The queue's span repeats the name of the cluster that our own
-    // lines carry, and its watches the errors that we tell ourselves.
+    // lines carry, and its watches the errors that we log ourselves.
     let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=error,{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -28,7 +28,7 @@ pub enum Error {
     /// The API server did not answer a read.
     #[error("reading failed: {0}")]
     Read(#[from] kube::Error),
-    /// Somebody else leads now.
+    /// Another process leads now.
     #[error("this process no longer leads")]
     NotLeading(#[from] NotLeading),
     /// Nothing could be reported.

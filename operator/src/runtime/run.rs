@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 const CONCURRENCY: u16 = 8;
 /// Events of one cluster within this long make one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(250);
-/// Longest that databases wait for the first look at every cluster, since one look may hang.
+/// Longest that databases wait for the first reconcile of every cluster, since one may hang.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -187,7 +187,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Takes clusters off the queue until told to drain.
+/// Takes clusters off the queue until it is asked to drain.
 async fn work(
     context: Arc<Context>,
     keys: impl Stream<Item = Key> + Send,
@@ -226,7 +226,7 @@ async fn work(
         match result {
             Ok((cluster, _)) => tracing::debug!(%cluster, "reconciled"),
             // A cluster that went while it waited, or a failure that `after_failure` has already
-            // told.
+            // logged.
             Err(error) => tracing::debug!(%error, "not reconciled"),
         }
         std::future::ready(())
@@ -276,9 +276,9 @@ fn for_watches(config: &Config) -> Config {
     config
 }
 
-/// Each cluster has a back-off of its own. A client that tries again by itself would hold a look
-/// for a minute, above all where a PodDisruptionBudget refuses an eviction, and nothing would be
-/// told meanwhile.
+/// Each cluster has a back-off of its own. A client that tries again by itself would hold a
+/// reconcile for a minute, above all where a PodDisruptionBudget refuses an eviction, and nothing
+/// would be reported meanwhile.
 fn without_retries(config: &Config) -> Config {
     let mut config = config.clone();
     config.default_retry = false;

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Starts tasks that are never to end. One that ends, of a panic or by itself, would leave a cache
-/// that looks complete and is frozen: the process is to end with it and to start from nothing.
+/// that seems complete and is frozen: the process is to end with it and to start from nothing.
 #[derive(Clone)]
 pub struct Essential(UnboundedSender<String>);
 

@@ -34,7 +34,7 @@ const OBJECTS: [&str; 6] = [
     "PodDisruptionBudget/demo",
     "Ingress/demo",
 ];
-/// What its first status tells.
+/// What its first status reports.
 const EVENTS: [&str; 3] = [
     "event ReplicasNotReady",
     "event DatabaseCannotRead",
@@ -217,7 +217,7 @@ async fn a_secret_is_read_once_for_a_new_cluster_and_once_for_each_change() {
     assert_eq!(world.reconcile().await.1, NOTHING);
     assert_eq!(shown("2"), [ObjectRef::from_obj(&world.cluster)]);
     assert_eq!(world.reconcile().await.1, ["GET"]);
-    // While the watch fails no one would tell of a change.
+    // While the watch fails nothing would show a change.
     world.context.references.watched(Kind::Secret, None, false);
     for _ in 0..2 {
         assert_eq!(world.reconcile().await.1, ["GET"]);

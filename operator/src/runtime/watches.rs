@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 /// Longest pause of a watch whose connection failed. Until it is back nothing new is seen, so it
 /// must not come long after the API server.
 const LOST: Duration = Duration::from_secs(5);
-/// Longest pause of a watch that was refused: somebody must grant a right or install a kind first.
+/// Longest pause of a watch that was refused: an administrator must grant a right or install a kind
+/// first.
 const REFUSED: Duration = Duration::from_secs(30);
 /// A watch that has not failed for so long starts with the shortest pause again.
 const CALM: Duration = Duration::from_mins(2);
@@ -463,8 +464,8 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
         let is_new = self.cache.put(object);
         if is_new && self.kind != Kind::BytebaseCluster {
-            // The reading wakes it in any case, and what appears until then is what the last look
-            // made.
+            // The reading wakes it in any case, and what appears until then is what the last
+            // reconcile made.
             key = key.filter(|key| !self.context.sources.probes.awaits_first(key));
         }
         if self.kind == Kind::Event && !is_new {
@@ -544,7 +545,7 @@ impl Pauses {
 /// The HTTP status with which a listing was refused.
 fn refusal(error: &watcher::Error) -> Option<u16> {
     match error {
-        // A watch that is refused in mid-stream starts anew with a listing, which is then refused
+        // A watch that is refused in mid-stream starts again with a listing, which is then refused
         // too.
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),

@@ -20,7 +20,7 @@ pub enum ValidServiceAccount {
 /// The NetworkPolicy that is wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValidNetworkPolicy {
-    /// Who may reach the replicas; empty: everybody.
+    /// Who may reach the replicas; empty: everyone.
     pub from: Vec<NetworkPolicyPeer>,
 }
 

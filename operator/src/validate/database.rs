@@ -157,7 +157,7 @@ fn parts(
     checksum: &mut Checksum,
     diagnostics: &mut Diagnostics,
 ) -> Option<(UrlSource, PgUrl)> {
-    // Without a name the driver would take the user's, which is the Secret's to tell.
+    // Without a name the driver would take the user's, which is the Secret's to name.
     let name = spec.name.as_ref().filter(|name| !name.is_empty());
     let (Some(host), Some(name), Some(user_ref)) = (&spec.host, name, &spec.user_secret_ref) else {
         diagnostics.invalid(
@@ -389,8 +389,8 @@ fn ca(
     Some((source, bundle))
 }
 
-/// SHA-256 over named values; each is framed by its length, so that no two lists of values look
-/// alike.
+/// SHA-256 over named values; each is framed by its length, so that no two lists of values
+/// are alike.
 #[derive(Default)]
 struct Checksum(Sha256);
 

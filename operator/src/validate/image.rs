@@ -13,7 +13,7 @@ const DEFAULT_REPOSITORY: &str = "docker.io/bytebase/bytebase";
 pub struct Image {
     /// Full reference with tag or digest.
     pub reference: String,
-    /// Version, where `spec.version` tells one.
+    /// Version, where `spec.version` names one.
     pub version: Option<Version>,
     /// `spec.version` as written.
     pub label: String,

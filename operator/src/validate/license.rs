@@ -122,7 +122,7 @@ pub(super) fn admin(
         )
     };
     let (email, password) = (read("email"), read("password"));
-    // A file or a here-document brings it along, and nobody types it when they log in.
+    // A file or a here-document brings it along, and no user types it when they log in.
     let password = password.filter(|password| {
         let broken = password.expose_secret().ends_with(['\n', '\r']);
         if broken {

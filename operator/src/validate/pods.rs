@@ -80,7 +80,7 @@ pub struct ValidRollout {
     pub pre_stop_seconds: i64,
     /// Seconds a replica has to end after that pause, or after its drain.
     pub termination_grace_seconds: i64,
-    /// Whether and how a replica that is told to end first finishes its tasks.
+    /// Whether and how a replica that is asked to end first finishes its tasks.
     pub drain: ValidDrain,
     /// In which order replicas are replaced.
     pub strategy: RolloutStrategy,
@@ -259,7 +259,7 @@ fn volumes(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
     }
 }
 
-/// Lists whose entries the API server tells apart by a key: it refuses one that is there twice.
+/// Lists whose entries the API server distinguishes by a key: it refuses one that is there twice.
 fn spread(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
     let mut keys = BTreeSet::new();
     let constraints = spec.topology_spread_constraints.iter().flatten();

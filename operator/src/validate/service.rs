@@ -40,7 +40,7 @@ pub enum ServiceReach {
     Balanced {
         /// Who makes it; `None`: the cloud's own.
         class: Option<LoadBalancerClass>,
-        /// Who is let in; empty: everybody.
+        /// Who is let in; empty: everyone.
         sources: Vec<Cidr>,
         /// Which replicas get traffic from outside.
         external_traffic: Option<TrafficPolicy>,

@@ -324,7 +324,7 @@ fn wrong_metadata() -> Vec<Wrong> {
     ]
 }
 
-/// Entries that the API server would refuse, since it tells them apart by a key.
+/// Entries that the API server would refuse, since it distinguishes them by a key.
 fn wrong_lists() -> Vec<Wrong> {
     vec![
         (

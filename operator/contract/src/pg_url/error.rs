@@ -28,7 +28,7 @@ pub enum PgUrlError {
     #[error("{0}; Bytebase would take the text as the path of a file and fail to start")]
     NotAConnectionString(FileTrap),
     /// The path of a file. Bytebase would read it, but only once at its start; and the operator
-    /// could neither tell which database it names nor restart the replicas when it changes.
+    /// could neither know which database it names nor restart the replicas when it changes.
     #[error(
         "this is the path of a file, and the operator does not read files in the pod, so it could neither check the database nor restart replicas after a change: put the connection string itself into a Secret and name that in database.urlSecretRef"
     )]
@@ -257,7 +257,7 @@ pub enum PgUrlError {
     },
 }
 
-/// Texts that look like a connection string but are none to Bytebase.
+/// Texts that resemble a connection string but are none to Bytebase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTrap {
     /// `POSTGRES://`.
@@ -295,7 +295,7 @@ pub enum Part {
     Parameters,
 }
 
-/// Tells a parameter by its place, and by its name where the program knows that name itself.
+/// Names a parameter by its place, and by its name where the program knows that name itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterLabel {
     /// Counted from 1 among the parameters of the string; 0 for a part that is no parameter.

@@ -9,7 +9,7 @@ use super::raw::Raw;
 /// What the driver takes for a blank.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\r', '\u{b}', '\u{c}'];
 
-/// Whether Bytebase takes the text for this form. (It looks at blank-separated fields, even inside
+/// Whether Bytebase takes the text for this form. (It checks blank-separated fields, even inside
 /// quotes.)
 pub(super) fn is_keyword_form(text: &str) -> bool {
     text.split_whitespace().any(|field| {

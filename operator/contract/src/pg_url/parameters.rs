@@ -149,7 +149,7 @@ const FOREIGN: &[&str] = &[
 
 /// Settings that PostgreSQL 14 to 18 let a client choose for its session, in lower case as the
 /// server compares them. (`options` is not one but is legal at start-up as well.) Some need a
-/// privileged role; the server tells.
+/// privileged role; the server says so.
 const SERVER: &str = "
 allow_in_place_tablespaces allow_system_table_mods application_name array_nulls backend_flush_after backslash_quote
 backtrace_functions bytea_output check_function_bodies client_connection_check_interval client_encoding client_min_messages
@@ -202,7 +202,7 @@ pub(super) enum Owner {
     OtherDriver(&'static str),
     /// The server, as a setting of the session.
     Server,
-    /// Nobody.
+    /// None of these.
     Unknown,
 }
 

@@ -20,17 +20,17 @@ pub enum Bug {
     UnknownIsIdle,
     /// Each hook counts the times at which the queue may be held from its own beginning.
     WindowsOfItsOwn,
-    /// The hook returns without a last look.
+    /// The hook returns without a last reading.
     NoLastReading,
-    /// The hook returns after a last look for which it could not hold the queue.
+    /// The hook returns after a last reading for which it could not hold the queue.
     LeavesUnheld,
-    /// The hook returns although its last look was not answered.
+    /// The hook returns although its last reading was not answered.
     LeavesUnanswered,
     /// The hook never holds the queue while it waits.
     NeverHolds,
-    /// A look without an answer counts as one that shows no session of the replica.
+    /// A reading without an answer counts as one that shows no session of the replica.
     SilenceIsNoSession,
-    /// The hook does not look at the clock.
+    /// The hook does not read the clock.
     NoTimeOut,
     /// The hook does not see that its replica migrates the schema.
     MigrationIgnored,
@@ -98,7 +98,7 @@ impl Rules {
 pub enum Attempt {
     /// It succeeds, if the hook reaches the database.
     Held,
-    /// Somebody promotes work at this moment.
+    /// A replica promotes work at this moment.
     Refused,
     /// It succeeds, and the answer is lost.
     Unanswered,
@@ -107,11 +107,11 @@ pub enum Attempt {
 /// How far a hook has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// It looks again and again.
+    /// It reads again and again.
     Reads,
-    /// Its replica is idle: one look more.
+    /// Its replica is idle: one reading more.
     Leaves,
-    /// The last look comes. The step in which the queue was held for it, if it could be.
+    /// The last reading comes. The step in which the queue was held for it, if it could be.
     ReadsLast {
         /// That step.
         held: Option<u8>,
@@ -128,7 +128,7 @@ pub enum Phase {
 /// A hook.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Hook {
-    /// When the pod was told to end.
+    /// When the pod was asked to end.
     pub began: u8,
     /// What it remembers.
     pub memory: State,
@@ -138,7 +138,7 @@ pub struct Hook {
     pub holds: bool,
     /// The database is out of its reach.
     pub deaf: bool,
-    /// It has looked in this step of time.
+    /// It has read in this step of time.
     pub has_read: bool,
     /// How far it has come.
     pub phase: Phase,
@@ -233,7 +233,7 @@ impl World {
         })
     }
 
-    /// One look, and what follows from it.
+    /// One reading, and what follows from it.
     pub fn read(&mut self, rules: &Rules, place: u8, heartbeat: bool, attempt: Attempt) {
         let tick = self.tick;
         let process = self.pod(place).process;
@@ -344,7 +344,7 @@ impl World {
         }
     }
 
-    /// Holds the queue for the last look: by the session that holds it already, if there is one.
+    /// Holds the queue for the last reading: by the session that holds it already, if there is one.
     pub fn hold_for_last_reading(&mut self, place: u8, attempt: Attempt) {
         let (up, tick) = (self.up, self.tick);
         let Some(hook) = self.hook_mut(place) else {
@@ -373,7 +373,7 @@ impl World {
         }
     }
 
-    /// Looks for the last time: returns, or goes on waiting.
+    /// Reads for the last time: returns, or goes on waiting.
     pub fn read_last(&mut self, rules: &Rules, place: u8) {
         let (up, tick) = (self.up, self.tick);
         let seen = self.seen(rules, place);
@@ -413,7 +413,7 @@ impl World {
     }
 }
 
-/// A look that shows nothing at all.
+/// A reading that shows nothing at all.
 fn nothing(tick: u8) -> Seen {
     Seen {
         clock: seconds(tick),

@@ -32,10 +32,10 @@ impl Promise {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Finished => {
-                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one, or the task was claimed after the last look of the hook and could be claimed before it"
+                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one, or the task was claimed after the last reading of the hook and could be claimed before it"
             }
             Self::Free => {
-                "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last look"
+                "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last reading"
             }
             Self::HoldEnds => {
                 "no hold outlives the time that the server was given for it, whatever becomes of its holder"

@@ -1,13 +1,13 @@
 //! The world in which the hooks live: replicas that promote, claim and finish work, their pods, a
 //! database that may be away, and time.
 //!
-//! A step of time is six seconds. A hook looks at least once in each, as often as it likes, at any
-//! moment among everything else. Nobody has to promote or to claim, so nothing may depend on it.
+//! A step of time is six seconds. A hook reads at least once in each, as often as it likes, at any
+//! moment among everything else. No replica has to promote or to claim, so nothing may depend on it.
 
 use super::hook::{Attempt, Hook, Phase, Rules, since};
 use super::promises::{Ghost, Promise};
 
-/// One step of time, in seconds. A hold for the last look ends within it: it lasts five seconds.
+/// One step of time, in seconds. A hold for the last reading ends within it: it lasts five seconds.
 pub const STEP: u64 = 6;
 
 /// A running task run.
@@ -17,16 +17,16 @@ pub struct Run {
     pub owner: u8,
     /// When. Only whether a drain had begun before matters, so it may stand for an earlier time.
     pub started: u8,
-    /// It was queued at the last look of its replica's hook, and claimed after it.
+    /// It was queued at the last reading of its replica's hook, and claimed after it.
     pub late: bool,
 }
 
 /// What becomes of a pod.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Stage {
-    /// Nobody has told it to end.
+    /// It was not asked to end.
     Serves,
-    /// It was told to end: its hook runs, and its replica too.
+    /// It was asked to end: its hook runs, and its replica too.
     Drains(Hook),
     /// It has ended.
     Ended,
@@ -69,14 +69,14 @@ pub struct Hold {
     pub holder: Option<u8>,
     /// The step in which the server ends it by itself.
     pub until: u8,
-    /// It is for a last look.
+    /// It is for a last reading.
     pub last: bool,
 }
 
 /// How much of what may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
-    /// Pods that are told to end.
+    /// Pods that are asked to end.
     pub ends: u8,
     /// Task runs that are queued.
     pub work: u8,
@@ -94,12 +94,12 @@ pub struct Budget {
     pub migrations: u8,
     /// Hooks that are killed.
     pub kills: u8,
-    /// Attempts to hold the queue that meet somebody who promotes work at that moment. Promoting takes
-    /// a moment: of this and the next two together no more than a hook makes up for.
+    /// Attempts to hold the queue that meet a replica that promotes work at that moment. Promoting
+    /// takes a moment: of this and the next two together no more than a hook makes up for.
     pub refusals: u8,
     /// Holds whose hook never learns that they succeeded.
     pub losses: u8,
-    /// Steps that pass within the last look of a hook.
+    /// Steps that pass within the last reading of a hook.
     pub delays: u8,
     /// Steps of time.
     pub ticks: u8,
@@ -153,18 +153,18 @@ pub enum Action {
     Restart(u8),
     /// A replica begins to migrate the schema, or is done.
     Migrate(u8),
-    /// Somebody tells a pod to end.
+    /// Kubernetes asks a pod to end.
     AskToEnd(u8),
     /// The process of a hook dies: Kubernetes ends the replica.
     Kill(u8),
-    /// The server notices that nobody is there behind a hold.
+    /// The server notices that no process is there behind a hold.
     Notice(Hold),
-    /// A hook looks. Whether it sees a heartbeat of its replica, and what becomes of its attempt to
+    /// A hook reads. Whether it sees a heartbeat of its replica, and what becomes of its attempt to
     /// hold the queue, should it make one.
     Read(u8, bool, Attempt),
-    /// A hook that may return holds the queue for its last look.
+    /// A hook that may return holds the queue for its last reading.
     Hold(u8, Attempt),
-    /// It looks for the last time.
+    /// It reads for the last time.
     LastReading(u8),
     /// A replica whose hook has returned ends.
     End(u8),
@@ -254,7 +254,7 @@ impl World {
                 continue;
             }
             may(pod.cut.is_some() || budget.cuts > 0, Action::Cut(place));
-            // One at a time, by the lock, and before the replica is told to end.
+            // One at a time, by the lock, and before the replica is asked to end.
             let is_free = self.pods.iter().all(|pod| !pod.migrates);
             let begins = is_free && budget.migrations > 0 && pod.stage == Stage::Serves;
             let works = self.up && pod.works();
@@ -338,7 +338,7 @@ impl World {
         }
     }
 
-    /// Each hook has looked, and what is a matter of moments is over.
+    /// Each hook has read, and what is a matter of moments is over.
     fn time_may_pass(&self) -> bool {
         let mut hooks = self.pods.iter().filter_map(Pod::hook);
         hooks.all(|hook| match hook.phase {

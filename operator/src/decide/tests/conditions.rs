@@ -609,7 +609,7 @@ fn a_blocked_cluster_reports_every_problem_at_once_and_touches_nothing() {
         ] {
             assert!(message.contains(field), "{message}");
         }
-        // What runs is still looked at.
+        // What runs is still reported.
         assert_eq!(
             plan.report.replicas,
             i32::try_from(world.pods.len()).unwrap()

@@ -24,7 +24,7 @@ enum Knowledge {
     Yes,
     /// The license does not allow HA.
     No,
-    /// The license cannot be told; one replica may start.
+    /// The license cannot be known; one replica may start.
     Unknown,
     /// Nothing may start.
     Hold,
@@ -256,7 +256,7 @@ fn worlds_by_database() -> Vec<World> {
     ]
 }
 
-/// A world with pods of which each beats.
+/// A world with pods of which each sends heartbeats.
 fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Observation {
     let mut seen = with_facts(observation(running, view), |facts| {
         *heartbeats(facts) = (0..running.unwrap_or(0))

@@ -6,7 +6,7 @@ use crate::testing::{after, healthy, no_license, stored};
 use jiff::SignedDuration;
 use serde_json::json;
 
-/// Three pods, of which the gate has taken the last, which was told to end so many seconds ago.
+/// Three pods, of which the gate has taken the last, which was asked to end so many seconds ago.
 fn draining(seconds: i64, license: StoredLicense) -> Observation {
     let mut seen = healthy(3, license);
     seen.stateful_set = seen.stateful_set.map(|mut set| {

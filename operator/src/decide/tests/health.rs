@@ -148,7 +148,7 @@ fn only_a_heartbeat_that_is_unmatched_for_over_a_minute_is_of_a_foreign_replica(
             "{seconds:?}"
         );
         assert_eq!(plan.unmatched, [foreign]);
-        // It looks again when patience ends; after that nothing more changes by itself.
+        // The requeue comes when patience ends; after that nothing more changes by itself.
         let patience = 61 - seconds.unwrap_or(0);
         let again = (patience > 0).then(|| after(SignedDuration::from_secs(patience)));
         assert_eq!(
@@ -201,7 +201,7 @@ fn a_refused_pod_is_reported_in_the_words_of_the_refusal_once_it_lasts() {
         assert_eq!(draft.reason, expected.0, "{seconds:?}");
         assert!(draft.message.contains(expected.1));
         // The event of the next try, or the pod, wakes the cluster: nothing is asked in between, but
-        // whether the heartbeat of the pod that is gone is somebody else's, after a minute.
+        // whether the heartbeat of the pod that is gone is of a foreign replica, after a minute.
         let next = after(SignedDuration::from_secs(next));
         assert_eq!(plan.next, Some(next), "{seconds:?}");
     }
@@ -223,7 +223,7 @@ fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     seen.unmatched_since = [7, 8, 9].map(|number| (id(number), long_ago)).into();
     assert_eq!(join(&seen).unmatched, [id(7), id(8), id(9)]);
     assert_eq!(join(&seen).foreign, 1);
-    // A pod that keeps ending hides nobody.
+    // A pod that keeps ending hides no other.
     seen.pods[1].ready = false;
     seen.pods[2].ready = false;
     assert_eq!(join(&seen).foreign, 3);

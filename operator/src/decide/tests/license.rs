@@ -509,7 +509,7 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
         };
         assert_eq!(state(&plan, ConditionType::Exposed), (Some(false), reason));
     }
-    // An Ingress that stands is not taken away, nor is one held back where nobody asked for the
+    // An Ingress that stands is not taken away, nor is one held back where no user asked for the
     // admin.
     assert!(has_ingress(&plan(
         &spec,
@@ -535,8 +535,8 @@ fn a_failed_call_is_reported_and_still_wanted() {
     );
     let message = &condition(&plan.report, LICENSED).message;
     assert!(message.contains("login refused"), "{message}");
-    // When it is tried again is no matter of the plan: once somebody has installed the license by
-    // hand it must not wake anybody.
+    // When it is tried again is no matter of the plan: once a user has installed the license by
+    // hand it must wake no reconcile.
     assert_eq!(plan.next, None);
 }
 

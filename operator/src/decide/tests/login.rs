@@ -163,7 +163,7 @@ fn a_login_that_the_server_refuses_ends_nothing_until_it_is_accepted() {
             );
         }
         assert_eq!(history.login(), Some(LoginState::Refused));
-        // What cannot be read afterwards, takes the refusal back from nobody.
+        // What cannot be read afterwards takes no refusal back.
         is_held(&history.step(url, outage()), RolloutWait::Login);
         is_held(
             &history.step(url, History::read()),

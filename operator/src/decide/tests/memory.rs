@@ -594,7 +594,7 @@ fn the_gate_goes_past_a_pod_that_cannot_end() {
         seen.stateful_set.as_mut().unwrap().replicas = 2;
         change(&mut seen);
         assert_eq!(ordinals(&plan(&json!({}), &seen)), Some(expected));
-        // A scale-down that nobody hurries waits for it.
+        // A scale-down that nothing hurries waits for it.
         let mut calm = healthy(3, stored(&json!({})));
         calm.stateful_set.as_mut().unwrap().replicas = 2;
         change(&mut calm);

@@ -237,12 +237,12 @@ fn every_other_replica_must_serve() {
         &plan(&json!({}), &stale(outdated(&[1, 2]), 0)),
         "demo-0 to be Ready and to send heartbeats",
     );
-    // An outdated one that is Ready but does not beat goes first; it could never be waited for.
+    // An outdated one that is Ready but sends no heartbeat goes first; it could never be waited for.
     assert_eq!(
         evicted(&plan(&json!({}), &stale(outdated(&[0, 1, 2]), 0))),
         Some("demo-0")
     );
-    // With two of them nobody is touched while their tasks are still theirs.
+    // With two of them no pod is touched while their tasks are still theirs.
     waits_for(
         &plan(&json!({}), &stale(stale(outdated(&[0, 1, 2]), 0), 1)),
         "to be Ready and to send heartbeats",
@@ -272,7 +272,7 @@ fn replicas_that_send_no_heartbeats_any_more_do_not_wait_for_each_other() {
         &plan(&json!({}), &replaced),
         "demo-2 to be Ready and to send heartbeats",
     );
-    // Whose row Bytebase has deleted has not beaten for long either; whose pod is young has perhaps
+    // Whose row Bytebase has deleted has sent none for long either; whose pod is young has perhaps
     // not been read yet.
     for (age, expected) in [(3600, Some("demo-2")), (20, None)] {
         let mut seen = with_facts(outdated(&[0, 1, 2]), |facts| heartbeats(facts).clear());
@@ -307,7 +307,7 @@ fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
         &plan(&json!({}), &working(5)),
         "demo-0 to be Ready and to send heartbeats",
     );
-    // After a minute without a beat its tasks are lost anyway.
+    // After a minute without a heartbeat its tasks are lost anyway.
     assert_eq!(evicted(&plan(&json!({}), &working(61))), Some("demo-2"));
 }
 
@@ -436,7 +436,7 @@ fn no_step_is_taken_before_a_reading_of_the_sessions() {
         "a reading of whether a schema migration is running",
     );
     assert!(waiting.reading.sessions);
-    // A roll that may not go on keeps looking, so that it tells what it really waits for.
+    // A rollout that may not go on is still read, so that it reports what it really waits for.
     let paused = plan(&json!({"paused": true}), &seen);
     assert_eq!(
         (paused.reading.every.as_secs(), paused.reading.sessions),
@@ -567,7 +567,7 @@ fn a_replica_that_has_long_been_ready_is_not_late_at_its_first_stale_heartbeat()
             waited(RolloutWait::ReadyReplica, "demo-1", 999),
             Reason::RolloutWaiting,
         ),
-        // What was told stays told until it is up.
+        // What was reported stays reported until it is up.
         (
             waited(RolloutWait::Correction, "demo-2", 1),
             Reason::RolloutStalled,
@@ -621,7 +621,7 @@ fn heartbeats_that_cannot_be_read_wait_and_never_stall() {
 
 #[test]
 fn a_corrected_spec_gets_through_a_stalled_rollout() {
-    // demo-2 got the broken template; the mended one outdates it, and it is replaced first.
+    // demo-2 got the broken template; the corrected one outdates it, and it is replaced first.
     let mut seen = outdated(&[0, 1, 2]);
     seen.pods[2].ready = false;
     seen.pods[2].revision = Some("rev-broken".to_owned());

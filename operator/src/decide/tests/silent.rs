@@ -170,7 +170,7 @@ fn tasks_are_stuck_when_their_replica_has_been_silent_for_two_minutes() {
         })
     };
     let stuck = |seen: &Observation| plan(&json!({}), seen).report.stuck_tasks;
-    // Of one whose row is gone nobody knows since when.
+    // Of one whose row is gone it is not known since when.
     let early = stuck(&with(119)).unwrap();
     assert_eq!(
         (early.tasks, early.replica_ids),

@@ -48,8 +48,8 @@ struct World {
     delays: Vec<(u32, u32, u32)>,
     made: usize,
     tick: i64,
-    /// Whether the last decision asked for the sessions of the database: it is told nothing else
-    /// than what it asked for.
+    /// Whether the last decision asked for the sessions of the database: it gets nothing else than
+    /// what it asked for.
     sessions: bool,
     /// Ordinals whose serving pod we ended, until one serves there again or is wanted no more.
     down: BTreeSet<i32>,

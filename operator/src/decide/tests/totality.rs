@@ -1,4 +1,4 @@
-//! Whatever is seen, there is a decision, and nobody reads a secret in it.
+//! Whatever is seen, there is a decision, and no secret is in it.
 
 use crate::api::status::{
     BytebaseClusterStatus, DatabaseStatus, LicenseSource, LicenseStatus, LoginState, RolloutWait,

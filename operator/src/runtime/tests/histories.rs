@@ -270,7 +270,7 @@ enum LastLicense {
     Ends(i64),
 }
 
-/// What the operator was told of the database of one cluster.
+/// What the operator knows of the database of one cluster.
 #[derive(Clone, Copy, Debug, Default)]
 struct Knowledge {
     host: Option<usize>,
@@ -284,7 +284,7 @@ struct Knowledge {
 struct Known {
     /// The process that runs.
     process: Knowledge,
-    /// Whoever comes next: what a reconcile rested on that left nothing to write.
+    /// The next process: what a reconcile rested on that left nothing to write.
     stored: Knowledge,
     /// What the process has claimed for it.
     claimed: Option<(usize, Option<Finding>)>,
@@ -425,7 +425,7 @@ impl World {
         self.show(Watched::Apply, object);
     }
 
-    /// The watch lists all clusters anew.
+    /// The watch lists all clusters again.
     fn list(&self) {
         let mut feed = watches::clusters(&self.context);
         feed.event(Watched::Init);
@@ -1024,7 +1024,7 @@ fn process(
     });
     let (queue, incoming) = unbounded_channel();
     let probes = Probes::new(queue.clone(), Arc::new(|_, _| panic!("probed")));
-    // Nobody ever logs in: what a reading finds is told.
+    // No probe ever logs in: what a reading finds is given.
     probes.hold();
     let context = Context::new(Parts {
         options: Options {
