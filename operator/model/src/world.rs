@@ -655,8 +655,7 @@ impl World {
         self.license_has_ended();
     }
 
-    /// No one had anything left to do, so a process that knew of the end of the license has acted on
-    /// it.
+    /// No one had anything left to do, so what knew of the end of the license has acted on it.
     fn license_has_ended(&mut self) {
         let ended = match self.ghost.known.process.license {
             LicenseRead::Never => return,

@@ -31,7 +31,7 @@ pub struct Findings<'a> {
     pub database: &'a DatabaseVerdict,
     /// Gate.
     pub target: &'a Target,
-    /// Roll.
+    /// Rollout.
     pub rollout: &'a Rollout,
     /// Where a rollout with downtime stands.
     pub stage: Stage,
@@ -351,7 +351,7 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
     if findings.database.status == Some(false) {
         return yes(findings.database.reason, findings.database.message.clone());
     }
-    // A roll has a say of its own on how long a replica may take.
+    // A rollout has a say of its own on how long a replica may take.
     let timeout = findings.cluster.rollout.ready_timeout;
     let late = findings.health.late_at(findings.observation, timeout);
     let is_late = late.is_some_and(|late| late <= findings.observation.now);

@@ -481,7 +481,7 @@ fn too_few_connections(
     })
 }
 
-/// Connections that the wanted replicas, and one more during a roll, may open.
+/// Connections that the wanted replicas, and one more during a rollout, may open.
 fn budget(replicas: i32) -> u32 {
     let replicas = u32::try_from(replicas).unwrap_or(0);
     POOL.saturating_mul(replicas.saturating_add(1))

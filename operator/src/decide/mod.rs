@@ -360,7 +360,7 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         replicas: to_i32(health.replicas.len()),
         ready_replicas: to_i32(ready.clone().count()),
         active_replicas: health.active().map(to_i32),
-        // During a roll the one that is being left.
+        // During a rollout the one that is being left.
         version: ready
             .filter(|replica| replica.pod.version.is_some())
             .min_by_key(|replica| {

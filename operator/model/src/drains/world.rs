@@ -2,7 +2,7 @@
 //! database that may be away, and time.
 //!
 //! A step of time is six seconds. A hook reads at least once in each, as often as it likes, at any
-//! moment among everything else. No replica has to promote or to claim, so nothing may depend on it.
+//! moment among everything else. No replica must promote or claim, so nothing may depend on it.
 
 use super::hook::{Attempt, Hook, Phase, Rules, since};
 use super::promises::{Ghost, Promise};
