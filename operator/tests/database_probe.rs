@@ -905,9 +905,9 @@ async fn a_missing_database_is_definite() {
 #[tokio::test]
 async fn a_role_that_may_not_connect_is_definite() {
     server().database("closed", PASSWORD);
-    server().sql("postgres", &format!("CREATE ROLE other_server LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
+    server().sql("postgres", &format!("CREATE ROLE other_role LOGIN PASSWORD '{PASSWORD}'; REVOKE CONNECT ON DATABASE closed FROM PUBLIC"));
     let mut url = url(server().port, "closed");
-    url.user = "other_server".to_owned();
+    url.user = "other_role".to_owned();
     let (class, reason, _) = failure(access(url)).await;
     assert_eq!(
         (class, reason),

@@ -120,7 +120,7 @@ fn since_moves_with_the_heartbeat_and_the_process() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));
     let stale = with_facts(seen.clone(), |facts| {
-        heartbeats(facts)[1] = heartbeat(1, 40)
+        heartbeats(facts)[1] = heartbeat(1, 40);
     });
     let next = status(&before, report(&json!({}), &stale), &[], Some(4), later(60));
     let since: Vec<_> = next
