@@ -172,19 +172,24 @@ async fn sign_up(harness: &Harness) -> Result<()> {
     Ok(())
 }
 
-/// Removes what following the README makes, also that of an earlier run.
+/// Removes what following the README makes, also that of an earlier run. The pods go before their
+/// namespace does: Kubernetes comes back to a namespace only minutes later whose pods had an hour
+/// to end, however soon they did.
 async fn clean_up(harness: &Harness) -> Result<()> {
     let (release, namespace) = OPERATOR;
-    let delete = [
-        "delete",
-        "--ignore-not-found",
-        "--timeout=120s",
-        "namespace",
+    let kubectl = &harness.kubectl;
+    let delete = ["delete", "--ignore-not-found", "--timeout=120s"];
+    let clusters = [
+        "--namespace",
         NAMESPACE,
-        namespace,
+        "--all",
+        "--cascade=foreground",
+        "bytebaseclusters",
     ];
+    kubectl.run(&[&delete[..], &clusters].concat()).await?;
     uninstall(harness, release, namespace).await?;
-    harness.kubectl.run(&delete).await?;
+    let namespaces = ["namespace", NAMESPACE, namespace];
+    kubectl.run(&[&delete[..], &namespaces].concat()).await?;
     for statement in [
         format!("DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"),
         format!("DROP ROLE IF EXISTS {DATABASE}"),
