@@ -97,7 +97,7 @@ exists ClusterRole operators-bytebase-operator-edit
 has ClusterRoleBinding operators-bytebase-operator $'- kind: ServiceAccount\nname: bytebase-operator\nnamespace: operators'
 has ServiceAccount bytebase-operator 'automountServiceAccountToken: false'
 exists Role bytebase-operator-lease
-has Role bytebase-operator-lease $'resourceNames:\n- bytebase-operator\nresources:\n- leases\nverbs:\n- get\n- update'
+has Role bytebase-operator-lease $'resourceNames:\n- bytebase-operator\nresources:\n- leases\nverbs:\n- get\n- watch\n- update'
 exists Service bytebase-operator-metrics
 missing ServiceMonitor
 missing PodDisruptionBudget
