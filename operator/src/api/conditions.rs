@@ -28,7 +28,7 @@ pub enum ConditionType {
     Ready,
     /// The operator is still moving the cluster towards its spec.
     Reconciling,
-    /// The operator cannot go on without somebody's help.
+    /// The operator cannot go on before the user or an administrator has acted.
     Stalled,
     /// The spec and everything it names can be used.
     ConfigurationValid,
@@ -41,7 +41,7 @@ pub enum ConditionType {
     ReplicasHealthy,
     /// Every replica runs the current template.
     RolloutComplete,
-    /// People can reach the cluster from outside.
+    /// The cluster can be reached from outside.
     Exposed,
 }
 
@@ -95,14 +95,14 @@ pub enum Reason {
     Forbidden,
     /// Another party keeps changing an object back that the operator writes.
     ChangedBack,
-    /// An object of that name belongs to somebody else.
+    /// An object of that name is there that does not belong to the cluster.
     NameTaken,
     /// The operator cannot see the cluster's objects: its role or the API server keeps it from
     /// watching them.
     CannotWatch,
 
     // ConfigurationValid
-    /// Everything checks out.
+    /// The spec and everything it names can be used.
     Valid,
     /// Valid, with remarks in the message.
     ValidWithWarnings,
@@ -114,7 +114,8 @@ pub enum Reason {
     ReferenceMissing,
     /// A Secret holds a value that cannot be used.
     InvalidSecret,
-    /// The cluster does not know a kind that the spec asks for; its definitions are not installed.
+    /// The Kubernetes cluster does not know a kind that the spec asks for: its definition is not
+    /// installed.
     KindNotInstalled,
 
     // DatabaseReady
@@ -124,7 +125,7 @@ pub enum Reason {
     DatabaseNotProbed,
     /// The operator cannot log in by cloud IAM; give it `database.monitorSecretRef`.
     DatabaseCannotRead,
-    /// Nothing answers from where the operator stands.
+    /// Nothing answers at the database's address, as seen from where the operator runs.
     DatabaseUnreachable,
     /// The server refuses the role or its password.
     DatabaseAuthenticationFailed,
@@ -132,7 +133,7 @@ pub enum Reason {
     DatabaseMissing,
     /// The role lacks rights.
     DatabasePermissionDenied,
-    /// The server is full.
+    /// The server takes no more connections.
     DatabaseTooManyConnections,
     /// The server is starting or stopping.
     DatabaseServerNotReady,
@@ -155,9 +156,9 @@ pub enum Reason {
     DatabaseReadOnly,
     /// The database is not UTF-8.
     DatabaseEncoding,
-    /// Another application's tables are in it.
+    /// The database holds tables of another application.
     DatabaseForeignTables,
-    /// A transaction-mode pooler stands in between.
+    /// A pooler in transaction mode stands before the database.
     DatabaseTransactionPooler,
     /// `max_connections` is too small for the wanted replicas.
     DatabaseConnectionBudget,
@@ -176,7 +177,7 @@ pub enum Reason {
     LicenseEndsSoon,
     /// The license in the Secret allows HA and stands in for the stored one, which cannot be read.
     SecretLicenseAllowsHa,
-    /// Nobody has signed up yet, so no license can be stored.
+    /// No one has signed up yet, so no license can be stored.
     AwaitingFirstSignUp,
     /// No license is stored.
     LicenseMissing,
@@ -202,7 +203,7 @@ pub enum Reason {
     LicenseNotEnforced,
 
     // ReplicasHealthy
-    /// All are Ready and send heartbeats.
+    /// All replicas are Ready and send heartbeats.
     AllReplicasHealthy,
     /// Some replica is not Ready.
     ReplicaNotReady,
@@ -212,7 +213,7 @@ pub enum Reason {
     ImagePullFailed,
     /// Some replica cannot be scheduled.
     Unschedulable,
-    /// The node of some replica no longer reports; its heartbeat tells whether it works.
+    /// The node of some replica no longer reports; its heartbeat says whether it works.
     NodeSilent,
     /// Some replica is Ready but its heartbeat is stale.
     HeartbeatStale,
@@ -230,11 +231,11 @@ pub enum Reason {
     // RolloutComplete
     /// Every replica runs the current template.
     RolloutDone,
-    /// The roll goes on.
+    /// The rollout goes on.
     RolloutProgressing,
-    /// The roll waits; the message says for what.
+    /// The rollout waits; the message says for what.
     RolloutWaiting,
-    /// A replaced replica did not come back; nothing else is touched.
+    /// A replaced replica has not become Ready and active in time; the rollout replaces no other.
     RolloutStalled,
     /// The image is older than the metadata schema.
     DowngradeRefused,

@@ -54,12 +54,12 @@ pub const MOST_REPLICAS: i32 = 50;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.image) || !has(self.image.digest) || self.version != 'latest'").message("version must say what the digest holds: 'latest' tells nothing about it"),
+    validation = Rule::new("!has(self.image) || !has(self.image.digest) || self.version != 'latest'").message("version must say what the digest holds: 'latest' says nothing about it"),
 )]
 pub struct BytebaseClusterSpec {
     /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`.
-    /// At least 3.17.0 for more than one replica. `latest` is accepted with a warning: nobody
-    /// can tell what it runs.
+    /// At least 3.17.0 for more than one replica. `latest` is accepted with a warning: no one
+    /// can know what it runs.
     #[schemars(
         length(min = 1, max = 128),
         regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9._-]*$")
@@ -76,7 +76,7 @@ pub struct BytebaseClusterSpec {
     #[schemars(range(min = 0, max = MOST_REPLICAS))]
     pub replicas: i32,
 
-    /// The one URL at which people reach Bytebase: `https://bytebase.example.com`. Every replica is started with it. Scheme http or https, a host, an
+    /// The one URL at which Bytebase is reached: `https://bytebase.example.com`. Every replica is started with it. Scheme http or https, a host, an
     /// optional port; no user, query or fragment.
     #[serde(rename = "externalURL")]
     #[schemars(length(min = 1, max = 2048))]
@@ -110,7 +110,7 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 
-    /// Labels a node must have.
+    /// Labels that a node must have to run a pod of the cluster.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub node_selector: BTreeMap<String, String>,
@@ -120,12 +120,12 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
 
-    /// Scheduling affinity. Replaces nothing: the spread below still applies.
+    /// Scheduling affinity of the pods. `topologySpreadConstraints` and its default still apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How replicas spread. Default: over nodes and over zones, as far as possible. An empty list
-    /// turns that off.
+    /// How the replicas spread. Default: over nodes and over zones, as far as possible. An empty list
+    /// turns the default off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
@@ -135,15 +135,15 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
 
-    /// The pods' identity.
+    /// The pods' ServiceAccount. It gets no rights and no token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountSpec>,
 
-    /// Whom the pods run as.
+    /// The user and the groups that the pods run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContextSpec>,
 
-    /// More environment variables. Names the operator sets itself (`PG_URL`, `PGAPPNAME`,
+    /// More environment variables of the Bytebase container. Names the operator sets itself (`PG_URL`, `PGAPPNAME`,
     /// `PGPASSWORD`) and those that would leak into connections to users'
     /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -188,7 +188,7 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicySpec>,
 
-    /// What others watch the cluster with.
+    /// What monitors the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<MonitoringSpec>,
 
@@ -201,7 +201,7 @@ pub struct BytebaseClusterSpec {
     pub labels: BTreeMap<String, String>,
 
     /// More annotations on every object that the operator makes for the cluster. Pods get those of
-    /// `podAnnotations`. What is said of one object (`service.annotations`, `ingress.annotations` and
+    /// `podAnnotations`. What is set for one object (`service.annotations`, `ingress.annotations` and
     /// its preset) wins over this. Keys of `bytebase.com` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
@@ -254,6 +254,8 @@ pub struct ImageSpec {
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum PullPolicy {
     /// At every start.
     Always,
@@ -269,7 +271,7 @@ pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -280,7 +282,7 @@ pub struct ConfigMapKeyRef {
     /// Name of the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in it.
+    /// Key in the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -332,7 +334,8 @@ pub struct DatabaseSpec {
     /// `sslrootcert` there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// The same from a ConfigMap, from its `data` or its `binaryData`.
+    /// ConfigMap key that holds the CA bundle (PEM), in `data` or in `binaryData`. Used as that of
+    /// `caSecretRef` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_ref: Option<ConfigMapKeyRef>,
     /// Secret key that holds another connection string to the same database, for the operator's
@@ -397,7 +400,7 @@ pub struct LocalSecretRef {
     validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() != 2 || self.ipFamilies[0] != self.ipFamilies[1]").message("ipFamilies has the same family twice"),
 )]
 pub struct ServiceSpec {
-    /// Default `ClusterIP`.
+    /// Type of the Service. Default `ClusterIP`.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
     pub type_: Option<ServiceType>,
     /// Port of the Service. Default 80.
@@ -416,7 +419,7 @@ pub struct ServiceSpec {
     #[schemars(length(min = 1, max = 317))]
     pub load_balancer_class: Option<String>,
     /// Ranges of addresses that the load balancer lets in, such as `192.0.2.0/24`, with
-    /// `type: LoadBalancer` only. Default: everybody. Not every implementation honours them.
+    /// `type: LoadBalancer` only. Default: all addresses. Not every implementation honours them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 64)))]
     pub load_balancer_source_ranges: Vec<String>,
@@ -431,7 +434,7 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<TrafficPolicy>,
     /// IP families of the Service, the first one first. One makes it `SingleStack`; two need an
-    /// `ipFamilyPolicy` that asks for two. Default: those that it has. Kubernetes refuses to change
+    /// `ipFamilyPolicy` that asks for two. Default: those that the Service has. Kubernetes refuses to change
     /// the first family of a Service that exists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
@@ -490,12 +493,14 @@ pub enum IpFamilyPolicy {
     RequireDualStack,
 }
 
-/// Kind of Service.
+/// Type of a Service.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum ServiceType {
-    /// Inside the cluster.
+    /// Inside the Kubernetes cluster.
     ClusterIP,
     /// A port on every node.
     NodePort,
@@ -507,31 +512,32 @@ pub enum ServiceType {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct IngressSpec {
-    /// Whether there is one.
+    /// Whether there is an Ingress.
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Class. Default: the cluster's.
+    /// Ingress class. Default: that of the Kubernetes cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class_name: Option<String>,
-    /// Host. Default: that of `externalURL`. Another one is refused unless `allowHostMismatch`.
+    /// Host to serve. Default: that of `externalURL`. Another one is refused unless
+    /// `allowHostMismatch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
     /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_host_mismatch: bool,
-    /// Secret with the certificate for the host.
+    /// Name of the Secret with the certificate for the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
     /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session
-    /// affinity) in the words of an ingress controller. `aws-alb` and `gce` also keep `/metrics` and
+    /// affinity), as annotations of one ingress controller. `aws-alb` and `gce` also keep `/metrics` and
     /// `/debug` private in a way that these two accept; for `gce`, time-outs and affinity are to be set
     /// in a BackendConfig.
     #[serde(default)]
     pub preset: IngressPreset,
-    /// More annotations. They win over the preset's.
+    /// More annotations of the Ingress. They win over those of `preset`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
@@ -551,7 +557,7 @@ impl Default for IngressSpec {
     }
 }
 
-/// Whose annotations to write.
+/// The ingress controller whose annotations the Ingress gets.
 #[derive(
     Serialize,
     Deserialize,
@@ -582,14 +588,16 @@ pub enum IngressPreset {
     Gce,
 }
 
-/// An HTTPRoute (`gateway.networking.k8s.io/v1`), for clusters with the Gateway API.
+/// An HTTPRoute (`gateway.networking.k8s.io/v1`), for Kubernetes clusters with the
+/// Gateway API.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {
     /// Gateways (or listeners of them) that the route attaches to.
     #[schemars(length(min = 1, max = 8))]
     pub parent_refs: Vec<GatewayParentRef>,
-    /// Host. Default: that of `externalURL`. Another one is refused unless `allowHostMismatch`.
+    /// Host to serve. Default: that of `externalURL`. Another one is refused unless
+    /// `allowHostMismatch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
@@ -614,11 +622,11 @@ pub struct GatewayParentRef {
     /// Name of the Gateway.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Its namespace. Default: the cluster's own.
+    /// Namespace of the Gateway. Default: that of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
-    /// Name of one listener. Default: all that fit.
+    /// Name of one listener of the Gateway. Default: all that fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,
@@ -628,23 +636,23 @@ pub struct GatewayParentRef {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccountSpec {
-    /// Use this existing one instead of making one.
+    /// Name of an existing ServiceAccount. Default: the operator makes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// Annotations of the one that is made, for workload identity.
+    /// Annotations of the ServiceAccount that the operator makes, for workload identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Whom the pods run as.
+/// The user and the groups that the pods run as.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecurityContextSpec {
     /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has it.
     /// `Platform` leaves them out, for a platform that gives each namespace numbers of its own and
-    /// refuses others, as OpenShift does. Where nobody gives any, the pods do not start: the image's
+    /// refuses others, as OpenShift does. Where nothing sets any, the pods do not start: the image's
     /// own user is root, which they may not be. A change is a rollout.
     #[serde(default)]
     pub user_and_group: UserAndGroup,
@@ -673,7 +681,7 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 300))]
     pub pre_stop_seconds: Option<i32>,
-    /// Seconds a replica has to end after the preStop pause. Default 60.
+    /// Seconds that a replica has to end after the preStop pause. Default 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,
@@ -683,13 +691,13 @@ pub struct RolloutSpec {
     /// reason. `Disabled` leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
-    /// Longest that a replica which is to end waits for the tasks that it runs, in seconds. A
+    /// Longest time that a replica which is to end waits for the tasks that it runs, in seconds. A
     /// task that takes longer is cancelled. It counts towards the pod's grace period, which cluster
     /// autoscalers may cap. Default 3600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub drain_timeout_seconds: Option<i32>,
-    /// Longest that a draining replica keeps Bytebase from promoting new work, on all replicas, in
+    /// Longest time that a draining replica keeps Bytebase from promoting new work, on all replicas, in
     /// seconds, if new work keeps coming to it. After that the queue is free for as long. 0 never
     /// holds the queue. Default 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -728,11 +736,13 @@ pub struct RolloutSpec {
     strum::AsRefStr,
     strum::EnumIter,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum RolloutStrategy {
     /// One after the other.
     #[default]
     Rolling,
-    /// All down, one up, the rest.
+    /// All end, one starts, then the others.
     Maintenance,
 }
 
@@ -740,6 +750,8 @@ pub enum RolloutStrategy {
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum Drain {
     /// They do.
     Enabled,
@@ -751,33 +763,33 @@ pub enum Drain {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DisruptionBudgetSpec {
-    /// Whether there is one.
+    /// Whether there is a PodDisruptionBudget.
     #[serde(default = "default_true")]
     pub enabled: bool,
 }
 
-/// A NetworkPolicy: the replicas' HTTP port is all that can be reached, and only from where it is
-/// said here.
+/// A NetworkPolicy: the replicas' HTTP port is all that can be reached, and only from where
+/// `from` says.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicySpec {
-    /// Whether there is one.
+    /// Whether there is a NetworkPolicy.
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Who may reach the replicas: the ingress controller, Prometheus. Default: everybody. Where
-    /// `admin` is given, the operator's namespace may as well. What the replicas reach is not
-    /// limited: users' databases are anywhere.
+    /// What may reach the replicas, such as the ingress controller and Prometheus. Default: anything.
+    /// Where `spec.admin` is given, the operator's namespace may as well. What the replicas reach is
+    /// not limited: users' databases are anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub from: Vec<NetworkPolicyPeer>,
 }
 
-/// What others watch the cluster with.
+/// What monitors the cluster.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MonitoringSpec {
     /// A ServiceMonitor (`monitoring.coreos.com/v1`) for the replicas' own `/metrics`, for
-    /// clusters with the Prometheus operator. None unless given.
+    /// Kubernetes clusters with the Prometheus operator. None unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_monitor: Option<ServiceMonitorSpec>,
 }
@@ -786,7 +798,7 @@ pub struct MonitoringSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceMonitorSpec {
-    /// Whether there is one.
+    /// Whether there is a ServiceMonitor.
     #[serde(default = "default_true")]
     pub enabled: bool,
     /// How often to scrape, such as `30s`. Default: Prometheus' own.

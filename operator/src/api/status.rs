@@ -1,4 +1,4 @@
-//! `status`: what the operator reports. No field changes while nothing changes in the world, so
+//! `status`: what the operator reports. No field changes by itself, so
 //! ages are in the metrics, not here.
 
 use super::read::{or_default, readable_items};
@@ -14,7 +14,7 @@ pub struct BytebaseClusterStatus {
     /// cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the cluster stands, in one word, for people.
+    /// Where the cluster stands, in one word.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -30,7 +30,7 @@ pub struct BytebaseClusterStatus {
     /// Pods whose heartbeat is fresh. Absent when heartbeats cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_replicas: Option<i32>,
-    /// Replicas the operator runs, after the license gate.
+    /// Replicas that the operator runs, after the license gate and the other limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_replicas: Option<i32>,
     /// Label selector of the pods, for the scale subresource.
@@ -39,7 +39,7 @@ pub struct BytebaseClusterStatus {
     /// External URL in its normal form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Version that every replica runs; during a roll, the one that is being left.
+    /// Version that every replica runs; during a rollout, the version that is being left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Version of the metadata schema.
@@ -59,7 +59,7 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub database: Option<DatabaseStatus>,
-    /// One entry a pod.
+    /// The replicas, one entry for each pod.
     #[serde(
         default,
         deserialize_with = "readable_items",
@@ -67,7 +67,7 @@ pub struct BytebaseClusterStatus {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub replica_statuses: Vec<ReplicaStatus>,
-    /// The roll that is under way.
+    /// The rollout that is under way.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -82,14 +82,14 @@ pub struct BytebaseClusterStatus {
     )]
     pub queue_hold: Option<QueueHoldStatus>,
     /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica has set
-    /// to FAILED, as one does that works.
+    /// to FAILED, as an active replica does.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub stuck_tasks: Option<StuckTasks>,
-    /// The conditions.
+    /// The conditions of the cluster.
     #[serde(
         default,
         deserialize_with = "readable_items",
@@ -99,7 +99,7 @@ pub struct BytebaseClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Where a cluster stands.
+/// Where the cluster stands, in one word.
 #[derive(
     Serialize,
     Deserialize,
@@ -133,7 +133,7 @@ pub enum Phase {
     Paused,
     /// The spec, or something it names, cannot be used; what runs is left alone.
     Invalid,
-    /// Somebody must help.
+    /// The operator cannot go on before the user or an administrator has acted.
     Stalled,
 }
 
@@ -144,26 +144,26 @@ pub struct LicenseStatus {
     /// FREE, TEAM or ENTERPRISE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// Whether it includes HA.
+    /// Whether the license includes HA.
     #[serde(default)]
     pub ha: bool,
-    /// When it ends. Absent: never.
+    /// When the license ends. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration_time: Option<Time>,
-    /// Whom it names.
+    /// Organization that the license names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
-    /// Workspace it is for.
+    /// Id of the workspace that the license is for.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         rename = "workspaceID"
     )]
     pub workspace_id: Option<String>,
-    /// Where it was read.
+    /// Where the license was read.
     #[serde(deserialize_with = "or_default")]
     pub source: LicenseSource,
-    /// What is known of its signature.
+    /// What is known of the license's signature.
     #[serde(deserialize_with = "or_default")]
     pub signature: SignatureState,
 }
@@ -200,7 +200,7 @@ pub struct DatabaseStatus {
     /// system identifier and the database's oid. Two clusters with the same one share a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Such as `15.18`.
+    /// Version of the server, such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
     /// `max_connections` of the server.
@@ -209,8 +209,8 @@ pub struct DatabaseStatus {
     /// Connections that the wanted replicas and one more may open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_budget: Option<i32>,
-    /// What came of the operator's last try to log in as the replicas do, from where it runs. Where it
-    /// could tell, a changed login reaches the replicas only when the server has accepted it.
+    /// What came of the operator's last try to log in as the replicas do, from where it runs. Where
+    /// that is certain, a changed login reaches the replicas only when the server has accepted it.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -219,7 +219,7 @@ pub struct DatabaseStatus {
     pub login: Option<LoginState>,
 }
 
-/// What came of the operator's last try to log in as the replicas do. Where it could tell, a changed
+/// What came of the operator's last try to log in as the replicas do. Where that is certain, a changed
 /// login reaches them only when the server has accepted it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginState {
@@ -231,13 +231,13 @@ pub enum LoginState {
     CannotTell,
 }
 
-/// One pod.
+/// One replica and its pod.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     /// Name of the pod.
     pub pod: String,
-    /// Node it runs on.
+    /// Node that the pod runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// Id under which the replica sends heartbeats: a new one at each start.
@@ -253,13 +253,13 @@ pub struct ReplicaStatus {
     /// Whether the pod is Ready.
     #[serde(default)]
     pub ready: bool,
-    /// What its heartbeat says.
+    /// State of the replica's heartbeat.
     #[serde(deserialize_with = "or_default")]
     pub heartbeat: HeartbeatState,
     /// When the heartbeat took this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Tasks it is running.
+    /// Tasks that the replica is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
     /// Whether the pod is ending and first finishes its tasks.
@@ -272,10 +272,10 @@ pub struct ReplicaStatus {
     /// When Kubernetes ends the pod by force at the latest. Absent while it is not ending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_by: Option<Time>,
-    /// Whether it runs the current template.
+    /// Whether the pod is of the current template.
     #[serde(default)]
     pub updated: bool,
-    /// Why it does not run, in the kubelet's words.
+    /// Why the replica does not run, in the kubelet's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -295,14 +295,14 @@ pub enum DrainState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StuckTasks {
-    /// How many.
+    /// Number of these tasks.
     pub tasks: i64,
-    /// Ids of the replicas that ran them.
+    /// Ids of the replicas that ran these tasks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "replicaIDs")]
     pub replica_ids: Vec<String>,
 }
 
-/// What a heartbeat says.
+/// State of a heartbeat.
 #[derive(
     Serialize,
     Deserialize,
@@ -323,7 +323,7 @@ pub enum HeartbeatState {
     Stale,
     /// The database has no heartbeat of this replica.
     Missing,
-    /// Cannot be read.
+    /// The heartbeat cannot be read.
     #[default]
     Unknown,
 }
@@ -339,7 +339,7 @@ pub struct QueueHoldStatus {
     /// Since when the queue has been held, as far as the operator has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// It has been held for longer than drain hooks hold it.
+    /// Whether the queue has been held for longer than drain hooks hold it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overdue: bool,
 }

@@ -460,10 +460,10 @@ fn too_few_connections(
         .filter(|(limit, _, knows)| *limit < needed(*knows))
         .min()?;
     let open = if wanted == 1 {
-        format!("1 replica may open {POOL} connections, and twice as many during a roll")
+        format!("1 replica may open {POOL} connections, and twice as many during a rollout")
     } else {
         format!(
-            "{wanted} replicas and one more during a roll may open {budget} connections ({POOL} each)"
+            "{wanted} replicas and one more during a rollout may open {budget} connections ({POOL} each)"
         )
     };
     Some(match place {

@@ -59,7 +59,7 @@ pub(super) fn validate(
     if digest.is_some() && version == "latest" {
         diagnostics.invalid(
             "spec.version",
-            "must say what the digest holds: latest tells nothing about it",
+            "must say what the digest holds: latest says nothing about it",
         );
     }
     if label.version().is_none() {
