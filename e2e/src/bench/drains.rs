@@ -45,7 +45,7 @@ pub async fn measure(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     rollout(sandbox, table).await?;
     // A task needs a drain that outlasts it.
     support::patch_spec(sandbox, json!({"rollout": {"drainTimeoutSeconds": 120}})).await?;
-    support::rolled(sandbox).await?;
+    support::rolled_out(sandbox).await?;
     last_task(sandbox, table).await
 }
 
@@ -103,7 +103,7 @@ async fn rollout(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
         format!("{:.2}", took.as_secs_f64() / least.as_secs_f64()),
         "≤ 1.2",
     );
-    support::rolled(sandbox).await
+    support::rolled_out(sandbox).await
 }
 
 async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
@@ -132,5 +132,5 @@ async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
         format!("{:.2} s", since + seen.elapsed().as_secs_f64()),
         "≤ 3 s",
     );
-    support::rolled(sandbox).await
+    support::rolled_out(sandbox).await
 }

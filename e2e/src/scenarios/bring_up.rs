@@ -16,7 +16,7 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "three-replicas",
-        "From nothing to three replicas that beat, with a license the operator installs; then nothing is written any more.",
+        "From nothing to three active replicas, with a license that the operator installs; then nothing is written any more.",
         |sandbox| Box::pin(three_replicas(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -88,7 +88,7 @@ async fn three_replicas(sandbox: Sandbox) -> Result<()> {
         let log = sandbox.kubectl(&["logs", &name]).await?;
         ensure!(
             log.contains(&format!("replicaID={id}")),
-            "{name} does not log the id {id} that status tells"
+            "{name} does not log the id {id} that status reports"
         );
     }
     for object in [
@@ -107,7 +107,7 @@ async fn three_replicas(sandbox: Sandbox) -> Result<()> {
     quiet(&sandbox).await
 }
 
-/// `--ha`, the URL, and nothing a restricted namespace would refuse.
+/// `--ha`, the URL, and nothing that a restricted namespace would refuse.
 fn starts_right(pod: &Pod) -> Result<()> {
     let spec = pod.spec.as_ref().context("no spec")?;
     let container = spec
@@ -139,7 +139,7 @@ fn starts_right(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Nothing changes in the cluster when nothing has changed in the world.
+/// Nothing changes in the cluster when nothing has changed around it.
 async fn quiet(sandbox: &Sandbox) -> Result<()> {
     // Pods' own status settles a moment after Ready.
     let settled = || async {

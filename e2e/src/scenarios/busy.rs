@@ -82,7 +82,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const RATE: u32 = 60;
 /// Longest until three busy replicas are replaced: each may wait a minute for an idle one and then
 /// for its tasks, with the queue held.
-const ROLL: Duration = Duration::from_mins(8);
+const ROLLOUT: Duration = Duration::from_mins(8);
 
 /// Three replicas whose drains may take longer than their tasks.
 fn busy_cluster(sandbox: &Sandbox) -> Value {
@@ -92,7 +92,7 @@ fn busy_cluster(sandbox: &Sandbox) -> Value {
     cluster
 }
 
-/// Starts them and waits until all are Ready.
+/// Starts the cluster and waits until all replicas are Ready.
 async fn start(sandbox: &Sandbox, cluster: &Value) -> Result<()> {
     support::start(sandbox, cluster).await?;
     sandbox
@@ -105,7 +105,7 @@ async fn three(sandbox: &Sandbox) -> Result<()> {
     start(sandbox, &busy_cluster(sandbox)).await
 }
 
-/// Ends the load and waits until every task that it gave is done. One that was lost is FAILED and
+/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED and
 /// stays so.
 async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
     let given = load.end().await?;
@@ -121,7 +121,7 @@ async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
     };
     let done = wait::until_while(
         "every task to be done",
-        ROLL,
+        ROLLOUT,
         left,
         none_lost,
         Vec::is_empty,
@@ -134,13 +134,13 @@ async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
 }
 
 /// Waits until a rollout has replaced every pod.
-async fn rolled(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> {
+async fn rolled_out(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> {
     let replaced = || async { Ok(sandbox.pods(label).await?.len()) };
-    wait::until("every replica to be replaced", ROLL, replaced, |now| {
+    wait::until("every replica to be replaced", ROLLOUT, replaced, |now| {
         *now == count
     })
     .await?;
-    support::rolled(sandbox).await
+    support::rolled_out(sandbox).await
 }
 
 /// Another version together with another password, the old one of which works no more; then three
@@ -163,14 +163,14 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
             status["rollout"]["waitingFor"] == "SecretInPods"
         })
         .await?;
-    rolled(&sandbox, "rolled=yes", 3).await?;
+    rolled_out(&sandbox, "rolled=yes", 3).await?;
     for replicas in [1, 3] {
         support::patch_spec(&sandbox, json!({"replicas": replicas})).await?;
         let count = || async { Ok(support::pods(&sandbox).await?.len()) };
         let wanted = usize::try_from(replicas)?;
-        wait::until("the size", ROLL, count, |now| *now == wanted).await?;
+        wait::until("the size", ROLLOUT, count, |now| *now == wanted).await?;
     }
-    support::rolled(&sandbox).await?;
+    support::rolled_out(&sandbox).await?;
     nothing_is_lost(pool, load).await
 }
 
@@ -194,10 +194,10 @@ async fn all_deleted(sandbox: Sandbox) -> Result<()> {
         .kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
         .await?;
     for pod in &before {
-        wait_ended(&sandbox, pod, ROLL).await?;
+        wait_ended(&sandbox, pod, ROLLOUT).await?;
     }
     scale_operator(&sandbox, 1).await?;
-    support::rolled(&sandbox).await?;
+    support::rolled_out(&sandbox).await?;
     nothing_is_lost(pool, load).await
 }
 
@@ -228,7 +228,10 @@ async fn node_drained(sandbox: Sandbox) -> Result<()> {
     sandbox.kubectl(&["uncordon", &node]).await?;
     drained?;
     let (_, done, _) = done?;
-    ensure!(done == "DONE", "the node was drained with the task {done}");
+    ensure!(
+        done == "DONE",
+        "the node was drained while the task was {done}"
+    );
     wait_ended(&sandbox, &pod, Duration::from_secs(1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -310,18 +313,18 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "HALicensed", "False", "")
         .await?;
     let one = || async { Ok(support::pods(&sandbox).await?.len()) };
-    wait::until("one replica", ROLL, one, |now| *now == 1).await?;
-    wait_task(&sandbox, id, "DONE", ROLL).await?;
+    wait::until("one replica", ROLLOUT, one, |now| *now == 1).await?;
+    wait_task(&sandbox, id, "DONE", ROLLOUT).await?;
     let reasons = support::event_reasons(&sandbox).await?;
     ensure!(
         reasons.iter().any(|reason| reason.starts_with("License")),
-        "nothing was said of the license: {reasons:?}"
+        "no event reports the license: {reasons:?}"
     );
     // Renewed, the cluster grows, and the rollout reaches the replica that was busy.
     support::secrets(&sandbox).await?;
     let license = crate::scenario::license::License::default();
     support::install_license(&sandbox, &license).await?;
-    rolled(&sandbox, "rolled=yes", 3).await?;
+    rolled_out(&sandbox, "rolled=yes", 3).await?;
     let now = sandbox.api::<Pod>().get_opt(&pod.name_any()).await?;
     ensure!(
         now.is_some_and(|now| now.uid() != pod.uid()),
@@ -341,8 +344,8 @@ async fn stale_replica(sandbox: Sandbox) -> Result<()> {
         .await?;
     let before = support::lives(&sandbox).await?;
     let status = sandbox.status(NAME).await?;
-    let silent = &status["replicaStatuses"][0];
-    let (id, name) = (silent["replicaID"].as_str(), silent["pod"].as_str());
+    let stale = &status["replicaStatuses"][0];
+    let (id, name) = (stale["replicaID"].as_str(), stale["pod"].as_str());
     let (id, name) = (id.context("no id")?, name.context("no pod")?);
     let pool = sandbox.sql().await?;
     let statement = format!(
@@ -360,8 +363,8 @@ async fn stale_replica(sandbox: Sandbox) -> Result<()> {
         .await?;
     let replaced = || support::lives(&sandbox);
     let lives = wait::until(
-        "the silent replica to be replaced",
-        ROLL,
+        "the stale replica to be replaced",
+        ROLLOUT,
         replaced,
         |lives| {
             lives
@@ -376,5 +379,5 @@ async fn stale_replica(sandbox: Sandbox) -> Result<()> {
             .all(|(pod, life)| pod == name || before.get(pod) == Some(life)),
         "another replica was touched"
     );
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }

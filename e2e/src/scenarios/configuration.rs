@@ -1,4 +1,4 @@
-//! Wrong input: told, and nothing that runs is touched.
+//! Wrong input is reported, and nothing that runs is touched.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -12,18 +12,18 @@ use crate::scenario::{Scenario, stand_in};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "wrong-then-mended",
-        "A wrong URL and a wrong PG_URL are told together and touch nothing; mended, all is well.",
-        |sandbox| Box::pin(wrong_then_mended(sandbox)),
+        "A wrong URL and a wrong PG_URL are reported together and touch nothing; corrected, the cluster is Ready.",
+        |sandbox| Box::pin(wrong_then_corrected(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "missing-secret",
-        "A Secret that is deleted is told of and ends nobody.",
+        "A Secret that is deleted is reported and ends no replica.",
         |sandbox| Box::pin(missing_secret(sandbox)),
     ),
     Scenario::new(
         "wrong-license",
-        "A license Secret that is no license is told of, while the stored license counts on.",
+        "A license Secret that holds no license is reported, and the stored license still counts.",
         |sandbox| Box::pin(wrong_license(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -34,7 +34,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
+async fn wrong_then_corrected(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let template = template(&sandbox).await?;
@@ -108,7 +108,7 @@ async fn wrong_then_mended(sandbox: Sandbox) -> Result<()> {
         .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
-        "mending it touched what runs"
+        "the correction touched what runs"
     );
     Ok(())
 }
@@ -147,17 +147,17 @@ async fn wrong_license(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     let before = support::lives(&sandbox).await?;
-    // What is stored counts; a Secret that is wrong is told and harms nobody.
+    // What is stored counts; a Secret that is wrong is reported and ends no replica.
     let token = sandbox.harness().license.sign(&License::default());
     let cut: String = token.chars().take(token.len() / 2).collect();
     for wrong in ["not a license at all", cut.as_str()] {
         sandbox
             .create_secret(LICENSE_SECRET, &[("license", wrong)])
             .await?;
-        let told = sandbox
+        let reported = sandbox
             .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
             .await?;
-        support::says(&told, &["spec.license.secretRef", LICENSE_SECRET])?;
+        support::says(&reported, &["spec.license.secretRef", LICENSE_SECRET])?;
     }
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "")

@@ -1,4 +1,4 @@
-//! Kubernetes itself fails: nobody's replica ends for it, and what was asked for meanwhile is done
+//! Kubernetes itself fails: no replica ends for it, and what was asked for meanwhile is done
 //! afterwards.
 
 use std::time::{Duration, Instant};
@@ -24,21 +24,21 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "api-server-stopped",
-        "A minute without the API server ends no replica, and the operator takes up its work.",
+        "A minute without the API server ends no replica, and the operator goes on afterwards.",
         |sandbox| Box::pin(api_server_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .exclusive(),
     Scenario::new(
         "etcd-stopped",
-        "etcd frozen, then stopped: no replica ends, and the operator takes up its work.",
+        "While etcd is frozen, and then stopped, no replica ends, and the operator goes on afterwards.",
         |sandbox| Box::pin(etcd_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .exclusive(),
     Scenario::new(
         "kubelet-stopped",
-        "A silent node is told of, its replicas still count as beating, and nobody is replaced.",
+        "A silent node is reported, its replicas still count as active, and none is replaced.",
         |sandbox| Box::pin(kubelet_stopped(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -49,9 +49,9 @@ pub const SCENARIOS: &[Scenario] = &[
 const BACK: Duration = Duration::from_mins(3);
 /// How long the API server is away: longer than any lease.
 const AWAY: Duration = Duration::from_mins(1);
-/// The operator has looked at everything by then, whoever leads.
-const A_LOOK: Duration = Duration::from_secs(8);
-/// How long etcd stands still: longer than the leader's lease, so that somebody must lead anew.
+/// By then the operator process that leads has reconciled every cluster.
+const RECONCILED: Duration = Duration::from_secs(8);
+/// How long etcd stands still: longer than the leader's lease, so that the lease must be taken again.
 const STILL: Duration = Duration::from_secs(20);
 
 async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
@@ -60,22 +60,22 @@ async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
     let cluster = &sandbox.harness().cluster;
     timed("the API server gone", cluster.park(Component::ApiServer)).await?;
     tokio::time::sleep(AWAY).await;
-    // The replicas need no Kubernetes to beat.
+    // The replicas need no Kubernetes to send heartbeats.
     ensure!(
         support::active_rows(&sandbox).await? == 2,
-        "the replicas stopped beating"
+        "the replicas stopped sending heartbeats"
     );
     cluster.unpark(Component::ApiServer).await?;
     timed("the API server back", wait_for_api(&sandbox)).await?;
-    nobody_ended(&sandbox, &before).await?;
-    timed("a change rolled", still_works(&sandbox)).await
+    none_ended(&sandbox, &before).await?;
+    timed("a change in all pods", still_works(&sandbox)).await
 }
 
 async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     let cluster = &sandbox.harness().cluster;
-    // First it answers nobody, with every connection open; then it ends.
+    // First etcd answers no request, with every connection open; then it ends.
     faults::strike_component(cluster, Component::Etcd, Blow::Freeze).await?;
     tokio::time::sleep(STILL).await;
     faults::strike_component(cluster, Component::Etcd, Blow::Thaw).await?;
@@ -84,31 +84,31 @@ async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
     tokio::time::sleep(STILL).await;
     cluster.unpark(Component::Etcd).await?;
     timed("the API server back", wait_for_api(&sandbox)).await?;
-    nobody_ended(&sandbox, &before).await?;
-    timed("a change rolled", still_works(&sandbox)).await
+    none_ended(&sandbox, &before).await?;
+    timed("a change in all pods", still_works(&sandbox)).await
 }
 
-/// The node says no more; its pods run on. Status says what is known, and nobody is replaced.
+/// The node reports no more; its pods run on. Status says what is known, and no replica is replaced.
 async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     sandbox.harness().cluster.stop_kubelet().await?;
-    // After 50 s Kubernetes calls the pods of a silent node not ready. They beat as ever.
+    // After 50 s Kubernetes calls the pods of a silent node not ready. They send heartbeats as before.
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "NodeSilent")
         .await
         .context("with the node gone")?;
-    let told = || sandbox.status(NAME);
-    wait::until("both not Ready and beating", PATIENCE, told, |status| {
+    let reported = || sandbox.status(NAME);
+    wait::until("both not Ready and active", PATIENCE, reported, |status| {
         status["readyReplicas"] == 0
             && status["activeReplicas"] == 2
             && status["phase"] == "Degraded"
     })
     .await?;
-    // A change must wait: the roll takes nobody away while others are not Ready.
+    // A change must wait: the rollout ends no replica while others are not Ready.
     support::patch_spec(&sandbox, json!({"podLabels": {"asked": "meanwhile"}})).await?;
     wait::throughout(
-        "nobody taken away",
+        "the same replicas",
         Duration::from_secs(10),
         || support::lives(&sandbox),
         |now| *now == before,
@@ -139,8 +139,8 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         let cluster = &sandbox.harness().cluster;
         let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j {blow}");
         cluster.on_node(&format!("iptables -I {rule}")).await?;
-        // What changes while nobody looks is found all the same: an object gone, another edited, a
-        // new wish.
+        // What changes while no watch is open is found all the same: an object gone, another edited,
+        // the spec changed.
         let gone = sandbox
             .kubectl(&["delete", "service/demo", "poddisruptionbudget/demo"])
             .await;
@@ -188,15 +188,15 @@ async fn wait_for_api(sandbox: &Sandbox) -> Result<()> {
     sandbox.harness().cluster.forget_backoff().await
 }
 
-/// Once the operator leads again and has had a look, every replica is still the one it was.
-async fn nobody_ended(sandbox: &Sandbox, before: &Lives) -> Result<()> {
+/// Once the operator leads again and has reconciled, every replica is still the one it was.
+async fn none_ended(sandbox: &Sandbox, before: &Lives) -> Result<()> {
     let back = Timestamp::now();
     let renewed = || async { Ok(support::lease(sandbox).await?.1) };
     let led = wait::until("a leader", BACK, renewed, |at| *at > back);
     timed("a leader", led).await?;
     wait::throughout(
         "the same replicas",
-        A_LOOK,
+        RECONCILED,
         || support::lives(sandbox),
         |lives| lives == before,
     )
@@ -204,7 +204,7 @@ async fn nobody_ended(sandbox: &Sandbox, before: &Lives) -> Result<()> {
 }
 
 /// The status speaks of the present spec, and says that it has reached every replica and that all
-/// of them beat.
+/// of them are active.
 async fn all_is_well(sandbox: &Sandbox) -> Result<()> {
     let settled = || async {
         let cluster = sandbox.clusters().get(NAME).await?;

@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "wrong-database-password",
-        "A wrong password in the Secret is told of and replaces no running replica.",
+        "A wrong password in the Secret is reported and replaces no running replica.",
         |sandbox| Box::pin(wrong_password(sandbox)),
     ),
     Scenario::new(
@@ -41,7 +41,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "secret-rotation",
-        "A rotated password rolls the replicas one at a time.",
+        "A rotated password replaces the replicas one at a time.",
         |sandbox| Box::pin(rotation(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -61,8 +61,8 @@ pub const SCENARIOS: &[Scenario] = &[
     .exclusive(),
 ];
 
-/// Longer than Bytebase counts a replica by its last beat.
-const BEAT_COUNTS: Duration = Duration::from_secs(32);
+/// Longer than a heartbeat counts as fresh.
+const HEARTBEAT_COUNTS: Duration = Duration::from_secs(32);
 
 async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
@@ -76,7 +76,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
         .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(
             NAME,
             "DatabaseReady",
@@ -84,7 +84,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
             "DatabaseAuthenticationFailed",
         )
         .await?;
-    support::says(&told, &[sandbox.database().host()])?;
+    support::says(&reported, &[sandbox.database().host()])?;
     // A replica that runs is not replaced by one that is known to fail.
     wait::throughout(
         "the running replica",
@@ -99,7 +99,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
         .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
-        "mending the Secret ended a replica"
+        "correcting the Secret ended a replica"
     );
     Ok(())
 }
@@ -195,13 +195,13 @@ async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
 async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
     support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
         .await?;
-    support::says(&told, &["invoices"])?;
+    support::says(&reported, &["invoices"])?;
     ensure!(
         support::pods(&sandbox).await?.is_empty(),
-        "a pod was started on somebody else's tables"
+        "a pod was started on another application's tables"
     );
     support::execute(&sandbox, "DROP TABLE invoices").await?;
     sandbox
@@ -218,10 +218,10 @@ async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::second(&sandbox).to_string())
         .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
         .await?;
-    support::says(&told, &[&format!("used by the BytebaseCluster {NAME}")])?;
+    support::says(&reported, &[&format!("used by the BytebaseCluster {NAME}")])?;
     ensure!(
         sandbox
             .pods("bytebase.com/cluster=second")
@@ -242,7 +242,7 @@ async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A database outage is no reason to restart anybody.
+/// A database outage is no reason to restart a replica.
 async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
@@ -299,7 +299,7 @@ async fn rotation(sandbox: Sandbox) -> Result<()> {
         Ok((ready, replaced.count()))
     };
     let one_is_ready = |(ready, _): &(usize, usize)| {
-        ensure!(*ready >= 1, "no replica is Ready during the roll");
+        ensure!(*ready >= 1, "no replica is Ready during the rollout");
         Ok(())
     };
     wait::until_while(
@@ -311,11 +311,11 @@ async fn rotation(sandbox: Sandbox) -> Result<()> {
         |(ready, replaced)| *ready == 2 && *replaced == 2,
     )
     .await?;
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }
 
-/// Nobody can log in any more, so nobody beats, and nobody could carry the load while another is
-/// replaced.
+/// No replica can log in any more, so none sends heartbeats, and none could carry the load while
+/// another is replaced.
 async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
@@ -330,8 +330,8 @@ async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
             "DatabaseAuthenticationFailed",
         )
         .await?;
-    // Until the last beat of both counts no more.
-    tokio::time::sleep(BEAT_COUNTS).await;
+    // Until the last heartbeat of both is stale.
+    tokio::time::sleep(HEARTBEAT_COUNTS).await;
     ensure!(
         support::lives(&sandbox).await? == before,
         "a replica was ended or restarted"
@@ -345,7 +345,7 @@ async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
         Ok(now.len() == 2 && now.iter().all(fresh))
     };
     wait::until("both replicas replaced", PATIENCE, replaced, |done| *done).await?;
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }
 
 /// Gives Bytebase's role another password; returns the database with it.

@@ -219,7 +219,7 @@ async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     .await?;
     postgres.execute_in(name, &owner(name)).await?;
     support::well(&sandbox).await?;
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }
 
 async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
@@ -485,7 +485,7 @@ async fn settled(sandbox: &Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
         .await?;
-    support::rolled(sandbox).await
+    support::rolled_out(sandbox).await
 }
 
 /// Makes another name for the server in this namespace and returns it.

@@ -1,5 +1,5 @@
-//! Replicas that are told to end while they run tasks. Bytebase cancels a running task at once when
-//! it is told to end, so it must not be told before the task is done.
+//! Replicas that are to end while they run tasks. Bytebase cancels a running task at once when it
+//! receives SIGTERM, so SIGTERM must not come before the task is done.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(90),
     Scenario::new(
         "drain-in-rollout",
-        "A rollout waits for the task that a replica runs, says so, also after a restart of the operator, and goes on when it is done.",
+        "A rollout waits for the task that a replica runs, says so, also after a restart of the operator, and goes on when the task is done.",
         |sandbox| Box::pin(rollout(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -142,7 +142,7 @@ pub async fn done_then_ended(sandbox: &Sandbox, id: i64, pod: &Pod) -> Result<()
     wait_ended(sandbox, pod, Duration::from_secs(20)).await
 }
 
-/// Waits until this pod has gone, whatever has its name then.
+/// Waits until this pod has gone, whichever pod has its name then.
 pub async fn wait_ended(sandbox: &Sandbox, pod: &Pod, patience: Duration) -> Result<()> {
     let name = pod.name_any();
     wait::until(
@@ -190,9 +190,9 @@ async fn rollout(sandbox: Sandbox) -> Result<()> {
     );
     waits_for("Drain").await?;
     done_then_ended(&sandbox, id, &pod).await?;
-    support::rolled(&sandbox).await?;
-    let rolled = sandbox.pods("rolled=yes").await?.len();
-    ensure!(rolled == 2, "{rolled} of 2 replicas were replaced");
+    support::rolled_out(&sandbox).await?;
+    let replaced = sandbox.pods("rolled=yes").await?.len();
+    ensure!(replaced == 2, "{replaced} of 2 replicas were replaced");
     Ok(())
 }
 
@@ -225,7 +225,10 @@ async fn maintenance(sandbox: Sandbox) -> Result<()> {
             );
             has_served |= pods.iter().any(support::is_ready);
             let done = task(&sandbox, id).await?.1;
-            ensure!(done == "DONE", "all replicas ended with the task {done}");
+            ensure!(
+                done == "DONE",
+                "all replicas ended while the task was {done}"
+            );
         }
         let status = sandbox.status(NAME).await?;
         waited_for.extend(status["rollout"]["waitingFor"].as_str().map(str::to_owned));
@@ -244,7 +247,7 @@ async fn maintenance(sandbox: Sandbox) -> Result<()> {
             "{stage} is not in {waited_for:?}"
         );
     }
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }
 
 async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
@@ -282,7 +285,7 @@ async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     load.abort();
     let done = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
     let left = || async { Ok(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await?) };
-    // One that was lost is FAILED and stays so.
+    // A task that was lost is FAILED and stays so.
     wait::until("every task to be done", OVER, left, |left| *left == 0).await?;
     pool.close().await;
     sandbox
@@ -300,7 +303,7 @@ async fn queue_hold(sandbox: Sandbox) -> Result<()> {
 async fn without_operator(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     for evicts in [false, true] {
-        // The id of the replica is asked of the operator's status, so it is there to begin with.
+        // The id of the replica is read from the status, so the operator is there to begin with.
         scale_operator(&sandbox, 1).await?;
         sandbox
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -373,7 +376,7 @@ async fn after_restart(sandbox: Sandbox) -> Result<()> {
         task(&sandbox, lost).await?.1 == "RUNNING",
         "the task of the process that is gone has been given up too early for this scenario"
     );
-    // Idle as it is, it ends at once, although its name had a task.
+    // The new process is idle, so the pod ends at once, although the one before it ran a task.
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;

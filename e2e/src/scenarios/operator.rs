@@ -281,7 +281,7 @@ async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
         ensure!(start.elapsed() < PATIENCE * 2, "{rolled} of 3 rolled");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    support::rolled(&sandbox).await?;
+    support::rolled_out(&sandbox).await?;
     // And no tug of war afterwards.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let before = support::versions(&sandbox).await?;

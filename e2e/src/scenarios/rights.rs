@@ -147,7 +147,7 @@ async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
         }
     }
     ensure!(round > 10, "only {round} rules");
-    support::rolled(&sandbox).await
+    support::rolled_out(&sandbox).await
 }
 
 /// Waits for a pod of this round's template that nobody has told to end.

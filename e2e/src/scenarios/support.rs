@@ -1,5 +1,5 @@
 //! The words that scenarios of the product share: a BytebaseCluster to start from, and what is
-//! looked at again and again.
+//! read again and again.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub const DATABASE_SECRET: &str = "demo-database";
 pub const LICENSE_SECRET: &str = "demo-license";
 /// Secret with the admin's login.
 pub const ADMIN_SECRET: &str = "demo-admin";
-/// The admin's password; looked for in everything the operator writes.
+/// The admin's password; searched for in everything that the operator writes.
 const ADMIN_PASSWORD: &str = "an-admin-password-nobody-may-see-1";
 
 /// A cluster of this size in the least that is accepted.
@@ -39,7 +39,7 @@ pub fn minimal(sandbox: &Sandbox, replicas: i32) -> Value {
             "replicas": replicas,
             "externalURL": "https://bytebase.example.com",
             "database": {"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}},
-            // The pause is for endpoints; scenarios have nobody behind them. A license gate begins
+            // The pause is for endpoints; scenarios have no clients behind them. A license gate begins
             // earlier by all of these.
             "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 1},
         },
@@ -127,7 +127,7 @@ pub async fn pods(sandbox: &Sandbox) -> Result<Vec<Pod>> {
     sandbox.pods(&format!("bytebase.com/cluster={NAME}")).await
 }
 
-/// Uid and restarts of each pod, by name: what tells that nobody ended or restarted it.
+/// Uid and restarts of each pod, by name: what shows that it was neither ended nor restarted.
 pub type Lives = BTreeMap<String, (String, i32)>;
 
 /// The lives of the cluster's pods.
@@ -164,17 +164,17 @@ pub async fn active_rows(sandbox: &Sandbox) -> Result<i64> {
 }
 
 /// Waits until a change has reached every replica and all of them are Ready and send heartbeats.
-pub async fn rolled(sandbox: &Sandbox) -> Result<()> {
-    beating_and(sandbox, "RolloutComplete", "").await
+pub async fn rolled_out(sandbox: &Sandbox) -> Result<()> {
+    active_once(sandbox, "RolloutComplete", "").await
 }
 
 /// Waits until the database has passed every check and all replicas are Ready and send heartbeats.
 pub async fn well(sandbox: &Sandbox) -> Result<()> {
-    beating_and(sandbox, "DatabaseReady", "DatabaseChecksPassed").await
+    active_once(sandbox, "DatabaseReady", "DatabaseChecksPassed").await
 }
 
 /// Waits until a condition is True, and then until all replicas are Ready and send heartbeats.
-async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result<()> {
+async fn active_once(sandbox: &Sandbox, condition: &str, reason: &str) -> Result<()> {
     sandbox
         // A changed Secret is given two minutes to reach the pods.
         .wait_condition_for(2 * PATIENCE, NAME, condition, "True", reason)
@@ -185,7 +185,7 @@ async fn beating_and(sandbox: &Sandbox, condition: &str, reason: &str) -> Result
     Ok(())
 }
 
-/// Puts a license in the place of the stored one, as somebody does who installs it in Bytebase.
+/// Puts a license in the place of the stored one, as an admin does who installs it in Bytebase.
 pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()> {
     let token = sandbox.harness().license.sign(license);
     let pool = sandbox.sql().await?;
@@ -195,7 +195,7 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
     Ok(())
 }
 
-/// Puts a license that ends in so many seconds into Secret and database, and waits until the
+/// Puts a license that ends in so many seconds into the Secret and the database, and waits until the
 /// operator has read it. Returns when it ends. The time that a bring-up takes is none of the
 /// license's: it depends on the machine.
 pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
@@ -225,7 +225,7 @@ pub async fn lease(sandbox: &Sandbox) -> Result<(String, Timestamp)> {
         let spec = lease.spec.as_ref()?;
         Some((spec.holder_identity.clone()?, spec.renew_time.as_ref()?.0))
     });
-    held.context("nobody holds the lease")
+    held.context("no process holds the lease")
 }
 
 /// Runs one statement as the owner of the database.

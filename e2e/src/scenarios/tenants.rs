@@ -48,7 +48,7 @@ async fn unreadable(sandbox: Sandbox) -> Result<()> {
         |pods| pods.len() == 1,
     )
     .await?;
-    support::rolled(&sandbox).await?;
+    support::rolled_out(&sandbox).await?;
     let mend = r#"[{"op": "remove", "path": "/spec/podTemplate"}]"#;
     sandbox
         .kubectl(&["patch", "bbc", "second", "--type=json", "-p", mend])
@@ -109,7 +109,7 @@ async fn namespace_lost(sandbox: Sandbox) -> Result<()> {
     sandbox.kubectl(&["delete", "namespace", &other]).await?;
     support::restart_operator(&sandbox).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"served": "yes"}})).await?;
-    support::rolled(&sandbox).await?;
+    support::rolled_out(&sandbox).await?;
 
     blind(&sandbox).await
 }
