@@ -17,7 +17,7 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "standby",
-        "A standby holds back the first pod; in a list with its primary and target_session_attrs all is well.",
+        "A standby holds back the first pod; a list with its primary and target_session_attrs passes every check.",
         |sandbox| Box::pin(standby(sandbox)),
     ),
     Scenario::new(
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "transaction-pooler",
-        "PgBouncer in transaction mode holds back the first pod, in session mode it serves.",
+        "PgBouncer in transaction mode holds back the first pod; in session mode the pod starts.",
         |sandbox| Box::pin(transaction_pooler(sandbox)),
     ),
     Scenario::new(
@@ -48,7 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "rights-missing",
-        "A role that may not create tables is told the GRANT it lacks.",
+        "For a role that may not create tables, the condition says which GRANT it lacks.",
         |sandbox| Box::pin(rights_missing(sandbox)),
     ),
     Scenario::new(
@@ -58,13 +58,13 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "connection-budget",
-        "More replicas than the server has connections for are told of, with the numbers.",
+        "More replicas than the server has connections for are reported, with the numbers.",
         |sandbox| Box::pin(connection_budget(sandbox)),
     )
     .stand_in_only(stand_in::INDEPENDENT),
     Scenario::new(
         "database-tls",
-        "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are told of.",
+        "The CA from a Secret or a ConfigMap; a wrong CA and a wrong name are reported.",
         |sandbox| Box::pin(tls(sandbox)),
     )
     .takes(200),
@@ -81,7 +81,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "monitor-role",
-        "The operator reads everything with a role that may only read, where the role of Bytebase looks.",
+        "The operator reads everything with a role that may only read, in the schemas that the role of Bytebase uses.",
         |sandbox| Box::pin(monitor_role(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -93,8 +93,8 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::TIMES),
     Scenario::new(
         "foreign-bytebase",
-        "A Bytebase that no cluster knows of beats on the database, and is told of until it ends.",
-        |sandbox| Box::pin(stranger(sandbox)),
+        "A Bytebase that belongs to no cluster sends heartbeats to the database, and is reported until it ends.",
+        |sandbox| Box::pin(foreign_bytebase(sandbox)),
     ),
 ];
 
@@ -119,11 +119,11 @@ async fn standby(sandbox: Sandbox) -> Result<()> {
         .database()
         .url_at(&format!("{host}:{standby}"), "sslmode=disable");
     start_with(&sandbox, &support::minimal(&sandbox, 1), &only).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseIsStandby")
         .await?;
     support::says(
-        &told,
+        &reported,
         &[&standby.to_string(), "target_session_attrs=read-write"],
     )?;
     no_pods(&sandbox).await?;
@@ -183,10 +183,10 @@ async fn read_only(sandbox: Sandbox) -> Result<()> {
     postgres.execute_in("postgres", &frozen).await?;
     let url = sandbox.database().url();
     start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseReadOnly")
         .await?;
-    support::says(&told, &["default_transaction_read_only"])?;
+    support::says(&reported, &["default_transaction_read_only"])?;
     no_pods(&sandbox).await?;
     let thawed = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
     postgres.execute_in("postgres", &thawed).await?;
@@ -237,10 +237,10 @@ async fn transaction_pooler(sandbox: Sandbox) -> Result<()> {
         unreachable!("there are two modes");
     };
     start_with(&sandbox, &support::minimal(&sandbox, 1), transaction).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseTransactionPooler")
         .await?;
-    support::says(&told, &["session mode"])?;
+    support::says(&reported, &["session mode"])?;
     no_pods(&sandbox).await?;
     set_url(&sandbox, session).await?;
     sandbox
@@ -257,10 +257,10 @@ async fn missing(sandbox: Sandbox) -> Result<()> {
         .url()
         .replace(&format!("/{role}?"), &format!("/{later}?"));
     start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseMissing")
         .await?;
-    support::says(&told, &[&later, role])?;
+    support::says(&reported, &[&later, role])?;
     no_pods(&sandbox).await?;
     let create = format!("CREATE DATABASE {later} OWNER {role}");
     sandbox
@@ -280,7 +280,7 @@ async fn rights_missing(sandbox: Sandbox) -> Result<()> {
     let name = &database.name;
     let guest = format!("{name}_guest");
     let password = "password-of-a-guest-nobody-may-see";
-    // Before PostgreSQL 15 everybody may create tables.
+    // Before PostgreSQL 15 every role may create tables.
     let prepare = format!(
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {guest} LOGIN PASSWORD '{password}'"
     );
@@ -288,10 +288,10 @@ async fn rights_missing(sandbox: Sandbox) -> Result<()> {
     sandbox.plant("password of the guest", password);
     let url = login(&sandbox, &guest, password);
     start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
         .await?;
-    support::says(&told, &["GRANT CREATE ON SCHEMA public"])?;
+    support::says(&reported, &["GRANT CREATE ON SCHEMA public"])?;
     no_pods(&sandbox).await?;
     let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {guest}");
     postgres.execute_in(name, &grant).await?;
@@ -317,10 +317,10 @@ async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
         .url()
         .replace(&format!("/{role}?"), &format!("/{ascii}?"));
     start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseEncoding")
         .await?;
-    support::says(&told, &["SQL_ASCII", "UTF8"])?;
+    support::says(&reported, &["SQL_ASCII", "UTF8"])?;
     no_pods(&sandbox).await?;
     set_url(&sandbox, &database.url()).await?;
     sandbox
@@ -329,17 +329,17 @@ async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A budget beyond the server's is told of with the numbers and hurts nobody that runs.
+/// A budget beyond the server's is reported with the numbers and ends no replica.
 async fn connection_budget(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 50)).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "True", "DatabaseConnectionBudget")
         .await?;
     let limit: String = sqlx::query_scalar("SHOW max_connections")
         .fetch_one(sandbox.harness().postgres.admin())
         .await?;
-    // 50 for each of 50 replicas and one more during a roll.
-    support::says(&told, &["50 replicas", "2550", "max_connections"])?;
+    // 50 for each of 50 replicas and one more during a rollout.
+    support::says(&reported, &["50 replicas", "2550", "max_connections"])?;
     let status = sandbox
         .wait_status(NAME, "one active replica", |status| {
             status["activeReplicas"] == 1
@@ -375,10 +375,10 @@ async fn black_hole(sandbox: Sandbox) -> Result<()> {
             .apply_yaml(&named(&sandbox, name, "lost").to_string())
             .await?;
     }
-    let told = sandbox
+    let reported = sandbox
         .wait_condition("lost-a", "DatabaseReady", "Unknown", "DatabaseUnreachable")
         .await?;
-    support::says(&told, &["192.0.2.1:5432"])?;
+    support::says(&reported, &["192.0.2.1:5432"])?;
 
     let (role, after) = (&database.name, format!("{}_after", database.name));
     sandbox
@@ -413,7 +413,7 @@ async fn black_hole(sandbox: Sandbox) -> Result<()> {
 
 async fn tls(sandbox: Sandbox) -> Result<()> {
     let authority = sandbox.harness().postgres.certificates()?.authority()?;
-    let strangers = Authority::new("another CA").certificate();
+    let other_authority = Authority::new("another CA").certificate();
     let server = format!(
         "{}:{}",
         sandbox.database().host(),
@@ -426,11 +426,11 @@ async fn tls(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::minimal(&sandbox, 1);
     cluster["spec"]["database"]["caSecretRef"] = json!({"name": "ca", "key": "ca.crt"});
     sandbox
-        .create_harmless_secret("ca", &[("ca.crt", &strangers)])
+        .create_harmless_secret("ca", &[("ca.crt", &other_authority)])
         .await?;
     start_with(&sandbox, &cluster, &verified).await?;
-    let told = tls_failed(&sandbox).await?;
-    support::says(&told, &["caSecretRef"])?;
+    let reported = tls_failed(&sandbox).await?;
+    support::says(&reported, &["caSecretRef"])?;
 
     sandbox
         .create_harmless_secret("ca", &[("ca.crt", &authority)])
@@ -458,8 +458,8 @@ async fn tls(sandbox: Sandbox) -> Result<()> {
         )
     };
     set_url(&sandbox, &other("verify-full")).await?;
-    let told = tls_failed(&sandbox).await?;
-    support::says(&told, &[&name, "verify-ca"])?;
+    let reported = tls_failed(&sandbox).await?;
+    support::says(&reported, &[&name, "verify-ca"])?;
     set_url(&sandbox, &other("verify-ca")).await?;
     settled(&sandbox)
         .await
@@ -553,14 +553,14 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
     sandbox.install_operator(&options).await?;
     support::secrets(&sandbox).await?;
     sandbox.apply_yaml(&cluster.to_string()).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseCannotRead")
         .await?;
-    support::says(&told, &["database.monitorSecretRef"])?;
-    let told = sandbox
+    support::says(&reported, &["database.monitorSecretRef"])?;
+    let reported = sandbox
         .wait_condition(NAME, "HALicensed", "Unknown", "")
         .await?;
-    support::says(&told, &["monitorSecretRef", "Warn"])?;
+    support::says(&reported, &["monitorSecretRef", "Warn"])?;
     sandbox
         .wait_status(NAME, "one replica wanted", |status| {
             status["targetReplicas"] == 1
@@ -573,7 +573,7 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         "{status}"
     );
 
-    // Whoever knows the license to include HA says so.
+    // A user who knows that the license includes HA says so.
     support::patch_spec(&sandbox, json!({"license": {"enforcement": "Warn"}})).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "Unknown", "LicenseNotEnforced")
@@ -584,7 +584,7 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
 
-    // A login of the operator's own: now it can tell, down to the beats that are missing.
+    // A login of the operator's own: now the operator reads the database, down to the heartbeats that are missing.
     sandbox
         .create_secret("monitor", &[("PG_URL", &sandbox.database().url())])
         .await?;
@@ -615,7 +615,7 @@ async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     );
     let postgres = &sandbox.harness().postgres;
     postgres.execute_in("postgres", &create).await?;
-    // Bytebase's tables are where its role looks, and the monitor's does not.
+    // Bytebase's tables are in a schema of its role's search path, which is not in the monitor's.
     let name = &sandbox.database().name;
     let elsewhere =
         format!("CREATE SCHEMA bb AUTHORIZATION {name}; ALTER ROLE {name} SET search_path = bb");
@@ -637,7 +637,7 @@ async fn monitor_role(sandbox: Sandbox) -> Result<()> {
         .as_array()
         .is_some_and(|list| list.iter().all(|replica| replica["heartbeat"] == "Fresh"));
     ensure!(fresh, "{}", status["replicaStatuses"]);
-    // Nobody of the operator's uses the login that the replicas have.
+    // No session of the operator uses the login that the replicas have.
     let owners: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = $1 AND application_name = 'bytebase-operator'",
     )
@@ -648,8 +648,8 @@ async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Another Bytebase on the same database, which no `BytebaseCluster` knows of.
-async fn stranger(sandbox: Sandbox) -> Result<()> {
+/// Another Bytebase on the same database, which belongs to no `BytebaseCluster`.
+async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     let image = &sandbox.harness().bytebase;
     let environment = json!([
@@ -665,12 +665,12 @@ async fn stranger(sandbox: Sandbox) -> Result<()> {
         }], "volumes": [{"name": "data", "emptyDir": {}}]},
     });
     sandbox.apply_yaml(&pod.to_string()).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "ForeignReplica")
         .await?;
-    support::says(&told, &["do not belong to this cluster", "1 of them"])?;
+    support::says(&reported, &["do not belong to this cluster", "1 of them"])?;
     support::wait_event(&sandbox, "ForeignReplica").await?;
-    // Our own is not blamed for it.
+    // The cluster's own replica is not blamed for it.
     let status = sandbox.status(NAME).await?;
     ensure!(
         status["activeReplicas"] == 1 && status["replicaStatuses"][0]["heartbeat"] == "Fresh",

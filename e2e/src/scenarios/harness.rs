@@ -54,7 +54,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .harness_only(),
     Scenario::new(
         "harness-freeze",
-        "A frozen PostgreSQL answers nobody and goes on where it was; a stopped one starts again.",
+        "A frozen PostgreSQL answers no client and goes on where it was; a stopped one starts again.",
         |sandbox| Box::pin(freeze(sandbox)),
     )
     .harness_only()
@@ -68,7 +68,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .exclusive(),
 ];
 
-/// A healthy answer takes milliseconds; a frozen server has this long to prove that it is frozen.
+/// An answer takes milliseconds; a frozen server has this long to prove that it is frozen.
 const SILENCE: Duration = Duration::from_secs(2);
 
 async fn network(sandbox: Sandbox) -> Result<()> {
@@ -225,7 +225,7 @@ async fn database_faults(sandbox: Sandbox) -> Result<()> {
     ensure!(ask().await? == 1);
     ensure!(
         server.disconnect(sandbox.database()).await? >= 1,
-        "nobody was connected"
+        "no session was open"
     );
 
     server.allow_connections(sandbox.database(), false).await?;
@@ -312,8 +312,8 @@ async fn apply_server(sandbox: &Sandbox) -> Result<()> {
 /// A pod that answers HTTP, running.
 async fn serve(sandbox: &Sandbox) -> Result<Pod> {
     apply_server(sandbox).await?;
-    let look = || async { Ok(sandbox.api::<Pod>().get("server").await?) };
-    wait::until("a running pod", PATIENCE, look, |pod| {
+    let read = || async { Ok(sandbox.api::<Pod>().get("server").await?) };
+    wait::until("a running pod", PATIENCE, read, |pod| {
         let phase = pod
             .status
             .as_ref()

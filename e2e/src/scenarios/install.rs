@@ -1,4 +1,4 @@
-//! The three ways to install the operator. They concern the whole cluster, so they run alone, and
+//! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run alone, and
 //! leave the custom resource definition as the harness applied it.
 
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "install-helm",
-        "The chart serves all namespaces; its upgrade rolls no replica, and its removal leaves what runs.",
+        "The chart serves all namespaces; its upgrade replaces no replica, and its removal leaves what runs.",
         |sandbox| Box::pin(helm(sandbox)),
     )
     .exclusive(),
@@ -39,7 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .exclusive(),
 ];
 
-/// Long enough for several passes of the operator, and for garbage collection.
+/// Long enough for several reconciles, and for garbage collection.
 const A_WHILE: Duration = Duration::from_secs(12);
 /// Where `config/default` puts the operator.
 const KUSTOMIZE_NAMESPACE: &str = "bytebase-system";
@@ -99,7 +99,12 @@ impl Release {
             "commonLabels": {"team": "databases"},
         });
         self.upgrade(sandbox, &changed).await?;
-        untouched(sandbox, "an upgrade of the operator rolls nobody", &before).await?;
+        untouched(
+            sandbox,
+            "an upgrade of the operator replaces no replica",
+            &before,
+        )
+        .await?;
         sandbox
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
             .await?;
@@ -281,7 +286,7 @@ async fn plain_crds_scenario(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A cluster in the scenario's own namespace, which the operator was never told of.
+/// A cluster in the scenario's own namespace, which no value of the chart names.
 async fn cluster_becomes_ready(sandbox: &Sandbox) -> Result<()> {
     support::secrets(sandbox).await?;
     sandbox
@@ -356,18 +361,18 @@ async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operator is in a namespace of its own, where the harness does not look after a failure.
+/// The operator is in a namespace of its own, whose logs the harness does not print after a failure.
 async fn with_operator_log(sandbox: &Sandbox, namespace: &str, result: Result<()>) -> Result<()> {
     let Err(error) = result else {
         return Ok(());
     };
     let selector = "app.kubernetes.io/name=bytebase-operator";
-    let look: [&[&str]; 2] = [
+    let commands: [&[&str]; 2] = [
         &["get", "pods", "--output", "wide"],
         &["logs", "--prefix", "--tail=20", "--selector", selector],
     ];
     let mut seen = String::new();
-    for arguments in look {
+    for arguments in commands {
         let mut all = vec!["--namespace", namespace];
         all.extend(arguments);
         let text = sandbox.harness().kubectl.run(&all).await;

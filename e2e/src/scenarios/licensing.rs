@@ -16,14 +16,14 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "license-expiry",
-        "Back to one replica before a license ends, loudly; three again with a new one.",
+        "Before a license ends the gate goes back to one replica and reports it; with a new license three run again.",
         |sandbox| Box::pin(expiry(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(150),
     Scenario::new(
         "license-gate",
-        "One replica without a license; with one that the operator installs, three.",
+        "Without a license one replica runs; with one that the operator installs, three do.",
         |sandbox| Box::pin(gate(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -40,31 +40,31 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "license-forms",
-        "Every wrong license has its own reason, a pasted trial counts, and a deleted Secret ends nobody.",
+        "Every wrong license has its own reason, a pasted trial counts, and a deleted Secret ends no replica.",
         |sandbox| Box::pin(forms(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "license-expired-unseen",
-        "A license that ended while no operator ran counts no more at the first look.",
+        "A license that ended while no operator ran no longer counts at the first reading.",
         |sandbox| Box::pin(expired_unseen(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "wrong-admin-password",
-        "A license that cannot be installed is told of, and installed once the login is right.",
+        "A license that cannot be installed is reported, and installed once the login is right.",
         |sandbox| Box::pin(wrong_admin_password(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
 ];
 
 async fn gate(sandbox: Sandbox) -> Result<()> {
-    // Nobody has signed up: one replica, and told why.
+    // No one has signed up: one replica runs, and the condition says why.
     support::start(&sandbox, &support::minimal(&sandbox, 3)).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "HALicensed", "False", "AwaitingFirstSignUp")
         .await?;
-    support::says(&told, &["sign up"])?;
+    support::says(&reported, &["sign up"])?;
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "True", "")
         .await?;
@@ -97,7 +97,7 @@ async fn gate(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Whoever signs up first becomes the admin, so nobody is let in before the operator has done so.
+/// Whoever signs up first becomes the admin, so no one is let in before the operator has done so.
 async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 1)).await?;
     let ingress_without_workspace = || async {
@@ -148,10 +148,10 @@ async fn expiry(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::licensed(&sandbox, 3).to_string())
         .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "HALicensed", "True", "LicenseEndsSoon")
         .await?;
-    support::says(&told, &["within a day"])?;
+    support::says(&reported, &["within a day"])?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -190,10 +190,10 @@ async fn warn(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseNotEnforced")
         .await?;
-    support::says(&told, &["ten minutes"])?;
+    support::says(&reported, &["ten minutes"])?;
     Ok(())
 }
 
@@ -213,10 +213,10 @@ async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
         )
         .await?;
     support::install_license(&sandbox, &License::default().ha(false)).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
         .await?;
-    support::says(&told, &["admin.credentialsSecretRef"])?;
+    support::says(&reported, &["admin.credentialsSecretRef"])?;
     support::secrets(&sandbox).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "")
@@ -224,7 +224,7 @@ async fn wrong_admin_password(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Licenses of every kind in the Secret, before one counts: each is told of by its own reason, and
+/// Licenses of every kind in the Secret, before one counts: each is reported by its own reason, and
 /// none lets a second replica run.
 async fn forms(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::licensed(&sandbox, 2)).await?;
@@ -236,7 +236,7 @@ async fn forms(sandbox: Sandbox) -> Result<()> {
     refused_forms(&sandbox).await?;
     support::wait_pods(&sandbox, 1).await?;
 
-    // As people paste it: with spaces around it and line breaks at its end. A trial counts like any
+    // As it is pasted by hand: with spaces around it and line breaks at its end. A trial counts like any
     // other.
     let trial = License {
         trialing: true,
@@ -254,7 +254,7 @@ async fn forms(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
 
-    // What is stored counts on when the Secret goes; that it went is told.
+    // What is stored still counts when the Secret goes; its absence is reported.
     let before = support::lives(&sandbox).await?;
     sandbox
         .kubectl(&["delete", "secret", LICENSE_SECRET])
@@ -271,7 +271,7 @@ async fn forms(sandbox: Sandbox) -> Result<()> {
     .await
 }
 
-/// Each is told of, and none of them counts.
+/// Each is reported, and none of them counts.
 async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
     let key = &sandbox.harness().license;
     let other_key = LicenseKey::open(&sandbox.folder().join("other-key"))?;
@@ -285,7 +285,7 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
     for (what, token, condition, reason) in [
         ("cut short", half, "ConfigurationValid", "InvalidSecret"),
         (
-            "signed by somebody else",
+            "signed with another key",
             other_key.sign(&License::default()),
             "ConfigurationValid",
             "InvalidSecret",
@@ -341,7 +341,7 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A license that ends while no operator runs: the first look back is enough.
+/// A license that ends while no operator runs: the first reading afterwards is enough.
 async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     // The guard, and for the one step down the grace period of a pod and a margin.
     const CLOSES_BEFORE_END: i64 = 35;
@@ -360,11 +360,11 @@ async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
         .await?;
     let expires = support::shorten_license(&sandbox, 90).await?;
     sandbox.install_operator(&options(0)).await?;
-    let nobody = || sandbox.operator_pods();
+    let operators = || sandbox.operator_pods();
     wait::until(
         "no operator",
         crate::scenario::sandbox::PATIENCE,
-        nobody,
+        operators,
         Vec::is_empty,
     )
     .await?;
@@ -384,7 +384,7 @@ async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     support::wait_event(&sandbox, "LicenseExpired").await
 }
 
-/// Takes the stored license away, as if nobody had ever installed one.
+/// Takes the stored license away, as if none had ever been installed.
 async fn forget_license(sandbox: &Sandbox) -> Result<()> {
     support::execute(
         sandbox,

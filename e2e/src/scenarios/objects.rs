@@ -19,13 +19,13 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "contested",
-        "An object that somebody changes back each time is told of with who does it, and not written hot.",
+        "An object that another party changes back each time is reported with the party's name, and written only at long intervals.",
         |sandbox| Box::pin(contested(sandbox)),
     )
     .stand_in_only(stand_in::INDEPENDENT),
     Scenario::new(
         "name-taken",
-        "An object of the same name that is somebody else's is never touched.",
+        "An object of the same name that belongs to another party is never touched.",
         |sandbox| Box::pin(name_taken(sandbox)),
     ),
     Scenario::new(
@@ -125,7 +125,7 @@ async fn drift(sandbox: Sandbox) -> Result<()> {
         };
         let before = uid().await?;
         sandbox.kubectl(&["delete", object, "--wait=false"]).await?;
-        wait::until(&format!("{object} made anew"), PATIENCE, uid, |now| {
+        wait::until(&format!("{object} made again"), PATIENCE, uid, |now| {
             *now != before
         })
         .await?;
@@ -149,17 +149,17 @@ async fn contested(sandbox: Sandbox) -> Result<()> {
             let edit = r#"{"spec":{"maxUnavailable":3}}"#;
             let manager = "--field-manager=fighter";
             let arguments = ["patch", budget, "--type=merge", "-p", edit, manager];
-            // It ends with its cluster, or when it is told to.
+            // It ends with its cluster, or when it is aborted.
             while sandbox.kubectl(&arguments).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     });
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "Stalled", "True", "ChangedBack")
         .await?;
     support::says(
-        &told,
+        &reported,
         &["poddisruptionbudgets/demo", "field manager \"fighter\""],
     )?;
     let writes = || async {
@@ -173,7 +173,7 @@ async fn contested(sandbox: Sandbox) -> Result<()> {
     let during = writes().await? - before;
     ensure!(
         during <= 1,
-        "{during} writes in 20 s against somebody else's"
+        "{during} writes in 20 s against another party's"
     );
     fighter.abort();
     sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
@@ -183,11 +183,11 @@ async fn contested(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// An object of the same name that is somebody else's.
+/// An object of the same name that belongs to another party.
 async fn name_taken(sandbox: Sandbox) -> Result<()> {
     let foreign = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME, "labels": {"owner": "somebody"}}, "spec": {"ports": [{"port": 1234}], "selector": {"app": "other"}}});
     sandbox.apply_yaml(&foreign.to_string()).await?;
-    let look = || async {
+    let read = || async {
         sandbox
             .kubectl(&[
                 "get",
@@ -198,13 +198,13 @@ async fn name_taken(sandbox: Sandbox) -> Result<()> {
             ])
             .await
     };
-    let before = look().await?;
+    let before = read().await?;
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "Stalled", "True", "NameTaken")
         .await?;
-    support::says(&told, &["services/demo"])?;
-    ensure!(look().await? == before, "a foreign object was touched");
+    support::says(&reported, &["services/demo"])?;
+    ensure!(read().await? == before, "a foreign object was touched");
     // The rest stands all the same.
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "True", "")
@@ -389,10 +389,10 @@ async fn switches(sandbox: Sandbox) -> Result<()> {
         json!({"ingress": {"host": "other.example.com", "enabled": true}}),
     )
     .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSpec")
         .await?;
-    support::says(&told, &["spec.ingress.host"])?;
+    support::says(&reported, &["spec.ingress.host"])?;
     Ok(())
 }
 
@@ -438,10 +438,10 @@ async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .apply_yaml(&support::minimal(&sandbox, 1).to_string())
         .await?;
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "Stalled", "True", "Forbidden")
         .await?;
-    support::says(&told, &["ingresses"])?;
+    support::says(&reported, &["ingresses"])?;
     sandbox
         .wait_condition(NAME, "Exposed", "False", "IngressFailed")
         .await?;

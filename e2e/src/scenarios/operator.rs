@@ -25,14 +25,14 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(200),
     Scenario::new(
         "two-by-mistake",
-        "Two operators on one namespace roll one replica at a time and do not fight.",
+        "Two operators on one namespace replace one replica at a time and do not undo each other's writes.",
         |sandbox| Box::pin(two_by_mistake(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(150),
     Scenario::new(
         "restart-writes-nothing",
-        "A restart of the operator writes nothing and rolls nobody.",
+        "A restart of the operator writes nothing and replaces no replica.",
         |sandbox| Box::pin(restart_writes_nothing(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -106,7 +106,7 @@ async fn kill(sandbox: &Sandbox) -> Result<()> {
         .iter()
         .find(|pod| runs(pod))
         .context("no operator")?;
-    // Between the look and the blow it may have ended by an earlier blow.
+    // Between the reading and the blow it may have ended by an earlier blow.
     if let Err(error) = sandbox.strike(pod, CONTAINER, Blow::Kill).await {
         println!("    not struck: {error:#}");
     }
@@ -264,25 +264,28 @@ async fn two_by_mistake(sandbox: Sandbox) -> Result<()> {
     };
     wait::until("two leaders", PATIENCE, writers, |count| *count == 2).await?;
 
-    // A roll under both: never more than one replica away.
+    // A rollout under both: never more than one replica is away.
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "by-two"}})).await?;
     let start = Instant::now();
     loop {
-        let rolled = sandbox.pods("rolled=by-two").await?.len();
+        let replaced = sandbox.pods("rolled=by-two").await?.len();
         let away = 3 - support::pods(&sandbox)
             .await?
             .iter()
             .filter(|pod| support::is_ready(pod))
             .count();
         ensure!(away <= 1, "{away} of 3 replicas are away");
-        if rolled == 3 && away == 0 {
+        if replaced == 3 && away == 0 {
             break;
         }
-        ensure!(start.elapsed() < PATIENCE * 2, "{rolled} of 3 rolled");
+        ensure!(
+            start.elapsed() < PATIENCE * 2,
+            "{replaced} of 3 replicas were replaced"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     support::rolled_out(&sandbox).await?;
-    // And no tug of war afterwards.
+    // And neither undoes what the other wrote afterwards.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let before = support::versions(&sandbox).await?;
     wait::throughout(
@@ -379,7 +382,7 @@ async fn wait_for_pair(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Somebody leads: a change of the spec reaches the pod.
+/// An operator process leads: a change of the spec reaches the pod.
 async fn change_arrives(sandbox: &Sandbox, led_by: &str) -> Result<()> {
     support::patch_spec(sandbox, json!({"podLabels": {"led-by": led_by}})).await?;
     let selector = format!("led-by={led_by}");

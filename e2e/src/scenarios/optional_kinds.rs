@@ -15,7 +15,7 @@ use crate::wait;
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[Scenario::new(
     "optional-kinds",
-    "HTTPRoute, ServiceMonitor and NetworkPolicy: told of where the kind is lacking, made once it is there, gone with the spec.",
+    "HTTPRoute, ServiceMonitor and NetworkPolicy are reported where the kind is lacking, made once it is there, and gone with the spec.",
     |sandbox| Box::pin(come_and_go(sandbox)),
 )];
 
@@ -37,7 +37,7 @@ async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["monitoring"] = json!({"serviceMonitor": {"interval": "30s"}});
     support::start(&sandbox, &cluster).await?;
 
-    // Told of, and everything else stands.
+    // Reported, and everything else stands.
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -61,7 +61,7 @@ async fn come_and_go(sandbox: Sandbox) -> Result<()> {
         .await?;
     wait_exists(&sandbox, MONITOR, true).await?;
 
-    // What a Gateway says of the route is what people read.
+    // What a Gateway says of the route is what users read.
     let words = "no listener fits";
     answer(&sandbox, "False", words).await?;
     let refused = sandbox
@@ -76,7 +76,7 @@ async fn come_and_go(sandbox: Sandbox) -> Result<()> {
     put_back(&sandbox).await?;
     rights::lost_and_found(&sandbox, &[ROUTE, MONITOR, "networkpolicy/demo"]).await?;
 
-    // Gone with its definition, and told of; then no longer asked for.
+    // Gone with its definition, and reported; then no longer asked for.
     remove_definitions(&sandbox).await?;
     lacking(&sandbox).await?;
     install_definitions(&sandbox).await?;
@@ -102,8 +102,8 @@ async fn come_and_go(sandbox: Sandbox) -> Result<()> {
 
 /// Both kinds are named as missing, by the field that asks for them.
 async fn lacking(sandbox: &Sandbox) -> Result<()> {
-    let told = wait::until(
-        "both kinds told of as missing",
+    let reported = wait::until(
+        "both kinds reported as missing",
         PATIENCE,
         || support::condition_now(sandbox, "ConfigurationValid"),
         |condition| {
@@ -114,11 +114,11 @@ async fn lacking(sandbox: &Sandbox) -> Result<()> {
     )
     .await?;
     ensure!(
-        told["status"] == "False" && told["reason"] == "KindNotInstalled",
-        "{told}"
+        reported["status"] == "False" && reported["reason"] == "KindNotInstalled",
+        "{reported}"
     );
     support::says(
-        &told,
+        &reported,
         &["spec.gateway", "spec.monitoring.serviceMonitor", "install"],
     )?;
     sandbox
@@ -127,7 +127,7 @@ async fn lacking(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// An edit is undone and a deleted object made anew; then nothing is written any more.
+/// An edit is undone and a deleted object made again; then nothing is written any more.
 async fn put_back(sandbox: &Sandbox) -> Result<()> {
     let host = || async {
         sandbox
@@ -153,7 +153,7 @@ async fn put_back(sandbox: &Sandbox) -> Result<()> {
     };
     let settled = versions().await?;
     ensure!(settled.lines().count() == 3, "{settled}");
-    // A pass that looks at each of them, as any event starts one.
+    // A reconcile, which reads each of them; any event starts one.
     support::patch_spec(sandbox, json!({"service": {"port": 8081}})).await?;
     let port = || async {
         sandbox

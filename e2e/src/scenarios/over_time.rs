@@ -67,7 +67,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(100),
     Scenario::new(
         "license-by-hand",
-        "A call to Bytebase that failed is forgotten once somebody has installed a license by hand.",
+        "A call to Bytebase that failed is forgotten once an admin has installed a license by hand.",
         |sandbox| Box::pin(license_by_hand(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -159,7 +159,7 @@ async fn take_over(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Bytebase as people run it by hand.
+/// Bytebase as it is run by hand.
 fn other_bytebase(sandbox: &Sandbox) -> Value {
     let image = &sandbox.harness().bytebase;
     let labels = json!({"app": "older"});
@@ -262,7 +262,7 @@ async fn template(sandbox: &Sandbox) -> Result<String> {
     sandbox.kubectl(&set).await
 }
 
-/// Whoever is read first after a restart, the older one has the database.
+/// Whichever is read first after a restart, the older cluster has the database.
 async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
@@ -294,7 +294,7 @@ async fn shared_after_restart(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Pods on a silent node cannot end and send heartbeats as ever: the gate goes past them.
+/// Pods on a silent node cannot end and send heartbeats as before: the gate goes past them.
 async fn gate_beside_silent_node(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 3).await?;
     let cluster = &sandbox.harness().cluster;
@@ -391,7 +391,7 @@ async fn rotated_log(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A call that failed is forgotten once nobody wants it, and the login is not tried again and again.
+/// A call that failed is forgotten once it is no longer needed, and the login is not tried again and again.
 async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
@@ -405,7 +405,7 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
         .await?;
-    // Somebody installs one in the user interface that is better than the one in the Secret.
+    // An admin installs a license in the user interface that is better than the one in the Secret.
     support::install_license(
         &sandbox,
         &License::default().expires_in(SignedDuration::from_hours(24 * 900)),
@@ -458,7 +458,7 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         let pod = pods.first().context("there is no pod")?;
         sandbox.strike(pod, "bytebase", Blow::Freeze).await?;
     }
-    // For half a minute Kubernetes and the database still call them well, so all of them are asked to
+    // For half a minute Kubernetes and the database still call them well, so each of them is asked to
     // sign the first admin up.
     let admin = json!({"spec": {"admin": {
         "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
@@ -480,11 +480,11 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         Ok(service.annotations().contains_key("example.com/asked"))
     };
     wait::until("the edit of another cluster", PATIENCE, done, |done| *done).await?;
-    // A call that nobody answers ends after ten seconds.
+    // A call without an answer ends after ten seconds.
     let took = asked.elapsed();
     ensure!(took < Duration::from_secs(5), "the edit took {took:?}");
     println!(
-        "    an edit beside {SWALLOWING} silent replicas after {:.1} s",
+        "    an edit beside {SWALLOWING} replicas that never answer after {:.1} s",
         took.as_secs_f32()
     );
     Ok(())
@@ -547,12 +547,12 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A Service that lets people in from outside waits for the first admin, like the Ingress.
+/// A Service that can be reached from outside waits for the first admin, like the Ingress.
 async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 1);
     cluster["spec"]["service"] = json!({"type": "NodePort"});
     cluster["spec"]["ingress"] = json!({"enabled": false});
-    // Nobody can sign up before Bytebase is there, so the database is closed at first.
+    // No one can sign up before Bytebase is there, so the database is closed at first.
     let postgres = &sandbox.harness().postgres;
     support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
     support::start(&sandbox, &cluster).await?;
@@ -565,11 +565,11 @@ async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
     };
     let inside = |type_: &Option<String>| type_.as_deref() == Some("ClusterIP");
     wait::until("the Service", PATIENCE, type_, inside).await?;
-    wait::throughout("nobody let in", PAUSE, type_, inside).await?;
+    wait::throughout("no way in", PAUSE, type_, inside).await?;
     let name = &sandbox.database().name;
     postgres.execute_in(name, "DROP TABLE invoices").await?;
     let outside = |type_: &Option<String>| type_.as_deref() == Some("NodePort");
-    wait::until("people let in", PATIENCE, type_, outside).await?;
+    wait::until("a way in", PATIENCE, type_, outside).await?;
     let pool = sandbox.sql().await?;
     let admins: i64 = sqlx::query_scalar("SELECT count(*) FROM workspace")
         .fetch_one(&pool)
@@ -581,7 +581,7 @@ async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
 
 // === Words ===
 
-/// Nobody can connect to the scenario's database any more.
+/// No role can connect to the scenario's database any more.
 async fn cut_off(sandbox: &Sandbox) -> Result<()> {
     let postgres = &sandbox.harness().postgres;
     let database = sandbox.database();
@@ -615,7 +615,6 @@ async fn no_pods(sandbox: &Sandbox) -> Result<()> {
     wait::throughout("no pod", PAUSE, || support::pods(sandbox), Vec::is_empty).await
 }
 
-/// Puts a license without HA in the place of the stored one.
 /// Stores a license without HA in the database. The operator installs a better one from the Secret
 /// again, as soon as a replica is Ready.
 async fn take_license_away(sandbox: &Sandbox) -> Result<()> {

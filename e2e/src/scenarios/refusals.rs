@@ -1,5 +1,5 @@
-//! Others have a say in what is made: quotas, pod security, webhooks. What they refuse is told in
-//! their words, and mends itself.
+//! Quotas, pod security and webhooks have a say in what is made. What they refuse is reported in
+//! their words, and made once they allow it.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -13,12 +13,12 @@ use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "quota",
-        "A quota that leaves no room for a pod is told of in its own words.",
+        "A quota that leaves no room for a pod is reported in its own words.",
         |sandbox| Box::pin(quota(sandbox)),
     ),
     Scenario::new(
         "pod-security",
-        "Pods that the namespace's security level refuses are told of.",
+        "Pods that the namespace's security level refuses are reported.",
         |sandbox| Box::pin(pod_security(sandbox)),
     ),
     Scenario::new(
@@ -80,7 +80,7 @@ async fn pod_security(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["podTemplate"] = json!({"spec": {"hostNetwork": true}});
     support::start(&sandbox, &cluster).await?;
     refused(&sandbox, &["violates PodSecurity", "hostNetwork"]).await?;
-    // Nothing runs yet that a roll would have to spare, so a mended template is all it takes.
+    // No replica runs yet that a rollout would have to spare, so a corrected template is enough.
     support::patch_spec(&sandbox, json!({"podTemplate": null})).await?;
     try_again(&sandbox).await
 }
@@ -103,7 +103,7 @@ async fn webhook(sandbox: Sandbox) -> Result<()> {
             sandbox.apply_yaml(&object.to_string()).await?;
         }
         let result = denied(&sandbox, &words).await;
-        // They belong to the whole cluster.
+        // They belong to the whole Kubernetes cluster.
         for object in &objects {
             let kind = object["kind"].as_str().context("no kind")?;
             sandbox.kubectl(&["delete", kind, &namespace]).await?;
@@ -123,7 +123,7 @@ async fn webhook(sandbox: Sandbox) -> Result<()> {
 async fn denied(sandbox: &Sandbox, words: &[&str]) -> Result<()> {
     // It takes a moment until the API server obeys; until then the operator puts it back.
     let mut round = 0;
-    let told = loop {
+    let reported = loop {
         round += 1;
         sandbox
             .kubectl(&["delete", "ingress", NAME, "--ignore-not-found"])
@@ -135,8 +135,8 @@ async fn denied(sandbox: &Sandbox, words: &[&str]) -> Result<()> {
         }
         ensure!(round < 20, "never refused: {stalled}");
     };
-    ensure!(told["reason"] == "ApplyFailed", "{told}");
-    support::says(&told, words)?;
+    ensure!(reported["reason"] == "ApplyFailed", "{reported}");
+    support::says(&reported, words)?;
     sandbox
         .wait_condition(NAME, "Exposed", "False", "IngressFailed")
         .await?;
@@ -191,10 +191,10 @@ fn here(namespace: &str) -> Value {
 }
 
 async fn refused(sandbox: &Sandbox, words: &[&str]) -> Result<()> {
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "PodCreationFailed")
         .await?;
-    support::says(&told, words)?;
+    support::says(&reported, words)?;
     ensure!(support::pods(sandbox).await?.is_empty());
     support::wait_event(sandbox, "PodCreationFailed").await
 }

@@ -15,7 +15,7 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "scale",
-        "Up, down, to zero and back by the scale subresource.",
+        "The scale subresource takes a cluster up, down, to zero and back.",
         |sandbox| Box::pin(scale(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -27,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "replica-killed",
-        "A replica killed with -9 comes back under a new id, and its old row is no stranger.",
+        "A replica killed with -9 comes back under a new id, and its old row is no foreign replica.",
         |sandbox| Box::pin(killed(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -46,7 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
 async fn scale(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     for replicas in [3, 2, 0, 2] {
-        // By the scale subresource, as people and autoscalers do.
+        // By the scale subresource, as users and autoscalers do.
         sandbox
             .kubectl(&[
                 "scale",
@@ -133,13 +133,13 @@ async fn killed(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    // The dead process's row is its tail, no stranger.
-    let healthy = support::condition_now(&sandbox, "ReplicasHealthy").await?;
-    ensure!(healthy["reason"] != "ForeignReplica", "{healthy}");
+    // The row of the process that was killed is no foreign replica.
+    let condition = support::condition_now(&sandbox, "ReplicasHealthy").await?;
+    ensure!(condition["reason"] != "ForeignReplica", "{condition}");
     Ok(())
 }
 
-/// `/healthz` is green in the kernel's accept queue for a while; the heartbeat tells.
+/// `/healthz` is green in the kernel's accept queue for a while; the heartbeat shows it.
 async fn frozen(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;

@@ -82,10 +82,10 @@ async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     let reference = json!({"caConfigMapRef": {"name": "ca", "key": "ca.crt"}});
     support::patch_spec(&sandbox, json!({"database": reference})).await?;
 
-    let told = sandbox
+    let reported = sandbox
         .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
         .await?;
-    support::says(&told, &["caConfigMapRef", "no PEM certificate"])?;
+    support::says(&reported, &["caConfigMapRef", "no PEM certificate"])?;
     support::patch_spec(&sandbox, json!({"database": {"caConfigMapRef": null}})).await?;
     wait::until(
         "every right to be used",
@@ -97,8 +97,8 @@ async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     stays_at_home(&sandbox).await
 }
 
-/// Takes the label away by which the operator's watches find these objects: it must look for them,
-/// find them its own and put it back.
+/// Takes the label away by which the operator's watches find these objects: it must search for them,
+/// find them its own and put the label back.
 pub async fn lost_and_found(sandbox: &Sandbox, objects: &[&str]) -> Result<()> {
     let mut all = vec!["label"];
     all.extend(objects);
@@ -150,7 +150,7 @@ async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
     support::rolled_out(&sandbox).await
 }
 
-/// Waits for a pod of this round's template that nobody has told to end.
+/// Waits for a pod of this round's template that is not ending.
 async fn wait_pod_of(sandbox: &Sandbox, round: usize) -> Result<()> {
     let selector = format!("round=r{round}");
     let stays = |pod: &Pod| pod.metadata.deletion_timestamp.is_none();
@@ -166,8 +166,8 @@ async fn wait_pod_of(sandbox: &Sandbox, round: usize) -> Result<()> {
 
 async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) -> Result<()> {
     let before = sandbox.calls().await?.len();
-    // A start lists and watches; without a Lease one is made; an edit writes, rolls, and is told
-    // of.
+    // A start lists and watches; without a Lease one is made; an edit writes, replaces a pod, and is
+    // reported.
     sandbox.kubectl(&["delete", "lease", "--all"]).await?;
     for pod in sandbox.operator_pods().await? {
         let name = pod.name_any();
@@ -215,7 +215,7 @@ async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) 
     Ok(())
 }
 
-/// Rights of the roles that nobody used, of resources that are `counted`. A call that was refused
+/// Rights of the roles that no call used, of resources that are `counted`. A call that was refused
 /// is an error: it is not covered.
 pub async fn unused(sandbox: &Sandbox, counted: impl Fn(&str) -> bool) -> Result<BTreeSet<Right>> {
     let mut rights = BTreeSet::new();
@@ -223,7 +223,7 @@ pub async fn unused(sandbox: &Sandbox, counted: impl Fn(&str) -> bool) -> Result
         rights.extend(granted(role["rules"].as_array().context("no rules")?)?);
     }
     for call in sandbox.calls().await? {
-        // What the API server answers of itself (`/version`) is open to everybody.
+        // What the API server answers of itself (`/version`) is open to every client.
         if call.resource.is_empty() {
             continue;
         }

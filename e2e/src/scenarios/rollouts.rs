@@ -14,19 +14,19 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "image-change",
-        "A new version rolls through one replica at a time; a downgrade is refused.",
+        "A new version reaches one replica at a time; a downgrade is refused.",
         |sandbox| Box::pin(image_change(sandbox)),
     )
     .stand_in_only(stand_in::VERSIONS),
     Scenario::new(
         "bad-image",
-        "An image that does not exist stops the roll at one replica; mended, it gets through.",
+        "An image that does not exist stops the rollout at one replica; corrected, the rollout goes on.",
         |sandbox| Box::pin(bad_image(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "budget",
-        "A PodDisruptionBudget of somebody else holds a roll; status says so, and the roll goes on when it may.",
+        "A user's own PodDisruptionBudget holds a rollout; status says so, and the rollout goes on when it may.",
         |sandbox| Box::pin(held_by_budget(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -38,11 +38,11 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
 ];
 
-/// Rolls through three replicas, one at a time.
+/// A rollout of three replicas, one at a time.
 async fn image_change(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
-    // The API server does not store these: what differs in form only holds no roll up.
+    // The API server does not store these: what differs only in form holds up no rollout.
     cluster["spec"]["volumes"] = json!([{"name": "extra", "emptyDir": {}}]);
     cluster["spec"]["volumeMounts"] =
         json!([{"name": "extra", "mountPath": "/extra", "readOnly": false}]);
@@ -66,14 +66,14 @@ async fn image_change(sandbox: Sandbox) -> Result<()> {
         let ready = status["readyReplicas"].as_i64().unwrap_or(0);
         ensure!(
             ready >= 2,
-            "only {ready} of 3 replicas are Ready during the roll"
+            "only {ready} of 3 replicas are Ready during the rollout"
         );
         if status["version"] == "3.21.1" && status["phase"] == "Ready" {
             break;
         }
         ensure!(
             start.elapsed() < Duration::from_mins(4),
-            "the roll does not end: {status:#}"
+            "the rollout does not end: {status:#}"
         );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -162,8 +162,8 @@ async fn bad_image(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Budgets of others hold a roll, one of them or two that select the same pod. Status says so, and
-/// the roll goes on when it may.
+/// Budgets of a user's own hold a rollout, one of them or two that select the same pod. Status says
+/// so, and the rollout goes on when it may.
 async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
@@ -190,8 +190,8 @@ async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;
-    let rolled = sandbox.pods("team=blue").await?.len();
-    ensure!(rolled == 2, "{rolled} of 2 replicas were replaced");
+    let replaced = sandbox.pods("team=blue").await?.len();
+    ensure!(replaced == 2, "{replaced} of 2 replicas were replaced");
     Ok(())
 }
 
@@ -229,7 +229,7 @@ async fn paused(sandbox: Sandbox) -> Result<()> {
     .await?;
     ensure!(
         support::lives(&sandbox).await? == before,
-        "a paused cluster was rolled"
+        "replicas of a paused cluster were replaced"
     );
     support::patch_spec(&sandbox, json!({"paused": false})).await?;
     wait::until(

@@ -13,7 +13,7 @@ use crate::wait;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "unreadable-cluster",
-        "A cluster whose spec cannot be read is told so, and keeps a new operator process from serving no other.",
+        "The status of a cluster whose spec cannot be read says so, and a new operator process serves all others.",
         |sandbox| Box::pin(unreadable(sandbox)),
     ),
     Scenario::new(
@@ -49,9 +49,9 @@ async fn unreadable(sandbox: Sandbox) -> Result<()> {
     )
     .await?;
     support::rolled_out(&sandbox).await?;
-    let mend = r#"[{"op": "remove", "path": "/spec/podTemplate"}]"#;
+    let removal = r#"[{"op": "remove", "path": "/spec/podTemplate"}]"#;
     sandbox
-        .kubectl(&["patch", "bbc", "second", "--type=json", "-p", mend])
+        .kubectl(&["patch", "bbc", "second", "--type=json", "-p", removal])
         .await?;
     reads_as(&sandbox, "True", &[]).await
 }

@@ -1,5 +1,5 @@
-//! Every field of the spec: set, changed, taken away again; and pod templates that nobody should
-//! accept.
+//! Every field of the spec: set, changed, taken away again; and pod templates that must
+//! not be accepted.
 
 mod table;
 
@@ -154,12 +154,12 @@ async fn come_and_go(sandbox: &Sandbox, name: &str, field: &Field) -> Result<()>
     let at_end = wait::until(
         what,
         PATIENCE,
-        || look(sandbox, name),
+        || read_state(sandbox, name),
         |(current, state)| *current && *state == fresh,
     )
     .await;
     if let Err(error) = at_end {
-        let (_, now) = look(sandbox, name).await?;
+        let (_, now) = read_state(sandbox, name).await?;
         return Err(error.context(format!("taken away: {}", difference(&fresh, &now, ""))));
     }
     api.delete(name, &DeleteParams::default()).await?;
@@ -176,7 +176,7 @@ async fn replace(sandbox: &Sandbox, name: &str, spec: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Everything to be seen of a cluster, once its status speaks of the present generation; and other
+/// Everything that can be read of a cluster, once its status speaks of the present generation; and other
 /// than `before`, if that is given.
 async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Result<Value> {
     let what = if before.is_some() {
@@ -187,31 +187,31 @@ async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Resul
     let (_, state) = wait::until(
         what,
         PATIENCE,
-        || look(sandbox, name),
+        || read_state(sandbox, name),
         |(current, state)| *current && before.is_none_or(|before| before != state),
     )
     .await?;
     // What comes of a probe comes a moment later.
     tokio::time::sleep(Duration::from_millis(600)).await;
-    let (_, later) = look(sandbox, name).await?;
+    let (_, later) = read_state(sandbox, name).await?;
     if later == state {
         return Ok(state);
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
-    Ok(look(sandbox, name).await?.1)
+    Ok(read_state(sandbox, name).await?.1)
 }
 
 /// Whether status is of the present generation; and all objects and conditions, without what a
 /// server assigns.
-async fn look(sandbox: &Sandbox, name: &str) -> Result<(bool, Value)> {
+async fn read_state(sandbox: &Sandbox, name: &str) -> Result<(bool, Value)> {
     let cluster = sandbox.clusters().get(name).await?;
     let status = &cluster.data["status"];
     let current = status["observedGeneration"].as_i64() == cluster.metadata.generation;
     let mut conditions = Map::new();
     for condition in status["conditions"].as_array().into_iter().flatten() {
         let kind = condition["type"].as_str().unwrap_or_default();
-        let told = ["status", "reason", "message"].map(|key| condition[key].clone());
-        conditions.insert(kind.to_owned(), json!(told));
+        let reported = ["status", "reason", "message"].map(|key| condition[key].clone());
+        conditions.insert(kind.to_owned(), json!(reported));
     }
     let mut state = json!({
         "phase": status["phase"], "url": status["url"], "target": status["targetReplicas"],
@@ -354,19 +354,20 @@ async fn hostile_overlays(sandbox: Sandbox) -> Result<()> {
         let mut spec = base();
         spec["podTemplate"] = overlay.clone();
         replace(&sandbox, name, &spec).await?;
-        let told = sandbox
+        let reported = sandbox
             .wait_condition(name, "ConfigurationValid", "False", "")
             .await
             .with_context(|| overlay.to_string())?;
-        support::says(&told, &["spec.podTemplate", words]).with_context(|| overlay.to_string())?;
-        let (_, now) = look(&sandbox, name).await?;
+        support::says(&reported, &["spec.podTemplate", words])
+            .with_context(|| overlay.to_string())?;
+        let (_, now) = read_state(&sandbox, name).await?;
         ensure!(objects_of(&now) == before, "{overlay} had an effect");
         replace(&sandbox, name, &base()).await?;
         sandbox
             .wait_condition(name, "ConfigurationValid", "True", "")
             .await?;
     }
-    let (_, end) = look(&sandbox, name).await?;
+    let (_, end) = read_state(&sandbox, name).await?;
     ensure!(end == fresh, "{}", difference(&fresh, &end, ""));
     Ok(())
 }

@@ -14,7 +14,7 @@ pub struct Field {
     pub changed: Value,
 }
 
-/// A cluster without pods, whose database nobody can read: it costs nothing and is settled at once.
+/// A cluster without pods, whose database cannot be read: it costs nothing and is settled at once.
 pub fn base() -> Value {
     json!({
         "version": "3.21.1",
@@ -109,7 +109,7 @@ pub fn fields() -> Vec<Field> {
 }
 
 fn database_fields() -> Vec<Field> {
-    // Nobody listens there, which is found out at once.
+    // No process listens there, which is found out at once.
     let parts = json!({"database": {
         "url": null, "host": "127.0.0.1", "port": 1, "name": "bytebase",
         "userSecretRef": {"name": "one", "key": "user"}, "passwordSecretRef": {"name": "one", "key": "password"},
@@ -413,7 +413,7 @@ mod tests {
         "volumeMounts",
         "volumes",
     ];
-    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and `stale-replica` look.
+    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and `stale-replica` show it.
     const SEEN_IN_PODS: [&str; 3] = [
         "rollout.readyTimeoutSeconds",
         "rollout.restartStaleReplicasAfterSeconds",
