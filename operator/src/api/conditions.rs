@@ -121,7 +121,7 @@ pub enum Reason {
     // DatabaseReady
     /// Every check passes.
     DatabaseChecksPassed,
-    /// No probe has ended yet.
+    /// No reading of the database has ended yet.
     DatabaseNotProbed,
     /// The operator cannot log in by cloud IAM; give it `database.monitorSecretRef`.
     DatabaseCannotRead,
@@ -144,7 +144,7 @@ pub enum Reason {
     /// The monitoring login (`database.monitorSecretRef`) leads to another database than `PG_URL`,
     /// or to a standby.
     DatabaseMonitorElsewhere,
-    /// The probe failed in another way.
+    /// The reading of the database failed in another way.
     DatabaseProbeFailed,
     /// The server is not PostgreSQL, although it speaks its protocol.
     DatabaseNotPostgres,
@@ -235,7 +235,7 @@ pub enum Reason {
     RolloutProgressing,
     /// The rollout waits; the message says for what.
     RolloutWaiting,
-    /// A replaced replica has not become Ready and active in time; the rollout replaces no other.
+    /// The rollout cannot go on and touches no other pod; the message says why.
     RolloutStalled,
     /// The image is older than the metadata schema.
     DowngradeRefused,

@@ -135,7 +135,7 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
 
-    /// The pods' ServiceAccount. It gets no rights and no token.
+    /// The pods' ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountSpec>,
 
@@ -143,8 +143,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContextSpec>,
 
-    /// More environment variables of the Bytebase container. Names the operator sets itself (`PG_URL`, `PGAPPNAME`,
-    /// `PGPASSWORD`) and those that would leak into connections to users'
+    /// More environment variables of the Bytebase container. Names that the operator sets itself
+    /// (`PG_URL`, `PGAPPNAME`, `PGPASSWORD`) and those that would leak into connections to users'
     /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -588,8 +588,7 @@ pub enum IngressPreset {
     Gce,
 }
 
-/// An HTTPRoute (`gateway.networking.k8s.io/v1`), for Kubernetes clusters with the
-/// Gateway API.
+/// An HTTPRoute (`gateway.networking.k8s.io/v1`), for Kubernetes clusters with the Gateway API.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {

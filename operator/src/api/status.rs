@@ -1,5 +1,4 @@
-//! `status`: what the operator reports. No field changes by itself, so
-//! ages are in the metrics, not here.
+//! `status`: what the operator reports. No field changes by itself, so ages are in the metrics, not here.
 
 use super::read::{or_default, readable_items};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -295,9 +294,9 @@ pub enum DrainState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StuckTasks {
-    /// Number of these tasks.
+    /// Number of running tasks whose replica is gone.
     pub tasks: i64,
-    /// Ids of the replicas that ran these tasks.
+    /// Ids of the replicas that ran the stuck tasks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "replicaIDs")]
     pub replica_ids: Vec<String>,
 }

@@ -221,7 +221,7 @@ fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
 
 #[test]
 fn every_other_replica_must_serve() {
-    // The one on the present template is young: an old one that is not up stalls the roll.
+    // The one on the present template is young: an old one that is not up stalls the rollout.
     let outdated = |ordinals: &[usize]| {
         let mut seen = outdated(ordinals);
         seen.pods[0].created_at = now();
