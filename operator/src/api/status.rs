@@ -216,6 +216,27 @@ pub struct DatabaseStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub login: Option<LoginState>,
+    /// A login by other values than those that the running pods were started with, while it has not
+    /// reached the pod template yet.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub changed_login: Option<ChangedLogin>,
+}
+
+/// A login by other values than those that the running pods were started with.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(description = "")]
+pub struct ChangedLogin {
+    /// When the operator first saw these values. Kubernetes brings a changed Secret into running pods
+    /// within two minutes.
+    pub since: Time,
+    /// Distinguishes these values from the ones before and after, and says nothing of them: a few
+    /// digits of a checksum.
+    pub mark: String,
 }
 
 /// What came of the operator's last try to log in as the replicas do. Where that is certain, a changed

@@ -9,7 +9,7 @@ use super::replicas::Target;
 use super::rollout::{Rollout, Step, Wait, describe};
 use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
-use crate::api::status::{HeartbeatState, Phase};
+use crate::api::status::{ChangedLogin, HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::desired;
 use crate::kubernetes::Kind;
@@ -36,7 +36,7 @@ pub struct Findings<'a> {
     /// Where a rollout with downtime stands.
     pub stage: Stage,
     /// The replicas are to log in by other values than those that they were started with.
-    pub new_login: bool,
+    pub changed_login: Option<&'a ChangedLogin>,
     /// What a scale-down waits for.
     pub scale_wait: Option<&'a Wait>,
     /// Ingress and HTTPRoute wait for the first admin.

@@ -49,15 +49,17 @@ const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check agai
 
 /// Judges the latest probe. Where it learned nothing, the last certain knowledge stands: a
 /// refusal until a good reading takes it back, over outages and restarts. `wanted`: how many
-/// replicas.
+/// replicas. `moves`: they are to log in by other values than those that they were started with.
 pub fn judge(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
     health: &Health<'_>,
+    moves: bool,
 ) -> DatabaseVerdict {
     let endpoint = database.replicas.identity_hint();
-    let read = |facts: &DatabaseFacts| judge_facts(database, wanted, observation, health, facts);
+    let read =
+        |facts: &DatabaseFacts| judge_facts(database, wanted, observation, health, moves, facts);
     // The reading that an outage follows may be newer than what the status says: no reconcile need
     // have seen it.
     let last = observation.last_facts.as_ref();
@@ -191,6 +193,7 @@ fn judge_facts(
     wanted: i32,
     observation: &Observation,
     health: &Health<'_>,
+    moves: bool,
     facts: &DatabaseFacts,
 ) -> DatabaseVerdict {
     let budget = budget(wanted);
@@ -201,6 +204,11 @@ fn judge_facts(
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
         login: login_state(database, observation),
+        changed_login: observation
+            .remembered
+            .database
+            .as_ref()
+            .and_then(|before| before.changed_login.clone()),
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
         allows,
@@ -213,7 +221,7 @@ fn judge_facts(
     if let Some((reason, message)) = fatal {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
-    if let Some((reason, message)) = in_use(database, wanted, observation) {
+    if let Some((reason, message)) = in_use(database, wanted, observation, moves) {
         let status = (!may_be_its_own(observation, health)).then_some(false);
         return verdict(Allows::Nothing, status, reason, message);
     }
@@ -271,13 +279,16 @@ fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Al
 }
 
 /// Replicas of another Bytebase that are active before the first one of this cluster: with it there
-/// would be two, and Bytebase fails all queued work of two without a license that includes HA.
+/// would be two, and Bytebase fails all queued work of two without a license that includes HA. The
+/// same on a database to which running replicas are to move.
 fn in_use(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
+    moves: bool,
 ) -> Option<(Reason, String)> {
-    if wanted == 0 || !is_first_start(observation) {
+    let moves = moves && runs_elsewhere(observation);
+    if wanted == 0 || !(moves || is_first_start(observation)) {
         return None;
     }
     let place = database.replicas.identity_hint();
@@ -286,12 +297,29 @@ fn in_use(
         1 => ("1 replica that does".to_owned(), "it"),
         count => (format!("{count} replicas that do"), "they"),
     };
+    let what = if moves {
+        "the replicas move there by themselves"
+    } else {
+        "the first replica starts by itself"
+    };
     Some((
         Reason::DatabaseInUse,
         format!(
-            "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; the first replica starts by itself 30 seconds after {they} stopped"
+            "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; {what} 30 seconds after {they} stopped"
         ),
     ))
+}
+
+/// Whether no replica of this cluster has ever sent a heartbeat to the database that was read. Which
+/// are its own must be known.
+fn runs_elsewhere(observation: &Observation) -> bool {
+    let rows = observation.facts().map(|facts| facts.heartbeats.rows());
+    let rows = rows.unwrap_or_default();
+    let mut pods = observation.pods.iter();
+    pods.all(|pod| {
+        pod.replica_id
+            .is_some_and(|id| rows.iter().all(|row| row.replica_id != id))
+    })
 }
 
 /// Heartbeats that were fresh when they were read. That they have grown old since then proves nothing:

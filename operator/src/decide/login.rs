@@ -8,16 +8,19 @@ use super::database::{Allows, DatabaseVerdict, reason_of};
 use super::health::{Health, Replica};
 use super::rollout::{Rollout, Step, Wait};
 use crate::api::Reason;
-use crate::api::status::{HeartbeatState, LoginState, RolloutWait};
+use crate::api::status::{ChangedLogin, HeartbeatState, LoginState, RolloutWait};
 use crate::desired::{self, drain, drain::Template};
 use crate::observation::{
     FailureClass, LoginTrial, Observation, ProbeFailure, Remembered, StatefulSetView,
 };
 use crate::validate::ValidDatabase;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Kubernetes brings a changed Secret into a running pod within a minute and a half.
 const SECRET_REACHES_PODS: SignedDuration = SignedDuration::from_mins(2);
+/// Enough to tell one change from the next, and too few to try passwords by.
+const MARK_DIGITS: usize = 4;
 
 /// What keeps a changed login from the replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +31,24 @@ pub enum Held {
     Refused(ProbeFailure),
 }
 
-/// Whether the replicas are to log in by other values than those that they were started with.
-pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
-    let (stands, wanted) = (
-        desired::login(&set.template),
-        desired::login(&template.value),
-    );
-    stands.is_some() && wanted.is_some() && stands != wanted
+/// The login by which the replicas are to log in, if they were started with another one; and since
+/// when, by the clock of status.
+pub fn changed(template: &Template, observation: &Observation) -> Option<ChangedLogin> {
+    let set = observation.stateful_set.as_ref()?;
+    let stands = desired::login(&set.template)?;
+    let wanted = desired::login(&template.value)?;
+    if stands == wanted {
+        return None;
+    }
+    let (checksum, _) = wanted;
+    let mark = checksum.chars().take(MARK_DIGITS).collect();
+    let before = observation.remembered.database.as_ref();
+    let before = before.and_then(|before| before.changed_login.as_ref());
+    let before = before.filter(|before| before.mark == mark);
+    let now = observation.now;
+    let since = before.map_or(now, |before| before.since.0.min(now));
+    let since = Time(since);
+    Some(ChangedLogin { since, mark })
 }
 
 /// Whether the operator must log in as the replicas do beside its monitoring login: to try a
@@ -44,8 +58,9 @@ pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Obs
     can_be_tried && (changes || observation.remembered.login.is_none())
 }
 
-/// Decides it for a login that [`changes`].
+/// Decides it for a login that is [`changed`].
 pub fn held(
+    changed: &ChangedLogin,
     database: &ValidDatabase,
     template: &Template,
     verdict: &DatabaseVerdict,
@@ -86,7 +101,7 @@ pub fn held(
     if checksum(&set.template) == checksum(&template.value) {
         return None;
     }
-    secret_in_pods(set, observation).map(Held::Waits)
+    secret_in_pods(changed, set, observation.now).map(Held::Waits)
 }
 
 /// Whether the operator knew of a login before whether the server accepts it.
@@ -106,16 +121,12 @@ pub fn after_failure(class: FailureClass, before: Option<LoginState>) -> LoginSt
 }
 
 /// A drain hook that is to log in by the Secret of now must have it in its pod, where none comes in
-/// after the pod's end has begun. By the clock of status.
-fn secret_in_pods(set: &StatefulSetView, observation: &Observation) -> Option<Wait> {
+/// after the pod's end has begun.
+fn secret_in_pods(changed: &ChangedLogin, set: &StatefulSetView, now: Timestamp) -> Option<Wait> {
     if !drain::logs_in_by_secrets(&set.template) {
         return None;
     }
-    let now = observation.now;
-    let before = observation.remembered.rollout.as_ref();
-    let before = before.filter(|before| before.waiting_for == RolloutWait::SecretInPods);
-    let since = before.map_or(now, |before| before.since.min(now));
-    let until = since.checked_add(SECRET_REACHES_PODS).ok()?;
+    let until = changed.since.0.checked_add(SECRET_REACHES_PODS).ok()?;
     let wait = Wait::new(
         RolloutWait::SecretInPods,
         "Kubernetes to bring the changed Secret into the running pods, whose drain hooks log in by it",

@@ -24,7 +24,7 @@ mod tests;
 pub(crate) mod verdict;
 
 use crate::api::spec::Enforcement;
-use crate::api::status::{Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -69,13 +69,28 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
             &health,
         );
     };
+    let template = match objects::template(cluster, settings, observation) {
+        Ok(template) => template,
+        Err(problem) => {
+            let problems = validation.problems.iter().cloned().chain([problem]);
+            let problems: Vec<_> = problems.collect();
+            return blocked(validation, &problems, observation, settings, &health);
+        }
+    };
+    let changed_login = login::changed(&template, observation);
     let license = license::judge(
         license::Terms::of(cluster),
         observation,
         guard(settings, cluster.replicas, observation),
         settings.license_key.as_ref(),
     );
-    let database = database::judge(&cluster.database, cluster.replicas, observation, &health);
+    let database = database::judge(
+        &cluster.database,
+        cluster.replicas,
+        observation,
+        &health,
+        changed_login.is_some(),
+    );
     let downgrade = hold::downgrade(cluster, observation);
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
@@ -87,33 +102,24 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         view: &observation.database,
         foreign: health.foreign,
     });
-    let template = match objects::template(cluster, settings, observation) {
-        Ok(template) => template,
-        Err(problem) => {
-            let problems = validation.problems.iter().cloned().chain([problem]);
-            let problems: Vec<_> = problems.collect();
-            return blocked(validation, &problems, observation, settings, &health);
-        }
-    };
     let set = observation.stateful_set.as_ref();
-    let new_login = set.is_some_and(|set| login::changes(set, &template));
-    let login = new_login
-        .then(|| {
-            login::held(
-                &cluster.database,
-                &template,
-                &database,
-                observation,
-                &health,
-            )
-        })
-        .flatten();
+    let login = changed_login.as_ref().and_then(|changed| {
+        login::held(
+            changed,
+            &cluster.database,
+            &template,
+            &database,
+            observation,
+            &health,
+        )
+    });
     let held = downgrade.is_some() || database.allows <= database::Allows::Wait || login.is_some();
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
-    let stage = if held || cluster.paused {
-        stage.held()
-    } else {
-        stage
+    let stage = match stage {
+        // The old template is not started again for a login that is not known to work yet.
+        maintenance::Stage::Stop if is_down(observation) && downgrade.is_none() => stage,
+        stage if held || cluster.paused => stage.held(),
+        stage => stage,
     };
     let rollout = rollout::step(cluster, stage, observation, &health);
     let because = hold::hold(cluster, observation, &database, &target, &template);
@@ -130,7 +136,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let findings = Findings {
         rollout: &rollout,
         stage,
-        new_login,
+        changed_login: changed_login.as_ref(),
         scale_wait: scale_wait.as_ref(),
         exposure_held: objects::exposure_held(cluster, observation, &license),
         cluster,
@@ -142,6 +148,12 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let desired = objects::objects(&findings, settings, template, held);
     plan(&findings, desired, validation)
+}
+
+/// Whether no replica is to run, as the StatefulSet stands.
+fn is_down(observation: &Observation) -> bool {
+    let set = observation.stateful_set.as_ref();
+    set.is_some_and(|set| set.replicas == 0)
 }
 
 /// Pods without a StatefulSet are taken over by the one that is made.
@@ -232,7 +244,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             url: Some(cluster.url.as_str().to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
-            database: database.facts.clone(),
+            database: database.facts.clone().map(|facts| DatabaseStatus {
+                changed_login: findings.changed_login.cloned(),
+                ..facts
+            }),
             rollout: rollout.status(),
             conditions: all,
             ..report(phase, observation, health)
@@ -262,7 +277,8 @@ fn blocked(
     );
     // What is read meanwhile goes into status: a decision on the corrected spec may rest on it.
     let database = validation.database.as_ref();
-    let database = database.map(|database| database::judge(database, wanted, observation, health));
+    let database =
+        database.map(|database| database::judge(database, wanted, observation, health, false));
     let closed = enforcement == Enforcement::Enforce && license.allows == license::Licensed::No;
     let acts = closed && !paused;
     let hastened = if acts {

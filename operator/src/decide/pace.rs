@@ -36,7 +36,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
         observation,
         target,
         cluster,
-        new_login,
+        changed_login,
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
@@ -55,7 +55,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             || is_queued,
         new_session: is_refused(database),
         keep_session: true,
-        try_login: login::is_to_be_tried(&cluster.database, new_login, observation),
+        try_login: login::is_to_be_tried(&cluster.database, changed_login.is_some(), observation),
     }
 }
 

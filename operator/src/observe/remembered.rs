@@ -14,17 +14,6 @@ use uuid::Uuid;
 /// What a decision may fall back on. `endpoint`: host, port and name of the database that the spec
 /// names, if that is known; what was learnt of another one says nothing of this one.
 pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Remembered {
-    let before = status.database.as_ref();
-    let before = before.and_then(|database| database.endpoint.as_deref());
-    if let (Some(before), Some(now)) = (before, endpoint)
-        && before != now
-    {
-        return Remembered {
-            rollout: rollout(status),
-            login: login(status),
-            ..Remembered::default()
-        };
-    }
     let refusal = |type_: ConditionType| {
         let mut conditions = status.conditions.iter();
         let condition = conditions
@@ -42,20 +31,39 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         license.filter(counts)
     };
     // A verdict on a license in a Secret that stood in counts no longer than the Secret names it.
-    let stood_in = |_: &Refusal| {
-        let cannot_read = Reason::DatabaseCannotRead.as_ref();
-        let mut conditions = status.conditions.iter();
-        license(LicenseSource::Secret, true).is_some()
-            && conditions.any(|condition| condition.reason == cannot_read)
+    let cannot_read = Reason::DatabaseCannotRead.as_ref();
+    let mut conditions = status.conditions.iter();
+    let stood_in = license(LicenseSource::Secret, true).is_some()
+        && conditions.any(|condition| condition.reason == cannot_read);
+    let unlicensed = refusal(ConditionType::HaLicensed).filter(|_| !stood_in);
+    let of_license = Remembered {
+        unlicensed: unlicensed.map(|refusal| refusal.reason),
+        license: license(LicenseSource::Database, false),
+        stand_in: license(LicenseSource::Secret, true),
+        ..Remembered::default()
     };
-    let unlicensed = refusal(ConditionType::HaLicensed).filter(|refusal| !stood_in(refusal));
+    let before = status.database.as_ref();
+    let before = before.and_then(|database| database.endpoint.as_deref());
+    if let (Some(before), Some(now)) = (before, endpoint)
+        && before != now
+    {
+        // The license binds the replicas that still run on the database before. It allows nothing
+        // on the new one: what is remembered only ever forbids.
+        let of_license = if status.replicas > 0 {
+            of_license
+        } else {
+            Remembered::default()
+        };
+        return Remembered {
+            rollout: rollout(status),
+            login: login(status),
+            ..of_license
+        };
+    }
     Remembered {
         database: status.database.clone(),
         login: login(status),
         refusal: refusal(ConditionType::DatabaseReady),
-        unlicensed: unlicensed.map(|refusal| refusal.reason),
-        license: license(LicenseSource::Database, false),
-        stand_in: license(LicenseSource::Secret, true),
         schema_version: status
             .schema_version
             .as_deref()
@@ -65,6 +73,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
         silent_since: silent_since(status),
         queue_held_since: queue_held_since(status),
+        ..of_license
     }
 }
 
@@ -159,9 +168,21 @@ mod tests {
         });
         let status: BytebaseClusterStatus = serde_json::from_value(status).unwrap();
         let of = |endpoint| remembered(&status, endpoint);
+        let elsewhere = Some("new.example.com:5432/bytebase");
+        assert_eq!(of(elsewhere), Remembered::default());
+        // The license binds the replicas that still run there.
+        let running = BytebaseClusterStatus {
+            replicas: 3,
+            ..status.clone()
+        };
+        let all = remembered(&running, None);
         assert_eq!(
-            of(Some("new.example.com:5432/bytebase")),
-            Remembered::default()
+            remembered(&running, elsewhere),
+            Remembered {
+                license: all.license.clone(),
+                unlicensed: all.unlicensed,
+                ..Remembered::default()
+            }
         );
         let all = of(Some("old.example.com:5432/bytebase"));
         assert!(all.refusal.is_some() && all.unlicensed.is_some() && all.license.is_some());

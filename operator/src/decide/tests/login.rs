@@ -335,3 +335,119 @@ fn a_cloud_login_is_not_tried() {
     assert_eq!(history.login(), None);
     assert_eq!(waits(&plan), Some(RolloutWait::SecretInPods));
 }
+
+#[test]
+fn a_template_that_could_not_be_written_begins_no_wait_again() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    history.step(OTHER_PASSWORD, History::read());
+    history.now = after(seconds(120));
+    assert!(writes_template(
+        &history.step(OTHER_PASSWORD, History::read())
+    ));
+    // The write has failed, and a reading after that.
+    for view in [History::read(), outage(), History::read()] {
+        history.now = history.now.checked_add(seconds(1)).unwrap();
+        let can_tell = view.facts().is_some();
+        let plan = history.step(OTHER_PASSWORD, view);
+        assert_eq!(writes_template(&plan), can_tell);
+    }
+    // Another password is another change.
+    let third = "postgres://bytebase:third@db.example.com/bytebase";
+    is_held(
+        &history.step(third, History::read()),
+        RolloutWait::SecretInPods,
+    );
+    history.now = history.now.checked_add(seconds(119)).unwrap();
+    is_held(
+        &history.step(third, History::read()),
+        RolloutWait::SecretInPods,
+    );
+    let mark = |history: &History| {
+        let database = history.status.database.as_ref().unwrap();
+        database
+            .changed_login
+            .as_ref()
+            .map(|login| login.mark.len())
+    };
+    assert_eq!(mark(&history), Some(4));
+    history.step(BEFORE, History::read());
+    assert_eq!(mark(&history), None);
+}
+
+#[test]
+fn the_license_of_the_database_that_replicas_run_on_binds_them_until_they_have_moved() {
+    let ends = after(seconds(100_000)).as_second();
+    let read = || healthy(3, stored(&json!({"exp": ends})));
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, read());
+    for view in [
+        observation(Some(3), DatabaseView::NotProbed),
+        outage(),
+        refused(),
+    ] {
+        let plan = history.step(OTHER_HOST, view);
+        assert_eq!(plan.report.target_replicas, Some(3));
+    }
+    history.now = after(seconds(100_001));
+    let plan = history.step(OTHER_HOST, refused());
+    assert_eq!(plan.report.target_replicas, Some(1));
+    assert_eq!(
+        state(&plan, ConditionType::HaLicensed),
+        (Some(false), Reason::LicenseExpired)
+    );
+}
+
+#[test]
+fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let occupied = |age| {
+        with_facts(History::read(), |facts| {
+            let rows = heartbeats(facts);
+            rows.truncate(1);
+            rows[0].replica_id = uuid::Uuid::from_u128(99);
+            rows[0].age = std::time::Duration::from_secs(age);
+        })
+    };
+    for _ in 0..2 {
+        let held = history.step(OTHER_HOST, occupied(3));
+        is_held(&held, RolloutWait::Login);
+        assert_eq!(
+            state(&held, ConditionType::DatabaseReady).1,
+            Reason::DatabaseInUse
+        );
+    }
+    history.now = after(seconds(120));
+    assert!(writes_template(&history.step(OTHER_HOST, occupied(31))));
+    // Another password alone leads to no other database.
+    let mut rotated = History::new(&json!({}));
+    rotated.step(BEFORE, History::read());
+    is_held(
+        &rotated.step(OTHER_PASSWORD, History::read()),
+        RolloutWait::SecretInPods,
+    );
+}
+
+#[test]
+fn a_changed_login_starts_no_replica_that_a_rollout_with_downtime_has_stopped() {
+    let mut history = History::new(&json!({"rollout": {"strategy": "Maintenance"}}));
+    history.step(BEFORE, History::read());
+    history.changes["version"] = json!("3.22.0");
+    history.set.replicas = 0;
+    let mut ending = History::read();
+    for pod in &mut ending.pods {
+        pod.deleting = true;
+    }
+    for url in [BEFORE, OTHER_PASSWORD] {
+        let plan = history.step(url, ending.clone());
+        assert!(
+            !writes_template(&plan),
+            "nothing of the StatefulSet changes"
+        );
+        assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(false));
+    }
+    let mut ended = with_facts(ending, |facts| heartbeats(facts).clear());
+    ended.pods.clear();
+    assert!(writes_template(&history.step(OTHER_PASSWORD, ended)));
+}
