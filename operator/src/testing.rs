@@ -251,6 +251,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
         transaction_pooler: false,
         identity: DatabaseIdentity::new("one", "1"),
         server_uptime: Duration::from_hours(1),
+        writable_for: Duration::from_hours(1),
         schema: SchemaState::Bytebase {
             version: Some(Version::new(3, 21, 5)),
         },

@@ -461,6 +461,7 @@ impl Rules {
             transaction_pooler: false,
             identity: identity(0),
             server_uptime: Duration::from_hours(1),
+            writable_for: Duration::from_hours(1),
             schema: if foreign {
                 SchemaState::Foreign {
                     example: "wp_posts".to_owned(),

@@ -4,7 +4,7 @@ use super::health::Health;
 use super::login;
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LoginState};
-use crate::observation::heartbeat::Freshness;
+use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
     Refusal, SchemaState,
@@ -222,7 +222,8 @@ fn judge_facts(
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
     if let Some((reason, message)) = in_use(database, wanted, observation, moves) {
-        let status = (!may_be_its_own(observation, health)).then_some(false);
+        let is_certain = active_when_read(observation) > 0 && !may_be_its_own(observation, health);
+        let status = is_certain.then_some(false);
         return verdict(Allows::Nothing, status, reason, message);
     }
     if let Some((reason, message)) = unsure_right(database, facts) {
@@ -292,15 +293,24 @@ fn in_use(
         return None;
     }
     let place = database.replicas.identity_hint();
-    let (who, they) = match active_when_read(observation) {
-        0 => return None,
-        1 => ("1 replica that does".to_owned(), "it"),
-        count => (format!("{count} replicas that do"), "they"),
-    };
     let what = if moves {
         "the replicas move there by themselves"
     } else {
         "the first replica starts by itself"
+    };
+    let (who, they) = match active_when_read(observation) {
+        0 if all_are_heard(observation) => return None,
+        0 => {
+            let seconds = ALL_HEARD_AFTER.as_secs();
+            return Some((
+                Reason::DatabaseInUse,
+                format!(
+                    "replicas have sent heartbeats to {place}, and it has taken writes for less than {seconds} seconds, as far as the operator knows: whether one of another Bytebase is still active is known only then; {what} if none is"
+                ),
+            ));
+        }
+        1 => ("1 replica that does".to_owned(), "it"),
+        count => (format!("{count} replicas that do"), "they"),
     };
     Some((
         Reason::DatabaseInUse,
@@ -319,6 +329,14 @@ fn runs_elsewhere(observation: &Observation) -> bool {
     pods.all(|pod| {
         pod.replica_id
             .is_some_and(|id| rows.iter().all(|row| row.replica_id != id))
+    })
+}
+
+/// Whether every active replica has had the time to send a heartbeat, if there ever was one: an outage
+/// makes those look ended that outlive it.
+fn all_are_heard(observation: &Observation) -> bool {
+    observation.facts().is_none_or(|facts| {
+        facts.heartbeats.rows().is_empty() || facts.writable_for >= ALL_HEARD_AFTER
     })
 }
 

@@ -8,6 +8,10 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
 pub const ACTIVE_WINDOW: Duration = Duration::from_secs(30);
 /// Bytebase gives a replica's tasks up at this age of its heartbeat.
 pub const DEAD_AFTER: Duration = Duration::from_mins(1);
+/// A server that has taken writes for so long has shown each active replica: an outage ages the
+/// heartbeats of replicas that outlive it, and each sends the next one within its interval.
+pub const ALL_HEARD_AFTER: Duration =
+    Duration::from_secs(ACTIVE_WINDOW.as_secs() + HEARTBEAT_INTERVAL.as_secs() + 5);
 
 /// How old a heartbeat is, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

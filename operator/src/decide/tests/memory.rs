@@ -477,6 +477,51 @@ fn a_license_that_stood_in_counts_no_longer_than_the_spec_names_it() {
 }
 
 #[test]
+fn a_replica_that_could_send_no_heartbeat_in_an_outage_still_holds_the_first_one_back() {
+    let seen = |age, writable_for| {
+        let facts = changed(|facts| {
+            facts.heartbeats = Fact::Known(vec![heartbeat(7, age)]);
+            facts.writable_for = Duration::from_secs(writable_for);
+        });
+        Observation {
+            pods: Vec::new(),
+            stateful_set: None,
+            ..observation(None, facts)
+        }
+    };
+    let minimal = json!({});
+    let occupied = plan(&minimal, &seen(3, 600));
+    assert_eq!(
+        state(&occupied, DATABASE),
+        (Some(false), Reason::DatabaseInUse)
+    );
+    // After the outage its last heartbeat is old, and the next one is on its way.
+    let mut before = occupied;
+    for writable_for in [0, 10, 44] {
+        before = plan(
+            &minimal,
+            &then(before, seen(31 + writable_for, writable_for)),
+        );
+        assert_eq!(state(&before, DATABASE), (None, Reason::DatabaseInUse));
+        assert_eq!(size(&before), None);
+    }
+    let still_there = plan(&minimal, &then(before.clone(), seen(3, 8)));
+    assert_eq!(
+        state(&still_there, DATABASE),
+        (Some(false), Reason::DatabaseInUse)
+    );
+    let gone = plan(&minimal, &then(before, seen(76, 45)));
+    assert_eq!(state(&gone, DATABASE).0, Some(true));
+    assert!(size(&gone).is_some());
+    // No replica has ever been there.
+    let mut new = seen(0, 0);
+    if let DatabaseView::Probed(Ok(facts)) = &mut new.database {
+        facts.heartbeats = Fact::Known(Vec::new());
+    }
+    assert!(size(&plan(&minimal, &new)).is_some());
+}
+
+#[test]
 fn people_stay_let_in_once_a_workspace_was_seen() {
     let spec = json!({
         "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},

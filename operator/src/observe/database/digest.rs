@@ -2,7 +2,7 @@
 //!
 //! Ages are left out: heartbeats that only go on must wake no reconcile.
 
-use crate::observation::heartbeat::Freshness;
+use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
     RunningTasks, SchemaState, Sessions, StoredLicense,
@@ -29,6 +29,7 @@ pub struct FactsDigest {
     rights: (bool, Option<String>, Option<String>),
     transaction_pooler: bool,
     identity: DatabaseIdentity,
+    all_heard: bool,
     schema: SchemaState,
     license: Fact<[u8; 32]>,
     replicas: Fact<BTreeMap<Uuid, Freshness>>,
@@ -83,6 +84,7 @@ impl FactsDigest {
             identity,
             // It grows by itself.
             server_uptime: _,
+            writable_for,
             schema,
             license,
             heartbeats,
@@ -114,6 +116,7 @@ impl FactsDigest {
             rights: (*can_create, missing_schema.clone(), not_owned.clone()),
             transaction_pooler: *transaction_pooler,
             identity: identity.clone(),
+            all_heard: *writable_for >= ALL_HEARD_AFTER,
             schema: schema.clone(),
             license: license.map(license_digest),
             // Youngest first, so that of two rows of one replica the younger counts.
@@ -176,6 +179,7 @@ pub(super) mod tests {
             transaction_pooler: false,
             identity: DatabaseIdentity::new("id", "1"),
             server_uptime: Duration::from_hours(1),
+            writable_for: Duration::from_hours(1),
             schema: SchemaState::Empty,
             license: Fact::Known(StoredLicense::NoWorkspace),
             heartbeats: Fact::Known(

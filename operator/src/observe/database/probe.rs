@@ -121,6 +121,8 @@ struct State {
     license: Fact<StoredLicense>,
     digest: Option<Digest>,
     failing_since: Option<Instant>,
+    /// Since when each reading has found a server that takes writes.
+    writable_since: Option<Instant>,
     reading: Reading,
 }
 
@@ -317,6 +319,7 @@ impl Shared {
                 license: Fact::Unknown,
                 digest: None,
                 failing_since: None,
+                writable_since: None,
                 reading,
             }),
             poke: Notify::new(),
@@ -356,10 +359,31 @@ impl State {
         facts
     }
 
+    /// Adds to an outcome what only the series of them shows.
+    fn with_writable_for(
+        &mut self,
+        outcome: Result<DatabaseFacts, ProbeFailure>,
+        now: Instant,
+    ) -> Result<DatabaseFacts, ProbeFailure> {
+        let takes_writes = |facts: &DatabaseFacts| !facts.in_recovery && !facts.read_only;
+        if !outcome.as_ref().is_ok_and(takes_writes) {
+            self.writable_since = None;
+            return outcome;
+        }
+        let since = *self.writable_since.get_or_insert(now);
+        outcome.map(|facts| DatabaseFacts {
+            writable_for: now
+                .saturating_duration_since(since)
+                .min(facts.server_uptime),
+            ..facts
+        })
+    }
+
     /// As at the start: the next outcome is news, whatever it is.
     fn forget(&mut self) {
         self.outcome = Knowledge::NotProbed;
         self.digest = None;
+        self.writable_since = None;
         self.reading = FIRST_READING;
     }
 
@@ -369,6 +393,7 @@ impl State {
     /// after a restart, or a moment without processor time, must not write a thousand statuses
     /// to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
+        let outcome = self.with_writable_for(outcome, now);
         let uncertain = outcome
             .as_ref()
             .is_err_and(|failure| failure.class == FailureClass::Unknown);
@@ -775,6 +800,43 @@ mod tests {
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
         let (age, _) = state.latest(start + seconds(12)).last_good.unwrap();
         assert_eq!(age, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_server_takes_writes_for_as_long_as_each_reading_says_so() {
+        let shared = Shared::new(FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        let writable_for = |state: &State| state.facts.as_ref().unwrap().1.writable_for;
+        let read = || facts(&[5]);
+        assert!(state.record(Ok(read()), start));
+        assert_eq!(writable_for(&state), Duration::ZERO);
+        assert!(!state.record(Ok(read()), start + seconds(44)));
+        assert!(
+            state.record(Ok(read()), start + seconds(45)),
+            "all are heard"
+        );
+        assert_eq!(writable_for(&state), seconds(45));
+        // One failure is no news, and takes it back all the same.
+        assert!(!state.record(
+            Err(failure(FailureClass::Unknown, FailureReason::Unreachable)),
+            start + seconds(46)
+        ));
+        state.record(Ok(read()), start + seconds(47));
+        assert_eq!(writable_for(&state), Duration::ZERO);
+        state.record(Ok(read()), start + seconds(57));
+        let standby = DatabaseFacts {
+            in_recovery: true,
+            ..read()
+        };
+        state.record(Ok(standby), start + seconds(58));
+        state.record(Ok(read()), start + seconds(59));
+        let restarted = DatabaseFacts {
+            server_uptime: seconds(4),
+            ..read()
+        };
+        state.record(Ok(restarted), start + seconds(70));
+        assert_eq!(writable_for(&state), seconds(4));
     }
 
     #[tokio::test]

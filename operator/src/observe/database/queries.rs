@@ -734,6 +734,8 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
         server_uptime: session.server_since.elapsed(),
+        // One reading alone shows no more.
+        writable_for: Duration::ZERO,
         schema,
         license: license.of(|| stored_license(document.license)),
         heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default())),
