@@ -5,8 +5,9 @@
 //! side says. The socket has a name that no file has (an abstract one), which cannot be guessed, and
 //! a connection from another process is turned away. It is gone as soon as sqlx is connected.
 //!
-//! The task reads along as far as the length of each message, since sqlx makes room for whatever a
-//! server announces.
+//! The task reads along as far as the kind and the length of each message, since sqlx makes room for
+//! whatever a server announces. What a server says unasked it keeps to itself: sqlx would log notices
+//! and collect parameters, of which nothing here makes use.
 
 use crate::error::Error;
 use crate::wire::{Session, Transport, Wire};
@@ -22,9 +23,12 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-/// Bytes of the answer to one question. The longest question of all has an answer of some ten
-/// kilobytes.
-const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// Bytes of the answer to one question. The longest honest one has some tens of kilobytes: the
+/// probe's, with as many heartbeats, sessions and task owners as it asks for.
+const MAX_ANSWER: u64 = 1024 * 1024;
+
+/// The kinds of messages that a server sends unasked: notices, parameters and notifications.
+const UNASKED: [u8; 3] = [b'N', b'S', b'A'];
 
 /// Passed on in one go.
 const CHUNK: usize = 4096;
@@ -133,7 +137,7 @@ async fn pass_on(wire: &mut Wire, near: &mut UnixStream) -> io::Result<()> {
                 timeout(PATIENCE, passed_on).await??;
             }
             Part::Answer(bytes) => {
-                answer.take(&bytes)?;
+                let bytes = answer.take(&bytes)?;
                 timeout(PATIENCE, near.write_all(&bytes)).await??;
             }
         }
@@ -182,15 +186,20 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Follows the messages; an error for one that is too long by its own announcement, or by what
-    /// there was before it.
-    pub(crate) fn take(&mut self, mut part: &[u8]) -> io::Result<()> {
+    /// Follows the messages, and returns what is to be passed on of them; an error for one that is
+    /// too long by its own announcement, or by what there was before it.
+    pub(crate) fn take(&mut self, mut part: &[u8]) -> io::Result<Vec<u8>> {
+        let mut passed_on = Vec::with_capacity(part.len() + self.seen);
         while !part.is_empty() {
+            let is_asked_for = !UNASKED.contains(&self.head[0]);
             let within = if self.body > 0 {
                 let within = part
                     .len()
                     .min(usize::try_from(self.body).unwrap_or(usize::MAX));
                 self.body -= within as u64;
+                if is_asked_for {
+                    passed_on.extend_from_slice(&part[..within]);
+                }
                 within
             } else {
                 self.head[self.seen] = part[0];
@@ -200,6 +209,9 @@ impl Answer {
                     let length = u64::from(u32::from_be_bytes(length));
                     self.body = length.checked_sub(4).ok_or(io::ErrorKind::InvalidData)?;
                     self.seen = 0;
+                    if is_asked_for {
+                        passed_on.extend_from_slice(&self.head);
+                    }
                 }
                 1
             };
@@ -209,7 +221,7 @@ impl Answer {
             }
             part = &part[within..];
         }
-        Ok(())
+        Ok(passed_on)
     }
 }
 
@@ -232,18 +244,35 @@ mod tests {
         }
         for size in [1, 2, 3, 7, 1024, stream.len()] {
             let mut answer = Answer::default();
-            for part in stream.chunks(size) {
-                answer.take(part).unwrap();
-            }
+            let parts = stream.chunks(size).map(|part| answer.take(part).unwrap());
+            assert!(parts.collect::<Vec<_>>().concat() == stream, "{size}");
             assert_eq!((answer.body, answer.seen), (0, 0), "{size}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_unasked_is_not_passed_on() {
+        let said = |kind: u8| {
+            let mut said = message(104);
+            said[0] = kind;
+            said.resize(105, kind);
+            said
+        };
+        let stream: Vec<u8> = b"NDSSEAZ".iter().flat_map(|kind| said(*kind)).collect();
+        let asked_for: Vec<u8> = b"DEZ".iter().flat_map(|kind| said(*kind)).collect();
+        for size in [1, 2, 3, 7, 100, stream.len()] {
+            let mut answer = Answer::default();
+            let parts = stream.chunks(size).map(|part| answer.take(part).unwrap());
+            assert_eq!(parts.collect::<Vec<_>>().concat(), asked_for, "{size}");
+            assert_eq!(answer.bytes, stream.len() as u64, "it counts all the same");
         }
     }
 
     #[test]
     fn what_is_announced_counts_before_it_comes() {
         let mut answer = Answer::default();
-        answer.take(&message(1 << 20)).unwrap();
-        for length in [1 << 30, u32::MAX, 16 << 20] {
+        answer.take(&message(1 << 19)).unwrap();
+        for length in [1 << 30, u32::MAX, 1 << 20] {
             assert!(
                 Answer::default().take(&message(length)).is_err(),
                 "{length}"

@@ -19,6 +19,20 @@ const MAX_MESSAGE: i32 = 64 * 1024;
 /// notices.
 const MAX_MESSAGES: u32 = 1_000;
 
+/// Bytes of a login and its check. PostgreSQL sends about one thousand, and a login trigger may raise
+/// notices.
+const MAX_BYTES: usize = 256 * 1024;
+
+/// The parameters that are kept: what is read here, and what sqlx reads.
+const PARAMETERS: [&str; 6] = [
+    "server_version",
+    "client_encoding",
+    "in_hot_standby",
+    "crdb_version",
+    "mz_version",
+    "questdb_version",
+];
+
 /// What a session is called. The driver's name for it is not sent: the session is not Bytebase's.
 const LABEL: &str = "application_name";
 
@@ -33,7 +47,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 /// An authenticated stream that is ready for a query.
 pub struct Session {
     pub(crate) wire: Wire,
-    /// What the server said of itself, in its order.
+    /// What the server said of itself, in its order, as far as it is read.
     pub(crate) parameters: Vec<(String, String)>,
 }
 
@@ -101,6 +115,7 @@ pub(crate) struct Wire {
     /// What was received and is not read yet.
     pub(crate) received: BytesMut,
     messages: u32,
+    bytes: usize,
 }
 
 impl Wire {
@@ -109,6 +124,7 @@ impl Wire {
             stream,
             received: BytesMut::new(),
             messages: 0,
+            bytes: 0,
         }
     }
 
@@ -153,7 +169,10 @@ impl Wire {
                 Message::ParameterStatus(body) => {
                     let text =
                         |part: io::Result<&str>| part.map(str::to_owned).map_err(|_| GARBAGE);
-                    parameters.push((text(body.name())?, text(body.value())?));
+                    let name = text(body.name())?;
+                    if PARAMETERS.contains(&name.as_str()) {
+                        parameters.push((name, text(body.value())?));
+                    }
                 }
                 Message::ReadyForQuery(_) => {
                     return Ok(Session {
@@ -261,8 +280,13 @@ impl Wire {
                 };
             }
             let read = self.stream.read_buf(&mut self.received).await;
-            if read.map_err(Error::Network)? == 0 {
+            let read = read.map_err(Error::Network)?;
+            if read == 0 {
                 return Err(Error::Network(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.bytes += read;
+            if self.bytes > MAX_BYTES {
+                return Err(Error::Protocol("the server says too much for a login"));
             }
         }
     }

@@ -15,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use testkit::memory::resident_kib;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -56,6 +57,10 @@ enum Fault {
     Close,
     /// Without end.
     Notices,
+    /// As many and as long as may be, and then the end of the login.
+    Parameters,
+    /// Of a thousand bytes each, without end.
+    Rows,
 }
 
 struct Double {
@@ -124,6 +129,22 @@ async fn fail(stream: &mut TcpStream, fault: Fault) -> io::Result<()> {
                 .write_all(&message(b'N', b"SNOTICE\0Mhello\0\0"))
                 .await?;
         },
+        Fault::Parameters => {
+            for number in 0..990 {
+                let value = "x".repeat(60_000);
+                let parameter = format!("parameter_{number}\0{value}\0");
+                stream
+                    .write_all(&message(b'S', parameter.as_bytes()))
+                    .await?;
+            }
+            stream.write_all(&message(b'Z', b"I")).await?;
+        }
+        Fault::Rows => {
+            stream.write_all(&description()).await?;
+            loop {
+                stream.write_all(&row(&"x".repeat(1000))).await?;
+            }
+        }
     }
     Ok(())
 }
@@ -179,23 +200,25 @@ async fn serve(mut stream: TcpStream, wrong: Step, fault: Fault) -> io::Result<(
     answer(s, "1").await
 }
 
-/// One row of one column.
-async fn answer(stream: &mut TcpStream, text: &str) -> io::Result<()> {
+/// Of one column.
+fn description() -> Vec<u8> {
     const TEXT: [u8; 18] = [
         0, 0, 0, 0, 0, 0, 0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0,
     ];
-    let description = [&[0, 1][..], b"c\0", &TEXT].concat();
+    message(b'T', &[&[0, 1][..], b"c\0", &TEXT].concat())
+}
+
+fn row(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();
-    let row = [&[0, 1][..], &length, text.as_bytes()].concat();
-    for (kind, body) in [
-        (b'T', &description[..]),
-        (b'D', &row),
-        (b'C', b"SELECT 1\0"),
-        (b'Z', b"I"),
-    ] {
-        stream.write_all(&message(kind, body)).await?;
-    }
-    Ok(())
+    message(b'D', &[&[0, 1][..], &length, text.as_bytes()].concat())
+}
+
+/// One row of one column.
+async fn answer(stream: &mut TcpStream, text: &str) -> io::Result<()> {
+    let done = message(b'C', b"SELECT 1\0");
+    let ready = message(b'Z', b"I");
+    let answer = [description(), row(text), done, ready].concat();
+    stream.write_all(&answer).await
 }
 
 /// What comes of a login and a question after it.
@@ -328,6 +351,43 @@ async fn notices_without_end_are_no_login() {
         let error = failure(step, Fault::Notices).await;
         assert!(matches!(error, Error::Protocol(_)), "{step:?}: {error}");
     }
+}
+
+/// More than the other tests of this program take at the same time.
+const ROOM_KIB: u64 = 16 * 1024;
+
+/// The most that the program has taken while this was done, beyond what it took before.
+async fn growth_kib<T>(work: impl Future<Output = T>) -> (T, u64) {
+    let before = resident_kib();
+    let mut most = before;
+    let watch = async {
+        loop {
+            most = most.max(resident_kib());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = watch => unreachable!(),
+    };
+    (done, most.max(resident_kib()).saturating_sub(before))
+}
+
+#[tokio::test]
+async fn parameters_by_the_megabyte_are_no_login() {
+    for step in [Step::Start, Step::Password, Step::Parameters, Step::Check] {
+        let (error, growth) = growth_kib(failure(step, Fault::Parameters)).await;
+        let shown = error.to_string();
+        assert!(shown.contains("too much"), "{step:?}: {shown}");
+        assert!(growth < ROOM_KIB, "{step:?}: {growth} KiB");
+    }
+}
+
+#[tokio::test]
+async fn rows_without_end_are_no_answer() {
+    let (error, growth) = growth_kib(failure(Step::Query, Fault::Rows)).await;
+    assert!(matches!(error, Error::Protocol("sqlx")), "{error}");
+    assert!(growth < ROOM_KIB, "{growth} KiB");
 }
 
 #[tokio::test]

@@ -17,12 +17,16 @@ use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
 };
+use futures::TryStreamExt as _;
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, Row};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::future::ready;
+use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -107,12 +111,12 @@ struct Document {
     not_owned: Option<String>,
     principal: Option<String>,
     foreign: Option<String>,
-    tables: Option<Vec<TableSeen>>,
+    tables: Option<AtMost<TableSeen, MAX_ROWS>>,
     sessions: Option<SessionsSeen>,
-    heartbeats: Option<Vec<(Option<String>, f64)>>,
+    heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
     version: Option<String>,
     license: Option<(String, Option<String>)>,
-    running: Option<Vec<(String, u64)>>,
+    running: Option<AtMost<(String, u64), MAX_ROWS>>,
     pending: Option<u64>,
     available: Option<u64>,
 }
@@ -120,10 +124,10 @@ struct Document {
 #[derive(Deserialize)]
 struct SessionsSeen {
     migration_running: bool,
-    queue_held_by: Option<Vec<Option<String>>>,
+    queue_held_by: Option<AtMost<Option<String>, MAX_ROWS>>,
     sees_all: bool,
     hidden: Option<bool>,
-    listeners: Option<Vec<(Option<String>, Option<String>)>>,
+    listeners: Option<AtMost<(Option<String>, Option<String>), MAX_ROWS>>,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +135,47 @@ struct TableSeen {
     name: String,
     complete: bool,
     readable: bool,
+}
+
+/// A list that is read as far as it was asked for: a server that sends more must not fill the memory.
+#[derive(Default)]
+struct AtMost<T, const N: u32>(Vec<T>);
+
+// === impl AtMost ===
+
+impl<'de, T: Deserialize<'de>, const N: u32> Deserialize<'de> for AtMost<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const N: u32>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const N: u32> Visitor<'de> for List<T, N> {
+            type Value = AtMost<T, N>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<Self::Value, A::Error> {
+                let mut kept = Vec::new();
+                for _ in 0..N {
+                    match rows.next_element()? {
+                        Some(row) => kept.push(row),
+                        None => return Ok(AtMost(kept)),
+                    }
+                }
+                while rows.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(AtMost(kept))
+            }
+        }
+
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
+impl<T, const N: u32> AtMost<T, N> {
+    /// The rows of a list that may be missing.
+    fn rows(list: Option<&Self>) -> impl Iterator<Item = &T> {
+        list.into_iter().flat_map(|list| &list.0)
+    }
 }
 
 // === Reading ===
@@ -276,13 +321,12 @@ pub(super) enum Failed {
 
 /// Runs one message and returns its last row: of all its statements the last one is the question.
 pub(super) async fn fetch(connection: &mut PgConnection, sql: String) -> Result<PgRow, Failed> {
-    match timeout(
-        READ_TIMEOUT,
-        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection),
-    )
-    .await
-    {
-        Ok(Ok(mut rows)) => rows.pop().ok_or(Failed::Sql(sqlx::Error::RowNotFound)),
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch(connection);
+    // One at a time is held: an answer of many short rows takes several times its bytes.
+    let last = rows.try_fold(None, |_, row| ready(Ok(Some(row))));
+    match timeout(READ_TIMEOUT, last).await {
+        Ok(Ok(Some(row))) => Ok(row),
+        Ok(Ok(None)) => Err(Failed::Sql(sqlx::Error::RowNotFound)),
         Ok(Err(error)) => Err(Failed::Sql(error)),
         Err(_) => Err(Failed::TimedOut),
     }
@@ -595,9 +639,7 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
         return Ok(Shape::default());
     }
     let denied: Vec<&str> = document
-        .tables
-        .iter()
-        .flatten()
+        .tables_seen()
         .filter(|t| !t.readable)
         .map(|t| t.name.as_str())
         .collect();
@@ -616,9 +658,13 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
 }
 
 impl Document {
+    fn tables_seen(&self) -> impl Iterator<Item = &TableSeen> {
+        AtMost::rows(self.tables.as_ref())
+    }
+
     fn shape(&self) -> Shape {
         let complete = |name| {
-            let mut tables = self.tables.iter().flatten();
+            let mut tables = self.tables_seen();
             tables.any(|table| table.name == name && table.complete)
         };
         Shape {
@@ -738,9 +784,9 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         writable_for: Duration::ZERO,
         schema,
         license: license.of(|| stored_license(document.license)),
-        heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default())),
+        heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default().0)),
         sessions: document.sessions.map(sessions),
-        running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default())),
+        running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default().0)),
         pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
         available_tasks: tasks.of(|| document.available.unwrap_or(0)),
         not_understood,
@@ -763,6 +809,7 @@ fn sessions(seen: SessionsSeen) -> Sessions {
         let mut listeners: Vec<ListenSession> = seen
             .listeners
             .unwrap_or_default()
+            .0
             .into_iter()
             .map(|(application_name, client_address)| ListenSession {
                 application_name: application_name.unwrap_or_default(),
@@ -774,7 +821,7 @@ fn sessions(seen: SessionsSeen) -> Sessions {
         });
         listeners
     });
-    let holders = seen.queue_held_by.unwrap_or_default().into_iter();
+    let holders = seen.queue_held_by.unwrap_or_default().0.into_iter();
     Sessions {
         listeners,
         migration_running: seen.migration_running,
@@ -784,7 +831,7 @@ fn sessions(seen: SessionsSeen) -> Sessions {
 
 /// Bytebase takes any visible `principal` for its own; a sibling shows whether it is.
 fn schema_state(document: &Document) -> SchemaState {
-    let has = |name: &str| document.tables.iter().flatten().any(|t| t.name == name);
+    let has = |name: &str| document.tables_seen().any(|t| t.name == name);
     match (&document.principal, &document.foreign) {
         (Some(_), _) if has("replica_heartbeat") || has("instance_change_history") => {
             SchemaState::Bytebase {
@@ -902,6 +949,35 @@ mod tests {
         assert_eq!(second.replica_id, third.replica_id);
         assert_ne!(first.replica_id, second.replica_id);
         assert_eq!(facts.running_tasks.rows()[0].replica_id, second.replica_id);
+    }
+
+    #[test]
+    fn lists_are_read_as_far_as_they_were_asked_for() {
+        let names = ["replica_heartbeat", "instance_change_history", "task_run"];
+        let tables = names
+            .map(|name| serde_json::json!({"name": name, "complete": true, "readable": true}))
+            .to_vec();
+        let read = |rows: usize| {
+            let document = serde_json::json!({
+                "principal": "p.principal", "version": "3.21.1", "tables": tables,
+                "heartbeats": vec![("a", 1.0); rows], "running": vec![("a", 1); rows],
+                "sessions": {
+                    "migration_running": false, "sees_all": true, "hidden": false,
+                    "listeners": vec![("a", "b"); rows],
+                    "queue_held_by": (0..rows).map(|n| n.to_string()).collect::<Vec<_>>(),
+                },
+            });
+            let facts = read(&document.to_string());
+            let sessions = facts.sessions.unwrap();
+            [
+                facts.heartbeats.rows().len(),
+                facts.running_tasks.rows().len(),
+                sessions.listeners.unwrap().len(),
+                sessions.queue_held_by.len(),
+            ]
+        };
+        assert_eq!(read(99), [99; 4]);
+        assert_eq!(read(1000), [100, 200, 200, 200]);
     }
 
     #[test]
