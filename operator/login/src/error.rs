@@ -22,7 +22,7 @@ pub enum Error {
     #[error("TLS failed: {0}")]
     Tls(#[source] rustls::Error),
     /// The server answered with an error.
-    #[error("the server refuses the login (SQLSTATE {})", .0.code)]
+    #[error("the server refuses the login{}", in_brackets(&.0.code))]
     Refused(Refusal),
     /// The server asks for a way to log in that the driver does not have, or does not prove that it
     /// knows the password.
@@ -42,10 +42,29 @@ pub enum Error {
 /// An error of the server, in its words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// SQLSTATE.
+    /// SQLSTATE, by [`sqlstate`].
     pub code: String,
     /// Text for people. A server that is not what it claims to be may have put anything there.
     pub message: String,
     /// The routine of the server that reported it, if it says so.
     pub routine: Option<String>,
+}
+
+/// A server's SQLSTATE where it is one, and otherwise nothing: a server that is not what it claims
+/// to be may have put anything there, the password too, and it is shown as it is.
+pub fn sqlstate(code: &str) -> &str {
+    let is_one = code.len() == 5
+        && code
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if is_one { code } else { "" }
+}
+
+/// A SQLSTATE as it stands at the end of a message.
+pub fn in_brackets(sqlstate: &str) -> String {
+    if sqlstate.is_empty() {
+        String::new()
+    } else {
+        format!(" (SQLSTATE {sqlstate})")
+    }
 }

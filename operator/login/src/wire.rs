@@ -1,6 +1,6 @@
 //! The messages of a login, each bounded before there is room for it.
 
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, sqlstate};
 use crate::scram::{MECHANISM, Scram};
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytes::BytesMut;
@@ -316,7 +316,7 @@ fn refusal(mut fields: ErrorFields<'_>) -> Refusal {
     while let Ok(Some(field)) = fields.next() {
         let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
         match field.type_() {
-            b'C' => refusal.code = text(),
+            b'C' => sqlstate(&text()).clone_into(&mut refusal.code),
             b'M' => refusal.message = text(),
             b'R' => refusal.routine = Some(text()),
             _ => {}

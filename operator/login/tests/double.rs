@@ -53,6 +53,8 @@ enum Fault {
     Gigabyte,
     Silence,
     Refusal(&'static str),
+    /// With the password in each field, and for the SQLSTATE.
+    Echo,
     Garbage(&'static [u8]),
     Close,
     /// Without end.
@@ -95,6 +97,12 @@ fn refusal(code: &str) -> Vec<u8> {
     message(b'E', fields.as_bytes())
 }
 
+fn echo() -> Vec<u8> {
+    let kinds = b"SVCMDHpPqWsctdnFLR";
+    let fields = kinds.map(|kind| [&[kind][..], PASSWORD.as_bytes(), b"\0"].concat());
+    message(b'E', &[&fields.concat()[..], b"\0"].concat())
+}
+
 async fn read_start(stream: &mut TcpStream) -> io::Result<u32> {
     let length = stream.read_u32().await?;
     let code = stream.read_u32().await?;
@@ -122,6 +130,7 @@ async fn fail(stream: &mut TcpStream, fault: Fault) -> io::Result<()> {
         }
         Fault::Silence => std::future::pending().await,
         Fault::Refusal(code) => stream.write_all(&refusal(code)).await?,
+        Fault::Echo => stream.write_all(&echo()).await?,
         Fault::Garbage(bytes) => stream.write_all(bytes).await?,
         Fault::Close => {}
         Fault::Notices => loop {
@@ -322,6 +331,22 @@ async fn a_refusal_is_taken_at_each_step() {
                 other => panic!("{other:?}"),
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_the_password_for_a_sqlstate_gives_none() {
+    for step in [Step::Start, Step::Password, Step::Parameters, Step::Check] {
+        let Error::Refused(refusal) = failure(step, Fault::Echo).await else {
+            panic!("{step:?}")
+        };
+        assert_eq!(refusal.code, "", "{step:?}");
+    }
+    for code in ["", "28p01", "28P0", "28P012", "28 01", "28P0ä", "28P0\n"] {
+        let Error::Refused(refusal) = failure(Step::Start, Fault::Refusal(code)).await else {
+            panic!("{code:?}")
+        };
+        assert_eq!(refusal.code, "", "{code:?}");
     }
 }
 

@@ -8,6 +8,7 @@
 use super::Login;
 use crate::contract::pg_url::{HostPort, PgUrl, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use bytebase_login::error::{in_brackets, sqlstate};
 use bytebase_login::{Error, Refusal};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgDatabaseError;
@@ -73,7 +74,7 @@ impl<'a> Place<'a> {
 
     /// Text that came from the other side, made fit for a status message: one line, bounded, and
     /// without the password, which a server that is not what it claims to be could send back.
-    fn foreign(&self, text: &str) -> String {
+    pub fn foreign(&self, text: &str) -> String {
         let mut text = text.to_owned();
         if let Some(password) = &self.url.password {
             let password = password.expose_secret();
@@ -293,7 +294,7 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         (_, code) => place.failure(
             Unknown,
             FailureReason::Other,
-            &format!("the server answered with an error: {said} (SQLSTATE {code})"),
+            &format!("the server answered with an error: {said}{}", in_brackets(sqlstate(code))),
         ),
     }
 }
@@ -382,7 +383,7 @@ fn other(place: &Place<'_>) -> ProbeFailure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connect::tests::url;
+    use super::super::connect::tests::{PASSWORD, url};
     use super::super::monitor::Watched;
     use super::*;
     use rustls::CertificateError;
@@ -560,10 +561,7 @@ mod tests {
 
     #[test]
     fn a_server_that_echoes_the_password_does_not_get_it_into_a_message() {
-        let echo = format!(
-            "you said {}\nreally\u{1b}[31m",
-            crate::observe::database::connect::tests::PASSWORD
-        );
+        let echo = format!("you said {PASSWORD}\nreally\u{1b}[31m");
         let failure = classify_server("XX000", &echo, None, Phase::Connect);
         assert!(
             failure.message.contains("you said *** really"),
@@ -571,6 +569,11 @@ mod tests {
             failure.message
         );
         assert!(!failure.message.chars().any(char::is_control));
+        for phase in [Phase::Connect, Phase::Query] {
+            let failure = classify_server(PASSWORD, PASSWORD, Some(PASSWORD), phase);
+            assert!(!failure.message.contains(PASSWORD), "{}", failure.message);
+            assert!(!failure.message.contains("SQLSTATE"), "{}", failure.message);
+        }
     }
 
     #[test]

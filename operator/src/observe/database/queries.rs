@@ -67,6 +67,9 @@ const EXPECTED: [(&str, &[&str], (u32, u32)); 5] = [
     ("setting", &["name", "workspace", "value"], (3, 17)),
     ("task_run", &["status", "replica_id"], (3, 14)),
 ];
+/// The encoding that Bytebase needs.
+const UTF8: &str = "UTF8";
+
 /// Places in `EXPECTED`.
 const HISTORY: usize = 1;
 
@@ -203,11 +206,7 @@ pub async fn read(
                 return Err(classify::timed_out(place, Phase::Query, READ_TIMEOUT));
             }
         };
-        let document: Document = serde_json::from_str(&text_of(&row)).map_err(|error| {
-            // The error names a position and a type, never content.
-            let text = format!("the answer is not what was asked for ({error})");
-            place.failure(FailureClass::Unknown, FailureReason::Other, &text)
-        })?;
+        let document = parse(&text_of(&row), place)?;
         let found = shape_of(&document, place, login)?;
         if found == *shape {
             let knows_role = document.knows_role == Some(true);
@@ -224,6 +223,49 @@ pub async fn read(
         FailureReason::Other,
         "the tables changed while they were read; a schema migration is going on",
     ))
+}
+
+/// Reads the document. What messages take over from it is made fit for them.
+fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
+    let mut document: Document = serde_json::from_str(text).map_err(|error| {
+        // The error itself quotes what it stumbled over.
+        let text = format!(
+            "the answer is not what was asked for (at column {})",
+            error.column()
+        );
+        place.failure(FailureClass::Unknown, FailureReason::Other, &text)
+    })?;
+    let Document {
+        encoding,
+        unseen,
+        missing_schema,
+        not_owned,
+        principal,
+        foreign,
+        ..
+    } = &mut document;
+    let names = [unseen, missing_schema, not_owned, principal, foreign];
+    for name in names.into_iter().flatten() {
+        *name = place.foreign(name);
+    }
+    if encoding != UTF8 {
+        *encoding = place.foreign(encoding);
+    }
+    let sessions = document.sessions.as_mut();
+    let holders = sessions.and_then(|sessions| sessions.queue_held_by.as_mut());
+    for name in holders
+        .into_iter()
+        .flat_map(|holders| &mut holders.0)
+        .flatten()
+    {
+        *name = place.foreign(name);
+    }
+    // No other table was asked for.
+    if let Some(tables) = &mut document.tables {
+        let is_expected = |table: &TableSeen| EXPECTED.iter().any(|(name, ..)| *name == table.name);
+        tables.0.retain(is_expected);
+    }
+    Ok(document)
 }
 
 fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
@@ -869,7 +911,8 @@ fn replica(id: &str) -> Uuid {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connect::tests::url;
+    use super::super::connect::tests::{PASSWORD, url};
+    use super::super::monitor::Watched;
     use super::*;
 
     fn document(json: &str) -> Document {
@@ -894,6 +937,41 @@ mod tests {
         let document = document(json);
         let shape = document.shape();
         facts(document, shape, &session)
+    }
+
+    #[test]
+    fn a_document_that_echoes_the_password_does_not_get_it_into_a_message() {
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let long = "x".repeat(100_000);
+        for name in [PASSWORD, &long] {
+            let wrong = serde_json::json!({ "server_version_num": name }).to_string();
+            let failure = parse(&wrong, &place).err().unwrap();
+            assert!(!failure.message.contains(name), "{}", failure.message);
+            let echo = serde_json::json!({
+                "server_version_num": 1, "in_recovery": false, "read_only": false, "encoding": name, "max_connections": 1,
+                "reserved_connections": 1, "schema": name, "unseen": name, "missing_schema": name, "not_owned": name,
+                "principal": name, "foreign": name, "sessions": {"migration_running": false, "sees_all": true,
+                "queue_held_by": [name]},
+                "tables": [{"name": name, "complete": true, "readable": false}],
+            });
+            let mut document = parse(&echo.to_string(), &place).unwrap();
+            for login in [Login::Bytebase, Login::Monitor(Watched::of(&url, &url))] {
+                document.schema = None;
+                let failure = shape_of(&document, &place, &login).unwrap_err();
+                assert!(!failure.message.contains(name), "{}", failure.message);
+            }
+            document.unseen = None;
+            let shape = shape_of(&document, &place, &Login::Bytebase).unwrap();
+            assert_eq!(shape.tables, [false; EXPECTED.len()]);
+            let session = SessionFacts {
+                identity: DatabaseIdentity::new("id", "1"),
+                server_since: Instant::now(),
+                transaction_pooler: false,
+            };
+            let facts = format!("{:?}", facts(document, Shape::default(), &session));
+            assert!(!facts.contains(name), "{facts}");
+        }
     }
 
     #[test]
