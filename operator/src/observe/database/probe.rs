@@ -70,6 +70,10 @@ const TRIAL_RETRY: Duration = Duration::from_secs(10);
 /// Read this long after an age is crossed, so that the reading is on the far side.
 const CROSSING_MARGIN: Duration = Duration::from_millis(100);
 
+/// A reading is begun this much sooner or later than its interval says, which spreads clusters that
+/// started together.
+const SPREAD: f64 = 0.1;
+
 /// Least pause between two readings, whatever asks for them.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -338,6 +342,16 @@ impl State {
         let understood = |(age, facts)| (age, self.with_license(facts));
         let (view, last_good) = match (&self.outcome, facts) {
             (Knowledge::CannotRead, _) => (DatabaseView::CannotRead, None),
+            // Who sends heartbeats is not known any more. Ages that only the wait for a reading has
+            // carried on must not show replicas stale that are not.
+            (_, Some(facts)) if self.is_late(now) => (
+                DatabaseView::Probed(Err(ProbeFailure {
+                    class: FailureClass::Unknown,
+                    reason: FailureReason::Unreachable,
+                    message: "the reading that is due does not come to an end; check the host names and the network".to_owned(),
+                })),
+                Some(understood(facts)),
+            ),
             (Knowledge::Good, Some((age, facts))) => (
                 DatabaseView::Probed(Ok(facts.clone())),
                 Some(understood((age, facts))),
@@ -349,6 +363,16 @@ impl State {
             ),
         };
         Latest { view, last_good }
+    }
+
+    /// Whether what was read last, and still counts, is older than it is when each reading comes in
+    /// its time.
+    fn is_late(&self, now: Instant) -> bool {
+        let interval = self.reading.every.max(DEFAULT_INTERVAL);
+        let longest = interval.mul_f64(1.0 + SPREAD) + queries::READ_TIMEOUT;
+        let read = self.facts.as_ref().map(|(read, _)| *read);
+        matches!(self.outcome, Knowledge::Good)
+            && read.is_some_and(|read| now.saturating_duration_since(read) > longest)
     }
 
     /// The facts with the license as it was last understood.
@@ -403,7 +427,8 @@ impl State {
         }
         let digest = Digest::of(outcome.as_ref());
         let before = self.digest.as_ref();
-        let changed = before.is_none_or(|before| digest.is_news_after(before));
+        // After a late reading someone may have been shown that nothing is known.
+        let changed = before.is_none_or(|before| digest.is_news_after(before)) || self.is_late(now);
         self.digest = Some(digest);
         match outcome {
             Ok(facts) => {
@@ -515,7 +540,9 @@ fn pause(
                 .filter_map(|h| Freshness::lasts(h.age))
                 .min();
             let crossing = crossing.map_or(Duration::MAX, |c| c.saturating_add(CROSSING_MARGIN));
-            interval.mul_f64(0.9 + 0.2 * random).min(crossing)
+            interval
+                .mul_f64(1.0 + SPREAD * (2.0 * random - 1.0))
+                .min(crossing)
         }
         Err(failure) => {
             let cap = match (failure.class, failure.reason) {
@@ -800,6 +827,47 @@ mod tests {
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
         let (age, _) = state.latest(start + seconds(12)).last_good.unwrap();
         assert_eq!(age, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_heartbeat_grows_stale_for_want_of_a_reading() {
+        for (every, longest) in [(1, 17), (10, 17), (60, 72)] {
+            let reading = Reading {
+                every: seconds(every),
+                ..FIRST_READING
+            };
+            let shared = Shared::new(reading, true);
+            let mut state = shared.state.lock();
+            let start = Instant::now();
+            assert!(state.record(Ok(facts(&[5])), start));
+            let seen = |state: &State, after| match state.latest(start + seconds(after)).view {
+                DatabaseView::Probed(Ok(facts)) => Some(facts.heartbeats.rows()[0].age),
+                DatabaseView::Probed(Err(failure)) => {
+                    assert_eq!(failure.class, FailureClass::Unknown);
+                    None
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(seen(&state, longest), Some(seconds(longest + 5)), "{every}");
+            assert_eq!(seen(&state, longest + 1), None, "{every}");
+            let late = state.latest(start + seconds(longest + 1));
+            let (age, remembered) = late.last_good.unwrap();
+            assert_eq!(age, seconds(longest + 1));
+            assert!(!remembered.heartbeats.is_unknown(), "what was read stays");
+            // The first failure says no more than is known already.
+            let lost = failure(FailureClass::Unknown, FailureReason::Unreachable);
+            assert!(!state.record(Err(lost), start + seconds(longest + 2)));
+            assert_eq!(seen(&state, longest + 2), None);
+            // Whoever asked in between must ask again.
+            assert!(state.record(Ok(facts(&[5])), start + seconds(longest + 3)));
+            assert!(seen(&state, longest + 3).is_some());
+            assert!(!state.record(Ok(facts(&[5])), start + seconds(longest + 4)));
+            // A failure that is reported is known: that it lasts is no news.
+            let lost = || Err(failure(FailureClass::Unknown, FailureReason::Unreachable));
+            assert!(!state.record(lost(), start + seconds(200)));
+            assert!(state.record(lost(), start + seconds(201)));
+            assert!(!state.record(lost(), start + seconds(202)));
+        }
     }
 
     #[tokio::test]
