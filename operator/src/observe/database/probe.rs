@@ -10,7 +10,7 @@ use super::connect::{self, Dialled};
 use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Access, Login, preflight};
-use crate::observation::heartbeat::Freshness;
+use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
@@ -366,10 +366,11 @@ impl State {
     }
 
     /// Whether what was read last, and still counts, is older than it is when each reading comes in
-    /// its time.
+    /// its time. As long as heartbeats that were as old as they ever are cannot have grown stale, a
+    /// failed reading may be tried again before that.
     fn is_late(&self, now: Instant) -> bool {
-        let interval = self.reading.every.max(DEFAULT_INTERVAL);
-        let longest = interval.mul_f64(1.0 + SPREAD) + queries::READ_TIMEOUT;
+        let in_time = self.reading.every.mul_f64(1.0 + SPREAD) + queries::READ_TIMEOUT;
+        let longest = in_time.max(ACTIVE_WINDOW.saturating_sub(HEARTBEAT_INTERVAL));
         let read = self.facts.as_ref().map(|(read, _)| *read);
         matches!(self.outcome, Knowledge::Good)
             && read.is_some_and(|read| now.saturating_duration_since(read) > longest)
@@ -831,7 +832,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_heartbeat_grows_stale_for_want_of_a_reading() {
-        for (every, longest) in [(1, 17), (10, 17), (60, 72)] {
+        for (every, longest) in [(1, 20), (10, 20), (60, 72)] {
             let reading = Reading {
                 every: seconds(every),
                 ..FIRST_READING
@@ -879,7 +880,9 @@ mod tests {
         let read = || facts(&[5]);
         assert!(state.record(Ok(read()), start));
         assert_eq!(writable_for(&state), Duration::ZERO);
-        assert!(!state.record(Ok(read()), start + seconds(44)));
+        for after in [11, 22, 33, 44] {
+            assert!(!state.record(Ok(read()), start + seconds(after)));
+        }
         assert!(
             state.record(Ok(read()), start + seconds(45)),
             "all are heard"
