@@ -151,7 +151,7 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
     start(&sandbox, &cluster).await?;
     let pool = sandbox.sql().await?;
     let load = Load::start(vec![pool.clone()], RATE, 1);
-    let database = super::database::rotate_in_database(&sandbox).await?;
+    let database = super::database_login::rotate_in_database(&sandbox).await?;
     pool.set_connect_options(database.local_url().parse()?);
     sandbox
         .create_secret(support::DATABASE_SECRET, &[("PG_URL", &database.url())])

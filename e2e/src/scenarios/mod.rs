@@ -4,8 +4,9 @@ mod bring_up;
 mod busy;
 mod configuration;
 mod control_plane;
-mod database;
-mod databases;
+mod database_content;
+mod database_login;
+mod database_server;
 pub(crate) mod drains;
 mod harness;
 mod install;
@@ -36,8 +37,9 @@ pub fn all() -> Vec<Scenario> {
         busy::SCENARIOS,
         configuration::SCENARIOS,
         control_plane::SCENARIOS,
-        database::SCENARIOS,
-        databases::SCENARIOS,
+        database_content::SCENARIOS,
+        database_login::SCENARIOS,
+        database_server::SCENARIOS,
         drains::SCENARIOS,
         harness::SCENARIOS,
         install::SCENARIOS,

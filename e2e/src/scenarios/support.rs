@@ -2,6 +2,7 @@
 //! read again and again.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -325,4 +326,40 @@ pub async fn restart_operator(sandbox: &Sandbox) -> Result<()> {
     })
     .await?;
     Ok(())
+}
+
+/// Long enough for a pod to be made by an operator that should not.
+pub const PAUSE: Duration = Duration::from_secs(4);
+
+/// Brings up operator and cluster with this PG_URL in the Secret from the very beginning.
+pub async fn start_with(sandbox: &Sandbox, cluster: &Value, url: &str) -> Result<()> {
+    sandbox
+        .install_operator(&OperatorOptions::default())
+        .await?;
+    secrets(sandbox).await?;
+    set_url(sandbox, url).await?;
+    sandbox.apply_yaml(&cluster.to_string()).await
+}
+
+/// Puts this PG_URL into the Secret.
+pub async fn set_url(sandbox: &Sandbox, url: &str) -> Result<()> {
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", url)])
+        .await
+}
+
+/// Waits for a while in which no pod may come.
+pub async fn no_pods(sandbox: &Sandbox) -> Result<()> {
+    wait::throughout("no pod", PAUSE, || pods(sandbox), Vec::is_empty).await
+}
+
+/// PG_URL of another role to the sandbox's database.
+pub fn url_of(sandbox: &Sandbox, role: &str, password: &str) -> String {
+    let database = sandbox.database();
+    format!(
+        "postgres://{role}:{password}@{}:{}/{}?sslmode=disable",
+        database.host(),
+        database.port(),
+        database.name
+    )
 }

@@ -1,13 +1,14 @@
-//! The metadata database in all its bad days.
+//! The login to the metadata database: refused, changed, rotated, and written in every form.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kube::ResourceExt as _;
+use serde_json::json;
 
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::Database;
-use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 
@@ -24,22 +25,6 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(wrong_password(sandbox)),
     ),
     Scenario::new(
-        "before-the-first-pod",
-        "A refused password holds back the first pod, an unreachable database only the second.",
-        |sandbox| Box::pin(before_the_first_pod(sandbox)),
-    )
-    .stand_in_only(stand_in::LICENSE),
-    Scenario::new(
-        "foreign-tables",
-        "Another application's tables hold back the first pod.",
-        |sandbox| Box::pin(foreign_tables(sandbox)),
-    ),
-    Scenario::new(
-        "database-shared",
-        "Of two clusters on one database the older runs and the younger waits.",
-        |sandbox| Box::pin(shared_by_two(sandbox)),
-    ),
-    Scenario::new(
         "secret-rotation",
         "A rotated password replaces the replicas one at a time.",
         |sandbox| Box::pin(rotation(sandbox)),
@@ -53,12 +38,22 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
-        "database-stopped",
-        "PostgreSQL stopped and back: heartbeats are Unknown meanwhile, and no pod restarts.",
-        |sandbox| Box::pin(stopped_and_back(sandbox)),
+        "keyword-form",
+        "PG_URL in keyword form, with a password full of quotes and backslashes.",
+        |sandbox| Box::pin(keyword_form(sandbox)),
+    ),
+    Scenario::new(
+        "cloud-iam",
+        "A login the operator cannot do is Unknown and one replica, until it gets one of its own.",
+        |sandbox| Box::pin(cloud_iam(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE)
-    .exclusive(),
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "monitor-role",
+        "The operator reads everything with a role that may only read, in the schemas that the role of Bytebase uses.",
+        |sandbox| Box::pin(monitor_role(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
 ];
 
 /// Longer than a heartbeat counts as fresh.
@@ -149,133 +144,6 @@ async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Definite failures hold back the first pod; an unreachable database holds back only the second.
-async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
-    let right = sandbox.database().url();
-    let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
-    let cluster = support::licensed(&sandbox, 2);
-    support::start(&sandbox, &support::minimal(&sandbox, 0)).await?;
-    sandbox
-        .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
-        .await?;
-    sandbox.apply_yaml(&cluster.to_string()).await?;
-    sandbox
-        .wait_condition(
-            NAME,
-            "DatabaseReady",
-            "False",
-            "DatabaseAuthenticationFailed",
-        )
-        .await?;
-    let none = || async { Ok(support::pods(&sandbox).await?.len()) };
-    wait::throughout("no pod", Duration::from_secs(5), none, |count| *count == 0).await?;
-
-    // TEST-NET-1 leads nowhere.
-    let nowhere = format!(
-        "postgres://somebody:not-the-password-of-anybody@192.0.2.1:{}/none",
-        sandbox.database().port()
-    );
-    sandbox
-        .create_secret(DATABASE_SECRET, &[("PG_URL", &nowhere)])
-        .await?;
-    sandbox
-        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
-        .await?;
-    support::wait_pods(&sandbox, 1).await?;
-    wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
-
-    sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    ensure!(support::pods(&sandbox).await?.len() == 2);
-    Ok(())
-}
-
-async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
-    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
-    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    let reported = sandbox
-        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
-        .await?;
-    support::says(&reported, &["invoices"])?;
-    ensure!(
-        support::pods(&sandbox).await?.is_empty(),
-        "a pod was started on another application's tables"
-    );
-    support::execute(&sandbox, "DROP TABLE invoices").await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
-}
-
-async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
-    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    sandbox
-        .apply_yaml(&support::second(&sandbox).to_string())
-        .await?;
-    let reported = sandbox
-        .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
-        .await?;
-    support::says(&reported, &[&format!("used by the BytebaseCluster {NAME}")])?;
-    ensure!(
-        sandbox
-            .pods("bytebase.com/cluster=second")
-            .await?
-            .is_empty(),
-        "the second cluster started on the first one's database"
-    );
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    // When the first goes, the second may start.
-    sandbox
-        .kubectl(&["delete", "bytebasecluster", NAME])
-        .await?;
-    sandbox
-        .wait_condition("second", "Ready", "True", "AllReplicasActive")
-        .await?;
-    Ok(())
-}
-
-/// A database outage is no reason to restart a replica.
-async fn stopped_and_back(sandbox: Sandbox) -> Result<()> {
-    support::ready(&sandbox, 2).await?;
-    let before = support::lives(&sandbox).await?;
-    let postgres = sandbox.harness().postgres.clone();
-    postgres.stop().await?;
-    let down = async {
-        sandbox
-            .wait_condition(NAME, "DatabaseReady", "Unknown", "")
-            .await?;
-        sandbox
-            .wait_condition(NAME, "Ready", "Unknown", "HeartbeatsUnknown")
-            .await?;
-        wait::throughout(
-            "the same replicas",
-            Duration::from_secs(20),
-            || support::lives(&sandbox),
-            |lives| *lives == before,
-        )
-        .await
-    }
-    .await;
-    postgres.start().await?;
-    down?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    ensure!(
-        support::lives(&sandbox).await? == before,
-        "a replica was ended or restarted"
-    );
-    Ok(())
-}
-
 async fn rotation(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
@@ -359,4 +227,143 @@ pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<Database> {
         .execute(sandbox.harness().postgres.admin())
         .await?;
     Ok(database)
+}
+
+async fn keyword_form(sandbox: Sandbox) -> Result<()> {
+    let database = sandbox.database();
+    let role = &database.name;
+    let hostile = "it's a \\ = / @ ? & % # \"password\" nobody may see";
+    sandbox.plant("hostile password", hostile);
+    let statement = format!(
+        "ALTER ROLE {role} PASSWORD '{}'",
+        hostile.replace('\'', "''")
+    );
+    sandbox
+        .harness()
+        .postgres
+        .execute_in("postgres", &statement)
+        .await?;
+    let quoted = hostile.replace('\\', "\\\\").replace('\'', "\\'");
+    let url = format!(
+        "host={} port={} user={role} password='{quoted}' dbname={role} sslmode=disable",
+        database.host(),
+        database.port(),
+    );
+    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// A login that only the pods can do. The stand-in can't, so conditions are all there is to see.
+async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
+    // The monitoring login below leads to the same database, under the name that it has here.
+    let name = &sandbox.database().name;
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["database"] = json!({
+        "url": format!("postgres://{name}@meta.cluster-x.eu-west-1.rds.amazonaws.com:5432/{name}?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1"),
+    });
+    let options = OperatorOptions {
+        // A license that the operator can't verify counts for nothing where the stored one can't be
+        // read.
+        verify_licenses: false,
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(&sandbox).await?;
+    sandbox.apply_yaml(&cluster.to_string()).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseCannotRead")
+        .await?;
+    support::says(&reported, &["database.monitorSecretRef"])?;
+    let reported = sandbox
+        .wait_condition(NAME, "HALicensed", "Unknown", "")
+        .await?;
+    support::says(&reported, &["monitorSecretRef", "Warn"])?;
+    sandbox
+        .wait_status(NAME, "one replica wanted", |status| {
+            status["targetReplicas"] == 1
+        })
+        .await?;
+    support::wait_pods(&sandbox, 1).await?;
+    let status = sandbox.status(NAME).await?;
+    ensure!(
+        status["phase"] != "Ready" && status["activeReplicas"].is_null(),
+        "{status}"
+    );
+
+    // A user who knows that the license includes HA says so.
+    support::patch_spec(&sandbox, json!({"license": {"enforcement": "Warn"}})).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "Unknown", "LicenseNotEnforced")
+        .await?;
+    sandbox
+        .wait_status(NAME, "both replicas wanted", |status| {
+            status["targetReplicas"] == 2
+        })
+        .await?;
+
+    // A login of the operator's own: now the operator reads the database, down to the heartbeats that are missing.
+    sandbox
+        .create_secret("monitor", &[("PG_URL", &sandbox.database().url())])
+        .await?;
+    let change = json!({
+        "database": {"monitorSecretRef": {"name": "monitor", "key": "PG_URL"}},
+        "license": {"enforcement": "Enforce"},
+    });
+    support::patch_spec(&sandbox, change).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "True", "DatabaseChecksPassed")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "AwaitingFirstSignUp")
+        .await?;
+    sandbox
+        .wait_status(NAME, "a missing heartbeat", |status| {
+            status["activeReplicas"] == 0 && status["replicaStatuses"][0]["heartbeat"] == "Missing"
+        })
+        .await?;
+    Ok(())
+}
+
+async fn monitor_role(sandbox: Sandbox) -> Result<()> {
+    let monitor = format!("{}_monitor", sandbox.database().name);
+    let password = "password-of-a-monitor-nobody-may-see";
+    let create = format!(
+        "CREATE ROLE {monitor} LOGIN PASSWORD '{password}'; GRANT pg_read_all_data, pg_monitor TO {monitor}"
+    );
+    let postgres = &sandbox.harness().postgres;
+    postgres.execute_in("postgres", &create).await?;
+    // Bytebase's tables are in a schema of its role's search path, which is not in the monitor's.
+    let name = &sandbox.database().name;
+    let elsewhere =
+        format!("CREATE SCHEMA bb AUTHORIZATION {name}; ALTER ROLE {name} SET search_path = bb");
+    postgres.execute_in(name, &elsewhere).await?;
+    sandbox.plant("password of the monitor", password);
+    let url = support::url_of(&sandbox, &monitor, password);
+    sandbox
+        .create_secret("monitor", &[("PG_URL", &url)])
+        .await?;
+    let mut cluster = support::licensed(&sandbox, 2);
+    cluster["spec"]["database"]["monitorSecretRef"] = json!({"name": "monitor", "key": "PG_URL"});
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let status = sandbox.status(NAME).await?;
+    ensure!(status["activeReplicas"] == 2, "{status}");
+    let fresh = status["replicaStatuses"]
+        .as_array()
+        .is_some_and(|list| list.iter().all(|replica| replica["heartbeat"] == "Fresh"));
+    ensure!(fresh, "{}", status["replicaStatuses"]);
+    // No session of the operator uses the login that the replicas have.
+    let owners: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usename = $1 AND application_name = 'bytebase-operator'",
+    )
+    .bind(&sandbox.database().name)
+    .fetch_one(sandbox.harness().postgres.admin())
+    .await?;
+    ensure!(owners == 0, "the operator logs in as Bytebase's role");
+    Ok(())
 }

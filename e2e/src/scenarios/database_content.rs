@@ -1,0 +1,321 @@
+//! What the metadata database holds, and what its role may do there, before a replica is started.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::support::{self, DATABASE_SECRET, NAME};
+use crate::scenario::sandbox::Sandbox;
+use crate::scenario::{Scenario, stand_in};
+use crate::wait;
+
+/// The scenarios of this file.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new(
+        "before-the-first-pod",
+        "A refused password holds back the first pod, an unreachable database only the second.",
+        |sandbox| Box::pin(before_the_first_pod(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "foreign-tables",
+        "Another application's tables hold back the first pod.",
+        |sandbox| Box::pin(foreign_tables(sandbox)),
+    ),
+    Scenario::new(
+        "database-shared",
+        "Of two clusters on one database the older runs and the younger waits.",
+        |sandbox| Box::pin(shared_by_two(sandbox)),
+    ),
+    Scenario::new(
+        "database-read-only",
+        "A database that takes no writes holds back the first pod until it does.",
+        |sandbox| Box::pin(read_only(sandbox)),
+    ),
+    Scenario::new(
+        "rights-lost",
+        "A role that lost a table of Bytebase's keeps its replica, and no other one is started.",
+        |sandbox| Box::pin(rights_lost(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "rights-missing",
+        "For a role that may not create tables, the condition says which GRANT it lacks.",
+        |sandbox| Box::pin(rights_missing(sandbox)),
+    ),
+    Scenario::new(
+        "database-missing",
+        "A database that is not there holds back the first pod until it is made.",
+        |sandbox| Box::pin(missing(sandbox)),
+    ),
+    Scenario::new(
+        "wrong-encoding",
+        "A database that is not UTF-8 holds back the first pod.",
+        |sandbox| Box::pin(wrong_encoding(sandbox)),
+    ),
+    Scenario::new(
+        "foreign-bytebase",
+        "A Bytebase that belongs to no cluster sends heartbeats to the database, and is reported until it ends.",
+        |sandbox| Box::pin(foreign_bytebase(sandbox)),
+    ),
+];
+
+/// Definite failures hold back the first pod; an unreachable database holds back only the second.
+async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
+    let right = sandbox.database().url();
+    let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
+    let cluster = support::licensed(&sandbox, 2);
+    support::start(&sandbox, &support::minimal(&sandbox, 0)).await?;
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
+        .await?;
+    sandbox.apply_yaml(&cluster.to_string()).await?;
+    sandbox
+        .wait_condition(
+            NAME,
+            "DatabaseReady",
+            "False",
+            "DatabaseAuthenticationFailed",
+        )
+        .await?;
+    let none = || async { Ok(support::pods(&sandbox).await?.len()) };
+    wait::throughout("no pod", Duration::from_secs(5), none, |count| *count == 0).await?;
+
+    // TEST-NET-1 leads nowhere.
+    let nowhere = format!(
+        "postgres://somebody:not-the-password-of-anybody@192.0.2.1:{}/none",
+        sandbox.database().port()
+    );
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &nowhere)])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
+        .await?;
+    support::wait_pods(&sandbox, 1).await?;
+    wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
+
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(support::pods(&sandbox).await?.len() == 2);
+    Ok(())
+}
+
+async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
+    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
+        .await?;
+    support::says(&reported, &["invoices"])?;
+    ensure!(
+        support::pods(&sandbox).await?.is_empty(),
+        "a pod was started on another application's tables"
+    );
+    support::execute(&sandbox, "DROP TABLE invoices").await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    sandbox
+        .apply_yaml(&support::second(&sandbox).to_string())
+        .await?;
+    let reported = sandbox
+        .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
+        .await?;
+    support::says(&reported, &[&format!("used by the BytebaseCluster {NAME}")])?;
+    ensure!(
+        sandbox
+            .pods("bytebase.com/cluster=second")
+            .await?
+            .is_empty(),
+        "the second cluster started on the first one's database"
+    );
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    // When the first goes, the second may start.
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    sandbox
+        .wait_condition("second", "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// What hosted PostgreSQL does when its disk is full.
+async fn read_only(sandbox: Sandbox) -> Result<()> {
+    let postgres = &sandbox.harness().postgres;
+    let name = &sandbox.database().name;
+    let frozen = format!("ALTER DATABASE {name} SET default_transaction_read_only = on");
+    postgres.execute_in("postgres", &frozen).await?;
+    let url = sandbox.database().url();
+    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseReadOnly")
+        .await?;
+    support::says(&reported, &["default_transaction_read_only"])?;
+    support::no_pods(&sandbox).await?;
+    let thawed = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
+    postgres.execute_in("postgres", &thawed).await?;
+    support::well(&sandbox).await
+}
+
+/// Tables of Bytebase's that its role does not own any more: the next migration would fail.
+async fn rights_lost(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 1);
+    cluster["spec"]["version"] = json!("3.20.0");
+    support::start(&sandbox, &cluster).await?;
+    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    let postgres = &sandbox.harness().postgres;
+    let name = &sandbox.database().name;
+    let owner = |owner: &str| format!("ALTER TABLE setting OWNER TO {owner}");
+    let shared = format!("GRANT ALL ON setting TO {name}");
+    postgres.execute_in(name, &owner("postgres")).await?;
+    postgres.execute_in(name, &shared).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
+        .await?;
+    let before = support::lives(&sandbox).await?;
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    wait::throughout(
+        "the running replica",
+        support::PAUSE,
+        || support::lives(&sandbox),
+        |lives| *lives == before,
+    )
+    .await?;
+    postgres.execute_in(name, &owner(name)).await?;
+    support::well(&sandbox).await?;
+    support::rolled_out(&sandbox).await
+}
+
+async fn missing(sandbox: Sandbox) -> Result<()> {
+    let database = sandbox.database();
+    let role = &database.name;
+    let later = format!("{role}_later");
+    let url = database
+        .url()
+        .replace(&format!("/{role}?"), &format!("/{later}?"));
+    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseMissing")
+        .await?;
+    support::says(&reported, &[&later, role])?;
+    support::no_pods(&sandbox).await?;
+    let create = format!("CREATE DATABASE {later} OWNER {role}");
+    sandbox
+        .harness()
+        .postgres
+        .execute_in("postgres", &create)
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+async fn rights_missing(sandbox: Sandbox) -> Result<()> {
+    let postgres = &sandbox.harness().postgres;
+    let database = sandbox.database();
+    let name = &database.name;
+    let guest = format!("{name}_guest");
+    let password = "password-of-a-guest-nobody-may-see";
+    // Before PostgreSQL 15 every role may create tables.
+    let prepare = format!(
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {guest} LOGIN PASSWORD '{password}'"
+    );
+    postgres.execute_in(name, &prepare).await?;
+    sandbox.plant("password of the guest", password);
+    let url = support::url_of(&sandbox, &guest, password);
+    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
+        .await?;
+    support::says(&reported, &["GRANT CREATE ON SCHEMA public"])?;
+    support::no_pods(&sandbox).await?;
+    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {guest}");
+    postgres.execute_in(name, &grant).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+async fn wrong_encoding(sandbox: Sandbox) -> Result<()> {
+    let database = sandbox.database();
+    let role = &database.name;
+    let ascii = format!("{role}_ascii");
+    let create = format!(
+        "CREATE DATABASE {ascii} OWNER {role} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+    );
+    sandbox
+        .harness()
+        .postgres
+        .execute_in("postgres", &create)
+        .await?;
+    let url = database
+        .url()
+        .replace(&format!("/{role}?"), &format!("/{ascii}?"));
+    support::start_with(&sandbox, &support::minimal(&sandbox, 1), &url).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseEncoding")
+        .await?;
+    support::says(&reported, &["SQL_ASCII", "UTF8"])?;
+    support::no_pods(&sandbox).await?;
+    support::set_url(&sandbox, &database.url()).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// Another Bytebase on the same database, which belongs to no `BytebaseCluster`.
+async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 1).await?;
+    let image = &sandbox.harness().bytebase;
+    let environment = json!([
+        {"name": "PG_URL", "valueFrom": {"secretKeyRef": {"name": DATABASE_SECRET, "key": "PG_URL"}}},
+        {"name": "PGAPPNAME", "value": "stranger"},
+    ]);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"},
+        "spec": {"containers": [{
+            "name": "bytebase", "image": image.name(), "imagePullPolicy": "Never", "env": environment,
+            "args": ["--port", "8080", "--data", "/var/opt/bytebase", "--external-url", "https://elsewhere.example.com", "--ha"],
+            "volumeMounts": [{"name": "data", "mountPath": "/var/opt/bytebase"}],
+        }], "volumes": [{"name": "data", "emptyDir": {}}]},
+    });
+    sandbox.apply_yaml(&pod.to_string()).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "False", "ForeignReplica")
+        .await?;
+    support::says(&reported, &["do not belong to this cluster", "1 of them"])?;
+    support::wait_event(&sandbox, "ForeignReplica").await?;
+    // The cluster's own replica is not blamed for it.
+    let status = sandbox.status(NAME).await?;
+    ensure!(
+        status["activeReplicas"] == 1 && status["replicaStatuses"][0]["heartbeat"] == "Fresh",
+        "{status}"
+    );
+    sandbox
+        .kubectl(&["delete", "pod", "stranger", "--grace-period=5"])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "ReplicasHealthy", "True", "AllReplicasHealthy")
+        .await?;
+    Ok(())
+}
+
+// === Words ===
