@@ -1,7 +1,7 @@
 //! Where the time of a run went.
 
+use parking_lot::Mutex;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How many lines are shown.
@@ -11,13 +11,13 @@ static TIMES: Mutex<Vec<(String, Duration)>> = Mutex::new(Vec::new());
 
 /// Notes what something took.
 pub fn note(what: impl Into<String>, took: Duration) {
-    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut times = TIMES.lock();
     times.push((what.into(), took));
 }
 
 /// What took longest, of all that was noted. Much of it ran at the same time.
 pub fn table() -> String {
-    let times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    let times = TIMES.lock();
     longest(times.clone())
 }
 

@@ -2,12 +2,10 @@
 //!
 //! The limit rests on the license and the heartbeats, never on `--ha`.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use sqlx::PgConnection;
 
 use crate::{
@@ -65,7 +63,7 @@ impl Entitlement {
 
     /// The next question goes to the database.
     pub fn forget(&self) {
-        *self.license.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.license.lock() = None;
     }
 
     /// Replicas with a fresh heartbeat.
@@ -112,7 +110,7 @@ impl Entitlement {
 }
 
 fn read<T: Clone>(cache: &Mutex<Option<Cached<T>>>, life: Option<Duration>) -> Option<T> {
-    let cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+    let cache = cache.lock();
     cache
         .as_ref()
         .filter(|cached| life.is_none_or(|life| cached.at.elapsed() < life))
@@ -120,7 +118,7 @@ fn read<T: Clone>(cache: &Mutex<Option<Cached<T>>>, life: Option<Duration>) -> O
 }
 
 fn write<T>(cache: &Mutex<Option<Cached<T>>>, value: T) {
-    *cache.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cached {
+    *cache.lock() = Some(Cached {
         at: Instant::now(),
         value,
     });

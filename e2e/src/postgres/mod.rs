@@ -6,10 +6,11 @@ pub mod companions;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use parking_lot::Mutex;
 use rand::Rng;
 use rustix::process::Signal;
 use sqlx::Connection;
@@ -245,7 +246,7 @@ impl Server {
                 ..self.record.clone()
             });
         })?;
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
+        *self.process.lock() = Some(process);
         Ok(())
     }
 
@@ -396,7 +397,6 @@ impl Server {
     fn process(&self) -> Result<ProcessId> {
         self.process
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .clone()
             .context("PostgreSQL was not started")
     }

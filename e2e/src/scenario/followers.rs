@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use futures::{AsyncBufReadExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, LogParams};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -64,7 +65,7 @@ impl Followers {
 
     /// What went wrong while following.
     pub fn problems(&self) -> Vec<String> {
-        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let problems = self.problems.lock();
         problems
             .iter()
             .map(|((pod, container, start), problem)| {
@@ -93,7 +94,7 @@ async fn watch(
                 Ok(()) => drop(ended.insert(start)),
                 // Tried again, into another file, as long as the container is there.
                 Err(error) => {
-                    let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut problems = problems.lock();
                     problems.insert(start, format!("{error:#}"));
                 }
             }

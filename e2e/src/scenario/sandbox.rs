@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -280,21 +281,13 @@ impl Sandbox {
 
     /// Looks for this value, too, in all the operator writes.
     pub fn plant(&self, label: &str, value: &str) {
-        let mut planted = self
-            .0
-            .planted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut planted = self.0.planted.lock();
         planted.push(Planted::new(label, value));
     }
 
     /// What was planted so far.
     pub fn planted(&self) -> Vec<Planted> {
-        self.0
-            .planted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.planted.lock().clone()
     }
 
     /// Installs, or changes, the operator of this scenario: it watches this namespace only. From
@@ -351,21 +344,13 @@ impl Sandbox {
 
     /// Everything the operator logged, file by file; one per start of each pod.
     pub fn operator_logs(&self) -> Result<Vec<(String, String)>> {
-        let followers = self
-            .0
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let followers = self.0.followers.lock();
         followers.as_ref().map_or(Ok(Vec::new()), Followers::read)
     }
 
     /// What of the operator's logs could not be kept, and why.
     pub fn operator_log_problems(&self) -> Vec<String> {
-        let followers = self
-            .0
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let followers = self.0.followers.lock();
         followers.as_ref().map_or(Vec::new(), Followers::problems)
     }
 
@@ -399,11 +384,7 @@ impl Sandbox {
     }
 
     fn follow_operator(&self) -> Result<()> {
-        let mut followers = self
-            .0
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.0.followers.lock();
         if followers.is_none() {
             let folder = self.0.folder.join("operator");
             *followers = Some(Followers::start(

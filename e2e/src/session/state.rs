@@ -3,9 +3,9 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::process::ProcessId;
@@ -166,7 +166,7 @@ impl State {
     pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<Record> {
         // Scenarios that run side by side write down what they start.
         static CHANGING: Mutex<()> = Mutex::new(());
-        let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = CHANGING.lock();
         let mut record = self.record()?;
         change(&mut record);
         write_private(

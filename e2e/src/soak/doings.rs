@@ -1,9 +1,10 @@
 //! What the hands note down for the eyes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::plan::Model;
 
@@ -50,6 +51,6 @@ pub struct Shared(Arc<Mutex<Doings>>);
 impl Shared {
     /// What is noted now; to be changed in place.
     pub fn lock(&self) -> MutexGuard<'_, Doings> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -8,10 +8,11 @@ use crate::world::{
     Waited, World,
 };
 use bytebase_operator::api::status::RolloutWait;
+use parking_lot::Mutex;
 use stateright::{Model, Property};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
 /// the other, each with a handful of steps, and a foreign heartbeat before.
@@ -125,11 +126,7 @@ impl Checked {
         // What may still happen, and what the checker remembers, has no part in it.
         world.budget = Budget::default();
         world.ghost = Ghost::default();
-        let known = || {
-            self.recovered
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let mut recovers = false;
         for _ in 0..RECOVERY {

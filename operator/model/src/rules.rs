@@ -23,9 +23,9 @@ use bytebase_operator::observation::{
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -243,7 +243,7 @@ impl Rules {
             status: world.status.clone(),
             tick: world.tick,
         };
-        let decided = || self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let decided = || self.decided.lock();
         if let Some(writes) = decided().get(&ground) {
             return writes.clone();
         }

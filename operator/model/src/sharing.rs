@@ -11,10 +11,11 @@ use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
 use serde_json::json;
 use stateright::{Model, Property};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Steps after which a world that misbehaves no more must be as wanted.
@@ -332,11 +333,7 @@ impl Sharing {
             cluster.budget = Budget::default();
         }
         (pair.crashes, pair.outages, pair.restarts) = (0, 0, 0);
-        let known = || {
-            self.recovered
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-        };
+        let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let mut recovers = false;
         for _ in 0..RECOVERY {

@@ -5,10 +5,7 @@ mod errors;
 mod streams;
 mod subscription;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -18,6 +15,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{any, get, patch, post},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

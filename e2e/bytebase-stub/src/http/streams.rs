@@ -3,7 +3,7 @@
 //!
 //! They keep the shape of Bytebase's connections, not their content, and ask for no login.
 
-use std::{convert::Infallible, sync::PoisonError, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json,
@@ -52,10 +52,7 @@ pub async fn mcp_call(State(app): Shared, headers: HeaderMap) -> Result<Response
         return Ok(body.into_response());
     }
     let session = uuid::Uuid::new_v4().to_string();
-    let mut sessions = app
-        .mcp_sessions
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut sessions = app.mcp_sessions.lock();
     sessions.insert(session.clone());
     Ok(([(SESSION, session)], body).into_response())
 }
@@ -85,10 +82,7 @@ fn ticks(stop: CancellationToken) -> impl Stream<Item = Result<Event, Infallible
 }
 
 fn known_session(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    let sessions = app
-        .mcp_sessions
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let sessions = app.mcp_sessions.lock();
     let session = headers.get(SESSION).and_then(|value| value.to_str().ok());
     if session.is_some_and(|session| sessions.contains(session)) {
         Ok(())

@@ -4,10 +4,11 @@ use super::hook::{Attempt, Phase, Rules};
 use super::promises::{ENDS, ENDS_SOON, Ghost, Promise};
 use super::world::{Action, Budget, Pod, World};
 use crate::visit::keeps;
+use parking_lot::Mutex;
 use stateright::{Model, Property};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Once the world behaves and no new work comes, every drain is over after so many steps: two for
 /// the replica to be known, two for what is queued, and what is claimed meanwhile.
@@ -52,7 +53,7 @@ impl Checked {
         } else {
             QUIET
         };
-        let known = || self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.needed.lock();
         let mut visited = Vec::new();
         let mut needs = u8::MAX;
         for _ in 0..=most {
