@@ -396,121 +396,53 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
 // === The query ===
 
 /// What is read from catalogs, and needs no table of Bytebase's. Words in braces are filled in.
-const CATALOG: &str = "\
-SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}\
-WITH expected(name, columns) AS (VALUES {expected}), \
-me AS (SELECT oid FROM pg_database WHERE datname = current_database()), \
-principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-  WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with} \
-SELECT json_build_object(\
-'server_version_num', current_setting('server_version_num')::int, \
-'in_recovery', pg_is_in_recovery(), \
-'read_only', {read_only}, \
-'encoding', current_setting('server_encoding'), \
-'max_connections', current_setting('max_connections')::int, \
-'reserved_connections', current_setting('superuser_reserved_connections')::int \
-  + coalesce(current_setting('reserved_connections', true)::int, 0), \
-'role_connections', (SELECT rolconnlimit FROM pg_roles WHERE rolname = {role} AND rolconnlimit >= 0 AND NOT rolsuper), \
-'database_connections', (SELECT datconnlimit FROM pg_database WHERE oid = (SELECT oid FROM me) AND datconnlimit >= 0), \
-'schema', current_schema(), {unseen}\
-'can_create', {create}, \
-'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END, \
-'not_owned', {not_owned}, \
-'principal', (SELECT nspname || '.principal' FROM principal), \
-'tables', (SELECT json_agg(json_build_object('name', e.name, \
-  'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-    AND a.attname::text = ANY (e.columns)) = cardinality(e.columns), \
-  'readable', (SELECT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), true) FROM pg_attribute a \
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns)))) \
-  FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f'))\
-{parts})::text";
+const CATALOG: &str = include_str!("sql/catalog.sql");
 
 /// What a new session of Bytebase's role has as one setting, by the server's own order of
 /// precedence: for the role in the database, for the role, for the database. NULL where it is
 /// set for none of these.
-const ROLE_SETTING: &str = "(SELECT substr(c, length('{name}=') + 1) FROM pg_db_role_setting s, unnest(s.setconfig) c \
-  WHERE left(c, length('{name}=')) = '{name}=' \
-  AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) \
-  AND s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = {role})) \
-  ORDER BY s.setrole = 0, s.setdatabase = 0 LIMIT 1)";
+const ROLE_SETTING: &str = include_str!("sql/role_setting.sql");
 
 /// For a monitoring login: names without a schema then mean what they mean to Bytebase.
-const PATH_OF_ROLE: &str = "SELECT set_config('search_path', \
-  replace(replace({path}, '\"$user\"', '$user'), '$user', quote_ident({role})), true); ";
+const PATH_OF_ROLE: &str = include_str!("sql/path_of_role.sql");
 
 /// For a monitoring login: a schema that Bytebase's role may use and the login may not, where
 /// tables would seem not to exist.
-const UNSEEN: &str = "'unseen', (SELECT n.nspname FROM unnest(string_to_array(current_setting('search_path'), ',')) p \
-  JOIN pg_namespace n ON n.nspname IN (btrim(p, ' \"'), lower(btrim(p))) \
-  JOIN pg_roles r ON r.rolname = {role} AND has_schema_privilege(r.oid, n.oid, 'USAGE') \
-  WHERE NOT has_schema_privilege(n.oid, 'USAGE') LIMIT 1), \
-'knows_role', EXISTS (SELECT FROM pg_roles WHERE rolname = {role}), ";
+const UNSEEN: &str = include_str!("sql/unseen.sql");
 
 /// The first schema of the `search_path`, if none of them exists.
-const MISSING_SCHEMA: &str = "(SELECT CASE WHEN NOT bool_or(n.oid IS NOT NULL) THEN (array_agg(name ORDER BY place))[1] END \
-  FROM (SELECT btrim(p, ' \"') AS name, place FROM unnest(string_to_array(current_setting('search_path'), ',')) \
-    WITH ORDINALITY s(p, place)) named LEFT JOIN pg_namespace n ON n.nspname IN (name, lower(name)) WHERE name <> '$user')";
+const MISSING_SCHEMA: &str = include_str!("sql/missing_schema.sql");
 
 /// One of Bytebase's tables that the role does not own, and so cannot alter.
-const NOT_OWNED: &str = "(SELECT name FROM (SELECT 'principal' AS name, relowner FROM principal \
-  UNION ALL SELECT e.name, c.relowner FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name)) o \
-  JOIN pg_roles r ON r.rolname = {role} AND NOT pg_has_role(r.oid, relowner, 'USAGE') LIMIT 1)";
+const NOT_OWNED: &str = include_str!("sql/not_owned.sql");
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
-const FOREIGN: &str = ", 'foreign', (SELECT n.nspname || '.' || c.relname \
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-  AND pg_table_is_visible(c.oid) AND NOT EXISTS (SELECT FROM pg_depend d \
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
-  ORDER BY 1 LIMIT 1)";
+const FOREIGN: &str = include_str!("sql/foreign.sql");
 
 /// From the functions below `pg_stat_activity`: the view makes a row of every session of the server
 /// before it leaves out those of other databases. Even so the server copies the state of every
 /// session it has room for.
-const SESSIONS_OF_DATABASE: &str = ", sessions AS (SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS query \
-  FROM pg_stat_get_backend_idset() s(id) WHERE pg_stat_get_backend_dbid(id) = (SELECT oid FROM me)), \
-  locks AS MATERIALIZED (SELECT pid, objid, mode FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 \
-  AND objid IN (1001, 1002) AND objsubid = 1 AND granted AND database = (SELECT oid FROM me))";
+const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 
 /// `pg_locks` reads the locks of the whole server, so it is asked only where there is another
 /// session that may hold one.
 ///
 /// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain hook
 /// holds it shared, and any other session that has held it for five seconds is no promotion.
-const SESSIONS: &str = ", 'sessions', json_build_object(\
-'migration_running', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
-  THEN EXISTS (SELECT FROM locks WHERE objid = 1002) ELSE false END, \
-'queue_held_by', CASE WHEN EXISTS (SELECT FROM sessions WHERE pid <> pg_backend_pid()) \
-  THEN (SELECT json_agg(DISTINCT a.application_name) FROM (SELECT pid, mode FROM locks WHERE objid = 1001 LIMIT {rows}) l, \
-  pg_stat_get_activity(l.pid) a WHERE l.mode = 'ShareLock' OR a.state_change < clock_timestamp() - interval '5 seconds') END, \
-'sees_all', current_setting('track_activities') = 'on' AND (pg_has_role('pg_read_all_stats', 'USAGE') \
-  OR coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM principal), false)), \
-'hidden', current_setting('track_activities') <> 'on' \
-  OR EXISTS (SELECT FROM sessions WHERE query = '<insufficient privilege>'), \
-'listeners', (SELECT json_agg(json_build_array(a.application_name, host(a.client_addr))) FROM (SELECT pid FROM sessions \
-  WHERE query ~* '^\\s*listen\\s+\"?bytebase_signal\"?\\s*;?\\s*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a))";
+const SESSIONS: &str = include_str!("sql/sessions.sql");
 
-const HEARTBEATS: &str = ", 'heartbeats', (SELECT json_agg(json_build_array(h.id, h.age)) FROM (SELECT replica_id::text AS id, \
-  greatest(0, extract(epoch FROM clock_timestamp() - last_heartbeat))::float8 AS age FROM replica_heartbeat \
-  WHERE isfinite(last_heartbeat) AND last_heartbeat > clock_timestamp() - interval '1 hour' \
-  ORDER BY last_heartbeat DESC LIMIT {limit}) h)";
+const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
 
 const VERSION: &str =
     ", 'version', (SELECT version::text FROM instance_change_history ORDER BY id DESC LIMIT 1)";
 
-const LICENSE: &str = ", 'license', (SELECT json_build_array(w.resource_id, s.value::jsonb ->> 'license') FROM workspace w \
-  LEFT JOIN setting s ON s.workspace = w.resource_id AND s.name::text = 'SYSTEM' WHERE NOT w.deleted \
-  ORDER BY w.resource_id LIMIT 1)";
+const LICENSE: &str = include_str!("sql/license.sql");
 
-const WORKSPACE: &str = ", 'license', (SELECT json_build_array(w.resource_id, NULL) FROM workspace w WHERE NOT w.deleted \
-  ORDER BY w.resource_id LIMIT 1)";
+const WORKSPACE: &str = include_str!("sql/workspace.sql");
 
 /// Tasks without an owner are left out, as Bytebase leaves them out when it searches for work of dead
 /// replicas.
-const TASKS: &str = ", 'running', (SELECT json_agg(json_build_array(r.id, r.n)) FROM (SELECT replica_id::text AS id, count(*) AS n \
-  FROM task_run WHERE status::text = 'RUNNING' AND replica_id IS NOT NULL GROUP BY 1 ORDER BY 1 LIMIT {rows}) r), \
-  'pending', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'PENDING' LIMIT {count}) p), \
-  'available', (SELECT count(*) FROM (SELECT FROM task_run WHERE status::text = 'AVAILABLE' LIMIT {count}) a)";
+const TASKS: &str = include_str!("sql/tasks.sql");
 
 /// `url` is what was logged in by.
 fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {

@@ -1,0 +1,27 @@
+SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}
+WITH expected(name, columns) AS (VALUES {expected}),
+me AS (SELECT oid FROM pg_database WHERE datname = current_database()),
+principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with}
+SELECT json_build_object(
+'server_version_num', current_setting('server_version_num')::int,
+'in_recovery', pg_is_in_recovery(),
+'read_only', {read_only},
+'encoding', current_setting('server_encoding'),
+'max_connections', current_setting('max_connections')::int,
+'reserved_connections', current_setting('superuser_reserved_connections')::int
+  + coalesce(current_setting('reserved_connections', true)::int, 0),
+'role_connections', (SELECT rolconnlimit FROM pg_roles WHERE rolname = {role} AND rolconnlimit >= 0 AND NOT rolsuper),
+'database_connections', (SELECT datconnlimit FROM pg_database WHERE oid = (SELECT oid FROM me) AND datconnlimit >= 0),
+'schema', current_schema(), {unseen}
+'can_create', {create},
+'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END,
+'not_owned', {not_owned},
+'principal', (SELECT nspname || '.principal' FROM principal),
+'tables', (SELECT json_agg(json_build_object('name', e.name,
+  'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    AND a.attname::text = ANY (e.columns)) = cardinality(e.columns),
+  'readable', (SELECT coalesce(bool_and(has_column_privilege(c.oid, a.attnum, 'SELECT')), true) FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname::text = ANY (e.columns))))
+  FROM expected e JOIN pg_class c ON c.oid = to_regclass(e.name) AND c.relkind IN ('r', 'p', 'v', 'm', 'f'))
+{parts})::text

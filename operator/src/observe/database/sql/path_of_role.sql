@@ -1,0 +1,2 @@
+SELECT set_config('search_path',
+  replace(replace({path}, '"$user"', '$user'), '$user', quote_ident({role})), true);
