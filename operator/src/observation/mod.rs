@@ -172,8 +172,8 @@ pub struct DatabaseFacts {
     pub identity: DatabaseIdentity,
     /// For how long its server has run.
     pub server_uptime: Duration,
-    /// For how long each reading has found that it takes writes, up to this one; no longer than its
-    /// server has run.
+    /// For how long each reading has found that this server takes writes, up to this one; no longer
+    /// than it has run.
     pub writable_for: Duration,
     /// Whose tables these are.
     pub schema: SchemaState,

@@ -57,9 +57,9 @@ struct Claim {
 pub struct Sighting {
     /// Which database and which start of its server.
     pub identity: DatabaseIdentity,
-    /// Since when the server runs.
+    /// Since when each reading has found this server to take writes.
     pub since: Instant,
-    /// When it was read.
+    /// When it was read last.
     pub at: Instant,
 }
 
@@ -268,8 +268,8 @@ impl Claim {
 // === impl Sighting ===
 
 impl Sighting {
-    /// Whether these are two servers, and not one before and after a restart: the one that started
-    /// first was seen when the other one ran already.
+    /// Whether these are two databases, and not one before and after a restart or a failover: the one
+    /// that was seen to take writes first still did when the other one did already.
     fn runs_beside(&self, other: &Self) -> bool {
         let (first, second) = if self.since <= other.since {
             (self, other)

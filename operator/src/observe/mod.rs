@@ -380,10 +380,11 @@ fn sighting(latest: &Latest) -> Option<Sighting> {
         return None;
     };
     let now = Instant::now();
+    let at = now.checked_sub(*age).unwrap_or(now);
     Some(Sighting {
         identity: facts.identity.clone(),
-        since: now.checked_sub(facts.server_uptime).unwrap_or(now),
-        at: now.checked_sub(*age).unwrap_or(now),
+        since: at.checked_sub(facts.writable_for).unwrap_or(at),
+        at,
     })
 }
 
@@ -393,4 +394,27 @@ struct DatabaseKnowledge {
     last_facts: Option<(Duration, DatabaseFacts)>,
     shared_with: Option<String>,
     remembered: Remembered,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{facts, no_license};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_counts_from_when_it_was_seen_to_take_writes_not_from_its_start() {
+        let seconds = Duration::from_secs;
+        // A standby that has run for an hour was promoted ten seconds before it was read last.
+        let mut facts = facts(0, no_license());
+        facts.server_uptime = seconds(3600);
+        facts.writable_for = seconds(10);
+        tokio::time::advance(seconds(7200)).await;
+        let now = Instant::now();
+        let seen = sighting(&Latest {
+            view: DatabaseView::Probed(Ok(facts.clone())),
+            last_good: Some((seconds(4), facts)),
+        });
+        let seen = seen.unwrap();
+        assert_eq!((now - seen.at, now - seen.since), (seconds(4), seconds(14)));
+    }
 }

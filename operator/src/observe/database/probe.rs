@@ -390,6 +390,11 @@ impl State {
         outcome: Result<DatabaseFacts, ProbeFailure>,
         now: Instant,
     ) -> Result<DatabaseFacts, ProbeFailure> {
+        let before = self.facts.as_ref().map(|(_, facts)| &facts.identity);
+        let is_same = |facts: &DatabaseFacts| before.is_none_or(|before| *before == facts.identity);
+        if !outcome.as_ref().is_ok_and(is_same) {
+            self.writable_since = None;
+        }
         let takes_writes = |facts: &DatabaseFacts| !facts.in_recovery && !facts.read_only;
         if !outcome.as_ref().is_ok_and(takes_writes) {
             self.writable_since = None;
@@ -908,6 +913,13 @@ mod tests {
         };
         state.record(Ok(restarted), start + seconds(70));
         assert_eq!(writable_for(&state), seconds(4));
+        // After a failover a name leads to a server that has run for long.
+        let promoted = DatabaseFacts {
+            identity: crate::observation::DatabaseIdentity::new("id", "of a standby"),
+            ..read()
+        };
+        state.record(Ok(promoted), start + seconds(80));
+        assert_eq!(writable_for(&state), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -1065,6 +1065,7 @@ fn facts_of(server: &Server, active: &[(Uuid, i64, Option<String>)], now: i64) -
     let start = server.starts.to_string();
     facts.identity = DatabaseIdentity::new(&server.identity.to_string(), &start);
     facts.server_uptime = seconds(now - server.started);
+    facts.writable_for = facts.server_uptime;
     let heartbeats = active.iter().map(|(replica_id, age, _)| Heartbeat {
         replica_id: *replica_id,
         age: seconds(*age),
