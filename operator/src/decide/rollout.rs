@@ -379,7 +379,7 @@ fn next(
     if candidate.given_up {
         return evict(
             candidate,
-            "it runs an old template and has sent no heartbeat for over a minute",
+            "it runs an old template, and the metadata database has had no heartbeat of it for over a minute",
         );
     }
     // Every other one must carry the load while this one is away.
