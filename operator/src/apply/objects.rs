@@ -2,8 +2,8 @@
 
 use super::contains::contains;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
-use crate::decide::rollout::Eviction;
 use crate::decide::scale::Size;
+use crate::decide::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;

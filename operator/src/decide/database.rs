@@ -1,13 +1,12 @@
 //! What the state of the metadata database allows.
 
 use super::health::Health;
-use super::login;
 use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LoginState};
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
-    Refusal, SchemaState,
+    Refusal, Remembered, SchemaState,
 };
 use crate::validate::ValidDatabase;
 
@@ -160,13 +159,29 @@ fn login_state(database: &ValidDatabase, observation: &Observation) -> Option<Lo
     match trial {
         None => before,
         Some(LoginTrial::Accepted) => Some(LoginState::Accepted),
-        Some(LoginTrial::Failed(failure)) => Some(login::after_failure(failure.class, before)),
+        Some(LoginTrial::Failed(failure)) => Some(after_failure(failure.class, before)),
+    }
+}
+
+/// Whether the operator knew of a login before whether the server accepts it.
+pub fn can_tell(remembered: &Remembered) -> bool {
+    matches!(
+        remembered.login,
+        Some(LoginState::Accepted | LoginState::Refused)
+    )
+}
+
+/// What a failure to log in as the replicas do says, after what was known before.
+pub fn after_failure(class: FailureClass, before: Option<LoginState>) -> LoginState {
+    match (class, before) {
+        (FailureClass::Definite, _) => LoginState::Refused,
+        (FailureClass::Unknown, before) => before.unwrap_or(LoginState::CannotTell),
     }
 }
 
 /// Replicas run on another database than the one that is wanted now, which the operator could read.
 fn is_changed(observation: &Observation) -> bool {
-    login::can_tell(&observation.remembered) && !is_first_start(observation)
+    can_tell(&observation.remembered) && !is_first_start(observation)
 }
 
 /// The reason of `DatabaseReady` that says why a login or a reading failed.

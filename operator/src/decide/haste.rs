@@ -7,7 +7,7 @@
 
 use super::health::{Health, Replica};
 use super::license::{LicenseVerdict, Licensed};
-use super::rollout::Eviction;
+use super::step::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 

@@ -2,7 +2,8 @@
 
 use super::database::{Allows, DatabaseVerdict};
 use super::replicas::Target;
-use super::rollout::{Hold, Wait};
+use super::rollout::Hold;
+use super::step::Wait;
 use super::{maintenance, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;

@@ -4,15 +4,14 @@
 //! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
 //! written only when the server has accepted it, and when the running pods know it.
 
-use super::database::{Allows, DatabaseVerdict, reason_of};
+use super::database::{Allows, DatabaseVerdict, can_tell, reason_of};
 use super::health::{Health, Replica};
-use super::rollout::{Rollout, Step, Wait};
+use super::rollout::Rollout;
+use super::step::{Step, Wait};
 use crate::api::Reason;
-use crate::api::status::{ChangedLogin, HeartbeatState, LoginState, RolloutWait};
+use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
 use crate::desired::{self, drain, drain::Template};
-use crate::observation::{
-    FailureClass, LoginTrial, Observation, ProbeFailure, Remembered, StatefulSetView,
-};
+use crate::observation::{FailureClass, LoginTrial, Observation, ProbeFailure, StatefulSetView};
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -102,22 +101,6 @@ pub fn held(
         return None;
     }
     secret_in_pods(changed, set, observation.now).map(Held::Waits)
-}
-
-/// Whether the operator knew of a login before whether the server accepts it.
-pub fn can_tell(remembered: &Remembered) -> bool {
-    matches!(
-        remembered.login,
-        Some(LoginState::Accepted | LoginState::Refused)
-    )
-}
-
-/// What a failure to log in as the replicas do says, after what was known before.
-pub fn after_failure(class: FailureClass, before: Option<LoginState>) -> LoginState {
-    match (class, before) {
-        (FailureClass::Definite, _) => LoginState::Refused,
-        (FailureClass::Unknown, before) => before.unwrap_or(LoginState::CannotTell),
-    }
 }
 
 /// A drain hook that is to log in by the Secret of now must have it in its pod, where none comes in

@@ -5,7 +5,7 @@
 //! size and its template say how far the rollout has come, to whichever process reads them.
 
 use super::health::Health;
-use super::rollout::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
+use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
 use crate::desired::drain::Template;

@@ -19,6 +19,7 @@ pub(crate) mod rollout;
 pub(crate) mod scale;
 pub(crate) mod schema;
 pub(crate) mod silent;
+pub(crate) mod step;
 #[cfg(test)]
 mod tests;
 pub(crate) mod verdict;
@@ -37,8 +38,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::Desired;
 use plan::{Plan, Report, Wanted};
 use replicas::Grounds;
-use rollout::Step;
 use scale::Haste;
+use step::Step;
 
 /// Beside the grace period of a pod, one step of a scale-down takes so long: the StatefulSet's
 /// controller and the next reading of the database.

@@ -4,7 +4,8 @@ use super::conditions::Findings;
 use super::database::DatabaseVerdict;
 use super::health::{self, Health};
 use super::license::LicenseVerdict;
-use super::rollout::{self, Rollout, Step};
+use super::rollout::Rollout;
+use super::step::{self, Step};
 use super::{drains, login, queue, scale, silent};
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::Reading;
@@ -135,7 +136,7 @@ pub(super) fn next(
         health::awaited_refusal(observation),
         late,
         scale::overdue_at(observation),
-        rollout::overdue_at(observation),
+        step::overdue_at(observation),
         shared_until(observation),
     ]
     .into_iter()

@@ -1,7 +1,7 @@
 //! What is to be done: the outcome of a decision.
 
-use super::rollout::Eviction;
 use super::scale::Size;
+use super::step::Eviction;
 use crate::api::status::{
     DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, StuckTasks,
 };

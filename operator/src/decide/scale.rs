@@ -1,9 +1,9 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica};
-use super::rollout::{Wait, schema_migration};
+use super::step::{Wait, is_overdue, next_overdue, schema_migration};
 use crate::api::status::RolloutWait;
-use crate::observation::{DatabaseView, Observation, PodView, StatefulSetView};
+use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::ops::Range;
 
@@ -152,19 +152,4 @@ fn cannot_end(replica: &Replica<'_>, observation: &Observation) -> bool {
 /// When the next step of a scale-down stops waiting for a pod that does not end.
 pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
     next_overdue(ENDING_MARGIN, observation)
-}
-
-/// Whether a pod should have ended, and longer ago than this.
-pub fn is_overdue(pod: &PodView, margin: SignedDuration, now: Timestamp) -> bool {
-    let late = pod.ends_by.and_then(|by| by.checked_add(margin).ok());
-    late.is_some_and(|late| now > late)
-}
-
-/// When the first pod will be overdue that is not so yet.
-pub fn next_overdue(margin: SignedDuration, observation: &Observation) -> Option<Timestamp> {
-    let just_after = margin + SignedDuration::from_secs(1);
-    let ends = observation.pods.iter().filter_map(|pod| pod.ends_by);
-    ends.filter_map(|by| by.checked_add(just_after).ok())
-        .filter(|moment| *moment > observation.now)
-        .min()
 }

@@ -3,7 +3,8 @@
 
 use super::database::DatabaseVerdict;
 use super::health::{Health, Replica};
-use super::rollout::{Eviction, Rollout, Step, schema_migration};
+use super::rollout::Rollout;
+use super::step::{Eviction, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
 use crate::observation::Observation;
 use crate::observation::heartbeat::DEAD_AFTER;

@@ -1,0 +1,265 @@
+//! The next move of a rollout, with or without downtime, or of a scale-down; and what each of them
+//! waits for.
+
+use super::health::{Health, Replica};
+use super::schema;
+use crate::api::Reason;
+use crate::api::status::{HeartbeatState, RolloutWait};
+use crate::contract::version::Version;
+use crate::observation::{Observation, PodView, StatefulSetView};
+use crate::validate::ValidCluster;
+use jiff::{SignedDuration, Timestamp};
+
+/// The next move of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Every pod runs the current template.
+    Done,
+    /// End this pod.
+    Evict(Eviction),
+    /// Not yet.
+    Wait(Wait),
+    /// It does not go on without help.
+    Stalled {
+        /// Reason of `RolloutComplete` and `Stalled`.
+        reason: Reason,
+        /// The pod that holds it up.
+        pod: Option<String>,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+/// What a rollout waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// In one word.
+    pub for_: RolloutWait,
+    /// The pod that it is about.
+    pub pod: Option<String>,
+    /// Tasks that this pod is running, where the wait is for them.
+    pub running_tasks: Option<u64>,
+    /// In words, after "waiting for".
+    pub message: String,
+    /// When the rollout stops waiting for it, or the requeue comes, at the latest.
+    pub until: Option<Timestamp>,
+}
+
+impl Wait {
+    /// For something that is about no single pod and ends by itself.
+    pub fn new(for_: RolloutWait, message: impl Into<String>) -> Self {
+        Self {
+            for_,
+            pod: None,
+            running_tasks: None,
+            message: message.into(),
+            until: None,
+        }
+    }
+
+    /// The same about one pod.
+    #[must_use]
+    pub fn about(self, replica: &Replica<'_>) -> Self {
+        Self {
+            pod: Some(replica.pod.name.clone()),
+            ..self
+        }
+    }
+
+    /// The same, with the tasks that its replica runs.
+    #[must_use]
+    pub fn with_tasks(self, replica: &Replica<'_>) -> Self {
+        Self {
+            running_tasks: replica.running_tasks,
+            ..self.about(replica)
+        }
+    }
+
+    /// With the moment at which it ends at the latest.
+    #[must_use]
+    pub fn until(self, until: Option<Timestamp>) -> Self {
+        Self { until, ..self }
+    }
+}
+
+/// One pod to end. The uid keeps an eviction from hitting a successor of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Name of the pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// Why, for the event.
+    pub why: String,
+    /// Seconds that the pod has to end; `None`: as long as its template says.
+    pub grace_seconds: Option<u32>,
+    /// What keeps refusing it.
+    pub refused: Option<String>,
+}
+
+/// Whether a pod runs another template than the present one.
+pub fn is_outdated(replica: &Replica<'_>, set: &StatefulSetView) -> bool {
+    replica.pod.revision != set.update_revision
+}
+
+pub fn version_of(replica: &Replica<'_>) -> Option<Version> {
+    Version::parse(replica.pod.version.as_deref()?).ok()
+}
+
+/// A schema migration that runs, or of which is not known whether it does. The end of the pod that
+/// runs it would leave it half done.
+pub fn schema_migration(observation: &Observation) -> Option<Wait> {
+    match &observation.facts()?.sessions {
+        Some(sessions) if sessions.migration_running => Some(Wait::new(
+            RolloutWait::SchemaMigration,
+            "the schema migration to end (advisory lock 1002 is held): ending the pod that runs it would leave it half done",
+        )),
+        Some(_) => None,
+        // The next reading includes the sessions.
+        None => Some(Wait::new(
+            RolloutWait::DatabaseReading,
+            "a reading of whether a schema migration is running",
+        )),
+    }
+}
+
+/// A pod that should have ended by now is not waited for any longer than this: it cannot end.
+const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
+
+/// A pod that does not end although its time is up: its node is lost, or its kubelet does not answer.
+pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
+    let late = health.replicas.iter().find(|replica| {
+        replica.pod.deleting && is_overdue(replica.pod, OVERDUE, observation.now)
+    })?;
+    let name = &late.pod.name;
+    let trouble = late.pod.trouble.as_ref().map_or_else(
+        || "its node does not say why".to_owned(),
+        |trouble| trouble.message().to_owned(),
+    );
+    Some(Step::Stalled {
+        reason: Reason::RolloutStalled,
+        pod: Some(name.clone()),
+        why: format!(
+            "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0)"
+        ),
+    })
+}
+
+/// When a rollout stops waiting for a pod that does not end.
+pub fn overdue_at(observation: &Observation) -> Option<Timestamp> {
+    next_overdue(OVERDUE, observation)
+}
+
+/// Whether a pod should have ended, and longer ago than this.
+pub fn is_overdue(pod: &PodView, margin: SignedDuration, now: Timestamp) -> bool {
+    let late = pod.ends_by.and_then(|by| by.checked_add(margin).ok());
+    late.is_some_and(|late| now > late)
+}
+
+/// When the first pod will be overdue that is not so yet.
+pub fn next_overdue(margin: SignedDuration, observation: &Observation) -> Option<Timestamp> {
+    let just_after = margin + SignedDuration::from_secs(1);
+    let ends = observation.pods.iter().filter_map(|pod| pod.ends_by);
+    ends.filter_map(|by| by.checked_add(just_after).ok())
+        .filter(|moment| *moment > observation.now)
+        .min()
+}
+
+/// A replica on the new template that does not carry load yet: the rollout waits for it, and stops
+/// when it takes too long.
+pub fn unproven_step(
+    for_: RolloutWait,
+    cluster: &ValidCluster,
+    observation: &Observation,
+    replica: &Replica<'_>,
+    outdated: &[&Replica<'_>],
+) -> Step {
+    let timeout = cluster.rollout.ready_timeout;
+    let since = unproven_since(for_, replica, timeout, observation);
+    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    let (pod, state) = (&replica.pod.name, describe(replica));
+    // An unknown heartbeat is the operator's trouble with the database, not the pod's.
+    let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
+    if observation.now >= deadline && failed {
+        let seconds = timeout.as_secs();
+        let back = way_back(replica, outdated, observation);
+        return Step::Stalled {
+            reason: Reason::RolloutStalled,
+            pod: Some(pod.clone()),
+            why: format!(
+                "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; correct the change or take it back{back}"
+            ),
+        };
+    }
+    let message = format!("{pod} to be Ready and to send heartbeats: {state}");
+    let wait = Wait::new(for_, message).about(replica);
+    Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
+}
+
+/// Since when a rollout has waited for a replica. One that was up before and is not now gets its time
+/// again. Of one that is Ready and sends no heartbeats Kubernetes does not say since when, status does.
+fn unproven_since(
+    for_: RolloutWait,
+    replica: &Replica<'_>,
+    timeout: SignedDuration,
+    observation: &Observation,
+) -> Timestamp {
+    if !replica.pod.ready {
+        return replica.pod.unready_since.unwrap_or(replica.pod.created_at);
+    }
+    let now = observation.now;
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.pod.as_deref() == Some(&replica.pod.name));
+    match before {
+        Some(before) if before.waiting_for == for_ => before.since.min(now),
+        // Its time was up already.
+        Some(before) if before.waiting_for == RolloutWait::Correction => {
+            now.saturating_sub(timeout).unwrap_or(Timestamp::MIN)
+        }
+        _ => now,
+    }
+}
+
+/// Whether an upgrade that does not come up can be taken back: Bytebase checks no version, and an old
+/// one breaks on a schema that a newer one has changed.
+fn way_back(replica: &Replica<'_>, outdated: &[&Replica<'_>], observation: &Observation) -> String {
+    let Some(new) = version_of(replica) else {
+        return String::new();
+    };
+    let versions = outdated.iter().filter_map(|replica| version_of(replica));
+    let Some(old) = versions.filter(|old| old.older_minor_than(new)).min() else {
+        return String::new();
+    };
+    match schema::version(observation) {
+        Some(schema) if old.older_minor_than(schema) => {
+            let Version { major, minor, .. } = schema;
+            format!(
+                ". The schema is at {major}.{minor} already: only a backup of the database leads back to Bytebase {old}"
+            )
+        }
+        Some(_) => format!(". The schema has not changed, so spec.version may go back to {old}"),
+        None => String::new(),
+    }
+}
+
+/// A replica's state in a few words.
+pub fn describe(replica: &Replica<'_>) -> String {
+    if let Some(trouble) = &replica.pod.trouble {
+        return trouble.message().to_owned();
+    }
+    if replica.pod.deleting {
+        return match replica.running_tasks {
+            Some(1..) => "ending, once it has finished the tasks that it runs".to_owned(),
+            _ => "ending".to_owned(),
+        };
+    }
+    let ready = if replica.pod.ready {
+        "Ready"
+    } else {
+        "not Ready"
+    };
+    format!(
+        "{ready}, heartbeat {}",
+        replica.heartbeat.as_ref().to_lowercase()
+    )
+}
