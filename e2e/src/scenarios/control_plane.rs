@@ -157,9 +157,10 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
         all_is_well(&sandbox).await?;
-        sandbox
-            .kubectl(&["get", "service/demo", "poddisruptionbudget/demo"])
-            .await?;
+        // Each watch is begun again at its own time.
+        let objects = ["get", "service/demo", "poddisruptionbudget/demo"];
+        let again = || sandbox.kubectl(&objects);
+        wait::until("what was deleted, again", PATIENCE, again, |_| true).await?;
     }
     Ok(())
 }
