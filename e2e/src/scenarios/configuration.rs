@@ -11,7 +11,7 @@ use crate::scenario::{Scenario, stand_in};
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
-        "wrong-then-mended",
+        "wrong-then-corrected",
         "A wrong URL and a wrong PG_URL are reported together and touch nothing; corrected, the cluster is Ready.",
         |sandbox| Box::pin(wrong_then_corrected(sandbox)),
     )
@@ -130,14 +130,7 @@ async fn missing_secret(sandbox: Sandbox) -> Result<()> {
         support::lives(&sandbox).await? == before,
         "a missing Secret ended a replica"
     );
-    sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    ensure!(
-        support::lives(&sandbox).await? == before,
-        "the Secret's return ended a replica"
-    );
+    support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
 }
 

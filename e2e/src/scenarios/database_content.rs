@@ -231,7 +231,7 @@ async fn rights_missing(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let name = &database.name;
     let guest = format!("{name}_guest");
-    let password = "password-of-a-guest-nobody-may-see";
+    let password = "password-of-a-guest-no-one-may-see";
     // Before PostgreSQL 15 every role may create tables.
     let prepare = format!(
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC; CREATE ROLE {guest} LOGIN PASSWORD '{password}'"
@@ -287,10 +287,10 @@ async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
     let image = &sandbox.harness().bytebase;
     let environment = json!([
         {"name": "PG_URL", "valueFrom": {"secretKeyRef": {"name": DATABASE_SECRET, "key": "PG_URL"}}},
-        {"name": "PGAPPNAME", "value": "stranger"},
+        {"name": "PGAPPNAME", "value": "foreign"},
     ]);
     let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "foreign"},
         "spec": {"containers": [{
             "name": "bytebase", "image": image.name(), "imagePullPolicy": "Never", "env": environment,
             "args": ["--port", "8080", "--data", "/var/opt/bytebase", "--external-url", "https://elsewhere.example.com", "--ha"],
@@ -310,7 +310,7 @@ async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
         "{status}"
     );
     sandbox
-        .kubectl(&["delete", "pod", "stranger", "--grace-period=5"])
+        .kubectl(&["delete", "pod", "foreign", "--grace-period=5"])
         .await?;
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "True", "AllReplicasHealthy")

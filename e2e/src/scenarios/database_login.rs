@@ -88,14 +88,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
         |lives| *lives == before,
     )
     .await?;
-    sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    ensure!(
-        support::lives(&sandbox).await? == before,
-        "correcting the Secret ended a replica"
-    );
+    support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
 }
 
@@ -135,12 +128,7 @@ async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
         )
         .await?;
     }
-    sandbox.create_database_secret(DATABASE_SECRET).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
-    ensure!(
-        support::lives(&sandbox).await? == before,
-        "correcting the Secret ended a replica"
-    );
+    support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
 }
 
@@ -219,7 +207,7 @@ async fn rotation_too_late(sandbox: Sandbox) -> Result<()> {
 /// Gives Bytebase's role another password; returns the database with it.
 pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<Database> {
     let mut database = sandbox.database().clone();
-    "a-rotated-password-nobody-may-see".clone_into(&mut database.password);
+    "a-rotated-password-no-one-may-see".clone_into(&mut database.password);
     let Database { name, password, .. } = &database;
     sandbox.plant("rotated password", password);
     let statement = format!("ALTER ROLE \"{name}\" PASSWORD '{password}'");
@@ -232,7 +220,7 @@ pub async fn rotate_in_database(sandbox: &Sandbox) -> Result<Database> {
 async fn keyword_form(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let role = &database.name;
-    let hostile = "it's a \\ = / @ ? & % # \"password\" nobody may see";
+    let hostile = "it's a \\ = / @ ? & % # \"password\" no one may see";
     sandbox.plant("hostile password", hostile);
     let statement = format!(
         "ALTER ROLE {role} PASSWORD '{}'",
@@ -329,7 +317,7 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
 
 async fn monitor_role(sandbox: Sandbox) -> Result<()> {
     let monitor = format!("{}_monitor", sandbox.database().name);
-    let password = "password-of-a-monitor-nobody-may-see";
+    let password = "password-of-a-monitor-no-one-may-see";
     let create = format!(
         "CREATE ROLE {monitor} LOGIN PASSWORD '{password}'; GRANT pg_read_all_data, pg_monitor TO {monitor}"
     );

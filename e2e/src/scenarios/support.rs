@@ -145,6 +145,20 @@ pub async fn lives(sandbox: &Sandbox) -> Result<Lives> {
     Ok(pods(sandbox).await?.iter().map(life).collect())
 }
 
+/// Puts the right `PG_URL` into the Secret again: all replicas are Ready and send heartbeats, and
+/// none was ended since `before`.
+pub async fn put_database_secret_back(sandbox: &Sandbox, before: &Lives) -> Result<()> {
+    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(
+        lives(sandbox).await? == *before,
+        "putting the Secret back ended a replica"
+    );
+    Ok(())
+}
+
 /// Waits until there are exactly this many pods.
 pub async fn wait_pods(sandbox: &Sandbox, count: usize) -> Result<Vec<Pod>> {
     wait::until(

@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Kubernetes brings a changed Secret into a running pod within a minute and a half.
 const SECRET_REACHES_PODS: SignedDuration = SignedDuration::from_mins(2);
-/// Enough to tell one change from the next, and too few to try passwords by.
+/// Enough to distinguish one change from the next, and too few to try passwords by.
 const MARK_DIGITS: usize = 4;
 
 /// What keeps a changed login from the replicas.
