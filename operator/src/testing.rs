@@ -206,6 +206,7 @@ pub fn pod(ordinal: i32) -> PodView {
         started_at: Some(after(SignedDuration::from_hours(-1))),
         container_id: Some(format!("containerd://{ordinal}")),
         ends_by: None,
+        grace: None,
         ending_since: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),

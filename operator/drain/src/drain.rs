@@ -34,6 +34,9 @@ pub struct Seen {
     pub replica: Option<String>,
     /// Sessions of the replica. `None` where they cannot be distinguished from others.
     pub sessions: Option<u64>,
+    /// Seconds since a session of the replica asked anything of the database. `None` where that
+    /// cannot be seen, or where it has no session.
+    pub quiet: Option<f64>,
     /// A session of the replica holds the lock under which the schema is migrated.
     pub migrates: bool,
     /// Running task runs: owner, and the database's clock at their start. `None`: the table is there
@@ -124,6 +127,8 @@ pub enum LetGo {
     Unreachable,
     /// It has had no session for too long: others have given up its tasks.
     Disconnected,
+    /// It has sessions and has asked nothing for too long, no heartbeat either: the same.
+    Hung,
 }
 
 /// What to do now.
@@ -168,6 +173,10 @@ pub fn step(
     }
     if seen.migrates {
         return wait(For::Migration);
+    }
+    let is_hung = |quiet: f64| quiet >= DEAD_AFTER.as_secs_f64();
+    if seen.quiet.is_some_and(is_hung) && elapsed >= terms.pause {
+        return Step::LetGo(LetGo::Hung);
     }
     let Some(running) = &seen.running else {
         return wait(For::UnknownTasks);
@@ -262,6 +271,7 @@ mod tests {
             clock: CLOCK,
             replica: own.map(str::to_owned),
             sessions: Some(2),
+            quiet: Some(4.0),
             migrates: false,
             running: Some(
                 owners
@@ -370,6 +380,25 @@ mod tests {
         assert_eq!(at(91, Some(0)), Step::LetGo(LetGo::Disconnected));
         // Where sessions cannot be distinguished, none is known to be missing.
         assert_eq!(at(200, None), waits(For::TasksOfAnyone(1)));
+    }
+
+    #[test]
+    fn a_replica_whose_sessions_ask_nothing_for_a_minute_hangs() {
+        let hung = |quiet, own| Seen {
+            quiet,
+            ..seen(own, &["a", "b"])
+        };
+        for own in [Some("a"), None] {
+            let mut migrating = hung(Some(300.0), own);
+            migrating.migrates = true;
+            assert_eq!(at(300, Some(&migrating)), waits(For::Migration));
+            let waits = |reading| matches!(at(300, Some(&reading)), Step::Wait { .. });
+            assert!(waits(hung(Some(59.9), own)));
+            assert!(waits(hung(None, own)), "not seen is not hung");
+            let hung = hung(Some(60.0), own);
+            assert!(matches!(at(4, Some(&hung)), Step::Wait { .. }), "the pause");
+            assert_eq!(at(5, Some(&hung)), Step::LetGo(LetGo::Hung));
+        }
     }
 
     #[test]

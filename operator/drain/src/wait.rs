@@ -217,6 +217,7 @@ impl Hook {
                 self.failure.as_deref().unwrap_or("no answer")
             ),
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
+            LetGo::Hung => "this replica hangs: it has asked nothing of the metadata database for over a minute, not even by a heartbeat, so its tasks do not go on: it may end".to_owned(),
         }
     }
 }

@@ -60,7 +60,9 @@ impl Watch {
             "SELECT extract(epoch FROM clock_timestamp())::float8, \
              (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1), \
              EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1), \
-             to_regclass('task_run') IS NOT NULL, to_regclass('replica_heartbeat') IS NOT NULL",
+             to_regclass('task_run') IS NOT NULL, to_regclass('replica_heartbeat') IS NOT NULL, \
+             (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
+             FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8",
         )
         .bind(&self.sessions)
         .bind(MIGRATION_LOCK)
@@ -82,6 +84,7 @@ impl Watch {
             clock: row.try_get(0)?,
             replica: self.heartbeats.replica().map(str::to_owned),
             sessions: is_named.then_some(sessions.unsigned_abs()),
+            quiet: if is_named { row.try_get(5)? } else { None },
             migrates: row.try_get(2)?,
             running,
             available,

@@ -204,6 +204,34 @@ async fn a_migration_counts_where_the_replica_itself_runs_it() {
     }
 }
 
+#[tokio::test]
+async fn a_replica_is_quiet_since_its_last_statement() {
+    let database = Database::new("quiet", SCHEMA);
+    let mut hook = database.session("hook").await;
+    let mut watch = Watch::new("demo-1".to_owned());
+    assert_eq!(read(&mut watch, &mut hook).await.quiet, None, "no session");
+    let mut own = database.session("demo-1").await;
+    let mut second = database.session("demo-1").await;
+    sqlx::query("SELECT 1").execute(&mut own).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let quiet = read(&mut watch, &mut hook).await.quiet.unwrap();
+    assert!((0.6..30.0).contains(&quiet), "{quiet}");
+    // The latest of all sessions counts, and one that asks at this moment is not quiet.
+    sqlx::query("SELECT 1").execute(&mut second).await.unwrap();
+    let later = read(&mut watch, &mut hook).await.quiet.unwrap();
+    assert!(later < quiet, "{later}");
+    let asks = tokio::spawn(async move {
+        let sleep = sqlx::query("SELECT pg_sleep(2)").execute(&mut second);
+        sleep.await.unwrap();
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(read(&mut watch, &mut hook).await.quiet, Some(0.0));
+    asks.await.unwrap();
+    // A role that may not see what others do learns that there are sessions, and no more.
+    let role = database.sql("CREATE ROLE quiet_blind; SET ROLE quiet_blind; SELECT coalesce(max(state_change)::text, 'hidden') FROM pg_stat_activity WHERE application_name = 'demo-1'");
+    assert!(role.contains("hidden"), "{role}");
+}
+
 /// Whether a replica can promote work at this moment.
 async fn promotes(session: &mut PgConnection) -> bool {
     sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(1001)")

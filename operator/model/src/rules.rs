@@ -395,6 +395,7 @@ impl Rules {
                 .ending
                 .filter(|_| !self.has(Bug::GateWaitsForStuck))
                 .map(at),
+            grace: None,
             // Every ending of the model's world is short.
             ending_since: None,
             unready_since: (!serves).then_some(made),

@@ -7,6 +7,7 @@ use super::maintenance::Stage;
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::Rollout;
+use super::scale::Haste;
 use super::step::{Step, Wait, describe};
 use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
@@ -38,6 +39,8 @@ pub struct Findings<'a> {
     pub stage: Stage,
     /// The replicas are to log in by other values than those that they were started with.
     pub changed_login: Option<&'a ChangedLogin>,
+    /// How the StatefulSet shrinks.
+    pub haste: Haste,
     /// What a scale-down waits for.
     pub scale_wait: Option<&'a Wait>,
     /// Ingress and HTTPRoute wait for the first admin.

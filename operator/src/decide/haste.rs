@@ -1,12 +1,12 @@
 //! A drain that the license gate cannot wait for.
 //!
 //! Without an HA license Bytebase fails every queued task once several replicas have been active for
-//! ten minutes. A replica that the gate has taken away may still be finishing a task, for as long as
-//! its drain may take, and goes on sending heartbeats. Half of that time is left to it. Then losing
-//! its task is the lesser loss.
+//! ten minutes. The replicas that the gate has taken away, all at once, may still be finishing tasks,
+//! for as long as their drains may take, and go on sending heartbeats. Half of that time is left to
+//! them. Then losing their tasks is the lesser loss.
 
 use super::health::{Health, Replica};
-use super::license::{LicenseVerdict, Licensed};
+use super::license::LicenseVerdict;
 use super::step::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
@@ -35,10 +35,7 @@ pub fn hastened(
     let Some(set) = &observation.stateful_set else {
         return Hastened::default();
     };
-    let ends_at = license.status.as_ref();
-    let ends_at = ends_at.and_then(|license| license.expiration_time.as_ref());
-    let has_ended = ends_at.is_none_or(|end| end.0 <= observation.now);
-    if license.allows != Licensed::No || !has_ended || health.replicas.len() < 2 {
+    if !license.has_ended() || health.replicas.len() < 2 || migrates(observation) {
         return Hastened::default();
     }
     let mut drains: Vec<_> = health
@@ -54,8 +51,13 @@ pub fn hastened(
                 pod: replica.pod.name.clone(),
                 uid: replica.pod.uid.clone(),
                 why: format!(
-                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end: what it has not finished is cancelled",
-                    PATIENCE.as_mins()
+                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end: {} cancelled",
+                    PATIENCE.as_mins(),
+                    match replica.running_tasks {
+                        Some(1) => "the task that it still runs is".to_owned(),
+                        Some(tasks @ 2..) => format!("the {tasks} tasks that it still runs are"),
+                        Some(0) | None => "what it has not finished is".to_owned(),
+                    }
                 ),
                 grace_seconds: Some(GRACE_SECONDS),
                 refused: None,
@@ -67,6 +69,14 @@ pub fn hastened(
             due_at: Some(*due),
         },
     }
+}
+
+/// Whether a replica is known to migrate the schema. The end of it in the middle of that costs more
+/// than queued tasks.
+fn migrates(observation: &Observation) -> bool {
+    let facts = observation.facts();
+    let sessions = facts.and_then(|facts| facts.sessions.as_ref());
+    sessions.is_some_and(|sessions| sessions.migration_running)
 }
 
 /// When a pod that the gate has taken away has had its time.

@@ -1,7 +1,7 @@
 //! Which pod is which heartbeat.
 
 use crate::api::status::HeartbeatState;
-use crate::observation::heartbeat::{DEAD_AFTER, Freshness};
+use crate::observation::heartbeat::{ALL_HEARD_AFTER, DEAD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Heartbeat, Observation, PodRefusal, PodTrouble, PodView,
 };
@@ -25,12 +25,19 @@ pub struct Replica<'a> {
     pub id: Option<Uuid>,
     /// What its heartbeat says.
     pub heartbeat: HeartbeatState,
-    /// Its heartbeat is so old that Bytebase has given its tasks to others.
+    /// Its heartbeat is so old that Bytebase has given its tasks to others, and that is no mere
+    /// effect of an outage.
     pub given_up: bool,
     /// Tasks it is running; `None` when it cannot be known.
     pub running_tasks: Option<u64>,
     /// Nothing speaks against it: Ready, and its heartbeat fresh where heartbeats can ever be read.
     pub serves: bool,
+}
+
+/// Whether every active replica has had the time to send a heartbeat. Right after an outage all
+/// heartbeats are old, those of replicas that outlived it too.
+fn all_heard(facts: &DatabaseFacts) -> bool {
+    facts.writable_for >= ALL_HEARD_AFTER
 }
 
 impl<'a> Replica<'a> {
@@ -44,6 +51,12 @@ impl<'a> Replica<'a> {
             running_tasks: None,
             serves: pod.is_ready() && (active || !readable_ever),
         }
+    }
+
+    /// It serves, or may: Ready, and nothing is known of its heartbeat.
+    pub fn may_serve(&self) -> bool {
+        let unknown = self.heartbeat == HeartbeatState::Unknown;
+        self.serves || (unknown && self.pod.is_ready())
     }
 
     /// Ready, and its heartbeat is fresh.
@@ -165,12 +178,13 @@ fn replica<'a>(
 ) -> Replica<'a> {
     // A replica sends heartbeats before it is Ready, and Bytebase deletes the row of one that has
     // sent none for hours.
+    let all_heard = all_heard(facts);
     let old = SignedDuration::try_from(DEAD_AFTER)
         .is_ok_and(|dead_after| now.duration_since(process_start(pod)) > dead_after);
     let Some(id) = pod.replica_id else {
         let heartbeat = by_session(pod, facts, sessions);
         return Replica {
-            given_up: old && heartbeat == HeartbeatState::Missing,
+            given_up: all_heard && old && heartbeat == HeartbeatState::Missing,
             ..Replica::new(pod, heartbeat, true)
         };
     };
@@ -178,7 +192,7 @@ fn replica<'a>(
     let row = rows.find(|row| row.replica_id == id);
     let heartbeat = row.map_or(HeartbeatState::Missing, state);
     Replica {
-        given_up: row.map_or(old, |row| Freshness::of(row.age) == Freshness::Gone),
+        given_up: all_heard && row.map_or(old, |row| Freshness::of(row.age) == Freshness::Gone),
         running_tasks: running_tasks(id, facts),
         ..Replica::new(pod, heartbeat, true)
     }

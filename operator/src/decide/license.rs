@@ -26,6 +26,13 @@ pub struct LicenseVerdict {
     pub changes_at: Option<Timestamp>,
 }
 
+impl LicenseVerdict {
+    /// Whether Bytebase allows one replica only at this moment already, as opposed to soon.
+    pub fn has_ended(&self) -> bool {
+        self.allows == Licensed::No && self.reason != Reason::LicenseExpiring
+    }
+}
+
 const CANNOT_LOG_IN: &str = "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key, or set license.enforcement to Warn if you know that the license includes HA";
 
 /// Whether several replicas may run.

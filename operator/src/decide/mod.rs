@@ -132,12 +132,13 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
-    let scale_wait =
-        set.and_then(|set| scale::waits_for(set, target.replicas, target.haste(), observation));
+    let haste = replicas::haste(cluster.replicas, cluster.license.enforcement, &license);
+    let scale_wait = set.and_then(|set| scale::waits_for(set, target.replicas, haste, observation));
     let findings = Findings {
         rollout: &rollout,
         stage,
         changed_login: changed_login.as_ref(),
+        haste,
         scale_wait: scale_wait.as_ref(),
         exposure_held: objects::exposure_held(cluster, observation, &license),
         cluster,
@@ -169,10 +170,10 @@ fn running(observation: &Observation) -> i32 {
 /// interval, and as long as it takes to go down to one replica step by step. By the wanted size,
 /// not the present one, or each step would open the gate again.
 fn guard(settings: &Settings, wanted: i32, observation: &Observation) -> SignedDuration {
-    let grace = observation
-        .stateful_set
-        .as_ref()
-        .map(StatefulSetView::grace);
+    // A pod that runs keeps the grace period that it was made with.
+    let pods = observation.pods.iter().filter_map(|pod| pod.grace);
+    let set = observation.stateful_set.as_ref();
+    let grace = pods.chain(set.map(StatefulSetView::grace)).max();
     let step = grace.unwrap_or_default() + STEP_MARGIN;
     let steps = wanted.saturating_sub(1).max(0);
     step.checked_mul(steps)
@@ -205,8 +206,8 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     let ends_soon = validation.ends_soon.as_ref();
     all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
-    let hastened = match target.haste() {
-        Haste::Gate if !cluster.paused => haste::hastened(license, observation, health),
+    let hastened = match findings.haste {
+        Haste::Ended if !cluster.paused => haste::hastened(license, observation, health),
         _ => haste::Hastened::default(),
     };
     let restart = silent::restart(cluster, observation, health, database, rollout);
@@ -290,7 +291,8 @@ fn blocked(
     let set = observation.stateful_set.as_ref();
     let resize = set.filter(|set| closed && !paused && set.replicas > 1);
     let resize = resize.and_then(|set| {
-        let size = scale::next_size(set, 1, Haste::Gate, observation, health);
+        let haste = replicas::haste(1, enforcement, &license);
+        let size = scale::next_size(set, 1, haste, observation, health);
         (size != set.size()).then_some(size)
     });
     Plan {

@@ -70,7 +70,7 @@ pub(super) fn objects(
         let haste = match stage {
             // Whatever holds the number of replicas back, this is no doing of the license gate.
             Stage::Stop => Haste::Orderly,
-            Stage::Idle | Stage::First => target.haste(),
+            Stage::Idle | Stage::First => findings.haste,
         };
         scale::next_size(set, replicas, haste, observation, health)
     });

@@ -17,13 +17,14 @@ pub struct Target {
     pub held_back: Option<(Reason, String)>,
 }
 
-impl Target {
-    /// How a StatefulSet that is larger shrinks.
-    pub fn haste(&self) -> Haste {
-        match self.held_back {
-            Some((Reason::HeldBackByLicense, _)) => Haste::Gate,
-            _ => Haste::Orderly,
-        }
+/// How a StatefulSet that is larger than it may be shrinks. The license gate decides it, whatever else
+/// holds the number of replicas back.
+pub fn haste(wanted: i32, enforcement: Enforcement, license: &LicenseVerdict) -> Haste {
+    let is_closed = enforcement == Enforcement::Enforce && license.allows == license::Licensed::No;
+    match (is_closed && wanted > 0, license.has_ended()) {
+        (false, _) => Haste::Orderly,
+        (true, false) => Haste::Gate,
+        (true, true) => Haste::Ended,
     }
 }
 

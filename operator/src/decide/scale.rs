@@ -5,6 +5,7 @@ use super::step::{Wait, is_overdue, next_overdue, schema_migration};
 use crate::api::status::RolloutWait;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
+use std::cmp::Reverse;
 use std::ops::Range;
 
 /// Which ordinals a StatefulSet has.
@@ -38,16 +39,20 @@ impl Size {
 pub enum Haste {
     /// Fewer are wanted: each step waits for the one before.
     Orderly,
-    /// The license gate is closed: a pod that cannot end holds nothing up, since those beside it
-    /// go on sending heartbeats.
+    /// The license gate is closed before the license ends: a pod that cannot end holds nothing up,
+    /// since those beside it go on sending heartbeats.
     Gate,
+    /// The license has ended: Bytebase fails all queued work unless one replica is left within
+    /// minutes, so all others end at the same time, each with its drain.
+    Ended,
 }
 
 /// A pod that Kubernetes should have ended by now is not waited for any longer than this.
 const ENDING_MARGIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// The StatefulSet's next size on the way to `target`: up at once, down one replica at a time so
-/// that the operator never ends two together; a cluster that is stopped needs no replica to carry on.
+/// that the operator never ends two together, but for a license that has ended; a cluster that is
+/// stopped needs no replica to carry on.
 ///
 /// The replica that is the only one to serve is kept, wherever it is: Kubernetes takes the highest
 /// ordinal away, but the range of ordinals may also begin at a higher one.
@@ -83,29 +88,59 @@ pub fn next_size(
             replicas: target,
         };
     }
+    if haste == Haste::Ended {
+        return if set.settled {
+            Size {
+                start: kept(set, health),
+                replicas: target,
+            }
+        } else {
+            present
+        };
+    }
     let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
     let ending = health.replicas.iter().find(surplus);
     let waits = match (ending, haste) {
         (None, _) => false,
         (Some(_), Haste::Orderly) => true,
-        (Some(ending), Haste::Gate) => !cannot_end(ending, observation),
+        (Some(ending), Haste::Gate | Haste::Ended) => !cannot_end(ending, observation),
     };
     if waits || !set.settled {
         return present;
     }
     let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
-    let mut serving = health
-        .replicas
-        .iter()
-        .filter(|replica| set.covers(replica.pod.ordinal) && replica.serves);
-    let only_highest_serves = matches!(
-        (serving.next(), serving.next()),
-        (Some(one), None) if one.pod.ordinal == highest
-    );
+    let serving = serving(set, health);
+    let only_highest_serves = matches!(serving[..], [only] if only.pod.ordinal == highest);
     Size {
         start: set.start + i32::from(only_highest_serves),
         replicas: set.replicas - 1,
     }
+}
+
+/// The replicas of the set that serve; where none is known to, those that may.
+fn serving<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Vec<&'h Replica<'o>> {
+    let of = |is: fn(&Replica<'_>) -> bool| -> Vec<_> {
+        let replicas = health.replicas.iter();
+        replicas
+            .filter(|replica| set.covers(replica.pod.ordinal) && is(replica))
+            .collect()
+    };
+    let certain = of(|replica| replica.serves);
+    if certain.is_empty() {
+        of(|replica| replica.may_serve())
+    } else {
+        certain
+    }
+}
+
+/// Ordinal of the one replica that is left: the one that has most to lose, among those that serve.
+fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
+    let tasks = |replica: &&Replica<'_>| {
+        let ordinal = Reverse(replica.pod.ordinal);
+        (replica.running_tasks.unwrap_or(0), ordinal)
+    };
+    let kept = serving(set, health).into_iter().max_by_key(tasks);
+    kept.map_or(set.start, |replica| replica.pod.ordinal)
 }
 
 /// What a scale-down waits for before it takes the next step. The license gate does not wait: the drain
@@ -118,7 +153,7 @@ pub fn waits_for(
 ) -> Option<Wait> {
     match haste {
         Haste::Orderly if target < set.replicas => known_migration(observation),
-        Haste::Orderly | Haste::Gate => None,
+        Haste::Orderly | Haste::Gate | Haste::Ended => None,
     }
 }
 

@@ -501,6 +501,8 @@ pub struct PodView {
     pub container_id: Option<String>,
     /// When Kubernetes ends it by force at the latest; `None` while it is not being deleted.
     pub ends_by: Option<jiff::Timestamp>,
+    /// How long it may take to end, as it was made.
+    pub grace: Option<jiff::SignedDuration>,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.

@@ -37,6 +37,7 @@ pub fn trim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         *spec = k8s_openapi::api::core::v1::PodSpec {
             node_name: spec.node_name.take(),
+            termination_grace_period_seconds: spec.termination_grace_period_seconds,
             ..Default::default()
         };
     }
@@ -67,6 +68,11 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .map(|time| time.0),
         container_id: running_container(pod),
         ends_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        grace: pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds)
+            .map(SignedDuration::from_secs),
         ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)

@@ -13,6 +13,8 @@ use std::sync::Arc;
 /// Once the world behaves and no new work comes, every drain is over after so many steps: two for
 /// the replica to be known, two for what is queued, and what is claimed meanwhile.
 const QUIET: u8 = 8;
+/// A replica that hangs is given a minute first.
+const HUNG: u8 = 10;
 /// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be free
 /// for one, and what is left of the window before may be too short.
 const BUSY_LIMITS: u8 = 3;
@@ -43,16 +45,24 @@ impl Checked {
         world.budget = Budget::default();
         world.ghost = Ghost::default();
         for place in world.places() {
-            world.pods[usize::from(place)].cut = None;
+            let pod = &mut world.pods[usize::from(place)];
+            pod.cut = pod.cut.filter(|_| pod.hangs);
             if let Some(hook) = world.hook_mut(place) {
                 hook.deaf = false;
             }
         }
-        let most = if is_busy {
-            QUIET + BUSY_LIMITS * self.rules.limit()
+        let hangs = |place: &u8| world.pod(*place).hangs;
+        let hung = if world.draining().iter().any(hangs) {
+            HUNG
         } else {
-            QUIET
+            0
         };
+        let most = hung
+            + if is_busy {
+                QUIET + BUSY_LIMITS * self.rules.limit()
+            } else {
+                QUIET
+            };
         let known = || self.needed.lock();
         let mut visited = Vec::new();
         let mut needs = u8::MAX;

@@ -34,11 +34,13 @@ pub enum Bug {
     NoTimeOut,
     /// The hook does not see that its replica migrates the schema.
     MigrationIgnored,
+    /// The hook takes a replica that hangs for one that works.
+    HungIsBusy,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::EarlierIdTaken,
         Self::EarlierTasksCount,
         Self::HoldForgotten,
@@ -51,6 +53,7 @@ impl Bug {
         Self::SilenceIsNoSession,
         Self::NoTimeOut,
         Self::MigrationIgnored,
+        Self::HungIsBusy,
     ];
 
     /// The promise that it breaks, in words.
@@ -63,7 +66,7 @@ impl Bug {
             | Self::LeavesUnanswered
             | Self::SilenceIsNoSession
             | Self::MigrationIgnored => Promise::Finished.text(),
-            Self::EarlierTasksCount => ENDS_SOON,
+            Self::EarlierTasksCount | Self::HungIsBusy => ENDS_SOON,
             Self::NeverHolds => ENDS,
             Self::HoldForgotten => Promise::HoldEnds.text(),
             Self::WindowsOfItsOwn => Promise::Free.text(),
@@ -218,7 +221,18 @@ impl World {
         Some(Seen {
             clock: seconds(self.tick) - from,
             replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
-            sessions: Some(if pod.cut.is_some() { 0 } else { 3 }),
+            sessions: Some(if pod.cut.is_some() && !pod.hangs {
+                0
+            } else {
+                3
+            }),
+            quiet: match pod.cut {
+                Some(_) if !pod.hangs => None,
+                Some(cut) if rules.bug != Some(Bug::HungIsBusy) => {
+                    Some(since(cut, self.tick).as_secs_f64())
+                }
+                _ => Some(0.0),
+            },
             migrates: pod.migrates && pod.cut.is_none() && rules.bug != Some(Bug::MigrationIgnored),
             running: match (self.understood, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
@@ -419,6 +433,7 @@ fn nothing(tick: u8) -> Seen {
         clock: seconds(tick),
         replica: None,
         sessions: Some(0),
+        quiet: None,
         migrates: false,
         running: None,
         available: None,

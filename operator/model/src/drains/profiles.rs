@@ -175,6 +175,20 @@ fn database(more: u8) -> Vec<Profile> {
             finds: &[Bug::UnknownIsIdle],
         },
         Profile {
+            name: "drains: a replica hangs",
+            replicas: 2,
+            begins: 0,
+            timeout: 40,
+            budget: Budget {
+                ends: 1 + more,
+                work: 2,
+                hangs: 1,
+                ticks: 12 + more,
+                ..none
+            },
+            finds: &[Bug::HungIsBusy],
+        },
+        Profile {
             name: "drain: outages",
             replicas: 1 + more,
             begins: 0,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 /// Without an answer of the database for so long, a hook lets its replica end.
 const UNREACHABLE: Duration = Duration::from_mins(2);
-/// A replica without a session for so long has lost its tasks: others give them up.
+/// A replica that does nothing on the database for so long, without a session or hung, has lost its
+/// tasks: others give them up.
 const DISCONNECTED: Duration = Duration::from_mins(1);
 
 /// What must follow from every state in a world that behaves from then on.
@@ -32,7 +33,7 @@ impl Promise {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Finished => {
-                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one, or the task was claimed after the last reading of the hook and could be claimed before it"
+                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one or hung as long, or the task was claimed after the last reading of the hook and could be claimed before it"
             }
             Self::Free => {
                 "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last reading"

@@ -39,8 +39,10 @@ pub struct Pod {
     pub process: u8,
     /// Id of the one before it in the same container.
     pub earlier: Option<u8>,
-    /// It has no session on the database, since this step.
+    /// It does nothing on the database, since this step.
     pub cut: Option<u8>,
+    /// That is because its process hangs. Its sessions stay, and nothing brings it back.
+    pub hangs: bool,
     /// Its replica migrates the schema, as one does that has just started.
     pub migrates: bool,
     /// What becomes of it.
@@ -86,6 +88,8 @@ pub struct Budget {
     pub deafnesses: u8,
     /// Times a replica loses its sessions.
     pub cuts: u8,
+    /// Replicas that hang.
+    pub hangs: u8,
     /// Times the table of the tasks is not understood.
     pub renames: u8,
     /// Times a container restarts.
@@ -147,6 +151,8 @@ pub enum Action {
     Deafen(u8),
     /// A replica loses its sessions, or has them again.
     Cut(u8),
+    /// A replica hangs for good.
+    Hang(u8),
     /// The table of the tasks changes, or is again as it was.
     Rename,
     /// A container restarts. What its process ran is not ended by that.
@@ -179,6 +185,7 @@ impl World {
             process,
             earlier: None,
             cut: None,
+            hangs: false,
             migrates: false,
             stage: Stage::Serves,
         };
@@ -253,7 +260,12 @@ impl World {
             if pod.stage == Stage::Ended {
                 continue;
             }
-            may(pod.cut.is_some() || budget.cuts > 0, Action::Cut(place));
+            let is_back = pod.cut.is_some() && !pod.hangs;
+            may(
+                is_back || (pod.cut.is_none() && budget.cuts > 0),
+                Action::Cut(place),
+            );
+            may(pod.cut.is_none() && budget.hangs > 0, Action::Hang(place));
             // One at a time, by the lock, and before the replica is asked to end.
             let is_free = self.pods.iter().all(|pod| !pod.migrates);
             let begins = is_free && budget.migrations > 0 && pod.stage == Stage::Serves;
@@ -380,12 +392,21 @@ impl World {
                     self.budget.cuts -= 1;
                 }
             }
+            Action::Hang(place) => {
+                self.budget.hangs -= 1;
+                let tick = self.tick;
+                let pod = self.pod_mut(place);
+                (pod.cut, pod.hangs) = (Some(tick), true);
+            }
             Action::Restart(place) => {
                 self.budget.restarts -= 1;
                 let highest = self.pods.iter().map(|pod| pod.process).max();
                 let pod = self.pod_mut(place);
                 pod.earlier = Some(pod.process);
                 pod.migrates = false;
+                if std::mem::take(&mut pod.hangs) {
+                    pod.cut = None;
+                }
                 pod.process = highest.map_or(0, |highest| highest + 1);
             }
             Action::Migrate(place) => {

@@ -1,8 +1,8 @@
 //! Drains that the license gate cannot wait for.
 
 use super::plan;
-use crate::observation::{Observation, StoredLicense};
-use crate::testing::{after, healthy, no_license, stored};
+use crate::observation::{Fact, Observation, RunningTasks, Sessions, StoredLicense};
+use crate::testing::{after, healthy, no_license, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -41,6 +41,40 @@ fn a_drain_without_a_license_has_five_minutes() {
         ending.pods[2].ends_by = Some(after(SignedDuration::from_secs(60)));
         assert_eq!(plan(&spec, &ending).eviction, None);
     }
+}
+
+#[test]
+fn a_license_without_ha_ends_drains_as_none_does_and_a_migration_holds_that() {
+    let without = stored(&json!({"ha": false}));
+    let late = draining(300, without);
+    let eviction = plan(&json!({}), &late).eviction.unwrap();
+    assert!(
+        eviction
+            .why
+            .ends_with("what it has not finished is cancelled")
+    );
+    let id = late.pods[2].replica_id.unwrap();
+    let busy = with_facts(late.clone(), |facts| {
+        facts.running_tasks = Fact::Known(vec![RunningTasks {
+            replica_id: id,
+            count: 2,
+        }]);
+    });
+    let eviction = plan(&json!({}), &busy).eviction.unwrap();
+    assert!(
+        eviction
+            .why
+            .ends_with("the 2 tasks that it still runs are cancelled"),
+        "{}",
+        eviction.why
+    );
+    let migrating = with_facts(late, |facts| {
+        facts.sessions = Some(Sessions {
+            migration_running: true,
+            ..Sessions::default()
+        });
+    });
+    assert_eq!(plan(&json!({}), &migrating).eviction, None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::decide::scale::Size;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
-    Remembered, SchemaState, Sessions, StoredLicense,
+    Remembered, RunningTasks, SchemaState, Sessions, StoredLicense,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -552,7 +552,7 @@ fn the_gate_acts_while_the_spec_is_invalid_and_on_nothing_else() {
         down.resize,
         Some(Size {
             start: 0,
-            replicas: 2
+            replicas: 1
         })
     );
     assert!(down.objects.is_empty() && down.eviction.is_none());
@@ -613,8 +613,75 @@ fn ordinals(plan: &Plan) -> Option<(i64, i64)> {
     Some((start, spec["replicas"].as_i64()?))
 }
 
+/// The license ends soon.
 fn closing() -> Observation {
-    healthy(3, no_license())
+    let ends = json!({"exp": after(secs(60)).as_second()});
+    healthy(3, stored(&ends))
+}
+
+/// It has ended, or there is none.
+fn ended() -> [Observation; 4] {
+    let expired = json!({"exp": after(secs(-1)).as_second()});
+    let without = json!({"ha": false});
+    let stored = [no_license(), stored(&expired), stored(&without)];
+    let [none, expired, without] = stored.map(|license| healthy(3, license));
+    let mut unread = expired.clone();
+    let facts = unread.facts().cloned();
+    unread.last_facts = facts.map(|facts| (Duration::from_secs(9), facts));
+    unread.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    [none, expired, without, unread]
+}
+
+#[test]
+fn a_license_that_has_ended_leaves_one_replica_at_once() {
+    let resized = |seen: &Observation| {
+        let invalid = plan(&json!({"externalURL": "nonsense"}), seen);
+        let resized = invalid.resize.map(|size| (size.start, size.replicas));
+        let valid = ordinals(&plan(&json!({}), seen));
+        assert_eq!(
+            valid,
+            resized.map(|(start, size)| (start.into(), size.into()))
+        );
+        valid
+    };
+    for mut seen in ended() {
+        assert_eq!(resized(&seen), Some((0, 1)));
+        // Whoever serves, or may, is kept.
+        seen.pods[0].ready = false;
+        assert_eq!(resized(&seen), Some((1, 1)));
+        // Nor is one waited for that ends already.
+        seen.pods[2].deleting = true;
+        seen.pods[2].ends_by = Some(after(secs(3000)));
+        assert_eq!(resized(&seen), Some((1, 1)));
+        // The size that was written is not changed again before it is there.
+        seen.stateful_set.as_mut().unwrap().settled = false;
+        let plan = plan(&json!({"externalURL": "nonsense"}), &seen);
+        assert_eq!(plan.resize, None);
+    }
+    // The one that runs most of the tasks is kept: the others have minutes for theirs.
+    let [seen, ..] = ended();
+    let id = seen.pods[2].replica_id.unwrap();
+    let seen = with_facts(seen, |facts| {
+        facts.running_tasks = Fact::Known(vec![RunningTasks {
+            replica_id: id,
+            count: 1,
+        }]);
+    });
+    assert_eq!(resized(&seen), Some((2, 1)));
+}
+
+#[test]
+fn the_gate_counts_with_the_grace_of_the_pods_that_run() {
+    let ends = json!({"exp": after(secs(3000)).as_second()});
+    let mut seen = healthy(3, stored(&ends));
+    assert_eq!(state(&plan(&json!({}), &seen), LICENSED).0, Some(true));
+    // The template was given a shorter drain a moment ago, and no pod was replaced yet.
+    seen.pods[1].grace = Some(secs(3600));
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(
+        state(&plan, LICENSED),
+        (Some(false), Reason::LicenseExpiring)
+    );
 }
 
 #[test]
@@ -668,6 +735,36 @@ fn going_down_keeps_the_one_that_serves() {
     let set = grown.stateful_set.as_mut().unwrap();
     (set.start, set.replicas) = (1, 1);
     assert_eq!(ordinals(&plan(&json!({}), &grown)), Some((0, 3)));
+}
+
+#[test]
+fn going_down_keeps_one_that_may_serve_while_heartbeats_are_unknown() {
+    // -0 is broken, and the database cannot be read: its license was read before, or its table of
+    // heartbeats is not understood.
+    let unread: fn(&mut Observation) = |seen| {
+        let facts = seen.facts().cloned();
+        seen.last_facts = facts.map(|facts| (Duration::from_secs(9), facts));
+        seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    };
+    let renamed: fn(&mut Observation) = |seen| {
+        *seen = with_facts(seen.clone(), |facts| facts.heartbeats = Fact::Unknown);
+    };
+    for (size, next) in [(3, (0, 2)), (2, (1, 1))] {
+        for unknown in [unread, renamed] {
+            let mut seen = closing();
+            unknown(&mut seen);
+            seen.pods.truncate(size);
+            seen.pods[0].ready = false;
+            seen.stateful_set.as_mut().unwrap().replicas = i32::try_from(size).unwrap();
+            let valid = plan(&json!({}), &seen);
+            assert_eq!(ordinals(&valid), Some(next));
+            let invalid = plan(&json!({"externalURL": "nonsense"}), &seen);
+            let resized = invalid
+                .resize
+                .map(|size| (size.start.into(), size.replicas.into()));
+            assert_eq!(resized, Some(next));
+        }
+    }
 }
 
 // === Known, absent, unknown ===

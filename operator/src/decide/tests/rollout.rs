@@ -264,6 +264,20 @@ fn replicas_that_send_no_heartbeats_any_more_do_not_wait_for_each_other() {
         "demo-0 to be Ready and to send heartbeats",
     );
     assert_eq!(evicted(&plan(&json!({}), &silent(61))), Some("demo-2"));
+    // After an outage all heartbeats are old, those of replicas that go on as well.
+    for writable_for in [0, 44] {
+        let seen = with_facts(silent(90), |facts| {
+            facts.writable_for = Duration::from_secs(writable_for);
+        });
+        waits_for(
+            &plan(&json!({}), &seen),
+            "demo-0 to be Ready and to send heartbeats",
+        );
+    }
+    let heard = with_facts(silent(90), |facts| {
+        facts.writable_for = Duration::from_secs(45);
+    });
+    assert_eq!(evicted(&plan(&json!({}), &heard)), Some("demo-2"));
     // The one that was replaced must be up before the next goes.
     let mut replaced = silent(61);
     replaced.pods[2].revision = Some(crate::testing::NEW.to_owned());
@@ -423,7 +437,7 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
     assert_eq!(size(&plan(&json!({"replicas": 0}), &lost)), Some(0));
     // Without an HA license every queued task fails soon: the hook of the pod waits instead.
     let unlicensed = with_facts(healthy(3, crate::testing::no_license()), migrating);
-    assert_eq!(size(&plan(&json!({}), &unlicensed)), Some(2));
+    assert_eq!(size(&plan(&json!({}), &unlicensed)), Some(1));
 }
 
 #[test]

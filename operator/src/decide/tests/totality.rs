@@ -253,6 +253,7 @@ prop_compose! {
             started_at: times.0,
             container_id: times.0.map(|_| "containerd://1".to_owned()),
             ends_by: times.1,
+            grace: None,
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
