@@ -4,8 +4,8 @@ use crate::promises::{LicenseRead, Promise, broken_by};
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
-    Action, Budget, Content, Database, Ghost, Operator, Pod, Reading, Replica, Set, Spec, Status,
-    Waited, World,
+    Action, Budget, Content, Database, Form, Ghost, Operator, Pod, Reading, Replica, Set, Spec,
+    Status, Waited, World,
 };
 use bytebase_operator::api::status::RolloutWait;
 use parking_lot::Mutex;
@@ -61,7 +61,7 @@ impl Checked {
             spec: Spec {
                 replicas: self.replicas,
                 template: 0,
-                valid: true,
+                form: Form::Valid,
             },
             set,
             pods: pods.clone(),
@@ -112,9 +112,11 @@ impl Checked {
         world.database.up = true;
         world.database.content = Content::Bytebase;
         world.database.other = false;
-        if !world.spec.valid {
-            world = world.after(Action::Mistake);
-        }
+        world = match world.spec.form {
+            Form::Valid => world,
+            Form::Invalid => world.after(Action::Mistake),
+            Form::Paused => world.after(Action::Pause),
+        };
         for pod in &mut world.pods {
             // A replica that is busy stays so for good: no rollout may wait for it for ever.
             match pod.replica {
@@ -212,6 +214,7 @@ impl Model for Checked {
         let mut properties = keeps![
             Licensed,
             OneDown,
+            KeepsOne,
             FirstAfterReading,
             FirstHasPlace,
             FirstInReach,

@@ -128,7 +128,20 @@ fn license(more: u8) -> Vec<Profile> {
             finds: &[],
         },
         Profile {
-            name: "license taken away: outage, death",
+            name: "license ends: frozen replica of two, outage",
+            license: Some(2),
+            replicas: 2,
+            running: true,
+            budget: Budget {
+                freezes: 1,
+                outages: 1,
+                ticks: 2,
+                ..none
+            },
+            finds: &[Bug::UnknownServesNot],
+        },
+        Profile {
+            name: "license taken away: paused, outage, death",
             license: Some(200),
             replicas: 3,
             running: true,
@@ -136,6 +149,7 @@ fn license(more: u8) -> Vec<Profile> {
                 renewals: 1,
                 crashes: 1,
                 outages: 1,
+                pauses: 1,
                 ticks: 1,
                 ..none
             },
@@ -280,6 +294,7 @@ fn wild() -> Budget {
         scales: 9,
         edits: 2,
         mistakes: 5,
+        pauses: 3,
         freezes: 9,
         silences: 5,
         deletions: 9,

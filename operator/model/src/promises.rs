@@ -1,7 +1,7 @@
 //! What must hold in every state, in words; and what the operator has learned, by which a promise
 //! is judged. Nothing here depends on what the rules chose to store.
 
-use crate::world::{Content, Pod, Reading, Replica, Set, World, Write};
+use crate::world::{Content, Form, Pod, Reading, Replica, Set, World, Write};
 
 /// A promise of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +10,8 @@ pub enum Promise {
     Licensed,
     /// (b) One pod at a time.
     OneDown,
+    /// (b) What serves is kept.
+    KeepsOne,
     /// (c) No first replica before the database has been read.
     FirstAfterReading,
     /// (c) No first replica where one has no place.
@@ -31,7 +33,12 @@ impl Promise {
             Self::Licensed => {
                 "(a) a minute after the end of the license no more than one replica runs that can be ended"
             }
-            Self::OneDown => "(b) the operator takes down one pod at a time",
+            Self::OneDown => {
+                "(b) the operator takes down one pod at a time, but for a license that has ended"
+            }
+            Self::KeepsOne => {
+                "(b) a scale-down to fewer replicas keeps one that serves, or that may as long as heartbeats are unknown"
+            }
             Self::FirstAfterReading => "(c) no first replica starts before the first reading",
             Self::FirstHasPlace => {
                 "(c) no first replica starts among another application's tables or beside another Bytebase"
@@ -137,10 +144,42 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     if is_first {
         return first(world);
     }
-    if after.size > 0 && after.size + 1 < before {
+    if after.size > 0 && after.size + 1 < before && !has_ended(world) {
         return Some(Promise::OneDown);
     }
+    if after.size > 0 && after.size < before && !keeps_one(world, after) {
+        return Some(Promise::KeepsOne);
+    }
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+/// The operator knows that no license allows several replicas at this moment.
+fn has_ended(world: &World) -> bool {
+    match world.ghost.known.process.license {
+        LicenseRead::Never => false,
+        LicenseRead::Absent => true,
+        LicenseRead::Ends(end) => world.tick >= end,
+    }
+}
+
+/// Of the replicas that serve, by what the operator sees, one stays; or there is none.
+fn keeps_one(world: &World, after: Set) -> bool {
+    let (set, pods) = &world.operator.cache;
+    let may_be_active = |pod: &Pod| match &world.operator.reading {
+        Reading::Good(database, active) => {
+            database.content == Content::Renamed || active.iter().any(|other| other.uid == pod.uid)
+        }
+        Reading::None | Reading::Failed => true,
+    };
+    let serves = |pod: &&Pod| {
+        pod.replica == Replica::Active
+            && pod.ending.is_none()
+            && set.is_some_and(|set| set.ordinals().contains(&pod.ordinal))
+            && world.operator.evicted != Some(pod.uid)
+            && may_be_active(pod)
+    };
+    let mut serving = pods.iter().filter(serves).peekable();
+    serving.peek().is_none() || serving.any(|pod| after.ordinals().contains(&pod.ordinal))
 }
 
 fn evicts(world: &World, uid: u8) -> Option<Promise> {
@@ -186,6 +225,6 @@ fn shrinks_blindly(world: &World, before: u8, after: Set) -> bool {
     };
     database.content == Content::Renamed
         && licensed
-        && world.spec.valid
+        && world.spec.form != Form::Invalid
         && after.size < before.min(world.spec.replicas)
 }

@@ -3,8 +3,8 @@
 
 use crate::promises::LicenseRead;
 use crate::world::{
-    Active, Content, Database, Eviction, Pod, Reading, Replica, Set, Spec, Status, Waited, World,
-    Write,
+    Active, Content, Database, Eviction, Form, Pod, Reading, Replica, Set, Spec, Status, Waited,
+    World, Write,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -71,11 +71,13 @@ pub enum Bug {
     NoReadingIsOutage,
     /// Since when a rollout has waited for an idle replica is not read back from the status.
     PatienceForgotten,
+    /// A replica whose heartbeat is unknown is taken for one that does not serve.
+    UnknownServesNot,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -92,13 +94,14 @@ impl Bug {
         Self::TasksIgnored,
         Self::NoReadingIsOutage,
         Self::PatienceForgotten,
+        Self::UnknownServesNot,
     ];
 }
 
 /// The rules, with what is the same in every state worked out once.
 pub struct Rules {
     settings: Settings,
-    specs: BTreeMap<(u8, u8, bool), Validation>,
+    specs: BTreeMap<(u8, u8, Form), Validation>,
     templates: Vec<Value>,
     bug: Option<Bug>,
     /// Decisions by all that they rest on: most states differ in something else.
@@ -161,11 +164,11 @@ pub fn identity(start: u8) -> DatabaseIdentity {
     DatabaseIdentity::new("model", &start.to_string())
 }
 
-fn spec(replicas: u8, template: u8, valid: bool) -> anyhow::Result<BytebaseCluster> {
-    let url = if valid {
-        "https://bytebase.example.com"
-    } else {
+fn spec(replicas: u8, template: u8, form: Form) -> anyhow::Result<BytebaseCluster> {
+    let url = if form == Form::Invalid {
         "nonsense"
+    } else {
+        "https://bytebase.example.com"
     };
     Ok(serde_json::from_value(json!({
         "apiVersion": "bytebase.com/v1alpha1",
@@ -175,6 +178,7 @@ fn spec(replicas: u8, template: u8, valid: bool) -> anyhow::Result<BytebaseClust
             "version": VERSIONS.get(usize::from(template)).unwrap_or(&VERSIONS[0]),
             "externalURL": url,
             "replicas": replicas,
+            "paused": form == Form::Paused,
             "database": {"url": format!("postgres://bytebase@{ENDPOINT}")},
             "ingress": {"enabled": false},
             "rollout": {"terminationGraceSeconds": 10, "preStopSeconds": 1},
@@ -189,8 +193,8 @@ impl Rules {
         let mut templates = Vec::new();
         for template in 0..3 {
             for replicas in 0..=3 {
-                for valid in [true, false] {
-                    let cluster = spec(replicas, template, valid)?;
+                for form in [Form::Valid, Form::Paused, Form::Invalid] {
+                    let cluster = spec(replicas, template, form)?;
                     let validation = validate(
                         &cluster,
                         &References::default(),
@@ -198,11 +202,11 @@ impl Rules {
                         Timestamp::UNIX_EPOCH,
                     );
                     anyhow::ensure!(
-                        validation.cluster.is_some() == valid,
+                        validation.cluster.is_some() == (form != Form::Invalid),
                         "the model's own spec: {:?}",
                         validation.problems
                     );
-                    if let (Some(valid), 1) = (&validation.cluster, replicas) {
+                    if let (Some(valid), 1, Form::Valid) = (&validation.cluster, replicas, form) {
                         let additions = desired::Additions {
                             drain_image: None,
                             defaults: desired::LATEST_DEFAULTS,
@@ -210,7 +214,7 @@ impl Rules {
                         let made = desired::pod_template(valid, additions);
                         templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
                     }
-                    specs.insert((replicas, template, valid), validation);
+                    specs.insert((replicas, template, form), validation);
                 }
             }
         }
@@ -254,7 +258,7 @@ impl Rules {
 
     fn decide(&self, world: &World) -> Vec<Write> {
         let spec = world.spec;
-        let Some(validation) = self.specs.get(&(spec.replicas, spec.template, spec.valid)) else {
+        let Some(validation) = self.specs.get(&(spec.replicas, spec.template, spec.form)) else {
             return Vec::new();
         };
         let plan = decide(validation, &self.observe(world), &self.settings);
@@ -354,10 +358,7 @@ impl Rules {
                     .get(usize::from(set.template))
                     .map(|version| (*version).to_owned()),
             }),
-            pods: pods
-                .iter()
-                .map(|pod| self.pod(*pod, world.operator.evicted))
-                .collect(),
+            pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
             ingress_has_address: None,
             service_exposes: false,
             route: None,
@@ -374,7 +375,12 @@ impl Rules {
         }
     }
 
-    fn pod(&self, pod: Pod, evicted: Option<u8>) -> PodView {
+    fn pod(&self, pod: Pod, world: &World) -> PodView {
+        let evicted = world.operator.evicted;
+        let is_unknown = match &world.operator.reading {
+            Reading::Good(database, _) => database.content == Content::Renamed,
+            Reading::None | Reading::Failed => true,
+        };
         let evicted = evicted == Some(pod.uid) && !self.has(Bug::EvictionForgotten);
         let serves = pod.replica == Replica::Active;
         let stuck = pod.replica == Replica::Stuck && !self.has(Bug::GateWaitsForStuck);
@@ -384,7 +390,8 @@ impl Rules {
             uid: pod.uid.to_string(),
             ordinal: i32::from(pod.ordinal),
             revision: Some(pod.template.to_string()),
-            ready: serves || self.has(Bug::EveryPodServes),
+            ready: (serves && !(is_unknown && self.has(Bug::UnknownServesNot)))
+                || self.has(Bug::EveryPodServes),
             deleting: pod.ending.is_some() || evicted,
             node: None,
             ip: None,

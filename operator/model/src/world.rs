@@ -182,8 +182,19 @@ pub struct Spec {
     pub replicas: u8,
     /// Index of the pod template.
     pub template: u8,
-    /// The spec can be used.
-    pub valid: bool,
+    /// What else is to be said of it.
+    pub form: Form,
+}
+
+/// Whether the spec is acted on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// It is.
+    Valid,
+    /// It can be, and the user wants nothing to be changed.
+    Paused,
+    /// It cannot be used.
+    Invalid,
 }
 
 /// How often something may still happen.
@@ -205,6 +216,8 @@ pub struct Budget {
     pub edits: u8,
     /// The user breaks the spec, and corrects it.
     pub mistakes: u8,
+    /// The user pauses the cluster, and resumes it.
+    pub pauses: u8,
     /// A replica freezes.
     pub freezes: u8,
     /// A node falls silent.
@@ -306,6 +319,8 @@ pub enum Action {
     Edit,
     /// The user breaks or corrects the spec.
     Mistake,
+    /// The user pauses the cluster or resumes it.
+    Pause,
     /// A minute passes.
     Tick,
 }
@@ -479,10 +494,13 @@ impl World {
             }
         }
         may(budget.edits, Action::Edit);
-        if self.spec.valid {
-            may(budget.mistakes, Action::Mistake);
-        } else {
-            may(1, Action::Mistake);
+        match self.spec.form {
+            Form::Valid => {
+                may(budget.mistakes, Action::Mistake);
+                may(budget.pauses, Action::Pause);
+            }
+            Form::Invalid => may(1, Action::Mistake),
+            Form::Paused => may(1, Action::Pause),
         }
         if self.database.license.is_some() {
             may(budget.renewals, Action::License(None));
@@ -634,10 +652,21 @@ impl World {
                 self.operator.settled = false;
             }
             Action::Mistake => {
-                if self.spec.valid {
+                self.spec.form = if self.spec.form == Form::Valid {
                     budget.mistakes -= 1;
-                }
-                self.spec.valid = !self.spec.valid;
+                    Form::Invalid
+                } else {
+                    Form::Valid
+                };
+                self.operator.settled = false;
+            }
+            Action::Pause => {
+                self.spec.form = if self.spec.form == Form::Valid {
+                    budget.pauses -= 1;
+                    Form::Paused
+                } else {
+                    Form::Valid
+                };
                 self.operator.settled = false;
             }
             Action::Tick => {
@@ -664,7 +693,8 @@ impl World {
         };
         let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
         let active = self.pods.iter().filter(able).count();
-        if ended && active > 1 {
+        // A pause is the user's own risk.
+        if ended && active > 1 && self.spec.form != Form::Paused {
             self.ghost.broken = Some(Promise::Licensed);
         }
     }
