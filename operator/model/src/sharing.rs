@@ -106,6 +106,8 @@ struct Sharing {
     bug: Option<Bug>,
     profile: &'static Profile,
     recovered: Mutex<HashMap<u64, bool>>,
+    /// What the claims said before, by all that they rest on: the same is asked in many states.
+    claimed: Mutex<HashMap<u64, bool>>,
 }
 
 /// One run.
@@ -186,6 +188,7 @@ impl Sharing {
             bug,
             profile,
             recovered: Mutex::default(),
+            claimed: Mutex::default(),
         })
     }
 
@@ -237,11 +240,26 @@ impl Sharing {
         next
     }
 
-    /// Whether an older cluster has the database, by the operator's own claims.
+    /// Whether an older cluster has the database.
     fn is_shared(&self, pair: &Pair, index: usize) -> bool {
         if self.bug == Some(Bug::FirstReadHasIt) {
             return pair.first.is_some_and(|(first, _)| first != index);
         }
+        let (set, pods) = &pair.clusters[index].operator.cache;
+        let runs = set.is_some_and(|set| set.size > 0) || !pods.is_empty();
+        let read = [0, 1].map(|of| pair.read[of].filter(|_| is_good(&pair.clusters[of])));
+        let statuses = pair.clusters.each_ref().map(|cluster| &cluster.status);
+        let mark = fingerprint(&(index, runs, read, statuses, pair.noted));
+        let before = self.claimed.lock().get(&mark).copied();
+        before.unwrap_or_else(|| {
+            let shared = self.ask_claims(pair, index, runs, read);
+            self.claimed.lock().insert(mark, shared);
+            shared
+        })
+    }
+
+    /// Whether an older cluster has the database, by the operator's own claims.
+    fn ask_claims(&self, pair: &Pair, index: usize, runs: bool, read: [Option<u8>; 2]) -> bool {
         let claims = Claims::default();
         let begun = tokio::time::Instant::now();
         let sighting = |start: u8| {
@@ -277,13 +295,10 @@ impl Sharing {
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {
             let other = keys.iter().position(|known| known == key)?;
-            let seen = pair.read[other].filter(|_| is_good(&pair.clusters[other]));
-            seen.map(sighting)
+            read[other].map(sighting)
         };
         let remembered = self.rules.remembered(&pair.clusters[index].status);
         let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
-        let (set, pods) = &pair.clusters[index].operator.cache;
-        let runs = set.is_some_and(|set| set.size > 0) || !pods.is_empty();
         let shared = claims.shared_with(&uid, runs, &remembered, latest);
         shared.is_some()
     }
