@@ -83,8 +83,11 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
     let base = &format!("http://{}", call.replica);
     match &call.request {
         BytebaseRequest::CreateFirstAdmin { email, password } => {
-            let body =
-                json!({ "email": email, "password": password.expose_secret(), "title": "Admin" });
+            let body = json!({
+                "email": email.expose_secret(),
+                "password": password.expose_secret(),
+                "title": "Admin",
+            });
             let answer = send(
                 client.post(format!("{base}/v1/auth/signup")).json(&body),
                 base,
@@ -129,10 +132,13 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
 async fn log_in(
     client: &Client,
     base: &str,
-    email: &str,
+    email: &SecretString,
     password: &SecretString,
 ) -> Result<SecretString, CallError> {
-    let body = json!({ "email": email, "password": password.expose_secret() });
+    let body = json!({
+        "email": email.expose_secret(),
+        "password": password.expose_secret(),
+    });
     let answer = send(
         client.post(format!("{base}/v1/auth/login")).json(&body),
         base,
@@ -210,7 +216,7 @@ mod tests {
         let call = BytebaseCall {
             replica,
             request: BytebaseRequest::InstallLicense {
-                email: "admin@example.com".to_owned(),
+                email: "admin@example.com".into(),
                 password: "p".into(),
                 token: "t".into(),
             },
