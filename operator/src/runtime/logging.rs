@@ -44,8 +44,10 @@ where
 {
     // The database driver repeats notices of servers at the level they come with, and a tenant's
     // server may say anything. The queue's span repeats the name of the cluster that our own
-    // lines carry, and its watches the errors that we log ourselves.
-    let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=error,{filter}"))?;
+    // lines carry, and its watches the errors that we log ourselves. The client warns with the whole
+    // body of an answer that it cannot decode, and that may be one with a Secret.
+    let muted = "sqlx=error,kube_runtime=error,kube_client=error";
+    let filter = EnvFilter::try_new(format!("{muted},{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);
@@ -90,6 +92,7 @@ mod tests {
             tracing::info!(cluster = "a/b", "reconciled");
             tracing::debug!("hidden");
             tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
+            tracing::warn!(target: "kube_client::client", "body of an answer, expected value");
         });
         let bytes = memory.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
