@@ -239,6 +239,8 @@ enum LogState {
 pub struct LogReader {
     /// Client for the read.
     pub api: Api<Pod>,
+    /// Namespace and name of the cluster, for the log.
+    pub cluster: String,
     /// Reads of all clusters together.
     pub permits: Arc<Semaphore>,
     /// Wakes the cluster.
@@ -303,10 +305,11 @@ impl LogIds {
             );
         }
         let (ids, api, name) = (self.clone(), reader.api.clone(), pod.name_any());
+        let cluster = reader.cluster.clone();
         let (permits, wake) = (Arc::clone(&reader.permits), Arc::clone(&reader.wake));
         let read = tokio::spawn(async move {
             let permit = permits.acquire().await;
-            let id = timeout(LOG_TIMEOUT, read_id(&api, &name))
+            let id = timeout(LOG_TIMEOUT, read_id(&api, &cluster, &name))
                 .await
                 .ok()
                 .flatten();
@@ -344,7 +347,7 @@ impl LogIds {
     }
 }
 
-async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
+async fn read_id(api: &Api<Pod>, cluster: &str, pod: &str) -> Option<Uuid> {
     let parameters = LogParams {
         container: Some(CONTAINER.to_owned()),
         limit_bytes: Some(LOG_HEAD),
@@ -354,6 +357,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
         Ok(head) => find_id(&head),
         Err(kube::Error::Api(error)) if error.code == 403 => {
             tracing::warn!(
+                cluster,
                 pod,
                 error = error.message,
                 "the log may not be read; the session in the database identifies the replica instead"
@@ -362,6 +366,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
         }
         Err(error) => {
             tracing::debug!(
+                cluster,
                 pod,
                 error = plain(&error),
                 "the log cannot be read; the session in the database identifies the replica instead"
@@ -381,6 +386,8 @@ fn find_id(log: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::logging::LogFormat;
+    use crate::runtime::logging::tests::Log;
     use crate::testing::api_server;
     use serde_json::{Value, json};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -408,6 +415,7 @@ mod tests {
         });
         let reader = LogReader {
             api: Api::namespaced(client, "team"),
+            cluster: "team/demo".to_owned(),
             permits: Arc::new(Semaphore::new(1)),
             wake: Arc::new(move || {
                 wake.fetch_add(1, Ordering::Relaxed);
@@ -431,6 +439,26 @@ mod tests {
             assert_eq!(reads.load(Ordering::Relaxed), times, "{container}");
             assert_eq!(woken.load(Ordering::Relaxed), times);
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_may_not_be_read_is_reported_with_its_cluster() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let client = api_server("team", |_, _, _| {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "message": "may not get pods/log", "reason": "Forbidden", "code": 403,
+            });
+            Some((403, status))
+        });
+        let api = Api::namespaced(client, "team");
+        assert_eq!(read_id(&api, "team/demo", "demo-1").await, None);
+        let lines = log.lines("the log may not be read");
+        assert_eq!(lines.len(), 1, "{}", log.text());
+        assert_eq!(
+            (&lines[0]["cluster"], &lines[0]["pod"]),
+            (&"team/demo".into(), &"demo-1".into())
+        );
     }
 
     #[tokio::test(start_paused = true)]

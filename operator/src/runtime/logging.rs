@@ -66,10 +66,43 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use serde_json::Value;
     use std::io::Write;
     use std::sync::{Arc, Mutex};
+    use tracing::subscriber::DefaultGuard;
+
+    /// What this thread logs while this value is there.
+    pub(crate) struct Log {
+        memory: Memory,
+        _guard: DefaultGuard,
+    }
+
+    impl Log {
+        pub(crate) fn begin(format: LogFormat, filter: &str) -> Self {
+            let memory = Memory::default();
+            let writer = memory.clone();
+            let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
+            Self {
+                memory,
+                _guard: tracing::subscriber::set_default(subscriber),
+            }
+        }
+
+        pub(crate) fn text(&self) -> String {
+            let bytes = self.memory.0.lock().unwrap().clone();
+            String::from_utf8(bytes).unwrap()
+        }
+
+        /// The lines of a log in JSON with these words in their message.
+        pub(crate) fn lines(&self, words: &str) -> Vec<Value> {
+            let text = self.text();
+            let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            let has_words = |line: &Value| line["message"].as_str().unwrap().contains(words);
+            lines.filter(has_words).collect()
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -85,24 +118,19 @@ mod tests {
     }
 
     fn logged(format: LogFormat, filter: &str) -> String {
-        let memory = Memory::default();
-        let writer = memory.clone();
-        let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(cluster = "a/b", "reconciled");
-            tracing::debug!("hidden");
-            tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
-            tracing::warn!(target: "kube_client::client", "body of an answer, expected value");
-        });
-        let bytes = memory.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        let log = Log::begin(format, filter);
+        tracing::info!(cluster = "a/b", "reconciled");
+        tracing::debug!("hidden");
+        tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
+        tracing::warn!(target: "kube_client::client", "body of an answer, expected value");
+        log.text()
     }
 
     #[test]
     fn json_is_one_object_a_line() {
         let text = logged(LogFormat::Json, "info");
         assert_eq!(text.lines().count(), 1);
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (&line["message"], &line["cluster"]),
             (&"reconciled".into(), &"a/b".into())
