@@ -10,7 +10,7 @@ pub use memory::Memory;
 use crate::api::status::{
     DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus,
 };
-use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
+use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
 use crate::decide::plan::{ConditionDraft, Plan, Report};
@@ -429,7 +429,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             let type_: ConditionType = condition.type_.parse().ok()?;
             ((!same || reminder) && worth_reporting(type_, reason, before.is_some())).then(|| {
                 Notice {
-                    warning: is_warning(type_, &condition.status) || reminder,
+                    warning: is_warning(type_, reason, next.replicas),
                     reason,
                     message: condition.message.clone(),
                 }
@@ -442,9 +442,10 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
         .collect()
 }
 
-fn warning(reason: Reason, message: String) -> Notice {
+/// Something that happened, beside the conditions.
+fn happened(reason: Reason, message: String) -> Notice {
     Notice {
-        warning: true,
+        warning: reason.weight() == Weight::Warning,
         reason,
         message,
     }
@@ -460,7 +461,7 @@ fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus)
             "no replica has promoted queued work for longer than drain hooks keep it from that: advisory lock 1001 is held by {}; end that session, or whatever it belongs to",
             hold.held_by.join(", ")
         );
-        warning(Reason::QueueHeldLong, message)
+        happened(Reason::QueueHeldLong, message)
     })
 }
 
@@ -473,7 +474,7 @@ fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
         let message = format!(
             "{tasks} tasks are marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets them to FAILED as soon as a replica works"
         );
-        warning(Reason::TasksStuck, message)
+        happened(Reason::TasksStuck, message)
     })
 }
 
@@ -495,7 +496,7 @@ fn drain_notices(
         let message = format!(
             "{pod} still runs {tasks} tasks, which are cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
         );
-        warning(Reason::DrainEndsSoon, message)
+        happened(Reason::DrainEndsSoon, message)
     })
 }
 
@@ -515,11 +516,7 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
         ),
         _ => return None,
     };
-    Some(Notice {
-        warning: false,
-        reason,
-        message,
-    })
+    Some(happened(reason, message))
 }
 
 /// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new
@@ -543,17 +540,25 @@ fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     !derived && !quiet
 }
 
-fn is_warning(type_: ConditionType, status: &str) -> bool {
+/// A reason is warned of where it arises; other conditions repeat it.
+fn is_warning(type_: ConditionType, reason: Reason, replicas: i32) -> bool {
     match type_ {
-        ConditionType::Stalled => status == "True",
+        // That something has lasted too long weighs more than what it is.
+        ConditionType::Stalled => reason != Reason::NotStalled,
+        ConditionType::Ready | ConditionType::Reconciling => false,
         ConditionType::ConfigurationValid
         | ConditionType::DatabaseReady
-        | ConditionType::HaLicensed => status == "False",
-        ConditionType::Ready
-        | ConditionType::Reconciling
+        | ConditionType::HaLicensed
         | ConditionType::ReplicasHealthy
         | ConditionType::RolloutComplete
-        | ConditionType::Exposed => false,
+        | ConditionType::Exposed => {
+            type_ == reason.condition()
+                && match reason.weight() {
+                    Weight::Normal => false,
+                    Weight::FirstStart => replicas > 1,
+                    Weight::Warning => true,
+                }
+        }
     }
 }
 
