@@ -1,7 +1,7 @@
 //! Events.
 
 use super::FIELD_MANAGER;
-use crate::api::{BytebaseCluster, Reason};
+use crate::api::{BytebaseCluster, ConditionType, Reason};
 use crate::kubernetes::error_text::plain;
 use crate::process::lease::Leadership;
 use crate::process::queue::name;
@@ -20,6 +20,8 @@ const LONGEST_NOTE: usize = 1024;
 pub struct Notice {
     /// Whether a user should act.
     pub warning: bool,
+    /// The condition that it reports a change of; `None`: something that happened.
+    pub condition: Option<ConditionType>,
     /// Reason, the same as on the condition.
     pub reason: Reason,
     /// What.
@@ -107,6 +109,7 @@ mod tests {
         };
         let notice = Notice {
             warning: false,
+            condition: None,
             reason: Reason::QueueFree,
             message: "replicas promote queued work again".to_owned(),
         };

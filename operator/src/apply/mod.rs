@@ -248,6 +248,7 @@ impl Execution<'_> {
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 self.outcome.notices.push(Notice {
                     warning: false,
+                    condition: None,
                     reason: Reason::RolloutProgressing,
                     message: format!("evicted {}: {}", eviction.pod, eviction.why),
                 });
@@ -286,6 +287,7 @@ impl Execution<'_> {
                     let reason = Reason::Progressing;
                     let notice = Notice {
                         warning: false,
+                        condition: None,
                         reason,
                         message,
                     };

@@ -87,7 +87,9 @@ pub async fn report(
             .metrics
             .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
         outcome.writes += 1;
-        outcome.notices.extend(notices(&previous, &status));
+        let now = observation.now;
+        let due = due(key, notices(&previous, &status), memory, now);
+        outcome.notices.extend(due);
         memory.written = Some(WrittenStatus {
             before,
             after,
@@ -104,25 +106,42 @@ pub async fn report_unseen(
     key: &Key,
     cluster: &BytebaseCluster,
     message: &str,
-    memory: &Memory,
+    memory: &mut Memory,
 ) -> Result<(), Error> {
     writer.leadership.check()?;
     let previous = memory.last_status(cluster);
-    let status = unseen(&previous, message, Timestamp::now());
+    let now = Timestamp::now();
+    let status = unseen(&previous, message, now);
     if status != previous {
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
-        publish(writer, key, cluster, &notices(&previous, &status)).await;
+        let due = due(key, notices(&previous, &status), memory, now);
+        publish(writer, key, cluster, &due).await;
     }
     Ok(())
+}
+
+/// The notices of which an event is due. Those that a condition repeats as it goes to and fro are
+/// logged all the same.
+fn due(key: &Key, notices: Vec<Notice>, memory: &mut Memory, now: Timestamp) -> Vec<Notice> {
+    let is_due = |notice: &Notice| memory.published.is_due(notice, now);
+    let (due, repeated): (Vec<_>, Vec<_>) = notices.into_iter().partition(is_due);
+    for notice in &repeated {
+        log(key, notice);
+    }
+    due
 }
 
 /// Logs the notices and publishes them as events.
 pub async fn publish(writer: &Writer, key: &Key, cluster: &BytebaseCluster, notices: &[Notice]) {
     for notice in notices {
-        tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
+        log(key, notice);
         writer.publisher.publish(cluster, notice).await;
     }
+}
+
+fn log(key: &Key, notice: &Notice) {
+    tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
 }
 
 /// What the metrics show of a cluster.
@@ -430,6 +449,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             ((!same || reminder) && worth_reporting(type_, reason, before.is_some())).then(|| {
                 Notice {
                     warning: is_warning(type_, reason, next.replicas),
+                    condition: Some(type_),
                     reason,
                     message: condition.message.clone(),
                 }
@@ -446,6 +466,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
 fn happened(reason: Reason, message: String) -> Notice {
     Notice {
         warning: reason.weight() == Weight::Warning,
+        condition: None,
         reason,
         message,
     }

@@ -308,6 +308,7 @@ fn expect_event(type_: ConditionType, before: State, after: State, published: Op
     );
     if let (Some(warning), Some(notice)) = (published, notices.first()) {
         assert_eq!(notice.warning, warning, "{notice:?}");
+        assert_eq!(notice.condition, Some(type_));
         assert_eq!(notice.message, of(&after, type_).message);
         assert_eq!(notice.reason.as_ref(), of(&after, type_).reason);
     }
