@@ -95,7 +95,7 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
             .await?;
             match answer.status() {
                 status if status.is_success() => Ok(()),
-                status if status.is_client_error() => Err(CallError::SignUp(status)),
+                status if is_refusal(status) => Err(CallError::SignUp(status)),
                 status => Err(CallError::Other {
                     what: "the sign-up",
                     status,
@@ -145,7 +145,7 @@ async fn log_in(
     )
     .await?;
     let status = answer.status();
-    if status.is_client_error() {
+    if is_refusal(status) {
         return Err(CallError::Login(status));
     }
     if !status.is_success() {
@@ -160,6 +160,16 @@ async fn log_in(
         what: "the login without a token",
         status,
     })
+}
+
+/// Whether Bytebase, or what stands before it, has understood a call and said no. The other codes of
+/// this class ask for the same call later.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error()
+        && !matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
 }
 
 /// The body of an answer, unless it is longer than any answer with a token: another process that
@@ -208,6 +218,65 @@ mod tests {
             sent
         });
         (address, sending)
+    }
+
+    /// Answers one request with this status.
+    async fn answering(status: u16) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // To close it with something unread would take the answer back.
+            while stream
+                .read(&mut [0; 4096])
+                .await
+                .is_ok_and(|bytes| bytes > 0)
+            {}
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_that_says_no_blames_the_login() {
+        let (email, password) = (
+            SecretString::from("admin@example.com"),
+            SecretString::from("p"),
+        );
+        let requests = [
+            BytebaseRequest::CreateFirstAdmin {
+                email: email.clone(),
+                password: password.clone(),
+            },
+            BytebaseRequest::InstallLicense {
+                email,
+                password,
+                token: "t".into(),
+            },
+        ];
+        for (status, refused) in [
+            (400, true),
+            (401, true),
+            (403, true),
+            (409, true),
+            (408, false),
+            (425, false),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            for request in &requests {
+                let call = BytebaseCall {
+                    replica: answering(status).await,
+                    request: request.clone(),
+                };
+                let error = perform(&client().unwrap(), &call).await.unwrap_err();
+                assert_eq!(error.is_refusal(), refused, "{status}: {error}");
+                assert!(error.to_string().contains(&status.to_string()), "{error}");
+            }
+        }
     }
 
     #[tokio::test]
