@@ -153,10 +153,28 @@ fn trouble(
         return Some(trouble);
     }
     let waits = container.is_none_or(|container| waiting_reason(container).is_some());
-    let unmounted = unmounted.filter(|_| waits)?;
+    let unmounted = unmounted.filter(|_| waits && !is_mounted(pod))?;
     Some(PodTrouble::Creation(format!(
         "the kubelet cannot mount a volume: {unmounted}"
     )))
+}
+
+/// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before. An
+/// event of an earlier try stays for an hour.
+fn is_mounted(pod: &Pod) -> bool {
+    if let Some(sandbox) = condition(pod, "PodReadyToStartContainers") {
+        return sandbox.status == "True";
+    }
+    // Before Kubernetes 1.29 only a container that was started shows it.
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    let mut containers = containers.into_iter().flatten().flatten();
+    containers.any(|container| {
+        let state = container.state.as_ref();
+        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    })
 }
 
 fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
@@ -613,6 +631,37 @@ mod tests {
         }
         let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
         assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
+    }
+
+    #[test]
+    fn a_volume_that_was_mounted_in_the_end_explains_nothing() {
+        let creating = || status(CONTAINER, "ContainerCreating", &json!({}));
+        let state = |state: Value| json!({"name": "copy", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state});
+        let sandbox =
+            |status: &str| json!([{"type": "PodReadyToStartContainers", "status": status}]);
+        let ended = state(json!({"terminated": {"exitCode": 0}}));
+        for (conditions, init, explains) in [
+            (json!([]), json!([]), true),
+            (sandbox("False"), json!([]), true),
+            // The image is being pulled.
+            (sandbox("True"), json!([]), false),
+            (json!([]), json!([state(json!({"running": {}}))]), false),
+            (json!([]), json!([ended.clone()]), false),
+            // The node was started again since.
+            (sandbox("False"), json!([ended.clone()]), true),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": {
+                    "conditions": conditions,
+                    "initContainerStatuses": init,
+                    "containerStatuses": [creating()],
+                },
+            }))
+            .unwrap();
+            let trouble = view(&pod, None, Some("gone")).unwrap().trouble;
+            assert_eq!(trouble.is_some(), explains, "{pod:?}");
+        }
     }
 
     #[test]
