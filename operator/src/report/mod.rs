@@ -491,9 +491,13 @@ fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
     let stuck = next.stuck_tasks.as_ref()?;
     let before = previous.stuck_tasks.as_ref();
     before.is_none().then(|| {
-        let (tasks, ids) = (stuck.tasks, stuck.replica_ids.join(", "));
+        let ids = stuck.replica_ids.join(", ");
+        let (tasks, them) = match stuck.tasks {
+            1 => ("1 task is".to_owned(), "it"),
+            tasks => (format!("{tasks} tasks are"), "them"),
+        };
         let message = format!(
-            "{tasks} tasks are marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets them to FAILED as soon as a replica works"
+            "{tasks} marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets {them} to FAILED as soon as a replica works"
         );
         happened(Reason::TasksStuck, message)
     })
@@ -511,11 +515,15 @@ fn drain_notices(
         !before.into_iter().any(|before| before.pod == replica.pod)
     });
     new.map(|replica| {
-        let (pod, tasks) = (&replica.pod, replica.running_tasks.unwrap_or_default());
+        let pod = &replica.pod;
+        let tasks = match replica.running_tasks.unwrap_or_default() {
+            1 => "1 task, which is".to_owned(),
+            tasks => format!("{tasks} tasks, which are"),
+        };
         let by = replica.ends_by.as_ref();
         let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
         let message = format!(
-            "{pod} still runs {tasks} tasks, which are cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+            "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
         );
         happened(Reason::DrainEndsSoon, message)
     })

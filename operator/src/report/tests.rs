@@ -568,8 +568,8 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
 
 #[test]
 fn what_lasts_too_long_is_reported_once() {
-    let drain = |drain| ReplicaStatus {
-        running_tasks: Some(3),
+    let drain = |tasks, drain| ReplicaStatus {
+        running_tasks: Some(tasks),
         drain: Some(drain),
         ends_by: Some(Time(later(60))),
         ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
@@ -584,7 +584,7 @@ fn what_lasts_too_long_is_reported_once() {
             tasks,
             replica_ids: vec!["an-id".to_owned()],
         }),
-        replica_statuses: vec![drain(state)],
+        replica_statuses: vec![drain(tasks, state)],
         ..Report::default()
     };
     let before = first(report(false, 0, DrainState::Draining));
@@ -599,13 +599,35 @@ fn what_lasts_too_long_is_reported_once() {
     let words = [
         (Reason::QueueHeldLong, "held by psql"),
         (Reason::TasksStuck, "2 tasks are marked as running"),
-        (Reason::DrainEndsSoon, "demo-1 still runs 3 tasks"),
+        (
+            Reason::DrainEndsSoon,
+            "demo-1 still runs 2 tasks, which are cancelled",
+        ),
     ];
     assert_eq!(published.len(), words.len());
     for (notice, (reason, words)) in published.iter().zip(words) {
         assert_eq!((notice.reason, notice.warning), (reason, true));
         assert!(notice.message.contains(words), "{}", notice.message);
     }
+    let of_one = status(
+        &before,
+        report(false, 1, DrainState::EndsSoon),
+        &[],
+        None,
+        now(),
+    );
+    let messages: Vec<_> = notices(&before, &of_one)
+        .into_iter()
+        .map(|notice| notice.message)
+        .collect();
+    assert!(
+        messages[0].starts_with("1 task is marked") && messages[0].contains("sets it to FAILED"),
+        "{messages:?}"
+    );
+    assert!(
+        messages[1].starts_with("demo-1 still runs 1 task, which is cancelled"),
+        "{messages:?}"
+    );
     // As the number of tasks changes.
     let still = status(
         &over,
