@@ -77,7 +77,7 @@ struct Probe {
 impl Probe {
     fn start(access: Access, every: Duration) -> Self {
         let (wake, woken) = unbounded_channel();
-        let probes = Probes::new(wake, Arc::new(|_, _| {}));
+        let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| {}));
         probes.ensure(&"it", access);
         probes.pace(
             &"it",
@@ -1013,7 +1013,7 @@ async fn black_holes_are_unknown_and_delay_no_other_cluster() {
     let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = hole.local_addr().unwrap().port();
     let (wake, mut woken) = unbounded_channel();
-    let probes = Probes::new(wake, Arc::new(|_, _| {}));
+    let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| {}));
     for key in 1..=150 {
         probes.ensure(&key, access(url(port, "x")));
     }
@@ -1427,7 +1427,7 @@ async fn the_memory_of_a_probe() {
     let mut last = resident_kib();
     for mode in [SslMode::Disable, SslMode::Require, SslMode::VerifyCa] {
         let (wake, mut woken) = unbounded_channel();
-        let probes = Probes::new(wake, Arc::new(|_, _| {}));
+        let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| {}));
         let started = Instant::now();
         for key in 0..N {
             let mut url = url(server.port, "many");

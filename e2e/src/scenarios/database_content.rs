@@ -301,7 +301,10 @@ async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
     let reported = sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "ForeignReplica")
         .await?;
-    support::says(&reported, &["do not belong to this cluster", "1 of them"])?;
+    support::says(
+        &reported,
+        &["1 replica that does not belong to this cluster"],
+    )?;
     support::wait_event(&sandbox, "ForeignReplica").await?;
     // The cluster's own replica is not blamed for it.
     let status = sandbox.status(NAME).await?;

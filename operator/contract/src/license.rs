@@ -83,7 +83,7 @@ pub enum LicenseError {
     },
     /// Not three parts separated by dots.
     #[error(
-        "the license has {parts} part(s) between dots, a token has three: paste it whole and without anything around it"
+        "a token has three parts between dots, and the license has {parts}: paste it whole and without anything around it"
     )]
     NotAToken {
         /// How many there are.

@@ -39,7 +39,7 @@ pub enum VersionError {
     },
     /// Fewer or more than three parts.
     #[error(
-        "the version has {parts} part(s): give exactly three numbers separated by dots, such as 3.21.1"
+        "a version has three parts, and this one has {parts}: give exactly three numbers separated by dots, such as 3.21.1"
     )]
     NotThreeParts {
         /// How many there are.

@@ -268,6 +268,18 @@ pub enum Reason {
     RouteRefused,
 }
 
+/// What an event with a reason asks of its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Nothing: it is news, or it passes without help.
+    Normal,
+    /// Nothing on the way to the first replicas. With several running, a license that they count on
+    /// has gone.
+    FirstStart,
+    /// To act, or at least to find out why.
+    Warning,
+}
+
 impl Reason {
     /// The condition under which a reason is explained. It may stand on others too: `Ready` and
     /// `Stalled` repeat the reason of what holds them back.
@@ -365,6 +377,104 @@ impl Reason {
             | Self::RouteAccepted
             | Self::RoutePending
             | Self::RouteRefused => ConditionType::Exposed,
+        }
+    }
+    /// How an event with this reason is marked.
+    ///
+    /// Exhaustive on purpose: a new reason does not compile before this is decided.
+    pub fn weight(self) -> Weight {
+        match self {
+            Self::AllReplicasActive
+            | Self::ReplicasNotReady
+            | Self::HeldBackByLicense
+            | Self::HeldBackByDatabase
+            | Self::HeldBackByVersion
+            | Self::ScaledToZero
+            | Self::HeartbeatsUnknown
+            | Self::Settled
+            | Self::Progressing
+            | Self::Paused
+            | Self::NotStalled
+            | Self::Valid
+            | Self::ValidWithWarnings
+            | Self::DatabaseChecksPassed
+            | Self::DatabaseNotProbed
+            | Self::DatabaseCannotRead
+            | Self::LicenseAllowsHa
+            | Self::SecretLicenseAllowsHa
+            | Self::LicenseUnknown
+            | Self::AllReplicasHealthy
+            | Self::ReplicaNotReady
+            | Self::HeartbeatMissing
+            | Self::NoReplicas
+            | Self::RolloutDone
+            | Self::RolloutProgressing
+            | Self::RolloutWaiting
+            | Self::QueueHeld
+            | Self::QueueFree
+            | Self::IngressReady
+            | Self::IngressPending
+            | Self::IngressDisabled
+            | Self::AwaitingFirstAdmin
+            | Self::RouteAccepted
+            | Self::RoutePending => Weight::Normal,
+            Self::AwaitingFirstSignUp | Self::LicenseNotInstalled => Weight::FirstStart,
+            Self::InvalidConfiguration
+            | Self::ApplyFailed
+            | Self::Forbidden
+            | Self::ChangedBack
+            | Self::NameTaken
+            | Self::CannotWatch
+            | Self::CertificateEndsSoon
+            | Self::InvalidSpec
+            | Self::ReferenceMissing
+            | Self::InvalidSecret
+            | Self::KindNotInstalled
+            | Self::DatabaseUnreachable
+            | Self::DatabaseAuthenticationFailed
+            | Self::DatabaseMissing
+            | Self::DatabasePermissionDenied
+            | Self::DatabaseTooManyConnections
+            | Self::DatabaseServerNotReady
+            | Self::DatabaseTlsFailed
+            | Self::DatabaseParameterRefused
+            | Self::DatabaseMonitorElsewhere
+            | Self::DatabaseProbeFailed
+            | Self::DatabaseNotPostgres
+            | Self::DatabaseTooOld
+            | Self::DatabaseIsStandby
+            | Self::DatabaseReadOnly
+            | Self::DatabaseEncoding
+            | Self::DatabaseForeignTables
+            | Self::DatabaseTransactionPooler
+            | Self::DatabaseConnectionBudget
+            | Self::DatabaseShared
+            | Self::DatabaseInUse
+            | Self::DatabaseSchemaUnknown
+            | Self::LicenseEndsSoon
+            | Self::LicenseMissing
+            | Self::LicenseWithoutHa
+            | Self::LicenseExpiring
+            | Self::LicenseExpired
+            | Self::LicenseNotYetValid
+            | Self::LicenseOtherWorkspace
+            | Self::LicenseInvalid
+            | Self::LicenseInstallFailed
+            | Self::LicenseNotEnforced
+            | Self::ReplicaCrashing
+            | Self::ImagePullFailed
+            | Self::Unschedulable
+            | Self::NodeSilent
+            | Self::HeartbeatStale
+            | Self::ForeignReplica
+            | Self::PodCreationFailed
+            | Self::TasksStuck
+            | Self::RolloutStalled
+            | Self::DowngradeRefused
+            | Self::QueueHeldLong
+            | Self::DrainEndsSoon
+            | Self::IngressFailed
+            | Self::RouteRefused => Weight::Warning,
         }
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use serde_json::json;
 use std::collections::BTreeMap;
 
-pub use conditions::{ConditionType, Reason};
+pub use conditions::{ConditionType, Reason, Weight};
 pub use spec::{BytebaseCluster, BytebaseClusterSpec};
 pub use status::BytebaseClusterStatus;
 

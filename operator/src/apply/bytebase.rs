@@ -83,8 +83,11 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
     let base = &format!("http://{}", call.replica);
     match &call.request {
         BytebaseRequest::CreateFirstAdmin { email, password } => {
-            let body =
-                json!({ "email": email, "password": password.expose_secret(), "title": "Admin" });
+            let body = json!({
+                "email": email.expose_secret(),
+                "password": password.expose_secret(),
+                "title": "Admin",
+            });
             let answer = send(
                 client.post(format!("{base}/v1/auth/signup")).json(&body),
                 base,
@@ -92,7 +95,7 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
             .await?;
             match answer.status() {
                 status if status.is_success() => Ok(()),
-                status if status.is_client_error() => Err(CallError::SignUp(status)),
+                status if is_refusal(status) => Err(CallError::SignUp(status)),
                 status => Err(CallError::Other {
                     what: "the sign-up",
                     status,
@@ -129,17 +132,20 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
 async fn log_in(
     client: &Client,
     base: &str,
-    email: &str,
+    email: &SecretString,
     password: &SecretString,
 ) -> Result<SecretString, CallError> {
-    let body = json!({ "email": email, "password": password.expose_secret() });
+    let body = json!({
+        "email": email.expose_secret(),
+        "password": password.expose_secret(),
+    });
     let answer = send(
         client.post(format!("{base}/v1/auth/login")).json(&body),
         base,
     )
     .await?;
     let status = answer.status();
-    if status.is_client_error() {
+    if is_refusal(status) {
         return Err(CallError::Login(status));
     }
     if !status.is_success() {
@@ -154,6 +160,16 @@ async fn log_in(
         what: "the login without a token",
         status,
     })
+}
+
+/// Whether Bytebase, or what stands before it, has understood a call and said no. The other codes of
+/// this class ask for the same call later.
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error()
+        && !matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
 }
 
 /// The body of an answer, unless it is longer than any answer with a token: another process that
@@ -204,13 +220,72 @@ mod tests {
         (address, sending)
     }
 
+    /// Answers one request with this status.
+    async fn answering(status: u16) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // To close it with something unread would take the answer back.
+            while stream
+                .read(&mut [0; 4096])
+                .await
+                .is_ok_and(|bytes| bytes > 0)
+            {}
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_that_says_no_blames_the_login() {
+        let (email, password) = (
+            SecretString::from("admin@example.com"),
+            SecretString::from("p"),
+        );
+        let requests = [
+            BytebaseRequest::CreateFirstAdmin {
+                email: email.clone(),
+                password: password.clone(),
+            },
+            BytebaseRequest::InstallLicense {
+                email,
+                password,
+                token: "t".into(),
+            },
+        ];
+        for (status, refused) in [
+            (400, true),
+            (401, true),
+            (403, true),
+            (409, true),
+            (408, false),
+            (425, false),
+            (429, false),
+            (500, false),
+            (503, false),
+        ] {
+            for request in &requests {
+                let call = BytebaseCall {
+                    replica: answering(status).await,
+                    request: request.clone(),
+                };
+                let error = perform(&client().unwrap(), &call).await.unwrap_err();
+                assert_eq!(error.is_refusal(), refused, "{status}: {error}");
+                assert!(error.to_string().contains(&status.to_string()), "{error}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn an_answer_without_end_is_given_up() {
         let (replica, sending) = endless("                                ").await;
         let call = BytebaseCall {
             replica,
             request: BytebaseRequest::InstallLicense {
-                email: "admin@example.com".to_owned(),
+                email: "admin@example.com".into(),
                 password: "p".into(),
                 token: "t".into(),
             },

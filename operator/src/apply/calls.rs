@@ -170,7 +170,7 @@ fn fingerprint(call: &BytebaseCall) -> [u8; 32] {
     match &call.request {
         BytebaseRequest::CreateFirstAdmin { email, password } => {
             part("sign up");
-            part(email);
+            part(email.expose_secret());
             part(password.expose_secret());
         }
         BytebaseRequest::InstallLicense {
@@ -179,7 +179,7 @@ fn fingerprint(call: &BytebaseCall) -> [u8; 32] {
             token,
         } => {
             part("install");
-            part(email);
+            part(email.expose_secret());
             part(password.expose_secret());
             part(token.expose_secret());
         }
@@ -222,7 +222,7 @@ mod tests {
         BytebaseCall {
             replica: ([10, 0, 0, 1], 8080).into(),
             request: BytebaseRequest::InstallLicense {
-                email: "a@example.com".to_owned(),
+                email: "a@example.com".into(),
                 password: SecretString::from(password),
                 token: SecretString::from("ey"),
             },

@@ -1,13 +1,15 @@
 //! Events.
 
 use super::FIELD_MANAGER;
-use crate::api::{BytebaseCluster, Reason};
+use crate::api::{BytebaseCluster, ConditionType, Reason};
 use crate::kubernetes::error_text::plain;
 use crate::process::lease::Leadership;
+use crate::process::queue::name;
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
 /// Longest note the API server takes.
@@ -18,6 +20,8 @@ const LONGEST_NOTE: usize = 1024;
 pub struct Notice {
     /// Whether a user should act.
     pub warning: bool,
+    /// The condition that it reports a change of; `None`: something that happened.
+    pub condition: Option<ConditionType>,
     /// Reason, the same as on the condition.
     pub reason: Reason,
     /// What.
@@ -73,9 +77,45 @@ async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, not
         .await
     {
         tracing::warn!(
+            cluster = %name(&ObjectRef::from_obj(cluster)),
             reason = notice.reason.as_ref(),
             error = plain(&error),
             "an event could not be published"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::logging::LogFormat;
+    use crate::runtime::logging::tests::Log;
+    use crate::testing::{api_server, cluster};
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_published_is_logged_with_its_cluster() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let publisher = Publisher {
+            client: api_server("apps", |_, _, _| {
+                let status = json!({
+                    "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "message": "no room", "reason": "Forbidden", "code": 403,
+                });
+                Some((403, status))
+            }),
+            instance: "operator-0".to_owned(),
+            leadership: Leadership::renewed(),
+        };
+        let notice = Notice {
+            warning: false,
+            condition: None,
+            reason: Reason::QueueFree,
+            message: "replicas promote queued work again".to_owned(),
+        };
+        publisher.publish(&cluster(&json!({})), &notice).await;
+        let lines = log.lines("an event could not be published");
+        assert_eq!(lines.len(), 1, "{}", log.text());
+        assert_eq!(lines[0]["cluster"], "apps/demo");
     }
 }

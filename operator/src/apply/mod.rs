@@ -248,6 +248,7 @@ impl Execution<'_> {
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 self.outcome.notices.push(Notice {
                     warning: false,
+                    condition: None,
                     reason: Reason::RolloutProgressing,
                     message: format!("evicted {}: {}", eviction.pod, eviction.why),
                 });
@@ -281,11 +282,12 @@ impl Execution<'_> {
         let made = calls.make(self.key, call, http, move |call, result| async move {
             match result {
                 Ok(()) => {
-                    let message = done(&call);
+                    let message = done(&cluster, &call);
                     tracing::info!(cluster = %name(&key), "{message}");
                     let reason = Reason::Progressing;
                     let notice = Notice {
                         warning: false,
+                        condition: None,
                         reason,
                         message,
                     };
@@ -318,11 +320,17 @@ fn changed_back(desired: &DesiredObject, contest: &Contest) -> Option<ApplyFailu
     })
 }
 
-/// What a call to Bytebase's API brought about.
-fn done(call: &BytebaseCall) -> String {
+/// What a call to Bytebase's API brought about. The email is a value of a Secret, and events are read by
+/// more users than Secrets are.
+fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
     match &call.request {
-        BytebaseRequest::CreateFirstAdmin { email, .. } => {
-            format!("made {email} the first admin")
+        BytebaseRequest::CreateFirstAdmin { .. } => {
+            let admin = cluster.spec.admin.as_ref();
+            let secret = admin.map(|admin| admin.credentials_secret_ref.name.as_str());
+            format!(
+                "made the account in Secret {} the first admin",
+                secret.unwrap_or_default()
+            )
         }
         BytebaseRequest::InstallLicense { .. } => {
             "installed the license from the Secret".to_owned()
@@ -338,6 +346,22 @@ fn budget_pause(times: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_first_admin_is_named_by_its_secret() {
+        let spec =
+            json!({"admin": {"credentialsSecretRef": {"name": "boss"}, "createFirst": true}});
+        let call = BytebaseCall {
+            replica: ([10, 0, 0, 1], 8080).into(),
+            request: BytebaseRequest::CreateFirstAdmin {
+                email: "admin@example.com".into(),
+                password: "p".into(),
+            },
+        };
+        let message = done(&crate::testing::cluster(&spec), &call);
+        assert_eq!(message, "made the account in Secret boss the first admin");
+    }
 
     #[test]
     fn a_budget_is_asked_again_soon_and_then_seldom() {

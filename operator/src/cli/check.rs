@@ -54,10 +54,10 @@ pub fn check(arguments: &CheckArguments) -> Result<(), String> {
             wrong += 1;
         }
     }
-    if wrong > 0 {
-        Err(format!("{wrong} cluster(s) cannot be used as they are"))
-    } else {
-        Ok(())
+    match wrong {
+        0 => Ok(()),
+        1 => Err("1 cluster cannot be used as it is".to_owned()),
+        _ => Err(format!("{wrong} clusters cannot be used as they are")),
     }
 }
 

@@ -150,10 +150,20 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     let health = findings.health;
     let foreign = health.foreign;
     if foreign > 0 {
+        let (replicas, count) = match foreign {
+            1 => (
+                "1 replica that does not belong to this cluster sends".to_owned(),
+                "it counts",
+            ),
+            _ => (
+                format!("{foreign} replicas that do not belong to this cluster send"),
+                "they count",
+            ),
+        };
         return no(
             Reason::ForeignReplica,
             format!(
-                "replicas that do not belong to this cluster send heartbeats to its database ({foreign} of them): find out who else uses {} and stop it, since they count towards the license",
+                "{replicas} heartbeats to its database: find out who else uses {} and stop it, since {count} towards the license",
                 findings.cluster.database.replicas.identity_hint()
             ),
         );
@@ -180,13 +190,11 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     // What a user can fix comes first.
     trouble.sort_by_key(|(reason, _)| severity(*reason));
     let Some((reason, _)) = trouble.first() else {
-        return yes(
-            Reason::AllReplicasHealthy,
-            format!(
-                "all replicas that run are Ready and send heartbeats ({})",
-                health.replicas.len()
-            ),
-        );
+        let message = match health.replicas.len() {
+            1 => "the replica that runs is Ready and sends heartbeats".to_owned(),
+            running => format!("all {running} replicas that run are Ready and send heartbeats"),
+        };
+        return yes(Reason::AllReplicasHealthy, message);
     };
     let only_unknown = trouble
         .iter()
@@ -269,33 +277,52 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     if serving >= may_run && !health.readable {
         // Only where heartbeats can never be read does a Ready pod count as serving; to call that
         // Ready would claim what no reading showed.
+        let (pods, their) = ready_pods_are(serving);
         return unknown(
             Reason::HeartbeatsUnknown,
             format!(
-                "{serving} pods are Ready, but the operator cannot read their heartbeats: set database.monitorSecretRef{limit}"
+                "{pods} Ready, but the operator cannot read {their} heartbeats: set database.monitorSecretRef{limit}"
             ),
         );
     }
     match held {
         Some((reason, message)) if serving >= may_run => yes(*reason, held_back(findings, message)),
-        None if serving >= may_run => yes(
-            Reason::AllReplicasActive,
-            format!("{serving} of {wanted} replicas are Ready and send heartbeats"),
-        ),
-        _ if !health.readable && ready_pods >= may_run => unknown(
-            Reason::HeartbeatsUnknown,
-            format!(
-                "{ready_pods} pods are Ready, but their heartbeats cannot be read: {}{limit}",
-                findings.database.message
-            ),
-        ),
+        None if serving >= may_run => yes(Reason::AllReplicasActive, serving_of(serving, may_run)),
+        _ if !health.readable && ready_pods >= may_run => {
+            let (pods, their) = ready_pods_are(ready_pods);
+            unknown(
+                Reason::HeartbeatsUnknown,
+                format!(
+                    "{pods} Ready, but {their} heartbeats cannot be read: {}{limit}",
+                    findings.database.message
+                ),
+            )
+        }
         _ => no(
             Reason::ReplicasNotReady,
             format!(
-                "{serving} of {may_run} replicas are Ready and send heartbeats; {}{limit}",
+                "{}; {}{limit}",
+                serving_of(serving, may_run),
                 healthy.message
             ),
         ),
+    }
+}
+
+/// So many of those that may run serve.
+fn serving_of(serving: usize, may_run: usize) -> String {
+    match (serving, may_run) {
+        (0 | 1, 1) => format!("{serving} of 1 replica is Ready and sends heartbeats"),
+        (1, _) => format!("1 of {may_run} replicas is Ready and sends heartbeats"),
+        _ => format!("{serving} of {may_run} replicas are Ready and send heartbeats"),
+    }
+}
+
+/// "1 pod is" or "3 pods are", and "its" or "their".
+fn ready_pods_are(pods: usize) -> (String, &'static str) {
+    match pods {
+        1 => ("1 pod is".to_owned(), "its"),
+        _ => (format!("{pods} pods are"), "their"),
     }
 }
 
@@ -310,9 +337,15 @@ fn held_back(findings: &Findings<'_>, message: &str) -> String {
         } else {
             format!("{running} replicas run")
         };
-        format!("{present}, {wanted} are wanted, and the number goes down to {target}: {message}")
+        let are = if wanted == 1 { "is" } else { "are" };
+        format!("{present}, {wanted} {are} wanted, and the number goes down to {target}: {message}")
     } else {
-        format!("{target} of {wanted} wanted replicas run: {message}")
+        let run = match (target, wanted) {
+            (_, 1) => "replica runs",
+            (1, _) => "replicas runs",
+            _ => "replicas run",
+        };
+        format!("{target} of {wanted} wanted {run}: {message}")
     }
 }
 

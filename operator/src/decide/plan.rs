@@ -67,14 +67,14 @@ pub enum BytebaseRequest {
     /// Sign up as the first admin.
     CreateFirstAdmin {
         /// Email.
-        email: String,
+        email: SecretString,
         /// Password.
         password: SecretString,
     },
     /// Log in and install the license.
     InstallLicense {
         /// Email.
-        email: String,
+        email: SecretString,
         /// Password.
         password: SecretString,
         /// The license.

@@ -19,7 +19,7 @@ use crate::observation::{
     CallFailure, DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodRefusal,
     PodView, ProbeFailure, RefusedEviction, Remembered,
 };
-use crate::process::queue::{Key, Queue};
+use crate::process::queue::{Key, Queue, name};
 use crate::validate::{ValidDatabase, Validation};
 use caches::Caches;
 use claims::{Claimant, Claims, Sighting};
@@ -265,6 +265,7 @@ impl Subject<'_> {
         let key = self.key.clone();
         LogReader {
             api: Api::namespaced(self.sources.client.clone(), self.namespace),
+            cluster: name(self.key),
             permits: Arc::clone(&self.sources.log_reads),
             wake: Arc::new(move || queue.enqueue(key.clone())),
         }

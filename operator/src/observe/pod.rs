@@ -159,10 +159,28 @@ fn trouble(
         return Some(trouble);
     }
     let waits = container.is_none_or(|container| waiting_reason(container).is_some());
-    let unmounted = unmounted.filter(|_| waits)?;
+    let unmounted = unmounted.filter(|_| waits && !is_mounted(pod))?;
     Some(PodTrouble::Creation(format!(
         "the kubelet cannot mount a volume: {unmounted}"
     )))
+}
+
+/// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before. An
+/// event of an earlier try stays for an hour.
+fn is_mounted(pod: &Pod) -> bool {
+    if let Some(sandbox) = condition(pod, "PodReadyToStartContainers") {
+        return sandbox.status == "True";
+    }
+    // Before Kubernetes 1.29 only a container that was started shows it.
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    let mut containers = containers.into_iter().flatten().flatten();
+    containers.any(|container| {
+        let state = container.state.as_ref();
+        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    })
 }
 
 fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
@@ -245,6 +263,8 @@ enum LogState {
 pub struct LogReader {
     /// Client for the read.
     pub api: Api<Pod>,
+    /// Namespace and name of the cluster, for the log.
+    pub cluster: String,
     /// Reads of all clusters together.
     pub permits: Arc<Semaphore>,
     /// Wakes the cluster.
@@ -309,10 +329,11 @@ impl LogIds {
             );
         }
         let (ids, api, name) = (self.clone(), reader.api.clone(), pod.name_any());
+        let cluster = reader.cluster.clone();
         let (permits, wake) = (Arc::clone(&reader.permits), Arc::clone(&reader.wake));
         let read = tokio::spawn(async move {
             let permit = permits.acquire().await;
-            let id = timeout(LOG_TIMEOUT, read_id(&api, &name))
+            let id = timeout(LOG_TIMEOUT, read_id(&api, &cluster, &name))
                 .await
                 .ok()
                 .flatten();
@@ -350,7 +371,7 @@ impl LogIds {
     }
 }
 
-async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
+async fn read_id(api: &Api<Pod>, cluster: &str, pod: &str) -> Option<Uuid> {
     let parameters = LogParams {
         container: Some(CONTAINER.to_owned()),
         limit_bytes: Some(LOG_HEAD),
@@ -360,6 +381,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
         Ok(head) => find_id(&head),
         Err(kube::Error::Api(error)) if error.code == 403 => {
             tracing::warn!(
+                cluster,
                 pod,
                 error = error.message,
                 "the log may not be read; the session in the database identifies the replica instead"
@@ -368,6 +390,7 @@ async fn read_id(api: &Api<Pod>, pod: &str) -> Option<Uuid> {
         }
         Err(error) => {
             tracing::debug!(
+                cluster,
                 pod,
                 error = plain(&error),
                 "the log cannot be read; the session in the database identifies the replica instead"
@@ -387,6 +410,8 @@ fn find_id(log: &str) -> Option<Uuid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::logging::LogFormat;
+    use crate::runtime::logging::tests::Log;
     use crate::testing::api_server;
     use serde_json::{Value, json};
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -414,6 +439,7 @@ mod tests {
         });
         let reader = LogReader {
             api: Api::namespaced(client, "team"),
+            cluster: "team/demo".to_owned(),
             permits: Arc::new(Semaphore::new(1)),
             wake: Arc::new(move || {
                 wake.fetch_add(1, Ordering::Relaxed);
@@ -437,6 +463,26 @@ mod tests {
             assert_eq!(reads.load(Ordering::Relaxed), times, "{container}");
             assert_eq!(woken.load(Ordering::Relaxed), times);
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_may_not_be_read_is_reported_with_its_cluster() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let client = api_server("team", |_, _, _| {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "message": "may not get pods/log", "reason": "Forbidden", "code": 403,
+            });
+            Some((403, status))
+        });
+        let api = Api::namespaced(client, "team");
+        assert_eq!(read_id(&api, "team/demo", "demo-1").await, None);
+        let lines = log.lines("the log may not be read");
+        assert_eq!(lines.len(), 1, "{}", log.text());
+        assert_eq!(
+            (&lines[0]["cluster"], &lines[0]["pod"]),
+            (&"team/demo".into(), &"demo-1".into())
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -591,6 +637,37 @@ mod tests {
         }
         let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
         assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
+    }
+
+    #[test]
+    fn a_volume_that_was_mounted_in_the_end_explains_nothing() {
+        let creating = || status(CONTAINER, "ContainerCreating", &json!({}));
+        let state = |state: Value| json!({"name": "copy", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": state});
+        let sandbox =
+            |status: &str| json!([{"type": "PodReadyToStartContainers", "status": status}]);
+        let ended = state(json!({"terminated": {"exitCode": 0}}));
+        for (conditions, init, explains) in [
+            (json!([]), json!([]), true),
+            (sandbox("False"), json!([]), true),
+            // The image is being pulled.
+            (sandbox("True"), json!([]), false),
+            (json!([]), json!([state(json!({"running": {}}))]), false),
+            (json!([]), json!([ended.clone()]), false),
+            // The node was started again since.
+            (sandbox("False"), json!([ended.clone()]), true),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": {
+                    "conditions": conditions,
+                    "initContainerStatuses": init,
+                    "containerStatuses": [creating()],
+                },
+            }))
+            .unwrap();
+            let trouble = view(&pod, None, Some("gone")).unwrap().trouble;
+            assert_eq!(trouble.is_some(), explains, "{pod:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! What `report` remembers of a cluster.
 
-use crate::api::{BytebaseCluster, BytebaseClusterStatus};
-use jiff::Timestamp;
+use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
+use crate::apply::event::Notice;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
+use std::collections::BTreeMap;
+
+/// An event about a condition comes again no sooner: a condition that goes to and fro between two
+/// reasons would fill the list of events, in which a user looks for the others.
+const LEAST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// What is remembered of a cluster from one status to the next. Losing it is harmless.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +20,14 @@ pub struct Memory {
     pub(super) written: Option<WrittenStatus>,
     /// The last reconcile wrote objects and left the status to the next.
     pub(super) status_due: bool,
+    /// When events about conditions were published.
+    pub(super) published: Published,
 }
+
+/// When an event about a condition with a reason was last published. What is older than the pause
+/// is forgotten.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Published(BTreeMap<(ConditionType, Reason), Timestamp>);
 
 /// A status whose echo the cache may not have seen.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +64,25 @@ impl Memory {
     }
 }
 
+impl Published {
+    /// Whether an event is due at `now`, which then counts as published.
+    pub(super) fn is_due(&mut self, notice: &Notice, now: Timestamp) -> bool {
+        // Each one that has happened is news.
+        let Some(type_) = notice.condition else {
+            return true;
+        };
+        // A clock that was set back must not keep events away for longer.
+        self.0
+            .retain(|_, at| now.duration_since(*at).abs() < LEAST_PAUSE);
+        let key = (type_, notice.reason);
+        let is_due = !self.0.contains_key(&key);
+        if is_due {
+            self.0.insert(key, now);
+        }
+        is_due
+    }
+}
+
 impl WrittenStatus {
     /// Whether this is the cluster right after this write, with the spec that the status speaks of.
     fn echoes_in(&self, cluster: &ObjectMeta) -> bool {
@@ -65,7 +97,57 @@ impl WrittenStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{after, now};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn notice(condition: Option<ConditionType>, reason: Reason) -> Notice {
+        Notice {
+            warning: false,
+            condition,
+            reason,
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_condition_that_goes_to_and_fro_publishes_each_reason_once_in_ten_minutes() {
+        let ready = Some(ConditionType::Ready);
+        let [up, down] = [Reason::AllReplicasActive, Reason::ReplicasNotReady];
+        let mut memory = Memory::default();
+        let mut due = |minute: i64, condition, reason| {
+            let now = after(SignedDuration::from_mins(minute));
+            memory.published.is_due(&notice(condition, reason), now)
+        };
+        for (minute, reason, expected) in [
+            (0, down, true),
+            (1, up, true),
+            (2, down, false),
+            (3, up, false),
+            (9, down, false),
+            (10, down, true),
+            (10, up, false),
+            (11, up, true),
+            (19, down, false),
+            // The clock was set back.
+            (-60, down, true),
+        ] {
+            assert_eq!(due(minute, ready, reason), expected, "{minute}: {reason}");
+        }
+        // Another condition with the same reason, and what happened without one.
+        assert!(due(-59, Some(ConditionType::Stalled), down));
+        assert!(due(-59, None, Reason::DrainEndsSoon));
+        assert!(due(-59, None, Reason::DrainEndsSoon));
+    }
+
+    #[test]
+    fn events_of_long_ago_are_forgotten() {
+        let mut published = Published::default();
+        let ready = Some(ConditionType::Ready);
+        assert!(published.is_due(&notice(ready, Reason::ReplicasNotReady), now()));
+        let later = after(SignedDuration::from_mins(10));
+        assert!(published.is_due(&notice(ready, Reason::AllReplicasActive), later));
+        assert_eq!(published.0.len(), 1);
+    }
 
     #[test]
     fn an_echo_is_the_very_version_that_was_written_of_the_spec_that_was_seen() {

@@ -10,7 +10,7 @@ pub use memory::Memory;
 use crate::api::status::{
     DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus,
 };
-use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
+use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
 use crate::decide::plan::{ConditionDraft, Plan, Report};
@@ -87,7 +87,9 @@ pub async fn report(
             .metrics
             .wrote(WriteVerb::PatchStatus, Kind::BytebaseCluster);
         outcome.writes += 1;
-        outcome.notices.extend(notices(&previous, &status));
+        let now = observation.now;
+        let due = due(key, notices(&previous, &status), memory, now);
+        outcome.notices.extend(due);
         memory.written = Some(WrittenStatus {
             before,
             after,
@@ -104,25 +106,42 @@ pub async fn report_unseen(
     key: &Key,
     cluster: &BytebaseCluster,
     message: &str,
-    memory: &Memory,
+    memory: &mut Memory,
 ) -> Result<(), Error> {
     writer.leadership.check()?;
     let previous = memory.last_status(cluster);
-    let status = unseen(&previous, message, Timestamp::now());
+    let now = Timestamp::now();
+    let status = unseen(&previous, message, now);
     if status != previous {
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
-        publish(writer, key, cluster, &notices(&previous, &status)).await;
+        let due = due(key, notices(&previous, &status), memory, now);
+        publish(writer, key, cluster, &due).await;
     }
     Ok(())
+}
+
+/// The notices of which an event is due. Those that a condition repeats as it goes to and fro are
+/// logged all the same.
+fn due(key: &Key, notices: Vec<Notice>, memory: &mut Memory, now: Timestamp) -> Vec<Notice> {
+    let is_due = |notice: &Notice| memory.published.is_due(notice, now);
+    let (due, repeated): (Vec<_>, Vec<_>) = notices.into_iter().partition(is_due);
+    for notice in &repeated {
+        log(key, notice);
+    }
+    due
 }
 
 /// Logs the notices and publishes them as events.
 pub async fn publish(writer: &Writer, key: &Key, cluster: &BytebaseCluster, notices: &[Notice]) {
     for notice in notices {
-        tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
+        log(key, notice);
         writer.publisher.publish(cluster, notice).await;
     }
+}
+
+fn log(key: &Key, notice: &Notice) {
+    tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
 }
 
 /// What the metrics show of a cluster.
@@ -429,7 +448,8 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             let type_: ConditionType = condition.type_.parse().ok()?;
             ((!same || reminder) && worth_reporting(type_, reason, before.is_some())).then(|| {
                 Notice {
-                    warning: is_warning(type_, &condition.status) || reminder,
+                    warning: is_warning(type_, reason, next.replicas),
+                    condition: Some(type_),
                     reason,
                     message: condition.message.clone(),
                 }
@@ -442,9 +462,11 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
         .collect()
 }
 
-fn warning(reason: Reason, message: String) -> Notice {
+/// Something that happened, beside the conditions.
+fn happened(reason: Reason, message: String) -> Notice {
     Notice {
-        warning: true,
+        warning: reason.weight() == Weight::Warning,
+        condition: None,
         reason,
         message,
     }
@@ -460,7 +482,7 @@ fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus)
             "no replica has promoted queued work for longer than drain hooks keep it from that: advisory lock 1001 is held by {}; end that session, or whatever it belongs to",
             hold.held_by.join(", ")
         );
-        warning(Reason::QueueHeldLong, message)
+        happened(Reason::QueueHeldLong, message)
     })
 }
 
@@ -469,11 +491,15 @@ fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
     let stuck = next.stuck_tasks.as_ref()?;
     let before = previous.stuck_tasks.as_ref();
     before.is_none().then(|| {
-        let (tasks, ids) = (stuck.tasks, stuck.replica_ids.join(", "));
+        let ids = stuck.replica_ids.join(", ");
+        let (tasks, them) = match stuck.tasks {
+            1 => ("1 task is".to_owned(), "it"),
+            tasks => (format!("{tasks} tasks are"), "them"),
+        };
         let message = format!(
-            "{tasks} tasks are marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets them to FAILED as soon as a replica works"
+            "{tasks} marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets {them} to FAILED as soon as a replica works"
         );
-        warning(Reason::TasksStuck, message)
+        happened(Reason::TasksStuck, message)
     })
 }
 
@@ -489,13 +515,17 @@ fn drain_notices(
         !before.into_iter().any(|before| before.pod == replica.pod)
     });
     new.map(|replica| {
-        let (pod, tasks) = (&replica.pod, replica.running_tasks.unwrap_or_default());
+        let pod = &replica.pod;
+        let tasks = match replica.running_tasks.unwrap_or_default() {
+            1 => "1 task, which is".to_owned(),
+            tasks => format!("{tasks} tasks, which are"),
+        };
         let by = replica.ends_by.as_ref();
         let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
         let message = format!(
-            "{pod} still runs {tasks} tasks, which are cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+            "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
         );
-        warning(Reason::DrainEndsSoon, message)
+        happened(Reason::DrainEndsSoon, message)
     })
 }
 
@@ -515,11 +545,7 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
         ),
         _ => return None,
     };
-    Some(Notice {
-        warning: false,
-        reason,
-        message,
-    })
+    Some(happened(reason, message))
 }
 
 /// `Reconciling` and `Stalled` repeat what another condition says, and the first status of a new
@@ -543,17 +569,25 @@ fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     !derived && !quiet
 }
 
-fn is_warning(type_: ConditionType, status: &str) -> bool {
+/// A reason is warned of where it arises; other conditions repeat it.
+fn is_warning(type_: ConditionType, reason: Reason, replicas: i32) -> bool {
     match type_ {
-        ConditionType::Stalled => status == "True",
+        // That something has lasted too long weighs more than what it is.
+        ConditionType::Stalled => reason != Reason::NotStalled,
+        ConditionType::Ready | ConditionType::Reconciling => false,
         ConditionType::ConfigurationValid
         | ConditionType::DatabaseReady
-        | ConditionType::HaLicensed => status == "False",
-        ConditionType::Ready
-        | ConditionType::Reconciling
+        | ConditionType::HaLicensed
         | ConditionType::ReplicasHealthy
         | ConditionType::RolloutComplete
-        | ConditionType::Exposed => false,
+        | ConditionType::Exposed => {
+            type_ == reason.condition()
+                && match reason.weight() {
+                    Weight::Normal => false,
+                    Weight::FirstStart => replicas > 1,
+                    Weight::Warning => true,
+                }
+        }
     }
 }
 

@@ -293,90 +293,139 @@ fn a_refused_write_stalls_whatever_was_decided() {
     }
 }
 
+/// Status, reason and message of a condition.
+type State = (Option<bool>, Reason, &'static str);
+
+/// Expects an event at the change of a condition, or none: `Some(true)` is a warning.
+fn expect_event(type_: ConditionType, before: State, after: State, published: Option<bool>) {
+    let [before, after] =
+        [before, after].map(|(status, reason, message)| first(one(type_, status, reason, message)));
+    let notices = notices(&before, &after);
+    assert_eq!(
+        notices.len(),
+        usize::from(published.is_some()),
+        "{type_} {after:?}"
+    );
+    if let (Some(warning), Some(notice)) = (published, notices.first()) {
+        assert_eq!(notice.warning, warning, "{notice:?}");
+        assert_eq!(notice.condition, Some(type_));
+        assert_eq!(notice.message, of(&after, type_).message);
+        assert_eq!(notice.reason.as_ref(), of(&after, type_).reason);
+    }
+}
+
 #[test]
 fn events_report_a_changed_status_or_reason_only() {
     use ConditionType::{ConfigurationValid, HaLicensed, Ready, Reconciling, Stalled};
-    let from = |draft: Report| first(draft);
+    let [yes, no] = [Some(true), Some(false)];
     for (type_, before, after, published) in [
         (
             Ready,
-            (Some(false), Reason::ReplicasNotReady, "a"),
-            (Some(false), Reason::ReplicasNotReady, "b"),
+            (no, Reason::ReplicasNotReady, "a"),
+            (no, Reason::ReplicasNotReady, "b"),
             None,
         ),
         (
             Ready,
-            (Some(false), Reason::ReplicasNotReady, "a"),
-            (Some(true), Reason::AllReplicasActive, "b"),
+            (no, Reason::ReplicasNotReady, "a"),
+            (yes, Reason::AllReplicasActive, "b"),
             Some(false),
         ),
         (
             Ready,
-            (Some(false), Reason::ReplicasNotReady, "a"),
-            (Some(false), Reason::HeldBackByLicense, "a"),
+            (no, Reason::ReplicasNotReady, "a"),
+            (no, Reason::HeldBackByLicense, "a"),
             Some(false),
         ),
         (
             HaLicensed,
-            (Some(true), Reason::LicenseAllowsHa, "a"),
-            (Some(false), Reason::LicenseExpiring, "b"),
-            Some(true),
-        ),
-        (
-            HaLicensed,
-            (Some(true), Reason::LicenseEndsSoon, "30 days"),
-            (Some(true), Reason::LicenseEndsSoon, "7 days"),
-            Some(true),
-        ),
-        (
-            HaLicensed,
-            (Some(true), Reason::LicenseEndsSoon, "7 days"),
-            (Some(true), Reason::LicenseEndsSoon, "7 days"),
+            (yes, Reason::LicenseEndsSoon, "7 days"),
+            (yes, Reason::LicenseEndsSoon, "7 days"),
             None,
         ),
         (
             ConfigurationValid,
-            (Some(true), Reason::CertificateEndsSoon, "30 days"),
-            (Some(true), Reason::CertificateEndsSoon, "7 days"),
-            Some(true),
-        ),
-        (
-            ConfigurationValid,
-            (Some(true), Reason::CertificateEndsSoon, "7 days"),
-            (Some(true), Reason::CertificateEndsSoon, "7 days"),
+            (yes, Reason::CertificateEndsSoon, "7 days"),
+            (yes, Reason::CertificateEndsSoon, "7 days"),
             None,
         ),
         (
             Reconciling,
-            (Some(false), Reason::Settled, "a"),
-            (Some(true), Reason::Progressing, "b"),
+            (no, Reason::Settled, "a"),
+            (yes, Reason::Progressing, "b"),
             None,
         ),
         (
             Stalled,
-            (Some(false), Reason::NotStalled, "a"),
-            (Some(true), Reason::RolloutStalled, "b"),
-            Some(true),
-        ),
-        (
-            Stalled,
-            (Some(true), Reason::RolloutStalled, "a"),
-            (Some(false), Reason::NotStalled, "b"),
+            (yes, Reason::RolloutStalled, "a"),
+            (no, Reason::NotStalled, "b"),
             None,
         ),
     ] {
-        let [before, after] = [before, after]
-            .map(|(status, reason, message)| from(one(type_, status, reason, message)));
-        let notices = notices(&before, &after);
-        assert_eq!(
-            notices.len(),
-            usize::from(published.is_some()),
-            "{type_} {after:?}"
-        );
-        if let (Some(warning), Some(notice)) = (published, notices.first()) {
-            assert_eq!(notice.warning, warning, "{notice:?}");
-            assert_eq!(notice.message, of(&after, type_).message);
-            assert_eq!(notice.reason.as_ref(), of(&after, type_).reason);
+        expect_event(type_, before, after, published);
+    }
+}
+
+#[test]
+fn an_event_is_a_warning_where_a_user_is_to_act() {
+    use ConditionType::{
+        ConfigurationValid, DatabaseReady, HaLicensed, Ready, ReplicasHealthy, Stalled,
+    };
+    let [yes, no] = [Some(true), Some(false)];
+    let healthy = (yes, Reason::AllReplicasHealthy, "a");
+    let licensed = (yes, Reason::LicenseAllowsHa, "a");
+    let ends_soon = (yes, Reason::LicenseEndsSoon, "30 days");
+    let certificate = (yes, Reason::CertificateEndsSoon, "30 days");
+    let passed = (yes, Reason::DatabaseChecksPassed, "a");
+    let goes_on = (no, Reason::NotStalled, "a");
+    for (type_, before, status, reason, warning) in [
+        (HaLicensed, licensed, no, Reason::LicenseExpiring, true),
+        (HaLicensed, licensed, no, Reason::LicenseMissing, true),
+        (HaLicensed, licensed, None, Reason::LicenseUnknown, false),
+        // Reminders.
+        (HaLicensed, licensed, yes, Reason::LicenseEndsSoon, true),
+        (HaLicensed, ends_soon, yes, Reason::LicenseEndsSoon, true),
+        (ConfigurationValid, certificate, yes, certificate.1, true),
+        (ReplicasHealthy, healthy, no, Reason::ForeignReplica, true),
+        (ReplicasHealthy, healthy, no, Reason::ReplicaCrashing, true),
+        (ReplicasHealthy, healthy, no, Reason::HeartbeatStale, true),
+        (ReplicasHealthy, healthy, no, Reason::ReplicaNotReady, false),
+        (ReplicasHealthy, healthy, None, Reason::CannotWatch, false),
+        (
+            DatabaseReady,
+            passed,
+            None,
+            Reason::DatabaseUnreachable,
+            true,
+        ),
+        (Ready, healthy, None, Reason::CannotWatch, false),
+        (Stalled, goes_on, yes, Reason::CannotWatch, true),
+        (Stalled, goes_on, yes, Reason::RolloutStalled, true),
+        // It is not up after so long.
+        (Stalled, goes_on, yes, Reason::ReplicaNotReady, true),
+    ] {
+        expect_event(type_, before, (status, reason, "b"), Some(warning));
+    }
+}
+
+#[test]
+fn a_license_that_is_not_stored_is_a_step_of_the_first_start_and_later_a_warning() {
+    for reason in [Reason::AwaitingFirstSignUp, Reason::LicenseNotInstalled] {
+        for (replicas, expected) in [(0, false), (1, false), (3, true)] {
+            let before = first(one(
+                ConditionType::HaLicensed,
+                None,
+                Reason::LicenseUnknown,
+                "a",
+            ));
+            let report = Report {
+                replicas,
+                ..one(ConditionType::HaLicensed, Some(false), reason, "b")
+            };
+            let after = status(&before, report, &[], None, later(9));
+            let notices = notices(&before, &after);
+            let marks: Vec<_> = notices.iter().map(|notice| notice.warning).collect();
+            assert_eq!(marks, [expected], "{reason}, {replicas}");
         }
     }
 }
@@ -519,8 +568,8 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
 
 #[test]
 fn what_lasts_too_long_is_reported_once() {
-    let drain = |drain| ReplicaStatus {
-        running_tasks: Some(3),
+    let drain = |tasks, drain| ReplicaStatus {
+        running_tasks: Some(tasks),
         drain: Some(drain),
         ends_by: Some(Time(later(60))),
         ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
@@ -535,7 +584,7 @@ fn what_lasts_too_long_is_reported_once() {
             tasks,
             replica_ids: vec!["an-id".to_owned()],
         }),
-        replica_statuses: vec![drain(state)],
+        replica_statuses: vec![drain(tasks, state)],
         ..Report::default()
     };
     let before = first(report(false, 0, DrainState::Draining));
@@ -550,13 +599,35 @@ fn what_lasts_too_long_is_reported_once() {
     let words = [
         (Reason::QueueHeldLong, "held by psql"),
         (Reason::TasksStuck, "2 tasks are marked as running"),
-        (Reason::DrainEndsSoon, "demo-1 still runs 3 tasks"),
+        (
+            Reason::DrainEndsSoon,
+            "demo-1 still runs 2 tasks, which are cancelled",
+        ),
     ];
     assert_eq!(published.len(), words.len());
     for (notice, (reason, words)) in published.iter().zip(words) {
         assert_eq!((notice.reason, notice.warning), (reason, true));
         assert!(notice.message.contains(words), "{}", notice.message);
     }
+    let of_one = status(
+        &before,
+        report(false, 1, DrainState::EndsSoon),
+        &[],
+        None,
+        now(),
+    );
+    let messages: Vec<_> = notices(&before, &of_one)
+        .into_iter()
+        .map(|notice| notice.message)
+        .collect();
+    assert!(
+        messages[0].starts_with("1 task is marked") && messages[0].contains("sets it to FAILED"),
+        "{messages:?}"
+    );
+    assert!(
+        messages[1].starts_with("demo-1 still runs 1 task, which is cancelled"),
+        "{messages:?}"
+    );
     // As the number of tasks changes.
     let still = status(
         &over,

@@ -44,8 +44,10 @@ where
 {
     // The database driver repeats notices of servers at the level they come with, and a tenant's
     // server may say anything. The queue's span repeats the name of the cluster that our own
-    // lines carry, and its watches the errors that we log ourselves.
-    let filter = EnvFilter::try_new(format!("sqlx=error,kube_runtime=error,{filter}"))?;
+    // lines carry, and its watches the errors that we log ourselves. The client warns with the whole
+    // body of an answer that it cannot decode, and that may be one with a Secret.
+    let muted = "sqlx=error,kube_runtime=error,kube_client=error";
+    let filter = EnvFilter::try_new(format!("{muted},{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);
@@ -64,10 +66,43 @@ where
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use serde_json::Value;
     use std::io::Write;
     use std::sync::{Arc, Mutex};
+    use tracing::subscriber::DefaultGuard;
+
+    /// What this thread logs while this value is there.
+    pub(crate) struct Log {
+        memory: Memory,
+        _guard: DefaultGuard,
+    }
+
+    impl Log {
+        pub(crate) fn begin(format: LogFormat, filter: &str) -> Self {
+            let memory = Memory::default();
+            let writer = memory.clone();
+            let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
+            Self {
+                memory,
+                _guard: tracing::subscriber::set_default(subscriber),
+            }
+        }
+
+        pub(crate) fn text(&self) -> String {
+            let bytes = self.memory.0.lock().unwrap().clone();
+            String::from_utf8(bytes).unwrap()
+        }
+
+        /// The lines of a log in JSON with these words in their message.
+        pub(crate) fn lines(&self, words: &str) -> Vec<Value> {
+            let text = self.text();
+            let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            let has_words = |line: &Value| line["message"].as_str().unwrap().contains(words);
+            lines.filter(has_words).collect()
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -83,23 +118,19 @@ mod tests {
     }
 
     fn logged(format: LogFormat, filter: &str) -> String {
-        let memory = Memory::default();
-        let writer = memory.clone();
-        let subscriber = subscriber(format, filter, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(cluster = "a/b", "reconciled");
-            tracing::debug!("hidden");
-            tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
-        });
-        let bytes = memory.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        let log = Log::begin(format, filter);
+        tracing::info!(cluster = "a/b", "reconciled");
+        tracing::debug!("hidden");
+        tracing::warn!(target: "sqlx::postgres::notice", "words of a server");
+        tracing::warn!(target: "kube_client::client", "body of an answer, expected value");
+        log.text()
     }
 
     #[test]
     fn json_is_one_object_a_line() {
         let text = logged(LogFormat::Json, "info");
         assert_eq!(text.lines().count(), 1);
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (&line["message"], &line["cluster"]),
             (&"reconciled".into(), &"a/b".into())

@@ -149,8 +149,9 @@ impl Pass<'_> {
         let namespace = cluster.namespace().unwrap_or_default();
         if let Some(message) = sources.caches.unseen(&namespace) {
             // Nothing can be decided without it.
-            let memory = context.recall(key, uid);
-            report_unseen(writer, key, cluster, &message, &memory.report).await?;
+            let mut memory = context.recall(key, uid);
+            report_unseen(writer, key, cluster, &message, &mut memory.report).await?;
+            context.remember(key, memory);
             return Err(Error::Blind(message));
         }
         let references = dereference(&context.client, &context.references, key, cluster).await?;

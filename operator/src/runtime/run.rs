@@ -12,7 +12,7 @@ use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::{self, Contender};
 use crate::process::metrics::{LiveSample, Metrics};
-use crate::process::queue::{Key, gather};
+use crate::process::queue::{Key, gather, name};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -119,6 +119,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     let observer = Arc::clone(&metrics);
     let probes = Probes::new(
         queue.clone(),
+        name,
         Arc::new(move |failure, took| observer.probed(failure, took)),
     );
     let http = bytebase::client()?;
@@ -224,7 +225,7 @@ async fn work(
     )
     .for_each(|result| {
         match result {
-            Ok((cluster, _)) => tracing::debug!(%cluster, "reconciled"),
+            Ok((cluster, _)) => tracing::debug!(cluster = %name(&cluster), "reconciled"),
             // A cluster that went while it waited, or a failure that `after_failure` has already
             // logged.
             Err(error) => tracing::debug!(%error, "not reconciled"),

@@ -10,6 +10,7 @@ use crate::kubernetes::Kind;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
+use crate::process::queue::name;
 use crate::testing::{api_server, cluster, settings};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -116,7 +117,7 @@ impl World {
             settings: settings(),
             client,
             http: reqwest::Client::new(),
-            probes: Probes::new(queue.clone(), Arc::new(|_, _| panic!("probed"))),
+            probes: Probes::new(queue.clone(), name, Arc::new(|_, _| panic!("probed"))),
             metrics: Arc::new(Metrics::new()),
             leadership: Leadership::renewed(),
             queue,

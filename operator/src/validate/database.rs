@@ -380,9 +380,15 @@ fn ca(
         }
     };
     if bundle.skipped > 0 {
+        let (blocks, them) = match bundle.skipped {
+            1 => ("1 block of the bundle is no certificate".to_owned(), "it"),
+            skipped => (
+                format!("{skipped} blocks of the bundle are no certificates"),
+                "them",
+            ),
+        };
         diagnostics.warn(format!(
-            "{field}: {} block(s) of the bundle are no certificates that can be read, so Bytebase and the operator pass over them; a private key does not belong there",
-            bundle.skipped
+            "{field}: {blocks} that can be read, so Bytebase and the operator pass over {them}; a private key does not belong there"
         ));
     }
     checksum.add("ca", bytes.expose_secret());

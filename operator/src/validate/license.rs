@@ -43,7 +43,7 @@ pub struct ValidAdmin {
 #[derive(Clone, Debug)]
 pub struct AdminLogin {
     /// Email.
-    pub email: String,
+    pub email: SecretString,
     /// Password.
     pub password: SecretString,
 }
@@ -140,7 +140,7 @@ pub(super) fn admin(
     ValidAdmin {
         create_first: admin.create_first,
         login: email.zip(password).map(|(email, password)| AdminLogin {
-            email: email.expose_secret().trim().to_owned(),
+            email: email.expose_secret().trim().into(),
             password,
         }),
     }

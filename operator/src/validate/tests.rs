@@ -697,6 +697,38 @@ fn a_login_that_no_server_takes_is_named_by_its_secret_and_key() {
 }
 
 #[test]
+fn blocks_of_a_ca_bundle_that_are_no_certificates_are_counted_in_a_warning() {
+    let certificate = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
+    let key_block = "-----BEGIN PRIVATE KEY-----\nMAIwAA==\n-----END PRIVATE KEY-----\n";
+    let spec = parts(&json!({"caSecretRef": key("ca", "ca.crt")}));
+    for (blocks, words) in [
+        (0, None),
+        (
+            1,
+            Some(
+                "1 block of the bundle is no certificate that can be read, so Bytebase and the operator pass over it;",
+            ),
+        ),
+        (
+            2,
+            Some(
+                "2 blocks of the bundle are no certificates that can be read, so Bytebase and the operator pass over them;",
+            ),
+        ),
+    ] {
+        let mut references = references();
+        let bundle = format!("{certificate}{}", key_block.repeat(blocks));
+        secret(&mut references, "ca", "ca.crt", &bundle);
+        let warnings = validate(&cluster(&spec), &references, None, now()).warnings;
+        let found = warnings.iter().find(|warning| warning.contains("block"));
+        assert_eq!(found.is_some(), words.is_some(), "{warnings:?}");
+        if let (Some(found), Some(words)) = (found, words) {
+            assert!(found.contains(words), "{found}");
+        }
+    }
+}
+
+#[test]
 fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
     const REAL: &str = "-----BEGIN CERTIFICATE-----
 MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw

@@ -74,6 +74,58 @@ fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
     }
 }
 
+#[test]
+fn one_replica_is_and_several_are() {
+    let without = |ready: usize| {
+        changed(three(), |seen| {
+            for pod in &mut seen.pods[ready..] {
+                pod.ready = false;
+            }
+        })
+    };
+    let foreign = |count: i32| {
+        let ids = (7..7 + count).map(crate::testing::id);
+        let mut seen = with_facts(three(), |facts| {
+            heartbeats(facts).extend((7..7 + count).map(|number| heartbeat(number, 1)));
+        });
+        let long_ago = after(SignedDuration::from_mins(-5));
+        seen.unmatched_since = ids.map(|id| (id, long_ago)).collect();
+        seen
+    };
+    let alone = || healthy(1, stored(&json!({})));
+    let unreadable = |size| observation(Some(size), DatabaseView::CannotRead);
+    let expect = |wanted: i32, seen: &Observation, type_, words: &str| {
+        let plan = plan(&json!({"replicas": wanted}), seen);
+        let message = &condition(&plan.report, type_).message;
+        assert!(message.starts_with(words), "{words}: {message}");
+    };
+    let ready = |wanted, seen: &Observation, words| {
+        expect(wanted, seen, ConditionType::Ready, words);
+    };
+    ready(1, &alone(), "1 of 1 replica is Ready and sends");
+    let starting = changed(alone(), |seen| seen.pods[0].ready = false);
+    ready(1, &starting, "0 of 1 replica is Ready and sends");
+    ready(3, &three(), "3 of 3 replicas are Ready and send ");
+    ready(3, &without(2), "2 of 3 replicas are Ready and send ");
+    ready(3, &without(1), "1 of 3 replicas is Ready and sends ");
+    ready(3, &without(0), "0 of 3 replicas are Ready and send ");
+    let cannot = "but the operator cannot read";
+    let its = format!("1 pod is Ready, {cannot} its heartbeats");
+    ready(1, &unreadable(1), &its);
+    let their = format!("3 pods are Ready, {cannot} their heartbeats");
+    ready(3, &unreadable(3), &their);
+    let healthy = |wanted, seen: &Observation, words| {
+        expect(wanted, seen, ConditionType::ReplicasHealthy, words);
+    };
+    healthy(1, &alone(), "the replica that runs is Ready and sends ");
+    healthy(3, &three(), "all 3 replicas that run are Ready and send ");
+    let here = "belong to this cluster";
+    let one = format!("1 replica that does not {here} sends heartbeats");
+    healthy(3, &foreign(1), &one);
+    let two = format!("2 replicas that do not {here} send heartbeats");
+    healthy(3, &foreign(2), &two);
+}
+
 struct Case {
     name: &'static str,
     spec: Value,

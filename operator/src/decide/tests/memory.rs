@@ -593,7 +593,10 @@ fn what_still_runs_is_not_said_to_be_gone() {
         "{closing}"
     );
     let closed = message(&healthy(1, no_license()));
-    assert!(closed.starts_with("1 of 3 wanted replicas run"), "{closed}");
+    assert!(
+        closed.starts_with("1 of 3 wanted replicas runs: "),
+        "{closed}"
+    );
 }
 
 #[test]

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from. Names of
-/// users and of the admin are left out: they are shown.
-fn places() -> [(Value, &'static str, &'static str); 7] {
+/// the database's users are left out: they are shown.
+fn places() -> [(Value, &'static str, &'static str); 8] {
+    let admin = json!({"admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}});
     let reference = |name: &str, key: &str| json!({"name": name, "key": key});
     let database = |changes: Value| json!({"database": changes});
     [
@@ -45,11 +46,8 @@ fn places() -> [(Value, &'static str, &'static str); 7] {
             "license",
             "token",
         ),
-        (
-            json!({"admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}}),
-            "admin",
-            "password",
-        ),
+        (admin.clone(), "admin", "password"),
+        (admin, "admin", "email"),
     ]
 }
 

@@ -89,10 +89,14 @@ const OPENING_PERMIT: Duration = Duration::from_millis(100);
 /// Called after each probe with the reason of its failure, if it failed, and the time it took.
 pub type ProbeObserver = Arc<dyn Fn(Option<FailureReason>, Duration) + Send + Sync>;
 
+/// Names the cluster of a key in the log.
+pub type Naming<K> = fn(&K) -> String;
+
 /// The probes of all clusters, by a key of the caller's choice. Dropping it ends them all.
 pub struct Probes<K> {
     entries: Mutex<HashMap<K, Entry>>,
     wake: UnboundedSender<K>,
+    name: Naming<K>,
     openings: Openings,
     observer: ProbeObserver,
 }
@@ -118,6 +122,7 @@ struct Shared {
 }
 
 struct State {
+    subject: Subject,
     outcome: Knowledge,
     /// Of the last good probe.
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
@@ -128,6 +133,13 @@ struct State {
     /// Since when each reading has found a server that takes writes.
     writable_since: Option<Instant>,
     reading: Reading,
+}
+
+/// What lines of the log are about.
+struct Subject {
+    cluster: String,
+    /// Hosts and database.
+    database: String,
 }
 
 enum Knowledge {
@@ -165,10 +177,11 @@ struct Prober {
 
 impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     /// An empty registry. A key is sent to `wake` when what is known of its database has changed.
-    pub fn new(wake: UnboundedSender<K>, observer: ProbeObserver) -> Self {
+    pub fn new(wake: UnboundedSender<K>, name: Naming<K>, observer: ProbeObserver) -> Self {
         Self {
             entries: Mutex::default(),
             wake,
+            name,
             openings: Openings::default(),
             observer,
         }
@@ -200,7 +213,11 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = access.url.iam.is_none() || access.login != Login::Bytebase;
         let fingerprint = access.fingerprint;
-        let shared = Arc::new(Shared::new(reading, readable));
+        let subject = Subject {
+            cluster: (self.name)(key),
+            database: access.url.identity_hint(),
+        };
+        let shared = Arc::new(Shared::new(subject, reading, readable));
         let task = readable.then(|| {
             let prober = Prober {
                 access,
@@ -311,9 +328,10 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
 // === impl Shared ===
 
 impl Shared {
-    fn new(reading: Reading, readable: bool) -> Self {
+    fn new(subject: Subject, reading: Reading, readable: bool) -> Self {
         Self {
             state: Mutex::new(State {
+                subject,
                 outcome: if readable {
                     Knowledge::NotProbed
                 } else {
@@ -441,7 +459,12 @@ impl State {
                 let was_reported = matches!(self.outcome, Knowledge::Failed(_));
                 if let Some(since) = self.failing_since.take().filter(|_| was_reported) {
                     let seconds = now.saturating_duration_since(since).as_secs();
-                    tracing::info!(seconds, "the metadata database can be read again");
+                    tracing::info!(
+                        cluster = self.subject.cluster,
+                        database = self.subject.database,
+                        seconds,
+                        "the metadata database can be read again"
+                    );
                 }
                 if !facts.license.is_unknown() {
                     self.license.clone_from(&facts.license);
@@ -452,6 +475,8 @@ impl State {
             Err(failure) => {
                 if changed {
                     tracing::warn!(
+                        cluster = self.subject.cluster,
+                        database = self.subject.database,
                         reason = failure.reason.as_ref(),
                         "cannot read a metadata database: {}",
                         failure.message
@@ -749,6 +774,8 @@ mod tests {
     use super::super::digest::tests::facts;
     use super::*;
     use crate::contract::pg_url::Iam;
+    use crate::runtime::logging::LogFormat;
+    use crate::runtime::logging::tests::Log;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
@@ -756,6 +783,13 @@ mod tests {
             class,
             reason,
             message: String::new(),
+        }
+    }
+
+    fn subject() -> Subject {
+        Subject {
+            cluster: "apps/demo".to_owned(),
+            database: "db.example.com:5432/bytebase".to_owned(),
         }
     }
 
@@ -801,7 +835,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn ages_are_carried_forward_and_the_last_facts_outlive_a_failure() {
-        let shared = Shared::new(FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READING, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         assert!(state.record(Ok(facts(&[5])), start));
@@ -836,13 +870,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_outage_is_logged_with_the_cluster_and_the_database() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let shared = Shared::new(subject(), FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        let refused = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
+        state.record(Err(refused), start);
+        state.record(Ok(facts(&[5])), start + seconds(9));
+        for words in ["cannot read a metadata database", "can be read again"] {
+            let lines = log.lines(words);
+            assert_eq!(lines.len(), 1, "{}", log.text());
+            assert_eq!(lines[0]["cluster"], "apps/demo");
+            assert_eq!(lines[0]["database"], "db.example.com:5432/bytebase");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn no_heartbeat_grows_stale_for_want_of_a_reading() {
         for (every, longest) in [(1, 20), (10, 20), (60, 72)] {
             let reading = Reading {
                 every: seconds(every),
                 ..FIRST_READING
             };
-            let shared = Shared::new(reading, true);
+            let shared = Shared::new(subject(), reading, true);
             let mut state = shared.state.lock();
             let start = Instant::now();
             assert!(state.record(Ok(facts(&[5])), start));
@@ -878,7 +929,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_takes_writes_for_as_long_as_each_reading_says_so() {
-        let shared = Shared::new(FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READING, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let writable_for = |state: &State| state.facts.as_ref().unwrap().1.writable_for;
@@ -924,7 +975,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_license_outlives_a_reading_that_does_not_understand_it() {
-        let shared = Shared::new(FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READING, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let read = |license| DatabaseFacts {
@@ -958,7 +1009,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_fails_in_the_operator_itself_leaves_no_frozen_picture_and_others_follow() {
-        let shared = Arc::new(Shared::new(FIRST_READING, true));
+        let shared = Arc::new(Shared::new(subject(), FIRST_READING, true));
         let known = shared.state.lock().record(Ok(facts(&[5])), Instant::now());
         assert!(known);
         let prober = Prober {
@@ -998,7 +1049,7 @@ mod tests {
     #[tokio::test]
     async fn a_cloud_login_is_never_tried() {
         let (wake, _woken) = unbounded_channel();
-        let probes = Probes::new(wake, Arc::new(|_, _| panic!("probed")));
+        let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| panic!("probed")));
         let mut url = url("127.0.0.1", 1);
         url.iam = Some(Iam::AwsRds {
             region: "eu-west-1".to_owned(),

@@ -16,7 +16,7 @@ use crate::observe::caches::ObjectName;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
-use crate::process::queue::Key;
+use crate::process::queue::{Key, name};
 use crate::testing::{after, api_server, cluster, facts, no_license, settings, stored};
 use axum::http::Uri;
 use jiff::SignedDuration;
@@ -1023,7 +1023,7 @@ fn process(
         Some(store.lock().unwrap().answer(method, uri, body))
     });
     let (queue, incoming) = unbounded_channel();
-    let probes = Probes::new(queue.clone(), Arc::new(|_, _| panic!("probed")));
+    let probes = Probes::new(queue.clone(), name, Arc::new(|_, _| panic!("probed")));
     // No probe ever logs in: what a reading finds is given.
     probes.hold();
     let context = Context::new(Parts {
