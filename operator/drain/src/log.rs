@@ -1,19 +1,23 @@
 //! What the hook says, in the log of the container that it runs in. The kubelet keeps the output of
 //! a hook to itself, so the lines go where those of the container's own process go.
 
+use crate::process;
 use jiff::Timestamp;
 use serde_json::json;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Standard output of the container's own process.
-pub const CONTAINER_LOG: &str = "/proc/1/fd/1";
-
 /// Where the lines go.
 pub struct Log(pub PathBuf);
 
 impl Log {
+    /// To standard output of the container's own process.
+    pub fn of_container() -> Self {
+        let process = process::id().unwrap_or(1);
+        Self(format!("/proc/{process}/fd/1").into())
+    }
+
     /// What is as expected.
     pub fn info(&self, message: &str) {
         self.line("INFO", message);

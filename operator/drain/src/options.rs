@@ -1,12 +1,12 @@
 //! The options of `wait`.
 
-use crate::log::{CONTAINER_LOG, Log};
+use crate::log::Log;
 use bytebase_drain::drain::Terms;
 use std::time::Duration;
 
 /// Reads `--name=SECONDS`, and `--log=PATH` for another log than the container's.
 pub fn parse(options: &[&str]) -> Result<(Terms, Log), String> {
-    let mut log = Log(CONTAINER_LOG.into());
+    let mut log = Log::of_container();
     let mut terms = Terms {
         timeout: Duration::from_hours(1),
         pause: Duration::ZERO,

@@ -6,25 +6,33 @@ use std::time::Duration;
 /// The kernel counts the start of a process in hundredths of a second on every machine.
 const TICKS_PER_SECOND: u64 = 100;
 
+/// Number of the Bytebase process. `None` where it is not known which one it is.
+pub fn id() -> Option<u32> {
+    // A pod whose containers share their processes has one of Kubernetes' own as the first.
+    if name(&stat(1)?) != Some("pause") {
+        return Some(1);
+    }
+    let processes = fs::read_dir("/proc").ok()?;
+    let found = processes.filter_map(|entry| {
+        let id = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        (name(&stat(id)?) == Some("bytebase")).then_some(id)
+    });
+    // Of two it would not be known which one it is.
+    let found: Vec<_> = found.take(2).collect();
+    match found[..] {
+        [id] => Some(id),
+        _ => None,
+    }
+}
+
 /// How long the Bytebase process has run. `None` where it is not known which process that is.
 pub fn age() -> Option<Duration> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
-    let first = fs::read_to_string("/proc/1/stat").ok()?;
-    // A pod whose containers share their processes has one of Kubernetes' own as the first.
-    if name(&first) != Some("pause") {
-        return age_by(&first, &uptime);
-    }
-    let processes = fs::read_dir("/proc").ok()?;
-    let ages = processes.filter_map(|entry| {
-        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
-        (name(&stat) == Some("bytebase")).then(|| age_by(&stat, &uptime))?
-    });
-    // Of two it would not be known which one it is.
-    let ages: Vec<_> = ages.take(2).collect();
-    match ages[..] {
-        [age] => Some(age),
-        _ => None,
-    }
+    age_by(&stat(id()?)?, &uptime)
+}
+
+fn stat(id: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{id}/stat")).ok()
 }
 
 /// The name stands in parentheses and may hold anything, spaces and parentheses too.
@@ -58,6 +66,7 @@ mod tests {
 
     #[test]
     fn the_first_process_of_this_machine_has_an_age() {
+        assert_eq!(id(), Some(1));
         assert!(age().is_some());
     }
 }
