@@ -289,15 +289,13 @@ impl PgUrl {
         }
     }
 
-    /// How the driver protects the connection, attempt by attempt. `has_ca`: a CA bundle counts as
-    /// named even if the string does not name it.
-    pub fn protections(&self, has_ca: bool) -> &'static [Protection] {
+    /// How the driver protects the connection, attempt by attempt.
+    pub fn protections(&self) -> &'static [Protection] {
         use Protection::{None, Tls};
         match self.effective_ssl_mode() {
             SslMode::Disable => &[None],
             SslMode::Allow => &[None, Tls(Proof::Nothing)],
             SslMode::Prefer => &[Tls(Proof::Nothing), None],
-            SslMode::Require if has_ca => &[Tls(Proof::Chain)],
             SslMode::Require => &[Tls(Proof::Nothing)],
             SslMode::VerifyCa => &[Tls(Proof::Chain)],
             SslMode::VerifyFull => &[Tls(Proof::ChainAndName)],
@@ -315,6 +313,12 @@ impl PgUrl {
     /// Whether the string asks for the authorities of the system in place of a CA bundle.
     pub fn trusts_the_system(&self) -> bool {
         self.ssl_root_cert.as_deref() == Some(SYSTEM)
+    }
+
+    /// Whether the string names the file of a CA bundle. Without it the driver uses none, whatever
+    /// files there are.
+    pub fn names_a_ca(&self) -> bool {
+        self.ssl_root_cert.is_some() && !self.trusts_the_system()
     }
 
     /// Whether the driver names the host in the clear when TLS begins.

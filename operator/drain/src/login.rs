@@ -96,7 +96,7 @@ impl Login {
         }
         let authorities = match url.ssl_root_cert.as_deref() {
             // Read whatever it is for, as Bytebase does.
-            Some(path) if !url.trusts_the_system() => given_authorities(path)?,
+            Some(path) if url.names_a_ca() => given_authorities(path)?,
             _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
             _ => Vec::new(),
         };
@@ -113,7 +113,6 @@ impl Login {
         let target = Target {
             url,
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
-            has_ca: false,
             attrs,
             label: name,
         };

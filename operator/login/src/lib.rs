@@ -44,8 +44,6 @@ pub struct Target<'a> {
     pub url: &'a PgUrl,
     /// Who vouches for the server, where it must prove itself.
     pub authorities: &'a Authorities,
-    /// A CA bundle is given, whether or not the string names it.
-    pub has_ca: bool,
     /// Which of several servers will do.
     pub attrs: TargetSessionAttrs,
     /// `application_name` of the session.
@@ -121,7 +119,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
             }
         });
     }
-    let protections = target.url.protections(target.has_ca);
+    let protections = target.url.protections();
     let mut silent = BTreeSet::new();
     let mut second_best = None;
     for next in plan::attempts(&addresses, protections) {

@@ -138,7 +138,6 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let target = Target {
         url: &url,
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
-        has_ca: false,
         attrs: url.target_session_attrs,
         label: "compared",
     };

@@ -246,7 +246,6 @@ async fn by(url: &PgUrl) -> Result<(), Vec<Failed>> {
     let target = Target {
         url,
         authorities: &Authorities::none(),
-        has_ca: false,
         attrs: TargetSessionAttrs::ReadWrite,
         label: "test",
     };

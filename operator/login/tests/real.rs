@@ -23,12 +23,13 @@ const PASSWORD: &str = "s3cret-of-the-role";
 
 async fn session(server: &Server, mode: &str) -> LoggedIn {
     let port = server.port;
-    let url = format!("postgres://app:{PASSWORD}@localhost:{port}/app?sslmode={mode}");
+    // The file is named only: its certificates are given below.
+    let url =
+        format!("postgres://app:{PASSWORD}@localhost:{port}/app?sslmode={mode}&sslrootcert=/ca");
     let bundle = CaBundle::parse(&server.ca()).unwrap();
     let target = Target {
         url: &PgUrl::parse(&url).unwrap(),
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
-        has_ca: true,
         attrs: bytebase_contract::pg_url::TargetSessionAttrs::Any,
         label: "the label",
     };

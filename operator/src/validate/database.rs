@@ -7,7 +7,7 @@ use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
 use crate::contract::ca_bundle::{CaBundle, Trust};
-use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection};
+use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection, SslMode};
 use crate::contract::version::Version;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -125,7 +125,7 @@ pub(super) fn validate(
     if let Some((source, bundle)) = &ca {
         check_trust(source, bundle.trust(now), &replicas, now, diagnostics);
     }
-    let operator = operator_url(spec, &replicas, references, diagnostics);
+    let operator = operator_url(spec, &replicas, references, ca.is_some(), diagnostics);
     Some(ValidDatabase {
         source,
         monitored: spec.monitor_secret_ref.is_some(),
@@ -250,10 +250,10 @@ fn check_url(
             files.join(", ")
         ));
     }
-    if has_ca && url.ssl_root_cert.as_deref() != Some(CA_PATH) {
-        diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
+    if has_ca {
+        warn_of_unnamed_ca(field, url, diagnostics);
     }
-    let may_be_anyone = url.protections(has_ca).iter().any(|protection| {
+    let may_be_anyone = url.protections().iter().any(|protection| {
         matches!(
             protection,
             Protection::None | Protection::Tls(Proof::Nothing)
@@ -261,6 +261,12 @@ fn check_url(
     });
     if has_ca && may_be_anyone {
         diagnostics.warn(format!("{field}: a CA bundle is given but sslmode does not ask for verification: use verify-full"));
+    }
+}
+
+fn warn_of_unnamed_ca(field: &str, url: &PgUrl, diagnostics: &mut Diagnostics) {
+    if url.ssl_root_cert.as_deref() != Some(CA_PATH) {
+        diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it, so nothing is verified by it: add sslrootcert={CA_PATH}"));
     }
 }
 
@@ -314,6 +320,7 @@ fn operator_url(
     spec: &DatabaseSpec,
     replicas: &PgUrl,
     references: &References,
+    has_ca: bool,
     diagnostics: &mut Diagnostics,
 ) -> Option<PgUrl> {
     let Some(reference) = &spec.monitor_secret_ref else {
@@ -333,7 +340,12 @@ fn operator_url(
         );
         Err(Problem::blocking(field, Reason::InvalidSecret, message))
     });
-    diagnostics.keep(monitor)
+    let monitor = diagnostics.keep(monitor)?;
+    // A login in clear text has no use for a CA.
+    if has_ca && monitor.ssl_mode != SslMode::Disable {
+        warn_of_unnamed_ca(field, &monitor, diagnostics);
+    }
+    Some(monitor)
 }
 
 fn ca(

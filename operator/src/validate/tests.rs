@@ -1203,3 +1203,34 @@ fn a_monitoring_login_leads_to_no_machine_of_the_operator_itself() {
         );
     }
 }
+
+#[test]
+fn a_monitoring_login_that_does_not_name_the_ca_is_remarked_on() {
+    const PATH: &str = "/etc/bytebase/database-ca/ca.crt";
+    for (rest, remarked) in [
+        ("", true),
+        ("?sslmode=verify-full", true),
+        (
+            "?sslmode=verify-full&sslrootcert=/etc/bytebase/database-ca/ca.crt",
+            false,
+        ),
+        ("?sslmode=disable", false),
+    ] {
+        let mut references = references();
+        let text = format!("postgres://m@db.example.com/bytebase{rest}");
+        secret(&mut references, "monitor", "PG_URL", &text);
+        let spec = parts(&json!({
+            "params": {"sslmode": "verify-full"},
+            "caSecretRef": key("ca", "ca.crt"),
+            "monitorSecretRef": key("monitor", "PG_URL"),
+        }));
+        let found = validate(&cluster(&spec), &references, None, now());
+        assert!(found.cluster.is_some(), "{:?}", found.problems);
+        let of_monitor = found
+            .warnings
+            .iter()
+            .filter(|warning| warning.starts_with("spec.database.monitorSecretRef"))
+            .filter(|warning| warning.contains(PATH));
+        assert_eq!(of_monitor.count(), usize::from(remarked), "{rest:?}");
+    }
+}

@@ -343,7 +343,11 @@ fn tls(place: &Place<'_>, said: &str) -> ProbeFailure {
     } else if said.contains("NotValidForName") || said.contains("not valid for name") {
         "the certificate is for another host name; use the name it is for, or `sslmode=verify-ca`"
     } else if said.contains("UnknownIssuer") || said.contains("BadSignature") {
-        "the certificate is not signed by the given CA; check database.caSecretRef or database.caConfigMapRef"
+        if place.url.names_a_ca() {
+            "the certificate is not signed by the given CA; check database.caSecretRef or database.caConfigMapRef"
+        } else {
+            "the certificate is not signed by a public CA, and the connection string names no other; give the CA in database.caSecretRef or database.caConfigMapRef, and add sslrootcert=/etc/bytebase/database-ca/ca.crt"
+        }
     } else if said.contains("Expired") {
         "the certificate has expired; renew it"
     } else {
@@ -627,15 +631,29 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_with_tls_is_never_definite() {
-        let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let mut url = url("db", 5432);
         let tls = |error| Error::Tls(rustls::Error::InvalidCertificate(error));
-        for (error, hint) in [
-            (Error::NoTls, "turn on TLS"),
-            (tls(CertificateError::UnknownIssuer), "caSecretRef"),
-            (tls(CertificateError::NotValidForName), "another host name"),
-            (tls(CertificateError::Expired), "has expired"),
+        for (ca, error, hint) in [
+            (None, Error::NoTls, "turn on TLS"),
+            (
+                None,
+                tls(CertificateError::UnknownIssuer),
+                "add sslrootcert=",
+            ),
+            (
+                Some("/ca"),
+                tls(CertificateError::UnknownIssuer),
+                "check database.caSecretRef",
+            ),
+            (
+                None,
+                tls(CertificateError::NotValidForName),
+                "another host name",
+            ),
+            (None, tls(CertificateError::Expired), "has expired"),
         ] {
+            url.ssl_root_cert = ca.map(str::to_owned);
+            let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
             let failure = at_login(&error, &place);
             assert_eq!(
                 (failure.class, failure.reason),

@@ -2,6 +2,7 @@
 
 use super::Access;
 use super::classify::{self, Place};
+use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use bytebase_login::tls::Authorities;
@@ -41,16 +42,14 @@ pub struct Dialled {
 /// Logs in to the first acceptable server.
 pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
     let url = &access.url;
-    let ca = access.ca.as_ref().filter(|_| !url.trusts_the_system());
     check_reach(access)?;
-    let authorities = match ca {
+    let authorities = match ca(access) {
         Some(bundle) => Authorities::given(bundle.certificates(), Timestamp::now()),
         None => PUBLIC.clone(),
     };
     let target = Target {
         url,
         authorities: &authorities,
-        has_ca: ca.is_some(),
         attrs: url.target_session_attrs,
         label: APPLICATION_NAME,
     };
@@ -70,6 +69,12 @@ pub async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
 
+/// The CA bundle by which the server is verified. One that is given counts for Bytebase only where the
+/// connection string names its file, so only there it counts here.
+fn ca(access: &Access) -> Option<&CaBundle> {
+    access.ca.as_ref().filter(|_| access.url.names_a_ca())
+}
+
 /// What Bytebase reaches or trusts inside its pod is not here.
 fn check_reach(access: &Access) -> Result<(), ProbeFailure> {
     let url = &access.url;
@@ -85,8 +90,7 @@ fn check_reach(access: &Access) -> Result<(), ProbeFailure> {
         // A CA named by its path in the pod is one the operator cannot have. Going on without it
         // would hand the password to a server that the user asked to have verified.
         // It is not quoted: what was pasted there in place of a name may be a key.
-        let is_named = url.ssl_root_cert.is_some() && !url.trusts_the_system();
-        if url.verifies() && is_named && access.ca.is_none() {
+        if url.verifies() && url.names_a_ca() && access.ca.is_none() {
             return Err(place.failure(
                 FailureClass::Unknown,
                 FailureReason::TlsFailed,
@@ -206,6 +210,19 @@ pub(crate) mod tests {
 
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
 
+    /// Of a CA, valid for ten years.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
+CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
+OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
+ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
+BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
+IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
+-----END CERTIFICATE-----
+";
+
     pub(crate) fn url(host: &str, port: u16) -> PgUrl {
         let text = format!("postgres://bytebase:{PASSWORD}@host:{port}/meta?sslmode=disable");
         let mut url = PgUrl::parse(&text).unwrap();
@@ -260,6 +277,23 @@ pub(crate) mod tests {
                 assert_eq!(failure.reason, FailureReason::TlsFailed);
                 assert!(!failure.message.contains(path), "{}", failure.message);
             }
+        }
+    }
+
+    #[test]
+    fn a_ca_counts_only_where_the_connection_string_names_its_file() {
+        for (path, counts) in [
+            (Some("/etc/bytebase/database-ca/ca.crt"), true),
+            (Some("/elsewhere/ca.crt"), true),
+            (Some("system"), false),
+            (None, false),
+        ] {
+            let mut access = access(url("db", 5432));
+            access.url.ssl_mode = SslMode::VerifyFull;
+            access.url.ssl_root_cert = path.map(str::to_owned);
+            access.ca = Some(CaBundle::parse(CERTIFICATE.as_bytes()).unwrap());
+            assert_eq!(ca(&access).is_some(), counts, "{path:?}");
+            check_reach(&access).unwrap();
         }
     }
 

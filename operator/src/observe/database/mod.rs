@@ -26,8 +26,8 @@ use sha2::{Digest as _, Sha256};
 pub struct Access {
     /// The connection string.
     pub url: PgUrl,
-    /// CA bundle that the `BytebaseCluster` names. The operator opens no file that a connection
-    /// string names.
+    /// CA bundle that the `BytebaseCluster` names, for a connection string that names its file. The
+    /// operator does not open that file.
     pub ca: Option<CaBundle>,
     /// Whose login this is.
     pub login: Login,
