@@ -7,6 +7,7 @@
     reason = "a failed expectation is the report"
 )]
 
+use bytebase_login::plan::Reach;
 use bytebase_operator::contract::ca_bundle::CaBundle;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
@@ -65,6 +66,8 @@ fn access(url: PgUrl) -> Access {
     Access {
         url,
         ca: None,
+        // The servers of these tests are on this machine.
+        reach: Reach::Anywhere,
         login: Login::Bytebase,
         trial: None,
         fingerprint: [1; 32],

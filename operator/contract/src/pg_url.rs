@@ -182,7 +182,8 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// An address that leads somewhere else from each machine. On the link of a cloud's machine the
 /// credentials of that machine are served.
-fn is_of_each_machine(address: IpAddr) -> bool {
+pub fn is_of_each_machine(address: IpAddr) -> bool {
+    let address = address.to_canonical();
     let is_link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -359,7 +360,7 @@ impl PgUrl {
     pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
-            let address = name.parse::<IpAddr>().map(|address| address.to_canonical());
+            let address = name.parse::<IpAddr>();
             is_socket(host)
                 || name == "localhost"
                 || name.ends_with(".localhost")

@@ -2,6 +2,7 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
 use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
 use jiff::Timestamp;
@@ -113,6 +114,8 @@ impl Login {
         let target = Target {
             url,
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
+            // A proxy beside Bytebase is here as well.
+            reach: Reach::Anywhere,
             attrs,
             label: name,
         };

@@ -9,6 +9,9 @@ pub enum Error {
     /// The name of the server cannot be looked up.
     #[error("the name cannot be looked up: {0}")]
     Name(#[source] io::Error),
+    /// The host leads to nothing but this machine or its link, where the login must not go.
+    #[error("the host leads to this machine itself or to its link")]
+    OwnMachine,
     /// There is no connection, or it broke.
     #[error("no connection: {0}")]
     Network(#[source] io::Error),

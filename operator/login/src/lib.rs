@@ -20,7 +20,7 @@ pub mod wire;
 pub use error::{Error, Refusal};
 
 use bytebase_contract::pg_url::{HostPort, PgUrl, Protection, TargetSessionAttrs};
-use plan::{Attempt, Endpoint};
+use plan::{Attempt, Endpoint, Reach};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -44,6 +44,8 @@ pub struct Target<'a> {
     pub url: &'a PgUrl,
     /// Who vouches for the server, where it must prove itself.
     pub authorities: &'a Authorities,
+    /// How far the login may go.
+    pub reach: Reach,
     /// Which of several servers will do.
     pub attrs: TargetSessionAttrs,
     /// `application_name` of the session.
@@ -106,7 +108,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
     let mut failures = Vec::new();
     let mut addresses = Vec::new();
     for (host, at) in target.url.hosts.iter().enumerate() {
-        addresses.push(match endpoints(at, end, names).await {
+        addresses.push(match endpoints(at, target.reach, end, names).await {
             Ok(endpoints) => endpoints,
             Err(error) => {
                 failures.push(Failed {
@@ -169,17 +171,22 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
 
 async fn endpoints(
     at: &HostPort,
+    reach: Reach,
     end: Instant,
     names: &impl Names,
 ) -> Result<Vec<Endpoint>, Error> {
     if plan::is_socket(&at.host) {
-        return Ok(vec![Endpoint::socket(at)]);
+        return match reach {
+            Reach::Anywhere => Ok(vec![Endpoint::socket(at)]),
+            Reach::OtherMachines => Err(Error::OwnMachine),
+        };
     }
     let found = timeout_at(end.min(Instant::now() + ATTEMPT), names.look_up(at)).await;
     let found = found.map_err(|_| Error::TimedOut(ATTEMPT))?;
     let found = found.map_err(Error::Name)?;
-    let found = found.into_iter().take(plan::MAX_ADDRESSES);
-    Ok(found.map(Endpoint::Tcp).collect())
+    // By what was found and not by the name: many names and spellings lead to this machine.
+    let within = reach.within(found)?;
+    Ok(within.into_iter().map(Endpoint::Tcp).collect())
 }
 
 impl Failed {

@@ -12,6 +12,7 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{HostPort, PgUrl};
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
 use bytebase_login::{Error, LoggedIn, Names, Target, log_in_by};
 use jiff::Timestamp;
@@ -138,6 +139,7 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let target = Target {
         url: &url,
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
+        reach: Reach::Anywhere,
         attrs: url.target_session_attrs,
         label: "compared",
     };

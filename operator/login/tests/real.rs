@@ -10,6 +10,7 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::PgUrl;
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
 use bytebase_login::{LoggedIn, Target, log_in};
 use jiff::Timestamp;
@@ -30,6 +31,7 @@ async fn session(server: &Server, mode: &str) -> LoggedIn {
     let target = Target {
         url: &PgUrl::parse(&url).unwrap(),
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
+        reach: Reach::Anywhere,
         attrs: bytebase_contract::pg_url::TargetSessionAttrs::Any,
         label: "the label",
     };

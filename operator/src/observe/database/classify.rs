@@ -130,6 +130,11 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
     match error {
         Error::Name(error) | Error::Network(error) => unreachable(place, error, Phase::Connect),
         Error::TimedOut(after) => timed_out(place, Phase::Connect, *after),
+        Error::OwnMachine => place.failure(
+            FailureClass::Unknown,
+            FailureReason::Unreachable,
+            "the host leads to a socket, or to loopback or link-local addresses only, which are others for the operator than for Bytebase; give the server's name or address, or give the operator a login of its own with database.monitorSecretRef",
+        ),
         Error::NoTls => tls(place, "server does not support TLS"),
         // Its text quotes no input.
         Error::Tls(error) => tls(place, &error.to_string()),

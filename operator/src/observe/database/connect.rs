@@ -50,6 +50,7 @@ pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
     let target = Target {
         url,
         authorities: &authorities,
+        reach: access.reach,
         attrs: url.target_session_attrs,
         label: APPLICATION_NAME,
     };
@@ -206,7 +207,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::contract::pg_url::{SslMode, TargetSessionAttrs};
     use bytebase_login::Refusal;
-    use bytebase_login::plan::Endpoint;
+    use bytebase_login::plan::{Endpoint, Reach};
 
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
 
@@ -234,6 +235,7 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
         Access {
             url,
             ca: None,
+            reach: Reach::Anywhere,
             login: Login::Bytebase,
             trial: None,
             fingerprint: [0; 32],

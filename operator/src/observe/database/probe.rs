@@ -749,6 +749,7 @@ mod tests {
     use super::super::digest::tests::facts;
     use super::*;
     use crate::contract::pg_url::Iam;
+    use bytebase_login::plan::Reach;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
@@ -965,6 +966,7 @@ mod tests {
             access: Access {
                 url: url("127.0.0.1", 1),
                 ca: None,
+                reach: Reach::Anywhere,
                 login: Login::Bytebase,
                 trial: None,
                 fingerprint: [1; 32],
@@ -1006,6 +1008,7 @@ mod tests {
         let access = Access {
             url,
             ca: None,
+            reach: Reach::Anywhere,
             login: Login::Bytebase,
             trial: None,
             fingerprint: [1; 32],
