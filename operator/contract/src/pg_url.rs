@@ -167,6 +167,9 @@ pub enum Iam {
 /// No sensible connection string comes near it; an environment variable takes far more.
 const MAX_LENGTH: usize = 16 * 1024;
 
+/// Servers of one database. Each login tries them all.
+const MAX_HOSTS: usize = 32;
+
 /// The `sslrootcert` that names no file.
 const SYSTEM: &str = "system";
 
@@ -615,6 +618,12 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
     };
     let hosts = hosts.ok_or(PgUrlError::MissingHost)?;
     let hosts: Vec<&str> = hosts.split(',').collect();
+    if hosts.len() > MAX_HOSTS {
+        return Err(PgUrlError::TooManyHosts {
+            count: hosts.len(),
+            limit: MAX_HOSTS,
+        });
+    }
     if ports.len() != 1 && ports.len() != hosts.len() {
         return Err(PgUrlError::PortsDoNotMatchHosts {
             hosts: hosts.len(),

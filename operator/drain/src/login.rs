@@ -4,7 +4,7 @@ use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
@@ -116,6 +116,7 @@ impl Login {
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
             // A proxy beside Bytebase is here as well.
             reach: Reach::Anywhere,
+            lookups: &Lookups::default(),
             attrs,
             label: name,
         };

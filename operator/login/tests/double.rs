@@ -11,7 +11,7 @@
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, Refusal, Target, log_in};
+use bytebase_login::{Error, Failed, Lookups, Refusal, Target, log_in};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -248,6 +248,7 @@ async fn by(url: &PgUrl, reach: Reach) -> Result<(), Vec<Failed>> {
         url,
         authorities: &Authorities::none(),
         reach,
+        lookups: &Lookups::default(),
         attrs: TargetSessionAttrs::ReadWrite,
         label: "test",
     };

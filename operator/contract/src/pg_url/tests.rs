@@ -607,6 +607,19 @@ fn sslmode_becomes_the_attempts_that_the_driver_makes() {
 }
 
 #[test]
+fn there_are_not_more_hosts_than_a_database_has_servers() {
+    let of = |count: usize| format!("postgres://u@{}/d", vec!["h"; count].join(","));
+    assert_eq!(parsed(&of(32)).hosts.len(), 32);
+    let expected = PgUrlError::TooManyHosts {
+        count: 33,
+        limit: 32,
+    };
+    assert_eq!(refused(&of(33)), expected);
+    let keyword = format!("user=u host={}", vec!["h"; 33].join(","));
+    assert_eq!(refused(&keyword), expected);
+}
+
+#[test]
 fn a_ca_counts_only_where_the_string_names_its_file() {
     for (query, named) in [
         ("", false),

@@ -130,6 +130,11 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
     match error {
         Error::Name(error) | Error::Network(error) => unreachable(place, error, Phase::Connect),
         Error::TimedOut(after) => timed_out(place, Phase::Connect, *after),
+        Error::Busy => place.failure(
+            FailureClass::Unknown,
+            FailureReason::Unreachable,
+            "the operator is busy with lookups of other names that do not answer, so this one was not looked up; check the name servers",
+        ),
         Error::OwnMachine => place.failure(
             FailureClass::Unknown,
             FailureReason::Unreachable,

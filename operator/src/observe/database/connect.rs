@@ -5,12 +5,14 @@ use super::classify::{self, Place};
 use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use bytebase_login::plan::Endpoint;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -35,12 +37,14 @@ pub struct Dialled {
     pub connection: PgConnection,
     /// Index into [`PgUrl::hosts`].
     pub host: usize,
+    /// The address that was dialled.
+    pub address: Option<SocketAddr>,
 }
 
 // === Dialling ===
 
-/// Logs in to the first acceptable server.
-pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
+/// Logs in to the first acceptable server. `lookups`: those of the cluster.
+pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFailure> {
     let url = &access.url;
     check_reach(access)?;
     let authorities = match ca(access) {
@@ -51,18 +55,30 @@ pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
         url,
         authorities: &authorities,
         reach: access.reach,
+        lookups,
         attrs: url.target_session_attrs,
         label: APPLICATION_NAME,
     };
     // Boxed: a login has much to keep, and a probe that waits for its next turn need not carry it.
-    let LoggedIn { session, host } = Box::pin(log_in(&target))
+    let LoggedIn {
+        session,
+        host,
+        endpoint,
+    } = Box::pin(log_in(&target))
         .await
         .map_err(|failures| verdict(access, &failures))?;
     let connection = session.into_sqlx().await.map_err(|error| {
         let place = Place::new(url, &url.hosts[host], &access.login);
         classify::login(&error, &place, url.target_session_attrs)
     })?;
-    Ok(Dialled { connection, host })
+    Ok(Dialled {
+        connection,
+        host,
+        address: match endpoint {
+            Endpoint::Tcp(address) => Some(address),
+            Endpoint::Socket(_) => None,
+        },
+    })
 }
 
 /// Ends a session politely, so that the server logs nothing.
@@ -207,7 +223,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::contract::pg_url::{SslMode, TargetSessionAttrs};
     use bytebase_login::Refusal;
-    use bytebase_login::plan::{Endpoint, Reach};
+    use bytebase_login::plan::Reach;
 
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
 
