@@ -123,7 +123,7 @@ pub(super) fn validate(
     };
     check_url(field, &replicas, version, ca.is_some(), diagnostics);
     if let Some((source, bundle)) = &ca {
-        check_trust(source, bundle.trust(now), &replicas, now, diagnostics);
+        check_trust(source, bundle, &replicas, now, diagnostics);
     }
     let operator = operator_url(spec, &replicas, references, ca.is_some(), diagnostics);
     Some(ValidDatabase {
@@ -274,7 +274,7 @@ fn warn_of_unnamed_ca(field: &str, url: &PgUrl, diagnostics: &mut Diagnostics) {
 /// remarked on.
 fn check_trust(
     source: &CaSource,
-    trust: Trust,
+    bundle: &CaBundle,
     url: &PgUrl,
     now: Timestamp,
     diagnostics: &mut Diagnostics,
@@ -284,15 +284,24 @@ fn check_trust(
         CaSource::ConfigMap(_) => "spec.database.caConfigMapRef",
     };
     let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH) && url.verifies();
-    let fault = match trust {
+    let fault = match bundle.trust(now) {
         Trust::Valid { until: None } => return,
         Trust::Valid { until: Some(end) } => {
+            let first = bundle.first_end(now).filter(|first| *first < end);
             // A certificate is valid in its last second as well.
-            let moments = reminders::moments(end).chain(end.checked_add(SECOND).ok());
+            let moments =
+                |end: Timestamp| reminders::moments(end).chain(end.checked_add(SECOND).ok());
+            let moments = moments(end).chain(first.into_iter().flat_map(moments));
             diagnostics.changes_at = moments.filter(|moment| *moment > now).min();
             if let Some(days) = reminders::passed(end, now) {
                 diagnostics.ends_soon = Some(format!(
                     "{field}: the last valid certificate of the CA bundle ends within {days} ({end}), and from then on Bytebase refuses the database server: add the certificate that follows it to the bundle"
+                ));
+            } else if let Some((first, days)) =
+                first.and_then(|first| Some((first, reminders::passed(first, now)?)))
+            {
+                diagnostics.warn(format!(
+                    "{field}: a certificate of the CA bundle ends within {days} ({first}), another one is valid longer; from then on Bytebase refuses a database server whose certificate rests on the first: see that the server has one that rests on the other, and take the first out"
                 ));
             }
             return;
