@@ -20,6 +20,8 @@ pub mod wire;
 
 pub use error::{Error, Refusal};
 pub use names::{Lookups, Names};
+#[doc(hidden)]
+pub use relay::passed_on;
 
 use bytebase_contract::pg_url::{HostPort, PgUrl, Protection, TargetSessionAttrs};
 use names::System;
