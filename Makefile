@@ -70,9 +70,9 @@ model-small: ## The same in a smaller world: half a minute
 	cargo run --quiet --package operator-model -- quick
 
 .PHONY: fuzz
-fuzz: ## Fuzz each parser, and the login, for a minute
+fuzz: ## Fuzz each parser, the login and its relay, for a minute
 	@command -v cargo-fuzz > /dev/null || { echo "installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
-	cd operator && for target in certificate external_url license login pg_url version; do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=60; done
+	cd operator && for target in certificate external_url license login pg_url relay version; do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=60; done
 
 .PHONY: e2e
 e2e: setup ## Scenarios on a real cluster (SCENARIO="name …" for some, E2E_KEEP=1 to keep the cluster)

@@ -7,6 +7,7 @@
     reason = "a failed expectation is the report"
 )]
 
+use bytebase_login::plan::Reach;
 use bytebase_operator::contract::ca_bundle::CaBundle;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
@@ -54,6 +55,9 @@ fn url(port: u16, name: &str) -> PgUrl {
     .unwrap()
 }
 
+/// Where the pods mount the CA bundle.
+const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
+
 fn bundle(server: &Server) -> CaBundle {
     CaBundle::parse(&server.ca()).unwrap()
 }
@@ -62,6 +66,8 @@ fn access(url: PgUrl) -> Access {
     Access {
         url,
         ca: None,
+        // The servers of these tests are on this machine.
+        reach: Reach::Anywhere,
         login: Login::Bytebase,
         trial: None,
         fingerprint: [1; 32],
@@ -1318,7 +1324,13 @@ async fn certificates_are_verified_as_sslmode_says() {
         let mut access = access(url(server().port, "tls"));
         access.url.hosts[0].host = host.to_owned();
         access.url.ssl_mode = mode;
+        access.url.ssl_root_cert = ca.as_ref().map(|_| CA_PATH.to_owned());
         access.ca = ca;
+        access
+    };
+    let unnamed = |mode: SslMode| {
+        let mut access = attempt("localhost", mode, Some(bundle(server())));
+        access.url.ssl_root_cert = None;
         access
     };
     let right = Some(bundle(server()));
@@ -1334,6 +1346,11 @@ async fn certificates_are_verified_as_sslmode_says() {
     ] {
         facts(attempt(host, mode, ca)).await;
     }
+    // A CA that the string does not name is none, for Bytebase neither.
+    facts(unnamed(SslMode::Require)).await;
+    let (_, reason, message) = failure(unnamed(SslMode::VerifyFull)).await;
+    assert_eq!(reason, FailureReason::TlsFailed);
+    assert!(message.contains("add sslrootcert="), "{message}");
     for (host, mode, ca, hint) in [
         (
             "localhost",
@@ -1345,7 +1362,7 @@ async fn certificates_are_verified_as_sslmode_says() {
             "localhost",
             SslMode::VerifyFull,
             None,
-            "not signed by the given CA",
+            "not signed by a public CA",
         ),
         (
             "127.0.0.1",
@@ -1384,6 +1401,7 @@ async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
     let attempt = |mode: SslMode, ca: Option<CaBundle>| {
         let mut access = access(url(server.port, "old_tls"));
         access.url.ssl_mode = mode;
+        access.url.ssl_root_cert = ca.as_ref().map(|_| CA_PATH.to_owned());
         access.ca = ca;
         access
     };
@@ -1434,6 +1452,7 @@ async fn the_memory_of_a_probe() {
             url.ssl_mode = mode;
             let mut access = access(url);
             access.ca = (mode == SslMode::VerifyCa).then(|| bundle(&server));
+            access.url.ssl_root_cert = access.ca.as_ref().map(|_| CA_PATH.to_owned());
             probes.ensure(&key, access);
         }
         for _ in 0..N {

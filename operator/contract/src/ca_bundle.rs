@@ -8,6 +8,9 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+/// A bundle with more certificates is one of authorities in general, of which some always end.
+const OWN_AUTHORITIES: usize = 10;
+
 /// Begins each certificate.
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 /// Ends it.
@@ -97,6 +100,23 @@ impl CaBundle {
             (None, Some(from)) => Trust::NotYet(from),
             (None, None) => Trust::Ended(ends.max().unwrap_or(now)),
         }
+    }
+
+    /// When the first of the certificates that are valid now ends; `None` if that cannot be read, or
+    /// the bundle is one of authorities in general.
+    pub fn first_end(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.certificates.len() > OWN_AUTHORITIES {
+            return None;
+        }
+        let times = self
+            .certificates
+            .iter()
+            .map(|der| certificate::validity(der));
+        let times = times.collect::<Option<Vec<_>>>()?;
+        let valid = times
+            .iter()
+            .filter(|(from, until)| (*from..=*until).contains(&now));
+        valid.map(|(_, until)| *until).min()
     }
 
     /// The certificates, in their order.
@@ -218,6 +238,27 @@ mod tests {
         ] {
             assert_eq!(trust(&pem), expected, "{pem}");
         }
+    }
+
+    #[test]
+    fn the_first_end_is_that_of_a_certificate_that_is_valid() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let first_end = |pem: &str| {
+            let bundle = CaBundle::parse(pem.as_bytes()).unwrap();
+            bundle.first_end(at("2026-06-01T00:00:00Z"))
+        };
+        let old = between("100101000000Z", "250101000000Z");
+        let valid = between("200101000000Z", "300101120000Z");
+        let longer = between("20200101000000Z", "20700101000000Z");
+        let coming = between("270101000000Z", "280101000000Z");
+        let end = Some(at("2030-01-01T12:00:00Z"));
+        assert_eq!(first_end(&format!("{longer}{valid}{coming}{old}")), end);
+        assert_eq!(first_end(&valid), end);
+        assert_eq!(first_end(&old), None);
+        assert_eq!(first_end(&format!("{valid}{ONE}")), None);
+        // Such as the one of an operating system.
+        assert_eq!(first_end(&format!("{valid}{}", longer.repeat(9))), end);
+        assert_eq!(first_end(&format!("{valid}{}", longer.repeat(10))), None);
     }
 
     #[test]

@@ -167,6 +167,9 @@ pub enum Iam {
 /// No sensible connection string comes near it; an environment variable takes far more.
 const MAX_LENGTH: usize = 16 * 1024;
 
+/// Servers of one database. Each login tries them all.
+const MAX_HOSTS: usize = 32;
+
 /// The `sslrootcert` that names no file.
 const SYSTEM: &str = "system";
 
@@ -182,7 +185,8 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// An address that leads somewhere else from each machine. On the link of a cloud's machine the
 /// credentials of that machine are served.
-fn is_of_each_machine(address: IpAddr) -> bool {
+pub fn is_of_each_machine(address: IpAddr) -> bool {
+    let address = address.to_canonical();
     let is_link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -289,15 +293,13 @@ impl PgUrl {
         }
     }
 
-    /// How the driver protects the connection, attempt by attempt. `has_ca`: a CA bundle counts as
-    /// named even if the string does not name it.
-    pub fn protections(&self, has_ca: bool) -> &'static [Protection] {
+    /// How the driver protects the connection, attempt by attempt.
+    pub fn protections(&self) -> &'static [Protection] {
         use Protection::{None, Tls};
         match self.effective_ssl_mode() {
             SslMode::Disable => &[None],
             SslMode::Allow => &[None, Tls(Proof::Nothing)],
             SslMode::Prefer => &[Tls(Proof::Nothing), None],
-            SslMode::Require if has_ca => &[Tls(Proof::Chain)],
             SslMode::Require => &[Tls(Proof::Nothing)],
             SslMode::VerifyCa => &[Tls(Proof::Chain)],
             SslMode::VerifyFull => &[Tls(Proof::ChainAndName)],
@@ -315,6 +317,12 @@ impl PgUrl {
     /// Whether the string asks for the authorities of the system in place of a CA bundle.
     pub fn trusts_the_system(&self) -> bool {
         self.ssl_root_cert.as_deref() == Some(SYSTEM)
+    }
+
+    /// Whether the string names the file of a CA bundle. Without it the driver uses none, whatever
+    /// files there are.
+    pub fn names_a_ca(&self) -> bool {
+        self.ssl_root_cert.is_some() && !self.trusts_the_system()
     }
 
     /// Whether the driver names the host in the clear when TLS begins.
@@ -355,7 +363,7 @@ impl PgUrl {
     pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
-            let address = name.parse::<IpAddr>().map(|address| address.to_canonical());
+            let address = name.parse::<IpAddr>();
             is_socket(host)
                 || name == "localhost"
                 || name.ends_with(".localhost")
@@ -610,6 +618,12 @@ fn parse_hosts(raw: &mut Raw) -> Result<Vec<HostPort>, PgUrlError> {
     };
     let hosts = hosts.ok_or(PgUrlError::MissingHost)?;
     let hosts: Vec<&str> = hosts.split(',').collect();
+    if hosts.len() > MAX_HOSTS {
+        return Err(PgUrlError::TooManyHosts {
+            count: hosts.len(),
+            limit: MAX_HOSTS,
+        });
+    }
     if ports.len() != 1 && ports.len() != hosts.len() {
         return Err(PgUrlError::PortsDoNotMatchHosts {
             hosts: hosts.len(),

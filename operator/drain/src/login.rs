@@ -2,8 +2,9 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
@@ -96,7 +97,7 @@ impl Login {
         }
         let authorities = match url.ssl_root_cert.as_deref() {
             // Read whatever it is for, as Bytebase does.
-            Some(path) if !url.trusts_the_system() => given_authorities(path)?,
+            Some(path) if url.names_a_ca() => given_authorities(path)?,
             _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
             _ => Vec::new(),
         };
@@ -113,7 +114,9 @@ impl Login {
         let target = Target {
             url,
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
-            has_ca: false,
+            // A proxy beside Bytebase is here as well.
+            reach: Reach::Anywhere,
+            lookups: &Lookups::default(),
             attrs,
             label: name,
         };

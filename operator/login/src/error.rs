@@ -9,6 +9,12 @@ pub enum Error {
     /// The name of the server cannot be looked up.
     #[error("the name cannot be looked up: {0}")]
     Name(#[source] io::Error),
+    /// Too many lookups that were begun before go on.
+    #[error("this process is busy with lookups of other names that do not answer")]
+    Busy,
+    /// The host leads to nothing but this machine or its link, where the login must not go.
+    #[error("the host leads to this machine itself or to its link")]
+    OwnMachine,
     /// There is no connection, or it broke.
     #[error("no connection: {0}")]
     Network(#[source] io::Error),

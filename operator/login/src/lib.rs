@@ -11,6 +11,7 @@
 //! it except the words of a server's refusal.
 
 pub mod error;
+pub mod names;
 pub mod plan;
 mod relay;
 mod scram;
@@ -18,16 +19,18 @@ pub mod tls;
 pub mod wire;
 
 pub use error::{Error, Refusal};
+pub use names::{Lookups, Names};
+#[doc(hidden)]
+pub use relay::passed_on;
 
 use bytebase_contract::pg_url::{HostPort, PgUrl, Protection, TargetSessionAttrs};
-use plan::{Attempt, Endpoint};
+use names::System;
+use plan::{Attempt, Endpoint, Reach};
 use std::collections::BTreeSet;
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tls::Authorities;
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout};
 use wire::{Session, Transport};
 
 /// For one attempt at one address, to the end of the login. The driver sets no limit of its own;
@@ -44,8 +47,10 @@ pub struct Target<'a> {
     pub url: &'a PgUrl,
     /// Who vouches for the server, where it must prove itself.
     pub authorities: &'a Authorities,
-    /// A CA bundle is given, whether or not the string names it.
-    pub has_ca: bool,
+    /// How far the login may go.
+    pub reach: Reach,
+    /// Of the same one who logged in before, so that what was begun then counts.
+    pub lookups: &'a Lookups,
     /// Which of several servers will do.
     pub attrs: TargetSessionAttrs,
     /// `application_name` of the session.
@@ -58,6 +63,8 @@ pub struct LoggedIn {
     pub session: Session,
     /// Index into [`PgUrl::hosts`].
     pub host: usize,
+    /// The address.
+    pub endpoint: Endpoint,
 }
 
 /// An attempt that did not.
@@ -80,21 +87,6 @@ impl Failed {
     }
 }
 
-/// Who knows where a name leads to.
-pub trait Names: Sync {
-    /// The addresses of a host, in the order in which they are to be tried.
-    fn look_up(&self, at: &HostPort) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
-}
-
-/// The resolver of the system.
-struct System;
-
-impl Names for System {
-    async fn look_up(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
-        Ok(lookup_host((&*at.host, at.port)).await?.collect())
-    }
-}
-
 /// Logs in to the first server that lets the role in and will do.
 ///
 /// Without one, every attempt is returned, in its order; none only if the string names no host.
@@ -108,7 +100,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
     let mut failures = Vec::new();
     let mut addresses = Vec::new();
     for (host, at) in target.url.hosts.iter().enumerate() {
-        addresses.push(match endpoints(at, end, names).await {
+        addresses.push(match endpoints(target, at, end, names).await {
             Ok(endpoints) => endpoints,
             Err(error) => {
                 failures.push(Failed {
@@ -121,7 +113,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
             }
         });
     }
-    let protections = target.url.protections(target.has_ca);
+    let protections = target.url.protections();
     let mut silent = BTreeSet::new();
     let mut second_best = None;
     for next in plan::attempts(&addresses, protections) {
@@ -135,6 +127,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
                 return Ok(LoggedIn {
                     session,
                     host: next.host,
+                    endpoint: next.endpoint,
                 });
             }
             Err(error) => error,
@@ -161,6 +154,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
                 return Ok(LoggedIn {
                     session,
                     host: next.host,
+                    endpoint: next.endpoint,
                 });
             }
             Err(error) => failures.push(Failed::new(&next, error)),
@@ -170,18 +164,22 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
 }
 
 async fn endpoints(
+    target: &Target<'_>,
     at: &HostPort,
     end: Instant,
     names: &impl Names,
 ) -> Result<Vec<Endpoint>, Error> {
     if plan::is_socket(&at.host) {
-        return Ok(vec![Endpoint::socket(at)]);
+        return match target.reach {
+            Reach::Anywhere => Ok(vec![Endpoint::socket(at)]),
+            Reach::OtherMachines => Err(Error::OwnMachine),
+        };
     }
-    let found = timeout_at(end.min(Instant::now() + ATTEMPT), names.look_up(at)).await;
-    let found = found.map_err(|_| Error::TimedOut(ATTEMPT))?;
-    let found = found.map_err(Error::Name)?;
-    let found = found.into_iter().take(plan::MAX_ADDRESSES);
-    Ok(found.map(Endpoint::Tcp).collect())
+    let left = end.saturating_duration_since(Instant::now());
+    let found = target.lookups.find(at, ATTEMPT.min(left), names).await?;
+    // By what was found and not by the name: many names and spellings lead to this machine.
+    let within = target.reach.within(found)?;
+    Ok(within.into_iter().map(Endpoint::Tcp).collect())
 }
 
 impl Failed {

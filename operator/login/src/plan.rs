@@ -1,7 +1,7 @@
 //! Which attempts are made, in which order, and after which of them no other is made. Pure.
 
 use crate::error::Error;
-use bytebase_contract::pg_url::{HostPort, Protection};
+use bytebase_contract::pg_url::{HostPort, Protection, is_of_each_machine};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -21,6 +21,30 @@ impl Endpoint {
     /// The socket in the directory that a host names.
     pub fn socket(at: &HostPort) -> Self {
         Self::Socket(PathBuf::from(&at.host).join(format!(".s.PGSQL.{}", at.port)))
+    }
+}
+
+/// How far a login may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Anywhere: from where Bytebase itself stands.
+    Anywhere,
+    /// To other machines only. A socket, a loopback address and a link-local one lead somewhere else
+    /// than for Bytebase, and whoever writes the string must not reach this machine by them.
+    OtherMachines,
+}
+
+impl Reach {
+    /// The addresses of a host that may be dialled; an error if it has some and none of them may.
+    pub fn within(self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+        let had_some = !addresses.is_empty();
+        let mut within = addresses;
+        within.retain(|address| self == Self::Anywhere || !is_of_each_machine(address.ip()));
+        within.truncate(MAX_ADDRESSES);
+        if had_some && within.is_empty() {
+            return Err(Error::OwnMachine);
+        }
+        Ok(within)
     }
 }
 
@@ -115,6 +139,39 @@ mod tests {
                 (3, tcp(3), Protection::None),
             ]
         );
+    }
+
+    #[test]
+    fn of_a_name_that_leads_to_this_machine_as_well_the_other_addresses_count() {
+        let at = |address: &str| SocketAddr::new(address.parse().unwrap(), 5432);
+        let own = [
+            "127.0.0.1",
+            "127.8.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "fe80::1",
+            "febf::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+        ];
+        let others = ["10.0.0.1", "192.0.2.1", "fd00::1", "::ffff:10.0.0.1"];
+        for own in own {
+            let within = |reach: Reach| reach.within(vec![at(own)]);
+            assert_eq!(within(Reach::Anywhere).unwrap(), [at(own)], "{own}");
+            let refused = within(Reach::OtherMachines);
+            assert!(matches!(refused, Err(Error::OwnMachine)), "{own}");
+            for other in others {
+                let both = vec![at(own), at(other)];
+                let within = Reach::OtherMachines.within(both);
+                assert_eq!(within.unwrap(), [at(other)], "{own} {other}");
+            }
+        }
+        let many = [vec![at("127.0.0.1"); 99], vec![at("10.0.0.1"); 99]].concat();
+        let within = Reach::OtherMachines.within(many).unwrap();
+        assert_eq!(within, [at("10.0.0.1"); MAX_ADDRESSES]);
+        assert!(Reach::OtherMachines.within(Vec::new()).unwrap().is_empty());
     }
 
     #[test]

@@ -185,6 +185,14 @@ pub(crate) struct Answer {
     seen: usize,
 }
 
+/// What is passed on of an answer that comes in these parts.
+#[doc(hidden)]
+pub fn passed_on<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> io::Result<Vec<u8>> {
+    let mut answer = Answer::default();
+    let passed_on = parts.into_iter().map(|part| answer.take(part));
+    Ok(passed_on.collect::<io::Result<Vec<_>>>()?.concat())
+}
+
 impl Answer {
     /// Follows the messages, and returns what is to be passed on of them; an error for one that is
     /// too long by its own announcement, or by what there was before it.
@@ -243,9 +251,12 @@ mod tests {
             stream.resize(stream.len() + length as usize - 4, 0xff);
         }
         for size in [1, 2, 3, 7, 1024, stream.len()] {
+            let passed_on = passed_on(stream.chunks(size)).unwrap();
+            assert!(passed_on == stream, "{size}");
             let mut answer = Answer::default();
-            let parts = stream.chunks(size).map(|part| answer.take(part).unwrap());
-            assert!(parts.collect::<Vec<_>>().concat() == stream, "{size}");
+            for part in stream.chunks(size) {
+                answer.take(part).unwrap();
+            }
             assert_eq!((answer.body, answer.seen), (0, 0), "{size}");
         }
     }

@@ -194,7 +194,7 @@ impl Wire {
             return Err(GARBAGE);
         };
         let server_first = body.data().to_vec();
-        // Rounds by the thousand, which nothing else should wait for.
+        // Rounds by the thousand, which nothing else should wait for. Lookups leave threads for it.
         let mut kept = scram;
         let (scram, last) = tokio::task::spawn_blocking(move || {
             let last = kept.last(&server_first);

@@ -12,8 +12,10 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{HostPort, PgUrl};
+use bytebase_login::names::Turn;
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, LoggedIn, Names, Target, log_in_by};
+use bytebase_login::{Error, LoggedIn, Lookups, Names, Target, log_in_by};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -40,7 +42,7 @@ const QUESTION: &str = "SELECT current_setting('port') \
 struct Table(BTreeMap<&'static str, Vec<SocketAddr>>);
 
 impl Names for Table {
-    async fn look_up(&self, at: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    async fn look_up(&self, at: &HostPort, _: Turn) -> io::Result<Vec<SocketAddr>> {
         match self.0.get(&*at.host) {
             Some(addresses) => Ok(addresses.clone()),
             None => Ok(lookup_host((&*at.host, at.port)).await?.collect()),
@@ -138,7 +140,8 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let target = Target {
         url: &url,
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
-        has_ca: false,
+        reach: Reach::Anywhere,
+        lookups: &Lookups::default(),
         attrs: url.target_session_attrs,
         label: "compared",
     };

@@ -9,8 +9,9 @@
 )]
 
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, Refusal, Target, log_in};
+use bytebase_login::{Error, Failed, Lookups, Refusal, Target, log_in};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -239,14 +240,15 @@ async fn outcome(port: u16, step: Step) -> Result<(), Vec<Failed>> {
     };
     let url =
         format!("postgres://u:{PASSWORD}@127.0.0.1:{port}/d?sslmode={mode}&connect_timeout=2");
-    by(&PgUrl::parse(&url).unwrap()).await
+    by(&PgUrl::parse(&url).unwrap(), Reach::Anywhere).await
 }
 
-async fn by(url: &PgUrl) -> Result<(), Vec<Failed>> {
+async fn by(url: &PgUrl, reach: Reach) -> Result<(), Vec<Failed>> {
     let target = Target {
         url,
         authorities: &Authorities::none(),
-        has_ca: false,
+        reach,
+        lookups: &Lookups::default(),
         attrs: TargetSessionAttrs::ReadWrite,
         label: "test",
     };
@@ -286,6 +288,34 @@ async fn without_a_fault_it_is_a_server() {
     let never = Step::TlsRequest;
     let double = Double::start(never, Fault::Close).await;
     outcome(double.port, Step::Query).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_spelling_leads_a_login_to_this_machine_where_it_may_not_go() {
+    let double = Double::start(Step::TlsRequest, Fault::Close).await;
+    let port = double.port;
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "0",
+        "localhost",
+    ] {
+        let text = format!("postgres://u:{PASSWORD}@h:{port}/d?sslmode=disable");
+        let mut url = PgUrl::parse(&text).unwrap();
+        host.clone_into(&mut url.hosts[0].host);
+        by(&url, Reach::Anywhere).await.unwrap();
+        let led = double.connections.load(Ordering::Relaxed);
+        let failures = by(&url, Reach::OtherMachines).await.unwrap_err();
+        let [failed] = <[Failed; 1]>::try_from(failures).unwrap();
+        assert!(matches!(failed.error, Error::OwnMachine), "{host}");
+        assert_eq!(double.connections.load(Ordering::Relaxed), led, "{host}");
+    }
+    let mut url = PgUrl::parse("postgres://u@h/d").unwrap();
+    "/run/postgresql".clone_into(&mut url.hosts[0].host);
+    let failures = by(&url, Reach::OtherMachines).await.unwrap_err();
+    assert!(matches!(failures[0].error, Error::OwnMachine));
 }
 
 #[tokio::test]
@@ -443,7 +473,9 @@ async fn some_refusals_end_the_search_and_others_do_not() {
         let double = Double::start(Step::Start, Fault::Refusal(code)).await;
         let port = double.port;
         let url = format!("postgres://u@127.0.0.1:{port},127.0.0.1:{port}/d?sslmode=disable");
-        let failures = by(&PgUrl::parse(&url).unwrap()).await.unwrap_err();
+        let failures = by(&PgUrl::parse(&url).unwrap(), Reach::Anywhere)
+            .await
+            .unwrap_err();
         assert_eq!(
             double.connections.load(Ordering::Relaxed),
             connections,
@@ -458,12 +490,16 @@ async fn some_refusals_end_the_search_and_others_do_not() {
 async fn an_address_that_is_silent_is_tried_once() {
     let double = Double::start(Step::TlsRequest, Fault::Silence).await;
     let url = format!("postgres://u@127.0.0.1:{}/d?connect_timeout=1", double.port);
-    let failures = by(&PgUrl::parse(&url).unwrap()).await.unwrap_err();
+    let failures = by(&PgUrl::parse(&url).unwrap(), Reach::Anywhere)
+        .await
+        .unwrap_err();
     assert_eq!(failures.len(), 1, "not once more in clear text");
     // One that says that it has no TLS is asked again.
     let double = Double::start(Step::Start, Fault::Refusal("57P03")).await;
     let url = format!("postgres://u@127.0.0.1:{}/d", double.port);
-    let failures = by(&PgUrl::parse(&url).unwrap()).await.unwrap_err();
+    let failures = by(&PgUrl::parse(&url).unwrap(), Reach::Anywhere)
+        .await
+        .unwrap_err();
     let seen: Vec<_> = failures.iter().map(|failed| failed.encrypted).collect();
     assert_eq!(seen, [true, false]);
 }

@@ -10,8 +10,9 @@
 
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::PgUrl;
+use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{LoggedIn, Target, log_in};
+use bytebase_login::{LoggedIn, Lookups, Target, log_in};
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -23,12 +24,15 @@ const PASSWORD: &str = "s3cret-of-the-role";
 
 async fn session(server: &Server, mode: &str) -> LoggedIn {
     let port = server.port;
-    let url = format!("postgres://app:{PASSWORD}@localhost:{port}/app?sslmode={mode}");
+    // The file is named only: its certificates are given below.
+    let url =
+        format!("postgres://app:{PASSWORD}@localhost:{port}/app?sslmode={mode}&sslrootcert=/ca");
     let bundle = CaBundle::parse(&server.ca()).unwrap();
     let target = Target {
         url: &PgUrl::parse(&url).unwrap(),
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
-        has_ca: true,
+        reach: Reach::Anywhere,
+        lookups: &Lookups::default(),
         attrs: bytebase_contract::pg_url::TargetSessionAttrs::Any,
         label: "the label",
     };

@@ -330,8 +330,9 @@ pub struct DatabaseSpec {
     #[schemars(extend("maxProperties" = 32))]
     pub params: Option<BTreeMap<String, String>>,
     /// Secret key that holds the CA bundle (PEM). Mounted into the pods at
-    /// `/etc/bytebase/database-ca/ca.crt` and used by the operator's own connection. Point
-    /// `sslrootcert` there.
+    /// `/etc/bytebase/database-ca/ca.crt`. Counts, for Bytebase and for the operator's own connection,
+    /// where `sslrootcert` names that file: a connection string must, and the form in parts does so
+    /// by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
     /// ConfigMap key that holds the CA bundle (PEM), in `data` or in `binaryData`. Used as that of

@@ -6,32 +6,52 @@
 use super::CONTAINER;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
-/// What identifies an entry of a list field, by the field's name.
-const LIST_KEYS: [(&str, &str); 12] = [
-    ("containers", "name"),
-    ("initContainers", "name"),
-    ("ephemeralContainers", "name"),
-    ("env", "name"),
-    ("volumes", "name"),
-    ("volumeMounts", "mountPath"),
-    ("volumeDevices", "devicePath"),
-    ("ports", "containerPort"),
-    ("imagePullSecrets", "name"),
-    ("hostAliases", "ip"),
-    ("topologySpreadConstraints", "topologyKey"),
-    ("resourceClaims", "name"),
+/// What identifies an entry of a list field, by the field's name. The API server takes no two entries of
+/// one identity.
+const LIST_KEYS: [(&str, &[&str]); 13] = [
+    ("containers", &["name"]),
+    ("initContainers", &["name"]),
+    ("ephemeralContainers", &["name"]),
+    ("env", &["name"]),
+    ("volumes", &["name"]),
+    ("volumeMounts", &["mountPath"]),
+    ("volumeDevices", &["devicePath"]),
+    ("ports", &["containerPort", PROTOCOL]),
+    ("imagePullSecrets", &["name"]),
+    ("hostAliases", &["ip"]),
+    ("topologySpreadConstraints", &["topologyKey", UNSATISFIABLE]),
+    ("resourceClaims", &["name"]),
+    ("schedulingGates", &["name"]),
 ];
+
+/// Is TCP where it is not given.
+const PROTOCOL: &str = "protocol";
+/// Must be given in the end. An overlay that leaves it out means the constraint that is there.
+const UNSATISFIABLE: &str = "whenUnsatisfiable";
 
 /// Deepest nesting of a pod template; what is deeper is no pod template.
 const DEPTH: usize = 32;
 
-/// Key of the entries of a list field.
-pub fn list_key(field: &str) -> Option<&'static str> {
-    LIST_KEYS
-        .iter()
-        .find(|(name, _)| *name == field)
-        .map(|(_, key)| *key)
+/// Keys of the entries of a list field; none of a list that is replaced.
+fn list_keys(field: &str) -> &'static [&'static str] {
+    let found = LIST_KEYS.iter().find(|(name, _)| *name == field);
+    found.map_or(&[], |(_, keys)| keys)
+}
+
+/// One part of the identity of an entry. A protocol that is the usual one counts as not given.
+fn part<'v>(entry: &'v Value, key: &str) -> Option<&'v Value> {
+    let found = entry.get(key).filter(|value| !value.is_null())?;
+    (key != PROTOCOL || found != "TCP").then_some(found)
+}
+
+/// Whether an entry of the overlay means this one.
+fn means(overlay: &Value, candidate: &Value, keys: &[&str]) -> bool {
+    keys.iter().all(|key| {
+        let wanted = part(overlay, key);
+        wanted == part(candidate, key) || (wanted.is_none() && *key == UNSATISFIABLE)
+    })
 }
 
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
@@ -45,6 +65,9 @@ pub(super) fn merge(base: &Value, overlay: &Value) -> Result<Value, String> {
     if let Some(path) = lost(&merged, &normal, "") {
         return Err(format!("{path} is no field of a pod template"));
     }
+    if let Some(doubled) = doubled(&normal, "", "") {
+        return Err(doubled);
+    }
     keeps(base, &normal)?;
     Ok(normal)
 }
@@ -55,16 +78,14 @@ fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> R
     };
     match (base, overlay) {
         (Value::Object(base), Value::Object(overlay)) => merge_objects(base, overlay, depth),
-        (Value::Array(base), Value::Array(overlay)) if list_key(field).is_some() => {
-            let key = list_key(field).unwrap_or_default();
+        (Value::Array(base), Value::Array(overlay)) if !list_keys(field).is_empty() => {
+            let keys = list_keys(field);
+            let name = keys.first().copied().unwrap_or_default();
             for entry in overlay {
-                let Some(name) = entry.get(key) else {
-                    return Err(format!("an entry of {field} has no {key}"));
-                };
-                match base
-                    .iter_mut()
-                    .find(|candidate| candidate.get(key) == Some(name))
-                {
+                if part(entry, name).is_none() {
+                    return Err(format!("an entry of {field} has no {name}"));
+                }
+                match base.iter_mut().find(|found| means(entry, found, keys)) {
                     Some(found) => merge_into(found, entry, "", depth)?,
                     None => base.push(entry.clone()),
                 }
@@ -107,11 +128,7 @@ fn merge_objects(
 fn lost(written: &Value, kept: &Value, path: &str) -> Option<String> {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => written.iter().find_map(|(key, value)| {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let path = below(path, key);
             match kept.get(key) {
                 Some(kept) => lost(value, kept, &path),
                 None if is_empty(value) => None,
@@ -123,6 +140,38 @@ fn lost(written: &Value, kept: &Value, path: &str) -> Option<String> {
             .zip(kept)
             .enumerate()
             .find_map(|(index, (written, kept))| lost(written, kept, &format!("{path}[{index}]"))),
+        _ => None,
+    }
+}
+
+fn below(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// An entry of the same identity as one before it.
+fn doubled(value: &Value, field: &str, path: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(key, value)| doubled(value, key, &below(path, key))),
+        Value::Array(entries) => {
+            let keys = list_keys(field);
+            let mut seen = BTreeSet::new();
+            entries.iter().enumerate().find_map(|(index, entry)| {
+                let path = format!("{path}[{index}]");
+                let parts = keys.iter().map(|key| (*key, part(entry, key)));
+                let given = parts.filter_map(|(key, part)| Some(format!("{key} {}", part?)));
+                let identity = given.collect::<Vec<_>>().join(" with ");
+                if !keys.is_empty() && !seen.insert(identity.clone()) {
+                    return Some(format!("{path}: {identity} is there twice"));
+                }
+                doubled(entry, "", &path)
+            })
+        }
         _ => None,
     }
 }

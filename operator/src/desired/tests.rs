@@ -826,6 +826,40 @@ fn an_overlay_changes_what_it_names() {
             "/spec/containers/0/ports/1/name",
             Some(json!("x")),
         ),
+        // Of another protocol it is another port.
+        (
+            container(&json!({"ports": [{"containerPort": 8080, "protocol": "UDP"}]})),
+            "/spec/containers/0/ports",
+            Some(json!([
+                {"containerPort": 8080, "name": "http", "protocol": "TCP"},
+                {"containerPort": 8080, "protocol": "UDP"},
+            ])),
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "dns", "ports": [
+                {"containerPort": 53},
+                {"containerPort": 53, "protocol": "UDP"},
+            ]}]}}),
+            "/spec/containers/1/ports/1/protocol",
+            Some(json!("UDP")),
+        ),
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2},
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 3},
+            ]}}),
+            "/spec/topologySpreadConstraints/2",
+            Some(
+                json!({"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}),
+            ),
+        ),
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "maxSkew": 3},
+            ]}}),
+            "/spec/topologySpreadConstraints/0/maxSkew",
+            Some(json!(3)),
+        ),
         (
             container(&json!({"volumeMounts": [{"name": "other", "mountPath": "/tmp"}]})),
             "/spec/containers/0/volumeMounts/1/name",
@@ -952,6 +986,10 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
             "an entry of containers has no name",
         ),
         (
+            json!({"spec": {"containers": [{"name": null}]}}),
+            "an entry of containers has no name",
+        ),
+        (
             json!({"spec": {"containers": "x"}}),
             "does not fit a pod template",
         ),
@@ -959,6 +997,59 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
         (
             json!({"spec": {"terminationGracePeriodSeconds": "60"}}),
             "does not fit a pod template",
+        ),
+    ]
+}
+
+/// What the API server would refuse, with words that blame the operator.
+fn doubled_overlays() -> Vec<(Value, &'static str)> {
+    let sidecar = |change: Value| {
+        let mut sidecar = json!({"name": "sidecar", "image": "s:1"});
+        merge(&mut sidecar, &change);
+        json!({"spec": {"containers": [sidecar]}})
+    };
+    vec![
+        (
+            sidecar(json!({"env": [{"name": "A"}, {"name": "B"}, {"name": "A", "value": "x"}]})),
+            "spec.containers[1].env[2]: name \"A\" is there twice",
+        ),
+        (
+            sidecar(json!({"volumeMounts": [
+                {"name": "bytebase-tmp", "mountPath": "/a"},
+                {"name": "bytebase-data", "mountPath": "/a"},
+            ]})),
+            "spec.containers[1].volumeMounts[1]: mountPath \"/a\" is there twice",
+        ),
+        (
+            sidecar(json!({"ports": [
+                {"containerPort": 53, "protocol": "UDP"},
+                {"containerPort": 53},
+                {"containerPort": 53, "protocol": "TCP"},
+            ]})),
+            "spec.containers[1].ports[2]: containerPort 53 is there twice",
+        ),
+        (
+            sidecar(json!({"ports": [
+                {"containerPort": 53, "protocol": "UDP"},
+                {"containerPort": 53, "protocol": "UDP"},
+            ]})),
+            "ports[1]: containerPort 53 with protocol \"UDP\" is there twice",
+        ),
+        (
+            json!({"spec": {"hostAliases": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]}}),
+            "spec.hostAliases[1]: ip \"10.0.0.1\" is there twice",
+        ),
+        (
+            json!({"spec": {"initContainers": [{"name": "a"}, {"name": "a"}]}}),
+            "spec.initContainers[1]: name \"a\" is there twice",
+        ),
+        (
+            json!({"spec": {"imagePullSecrets": [{"name": "a"}, {"name": "a"}]}}),
+            "spec.imagePullSecrets[1]: name \"a\" is there twice",
+        ),
+        (
+            json!({"spec": {"schedulingGates": [{"name": "a"}, {"name": "a"}]}}),
+            "spec.schedulingGates[1]: name \"a\" is there twice",
         ),
     ]
 }
@@ -980,7 +1071,11 @@ fn deep_overlays() -> [(Value, &'static str); 2] {
 
 #[test]
 fn a_hostile_overlay_is_refused_with_a_reason() {
-    for (overlay, words) in hostile_overlays().into_iter().chain(deep_overlays()) {
+    let overlays = hostile_overlays()
+        .into_iter()
+        .chain(doubled_overlays())
+        .chain(deep_overlays());
+    for (overlay, words) in overlays {
         let error = merged(&overlay).expect_err(&overlay.to_string());
         assert!(error.contains(words), "{overlay}: {error}");
     }

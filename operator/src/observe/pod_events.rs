@@ -16,8 +16,15 @@ pub const CREATIONS: &str = "involvedObject.kind=StatefulSet";
 /// The field selector of events that say which volumes could not be mounted.
 pub const MOUNTS: &str = "involvedObject.kind=Pod,reason=FailedMount";
 
-/// Longest message that is kept, in bytes; the API server takes 1024.
-const LONGEST: usize = 1024;
+/// Longest message that is kept, in bytes; the API server takes 1024, and most say why in the first 500.
+const LONGEST: usize = 512;
+
+/// Most events that are kept. They are those of all StatefulSets in the Kubernetes cluster, for which of
+/// them is a cluster's is not known while clusters are still being listed.
+const MOST: usize = 10_000;
+
+/// As many are left when there are more.
+const LEFT: usize = 9_000;
 
 /// Namespace and name of an object.
 type Name = (String, String);
@@ -27,12 +34,18 @@ type Name = (String, String);
 pub struct PodEvents {
     /// By the name of the StatefulSet, then by the name of the event.
     by_set: HashMap<Name, HashMap<String, Seen>>,
+    /// Events in all.
+    count: usize,
+    /// Events that ever came.
+    arrivals: u64,
 }
 
 struct Seen {
     /// Uid of the StatefulSet or the pod that it is about.
     uid: String,
     reason: String,
+    /// Which of all that came it was when it came last.
+    arrival: u64,
     first: Timestamp,
     last: Timestamp,
     /// Whether something failed; else a pod was made.
@@ -68,6 +81,7 @@ impl PodEvents {
         };
         let mut message = event.message.clone().unwrap_or_default();
         message.truncate(message.floor_char_boundary(LONGEST));
+        message.shrink_to_fit();
         let of_set = self
             .by_set
             .entry((namespace.to_owned(), set.to_owned()))
@@ -80,7 +94,9 @@ impl PodEvents {
         let before = before.map(|before| before.first);
         // The controller's clock may be ahead.
         let [first, last] = times(event).map(|time| time.min(now));
+        self.arrivals += 1;
         let seen = Seen {
+            arrival: self.arrivals,
             uid: event.involved_object.uid.clone().unwrap_or_default(),
             reason: event.reason.clone().unwrap_or_default(),
             first: before.map_or(first, |before| before.min(first)),
@@ -88,8 +104,27 @@ impl PodEvents {
             failed: is_failure(event),
             message,
         };
-        of_set.insert(event.name_any(), seen);
+        if of_set.insert(event.name_any(), seen).is_none() {
+            self.count += 1;
+            self.make_room();
+        }
         is_news
+    }
+
+    /// Of too many events those go that came least lately.
+    fn make_room(&mut self) {
+        if self.count <= MOST {
+            return;
+        }
+        let events = self.by_set.values().flat_map(HashMap::values);
+        let mut arrivals: Vec<u64> = events.map(|event| event.arrival).collect();
+        let (_, first_left, _) = arrivals.select_nth_unstable(self.count - LEFT);
+        let first_left = *first_left;
+        self.by_set.retain(|_, of_set| {
+            of_set.retain(|_, event| event.arrival >= first_left);
+            !of_set.is_empty()
+        });
+        self.count = LEFT;
     }
 
     /// Takes an event away.
@@ -99,7 +134,8 @@ impl PodEvents {
         };
         let key = (namespace.to_owned(), set.to_owned());
         if let Some(of_set) = self.by_set.get_mut(&key) {
-            of_set.remove(&event.name_any());
+            let found = of_set.remove(&event.name_any());
+            self.count -= usize::from(found.is_some());
             if of_set.is_empty() {
                 self.by_set.remove(&key);
             }
@@ -315,5 +351,41 @@ mod tests {
         long.message = Some(format!("create Pod demo-1 {}", "é".repeat(LONGEST)));
         let message = refusal(&[long]).unwrap().message;
         assert!(message.len() <= LONGEST);
+    }
+
+    #[test]
+    fn of_too_many_events_the_latest_are_kept() {
+        let mut events = PodEvents::default();
+        let kept = |events: &PodEvents| {
+            let kept: usize = events.by_set.values().map(HashMap::len).sum();
+            assert_eq!(kept, events.count);
+            assert!(kept <= MOST, "{kept}");
+            kept
+        };
+        let own = event("FailedCreate", "demo-1", 4, 5);
+        events.put(&own, now());
+        let mut other = event("FailedCreate", "other-0", 4, 5);
+        for n in 0..100_000_u32 {
+            // Of many StatefulSets, and many of one.
+            let set = if n % 2 == 0 { n } else { 0 };
+            other.involved_object.name = Some(format!("other-{set}"));
+            other.metadata.name = Some(format!("other-{n}"));
+            events.put(&other, now());
+            if n % 1000 == 0 {
+                kept(&events);
+                // It happens again and again.
+                events.put(&own, now());
+            }
+        }
+        assert!(kept(&events) >= LEFT);
+        let missing = ["demo-1".to_owned()];
+        let refusal = events.refusal("team", "demo", "set", &missing);
+        assert!(refusal.is_some(), "it came lately");
+        for gone in events.select(|_, _| true) {
+            events.remove(&gone);
+            events.remove(&gone);
+        }
+        assert_eq!(kept(&events), 0);
+        assert!(events.by_set.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
 use crate::contract::ca_bundle::{CaBundle, Trust};
-use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection};
+use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection, SslMode};
 use crate::contract::version::Version;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -123,9 +123,9 @@ pub(super) fn validate(
     };
     check_url(field, &replicas, version, ca.is_some(), diagnostics);
     if let Some((source, bundle)) = &ca {
-        check_trust(source, bundle.trust(now), &replicas, now, diagnostics);
+        check_trust(source, bundle, &replicas, now, diagnostics);
     }
-    let operator = operator_url(spec, &replicas, references, diagnostics);
+    let operator = operator_url(spec, &replicas, references, ca.is_some(), diagnostics);
     Some(ValidDatabase {
         source,
         monitored: spec.monitor_secret_ref.is_some(),
@@ -250,10 +250,10 @@ fn check_url(
             files.join(", ")
         ));
     }
-    if has_ca && url.ssl_root_cert.as_deref() != Some(CA_PATH) {
-        diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it: add sslrootcert={CA_PATH}"));
+    if has_ca {
+        warn_of_unnamed_ca(field, url, diagnostics);
     }
-    let may_be_anyone = url.protections(has_ca).iter().any(|protection| {
+    let may_be_anyone = url.protections().iter().any(|protection| {
         matches!(
             protection,
             Protection::None | Protection::Tls(Proof::Nothing)
@@ -264,11 +264,17 @@ fn check_url(
     }
 }
 
+fn warn_of_unnamed_ca(field: &str, url: &PgUrl, diagnostics: &mut Diagnostics) {
+    if url.ssl_root_cert.as_deref() != Some(CA_PATH) {
+        diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it, so nothing is verified by it: add sslrootcert={CA_PATH}"));
+    }
+}
+
 /// Whether Bytebase can trust any server by the bundle. One that it does not verify by is only
 /// remarked on.
 fn check_trust(
     source: &CaSource,
-    trust: Trust,
+    bundle: &CaBundle,
     url: &PgUrl,
     now: Timestamp,
     diagnostics: &mut Diagnostics,
@@ -278,15 +284,24 @@ fn check_trust(
         CaSource::ConfigMap(_) => "spec.database.caConfigMapRef",
     };
     let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH) && url.verifies();
-    let fault = match trust {
+    let fault = match bundle.trust(now) {
         Trust::Valid { until: None } => return,
         Trust::Valid { until: Some(end) } => {
+            let first = bundle.first_end(now).filter(|first| *first < end);
             // A certificate is valid in its last second as well.
-            let moments = reminders::moments(end).chain(end.checked_add(SECOND).ok());
+            let moments =
+                |end: Timestamp| reminders::moments(end).chain(end.checked_add(SECOND).ok());
+            let moments = moments(end).chain(first.into_iter().flat_map(moments));
             diagnostics.changes_at = moments.filter(|moment| *moment > now).min();
             if let Some(days) = reminders::passed(end, now) {
                 diagnostics.ends_soon = Some(format!(
                     "{field}: the last valid certificate of the CA bundle ends within {days} ({end}), and from then on Bytebase refuses the database server: add the certificate that follows it to the bundle"
+                ));
+            } else if let Some((first, days)) =
+                first.and_then(|first| Some((first, reminders::passed(first, now)?)))
+            {
+                diagnostics.warn(format!(
+                    "{field}: a certificate of the CA bundle ends within {days} ({first}), another one is valid longer; from then on Bytebase refuses a database server whose certificate rests on the first: see that the server has one that rests on the other, and take the first out"
                 ));
             }
             return;
@@ -314,6 +329,7 @@ fn operator_url(
     spec: &DatabaseSpec,
     replicas: &PgUrl,
     references: &References,
+    has_ca: bool,
     diagnostics: &mut Diagnostics,
 ) -> Option<PgUrl> {
     let Some(reference) = &spec.monitor_secret_ref else {
@@ -333,7 +349,12 @@ fn operator_url(
         );
         Err(Problem::blocking(field, Reason::InvalidSecret, message))
     });
-    diagnostics.keep(monitor)
+    let monitor = diagnostics.keep(monitor)?;
+    // A login in clear text has no use for a CA.
+    if has_ca && monitor.ssl_mode != SslMode::Disable {
+        warn_of_unnamed_ca(field, &monitor, diagnostics);
+    }
+    Some(monitor)
 }
 
 fn ca(

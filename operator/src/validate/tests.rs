@@ -728,9 +728,8 @@ fn blocks_of_a_ca_bundle_that_are_no_certificates_are_counted_in_a_warning() {
     }
 }
 
-#[test]
-fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
-    const REAL: &str = "-----BEGIN CERTIFICATE-----
+/// A certificate that ends at 2036-11-24T05:06:27Z.
+const REAL: &str = "-----BEGIN CERTIFICATE-----
 MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
 DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
 CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
@@ -741,6 +740,9 @@ hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
 IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
 -----END CERTIFICATE-----
 ";
+
+#[test]
+fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
     let end: Timestamp = "2036-11-24T05:06:27Z".parse().unwrap();
     let verifying =
         parts(&json!({"params": {"sslmode": "verify-full"}, "caSecretRef": key("ca", "ca.crt")}));
@@ -1234,4 +1236,68 @@ fn a_monitoring_login_leads_to_no_machine_of_the_operator_itself() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn a_monitoring_login_that_does_not_name_the_ca_is_remarked_on() {
+    const PATH: &str = "/etc/bytebase/database-ca/ca.crt";
+    for (rest, remarked) in [
+        ("", true),
+        ("?sslmode=verify-full", true),
+        (
+            "?sslmode=verify-full&sslrootcert=/etc/bytebase/database-ca/ca.crt",
+            false,
+        ),
+        ("?sslmode=disable", false),
+    ] {
+        let mut references = references();
+        let text = format!("postgres://m@db.example.com/bytebase{rest}");
+        secret(&mut references, "monitor", "PG_URL", &text);
+        let spec = parts(&json!({
+            "params": {"sslmode": "verify-full"},
+            "caSecretRef": key("ca", "ca.crt"),
+            "monitorSecretRef": key("monitor", "PG_URL"),
+        }));
+        let found = validate(&cluster(&spec), &references, None, now());
+        assert!(found.cluster.is_some(), "{:?}", found.problems);
+        let of_monitor = found
+            .warnings
+            .iter()
+            .filter(|warning| warning.starts_with("spec.database.monitorSecretRef"))
+            .filter(|warning| warning.contains(PATH));
+        assert_eq!(of_monitor.count(), usize::from(remarked), "{rest:?}");
+    }
+}
+
+#[test]
+fn of_two_cas_the_one_that_ends_first_is_remarked_on() {
+    /// The times of a certificate and hardly anything else.
+    const SHORT: &str = "-----BEGIN CERTIFICATE-----
+MC4wLKADAgECAgEBMAAwADAeFw0yMDAxMDEwMDAwMDBaFw0yOTEyMzEyMzU5NTla
+-----END CERTIFICATE-----
+";
+    let now: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
+    let days = |days: i64| jiff::SignedDuration::from_hours(days * 24);
+    let second = jiff::SignedDuration::from_secs(1);
+    let spec =
+        parts(&json!({"params": {"sslmode": "verify-full"}, "caSecretRef": key("ca", "ca.crt")}));
+    let first = "2029-12-31T23:59:59Z".parse::<Timestamp>().unwrap();
+    let mut references = references();
+    secret(&mut references, "ca", "ca.crt", &format!("{REAL}{SHORT}"));
+    for (now, said, next) in [
+        (now, None, first - days(30)),
+        (first - days(30), Some("within 30 days"), first - days(7)),
+        (first - days(1), Some("within a day"), first + second),
+    ] {
+        let validation = validate(&cluster(&spec), &references, None, now);
+        assert!(validation.cluster.is_some());
+        assert_eq!(validation.ends_soon, None);
+        assert_eq!(validation.changes_at, Some(next), "{now}");
+        let remarks = validation.warnings.join("; ");
+        assert_eq!(!remarks.is_empty(), said.is_some(), "{now}: {remarks}");
+        assert!(remarks.contains(said.unwrap_or_default()), "{remarks}");
+    }
+    let after = validate(&cluster(&spec), &references, None, first + second);
+    assert!(after.cluster.is_some());
+    assert!(after.warnings.is_empty(), "{:?}", after.warnings);
 }

@@ -103,6 +103,14 @@ pub enum PgUrlError {
     /// No host: the driver would look for a server inside the pod.
     #[error("there is no host, and no PostgreSQL in the pod to fall back to: give one")]
     MissingHost,
+    /// More than any database has servers.
+    #[error("the connection string names {count} hosts: give at most {limit}")]
+    TooManyHosts {
+        /// How many there are.
+        count: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// `a,,b`.
     #[error("host {position} of the list is empty: remove the extra comma")]
     EmptyHost {

@@ -584,26 +584,53 @@ fn sslmode_becomes_the_attempts_that_the_driver_makes() {
     const ANY: Protection = Protection::Tls(Proof::Nothing);
     const CHAIN: Protection = Protection::Tls(Proof::Chain);
     const NAME: Protection = Protection::Tls(Proof::ChainAndName);
-    for (query, has_ca, expected) in [
-        ("sslmode=disable", true, &[CLEAR][..]),
-        ("sslmode=allow", false, &[CLEAR, ANY]),
-        ("sslmode=allow", true, &[CLEAR, ANY]),
-        ("", false, &[ANY, CLEAR]),
-        ("sslrootcert=/ca", false, &[ANY, CLEAR]),
-        ("sslmode=require", false, &[ANY]),
-        ("sslmode=require", true, &[CHAIN]),
-        ("sslmode=require&sslrootcert=/ca", false, &[CHAIN]),
-        ("sslmode=verify-ca", false, &[CHAIN]),
-        ("sslmode=verify-full", true, &[NAME]),
-        ("sslrootcert=system", false, &[NAME]),
-        ("sslmode=disable&sslrootcert=system", true, &[NAME]),
+    for (query, expected) in [
+        ("sslmode=disable", &[CLEAR][..]),
+        ("sslmode=allow", &[CLEAR, ANY]),
+        ("sslmode=allow&sslrootcert=/ca", &[CLEAR, ANY]),
+        ("", &[ANY, CLEAR]),
+        ("sslrootcert=/ca", &[ANY, CLEAR]),
+        ("sslmode=require", &[ANY]),
+        ("sslmode=require&sslrootcert=/ca", &[CHAIN]),
+        ("sslmode=verify-ca", &[CHAIN]),
+        ("sslmode=verify-full", &[NAME]),
+        ("sslrootcert=system", &[NAME]),
+        ("sslmode=disable&sslrootcert=system", &[NAME]),
     ] {
         let url = parsed(&format!("postgres://u:p@h/d?{query}"));
-        assert_eq!(url.protections(has_ca), expected, "{query} {has_ca}");
+        assert_eq!(url.protections(), expected, "{query}");
         let proves = expected
             .iter()
             .all(|attempt| matches!(*attempt, CHAIN | NAME));
-        assert_eq!(url.verifies() || has_ca, proves || has_ca, "{query}");
+        assert_eq!(url.verifies(), proves, "{query}");
+    }
+}
+
+#[test]
+fn there_are_not_more_hosts_than_a_database_has_servers() {
+    let of = |count: usize| format!("postgres://u@{}/d", vec!["h"; count].join(","));
+    assert_eq!(parsed(&of(32)).hosts.len(), 32);
+    let expected = PgUrlError::TooManyHosts {
+        count: 33,
+        limit: 32,
+    };
+    assert_eq!(refused(&of(33)), expected);
+    let keyword = format!("user=u host={}", vec!["h"; 33].join(","));
+    assert_eq!(refused(&keyword), expected);
+}
+
+#[test]
+fn a_ca_counts_only_where_the_string_names_its_file() {
+    for (query, named) in [
+        ("", false),
+        ("sslmode=verify-full", false),
+        ("sslmode=verify-full&sslrootcert=", false),
+        ("sslrootcert=system", false),
+        ("sslrootcert=/ca", true),
+        ("sslmode=disable&sslrootcert=/ca", true),
+    ] {
+        let url = parsed(&format!("postgres://u@h/d?{query}"));
+        assert_eq!(url.names_a_ca(), named, "{query}");
     }
 }
 

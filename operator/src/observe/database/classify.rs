@@ -130,6 +130,16 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
     match error {
         Error::Name(error) | Error::Network(error) => unreachable(place, error, Phase::Connect),
         Error::TimedOut(after) => timed_out(place, Phase::Connect, *after),
+        Error::Busy => place.failure(
+            FailureClass::Unknown,
+            FailureReason::Unreachable,
+            "the operator is busy with lookups of other names that do not answer, so this one was not looked up; check the name servers",
+        ),
+        Error::OwnMachine => place.failure(
+            FailureClass::Unknown,
+            FailureReason::Unreachable,
+            "the host leads to a socket, or to loopback or link-local addresses only, which are others for the operator than for Bytebase; give the server's name or address, or give the operator a login of its own with database.monitorSecretRef",
+        ),
         Error::NoTls => tls(place, "server does not support TLS"),
         // Its text quotes no input.
         Error::Tls(error) => tls(place, &error.to_string()),
@@ -343,7 +353,11 @@ fn tls(place: &Place<'_>, said: &str) -> ProbeFailure {
     } else if said.contains("NotValidForName") || said.contains("not valid for name") {
         "the certificate is for another host name; use the name it is for, or `sslmode=verify-ca`"
     } else if said.contains("UnknownIssuer") || said.contains("BadSignature") {
-        "the certificate is not signed by the given CA; check database.caSecretRef or database.caConfigMapRef"
+        if place.url.names_a_ca() {
+            "the certificate is not signed by the given CA; check database.caSecretRef or database.caConfigMapRef"
+        } else {
+            "the certificate is not signed by a public CA, and the connection string names no other; give the CA in database.caSecretRef or database.caConfigMapRef, and add sslrootcert=/etc/bytebase/database-ca/ca.crt"
+        }
     } else if said.contains("Expired") {
         "the certificate has expired; renew it"
     } else {
@@ -627,15 +641,29 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_with_tls_is_never_definite() {
-        let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let mut url = url("db", 5432);
         let tls = |error| Error::Tls(rustls::Error::InvalidCertificate(error));
-        for (error, hint) in [
-            (Error::NoTls, "turn on TLS"),
-            (tls(CertificateError::UnknownIssuer), "caSecretRef"),
-            (tls(CertificateError::NotValidForName), "another host name"),
-            (tls(CertificateError::Expired), "has expired"),
+        for (ca, error, hint) in [
+            (None, Error::NoTls, "turn on TLS"),
+            (
+                None,
+                tls(CertificateError::UnknownIssuer),
+                "add sslrootcert=",
+            ),
+            (
+                Some("/ca"),
+                tls(CertificateError::UnknownIssuer),
+                "check database.caSecretRef",
+            ),
+            (
+                None,
+                tls(CertificateError::NotValidForName),
+                "another host name",
+            ),
+            (None, tls(CertificateError::Expired), "has expired"),
         ] {
+            url.ssl_root_cert = ca.map(str::to_owned);
+            let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
             let failure = at_login(&error, &place);
             assert_eq!(
                 (failure.class, failure.reason),

@@ -2,14 +2,17 @@
 
 use super::Access;
 use super::classify::{self, Place};
+use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use bytebase_login::plan::Endpoint;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -34,40 +37,59 @@ pub struct Dialled {
     pub connection: PgConnection,
     /// Index into [`PgUrl::hosts`].
     pub host: usize,
+    /// The address that was dialled.
+    pub address: Option<SocketAddr>,
 }
 
 // === Dialling ===
 
-/// Logs in to the first acceptable server.
-pub async fn dial(access: &Access) -> Result<Dialled, ProbeFailure> {
+/// Logs in to the first acceptable server. `lookups`: those of the cluster.
+pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFailure> {
     let url = &access.url;
-    let ca = access.ca.as_ref().filter(|_| !url.trusts_the_system());
     check_reach(access)?;
-    let authorities = match ca {
+    let authorities = match ca(access) {
         Some(bundle) => Authorities::given(bundle.certificates(), Timestamp::now()),
         None => PUBLIC.clone(),
     };
     let target = Target {
         url,
         authorities: &authorities,
-        has_ca: ca.is_some(),
+        reach: access.reach,
+        lookups,
         attrs: url.target_session_attrs,
         label: APPLICATION_NAME,
     };
     // Boxed: a login has much to keep, and a probe that waits for its next turn need not carry it.
-    let LoggedIn { session, host } = Box::pin(log_in(&target))
+    let LoggedIn {
+        session,
+        host,
+        endpoint,
+    } = Box::pin(log_in(&target))
         .await
         .map_err(|failures| verdict(access, &failures))?;
     let connection = session.into_sqlx().await.map_err(|error| {
         let place = Place::new(url, &url.hosts[host], &access.login);
         classify::login(&error, &place, url.target_session_attrs)
     })?;
-    Ok(Dialled { connection, host })
+    Ok(Dialled {
+        connection,
+        host,
+        address: match endpoint {
+            Endpoint::Tcp(address) => Some(address),
+            Endpoint::Socket(_) => None,
+        },
+    })
 }
 
 /// Ends a session politely, so that the server logs nothing.
 pub async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+}
+
+/// The CA bundle by which the server is verified. One that is given counts for Bytebase only where the
+/// connection string names its file, so only there it counts here.
+fn ca(access: &Access) -> Option<&CaBundle> {
+    access.ca.as_ref().filter(|_| access.url.names_a_ca())
 }
 
 /// What Bytebase reaches or trusts inside its pod is not here.
@@ -85,8 +107,7 @@ fn check_reach(access: &Access) -> Result<(), ProbeFailure> {
         // A CA named by its path in the pod is one the operator cannot have. Going on without it
         // would hand the password to a server that the user asked to have verified.
         // It is not quoted: what was pasted there in place of a name may be a key.
-        let is_named = url.ssl_root_cert.is_some() && !url.trusts_the_system();
-        if url.verifies() && is_named && access.ca.is_none() {
+        if url.verifies() && url.names_a_ca() && access.ca.is_none() {
             return Err(place.failure(
                 FailureClass::Unknown,
                 FailureReason::TlsFailed,
@@ -202,9 +223,22 @@ pub(crate) mod tests {
     use super::*;
     use crate::contract::pg_url::{SslMode, TargetSessionAttrs};
     use bytebase_login::Refusal;
-    use bytebase_login::plan::Endpoint;
+    use bytebase_login::plan::Reach;
 
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
+
+    /// Of a CA, valid for ten years.
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
+CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
+OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
+ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
+BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
+IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
+-----END CERTIFICATE-----
+";
 
     pub(crate) fn url(host: &str, port: u16) -> PgUrl {
         let text = format!("postgres://bytebase:{PASSWORD}@host:{port}/meta?sslmode=disable");
@@ -217,6 +251,7 @@ pub(crate) mod tests {
         Access {
             url,
             ca: None,
+            reach: Reach::Anywhere,
             login: Login::Bytebase,
             trial: None,
             fingerprint: [0; 32],
@@ -260,6 +295,23 @@ pub(crate) mod tests {
                 assert_eq!(failure.reason, FailureReason::TlsFailed);
                 assert!(!failure.message.contains(path), "{}", failure.message);
             }
+        }
+    }
+
+    #[test]
+    fn a_ca_counts_only_where_the_connection_string_names_its_file() {
+        for (path, counts) in [
+            (Some("/etc/bytebase/database-ca/ca.crt"), true),
+            (Some("/elsewhere/ca.crt"), true),
+            (Some("system"), false),
+            (None, false),
+        ] {
+            let mut access = access(url("db", 5432));
+            access.url.ssl_mode = SslMode::VerifyFull;
+            access.url.ssl_root_cert = path.map(str::to_owned);
+            access.ca = Some(CaBundle::parse(CERTIFICATE.as_bytes()).unwrap());
+            assert_eq!(ca(&access).is_some(), counts, "{path:?}");
+            check_reach(&access).unwrap();
         }
     }
 

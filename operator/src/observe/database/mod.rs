@@ -18,6 +18,7 @@ use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::DatabaseFacts;
 use crate::validate::ValidDatabase;
+use bytebase_login::plan::Reach;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
@@ -26,9 +27,11 @@ use sha2::{Digest as _, Sha256};
 pub struct Access {
     /// The connection string.
     pub url: PgUrl,
-    /// CA bundle that the `BytebaseCluster` names. The operator opens no file that a connection
-    /// string names.
+    /// CA bundle that the `BytebaseCluster` names, for a connection string that names its file. The
+    /// operator does not open that file.
     pub ca: Option<CaBundle>,
+    /// How far the connection string may lead. To other machines only, unless a test says otherwise.
+    pub reach: Reach,
     /// Whose login this is.
     pub login: Login,
     /// The login that Bytebase uses, where this is another one and the operator can try it.
@@ -53,6 +56,7 @@ impl Access {
             Box::new(Self {
                 url: database.replicas.clone(),
                 ca: ca.cloned(),
+                reach: Reach::OtherMachines,
                 login: Login::Bytebase,
                 trial: None,
                 // It is part of the other one's.
@@ -73,6 +77,7 @@ impl Access {
         Some(Self {
             url: url.clone(),
             ca: ca.cloned(),
+            reach: Reach::OtherMachines,
             login,
             trial,
             fingerprint: digest.finalize().into(),

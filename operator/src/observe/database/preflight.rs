@@ -6,14 +6,13 @@
 
 use super::Access;
 use super::classify::Place;
-use super::connect;
+use super::connect::{self, Dialled};
 use super::queries::{self, Failed, SessionFacts};
-use crate::contract::pg_url::HostPort;
 use crate::observation::ProbeFailure;
+use bytebase_login::Lookups;
 use sqlx::postgres::PgConnection;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
 /// How often it is tried. On a pooler that others use too, one attempt may by chance meet the same
@@ -24,29 +23,31 @@ const ROUNDS: usize = 3;
 /// nothing is known, which is not a reason to delay the facts.
 const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// For the name of a server that was found by it a moment ago.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
-
 const PID: &str = "SELECT pg_backend_pid()::text";
 
 /// Reads the identity and, unless `pooler` is known, checks for a transaction-mode pooler.
 pub async fn read(
-    connection: &mut PgConnection,
+    dialled: &mut Dialled,
     access: &Access,
-    host: &HostPort,
+    lookups: &Lookups,
     pooler: Option<bool>,
 ) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
-    let place = Place::new(&access.url, host, &access.login);
+    let Dialled {
+        connection,
+        host,
+        address,
+    } = dialled;
+    let place = Place::new(&access.url, &access.url.hosts[*host], &access.login);
     let server = queries::read_server(connection, &place).await?;
     let read = Instant::now();
     let pooler = match pooler {
         Some(known) => Some(known),
         // A monitoring login works through any pooler, and Bytebase need not go through this one.
         None if !access.login.shares_the_place() => Some(false),
-        None if is_direct(host, server.reached_at).await => Some(false),
+        None if is_direct(*address, server.reached_at) => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,
-            shares_a_server_process(connection, access),
+            shares_a_server_process(connection, access, lookups),
         )
         .await
         .unwrap_or(None),
@@ -62,18 +63,10 @@ pub async fn read(
 /// Whether the server was reached at the very address that was dialled. Then there is no room for a
 /// pooler, and no need for a second session to find one. Behind a Kubernetes Service or other
 /// address translation it cannot be known.
-async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
-    let Some(server) = reached_at.filter(|server| server.port() == dialled.port) else {
-        return false;
-    };
-    let found = timeout(
-        LOOK_UP_TIMEOUT,
-        lookup_host((dialled.host.as_str(), dialled.port)),
-    );
-    let Ok(Ok(mut addresses)) = found.await else {
-        return false;
-    };
-    addresses.any(|address| address.ip().to_canonical() == server.ip().to_canonical())
+fn is_direct(dialled: Option<SocketAddr>, reached_at: Option<SocketAddr>) -> bool {
+    let canonical = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+    let (dialled, reached_at) = (dialled.map(canonical), reached_at.map(canonical));
+    dialled.is_some() && dialled == reached_at
 }
 
 /// Whether a session of ours moves between server processes. `None` if that is not known.
@@ -81,8 +74,12 @@ async fn is_direct(dialled: &HostPort, reached_at: Option<SocketAddr>) -> bool {
 /// Session `a` is idle between its statements while session `b` holds a transaction. Behind a
 /// transaction-mode pooler `b` is given the server process that `a` just left, and `a` finds itself
 /// on another. With sessions of their own neither can happen.
-async fn shares_a_server_process(a: &mut PgConnection, access: &Access) -> Option<bool> {
-    let mut b = connect::dial(access).await.ok()?.connection;
+async fn shares_a_server_process(
+    a: &mut PgConnection,
+    access: &Access,
+    lookups: &Lookups,
+) -> Option<bool> {
+    let mut b = connect::dial(access, lookups).await.ok()?.connection;
     let mut shared = Some(false);
     for _ in 0..ROUNDS {
         let before = pid(a).await?;
@@ -117,27 +114,23 @@ async fn pid(connection: &mut PgConnection) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn direct_is_what_answers_at_the_address_that_was_dialled() {
-        let dialled = |host: &str| HostPort {
-            host: host.to_owned(),
-            port: 5432,
-        };
-        for (host, reached_at, direct) in [
-            ("10.0.0.1", Some("10.0.0.1:5432"), true),
-            ("fd00::1", Some("[fd00::1]:5432"), true),
-            ("localhost", Some("127.0.0.1:5432"), true),
-            ("::ffff:10.0.0.1", Some("10.0.0.1:5432"), true),
+    #[test]
+    fn direct_is_what_answers_at_the_address_that_was_dialled() {
+        for (dialled, reached_at, direct) in [
+            (Some("10.0.0.1:5432"), Some("10.0.0.1:5432"), true),
+            (Some("[fd00::1]:5432"), Some("[fd00::1]:5432"), true),
+            (Some("[::ffff:10.0.0.1]:5432"), Some("10.0.0.1:5432"), true),
             // A pooler beside the server, a Service before it, a socket behind the pooler.
-            ("10.0.0.1", Some("10.0.0.1:5433"), false),
-            ("10.0.0.1", Some("10.0.0.2:5432"), false),
-            ("10.0.0.1", None, false),
+            (Some("10.0.0.1:5432"), Some("10.0.0.1:5433"), false),
+            (Some("10.0.0.1:5432"), Some("10.0.0.2:5432"), false),
+            (Some("10.0.0.1:5432"), None, false),
+            (None, None, false),
         ] {
-            let reached_at = reached_at.map(|address| address.parse().unwrap());
+            let address = |text: Option<&str>| text.map(|text| text.parse().unwrap());
             assert_eq!(
-                is_direct(&dialled(host), reached_at).await,
+                is_direct(address(dialled), address(reached_at)),
                 direct,
-                "{host} {reached_at:?}"
+                "{dialled:?} {reached_at:?}"
             );
         }
     }

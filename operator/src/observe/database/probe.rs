@@ -16,6 +16,7 @@ use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
     StoredLicense,
 };
+use bytebase_login::Lookups;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnection;
@@ -104,6 +105,8 @@ pub struct Probes<K> {
 struct Entry {
     fingerprint: [u8; 32],
     shared: Arc<Shared>,
+    /// Those of the task before this one may go on.
+    lookups: Lookups,
     /// `None` for a database that cannot be read at all.
     task: Option<AbortHandle>,
 }
@@ -165,6 +168,7 @@ struct Openings(Arc<Semaphore>);
 struct Prober {
     access: Access,
     openings: Openings,
+    lookups: Lookups,
     session: Option<Session>,
     /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
     /// over a redial; that there is one is what the redial is made for.
@@ -204,11 +208,13 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     pub fn ensure(&self, key: &K, access: Access) {
         let mut entries = self.entries.lock();
         let mut reading = FIRST_READING;
+        let mut lookups = Lookups::default();
         if let Some(entry) = entries.get(key) {
             if entry.fingerprint == access.fingerprint {
                 return;
             }
             reading = entry.shared.state.lock().reading;
+            lookups = entry.lookups.clone();
         }
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = access.url.iam.is_none() || access.login != Login::Bytebase;
@@ -222,6 +228,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             let prober = Prober {
                 access,
                 openings: self.openings.clone(),
+                lookups: lookups.clone(),
                 session: None,
                 pooler: None,
                 trial: None,
@@ -240,6 +247,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             Entry {
                 fingerprint,
                 shared,
+                lookups,
                 task,
             },
         );
@@ -653,7 +661,10 @@ impl Prober {
             return;
         }
         let openings = self.openings.clone();
-        let trial = match openings.take_turn(connect::dial(access)).await {
+        let trial = match openings
+            .take_turn(connect::dial(access, &self.lookups))
+            .await
+        {
             Ok(dialled) => {
                 connect::close(dialled.connection).await;
                 LoginTrial::Accepted
@@ -712,21 +723,13 @@ impl Prober {
     }
 
     async fn open(&mut self) -> Result<Session, ProbeFailure> {
-        let Dialled {
-            mut connection,
-            host,
-        } = connect::dial(&self.access).await?;
+        let mut dialled = connect::dial(&self.access, &self.lookups).await?;
         let known = self
             .pooler
             .filter(|(pooler, at)| !pooler && at.elapsed() < CONNECTION_LIFETIME);
         let pooler = known.map(|(pooler, _)| pooler);
-        let (mut facts, found) = preflight::read(
-            &mut connection,
-            &self.access,
-            &self.access.url.hosts[host],
-            pooler,
-        )
-        .await?;
+        let (mut facts, found) =
+            preflight::read(&mut dialled, &self.access, &self.lookups, pooler).await?;
         match (known, found) {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),
             // It could not be found out this time: what was found before stands.
@@ -735,6 +738,9 @@ impl Prober {
             }
             _ => {}
         }
+        let Dialled {
+            connection, host, ..
+        } = dialled;
         Ok(Session {
             connection,
             host,
@@ -776,6 +782,7 @@ mod tests {
     use crate::contract::pg_url::Iam;
     use crate::runtime::logging::LogFormat;
     use crate::runtime::logging::tests::Log;
+    use bytebase_login::plan::Reach;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
@@ -1016,11 +1023,13 @@ mod tests {
             access: Access {
                 url: url("127.0.0.1", 1),
                 ca: None,
+                reach: Reach::Anywhere,
                 login: Login::Bytebase,
                 trial: None,
                 fingerprint: [1; 32],
             },
             openings: Openings::default(),
+            lookups: Lookups::default(),
             session: None,
             pooler: None,
             trial: None,
@@ -1057,6 +1066,7 @@ mod tests {
         let access = Access {
             url,
             ca: None,
+            reach: Reach::Anywhere,
             login: Login::Bytebase,
             trial: None,
             fingerprint: [1; 32],

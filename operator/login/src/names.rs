@@ -1,0 +1,260 @@
+//! Looking up names, without letting names that do not answer take every thread.
+//!
+//! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread until the
+//! resolver gives up too, which takes it half a minute and more. These threads are tokio's, of which there
+//! are 512, and everything else in the process that blocks needs them too, such as the password
+//! exchange. So at most `ALL` look up at a time, and at most `OWN` for one who logs in again and
+//! again.
+
+use crate::error::Error;
+use bytebase_contract::pg_url::HostPort;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+/// Lookups at a time in this process, those that were given up included.
+const ALL: usize = 64;
+
+/// Of those, for one [`Lookups`]: one name that does not answer must not keep a second server from being
+/// found.
+const OWN: usize = 2;
+
+static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(ALL)));
+
+/// Who knows where a name leads to.
+pub trait Names: Sync {
+    /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held until
+    /// nothing goes on any more, even if the answer is not waited for.
+    fn look_up(
+        &self,
+        at: &HostPort,
+        turn: Turn,
+    ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+}
+
+/// The resolver of the system.
+pub(crate) struct System;
+
+impl Names for System {
+    async fn look_up(&self, at: &HostPort, turn: Turn) -> io::Result<Vec<SocketAddr>> {
+        let (host, port) = (at.host.clone(), at.port);
+        let found = spawn_blocking(move || {
+            let found = (host.as_str(), port).to_socket_addrs();
+            drop(turn);
+            found.map(Iterator::collect)
+        });
+        found.await.map_err(io::Error::other)?
+    }
+}
+
+/// The lookups of one who logs in again and again; clones share them. They outlive the logins that began
+/// them.
+#[derive(Clone)]
+pub struct Lookups {
+    all: Arc<Semaphore>,
+    own: Arc<Own>,
+}
+
+#[derive(Default)]
+struct Own {
+    hosts: Mutex<BTreeSet<String>>,
+    ended: Notify,
+}
+
+/// A lookup that may go on as long as this is held.
+pub struct Turn {
+    _place: Place,
+    /// `None` only if there were no limit.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A host among those that one who logs in has looked up.
+struct Place {
+    host: String,
+    own: Arc<Own>,
+}
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self {
+            all: Arc::clone(&SHARED),
+            own: Arc::default(),
+        }
+    }
+}
+
+impl Lookups {
+    /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits for
+    /// nothing.
+    pub(crate) async fn find(
+        &self,
+        at: &HostPort,
+        limit: Duration,
+        names: &impl Names,
+    ) -> Result<Vec<SocketAddr>, Error> {
+        if let Ok(address) = at.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, at.port)]);
+        }
+        let end = Instant::now() + limit;
+        let in_vain = |_| Error::TimedOut(limit);
+        let place = timeout_at(end, self.place(&at.host))
+            .await
+            .map_err(in_vain)?;
+        let permit = timeout_at(end, Arc::clone(&self.all).acquire_owned()).await;
+        let turn = Turn {
+            _place: place,
+            // The semaphore is never closed.
+            _permit: permit.map_err(|_| Error::Busy)?.ok(),
+        };
+        let found = timeout_at(end, names.look_up(at, turn)).await;
+        found.map_err(in_vain)?.map_err(Error::Name)
+    }
+
+    /// Waits until no lookup of the same host goes on, nor too many of others.
+    async fn place(&self, host: &str) -> Place {
+        loop {
+            // From here on an end is noticed, whatever happens before it is waited for.
+            let ended = self.own.ended.notified();
+            if self.own.begin(host) {
+                return Place {
+                    host: host.to_owned(),
+                    own: Arc::clone(&self.own),
+                };
+            }
+            ended.await;
+        }
+    }
+}
+
+impl Own {
+    fn begin(&self, host: &str) -> bool {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.len() < OWN && hosts.insert(host.to_owned())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut hosts = self
+            .own
+            .hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        hosts.remove(&self.host);
+        drop(hosts);
+        self.own.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// Names that do not answer, except one; each lookup goes on after it was given up.
+    #[derive(Default)]
+    struct Silent(Mutex<Vec<Turn>>);
+
+    impl Names for Silent {
+        async fn look_up(&self, at: &HostPort, turn: Turn) -> io::Result<Vec<SocketAddr>> {
+            if at.host == "answers" {
+                return Ok(vec![SocketAddr::from(([10, 0, 0, 1], at.port))]);
+            }
+            self.0.lock().unwrap().push(turn);
+            std::future::pending().await
+        }
+    }
+
+    impl Silent {
+        fn going_on(&self) -> usize {
+            self.0.lock().unwrap().len()
+        }
+
+        async fn find(&self, lookups: &Lookups, host: &str) -> Result<Vec<SocketAddr>, Error> {
+            let at = HostPort {
+                host: host.to_owned(),
+                port: 5432,
+            };
+            lookups.find(&at, LIMIT, self).await
+        }
+    }
+
+    fn lookups(all: &Arc<Semaphore>) -> Lookups {
+        Lookups {
+            all: Arc::clone(all),
+            own: Arc::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_logs_in_has_few_lookups_however_often() {
+        let silent = Silent::default();
+        let lookups = lookups(&Arc::new(Semaphore::new(ALL)));
+        for _ in 0..3 {
+            let error = silent.find(&lookups, "silent").await.unwrap_err();
+            assert!(matches!(error, Error::TimedOut(_)), "{error}");
+            assert_eq!(silent.going_on(), 1, "the same name");
+        }
+        silent.find(&lookups, "answers").await.unwrap();
+        for _ in 0..3 {
+            silent.find(&lookups, "silent-too").await.unwrap_err();
+            assert_eq!(silent.going_on(), OWN);
+        }
+        let error = silent.find(&lookups, "answers").await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut(_)), "{error}");
+        silent.find(&lookups, "10.0.0.1").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_that_ends_lets_the_next_begin() {
+        let silent = Silent::default();
+        let lookups = lookups(&Arc::new(Semaphore::new(ALL)));
+        for host in ["silent", "silent-too"] {
+            silent.find(&lookups, host).await.unwrap_err();
+        }
+        let started = Instant::now();
+        let (found, ()) = tokio::join!(silent.find(&lookups, "answers"), async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            drop(silent.0.lock().unwrap().pop());
+        });
+        found.unwrap();
+        assert_eq!(started.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_together_have_some_and_others_hear_that_they_wait() {
+        let silent = Silent::default();
+        let all = Arc::new(Semaphore::new(3));
+        for _ in 0..3 {
+            silent.find(&lookups(&all), "silent").await.unwrap_err();
+        }
+        let another = lookups(&all);
+        let error = silent.find(&another, "answers").await.unwrap_err();
+        assert!(matches!(error, Error::Busy), "{error}");
+        silent.find(&another, "10.0.0.1").await.unwrap();
+        drop(silent.0.lock().unwrap().pop());
+        silent.find(&another, "answers").await.unwrap();
+        silent.0.lock().unwrap().clear();
+        assert_eq!(all.available_permits(), 3);
+    }
+
+    #[tokio::test]
+    async fn the_resolver_of_the_system_gives_its_turn_back() {
+        let lookups = Lookups::default();
+        let at = HostPort {
+            host: "localhost".to_owned(),
+            port: 5432,
+        };
+        let found = lookups.find(&at, LIMIT, &System).await.unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback()));
+        let place = timeout(LIMIT, lookups.place("localhost"));
+        drop(place.await.unwrap());
+    }
+}
