@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 /// Without a license for several, more than one replica may live on for this long: the operator
-/// learns of it with its next probe, and takes one replica away at a time. Bytebase itself begins
-/// to do harm after ten minutes.
+/// learns of it with its next probe, and takes the others away: one at a time before the end, all
+/// together after it. Bytebase itself begins to do harm after ten minutes.
 ///
 /// Each of the two that go first finishes its tasks, and the longest of those takes half a minute.
 pub const TOLERANCE: Duration = Duration::from_secs(150);
@@ -40,6 +40,8 @@ pub struct Sample {
     pub active: i64,
     /// Whether a license is stored that allows several.
     pub ha: bool,
+    /// Whether the license for several has ended, or there is none: then all surplus pods end at once.
+    pub ended: bool,
     /// Wanted replicas after the license.
     pub target: i32,
     /// Pods may be down by our own doing.
@@ -50,6 +52,9 @@ pub struct Sample {
     pub held: bool,
     /// Task runs that have failed since their replica ended without being struck: id and owner.
     pub lost: Vec<(i64, String)>,
+    /// Queued task runs that Bytebase has failed, which it does after ten minutes with several replicas
+    /// and no license for them.
+    pub given_up: Vec<i64>,
     /// Its database is refused or in use by another Bytebase, and it had no replica.
     pub refused: bool,
     /// Pods that we deleted.
@@ -67,6 +72,7 @@ pub struct Books {
     pub two_down_by_operator: Vec<String>,
     pub started_on_refused: Vec<String>,
     pub tasks_lost: Vec<String>,
+    pub queued_tasks_failed: Vec<String>,
     pub held_too_long: Vec<String>,
     pub foreign_touched: Vec<String>,
     pub secrets: Vec<String>,
@@ -81,6 +87,7 @@ struct Account {
     /// For how long the queue has been held.
     held: Duration,
     lost: BTreeSet<(i64, String)>,
+    given_up: BTreeSet<i64>,
 }
 
 impl Books {
@@ -92,6 +99,7 @@ impl Books {
                 &self.two_down_by_operator,
                 &self.started_on_refused,
                 &self.tasks_lost,
+                &self.queued_tasks_failed,
                 &self.held_too_long,
                 &self.foreign_touched,
                 &self.secrets,
@@ -130,6 +138,12 @@ impl Books {
                 ));
             }
         }
+        for id in &sample.given_up {
+            if account.given_up.insert(*id) {
+                self.queued_tasks_failed
+                    .push(format!("cluster {cluster}: task run {id}"));
+            }
+        }
         account.held = if sample.held {
             account.held + sample.passed
         } else {
@@ -149,7 +163,7 @@ impl Books {
 
 /// A pod that was Ready and that the operator, and no one else, ends while another is down.
 fn two_down(cluster: usize, before: &[PodSeen], sample: &Sample) -> Option<String> {
-    if sample.disturbed || sample.target == 0 {
+    if sample.disturbed || sample.ended || sample.target == 0 {
         return None;
     }
     let now = |uid: &str| sample.pods.iter().find(|pod| pod.uid == uid);
@@ -206,6 +220,10 @@ impl fmt::Display for Books {
             (
                 "task runs lost with a replica that ended on purpose",
                 &self.tasks_lost,
+            ),
+            (
+                "queued task runs that Bytebase failed for want of a license",
+                &self.queued_tasks_failed,
             ),
             ("the queue held for too long", &self.held_too_long),
             ("objects of others touched", &self.foreign_touched),
@@ -298,6 +316,15 @@ mod tests {
         books.enter(0, &lost);
         books.enter(0, &lost);
         assert_eq!(books.tasks_lost.len(), 1);
+        assert!(!books.clean());
+        let mut books = Books::default();
+        let failed = Sample {
+            given_up: vec![8, 9],
+            ..sample(&[])
+        };
+        books.enter(0, &failed);
+        books.enter(0, &failed);
+        assert_eq!(books.queued_tasks_failed.len(), 2);
         assert!(!books.clean());
         let held = Sample {
             held: true,

@@ -20,7 +20,7 @@ use super::plan::{Model, cluster_name};
 /// Between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A license counts until so long before its end.
-const GUARD_SECONDS: i64 = 600;
+const GUARD: SignedDuration = SignedDuration::from_mins(10);
 /// Longest a sample may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -72,7 +72,9 @@ impl Eyes {
                     pods,
                     active,
                     ha,
+                    ended,
                     held,
+                    given_up,
                     failed,
                 })) = seen
                 else {
@@ -90,10 +92,12 @@ impl Eyes {
                     .map(|(id, owner, _)| (id, owner));
                 let sample = Sample {
                     lost: unexplained.collect(),
+                    given_up,
                     held,
                     pods,
                     active,
                     ha,
+                    ended,
                     target: now.models.get(index).map_or(0, Model::target),
                     disturbed: both(&doings) || both(&now),
                     struck: doings.struck || now.struck,
@@ -124,9 +128,13 @@ impl Eyes {
         .flatten();
         // None is stored either where no one has signed up, as in a database that was put in the place of
         // another.
-        let ha = license
-            .as_deref()
-            .is_some_and(|token| allows_several(token, Timestamp::now()));
+        let allows = |at| {
+            let token = license.as_deref();
+            token.is_some_and(|token| allows_several(token, at))
+        };
+        let now = Timestamp::now();
+        // It counts until so long before its end.
+        let (ha, ended) = (allows(now + GUARD), !allows(now));
         // A replica sends a heartbeat every ten seconds; the row of one that ended stays.
         let active = sqlx::query_scalar(
             "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
@@ -138,6 +146,12 @@ impl Eyes {
             "SELECT t.id, t.replica_id, (extract(epoch FROM coalesce(h.last_heartbeat, t.updated_at)) * 1000)::bigint
              FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
              WHERE t.status IN ('FAILED', 'CANCELED') AND t.replica_id IS NOT NULL",
+        )
+        .fetch_all(pool)
+        .await?;
+        // Of no replica: queued work that Bytebase itself failed.
+        let given_up = sqlx::query_scalar(
+            "SELECT id FROM task_run WHERE status = 'FAILED' AND replica_id IS NULL",
         )
         .fetch_all(pool)
         .await?;
@@ -153,7 +167,9 @@ impl Eyes {
             pods: pods.iter().map(seen).collect(),
             active,
             ha,
+            ended,
             held,
+            given_up,
             failed: failed.collect::<Result<_>>()?,
         })
     }
@@ -164,7 +180,10 @@ struct Seen {
     pods: Vec<PodSeen>,
     active: i64,
     ha: bool,
+    ended: bool,
     held: bool,
+    /// Queued task runs that failed although no replica had begun them.
+    given_up: Vec<i64>,
     /// Task runs that failed: id, owner, and the owner's last heartbeat.
     failed: Vec<(i64, String, Timestamp)>,
 }
@@ -197,8 +216,8 @@ fn seen(pod: &Pod) -> PodSeen {
     }
 }
 
-/// Whether a token has the claim `ha` and does not end too soon for several replicas.
-fn allows_several(token: &str, now: Timestamp) -> bool {
+/// Whether a token has the claim `ha` and has not ended at this time.
+fn allows_several(token: &str, at: Timestamp) -> bool {
     let claims = token.split('.').nth(1).unwrap_or_default();
     let standard = claims.replace('-', "+").replace('_', "/");
     let padded = format!("{standard}{}", "=".repeat((4 - standard.len() % 4) % 4));
@@ -206,8 +225,10 @@ fn allows_several(token: &str, now: Timestamp) -> bool {
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Value>(&bytes.0).ok())
         .is_some_and(|claims| {
-            let soon = now.as_second() + GUARD_SECONDS;
-            claims["ha"] == true && claims["exp"].as_i64().is_none_or(|end| end > soon)
+            claims["ha"] == true
+                && claims["exp"]
+                    .as_i64()
+                    .is_none_or(|end| end > at.as_second())
         })
 }
 
@@ -223,11 +244,10 @@ mod tests {
         assert!(!allows_several("e30.eyJoYSI6ZmFsc2V9.x", now));
         assert!(!allows_several("nonsense", now));
         // {"ha":true,"exp":1600}
-        assert!(!allows_several("e30.eyJoYSI6dHJ1ZSwiZXhwIjoxNjAwfQ.x", now));
-        let before = Timestamp::from_second(999).expect("a time");
-        assert!(allows_several(
-            "e30.eyJoYSI6dHJ1ZSwiZXhwIjoxNjAwfQ.x",
-            before
-        ));
+        let token = "e30.eyJoYSI6dHJ1ZSwiZXhwIjoxNjAwfQ.x";
+        for (at, allows) in [(1599, true), (1600, false)] {
+            let at = Timestamp::from_second(at).expect("a time");
+            assert_eq!(allows_several(token, at), allows);
+        }
     }
 }

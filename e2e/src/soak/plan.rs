@@ -204,17 +204,19 @@ impl Round {
 
 impl Round {
     /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its database
-    /// goes, or its password does before its pod has another. Everything else ends replicas on purpose.
+    /// goes, or its sessions end while the password that it was started with is no longer right.
+    /// Everything else ends replicas on purpose.
     pub fn may_lose_tasks(&self, cluster: usize) -> bool {
+        let sessions_end = self.disaster == Some(Disaster::StopDatabase);
         self.actions.iter().any(|(index, action)| {
             *index == cluster
-                && matches!(
-                    action,
-                    Action::KillReplica(_)
-                        | Action::FreezeReplica(_)
-                        | Action::SwapDatabase
-                        | Action::RotatePassword
-                )
+                && match action {
+                    Action::KillReplica(_) | Action::FreezeReplica(_) | Action::SwapDatabase => {
+                        true
+                    }
+                    Action::RotatePassword => sessions_end,
+                    _ => false,
+                }
         })
     }
 }
@@ -320,6 +322,19 @@ mod tests {
             }
         }
         assert_eq!(kinds.len(), 17 + 5, "{kinds:?}");
+    }
+
+    #[test]
+    fn a_password_that_is_rotated_loses_tasks_only_with_the_sessions() {
+        let round = |disaster| Round {
+            actions: vec![(1, Action::RotatePassword)],
+            pause: 0,
+            disaster,
+        };
+        assert!(!round(None).may_lose_tasks(1));
+        assert!(!round(Some(Disaster::KillLeader)).may_lose_tasks(1));
+        let stopped = round(Some(Disaster::StopDatabase));
+        assert!(stopped.may_lose_tasks(1) && !stopped.may_lose_tasks(0));
     }
 
     #[test]

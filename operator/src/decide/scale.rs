@@ -119,27 +119,24 @@ pub fn next_size(
 
 /// The replicas of the set that serve; where none is known to, those that may.
 fn serving<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Vec<&'h Replica<'o>> {
-    let of = |is: fn(&Replica<'_>) -> bool| -> Vec<_> {
-        let replicas = health.replicas.iter();
-        replicas
-            .filter(|replica| set.covers(replica.pod.ordinal) && is(replica))
-            .collect()
-    };
-    let certain = of(|replica| replica.serves);
+    let replicas = health.replicas.iter();
+    let covered = replicas.filter(|replica| set.covers(replica.pod.ordinal));
+    let certain: Vec<_> = covered.clone().filter(|replica| replica.serves).collect();
     if certain.is_empty() {
-        of(|replica| replica.may_serve())
+        covered.filter(|replica| replica.may_serve()).collect()
     } else {
         certain
     }
 }
 
-/// Ordinal of the one replica that is left: the one that has most to lose, among those that serve.
+/// Ordinal of the one replica that is left, among those that serve: one that is known to run tasks
+/// before one that is not, since the others have minutes for theirs.
 fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
-    let tasks = |replica: &&Replica<'_>| {
-        let ordinal = Reverse(replica.pod.ordinal);
-        (replica.running_tasks.unwrap_or(0), ordinal)
+    let worth = |replica: &&Replica<'_>| {
+        let is_busy = replica.running_tasks.is_some_and(|tasks| tasks > 0);
+        (is_busy, Reverse(replica.pod.ordinal))
     };
-    let kept = serving(set, health).into_iter().max_by_key(tasks);
+    let kept = serving(set, health).into_iter().max_by_key(worth);
     kept.map_or(set.start, |replica| replica.pod.ordinal)
 }
 
