@@ -15,6 +15,7 @@ use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use axum::http::Uri;
 use jiff::{SignedDuration, Timestamp};
 use kube::client::Body;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -60,9 +61,16 @@ fn usual(changes: &Value) -> Value {
     claims(&all)
 }
 
-/// A license with the usual claims, changed. Signed with the test key.
+/// A license with the usual claims, changed. Signed with the test key, once: property tests ask for
+/// the same few thousands of times.
 pub fn token(changes: &Value) -> String {
-    SIGNER.sign(&usual(changes))
+    static SIGNED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let claims = usual(changes);
+    let mut signed = SIGNED.lock();
+    let token = signed
+        .entry(claims.to_string())
+        .or_insert_with(|| SIGNER.sign(&claims));
+    token.clone()
 }
 
 /// The same with a signature that does not fit.
@@ -72,7 +80,9 @@ pub fn forged(changes: &Value) -> String {
 
 /// The key that verifies [`token`].
 pub fn key() -> LicenseKey {
-    LicenseKey::from_pem(SIGNER.public_pem().as_bytes()).unwrap()
+    static KEY: LazyLock<LicenseKey> =
+        LazyLock::new(|| LicenseKey::from_pem(SIGNER.public_pem().as_bytes()).unwrap());
+    KEY.clone()
 }
 
 /// A stored license with the usual claims, changed.

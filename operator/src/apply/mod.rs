@@ -246,12 +246,7 @@ impl Execution<'_> {
                 self.memory.note_evicted(&eviction.uid);
                 self.writer.metrics.wrote(WriteVerb::Evict, Kind::Pod);
                 tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
-                self.outcome.notices.push(Notice {
-                    warning: false,
-                    condition: None,
-                    reason: Reason::RolloutProgressing,
-                    message: format!("evicted {}: {}", eviction.pod, eviction.why),
-                });
+                self.outcome.notices.push(evicted(eviction));
             }
             // The watch is about to show it.
             Ok(Evicted::Gone) => self.outcome.requeue_after(ECHO),
@@ -338,6 +333,21 @@ fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
     }
 }
 
+/// The event of an eviction. One that cuts a drain short cancels tasks.
+fn evicted(eviction: &Eviction) -> Notice {
+    let cuts = eviction.grace_seconds.is_some();
+    Notice {
+        warning: cuts,
+        condition: None,
+        reason: if cuts {
+            Reason::HeldBackByLicense
+        } else {
+            Reason::RolloutProgressing
+        },
+        message: format!("evicted {}: {}", eviction.pod, eviction.why),
+    }
+}
+
 fn budget_pause(times: u32) -> Duration {
     let doublings = times.saturating_sub(1).min(8);
     (FIRST_BUDGET_RETRY * (1 << doublings)).min(LONGEST_BUDGET_RETRY)
@@ -361,6 +371,27 @@ mod tests {
         };
         let message = done(&crate::testing::cluster(&spec), &call);
         assert_eq!(message, "made the account in Secret boss the first admin");
+    }
+
+    #[test]
+    fn an_eviction_that_cuts_a_drain_short_is_a_warning() {
+        let notice = |grace_seconds| {
+            evicted(&Eviction {
+                pod: "demo-2".to_owned(),
+                uid: "u".to_owned(),
+                why: "it must".to_owned(),
+                grace_seconds,
+                refused: None,
+            })
+        };
+        let cut = notice(Some(60));
+        assert_eq!((cut.warning, cut.reason), (true, Reason::HeldBackByLicense));
+        assert_eq!(cut.message, "evicted demo-2: it must");
+        let calm = notice(None);
+        assert_eq!(
+            (calm.warning, calm.reason),
+            (false, Reason::RolloutProgressing)
+        );
     }
 
     #[test]

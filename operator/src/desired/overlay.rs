@@ -28,7 +28,8 @@ const LIST_KEYS: [(&str, &[&str]); 13] = [
 
 /// Is TCP where it is not given.
 const PROTOCOL: &str = "protocol";
-/// Must be given in the end. An overlay that leaves it out means the constraint that is there.
+/// An overlay with one constraint of a topology key means the one that is there, whether it gives this
+/// or not; one with several adds those that are not.
 const UNSATISFIABLE: &str = "whenUnsatisfiable";
 
 /// Deepest nesting of a pod template; what is deeper is no pod template.
@@ -48,10 +49,8 @@ fn part<'v>(entry: &'v Value, key: &str) -> Option<&'v Value> {
 
 /// Whether an entry of the overlay means this one.
 fn means(overlay: &Value, candidate: &Value, keys: &[&str]) -> bool {
-    keys.iter().all(|key| {
-        let wanted = part(overlay, key);
-        wanted == part(candidate, key) || (wanted.is_none() && *key == UNSATISFIABLE)
-    })
+    let mut keys = keys.iter();
+    keys.all(|key| part(overlay, key) == part(candidate, key))
 }
 
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
@@ -85,7 +84,16 @@ fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> R
                 if part(entry, name).is_none() {
                     return Err(format!("an entry of {field} has no {name}"));
                 }
-                match base.iter_mut().find(|found| means(entry, found, keys)) {
+                let of_name = |other: &Value| part(other, name) == part(entry, name);
+                let is_loose = keys.contains(&UNSATISFIABLE)
+                    && overlay.iter().filter(|other| of_name(other)).count() == 1;
+                let mut places = base.iter();
+                let place = if is_loose {
+                    places.position(of_name)
+                } else {
+                    places.position(|found| means(entry, found, keys))
+                };
+                match place.and_then(|place| base.get_mut(place)) {
                     Some(found) => merge_into(found, entry, "", depth)?,
                     None => base.push(entry.clone()),
                 }

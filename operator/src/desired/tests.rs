@@ -860,6 +860,14 @@ fn an_overlay_changes_what_it_names() {
             "/spec/topologySpreadConstraints/0/maxSkew",
             Some(json!(3)),
         ),
+        // The only one of its key is the default, changed.
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"},
+            ]}}),
+            "/spec/topologySpreadConstraints/0/whenUnsatisfiable",
+            Some(json!("DoNotSchedule")),
+        ),
         (
             container(&json!({"volumeMounts": [{"name": "other", "mountPath": "/tmp"}]})),
             "/spec/containers/0/volumeMounts/1/name",
