@@ -74,6 +74,10 @@ fuzz: ## Fuzz each parser, the login and its relay, for a minute
 	@command -v cargo-fuzz > /dev/null || { echo "installing cargo-fuzz"; cargo install --quiet --locked cargo-fuzz; }
 	cd operator && for target in certificate external_url license login pg_url relay version; do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=60; done
 
+.PHONY: postgres
+postgres: ## Tests of probe, login and drain hook on PostgreSQL 14 to 18 (VERSIONS="14 18" for some)
+	@testkit/postgres-versions.sh $(VERSIONS)
+
 .PHONY: e2e
 e2e: setup ## Scenarios on a real cluster (SCENARIO="name …" for some, E2E_KEEP=1 to keep the cluster)
 	$(E2E) test $(SCENARIO)

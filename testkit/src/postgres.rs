@@ -59,26 +59,43 @@ impl Server {
         Self::configure(directory, configuration)
     }
 
-    /// A standby that follows this server.
+    /// A standby that follows this server. Its files are copied by hand: `pg_basebackup` goes with one
+    /// version of the server, and only full installations have it.
     #[must_use]
     pub fn standby(&self) -> Self {
         let directory = scratch("standby");
-        let data = directory.join("data");
-        let mut backup = program("pg_basebackup");
+        let (from, to) = (self.file("data"), directory.join("data"));
+        let version = self.sql("postgres", "SHOW server_version_num");
+        let (begin, end) = if version.trim() < "150000" {
+            ("pg_start_backup('standby', true, false)", "pg_stop_backup(false)")
+        } else {
+            ("pg_backup_start('standby', true)", "pg_backup_stop(false)")
+        };
+        // The backup is over when its session is.
+        let mut backup = self.client("postgres");
         backup
-            .args([
-                "--username=postgres",
-                "--write-recovery-conf",
-                "--checkpoint=fast",
-            ])
-            .args(["--port", &self.port.to_string(), "--host"])
-            .arg(&self.directory)
-            .arg("--pgdata")
-            .arg(&data);
-        run(backup);
-        let mut chmod = programs::unprivileged(Path::new("chmod"));
-        chmod.arg("700").arg(data);
-        run(chmod);
+            .args(["-c", &format!("SELECT 'begun' FROM {begin}")])
+            .args(["-c", &format!("\\! cp -a {} {}", from.display(), to.display())])
+            .args(["-c", &format!("SELECT labelfile FROM {end}")]);
+        let output = backup.output().expect("psql starts");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let label = printed.trim_start().strip_prefix("begun\n");
+        let label = label.unwrap_or_else(|| panic!("no backup: {output:?}"));
+        // The last line break is psql's.
+        let label = label.strip_suffix('\n').unwrap_or(label);
+        write(&to.join("backup_label"), label);
+        write(&to.join("standby.signal"), "");
+        for of_the_original in ["postmaster.pid", "postmaster.opts"] {
+            let _ = fs::remove_file(to.join(of_the_original));
+        }
+        let primary = format!(
+            "primary_conninfo = 'host={} port={} user=postgres'\n",
+            self.directory.display(),
+            self.port
+        );
+        let settings = to.join("postgresql.auto.conf");
+        let before = fs::read_to_string(&settings).unwrap_or_default();
+        write(&settings, &format!("{before}{primary}"));
         Self::configure(directory, "")
     }
 
@@ -173,6 +190,9 @@ impl Server {
         let role = format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'");
         self.sql("postgres", &role);
         self.sql("postgres", &format!("CREATE DATABASE {name} OWNER {name}"));
+        // As PostgreSQL has it from 15 on.
+        self.sql(name, "REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+        self.sql(name, "ALTER SCHEMA public OWNER TO pg_database_owner");
     }
 
     /// Where its socket lies.

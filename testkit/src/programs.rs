@@ -12,7 +12,7 @@ pub const USER: &str = "postgres";
 /// The oldest version of PostgreSQL that Bytebase supports.
 const OLDEST: u32 = 14;
 /// Those that the tests start.
-const PROGRAMS: [&str; 5] = ["initdb", "pg_basebackup", "pg_ctl", "postgres", "psql"];
+const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];
 
 /// The folder with the programs of the newest PostgreSQL of this machine, or `POSTGRES_BIN`.
 pub fn postgres() -> Result<PathBuf> {

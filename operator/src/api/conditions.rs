@@ -110,7 +110,7 @@ pub enum Reason {
     CertificateEndsSoon,
     /// A field has a value that cannot be used.
     InvalidSpec,
-    /// A Secret or ConfigMap, or a key of it, is missing.
+    /// A Secret or ConfigMap, or a key of it, is missing or cannot be read.
     ReferenceMissing,
     /// A Secret holds a value that cannot be used.
     InvalidSecret,
@@ -246,6 +246,8 @@ pub enum Reason {
     QueueHeldLong,
     /// Only an event: replicas promote queued work again.
     QueueFree,
+    /// Only an event: a pod was asked to end, by whomever, and finishes its running tasks first.
+    DrainBegan,
     /// Only an event: a pod that is ending still runs tasks, and its time is nearly up.
     DrainEndsSoon,
 
@@ -368,6 +370,7 @@ impl Reason {
             | Self::QueueHeld
             | Self::QueueHeldLong
             | Self::QueueFree
+            | Self::DrainBegan
             | Self::DrainEndsSoon => ConditionType::RolloutComplete,
             Self::IngressReady
             | Self::IngressPending
@@ -412,6 +415,7 @@ impl Reason {
             | Self::RolloutWaiting
             | Self::QueueHeld
             | Self::QueueFree
+            | Self::DrainBegan
             | Self::IngressReady
             | Self::IngressPending
             | Self::IngressDisabled

@@ -8,6 +8,7 @@ use super::{Settings, guard};
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
 use crate::desired::drain::{self, Template};
+use crate::desired::spot;
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
 use crate::observation::{Fact, Observation, StoredLicense};
@@ -62,6 +63,7 @@ pub(super) fn objects(
     let set = observation.stateful_set.as_ref();
     let warnings = drain::warning(cluster, &template)
         .into_iter()
+        .chain(spot::warning(&template.value))
         .chain(early_gate(findings, settings));
     let warnings = warnings.collect();
     let replicas = stage.limit(target.replicas);

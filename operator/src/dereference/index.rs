@@ -42,6 +42,8 @@ struct Named {
     /// How often the watch has shown it, or has failed.
     changes: u64,
     kept: Option<Kept>,
+    /// Since when each answer of the API server is a failure.
+    fails_since: Option<Instant>,
 }
 
 struct Kept {
@@ -131,6 +133,23 @@ impl ReferenceIndex {
         }
     }
 
+    /// The API server has answered a read of an object with a failure of its own. Returns for how long
+    /// it has done nothing else.
+    pub fn failed(&self, kind: Kind, namespace: &str, name: &str, now: Instant) -> Duration {
+        let mut index = self.0.lock();
+        let named = index.references.get_mut(&reference(kind, namespace, name));
+        let since = named.map(|named| *named.fails_since.get_or_insert(now));
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// It has answered otherwise: that the object is there, or that it is not, or may not be read.
+    pub fn answered(&self, kind: Kind, namespace: &str, name: &str) {
+        let mut index = self.0.lock();
+        if let Some(named) = index.references.get_mut(&reference(kind, namespace, name)) {
+            named.fails_since = None;
+        }
+    }
+
     /// The watch shows an object, changed or gone. Returns the clusters that this is news to.
     pub fn shown(&self, kind: Kind, metadata: &ObjectMeta) -> Vec<Key> {
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
@@ -214,6 +233,23 @@ fn reference(kind: Kind, namespace: &str, name: &str) -> Reference {
 mod tests {
     use super::*;
     use kube::runtime::reflector::ObjectRef;
+
+    #[test]
+    fn failures_count_from_the_first_after_any_other_answer() {
+        let index = ReferenceIndex::default();
+        let at = Instant::now();
+        let failed = |seconds| {
+            let now = at + Duration::from_secs(seconds);
+            index.failed(Kind::Secret, "apps", "pg", now).as_secs()
+        };
+        assert_eq!([failed(0), failed(40)], [0, 0], "no cluster names it");
+        index.set(&key(), &["pg".to_owned()].into(), &BTreeSet::new());
+        assert_eq!([failed(50), failed(79)], [0, 29]);
+        index.answered(Kind::Secret, "apps", "pg");
+        assert_eq!([failed(80), failed(81)], [0, 1]);
+        index.forget(&key());
+        assert_eq!(failed(99), 0);
+    }
 
     fn key() -> Key {
         ObjectRef::new("demo").within("apps")

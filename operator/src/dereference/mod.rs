@@ -17,7 +17,11 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A failure of the API server's own is repeated; one that lasts so long is reported as what it is, and
+/// the cluster goes on without the object.
+const UNREADABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// Reads the Secrets and ConfigMaps that a cluster names, and notes in `index` that it names them.
 /// What was read a moment ago and has not changed since is not read again.
@@ -26,6 +30,7 @@ pub async fn dereference(
     index: &ReferenceIndex,
     key: &Key,
     cluster: &BytebaseCluster,
+    now: Instant,
 ) -> Result<References, kube::Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let (secrets, config_maps) = wanted_references(&cluster.spec);
@@ -34,6 +39,7 @@ pub async fn dereference(
         client,
         index,
         namespace: &namespace,
+        now,
     };
     let secrets = reader.all(Kind::Secret, secrets, secret_values);
     let config_maps = reader.all(Kind::ConfigMap, config_maps, config_map_values);
@@ -67,6 +73,7 @@ struct Reader<'a> {
     client: &'a Client,
     index: &'a ReferenceIndex,
     namespace: &'a str,
+    now: Instant,
 }
 
 impl Reader<'_> {
@@ -109,15 +116,27 @@ impl Reader<'_> {
     {
         let object = match api.get(name).await {
             Ok(object) => object,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Fetched::Missing),
-            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Fetched::Forbidden),
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                self.index.answered(kind, self.namespace, name);
+                return Ok(match status.code {
+                    403 => Fetched::Forbidden,
+                    _ => Fetched::Missing,
+                });
+            }
+            Err(kube::Error::Api(status)) if status.code >= 500 => {
+                let lasts = self.index.failed(kind, self.namespace, name, self.now);
+                if lasts < UNREADABLE_AFTER {
+                    return Err(kube::Error::Api(status));
+                }
+                return Ok(Fetched::Unreadable(status.code));
+            }
             Err(error) => return Err(error),
         };
+        self.index.answered(kind, self.namespace, name);
         let metadata = object.meta().clone();
         let values = values(object).into_iter();
         let fetched = Fetched::Present(values.map(|(key, value)| (key, value.into())).collect());
-        let now = Instant::now();
-        self.index.keep(kind, &metadata, &fetched, ticket, now);
+        self.index.keep(kind, &metadata, &fetched, ticket, self.now);
         Ok(fetched)
     }
 }
@@ -125,7 +144,49 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validate::validate;
     use serde_json::json;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    #[tokio::test]
+    async fn what_the_api_server_fails_to_read_for_long_is_reported_and_read_again() {
+        let code = Arc::new(AtomicU16::new(500));
+        let answers = Arc::clone(&code);
+        let client = crate::testing::api_server("apps", move |_, uri, _| {
+            let code = answers.load(Ordering::Relaxed);
+            let body = if code == 200 {
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg"}, "data": {"url": "cG9zdGdyZXM="}})
+            } else {
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "InternalError", "message": "pl4nted"})
+            };
+            assert!(uri.path().ends_with("/secrets/pg"), "{uri}");
+            Some((code, body))
+        });
+        let spec = json!({"database": {"urlSecretRef": {"name": "pg", "key": "url"}}});
+        let cluster = crate::testing::cluster(&spec);
+        let index = ReferenceIndex::default();
+        let (key, start) = (Key::from_obj(&cluster), Instant::now());
+        let read = async |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            dereference(&client, &index, &key, &cluster, now).await
+        };
+        for seconds in [0, 10, 29] {
+            assert!(read(seconds).await.is_err(), "after {seconds} s");
+        }
+        let lasting = read(30).await.unwrap();
+        let unreadable = lasting.unreadable().unwrap();
+        assert_eq!(unreadable, "the API server cannot read Secret pg");
+        let validation = validate(&cluster, &lasting, None, crate::testing::now());
+        let message = &validation.problems[0].message;
+        assert!(message.contains("HTTP status 500"), "{message}");
+        assert!(!format!("{validation:?}").contains("pl4nted"));
+        code.store(200, Ordering::Relaxed);
+        assert!(read(31).await.unwrap().unreadable().is_none());
+        // It counts from the beginning again.
+        code.store(503, Ordering::Relaxed);
+        assert!(read(400).await.is_err());
+    }
 
     #[test]
     fn a_config_map_holds_text_and_binary_data() {

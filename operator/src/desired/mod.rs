@@ -11,6 +11,7 @@ mod pod_template;
 mod service_account;
 mod service_monitor;
 mod services;
+pub mod spot;
 mod stateful_set;
 #[cfg(test)]
 mod tests;

@@ -503,30 +503,54 @@ fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
     })
 }
 
-/// Drains that have come near their end.
+/// Drains that have begun, or have come near their end.
 fn drain_notices(
     previous: &BytebaseClusterStatus,
     next: &BytebaseClusterStatus,
 ) -> impl Iterator<Item = Notice> {
-    let ends_soon = |replica: &&ReplicaStatus| replica.drain == Some(DrainState::EndsSoon);
-    let replicas = next.replica_statuses.iter().filter(ends_soon);
-    let new = replicas.filter(move |replica| {
-        let before = previous.replica_statuses.iter().filter(ends_soon);
-        !before.into_iter().any(|before| before.pod == replica.pod)
-    });
-    new.map(|replica| {
-        let pod = &replica.pod;
-        let tasks = match replica.running_tasks.unwrap_or_default() {
-            1 => "1 task, which is".to_owned(),
-            tasks => format!("{tasks} tasks, which are"),
-        };
-        let by = replica.ends_by.as_ref();
-        let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
-        let message = format!(
-            "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
-        );
-        happened(Reason::DrainEndsSoon, message)
+    next.replica_statuses.iter().filter_map(|replica| {
+        let mut before = previous.replica_statuses.iter();
+        let before = before.find(|before| before.pod == replica.pod);
+        let was_ending = before.is_some_and(|before| before.ends_by.is_some());
+        let drain = before.and_then(|before| before.drain);
+        match replica.drain? {
+            // Work that comes to it later begins no other drain.
+            DrainState::Draining => (!was_ending).then(|| drain_began(replica)),
+            DrainState::EndsSoon => {
+                (drain != Some(DrainState::EndsSoon)).then(|| drain_ends_soon(replica))
+            }
+        }
     })
+}
+
+fn drain_began(replica: &ReplicaStatus) -> Notice {
+    let pod = &replica.pod;
+    let tasks = match replica.running_tasks.unwrap_or_default() {
+        1 => "its running task".to_owned(),
+        tasks => format!("its {tasks} running tasks"),
+    };
+    let message = format!(
+        "{pod} was asked to end and finishes {tasks} first, {} at the latest",
+        replica.ends_by.as_ref().map_or_else(
+            || "until its time is up".to_owned(),
+            |by| format!("until {:.0}", by.0)
+        )
+    );
+    happened(Reason::DrainBegan, message)
+}
+
+fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
+    let pod = &replica.pod;
+    let tasks = match replica.running_tasks.unwrap_or_default() {
+        1 => "1 task, which is".to_owned(),
+        tasks => format!("{tasks} tasks, which are"),
+    };
+    let by = replica.ends_by.as_ref();
+    let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
+    let message = format!(
+        "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+    );
+    happened(Reason::DrainEndsSoon, message)
 }
 
 /// The queue began to be held, or is free again.

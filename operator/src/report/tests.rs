@@ -567,6 +567,39 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
 }
 
 #[test]
+fn a_drain_is_reported_once_when_it_begins() {
+    let report = |ending: bool, tasks: i64| Report {
+        replica_statuses: vec![ReplicaStatus {
+            running_tasks: Some(tasks),
+            drain: (ending && tasks > 0).then_some(DrainState::Draining),
+            ends_by: ending.then(|| Time(later(60))),
+            ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
+        }],
+        ..Report::default()
+    };
+    let runs = first(report(false, 2));
+    let after = |before: &BytebaseClusterStatus, ending, tasks| {
+        let next = status(before, report(ending, tasks), &[], None, now());
+        let published = notices(before, &next);
+        let texts: Vec<_> = published
+            .iter()
+            .map(|notice| (notice.reason, notice.warning, notice.message.clone()))
+            .collect();
+        (next, texts)
+    };
+    let (draining, begins) = after(&runs, true, 2);
+    let text = format!(
+        "demo-1 was asked to end and finishes its 2 running tasks first, until {:.0} at the latest",
+        later(60)
+    );
+    assert_eq!(begins, [(Reason::DrainBegan, false, text)]);
+    let (idle, none) = after(&draining, true, 0);
+    assert_eq!(none, []);
+    assert_eq!(after(&idle, true, 1).1, [], "it goes on");
+    assert_eq!(after(&runs, true, 0).1, [], "nothing is waited for");
+}
+
+#[test]
 fn what_lasts_too_long_is_reported_once() {
     let drain = |tasks, drain| ReplicaStatus {
         running_tasks: Some(tasks),

@@ -28,6 +28,9 @@ pub enum Error {
     /// The API server did not answer a read.
     #[error("reading failed: {0}")]
     Read(#[from] kube::Error),
+    /// The API server fails at a Secret or ConfigMap, which is reported already.
+    #[error("{0}")]
+    Unreadable(String),
     /// Another process leads now.
     #[error("this process no longer leads")]
     NotLeading(#[from] NotLeading),
@@ -52,6 +55,7 @@ impl Error {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Read(_)
+            | Self::Unreadable(_)
             | Self::Report(_)
             | Self::NotLeading(_)
             | Self::Apply(_, FailureKind::Transient | FailureKind::Lasting) => {
@@ -154,7 +158,14 @@ impl Pass<'_> {
             context.remember(key, memory);
             return Err(Error::Blind(message));
         }
-        let references = dereference(&context.client, &context.references, key, cluster).await?;
+        let references = dereference(
+            &context.client,
+            &context.references,
+            key,
+            cluster,
+            Instant::now(),
+        )
+        .await?;
         let license_key = context.settings.license_key.as_ref();
         let validation = validate(cluster, &references, license_key, (sources.clock)());
 
@@ -190,6 +201,9 @@ impl Pass<'_> {
         let failed = |failure: &&ApplyFailure| failure.kind != FailureKind::ChangedBack;
         if let Some(failure) = outcome.failures.iter().find(failed) {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
+        }
+        if let Some(message) = references.unreadable() {
+            return Err(Error::Unreadable(message));
         }
         let requeue = outcome.requeue();
         Ok((

@@ -16,6 +16,8 @@ pub enum Fetched {
     Missing,
     /// The operator's role may not read it.
     Forbidden,
+    /// The API server has failed at it for long, with this HTTP status.
+    Unreadable(u16),
 }
 
 impl Fetched {
@@ -23,7 +25,7 @@ impl Fetched {
     pub fn size(&self) -> usize {
         match self {
             Self::Present(keys) => keys.values().map(|value| value.expose_secret().len()).sum(),
-            Self::Missing | Self::Forbidden => 0,
+            Self::Missing | Self::Forbidden | Self::Unreadable(_) => 0,
         }
     }
 }
@@ -34,6 +36,7 @@ impl fmt::Debug for Fetched {
             Self::Present(keys) => write!(f, "Present({:?})", keys.keys().collect::<Vec<_>>()),
             Self::Missing => f.write_str("Missing"),
             Self::Forbidden => f.write_str("Forbidden"),
+            Self::Unreadable(code) => write!(f, "Unreadable({code})"),
         }
     }
 }
@@ -45,6 +48,18 @@ pub struct References {
     pub secrets: BTreeMap<String, Fetched>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<String, Fetched>,
+}
+
+impl References {
+    /// That the API server cannot read one of them: no watch shows when it can again.
+    pub fn unreadable(&self) -> Option<String> {
+        let find = |kind: &str, objects: &BTreeMap<String, Fetched>| {
+            let mut objects = objects.iter();
+            let found = objects.find(|(_, fetched)| matches!(fetched, Fetched::Unreadable(_)));
+            found.map(|(name, _)| format!("the API server cannot read {kind} {name}"))
+        };
+        find("Secret", &self.secrets).or_else(|| find("ConfigMap", &self.config_maps))
+    }
 }
 
 /// Names of the Secrets and of the ConfigMaps that a spec names and whose values the operator
@@ -182,6 +197,9 @@ fn lookup(
         Some(Fetched::Forbidden) => Err(missing(format!(
             "the operator may not read {kind} {name}: grant its role get on {}s in this namespace",
             kind.to_lowercase()
+        ))),
+        Some(Fetched::Unreadable(code)) => Err(missing(format!(
+            "the API server cannot read {kind} {name}: it has answered with HTTP status {code} for over half a minute, as it does where the object cannot be decrypted. If `kubectl get` fails as well, write the object again"
         ))),
         Some(Fetched::Missing) | None => Err(missing(format!(
             "{kind} {name} does not exist in this namespace: create it with the key {key}"

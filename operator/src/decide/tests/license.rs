@@ -145,6 +145,12 @@ fn reminders_come_at_30_7_and_1_days() {
             "{message}"
         );
         assert_eq!(plan.next, Some(after(next)), "{left:?}");
+        // What a user plans by is when the gate closes, not when the license ends.
+        if words.is_some() {
+            let closes = after(left - secs(GUARD));
+            let from = format!("only one replica is left from {closes} on");
+            assert!(message.contains(&from), "{message}");
+        }
     }
 }
 
