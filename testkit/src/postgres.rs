@@ -67,7 +67,10 @@ impl Server {
         let (from, to) = (self.file("data"), directory.join("data"));
         let version = self.sql("postgres", "SHOW server_version_num");
         let (begin, end) = if version.trim() < "150000" {
-            ("pg_start_backup('standby', true, false)", "pg_stop_backup(false)")
+            (
+                "pg_start_backup('standby', true, false)",
+                "pg_stop_backup(false)",
+            )
         } else {
             ("pg_backup_start('standby', true)", "pg_backup_stop(false)")
         };
@@ -75,7 +78,10 @@ impl Server {
         let mut backup = self.client("postgres");
         backup
             .args(["-c", &format!("SELECT 'begun' FROM {begin}")])
-            .args(["-c", &format!("\\! cp -a {} {}", from.display(), to.display())])
+            .args([
+                "-c",
+                &format!("\\! cp -a {} {}", from.display(), to.display()),
+            ])
             .args(["-c", &format!("SELECT labelfile FROM {end}")]);
         let output = backup.output().expect("psql starts");
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();

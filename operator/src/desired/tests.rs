@@ -801,6 +801,40 @@ fn with_null(field: &str) -> Value {
 }
 
 #[test]
+fn an_overlay_changes_the_only_constraint_of_a_topology_key_and_adds_to_it() {
+    for (overlay, pointer, expected) in [
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2},
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 3},
+            ]}}),
+            "/spec/topologySpreadConstraints/2",
+            Some(
+                json!({"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}),
+            ),
+        ),
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "maxSkew": 3},
+            ]}}),
+            "/spec/topologySpreadConstraints/0/maxSkew",
+            Some(json!(3)),
+        ),
+        // The only one of its key is the default, changed.
+        (
+            json!({"spec": {"topologySpreadConstraints": [
+                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"},
+            ]}}),
+            "/spec/topologySpreadConstraints/0/whenUnsatisfiable",
+            Some(json!("DoNotSchedule")),
+        ),
+    ] {
+        let template = merged(&overlay).unwrap_or_else(|error| panic!("{overlay}: {error}"));
+        assert_eq!(template.pointer(pointer), expected.as_ref(), "{overlay}");
+    }
+}
+
+#[test]
 fn an_overlay_changes_what_it_names() {
     for (overlay, pointer, expected) in [
         (json!({}), "/spec/hostname", None),
@@ -842,31 +876,6 @@ fn an_overlay_changes_what_it_names() {
             ]}]}}),
             "/spec/containers/1/ports/1/protocol",
             Some(json!("UDP")),
-        ),
-        (
-            json!({"spec": {"topologySpreadConstraints": [
-                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2},
-                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 3},
-            ]}}),
-            "/spec/topologySpreadConstraints/2",
-            Some(
-                json!({"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}),
-            ),
-        ),
-        (
-            json!({"spec": {"topologySpreadConstraints": [
-                {"topologyKey": "kubernetes.io/hostname", "maxSkew": 3},
-            ]}}),
-            "/spec/topologySpreadConstraints/0/maxSkew",
-            Some(json!(3)),
-        ),
-        // The only one of its key is the default, changed.
-        (
-            json!({"spec": {"topologySpreadConstraints": [
-                {"topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"},
-            ]}}),
-            "/spec/topologySpreadConstraints/0/whenUnsatisfiable",
-            Some(json!("DoNotSchedule")),
         ),
         (
             container(&json!({"volumeMounts": [{"name": "other", "mountPath": "/tmp"}]})),
