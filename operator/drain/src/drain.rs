@@ -7,6 +7,9 @@ use std::time::Duration;
 const UNREACHABLE: Duration = Duration::from_mins(2);
 /// Bytebase gives up the tasks of a replica that has sent no heartbeat for so long.
 const DEAD_AFTER: Duration = Duration::from_mins(1);
+/// What a replica has not asked in so long of answered readings it does not ask: its heartbeat comes
+/// each ten seconds, and after an outage of the network it may come later than the hook is back.
+const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// Longest that work which is queued already is waited for while the queue is held; every replica
 /// claims what there is each five seconds.
 const SETTLING: Duration = Duration::from_secs(12);
@@ -65,6 +68,8 @@ pub struct State {
     /// Since when each reading has been answered and has shown no session of the replica. What was
     /// not seen does not count.
     disconnected: Option<Duration>,
+    /// Since when each reading has been answered and has shown that the replica asks nothing.
+    hung: Option<Duration>,
     /// When the queue began to be held and nothing of this replica ran.
     idle_since: Option<Duration>,
     /// Last readings of an idle replica for which the queue could not be held.
@@ -77,11 +82,12 @@ impl Hash for State {
             began,
             answered,
             disconnected,
+            hung,
             idle_since,
             unheld,
         } = self;
         began.map(f64::to_bits).hash(hasher);
-        (answered, disconnected, idle_since, unheld).hash(hasher);
+        (answered, disconnected, hung, idle_since, unheld).hash(hasher);
     }
 }
 
@@ -94,6 +100,11 @@ impl State {
         self.disconnected = seen
             .filter(|seen| seen.sessions == Some(0))
             .map(|_| self.disconnected.unwrap_or(elapsed));
+        let is_quiet = |seen: &&Seen| {
+            let quiet = seen.quiet;
+            quiet.is_some_and(|quiet| quiet >= DEAD_AFTER.as_secs_f64())
+        };
+        self.hung = seen.filter(is_quiet).map(|_| self.hung.unwrap_or(elapsed));
     }
 }
 
@@ -174,8 +185,8 @@ pub fn step(
     if seen.migrates {
         return wait(For::Migration);
     }
-    let is_hung = |quiet: f64| quiet >= DEAD_AFTER.as_secs_f64();
-    if seen.quiet.is_some_and(is_hung) && elapsed >= terms.pause {
+    let is_hung = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
+    if state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Hung);
     }
     let Some(running) = &seen.running else {
@@ -384,20 +395,38 @@ mod tests {
 
     #[test]
     fn a_replica_whose_sessions_ask_nothing_for_a_minute_hangs() {
-        let hung = |quiet, own| Seen {
-            quiet,
-            ..seen(own, &["a", "b"])
-        };
         for own in [Some("a"), None] {
-            let mut migrating = hung(Some(300.0), own);
-            migrating.migrates = true;
-            assert_eq!(at(300, Some(&migrating)), waits(For::Migration));
-            let waits = |reading| matches!(at(300, Some(&reading)), Step::Wait { .. });
-            assert!(waits(hung(Some(59.9), own)));
-            assert!(waits(hung(None, own)), "not seen is not hung");
-            let hung = hung(Some(60.0), own);
-            assert!(matches!(at(4, Some(&hung)), Step::Wait { .. }), "the pause");
-            assert_eq!(at(5, Some(&hung)), Step::LetGo(LetGo::Hung));
+            let reading = |quiet, migrates| Seen {
+                quiet,
+                migrates,
+                ..seen(own, &["a", "b"])
+            };
+            let mut state = State::default();
+            let mut lets_go = |seconds, seen: Option<Seen>| {
+                let elapsed = Duration::from_secs(seconds);
+                let next = step(&mut state, &TERMS, elapsed, seen.as_ref(), false);
+                let hung = next == Step::LetGo(LetGo::Hung);
+                assert!(hung || matches!(next, Step::Wait { .. }), "{next:?}");
+                hung
+            };
+            // Not seen is not hung.
+            assert!(!lets_go(10, Some(reading(None, false))));
+            assert!(!lets_go(20, Some(reading(Some(59.9), false))));
+            // The network was away for longer than a minute, and the hook is back before the replica.
+            assert!(!lets_go(30, None));
+            assert!(!lets_go(95, Some(reading(Some(75.0), false))));
+            assert!(!lets_go(109, Some(reading(Some(89.0), false))));
+            assert!(
+                !lets_go(110, Some(reading(Some(0.0), false))),
+                "it is back too"
+            );
+            assert!(!lets_go(170, Some(reading(Some(60.0), false))));
+            assert!(!lets_go(184, Some(reading(Some(74.0), false))));
+            assert!(
+                !lets_go(190, Some(reading(Some(80.0), true))),
+                "it migrates"
+            );
+            assert!(lets_go(191, Some(reading(Some(81.0), false))));
         }
     }
 

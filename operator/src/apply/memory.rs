@@ -90,11 +90,14 @@ impl Memory {
         self.contests.retain(|_, contest| !contest.is_over(now));
     }
 
-    /// Whether this was written a moment ago, and the watch has not shown it yet.
+    /// Whether this was written a moment ago, and the watch has not shown it yet. What is decided anew
+    /// from the same version of a StatefulSet waits as well: of two sizes that each leave one replica
+    /// the second could end the one that the first left.
     pub(super) fn awaits_echo(&self, candidate: &Candidate) -> bool {
-        self.writes
-            .get(&candidate.slot)
-            .is_some_and(|write| write.before == candidate.before && write.hash == candidate.hash)
+        let any = candidate.slot.0 == Kind::StatefulSet;
+        self.writes.get(&candidate.slot).is_some_and(|write| {
+            write.before == candidate.before && (any || write.hash == candidate.hash)
+        })
     }
 
     /// Whether the API server holds this in a form of its own: it was asked, and changed nothing.

@@ -464,8 +464,12 @@ fn claims(
         LicenseValidity::Valid => match license.expires_at.and_then(|end| reminders::passed(end, now)) {
             None => Answer(Licensed::Yes, Reason::LicenseAllowsHa, format!("the {} license includes HA, {until}", license.plan)),
             Some(days) => {
-                let closes = license.expires_at.and_then(|end| end.checked_sub(guard).ok()).unwrap_or(now);
-                Answer(Licensed::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and only one replica is left from {closes} on, so that each has time for its running tasks: install a new one", license.plan))
+                let closes = license.expires_at.and_then(|end| end.checked_sub(guard).ok());
+                let then = closes.map_or_else(
+                    || "then".to_owned(),
+                    |closes| format!("from {closes} on, so that each has time for its running tasks,"),
+                );
+                Answer(Licensed::Yes, Reason::LicenseEndsSoon, format!("the {} license includes HA, but ends within {days} ({until}), and {then} no more than one replica runs: install a new one", license.plan))
             }
         },
     }

@@ -174,7 +174,7 @@ fn guard(settings: &Settings, wanted: i32, observation: &Observation) -> SignedD
     let pods = observation.pods.iter().filter_map(|pod| pod.grace);
     let set = observation.stateful_set.as_ref();
     let grace = pods.chain(set.map(StatefulSetView::grace)).max();
-    let step = grace.unwrap_or_default() + STEP_MARGIN;
+    let step = grace.unwrap_or_default().saturating_add(STEP_MARGIN);
     let steps = wanted.saturating_sub(1).max(0);
     step.checked_mul(steps)
         .and_then(|steps| settings.license_guard.checked_add(steps))
@@ -316,7 +316,8 @@ fn blocked(
             } else {
                 pace::QUIET_PROBE
             },
-            sessions: pace::is_unnamed(health),
+            // Whether a replica that has to go migrates the schema.
+            sessions: pace::is_unnamed(health) || (acts && health.replicas.len() > 1),
             new_session: database.as_ref().is_some_and(pace::is_refused),
             keep_session: true,
             try_login: false,

@@ -142,7 +142,8 @@ impl ReferenceIndex {
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// It has answered otherwise: that the object is there, or that it is not, or may not be read.
+    /// It has answered otherwise, or not at all: that the object is there, or that it is not, or may
+    /// not be read.
     pub fn answered(&self, kind: Kind, namespace: &str, name: &str) {
         let mut index = self.0.lock();
         if let Some(named) = index.references.get_mut(&reference(kind, namespace, name)) {

@@ -130,7 +130,10 @@ impl Reader<'_> {
                 }
                 return Ok(Fetched::Unreadable(status.code));
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.index.answered(kind, self.namespace, name);
+                return Err(error);
+            }
         };
         self.index.answered(kind, self.namespace, name);
         let metadata = object.meta().clone();
@@ -175,14 +178,13 @@ mod tests {
             assert!(read(seconds).await.is_err(), "after {seconds} s");
         }
         let lasting = read(30).await.unwrap();
-        let unreadable = lasting.unreadable().unwrap();
-        assert_eq!(unreadable, "the API server cannot read Secret pg");
+        assert!(lasting.holds_unreadable());
         let validation = validate(&cluster, &lasting, None, crate::testing::now());
         let message = &validation.problems[0].message;
         assert!(message.contains("HTTP status 500"), "{message}");
         assert!(!format!("{validation:?}").contains("pl4nted"));
         code.store(200, Ordering::Relaxed);
-        assert!(read(31).await.unwrap().unreadable().is_none());
+        assert!(!read(31).await.unwrap().holds_unreadable());
         // It counts from the beginning again.
         code.store(503, Ordering::Relaxed);
         assert!(read(400).await.is_err());

@@ -32,6 +32,25 @@ const PROTOCOL: &str = "protocol";
 /// or not; one with several adds those that are not.
 const UNSATISFIABLE: &str = "whenUnsatisfiable";
 
+/// What distinguishes the entries of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// The first of their keys alone, as earlier operators had it: their pods are not replaced for it.
+    FirstKey,
+    /// All of their keys.
+    Whole,
+}
+
+impl Identity {
+    fn keys(self, field: &str) -> &'static [&'static str] {
+        let keys = list_keys(field);
+        match self {
+            Self::FirstKey => keys.get(..1).unwrap_or_default(),
+            Self::Whole => keys,
+        }
+    }
+}
+
 /// Deepest nesting of a pod template; what is deeper is no pod template.
 const DEPTH: usize = 32;
 
@@ -55,9 +74,9 @@ fn means(overlay: &Value, candidate: &Value, keys: &[&str]) -> bool {
 
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
 /// it.
-pub(super) fn merge(base: &Value, overlay: &Value) -> Result<Value, String> {
+pub(super) fn merge(base: &Value, overlay: &Value, identity: Identity) -> Result<Value, String> {
     let mut merged = base.clone();
-    merge_into(&mut merged, overlay, "", DEPTH)?;
+    merge_into(&mut merged, overlay, "", identity, DEPTH)?;
     let typed: PodTemplateSpec = serde_json::from_value(merged.clone())
         .map_err(|error| format!("does not fit a pod template: {error}"))?;
     let normal = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
@@ -71,14 +90,22 @@ pub(super) fn merge(base: &Value, overlay: &Value) -> Result<Value, String> {
     Ok(normal)
 }
 
-fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> Result<(), String> {
+fn merge_into(
+    base: &mut Value,
+    overlay: &Value,
+    field: &str,
+    identity: Identity,
+    depth: usize,
+) -> Result<(), String> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err("is nested too deeply".to_owned());
     };
     match (base, overlay) {
-        (Value::Object(base), Value::Object(overlay)) => merge_objects(base, overlay, depth),
+        (Value::Object(base), Value::Object(overlay)) => {
+            merge_objects(base, overlay, identity, depth)
+        }
         (Value::Array(base), Value::Array(overlay)) if !list_keys(field).is_empty() => {
-            let keys = list_keys(field);
+            let keys = identity.keys(field);
             let name = keys.first().copied().unwrap_or_default();
             for entry in overlay {
                 if part(entry, name).is_none() {
@@ -94,7 +121,7 @@ fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> R
                     places.position(|found| means(entry, found, keys))
                 };
                 match place.and_then(|place| base.get_mut(place)) {
-                    Some(found) => merge_into(found, entry, "", depth)?,
+                    Some(found) => merge_into(found, entry, "", identity, depth)?,
                     None => base.push(entry.clone()),
                 }
             }
@@ -110,6 +137,7 @@ fn merge_into(base: &mut Value, overlay: &Value, field: &str, depth: usize) -> R
 fn merge_objects(
     base: &mut Map<String, Value>,
     overlay: &Map<String, Value>,
+    identity: Identity,
     depth: usize,
 ) -> Result<(), String> {
     for (key, value) in overlay {
@@ -126,6 +154,7 @@ fn merge_objects(
             base.entry(key.clone()).or_insert(Value::Null),
             value,
             key,
+            identity,
             depth,
         )?;
     }

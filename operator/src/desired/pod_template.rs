@@ -3,6 +3,7 @@
 //! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
 //! file in the tests guards it.
 
+use super::overlay::Identity;
 use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef, UserAndGroup};
 use crate::validate::{
@@ -80,7 +81,14 @@ pub fn pod_template(cluster: &ValidCluster, additions: Additions<'_>) -> Result<
     let value = serde_json::to_value(&template).map_err(|error| error.to_string())?;
     match &cluster.pods.overlay {
         None => Ok(value),
-        Some(overlay) => overlay::merge(&value, overlay),
+        Some(overlay) => {
+            let identity = if defaults == 0 {
+                Identity::FirstKey
+            } else {
+                Identity::Whole
+            };
+            overlay::merge(&value, overlay, identity)
+        }
     }
 }
 

@@ -784,10 +784,31 @@ fn the_go_memory_limit_follows_the_containers() {
 }
 
 fn merged(overlay: &Value) -> Result<Value, String> {
-    pod_template(
-        &valid(&json!({"podTemplate": overlay})),
-        Additions::default(),
-    )
+    merged_by(LATEST_DEFAULTS, overlay)
+}
+
+fn merged_by(defaults: u32, overlay: &Value) -> Result<Value, String> {
+    let additions = Additions {
+        drain_image: None,
+        defaults,
+    };
+    pod_template(&valid(&json!({"podTemplate": overlay})), additions)
+}
+
+#[test]
+fn an_upgrade_of_the_operator_merges_the_overlay_of_older_pods_as_before() {
+    let two = json!({"spec": {"topologySpreadConstraints": [
+        {"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2},
+        {"topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 3},
+    ]}});
+    let racks = |defaults| {
+        let spec = &merged_by(defaults, &two).unwrap()["spec"];
+        let constraints = spec["topologySpreadConstraints"].as_array().unwrap().iter();
+        constraints
+            .filter(|constraint| constraint["topologyKey"] == "rack")
+            .count()
+    };
+    assert_eq!((racks(0), racks(LATEST_DEFAULTS)), (1, 2));
 }
 
 fn container(change: &Value) -> Value {

@@ -443,7 +443,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
             let reminder = reminders
                 .iter()
                 .any(|reason| condition.reason == reason.as_ref())
-                && before.is_none_or(|before| before.message != condition.message);
+                && before.is_none_or(|before| reminder(before) != reminder(condition));
             let reason: Reason = condition.reason.parse().ok()?;
             let type_: ConditionType = condition.type_.parse().ok()?;
             ((!same || reminder) && worth_reporting(type_, reason, before.is_some())).then(|| {
@@ -460,6 +460,12 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
         .chain(stuck_notice(previous, next))
         .chain(drain_notices(previous, next))
         .collect()
+}
+
+/// The part of a message that says how soon something ends; what follows may change at any time.
+fn reminder(condition: &Condition) -> &str {
+    let message = condition.message.as_str();
+    message.split(" (until").next().unwrap_or(message)
 }
 
 /// Something that happened, beside the conditions.

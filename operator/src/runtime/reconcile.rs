@@ -22,15 +22,14 @@ use std::time::{Duration, Instant};
 
 /// Longest one reconcile may take; the slowest call in it ends by itself after 30 s.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// A Secret or ConfigMap that the API server cannot read is asked for again after so long.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 /// Why a reconcile ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server did not answer a read.
     #[error("reading failed: {0}")]
     Read(#[from] kube::Error),
-    /// The API server fails at a Secret or ConfigMap, which is reported already.
-    #[error("{0}")]
-    Unreadable(String),
     /// Another process leads now.
     #[error("this process no longer leads")]
     NotLeading(#[from] NotLeading),
@@ -55,7 +54,6 @@ impl Error {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Read(_)
-            | Self::Unreadable(_)
             | Self::Report(_)
             | Self::NotLeading(_)
             | Self::Apply(_, FailureKind::Transient | FailureKind::Lasting) => {
@@ -202,8 +200,9 @@ impl Pass<'_> {
         if let Some(failure) = outcome.failures.iter().find(failed) {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
         }
-        if let Some(message) = references.unreadable() {
-            return Err(Error::Unreadable(message));
+        // No watch shows when the API server can read it again.
+        if references.holds_unreadable() {
+            outcome.requeue_after(READ_AGAIN);
         }
         let requeue = outcome.requeue();
         Ok((

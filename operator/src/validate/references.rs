@@ -51,14 +51,10 @@ pub struct References {
 }
 
 impl References {
-    /// That the API server cannot read one of them: no watch shows when it can again.
-    pub fn unreadable(&self) -> Option<String> {
-        let find = |kind: &str, objects: &BTreeMap<String, Fetched>| {
-            let mut objects = objects.iter();
-            let found = objects.find(|(_, fetched)| matches!(fetched, Fetched::Unreadable(_)));
-            found.map(|(name, _)| format!("the API server cannot read {kind} {name}"))
-        };
-        find("Secret", &self.secrets).or_else(|| find("ConfigMap", &self.config_maps))
+    /// Whether the API server cannot read one of them.
+    pub fn holds_unreadable(&self) -> bool {
+        let mut all = self.secrets.values().chain(self.config_maps.values());
+        all.any(|fetched| matches!(fetched, Fetched::Unreadable(_)))
     }
 }
 

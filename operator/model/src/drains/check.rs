@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// Once the world behaves and no new work comes, every drain is over after so many steps: two for
 /// the replica to be known, two for what is queued, and what is claimed meanwhile.
 const QUIET: u8 = 8;
-/// A replica that hangs is given a minute first.
-const HUNG: u8 = 10;
+/// A replica that hangs is given a minute first, and three steps in which that is seen.
+const HUNG: u8 = 13;
 /// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be free
 /// for one, and what is left of the window before may be too short.
 const BUSY_LIMITS: u8 = 3;

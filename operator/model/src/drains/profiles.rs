@@ -183,7 +183,7 @@ fn database(more: u8) -> Vec<Profile> {
                 ends: 1 + more,
                 work: 2,
                 hangs: 1,
-                ticks: 12 + more,
+                ticks: 14 + more,
                 ..none
             },
             finds: &[Bug::HungIsBusy],

@@ -148,7 +148,9 @@ fn reminders_come_at_30_7_and_1_days() {
         // What a user plans by is when the gate closes, not when the license ends.
         if words.is_some() {
             let closes = after(left - secs(GUARD));
-            let from = format!("only one replica is left from {closes} on");
+            let from = format!(
+                "and from {closes} on, so that each has time for its running tasks, no more than one replica runs"
+            );
             assert!(message.contains(&from), "{message}");
         }
     }
