@@ -34,6 +34,19 @@ pub const NEW: &str = "rev-new";
 /// Revision of the template before.
 pub const OLD: &str = "rev-old";
 
+/// Certificate of a CA that ends at 2036-11-24T05:06:27Z.
+pub const CA_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
+CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
+OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
+ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
+BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
+hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
+IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
+-----END CERTIFICATE-----
+";
+
 static SIGNER: LazyLock<Signer> = LazyLock::new(Signer::generate);
 
 /// The moment at which the tests stand.

@@ -90,8 +90,8 @@ impl Memory {
         self.contests.retain(|_, contest| !contest.is_over(now));
     }
 
-    /// Whether this was written a moment ago, and the watch has not shown it yet. What is decided anew
-    /// from the same version of a StatefulSet waits as well: of two sizes that each leave one replica
+    /// Whether this was written a moment ago, and the watch has not shown it yet. Another
+    /// decision on the same version of a StatefulSet waits as well: of two sizes that each leave one replica
     /// the second could end the one that the first left.
     pub(super) fn awaits_echo(&self, candidate: &Candidate) -> bool {
         let any = candidate.slot.0 == Kind::StatefulSet;

@@ -6,7 +6,6 @@
 //! them. Then losing their tasks is the lesser loss.
 
 use super::health::{Health, Replica};
-use super::license::LicenseVerdict;
 use super::step::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
@@ -26,16 +25,13 @@ pub struct Hastened {
     pub due_at: Option<Timestamp>,
 }
 
-/// Decides it. The end of a license that has not come yet leaves each step its whole grace period.
-pub fn hastened(
-    license: &LicenseVerdict,
-    observation: &Observation,
-    health: &Health<'_>,
-) -> Hastened {
+/// Decides it for a license that has ended. An end that has not come yet leaves each step its whole
+/// grace period.
+pub fn hastened(observation: &Observation, health: &Health<'_>) -> Hastened {
     let Some(set) = &observation.stateful_set else {
         return Hastened::default();
     };
-    if !license.has_ended() || health.replicas.len() < 2 || migrates(observation) {
+    if health.replicas.len() < 2 || migrates(observation) {
         return Hastened::default();
     }
     let mut drains: Vec<_> = health

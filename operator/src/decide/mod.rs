@@ -24,7 +24,6 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::spec::Enforcement;
 use crate::api::status::{DatabaseStatus, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
@@ -207,7 +206,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
     let hastened = match findings.haste {
-        Haste::Ended if !cluster.paused => haste::hastened(license, observation, health),
+        Haste::Ended if !cluster.paused => haste::hastened(observation, health),
         _ => haste::Hastened::default(),
     };
     let restart = silent::restart(cluster, observation, health, database, rollout);
@@ -281,17 +280,17 @@ fn blocked(
     let database = validation.database.as_ref();
     let database =
         database.map(|database| database::judge(database, wanted, observation, health, false));
-    let closed = enforcement == Enforcement::Enforce && license.allows == license::Licensed::No;
+    // Whatever is wanted, the gate leaves one.
+    let haste = replicas::haste(1, enforcement, &license);
+    let closed = haste != Haste::Orderly;
     let acts = closed && !paused;
-    let hastened = if acts {
-        haste::hastened(&license, observation, health)
-    } else {
-        haste::Hastened::default()
+    let hastened = match haste {
+        Haste::Ended if acts => haste::hastened(observation, health),
+        _ => haste::Hastened::default(),
     };
     let set = observation.stateful_set.as_ref();
-    let resize = set.filter(|set| closed && !paused && set.replicas > 1);
+    let resize = set.filter(|set| acts && set.replicas > 1);
     let resize = resize.and_then(|set| {
-        let haste = replicas::haste(1, enforcement, &license);
         let size = scale::next_size(set, 1, haste, observation, health);
         (size != set.size()).then_some(size)
     });

@@ -100,11 +100,8 @@ pub fn next_size(
     }
     let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
     let ending = health.replicas.iter().find(surplus);
-    let waits = match (ending, haste) {
-        (None, _) => false,
-        (Some(_), Haste::Orderly) => true,
-        (Some(ending), Haste::Gate | Haste::Ended) => !cannot_end(ending, observation),
-    };
+    let waits =
+        ending.is_some_and(|ending| haste == Haste::Orderly || !cannot_end(ending, observation));
     if waits || !set.settled {
         return present;
     }

@@ -133,22 +133,21 @@ impl ReferenceIndex {
         }
     }
 
-    /// The API server has answered a read of an object with a failure of its own. Returns for how long
-    /// it has done nothing else.
-    pub fn failed(&self, kind: Kind, namespace: &str, name: &str, now: Instant) -> Duration {
+    /// Notes what came of a read of an object: `at` is the moment of it if the API server has answered
+    /// with a failure of its own, and `None` if it has not. Returns since when it has done nothing else.
+    pub fn failing(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        at: Option<Instant>,
+    ) -> Option<Instant> {
         let mut index = self.0.lock();
-        let named = index.references.get_mut(&reference(kind, namespace, name));
-        let since = named.map(|named| *named.fails_since.get_or_insert(now));
-        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-
-    /// It has answered otherwise, or not at all: that the object is there, or that it is not, or may
-    /// not be read.
-    pub fn answered(&self, kind: Kind, namespace: &str, name: &str) {
-        let mut index = self.0.lock();
-        if let Some(named) = index.references.get_mut(&reference(kind, namespace, name)) {
-            named.fails_since = None;
-        }
+        let named = index
+            .references
+            .get_mut(&reference(kind, namespace, name))?;
+        named.fails_since = at.map(|at| named.fails_since.unwrap_or(at));
+        named.fails_since
     }
 
     /// The watch shows an object, changed or gone. Returns the clusters that this is news to.
@@ -239,14 +238,15 @@ mod tests {
     fn failures_count_from_the_first_after_any_other_answer() {
         let index = ReferenceIndex::default();
         let at = Instant::now();
+        let note = |at| index.failing(Kind::Secret, "apps", "pg", at);
         let failed = |seconds| {
             let now = at + Duration::from_secs(seconds);
-            index.failed(Kind::Secret, "apps", "pg", now).as_secs()
+            note(Some(now)).map_or(0, |since| now.duration_since(since).as_secs())
         };
         assert_eq!([failed(0), failed(40)], [0, 0], "no cluster names it");
         index.set(&key(), &["pg".to_owned()].into(), &BTreeSet::new());
         assert_eq!([failed(50), failed(79)], [0, 29]);
-        index.answered(Kind::Secret, "apps", "pg");
+        assert_eq!(note(None), None);
         assert_eq!([failed(80), failed(81)], [0, 1]);
         index.forget(&key());
         assert_eq!(failed(99), 0);

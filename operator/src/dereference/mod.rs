@@ -114,28 +114,19 @@ impl Reader<'_> {
     where
         K: kube::Resource + Clone + Debug + DeserializeOwned,
     {
-        let object = match api.get(name).await {
+        let read = api.get(name).await;
+        let fails = matches!(&read, Err(kube::Error::Api(status)) if status.code >= 500);
+        let since = fails.then_some(self.now);
+        let failing = self.index.failing(kind, self.namespace, name, since);
+        let lasts = failing
+            .is_some_and(|since| self.now.saturating_duration_since(since) >= UNREADABLE_AFTER);
+        let object = match read {
             Ok(object) => object,
-            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
-                self.index.answered(kind, self.namespace, name);
-                return Ok(match status.code {
-                    403 => Fetched::Forbidden,
-                    _ => Fetched::Missing,
-                });
-            }
-            Err(kube::Error::Api(status)) if status.code >= 500 => {
-                let lasts = self.index.failed(kind, self.namespace, name, self.now);
-                if lasts < UNREADABLE_AFTER {
-                    return Err(kube::Error::Api(status));
-                }
-                return Ok(Fetched::Unreadable(status.code));
-            }
-            Err(error) => {
-                self.index.answered(kind, self.namespace, name);
-                return Err(error);
-            }
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Fetched::Missing),
+            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Fetched::Forbidden),
+            Err(kube::Error::Api(status)) if lasts => return Ok(Fetched::Unreadable(status.code)),
+            Err(error) => return Err(error),
         };
-        self.index.answered(kind, self.namespace, name);
         let metadata = object.meta().clone();
         let values = values(object).into_iter();
         let fetched = Fetched::Present(values.map(|(key, value)| (key, value.into())).collect());

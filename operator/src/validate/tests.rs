@@ -4,7 +4,9 @@ use super::{Fetched, Problem, References, UrlSource, validate, wanted_references
 use crate::api::Reason::{self, InvalidSecret, InvalidSpec, ReferenceMissing};
 use crate::api::read::UnreadableField;
 use crate::contract::pg_url::PgUrl;
-use crate::testing::{PASSWORD, cluster, now, references, secret, valid, validation};
+use crate::testing::{
+    CA_CERTIFICATE, PASSWORD, cluster, now, references, secret, valid, validation,
+};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
@@ -728,19 +730,6 @@ fn blocks_of_a_ca_bundle_that_are_no_certificates_are_counted_in_a_warning() {
     }
 }
 
-/// A certificate that ends at 2036-11-24T05:06:27Z.
-const REAL: &str = "-----BEGIN CERTIFICATE-----
-MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
-DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
-CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
-OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
-ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
-BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
-hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
-IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
------END CERTIFICATE-----
-";
-
 #[test]
 fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
     let end: Timestamp = "2036-11-24T05:06:27Z".parse().unwrap();
@@ -750,7 +739,7 @@ fn a_ca_bundle_that_has_ended_is_refused_and_one_that_ends_is_announced() {
         &json!({"params": {"sslmode": "require", "sslrootcert": "/other"}, "caSecretRef": key("ca", "ca.crt")}),
     );
     let mut references = references();
-    secret(&mut references, "ca", "ca.crt", REAL);
+    secret(&mut references, "ca", "ca.crt", CA_CERTIFICATE);
     let at = |spec: &Value, now: Timestamp| validate(&cluster(spec), &references, None, now);
     let days = |days: i64| jiff::SignedDuration::from_hours(days * 24);
     let second = jiff::SignedDuration::from_secs(1);
@@ -1283,7 +1272,12 @@ MC4wLKADAgECAgEBMAAwADAeFw0yMDAxMDEwMDAwMDBaFw0yOTEyMzEyMzU5NTla
         parts(&json!({"params": {"sslmode": "verify-full"}, "caSecretRef": key("ca", "ca.crt")}));
     let first = "2029-12-31T23:59:59Z".parse::<Timestamp>().unwrap();
     let mut references = references();
-    secret(&mut references, "ca", "ca.crt", &format!("{REAL}{SHORT}"));
+    secret(
+        &mut references,
+        "ca",
+        "ca.crt",
+        &format!("{CA_CERTIFICATE}{SHORT}"),
+    );
     for (now, said, next) in [
         (now, None, first - days(30)),
         (first - days(30), Some("within 30 days"), first - days(7)),

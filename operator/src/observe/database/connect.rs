@@ -222,23 +222,11 @@ pub(crate) mod tests {
     use super::super::Login;
     use super::*;
     use crate::contract::pg_url::{SslMode, TargetSessionAttrs};
+    use crate::testing::CA_CERTIFICATE;
     use bytebase_login::Refusal;
     use bytebase_login::plan::Reach;
 
     pub(crate) const PASSWORD: &str = "p4ss-w0rd-of-the-test";
-
-    /// Of a CA, valid for ten years.
-    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
-MIIBbjCCAROgAwIBAgIUYyI9cddbI1BrPH1mZMXXbpCjt/EwCgYIKoZIzj0EAwIw
-DDEKMAgGA1UEAwwBYTAeFw0yNjExMjcwNTA2MjdaFw0zNjExMjQwNTA2MjdaMAwx
-CjAIBgNVBAMMAWEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARwDwWiPwzbPqt0
-OS25TtkbZTSYKvHljFzwpbCzCl+ZGaFR2B+1/UqbtBz3gosaClD293wYljdHOfJL
-ZLp0R9bGo1MwUTAdBgNVHQ4EFgQUeiWQ9yxBNQxP0l8V3fe060OgT0gwHwYDVR0j
-BBgwFoAUeiWQ9yxBNQxP0l8V3fe060OgT0gwDwYDVR0TAQH/BAUwAwEB/zAKBggq
-hkjOPQQDAgNJADBGAiEAlHbZLvBjHvWH4rOA8oGVgIT3zgQ/RTp+bWIa5emrqN4C
-IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
------END CERTIFICATE-----
-";
 
     pub(crate) fn url(host: &str, port: u16) -> PgUrl {
         let text = format!("postgres://bytebase:{PASSWORD}@host:{port}/meta?sslmode=disable");
@@ -309,7 +297,7 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
             let mut access = access(url("db", 5432));
             access.url.ssl_mode = SslMode::VerifyFull;
             access.url.ssl_root_cert = path.map(str::to_owned);
-            access.ca = Some(CaBundle::parse(CERTIFICATE.as_bytes()).unwrap());
+            access.ca = Some(CaBundle::parse(CA_CERTIFICATE.as_bytes()).unwrap());
             assert_eq!(ca(&access).is_some(), counts, "{path:?}");
             check_reach(&access).unwrap();
         }
