@@ -26,7 +26,7 @@ use crate::wait;
 /// with a disaster in the middle of it, on a busy machine.
 ///
 /// Each of them may wait a minute for another to be idle, and half a minute for its own tasks.
-const PATIENCE: Duration = Duration::from_mins(8);
+const PATIENCE: Duration = Duration::from_mins(15);
 /// A frozen replica stands still for longer than its heartbeat counts (30 s).
 const REPLICA_FREEZE: Duration = Duration::from_secs(36);
 /// A lease is valid for 15 s, and a new leader takes a moment.
@@ -565,7 +565,7 @@ fn object(index: usize, model: &Model) -> Value {
             "license": {"secretRef": {"name": format!("{name}-license"), "key": "license"}},
             "admin": {"credentialsSecretRef": {"name": ADMIN_SECRET}, "createFirst": true},
             "podAnnotations": {"example.com/edit": "0"},
-            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 300, "holdLimitSeconds": 40},
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 300, "holdLimitSeconds": 120},
         },
     })
 }

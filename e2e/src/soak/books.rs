@@ -13,7 +13,7 @@ use jiff::Timestamp;
 /// Each of the two that go first finishes its tasks, and the longest of those takes half a minute.
 pub const TOLERANCE: Duration = Duration::from_secs(150);
 /// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around it.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(40 + 3);
+pub const LONGEST_HOLD: Duration = Duration::from_secs(120 + 3);
 
 /// A pod as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,9 +10,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+/// Seconds that most tasks take at most.
+const SHORT: i32 = 20;
 /// Seconds that the longest task takes: less than the queue may be held, or a single replica to which
 /// work keeps coming would have to give up its drain.
-const LONGEST: i32 = 20;
+const LONGEST: i32 = 90;
+/// One task in so many is a long one.
+const LONG_IN: u32 = 20;
 
 /// The task that gives tasks.
 pub struct Load {
@@ -52,7 +56,12 @@ async fn give(pools: Vec<PgPool>, rate: u32, seed: u64, mut stopped: oneshot::Re
             _ = pace.tick() => {}
         }
         for pool in &pools {
-            let seconds = rng.random_range(1..=LONGEST);
+            let longest = if rng.random_ratio(1, LONG_IN) {
+                LONGEST
+            } else {
+                SHORT
+            };
+            let seconds = rng.random_range(1..=longest);
             let insert = sqlx::query(
                 "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1::int))",
             );
