@@ -110,6 +110,37 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     }
 }
 
+/// PgBouncer gives a client the session that another one had. Its name goes along; its age does not.
+#[tokio::test]
+async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
+    let database = Database::new("pooled", SCHEMA);
+    let server = SERVER.get().unwrap();
+    let pooler = server.pooler("session", &[("pooled", "pl4nted")]);
+    let through = async |name| {
+        // PgBouncer refuses the parameter that sqlx adds of itself.
+        let options = database.options(name).extra_float_digits(None);
+        options.port(pooler.port).connect().await.unwrap()
+    };
+    through("demo-1").await.close().await.unwrap();
+    let mut own = through("demo-0").await;
+    let mut hook = through("hook").await;
+    for (name, sessions) in [("demo-0", 1), ("demo-1", 0)] {
+        let seen = read(&mut Watch::new(name.to_owned()), &mut hook).await;
+        assert_eq!(seen.sessions, Some(sessions), "{name}");
+    }
+    // A session that is older than the replica's process gives no id: every running task counts.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for (age, known) in [(LONG, Some("own")), (Some(Duration::ZERO), None)] {
+        let mut watch = Watch::new("demo-0".to_owned());
+        let mut seen = None;
+        for _ in 0..2 {
+            heartbeat(&mut own, "own").await;
+            seen = watch.read(&mut hook, age).await.unwrap().replica;
+        }
+        assert_eq!(seen.as_deref(), known);
+    }
+}
+
 #[tokio::test]
 async fn readings_leave_nothing_behind_at_the_server() {
     let database = Database::new("tidy", SCHEMA);
