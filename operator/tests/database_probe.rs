@@ -1048,6 +1048,50 @@ async fn black_holes_are_unknown_and_delay_no_other_cluster() {
     );
 }
 
+/// What PostgreSQL itself counts, by the same command. It also says what is left behind.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout)]
+async fn the_servers_time_for_a_reading() {
+    let url = bytebase("cost");
+    server().sql(
+        "cost",
+        "INSERT INTO replica_heartbeat SELECT gen_random_uuid(), now() FROM generate_series(1, 3)",
+    );
+    let readings = Arc::new(AtomicU16::new(0));
+    let count = Arc::clone(&readings);
+    let (wake, _woken) = unbounded_channel();
+    let observer = Arc::new(move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let probes = Probes::new(wake, ToString::to_string, observer);
+    for sessions in [false, true] {
+        probes.ensure(&"it", access(url.clone()));
+        let pace = Reading {
+            every: Duration::from_millis(50),
+            sessions,
+            new_session: false,
+            keep_session: true,
+            try_login: false,
+        };
+        probes.pace(&"it", pace);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let sample = || {
+            let active = "SELECT active_time FROM pg_stat_database WHERE datname = 'cost'";
+            let active: f64 = server().sql("postgres", active).trim().parse().unwrap();
+            (active, readings.load(Ordering::Relaxed))
+        };
+        let (active, before) = sample();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let (now, after) = sample();
+        let readings = after - before;
+        println!(
+            "sessions read: {sessions}: {readings} readings, {:.3} ms of the server each",
+            (now - active) / f64::from(readings)
+        );
+    }
+}
+
 // === Over time ===
 
 #[tokio::test]

@@ -13,12 +13,17 @@ use tokio::time::sleep;
 use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
+use crate::cluster::audit::Call;
 use crate::scenario::sandbox::Sandbox;
 use crate::scenarios::drains::{running_task, wait_task};
 use crate::scenarios::support::{self, NAME};
 
 const INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(3);
+/// Long enough for what has begun to end, and for a hook to read what it waits for.
+const SETTLING: Duration = Duration::from_secs(8);
+/// Tasks during which writes are counted.
+const TASKS: usize = 5;
 /// `rollout.preStopSeconds` of the cluster that is measured: the rules demand this pause of every
 /// pod.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -46,23 +51,70 @@ pub async fn measure(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     // A task needs a drain that outlasts it.
     support::patch_spec(sandbox, json!({"rollout": {"drainTimeoutSeconds": 120}})).await?;
     support::rolled_out(sandbox).await?;
-    last_task(sandbox, table).await
+    last_task(sandbox, table).await?;
+    tasks_by_the_way(sandbox, table).await
+}
+
+/// What the operator writes because replicas work. There is no rollout, and nothing ends.
+async fn tasks_by_the_way(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
+    let writes = async || {
+        let calls = sandbox.calls().await?.into_iter();
+        let lease = |call: &Call| call.resource == "leases";
+        anyhow::Ok(calls.filter(|call| call.writes() && !lease(call)).count())
+    };
+    sleep(SETTLING).await;
+    let before = writes().await?;
+    for _ in 0..TASKS {
+        let (id, _) = running_task(sandbox, 2).await?;
+        wait_task(sandbox, id, "DONE", PATIENCE).await?;
+    }
+    sleep(SETTLING).await;
+    table.row(
+        &format!("writes of the operator for {TASKS} tasks"),
+        (writes().await? - before).to_string(),
+        "0",
+    );
+    Ok(())
+}
+
+/// The most memory that the drain hook of a pod has taken, in MB.
+async fn hook_memory(sandbox: &Sandbox, pod: &Pod) -> Result<f64> {
+    let id = container(pod).context("no container")?;
+    let cluster = &sandbox.harness().cluster;
+    let start = Instant::now();
+    loop {
+        for process in cluster.processes_of(id).await? {
+            // It may have ended in between.
+            let read = format!("cat /proc/{process}/status 2>/dev/null || true");
+            let status = cluster.on_node(&read).await?;
+            let field = |name: &str| {
+                let mut lines = status.lines();
+                lines.find_map(|line| line.strip_prefix(name)?.split_whitespace().next())
+            };
+            if field("Name:") == Some("bytebase-drain")
+                && let Some(kilobytes) = field("VmHWM:")
+            {
+                return Ok(kilobytes.parse::<f64>()? / 1024.0);
+            }
+        }
+        ensure!(start.elapsed() < PATIENCE, "no drain hook runs in the pod");
+        sleep(INTERVAL).await;
+    }
+}
+
+/// The id of the container that runs Bytebase.
+fn container(pod: &Pod) -> Option<&str> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let id = statuses
+        .iter()
+        .find_map(|status| status.container_id.as_deref())?;
+    id.rsplit('/').next()
 }
 
 async fn quiet_pod(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     let mut most = 0;
     for pod in support::pods(sandbox).await? {
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.container_statuses.as_ref());
-        let id = statuses
-            .into_iter()
-            .flatten()
-            .find_map(|status| status.container_id.as_deref());
-        let id = id
-            .and_then(|id| id.rsplit('/').next())
-            .context("no container")?;
+        let id = container(&pod).context("no container")?;
         let cluster = &sandbox.harness().cluster;
         most = most.max(cluster.processes_of(id).await?.len());
     }
@@ -112,6 +164,10 @@ async fn last_task(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
+    // It has logged in and read several times by then.
+    sleep(SETTLING).await;
+    let memory = hook_memory(sandbox, &pod).await?;
+    table.row("drain hook, memory", format!("{memory:.1} MB"), "≤ 10 MB");
     wait_task(sandbox, id, "DONE", PATIENCE).await?;
     // Of the database's clock, which is that of this machine: the wait above reads it too seldom.
     let pool = sandbox.sql().await?;
