@@ -1,6 +1,6 @@
 //! Wrong input is reported, and nothing that runs is touched.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
@@ -25,6 +25,12 @@ pub const SCENARIOS: &[Scenario] = &[
         "wrong-license",
         "A license Secret that holds no license is reported, and the stored license still counts.",
         |sandbox| Box::pin(wrong_license(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "key-in-the-wrong-secret",
+        "A private key in any Secret that a cluster names, whole or spoiled, is refused, and no line of it is shown anywhere.",
+        |sandbox| Box::pin(key_in_the_wrong_secret(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
@@ -167,6 +173,76 @@ async fn wrong_license(sandbox: Sandbox) -> Result<()> {
     ensure!(
         support::lives(&sandbox).await? == before,
         "a wrong license Secret ended a replica"
+    );
+    Ok(())
+}
+
+/// What stands in a private key. The runner looks for each line, in base64 as well, in all that the
+/// operator wrote.
+const KEY_LINES: [&str; 3] = [
+    "MC4CAQAwBQYDK2VwBCIEIHNvbWUtbGluZS1vZi1hLWtleS10aGF0LW5vYm9keS1z",
+    "aG93cy1hbnl3aGVyZS1zaW5jZS1pdC1zdGFuZHMtaW4tYS1TZWNyZXQtb25seS0t",
+    "YW5kLXRoaXMtaXMtaXRzLWxhc3QtbGluZS13aGljaC1lbmRzLWhlcmU=",
+];
+
+/// The ways in which keys arrive in Secrets: as they are, on one line as environment variables
+/// carry them, cut off, indented as from a document, and behind a certificate that cannot be read.
+fn spoiled_keys() -> [String; 5] {
+    let (begin, end) = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
+    let [one, two, three] = KEY_LINES;
+    [
+        format!("{begin}\n{one}\n{two}\n{three}\n{end}\n"),
+        format!("{begin}\\n{one}\\n{two}\\n{three}\\n{end}\\n\n"),
+        format!("{begin}\n{one}\n{two}\n"),
+        format!("  {begin}\n  {one}\n  {two}\n  {three}\n  {end}\n"),
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{one}\n-----END CERTIFICATE-----\n{begin}\n{two}\n{three}\n{end}\n"
+        ),
+    ]
+}
+
+async fn key_in_the_wrong_secret(sandbox: Sandbox) -> Result<()> {
+    support::start(&sandbox, &support::licensed(&sandbox, 1)).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let before = support::lives(&sandbox).await?;
+    for (index, line) in KEY_LINES.iter().enumerate() {
+        sandbox.plant(&format!("line {} of the key", index + 1), line);
+    }
+    let reference = |key: &str| json!({"name": "misplaced", "key": key});
+    let places = [
+        json!({"database": {"urlSecretRef": reference("key")}}),
+        json!({"database": {"caSecretRef": reference("key")}}),
+        json!({"database": {"monitorSecretRef": reference("key")}}),
+        json!({"license": {"secretRef": reference("key")}}),
+        json!({"admin": {"credentialsSecretRef": {"name": "misplaced"}}}),
+    ];
+    let spec = support::licensed(&sandbox, 1)["spec"].clone();
+    let back = json!({
+        "database": {"urlSecretRef": spec["database"]["urlSecretRef"], "caSecretRef": null, "monitorSecretRef": null},
+        "license": spec["license"],
+        "admin": spec["admin"],
+    });
+    for key in spoiled_keys() {
+        let data = [("key", key.as_str()), ("email", &key), ("password", &key)];
+        sandbox.create_harmless_secret("misplaced", &data).await?;
+        for place in &places {
+            support::patch_spec(&sandbox, place.clone()).await?;
+            let refused = sandbox
+                .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
+                .await
+                .with_context(|| format!("{place}"))?;
+            support::says(&refused, &["misplaced"])?;
+            support::patch_spec(&sandbox, back.clone()).await?;
+            sandbox
+                .wait_condition(NAME, "ConfigurationValid", "True", "")
+                .await?;
+        }
+    }
+    ensure!(
+        support::lives(&sandbox).await? == before,
+        "a misplaced key ended a replica"
     );
     Ok(())
 }
