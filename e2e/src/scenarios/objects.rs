@@ -446,8 +446,15 @@ async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Exposed", "False", "IngressFailed")
         .await?;
     sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .wait_condition(NAME, "ReplicasHealthy", "True", "")
         .await?;
+    // No spec has been applied to its end, so nobody who waits for one goes on.
+    let object = format!("bytebasecluster/{NAME}");
+    let waiting = ["wait", "--for=condition=Ready", &object, "--timeout=2s"];
+    ensure!(
+        sandbox.kubectl(&waiting).await.is_err(),
+        "kubectl wait takes a spec for applied whose Ingress was refused"
+    );
     // Pods do not need it, so a rollout goes on.
     support::patch_spec(&sandbox, json!({"podLabels": {"asked": "meanwhile"}})).await?;
     let changed = || sandbox.pods("asked=meanwhile");

@@ -203,6 +203,7 @@ pub fn status(
         rollout,
         queue_hold,
         stuck_tasks,
+        refused_call,
         conditions,
     } = report;
     let stalled = failures
@@ -236,11 +237,34 @@ pub fn status(
         rollout: rollout.map(|rollout| rollout_since(rollout, previous, &now)),
         queue_hold: queue_hold.map(|hold| queue_since(hold, previous, &now)),
         stuck_tasks,
+        refused_call,
         conditions: with_failures(conditions, failures)
             .into_iter()
-            .map(|draft| condition(draft, previous, generation, &now))
+            .map(|draft| {
+                let generation = if stalled && promises_the_spec(draft.type_) {
+                    Some(observed_before(previous, draft.type_))
+                } else {
+                    generation
+                };
+                condition(draft, previous, generation, &now)
+            })
             .collect(),
     }
+}
+
+/// Whether a condition that is True promises that the spec stands in the cluster. `kubectl wait`
+/// believes it as soon as it is of the present generation, and asks no other condition.
+fn promises_the_spec(type_: ConditionType) -> bool {
+    matches!(type_, ConditionType::Ready | ConditionType::RolloutComplete)
+}
+
+/// The generation that a condition spoke of before; 0, which no spec has, if there was none.
+fn observed_before(previous: &BytebaseClusterStatus, type_: ConditionType) -> i64 {
+    let mut before = previous.conditions.iter();
+    let before = before.find(|before| before.type_ == type_.as_ref());
+    before
+        .and_then(|before| before.observed_generation)
+        .unwrap_or(0)
 }
 
 /// The status of a cluster whose objects the operator cannot see: what was reported before is not

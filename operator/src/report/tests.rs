@@ -229,8 +229,8 @@ fn the_generation_is_observed_once_what_was_decided_on_it_stands() {
     let observed = |kinds: &[FailureKind]| {
         let failures: Vec<_> = kinds.iter().map(|kind| refused(*kind, false)).collect();
         let status = status(&before, decided(), &failures, Some(4), now());
-        let ready = of(&status, ConditionType::Ready).observed_generation;
-        assert_eq!(ready, status.observed_generation);
+        let stalled = of(&status, ConditionType::Stalled).observed_generation;
+        assert_eq!(stalled, status.observed_generation);
         status.observed_generation
     };
     assert_eq!(observed(&[]), Some(4));
@@ -242,6 +242,35 @@ fn the_generation_is_observed_once_what_was_decided_on_it_stands() {
         observed(&[FailureKind::Transient, FailureKind::Refused]),
         Some(4)
     );
+}
+
+/// `kubectl wait --for=condition=Ready` compares the generation of the condition alone.
+#[test]
+fn what_promises_the_spec_speaks_of_no_generation_that_was_refused() {
+    let decided = || report(&json!({}), &healthy(3, stored(&json!({}))));
+    let failed = [refused(FailureKind::Refused, false)];
+    let of_generation =
+        |status: &BytebaseClusterStatus, type_| of(status, type_).observed_generation;
+    let none = BytebaseClusterStatus::default();
+    let at = |previous: &BytebaseClusterStatus, failures: &[_], generation| {
+        status(previous, decided(), failures, Some(generation), now())
+    };
+
+    let never = at(&none, &failed, 1);
+    let stood = at(&none, &[], 3);
+    let drifted = at(&stood, &failed, 3);
+    let edited = at(&drifted, &failed, 4);
+    let stands = at(&edited, &[], 4);
+    for type_ in [ConditionType::Ready, ConditionType::RolloutComplete] {
+        let observed = [&never, &stood, &drifted, &edited, &stands];
+        let observed = observed.map(|status| of_generation(status, type_));
+        assert_eq!(observed, [0, 3, 3, 3, 4].map(Some), "{type_}");
+    }
+    // The refusal itself is the outcome of the new spec.
+    for type_ in [ConditionType::Stalled, ConditionType::Reconciling] {
+        assert_eq!(of_generation(&edited, type_), Some(4), "{type_}");
+    }
+    assert_eq!(edited.observed_generation, Some(4));
 }
 
 #[test]
