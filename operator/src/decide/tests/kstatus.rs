@@ -1,7 +1,7 @@
 //! What tools make of the status that wait for a cluster to become as it was applied: Flux, `kpt`,
 //! `cli-utils`. None may wait for ever for what only a person changes.
 
-use super::plan;
+use super::{argo_cd, plan};
 use crate::api::crd;
 use crate::api::status::BytebaseClusterStatus;
 use crate::apply::{ApplyFailure, FailureKind};
@@ -66,7 +66,27 @@ fn status(spec: &Value, seen: &Observation, failures: &[ApplyFailure]) -> Value 
 }
 
 fn of(spec: &Value, seen: &Observation) -> Kstatus {
-    kstatus(&status(spec, seen, &[]), GENERATION)
+    judged(spec, seen, &[])
+}
+
+/// What kstatus says, with which the health check for Argo CD agrees as far as it has words for it.
+fn judged(spec: &Value, seen: &Observation, failures: &[ApplyFailure]) -> Kstatus {
+    let status = status(spec, seen, failures);
+    let kstatus = kstatus(&status, GENERATION);
+    let (health, message) = argo_cd::health(spec, &status, GENERATION);
+    let expected: &[_] = match kstatus {
+        _ if spec["paused"] == true => &["Suspended"],
+        Kstatus::Current => &["Healthy"],
+        // It also says what has been well before, and is not any more.
+        Kstatus::InProgress => &["Progressing", "Degraded"],
+        Kstatus::Failed => &["Degraded"],
+    };
+    assert!(
+        expected.contains(&health.as_str()),
+        "{kstatus:?} for kstatus, {health} for Argo CD: {status:#}"
+    );
+    assert!(!message.is_empty(), "{health} without a word: {status:#}");
+    kstatus
 }
 
 fn three() -> Observation {
@@ -200,8 +220,7 @@ fn what_changes_by_itself_is_waited_for() {
     assert_eq!(kstatus(unseen, 1), Kstatus::InProgress);
     // A write that failed and may succeed when it is tried again.
     let failures = [refused(FailureKind::Transient)];
-    let status = status(&none, &three(), &failures);
-    assert_eq!(kstatus(&status, GENERATION), Kstatus::InProgress);
+    assert_eq!(judged(&none, &three(), &failures), Kstatus::InProgress);
 }
 
 #[test]
@@ -240,8 +259,7 @@ fn what_does_not_go_on_without_help_is_reported_at_once() {
         assert_eq!(of(spec, &seen), Kstatus::Failed, "{name}");
     }
     let failures = [refused(FailureKind::Forbidden)];
-    let status = status(&none, &three(), &failures);
-    assert_eq!(kstatus(&status, GENERATION), Kstatus::Failed);
+    assert_eq!(judged(&none, &three(), &failures), Kstatus::Failed);
 }
 
 fn refused(kind: FailureKind) -> ApplyFailure {

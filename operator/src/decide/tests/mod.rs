@@ -1,5 +1,6 @@
 //! The decision as tables and properties.
 
+mod argo_cd;
 mod conditions;
 mod gate;
 mod haste;
