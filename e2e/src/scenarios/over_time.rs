@@ -405,6 +405,19 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "False", "LicenseInstallFailed")
         .await?;
+    // A process that has just started knows of the refusal, waits as long as the one before, and
+    // has nothing to write.
+    let refused =
+        || async { Ok::<_, anyhow::Error>(sandbox.status(NAME).await?["refusedCall"].clone()) };
+    let before = refused().await?;
+    ensure!(before["refusals"] == 1, "{before}");
+    let versions = support::versions(&sandbox).await?;
+    support::restart_operator(&sandbox).await?;
+    wait::throughout("the same refusal", PAUSE, refused, |now| *now == before).await?;
+    ensure!(
+        support::versions(&sandbox).await? == versions,
+        "the restart wrote something"
+    );
     // An admin installs a license in the user interface that is better than the one in the Secret.
     support::install_license(
         &sandbox,
@@ -414,6 +427,7 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
         .await?;
+    wait::until("no refusal in status", PATIENCE, refused, Value::is_null).await?;
     let count = || async { Ok::<_, anyhow::Error>(sandbox.calls().await?.len()) };
     let before = count().await?;
     tokio::time::sleep(Duration::from_secs(15)).await;

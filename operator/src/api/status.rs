@@ -88,6 +88,14 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub stuck_tasks: Option<StuckTasks>,
+    /// The call to Bytebase's API that Bytebase refuses: to make the first admin, or to install the
+    /// license.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub refused_call: Option<RefusedCall>,
     /// The conditions of the cluster.
     #[serde(
         default,
@@ -96,6 +104,23 @@ pub struct BytebaseClusterStatus {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A call to Bytebase's API that Bytebase refuses. Each try with a wrong password counts towards
+/// locking the account, so the operator waits longer after each, also when it is started again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(description = "")]
+pub struct RefusedCall {
+    /// How often in a row Bytebase has refused it.
+    pub refusals: i32,
+    /// When the operator tries it again. Other values in the Secrets are tried at once.
+    pub retry_time: Time,
+    /// What Bytebase refused.
+    pub message: String,
+    /// Distinguishes the values of this call from the ones before and after, and says nothing of
+    /// them: two digits of a checksum.
+    pub mark: String,
 }
 
 /// Where the cluster stands, in one word.

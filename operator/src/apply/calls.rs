@@ -2,11 +2,13 @@
 //! holds no slot of theirs. A call that ended wakes its cluster.
 
 use super::bytebase::{self, CallError};
+use crate::api::status::RefusedCall;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest};
 use crate::observation::CallFailure;
 use crate::process::queue::Key;
 use futures::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
@@ -26,17 +28,32 @@ const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// failure worth a word.
 const UNANSWERED: u32 = 10;
 
+/// Digits of the checksum by which status distinguishes a call from another: another password counts
+/// as the same one only once in 256, and a reader of status learns next to nothing of it.
+const MARK_DIGITS: usize = 2;
+
 /// The latest call of each cluster.
 #[derive(Default)]
 pub struct Calls(Mutex<HashMap<Key, Entry>>);
 
+/// What is known of a call's values.
+#[derive(Clone, PartialEq, Eq)]
+enum Fingerprint {
+    /// This process has made it.
+    Full([u8; 32]),
+    /// An earlier process wrote down its mark.
+    Mark(String),
+}
+
 struct Entry {
     /// Of what was asked and with which login: another password is another call.
-    fingerprint: [u8; 32],
+    fingerprint: Fingerprint,
     running: bool,
     /// What comes of the call that is running says nothing: another one is wanted by now, or none.
     outdated: bool,
-    refused: u32,
+    /// The refusals in a row, as status shows them. What fails in another way in between changes
+    /// nothing of it.
+    refused: Option<RefusedCall>,
     unanswered: u32,
     retry_at: Timestamp,
     message: Option<String>,
@@ -49,9 +66,21 @@ impl Calls {
     pub fn failure(&self, key: &Key) -> Option<CallFailure> {
         let entries = self.0.lock();
         let entry = entries.get(key)?;
-        Some(CallFailure {
-            message: entry.message.clone()?,
-        })
+        let message = entry.message.clone()?;
+        let refused = entry.refused.clone();
+        Some(CallFailure { message, refused })
+    }
+
+    /// Takes over the refused call that an earlier process wrote down: tries that begin again with
+    /// each process lock the account.
+    pub(super) fn recall(&self, key: &Key, refused: &RefusedCall) {
+        let mut entries = self.0.lock();
+        entries.entry(key.clone()).or_insert_with(|| Entry {
+            refused: Some(refused.clone()),
+            retry_at: refused.retry_time.0,
+            message: Some(refused.message.clone()),
+            ..Entry::new(Fingerprint::Mark(refused.mark.clone()))
+        });
     }
 
     /// Forgets the calls of a cluster that wants none, or is gone. What came of one that is
@@ -73,8 +102,8 @@ impl Calls {
         let mut entries = self.0.lock();
         let entry = entries
             .entry(key.clone())
-            .or_insert_with(|| Entry::new(fingerprint));
-        let is_other = entry.fingerprint != fingerprint;
+            .or_insert_with(|| Entry::new(fingerprint.clone()));
+        let is_other = !entry.fingerprint.is_of(&fingerprint);
         if entry.running {
             if is_other {
                 entry.outdate();
@@ -83,11 +112,15 @@ impl Calls {
             return Err(Timestamp::MAX);
         }
         if is_other {
-            *entry = Entry::new(fingerprint);
+            *entry = Entry::new(fingerprint.clone());
         }
+        // The clock may have been set back since it was written down.
+        let latest = now.saturating_add(LONGEST_REFUSED_RETRY);
+        entry.retry_at = entry.retry_at.min(latest.unwrap_or(Timestamp::MAX));
         if now < entry.retry_at {
             return Err(entry.retry_at);
         }
+        entry.fingerprint = fingerprint;
         entry.running = true;
         Ok(())
     }
@@ -113,8 +146,16 @@ impl Calls {
             }
             error if error.is_refusal() => {
                 entry.unanswered = 0;
-                entry.refused += 1;
-                refused_pause(entry.refused)
+                let before = entry.refused.as_ref().map_or(0, |refused| refused.refusals);
+                let refusals = before.saturating_add(1);
+                let pause = refused_pause(refusals);
+                entry.refused = Some(RefusedCall {
+                    refusals,
+                    retry_time: Time(now.saturating_add(pause).unwrap_or(Timestamp::MAX)),
+                    message: error.to_string(),
+                    mark: entry.fingerprint.mark(),
+                });
+                pause
             }
             _ => {
                 entry.unanswered = 0;
@@ -154,14 +195,14 @@ impl Calls {
 }
 
 /// Pause after so many refusals in a row.
-fn refused_pause(times: u32) -> SignedDuration {
-    let doubled = FIRST_REFUSED_RETRY.checked_mul(1 << times.saturating_sub(1).min(10));
+fn refused_pause(times: i32) -> SignedDuration {
+    let doubled = FIRST_REFUSED_RETRY.checked_mul(1 << times.saturating_sub(1).clamp(0, 10));
     doubled
         .unwrap_or(LONGEST_REFUSED_RETRY)
         .min(LONGEST_REFUSED_RETRY)
 }
 
-fn fingerprint(call: &BytebaseCall) -> [u8; 32] {
+fn fingerprint(call: &BytebaseCall) -> Fingerprint {
     let mut hash = Sha256::new();
     let mut part = |text: &str| {
         hash.update(text);
@@ -184,16 +225,37 @@ fn fingerprint(call: &BytebaseCall) -> [u8; 32] {
             part(token.expose_secret());
         }
     }
-    hash.finalize().into()
+    Fingerprint::Full(hash.finalize().into())
+}
+
+impl Fingerprint {
+    fn mark(&self) -> String {
+        match self {
+            Self::Full(hash) => {
+                let mut digits = hex::encode(hash);
+                digits.truncate(MARK_DIGITS);
+                digits
+            }
+            Self::Mark(mark) => mark.clone(),
+        }
+    }
+
+    /// Whether both are of the same call, as far as it is known.
+    fn is_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Full(one), Self::Full(other)) => one == other,
+            _ => self.mark() == other.mark(),
+        }
+    }
 }
 
 impl Entry {
-    fn new(fingerprint: [u8; 32]) -> Self {
+    fn new(fingerprint: Fingerprint) -> Self {
         Self {
             fingerprint,
             running: false,
             outdated: false,
-            refused: 0,
+            refused: None,
             unanswered: 0,
             retry_at: Timestamp::MIN,
             message: None,
@@ -252,6 +314,62 @@ mod tests {
             let early = calls.begin(&key(), &install("wrong"), at(next - 1));
             assert_eq!(early, Err(at(next)));
             moment = next;
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_just_started_does_not_try_a_refused_login_again() {
+        let before = Calls::default();
+        let refused = || Err(CallError::Login(StatusCode::UNAUTHORIZED));
+        for second in [0, 60] {
+            tried(&before, &install("wrong"), second, &refused());
+        }
+        let failure = before.failure(&key()).unwrap();
+        let written = failure.refused.clone().unwrap();
+        assert_eq!((written.refusals, written.retry_time.0), (2, at(180)));
+
+        let after = || {
+            let calls = Calls::default();
+            calls.recall(&key(), &written);
+            assert_eq!(
+                calls.failure(&key()).as_ref(),
+                Some(&failure),
+                "status stays"
+            );
+            calls
+        };
+        let calls = after();
+        assert_eq!(
+            calls.begin(&key(), &install("wrong"), at(100)),
+            Err(at(180))
+        );
+        tried(&calls, &install("wrong"), 180, &refused());
+        let third = calls.failure(&key()).unwrap().refused.unwrap();
+        assert_eq!((third.refusals, third.retry_time.0), (3, at(180 + 240)));
+        // Another password is another call, and what this process knows counts more.
+        tried(&after(), &install("right"), 100, &Ok(()));
+        calls.recall(&key(), &written);
+        assert_eq!(calls.failure(&key()).unwrap().refused, Some(third));
+        // A clock that was set back makes no pause longer than the longest.
+        let calls = after();
+        let long_ago = at(-1_000_000);
+        let latest = long_ago.saturating_add(LONGEST_REFUSED_RETRY).unwrap();
+        assert_eq!(
+            calls.begin(&key(), &install("wrong"), long_ago),
+            Err(latest)
+        );
+    }
+
+    #[test]
+    fn what_is_written_of_a_refused_call_stays_while_nothing_answers() {
+        let calls = Calls::default();
+        let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
+        tried(&calls, &install("wrong"), 0, &refused);
+        let written = calls.failure(&key()).unwrap().refused;
+        for second in 60..90 {
+            let lost = Err(CallError::Unreachable("http://10.0.0.1:8080".to_owned()));
+            tried(&calls, &install("wrong"), second, &lost);
+            assert_eq!(calls.failure(&key()).unwrap().refused, written);
         }
     }
 

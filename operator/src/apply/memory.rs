@@ -1,11 +1,14 @@
 //! What `apply` remembers of a cluster.
 
+use super::Calls;
 use super::ECHO;
 use super::contest::Contest;
 use super::objects::hash;
+use crate::api::status::RefusedCall;
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
 use crate::observation::{PodView, RefusedEviction};
+use crate::process::queue::Key;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -26,6 +29,8 @@ pub struct Memory {
     writes: HashMap<Slot, RecentWrite>,
     /// Objects that were written lately, which another party may keep changing back.
     contests: HashMap<Slot, Contest>,
+    /// Whether this process has taken from status what an earlier one wrote of a refused call.
+    calls_recalled: bool,
 }
 
 /// Kind and name of an object.
@@ -60,6 +65,15 @@ impl Candidate {
 }
 
 impl Memory {
+    /// Has a process that sees the cluster for the first time take over the refused call that
+    /// status tells of. Later ones are its own.
+    pub fn recall_call(&mut self, calls: &Calls, key: &Key, refused: Option<&RefusedCall>) {
+        let recalled = std::mem::replace(&mut self.calls_recalled, true);
+        if let Some(refused) = refused.filter(|_| !recalled) {
+            calls.recall(key, refused);
+        }
+    }
+
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
     pub fn evicted(&self) -> Option<String> {
         self.evicted.clone()

@@ -216,6 +216,10 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         _ => restart.eviction,
     };
     let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
+    let call = call::call(cluster, observation, license, health);
+    let common = report(phase, observation, health);
+    // What came of a call that nobody wants any more does not matter.
+    let refused_call = common.refused_call.filter(|_| !matches!(call, Wanted::No));
     let quiet = matches!(
         phase,
         Phase::Ready | Phase::Limited | Phase::Stopped | Phase::Paused
@@ -225,7 +229,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         resize: None,
         prune,
         eviction,
-        call: call::call(cluster, observation, license, health),
+        call,
         next: [
             pace::next(cluster, observation, license, rollout, health),
             hastened.due_at,
@@ -250,8 +254,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
                 ..facts
             }),
             rollout: rollout.status(),
+            refused_call,
             conditions: all,
-            ..report(phase, observation, health)
+            ..common
         },
     }
 }
@@ -390,6 +395,10 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         replica_statuses: replica_statuses.collect(),
         queue_hold: queue::hold(None, observation),
         stuck_tasks: silent::stuck_tasks(observation),
+        refused_call: observation
+            .call_failure
+            .as_ref()
+            .and_then(|failure| failure.refused.clone()),
         ..Report::default()
     }
 }

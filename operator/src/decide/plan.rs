@@ -3,7 +3,8 @@
 use super::scale::Size;
 use super::step::Eviction;
 use crate::api::status::{
-    DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, StuckTasks,
+    DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, RefusedCall, ReplicaStatus,
+    RolloutStatus, StuckTasks,
 };
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
@@ -115,6 +116,8 @@ pub struct Report {
     pub queue_hold: Option<QueueHoldStatus>,
     /// Running tasks whose replica is gone.
     pub stuck_tasks: Option<StuckTasks>,
+    /// The call to Bytebase's API that it refuses.
+    pub refused_call: Option<RefusedCall>,
     /// Conditions.
     pub conditions: Vec<ConditionDraft>,
 }

@@ -5,7 +5,7 @@ pub mod heartbeat;
 pub mod reading;
 
 use crate::api::Reason;
-use crate::api::status::{DatabaseStatus, LicenseStatus, LoginState, RolloutWait};
+use crate::api::status::{DatabaseStatus, LicenseStatus, LoginState, RefusedCall, RolloutWait};
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use secrecy::SecretString;
@@ -442,6 +442,8 @@ pub enum RouteView {
 pub struct CallFailure {
     /// What went wrong; never a secret.
     pub message: String,
+    /// Set where Bytebase understood the call and said no.
+    pub refused: Option<RefusedCall>,
 }
 
 impl Observation {

@@ -168,8 +168,11 @@ impl Pass<'_> {
         let validation = validate(cluster, &references, license_key, (sources.clock)());
 
         let mut memory = context.recall(key, uid);
+        let status = memory.report.last_status(cluster);
+        let refused_call = status.refused_call.as_ref();
+        memory.apply.recall_call(&writer.calls, key, refused_call);
         let own = OwnActions {
-            status: memory.report.last_status(cluster),
+            status,
             evicted: memory.apply.evicted(),
             refused_eviction: memory.apply.refused_eviction(),
             call_failure: writer.calls.failure(key),

@@ -1,7 +1,7 @@
 //! What the license says, when that changes by itself, and what is installed.
 
 use super::{condition, plan, state};
-use crate::api::status::{LicenseSource, SignatureState};
+use crate::api::status::{LicenseSource, RefusedCall, SignatureState};
 use crate::api::{ConditionType, Reason};
 use crate::decide::plan::{BytebaseRequest, Plan, Wanted};
 use crate::decide::{Settings, decide};
@@ -12,6 +12,7 @@ use crate::testing::{
 };
 use crate::validate::validate;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -533,6 +534,7 @@ fn a_failed_call_is_reported_and_still_wanted() {
     let mut seen = healthy(1, no_license());
     seen.call_failure = Some(CallFailure {
         message: "login refused (401)".to_owned(),
+        refused: Some(refused_call()),
     });
     let settings = crate::testing::settings();
     let plan = with_secret(&spec(true), &token(&json!({"exp": null})), &seen, &settings);
@@ -543,9 +545,47 @@ fn a_failed_call_is_reported_and_still_wanted() {
     );
     let message = &condition(&plan.report, LICENSED).message;
     assert!(message.contains("login refused"), "{message}");
+    assert_eq!(plan.report.refused_call, Some(refused_call()));
     // When it is tried again is no matter of the plan: once a user has installed the license by
     // hand it must wake no reconcile.
     assert_eq!(plan.next, None);
+}
+
+fn refused_call() -> RefusedCall {
+    RefusedCall {
+        refusals: 3,
+        retry_time: Time(after(secs(240))),
+        message: "login refused (401)".to_owned(),
+        mark: "a7".to_owned(),
+    }
+}
+
+/// The next process goes on by what status says of it, so nothing may take it away while the call
+/// is still wanted; and nothing of it may stay once it is not.
+#[test]
+fn a_refused_call_stays_in_status_as_long_as_the_call_is_wanted() {
+    let settings = crate::testing::settings();
+    let report = |license: StoredLicense, readable: bool| {
+        let mut seen = healthy(1, license);
+        seen.call_failure = Some(CallFailure {
+            message: "login refused (401)".to_owned(),
+            refused: Some(refused_call()),
+        });
+        if !readable {
+            seen.database = DatabaseView::NotProbed;
+        }
+        with_secret(&spec(true), &token(&json!({"exp": null})), &seen, &settings).report
+    };
+    assert_eq!(
+        report(no_license(), true).refused_call,
+        Some(refused_call())
+    );
+    assert_eq!(
+        report(no_license(), false).refused_call,
+        Some(refused_call())
+    );
+    let installed = stored(&json!({"exp": null}));
+    assert_eq!(report(installed, true).refused_call, None);
 }
 
 #[test]

@@ -316,7 +316,7 @@ prop_compose! {
             database_shared_with,
             remembered,
             service_exposes,
-            call_failure: failed.map(|message| CallFailure { message }),
+            call_failure: failed.map(|message| CallFailure { message, refused: None }),
             unmatched_since,
             refused_pod: refused_pod.map(|(since, message)| PodRefusal { since, message }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
