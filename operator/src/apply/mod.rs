@@ -335,15 +335,11 @@ fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
 
 /// The event of an eviction. One that cuts a drain short cancels tasks.
 fn evicted(eviction: &Eviction) -> Notice {
-    let cuts = eviction.grace_seconds.is_some();
+    let reason = eviction.cut.map(|cut| cut.reason);
     Notice {
-        warning: cuts,
+        warning: reason.is_some(),
         condition: None,
-        reason: if cuts {
-            Reason::HeldBackByLicense
-        } else {
-            Reason::RolloutProgressing
-        },
+        reason: reason.unwrap_or(Reason::RolloutProgressing),
         message: format!("evicted {}: {}", eviction.pod, eviction.why),
     }
 }
@@ -356,6 +352,7 @@ fn budget_pause(times: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::step::Cut;
     use serde_json::json;
 
     #[test]
@@ -375,16 +372,19 @@ mod tests {
 
     #[test]
     fn an_eviction_that_cuts_a_drain_short_is_a_warning() {
-        let notice = |grace_seconds| {
+        let notice = |cut| {
             evicted(&Eviction {
                 pod: "demo-2".to_owned(),
                 uid: "u".to_owned(),
                 why: "it must".to_owned(),
-                grace_seconds,
+                cut,
                 refused: None,
             })
         };
-        let cut = notice(Some(60));
+        let cut = notice(Some(Cut {
+            grace_seconds: 60,
+            reason: Reason::HeldBackByLicense,
+        }));
         assert_eq!((cut.warning, cut.reason), (true, Reason::HeldBackByLicense));
         assert_eq!(cut.message, "evicted demo-2: it must");
         let calm = notice(None);

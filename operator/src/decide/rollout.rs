@@ -410,7 +410,7 @@ fn evict(replica: &Replica<'_>, why: &str) -> Step {
         pod: replica.pod.name.clone(),
         uid: replica.pod.uid.clone(),
         why: why.to_owned(),
-        grace_seconds: None,
+        cut: None,
         refused: None,
     })
 }
