@@ -363,7 +363,7 @@ fn ca(
     checksum: &mut Checksum,
     diagnostics: &mut Diagnostics,
 ) -> Option<(CaSource, CaBundle)> {
-    let (field, source, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
+    let (field, source, where_, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
         (Some(_), Some(_)) => {
             diagnostics.invalid(
                 "spec.database",
@@ -377,6 +377,7 @@ fn ca(
             (
                 field,
                 CaSource::Secret(reference.clone()),
+                format!("Secret {}, key {}", reference.name, reference.key),
                 diagnostics.keep(references.secret_bytes(field, reference))?,
             )
         }
@@ -385,6 +386,7 @@ fn ca(
             (
                 field,
                 CaSource::ConfigMap(reference.clone()),
+                format!("ConfigMap {}, key {}", reference.name, reference.key),
                 diagnostics.keep(references.config_map_bytes(field, reference))?,
             )
         }
@@ -395,7 +397,7 @@ fn ca(
             diagnostics.problems.push(Problem::blocking(
                 field,
                 Reason::InvalidSecret,
-                error.to_string(),
+                format!("{where_} {error}"),
             ));
             return None;
         }
