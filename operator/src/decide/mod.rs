@@ -95,7 +95,8 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
         enforcement: cluster.license.enforcement,
-        version: hold::template_version(cluster, observation, downgrade.is_some()),
+        image: hold::template_version(cluster, observation, downgrade.is_some()),
+        schema: schema::version(observation),
         running: running(observation),
         database: &database,
         license: &license,
