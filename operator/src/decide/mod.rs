@@ -24,7 +24,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DatabaseStatus, Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -370,6 +370,10 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
             .trouble
             .as_ref()
             .map(|trouble| trouble.message().to_owned()),
+        log_line: replica.pod.log_line.as_ref().map(|line| LogLine {
+            text: line.to_string(),
+            pod_uid: replica.pod.uid.clone(),
+        }),
     });
     let ready = health
         .replicas
