@@ -95,16 +95,6 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
     if let Some((reason, message)) = &gate {
         return held(1, *reason, message);
     }
-    if grounds.image.is_none() && grounds.schema.is_none() && running < wanted {
-        return held(
-            running.max(1),
-            Reason::HeldBackByVersion,
-            &format!(
-                "spec.version names no version, and the metadata schema has not said yet which one runs: it must be {} or later for more than one replica. Wait for the schema to be read, or name a release",
-                Version::HA_FLOOR
-            ),
-        );
-    }
     if grounds.foreign > 0 && running < wanted {
         return held(
             running.max(1),
@@ -112,30 +102,34 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
             "replicas that do not belong to this cluster are active on its database: ReplicasHealthy says how many",
         );
     }
-    if grounds.enforcement == Enforcement::Warn {
+    let is_licensed = license.allows == license::Licensed::Yes;
+    let is_warned = grounds.enforcement == Enforcement::Warn;
+    if is_warned || (is_licensed && database.allows == database::Allows::All) {
+        if grounds.image.is_none() && grounds.schema.is_none() {
+            let message = unknown_version();
+            return held(running.max(1), Reason::HeldBackByVersion, &message);
+        }
         return Target {
             replicas: wanted,
             held_back: None,
         };
     }
-    match license.allows {
-        license::Licensed::Yes if database.allows == database::Allows::All => Target {
-            replicas: wanted,
-            held_back: None,
-        },
-        // Unknown never scales up, and never down: what runs goes on, and one replica is always
-        // safe.
-        _ => {
-            let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
-                (Reason::HeldBackByLicense, &license.message)
-            } else if license.allows == license::Licensed::Yes {
-                (Reason::HeldBackByDatabase, &database.message)
-            } else {
-                (Reason::HeldBackByDatabase, &license.message)
-            };
-            held(running.max(1), reason, message)
-        }
-    }
+    // Unknown never scales up, and never down: what runs goes on, and one replica is always safe.
+    let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
+        (Reason::HeldBackByLicense, &license.message)
+    } else if is_licensed {
+        (Reason::HeldBackByDatabase, &database.message)
+    } else {
+        (Reason::HeldBackByDatabase, &license.message)
+    };
+    held(running.max(1), reason, message)
+}
+
+fn unknown_version() -> String {
+    format!(
+        "spec.version names no version, and the metadata schema has not said yet which one runs: it must be {} or later for more than one replica. Wait for the schema to be read, or name a release",
+        Version::HA_FLOOR
+    )
 }
 
 /// Why no more than one replica may run, if that is known.

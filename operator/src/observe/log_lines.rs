@@ -2,7 +2,7 @@
 //! shown.
 
 use super::log_cause;
-use super::pod::{LogReader, condition, container};
+use super::pod::{LogReader, condition, container, node_is_silent};
 use crate::api::status::ReplicaStatus;
 use crate::desired::CONTAINER;
 use crate::kubernetes::error_text::plain;
@@ -45,11 +45,11 @@ pub struct LogPlace {
 
 impl LogPlace {
     /// The log that says why a pod is not up, if one does: of the process that ended last, or of one that
-    /// has had `patience` to become Ready.
+    /// has had `patience` to become Ready and never was. On a node that is silent it may do its work.
     pub fn of(pod: &Pod, patience: Option<SignedDuration>, now: Timestamp) -> Option<Self> {
         let ready = condition(pod, "Ready");
         let is_ready = ready.is_some_and(|ready| ready.status == "True");
-        if is_ready || pod.metadata.deletion_timestamp.is_some() {
+        if is_ready || pod.metadata.deletion_timestamp.is_some() || node_is_silent(pod) {
             return None;
         }
         let status = container(pod)?;
@@ -58,11 +58,13 @@ impl LogPlace {
         let started = started.map(|time| time.0);
         let unready = ready.and_then(|ready| ready.last_transition_time.as_ref());
         let unready = unready.map(|time| time.0);
-        // One that was Ready since its start has left the end before it behind.
-        let was_ready = started.is_some_and(|started| unready > Some(started));
+        // One that was Ready since its start has left the end before it behind, and its own log is full
+        // of other things.
+        if started.is_some_and(|started| unready > Some(started)) {
+            return None;
+        }
         let last = status.last_state.as_ref();
         let last = last.and_then(|last| last.terminated.as_ref());
-        let last = last.filter(|_| !was_ready);
         let is_over = |since: Option<Timestamp>| {
             let patience = patience.zip(since);
             patience.is_some_and(|(patience, since)| now.duration_since(since) >= patience)
@@ -367,6 +369,7 @@ mod tests {
                 "started at once",
             ),
             (runs(-60), end.clone(), -5, None, "was Ready since"),
+            (runs(-5000), none.clone(), -900, None, "was Ready long ago"),
             (runs(-60), none.clone(), -60, None, "starts"),
             (runs(-590), none.clone(), -600, present.clone(), "is late"),
             (runs(-5), end.clone(), -900, before, "crashes for long"),
@@ -387,6 +390,12 @@ mod tests {
         ending.metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
         assert_eq!((log_of(&ready), log_of(&ending)), (None, None));
+        let mut silent = crashed("u", "c-1");
+        let conditions = silent.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        conditions.push(
+            serde_json::from_value(json!({"type": "ContainersReady", "status": "True"})).unwrap(),
+        );
+        assert_eq!(log_of(&silent), None);
     }
 
     /// Answers of the API server, and what it was asked.

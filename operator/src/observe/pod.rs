@@ -120,7 +120,7 @@ pub(super) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodConditio
 /// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut.
 /// What says otherwise is the node controller, which has not heard from the kubelet for some time
 /// and knows nothing of the pod itself.
-fn node_is_silent(pod: &Pod) -> bool {
+pub(super) fn node_is_silent(pod: &Pod) -> bool {
     let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
     let gate_is_shut = condition(pod, "Ready")
         .is_some_and(|ready| ready.reason.as_deref() == Some("ReadinessGatesNotReady"));

@@ -505,7 +505,9 @@ fn the_schema_says_whether_a_version_without_a_number_may_have_several_replicas(
                 Some(target),
                 "{spec}: {running} run on {schema:?}"
             );
-            if target < 3 {
+            let is_held = state(&plan, ConditionType::Ready).1 == Reason::HeldBackByVersion;
+            assert_eq!(is_held, target < 3 && running > 0, "{spec}: {running} run");
+            if is_held {
                 let message = &condition(&plan.report, ConditionType::Ready).message;
                 assert!(message.contains("schema"), "{message}");
             }
