@@ -11,11 +11,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders (or files) of the core, and what of the crate each may use beside itself.
-const CORE: [(&str, &[&str]); 6] = [
+const CORE: [(&str, &[&str]); 7] = [
     ("kubernetes", &[]),
     ("api", &["kubernetes"]),
-    ("observation", &["kubernetes", "api", "contract"]),
-    ("validate", &["kubernetes", "api", "contract"]),
+    ("redaction", &[]),
+    (
+        "observation",
+        &["kubernetes", "api", "contract", "redaction"],
+    ),
+    ("validate", &["kubernetes", "api", "contract", "redaction"]),
     ("desired", &["kubernetes", "api", "contract", "validate"]),
     (
         "decide",
@@ -77,7 +81,10 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Code of each file of a module: without comments, and without the tests at its end.
 fn code(module: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    files(&source().join(module), &mut found);
+    let folder = source().join(module);
+    if folder.is_dir() {
+        files(&folder, &mut found);
+    }
     let alone = source().join(format!("{module}.rs"));
     if alone.exists() {
         found.push(alone);

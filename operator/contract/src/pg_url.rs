@@ -353,6 +353,11 @@ impl PgUrl {
         &self.driver_params
     }
 
+    /// Every value of it that is secret by itself.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        self.password.iter().chain(&self.ssl_password)
+    }
+
     /// Whether a password is known.
     pub fn has_password(&self) -> bool {
         self.password.is_some()

@@ -408,6 +408,7 @@ impl Rules {
             unready_since: (!serves).then_some(made),
             replica_id: (pod.replica != Replica::Starting || self.has(Bug::EveryPodServes))
                 .then(|| id(pod.uid)),
+            log_line: None,
             restarts: 0,
             trouble: stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             version: None,
@@ -536,6 +537,7 @@ impl Rules {
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
             stand_in: None,
             schema_version: None,
+            version: None,
             foreign_replicas: false,
             silent_since: BTreeMap::new(),
             queue_held_since: None,

@@ -71,7 +71,7 @@ pub enum Reason {
     HeldBackByLicense,
     /// Fewer replicas run than wanted, or none, because of the database.
     HeldBackByDatabase,
-    /// Fewer replicas run than wanted, because the version cannot run several.
+    /// Fewer replicas run than wanted, because the version cannot run several, or is not known to.
     HeldBackByVersion,
     /// `replicas: 0`.
     ScaledToZero,

@@ -323,6 +323,25 @@ pub struct ReplicaStatus {
     /// Why the replica does not run, in the kubelet's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What the log of Bytebase says of why the replica is not up.
+    #[serde(
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub log_line: Option<LogLine>,
+}
+
+/// What the log of Bytebase says of why a replica is not up.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LogLine {
+    /// The last line that reports a failure, without its time, and with `***` in place of whatever is
+    /// secret or could be.
+    pub text: String,
+    /// Uid of the pod that logged it.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
 }
 
 /// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,

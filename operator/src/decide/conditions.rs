@@ -8,7 +8,7 @@ use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::Rollout;
 use super::scale::Haste;
-use super::step::{Step, Wait, describe};
+use super::step::{Step, Wait, describe, way_back};
 use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
 use crate::api::status::{ChangedLogin, HeartbeatState, Phase};
@@ -394,7 +394,12 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
     let is_late = late.is_some_and(|late| late <= findings.observation.now);
     if is_late && rollout.reason == Reason::RolloutDone && healthy.status == Some(false) {
         let seconds = timeout.as_secs();
-        let message = format!("not up after {seconds} s: {}", healthy.message);
+        // The only replica of before has been replaced.
+        let mut down = findings.health.replicas.iter();
+        let down = down.find(|replica| !replica.pod.ready && !replica.pod.deleting);
+        let back = down.map(|replica| way_back(replica.pod, &[], findings.observation));
+        let back = back.unwrap_or_default();
+        let message = format!("not up after {seconds} s: {}{back}", healthy.message);
         return yes(healthy.reason, message);
     }
     no(Reason::NotStalled, "nothing stands in the way")

@@ -24,7 +24,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DatabaseStatus, Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -95,7 +95,8 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
         enforcement: cluster.license.enforcement,
-        version: hold::template_version(cluster, observation, downgrade.is_some()),
+        image: hold::template_version(cluster, observation, downgrade.is_some()),
+        schema: schema::version(observation),
         running: running(observation),
         database: &database,
         license: &license,
@@ -377,6 +378,10 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
             .trouble
             .as_ref()
             .map(|trouble| trouble.message().to_owned()),
+        log_line: replica.pod.log_line.as_ref().map(|line| LogLine {
+            text: line.to_string(),
+            pod_uid: replica.pod.uid.clone(),
+        }),
     });
     let ready = health
         .replicas

@@ -34,8 +34,10 @@ pub struct Grounds<'a> {
     pub wanted: i32,
     /// Whether the license gate acts.
     pub enforcement: Enforcement,
-    /// Of the template that will stand.
-    pub version: Option<Version>,
+    /// Version that the template which will stand names; `None` where it names none, as `latest` does.
+    pub image: Option<Version>,
+    /// Version of the metadata schema, as last read.
+    pub schema: Option<Version>,
     /// Replicas that run: the size of the StatefulSet, or the pods that have lost theirs.
     pub running: i32,
     /// Verdict on the database.
@@ -100,39 +102,55 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
             "replicas that do not belong to this cluster are active on its database: ReplicasHealthy says how many",
         );
     }
-    if grounds.enforcement == Enforcement::Warn {
+    let is_licensed = license.allows == license::Licensed::Yes;
+    let is_warned = grounds.enforcement == Enforcement::Warn;
+    if is_warned || (is_licensed && database.allows == database::Allows::All) {
+        if grounds.image.is_none() && grounds.schema.is_none() {
+            let message = unknown_version();
+            return held(running.max(1), Reason::HeldBackByVersion, &message);
+        }
         return Target {
             replicas: wanted,
             held_back: None,
         };
     }
-    match license.allows {
-        license::Licensed::Yes if database.allows == database::Allows::All => Target {
-            replicas: wanted,
-            held_back: None,
-        },
-        // Unknown never scales up, and never down: what runs goes on, and one replica is always
-        // safe.
-        _ => {
-            let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
-                (Reason::HeldBackByLicense, &license.message)
-            } else if license.allows == license::Licensed::Yes {
-                (Reason::HeldBackByDatabase, &database.message)
-            } else {
-                (Reason::HeldBackByDatabase, &license.message)
-            };
-            held(running.max(1), reason, message)
-        }
-    }
+    // Unknown never scales up, and never down: what runs goes on, and one replica is always safe.
+    let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
+        (Reason::HeldBackByLicense, &license.message)
+    } else if is_licensed {
+        (Reason::HeldBackByDatabase, &database.message)
+    } else {
+        (Reason::HeldBackByDatabase, &license.message)
+    };
+    held(running.max(1), reason, message)
+}
+
+fn unknown_version() -> String {
+    format!(
+        "spec.version names no version, and the metadata schema has not said yet which one runs: it must be {} or later for more than one replica. Wait for the schema to be read, or name a release",
+        Version::HA_FLOOR
+    )
 }
 
 /// Why no more than one replica may run, if that is known.
 fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
-    if let Some(version) = grounds.version.filter(|version| !version.supports_ha()) {
+    if let Some(version) = grounds.image.filter(|version| !version.supports_ha()) {
         return Some((
             Reason::HeldBackByVersion,
             format!(
                 "Bytebase {version} is older than {}, the first that supports HA: raise spec.version",
+                Version::HA_FLOOR
+            ),
+        ));
+    }
+    // Whatever the image names: the schema says which Bytebase has run, and one that is newer changes it
+    // alone before others join.
+    if let Some(schema) = grounds.schema.filter(|schema| !schema.supports_ha()) {
+        let Version { major, minor, .. } = schema;
+        return Some((
+            Reason::HeldBackByVersion,
+            format!(
+                "the metadata schema is at {major}.{minor}, so no Bytebase has run on it yet that supports HA, which begins with {}: the others start once one has migrated it",
                 Version::HA_FLOOR
             ),
         ));

@@ -3,6 +3,14 @@
 use crate::contract::version::Version;
 use crate::observation::{Observation, SchemaState};
 
+/// Whether the version that was read is that of now, and no migration is changing it.
+pub fn is_settled(observation: &Observation) -> bool {
+    observation.facts().is_some_and(|facts| {
+        let sessions = facts.sessions.as_ref();
+        sessions.is_some_and(|sessions| !sessions.migration_running)
+    })
+}
+
 /// Version of the metadata schema: as last read, by this process or by an earlier one.
 pub fn version(observation: &Observation) -> Option<Version> {
     let facts = observation

@@ -192,7 +192,7 @@ pub fn unproven_step(
     let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
     if observation.now >= deadline && failed {
         let seconds = timeout.as_secs();
-        let back = way_back(replica, outdated, observation);
+        let back = way_back(replica.pod, outdated, observation);
         return Step::Stalled {
             reason: Reason::RolloutStalled,
             pod: Some(pod.clone()),
@@ -230,16 +230,33 @@ fn unproven_since(
     }
 }
 
-/// Whether an upgrade that does not come up can be taken back: Bytebase checks no version, and an old
-/// one breaks on a schema that a newer one has changed.
-fn way_back(replica: &Replica<'_>, outdated: &[&Replica<'_>], observation: &Observation) -> String {
-    let Some(new) = version_of(replica) else {
+/// Whether another version that does not come up can be taken back: Bytebase checks no version, and an
+/// old one breaks on a schema that a newer one has changed. `outdated`: replicas of the version before;
+/// where none is left, status knows which served last.
+pub fn way_back(pod: &PodView, outdated: &[&Replica<'_>], observation: &Observation) -> String {
+    let Some(new) = &pod.version else {
         return String::new();
     };
-    let versions = outdated.iter().filter_map(|replica| version_of(replica));
-    let Some(old) = versions.filter(|old| old.older_minor_than(new)).min() else {
-        return String::new();
+    let mut before: Vec<_> = outdated
+        .iter()
+        .filter_map(|replica| replica.pod.version.as_ref())
+        .collect();
+    if outdated.is_empty() {
+        before.extend(&observation.remembered.version);
+    }
+    before.retain(|before| *before != new);
+    let read = |version: &String| Version::parse(version).ok();
+    let versions = before.iter().filter_map(|version| read(version));
+    let Some(old) = versions.min() else {
+        return before.first().map_or_else(String::new, |named| {
+            format!(
+                ". Which Bytebase {named} is cannot be known, so neither can whether it runs on the schema of now"
+            )
+        });
     };
+    if read(new).is_some_and(|new| !old.older_minor_than(new)) {
+        return String::new();
+    }
     match schema::version(observation) {
         Some(schema) if old.older_minor_than(schema) => {
             let Version { major, minor, .. } = schema;
@@ -247,13 +264,25 @@ fn way_back(replica: &Replica<'_>, outdated: &[&Replica<'_>], observation: &Obse
                 ". The schema is at {major}.{minor} already: only a backup of the database leads back to Bytebase {old}"
             )
         }
-        Some(_) => format!(". The schema has not changed, so spec.version may go back to {old}"),
-        None => String::new(),
+        Some(_) if schema::is_settled(observation) => {
+            format!(". The schema has not changed, so spec.version may go back to {old}")
+        }
+        _ => format!(
+            ". Whether the schema has changed is not known now, so neither is whether Bytebase {old} can run on it"
+        ),
     }
 }
 
-/// A replica's state in a few words.
+/// A replica's state in a few words, and those of its log where it is not up.
 pub fn describe(replica: &Replica<'_>) -> String {
+    let state = state_of(replica);
+    match &replica.pod.log_line {
+        Some(line) => format!("{state}; its log says: {line}"),
+        None => state,
+    }
+}
+
+fn state_of(replica: &Replica<'_>) -> String {
     if let Some(trouble) = &replica.pod.trouble {
         return trouble.message().to_owned();
     }

@@ -8,6 +8,7 @@ use crate::api::Reason;
 use crate::api::status::{DatabaseStatus, LicenseStatus, LoginState, RefusedCall, RolloutWait};
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
+use crate::redaction::RedactedLine;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -378,6 +379,8 @@ pub struct Remembered {
     pub unlicensed: Option<Reason>,
     /// The version of the metadata schema as last read.
     pub schema_version: Option<Version>,
+    /// The version that served last, as `spec.version` named it.
+    pub version: Option<String>,
     /// What a rollout waited for.
     pub rollout: Option<RememberedRollout>,
     /// Replicas that do not belong to the cluster were active on its database.
@@ -511,6 +514,8 @@ pub struct PodView {
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.
     pub replica_id: Option<Uuid>,
+    /// The line of its log that says why it is not up, as far as it may be shown.
+    pub log_line: Option<RedactedLine>,
     /// Container restarts.
     pub restarts: i32,
     /// What keeps it from running, or from being seen to run.

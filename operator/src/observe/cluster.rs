@@ -1,14 +1,18 @@
 //! One cluster as it stands: its objects out of the caches, its replicas' ids out of their logs.
 
+use super::log_lines::{LogLines, LogPlace};
 use super::pod::{self, LogIds, LogReader};
 use crate::api::spec::MOST_REPLICAS;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::observation::{PodView, StatefulSetView};
-use futures::future::join_all;
+use crate::redaction::{KnownSecrets, RedactedLine};
+use futures::future::{join, join_all};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use std::sync::Arc;
 
 /// The StatefulSet as a plain value.
 pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
@@ -51,17 +55,43 @@ pub fn missing(set: &StatefulSet, pods: &[PodView]) -> Vec<String> {
         .collect()
 }
 
-/// The pods of one cluster as plain values, by ordinal, each with the id out of its log.
-/// `unmounted` says which volume of a pod cannot be mounted.
+/// What is read of the logs of pods.
+pub struct Logs<'a> {
+    /// Ids of the replicas.
+    pub ids: &'a LogIds,
+    /// Why replicas are not up.
+    pub lines: &'a LogLines,
+    /// How they are read.
+    pub reader: LogReader,
+    /// What no line may show; `None` where that is not known, and then none is shown.
+    pub secrets: Option<&'a Arc<KnownSecrets>>,
+    /// How long a replica may take to come up.
+    pub patience: Option<SignedDuration>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Logs<'_> {
+    async fn line(&self, pod: &Pod) -> Option<RedactedLine> {
+        let secrets = self.secrets?;
+        let log = LogPlace::of(pod, self.patience, self.now);
+        self.lines.get(pod, log, secrets, &self.reader).await
+    }
+}
+
+/// The pods of one cluster as plain values, by ordinal, each with what its log says. `unmounted` says
+/// which volume of a pod cannot be mounted.
 pub async fn pods(
-    ids: &LogIds,
-    reader: &LogReader,
+    logs: &Logs<'_>,
     pods: &[Pod],
     unmounted: impl Fn(&Pod) -> Option<String>,
 ) -> Vec<PodView> {
     let mut views: Vec<_> = join_all(pods.iter().map(|pod| async {
-        let id = ids.get(pod, reader).await;
-        pod::view(pod, id, unmounted(pod).as_deref())
+        let (id, log_line) = join(logs.ids.get(pod, &logs.reader), logs.line(pod)).await;
+        Some(PodView {
+            log_line,
+            ..pod::view(pod, id, unmounted(pod).as_deref())?
+        })
     }))
     .await
     .into_iter()

@@ -5,6 +5,8 @@ pub(crate) mod caches;
 pub mod claims;
 mod cluster;
 pub mod database;
+mod log_cause;
+mod log_lines;
 pub(crate) mod pod;
 pub(crate) mod pod_events;
 pub(crate) mod remembered;
@@ -23,6 +25,7 @@ use crate::process::queue::{Key, Queue, name};
 use crate::validate::{ValidDatabase, Validation};
 use caches::Caches;
 use claims::{Claimant, Claims, Sighting};
+use cluster::Logs;
 use database::Access;
 use database::probe::Probes;
 use jiff::Timestamp;
@@ -30,6 +33,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::{Api, Client, ResourceExt};
+use log_lines::LogLines;
 use pod::{LOG_READS, LogIds, LogReader};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,6 +53,8 @@ pub struct Sources {
     pub probes: Arc<Probes<Key>>,
     /// Replica ids out of logs.
     pub log_ids: LogIds,
+    /// Lines of logs that say why replicas are not up.
+    pub log_lines: LogLines,
     /// Which cluster uses which database.
     pub claims: Claims,
     /// What decisions go by.
@@ -107,6 +113,7 @@ impl Sources {
             caches: Arc::default(),
             probes: Arc::new(probes),
             log_ids: LogIds::default(),
+            log_lines: LogLines::default(),
             claims: Claims::default(),
             clock,
             client,
@@ -167,7 +174,7 @@ impl Subject<'_> {
             .caches
             .read::<StatefulSet>(Kind::StatefulSet, namespace, name)
             .filter(|set| self.owns(set));
-        let pods = self.pods(set.as_ref(), &own).await;
+        let pods = self.pods(set.as_ref(), &own, validation).await;
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
@@ -214,7 +221,12 @@ impl Subject<'_> {
     }
 
     /// The pods of the cluster, by ordinal.
-    async fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions) -> Vec<PodView> {
+    async fn pods(
+        &self,
+        set: Option<&StatefulSet>,
+        own: &OwnActions,
+        validation: &Validation,
+    ) -> Vec<PodView> {
         let Self {
             sources,
             namespace,
@@ -232,8 +244,21 @@ impl Subject<'_> {
             .collect();
         sources.log_ids.recall(&pods, &own.status.replica_statuses);
         let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
-        let reader = self.log_reader();
-        let mut pods = cluster::pods(&sources.log_ids, &reader, &pods, unmounted).await;
+        let secrets = validation.secrets.as_ref();
+        if let Some(secrets) = secrets {
+            let remembered = &own.status.replica_statuses;
+            sources.log_lines.recall(&pods, remembered, secrets);
+        }
+        let cluster = validation.cluster.as_ref();
+        let logs = Logs {
+            ids: &sources.log_ids,
+            lines: &sources.log_lines,
+            reader: self.log_reader(),
+            secrets,
+            patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
+            now: (sources.clock)(),
+        };
+        let mut pods = cluster::pods(&logs, &pods, unmounted).await;
         // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
         // one would be evicted on a picture of before.
         let evicted = pods

@@ -43,8 +43,8 @@ pub fn trim(pod: &mut Pod) {
     }
 }
 
-/// A pod as a plain value. `replica_id` comes from its log, and from events why a volume of it cannot
-/// be mounted.
+/// A pod as a plain value, without the line of its log that says why it is not up. `replica_id` comes
+/// from its log, and from events why a volume of it cannot be mounted.
 pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Option<PodView> {
     let name = pod.name_any();
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
@@ -79,6 +79,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map(|time| time.0),
         replica_id,
+        log_line: None,
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container, unmounted),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
@@ -93,7 +94,8 @@ fn ending_since(pod: &Pod) -> Option<Timestamp> {
     ends_by.checked_sub(SignedDuration::from_secs(grace)).ok()
 }
 
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
+/// What Kubernetes says of the container of Bytebase.
+pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     pod.status
         .as_ref()?
         .container_statuses
@@ -109,7 +111,8 @@ fn running_container(pod: &Pod) -> Option<String> {
     container.container_id.clone()
 }
 
-fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+/// A condition of a pod.
+pub(super) fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == type_)
 }
@@ -117,7 +120,7 @@ fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
 /// The kubelet calls a pod Ready as soon as its containers are, unless a readiness gate is shut.
 /// What says otherwise is the node controller, which has not heard from the kubelet for some time
 /// and knows nothing of the pod itself.
-fn node_is_silent(pod: &Pod) -> bool {
+pub(super) fn node_is_silent(pod: &Pod) -> bool {
     let holds = |type_| condition(pod, type_).is_some_and(|found| found.status == "True");
     let gate_is_shut = condition(pod, "Ready")
         .is_some_and(|ready| ready.reason.as_deref() == Some("ReadinessGatesNotReady"));

@@ -68,6 +68,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .schema_version
             .as_deref()
             .and_then(|version| Version::parse(version).ok()),
+        version: status.version.clone(),
         rollout: rollout(status),
         foreign_replicas: refusal(ConditionType::ReplicasHealthy)
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),

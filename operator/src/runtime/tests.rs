@@ -52,6 +52,10 @@ struct World {
     calls: Arc<Mutex<Vec<String>>>,
     /// Objects as they were last written.
     written: Arc<Mutex<Vec<Value>>>,
+    /// The status as it was last written.
+    status: Arc<Mutex<Value>>,
+    /// The log of every pod; `None`: it is never answered for.
+    log: Arc<Mutex<Option<Value>>>,
     /// Calls that are refused, and by which code.
     refused: Arc<Mutex<BTreeMap<&'static str, u16>>>,
 }
@@ -76,10 +80,16 @@ impl World {
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
         let written: Arc<Mutex<Vec<Value>>> = Arc::default();
         let refused: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
-        let (log, store, refusals) = (calls.clone(), written.clone(), refused.clone());
-        let client = api_server("apps", move |method, _, body| {
+        let (status, log): (Arc<Mutex<Value>>, Arc<Mutex<Option<Value>>>) = Default::default();
+        let (called, store, refusals) = (calls.clone(), written.clone(), refused.clone());
+        let (reported, pod_log) = (status.clone(), log.clone());
+        let client = api_server("apps", move |method, uri, body| {
+            if uri.path().ends_with("/log") {
+                let log = pod_log.lock().unwrap().clone();
+                return log.map(|log| (200, log));
+            }
             let call = call(method, &body);
-            log.lock().unwrap().push(call.clone());
+            called.lock().unwrap().push(call.clone());
             if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
                 let refusal = json!({
                     "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
@@ -92,6 +102,7 @@ impl World {
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
                 }),
                 ("PATCH", "status") => {
+                    *reported.lock().unwrap() = body["status"].clone();
                     let mut answer = serde_json::to_value(cluster(&json!({}))).unwrap();
                     answer["metadata"]["resourceVersion"] = json!(AFTER_STATUS);
                     answer
@@ -132,6 +143,8 @@ impl World {
             cluster,
             calls,
             written,
+            status,
+            log,
             refused,
         }
     }
@@ -153,6 +166,25 @@ impl World {
 
     /// Has the watches show the StatefulSet with one Ready pod of an earlier template.
     fn runs_outdated_pod(&self) {
+        let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+        self.runs_pod("old", &ready);
+    }
+
+    /// Has them show it with a pod whose process has ended so often.
+    fn runs_crashing_pod(&self, ends: u32) {
+        let end = json!({"exitCode": 0, "containerID": format!("containerd://{ends}")});
+        let status = json!({
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-06-01T00:00:00Z"}],
+            "containerStatuses": [{
+                "name": "bytebase", "ready": false, "restartCount": ends, "image": "", "imageID": "",
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": end},
+            }],
+        });
+        self.runs_pod("new", &status);
+    }
+
+    /// Has the watches show the StatefulSet with one pod of this revision.
+    fn runs_pod(&self, revision: &str, status: &Value) {
         let caches = &self.context.sources.caches;
         let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
         set.data["status"] = json!({"updateRevision": "new", "observedGeneration": 1});
@@ -164,13 +196,13 @@ impl World {
                 "creationTimestamp": "2026-06-01T00:00:00Z",
                 "labels": {
                     "app.kubernetes.io/name": "bytebase", "app.kubernetes.io/instance": "demo",
-                    "bytebase.com/cluster": "demo", "controller-revision-hash": "old",
+                    "bytebase.com/cluster": "demo", "controller-revision-hash": revision,
                 },
                 "ownerReferences": [{
                     "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo", "uid": "made", "controller": true,
                 }],
             },
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            "status": status,
         });
         caches.pods.put(serde_json::from_value(pod).unwrap());
     }
@@ -335,5 +367,45 @@ async fn a_rollout_waits_for_what_pods_are_made_from_and_for_no_other_object() {
         assert!(calls.iter().any(|call| call == object), "{calls:?}");
         let evicted = calls.iter().any(|call| call == "Eviction/demo-0");
         assert_eq!(evicted, evicts, "{object}: {calls:?}");
+    }
+}
+
+/// The log of a start that failed.
+fn failure(port: u32) -> Value {
+    let error = format!("failed to connect to 10.0.0.1:{port} with password=hunter");
+    json!({"level": "ERROR", "msg": "Cannot new server", "error": error})
+}
+
+#[tokio::test]
+async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    let objects = world.written.lock().unwrap().clone();
+    world.echo();
+    *world.log.lock().unwrap() = Some(failure(40_001));
+    world.runs_crashing_pod(1);
+    let (_, calls) = world.reconcile().await;
+    assert!(calls.contains(&"status".to_owned()), "{calls:?}");
+    let status = world.status.lock().unwrap().clone();
+    let line = "Cannot new server: failed to connect to 10.0.0.1:40001 with ***";
+    assert_eq!(status["replicaStatuses"][0]["logLine"]["text"], line);
+    let mut conditions = status["conditions"].as_array().unwrap().iter();
+    let stalled = conditions.find(|condition| condition["type"] == "Stalled");
+    let message = stalled.unwrap()["message"].as_str().unwrap();
+    assert!(message.contains(line), "{message}");
+    // It ends again, from another port.
+    *world.log.lock().unwrap() = Some(failure(40_002));
+    world.runs_crashing_pod(2);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    // So it does after a restart of the operator, whether the log can be read then or not.
+    for log in [Some(failure(40_003)), None] {
+        let mut after = World::new(&json!({}));
+        after.cluster.status = serde_json::from_value(status.clone()).unwrap();
+        after.written.lock().unwrap().clone_from(&objects);
+        after.echo();
+        *after.log.lock().unwrap() = log;
+        after.runs_crashing_pod(3);
+        let (_, calls) = after.reconcile().await;
+        assert_eq!(calls, ["GET"], "the Secret is read, and nothing is written");
     }
 }

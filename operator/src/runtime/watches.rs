@@ -487,10 +487,9 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         let key = (self.key)(&object);
         let uid = object.uid();
         if self.kind == Kind::Pod {
-            self.context
-                .sources
-                .log_ids
-                .forget(&ObjectName::of(&object));
+            let (name, sources) = (ObjectName::of(&object), &self.context.sources);
+            sources.log_ids.forget(&name);
+            sources.log_lines.forget(&name);
         }
         self.cache.remove(object);
         // Only now: a reconcile that is still running sees that the cluster is gone, and forgets

@@ -63,7 +63,7 @@ pub(super) fn validate(
         );
     }
     if label.version().is_none() {
-        diagnostics.warn("spec.version: names no version, so neither the floor for HA nor a downgrade can be checked: name a release such as 3.21.1");
+        diagnostics.warn("spec.version: names no version. The metadata schema says whether what runs supports several replicas, and nothing says beforehand whether an image is older than the schema: name a release such as 3.21.1");
     }
     let mut names = BTreeSet::new();
     for (index, secret) in image.pull_secrets.iter().enumerate() {

@@ -14,6 +14,7 @@ mod metadata;
 mod pods;
 mod references;
 pub(crate) mod reminders;
+mod secrets;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -38,10 +39,12 @@ use crate::api::BytebaseCluster;
 use crate::api::spec::{Enforcement, MOST_REPLICAS};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
+use crate::redaction::KnownSecrets;
 use diagnostics::Diagnostics;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
+use std::sync::Arc;
 
 /// What `validate` says.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub struct Validation {
     pub database: Option<ValidDatabase>,
     /// What the license gate must know, whether the spec can be used or not.
     pub gate: GateTerms,
+    /// What no line of a log may show; `None` where a Secret that the spec names could not be read.
+    pub secrets: Option<Arc<KnownSecrets>>,
 }
 
 /// What the license gate must know of a spec that cannot be used.
@@ -222,6 +227,7 @@ pub fn validate(
                 .map_or_else(Enforcement::default, |license| license.enforcement),
             paused: spec.paused,
         },
+        secrets: secrets::known(spec, references).map(Arc::new),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{condition, plan, size, state};
 use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
 use crate::decide::pace::STOPPED_PROBE;
 use crate::decide::plan::Plan;
 use crate::observation::{
@@ -268,6 +269,12 @@ fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Obse
     seen
 }
 
+/// Whether the database says of which version its schema is.
+fn is_read(seen: &Observation) -> bool {
+    let schema = seen.facts().map(|facts| &facts.schema);
+    matches!(schema, Some(SchemaState::Bytebase { version: Some(_) }))
+}
+
 /// The rules once more, from their description.
 fn expected(wanted: i32, running: i32, knows: Knowledge, warn: bool, supports_ha: bool) -> i32 {
     match knows {
@@ -358,6 +365,13 @@ fn every_combination_runs_as_many_replicas_as_the_rules_say() {
                         let plan = plan(&spec(wanted, warn, version), &seen);
                         let running = current.unwrap_or(0);
                         let target = expected(wanted, running, knows, warn, supports_ha);
+                        // A version that neither the image nor the schema names may be too old.
+                        let is_named = version != "latest" || is_read(&seen);
+                        let target = if is_named {
+                            target
+                        } else {
+                            target.min(running.max(1))
+                        };
                         assert_eq!(plan.report.target_replicas, Some(target), "{case}");
                         let next = match current {
                             // Not written at all: nothing of it changes.
@@ -435,7 +449,7 @@ fn a_refused_downgrade_neither_rolls_nor_shrinks_what_serves() {
         (
             "3.21.0",
             SchemaState::Bytebase {
-                version: Some(crate::contract::version::Version::new(3, 21, 5)),
+                version: Some(Version::new(3, 21, 5)),
             },
         ),
         ("3.17.0", SchemaState::Empty),
@@ -454,6 +468,102 @@ fn a_refused_downgrade_neither_rolls_nor_shrinks_what_serves() {
             Some(true),
             "{version}"
         );
+    }
+}
+
+/// Replicas run, of an image whose version is what `version` says, on this schema.
+fn on_schema(running: i32, schema: Option<(u32, u32)>) -> Observation {
+    let version = schema.map(|(major, minor)| Version::new(major, minor, 4));
+    with_facts(healthy(running, stored(&json!({}))), |facts| {
+        facts.schema = version.map_or(SchemaState::Empty, |version| SchemaState::Bytebase {
+            version: Some(version),
+        });
+    })
+}
+
+#[test]
+fn the_schema_says_whether_a_version_without_a_number_may_have_several_replicas() {
+    let digest = json!({"digest": format!("sha256:{}", "0".repeat(64))});
+    for spec in [
+        json!({"version": "latest"}),
+        json!({"version": "latest", "license": {"enforcement": "Warn"}}),
+        json!({"version": "mine", "image": digest}),
+    ] {
+        for (running, schema, target) in [
+            (1, Some((3, 17)), 3),
+            (1, Some((3, 16)), 1),
+            // It has not been read: nothing is scaled on it, up or down.
+            (0, None, 1),
+            (1, None, 1),
+            (2, None, 2),
+            // Known to be too old.
+            (3, Some((3, 16)), 1),
+        ] {
+            let plan = plan(&spec, &on_schema(running, schema));
+            assert_eq!(
+                plan.report.target_replicas,
+                Some(target),
+                "{spec}: {running} run on {schema:?}"
+            );
+            let is_held = state(&plan, ConditionType::Ready).1 == Reason::HeldBackByVersion;
+            assert_eq!(is_held, target < 3 && running > 0, "{spec}: {running} run");
+            if is_held {
+                let message = &condition(&plan.report, ConditionType::Ready).message;
+                assert!(message.contains("schema"), "{message}");
+            }
+        }
+    }
+    // An earlier process read it.
+    let mut seen = observation(Some(1), DatabaseView::CannotRead);
+    seen.remembered.schema_version = Some(Version::new(3, 21, 4));
+    let warned = json!({"version": "latest", "license": {"enforcement": "Warn"}});
+    assert_eq!(plan(&warned, &seen).report.target_replicas, Some(3));
+}
+
+#[test]
+fn the_first_replica_that_supports_ha_migrates_the_schema_alone() {
+    let digest = json!({"digest": format!("sha256:{}", "0".repeat(64))});
+    for spec in [
+        json!({}),
+        json!({"image": digest}),
+        json!({"version": "latest"}),
+    ] {
+        for (schema, target) in [((3, 16), 1), ((3, 17), 3)] {
+            let mut seen = on_schema(1, Some(schema));
+            seen.pods[0].revision = Some(crate::testing::OLD.to_owned());
+            seen.pods[0].version = Some("3.16.2".to_owned());
+            let plan = plan(&spec, &seen);
+            assert_eq!(
+                plan.report.target_replicas,
+                Some(target),
+                "{spec} {schema:?}"
+            );
+            if target == 1 {
+                assert!(plan.eviction.is_some(), "it is replaced all the same");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_schema_says_refuses_a_downgrade_also_where_the_image_is_a_digest() {
+    let digest = json!({"digest": format!("sha256:{}", "0".repeat(64))});
+    for (spec, refused) in [
+        (json!({"version": "3.20.9", "image": digest}), true),
+        (json!({"version": "3.21.0", "image": digest}), false),
+        // Nothing is known of these, so nothing is refused.
+        (json!({"version": "latest"}), false),
+        (json!({"version": "mine", "image": digest}), false),
+    ] {
+        // Whatever ran before.
+        for before in ["3.21.1", "latest"] {
+            let mut seen = on_schema(3, Some((3, 21)));
+            seen.stateful_set.as_mut().unwrap().version = Some(before.to_owned());
+            let plan = plan(&spec, &seen);
+            let reason = state(&plan, ConditionType::Stalled).1;
+            assert_eq!(reason == Reason::DowngradeRefused, refused, "{spec}");
+            assert_eq!(plan.report.target_replicas, Some(3), "{spec}, {before}");
+        }
     }
 }
 

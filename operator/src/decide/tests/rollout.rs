@@ -9,6 +9,7 @@ use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, PodTrouble,
     RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
 };
+use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
     OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
 };
@@ -191,7 +192,11 @@ fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
             Some(Version::new(3, 21, 1)),
             "only a backup of the database leads back to Bytebase 3.20.2",
         ),
-        ("3.20.2", None, "correct the change or take it back"),
+        (
+            "3.20.2",
+            None,
+            "neither is whether Bytebase 3.20.2 can run on it",
+        ),
         (
             "3.21.0",
             Some(Version::new(3, 21, 1)),
@@ -216,6 +221,142 @@ fn an_upgrade_that_does_not_come_up_says_whether_there_is_a_way_back() {
             status.message.contains("back to"),
             words.contains("back to")
         );
+    }
+}
+
+/// `Stalled` of a cluster whose new replica is not up, and whether it is the rollout that says so.
+fn stalled(spec: &Value, seen: &Observation) -> String {
+    let plan = plan(spec, seen);
+    let stalled = condition(&plan.report, ConditionType::Stalled);
+    assert_eq!(stalled.status, Some(true));
+    stalled.message.clone()
+}
+
+/// One replica, or the first of several, on a new template; the only one of before is gone.
+fn last_one_replaced(schema: Option<Version>) -> Observation {
+    let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        facts.schema = SchemaState::Bytebase { version: schema };
+        heartbeats(facts).clear();
+    });
+    seen.pods[0].ready = false;
+    seen.remembered.version = Some("3.20.2".to_owned());
+    seen
+}
+
+#[test]
+fn the_way_back_is_known_where_no_replica_of_the_version_before_is_left() {
+    let rolling = json!({"replicas": 1});
+    let maintenance = json!({"replicas": 3, "rollout": {"strategy": "Maintenance"}});
+    for spec in [rolling, maintenance] {
+        for (schema, words) in [
+            (
+                Some(Version::new(3, 20, 1)),
+                "spec.version may go back to 3.20.2",
+            ),
+            (
+                Some(Version::new(3, 21, 1)),
+                "only a backup of the database leads back to Bytebase 3.20.2",
+            ),
+            (None, "neither is whether Bytebase 3.20.2 can run on it"),
+        ] {
+            let message = stalled(&spec, &last_one_replaced(schema));
+            assert!(message.contains(words), "{spec}: {message}");
+        }
+    }
+    // The same version as before: the change is another one.
+    let mut seen = last_one_replaced(Some(Version::new(3, 21, 1)));
+    seen.remembered.version = Some("3.21.1".to_owned());
+    let message = stalled(&json!({"replicas": 1}), &seen);
+    assert!(!message.contains("schema"), "{message}");
+}
+
+#[test]
+fn the_way_back_is_open_only_where_the_schema_of_now_is_known() {
+    let unchanged = || last_one_replaced(Some(Version::new(3, 20, 1)));
+    let migrating = with_facts(unchanged(), |facts| facts.sessions = Some(migration()));
+    let unread = with_facts(unchanged(), |facts| facts.sessions = None);
+    let mut away = unchanged();
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    for seen in [migrating, unread, away] {
+        let message = stalled(&json!({"replicas": 1}), &seen);
+        assert!(
+            message.contains("neither is whether Bytebase 3.20.2 can run on it"),
+            "{message}"
+        );
+    }
+    // A schema never goes back by itself.
+    let mut away = last_one_replaced(Some(Version::new(3, 21, 1)));
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let message = stalled(&json!({"replicas": 1}), &away);
+    assert!(message.contains("only a backup"), "{message}");
+}
+
+#[test]
+fn the_way_back_of_a_version_without_a_number_is_what_the_schema_says() {
+    let spec = json!({"version": "latest"});
+    for (old, schema, words) in [
+        ("3.20.2", (3, 20), "spec.version may go back to 3.20.2"),
+        ("3.20.2", (3, 22), "leads back to Bytebase 3.20.2"),
+        (
+            "mine",
+            (3, 22),
+            "Which Bytebase mine is cannot be known, so neither can whether it runs on the schema",
+        ),
+    ] {
+        let (major, minor) = schema;
+        let mut seen = with_facts(outdated(&[0, 1]), |facts| {
+            facts.schema = SchemaState::Bytebase {
+                version: Some(Version::new(major, minor, 1)),
+            };
+        });
+        for pod in &mut seen.pods {
+            pod.version = Some(old.to_owned());
+        }
+        seen.pods[2].version = Some("latest".to_owned());
+        seen.pods[2].ready = false;
+        let message = stalled(&spec, &seen);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn the_log_of_a_replica_that_does_not_come_up_is_quoted() {
+    let line = "Cannot new server: relation \"task_run\" does not exist";
+    let quoted = format!("its log says: {line}");
+    let of = |mut seen: Observation, ordinal: usize| {
+        seen.pods[ordinal].ready = false;
+        seen.pods[ordinal].log_line = RedactedLine::of(line, &KnownSecrets::default());
+        seen
+    };
+    for (spec, seen, pod) in [
+        // A rollout, a first start of several, and one of one.
+        (json!({}), of(outdated(&[0, 1]), 2), "demo-2"),
+        (json!({}), of(healthy(3, stored(&json!({}))), 1), "demo-1"),
+        (
+            json!({"replicas": 1}),
+            of(healthy(1, stored(&json!({}))), 0),
+            "demo-0",
+        ),
+    ] {
+        let message = stalled(&spec, &seen);
+        assert!(
+            message.contains(&quoted) && message.contains(pod),
+            "{message}"
+        );
+        let plan = plan(&spec, &seen);
+        assert_eq!(plan.eviction, None, "no other pod is touched");
+        let mut replicas = plan.report.replica_statuses.iter();
+        let said = replicas
+            .find_map(|replica| replica.log_line.as_ref())
+            .unwrap();
+        assert_eq!(said.text, line);
+        assert_eq!(said.pod_uid, pod.replace("demo", "uid"));
+        // A restart between two ends of the process changes nothing.
+        let mut again = seen.clone();
+        for pod in &mut again.pods {
+            pod.restarts += 1;
+        }
+        assert_eq!(super::plan(&spec, &again).report, plan.report);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::observation::{
     RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState, Sessions,
     StatefulSetView, StoredLicense,
 };
+use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
 use crate::testing::{
     ADMIN_PASSWORD, PASSWORD, called, forged, id, now, settings, token, validation,
@@ -187,6 +188,7 @@ prop_compose! {
             }),
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
+            version: parts[2].then(|| message.clone()),
             foreign_replicas: parts[2],
             silent_since: BTreeMap::default(),
             queue_held_since: end,
@@ -257,6 +259,7 @@ prop_compose! {
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
+            log_line: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())),
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
                 0 => PodTrouble::ImagePull(text),

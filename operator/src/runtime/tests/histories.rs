@@ -864,6 +864,9 @@ impl World {
         for pod in sources.log_ids.pods() {
             prop_assert!(pods.contains(&pod), "the id of {pod:?} is known");
         }
+        for pod in sources.log_lines.pods() {
+            prop_assert!(pods.contains(&pod), "a line of {pod:?} is known");
+        }
         Ok(())
     }
 
