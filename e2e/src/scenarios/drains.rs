@@ -56,59 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(90),
-    Scenario::new(
-        "drain-of-a-hung-replica",
-        "A replica that hangs and takes no notice of its end is ended for good once Bytebase has given up its tasks, long before its grace period is over.",
-        |sandbox| Box::pin(hung(sandbox)),
-    )
-    .stand_in_only(stand_in::LICENSE)
-    .takes(150),
 ];
-
-/// Half of the grace period of a pod whose replica hangs.
-const SOON_ENOUGH: Duration = Duration::from_mins(5);
-
-async fn hung(sandbox: Sandbox) -> Result<()> {
-    let mut cluster = support::licensed(&sandbox, 2);
-    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(600);
-    support::start(&sandbox, &cluster).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    let (id, pod) = running_task(&sandbox, 600).await?;
-    let name = pod.name_any();
-    sandbox.strike(&pod, "bytebase", Blow::Freeze).await?;
-    let asked = Instant::now();
-    sandbox
-        .kubectl(&["delete", "pod", &name, "--wait=false"])
-        .await?;
-    let successor = || sandbox.api::<Pod>();
-    wait::until(
-        "another pod in its place",
-        SOON_ENOUGH,
-        || async { Ok(successor().get_opt(&name).await?) },
-        |now| now.as_ref().is_some_and(|now| now.uid() != pod.uid()),
-    )
-    .await?;
-    // Bytebase gives tasks up when their replica has been silent for a minute.
-    ensure!(
-        asked.elapsed() >= Duration::from_mins(1),
-        "it was ended before its tasks were given up"
-    );
-    let (_, status, _) = task(&sandbox, id).await?;
-    ensure!(
-        status == "FAILED",
-        "the task of a replica that hangs is {status}"
-    );
-    let selector = format!("involvedObject.name={NAME},reason=HeartbeatStale,type=Warning");
-    let events = ["get", "events", "--field-selector", &selector, "-o", "name"];
-    let published = || sandbox.kubectl(&events);
-    wait::until("a warning event", PATIENCE, published, |events| {
-        !events.trim().is_empty()
-    })
-    .await?;
-    support::rolled_out(&sandbox).await
-}
 
 /// Seconds that a task takes: longer than the grace period without a drain, which is eleven.
 const LONG: i32 = 30;

@@ -335,11 +335,15 @@ fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
 
 /// The event of an eviction. One that cuts a drain short cancels tasks.
 fn evicted(eviction: &Eviction) -> Notice {
-    let reason = eviction.cut.map(|cut| cut.reason);
+    let cuts = eviction.grace_seconds.is_some();
     Notice {
-        warning: reason.is_some(),
+        warning: cuts,
         condition: None,
-        reason: reason.unwrap_or(Reason::RolloutProgressing),
+        reason: if cuts {
+            Reason::HeldBackByLicense
+        } else {
+            Reason::RolloutProgressing
+        },
         message: format!("evicted {}: {}", eviction.pod, eviction.why),
     }
 }
@@ -352,7 +356,6 @@ fn budget_pause(times: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::step::Cut;
     use serde_json::json;
 
     #[test]
@@ -372,19 +375,16 @@ mod tests {
 
     #[test]
     fn an_eviction_that_cuts_a_drain_short_is_a_warning() {
-        let notice = |cut| {
+        let notice = |grace_seconds| {
             evicted(&Eviction {
                 pod: "demo-2".to_owned(),
                 uid: "u".to_owned(),
                 why: "it must".to_owned(),
-                cut,
+                grace_seconds,
                 refused: None,
             })
         };
-        let cut = notice(Some(Cut {
-            grace_seconds: 60,
-            reason: Reason::HeldBackByLicense,
-        }));
+        let cut = notice(Some(60));
         assert_eq!((cut.warning, cut.reason), (true, Reason::HeldBackByLicense));
         assert_eq!(cut.message, "evicted demo-2: it must");
         let calm = notice(None);

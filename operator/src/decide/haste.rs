@@ -6,18 +6,15 @@
 //! them. Then losing their tasks is the lesser loss.
 
 use super::health::{Health, Replica};
-use super::step::{Cut, Eviction};
-use crate::api::Reason;
+use super::step::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 
 /// How long a replica may go on with its tasks after the gate has asked it to end.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-/// How it ends then.
-const CUT: Cut = Cut {
-    grace_seconds: 60,
-    reason: Reason::HeldBackByLicense,
-};
+/// Seconds that it is given for its end then. Kubernetes counts them from the beginning of the deletion,
+/// so it ends now; an older API server leaves it this long.
+const GRACE_SECONDS: u32 = 60;
 
 /// What is to be done about drains that take too long.
 #[derive(Debug, Default)]
@@ -58,7 +55,7 @@ pub fn hastened(observation: &Observation, health: &Health<'_>) -> Hastened {
                         Some(0) | None => "what it has not finished is".to_owned(),
                     }
                 ),
-                cut: Some(CUT),
+                grace_seconds: Some(GRACE_SECONDS),
                 refused: None,
             }),
             due_at: None,

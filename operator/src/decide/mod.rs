@@ -211,10 +211,8 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         _ => haste::Hastened::default(),
     };
     let restart = silent::restart(cluster, observation, health, database, rollout);
-    let hung = silent::hung(cluster, observation, health);
     let eviction = match &rollout.step {
         _ if hastened.eviction.is_some() => hastened.eviction,
-        _ if hung.eviction.is_some() => hung.eviction,
         Step::Evict(eviction) => Some(eviction.clone()),
         _ => restart.eviction,
     };
@@ -236,7 +234,6 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         next: [
             pace::next(cluster, observation, license, rollout, health),
             hastened.due_at,
-            hung.due_at,
             restart.due_at,
             validation.changes_at,
         ]

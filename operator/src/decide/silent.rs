@@ -4,8 +4,7 @@
 use super::database::DatabaseVerdict;
 use super::health::{Health, Replica};
 use super::rollout::Rollout;
-use super::step::{Cut, Eviction, Step, schema_migration};
-use crate::api::Reason;
+use super::step::{Eviction, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
 use crate::observation::Observation;
 use crate::observation::heartbeat::DEAD_AFTER;
@@ -17,14 +16,6 @@ use uuid::Uuid;
 /// Another replica fails the tasks of one that ended within a minute and a half. What is left after
 /// this long is left for longer.
 const STUCK_AFTER: Duration = Duration::from_mins(2);
-
-/// The drain hook of a replica that hangs has let go by then: it takes a minute and a quarter.
-const HUNG_AFTER: SignedDuration = SignedDuration::from_mins(2);
-/// How a replica ends that hangs.
-const CUT: Cut = Cut {
-    grace_seconds: 60,
-    reason: Reason::HeartbeatStale,
-};
 
 /// What is to be done about replicas that send no heartbeat.
 #[derive(Debug, Default)]
@@ -94,52 +85,7 @@ pub fn restart(
             why: format!(
                 "its pod is Ready, and it has sent no heartbeat since {since:.0}, for longer than spec.rollout.restartStaleReplicasAfterSeconds ({seconds})"
             ),
-            cut: None,
-            refused: None,
-        }),
-        due_at: None,
-    }
-}
-
-/// Ends for good a replica that has been asked to end and hangs. It takes no notice of being asked, so
-/// Kubernetes would wait for the whole grace period, which is long for the sake of its tasks; and
-/// those Bytebase has given up.
-pub fn hung(cluster: &ValidCluster, observation: &Observation, health: &Health<'_>) -> Restart {
-    if cluster.paused || schema_migration(observation).is_some() {
-        return Restart::default();
-    }
-    let hangs = |replica: &&Replica<'_>| {
-        // Where its time is up already it was cut short before.
-        let has_time = replica.pod.ends_by.is_some_and(|by| by > observation.now);
-        replica.given_up && has_time && !replica.node_is_silent()
-    };
-    let due_at = |replica: &Replica<'_>| replica.pod.ending_since?.checked_add(HUNG_AFTER).ok();
-    let hanging = health.replicas.iter().filter(hangs);
-    let Some((due_at, replica)) = hanging
-        .filter_map(|replica| Some((due_at(replica)?, replica)))
-        .min_by_key(|(due_at, replica)| (*due_at, replica.pod.ordinal))
-    else {
-        return Restart::default();
-    };
-    if observation.now < due_at {
-        return Restart {
-            eviction: None,
-            due_at: Some(due_at),
-        };
-    }
-    Restart {
-        eviction: Some(Eviction {
-            pod: replica.pod.name.clone(),
-            uid: replica.pod.uid.clone(),
-            why: format!(
-                "it was asked to end {} minutes ago, goes on existing, and has sent no heartbeat for so long that Bytebase has given up its tasks",
-                observation
-                    .now
-                    .duration_since(due_at)
-                    .saturating_add(HUNG_AFTER)
-                    .as_mins()
-            ),
-            cut: Some(CUT),
+            grace_seconds: None,
             refused: None,
         }),
         due_at: None,

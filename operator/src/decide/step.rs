@@ -91,20 +91,10 @@ pub struct Eviction {
     pub uid: String,
     /// Why, for the event.
     pub why: String,
-    /// Its grace period is cut short; `None`: it has as long as its template says.
-    pub cut: Option<Cut>,
+    /// Seconds that the pod has to end; `None`: as long as its template says.
+    pub grace_seconds: Option<u32>,
     /// What keeps refusing it.
     pub refused: Option<String>,
-}
-
-/// A grace period that is shorter than the template says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cut {
-    /// Seconds that the pod has to end. Kubernetes counts them from the beginning of the deletion, so
-    /// one that began to end longer ago ends now; an older API server leaves it this long.
-    pub grace_seconds: u32,
-    /// Reason of the event.
-    pub reason: Reason,
 }
 
 /// Whether a pod runs another template than the present one.

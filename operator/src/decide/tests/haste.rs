@@ -29,7 +29,7 @@ fn a_drain_without_a_license_has_five_minutes() {
         let late = plan(&spec, &draining(300, no_license()));
         let eviction = late.eviction.unwrap();
         assert_eq!(
-            (&*eviction.pod, eviction.cut.map(|cut| cut.grace_seconds)),
+            (&*eviction.pod, eviction.grace_seconds),
             ("demo-2", Some(60))
         );
         assert!(eviction.why.contains("5 minutes"), "{}", eviction.why);

@@ -16,9 +16,6 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What else is seen.
-type Change = fn(&mut Observation);
-
 fn secs(seconds: i64) -> SignedDuration {
     SignedDuration::from_secs(seconds)
 }
@@ -70,7 +67,7 @@ fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other(
     // A process that never saw it before begins to count.
     assert_eq!(evicted(&plan(&opted_in(), &silent(&[1], 400))), None);
     let why = plan(&opted_in(), &seen(300)).eviction.unwrap();
-    assert_eq!((why.uid.as_str(), why.cut), ("uid-1", None));
+    assert_eq!((why.uid.as_str(), why.grace_seconds), ("uid-1", None));
     assert!(
         why.why.contains("restartStaleReplicasAfterSeconds"),
         "{why:?}"
@@ -79,6 +76,7 @@ fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other(
 
 #[test]
 fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going() {
+    type Change = fn(&mut Observation);
     let migrating = |seen: &mut Observation| {
         if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
             facts.sessions = Some(Sessions {
@@ -131,75 +129,6 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
     let mut outdated = seen;
     outdated.pods[0].revision = Some(OLD.to_owned());
     assert_ne!(evicted(&plan(&opted_in(), &outdated)), Some("demo-1"));
-}
-
-/// A replica that has been ending for so long, and has the rest of an hour left.
-fn ending(mut seen: Observation, ordinal: usize, seconds: i64) -> Observation {
-    let pod = &mut seen.pods[ordinal];
-    pod.deleting = true;
-    pod.ending_since = Some(after(secs(-seconds)));
-    pod.ends_by = Some(after(secs(3600 - seconds)));
-    if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
-        facts.sessions = Some(Sessions::default());
-    }
-    seen
-}
-
-#[test]
-fn a_replica_that_hangs_in_its_end_has_no_more_of_its_grace_period() {
-    let plan = |seen: &Observation| plan(&json!({}), seen);
-    let seen = ending(silent(&[1], 400), 1, 130);
-    let eviction = plan(&seen).eviction.unwrap();
-    let cut = eviction.cut.unwrap();
-    assert_eq!((&*eviction.pod, cut.grace_seconds), ("demo-1", 60));
-    assert!(eviction.why.contains("2 minutes ago"), "{eviction:?}");
-    // The hook has its time first.
-    let early = plan(&ending(silent(&[1], 400), 1, 119));
-    assert_eq!((evicted(&early), early.next), (None, Some(after(secs(1)))));
-    // The only replica blocks its successor.
-    let mut alone = ending(silent(&[0], 400), 0, 130);
-    alone.pods.truncate(1);
-    assert_eq!(evicted(&plan(&alone)), Some("demo-0"));
-
-    let cases: [(&str, Change); 7] = [
-        ("its tasks are not given up", |seen| {
-            *seen = ending(silent(&[1], 50), 1, 130);
-        }),
-        ("it finishes tasks", |seen| {
-            *seen = ending(silent(&[], 0), 1, 130);
-        }),
-        ("an outage", |seen| {
-            seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
-        }),
-        ("a migration", |seen| {
-            if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
-                facts.sessions = Some(Sessions {
-                    migration_running: true,
-                    ..Sessions::default()
-                });
-            }
-        }),
-        ("sessions not read", |seen| {
-            if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
-                facts.sessions = None;
-            }
-        }),
-        ("it was cut short already", |seen| {
-            seen.pods[1].ends_by = Some(after(secs(-70)));
-        }),
-        ("it does not end at all", |seen| {
-            seen.pods[1].deleting = false;
-            seen.pods[1].ending_since = None;
-            seen.pods[1].ends_by = None;
-        }),
-    ];
-    for (name, change) in cases {
-        let mut seen = seen.clone();
-        change(&mut seen);
-        assert_eq!(evicted(&plan(&seen)), None, "{name}");
-    }
-    let paused = super::plan(&json!({"paused": true}), &seen);
-    assert_eq!(evicted(&paused), None);
 }
 
 #[test]
