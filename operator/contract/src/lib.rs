@@ -7,6 +7,7 @@
 pub mod ca_bundle;
 pub mod certificate;
 pub mod external_url;
+pub mod hook;
 pub mod license;
 pub mod pg_url;
 pub mod version;

@@ -1,6 +1,7 @@
 //! Logging in as Bytebase does: by the same environment, with the same files, from the same place.
 
 use bytebase_contract::ca_bundle::CaBundle;
+use bytebase_contract::hook;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
@@ -12,10 +13,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnection;
 use std::fs;
 use std::path::Path;
-
-/// `application_name` of the hook's sessions: this and the name of its pod, by which the operator
-/// reports who holds the queue. Not as Bytebase's own, among which the hook finds the replica's.
-const APPLICATION_NAME: &str = "drain/";
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
 /// was when the container started. A rotated password is here before it is there. Of a cloud IAM
@@ -70,7 +67,7 @@ impl Logins {
             _ => Ok(Self {
                 ways,
                 replica_sessions,
-                own_sessions: format!("{APPLICATION_NAME}{}", env("PGAPPNAME").unwrap_or_default()),
+                own_sessions: hook::sessions_of(&env("PGAPPNAME").unwrap_or_default()),
             }),
         }
     }
