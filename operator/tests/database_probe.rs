@@ -9,6 +9,7 @@
 
 use bytebase_login::plan::Reach;
 use bytebase_operator::contract::ca_bundle::CaBundle;
+use bytebase_operator::contract::hook;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::observation::reading::{Latest, Reading};
@@ -477,6 +478,61 @@ async fn the_holder_of_the_queue_is_named_and_a_promotion_is_no_hold() {
     assert_eq!(held_by().await, ["drain/demo-1"]);
     sqlx::raw_sql("ROLLBACK").execute(&mut hook).await.unwrap();
     assert_eq!(held_by().await, [""; 0]);
+}
+
+/// As the hook itself sees it: whether the lock of this session's number is held.
+async fn is_asked(hook: &mut sqlx::PgConnection) -> bool {
+    let held = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::int8::oid \
+         AND objid = pg_backend_pid()::oid AND objsubid = 2 AND granted)";
+    let held = sqlx::query_scalar(held).bind(i64::from(hook::LET_GO));
+    held.fetch_one(hook).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_hooks_of_some_pods_are_asked_to_let_their_replicas_end_for_as_long_as_that_is_wanted()
+{
+    let url = bytebase("asks");
+    let mut one = session(&url, &hook::sessions_of("demo-1")).await;
+    let mut other = session(&url, &hook::sessions_of("demo-10")).await;
+    let probe = Probe::start(access(url.clone()), Duration::from_millis(200));
+    let mut wait = async |pods: &[&str], expected: [bool; 2]| {
+        let pods = pods.iter().map(ToString::to_string).collect();
+        probe.probes.let_go(&"it", &pods);
+        let start = Instant::now();
+        loop {
+            let asked = [is_asked(&mut one).await, is_asked(&mut other).await];
+            if asked == expected {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{asked:?}, not {expected:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    wait(&[], [false, false]).await;
+    wait(&["demo-1"], [true, false]).await;
+    wait(&["demo-1", "demo-10"], [true, true]).await;
+    // Each reading asks again, and one is enough to take it back.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    wait(&["demo-10"], [false, true]).await;
+    wait(&[], [false, false]).await;
+    wait(&["demo-1"], [true, false]).await;
+    // A hook that has logged in again is another session.
+    let mut again = session(&url, &hook::sessions_of("demo-1")).await;
+    let start = Instant::now();
+    while !is_asked(&mut again).await {
+        assert!(start.elapsed() < Duration::from_secs(10), "not asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Nothing is asked by a process that is gone.
+    drop(probe);
+    let start = Instant::now();
+    while is_asked(&mut again).await {
+        assert!(start.elapsed() < Duration::from_secs(10), "still asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 // === Sessions and rights ===

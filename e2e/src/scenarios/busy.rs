@@ -1,7 +1,8 @@
 //! A cluster under a steady load of tasks, while everything is done to it that ends pods on
 //! purpose. No task may be lost.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -62,6 +63,14 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
     .takes(300),
+    Scenario::new(
+        "license-cuts-drains",
+        "Where the license has ended, a replica has five minutes for its tasks: then its drain hook lets it end, and a warning event says what is lost.",
+        |sandbox| Box::pin(license_cuts_drains(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(360),
     Scenario::new(
         "stale-replica",
         "A replica that sends no heartbeat is replaced after the time of the user's choice, and no other is.",
@@ -339,6 +348,48 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
         now.is_some_and(|now| now.uid() != pod.uid()),
         "the replica that was busy still runs"
     );
+    Ok(())
+}
+
+/// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must go
+/// before Bytebase fails what is queued.
+async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = busy_cluster(&sandbox);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(1200);
+    start(&sandbox, &cluster).await?;
+    let mut busy = BTreeSet::new();
+    while busy.len() < 2 {
+        let (_, pod) = running_task(&sandbox, 900).await?;
+        busy.insert(pod.name_any());
+    }
+    support::shorten_license(&sandbox, 5).await?;
+    let ending = || async {
+        let pods = support::pods(&sandbox).await?.into_iter();
+        Ok(pods
+            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
+            .count())
+    };
+    wait::until("two replicas that end", ROLLOUT, ending, |now| *now >= 1).await?;
+    let asked = Instant::now();
+    let left = || async { Ok(support::pods(&sandbox).await?.len()) };
+    wait::until("one replica", ROLLOUT, left, |now| *now == 1).await?;
+    let took = asked.elapsed();
+    ensure!(
+        (Duration::from_secs(290)..Duration::from_mins(6)).contains(&took),
+        "the drains took {} s, not five minutes",
+        took.as_secs()
+    );
+    let selector = format!("involvedObject.name={NAME},reason=HeldBackByLicense,type=Warning");
+    let events = [
+        "get",
+        "events",
+        "--field-selector",
+        &selector,
+        "-o",
+        "jsonpath={.items[*].message}",
+    ];
+    let published = sandbox.kubectl(&events).await?;
+    ensure!(published.contains("asked to end at once"), "{published}");
     Ok(())
 }
 

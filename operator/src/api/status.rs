@@ -345,7 +345,8 @@ pub struct LogLine {
 }
 
 /// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
-/// or less than a tenth of its time if that is shorter.
+/// or less than a tenth of its time if that is shorter. `CutShort`: the license does not allow several
+/// replicas, and the operator has asked it to end at once.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainState {
     /// It is finishing them.
@@ -353,6 +354,9 @@ pub enum DrainState {
     /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What it has
     /// not finished by then is cancelled.
     EndsSoon,
+    /// The license does not allow several replicas, and the operator has asked it to end at once. What it
+    /// has not finished is cancelled.
+    CutShort,
 }
 
 /// Running tasks whose replica is gone.

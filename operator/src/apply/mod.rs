@@ -333,17 +333,11 @@ fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
     }
 }
 
-/// The event of an eviction. One that cuts a drain short cancels tasks.
 fn evicted(eviction: &Eviction) -> Notice {
-    let cuts = eviction.grace_seconds.is_some();
     Notice {
-        warning: cuts,
+        warning: false,
         condition: None,
-        reason: if cuts {
-            Reason::HeldBackByLicense
-        } else {
-            Reason::RolloutProgressing
-        },
+        reason: Reason::RolloutProgressing,
         message: format!("evicted {}: {}", eviction.pod, eviction.why),
     }
 }
@@ -371,27 +365,6 @@ mod tests {
         };
         let message = done(&crate::testing::cluster(&spec), &call);
         assert_eq!(message, "made the account in Secret boss the first admin");
-    }
-
-    #[test]
-    fn an_eviction_that_cuts_a_drain_short_is_a_warning() {
-        let notice = |grace_seconds| {
-            evicted(&Eviction {
-                pod: "demo-2".to_owned(),
-                uid: "u".to_owned(),
-                why: "it must".to_owned(),
-                grace_seconds,
-                refused: None,
-            })
-        };
-        let cut = notice(Some(60));
-        assert_eq!((cut.warning, cut.reason), (true, Reason::HeldBackByLicense));
-        assert_eq!(cut.message, "evicted demo-2: it must");
-        let calm = notice(None);
-        assert_eq!(
-            (calm.warning, calm.reason),
-            (false, Reason::RolloutProgressing)
-        );
     }
 
     #[test]

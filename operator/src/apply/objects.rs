@@ -283,7 +283,6 @@ impl Objects<'_> {
                 ..ObjectMeta::default()
             },
             delete_options: Some(DeleteOptions {
-                grace_period_seconds: eviction.grace_seconds.map(i64::from),
                 preconditions: Some(meta::Preconditions {
                     uid: Some(eviction.uid.clone()),
                     resource_version: None,
@@ -596,7 +595,6 @@ mod tests {
             pod: "demo-2".to_owned(),
             uid: "of-the-pod".to_owned(),
             why: String::new(),
-            grace_seconds: None,
             refused: None,
         };
         for (answer, expected) in [

@@ -4,23 +4,23 @@
 //! ten minutes. The replicas that the gate has taken away, all at once, may still be finishing tasks,
 //! for as long as their drains may take, and go on sending heartbeats. Half of that time is left to
 //! them. Then losing their tasks is the lesser loss.
+//!
+//! No kubelet obeys a shorter grace period for a pod that is ending already (issue 113606 of
+//! Kubernetes), so the drain hooks themselves are asked to let their replicas end.
 
 use super::health::{Health, Replica};
-use super::step::Eviction;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 
 /// How long a replica may go on with its tasks after the gate has asked it to end.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
-/// Seconds that it is given for its end then. Kubernetes counts them from the beginning of the deletion,
-/// so it ends now; an older API server leaves it this long.
-const GRACE_SECONDS: u32 = 60;
+pub const PATIENCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// What is to be done about drains that take too long.
 #[derive(Debug, Default)]
 pub struct Hastened {
-    /// The pod whose grace period is cut short.
-    pub eviction: Option<Eviction>,
+    /// The pods whose drain hooks are asked to let their replicas end.
+    pub let_go: BTreeSet<String>,
     /// When the next one is due.
     pub due_at: Option<Timestamp>,
 }
@@ -34,36 +34,15 @@ pub fn hastened(observation: &Observation, health: &Health<'_>) -> Hastened {
     if health.replicas.len() < 2 || migrates(observation) {
         return Hastened::default();
     }
-    let mut drains: Vec<_> = health
+    let drains = health
         .replicas
         .iter()
-        .filter_map(|replica| Some((due_at(replica, set, observation.now)?, replica)))
-        .collect();
-    drains.sort_by_key(|(due, replica)| (*due, replica.pod.ordinal));
-    match drains.first() {
-        None => Hastened::default(),
-        Some((due, replica)) if *due <= observation.now => Hastened {
-            eviction: Some(Eviction {
-                pod: replica.pod.name.clone(),
-                uid: replica.pod.uid.clone(),
-                why: format!(
-                    "the license does not allow several replicas, and it has been finishing tasks for {} minutes since it began to end: {} cancelled",
-                    PATIENCE.as_mins(),
-                    match replica.running_tasks {
-                        Some(1) => "the task that it still runs is".to_owned(),
-                        Some(tasks @ 2..) => format!("the {tasks} tasks that it still runs are"),
-                        Some(0) | None => "what it has not finished is".to_owned(),
-                    }
-                ),
-                grace_seconds: Some(GRACE_SECONDS),
-                refused: None,
-            }),
-            due_at: None,
-        },
-        Some((due, _)) => Hastened {
-            eviction: None,
-            due_at: Some(*due),
-        },
+        .filter_map(|replica| Some((due_at(replica, set, observation.now)?, replica)));
+    let (due, later): (Vec<_>, Vec<_>) = drains.partition(|(due_at, _)| *due_at <= observation.now);
+    let let_go = due.iter().map(|(_, replica)| replica.pod.name.clone());
+    Hastened {
+        let_go: let_go.collect(),
+        due_at: later.iter().map(|(due_at, _)| *due_at).min(),
     }
 }
 
@@ -78,7 +57,6 @@ fn migrates(observation: &Observation) -> bool {
 /// When a pod that the gate has taken away has had its time.
 fn due_at(replica: &Replica<'_>, set: &StatefulSetView, now: Timestamp) -> Option<Timestamp> {
     let pod = replica.pod;
-    // Where its time is up already it was cut short before.
     let is_up = pod.ends_by.is_some_and(|by| by <= now);
     if set.covers(pod.ordinal) || replica.node_is_silent() || is_up {
         return None;

@@ -24,7 +24,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DatabaseStatus, LogLine, Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, DrainState, LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -38,6 +38,7 @@ use objects::Desired;
 use plan::{Plan, Report, Wanted};
 use replicas::Grounds;
 use scale::Haste;
+use std::collections::BTreeSet;
 use step::Step;
 
 /// Beside the grace period of a pod, one step of a scale-down takes so long: the StatefulSet's
@@ -212,13 +213,12 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     };
     let restart = silent::restart(cluster, observation, health, database, rollout);
     let eviction = match &rollout.step {
-        _ if hastened.eviction.is_some() => hastened.eviction,
         Step::Evict(eviction) => Some(eviction.clone()),
         _ => restart.eviction,
     };
     let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
     let call = call::call(cluster, observation, license, health);
-    let common = report(phase, observation, health);
+    let common = report(phase, observation, health, &hastened.let_go);
     // What came of a call that nobody wants any more does not matter.
     let refused_call = common.refused_call.filter(|_| !matches!(call, Wanted::No));
     let quiet = matches!(
@@ -242,6 +242,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .min(),
         reading: pace::reading(quiet, findings)
             .or_seldom(pace::is_stopped(cluster.replicas, observation)),
+        let_go: hastened.let_go,
         unmatched: health.unmatched.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
@@ -304,7 +305,7 @@ fn blocked(
         objects: Vec::new(),
         resize,
         prune: Vec::new(),
-        eviction: hastened.eviction,
+        eviction: None,
         call: Wanted::NotNow,
         next: [
             license.changes_at,
@@ -344,8 +345,9 @@ fn blocked(
                 None => observation.remembered.database.clone(),
             },
             target_replicas: closed.then_some(1),
-            ..report(Phase::Invalid, observation, health)
+            ..report(Phase::Invalid, observation, health, &hastened.let_go)
         },
+        let_go: hastened.let_go,
     }
 }
 
@@ -354,7 +356,12 @@ fn to_i32(count: usize) -> i32 {
 }
 
 /// The part of status that is the same whatever was decided.
-fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Report {
+fn report(
+    phase: Phase,
+    observation: &Observation,
+    health: &Health<'_>,
+    let_go: &BTreeSet<String>,
+) -> Report {
     let set = observation.stateful_set.as_ref();
     let replica_statuses = health.replicas.iter().map(|replica| ReplicaStatus {
         pod: replica.pod.name.clone(),
@@ -367,7 +374,11 @@ fn report(phase: Phase, observation: &Observation, health: &Health<'_>) -> Repor
         running_tasks: replica
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),
-        drain: drains::state(replica, observation.now),
+        drain: if let_go.contains(&replica.pod.name) {
+            Some(DrainState::CutShort)
+        } else {
+            drains::state(replica, observation.now)
+        },
         ends_by: replica.pod.ends_by.map(Time),
         updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),
         message: replica

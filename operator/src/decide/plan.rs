@@ -12,6 +12,7 @@ use crate::kubernetes::Kind;
 use crate::observation::reading::Reading;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use uuid::Uuid;
 
@@ -37,6 +38,8 @@ pub struct Plan {
     pub next: Option<Timestamp>,
     /// How to read the database while this lasts.
     pub reading: Reading,
+    /// Pods whose drain hooks are asked to let their replicas end, as long as this stands.
+    pub let_go: BTreeSet<String>,
     /// Fresh heartbeats that belong to no pod now.
     pub unmatched: Vec<Uuid>,
 }

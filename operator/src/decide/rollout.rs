@@ -410,7 +410,6 @@ fn evict(replica: &Replica<'_>, why: &str) -> Step {
         pod: replica.pod.name.clone(),
         uid: replica.pod.uid.clone(),
         why: why.to_owned(),
-        grace_seconds: None,
         refused: None,
     })
 }

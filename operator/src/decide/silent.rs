@@ -85,7 +85,6 @@ pub fn restart(
             why: format!(
                 "its pod is Ready, and it has sent no heartbeat since {since:.0}, for longer than spec.rollout.restartStaleReplicasAfterSeconds ({seconds})"
             ),
-            grace_seconds: None,
             refused: None,
         }),
         due_at: None,

@@ -91,8 +91,6 @@ pub struct Eviction {
     pub uid: String,
     /// Why, for the event.
     pub why: String,
-    /// Seconds that the pod has to end; `None`: as long as its template says.
-    pub grace_seconds: Option<u32>,
     /// What keeps refusing it.
     pub refused: Option<String>,
 }

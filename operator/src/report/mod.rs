@@ -13,6 +13,7 @@ use crate::api::status::{
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
+use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::Observation;
@@ -549,6 +550,9 @@ fn drain_notices(
             DrainState::EndsSoon => {
                 (drain != Some(DrainState::EndsSoon)).then(|| drain_ends_soon(replica))
             }
+            DrainState::CutShort => {
+                (drain != Some(DrainState::CutShort)).then(|| drain_cut(replica))
+            }
         }
     })
 }
@@ -581,6 +585,25 @@ fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
         "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
     );
     happened(Reason::DrainEndsSoon, message)
+}
+
+fn drain_cut(replica: &ReplicaStatus) -> Notice {
+    let lost = match replica.running_tasks {
+        Some(0) => "it runs no task".to_owned(),
+        Some(1) => "the task that it still runs is cancelled".to_owned(),
+        Some(tasks) => format!("the {tasks} tasks that it still runs are cancelled"),
+        None => "what it has not finished is cancelled".to_owned(),
+    };
+    Notice {
+        warning: true,
+        condition: None,
+        reason: Reason::HeldBackByLicense,
+        message: format!(
+            "{} is asked to end at once, since the license does not allow several replicas and it was asked {} minutes ago: {lost}",
+            replica.pod,
+            PATIENCE.as_mins()
+        ),
+    }
 }
 
 /// The queue began to be held, or is free again.

@@ -629,6 +629,39 @@ fn a_drain_is_reported_once_when_it_begins() {
 }
 
 #[test]
+fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
+    let report = |tasks: Option<i64>, drain| Report {
+        replica_statuses: vec![ReplicaStatus {
+            running_tasks: tasks,
+            drain: Some(drain),
+            ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
+        }],
+        ..Report::default()
+    };
+    let before = first(report(Some(2), DrainState::Draining));
+    for (tasks, lost) in [
+        (Some(0), "it runs no task"),
+        (Some(1), "the task that it still runs is cancelled"),
+        (Some(2), "the 2 tasks that it still runs are cancelled"),
+        (None, "what it has not finished is cancelled"),
+    ] {
+        let cut = report(tasks, DrainState::CutShort);
+        let cut = status(&before, cut, &[], None, now());
+        let published = notices(&before, &cut);
+        let [notice] = published.as_slice() else {
+            panic!("{published:?}")
+        };
+        let expected = (Reason::HeldBackByLicense, true);
+        assert_eq!((notice.reason, notice.warning), expected);
+        assert!(notice.message.ends_with(lost), "{}", notice.message);
+        // It goes on with fewer, or as the next process sees it.
+        let still = report(Some(0), DrainState::CutShort);
+        let still = status(&cut, still, &[], None, later(9));
+        assert_eq!(notices(&cut, &still), []);
+    }
+}
+
+#[test]
 fn what_lasts_too_long_is_reported_once() {
     let drain = |tasks, drain| ReplicaStatus {
         running_tasks: Some(tasks),

@@ -180,6 +180,7 @@ impl Pass<'_> {
         let seen = observe(sources, key, cluster, &validation, own, &memory.observe).await;
         let plan = decide(&validation, &seen, &context.settings);
         sources.probes.pace(key, plan.reading);
+        sources.probes.let_go(key, &plan.let_go);
         memory.observe.note_unmatched(&plan.unmatched, seen.now);
 
         let outcome = apply(writer, key, cluster, &plan, &seen, &mut memory.apply);

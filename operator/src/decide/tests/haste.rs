@@ -1,7 +1,9 @@
 //! Drains that the license gate cannot wait for.
 
 use super::plan;
-use crate::observation::{Fact, Observation, RunningTasks, Sessions, StoredLicense};
+use crate::api::status::DrainState;
+use crate::decide::plan::Plan;
+use crate::observation::{Observation, Sessions, StoredLicense};
 use crate::testing::{after, healthy, no_license, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
@@ -20,61 +22,58 @@ fn draining(seconds: i64, license: StoredLicense) -> Observation {
     seen
 }
 
+fn let_go(plan: &Plan) -> Vec<&str> {
+    plan.let_go.iter().map(String::as_str).collect()
+}
+
+fn state_of(plan: &Plan, ordinal: usize) -> Option<DrainState> {
+    plan.report.replica_statuses[ordinal].drain
+}
+
 #[test]
 fn a_drain_without_a_license_has_five_minutes() {
     for spec in [json!({}), json!({"externalURL": "nonsense"})] {
         let early = plan(&spec, &draining(299, no_license()));
-        assert_eq!(early.eviction, None);
+        assert_eq!(let_go(&early), [""; 0]);
+        assert_eq!(state_of(&early, 2), None);
         assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
-        let late = plan(&spec, &draining(300, no_license()));
-        let eviction = late.eviction.unwrap();
-        assert_eq!(
-            (&*eviction.pod, eviction.grace_seconds),
-            ("demo-2", Some(60))
-        );
-        assert!(eviction.why.contains("5 minutes"), "{}", eviction.why);
-        // Nor a second time by an API server that counts the minute from the beginning.
-        let mut over = draining(310, no_license());
-        over.pods[2].ends_by = Some(after(SignedDuration::from_secs(60 - 310)));
-        assert_eq!(plan(&spec, &over).eviction, None);
-        let mut ending = draining(0, no_license());
-        ending.pods[2].ends_by = Some(after(SignedDuration::from_secs(60)));
-        assert_eq!(plan(&spec, &ending).eviction, None);
+        // It is asked as long as it is there: by this process, or by the one that follows it.
+        for seconds in [300, 3000] {
+            let late = plan(&spec, &draining(seconds, no_license()));
+            assert_eq!(let_go(&late), ["demo-2"]);
+            assert_eq!(state_of(&late, 2), Some(DrainState::CutShort));
+            assert_eq!(late.eviction, None);
+        }
+        // Kubernetes ends it now.
+        let over = plan(&spec, &draining(3600, no_license()));
+        assert_eq!(let_go(&over), [""; 0]);
     }
 }
 
 #[test]
+fn each_drain_has_its_own_five_minutes() {
+    let mut seen = draining(400, no_license());
+    seen.stateful_set.as_mut().unwrap().replicas = 1;
+    let pod = &mut seen.pods[1];
+    pod.deleting = true;
+    pod.ending_since = Some(after(SignedDuration::from_secs(-100)));
+    pod.ends_by = Some(after(SignedDuration::from_secs(3500)));
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(let_go(&plan), ["demo-2"]);
+    assert_eq!(plan.next, Some(after(SignedDuration::from_secs(200))));
+}
+
+#[test]
 fn a_license_without_ha_ends_drains_as_none_does_and_a_migration_holds_that() {
-    let without = stored(&json!({"ha": false}));
-    let late = draining(300, without);
-    let eviction = plan(&json!({}), &late).eviction.unwrap();
-    assert!(
-        eviction
-            .why
-            .ends_with("what it has not finished is cancelled")
-    );
-    let id = late.pods[2].replica_id.unwrap();
-    let busy = with_facts(late.clone(), |facts| {
-        facts.running_tasks = Fact::Known(vec![RunningTasks {
-            replica_id: id,
-            count: 2,
-        }]);
-    });
-    let eviction = plan(&json!({}), &busy).eviction.unwrap();
-    assert!(
-        eviction
-            .why
-            .ends_with("the 2 tasks that it still runs are cancelled"),
-        "{}",
-        eviction.why
-    );
+    let late = draining(300, stored(&json!({"ha": false})));
+    assert_eq!(let_go(&plan(&json!({}), &late)), ["demo-2"]);
     let migrating = with_facts(late, |facts| {
         facts.sessions = Some(Sessions {
             migration_running: true,
             ..Sessions::default()
         });
     });
-    assert_eq!(plan(&json!({}), &migrating).eviction, None);
+    assert_eq!(let_go(&plan(&json!({}), &migrating)), [""; 0]);
 }
 
 #[test]
@@ -102,7 +101,7 @@ fn a_drain_is_left_its_time_before_the_license_ends_and_where_no_gate_acts() {
             "the gate does not act",
         ),
     ] {
-        assert_eq!(plan(&spec, &seen).eviction, None, "{why}");
+        assert_eq!(let_go(&plan(&spec, &seen)), [""; 0], "{why}");
     }
     // A replica that a rollout replaces is not surplus.
     let mut rolled = draining(3000, no_license());
@@ -110,5 +109,5 @@ fn a_drain_is_left_its_time_before_the_license_ends_and_where_no_gate_acts() {
         set.replicas = 3;
         set
     });
-    assert_eq!(plan(&json!({}), &rolled).eviction, None);
+    assert_eq!(let_go(&plan(&json!({}), &rolled)), [""; 0]);
 }

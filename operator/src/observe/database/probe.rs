@@ -10,6 +10,7 @@ use super::connect::{self, Dialled};
 use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Access, Login, preflight};
+use crate::contract::hook;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
@@ -20,7 +21,7 @@ use bytebase_login::Lookups;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnection;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -136,6 +137,8 @@ struct State {
     /// Since when each reading has found a server that takes writes.
     writable_since: Option<Instant>,
     reading: Reading,
+    /// `application_name` of the drain hooks that are asked to let their replicas end.
+    let_go: Vec<String>,
 }
 
 /// What lines of the log are about.
@@ -159,6 +162,8 @@ struct Session {
     facts: SessionFacts,
     shape: Shape,
     opened: Instant,
+    /// Whether it holds locks by which drain hooks are asked to let their replicas end.
+    asks: bool,
 }
 
 /// The places of those that log in, shared by all clusters.
@@ -268,6 +273,18 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
+    /// From now on asks the drain hooks of these pods, and of no others, to let their replicas end.
+    pub fn let_go(&self, key: &K, pods: &BTreeSet<String>) {
+        if let Some(entry) = self.entries.lock().get(key) {
+            let sessions = pods.iter().map(|pod| hook::sessions_of(pod)).collect();
+            let mut state = entry.shared.state.lock();
+            if state.let_go != sessions {
+                state.let_go = sessions;
+                entry.shared.poke.notify_one();
+            }
+        }
+    }
+
     /// A cluster that was stopped is wanted again. What was seen now and then is too old for its
     /// first replica to rest on: it counts as never read, and is read now.
     pub fn resume(&self, key: &K) {
@@ -351,6 +368,7 @@ impl Shared {
                 failing_since: None,
                 writable_since: None,
                 reading,
+                let_go: Vec::new(),
             }),
             poke: Notify::new(),
         }
@@ -533,8 +551,11 @@ async fn turn(
 ) {
     let started = Instant::now();
     // Boxed, so that a waiting task holds no room for a login in progress.
-    let reading = shared.state.lock().reading;
-    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
+    let (reading, let_go) = {
+        let state = shared.state.lock();
+        (state.reading, state.let_go.clone())
+    };
+    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading, &let_go)))
         .catch_unwind()
         .await;
     let outcome = outcome.unwrap_or_else(|_| {
@@ -620,7 +641,11 @@ impl Openings {
 // === impl Prober ===
 
 impl Prober {
-    async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn probe(
+        &mut self,
+        reading: Reading,
+        let_go: &[String],
+    ) -> Result<DatabaseFacts, ProbeFailure> {
         if reading.try_login {
             self.try_login().await;
         }
@@ -628,12 +653,32 @@ impl Prober {
         if let Ok(facts) = &mut outcome {
             facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
         }
+        self.ask_hooks(let_go).await;
         if !reading.keep_session
             && let Some(session) = self.session.take()
         {
             connect::close(session.connection).await;
         }
         outcome
+    }
+
+    /// Asks the drain hooks whose sessions have these names, and no others, to let their replicas end.
+    /// A session that breaks off in this is opened again for the next reading.
+    async fn ask_hooks(&mut self, names: &[String]) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if names.is_empty() && !session.asks {
+            return;
+        }
+        if queries::let_go(&mut session.connection, names)
+            .await
+            .is_ok()
+        {
+            session.asks = !names.is_empty();
+        } else {
+            self.session = None;
+        }
     }
 
     /// Logs in as Bytebase does, where a monitoring login reads, unless what came of it last still
@@ -747,6 +792,7 @@ impl Prober {
             facts,
             shape: Shape::default(),
             opened: Instant::now(),
+            asks: false,
         })
     }
 

@@ -11,6 +11,7 @@
 use super::Login;
 use super::classify::{self, Phase, Place};
 use super::connect;
+use crate::contract::hook;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
 use crate::observation::{
@@ -385,6 +386,29 @@ pub(super) fn text_of(row: &PgRow) -> String {
                 .map(|b| String::from_utf8_lossy(b).into_owned())
         })
         .unwrap_or_default()
+}
+
+/// Asks the drain hooks whose sessions have these names to let their replicas end, and takes the
+/// request back from all others: by advisory locks, which the server releases with this session.
+pub(super) async fn let_go(
+    connection: &mut PgConnection,
+    sessions: &[String],
+) -> Result<(), Failed> {
+    let asked = async {
+        // Locks of a session are counted, so what was asked before is taken back first.
+        let release = sqlx::query("SELECT pg_advisory_unlock_all()").persistent(false);
+        release.execute(&mut *connection).await?;
+        let ask = sqlx::query(
+            "SELECT pg_try_advisory_lock_shared($1, pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = ANY($2)",
+        );
+        let ask = ask.bind(hook::LET_GO).bind(sessions).persistent(false);
+        ask.execute(connection).await.map(|_| ())
+    };
+    match timeout(READ_TIMEOUT, asked).await {
+        Ok(asked) => asked.map_err(Failed::Sql),
+        Err(_) => Err(Failed::TimedOut),
+    }
 }
 
 /// The table, a column or the right that the query was built for is gone.
