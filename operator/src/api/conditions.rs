@@ -71,7 +71,8 @@ pub enum Reason {
     HeldBackByLicense,
     /// Fewer replicas run than wanted, or none, because of the database.
     HeldBackByDatabase,
-    /// Fewer replicas run than wanted, because the version cannot run several.
+    /// Fewer replicas run than wanted, or none, because the version cannot run several, or is older than
+    /// the metadata schema.
     HeldBackByVersion,
     /// `replicas: 0`.
     ScaledToZero,

@@ -92,10 +92,14 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         changed_login.is_some(),
     );
     let downgrade = hold::downgrade(cluster, observation);
+    let version = hold::template_version(cluster, observation, downgrade.is_some());
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
         enforcement: cluster.license.enforcement,
-        version: hold::template_version(cluster, observation, downgrade.is_some()),
+        version,
+        outgrown: downgrade
+            .as_deref()
+            .filter(|_| hold::is_outgrown(version, observation)),
         running: running(observation),
         database: &database,
         license: &license,
