@@ -340,8 +340,8 @@ pub struct Observation {
     pub kinds_not_installed: Vec<Kind>,
     /// The metadata database.
     pub database: DatabaseView,
-    /// Facts of the last successful probe and their age, kept while later probes fail; the license
-    /// among them as this process last understood it.
+    /// Facts of the last successful probe and their age, kept while later probes fail; the license and
+    /// the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
     /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of another
     /// namespace.
