@@ -464,6 +464,9 @@ pub struct StatefulSetView {
     /// The controller has seen the latest spec, so `update_revision` is that of the present
     /// template.
     pub settled: bool,
+    /// `status.replicas`: how many pods of it there were, those that were ending too, when its
+    /// controller last said so. The watch of pods may be behind that.
+    pub pods: i32,
     /// `status.updateRevision`.
     pub update_revision: Option<String>,
     /// `spec.template`, as the API server holds it.
