@@ -245,6 +245,7 @@ pub fn set(replicas: i32) -> StatefulSetView {
         replicas,
         start: 0,
         settled: true,
+        pods: replicas,
         update_revision: Some(NEW.to_owned()),
         template: json!({"live": true}),
         template_digest: None,

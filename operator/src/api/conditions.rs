@@ -71,7 +71,8 @@ pub enum Reason {
     HeldBackByLicense,
     /// Fewer replicas run than wanted, or none, because of the database.
     HeldBackByDatabase,
-    /// Fewer replicas run than wanted, because the version cannot run several, or is not known to.
+    /// Fewer replicas run than wanted, or none, because the version cannot run several, is not known to,
+    /// or is older than the metadata schema.
     HeldBackByVersion,
     /// `replicas: 0`.
     ScaledToZero,

@@ -38,6 +38,14 @@ pub(super) fn template_version(
     }
 }
 
+/// Whether a template of this version is older than the schema, so that what starts on it breaks.
+pub(super) fn is_outgrown(version: Option<Version>, observation: &Observation) -> bool {
+    let schema = schema::version(observation);
+    version
+        .zip(schema)
+        .is_some_and(|(version, schema)| version.older_minor_than(schema))
+}
+
 /// What keeps a rollout from its next step.
 pub(super) fn hold(
     cluster: &ValidCluster,

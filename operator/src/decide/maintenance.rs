@@ -62,7 +62,10 @@ pub fn stage(
             Stage::Idle
         };
     };
-    let is_down = set.replicas == 0 && set.settled && health.replicas.is_empty();
+    // Neither the watch of pods nor the controller knows of one: a pod that was made a moment ago may
+    // be late in the one and not in the other.
+    let is_gone = health.replicas.is_empty() && set.pods == 0;
+    let is_down = set.replicas == 0 && set.settled && is_gone;
     let was_stopped = set.replicas == 0;
     if !is_down && (was_stopped || is_old(set, template, health)) {
         return Stage::Stop;

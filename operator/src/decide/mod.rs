@@ -93,11 +93,15 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         changed_login.is_some(),
     );
     let downgrade = hold::downgrade(cluster, observation);
+    let version = hold::template_version(cluster, observation, downgrade.is_some());
     let target = replicas::target(&Grounds {
         wanted: cluster.replicas,
         enforcement: cluster.license.enforcement,
-        image: hold::template_version(cluster, observation, downgrade.is_some()),
+        image: version,
         schema: schema::version(observation),
+        outgrown: downgrade
+            .as_deref()
+            .filter(|_| hold::is_outgrown(version, observation)),
         running: running(observation),
         database: &database,
         license: &license,

@@ -38,6 +38,8 @@ pub struct Grounds<'a> {
     pub image: Option<Version>,
     /// Version of the metadata schema, as last read.
     pub schema: Option<Version>,
+    /// Why no replica may start on that template, where it is older than the schema.
+    pub outgrown: Option<&'a str>,
     /// Replicas that run: the size of the StatefulSet, or the pods that have lost theirs.
     pub running: i32,
     /// Verdict on the database.
@@ -73,18 +75,22 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
     let gate = gate(grounds);
     // Failures of a running cluster are reported and never tear down what serves; nor does anything
     // start on them.
-    match (database.allows, &gate) {
+    match (database.allows, grounds.outgrown, &gate) {
         // The operator has just started: what there is to know is known in a moment.
-        (database::Allows::Wait, _) => {
+        (database::Allows::Wait, ..) => {
             return held(running, Reason::DatabaseNotProbed, &database.message);
         }
-        (database::Allows::Nothing, Some((reason, message))) if running > 1 => {
+        (database::Allows::Nothing, _, Some((reason, message)))
+        | (_, Some(_), Some((reason, message)))
+            if running > 1 =>
+        {
             return held(1, *reason, message);
         }
-        (database::Allows::Nothing, _) => {
+        (database::Allows::Nothing, ..) => {
             return held(running, Reason::HeldBackByDatabase, &database.message);
         }
-        (database::Allows::One | database::Allows::All, _) => {}
+        (_, Some(message), _) => return held(running, Reason::HeldBackByVersion, message),
+        (database::Allows::One | database::Allows::All, None, _) => {}
     }
     if wanted == 1 {
         return Target {

@@ -341,8 +341,8 @@ pub struct Observation {
     pub kinds_not_installed: Vec<Kind>,
     /// The metadata database.
     pub database: DatabaseView,
-    /// Facts of the last successful probe and their age, kept while later probes fail; the license
-    /// among them as this process last understood it.
+    /// Facts of the last successful probe and their age, kept while later probes fail; the license and
+    /// the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
     /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of another
     /// namespace.
@@ -469,6 +469,9 @@ pub struct StatefulSetView {
     /// The controller has seen the latest spec, so `update_revision` is that of the present
     /// template.
     pub settled: bool,
+    /// `status.replicas`: how many pods of it there were, those that were ending too, when its
+    /// controller last said so. The watch of pods may be behind that.
+    pub pods: i32,
     /// `status.updateRevision`.
     pub update_revision: Option<String>,
     /// `spec.template`, as the API server holds it.

@@ -23,6 +23,7 @@ pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
         replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
         start: first_ordinal(set),
         settled: status.and_then(|status| status.observed_generation) >= set.metadata.generation,
+        pods: status.map_or(0, |status| status.replicas),
         update_revision: status.and_then(|status| status.update_revision.clone()),
         template_digest: set.annotations().get(TEMPLATE_ANNOTATION).cloned(),
         // Kubernetes' own types are JSON.

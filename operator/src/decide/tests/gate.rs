@@ -568,6 +568,32 @@ fn what_the_schema_says_refuses_a_downgrade_also_where_the_image_is_a_digest() {
 }
 
 #[test]
+fn no_replica_starts_on_a_template_that_is_older_than_the_schema() {
+    let older = |replicas: i32| json!({"version": "3.20.9", "replicas": replicas});
+    let stands = |running: i32, version: &str| {
+        let view = DatabaseView::Probed(Ok(facts(running, stored(&json!({})))));
+        let mut seen = world(Some(running), view, None);
+        seen.stateful_set.as_mut().unwrap().version = Some(version.to_owned());
+        seen
+    };
+    for running in 0..3 {
+        let plan = plan(&older(3), &stands(running, "3.20.9"));
+        assert_eq!(size(&plan), None, "{running}: as it is");
+        assert_eq!(plan.report.target_replicas, Some(running));
+        let ready = state(&plan, ConditionType::Ready);
+        let expected = (Some(running > 0), Reason::HeldBackByVersion);
+        assert_eq!(ready, expected, "{running}");
+        assert_eq!(
+            state(&plan, ConditionType::Stalled),
+            (Some(true), Reason::DowngradeRefused)
+        );
+    }
+    // What stands may start where only what is wanted is older, and what runs may become fewer.
+    assert_eq!(size(&plan(&older(3), &stands(1, "3.21.1"))), Some(3));
+    assert_eq!(size(&plan(&older(1), &stands(2, "3.20.9"))), Some(1));
+}
+
+#[test]
 fn too_few_connections_are_reported_and_hold_nothing_back() {
     let seen = with_facts(
         world(

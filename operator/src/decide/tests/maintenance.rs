@@ -51,7 +51,8 @@ fn changed() -> Observation {
 /// Nothing runs any more.
 fn down() -> Observation {
     let mut seen = changed();
-    seen.stateful_set.as_mut().unwrap().replicas = 0;
+    let set = seen.stateful_set.as_mut().unwrap();
+    (set.replicas, set.pods) = (0, 0);
     seen.pods.clear();
     with_facts(seen, |facts| heartbeats(facts).clear())
 }
@@ -88,6 +89,15 @@ fn all_end_on_the_template_that_they_run() {
     let mut mixed = healthy(3, stored(&json!({})));
     mixed.pods[1].revision = Some(OLD.to_owned());
     assert_eq!(written(&plan(&spec(&json!({})), &mixed)).unwrap().0, 0);
+}
+
+#[test]
+fn a_pod_that_only_the_controller_knows_of_is_waited_for() {
+    let mut seen = down();
+    seen.stateful_set.as_mut().unwrap().pods = 1;
+    let stopping = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&stopping), None);
+    assert_eq!(waits(&stopping), Some(RolloutWait::AllPodsEnd));
 }
 
 #[test]
@@ -286,6 +296,7 @@ impl World {
         let mut seen = observation(Some(self.replicas), DatabaseView::Probed(Ok(read)));
         let set = seen.stateful_set.as_mut().unwrap();
         set.settled = self.settles_in == 0;
+        set.pods = i32::try_from(self.pods.len()).unwrap();
         set.template = self.template.clone();
         set.template_digest = Some(self.digest.clone());
         set.update_revision = Some(self.digest.clone());

@@ -279,6 +279,7 @@ prop_compose! {
             replicas,
             start,
             settled: flags[0],
+            pods: replicas,
             update_revision: flags[1].then(|| "rev-new".to_owned()),
             template: json!({}),
             template_digest: version.clone(),

@@ -11,11 +11,12 @@ use super::digest::Digest;
 use super::queries::{self, SessionFacts, Shape};
 use super::{Access, Login, preflight};
 use crate::contract::hook;
+use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
-    StoredLicense,
+    SchemaState, StoredLicense,
 };
 use bytebase_login::Lookups;
 use futures::FutureExt as _;
@@ -132,6 +133,8 @@ struct State {
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
     /// The stored license as it was last understood: a later reading need not understand it.
     license: Fact<StoredLicense>,
+    /// The version of the schema, likewise.
+    schema_version: Option<Version>,
     digest: Option<Digest>,
     failing_since: Option<Instant>,
     /// Since when each reading has found a server that takes writes.
@@ -364,6 +367,7 @@ impl Shared {
                 },
                 facts: None,
                 license: Fact::Unknown,
+                schema_version: None,
                 digest: None,
                 failing_since: None,
                 writable_since: None,
@@ -383,7 +387,7 @@ impl State {
             let age = now.saturating_duration_since(*read);
             (age, carried_forward(facts, age))
         });
-        let understood = |(age, facts)| (age, self.with_license(facts));
+        let understood = |(age, facts)| (age, self.as_understood(facts));
         let (view, last_good) = match (&self.outcome, facts) {
             (Knowledge::CannotRead, _) => (DatabaseView::CannotRead, None),
             // Who sends heartbeats is not known any more. Ages that only the wait for a reading has
@@ -420,10 +424,13 @@ impl State {
             && read.is_some_and(|read| now.saturating_duration_since(read) > longest)
     }
 
-    /// The facts with the license as it was last understood.
-    fn with_license(&self, mut facts: DatabaseFacts) -> DatabaseFacts {
+    /// The facts with license and version of the schema as they were last understood.
+    fn as_understood(&self, mut facts: DatabaseFacts) -> DatabaseFacts {
         if facts.license.is_unknown() {
             facts.license.clone_from(&self.license);
+        }
+        if let SchemaState::Bytebase { version } = &mut facts.schema {
+            *version = version.or(self.schema_version);
         }
         facts
     }
@@ -495,6 +502,10 @@ impl State {
                 if !facts.license.is_unknown() {
                     self.license.clone_from(&facts.license);
                 }
+                self.schema_version = match facts.schema {
+                    SchemaState::Bytebase { version } => version.or(self.schema_version),
+                    SchemaState::Empty | SchemaState::Foreign { .. } => None,
+                };
                 self.facts = Some((now, Arc::new(facts)));
                 self.outcome = Knowledge::Good;
             }
@@ -1058,6 +1069,29 @@ mod tests {
         assert!(!last(&state).is_unknown());
         state.record(Ok(read(Fact::Absent)), start);
         assert!(matches!(last(&state), Fact::Absent));
+    }
+
+    #[tokio::test]
+    async fn the_version_of_the_schema_outlives_a_reading_that_does_not_understand_it() {
+        let shared = Shared::new(subject(), FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        let mut last_after = |schema| {
+            let read = DatabaseFacts {
+                schema,
+                ..facts(&[5])
+            };
+            state.record(Ok(read), start);
+            state.latest(start).last_good.unwrap().1.schema
+        };
+        let of = |version| SchemaState::Bytebase { version };
+        let known = || of(Some(Version::new(3, 22, 1)));
+        assert_eq!(last_after(of(None)), of(None));
+        assert_eq!(last_after(known()), known());
+        assert_eq!(last_after(of(None)), known());
+        // A database that was emptied begins anew.
+        assert_eq!(last_after(SchemaState::Empty), SchemaState::Empty);
+        assert_eq!(last_after(of(None)), of(None));
     }
 
     #[tokio::test(start_paused = true)]
