@@ -1,12 +1,13 @@
 //! The checker's view of the world: where it begins, what follows, what must hold.
 
-use crate::promises::{LicenseRead, Promise, broken_by};
+use crate::promises::{Promise, broken_by};
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
-    Action, Budget, Content, Database, Form, Ghost, Operator, Pod, Reading, Replica, Set, Spec,
-    Status, Waited, World,
+    Action, Budget, Content, Database, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status,
+    Strategy, Waited, World, minor,
 };
+use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
 use parking_lot::Mutex;
 use stateright::{Model, Property};
@@ -17,6 +18,8 @@ use std::sync::Arc;
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
 /// the other, each with a handful of steps, and a foreign heartbeat before.
 const RECOVERY: usize = 200;
+/// Minutes after which a rollout says that a replica does not come up.
+const PATIENCE: u8 = 30;
 
 /// The rules and where they begin.
 pub struct Checked {
@@ -30,6 +33,10 @@ pub struct Checked {
     pub replicas: u8,
     /// Whether the cluster already runs at the beginning.
     pub running: bool,
+    /// How a change reaches the replicas at the beginning.
+    pub strategy: Strategy,
+    /// The StatefulSet's controller sees each change late.
+    pub slow: bool,
     /// Whether a world recovers, by what of it matters to that.
     pub recovered: Arc<Mutex<HashMap<u64, bool>>>,
 }
@@ -48,50 +55,41 @@ impl Checked {
             template: 0,
         });
         let pods: Vec<_> = (0..if self.running { size } else { 0 })
-            .map(|ordinal| Pod {
-                ordinal,
-                uid: ordinal,
-                template: 0,
-                replica: Replica::Active,
-                busy: false,
-                ending: None,
-            })
+            .map(|ordinal| Pod::active(ordinal, ordinal, 0))
             .collect();
-        World {
+        let mut world = World {
             spec: Spec {
                 replicas: self.replicas,
                 template: 0,
                 form: Form::Valid,
+                strategy: self.strategy,
             },
             set,
+            acted_on: set,
             pods: pods.clone(),
             database: Database {
                 up: true,
                 content: Content::Bytebase,
                 license: self.license,
                 other: false,
+                schema: minor(0),
+                migrates: false,
             },
             status: Status::default(),
-            operator: Operator {
-                cache: (set, pods),
-                reading: Reading::None,
-                last_good: None,
-                license: LicenseRead::Never,
-                shared: false,
-                evicted: None,
-                pending: Vec::new(),
-                settled: false,
-            },
+            operator: Operator::new(set, set, pods, false),
             tick: 0,
             most: self.replicas,
+            slow: self.slow,
             budget: self.budget,
             ghost: Ghost::default(),
-        }
+        };
+        world.operator.has_pods = world.has_pods();
+        world
     }
 
     fn reconciled(&self, world: &World) -> World {
         let mut next = world.clone();
-        let writes = self.rules.reconcile(world);
+        let writes = world.made(self.rules.reconcile(world));
         next.ghost.broken = next.ghost.broken.or_else(|| broken_by(world, &writes));
         next.decides(writes);
         next
@@ -106,8 +104,9 @@ impl Checked {
         next.renumbered()
     }
 
-    /// Whether the wanted state is reached, and kept, once the world misbehaves no more.
-    fn recovers(&self, world: &World) -> bool {
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas that
+    /// do not come up do so in the end, or `fail` for good.
+    fn recovers(&self, world: &World, fail: bool) -> bool {
         let mut world = world.clone();
         world.database.up = true;
         world.database.content = Content::Bytebase;
@@ -120,9 +119,10 @@ impl Checked {
         for pod in &mut world.pods {
             // A replica that is busy stays so for good: no rollout may wait for it for ever.
             match pod.replica {
-                Replica::Frozen => pod.replica = Replica::Starting,
+                Replica::Failing if fail => {}
+                Replica::Frozen | Replica::Failing => pod.replica = Replica::Starting,
                 Replica::Stuck => pod.replica = Replica::Active,
-                Replica::Starting | Replica::Active => {}
+                Replica::Starting | Replica::Migrating | Replica::Active => {}
             }
         }
         // What may still happen, and what the checker remembers, has no part in it.
@@ -141,22 +141,38 @@ impl Checked {
             visited.push(mark);
             // In a fixed order: what is prompt happens in the end, whatever comes first.
             let waits = |waited: &Waited| waited.for_ == RolloutWait::IdleReplica;
-            world = match world.prompt().first().copied() {
-                Some(action) => self.step(&world, action),
-                None if world.status.rollout.as_ref().is_some_and(waits) => {
-                    world.minute_passes();
-                    world
-                }
-                None => {
-                    recovers = as_wanted(&world);
-                    break;
-                }
+            world = if let Some(action) = world.prompt().first().copied() {
+                self.step(&world, action)
+            } else if world.status.rollout.as_ref().is_some_and(waits) {
+                world.minute_passes();
+                world
+            } else if let Some(drains) = world.pods.iter().find(|pod| pod.drains()) {
+                self.step(&world, Action::Expire(drains.ordinal))
+            } else {
+                recovers = as_wanted(&world) || self.says_why(world);
+                break;
             };
             world.ghost = Ghost::default();
         }
         let mut known = known();
         known.extend(visited.into_iter().map(|mark| (mark, recovers)));
         recovers
+    }
+
+    /// Whether what stands in the way is reported, sooner or later: a version that is older than the
+    /// schema, or a replica that does not come up.
+    fn says_why(&self, mut world: World) -> bool {
+        world.tick += PATIENCE;
+        let stalled = self.rules.stalled(&world);
+        let mut pods = world.pods.iter();
+        let fails = pods.any(|pod| pod.replica == Replica::Failing);
+        if minor(world.spec.template) >= world.database.schema {
+            return stalled.is_some() && fails;
+        }
+        // What stands is started, and goes on, unless it is older than the schema as well.
+        let stands = world.set.map_or(0, |set| minor(set.template)) >= world.database.schema;
+        let keeps = world.pods.len() == usize::from(world.spec.replicas);
+        stalled == Some(Reason::DowngradeRefused) && (keeps || fails || !stands)
     }
 }
 
@@ -220,11 +236,23 @@ impl Model for Checked {
             FirstInReach,
             Meant,
             NotUnderstood,
-            IdleFirst
+            IdleFirst,
+            Finished,
+            MigrationEnds,
+            NotOlder,
+            NewServes,
+            Alone
         ];
         properties.push(Property::always(
-            "the wanted state is reached, and kept, once the world behaves",
-            |model: &Self, world| model.recovers(world),
+            "the wanted state is reached, and kept, once the world behaves, or what stands in the way is reported",
+            |model: &Self, world| model.recovers(world, false),
+        ));
+        properties.push(Property::always(
+            "the same where a replica does not come up for good",
+            |model: &Self, world: &World| {
+                let mut pods = world.pods.iter();
+                !pods.any(|pod| pod.replica == Replica::Failing) || model.recovers(world, true)
+            },
         ));
         properties
     }

@@ -1,6 +1,6 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
 //! that faults which are planted in them are found; and the same for the drain hook's, in a world of
-//! its own: [`drains`]. `operator-model [quick] [drains | sharing]` runs a part.
+//! its own: [`drains`]. `operator-model [quick] [drains | sharing | upgrades]` runs a part.
 
 #![allow(
     clippy::print_stdout,
@@ -13,6 +13,7 @@ mod profiles;
 mod promises;
 mod rules;
 mod sharing;
+mod upgrades;
 mod visit;
 mod world;
 
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         drains::run(quick)
     } else if says("sharing") {
         sharing::run(quick).map(drop)
+    } else if says("upgrades") {
+        profiles::run_upgrades(quick)
     } else {
         profiles::run(quick).and_then(|()| drains::run(quick))
     };

@@ -4,8 +4,9 @@
 use crate::check::Checked;
 use crate::rules::{Bug, Rules};
 use crate::sharing;
+use crate::upgrades;
 use crate::visit;
-use crate::world::Budget;
+use crate::world::{Budget, Strategy};
 use anyhow::{Context as _, Result, bail, ensure};
 use stateright::{Checker as _, HasDiscoveries, Model as _, UniformChooser};
 use std::sync::Arc;
@@ -15,14 +16,33 @@ use std::time::{Duration, Instant};
 const WALK: usize = 400;
 
 /// One run.
-struct Profile {
-    name: &'static str,
-    license: Option<u8>,
-    replicas: u8,
-    running: bool,
-    budget: Budget,
+pub struct Profile {
+    pub name: &'static str,
+    pub license: Option<u8>,
+    pub replicas: u8,
+    pub running: bool,
+    pub strategy: Strategy,
+    /// The StatefulSet's controller sees each change late.
+    pub slow: bool,
+    pub budget: Budget,
     /// Bugs that this run must find.
-    finds: &'static [Bug],
+    pub finds: &'static [Bug],
+}
+
+impl Default for Profile {
+    /// Three replicas run, and nothing happens.
+    fn default() -> Self {
+        Self {
+            name: "",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            strategy: Strategy::Rolling,
+            slow: false,
+            budget: Budget::default(),
+            finds: &[],
+        }
+    }
 }
 
 /// All runs.
@@ -31,6 +51,7 @@ fn profiles(quick: bool) -> Vec<Profile> {
     let mut profiles = first_replica(more);
     profiles.extend(license(more));
     profiles.extend(rollout(more));
+    profiles.extend(upgrades::profiles(more));
     profiles
 }
 
@@ -39,7 +60,6 @@ fn first_replica(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "first replica: outage, another application's tables, death",
-            license: Some(200),
             replicas: 1,
             running: false,
             budget: Budget {
@@ -53,10 +73,10 @@ fn first_replica(more: u8) -> Vec<Profile> {
                 Bug::NothingStored,
                 Bug::NoReadingIsOutage,
             ],
+            ..Profile::default()
         },
         Profile {
             name: "first replica: stopped, outage, death, another Bytebase",
-            license: Some(200),
             replicas: 1,
             running: false,
             budget: Budget {
@@ -67,10 +87,10 @@ fn first_replica(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::IdentityForgotten, Bug::OthersIgnored],
+            ..Profile::default()
         },
         Profile {
             name: "first replica: invalid spec, outage, another application's tables, death",
-            license: Some(200),
             replicas: 1,
             running: false,
             budget: Budget {
@@ -80,7 +100,7 @@ fn first_replica(more: u8) -> Vec<Profile> {
                 mistakes: 1,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
     ]
 }
@@ -91,8 +111,6 @@ fn license(more: u8) -> Vec<Profile> {
         Profile {
             name: "license ends: outage, invalid spec, death",
             license: Some(5),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 crashes: 1,
                 outages: 1,
@@ -101,37 +119,35 @@ fn license(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::LicenseForgotten, Bug::GateBlindWhileInvalid],
+            ..Profile::default()
         },
         Profile {
             name: "license ends: silent node",
             license: Some(4),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 silences: 1,
                 ticks: 5,
                 ..none
             },
             finds: &[Bug::GateWaitsForStuck],
+            ..Profile::default()
         },
         Profile {
             name: "license ends: silent node and frozen replica of two",
             license: Some(3),
             replicas: 2,
-            running: true,
             budget: Budget {
                 silences: more,
                 freezes: 1,
                 ticks: 4,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
         Profile {
             name: "license ends: frozen replica of two, outage",
             license: Some(2),
             replicas: 2,
-            running: true,
             budget: Budget {
                 freezes: 1,
                 outages: 1,
@@ -139,12 +155,10 @@ fn license(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::UnknownServesNot],
+            ..Profile::default()
         },
         Profile {
             name: "license taken away: paused, outage, death",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 renewals: 1,
                 crashes: 1,
@@ -154,12 +168,10 @@ fn license(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::AbsenceForgotten],
+            ..Profile::default()
         },
         Profile {
             name: "license taken away, then tables that are not understood, outage",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 renewals: 1,
                 renames: 1,
@@ -168,19 +180,18 @@ fn license(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::UnderstandingForgotten],
+            ..Profile::default()
         },
         Profile {
             name: "license taken away and given back, scaling",
             license: Some(9),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 renewals: 1 + more,
                 scales: 1,
                 ticks: 1,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
     ]
 }
@@ -190,9 +201,6 @@ fn rollout(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "rollout: frozen replica, death",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 edits: 1,
                 freezes: 1,
@@ -200,12 +208,11 @@ fn rollout(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::EveryPodServes, Bug::EvictionForgotten],
+            ..Profile::default()
         },
         Profile {
             name: "rollout of two: frozen replica, outage, death, a user deletes a pod",
-            license: Some(200),
             replicas: 2,
-            running: true,
             budget: Budget {
                 edits: 1,
                 freezes: 1,
@@ -214,25 +221,21 @@ fn rollout(more: u8) -> Vec<Profile> {
                 deletions: more,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
         Profile {
             name: "rollout: tasks come and go",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 edits: 1,
                 tasks: 1 + more,
                 ..none
             },
             finds: &[Bug::TasksIgnored],
+            ..Profile::default()
         },
         Profile {
             name: "rollout of two: both busy for good, death",
-            license: Some(200),
             replicas: 2,
-            running: true,
             budget: Budget {
                 edits: 1,
                 tasks: 2 + more,
@@ -241,37 +244,30 @@ fn rollout(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::PatienceForgotten],
+            ..Profile::default()
         },
         Profile {
             name: "rollout: a user deletes a pod",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 edits: 1,
                 deletions: 1,
                 ..none
             },
             finds: &[Bug::EvictionWithoutUid],
+            ..Profile::default()
         },
         Profile {
             name: "rollout and scaling: stale caches, death between writes",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 edits: 1,
                 scales: 1,
                 crashes: more,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
         Profile {
             name: "tables that are not understood",
-            license: Some(200),
-            replicas: 3,
-            running: true,
             budget: Budget {
                 renames: 1,
                 crashes: 1,
@@ -279,6 +275,7 @@ fn rollout(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::UnknownIsNone],
+            ..Profile::default()
         },
     ]
 }
@@ -292,7 +289,11 @@ fn wild() -> Budget {
         renames: 5,
         others: 5,
         scales: 9,
-        edits: 2,
+        edits: 0,
+        upgrades: 9,
+        switches: 3,
+        schemas: 0,
+        failures: 9,
         mistakes: 5,
         pauses: 3,
         freezes: 9,
@@ -307,10 +308,41 @@ fn wild() -> Budget {
 /// Runs all of it and prints what was visited.
 pub fn run(quick: bool) -> Result<()> {
     let begun = Instant::now();
+    let states = visit(&profiles(quick))? + sharing::run(quick)?;
+    walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
+    plant(&Bug::ALL, &profiles(true))?;
+    let found = Bug::ALL.len() + sharing::planted();
+    println!(
+        "model: {states} states visited, {found} of {found} planted bugs found, {:.0} s",
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+/// The same for upgrades alone.
+pub fn run_upgrades(quick: bool) -> Result<()> {
+    let begun = Instant::now();
+    let states = visit(&upgrades::profiles(u8::from(!quick)))?;
+    let homes = upgrades::profiles(0);
+    let bugs = homes
+        .iter()
+        .flat_map(|profile| profile.finds.iter().copied());
+    let bugs: Vec<_> = bugs.collect();
+    plant(&bugs, &homes)?;
+    println!(
+        "model: upgrades: {states} states visited, {0} of {0} planted bugs found, {1:.0} s",
+        bugs.len(),
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+/// Visits every state of these runs. Returns how many there are.
+fn visit(profiles: &[Profile]) -> Result<usize> {
     let mut states = 0;
     let mut broken = 0;
-    for profile in profiles(quick) {
-        match visit::every_state(profile.name, checked(&profile, None)?) {
+    for profile in profiles {
+        match visit::every_state(profile.name, checked(profile, None)?) {
             Ok(visited) => states += visited,
             Err(error) => {
                 println!("model: {error:#}");
@@ -319,15 +351,7 @@ pub fn run(quick: bool) -> Result<()> {
         }
     }
     ensure!(broken == 0, "in {broken} profiles a promise is broken");
-    states += sharing::run(quick)?;
-    walk(Duration::from_secs(if quick { 5 } else { 60 }))?;
-    let found = plant()? + sharing::planted();
-    println!(
-        "model: {states} states visited, {found} of {} planted bugs found, {:.0} s",
-        Bug::ALL.len() + sharing::planted(),
-        begun.elapsed().as_secs_f32()
-    );
-    Ok(())
+    Ok(states)
 }
 
 fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
@@ -337,6 +361,8 @@ fn checked(profile: &Profile, bug: Option<Bug>) -> Result<Checked> {
         license: profile.license,
         replicas: profile.replicas,
         running: profile.running,
+        strategy: profile.strategy,
+        slow: profile.slow,
         recovered: Arc::default(),
     })
 }
@@ -355,6 +381,12 @@ fn walk(time: Duration) -> Result<()> {
             license: Some(20),
             replicas: 3,
             running: seed % 2 == 0,
+            strategy: if seed % 4 < 2 {
+                Strategy::Rolling
+            } else {
+                Strategy::Maintenance
+            },
+            slow: seed % 3 == 0,
             recovered: Arc::clone(&recovered),
         };
         let checker = model
@@ -381,15 +413,14 @@ fn walk(time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Plants each bug in turn and searches for it. Returns how many were found, which must be all.
-fn plant() -> Result<usize> {
-    let all = profiles(true);
-    for bug in Bug::ALL {
-        let mut homes = all.iter();
+/// Plants each bug in turn and searches for it, where it is to be found.
+fn plant(bugs: &[Bug], homes: &[Profile]) -> Result<()> {
+    for bug in bugs {
+        let mut homes = homes.iter();
         let profile = homes
-            .find(|profile| profile.finds.contains(&bug))
+            .find(|profile| profile.finds.contains(bug))
             .with_context(|| format!("no profile is to find {bug:?}"))?;
-        visit::until_found(&format!("{bug:?}"), checked(profile, Some(bug))?, None)?;
+        visit::until_found(&format!("{bug:?}"), checked(profile, Some(*bug))?, None)?;
     }
-    Ok(Bug::ALL.len())
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! What must hold in every state, in words; and what the operator has learned, by which a promise
 //! is judged. Nothing here depends on what the rules chose to store.
 
-use crate::world::{Content, Form, Pod, Reading, Replica, Set, World, Write};
+use crate::world::{Content, Form, Pod, Reading, Replica, Set, World, Write, minor};
 
 /// A promise of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +24,16 @@ pub enum Promise {
     NotUnderstood,
     /// Work is not interrupted where that can be spared.
     IdleFirst,
+    /// What runs is finished.
+    Finished,
+    /// A schema migration is left alone.
+    MigrationEnds,
+    /// No way back over the schema.
+    NotOlder,
+    /// A version that does not come up costs one pod.
+    NewServes,
+    /// A rollout with downtime is one.
+    Alone,
 }
 
 impl Promise {
@@ -51,6 +61,21 @@ impl Promise {
             Self::IdleFirst => {
                 "a rollout replaces a replica that runs no task before one that does"
             }
+            Self::Finished => {
+                "no pod ends before the time-out of its drain whose replica runs a task or migrates the schema, but for a license that has ended"
+            }
+            Self::MigrationEnds => {
+                "the operator ends no pod while it sees a schema migration, but for a license that has ended"
+            }
+            Self::NotOlder => {
+                "the operator starts no replica of an older version than that of the schema, which it has read or the status holds"
+            }
+            Self::NewServes => {
+                "a rollout ends no pod that serves while another one on the new template does not"
+            }
+            Self::Alone => {
+                "with strategy Maintenance no replica starts beside one of another template, and the one that migrates the schema is alone"
+            }
         }
     }
 }
@@ -74,6 +99,8 @@ pub struct Knowledge {
     pub license: LicenseRead,
     /// The database was read.
     pub database: bool,
+    /// The minor version of the schema that was last read.
+    pub schema: Option<u32>,
 }
 
 impl Knowledge {
@@ -81,6 +108,20 @@ impl Knowledge {
     pub fn learn(&mut self, reading: &Reading) {
         self.database |= matches!(reading, Reading::Good(..));
         self.license = Self::of_license(reading).unwrap_or(self.license);
+        self.schema = Self::of_schema(reading, self.schema);
+    }
+
+    /// The minor version of the schema after a reading, which need not understand it.
+    pub fn of_schema(reading: &Reading, before: Option<u32>) -> Option<u32> {
+        let Reading::Good(database, _) = reading else {
+            return before;
+        };
+        match database.content {
+            Content::Bytebase => Some(database.schema),
+            // An emptied database has none.
+            Content::Foreign => None,
+            Content::Renamed => before,
+        }
     }
 
     /// The license, if a reading understood it.
@@ -140,6 +181,13 @@ pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
 
 fn resizes(world: &World, after: Set) -> Option<Promise> {
     let before = world.operator.cache.0.map_or(0, |set| set.size);
+    let changes = world.operator.cache.0.map(|set| set.template) != Some(after.template);
+    if is_older(world, after.template) && after.size > 0 && (changes || after.size > before) {
+        return Some(Promise::NotOlder);
+    }
+    if after.size < before && is_migrating(world) && !has_ended(world) {
+        return Some(Promise::MigrationEnds);
+    }
     let is_first = before == 0 && after.size > 0 && world.operator.cache.1.is_empty();
     if is_first {
         return first(world);
@@ -153,8 +201,19 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
 }
 
+/// A replica of this template would run on a newer schema, by what the operator knows.
+fn is_older(world: &World, template: u8) -> bool {
+    let schema = world.ghost.known.process.schema;
+    schema.is_some_and(|schema| minor(template) < schema)
+}
+
+/// The latest reading shows a schema migration.
+fn is_migrating(world: &World) -> bool {
+    matches!(&world.operator.reading, Reading::Good(database, _) if database.migrates)
+}
+
 /// The operator knows that no license allows several replicas at this moment.
-fn has_ended(world: &World) -> bool {
+pub fn has_ended(world: &World) -> bool {
     match world.ghost.known.process.license {
         LicenseRead::Never => false,
         LicenseRead::Absent => true,
@@ -184,6 +243,22 @@ fn keeps_one(world: &World, after: Set) -> bool {
 
 fn evicts(world: &World, uid: u8) -> Option<Promise> {
     let (set, pods) = &world.operator.cache;
+    let is_current = |pod: &Pod| set.is_some_and(|set| set.template == pod.template);
+    if !has_ended(world) {
+        if set.is_some_and(|set| is_older(world, set.template)) {
+            return Some(Promise::NotOlder);
+        }
+        if is_migrating(world) {
+            return Some(Promise::MigrationEnds);
+        }
+        let ended = pods.iter().find(|pod| pod.uid == uid);
+        let served = ended.is_some_and(|pod| pod.replica == Replica::Active);
+        let unproven =
+            |pod: &Pod| pod.uid != uid && is_current(pod) && pod.replica != Replica::Active;
+        if served && pods.iter().any(unproven) {
+            return Some(Promise::NewServes);
+        }
+    }
     let Reading::Good(_, active) = &world.operator.reading else {
         return None;
     };
@@ -191,7 +266,7 @@ fn evicts(world: &World, uid: u8) -> Option<Promise> {
     let serves = |pod: &&Pod| pod.replica == Replica::Active && pod.ending.is_none();
     let is_busy = |pod: &Pod| read(pod.uid).is_some_and(|replica| replica.busy);
     let is_idle = |pod: &Pod| read(pod.uid).is_some_and(|replica| !replica.busy);
-    let outdated = |pod: &&Pod| set.is_some_and(|set| set.template != pod.template);
+    let outdated = |pod: &&Pod| set.is_some() && !is_current(pod);
     let mut serving = pods.iter().filter(serves).filter(outdated);
     let interrupts = serving.clone().any(|pod| pod.uid == uid && is_busy(pod));
     (interrupts && serving.any(is_idle)).then_some(Promise::IdleFirst)

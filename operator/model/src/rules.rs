@@ -3,17 +3,17 @@
 
 use crate::promises::LicenseRead;
 use crate::world::{
-    Active, Content, Database, Eviction, Form, Pod, Reading, Replica, Set, Spec, Status, Waited,
-    World, Write,
+    Active, Content, Database, Eviction, Form, Pod, Reading, Replica, Set, Spec, Status, Strategy,
+    VERSIONS, Waited, World, Write,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytebase_operator::api::status::{DatabaseStatus, LicenseStatus, RolloutStatus, RolloutWait};
-use bytebase_operator::api::{BytebaseCluster, ConditionType};
+use bytebase_operator::api::{BytebaseCluster, ConditionType, Reason};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::decide::plan::Plan;
 use bytebase_operator::decide::{Settings, decide};
-use bytebase_operator::desired;
+use bytebase_operator::desired::drain::{self, Template};
 use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
@@ -33,8 +33,6 @@ use uuid::Uuid;
 pub const ENDPOINT: &str = "db.example.com:5432/bytebase";
 /// Identity of the foreign Bytebase's replica: of no pod.
 const OTHER: u128 = 0xffff;
-/// Templates that a user may want, by their index.
-const VERSIONS: [&str; 3] = ["3.21.1", "3.21.2", "3.21.3"];
 
 /// A fault in the rules, to see that the checker finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +71,31 @@ pub enum Bug {
     PatienceForgotten,
     /// A replica whose heartbeat is unknown is taken for one that does not serve.
     UnknownServesNot,
+    /// The version of the schema is not read back from the status.
+    SchemaForgotten,
+    /// Nor is it kept in the process when a reading does not understand it.
+    SchemaNotKept,
+    /// Which version the StatefulSet has is not asked after.
+    StandingVersionIgnored,
+    /// Pods that only the StatefulSet's controller knows of are not waited for.
+    ControllerIgnored,
+    /// A pod on the new template counts as Ready and active.
+    NewTakenForServing,
+    /// A schema migration is not seen.
+    MigrationUnseen,
+    /// An eviction cuts the drain short.
+    DrainCutShort,
+    /// With downtime the first replica starts as soon as all the others were told to end.
+    StartsEarly,
+    /// With downtime nothing holds the others back until the first replica serves.
+    RestNotHeld,
+    /// A process that starts in the middle of a rollout with downtime takes it for any other.
+    DowntimeForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 27] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -95,14 +113,24 @@ impl Bug {
         Self::NoReadingIsOutage,
         Self::PatienceForgotten,
         Self::UnknownServesNot,
+        Self::SchemaForgotten,
+        Self::SchemaNotKept,
+        Self::StandingVersionIgnored,
+        Self::ControllerIgnored,
+        Self::NewTakenForServing,
+        Self::MigrationUnseen,
+        Self::DrainCutShort,
+        Self::StartsEarly,
+        Self::RestNotHeld,
+        Self::DowntimeForgotten,
     ];
 }
 
 /// The rules, with what is the same in every state worked out once.
 pub struct Rules {
     settings: Settings,
-    specs: BTreeMap<(u8, u8, Form), Validation>,
-    templates: Vec<Value>,
+    specs: HashMap<Spec, Validation>,
+    templates: Vec<Template>,
     bug: Option<Bug>,
     /// Decisions by all that they rest on: most states differ in something else.
     decided: Mutex<HashMap<Ground, Vec<Write>>>,
@@ -113,11 +141,15 @@ pub struct Rules {
 struct Ground {
     spec: Spec,
     cache: (Option<Set>, Vec<Pod>),
+    acted_on: Option<Set>,
+    has_pods: bool,
     reading: Reading,
     last_good: Option<Database>,
     license: LicenseRead,
+    schema: Option<u32>,
     shared: bool,
     evicted: Option<u8>,
+    succeeds: bool,
     status: Status,
     tick: u8,
 }
@@ -159,13 +191,43 @@ fn stored(end: Option<u8>) -> StoredLicense {
     }
 }
 
+/// The version of a template, in words.
+fn version(template: u8) -> String {
+    VERSIONS[usize::from(template)].to_string()
+}
+
+/// What the database says of a schema: its patch numbers are its own.
+fn schema_version(minor: u32) -> Version {
+    Version::new(3, minor, 5)
+}
+
+/// Every spec that a user may write.
+fn specs() -> Vec<Spec> {
+    let mut specs = Vec::new();
+    for template in 0..to_u8(VERSIONS.len()) {
+        for replicas in 0..=3 {
+            for form in [Form::Valid, Form::Paused, Form::Invalid] {
+                for strategy in [Strategy::Rolling, Strategy::Maintenance] {
+                    specs.push(Spec {
+                        replicas,
+                        template,
+                        form,
+                        strategy,
+                    });
+                }
+            }
+        }
+    }
+    specs
+}
+
 /// The one database, on its server that has started so often.
 pub fn identity(start: u8) -> DatabaseIdentity {
     DatabaseIdentity::new("model", &start.to_string())
 }
 
-fn spec(replicas: u8, template: u8, form: Form) -> anyhow::Result<BytebaseCluster> {
-    let url = if form == Form::Invalid {
+fn cluster(spec: Spec) -> anyhow::Result<BytebaseCluster> {
+    let url = if spec.form == Form::Invalid {
         "nonsense"
     } else {
         "https://bytebase.example.com"
@@ -175,13 +237,20 @@ fn spec(replicas: u8, template: u8, form: Form) -> anyhow::Result<BytebaseCluste
         "kind": "BytebaseCluster",
         "metadata": {"name": "demo", "namespace": "team", "uid": "of-demo"},
         "spec": {
-            "version": VERSIONS.get(usize::from(template)).unwrap_or(&VERSIONS[0]),
+            "version": version(spec.template),
             "externalURL": url,
-            "replicas": replicas,
-            "paused": form == Form::Paused,
+            "replicas": spec.replicas,
+            "paused": spec.form == Form::Paused,
             "database": {"url": format!("postgres://bytebase@{ENDPOINT}")},
             "ingress": {"enabled": false},
-            "rollout": {"terminationGraceSeconds": 10, "preStopSeconds": 1},
+            "rollout": {
+                "strategy": match spec.strategy {
+                    Strategy::Rolling => "Rolling",
+                    Strategy::Maintenance => "Maintenance",
+                },
+                "terminationGraceSeconds": 10,
+                "preStopSeconds": 1,
+            },
         },
     }))?)
 }
@@ -189,41 +258,34 @@ fn spec(replicas: u8, template: u8, form: Form) -> anyhow::Result<BytebaseCluste
 impl Rules {
     /// The rules as they are, or with one bug.
     pub fn new(bug: Option<Bug>) -> anyhow::Result<Self> {
-        let mut specs = BTreeMap::new();
+        let mut validations = HashMap::new();
         let mut templates = Vec::new();
-        for template in 0..3 {
-            for replicas in 0..=3 {
-                for form in [Form::Valid, Form::Paused, Form::Invalid] {
-                    let cluster = spec(replicas, template, form)?;
-                    let validation = validate(
-                        &cluster,
-                        &References::default(),
-                        None,
-                        Timestamp::UNIX_EPOCH,
-                    );
-                    anyhow::ensure!(
-                        validation.cluster.is_some() == (form != Form::Invalid),
-                        "the model's own spec: {:?}",
-                        validation.problems
-                    );
-                    if let (Some(valid), 1, Form::Valid) = (&validation.cluster, replicas, form) {
-                        let additions = desired::Additions {
-                            drain_image: None,
-                            defaults: desired::LATEST_DEFAULTS,
-                        };
-                        let made = desired::pod_template(valid, additions);
-                        templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
-                    }
-                    specs.insert((replicas, template, form), validation);
-                }
+        for spec in specs() {
+            let validation = validate(
+                &cluster(spec)?,
+                &References::default(),
+                None,
+                Timestamp::UNIX_EPOCH,
+            );
+            anyhow::ensure!(
+                validation.cluster.is_some() == (spec.form != Form::Invalid),
+                "the model's own spec: {:?}",
+                validation.problems
+            );
+            if let Some(valid) = &validation.cluster
+                && templates.len() <= usize::from(spec.template)
+            {
+                let made = drain::template(valid, None, drain::Standing::default());
+                templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
             }
+            validations.insert(spec, validation);
         }
         Ok(Self {
             settings: Settings {
                 license_guard: SignedDuration::from_mins(1),
                 ..Settings::default()
             },
-            specs,
+            specs: validations,
             templates,
             bug,
             decided: Mutex::default(),
@@ -239,11 +301,15 @@ impl Rules {
         let ground = Ground {
             spec: world.spec,
             cache: world.operator.cache.clone(),
+            acted_on: world.operator.acted_on,
+            has_pods: world.operator.has_pods,
             reading: world.operator.reading.clone(),
             last_good: world.operator.last_good,
             license: world.operator.license,
+            schema: world.operator.schema,
             shared: world.operator.shared,
             evicted: world.operator.evicted,
+            succeeds: world.operator.succeeds,
             status: world.status.clone(),
             tick: world.tick,
         };
@@ -251,18 +317,28 @@ impl Rules {
         if let Some(writes) = decided().get(&ground) {
             return writes.clone();
         }
-        let writes = self.decide(world);
+        let writes = self
+            .plan(world)
+            .map_or_else(Vec::new, |plan| self.writes(world, &plan));
         decided().insert(ground, writes.clone());
         writes
     }
 
-    fn decide(&self, world: &World) -> Vec<Write> {
-        let spec = world.spec;
-        let Some(validation) = self.specs.get(&(spec.replicas, spec.template, spec.form)) else {
-            return Vec::new();
-        };
-        let plan = decide(validation, &self.observe(world), &self.settings);
-        self.writes(world, &plan)
+    fn plan(&self, world: &World) -> Option<Plan> {
+        let mut spec = world.spec;
+        if self.has(Bug::DowntimeForgotten) && world.operator.succeeds {
+            spec.strategy = Strategy::Rolling;
+        }
+        let validation = self.specs.get(&spec)?;
+        Some(decide(validation, &self.observe(world), &self.settings))
+    }
+
+    /// The reason for which a rollout does not go on without help, as it is reported in this world.
+    pub fn stalled(&self, world: &World) -> Option<Reason> {
+        let plan = self.plan(world)?;
+        let mut conditions = plan.report.conditions.iter();
+        let stalled = conditions.find(|condition| condition.type_ == ConditionType::Stalled)?;
+        (stalled.status == Some(true)).then_some(stalled.reason)
     }
 
     fn writes(&self, world: &World, plan: &Plan) -> Vec<Write> {
@@ -282,7 +358,17 @@ impl Rules {
         if let Some(set) = object.map(|object| self.set(&object.value))
             && cached != Some(set)
         {
-            writes.push(Write::Set(set));
+            writes.push(Write::Set(self.unheld(set, cached)));
+        }
+        if let Some(set) = cached
+            && self.has(Bug::StartsEarly)
+            && (set.size, world.spec.strategy) == (0, Strategy::Maintenance)
+        {
+            writes.push(Write::Set(Set {
+                size: 1,
+                template: world.spec.template,
+                ..set
+            }));
         }
         // Only when everything stands, as the operator itself does.
         if let (Some(eviction), true) = (&plan.eviction, writes.is_empty())
@@ -293,6 +379,7 @@ impl Rules {
                 ordinal: pod.ordinal,
                 served: pod.replica == Replica::Active,
                 by_name: self.has(Bug::EvictionWithoutUid),
+                hurried: self.has(Bug::DrainCutShort),
             }));
         }
         if !plan.unsettled {
@@ -307,27 +394,42 @@ impl Rules {
         writes
     }
 
+    /// A StatefulSet of one replica that begins again, with all the others if that bug is planted.
+    fn unheld(&self, set: Set, before: Option<Set>) -> Set {
+        let begins = set.size == 1 && before.is_some_and(|before| before.size == 0);
+        Set {
+            size: if begins && self.has(Bug::RestNotHeld) {
+                2
+            } else {
+                set.size
+            },
+            ..set
+        }
+    }
+
     fn set(&self, value: &Value) -> Set {
         let spec = &value["spec"];
-        let number = |value: &Value| u8::try_from(value.as_u64().unwrap_or(0)).unwrap_or(u8::MAX);
+        let number = |value: &Value| to_u8(value.as_u64().unwrap_or(0));
         let mut templates = self.templates.iter();
-        let template = templates.position(|template| *template == spec["template"]);
+        let template = templates.position(|template| template.value == spec["template"]);
         Set {
             start: number(&spec["ordinals"]["start"]),
             size: number(&spec["replicas"]),
-            template: u8::try_from(template.unwrap_or(0)).unwrap_or(0),
+            template: to_u8(template.unwrap_or(0)),
         }
     }
 
     fn observe(&self, world: &World) -> Observation {
         let (set, pods) = &world.operator.cache;
         let mut reading = world.operator.reading.clone();
-        if let (Reading::Good(_, active), true) = (&mut reading, self.has(Bug::EveryPodServes)) {
-            let all = pods.iter().map(|pod| Active {
-                uid: pod.uid,
-                busy: false,
-            });
-            *active = all.collect();
+        if let Reading::Good(_, active) = &mut reading {
+            let assumed = pods
+                .iter()
+                .filter(|pod| self.takes_for_serving(**pod, world));
+            for uid in assumed.map(|pod| pod.uid) {
+                active.retain(|replica| replica.uid != uid);
+                active.push(Active { uid, busy: false });
+            }
         }
         let database = self.view(&reading);
         let mut last_facts = if let DatabaseView::Probed(Ok(facts)) = &database {
@@ -336,6 +438,12 @@ impl Rules {
             let last = world.operator.last_good;
             last.map(|last| (Duration::from_secs(9), self.facts(last, &[])))
         };
+        if let Some((_, facts)) = &mut last_facts
+            && let SchemaState::Bytebase { version } = &mut facts.schema
+            && !self.has(Bug::SchemaNotKept)
+        {
+            *version = world.operator.schema.map(schema_version);
+        }
         let last_license = last_facts.as_mut().map(|(_, facts)| &mut facts.license);
         if let Some(license) = last_license.filter(|license| license.is_unknown()) {
             *license = self.understood(world.operator.license);
@@ -346,17 +454,15 @@ impl Rules {
             stateful_set: set.map(|set| StatefulSetView {
                 replicas: i32::from(set.size),
                 start: i32::from(set.start),
-                settled: true,
-                update_revision: Some(set.template.to_string()),
-                template: self
-                    .templates
-                    .get(usize::from(set.template))
-                    .cloned()
-                    .unwrap_or_default(),
-                template_digest: None,
-                version: VERSIONS
-                    .get(usize::from(set.template))
-                    .map(|version| (*version).to_owned()),
+                pods: i32::from(world.operator.has_pods && !self.has(Bug::ControllerIgnored)),
+                settled: world.operator.acted_on == Some(set),
+                update_revision: world
+                    .operator
+                    .acted_on
+                    .map(|acted_on| acted_on.template.to_string()),
+                template: self.templates[usize::from(set.template)].value.clone(),
+                template_digest: self.templates[usize::from(set.template)].digest.clone(),
+                version: (!self.has(Bug::StandingVersionIgnored)).then(|| version(set.template)),
             }),
             pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
             ingress_has_address: None,
@@ -375,6 +481,13 @@ impl Rules {
         }
     }
 
+    /// A planted bug has this pod count as Ready and active.
+    fn takes_for_serving(&self, pod: Pod, world: &World) -> bool {
+        let (set, _) = &world.operator.cache;
+        let is_new = set.is_some_and(|set| set.template == pod.template);
+        self.has(Bug::EveryPodServes) || (self.has(Bug::NewTakenForServing) && is_new)
+    }
+
     fn pod(&self, pod: Pod, world: &World) -> PodView {
         let evicted = world.operator.evicted;
         let is_unknown = match &world.operator.reading {
@@ -384,19 +497,23 @@ impl Rules {
         let evicted = evicted == Some(pod.uid) && !self.has(Bug::EvictionForgotten);
         let serves = pod.replica == Replica::Active;
         let stuck = pod.replica == Replica::Stuck && !self.has(Bug::GateWaitsForStuck);
+        let assumed = self.takes_for_serving(pod, world);
+        let is_up = matches!(
+            pod.replica,
+            Replica::Active | Replica::Frozen | Replica::Stuck
+        );
         let made = at(0);
         PodView {
             name: format!("demo-{}", pod.ordinal),
             uid: pod.uid.to_string(),
             ordinal: i32::from(pod.ordinal),
             revision: Some(pod.template.to_string()),
-            ready: (serves && !(is_unknown && self.has(Bug::UnknownServesNot)))
-                || self.has(Bug::EveryPodServes),
+            ready: (serves && !(is_unknown && self.has(Bug::UnknownServesNot))) || assumed,
             deleting: pod.ending.is_some() || evicted,
             node: None,
             ip: None,
             created_at: made,
-            started_at: (pod.replica != Replica::Starting).then_some(made),
+            started_at: is_up.then_some(made),
             container_id: None,
             ends_by: pod
                 .ending
@@ -406,12 +523,14 @@ impl Rules {
             // Every ending of the model's world is short.
             ending_since: None,
             unready_since: (!serves).then_some(made),
-            replica_id: (pod.replica != Replica::Starting || self.has(Bug::EveryPodServes))
-                .then(|| id(pod.uid)),
+            replica_id: (is_up || assumed).then(|| id(pod.uid)),
             log_line: None,
             restarts: 0,
-            trouble: stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
-            version: None,
+            trouble: match pod.replica {
+                Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),
+                _ => stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
+            },
+            version: Some(version(pod.template)),
         }
     }
 
@@ -477,13 +596,14 @@ impl Rules {
                 }
             } else {
                 SchemaState::Bytebase {
-                    version: Some(Version::new(3, 21, 1)),
+                    version: (!renamed).then(|| schema_version(database.schema)),
                 }
             },
             license,
             heartbeats: Fact::Known(heartbeats.collect()),
             sessions: Some(Sessions {
                 listeners: Some(Vec::new()),
+                migration_running: database.migrates && !self.has(Bug::MigrationUnseen),
                 ..Sessions::default()
             }),
             running_tasks: Fact::Known(running_tasks.collect()),
@@ -536,7 +656,10 @@ impl Rules {
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
             stand_in: None,
-            schema_version: None,
+            schema_version: status
+                .schema
+                .filter(|_| !self.has(Bug::SchemaForgotten))
+                .map(schema_version),
             version: None,
             foreign_replicas: false,
             silent_since: BTreeMap::new(),
@@ -546,7 +669,7 @@ impl Rules {
                 .filter(|_| !self.has(Bug::PatienceForgotten))
                 .map(|waited| RememberedRollout {
                     waiting_for: waited.for_,
-                    pod: Some(format!("demo-{}", waited.ordinal)),
+                    pod: waited.ordinal.map(|ordinal| format!("demo-{ordinal}")),
                     since: at(waited.since),
                 }),
         }
@@ -560,8 +683,8 @@ fn find<'w>(world: &'w World, uid: &str) -> Option<&'w Pod> {
     pods.find(|pod| pod.uid == uid)
 }
 
-fn to_u8(number: i32) -> u8 {
-    u8::try_from(number).unwrap_or(0)
+fn to_u8<N: TryInto<u8>>(number: N) -> u8 {
+    number.try_into().unwrap_or(0)
 }
 
 /// The part of the new status that later decisions may rest on.
@@ -580,6 +703,12 @@ fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
         identity: database.is_some_and(|database| database.identity.is_some()),
         refusal: refused(ConditionType::DatabaseReady),
         unlicensed: refused(ConditionType::HaLicensed).map(|(reason, _)| reason),
+        schema: plan
+            .report
+            .schema_version
+            .as_deref()
+            .and_then(|text| Version::parse(text).ok())
+            .map(|version| version.minor),
         license: match end {
             Some(end) => {
                 let minutes = end.0.duration_since(at(0)).as_mins();
@@ -600,15 +729,18 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
     let for_ = rollout.waiting_for.filter(|for_| {
         matches!(
             for_,
-            RolloutWait::IdleReplica | RolloutWait::Eviction | RolloutWait::DisruptionBudget
+            RolloutWait::IdleReplica
+                | RolloutWait::Eviction
+                | RolloutWait::DisruptionBudget
+                | RolloutWait::FirstReplica
         )
     })?;
-    let pod = rollout.pod.as_deref()?;
-    let ordinal = pod.strip_prefix("demo-")?.parse().ok()?;
+    let pod = rollout.pod.as_deref();
+    let ordinal = pod.and_then(|pod| pod.strip_prefix("demo-")?.parse().ok());
     let before = before.filter(|before| {
         rollout.continues(&RolloutStatus {
             waiting_for: Some(before.for_),
-            pod: Some(format!("demo-{}", before.ordinal)),
+            pod: before.ordinal.map(|ordinal| format!("demo-{ordinal}")),
             ..RolloutStatus::default()
         })
     });

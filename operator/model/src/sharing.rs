@@ -5,7 +5,7 @@
 use crate::check::{Checked, fingerprint};
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
-use crate::world::{Action, Budget, Reading, Status, World, Write};
+use crate::world::{Action, Budget, Reading, Status, Strategy, World, Write};
 use anyhow::Result;
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
@@ -206,6 +206,8 @@ impl Sharing {
             license: Some(200),
             replicas: 1,
             running: profile.running && index == 0,
+            strategy: Strategy::Rolling,
+            slow: false,
             recovered: Arc::default(),
         }
     }

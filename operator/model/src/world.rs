@@ -4,10 +4,28 @@
 //! A tick is a minute. Time passes only while no one has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
-use crate::promises::{Knowledge, Known, LicenseRead, Promise};
+use crate::promises::{Knowledge, Known, LicenseRead, Promise, has_ended};
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
+use bytebase_operator::contract::version::Version;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
+
+/// Versions that a user may want, by the index of the pod template. The first three share a schema.
+pub const VERSIONS: [Version; 5] = [
+    Version::new(3, 21, 1),
+    Version::new(3, 21, 2),
+    Version::new(3, 21, 3),
+    Version::new(3, 22, 0),
+    Version::new(3, 23, 1),
+];
+/// The version at the beginning, and those to which it is upgraded.
+const UPGRADES: [u8; 3] = [0, 3, 4];
+
+/// The minor version of a pod template, which is that of the schema on which it runs.
+pub fn minor(template: u8) -> u32 {
+    VERSIONS[usize::from(template)].minor
+}
 
 /// A StatefulSet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +50,10 @@ impl Set {
 pub enum Replica {
     /// It has not sent its first heartbeat.
     Starting,
+    /// It migrates the schema before that, under the lock.
+    Migrating,
+    /// It does not come up: its container keeps ending.
+    Failing,
     /// It sends heartbeats and takes requests.
     Active,
     /// It does neither.
@@ -55,6 +77,45 @@ pub struct Pod {
     pub busy: bool,
     /// It is being deleted, since this tick.
     pub ending: Option<u8>,
+    /// Its drain is cut short.
+    pub hurried: bool,
+}
+
+impl Pod {
+    /// A new one.
+    fn new(ordinal: u8, uid: u8, template: u8) -> Self {
+        Self {
+            ordinal,
+            uid,
+            template,
+            replica: Replica::Starting,
+            busy: false,
+            ending: None,
+            hurried: false,
+        }
+    }
+
+    /// One that has come up.
+    pub fn active(ordinal: u8, uid: u8, template: u8) -> Self {
+        Self {
+            replica: Replica::Active,
+            ..Self::new(ordinal, uid, template)
+        }
+    }
+
+    /// It does what a drain is to let it finish.
+    fn works(self) -> bool {
+        match self.replica {
+            Replica::Migrating => true,
+            Replica::Active => self.busy,
+            Replica::Starting | Replica::Failing | Replica::Frozen | Replica::Stuck => false,
+        }
+    }
+
+    /// It is to end, and its drain hook waits for what it does.
+    pub fn drains(self) -> bool {
+        self.ending.is_some() && !self.hurried && self.works()
+    }
 }
 
 /// What the metadata database holds.
@@ -79,6 +140,10 @@ pub struct Database {
     pub license: Option<u8>,
     /// A replica of another Bytebase is active on it.
     pub other: bool,
+    /// Minor version of the schema.
+    pub schema: u32,
+    /// A replica holds the migration lock; only in a reading.
+    pub migrates: bool,
 }
 
 /// A replica that is active, by what the database holds.
@@ -114,6 +179,8 @@ pub struct Status {
     pub license: Option<u8>,
     /// What was last read allowed one replica only.
     pub unlicensed: Option<Reason>,
+    /// The minor version of the schema that was last read.
+    pub schema: Option<u32>,
     /// What a rollout waits for, where a later decision rests on it.
     pub rollout: Option<Waited>,
 }
@@ -124,7 +191,7 @@ pub struct Waited {
     /// In one word.
     pub for_: RolloutWait,
     /// Ordinal of the pod that it is about.
-    pub ordinal: u8,
+    pub ordinal: Option<u8>,
     /// Since this tick.
     pub since: u8,
 }
@@ -141,6 +208,8 @@ pub struct Eviction {
     pub served: bool,
     /// The pod that has its name is hit; never so but for a bug.
     pub by_name: bool,
+    /// Its drain is cut short.
+    pub hurried: bool,
 }
 
 /// One write of the operator.
@@ -155,16 +224,26 @@ pub enum Write {
 }
 
 /// An operator process.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a thing of its own that it knows"
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Operator {
     /// StatefulSet and pods as its watches last saw them.
     pub cache: (Option<Set>, Vec<Pod>),
+    /// What of the StatefulSet its controller had seen by then.
+    pub acted_on: Option<Set>,
+    /// The controller counted pods of it then. Nothing rests on that but a rollout with downtime.
+    pub has_pods: bool,
     /// Its latest reading.
     pub reading: Reading,
     /// What its latest good reading said of the database.
     pub last_good: Option<Database>,
     /// The license as it last understood it.
     pub license: LicenseRead,
+    /// The minor version of the schema as it last understood it.
+    pub schema: Option<u32>,
     /// An older cluster has the database, as far as it knows.
     pub shared: bool,
     /// Uid of the pod that it evicted last, while its cache may show it as before.
@@ -173,6 +252,28 @@ pub struct Operator {
     pub pending: Vec<Write>,
     /// Nothing has changed since a reconcile that wrote nothing.
     pub settled: bool,
+    /// Another process was there before it.
+    pub succeeds: bool,
+}
+
+impl Operator {
+    /// A process that has just started.
+    pub fn new(set: Option<Set>, acted_on: Option<Set>, pods: Vec<Pod>, succeeds: bool) -> Self {
+        Self {
+            cache: (set, pods),
+            acted_on,
+            has_pods: false,
+            reading: Reading::None,
+            last_good: None,
+            license: LicenseRead::Never,
+            schema: None,
+            shared: false,
+            evicted: None,
+            pending: Vec::new(),
+            settled: false,
+            succeeds,
+        }
+    }
 }
 
 /// What a user wants.
@@ -184,6 +285,17 @@ pub struct Spec {
     pub template: u8,
     /// What else is to be said of it.
     pub form: Form,
+    /// How a change reaches the replicas.
+    pub strategy: Strategy,
+}
+
+/// How a change reaches the replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// One after the other.
+    Rolling,
+    /// All end, one starts, then the others.
+    Maintenance,
 }
 
 /// Whether the spec is acted on.
@@ -214,6 +326,14 @@ pub struct Budget {
     pub scales: u8,
     /// The user changes the template.
     pub edits: u8,
+    /// The user wants another minor version, a newer one or the one before.
+    pub upgrades: u8,
+    /// The user wants the other strategy.
+    pub switches: u8,
+    /// The schema changes by another hand: a backup is restored, or another Bytebase migrates it.
+    pub schemas: u8,
+    /// A replica of an upgrade does not come up.
+    pub failures: u8,
     /// The user breaks the spec, and corrects it.
     pub mistakes: u8,
     /// The user pauses the cluster, and resumes it.
@@ -239,6 +359,8 @@ pub struct Ghost {
     pub known: Known,
     /// Ordinals that an eviction took down and that have not come back.
     pub evicted: Vec<u8>,
+    /// The strategy was not the same all the time.
+    pub switched: bool,
     /// A promise that was broken.
     pub broken: Option<Promise>,
 }
@@ -250,6 +372,8 @@ pub struct World {
     pub spec: Spec,
     /// The StatefulSet, as stored.
     pub set: Option<Set>,
+    /// The StatefulSet, as its controller last saw it.
+    pub acted_on: Option<Set>,
     /// The pods, by ordinal.
     pub pods: Vec<Pod>,
     /// The database.
@@ -262,6 +386,8 @@ pub struct World {
     pub tick: u8,
     /// Most replicas that the user ever wants.
     pub most: u8,
+    /// The StatefulSet's controller sees each change late.
+    pub slow: bool,
     /// What may still happen.
     pub budget: Budget,
     /// For the checker.
@@ -275,6 +401,8 @@ pub enum Action {
     SyncSet,
     /// The watch of pods catches up.
     SyncPods,
+    /// The StatefulSet's controller sees what is stored.
+    Observe,
     /// The probe reads the database.
     Probe,
     /// The operator decides, on what it knows.
@@ -287,10 +415,18 @@ pub enum Action {
     Make(u8),
     /// It deletes this pod, which is surplus.
     Remove(u8),
+    /// A replica begins to migrate the schema.
+    Migrate(u8),
+    /// It has done so.
+    Migrated(u8),
     /// A replica sends its first heartbeat.
     Start(u8),
     /// A pod that was being deleted is gone.
     End(u8),
+    /// The time-out of its drain passes, whatever it does.
+    Expire(u8),
+    /// A replica does not come up.
+    Fail(u8),
     /// A replica freezes.
     Freeze(u8),
     /// Its kubelet restarts it.
@@ -317,6 +453,12 @@ pub enum Action {
     Scale(u8),
     /// The user wants the next template.
     Edit,
+    /// The user wants this version.
+    Upgrade(u8),
+    /// The user wants the other strategy.
+    Switch,
+    /// The schema has this minor version from now on, by another hand.
+    Schema(u32),
     /// The user breaks or corrects the spec.
     Mistake,
     /// The user pauses the cluster or resumes it.
@@ -384,6 +526,11 @@ impl World {
     pub fn shown(&self) -> Vec<Pod> {
         let shown = |pod: &Pod| Pod {
             busy: false,
+            hurried: false,
+            replica: match pod.replica {
+                Replica::Migrating => Replica::Starting,
+                replica => replica,
+            },
             ..*pod
         };
         self.pods.iter().map(shown).collect()
@@ -392,15 +539,30 @@ impl World {
     /// What a reading would bring now.
     pub fn reading(&self) -> Reading {
         if self.database.up {
-            Reading::Good(self.database, self.active())
+            let database = Database {
+                migrates: self.migrates(),
+                ..self.database
+            };
+            Reading::Good(database, self.active())
         } else {
             Reading::Failed
         }
     }
 
+    /// Whether the StatefulSet's controller counts pods, where that matters.
+    pub fn has_pods(&self) -> bool {
+        self.spec.strategy == Strategy::Maintenance && !self.pods.is_empty()
+    }
+
+    /// Whether a replica holds the migration lock.
+    fn migrates(&self) -> bool {
+        let mut pods = self.pods.iter();
+        pods.any(|pod| pod.replica == Replica::Migrating)
+    }
+
     /// Ordinals that the StatefulSet should have and has not.
     pub fn missing(&self) -> Vec<u8> {
-        let wanted = self.set.map_or(0..0, Set::ordinals);
+        let wanted = self.acted_on.map_or(0..0, Set::ordinals);
         wanted
             .filter(|ordinal| self.pods.iter().all(|pod| pod.ordinal != *ordinal))
             .collect()
@@ -408,7 +570,7 @@ impl World {
 
     /// Ordinals of pods that the StatefulSet should not have and that are not ending.
     pub fn surplus(&self) -> Vec<u8> {
-        let wanted = self.set.map_or(0..0, Set::ordinals);
+        let wanted = self.acted_on.map_or(0..0, Set::ordinals);
         let surplus = |pod: &&Pod| !wanted.contains(&pod.ordinal) && pod.ending.is_none();
         self.pods
             .iter()
@@ -426,8 +588,12 @@ impl World {
     pub fn prompt(&self) -> Vec<Action> {
         let mut actions = Vec::new();
         let operator = &self.operator;
-        if operator.cache.0 != self.set {
+        let cached = (operator.cache.0, operator.acted_on, operator.has_pods);
+        if cached != (self.set, self.acted_on, self.has_pods()) {
             actions.push(Action::SyncSet);
+        }
+        if self.acted_on != self.set {
+            actions.push(Action::Observe);
         }
         if operator.cache.1 != self.shown() {
             actions.push(Action::SyncPods);
@@ -446,19 +612,26 @@ impl World {
             match (pod.replica, pod.ending) {
                 // A node that is silent ends nothing.
                 (Replica::Stuck, _) => {}
-                (_, Some(_)) => actions.push(Action::End(pod.ordinal)),
-                (Replica::Starting, None) if self.can_start() => {
-                    actions.push(Action::Start(pod.ordinal));
-                }
-                _ => {}
+                (_, Some(_)) if !pod.drains() => actions.push(Action::End(pod.ordinal)),
+                (Replica::Migrating, _) | (_, None) => actions.extend(self.rises(*pod)),
+                (_, Some(_)) => {}
             }
         }
         actions
     }
 
-    /// Bytebase comes up only on a database that answers.
-    fn can_start(&self) -> bool {
-        self.database.up
+    /// The next thing that a replica does on its way up. It comes up only on a database that answers
+    /// and whose schema it knows: on a newer one it breaks.
+    fn rises(&self, pod: Pod) -> Option<Action> {
+        let action = match (pod.replica, minor(pod.template).cmp(&self.database.schema)) {
+            (Replica::Migrating, _) => Action::Migrated(pod.ordinal),
+            (Replica::Starting, Ordering::Equal) => Action::Start(pod.ordinal),
+            (Replica::Starting, Ordering::Greater) if !self.migrates() => {
+                Action::Migrate(pod.ordinal)
+            }
+            _ => return None,
+        };
+        self.database.up.then_some(action)
     }
 
     /// Everything that may happen by chance or by a user's wish.
@@ -494,6 +667,15 @@ impl World {
             }
         }
         may(budget.edits, Action::Edit);
+        for version in self.next_versions() {
+            may(budget.upgrades, Action::Upgrade(version));
+        }
+        may(budget.switches, Action::Switch);
+        for schema in [UPGRADES[0], UPGRADES[1]].map(minor) {
+            if schema != self.database.schema {
+                may(budget.schemas, Action::Schema(schema));
+            }
+        }
         match self.spec.form {
             Form::Valid => {
                 may(budget.mistakes, Action::Mistake);
@@ -507,19 +689,27 @@ impl World {
         }
         may(budget.renewals, Action::License(Some(self.tick + 9)));
         for pod in &self.pods {
+            let ordinal = pod.ordinal;
             match (pod.replica, pod.ending) {
                 (Replica::Active, None) => {
                     if pod.busy {
-                        may(1, Action::Finish(pod.ordinal));
+                        may(1, Action::Finish(ordinal));
                     } else {
-                        may(budget.tasks, Action::Claim(pod.ordinal));
+                        may(budget.tasks, Action::Claim(ordinal));
                     }
-                    may(budget.freezes, Action::Freeze(pod.ordinal));
-                    may(budget.silences, Action::Silence(pod.ordinal));
-                    may(budget.deletions, Action::Delete(pod.ordinal));
+                    may(budget.freezes, Action::Freeze(ordinal));
+                    may(budget.silences, Action::Silence(ordinal));
+                    may(budget.deletions, Action::Delete(ordinal));
                 }
-                (Replica::Frozen, None) => may(1, Action::Restart(pod.ordinal)),
-                (Replica::Stuck, _) => may(1, Action::Report(pod.ordinal)),
+                (Replica::Active, Some(_)) if pod.drains() => {
+                    may(1, Action::Finish(ordinal));
+                    may(1, Action::Expire(ordinal));
+                }
+                (Replica::Starting | Replica::Migrating, None) if pod.template > 0 => {
+                    may(budget.failures, Action::Fail(ordinal));
+                }
+                (Replica::Frozen | Replica::Failing, None) => may(1, Action::Restart(ordinal)),
+                (Replica::Stuck, _) => may(1, Action::Report(ordinal)),
                 _ => {}
             }
         }
@@ -529,6 +719,16 @@ impl World {
         actions
     }
 
+    /// The versions on both sides of the wanted one.
+    fn next_versions(&self) -> Vec<u8> {
+        let wanted = UPGRADES
+            .iter()
+            .position(|version| *version == self.spec.template);
+        let is_next = |place: usize| wanted.is_some_and(|wanted| wanted.abs_diff(place) == 1);
+        let places = (0..UPGRADES.len()).filter(|place| is_next(*place));
+        places.map(|place| UPGRADES[place]).collect()
+    }
+
     /// The world after an action that needs no decision. [`Action::Reconcile`] is not one.
     pub fn after(&self, action: Action) -> Self {
         let mut world = self.clone();
@@ -536,8 +736,11 @@ impl World {
             Action::Reconcile => {}
             Action::SyncSet => {
                 world.operator.cache.0 = world.set;
+                world.operator.acted_on = world.acted_on;
+                world.operator.has_pods = world.has_pods();
                 world.operator.settled = false;
             }
+            Action::Observe => world.acted_on = world.set,
             Action::SyncPods => {
                 world.operator.cache.1 = world.shown();
                 let pods = &world.pods;
@@ -553,6 +756,8 @@ impl World {
                 if let Reading::Good(database, _) = &world.operator.reading {
                     world.operator.last_good = Some(*database);
                 }
+                let before = world.operator.schema;
+                world.operator.schema = Knowledge::of_schema(&world.operator.reading, before);
                 let understood = Knowledge::of_license(&world.operator.reading);
                 world.operator.license = understood.unwrap_or(world.operator.license);
                 world.ghost.known.process.learn(&world.operator.reading);
@@ -560,15 +765,10 @@ impl World {
             Action::Write => world.write(),
             Action::Crash => {
                 world.budget.crashes -= 1;
+                let (set, acted_on, shown) = (world.set, world.acted_on, world.shown());
                 world.operator = Operator {
-                    cache: (world.set, world.shown()),
-                    reading: Reading::None,
-                    last_good: None,
-                    license: LicenseRead::Never,
-                    shared: false,
-                    evicted: None,
-                    pending: Vec::new(),
-                    settled: false,
+                    has_pods: world.has_pods(),
+                    ..Operator::new(set, acted_on, shown, true)
                 };
                 world.ghost.known.dies();
             }
@@ -579,11 +779,29 @@ impl World {
                     pod.ending = Some(tick);
                 }
             }
+            Action::Migrate(ordinal) => {
+                if world.pods.len() > 1 {
+                    world.is_not_alone();
+                }
+                world.becomes(ordinal, Replica::Migrating);
+            }
+            Action::Migrated(ordinal) => {
+                let template = world.pod(ordinal).map_or(0, |pod| pod.template);
+                world.database.schema = world.database.schema.max(minor(template));
+                world.becomes(ordinal, Replica::Starting);
+            }
             Action::Start(ordinal) => {
                 world.ghost.evicted.retain(|evicted| *evicted != ordinal);
                 world.becomes(ordinal, Replica::Active);
             }
-            Action::End(ordinal) => world.pods.retain(|pod| pod.ordinal != ordinal),
+            Action::End(ordinal) => {
+                let cut_short = world.pod(ordinal).is_some_and(|pod| pod.works());
+                if cut_short && !has_ended(&world) {
+                    world.ghost.broken = Some(Promise::Finished);
+                }
+                world.pods.retain(|pod| pod.ordinal != ordinal);
+            }
+            Action::Expire(ordinal) => world.pods.retain(|pod| pod.ordinal != ordinal),
             _ => world.happens(action),
         }
         world
@@ -592,6 +810,10 @@ impl World {
     fn happens(&mut self, action: Action) {
         let budget = &mut self.budget;
         match action {
+            Action::Fail(ordinal) => {
+                budget.failures -= 1;
+                self.becomes(ordinal, Replica::Failing);
+            }
             Action::Freeze(ordinal) => {
                 budget.freezes -= 1;
                 self.becomes(ordinal, Replica::Frozen);
@@ -641,15 +863,41 @@ impl World {
                 budget.renewals -= 1;
                 self.database.license = end;
             }
+            Action::Schema(schema) => {
+                budget.schemas -= 1;
+                self.database.schema = schema;
+            }
+            Action::Tick => {
+                budget.ticks -= 1;
+                self.minute_passes();
+            }
+            _ => self.is_edited(action),
+        }
+    }
+
+    /// The user changes the spec.
+    fn is_edited(&mut self, action: Action) {
+        let budget = &mut self.budget;
+        match action {
             Action::Scale(replicas) => {
                 budget.scales -= 1;
                 self.spec.replicas = replicas;
-                self.operator.settled = false;
             }
             Action::Edit => {
                 budget.edits -= 1;
                 self.spec.template += 1;
-                self.operator.settled = false;
+            }
+            Action::Upgrade(version) => {
+                budget.upgrades -= 1;
+                self.spec.template = version;
+            }
+            Action::Switch => {
+                budget.switches -= 1;
+                self.spec.strategy = match self.spec.strategy {
+                    Strategy::Rolling => Strategy::Maintenance,
+                    Strategy::Maintenance => Strategy::Rolling,
+                };
+                self.ghost.switched = true;
             }
             Action::Mistake => {
                 self.spec.form = if self.spec.form == Form::Valid {
@@ -658,7 +906,6 @@ impl World {
                 } else {
                     Form::Valid
                 };
-                self.operator.settled = false;
             }
             Action::Pause => {
                 self.spec.form = if self.spec.form == Form::Valid {
@@ -667,14 +914,10 @@ impl World {
                 } else {
                     Form::Valid
                 };
-                self.operator.settled = false;
             }
-            Action::Tick => {
-                budget.ticks -= 1;
-                self.minute_passes();
-            }
-            _ => {}
+            _ => return,
         }
+        self.operator.settled = false;
     }
 
     /// Time goes on.
@@ -712,25 +955,31 @@ impl World {
     }
 
     fn make(&mut self, ordinal: u8) {
-        let Some(set) = self.set else {
+        let Some(set) = self.acted_on else {
             return;
         };
         let uid = self.uids().last().map_or(0, |last| last + 1);
-        self.pods.push(Pod {
-            ordinal,
-            uid,
-            template: set.template,
-            replica: Replica::Starting,
-            busy: false,
-            ending: None,
-        });
+        if self.pods.iter().any(|pod| pod.template != set.template) {
+            self.is_not_alone();
+        }
+        self.pods.push(Pod::new(ordinal, uid, set.template));
         self.pods.sort_by_key(|pod| pod.ordinal);
+    }
+
+    /// A replica starts beside one of another template, or migrates the schema beside any.
+    fn is_not_alone(&mut self) {
+        if self.spec.strategy == Strategy::Maintenance && !self.ghost.switched {
+            self.ghost.broken = Some(Promise::Alone);
+        }
     }
 
     fn write(&mut self) {
         match self.operator.pending.remove(0) {
             Write::Set(set) => {
                 self.set = Some(set);
+                if !self.slow {
+                    self.acted_on = self.set;
+                }
             }
             Write::Evict(eviction) => self.evict(eviction),
             Write::Status(status) => self.status = status,
@@ -739,6 +988,17 @@ impl World {
             self.ghost.known.wrote_all();
         }
         self.operator.settled = false;
+    }
+
+    /// Those of the decided writes that are made. The operator waits for the echo of what it wrote of
+    /// the StatefulSet before it writes it again, though not for ever. All but a rollout with downtime
+    /// is to go without that.
+    pub fn made(&self, mut writes: Vec<Write>) -> Vec<Write> {
+        let awaits_echo = self.operator.cache.0 != self.set;
+        if awaits_echo && self.spec.strategy == Strategy::Maintenance {
+            writes.retain(|write| !matches!(write, Write::Set(_)));
+        }
+        writes
     }
 
     /// A reconcile has decided on these writes.
@@ -764,6 +1024,7 @@ impl World {
             self.ghost.broken = Some(Promise::Meant);
         }
         pod.ending = pod.ending.or(Some(tick));
+        pod.hurried |= eviction.hurried;
         self.operator.evicted = Some(eviction.uid);
         let ordinal = pod.ordinal;
         // What has been scaled away since is not down.
