@@ -123,6 +123,8 @@ async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
     };
     through("demo-1").await.close().await.unwrap();
     let mut own = through("demo-0").await;
+    // PgBouncer gives a client a session, and that the client's name, with its first statement.
+    sqlx::query("SELECT 1").execute(&mut own).await.unwrap();
     let mut hook = through("hook").await;
     for (name, sessions) in [("demo-0", 1), ("demo-1", 0)] {
         let seen = read(&mut Watch::new(name.to_owned()), &mut hook).await;
