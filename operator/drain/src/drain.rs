@@ -42,6 +42,8 @@ pub struct Seen {
     pub quiet: Option<f64>,
     /// A session of the replica holds the lock under which the schema is migrated.
     pub migrates: bool,
+    /// The operator asks this hook to let its replica end, whatever tasks it runs.
+    pub asked: bool,
     /// Running task runs: owner, and the database's clock at their start. `None`: the table is there
     /// and cannot be understood.
     pub running: Option<Vec<Run>>,
@@ -138,7 +140,10 @@ pub enum LetGo {
     Unreachable,
     /// It has had no session for too long: others have given up its tasks.
     Disconnected,
-    /// It has sessions and has asked nothing for too long, no heartbeat either: the same.
+    /// The operator asks for it: there may not be several replicas, and the tasks have had their time.
+    Asked,
+    /// It has sessions and has asked nothing for too long, no heartbeat either: the same as without
+    /// a session.
     Hung,
 }
 
@@ -184,6 +189,10 @@ pub fn step(
     }
     if seen.migrates {
         return wait(For::Migration);
+    }
+    // Nothing of it is remembered: the operator keeps asking as long as it wants this.
+    if seen.asked && elapsed >= terms.pause {
+        return Step::LetGo(LetGo::Asked);
     }
     let is_hung = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
     if state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
@@ -284,6 +293,7 @@ mod tests {
             sessions: Some(2),
             quiet: Some(4.0),
             migrates: false,
+            asked: false,
             running: Some(
                 owners
                     .iter()
@@ -346,6 +356,58 @@ mod tests {
     fn the_pause_is_kept_by_an_idle_replica_too() {
         assert_eq!(at(4, Some(&seen(None, &[]))), waits(For::Pause));
         assert_eq!(at(5, Some(&seen(None, &[]))), Step::LetGo(LetGo::Idle));
+    }
+
+    #[test]
+    fn one_that_is_asked_waits_for_no_task_but_for_a_migration() {
+        let mut unknown = seen(Some("a"), &[]);
+        unknown.running = None;
+        let mut queued = seen(Some("a"), &[]);
+        queued.available = Some(3);
+        for reading in [
+            seen(Some("a"), &["a"]),
+            seen(None, &["b"]),
+            seen(Some("a"), &[]),
+            unknown,
+            queued,
+        ] {
+            let asked = Seen {
+                asked: true,
+                ..reading
+            };
+            assert_eq!(at(5, Some(&asked)), Step::LetGo(LetGo::Asked), "{asked:?}");
+            let early = at(4, Some(&asked));
+            assert!(matches!(early, Step::Wait { .. }), "{early:?}");
+            let migrating = Seen {
+                migrates: true,
+                ..asked
+            };
+            assert_eq!(at(3599, Some(&migrating)), waits(For::Migration));
+        }
+    }
+
+    #[test]
+    fn a_request_holds_no_longer_than_it_is_seen() {
+        let mut state = State::default();
+        let mut at = |seconds, migrates, asked, is_there| {
+            let reading = Seen {
+                migrates,
+                asked,
+                ..seen(Some("a"), &["a"])
+            };
+            let seen = Some(&reading).filter(|_| is_there);
+            step(
+                &mut state,
+                &TERMS,
+                Duration::from_secs(seconds),
+                seen,
+                false,
+            )
+        };
+        assert_eq!(at(10, true, true, true), waits(For::Migration));
+        assert_eq!(at(11, false, true, false), waits(For::Database));
+        assert_eq!(at(12, false, false, true), waits(For::Tasks(1)));
+        assert_eq!(at(13, false, true, true), Step::LetGo(LetGo::Asked));
     }
 
     #[test]
@@ -544,21 +606,31 @@ mod tests {
 
     proptest! {
         /// A replica that is known to run a task is never let go before the time is up, unless its
-        /// database or its sessions are gone for long.
+        /// database or its sessions are gone for long or the operator asks for it. One that migrates
+        /// the schema is not let go for that either.
         #[test]
         fn no_running_task_is_left_behind(
-            readings in proptest::collection::vec((0u64..30, any::<bool>(), 0usize..3, any::<bool>()), 1..60),
+            readings in proptest::collection::vec(
+                (0u64..30, any::<bool>(), 0usize..3, any::<bool>(), any::<bool>(), any::<bool>()),
+                1..60,
+            ),
         ) {
             let mut state = State::default();
             let mut elapsed = Duration::ZERO;
-            for (pause, answers, tasks, known) in readings {
+            for (pause, answers, tasks, known, migrates, asked) in readings {
                 elapsed += Duration::from_secs(pause);
                 let owners = vec!["a"; tasks];
-                let reading = seen(known.then_some("a"), &owners);
+                let reading = Seen {
+                    migrates,
+                    asked,
+                    ..seen(known.then_some("a"), &owners)
+                };
                 let next = step(&mut state, &TERMS, elapsed, answers.then_some(&reading), false);
-                if answers && tasks > 0 && elapsed < TERMS.timeout {
+                if answers && (tasks > 0 || migrates) && elapsed < TERMS.timeout {
+                    let may = asked && !migrates && elapsed >= TERMS.pause;
                     let lets_go = matches!(next, Step::LetGo(_));
-                    prop_assert!(!lets_go, "{next:?}");
+                    prop_assert_eq!(lets_go, may, "{:?}", next);
+                    prop_assert!(!may || next == Step::LetGo(LetGo::Asked), "{next:?}");
                 }
             }
         }

@@ -183,11 +183,13 @@ impl Hook {
         let mut text = match what {
             For::Tasks(1) => "waiting for a task that this replica runs".to_owned(),
             For::Tasks(count) => format!("waiting for {count} tasks that this replica runs"),
+            For::TasksOfAnyone(1) => "waiting: a running task may be this replica's, which has not shown yet which one it is".to_owned(),
             For::TasksOfAnyone(count) => format!(
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
             For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is not as this version knows it".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
+            For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),
             For::Pause => return,
             For::Database => format!(
@@ -217,6 +219,7 @@ impl Hook {
                 self.failure.as_deref().unwrap_or("no answer")
             ),
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
+            LetGo::Asked => "the operator asks for the end of this replica, since the license does not allow several replicas (any more): what this replica still runs is cancelled".to_owned(),
             LetGo::Hung => "this replica hangs: it has asked nothing of the metadata database for over a minute, not even by a heartbeat, so its tasks do not go on: it may end".to_owned(),
         }
     }

@@ -11,6 +11,7 @@
 #[path = "../src/watch.rs"]
 mod watch;
 
+use bytebase_contract::hook::{LET_GO, sessions_of};
 use bytebase_drain::drain::Seen;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -123,6 +124,8 @@ async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
     };
     through("demo-1").await.close().await.unwrap();
     let mut own = through("demo-0").await;
+    // PgBouncer gives a client a session, and that the client's name, with its first statement.
+    sqlx::query("SELECT 1").execute(&mut own).await.unwrap();
     let mut hook = through("hook").await;
     for (name, sessions) in [("demo-0", 1), ("demo-1", 0)] {
         let seen = read(&mut Watch::new(name.to_owned()), &mut hook).await;
@@ -278,6 +281,90 @@ async fn a_replica_is_quiet_since_its_last_statement() {
     assert_eq!((seen.sessions, seen.quiet), (Some(1), None));
 }
 
+/// As the operator asks, by a lock that its session keeps.
+async fn ask(operator: &mut PgConnection, session: i32) {
+    let asked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock_shared($1, $2)")
+        .bind(LET_GO)
+        .bind(session)
+        .fetch_one(operator)
+        .await
+        .unwrap();
+    assert!(asked);
+}
+
+async fn number(session: &mut PgConnection) -> i32 {
+    sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(session)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_number() {
+    let database = Database::new("asks", SCHEMA);
+    let server = SERVER.get().unwrap();
+    server.sql(
+        "postgres",
+        "CREATE ROLE asks_operator LOGIN PASSWORD 'pl4nted'",
+    );
+    let operator = async |database: &str| {
+        // Any role may ask, and any may see it.
+        let role = Database {
+            name: "asks_operator",
+        };
+        let options = role.options("operator").database(database);
+        options.connect().await.unwrap()
+    };
+    let mut hook = database.session("drain/demo-1").await;
+    let mut other = database.session("drain/demo-0").await;
+    let (own_number, other_number) = (number(&mut hook).await, number(&mut other).await);
+    let mut watch = Watch::new("demo-1".to_owned());
+    let mut first = operator("asks").await;
+    assert!(!read(&mut watch, &mut hook).await.asked);
+    ask(&mut first, other_number).await;
+    assert!(!read(&mut watch, &mut hook).await.asked, "another is asked");
+    assert!(read(&mut watch, &mut other).await.asked);
+    ask(&mut first, own_number).await;
+    assert!(read(&mut watch, &mut hook).await.asked);
+    // Two operators ask for a moment while one takes over from the other.
+    let mut second = operator("asks").await;
+    ask(&mut second, own_number).await;
+    sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
+        .bind(LET_GO)
+        .bind(own_number)
+        .execute(&mut first)
+        .await
+        .unwrap();
+    assert!(read(&mut watch, &mut hook).await.asked);
+    second.close().await.unwrap();
+    let start = Instant::now();
+    while read(&mut watch, &mut hook).await.asked {
+        assert!(start.elapsed() < Duration::from_secs(10), "it is forgotten");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Of locks that look alike none counts.
+    let mut elsewhere = operator("postgres").await;
+    ask(&mut elsewhere, own_number).await;
+    for lock in [
+        format!("pg_advisory_lock_shared({own_number}, {LET_GO})"),
+        format!("pg_advisory_lock_shared(({LET_GO}::bigint << 32) + {own_number})"),
+        format!("pg_advisory_lock_shared({own_number})"),
+    ] {
+        let lock = sqlx::AssertSqlSafe(format!("SELECT {lock}"));
+        sqlx::raw_sql(lock).execute(&mut first).await.unwrap();
+    }
+    assert!(!read(&mut watch, &mut hook).await.asked);
+    ask(&mut first, own_number).await;
+    assert!(read(&mut watch, &mut hook).await.asked);
+    sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
+        .bind(LET_GO)
+        .bind(own_number)
+        .execute(&mut first)
+        .await
+        .unwrap();
+    assert!(!read(&mut watch, &mut hook).await.asked, "released");
+}
+
 /// Whether a replica can promote work at this moment.
 async fn promotes(session: &mut PgConnection) -> bool {
     sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(1001)")
@@ -414,6 +501,70 @@ async fn the_program_returns_when_the_task_of_its_replica_is_done() {
     for line in said.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_returns_within_seconds_once_it_is_asked() {
+    let database = Database::new("asked", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    database.sql(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
+    );
+    let mut own = database.session("demo-1").await;
+    sqlx::query("SELECT pg_advisory_lock(1002)")
+        .execute(&mut own)
+        .await
+        .unwrap();
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    let mut operator = database.session("operator").await;
+    let sessions = async |operator: &mut PgConnection| -> Vec<i32> {
+        sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1")
+            .bind(sessions_of("demo-1"))
+            .fetch_all(operator)
+            .await
+            .unwrap()
+    };
+    let start = Instant::now();
+    let found = loop {
+        let found = sessions(&mut operator).await;
+        if !found.is_empty() {
+            break found;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "it has no session"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    for session in found {
+        ask(&mut operator, session).await;
+    }
+    let patience = Duration::from_millis(2500);
+    assert_eq!(ended(&mut program, patience), None, "its replica migrates");
+    operator.close().await.unwrap();
+    let mut operator = database.session("operator").await;
+    sqlx::query("SELECT pg_advisory_unlock(1002)")
+        .execute(&mut own)
+        .await
+        .unwrap();
+    assert_eq!(ended(&mut program, patience), None, "it is asked no more");
+    for session in sessions(&mut operator).await {
+        ask(&mut operator, session).await;
+    }
+    let took = ended(&mut program, Duration::from_secs(20)).expect("it was asked");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let said = fs::read_to_string(&log).unwrap();
+    for line in [
+        "waiting for the schema migration",
+        "waiting: a running task may be this replica's",
+        "the operator asks for the end of this replica",
+        "what this replica still runs is cancelled",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("pl4nted"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The checker's view of the world of drains: where it begins, what follows, what must hold.
 
 use super::hook::{Attempt, Phase, Rules};
-use super::promises::{ENDS, ENDS_SOON, Ghost, Promise};
+use super::promises::{ENDS, ENDS_SOON, Ghost, OBEYS, Promise};
 use super::world::{Action, Budget, Pod, World};
 use crate::visit::keeps;
 use parking_lot::Mutex;
@@ -18,6 +18,10 @@ const HUNG: u8 = 13;
 /// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be free
 /// for one, and what is left of the window before may be too short.
 const BUSY_LIMITS: u8 = 3;
+
+/// A hook that is asked lets its replica end after the pause, at its next reading: it may just have
+/// begun, and have read in this step.
+const ASKED: u8 = 2;
 
 /// The rules and where they begin.
 pub struct Checked {
@@ -47,6 +51,8 @@ impl Checked {
         for place in world.places() {
             let pod = &mut world.pods[usize::from(place)];
             pod.cut = pod.cut.filter(|_| pod.hangs);
+            // The operator need not ask for a drain to end.
+            pod.asked = false;
             if let Some(hook) = world.hook_mut(place) {
                 hook.deaf = false;
             }
@@ -86,6 +92,35 @@ impl Checked {
             known.insert(mark, needs);
         }
         needs <= most
+    }
+
+    /// Whether the drains whose hooks are asked are over soon, if no task ends any more.
+    fn obeys(&self, world: &World) -> bool {
+        let is_asked = |place: &u8| world.pod(*place).asked;
+        let asked: Vec<u8> = world.places().filter(is_asked).collect();
+        if asked.is_empty() {
+            return true;
+        }
+        let mut world = world.clone();
+        world.up = true;
+        world.budget = Budget::default();
+        for pod in &mut world.pods {
+            pod.migrates = false;
+        }
+        for place in &asked {
+            if let Some(hook) = world.hook_mut(*place) {
+                hook.deaf = false;
+            }
+        }
+        for _ in 0..ASKED {
+            for place in world.draining() {
+                world = self.hook_does(world, place);
+            }
+            world.budget.ticks = 1;
+            world = world.after(&self.rules, Action::Tick);
+        }
+        let ended = |place: &u8| world.pod(*place).hook().is_none();
+        asked.iter().all(ended)
     }
 
     /// One step of time in a world that behaves: tasks end, work is promoted unless the queue is
@@ -173,6 +208,9 @@ impl Model for Checked {
         }));
         properties.push(Property::always(ENDS, |model: &Self, world| {
             model.recovers(world, true)
+        }));
+        properties.push(Property::always(OBEYS, |model: &Self, world| {
+            model.obeys(world)
         }));
         properties
     }

@@ -1,7 +1,7 @@
 //! One hook in the world: it asks the real decisions with what it sees, and does what they say, as
 //! `wait.rs` of the hook does. Bugs can be planted in between.
 
-use super::promises::{ENDS, ENDS_SOON, Promise, is_excused};
+use super::promises::{ENDS, ENDS_SOON, OBEYS, Promise, is_excused};
 use super::world::{Hold, STEP, World};
 use bytebase_drain::drain::{LetGo, Run, Seen, State, Step, Terms, may_end, step};
 use bytebase_drain::identity::{Heartbeat, Heartbeats};
@@ -36,11 +36,17 @@ pub enum Bug {
     MigrationIgnored,
     /// The hook takes a replica that hangs for one that works.
     HungIsBusy,
+    /// The hook takes a request that is meant for another session for one that is meant for its own.
+    AnyRequestCounts,
+    /// A hook that is asked to let its replica end does not look for a migration.
+    RequestCutsMigration,
+    /// The hook does not see that it is asked.
+    RequestIgnored,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::EarlierIdTaken,
         Self::EarlierTasksCount,
         Self::HoldForgotten,
@@ -54,6 +60,9 @@ impl Bug {
         Self::NoTimeOut,
         Self::MigrationIgnored,
         Self::HungIsBusy,
+        Self::AnyRequestCounts,
+        Self::RequestCutsMigration,
+        Self::RequestIgnored,
     ];
 
     /// The promise that it breaks, in words.
@@ -65,9 +74,12 @@ impl Bug {
             | Self::LeavesUnheld
             | Self::LeavesUnanswered
             | Self::SilenceIsNoSession
-            | Self::MigrationIgnored => Promise::Finished.text(),
+            | Self::MigrationIgnored
+            | Self::AnyRequestCounts
+            | Self::RequestCutsMigration => Promise::Finished.text(),
             Self::EarlierTasksCount | Self::HungIsBusy => ENDS_SOON,
             Self::NeverHolds => ENDS,
+            Self::RequestIgnored => OBEYS,
             Self::HoldForgotten => Promise::HoldEnds.text(),
             Self::WindowsOfItsOwn => Promise::Free.text(),
             Self::NoTimeOut => Promise::TimeOut.text(),
@@ -218,6 +230,16 @@ impl World {
         };
         let blind = rules.bug == Some(Bug::UnknownIsIdle);
         let known = hook.heartbeats.replica().map(str::to_owned);
+        let asked = match rules.bug {
+            Some(Bug::AnyRequestCounts) => self.pods.iter().any(|pod| pod.asked),
+            Some(Bug::RequestIgnored) => false,
+            _ => pod.asked,
+        };
+        let looks = match rules.bug {
+            Some(Bug::MigrationIgnored) => false,
+            Some(Bug::RequestCutsMigration) => !asked,
+            _ => true,
+        };
         Some(Seen {
             clock: seconds(self.tick) - from,
             replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
@@ -233,7 +255,8 @@ impl World {
                 }
                 _ => Some(0.0),
             },
-            migrates: pod.migrates && pod.cut.is_none() && rules.bug != Some(Bug::MigrationIgnored),
+            migrates: pod.migrates && pod.cut.is_none() && looks,
+            asked,
             running: match (self.understood, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
                 (false, true) => Some(Vec::new()),
@@ -416,6 +439,7 @@ impl World {
 
     /// A hook has ended, by itself or killed. What it held is left to the server.
     pub fn returns(&mut self, place: u8, excused: bool) {
+        self.pod_mut(place).asked = false;
         if let Some(hook) = self.hook_mut(place) {
             hook.holds = false;
             hook.phase = Phase::Gone {
@@ -435,6 +459,7 @@ fn nothing(tick: u8) -> Seen {
         sessions: Some(0),
         quiet: None,
         migrates: false,
+        asked: false,
         running: None,
         available: None,
     }

@@ -30,6 +30,7 @@ fn profiles(quick: bool) -> Vec<Profile> {
     let more = u8::from(!quick);
     let mut profiles = queue(more);
     profiles.extend(processes(more));
+    profiles.extend(operator(more));
     profiles.extend(database(more));
     profiles
 }
@@ -153,6 +154,57 @@ fn processes(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::NoTimeOut],
+        },
+    ]
+}
+
+fn operator(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "drains of two: the operator asks",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                ends: 2,
+                work: 1,
+                asks: 1 + more,
+                ticks: 2 + more,
+                ..none
+            },
+            finds: &[Bug::AnyRequestCounts, Bug::RequestIgnored],
+        },
+        Profile {
+            name: "drain: the operator asks, a schema migration",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                ends: 1,
+                work: 1,
+                migrations: 1,
+                asks: 1 + more,
+                ticks: 4 + more,
+                ..none
+            },
+            finds: &[Bug::RequestCutsMigration],
+        },
+        Profile {
+            name: "drain: the operator asks, the database goes away",
+            replicas: 1,
+            begins: 0,
+            timeout: 30,
+            budget: Budget {
+                ends: 1,
+                work: 1,
+                outages: 1,
+                deafnesses: 1,
+                asks: 1 + more,
+                ticks: 5 + more,
+                ..none
+            },
+            finds: &[],
         },
     ]
 }

@@ -15,6 +15,9 @@ pub const ENDS_SOON: &str = "every drain ends soon once the world behaves and no
 /// The same, while work comes faster than it is done.
 pub const ENDS: &str = "every drain ends once the world behaves, also where new work keeps coming";
 
+/// What must follow from every state in which a hook is asked, even if no task ever ends.
+pub const OBEYS: &str = "a drain whose hook is asked to let its replica end, and reaches the database, ends soon, whatever tasks run, once no migration does";
+
 /// A promise of the hooks'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Promise {
@@ -33,7 +36,7 @@ impl Promise {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Finished => {
-                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed or had no answer of the database for two minutes, the replica had no session for one or hung as long, or the task was claimed after the last reading of the hook and could be claimed before it"
+                "before the time-out no pod ends whose replica runs a task or migrates the schema, unless its hook was killed, was asked to let it end while it did not migrate, or had no answer of the database for two minutes, the replica had no session for one or hung as long, or the task was claimed after the last reading of the hook and could be claimed before it"
             }
             Self::Free => {
                 "all hooks together hold the queue for no longer than the limit, and then leave it free for as long, but for the moment of a last reading"
@@ -80,6 +83,8 @@ pub fn is_excused(world: &World, rules: &Rules, place: u8) -> bool {
     let (pod, tick) = (world.pod(place), world.tick);
     pod.hook().is_some_and(|hook| {
         hook.elapsed(tick) >= rules.terms.timeout
+            // It does not begin to migrate once it is asked to end.
+            || (pod.asked && !pod.migrates)
             || since(hook.answered, tick) >= UNREACHABLE
             || pod.cut.is_some_and(|cut| since(cut, tick) >= DISCONNECTED)
     })

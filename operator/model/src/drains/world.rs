@@ -45,6 +45,8 @@ pub struct Pod {
     pub hangs: bool,
     /// Its replica migrates the schema, as one does that has just started.
     pub migrates: bool,
+    /// The operator asks its hook to let it end.
+    pub asked: bool,
     /// What becomes of it.
     pub stage: Stage,
 }
@@ -98,6 +100,8 @@ pub struct Budget {
     pub migrations: u8,
     /// Hooks that are killed.
     pub kills: u8,
+    /// Times the operator begins to ask a hook to let its replica end.
+    pub asks: u8,
     /// Attempts to hold the queue that meet a replica that promotes work at that moment. Promoting
     /// takes a moment: of this and the next two together no more than a hook makes up for.
     pub refusals: u8,
@@ -161,6 +165,8 @@ pub enum Action {
     Migrate(u8),
     /// Kubernetes asks a pod to end.
     AskToEnd(u8),
+    /// The operator asks the session of a hook to let the replica end, or asks that no more.
+    Ask(u8),
     /// The process of a hook dies: Kubernetes ends the replica.
     Kill(u8),
     /// The server notices that no process is there behind a hold.
@@ -187,6 +193,7 @@ impl World {
             cut: None,
             hangs: false,
             migrates: false,
+            asked: false,
             stage: Stage::Serves,
         };
         Self {
@@ -208,7 +215,8 @@ impl World {
         &self.pods[usize::from(place)]
     }
 
-    fn pod_mut(&mut self, place: u8) -> &mut Pod {
+    /// The same, to be changed.
+    pub fn pod_mut(&mut self, place: u8) -> &mut Pod {
         &mut self.pods[usize::from(place)]
     }
 
@@ -276,6 +284,9 @@ impl World {
                     may(hook.deaf || budget.deafnesses > 0, Action::Deafen(place));
                     let lives = !matches!(hook.phase, Phase::Gone { .. });
                     may(lives && budget.kills > 0, Action::Kill(place));
+                    // Its own session may break off at any time, and the server then forgets.
+                    let begins = lives && self.up && budget.asks > 0;
+                    may(pod.asked || begins, Action::Ask(place));
                     self.of_hook(place, hook, &mut may);
                 }
                 None => may(budget.restarts > 0, Action::Restart(place)),
@@ -420,6 +431,7 @@ impl World {
                 self.budget.ends -= 1;
                 self.pod_mut(place).stage = Stage::Drains(Hook::new(self.tick));
             }
+            Action::Ask(place) => self.ask(place),
             Action::Kill(place) => {
                 self.budget.kills -= 1;
                 self.returns(place, true);
@@ -485,6 +497,14 @@ impl World {
             if hook.deaf {
                 self.budget.deafnesses -= 1;
             }
+        }
+    }
+
+    fn ask(&mut self, place: u8) {
+        let asked = &mut self.pod_mut(place).asked;
+        *asked = !*asked;
+        if *asked {
+            self.budget.asks -= 1;
         }
     }
 
