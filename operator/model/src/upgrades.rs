@@ -31,8 +31,8 @@ fn rolling(more: u8) -> Vec<Profile> {
             name: "upgrade of two: way back, third version, a replica does not come up",
             replicas: 2,
             budget: Budget {
-                upgrades: 2 + more,
-                failures: 1,
+                upgrades: 3,
+                failures: more,
                 ..none
             },
             ..Profile::default()
