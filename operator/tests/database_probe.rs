@@ -9,9 +9,9 @@
 
 use bytebase_login::plan::Reach;
 use bytebase_operator::contract::ca_bundle::CaBundle;
-use bytebase_operator::contract::hook;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
+use bytebase_operator::contract::{hook, session_key};
 use bytebase_operator::observation::reading::{Latest, Reading};
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, LoginTrial,
@@ -482,8 +482,12 @@ async fn the_holder_of_the_queue_is_named_and_a_promotion_is_no_hold() {
 
 /// As the hook itself sees it: whether the lock of this session's number is held.
 async fn is_asked(hook: &mut sqlx::PgConnection) -> bool {
-    let held = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::int8::oid \
-         AND objid = pg_backend_pid()::oid AND objsubid = 2 AND granted)";
+    let held = concat!(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::int8::oid \
+         AND objid = (SELECT ",
+        session_key!(),
+        "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted)"
+    );
     let held = sqlx::query_scalar(held).bind(i64::from(hook::LET_GO));
     held.fetch_one(hook).await.unwrap()
 }

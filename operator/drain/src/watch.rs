@@ -5,7 +5,7 @@
 //! carry the same time. The sessions are the replica's own by their `application_name`, and of its
 //! present process by their age.
 
-use bytebase_contract::hook;
+use bytebase_contract::{hook, session_key};
 use bytebase_drain::drain::{Run, Seen};
 use bytebase_drain::identity::{Heartbeat, Heartbeats};
 use sqlx::postgres::{PgArguments, PgConnection};
@@ -57,16 +57,18 @@ impl Watch {
         connection: &mut PgConnection,
         age: Option<Duration>,
     ) -> Result<Seen, sqlx::Error> {
-        let row = ask(
+        let row = ask(concat!(
             "SELECT extract(epoch FROM clock_timestamp())::float8, \
              (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1), \
              EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1), \
              to_regclass('task_run') IS NOT NULL, to_regclass('replica_heartbeat') IS NOT NULL, \
              (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
              FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8, \
-             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = pg_backend_pid()::oid AND objsubid = 2 AND granted \
+             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = (SELECT ",
+            session_key!(),
+            "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-        )
+        ))
         .bind(&self.sessions)
         .bind(MIGRATION_LOCK)
         .bind(hook::LET_GO)

@@ -292,15 +292,17 @@ async fn ask(operator: &mut PgConnection, session: i32) {
     assert!(asked);
 }
 
-async fn number(session: &mut PgConnection) -> i32 {
-    sqlx::query_scalar("SELECT pg_backend_pid()")
-        .fetch_one(session)
-        .await
-        .unwrap()
+async fn key(session: &mut PgConnection) -> i32 {
+    let key = concat!(
+        "SELECT ",
+        bytebase_contract::session_key!(),
+        " FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    );
+    sqlx::query_scalar(key).fetch_one(session).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_number() {
+async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_key() {
     let database = Database::new("asks", SCHEMA);
     let server = SERVER.get().unwrap();
     server.sql(
@@ -317,21 +319,21 @@ async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_number() {
     };
     let mut hook = database.session("drain/demo-1").await;
     let mut other = database.session("drain/demo-0").await;
-    let (own_number, other_number) = (number(&mut hook).await, number(&mut other).await);
+    let (own_key, other_key) = (key(&mut hook).await, key(&mut other).await);
     let mut watch = Watch::new("demo-1".to_owned());
     let mut first = operator("asks").await;
     assert!(!read(&mut watch, &mut hook).await.asked);
-    ask(&mut first, other_number).await;
+    ask(&mut first, other_key).await;
     assert!(!read(&mut watch, &mut hook).await.asked, "another is asked");
     assert!(read(&mut watch, &mut other).await.asked);
-    ask(&mut first, own_number).await;
+    ask(&mut first, own_key).await;
     assert!(read(&mut watch, &mut hook).await.asked);
     // Two operators ask for a moment while one takes over from the other.
     let mut second = operator("asks").await;
-    ask(&mut second, own_number).await;
+    ask(&mut second, own_key).await;
     sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
         .bind(LET_GO)
-        .bind(own_number)
+        .bind(own_key)
         .execute(&mut first)
         .await
         .unwrap();
@@ -344,21 +346,21 @@ async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_number() {
     }
     // Of locks that look alike none counts.
     let mut elsewhere = operator("postgres").await;
-    ask(&mut elsewhere, own_number).await;
+    ask(&mut elsewhere, own_key).await;
     for lock in [
-        format!("pg_advisory_lock_shared({own_number}, {LET_GO})"),
-        format!("pg_advisory_lock_shared(({LET_GO}::bigint << 32) + {own_number})"),
-        format!("pg_advisory_lock_shared({own_number})"),
+        format!("pg_advisory_lock_shared({own_key}, {LET_GO})"),
+        format!("pg_advisory_lock_shared(({LET_GO}::bigint << 32) + {own_key})"),
+        format!("pg_advisory_lock_shared({own_key})"),
     ] {
         let lock = sqlx::AssertSqlSafe(format!("SELECT {lock}"));
         sqlx::raw_sql(lock).execute(&mut first).await.unwrap();
     }
     assert!(!read(&mut watch, &mut hook).await.asked);
-    ask(&mut first, own_number).await;
+    ask(&mut first, own_key).await;
     assert!(read(&mut watch, &mut hook).await.asked);
     sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
         .bind(LET_GO)
-        .bind(own_number)
+        .bind(own_key)
         .execute(&mut first)
         .await
         .unwrap();
@@ -520,11 +522,15 @@ async fn the_program_returns_within_seconds_once_it_is_asked() {
     let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
     let mut operator = database.session("operator").await;
     let sessions = async |operator: &mut PgConnection| -> Vec<i32> {
-        sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1")
-            .bind(sessions_of("demo-1"))
-            .fetch_all(operator)
-            .await
-            .unwrap()
+        sqlx::query_scalar(concat!(
+            "SELECT ",
+            bytebase_contract::session_key!(),
+            " FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
+        ))
+        .bind(sessions_of("demo-1"))
+        .fetch_all(operator)
+        .await
+        .unwrap()
     };
     let start = Instant::now();
     let found = loop {

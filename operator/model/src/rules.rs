@@ -85,7 +85,7 @@ pub enum Bug {
     MigrationUnseen,
     /// An eviction cuts the drain short.
     DrainCutShort,
-    /// With downtime the first replica starts as soon as all the others were told to end.
+    /// With downtime the first replica starts as soon as all the others were asked to end.
     StartsEarly,
     /// With downtime nothing holds the others back until the first replica serves.
     RestNotHeld,
@@ -652,6 +652,7 @@ impl Rules {
                     expiration_time: Some(Time(at(end))),
                     ..LicenseStatus::default()
                 }),
+            unlicensed_since: None,
             unlicensed: status
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),

@@ -113,12 +113,13 @@ pub struct BytebaseClusterStatus {
 #[schemars(description = "")]
 pub struct RefusedCall {
     /// How often in a row Bytebase has refused it.
+    #[schemars(range(min = 1))]
     pub refusals: i32,
     /// When the operator tries it again. Other values in the Secrets are tried at once.
     pub retry_time: Time,
     /// What Bytebase refused.
     pub message: String,
-    /// Distinguishes the values of this call from the ones before and after, and says nothing of
+    /// Distinguishes the values of this call from the ones before and after, and says next to nothing of
     /// them: two digits of a checksum.
     pub mark: String,
 }
@@ -346,7 +347,7 @@ pub struct LogLine {
 
 /// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
 /// or less than a tenth of its time if that is shorter. `CutShort`: the license does not allow several
-/// replicas, and the operator has asked it to end at once.
+/// replicas, and the operator asks its drain hook to let it end at once.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainState {
     /// It is finishing them.
@@ -354,8 +355,8 @@ pub enum DrainState {
     /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What it has
     /// not finished by then is cancelled.
     EndsSoon,
-    /// The license does not allow several replicas, and the operator has asked it to end at once. What it
-    /// has not finished is cancelled.
+    /// The license does not allow several replicas, and the operator asks its drain hook to let it end at
+    /// once. What it has not finished then is cancelled.
     CutShort,
 }
 

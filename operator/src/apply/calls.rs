@@ -66,8 +66,10 @@ impl Calls {
     pub fn failure(&self, key: &Key) -> Option<CallFailure> {
         let entries = self.0.lock();
         let entry = entries.get(key)?;
-        let message = entry.message.clone()?;
         let refused = entry.refused.clone();
+        // As long as it counts, status says what another process would say by it.
+        let message = refused.as_ref().map(|refused| refused.message.clone());
+        let message = message.or_else(|| entry.message.clone())?;
         Some(CallFailure { message, refused })
     }
 

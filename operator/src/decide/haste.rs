@@ -9,6 +9,8 @@
 //! Kubernetes), so the drain hooks themselves are asked to let their replicas end.
 
 use super::health::{Health, Replica};
+use super::license::LicenseVerdict;
+use crate::api::status::HeartbeatState;
 use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
@@ -27,23 +29,59 @@ pub struct Hastened {
 
 /// Decides it for a license that has ended. An end that has not come yet leaves each step its whole
 /// grace period.
-pub fn hastened(observation: &Observation, health: &Health<'_>) -> Hastened {
+pub fn hastened(
+    observation: &Observation,
+    health: &Health<'_>,
+    license: &LicenseVerdict,
+) -> Hastened {
     let Some(set) = &observation.stateful_set else {
         return Hastened::default();
     };
-    if health.replicas.len() < 2 || migrates(observation) {
+    // Bytebase skips no work as long as one replica alone is active.
+    let is_alone = health.active().is_some_and(|active| active < 2);
+    if health.replicas.len() < 2 || is_alone || migrates(observation) {
         return Hastened::default();
     }
+    let began = began_at(observation, license);
     let drains = health
         .replicas
         .iter()
-        .filter_map(|replica| Some((due_at(replica, set, observation.now)?, replica)));
-    let (due, later): (Vec<_>, Vec<_>) = drains.partition(|(due_at, _)| *due_at <= observation.now);
+        .filter_map(|replica| Some((due_at(replica, set, began, observation.now)?, replica)));
+    let (mut due, later): (Vec<_>, Vec<_>) =
+        drains.partition(|(due_at, _)| *due_at <= observation.now);
+    // Where the replica that was to stay no longer works, one of these does.
+    let is_due = |replica: &Replica<'_>| due.iter().any(|(_, due)| due.pod.uid == replica.pod.uid);
+    let mut replicas = health.replicas.iter();
+    if !replicas.any(|replica| works(replica) && !is_due(replica))
+        && let Some(spared) = due.iter().position(|(_, replica)| works(replica))
+    {
+        due.remove(spared);
+    }
     let let_go = due.iter().map(|(_, replica)| replica.pod.name.clone());
     Hastened {
         let_go: let_go.collect(),
         due_at: later.iter().map(|(due_at, _)| *due_at).min(),
     }
+}
+
+/// Whether it works for all that is known. One that ends is not Ready, and works all the same.
+fn works(replica: &Replica<'_>) -> bool {
+    matches!(
+        replica.heartbeat,
+        HeartbeatState::Fresh | HeartbeatState::Unknown
+    )
+}
+
+/// Since when the license has not allowed several replicas: its end, or as status has it. A moment
+/// without a license must not cut short what began to end long before.
+fn began_at(observation: &Observation, license: &LicenseVerdict) -> Timestamp {
+    let now = observation.now;
+    let end = license.status.as_ref();
+    let end = end.and_then(|license| Some(license.expiration_time.as_ref()?.0));
+    let end = end.filter(|end| *end <= now);
+    let reported = observation.remembered.unlicensed_since;
+    end.max(Some(reported.map_or(now, |since| since.min(now))))
+        .unwrap_or(now)
 }
 
 /// Whether a replica is known to migrate the schema. The end of it in the middle of that costs more
@@ -54,12 +92,18 @@ fn migrates(observation: &Observation) -> bool {
     sessions.is_some_and(|sessions| sessions.migration_running)
 }
 
-/// When a pod that the gate has taken away has had its time.
-fn due_at(replica: &Replica<'_>, set: &StatefulSetView, now: Timestamp) -> Option<Timestamp> {
+/// When a pod that the gate has taken away has had its time. `began`: since when the license has not
+/// allowed it.
+fn due_at(
+    replica: &Replica<'_>,
+    set: &StatefulSetView,
+    began: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let pod = replica.pod;
     let is_up = pod.ends_by.is_some_and(|by| by <= now);
     if set.covers(pod.ordinal) || replica.node_is_silent() || is_up {
         return None;
     }
-    pod.ending_since?.checked_add(PATIENCE).ok()
+    pod.ending_since?.max(began).checked_add(PATIENCE).ok()
 }

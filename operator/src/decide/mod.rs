@@ -212,7 +212,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
     let hastened = match findings.haste {
-        Haste::Ended if !cluster.paused => haste::hastened(observation, health),
+        Haste::Ended if !cluster.paused => haste::hastened(observation, health, license),
         _ => haste::Hastened::default(),
     };
     let restart = silent::restart(cluster, observation, health, database, rollout);
@@ -223,7 +223,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
     let call = call::call(cluster, observation, license, health);
     let common = report(phase, observation, health, &hastened.let_go);
-    // What came of a call that nobody wants any more does not matter.
+    // What came of a call that is no longer wanted does not matter.
     let refused_call = common.refused_call.filter(|_| !matches!(call, Wanted::No));
     let quiet = matches!(
         phase,
@@ -292,11 +292,11 @@ fn blocked(
     let database =
         database.map(|database| database::judge(database, wanted, observation, health, false));
     // Whatever is wanted, the gate leaves one.
-    let haste = replicas::haste(1, enforcement, &license);
+    let haste = replicas::haste(wanted.min(1), enforcement, &license);
     let closed = haste != Haste::Orderly;
     let acts = closed && !paused;
     let hastened = match haste {
-        Haste::Ended if acts => haste::hastened(observation, health),
+        Haste::Ended if acts => haste::hastened(observation, health, &license),
         _ => haste::Hastened::default(),
     };
     let set = observation.stateful_set.as_ref();

@@ -96,8 +96,8 @@ struct Entry {
     /// Of the pod.
     uid: String,
     line: Option<RedactedLine>,
-    /// The container whose log was read last, and how that went.
-    read: Option<(String, Read)>,
+    /// The log that was read last, and how that went. A process that hung may say why as it ends.
+    read: Option<(LogPlace, Read)>,
 }
 
 #[derive(Clone, Copy)]
@@ -185,7 +185,7 @@ impl LogLines {
                 (entry.uid, entry.line, entry.read) = (uid.clone(), None, None);
             }
             let before = entry.read.as_ref();
-            let before = before.filter(|(container, _)| *container == log.container);
+            let before = before.filter(|(place, _)| *place == log);
             let failures = match before {
                 None => 0,
                 Some((_, read)) => match read.failures_before_another() {
@@ -194,7 +194,7 @@ impl LogLines {
                 },
             };
             let begun = Read::Begun(Instant::now(), failures);
-            entry.read = Some((log.container.clone(), begun));
+            entry.read = Some((log.clone(), begun));
         }
         let (lines, secrets) = (self.clone(), Arc::clone(secrets));
         let (api, name, cluster) = (reader.api.clone(), pod.name_any(), reader.cluster.clone());
@@ -221,23 +221,23 @@ impl LogLines {
         // The pod may have gone, or restarted, while its log was read.
         let entry = entries.get_mut(pod).filter(|entry| entry.uid == uid);
         let Some(entry) = entry else { return false };
-        let Some((container, Read::Begun(_, failures))) = &entry.read else {
+        let Some((place, Read::Begun(_, failures))) = &entry.read else {
             return false;
         };
-        if *container != log.container {
+        if place != log {
             return false;
         }
         let failures = *failures;
         let line = match found {
             Found::Unknown => {
                 let failed = Read::Failed(Instant::now(), failures + 1);
-                entry.read = Some((log.container.clone(), failed));
+                entry.read = Some((log.clone(), failed));
                 return false;
             }
             Found::Nothing => None,
             Found::Line(line) => Some(line),
         };
-        entry.read = Some((log.container.clone(), Read::Done));
+        entry.read = Some((log.clone(), Read::Done));
         let is_same = match (&line, &entry.line) {
             // It may say something later; the end before may be the reason.
             (None, _) if log.runs => true,

@@ -37,6 +37,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         && conditions.any(|condition| condition.reason == cannot_read);
     let unlicensed = refusal(ConditionType::HaLicensed).filter(|_| !stood_in);
     let of_license = Remembered {
+        unlicensed_since: unlicensed.as_ref().and_then(|_| unlicensed_since(status)),
         unlicensed: unlicensed.map(|refusal| refusal.reason),
         license: license(LicenseSource::Database, false),
         stand_in: license(LicenseSource::Secret, true),
@@ -90,6 +91,14 @@ fn silent_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid
         Some((replica.pod.clone(), (id, replica.since.as_ref()?.0)))
     });
     since.collect()
+}
+
+/// Since when `HALicensed` has been what it is.
+fn unlicensed_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {
+    let mut conditions = status.conditions.iter();
+    let licensed = ConditionType::HaLicensed.as_ref();
+    let condition = conditions.find(|condition| condition.type_ == licensed)?;
+    Some(condition.last_transition_time.0)
 }
 
 fn queue_held_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {
@@ -182,6 +191,7 @@ mod tests {
             Remembered {
                 license: all.license.clone(),
                 unlicensed: all.unlicensed,
+                unlicensed_since: all.unlicensed_since,
                 ..Remembered::default()
             }
         );

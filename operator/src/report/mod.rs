@@ -210,6 +210,7 @@ pub fn status(
     let stalled = failures
         .iter()
         .any(|failure| failure.kind.reason().is_some());
+    let is_applied = failures.is_empty() && phase != Some(Phase::Invalid);
     // Where a write failed and may succeed when it is tried again, what was decided on this spec does
     // not stand yet: the status goes on speaking of the spec before.
     let generation = if failures.is_empty() || stalled {
@@ -242,8 +243,9 @@ pub fn status(
         conditions: with_failures(conditions, failures)
             .into_iter()
             .map(|draft| {
-                let generation = if stalled && promises_the_spec(draft.type_) {
-                    Some(observed_before(previous, draft.type_))
+                let promises = draft.status == Some(true) && promises_the_spec(draft.type_);
+                let generation = if promises && !is_applied {
+                    Some(applied_before(previous, draft.type_))
                 } else {
                     generation
                 };
@@ -259,10 +261,10 @@ fn promises_the_spec(type_: ConditionType) -> bool {
     matches!(type_, ConditionType::Ready | ConditionType::RolloutComplete)
 }
 
-/// The generation that a condition spoke of before; 0, which no spec has, if there was none.
-fn observed_before(previous: &BytebaseClusterStatus, type_: ConditionType) -> i64 {
+/// The generation of which a condition was True before; 0, which no spec has, if it was not.
+fn applied_before(previous: &BytebaseClusterStatus, type_: ConditionType) -> i64 {
     let mut before = previous.conditions.iter();
-    let before = before.find(|before| before.type_ == type_.as_ref());
+    let before = before.find(|before| before.type_ == type_.as_ref() && before.status == "True");
     before
         .and_then(|before| before.observed_generation)
         .unwrap_or(0)
@@ -590,16 +592,16 @@ fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
 fn drain_cut(replica: &ReplicaStatus) -> Notice {
     let lost = match replica.running_tasks {
         Some(0) => "it runs no task".to_owned(),
-        Some(1) => "the task that it still runs is cancelled".to_owned(),
-        Some(tasks) => format!("the {tasks} tasks that it still runs are cancelled"),
-        None => "what it has not finished is cancelled".to_owned(),
+        Some(1) => "the task that it still runs is cancelled then".to_owned(),
+        Some(tasks) => format!("the {tasks} tasks that it still runs are cancelled then"),
+        None => "what it has not finished is cancelled then".to_owned(),
     };
     Notice {
         warning: true,
         condition: None,
         reason: Reason::HeldBackByLicense,
         message: format!(
-            "{} is asked to end at once, since the license does not allow several replicas and it was asked {} minutes ago: {lost}",
+            "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
             replica.pod,
             PATIENCE.as_mins()
         ),

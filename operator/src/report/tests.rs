@@ -256,15 +256,22 @@ fn what_promises_the_spec_speaks_of_no_generation_that_was_refused() {
         status(previous, decided(), failures, Some(generation), now())
     };
 
+    let retried = [refused(FailureKind::Transient, false)];
     let never = at(&none, &failed, 1);
     let stood = at(&none, &[], 3);
     let drifted = at(&stood, &failed, 3);
     let edited = at(&drifted, &failed, 4);
-    let stands = at(&edited, &[], 4);
+    let again = at(&at(&edited, &retried, 4), &failed, 4);
+    let invalid = report(&json!({"version": "!"}), &healthy(3, stored(&json!({}))));
+    let invalid = status(&edited, invalid, &[], Some(5), now());
+    let corrected = at(&invalid, &failed, 6);
+    let stands = at(&corrected, &[], 6);
     for type_ in [ConditionType::Ready, ConditionType::RolloutComplete] {
-        let observed = [&never, &stood, &drifted, &edited, &stands];
+        let observed = [&never, &stood, &drifted, &edited, &again, &stands];
         let observed = observed.map(|status| of_generation(status, type_));
-        assert_eq!(observed, [0, 3, 3, 3, 4].map(Some), "{type_}");
+        assert_eq!(observed, [0, 3, 3, 3, 3, 6].map(Some), "{type_}");
+        let corrected = of_generation(&corrected, type_);
+        assert!(corrected <= Some(3), "{type_}: {corrected:?}");
     }
     // The refusal itself is the outcome of the new spec.
     for type_ in [ConditionType::Stalled, ConditionType::Reconciling] {
@@ -309,10 +316,7 @@ fn a_refused_write_stalls_whatever_was_decided() {
     // What passes by itself is no condition.
     for kind in [FailureKind::Transient, FailureKind::Conflict] {
         let status = status(
-            &BytebaseClusterStatus {
-                observed_generation: Some(4),
-                ..BytebaseClusterStatus::default()
-            },
+            &first(decided()),
             decided(),
             &[refused(kind, true)],
             Some(4),
@@ -641,9 +645,9 @@ fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
     let before = first(report(Some(2), DrainState::Draining));
     for (tasks, lost) in [
         (Some(0), "it runs no task"),
-        (Some(1), "the task that it still runs is cancelled"),
-        (Some(2), "the 2 tasks that it still runs are cancelled"),
-        (None, "what it has not finished is cancelled"),
+        (Some(1), "the task that it still runs is cancelled then"),
+        (Some(2), "the 2 tasks that it still runs are cancelled then"),
+        (None, "what it has not finished is cancelled then"),
     ] {
         let cut = report(tasks, DrainState::CutShort);
         let cut = status(&before, cut, &[], None, now());

@@ -4,7 +4,7 @@ use super::plan;
 use crate::api::status::DrainState;
 use crate::decide::plan::Plan;
 use crate::observation::{Observation, Sessions, StoredLicense};
-use crate::testing::{after, healthy, no_license, stored, with_facts};
+use crate::testing::{after, healthy, heartbeats, no_license, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -19,6 +19,8 @@ fn draining(seconds: i64, license: StoredLicense) -> Observation {
     pod.deleting = true;
     pod.ending_since = Some(after(SignedDuration::from_secs(-seconds)));
     pod.ends_by = Some(after(SignedDuration::from_secs(3600 - seconds)));
+    // Before any of them began to end.
+    seen.remembered.unlicensed_since = Some(after(SignedDuration::from_secs(-4000)));
     seen
 }
 
@@ -61,6 +63,50 @@ fn each_drain_has_its_own_five_minutes() {
     let plan = plan(&json!({}), &seen);
     assert_eq!(let_go(&plan), ["demo-2"]);
     assert_eq!(plan.next, Some(after(SignedDuration::from_secs(200))));
+}
+
+#[test]
+fn a_moment_without_a_license_cuts_nothing_short_that_began_to_end_before() {
+    for since in [None, Some(0), Some(-100)] {
+        let mut seen = draining(3000, no_license());
+        seen.remembered.unlicensed_since =
+            since.map(|since| after(SignedDuration::from_secs(since)));
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(let_go(&plan), [""; 0]);
+        let left = 300 + since.unwrap_or(0);
+        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(left))));
+    }
+    // Where the gate closed ahead of the end, the end is what counts.
+    let ended = json!({"exp": after(SignedDuration::from_secs(-200)).as_second()});
+    let plan = plan(&json!({}), &draining(3000, stored(&ended)));
+    assert_eq!(let_go(&plan), [""; 0]);
+    assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100))));
+}
+
+/// Two that end and have had their time, beside one that was to stay.
+fn two_draining() -> Observation {
+    let mut seen = draining(400, no_license());
+    seen.stateful_set.as_mut().unwrap().replicas = 1;
+    let last = seen.pods[2].clone();
+    let pod = &mut seen.pods[1];
+    pod.deleting = true;
+    (pod.ending_since, pod.ends_by) = (last.ending_since, last.ends_by);
+    seen
+}
+
+#[test]
+fn the_last_replica_that_serves_is_not_asked() {
+    let plan = |seen: &Observation| plan(&json!({}), seen);
+    assert_eq!(let_go(&plan(&two_draining())), ["demo-1", "demo-2"]);
+    let broken = with_facts(two_draining(), |facts| {
+        heartbeats(facts)[0].age = std::time::Duration::from_secs(400);
+    });
+    assert_eq!(let_go(&plan(&broken)), ["demo-2"]);
+    // One alone is active: Bytebase skips no work.
+    let alone = with_facts(broken, |facts| {
+        heartbeats(facts)[1].age = std::time::Duration::from_secs(400);
+    });
+    assert_eq!(let_go(&plan(&alone)), [""; 0]);
 }
 
 #[test]

@@ -186,6 +186,7 @@ prop_compose! {
                 expiration_time: end.map(Time),
                 ..LicenseStatus::default()
             }),
+            unlicensed_since: unlicensed.then(now),
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
             version: parts[2].then(|| message.clone()),

@@ -562,11 +562,8 @@ async fn turn(
 ) {
     let started = Instant::now();
     // Boxed, so that a waiting task holds no room for a login in progress.
-    let (reading, let_go) = {
-        let state = shared.state.lock();
-        (state.reading, state.let_go.clone())
-    };
-    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading, &let_go)))
+    let reading = shared.state.lock().reading;
+    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
         .catch_unwind()
         .await;
     let outcome = outcome.unwrap_or_else(|_| {
@@ -588,6 +585,8 @@ async fn turn(
     if shared.state.lock().record(outcome, read) {
         wake();
     }
+    let let_go = shared.state.lock().let_go.clone();
+    prober.ask_hooks(&let_go).await;
     sleep_until(read + LEAST_PAUSE).await;
     tokio::select! {
         () = sleep_until(read + pause) => {}
@@ -652,11 +651,7 @@ impl Openings {
 // === impl Prober ===
 
 impl Prober {
-    async fn probe(
-        &mut self,
-        reading: Reading,
-        let_go: &[String],
-    ) -> Result<DatabaseFacts, ProbeFailure> {
+    async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
         if reading.try_login {
             self.try_login().await;
         }
@@ -664,7 +659,6 @@ impl Prober {
         if let Ok(facts) = &mut outcome {
             facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
         }
-        self.ask_hooks(let_go).await;
         if !reading.keep_session
             && let Some(session) = self.session.take()
         {
@@ -679,16 +673,18 @@ impl Prober {
         let Some(session) = &mut self.session else {
             return;
         };
-        if names.is_empty() && !session.asks {
+        // Another's session of the server may get what is sent through a transaction-mode pooler.
+        let may_ask = !names.is_empty() && !session.facts.transaction_pooler;
+        if !may_ask && !session.asks {
             return;
         }
-        if queries::let_go(&mut session.connection, names)
-            .await
-            .is_ok()
-        {
-            session.asks = !names.is_empty();
-        } else {
-            self.session = None;
+        match queries::let_go(&mut session.connection, if may_ask { names } else { &[] }).await {
+            Ok(()) => session.asks = may_ask,
+            // The server understood it and said no: the session is as good as before.
+            Err(queries::Failed::Sql(sqlx::Error::Database(_))) => {
+                tracing::debug!("the server takes no advisory lock, so no drain hook is asked");
+            }
+            Err(_) => self.session = None,
         }
     }
 
@@ -1089,7 +1085,7 @@ mod tests {
         assert_eq!(last_after(of(None)), of(None));
         assert_eq!(last_after(known()), known());
         assert_eq!(last_after(of(None)), known());
-        // A database that was emptied begins anew.
+        // A database that was emptied begins again.
         assert_eq!(last_after(SchemaState::Empty), SchemaState::Empty);
         assert_eq!(last_after(of(None)), of(None));
     }

@@ -11,9 +11,9 @@
 use super::Login;
 use super::classify::{self, Phase, Place};
 use super::connect;
-use crate::contract::hook;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
+use crate::contract::{hook, session_key};
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
@@ -398,10 +398,11 @@ pub(super) async fn let_go(
         // Locks of a session are counted, so what was asked before is taken back first.
         let release = sqlx::query("SELECT pg_advisory_unlock_all()").persistent(false);
         release.execute(&mut *connection).await?;
-        let ask = sqlx::query(
-            "SELECT pg_try_advisory_lock_shared($1, pid) FROM pg_stat_activity \
-             WHERE datname = current_database() AND application_name = ANY($2)",
-        );
+        let ask = sqlx::query(concat!(
+            "SELECT pg_try_advisory_lock_shared($1, ",
+            session_key!(),
+            ") FROM pg_stat_activity WHERE datname = current_database() AND application_name = ANY($2)",
+        ));
         let ask = ask.bind(hook::LET_GO).bind(sessions).persistent(false);
         ask.execute(connection).await.map(|_| ())
     };
