@@ -448,7 +448,7 @@ async fn forbidden_kind(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "True", "")
         .await?;
-    // No spec has been applied to its end, so nobody who waits for one goes on.
+    // No spec has been applied to its end, so no one who waits for one goes on.
     let object = format!("bytebasecluster/{NAME}");
     let waiting = ["wait", "--for=condition=Ready", &object, "--timeout=2s"];
     ensure!(

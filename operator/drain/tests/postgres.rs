@@ -292,6 +292,15 @@ async fn ask(operator: &mut PgConnection, session: i32) {
     assert!(asked);
 }
 
+async fn take_back(operator: &mut PgConnection, session: i32) {
+    sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
+        .bind(LET_GO)
+        .bind(session)
+        .execute(operator)
+        .await
+        .unwrap();
+}
+
 async fn key(session: &mut PgConnection) -> i32 {
     let key = concat!(
         "SELECT ",
@@ -331,12 +340,7 @@ async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_key() {
     // Two operators ask for a moment while one takes over from the other.
     let mut second = operator("asks").await;
     ask(&mut second, own_key).await;
-    sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
-        .bind(LET_GO)
-        .bind(own_key)
-        .execute(&mut first)
-        .await
-        .unwrap();
+    take_back(&mut first, own_key).await;
     assert!(read(&mut watch, &mut hook).await.asked);
     second.close().await.unwrap();
     let start = Instant::now();
@@ -358,12 +362,7 @@ async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_key() {
     assert!(!read(&mut watch, &mut hook).await.asked);
     ask(&mut first, own_key).await;
     assert!(read(&mut watch, &mut hook).await.asked);
-    sqlx::query("SELECT pg_advisory_unlock_shared($1, $2)")
-        .bind(LET_GO)
-        .bind(own_key)
-        .execute(&mut first)
-        .await
-        .unwrap();
+    take_back(&mut first, own_key).await;
     assert!(!read(&mut watch, &mut hook).await.asked, "released");
 }
 
