@@ -389,7 +389,10 @@ async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
         "jsonpath={.items[*].message}",
     ];
     let published = sandbox.kubectl(&events).await?;
-    ensure!(published.contains("asked to end at once"), "{published}");
+    ensure!(
+        published.contains("asked to let it end at once"),
+        "{published}"
+    );
     Ok(())
 }
 
