@@ -17,8 +17,9 @@ use crate::session::reaper;
 use crate::session::state::Purpose;
 use crate::{demo, soak, times};
 
-/// Scenarios side by side without a word about it.
-const DEFAULT_JOBS: usize = 4;
+/// Scenarios side by side without a word about it. They wait more than they work: with four, two
+/// processors are idle for a third of the time.
+const DEFAULT_JOBS: usize = 6;
 /// What shells report for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 

@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(400),
+    .takes(500),
     Scenario::new(
         "busy-all-deleted",
         "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",
@@ -62,7 +62,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(300),
+    .takes(150),
     Scenario::new(
         "license-cuts-drains",
         "Where the license has ended, a replica has five minutes for its tasks: then its drain hook lets it end, and a warning event says what is lost.",
