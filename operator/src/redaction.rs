@@ -2,7 +2,7 @@
 //!
 //! Two rules hold at the same time. No part of a secret that the operator knows is shown. And of what
 //! it does not know, only words are shown that look like words of a message: a login, a token or a
-//! key of somebody's looks like none.
+//! key looks like none.
 
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};

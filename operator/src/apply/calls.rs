@@ -80,7 +80,6 @@ impl Calls {
         entries.entry(key.clone()).or_insert_with(|| Entry {
             refused: Some(refused.clone()),
             retry_at: refused.retry_time.0,
-            message: Some(refused.message.clone()),
             ..Entry::new(Fingerprint::Mark(refused.mark.clone()))
         });
     }
@@ -141,30 +140,30 @@ impl Calls {
                 return;
             }
         };
-        let pause = match error {
+        let after = |pause| now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        entry.retry_at = match error {
             CallError::Unreachable(_) => {
                 entry.unanswered += 1;
-                UNANSWERED_RETRY
+                after(UNANSWERED_RETRY)
             }
             error if error.is_refusal() => {
                 entry.unanswered = 0;
                 let before = entry.refused.as_ref().map_or(0, |refused| refused.refusals);
                 let refusals = before.saturating_add(1);
-                let pause = refused_pause(refusals);
+                let retry_at = after(refused_pause(refusals));
                 entry.refused = Some(RefusedCall {
                     refusals,
-                    retry_time: Time(now.saturating_add(pause).unwrap_or(Timestamp::MAX)),
+                    retry_time: Time(retry_at),
                     message: error.to_string(),
                     mark: entry.fingerprint.mark(),
                 });
-                pause
+                retry_at
             }
             _ => {
                 entry.unanswered = 0;
-                FAILED_RETRY
+                after(FAILED_RETRY)
             }
         };
-        entry.retry_at = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         if entry.unanswered == 0 || entry.unanswered > UNANSWERED {
             entry.message = Some(error.to_string());
         }

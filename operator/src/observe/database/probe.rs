@@ -586,7 +586,8 @@ async fn turn(
         wake();
     }
     let let_go = shared.state.lock().let_go.clone();
-    prober.ask_hooks(&let_go).await;
+    // Boxed likewise.
+    Box::pin(prober.ask_hooks(&let_go)).await;
     sleep_until(read + LEAST_PAUSE).await;
     tokio::select! {
         () = sleep_until(read + pause) => {}
