@@ -14,6 +14,7 @@ use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
 use crate::cluster::audit::Call;
+use crate::cluster::faults::container_id;
 use crate::scenario::sandbox::Sandbox;
 use crate::scenarios::drains::{running_task, wait_task};
 use crate::scenarios::support::{self, NAME};
@@ -79,11 +80,11 @@ async fn tasks_by_the_way(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
 
 /// The most memory that the drain hook of a pod has taken, in MB.
 async fn hook_memory(sandbox: &Sandbox, pod: &Pod) -> Result<f64> {
-    let id = container(pod).context("no container")?;
+    let id = container_id(pod, "bytebase")?;
     let cluster = &sandbox.harness().cluster;
     let start = Instant::now();
     loop {
-        for process in cluster.processes_of(id).await? {
+        for process in cluster.processes_of(&id).await? {
             // It may have ended in between.
             let read = format!("cat /proc/{process}/status 2>/dev/null || true");
             let status = cluster.on_node(&read).await?;
@@ -102,21 +103,12 @@ async fn hook_memory(sandbox: &Sandbox, pod: &Pod) -> Result<f64> {
     }
 }
 
-/// The id of the container that runs Bytebase.
-fn container(pod: &Pod) -> Option<&str> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let id = statuses
-        .iter()
-        .find_map(|status| status.container_id.as_deref())?;
-    id.rsplit('/').next()
-}
-
 async fn quiet_pod(sandbox: &Sandbox, table: &mut Table) -> Result<()> {
     let mut most = 0;
     for pod in support::pods(sandbox).await? {
-        let id = container(&pod).context("no container")?;
+        let id = container_id(&pod, "bytebase")?;
         let cluster = &sandbox.harness().cluster;
-        most = most.max(cluster.processes_of(id).await?.len());
+        most = most.max(cluster.processes_of(&id).await?.len());
     }
     table.row(
         "processes in the container of a quiet pod",

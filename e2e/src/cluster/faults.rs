@@ -69,7 +69,7 @@ async fn strike(cluster: &Cluster, pids: &[u32], blow: Blow) -> Result<()> {
 }
 
 /// The id of the container's current start, without the runtime's prefix.
-fn container_id(pod: &Pod, container: &str) -> Result<String> {
+pub fn container_id(pod: &Pod, container: &str) -> Result<String> {
     let status = pod.status.as_ref().context("the pod has no status yet")?;
     let id = status
         .container_statuses

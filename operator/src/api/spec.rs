@@ -17,6 +17,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Most replicas that a cluster may have.
 pub const MOST_REPLICAS: i32 = 50;
@@ -276,6 +277,12 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
+impl fmt::Display for SecretKeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret {}, key {}", self.name, self.key)
+    }
+}
+
 /// One key of a ConfigMap in the cluster's namespace.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigMapKeyRef {
@@ -285,6 +292,12 @@ pub struct ConfigMapKeyRef {
     /// Key in the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+impl fmt::Display for ConfigMapKeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigMap {}, key {}", self.name, self.key)
+    }
 }
 
 /// Where the metadata database is: exactly one of `urlSecretRef`, `url` or `host`.

@@ -80,8 +80,8 @@ fn began_at(observation: &Observation, license: &LicenseVerdict) -> Timestamp {
     let end = end.and_then(|license| Some(license.expiration_time.as_ref()?.0));
     let end = end.filter(|end| *end <= now);
     let reported = observation.remembered.unlicensed_since;
-    end.max(Some(reported.map_or(now, |since| since.min(now))))
-        .unwrap_or(now)
+    let reported = reported.map_or(now, |since| since.min(now));
+    end.map_or(reported, |end| end.max(reported))
 }
 
 /// Whether a replica is known to migrate the schema. The end of it in the middle of that costs more

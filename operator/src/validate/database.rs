@@ -12,6 +12,7 @@ use crate::contract::version::Version;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
+use std::fmt;
 
 /// Where the CA bundle is mounted in the pods.
 pub const CA_PATH: &str = "/etc/bytebase/database-ca/ca.crt";
@@ -67,6 +68,15 @@ pub enum CaSource {
     ConfigMap(ConfigMapKeyRef),
 }
 
+impl fmt::Display for CaSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(reference) => reference.fmt(f),
+            Self::ConfigMap(reference) => reference.fmt(f),
+        }
+    }
+}
+
 pub(super) fn validate(
     spec: &DatabaseSpec,
     version: Option<Version>,
@@ -101,7 +111,7 @@ pub(super) fn validate(
         let field = "spec.database.urlSecretRef";
         let text = diagnostics.keep(references.secret_text(field, reference))?;
         checksum.add("url", text.expose_secret().as_bytes());
-        let where_ = format!("Secret {}, key {}", reference.name, reference.key);
+        let where_ = reference.to_string();
         let url = diagnostics.keep(parse(
             field,
             Reason::InvalidSecret,
@@ -338,7 +348,7 @@ fn operator_url(
     };
     let field = "spec.database.monitorSecretRef";
     let text = diagnostics.keep(references.secret_text(field, reference))?;
-    let where_ = format!("Secret {}, key {}", reference.name, reference.key);
+    let where_ = reference.to_string();
     let monitor = parse(field, Reason::InvalidSecret, &where_, text.expose_secret());
     let monitor = monitor.and_then(|monitor| {
         if !monitor.is_inside_the_pod() {
@@ -363,7 +373,7 @@ fn ca(
     checksum: &mut Checksum,
     diagnostics: &mut Diagnostics,
 ) -> Option<(CaSource, CaBundle)> {
-    let (field, source, where_, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
+    let (field, source, bytes) = match (&spec.ca_secret_ref, &spec.ca_config_map_ref) {
         (Some(_), Some(_)) => {
             diagnostics.invalid(
                 "spec.database",
@@ -377,7 +387,6 @@ fn ca(
             (
                 field,
                 CaSource::Secret(reference.clone()),
-                format!("Secret {}, key {}", reference.name, reference.key),
                 diagnostics.keep(references.secret_bytes(field, reference))?,
             )
         }
@@ -386,7 +395,6 @@ fn ca(
             (
                 field,
                 CaSource::ConfigMap(reference.clone()),
-                format!("ConfigMap {}, key {}", reference.name, reference.key),
                 diagnostics.keep(references.config_map_bytes(field, reference))?,
             )
         }
@@ -397,7 +405,7 @@ fn ca(
             diagnostics.problems.push(Problem::blocking(
                 field,
                 Reason::InvalidSecret,
-                format!("{where_} {error}"),
+                format!("{source} {error}"),
             ));
             return None;
         }

@@ -74,7 +74,7 @@ pub(super) fn validate(
                 diagnostics.problems.push(Problem::reported(
                     field,
                     Reason::InvalidSecret,
-                    format!("Secret {}, key {}: {error}", reference.name, reference.key),
+                    format!("{reference}: {error}"),
                 ));
                 None
             }

@@ -134,15 +134,12 @@ impl References {
             Ok(_) => Err(Problem::blocking(
                 field,
                 Reason::InvalidSecret,
-                format!("Secret {}, key {} is empty", reference.name, reference.key),
+                format!("{reference} is empty"),
             )),
             Err(_) => Err(Problem::blocking(
                 field,
                 Reason::InvalidSecret,
-                format!(
-                    "Secret {}, key {} is not text",
-                    reference.name, reference.key
-                ),
+                format!("{reference} is not text"),
             )),
         }
     }
@@ -169,7 +166,7 @@ pub(super) fn login_text(
     Err(Problem::blocking(
         field,
         Reason::InvalidSecret,
-        format!("Secret {}, key {} {fault}", reference.name, reference.key),
+        format!("{reference} {fault}"),
     ))
 }
 
