@@ -17,7 +17,7 @@ use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
-use crate::soak::Load;
+use crate::soak::load::{self, Load};
 use crate::wait;
 
 /// For several rollouts of busy replicas.
@@ -27,12 +27,12 @@ const LONG: Duration = Duration::from_mins(25);
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "busy-through-changes",
-        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back.",
+        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back, while the operator is killed again and again.",
         |sandbox| Box::pin(through_changes(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(500),
+    .takes(760),
     Scenario::new(
         "busy-all-deleted",
         "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",
@@ -91,13 +91,13 @@ pub const SCENARIOS: &[Scenario] = &[
 const RATE: u32 = 60;
 /// Longest until three busy replicas are replaced: each may wait a minute for an idle one and then
 /// for its tasks, with the queue held.
-const ROLLOUT: Duration = Duration::from_mins(8);
+const ROLLOUT: Duration = Duration::from_mins(12);
 
 /// Three replicas whose drains may take longer than their tasks.
 fn busy_cluster(sandbox: &Sandbox) -> Value {
     let mut cluster = support::licensed(sandbox, 3);
-    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(180);
-    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(40);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(load::DRAIN_TIMEOUT);
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(load::HOLD_LIMIT);
     cluster
 }
 
@@ -153,7 +153,7 @@ async fn rolled_out(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> 
 }
 
 /// Another version together with another password, the old one of which works no more; then three
-/// replicas, one, and three again.
+/// replicas, one, and three again. Whatever the operator is at, it is killed in the middle of it.
 async fn through_changes(sandbox: Sandbox) -> Result<()> {
     let mut cluster = busy_cluster(&sandbox);
     cluster["spec"]["version"] = json!("3.20.0");
@@ -172,15 +172,32 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
             status["rollout"]["waitingFor"] == "SecretInPods"
         })
         .await?;
-    rolled_out(&sandbox, "rolled=yes", 3).await?;
+    tokio::select! {
+        done = roll_and_scale(&sandbox) => done?,
+        failed = killed_again_and_again(&sandbox) => failed?,
+    }
+    nothing_is_lost(pool, load).await
+}
+
+async fn roll_and_scale(sandbox: &Sandbox) -> Result<()> {
+    rolled_out(sandbox, "rolled=yes", 3).await?;
     for replicas in [1, 3] {
-        support::patch_spec(&sandbox, json!({"replicas": replicas})).await?;
-        let count = || async { Ok(support::pods(&sandbox).await?.len()) };
+        support::patch_spec(sandbox, json!({"replicas": replicas})).await?;
+        let count = || async { Ok(support::pods(sandbox).await?.len()) };
         let wanted = usize::try_from(replicas)?;
         wait::until("the size", ROLLOUT, count, |now| *now == wanted).await?;
     }
-    support::rolled_out(&sandbox).await?;
-    nothing_is_lost(pool, load).await
+    support::rolled_out(sandbox).await
+}
+
+/// Ends in an error alone. Another operator acts once the Lease of the one that was killed has run out, so
+/// each has some time for its work.
+async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
+    loop {
+        let pause = rand::random_range(20_000..60_000);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        super::operator::kill(sandbox).await?;
+    }
 }
 
 /// Gives tasks that any replica may claim until each of so many runs one. The load's own go through

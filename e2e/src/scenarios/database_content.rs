@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::support::{self, DATABASE_SECRET, NAME};
-use crate::scenario::sandbox::Sandbox;
+use super::support::{self, DATABASE_SECRET, Lives, NAME};
+use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 
@@ -35,7 +35,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "rights-lost",
-        "A role that lost a table of Bytebase's keeps its replica, and no other one is started.",
+        "A role that lost the right to create tables, or a table of Bytebase's, keeps its replicas: no upgrade begins.",
         |sandbox| Box::pin(rights_lost(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -172,33 +172,47 @@ async fn read_only(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
-/// Tables of Bytebase's that its role does not own any more: the next migration would fail.
+/// Rights without which the next migration would fail: to create tables, and to change Bytebase's own.
 async fn rights_lost(sandbox: Sandbox) -> Result<()> {
-    let mut cluster = support::licensed(&sandbox, 1);
+    let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["version"] = json!("3.20.0");
     support::start(&sandbox, &cluster).await?;
-    sandbox.wait_condition(NAME, "Ready", "True", "").await?;
+    support::well(&sandbox).await?;
     let postgres = &sandbox.harness().postgres;
     let name = &sandbox.database().name;
-    let owner = |owner: &str| format!("ALTER TABLE setting OWNER TO {owner}");
-    let shared = format!("GRANT ALL ON setting TO {name}");
-    postgres.execute_in(name, &owner("postgres")).await?;
-    postgres.execute_in(name, &shared).await?;
-    sandbox
+    let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC, pg_database_owner";
+    postgres.execute_in(name, revoke).await?;
+    let reported = sandbox
         .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
         .await?;
+    support::says(&reported, &["may no longer create tables"])?;
     let before = support::lives(&sandbox).await?;
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
-    wait::throughout(
-        "the running replica",
-        support::PAUSE,
-        || support::lives(&sandbox),
-        |lives| *lives == before,
-    )
-    .await?;
+    untouched(&sandbox, &before).await?;
+
+    let owner = |owner: &str| format!("ALTER TABLE setting OWNER TO {owner}");
+    let shared = format!("GRANT ALL ON setting TO {name}");
+    let grant = format!("GRANT CREATE ON SCHEMA public TO {name}");
+    for statement in [owner("postgres"), shared, grant] {
+        postgres.execute_in(name, &statement).await?;
+    }
+    sandbox
+        .wait_status(NAME, "the table to be named", |status| {
+            condition(&status["conditions"], "DatabaseReady")
+                .is_some_and(|now| support::says(now, &["the table setting"]).is_ok())
+        })
+        .await?;
+    untouched(&sandbox, &before).await?;
+
     postgres.execute_in(name, &owner(name)).await?;
     support::well(&sandbox).await?;
     support::rolled_out(&sandbox).await
+}
+
+/// Every replica runs on as it did.
+async fn untouched(sandbox: &Sandbox, before: &Lives) -> Result<()> {
+    let lives = || support::lives(sandbox);
+    wait::throughout("the replicas", support::PAUSE, lives, |now| now == before).await
 }
 
 async fn missing(sandbox: Sandbox) -> Result<()> {

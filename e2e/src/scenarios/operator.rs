@@ -91,7 +91,8 @@ async fn killed_at_random(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-async fn kill(sandbox: &Sandbox) -> Result<()> {
+/// Ends the operator at once, and lets its Deployment start another.
+pub(super) async fn kill(sandbox: &Sandbox) -> Result<()> {
     let pods = || sandbox.operator_pods();
     let runs = |pod: &Pod| {
         container(pod)

@@ -13,6 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
 
 use super::doings::Shared;
+use super::load::{DRAIN_TIMEOUT, HOLD_LIMIT};
 use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
@@ -565,7 +566,7 @@ fn object(index: usize, model: &Model) -> Value {
             "license": {"secretRef": {"name": format!("{name}-license"), "key": "license"}},
             "admin": {"credentialsSecretRef": {"name": ADMIN_SECRET}, "createFirst": true},
             "podAnnotations": {"example.com/edit": "0"},
-            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 300, "holdLimitSeconds": 120},
+            "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": DRAIN_TIMEOUT, "holdLimitSeconds": HOLD_LIMIT},
         },
     })
 }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::load::HOLD_LIMIT;
+
 /// Without a license for several, more than one replica may live on for this long: the operator
 /// learns of it with its next probe, and takes the others away: one at a time before the end, all
 /// together after it. Bytebase itself begins to do harm after ten minutes.
 ///
-/// Each of the two that go first finishes its tasks, and the longest of those takes half a minute.
+/// Each of the two that go first finishes its tasks, and the longest of those takes a minute and a half.
 pub const TOLERANCE: Duration = Duration::from_secs(150);
 /// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around it.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(120 + 3);
+pub const LONGEST_HOLD: Duration = Duration::from_secs(HOLD_LIMIT as u64 + 3);
 
 /// A pod as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]

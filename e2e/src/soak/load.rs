@@ -11,10 +11,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Seconds that most tasks take at most.
-const SHORT: i32 = 20;
-/// Seconds that the longest task takes: less than the queue may be held, or a single replica to which
-/// work keeps coming would have to give up its drain.
-const LONGEST: i32 = 90;
+const SHORT: u32 = 20;
+/// `holdLimitSeconds` of a cluster under this load. The queue must be held for longer than the longest
+/// task takes: else a replica to which work keeps coming is never idle, and has to give up its drain.
+pub const HOLD_LIMIT: u32 = 120;
+/// `drainTimeoutSeconds` of a cluster under this load: for the pause after a hold that has just ended, and
+/// for one that is long enough.
+pub const DRAIN_TIMEOUT: u32 = HOLD_LIMIT * 5 / 2;
+/// Seconds that the longest task takes.
+const LONGEST: u32 = HOLD_LIMIT * 3 / 4;
 /// One task in so many is a long one.
 const LONG_IN: u32 = 20;
 
@@ -61,9 +66,9 @@ async fn give(pools: Vec<PgPool>, rate: u32, seed: u64, mut stopped: oneshot::Re
             } else {
                 SHORT
             };
-            let seconds = rng.random_range(1..=longest);
+            let seconds = i64::from(rng.random_range(1..=longest));
             let insert = sqlx::query(
-                "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1::int))",
+                "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1::bigint))",
             );
             // A database that is away or was swapped takes none.
             let done = insert.bind(seconds).execute(pool).await;

@@ -5,7 +5,7 @@
 mod act;
 mod books;
 mod doings;
-mod load;
+pub(crate) mod load;
 mod observer;
 mod plan;
 
@@ -22,7 +22,7 @@ use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::session::harness::Session;
 use crate::session::state::Purpose;
 use act::Stage;
-pub(crate) use load::Load;
+use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
 

@@ -711,8 +711,9 @@ pub struct RolloutSpec {
     #[schemars(range(min = 1, max = 86400))]
     pub drain_timeout_seconds: Option<i32>,
     /// Longest time that a draining replica keeps Bytebase from promoting new work, on all replicas, in
-    /// seconds, if new work keeps coming to it. After that the queue is free for as long. 0 never
-    /// holds the queue. Default 300.
+    /// seconds, if new work keeps coming to it. After that the queue is free for as long. Choose it
+    /// longer than your longest usual task, where new work arrives all the time. 0 never holds the
+    /// queue. Default 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub hold_limit_seconds: Option<i32>,
