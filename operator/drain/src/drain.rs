@@ -94,6 +94,12 @@ impl Hash for State {
 }
 
 impl State {
+    /// The database works and could not be read: it has no room for one more session. The replica has its
+    /// own, and its tasks go on.
+    pub fn note_life(&mut self, elapsed: Duration) {
+        self.answered = elapsed;
+    }
+
     /// There was a reading, answered or not.
     fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
         if seen.is_some() {
@@ -416,6 +422,20 @@ mod tests {
         assert_eq!(at(3599, Some(&busy)), waits(For::Tasks(1)));
         assert_eq!(at(3600, Some(&busy)), Step::LetGo(LetGo::TimedOut));
         assert_eq!(at(3600, None), Step::LetGo(LetGo::TimedOut));
+    }
+
+    #[test]
+    fn a_database_without_room_for_one_more_session_is_not_away() {
+        let mut state = State::default();
+        let mut at = |seconds| {
+            let elapsed = Duration::from_secs(seconds);
+            state.note_life(elapsed);
+            step(&mut state, &TERMS, elapsed, None, false)
+        };
+        for seconds in [1, 60, 121, 3599] {
+            assert_eq!(at(seconds), waits(For::Database));
+        }
+        assert_eq!(at(3600), Step::LetGo(LetGo::TimedOut));
     }
 
     #[test]

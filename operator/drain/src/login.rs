@@ -1,5 +1,6 @@
 //! Logging in as Bytebase does: by the same environment, with the same files, from the same place.
 
+use crate::watch::Whose;
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::hook;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
@@ -19,24 +20,42 @@ use std::path::Path;
 /// login, which this hook cannot perform, the operator mounts another in its place.
 const LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
 
+/// SQLSTATE of a server, a database, a role or a pooler that takes no more sessions.
+const TOO_MANY: &str = "53300";
+
 /// The ways to log in, and what the sessions of the replica are called.
 pub struct Logins {
     ways: Vec<Login>,
     /// `application_name` of the replica's sessions; empty if they have none of their own.
     pub replica_sessions: String,
     /// `application_name` of the hook's own.
-    own_sessions: String,
+    pub own_sessions: String,
 }
 
 struct Login {
     url: PgUrl,
+    whose: Whose,
     /// The CAs that vouch for the server; none where it is not verified.
     authorities: Vec<CertificateDer<'static>>,
 }
 
 /// Why there is no login; holds no part of a connection string.
 #[derive(Debug, PartialEq, Eq)]
-pub struct LoginError(pub String);
+pub struct LoginError {
+    /// In fixed words.
+    pub why: String,
+    /// The server works, and has no room for one more session.
+    pub is_full: bool,
+}
+
+impl LoginError {
+    fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            is_full: false,
+        }
+    }
+}
 
 impl Logins {
     /// From the environment of the container, and the Secrets that the pod mounts.
@@ -54,10 +73,11 @@ impl Logins {
         let current = file("PG_URL")
             .or_else(|| file("PGPASSWORD"))
             .map(|_| read(&|name: &str| file(name).or_else(|| env(name))));
+        let role = own.as_ref().ok().map(|url| url.user.clone());
         let mut ways = Vec::new();
         let mut failure = None;
         for url in [Some(own), current].into_iter().flatten() {
-            match url.and_then(Login::new) {
+            match url.and_then(|url| Login::new(url, role.as_deref())) {
                 Ok(login) => ways.push(login),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -73,23 +93,27 @@ impl Logins {
     }
 
     /// A session by the first way that leads to one.
-    pub async fn dial(&self) -> Result<PgConnection, LoginError> {
-        let mut failure = None;
+    pub async fn dial(&self) -> Result<(PgConnection, Whose), LoginError> {
+        let mut failure: Option<LoginError> = None;
         for way in &self.ways {
             match way.dial(&self.own_sessions).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failure = failure.or(Some(error)),
+                Ok(connection) => return Ok((connection, way.whose)),
+                Err(error) => match &mut failure {
+                    Some(failure) => failure.is_full |= error.is_full,
+                    None => failure = Some(error),
+                },
             }
         }
-        Err(failure.unwrap_or_else(|| LoginError("PG_URL is not set".to_owned())))
+        Err(failure.unwrap_or_else(|| LoginError::new("PG_URL is not set")))
     }
 }
 
 impl Login {
-    fn new(url: PgUrl) -> Result<Self, LoginError> {
+    /// `role`: Bytebase's, if that is known.
+    fn new(url: PgUrl, role: Option<&str>) -> Result<Self, LoginError> {
         if url.iam.is_some() {
-            return Err(LoginError(
-                "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another".to_owned(),
+            return Err(LoginError::new(
+                "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another",
             ));
         }
         let authorities = match url.ssl_root_cert.as_deref() {
@@ -98,7 +122,16 @@ impl Login {
             _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
             _ => Vec::new(),
         };
-        Ok(Self { url, authorities })
+        let whose = if role == Some(&*url.user) {
+            Whose::Bytebases
+        } else {
+            Whose::Another
+        };
+        Ok(Self {
+            url,
+            whose,
+            authorities,
+        })
     }
 
     /// A session on the first server that Bytebase would take; of several one that is no standby.
@@ -122,9 +155,9 @@ impl Login {
             Ok(LoggedIn { session, .. }) => session
                 .into_sqlx()
                 .await
-                .map_err(|_| LoginError("the session broke off".to_owned())),
+                .map_err(|_| LoginError::new("the session broke off")),
             Err(failures) => Err(failures.last().map_or_else(
-                || LoginError("PG_URL names no server".to_owned()),
+                || LoginError::new("PG_URL names no server"),
                 |failed| self.why(failed),
             )),
         }
@@ -133,14 +166,16 @@ impl Login {
     /// In fixed words: a server's own may quote anything.
     fn why(&self, failed: &Failed) -> LoginError {
         let place = &self.url.hosts[failed.host];
-        LoginError(match &failed.error {
+        let is_full = matches!(&failed.error, Error::Refused(refusal) if refusal.code == TOO_MANY);
+        let why = match &failed.error {
             Error::Unfit { .. } => format!("{place} is a standby"),
             Error::TimedOut(_) => format!("{place} does not answer"),
             Error::Name(error) | Error::Network(error) => {
                 format!("{place}: no connection ({})", error.kind())
             }
             error => format!("{place}: {error}"),
-        })
+        };
+        LoginError { why, is_full }
     }
 }
 
@@ -148,21 +183,22 @@ impl Login {
 fn given_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, LoginError> {
     // The name is not logged: what was pasted in its place may be a key.
     let bytes = fs::read(path).map_err(|error| {
-        LoginError(format!(
+        LoginError::new(format!(
             "the CA bundle that sslrootcert names cannot be read: {error}"
         ))
     })?;
-    let bundle = CaBundle::parse(&bytes)
-        .map_err(|error| LoginError(format!("the CA bundle that sslrootcert names {error}")))?;
+    let bundle = CaBundle::parse(&bytes).map_err(|error| {
+        LoginError::new(format!("the CA bundle that sslrootcert names {error}"))
+    })?;
     Ok(bundle.certificates().to_vec())
 }
 
 /// `PG_URL`, or the file that it names, completed by `PGUSER` and `PGPASSWORD`.
 fn read(env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
-    let text = env("PG_URL").ok_or_else(|| LoginError("PG_URL is not set".to_owned()))?;
+    let text = env("PG_URL").ok_or_else(|| LoginError::new("PG_URL is not set"))?;
     let text = if text.starts_with(['/', '.']) {
         fs::read_to_string(text).map_err(|error| {
-            LoginError(format!(
+            LoginError::new(format!(
                 "the file that PG_URL names cannot be read: {error}"
             ))
         })?
@@ -171,7 +207,7 @@ fn read(env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
     };
     let text = with_user(text.trim(), env("PGUSER"));
     let url = PgUrl::parse(text.expose_secret())
-        .map_err(|error| LoginError(format!("PG_URL cannot be used: {error}")))?;
+        .map_err(|error| LoginError::new(format!("PG_URL cannot be used: {error}")))?;
     Ok(url.with_default_password(env("PGPASSWORD").map(SecretString::from)))
 }
 
@@ -196,6 +232,7 @@ fn with_user(text: &str, user: Option<String>) -> SecretString {
 mod tests {
     use super::*;
     use bytebase_contract::ca_bundle;
+    use bytebase_login::Refusal;
 
     /// Of a CA, valid for a hundred years.
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
@@ -299,6 +336,46 @@ mod tests {
     }
 
     #[test]
+    fn a_login_by_another_role_is_not_bytebases() {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = |url: &str| fs::write(folder.path().join("PG_URL"), url).unwrap();
+        let whose = |own: &str| {
+            let found = logins(&[("PG_URL", own)], folder.path()).unwrap();
+            found.ways.iter().map(|way| way.whose).collect::<Vec<_>>()
+        };
+        mount("postgres://u:new@db/bytebase");
+        assert_eq!(whose("postgres://u:old@db/bytebase"), [Whose::Bytebases; 2]);
+        mount("postgres://monitor:m@db/bytebase");
+        let iam = "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
+        assert_eq!(whose(iam), [Whose::Another]);
+    }
+
+    #[test]
+    fn a_server_without_room_is_distinguished_from_one_that_is_away() {
+        let url = PgUrl::parse("postgres://u@db/bytebase").unwrap();
+        let login = Login::new(url, None).unwrap();
+        let is_full = |error| {
+            let failed = Failed {
+                host: 0,
+                endpoint: None,
+                encrypted: false,
+                error,
+            };
+            login.why(&failed).is_full
+        };
+        let refused = |code: &str| {
+            is_full(Error::Refused(Refusal {
+                code: code.to_owned(),
+                message: String::new(),
+                routine: None,
+            }))
+        };
+        assert!(refused("53300"));
+        assert!(!refused("28P01") && !refused("57P03"));
+        assert!(!is_full(Error::TimedOut(std::time::Duration::from_secs(1))));
+    }
+
+    #[test]
     fn files_of_the_pod_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
@@ -326,7 +403,7 @@ mod tests {
         for text in ["", "a bundle", "-----BEGIN PRIVATE KEY-----\nAA==\n"] {
             fs::write(&path, text).unwrap();
             for mode in ["disable", "prefer", "require", "verify-ca", "verify-full"] {
-                let LoginError(message) = attempt(mode).err().unwrap();
+                let message = attempt(mode).err().unwrap().why;
                 assert!(message.contains("no PEM certificate"), "{message}");
             }
         }
@@ -382,7 +459,7 @@ mod tests {
         let iam = "postgres://sa@db/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
         let variables = [("PG_URL", iam), ("PGAPPNAME", "demo-0")];
         let error = without_files(&variables).err().unwrap();
-        assert!(error.0.contains("monitorSecretRef"), "{error:?}");
+        assert!(error.why.contains("monitorSecretRef"), "{error:?}");
         let folder = tempfile::tempdir().unwrap();
         let monitor = "postgres://watcher@db/bytebase?application_name=watcher";
         fs::write(folder.path().join("PG_URL"), monitor).unwrap();
@@ -400,7 +477,7 @@ mod tests {
             "postgres://u:pl4nted@db/b?sslrootcert=/nowhere",
             "postgres://u@db/b?sslrootcert=pl4nted",
         ] {
-            if let Err(LoginError(message)) = without_files(&[("PG_URL", text)]) {
+            if let Err(LoginError { why: message, .. }) = without_files(&[("PG_URL", text)]) {
                 assert!(!message.contains("pl4nted"), "{message}");
             }
         }

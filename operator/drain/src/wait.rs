@@ -3,7 +3,7 @@
 use crate::log::Log;
 use crate::login::{LoginError, Logins};
 use crate::process;
-use crate::watch::{self, Watch};
+use crate::watch::{self, Watch, Whose};
 use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, may_end, step};
 use sqlx::postgres::PgConnection;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ async fn drain(terms: Terms, log: Log) {
     let start = Instant::now();
     let logins = match Logins::find() {
         Ok(logins) => logins,
-        Err(LoginError(why)) => {
+        Err(LoginError { why, .. }) => {
             log.warn(&format!(
                 "running tasks cannot be seen, so they are not waited for: {why}"
             ));
@@ -42,11 +42,12 @@ async fn drain(terms: Terms, log: Log) {
         }
     };
     let mut hook = Hook {
-        watch: Watch::new(logins.replica_sessions.clone()),
+        watch: Watch::new(logins.replica_sessions.clone(), logins.own_sessions.clone()),
         logins,
         reads: None,
         holds: None,
         failure: None,
+        is_full: false,
         said: None,
         log,
     };
@@ -54,6 +55,9 @@ async fn drain(terms: Terms, log: Log) {
     loop {
         let seen = hook.read().await;
         let held = hook.holds.is_some();
+        if hook.is_full {
+            state.note_life(start.elapsed());
+        }
         let next = step(&mut state, &terms, start.elapsed(), seen.as_ref(), held);
         match next {
             Step::Wait { what, hold } => {
@@ -81,11 +85,13 @@ struct Hook {
     logins: Logins,
     watch: Watch,
     /// The session that reads.
-    reads: Option<PgConnection>,
+    reads: Option<(PgConnection, Whose)>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
     /// Why there is no session that reads.
     failure: Option<String>,
+    /// That is because the server has no room for it.
+    is_full: bool,
     /// What was said last, and when.
     said: Option<(String, Instant)>,
     log: Log,
@@ -95,14 +101,15 @@ impl Hook {
     async fn read(&mut self) -> Option<Seen> {
         if self.reads.is_none() {
             match self.logins.dial().await {
-                Ok(connection) => {
-                    self.reads = Some(connection);
-                    self.failure = None;
+                Ok(session) => {
+                    self.reads = Some(session);
+                    (self.failure, self.is_full) = (None, false);
                 }
-                Err(LoginError(why)) => self.failure = Some(why),
+                Err(error) => (self.failure, self.is_full) = (Some(error.why), error.is_full),
             }
         }
-        let read = self.watch.read(self.reads.as_mut()?, process::age()).await;
+        let (connection, whose) = self.reads.as_mut()?;
+        let read = self.watch.read(connection, *whose, process::age()).await;
         if read.is_err() {
             self.reads = None;
             self.failure = Some("the session broke off".to_owned());
@@ -127,7 +134,7 @@ impl Hook {
             }
             (Some(seconds), None) => {
                 let longest = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                let Ok(mut connection) = self.logins.dial().await else {
+                let Ok((mut connection, _)) = self.logins.dial().await else {
                     return;
                 };
                 if matches!(watch::hold(&mut connection, longest).await, Ok(true)) {
@@ -172,7 +179,7 @@ impl Hook {
                 return is_held.then_some(since);
             }
         }
-        let mut connection = self.logins.dial().await.ok()?;
+        let (mut connection, _) = self.logins.dial().await.ok()?;
         let since = Instant::now();
         let is_held = watch::hold(&mut connection, LAST_HOLD).await.ok()?;
         self.holds = Some(connection);
@@ -187,7 +194,7 @@ impl Hook {
             For::TasksOfAnyone(count) => format!(
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
-            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is not as this version knows it".to_owned(),
+            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is not as this version knows it, or this login may not see it".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
             For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),

@@ -25,18 +25,54 @@ const MIGRATION_LOCK: i64 = 1002;
 /// A session that holds this lock, shared or not, keeps every replica from promoting work.
 const QUEUE_LOCK: i64 = 1001;
 
+/// By whose role a session is logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Bytebase's own: it sees the tables where Bytebase sees them.
+    Bytebases,
+    /// Another, for a login that the hook cannot perform, or one that came after it. Where it sees
+    /// tables is not where Bytebase does.
+    Another,
+}
+
 /// Watches one replica.
 pub struct Watch {
     /// `application_name` of its sessions; empty if it has none of its own.
     sessions: String,
+    /// `application_name` that the hook asks for.
+    own_sessions: String,
     heartbeats: Heartbeats,
 }
 
+/// What each reading begins with.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is something seen of its own"
+)]
+struct Beginning {
+    clock: f64,
+    sessions: i64,
+    quiet: Option<f64>,
+    migrates: bool,
+    asked: bool,
+    /// The hook's session is called as it asked to be. A pooler may call all sessions as it likes.
+    keeps_names: bool,
+    has_heartbeats: bool,
+    has_tasks: bool,
+    /// Schemas with a table of tasks, also where this role may not use them.
+    schemas: i64,
+    /// One of them, as SQL.
+    schema: Option<String>,
+    /// The table that the role sees is that of this schema.
+    sees_it: bool,
+}
+
 impl Watch {
-    /// Of the replica whose sessions have this name.
-    pub fn new(sessions: String) -> Self {
+    /// Of the replica whose sessions have the first name, by sessions that have the second.
+    pub fn new(sessions: String, own_sessions: String) -> Self {
         Self {
             sessions,
+            own_sessions,
             heartbeats: Heartbeats::default(),
         }
     }
@@ -45,9 +81,10 @@ impl Watch {
     pub async fn read(
         &mut self,
         connection: &mut PgConnection,
+        whose: Whose,
         age: Option<Duration>,
     ) -> Result<Seen, sqlx::Error> {
-        timeout(READ_TIMEOUT, self.ask(connection, age))
+        timeout(READ_TIMEOUT, self.ask(connection, whose, age))
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
@@ -55,46 +92,83 @@ impl Watch {
     async fn ask(
         &mut self,
         connection: &mut PgConnection,
+        whose: Whose,
         age: Option<Duration>,
     ) -> Result<Seen, sqlx::Error> {
-        let row = ask(concat!(
-            "SELECT extract(epoch FROM clock_timestamp())::float8, \
-             (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1), \
-             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1), \
-             to_regclass('task_run') IS NOT NULL, to_regclass('replica_heartbeat') IS NOT NULL, \
-             (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
-             FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8, \
-             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = (SELECT ",
-            session_key!(),
-            "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-        ))
-        .bind(&self.sessions)
-        .bind(MIGRATION_LOCK)
-        .bind(hook::LET_GO)
-        .fetch_one(&mut *connection)
-        .await?;
-        let (has_tasks, has_heartbeats): (bool, bool) = (row.try_get(3)?, row.try_get(4)?);
-        let is_named = !self.sessions.is_empty();
-        let sessions: i64 = row.try_get(1)?;
-        if let Some(age) = age.filter(|_| is_named && has_heartbeats) {
+        let mut begins = self.begin(connection).await?;
+        let is_elsewhere = |begins: &Beginning| {
+            let is_meant = whose == Whose::Bytebases || (begins.sees_it && begins.schemas == 1);
+            begins.schemas > 0 && !(begins.has_tasks && is_meant)
+        };
+        if is_elsewhere(&begins) && begins.schemas == 1 {
+            ask("SELECT set_config('search_path', $1, false)")
+                .bind(begins.schema.as_deref().unwrap_or_default())
+                .execute(&mut *connection)
+                .await?;
+            begins = self.begin(connection).await?;
+        }
+        let is_named = !self.sessions.is_empty() && begins.keeps_names;
+        if let Some(age) = age.filter(|_| is_named && begins.has_heartbeats) {
             self.note_heartbeat(connection, age).await?;
         }
-        let (running, available) = if has_tasks {
+        let (running, available) = if is_elsewhere(&begins) {
+            // This role may not use the schema, or there are several.
+            (None, None)
+        } else if begins.has_tasks {
             (running(connection).await?, available(connection).await?)
         } else {
             // A database before its first migration has no tasks.
             (Some(Vec::new()), Some(0))
         };
         Ok(Seen {
-            clock: row.try_get(0)?,
+            clock: begins.clock,
             replica: self.heartbeats.replica().map(str::to_owned),
-            sessions: is_named.then_some(sessions.unsigned_abs()),
-            quiet: if is_named { row.try_get(5)? } else { None },
-            migrates: row.try_get(2)?,
-            asked: row.try_get(6)?,
+            sessions: is_named.then_some(begins.sessions.unsigned_abs()),
+            quiet: begins.quiet.filter(|_| is_named),
+            migrates: begins.migrates,
+            asked: begins.asked,
             running,
             available,
+        })
+    }
+
+    async fn begin(&self, connection: &mut PgConnection) -> Result<Beginning, sqlx::Error> {
+        let row = ask(concat!(
+            "SELECT extract(epoch FROM clock_timestamp())::float8 AS clock, \
+             (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) AS sessions, \
+             (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
+             FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8 AS quiet, \
+             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1) AS migrates, \
+             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = (SELECT ",
+            session_key!(),
+            "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS asked, \
+             current_setting('application_name') = $4 AS keeps_names, \
+             to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
+             to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it \
+             FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
+             coalesce(bool_or(c.oid = to_regclass('task_run')), false) AS sees_it \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relname = 'task_run' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't') tables",
+        ))
+        .bind(&self.sessions)
+        .bind(MIGRATION_LOCK)
+        .bind(hook::LET_GO)
+        .bind(&self.own_sessions)
+        .fetch_one(connection)
+        .await?;
+        Ok(Beginning {
+            clock: row.try_get("clock")?,
+            sessions: row.try_get("sessions")?,
+            quiet: row.try_get("quiet")?,
+            migrates: row.try_get("migrates")?,
+            asked: row.try_get("asked")?,
+            keeps_names: row.try_get("keeps_names")?,
+            has_heartbeats: row.try_get("has_heartbeats")?,
+            has_tasks: row.try_get("has_tasks")?,
+            schemas: row.try_get("schemas")?,
+            schema: row.try_get("schema")?,
+            sees_it: row.try_get("sees_it")?,
         })
     }
 

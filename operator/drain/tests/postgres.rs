@@ -22,10 +22,13 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use testkit::postgres::Server;
 use watch::Watch;
+use watch::Whose::{Another, Bytebases};
 
 static SERVER: OnceLock<Server> = OnceLock::new();
 /// Older than every session of these tests.
 const LONG: Option<Duration> = Some(Duration::from_hours(1));
+/// `application_name` of the hook's own sessions.
+const HOOK: &str = "drain/demo";
 const SCHEMA: &str = "CREATE TABLE replica_heartbeat (replica_id text PRIMARY KEY, last_heartbeat timestamptz NOT NULL); \
      CREATE TABLE task_run (id bigserial PRIMARY KEY, status text NOT NULL, replica_id text, started_at timestamptz)";
 
@@ -83,8 +86,13 @@ async fn heartbeat(session: &mut PgConnection, replica: &str) {
     .unwrap();
 }
 
+/// `sessions`: the name of the replica's.
+fn watch_of(sessions: String) -> Watch {
+    Watch::new(sessions, HOOK.to_owned())
+}
+
 async fn read(watch: &mut Watch, session: &mut PgConnection) -> Seen {
-    watch.read(session, LONG).await.unwrap()
+    watch.read(session, Bytebases, LONG).await.unwrap()
 }
 
 #[tokio::test]
@@ -92,8 +100,8 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     let database = Database::new("two_heartbeats", SCHEMA);
     let mut own = database.session("demo-1").await;
     let mut other = database.session("demo-0").await;
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     database.sql("INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'other', now()), ('AVAILABLE', NULL, NULL), ('DONE', 'own', now())");
     for (heartbeats, known) in [(0, None), (1, None), (1, Some("own")), (1, Some("own"))] {
         for _ in 0..heartbeats {
@@ -126,19 +134,20 @@ async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
     let mut own = through("demo-0").await;
     // PgBouncer gives a client a session, and that the client's name, with its first statement.
     sqlx::query("SELECT 1").execute(&mut own).await.unwrap();
-    let mut hook = through("hook").await;
+    let mut hook = through(HOOK).await;
     for (name, sessions) in [("demo-0", 1), ("demo-1", 0)] {
-        let seen = read(&mut Watch::new(name.to_owned()), &mut hook).await;
+        let seen = read(&mut watch_of(name.to_owned()), &mut hook).await;
         assert_eq!(seen.sessions, Some(sessions), "{name}");
     }
     // A session that is older than the replica's process gives no id: every running task counts.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     for (age, known) in [(LONG, Some("own")), (Some(Duration::ZERO), None)] {
-        let mut watch = Watch::new("demo-0".to_owned());
+        let mut watch = watch_of("demo-0".to_owned());
         let mut seen = None;
         for _ in 0..2 {
             heartbeat(&mut own, "own").await;
-            seen = watch.read(&mut hook, age).await.unwrap().replica;
+            let reading = watch.read(&mut hook, Bytebases, age).await;
+            seen = reading.unwrap().replica;
         }
         assert_eq!(seen.as_deref(), known);
     }
@@ -149,8 +158,8 @@ async fn readings_leave_nothing_behind_at_the_server() {
     let database = Database::new("tidy", SCHEMA);
     let mut own = database.session("demo-1").await;
     heartbeat(&mut own, "own").await;
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     for _ in 0..3 {
         read(&mut watch, &mut hook).await;
     }
@@ -169,8 +178,8 @@ async fn readings_leave_nothing_behind_at_the_server() {
 async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
     let database = Database::new("same_instant", SCHEMA);
     let mut own = database.session("demo-1").await;
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     for _ in 0..3 {
         heartbeat(&mut own, "own").await;
         database.sql("INSERT INTO replica_heartbeat SELECT 'other', last_heartbeat FROM replica_heartbeat WHERE replica_id = 'own' ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat");
@@ -189,15 +198,15 @@ async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
 async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
     let database = Database::new("lingering", SCHEMA);
     let mut lingering = database.session("demo-1").await;
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     for _ in 0..3 {
         heartbeat(&mut lingering, "old").await;
         let young = Some(Duration::from_millis(100));
-        let seen = watch.read(&mut hook, young).await.unwrap();
+        let seen = watch.read(&mut hook, Bytebases, young).await.unwrap();
         assert_eq!(seen.replica, None);
-        let unknown = watch.read(&mut hook, None).await.unwrap();
+        let unknown = watch.read(&mut hook, Bytebases, None).await.unwrap();
         assert_eq!(unknown.replica, None, "of a process of unknown age");
     }
 }
@@ -205,8 +214,8 @@ async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
 #[tokio::test]
 async fn what_is_missing_and_what_is_not_understood_are_two_things() {
     let database = Database::new("unknown_tables", "SELECT");
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     let empty = read(&mut watch, &mut hook).await;
     assert_eq!((empty.running, empty.available), (Some(vec![]), Some(0)));
     assert_eq!(empty.sessions, Some(0));
@@ -215,15 +224,66 @@ async fn what_is_missing_and_what_is_not_understood_are_two_things() {
     assert_eq!(read(&mut watch, &mut hook).await.running, None);
     database.sql("ALTER TABLE task_run RENAME COLUMN status TO state");
     assert_eq!(read(&mut watch, &mut hook).await.available, None);
-    let mut unnamed = Watch::new(String::new());
+    let mut unnamed = watch_of(String::new());
     assert_eq!(read(&mut unnamed, &mut hook).await.sessions, None);
+}
+
+/// What no name distinguishes is not gone: a pooler may put the client's address behind each name.
+#[tokio::test]
+async fn sessions_that_a_pooler_renames_cannot_be_distinguished() {
+    let database = Database::new("renamed", SCHEMA);
+    let _own = database.session("demo-1 - 10.0.0.7:4711").await;
+    let mut hook = database.session(&format!("{HOOK} - 10.0.0.7:4712")).await;
+    let seen = read(&mut watch_of("demo-1".to_owned()), &mut hook).await;
+    assert_eq!((seen.sessions, seen.quiet), (None, None));
+}
+
+/// A login that is not Bytebase's own has another `search_path`.
+#[tokio::test]
+async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
+    let database = Database::new("elsewhere", "CREATE SCHEMA bb AUTHORIZATION elsewhere");
+    database.sql(&format!("SET search_path = bb; {SCHEMA}; INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())"));
+    let server = SERVER.get().unwrap();
+    let guest =
+        "CREATE ROLE elsewhere_guest LOGIN PASSWORD 'pl4nted'; GRANT pg_monitor TO elsewhere_guest";
+    server.sql("elsewhere", guest);
+    let options = database.options(HOOK).username("elsewhere_guest");
+    let seen = async |whose| {
+        let mut hook = options.connect().await.unwrap();
+        let mut watch = watch_of("demo-1".to_owned());
+        let mut seen = None;
+        for _ in 0..2 {
+            seen = watch.read(&mut hook, whose, LONG).await.unwrap().running;
+        }
+        hook.close().await.unwrap();
+        seen.map(|running| running.len())
+    };
+    for (grant, expected) in [
+        ("SELECT", None),
+        ("GRANT USAGE ON SCHEMA bb TO elsewhere_guest", None),
+        (
+            "GRANT SELECT ON ALL TABLES IN SCHEMA bb TO elsewhere_guest",
+            Some(1),
+        ),
+    ] {
+        database.sql(grant);
+        for whose in [Bytebases, Another] {
+            assert_eq!(seen(whose).await, expected, "{grant} {whose:?}");
+        }
+    }
+    // Of two places only Bytebase's own login knows which one is meant.
+    let copy =
+        format!("SET search_path = public; {SCHEMA}; GRANT SELECT ON task_run TO elsewhere_guest");
+    database.sql(&copy);
+    assert_eq!(seen(Bytebases).await, Some(0));
+    assert_eq!(seen(Another).await, None);
 }
 
 #[tokio::test]
 async fn a_migration_counts_where_the_replica_itself_runs_it() {
     let database = Database::new("migrates", SCHEMA);
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     for (name, expected) in [("demo-0", false), ("demo-1", true)] {
         let mut session = database.session(name).await;
         sqlx::query("SELECT pg_advisory_lock(1002)")
@@ -242,8 +302,8 @@ async fn a_migration_counts_where_the_replica_itself_runs_it() {
 #[tokio::test]
 async fn a_replica_is_quiet_since_its_last_statement() {
     let database = Database::new("quiet", SCHEMA);
-    let mut hook = database.session("hook").await;
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
     assert_eq!(read(&mut watch, &mut hook).await.quiet, None, "no session");
     let mut own = database.session("demo-1").await;
     let mut second = database.session("demo-1").await;
@@ -272,7 +332,7 @@ async fn a_replica_is_quiet_since_its_last_statement() {
         name: "quiet_reader",
     };
     let mut reader = reader
-        .options("hook")
+        .options(HOOK)
         .database("quiet")
         .connect()
         .await
@@ -329,7 +389,7 @@ async fn a_hook_is_asked_while_a_session_holds_the_lock_with_its_key() {
     let mut hook = database.session("drain/demo-1").await;
     let mut other = database.session("drain/demo-0").await;
     let (own_key, other_key) = (key(&mut hook).await, key(&mut other).await);
-    let mut watch = Watch::new("demo-1".to_owned());
+    let mut watch = watch_of("demo-1".to_owned());
     let mut first = operator("asks").await;
     assert!(!read(&mut watch, &mut hook).await.asked);
     ask(&mut first, other_key).await;
@@ -390,7 +450,7 @@ async fn until_it_promotes(session: &mut PgConnection) -> Duration {
 async fn the_server_ends_a_hold_whose_holder_says_nothing_more() {
     let database = Database::new("held", SCHEMA);
     let mut replica = database.session("demo-0").await;
-    let mut holder = database.session("hook").await;
+    let mut holder = database.session(HOOK).await;
     assert!(promotes(&mut replica).await);
     let hold = watch::hold(&mut holder, Duration::from_millis(400)).await;
     assert!(hold.unwrap() && !promotes(&mut replica).await);
@@ -402,8 +462,8 @@ async fn the_server_ends_a_hold_whose_holder_says_nothing_more() {
             .is_err()
     );
     // Several hooks hold it together; one that is promoting at this moment is left alone.
-    let mut holder = database.session("hook").await;
-    let mut second = database.session("hook").await;
+    let mut holder = database.session(HOOK).await;
+    let mut second = database.session(HOOK).await;
     for hook in [&mut holder, &mut second] {
         assert!(watch::hold(hook, Duration::from_mins(1)).await.unwrap());
     }
@@ -425,7 +485,7 @@ async fn the_server_ends_a_hold_whose_holder_says_nothing_more() {
 async fn the_last_hold_outlives_its_process_by_a_moment() {
     let database = Database::new("outlives", SCHEMA);
     let mut replica = database.session("demo-0").await;
-    let mut holder = database.session("hook").await;
+    let mut holder = database.session(HOOK).await;
     assert!(
         watch::hold(&mut holder, Duration::from_secs(5))
             .await
