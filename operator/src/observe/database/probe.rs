@@ -312,6 +312,24 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
+    /// Something has happened that what was read last need not show: a rollout would wait for the next
+    /// turn. Reads now, unless reading fails, whose pauses spare a server and the accounts on it.
+    pub fn outdate(&self, key: &K) {
+        if let Some(entry) = self.entries.lock().get(key)
+            && entry.shared.state.lock().is_well()
+        {
+            entry.shared.poke.notify_one();
+        }
+    }
+
+    /// Whether a reading has been asked for that has not begun.
+    #[cfg(test)]
+    pub fn is_poked(&self, key: &K) -> bool {
+        let entries = self.entries.lock();
+        let shared = entries.get(key).map(|entry| &entry.shared);
+        shared.is_some_and(|shared| shared.poke.notified().now_or_never().is_some())
+    }
+
     /// Whether the first outcome of a probe that was ensured is still to come.
     pub fn awaits_first(&self, key: &K) -> bool {
         let entries = self.entries.lock();
@@ -422,6 +440,11 @@ impl State {
         let read = self.facts.as_ref().map(|(read, _)| *read);
         matches!(self.outcome, Knowledge::Good)
             && read.is_some_and(|read| now.saturating_duration_since(read) > longest)
+    }
+
+    /// Whether the last reading was a good one.
+    fn is_well(&self) -> bool {
+        matches!(self.outcome, Knowledge::Good) && self.failing_since.is_none()
     }
 
     /// The facts with license and version of the schema as they were last understood.
