@@ -474,6 +474,7 @@ impl Rules {
             database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
             remembered: self.remembered(&world.status),
             call_failure: None,
+            asked: None,
             // A sender that is unknown for longer than a minute is foreign; a minute is a tick.
             unmatched_since: BTreeMap::new(),
             refused_pod: None,
@@ -665,6 +666,7 @@ impl Rules {
             foreign_replicas: false,
             silent_since: BTreeMap::new(),
             queue_held_since: None,
+            drains: BTreeMap::new(),
             rollout: status
                 .rollout
                 .filter(|_| !self.has(Bug::PatienceForgotten))

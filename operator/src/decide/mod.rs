@@ -24,7 +24,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DrainState, LogLine, Phase, ReplicaStatus};
+use crate::api::status::{LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -364,7 +364,7 @@ fn report(
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),
         drain: if let_go.contains(&replica.pod.name) {
-            Some(DrainState::CutShort)
+            drains::state_if_let_go(replica, observation)
         } else {
             drains::state(replica, observation.now)
         },
