@@ -242,6 +242,7 @@ pub fn pod(ordinal: i32) -> PodView {
 
 pub fn set(replicas: i32) -> StatefulSetView {
     StatefulSetView {
+        resource_version: None,
         replicas,
         start: 0,
         settled: true,

@@ -452,6 +452,7 @@ impl Rules {
         Observation {
             now,
             stateful_set: set.map(|set| StatefulSetView {
+                resource_version: None,
                 replicas: i32::from(set.size),
                 start: i32::from(set.start),
                 pods: i32::from(world.operator.has_pods && !self.has(Bug::ControllerIgnored)),

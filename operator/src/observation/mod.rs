@@ -481,6 +481,8 @@ impl Observation {
 /// The StatefulSet as it stands.
 #[derive(Clone, Debug)]
 pub struct StatefulSetView {
+    /// `metadata.resourceVersion`.
+    pub resource_version: Option<String>,
     /// `spec.replicas`.
     pub replicas: i32,
     /// `spec.ordinals.start`: the lowest ordinal.

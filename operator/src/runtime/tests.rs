@@ -356,6 +356,54 @@ async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_statefulset_that_has_changed_in_between_is_decided_on_again_and_nothing_is_reported() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let changed = cluster(&json!({"podLabels": {"team": "data"}}));
+    world.cluster.spec = changed.spec;
+    world.refuse("StatefulSet/demo", 409);
+    for _ in 0..2 {
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!(requeue, Some(Action::requeue(ECHO)), "{calls:?}");
+        assert_eq!(
+            calls
+                .iter()
+                .filter(|call| *call == "StatefulSet/demo")
+                .count(),
+            1,
+            "{calls:?}"
+        );
+        let status = world.status.lock().unwrap().to_string();
+        assert!(!status.contains("refused"), "{status}");
+    }
+    world.admit("StatefulSet/demo");
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, ["StatefulSet/demo"]);
+    let sets = world.written.lock().unwrap().clone();
+    let set = sets
+        .iter()
+        .find(|object| object["kind"] == "StatefulSet")
+        .unwrap();
+    assert_eq!(
+        set["spec"]["template"]["metadata"]["labels"]["team"],
+        "data"
+    );
+    world.echo();
+    assert_eq!(
+        world
+            .reconcile()
+            .await
+            .1
+            .iter()
+            .filter(|call| call.contains('/'))
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
 async fn the_database_is_read_at_once_when_a_pod_becomes_ready() {
     let world = World::new(&json!({}));
     world.reconcile().await;

@@ -278,6 +278,7 @@ prop_compose! {
 prop_compose! {
     fn sets()(replicas in numbers(), start in numbers(), flags in any::<[bool; 2]>(), version in proptest::option::of(texts())) -> StatefulSetView {
         StatefulSetView {
+            resource_version: None,
             replicas,
             start,
             settled: flags[0],
