@@ -7,8 +7,8 @@ use crate::contract::version::Version;
 use crate::decide::Settings;
 use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::observation::{
-    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState, Sessions,
+    Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
+    Heartbeat, Observation, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState, Sessions,
     StatefulSetView, StoredLicense,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
@@ -242,6 +242,7 @@ pub fn pod(ordinal: i32) -> PodView {
 
 pub fn set(replicas: i32) -> StatefulSetView {
     StatefulSetView {
+        resource_version: None,
         replicas,
         start: 0,
         settled: true,
@@ -315,6 +316,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         remembered: Remembered::default(),
         service_exposes: false,
         call_failure: None,
+        asked: Some(Asked::default()),
         unmatched_since: BTreeMap::new(),
         refused_pod: None,
         refused_eviction: None,

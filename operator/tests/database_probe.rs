@@ -518,6 +518,22 @@ async fn the_hooks_of_some_pods_are_asked_to_let_their_replicas_end_for_as_long_
     wait(&[], [false, false]).await;
     wait(&["demo-1"], [true, false]).await;
     wait(&["demo-1", "demo-10"], [true, true]).await;
+    // A pod without a hook that asks the database is not said to have been asked.
+    wait(&["demo-1", "demo-2"], [true, false]).await;
+    let came_of_it = || {
+        let asked = probe.probes.asked(&"it").unwrap();
+        [asked.reached, asked.missed].map(|pods| pods.into_iter().collect::<Vec<_>>())
+    };
+    let start = Instant::now();
+    while came_of_it() != [["demo-1"], ["demo-2"]] {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            came_of_it()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    wait(&["demo-1", "demo-10"], [true, true]).await;
     // Each reading asks again, and one is enough to take it back.
     tokio::time::sleep(Duration::from_secs(1)).await;
     wait(&["demo-10"], [false, true]).await;

@@ -3,6 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+/// Between two readings.
+pub const PAUSE: Duration = Duration::from_secs(1);
 /// Without an answer of the database for so long, nothing is learnt by waiting on.
 const UNREACHABLE: Duration = Duration::from_mins(2);
 /// Bytebase gives up the tasks of a replica that has sent no heartbeat for so long.
@@ -236,6 +238,15 @@ pub fn step(
     }
 }
 
+/// How long to wait before the next reading. Where nothing but the rest of the shortest drain is waited
+/// for, no longer than that: the end of every idle replica would come later by what a login takes.
+pub fn until_next(what: For, terms: &Terms, elapsed: Duration) -> Duration {
+    match what {
+        For::Pause => PAUSE.min(terms.pause.saturating_sub(elapsed)),
+        _ => PAUSE,
+    }
+}
+
 /// Whether the replica may end, by the last reading: what an idle replica gets between two readings
 /// would be lost. `is_held`: no replica could promote work since before this reading, and none can
 /// now.
@@ -414,6 +425,19 @@ mod tests {
         assert_eq!(at(11, false, true, false), waits(For::Database));
         assert_eq!(at(12, false, false, true), waits(For::Tasks(1)));
         assert_eq!(at(13, false, true, true), Step::LetGo(LetGo::Asked));
+    }
+
+    #[test]
+    fn an_idle_replica_is_read_again_as_soon_as_the_shortest_drain_is_over() {
+        let after = |milliseconds, what| {
+            until_next(what, &TERMS, Duration::from_millis(milliseconds)).as_millis()
+        };
+        for (elapsed, expected) in [(0, 1000), (3900, 1000), (4300, 700), (5000, 0), (9000, 0)] {
+            assert_eq!(after(elapsed, For::Pause), expected, "{elapsed}");
+            // Whatever else is waited for lasts longer.
+            assert_eq!(after(elapsed, For::Tasks(1)), 1000, "{elapsed}");
+            assert_eq!(after(elapsed, For::Database), 1000, "{elapsed}");
+        }
     }
 
     #[test]

@@ -4,12 +4,12 @@ use crate::log::Log;
 use crate::login::{LoginError, Logins};
 use crate::process;
 use crate::watch::{self, Watch, Whose};
-use bytebase_drain::drain::{For, LetGo, Seen, State, Step, Terms, may_end, step};
+use bytebase_drain::drain::{
+    For, LetGo, PAUSE, Seen, State, Step, Terms, may_end, step, until_next,
+};
 use sqlx::postgres::PgConnection;
 use std::time::{Duration, Instant};
 
-/// Between two readings.
-const PAUSE: Duration = Duration::from_secs(1);
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
 /// Longest that the queue is held for the last reading.
@@ -64,7 +64,7 @@ async fn drain(terms: Terms, log: Log) {
                 hook.say(what, hold.is_some());
                 let clock = seen.as_ref().map_or(0.0, |seen| seen.clock);
                 hook.hold(hold.map(|until| until - clock)).await;
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(until_next(what, &terms, start.elapsed())).await;
             }
             Step::LetGo(LetGo::Idle) => {
                 if hook.leaves(&terms, &mut state, start).await {

@@ -452,6 +452,7 @@ impl Rules {
         Observation {
             now,
             stateful_set: set.map(|set| StatefulSetView {
+                resource_version: None,
                 replicas: i32::from(set.size),
                 start: i32::from(set.start),
                 pods: i32::from(world.operator.has_pods && !self.has(Bug::ControllerIgnored)),
@@ -474,6 +475,7 @@ impl Rules {
             database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
             remembered: self.remembered(&world.status),
             call_failure: None,
+            asked: None,
             // A sender that is unknown for longer than a minute is foreign; a minute is a tick.
             unmatched_since: BTreeMap::new(),
             refused_pod: None,
@@ -665,6 +667,7 @@ impl Rules {
             foreign_replicas: false,
             silent_since: BTreeMap::new(),
             queue_held_since: None,
+            drains: BTreeMap::new(),
             rollout: status
                 .rollout
                 .filter(|_| !self.has(Bug::PatienceForgotten))

@@ -347,7 +347,8 @@ pub struct LogLine {
 
 /// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
 /// or less than a tenth of its time if that is shorter. `CutShort`: the license does not allow several
-/// replicas, and the operator asks its drain hook to let it end at once.
+/// replicas, and the operator asks its drain hook to let it end at once. `NotReached`: it would, and the
+/// hook cannot be asked.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainState {
     /// It is finishing them.
@@ -358,6 +359,10 @@ pub enum DrainState {
     /// The license does not allow several replicas, and the operator asks its drain hook to let it end at
     /// once. What it has not finished then is cancelled.
     CutShort,
+    /// The license does not allow several replicas, and the operator cannot ask its drain hook to let it
+    /// end at once: it finds no session of the hook in the metadata database, or may not see whose it is.
+    /// What it runs may go on until `endsBy`.
+    NotReached,
 }
 
 /// Running tasks whose replica is gone.

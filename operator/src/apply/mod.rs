@@ -104,9 +104,9 @@ pub async fn apply(
         memory,
         outcome: Outcome::new(observation.now, plan.next),
     };
-    let pods_need_stands = execution.stand(plan).await?;
+    let pods_need_stands = execution.stand(plan, observation).await?;
     if let Some(size) = plan.resize {
-        execution.resize(size).await?;
+        execution.resize(size, observation).await?;
     }
     execution.prune(&plan.prune).await?;
     if let Some(eviction) = plan.eviction.as_ref().filter(|_| pods_need_stands) {
@@ -131,6 +131,21 @@ impl Execution<'_> {
         (self.writer.cached)(kind, self.objects.namespace, name)
     }
 
+    /// Whether this is a StatefulSet that has changed while its size and its template were decided.
+    fn is_outdated(
+        &self,
+        desired: &DesiredObject,
+        cached: Option<&DynamicObject>,
+        observation: &Observation,
+    ) -> bool {
+        desired.kind == Kind::StatefulSet
+            && cached.is_some_and(|cached| {
+                self.objects.owner.has(cached)
+                    && !is_version_of(observation, cached)
+                    && !objects::stands(desired, cached)
+            })
+    }
+
     /// Counts a write of an object that the cluster owns.
     fn wrote(&mut self, verb: WriteVerb, kind: Kind) {
         self.outcome.writes += 1;
@@ -141,7 +156,7 @@ impl Execution<'_> {
     /// Makes the objects stand. Returns whether those stand that pods are made from: otherwise one
     /// might come back from the template that is being left. Whatever else cannot be written holds
     /// no rollout back.
-    async fn stand(&mut self, plan: &Plan) -> Result<bool, NotLeading> {
+    async fn stand(&mut self, plan: &Plan, observation: &Observation) -> Result<bool, NotLeading> {
         let mut pods_need_stands = plan.resize.is_none();
         for desired in &plan.objects {
             let cached = self.cached(desired.kind, &desired.name);
@@ -153,6 +168,11 @@ impl Execution<'_> {
                 continue;
             }
             if self.memory.is_kept(&candidate) {
+                continue;
+            }
+            if self.is_outdated(desired, cached.as_ref(), observation) {
+                pods_need_stands = false;
+                self.outcome.requeue_after(ECHO);
                 continue;
             }
             self.writer.leadership.check()?;
@@ -191,6 +211,8 @@ impl Execution<'_> {
                     }
                 }
                 Ok(Applied::Ending) => {}
+                // The watch is about to show it, and wakes the next reconcile.
+                Ok(Applied::Outdated) => self.outcome.requeue_after(ECHO),
                 Ok(Applied::Kept) => self.memory.note_kept(candidate),
                 Ok(Applied::Written) => {
                     self.wrote(WriteVerb::Apply, desired.kind);
@@ -204,10 +226,14 @@ impl Execution<'_> {
         Ok(pods_need_stands)
     }
 
-    async fn resize(&mut self, size: Size) -> Result<(), NotLeading> {
+    async fn resize(&mut self, size: Size, observation: &Observation) -> Result<(), NotLeading> {
         let Some(cached) = self.cached(Kind::StatefulSet, &self.cluster.name_any()) else {
             return Ok(());
         };
+        if !is_version_of(observation, &cached) {
+            self.outcome.requeue_after(ECHO);
+            return Ok(());
+        }
         self.writer.leadership.check()?;
         match self.objects.resize(&cached, size).await {
             Ok(false) => self.outcome.requeue_after(ECHO),
@@ -303,6 +329,12 @@ impl Execution<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a StatefulSet is the very version that was observed.
+fn is_version_of(observation: &Observation, cached: &DynamicObject) -> bool {
+    let seen = observation.stateful_set.as_ref();
+    seen.is_some_and(|seen| seen.resource_version == cached.metadata.resource_version)
 }
 
 /// Another party keeps changing an object back.

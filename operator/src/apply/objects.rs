@@ -33,6 +33,8 @@ pub enum Applied {
     Written,
     /// It is being deleted; its end wakes the next reconcile.
     Ending,
+    /// It has changed since the decision was taken.
+    Outdated,
 }
 
 /// What came of an eviction.
@@ -122,10 +124,21 @@ impl Objects<'_> {
         let mut value = value;
         // A precondition: never the successor of the object that was read.
         value["metadata"]["uid"] = json!(live.uid());
+        let of_one_version = desired.kind == Kind::StatefulSet;
+        if of_one_version {
+            // Another one: its size and its template were decided on this very version.
+            value["metadata"]["resourceVersion"] = json!(live.resource_version());
+        }
         let written = match self.patch(&api, desired, value.clone(), true).await {
             Err(failure) if failure.kind == FailureKind::Refused => {
-                self.overwrite(&api, desired, &value).await?;
+                let overwritten = self.overwrite(&api, desired, &value).await?;
+                if of_one_version {
+                    value["metadata"]["resourceVersion"] = json!(overwritten.resource_version());
+                }
                 self.patch(&api, desired, value, true).await?
+            }
+            Err(failure) if of_one_version && failure.kind == FailureKind::Conflict => {
+                return Ok(Applied::Outdated);
             }
             done => done?,
         };
@@ -188,8 +201,12 @@ impl Objects<'_> {
         api: &Api<DynamicObject>,
         desired: &DesiredObject,
         value: &Value,
-    ) -> Result<(), ApplyFailure> {
-        let patch = json!({"metadata": {"uid": value["metadata"]["uid"]}, "spec": value["spec"]});
+    ) -> Result<DynamicObject, ApplyFailure> {
+        let mut patch =
+            json!({"metadata": {"uid": value["metadata"]["uid"]}, "spec": value["spec"]});
+        if let Some(version) = value["metadata"].get("resourceVersion") {
+            patch["metadata"]["resourceVersion"] = version.clone();
+        }
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -197,8 +214,7 @@ impl Objects<'_> {
         let done = api
             .patch(&desired.name, &parameters, &Patch::Merge(patch))
             .await;
-        done.map(drop)
-            .map_err(|error| failure(&error, "patch", desired))
+        done.map_err(|error| failure(&error, "patch", desired))
     }
 
     async fn patch(
@@ -577,6 +593,71 @@ mod tests {
             let done = objects.apply(&wanted, Some(cached)).await;
             assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
         }
+    }
+
+    fn stateful_set(version: &str, replicas: i64) -> Value {
+        let mut set = live("ours");
+        set["apiVersion"] = json!("apps/v1");
+        set["kind"] = json!("StatefulSet");
+        set["metadata"]["resourceVersion"] = json!(version);
+        set["spec"] = json!({"replicas": replicas});
+        set
+    }
+
+    #[tokio::test]
+    async fn a_statefulset_is_written_in_the_version_that_was_decided_on_or_not_at_all() {
+        let wanted = DesiredObject {
+            kind: Kind::StatefulSet,
+            name: "demo".to_owned(),
+            value: json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": {"name": "demo", "namespace": "team"},
+                "spec": {"replicas": 3},
+            }),
+        };
+        let written = || (200, stateful_set("8", 3));
+        for (answers, versions, expected) in [
+            (vec![written()], vec!["7"], Ok(Applied::Written)),
+            (vec![status(409)], vec!["7"], Ok(Applied::Outdated)),
+            (
+                vec![status(422), (200, stateful_set("9", 3)), written()],
+                vec!["7", "7", "9"],
+                Ok(Applied::Written),
+            ),
+            (vec![status(503)], vec!["7"], Err(FailureKind::Transient)),
+        ] {
+            let (client, calls) = respond(answers);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: OWNER,
+            };
+            let cached = serde_json::from_value(stateful_set("7", 1)).unwrap();
+            let done = objects.apply(&wanted, Some(cached)).await;
+            assert_eq!(done.map_err(|failure| failure.kind), expected);
+            let calls = calls.lock().unwrap();
+            let bodies = calls.iter().map(|(_, _, body)| &body["metadata"]);
+            let asked: Vec<_> = bodies
+                .map(|asked| asked["resourceVersion"].clone())
+                .collect();
+            assert_eq!(asked, versions);
+        }
+        // What has no size is written over whatever changes of it, such as an address in its status.
+        let (client, calls) = respond(vec![status(409)]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: OWNER,
+        };
+        let cached = serde_json::from_value(live("ours")).unwrap();
+        let mut service = desired();
+        service.value["spec"]["ports"] = json!([{"port": 81}]);
+        let done = objects.apply(&service, Some(cached)).await;
+        assert_eq!(
+            done.map_err(|failure| failure.kind),
+            Err(FailureKind::Conflict)
+        );
+        assert!(calls.lock().unwrap()[0].2["metadata"]["resourceVersion"].is_null());
     }
 
     #[tokio::test]

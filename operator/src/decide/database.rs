@@ -2,7 +2,7 @@
 
 use super::health::Health;
 use crate::api::Reason;
-use crate::api::status::{DatabaseStatus, LoginState};
+use crate::api::status::{ChangedLogin, DatabaseStatus, LoginState};
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
@@ -26,8 +26,19 @@ pub struct DatabaseVerdict {
     pub reason: Reason,
     /// Message of it.
     pub message: String,
-    /// For status.
-    pub facts: Option<DatabaseStatus>,
+    /// For status, without the changed login.
+    facts: Option<DatabaseStatus>,
+}
+
+impl DatabaseVerdict {
+    /// What status reports, with the login that has changed.
+    pub fn reported(&self, changed_login: Option<&ChangedLogin>) -> Option<DatabaseStatus> {
+        let facts = self.facts.clone()?;
+        Some(DatabaseStatus {
+            changed_login: changed_login.cloned(),
+            ..facts
+        })
+    }
 }
 
 /// How far a cluster may go.
@@ -219,11 +230,7 @@ fn judge_facts(
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
         login: login_state(database, observation),
-        changed_login: observation
-            .remembered
-            .database
-            .as_ref()
-            .and_then(|before| before.changed_login.clone()),
+        changed_login: None,
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
         allows,

@@ -2,7 +2,7 @@
 
 use super::health::{Health, Replica};
 use crate::api::status::DrainState;
-use crate::observation::PodView;
+use crate::observation::{Observation, PodView};
 use jiff::{SignedDuration, Timestamp};
 
 /// A drain is near its end when so much of its time is left, or a tenth of it if that is less.
@@ -20,6 +20,24 @@ pub fn state(replica: &Replica<'_>, now: Timestamp) -> Option<DrainState> {
     } else {
         DrainState::Draining
     })
+}
+
+/// The same of a replica whose drain hook is to let it end at once. Not every hook can be asked for
+/// that, and what was reported of it once stays: a hook that has let its replica end is not there any
+/// more.
+pub fn state_if_let_go(replica: &Replica<'_>, observation: &Observation) -> Option<DrainState> {
+    let name = &replica.pod.name;
+    let before = observation.remembered.drains.get(name);
+    let asked = observation.asked.as_ref();
+    let is_reached = asked.is_some_and(|asked| asked.reached.contains(name));
+    let is_missed = asked.is_none_or(|asked| asked.missed.contains(name));
+    let may_run_tasks = replica.running_tasks != Some(0);
+    match before {
+        _ if is_reached => Some(DrainState::CutShort),
+        Some(DrainState::CutShort | DrainState::NotReached) => before.copied(),
+        _ if is_missed && may_run_tasks => Some(DrainState::NotReached),
+        _ => state(replica, observation.now),
+    }
 }
 
 /// When the first drain will be near its end that is not so yet.

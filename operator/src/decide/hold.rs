@@ -1,10 +1,11 @@
 //! What keeps a rollout from its next step, and a template from being written.
 
 use super::database::{Allows, DatabaseVerdict};
+use super::maintenance::{self, Stage};
 use super::replicas::Target;
 use super::rollout::Hold;
 use super::step::Wait;
-use super::{maintenance, schema};
+use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
@@ -12,38 +13,99 @@ use crate::desired::drain::Template;
 use crate::observation::Observation;
 use crate::validate::ValidCluster;
 
+/// What keeps a new template from being written. The old one stands as long as any of it does.
+#[derive(Debug)]
+pub(super) struct TemplateHold {
+    /// Why the version that is wanted is refused.
+    pub(super) downgrade: Option<String>,
+    /// What keeps a changed login from the replicas.
+    pub(super) login: Option<login::Held>,
+    /// The database must be read first, or has been refused.
+    database: bool,
+}
+
+impl TemplateHold {
+    pub(super) fn new(
+        cluster: &ValidCluster,
+        observation: &Observation,
+        database: &DatabaseVerdict,
+        login: Option<login::Held>,
+    ) -> Self {
+        Self {
+            downgrade: downgrade(cluster, observation),
+            login,
+            database: database.allows <= Allows::Wait,
+        }
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.downgrade.is_some() || self.waits()
+    }
+
+    /// Something else than the version holds it, which may be over at any moment.
+    fn waits(&self) -> bool {
+        self.login.is_some() || self.database
+    }
+
+    /// Whether replicas that have ended for the new template start on the old one again: only where
+    /// nothing but another spec leads on, and never with a login that is not known to work.
+    fn starts_again(&self) -> bool {
+        self.downgrade.is_some() && !self.waits()
+    }
+
+    /// Version of the template that will stand. Where the database alone holds the new one, nothing starts,
+    /// and that the spec names a version from before high availability counts already.
+    pub(super) fn version(
+        &self,
+        cluster: &ValidCluster,
+        observation: &Observation,
+    ) -> Option<Version> {
+        match &observation.stateful_set {
+            Some(set) if self.downgrade.is_some() || self.login.is_some() => set
+                .version
+                .as_deref()
+                .and_then(|text| Version::parse(text).ok()),
+            _ => cluster.image.version,
+        }
+    }
+
+    /// Why no replica may start on the template that will stand, if the schema has outgrown it.
+    pub(super) fn outgrown(
+        &self,
+        version: Option<Version>,
+        observation: &Observation,
+    ) -> Option<String> {
+        let (version, schema) = (version?, schema::version(observation)?);
+        version.older_minor_than(schema).then(|| {
+            let Version { major, minor, .. } = schema;
+            self.downgrade.clone().unwrap_or_else(|| {
+                format!("the metadata schema is at {major}.{minor}, newer than Bytebase {version} of the template that stands until the new one may be written: RolloutComplete says what that waits for")
+            })
+        })
+    }
+
+    /// Where a rollout with downtime stands while this lasts.
+    pub(super) fn stage(&self, stage: Stage, paused: bool, observation: &Observation) -> Stage {
+        let set = observation.stateful_set.as_ref();
+        let is_down = set.is_some_and(|set| set.replicas == 0);
+        let stays_down = stage == Stage::Stop && is_down && !self.starts_again();
+        if stays_down || !(self.holds() || paused) {
+            stage
+        } else {
+            stage.held()
+        }
+    }
+}
+
 /// Bytebase checks no version in either direction: an older binary starts on a newer schema and
 /// then breaks.
-pub(super) fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
+fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String> {
     let image = cluster.image.version?;
     let schema = schema::version(observation)?;
     image.older_minor_than(schema).then(|| {
         let Version { major, minor, .. } = schema;
         format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
     })
-}
-
-/// Version of the template that will stand: a refused downgrade leaves the old one.
-pub(super) fn template_version(
-    cluster: &ValidCluster,
-    observation: &Observation,
-    held: bool,
-) -> Option<Version> {
-    match &observation.stateful_set {
-        Some(set) if held => set
-            .version
-            .as_deref()
-            .and_then(|text| Version::parse(text).ok()),
-        _ => cluster.image.version,
-    }
-}
-
-/// Whether a template of this version is older than the schema, so that what starts on it breaks.
-pub(super) fn is_outgrown(version: Option<Version>, observation: &Observation) -> bool {
-    let schema = schema::version(observation);
-    version
-        .zip(schema)
-        .is_some_and(|(version, schema)| version.older_minor_than(schema))
 }
 
 /// What keeps a rollout from its next step.

@@ -41,13 +41,17 @@ pub fn changed(template: &Template, observation: &Observation) -> Option<Changed
     }
     let (checksum, _) = wanted;
     let mark = checksum.chars().take(MARK_DIGITS).collect();
-    let before = observation.remembered.database.as_ref();
-    let before = before.and_then(|before| before.changed_login.as_ref());
-    let before = before.filter(|before| before.mark == mark);
+    let before = remembered(observation).filter(|before| before.mark == mark);
     let now = observation.now;
     let since = before.map_or(now, |before| before.since.0.min(now));
     let since = Time(since);
     Some(ChangedLogin { since, mark })
+}
+
+/// The changed login as status has it.
+pub fn remembered(observation: &Observation) -> Option<&ChangedLogin> {
+    let database = observation.remembered.database.as_ref()?;
+    database.changed_login.as_ref()
 }
 
 /// Whether the operator must log in as the replicas do beside its monitoring login: to try a

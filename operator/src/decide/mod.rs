@@ -24,7 +24,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DatabaseStatus, DrainState, LogLine, Phase, ReplicaStatus};
+use crate::api::status::{LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
@@ -32,6 +32,7 @@ use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, Validation};
 use conditions::Findings;
 use health::Health;
+use hold::TemplateHold;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use objects::Desired;
@@ -92,23 +93,6 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         &health,
         changed_login.is_some(),
     );
-    let downgrade = hold::downgrade(cluster, observation);
-    let version = hold::template_version(cluster, observation, downgrade.is_some());
-    let target = replicas::target(&Grounds {
-        wanted: cluster.replicas,
-        enforcement: cluster.license.enforcement,
-        image: version,
-        schema: schema::version(observation),
-        outgrown: downgrade
-            .as_deref()
-            .filter(|_| hold::is_outgrown(version, observation)),
-        running: running(observation),
-        database: &database,
-        license: &license,
-        view: &observation.database,
-        foreign: health.foreign,
-    });
-    let set = observation.stateful_set.as_ref();
     let login = changed_login.as_ref().and_then(|changed| {
         login::held(
             changed,
@@ -119,17 +103,27 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
             &health,
         )
     });
-    let held = downgrade.is_some() || database.allows <= database::Allows::Wait || login.is_some();
+    let held = TemplateHold::new(cluster, observation, &database, login);
+    let version = held.version(cluster, observation);
+    let outgrown = held.outgrown(version, observation);
+    let target = replicas::target(&Grounds {
+        wanted: cluster.replicas,
+        enforcement: cluster.license.enforcement,
+        image: version,
+        schema: schema::version(observation),
+        outgrown: outgrown.as_deref(),
+        running: running(observation),
+        database: &database,
+        license: &license,
+        view: &observation.database,
+        foreign: health.foreign,
+    });
+    let set = observation.stateful_set.as_ref();
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
-    let stage = match stage {
-        // The old template is not started again for a login that is not known to work yet.
-        maintenance::Stage::Stop if is_down(observation) && downgrade.is_none() => stage,
-        stage if held || cluster.paused => stage.held(),
-        stage => stage,
-    };
+    let stage = held.stage(stage, cluster.paused, observation);
     let rollout = rollout::step(cluster, stage, observation, &health);
     let because = hold::hold(cluster, observation, &database, &target, &template);
-    let rollout = match (&downgrade, &login, because) {
+    let rollout = match (&held.downgrade, &held.login, because) {
         (Some(downgrade), ..) => rollout.refused(downgrade),
         (None, Some(login), _) if !cluster.paused => rollout.held_by_login(login),
         (None, _, Some(because)) => rollout.held(because),
@@ -153,14 +147,8 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         database: &database,
         target: &target,
     };
-    let desired = objects::objects(&findings, settings, template, held);
+    let desired = objects::objects(&findings, settings, template, held.holds());
     plan(&findings, desired, validation)
-}
-
-/// Whether no replica is to run, as the StatefulSet stands.
-fn is_down(observation: &Observation) -> bool {
-    let set = observation.stateful_set.as_ref();
-    set.is_some_and(|set| set.replicas == 0)
 }
 
 /// Pods without a StatefulSet are taken over by the one that is made.
@@ -255,10 +243,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             url: Some(cluster.url.as_str().to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
-            database: database.facts.clone().map(|facts| DatabaseStatus {
-                changed_login: findings.changed_login.cloned(),
-                ..facts
-            }),
+            database: database.reported(findings.changed_login),
             rollout: rollout.status(),
             refused_call,
             conditions: all,
@@ -345,7 +330,7 @@ fn blocked(
                 observation,
             ),
             database: match database {
-                Some(database) => database.facts,
+                Some(database) => database.reported(login::remembered(observation)),
                 None => observation.remembered.database.clone(),
             },
             target_replicas: closed.then_some(1),
@@ -379,7 +364,7 @@ fn report(
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),
         drain: if let_go.contains(&replica.pod.name) {
-            Some(DrainState::CutShort)
+            drains::state_if_let_go(replica, observation)
         } else {
             drains::state(replica, observation.now)
         },

@@ -5,7 +5,9 @@ pub mod heartbeat;
 pub mod reading;
 
 use crate::api::Reason;
-use crate::api::status::{DatabaseStatus, LicenseStatus, LoginState, RefusedCall, RolloutWait};
+use crate::api::status::{
+    DatabaseStatus, DrainState, LicenseStatus, LoginState, RefusedCall, RolloutWait,
+};
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use crate::redaction::RedactedLine;
@@ -351,6 +353,9 @@ pub struct Observation {
     pub remembered: Remembered,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
+    /// What came of asking drain hooks to let their replicas end. `None` where there is no session by
+    /// which to ask.
+    pub asked: Option<Asked>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
     pub unmatched_since: BTreeMap<Uuid, jiff::Timestamp>,
     /// Why a pod that the StatefulSet should have could not be made, if it was refused.
@@ -391,6 +396,18 @@ pub struct Remembered {
     pub silent_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
     /// Since when the queue has been held.
     pub queue_held_since: Option<jiff::Timestamp>,
+    /// By pod: how far it was with finishing its tasks.
+    pub drains: BTreeMap<String, DrainState>,
+}
+
+/// What came of asking the drain hooks of some pods to let their replicas end, by the names of the pods.
+/// Those that are in neither set have not been tried yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Their hooks have been asked, and the request stands.
+    pub reached: BTreeSet<String>,
+    /// Their hooks could not be asked at the last try, nor before.
+    pub missed: BTreeSet<String>,
 }
 
 /// What a rollout waited for when status was last written.
@@ -464,6 +481,8 @@ impl Observation {
 /// The StatefulSet as it stands.
 #[derive(Clone, Debug)]
 pub struct StatefulSetView {
+    /// `metadata.resourceVersion`.
+    pub resource_version: Option<String>,
     /// `spec.replicas`.
     pub replicas: i32,
     /// `spec.ordinals.start`: the lowest ordinal.

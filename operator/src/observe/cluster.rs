@@ -20,6 +20,7 @@ pub fn stateful_set(set: &StatefulSet) -> StatefulSetView {
     let status = set.status.as_ref();
     let template = spec.map(|spec| &spec.template);
     StatefulSetView {
+        resource_version: set.resource_version(),
         replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
         start: first_ordinal(set),
         settled: status.and_then(|status| status.observed_generation) >= set.metadata.generation,

@@ -214,6 +214,7 @@ impl Subject<'_> {
             database_shared_with: database.shared_with,
             remembered: database.remembered,
             call_failure: own.call_failure,
+            asked: sources.probes.asked(self.key),
             unmatched_since: memory.unmatched_since.clone(),
             refused_pod,
             refused_eviction: own.refused_eviction,

@@ -104,6 +104,13 @@ pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .find(|container| container.name == CONTAINER)
 }
 
+/// Whether a pod is Ready that was not, as far as the watch had shown it. Its replica sends heartbeats by
+/// then, and a reading from before need not hold one of them.
+pub fn becomes_ready(before: Option<&Pod>, now: &Pod) -> bool {
+    let is_ready = |pod: &Pod| condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
+    is_ready(now) && !before.is_some_and(|before| before.uid() == now.uid() && is_ready(before))
+}
+
 /// Id of the container that runs Bytebase now.
 fn running_container(pod: &Pod) -> Option<String> {
     let container = container(pod)?;
@@ -420,6 +427,31 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const ID: &str = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
+
+    #[test]
+    fn a_pod_becomes_ready_once_and_so_does_each_pod_after_it() {
+        let pod = |uid: &str, ready: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": uid},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        let ready = pod("b", "True");
+        for (before, becomes) in [
+            (None, true),
+            (Some(pod("b", "False")), true),
+            (Some(pod("b", "True")), false),
+            (Some(pod("a", "True")), true),
+        ] {
+            assert_eq!(
+                becomes_ready(before.as_ref(), &ready),
+                becomes,
+                "{before:?}"
+            );
+        }
+        assert!(!becomes_ready(None, &pod("b", "False")));
+    }
 
     fn running(container: &str) -> Pod {
         serde_json::from_value(json!({

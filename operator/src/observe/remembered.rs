@@ -2,7 +2,7 @@
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
 use crate::api::status::{
-    HeartbeatState, LicenseSource, LicenseStatus, LoginState, SignatureState,
+    DrainState, HeartbeatState, LicenseSource, LicenseStatus, LoginState, SignatureState,
 };
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
@@ -41,6 +41,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         unlicensed: unlicensed.map(|refusal| refusal.reason),
         license: license(LicenseSource::Database, false),
         stand_in: license(LicenseSource::Secret, true),
+        drains: drains(status),
         ..Remembered::default()
     };
     let before = status.database.as_ref();
@@ -99,6 +100,13 @@ fn unlicensed_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {
     let licensed = ConditionType::HaLicensed.as_ref();
     let condition = conditions.find(|condition| condition.type_ == licensed)?;
     Some(condition.last_transition_time.0)
+}
+
+fn drains(status: &BytebaseClusterStatus) -> BTreeMap<String, DrainState> {
+    let replicas = status.replica_statuses.iter();
+    replicas
+        .filter_map(|replica| Some((replica.pod.clone(), replica.drain?)))
+        .collect()
 }
 
 fn queue_held_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {

@@ -555,6 +555,9 @@ fn drain_notices(
             DrainState::CutShort => {
                 (drain != Some(DrainState::CutShort)).then(|| drain_cut(replica))
             }
+            DrainState::NotReached => {
+                (drain != Some(DrainState::NotReached)).then(|| drain_goes_on(replica))
+            }
         }
     })
 }
@@ -604,6 +607,28 @@ fn drain_cut(replica: &ReplicaStatus) -> Notice {
             "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
             replica.pod,
             PATIENCE.as_mins()
+        ),
+    }
+}
+
+fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
+    let runs = match replica.running_tasks {
+        Some(1) => "the task that it runs".to_owned(),
+        Some(tasks) => format!("the {tasks} tasks that it runs"),
+        None => "what it runs".to_owned(),
+    };
+    let by = replica.ends_by.as_ref();
+    let by = by.map_or_else(String::new, |by| {
+        format!(", until {:.0} at the latest", by.0)
+    });
+    Notice {
+        warning: true,
+        condition: None,
+        reason: Reason::HeldBackByLicense,
+        message: format!(
+            "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{by}, and meanwhile Bytebase may fail queued tasks",
+            pod = replica.pod,
+            minutes = PATIENCE.as_mins(),
         ),
     }
 }

@@ -666,6 +666,48 @@ fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
 }
 
 #[test]
+fn a_drain_that_cannot_be_cut_short_is_a_warning_that_says_until_when_it_may_go_on() {
+    let report = |tasks: Option<i64>, drain| Report {
+        replica_statuses: vec![ReplicaStatus {
+            running_tasks: tasks,
+            drain: Some(drain),
+            ends_by: Some(Time(later(60))),
+            ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
+        }],
+        ..Report::default()
+    };
+    let before = first(report(Some(2), DrainState::Draining));
+    for (tasks, runs) in [
+        (Some(1), "the task that it runs"),
+        (Some(2), "the 2 tasks that it runs"),
+        (None, "what it runs"),
+    ] {
+        let missed = report(tasks, DrainState::NotReached);
+        let missed = status(&before, missed, &[], None, now());
+        let published = notices(&before, &missed);
+        let [notice] = published.as_slice() else {
+            panic!("{published:?}")
+        };
+        let expected = (Reason::HeldBackByLicense, true);
+        assert_eq!((notice.reason, notice.warning), expected);
+        let until = format!("{runs} may go on, until {:.0} at the latest", later(60));
+        assert!(notice.message.contains(&until), "{}", notice.message);
+        let still = report(Some(1), DrainState::NotReached);
+        let still = status(&missed, still, &[], None, later(9));
+        assert_eq!(notices(&missed, &still), []);
+        // Its hook has come back.
+        let cut = status(
+            &still,
+            report(tasks, DrainState::CutShort),
+            &[],
+            None,
+            now(),
+        );
+        assert_eq!(notices(&still, &cut).len(), 1);
+    }
+}
+
+#[test]
 fn what_lasts_too_long_is_reported_once() {
     let drain = |tasks, drain| ReplicaStatus {
         running_tasks: Some(tasks),

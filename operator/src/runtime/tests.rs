@@ -4,19 +4,25 @@ mod histories;
 
 use super::context::{Context, Options, Parts};
 use super::reconcile::reconcile;
+use super::watches;
 use crate::api::BytebaseCluster;
 use crate::apply::ECHO;
-use crate::kubernetes::Kind;
+use crate::kubernetes::{Guarded, Kind};
+use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use crate::observe::database::connect::tests::url;
 use crate::observe::database::probe::Probes;
+use crate::observe::database::{Access, Login};
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::name;
-use crate::testing::{api_server, cluster, settings};
+use crate::testing::{api_server, cluster, facts, no_license, settings};
+use bytebase_login::plan::Reach;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -347,6 +353,104 @@ async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
     // The watch still shows the pod as before.
     let (_, calls) = world.reconcile().await;
     assert_eq!(evictions(&calls), 0, "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_statefulset_that_has_changed_in_between_is_decided_on_again_and_nothing_is_reported() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let changed = cluster(&json!({"podLabels": {"team": "data"}}));
+    world.cluster.spec = changed.spec;
+    world.refuse("StatefulSet/demo", 409);
+    for _ in 0..2 {
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!(requeue, Some(Action::requeue(ECHO)), "{calls:?}");
+        assert_eq!(
+            calls
+                .iter()
+                .filter(|call| *call == "StatefulSet/demo")
+                .count(),
+            1,
+            "{calls:?}"
+        );
+        let status = world.status.lock().unwrap().to_string();
+        assert!(!status.contains("refused"), "{status}");
+    }
+    world.admit("StatefulSet/demo");
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, ["StatefulSet/demo"]);
+    let sets = world.written.lock().unwrap().clone();
+    let set = sets
+        .iter()
+        .find(|object| object["kind"] == "StatefulSet")
+        .unwrap();
+    assert_eq!(
+        set["spec"]["template"]["metadata"]["labels"]["team"],
+        "data"
+    );
+    world.echo();
+    assert_eq!(
+        world
+            .reconcile()
+            .await
+            .1
+            .iter()
+            .filter(|call| call.contains('/'))
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn the_database_is_read_at_once_when_a_pod_becomes_ready() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    let probes = &world.context.sources.probes;
+    let key = ObjectRef::from_obj(&world.cluster);
+    // Its task does not run before this test waits for something, which it does not from here on.
+    probes.ensure(
+        &key,
+        Access {
+            url: url("127.0.0.1", 1),
+            ca: None,
+            reach: Reach::Anywhere,
+            login: Login::Bytebase,
+            trial: None,
+            fingerprint: [1; 32],
+        },
+    );
+    let mut feed = watches::pods(&world.context);
+    let mut shows = |uid: &str, ready: &str| {
+        let pod = json!({
+            "metadata": {
+                "name": "demo-0", "namespace": "apps", "uid": uid,
+                "labels": {"bytebase.com/cluster": "demo"},
+            },
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
+        });
+        let pod = serde_json::from_value(pod).unwrap();
+        feed.event(Event::Apply(Guarded::Read(pod)));
+        probes.is_poked(&key)
+    };
+    assert!(!shows("a", "True"), "it has not been read at all");
+    probes.report(&key, Ok(facts(1, no_license())));
+    assert!(!shows("a", "True"), "it is Ready as before");
+    assert!(!shows("b", "False"));
+    assert!(shows("b", "True"));
+    assert!(!shows("b", "True"), "once");
+    // A failure has pauses of its own, from the first one on.
+    let lost = || ProbeFailure {
+        class: FailureClass::Unknown,
+        reason: FailureReason::Unreachable,
+        message: String::new(),
+    };
+    for _ in 0..2 {
+        probes.report(&key, Err(lost()));
+        shows("b", "False");
+        assert!(!shows("b", "True"));
+    }
 }
 
 #[tokio::test]

@@ -14,15 +14,14 @@ use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
 use futures::StreamExt as _;
-#[cfg(test)]
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
+use std::any::Any;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -462,7 +461,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         {
             self.cluster_seen(key, &object);
         }
+        let becomes_ready = self.becomes_ready(&object);
         let is_new = self.cache.put(object);
+        if becomes_ready && let Some(key) = &key {
+            self.context.sources.probes.outdate(key);
+        }
         if is_new && self.kind != Kind::BytebaseCluster {
             // The reading wakes it in any case, and what appears until then is what the last
             // reconcile made.
@@ -481,6 +484,17 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         if let Some(before) = before.filter(|before| before.metadata.uid != object.meta().uid) {
             self.context.forget(key, before.metadata.uid.as_deref());
         }
+    }
+
+    /// Whether this is a pod that the cache does not show as Ready yet.
+    fn becomes_ready(&self, object: &K) -> bool {
+        let object: &dyn Any = object;
+        object.downcast_ref::<Pod>().is_some_and(|pod| {
+            let namespace = pod.namespace().unwrap_or_default();
+            let pods = &self.context.sources.caches.pods;
+            let before = pods.get(&namespace, &pod.name_any());
+            pod::becomes_ready(before.as_ref(), pod)
+        })
     }
 
     fn remove(&self, object: K) {

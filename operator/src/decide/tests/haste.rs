@@ -3,8 +3,8 @@
 use super::plan;
 use crate::api::status::DrainState;
 use crate::decide::plan::Plan;
-use crate::observation::{Observation, Sessions, StoredLicense};
-use crate::testing::{after, healthy, heartbeats, no_license, stored, with_facts};
+use crate::observation::{Asked, Observation, RunningTasks, Sessions, StoredLicense};
+use crate::testing::{after, healthy, heartbeats, id, no_license, running, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -43,12 +43,58 @@ fn a_drain_without_a_license_has_five_minutes() {
         for seconds in [300, 3000] {
             let late = plan(&spec, &draining(seconds, no_license()));
             assert_eq!(let_go(&late), ["demo-2"]);
-            assert_eq!(state_of(&late, 2), Some(DrainState::CutShort));
             assert_eq!(late.eviction, None);
         }
         // Kubernetes ends it now.
         let over = plan(&spec, &draining(3600, no_license()));
         assert_eq!(let_go(&over), [""; 0]);
+    }
+}
+
+#[test]
+fn a_drain_is_cut_short_where_its_hook_was_asked_and_goes_on_where_it_could_not_be() {
+    let of = |pods: &[&str]| pods.iter().map(ToString::to_string).collect();
+    let asked = |reached: &[&str], missed: &[&str]| {
+        Some(Asked {
+            reached: of(reached),
+            missed: of(missed),
+        })
+    };
+    let (tried, reached) = (asked(&[], &[]), asked(&["demo-2"], &[]));
+    let missed = asked(&[], &["demo-2"]);
+    let (draining_on, cut) = (Some(DrainState::Draining), Some(DrainState::CutShort));
+    let not_reached = Some(DrainState::NotReached);
+    for (before, asked, tasks, expected) in [
+        // The request is on its way.
+        (None, &tried, 1, draining_on),
+        (draining_on, &reached, 1, cut),
+        (draining_on, &missed, 1, not_reached),
+        // No session will ever ask.
+        (draining_on, &None, 1, not_reached),
+        (None, &missed, 0, None),
+        (None, &reached, 0, cut),
+        // A hook that has let its replica end is gone; another process must not take that back.
+        (cut, &missed, 1, cut),
+        (cut, &tried, 1, cut),
+        (not_reached, &tried, 1, not_reached),
+        (not_reached, &missed, 0, not_reached),
+        (not_reached, &reached, 1, cut),
+    ] {
+        for spec in [json!({}), json!({"externalURL": "nonsense"})] {
+            let mut seen = with_facts(draining(300, no_license()), |facts| {
+                running(facts).push(RunningTasks {
+                    replica_id: id(2),
+                    count: tasks,
+                });
+            });
+            seen.asked.clone_from(asked);
+            let drains = before.map(|before| ("demo-2".to_owned(), before));
+            seen.remembered.drains = drains.into_iter().collect();
+            let plan = plan(&spec, &seen);
+            assert_eq!(let_go(&plan), ["demo-2"]);
+            let state = state_of(&plan, 2);
+            assert_eq!(state, expected, "{before:?}, {asked:?}, {tasks}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A changed login to the metadata database is tried before the first replica gets it.
 
-use super::state;
+use super::{condition, size, state};
 use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::decide::decide;
@@ -132,7 +132,13 @@ fn waits(plan: &Plan) -> Option<RolloutWait> {
 
 /// No pod is ended, and none that ends would come back with the new login from a new template.
 fn is_held(plan: &Plan, by: RolloutWait) {
-    assert_eq!((waits(plan), writes_template(plan)), (Some(by), false));
+    assert!(!writes_template(plan));
+    is_held_by(plan, by);
+}
+
+/// No pod is ended.
+fn is_held_by(plan: &Plan, by: RolloutWait) {
+    assert_eq!(waits(plan), Some(by));
     assert!(plan.eviction.is_none());
     let (done, _) = state(plan, ConditionType::RolloutComplete);
     assert_eq!(done, Some(false));
@@ -430,6 +436,29 @@ fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
 }
 
 #[test]
+fn a_template_that_a_changed_login_holds_grows_only_if_it_fits_the_schema() {
+    let after_a_change = |stands: &str| {
+        let mut history = History::new(&monitored());
+        history.set.replicas = 1;
+        history.set.version = Some(stands.to_owned());
+        let plan = history.step(OTHER_PASSWORD, healthy(1, stored(&json!({}))));
+        is_held_by(&plan, RolloutWait::Login);
+        plan
+    };
+    let fits = after_a_change("3.21.1");
+    assert_eq!(size(&fits), Some(3));
+    // Neither older than the schema, nor, where that says nothing, than high availability.
+    for stands in ["3.20.0", "3.16.0"] {
+        let outgrown = after_a_change(stands);
+        assert_eq!(size(&outgrown), None, "{stands}");
+        let (_, reason) = state(&outgrown, ConditionType::Ready);
+        assert_eq!(reason, Reason::HeldBackByVersion, "{stands}");
+        let message = &condition(&outgrown.report, ConditionType::Ready).message;
+        assert!(message.contains(stands), "{message}");
+    }
+}
+
+#[test]
 fn a_changed_login_starts_no_replica_that_a_rollout_with_downtime_has_stopped() {
     let mut history = History::new(&json!({"rollout": {"strategy": "Maintenance"}}));
     history.step(BEFORE, History::read());
@@ -447,6 +476,11 @@ fn a_changed_login_starts_no_replica_that_a_rollout_with_downtime_has_stopped() 
         );
         assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(false));
     }
+    // A refused version leads back to the old template, and no sooner than the login is known to work.
+    history.changes["version"] = json!("3.20.0");
+    assert_eq!(size(&history.step(OTHER_PASSWORD, ending.clone())), None);
+    assert_eq!(size(&history.step(BEFORE, ending.clone())), Some(3));
+    history.changes["version"] = json!("3.22.0");
     let mut ended = with_facts(ending, |facts| heartbeats(facts).clear());
     ended.pods.clear();
     history.set.pods = 0;

@@ -8,10 +8,10 @@ use crate::contract::version::Version;
 use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure, Refusal,
-    RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState, Sessions,
-    StatefulSetView, StoredLicense,
+    Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
+    FailureReason, Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView,
+    ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks,
+    SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -193,6 +193,7 @@ prop_compose! {
             foreign_replicas: parts[2],
             silent_since: BTreeMap::default(),
             queue_held_since: end,
+            drains: BTreeMap::default(),
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }
     }
@@ -277,6 +278,7 @@ prop_compose! {
 prop_compose! {
     fn sets()(replicas in numbers(), start in numbers(), flags in any::<[bool; 2]>(), version in proptest::option::of(texts())) -> StatefulSetView {
         StatefulSetView {
+            resource_version: None,
             replicas,
             start,
             settled: flags[0],
@@ -322,6 +324,7 @@ prop_compose! {
             remembered,
             service_exposes,
             call_failure: failed.map(|message| CallFailure { message, refused: None }),
+            asked: service_exposes.then(Asked::default),
             unmatched_since,
             refused_pod: refused_pod.map(|(since, message)| PodRefusal { since, message }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),

@@ -15,8 +15,8 @@ use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, ProbeFailure,
-    SchemaState, StoredLicense,
+    Asked, DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial,
+    ProbeFailure, SchemaState, StoredLicense,
 };
 use bytebase_login::Lookups;
 use futures::FutureExt as _;
@@ -140,8 +140,10 @@ struct State {
     /// Since when each reading has found a server that takes writes.
     writable_since: Option<Instant>,
     reading: Reading,
-    /// `application_name` of the drain hooks that are asked to let their replicas end.
-    let_go: Vec<String>,
+    /// Pods whose drain hooks are asked to let their replicas end.
+    let_go: BTreeSet<String>,
+    /// What came of that.
+    asked: Asked,
 }
 
 /// What lines of the log are about.
@@ -279,13 +281,21 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     /// From now on asks the drain hooks of these pods, and of no others, to let their replicas end.
     pub fn let_go(&self, key: &K, pods: &BTreeSet<String>) {
         if let Some(entry) = self.entries.lock().get(key) {
-            let sessions = pods.iter().map(|pod| hook::sessions_of(pod)).collect();
             let mut state = entry.shared.state.lock();
-            if state.let_go != sessions {
-                state.let_go = sessions;
+            if state.let_go != *pods {
+                state.let_go.clone_from(pods);
+                state.asked.reached.retain(|pod| pods.contains(pod));
+                state.asked.missed.retain(|pod| pods.contains(pod));
                 entry.shared.poke.notify_one();
             }
         }
+    }
+
+    /// What has come of [`Self::let_go`]. `None` where no session will ever ask.
+    pub fn asked(&self, key: &K) -> Option<Asked> {
+        let entries = self.entries.lock();
+        let entry = entries.get(key).filter(|entry| entry.task.is_some())?;
+        Some(entry.shared.state.lock().asked.clone())
     }
 
     /// A cluster that was stopped is wanted again. What was seen now and then is too old for its
@@ -310,6 +320,24 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         if let Some(entry) = self.entries.lock().get(key) {
             entry.shared.poke.notify_one();
         }
+    }
+
+    /// Something has happened that what was read last need not show: a rollout would wait for the next
+    /// turn. Reads now, unless reading fails, whose pauses spare a server and the accounts on it.
+    pub fn outdate(&self, key: &K) {
+        if let Some(entry) = self.entries.lock().get(key)
+            && entry.shared.state.lock().is_well()
+        {
+            entry.shared.poke.notify_one();
+        }
+    }
+
+    /// Whether a reading has been asked for that has not begun.
+    #[cfg(test)]
+    pub fn is_poked(&self, key: &K) -> bool {
+        let entries = self.entries.lock();
+        let shared = entries.get(key).map(|entry| &entry.shared);
+        shared.is_some_and(|shared| shared.poke.notified().now_or_never().is_some())
     }
 
     /// Whether the first outcome of a probe that was ensured is still to come.
@@ -372,7 +400,8 @@ impl Shared {
                 failing_since: None,
                 writable_since: None,
                 reading,
-                let_go: Vec::new(),
+                let_go: BTreeSet::new(),
+                asked: Asked::default(),
             }),
             poke: Notify::new(),
         }
@@ -424,6 +453,11 @@ impl State {
             && read.is_some_and(|read| now.saturating_duration_since(read) > longest)
     }
 
+    /// Whether the last reading was a good one.
+    fn is_well(&self) -> bool {
+        matches!(self.outcome, Knowledge::Good) && self.failing_since.is_none()
+    }
+
     /// The facts with license and version of the schema as they were last understood.
     fn as_understood(&self, mut facts: DatabaseFacts) -> DatabaseFacts {
         if facts.license.is_unknown() {
@@ -458,6 +492,18 @@ impl State {
                 .min(facts.server_uptime),
             ..facts
         })
+    }
+
+    /// Takes up which of these pods' drain hooks were reached. True if that is news. Who was reached once
+    /// stays so as long as that is wanted: its hook may have returned since.
+    fn note_asked(&mut self, pods: &BTreeSet<String>, reached: BTreeSet<String>) -> bool {
+        let before = self.asked.clone();
+        let Self { asked, let_go, .. } = self;
+        let still_wanted = reached.into_iter().filter(|pod| let_go.contains(pod));
+        asked.reached.extend(still_wanted);
+        let tried = pods.intersection(let_go).cloned().collect::<BTreeSet<_>>();
+        asked.missed = &tried - &asked.reached;
+        *asked != before
     }
 
     /// As at the start: the next outcome is news, whatever it is.
@@ -587,7 +633,10 @@ async fn turn(
     }
     let let_go = shared.state.lock().let_go.clone();
     // Boxed likewise.
-    Box::pin(prober.ask_hooks(&let_go)).await;
+    let reached = Box::pin(prober.ask_hooks(&let_go)).await;
+    if shared.state.lock().note_asked(&let_go, reached) {
+        wake();
+    }
     sleep_until(read + LEAST_PAUSE).await;
     tokio::select! {
         () = sleep_until(read + pause) => {}
@@ -668,24 +717,34 @@ impl Prober {
         outcome
     }
 
-    /// Asks the drain hooks whose sessions have these names, and no others, to let their replicas end.
-    /// A session that breaks off in this is opened again for the next reading.
-    async fn ask_hooks(&mut self, names: &[String]) {
+    /// Asks the drain hooks of these pods, and no others, to let their replicas end. Returns which were
+    /// there to be asked. A session that breaks off in this is opened again for the next reading.
+    async fn ask_hooks(&mut self, pods: &BTreeSet<String>) -> BTreeSet<String> {
         let Some(session) = &mut self.session else {
-            return;
+            return BTreeSet::new();
         };
         // Another's session of the server may get what is sent through a transaction-mode pooler.
-        let may_ask = !names.is_empty() && !session.facts.transaction_pooler;
+        let may_ask = !pods.is_empty() && !session.facts.transaction_pooler;
         if !may_ask && !session.asks {
-            return;
+            return BTreeSet::new();
         }
-        match queries::let_go(&mut session.connection, if may_ask { names } else { &[] }).await {
-            Ok(()) => session.asks = may_ask,
+        let asked = pods.iter().filter(|_| may_ask);
+        let sessions: Vec<_> = asked.map(|pod| hook::sessions_of(pod)).collect();
+        match queries::let_go(&mut session.connection, &sessions).await {
+            Ok(asked) => {
+                session.asks = may_ask;
+                let was_asked = |pod: &&String| asked.contains(&hook::sessions_of(pod));
+                pods.iter().filter(was_asked).cloned().collect()
+            }
             // The server understood it and said no: the session is as good as before.
             Err(queries::Failed::Sql(sqlx::Error::Database(_))) => {
                 tracing::debug!("the server takes no advisory lock, so no drain hook is asked");
+                BTreeSet::new()
             }
-            Err(_) => self.session = None,
+            Err(_) => {
+                self.session = None;
+                BTreeSet::new()
+            }
         }
     }
 
@@ -1130,6 +1189,48 @@ mod tests {
         let next = timeout(seconds(60), woken.recv()).await;
         assert_eq!(next, Ok(Some(())));
         assert!(matches!(view(), DatabaseView::Probed(Err(_))));
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_was_reached_once_stays_so_as_long_as_that_is_wanted() {
+        let (wake, _woken) = unbounded_channel();
+        let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| panic!("probed")));
+        let access = Access {
+            url: url("127.0.0.1", 1),
+            ca: None,
+            reach: Reach::Anywhere,
+            login: Login::Bytebase,
+            trial: None,
+            fingerprint: [1; 32],
+        };
+        // Its task does not run before this test waits for something, which it does not.
+        probes.ensure(&"a", access);
+        assert_eq!(probes.asked(&"b"), None, "no session asks");
+        let of =
+            |pods: &[&str]| -> BTreeSet<String> { pods.iter().map(ToString::to_string).collect() };
+        let wants = |pods: &[&str]| probes.let_go(&"a", &of(pods));
+        let tried = |pods: &[&str], reached: &[&str]| {
+            let shared = Arc::clone(&probes.entries.lock()[&"a"].shared);
+            let news = shared.state.lock().note_asked(&of(pods), of(reached));
+            let asked = probes.asked(&"a").unwrap();
+            (news, asked.reached, asked.missed)
+        };
+        assert_eq!(tried(&[], &[]), (false, of(&[]), of(&[])));
+        wants(&["one", "two"]);
+        assert_eq!(probes.asked(&"a"), Some(Asked::default()), "not tried yet");
+        let first = tried(&["one", "two"], &["one"]);
+        assert_eq!(first, (true, of(&["one"]), of(&["two"])));
+        let lost = tried(&["one", "two"], &[]);
+        assert_eq!(lost, (false, of(&["one"]), of(&["two"])));
+        let found = tried(&["one", "two"], &["two"]);
+        assert_eq!(found, (true, of(&["one", "two"]), of(&[])));
+        // What is no longer wanted begins again, also where a try for it has just ended.
+        wants(&["two"]);
+        assert_eq!(tried(&["one", "two"], &["one"]).1, of(&["two"]));
+        wants(&[]);
+        assert_eq!(tried(&[], &[]), (false, of(&[]), of(&[])));
+        wants(&["one"]);
+        assert_eq!(tried(&["one"], &[]), (true, of(&[]), of(&["one"])));
     }
 
     #[tokio::test]

@@ -389,22 +389,28 @@ pub(super) fn text_of(row: &PgRow) -> String {
 }
 
 /// Asks the drain hooks whose sessions have these names to let their replicas end, and takes the
-/// request back from all others: by advisory locks, which the server releases with this session.
+/// request back from all others: by advisory locks, which the server releases with this session. Returns
+/// the names of the sessions that were found and whose keys could be known: without `pg_monitor` the
+/// server does not show when another role's session began.
 pub(super) async fn let_go(
     connection: &mut PgConnection,
     sessions: &[String],
-) -> Result<(), Failed> {
+) -> Result<Vec<String>, Failed> {
     let asked = async {
         // Locks of a session are counted, so what was asked before is taken back first.
         let release = sqlx::query("SELECT pg_advisory_unlock_all()").persistent(false);
         release.execute(&mut *connection).await?;
-        let ask = sqlx::query(concat!(
-            "SELECT pg_try_advisory_lock_shared($1, ",
+        let ask = sqlx::query_as::<_, (String, Option<bool>)>(concat!(
+            "SELECT application_name, pg_try_advisory_lock_shared($1, ",
             session_key!(),
             ") FROM pg_stat_activity WHERE datname = current_database() AND application_name = ANY($2)",
         ));
         let ask = ask.bind(hook::LET_GO).bind(sessions).persistent(false);
-        ask.execute(connection).await.map(|_| ())
+        let found = ask.fetch_all(connection).await?;
+        let locked = found
+            .into_iter()
+            .filter(|(_, locked)| *locked == Some(true));
+        Ok(locked.map(|(session, _)| session).collect())
     };
     match timeout(READ_TIMEOUT, asked).await {
         Ok(asked) => asked.map_err(Failed::Sql),
