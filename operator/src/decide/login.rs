@@ -127,6 +127,8 @@ impl Rollout {
     #[must_use]
     pub fn held_by_login(self, held: &Held) -> Self {
         let step = match (self.step, held) {
+            // What stalls may be what the change corrects, and it is written at that time.
+            (_, Held::Waits(wait)) if wait.until.is_some() => Step::Wait(wait.clone()),
             (Step::Stalled { reason, pod, why }, _) => Step::Stalled { reason, pod, why },
             (_, Held::Waits(wait)) => Step::Wait(wait.clone()),
             (_, Held::Refused(failure)) => Step::Stalled {

@@ -8,7 +8,7 @@ use super::health::Health;
 use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
-use crate::desired::drain::Template;
+use crate::desired::drain::{self, Template};
 use crate::observation::{Observation, StatefulSetView};
 use crate::validate::ValidCluster;
 
@@ -89,9 +89,11 @@ fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bo
     changes(set, template) || (set.settled && outdated())
 }
 
-/// Whether the StatefulSet is known to have another template than it should.
+/// Whether the StatefulSet is known to have another template than it should. The digest leaves out the
+/// drain hook, which a template may get without any other change.
 pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
-    set.template_digest.is_some() && set.template_digest != template.digest
+    let other_hook = || drain::image_in(&set.template) != drain::image_in(&template.value);
+    set.template_digest.is_some() && (set.template_digest != template.digest || other_hook())
 }
 
 /// The next move, where such a rollout is under way.

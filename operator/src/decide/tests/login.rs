@@ -8,7 +8,7 @@ use crate::decide::plan::Plan;
 use crate::desired::drain::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, ProbeFailure,
+    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, PodTrouble, ProbeFailure,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -323,6 +323,28 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
 }
 
 #[test]
+fn a_correction_with_another_password_is_written_when_the_pods_know_it() {
+    let mut history = History::new(&json!({}));
+    let mut broken = History::read();
+    for pod in &mut broken.pods[..2] {
+        pod.revision = Some(OLD.to_owned());
+    }
+    broken.pods[2].ready = false;
+    broken.pods[2].trouble = Some(PodTrouble::Unschedulable("no node".to_owned()));
+    broken.pods[2].created_at = after(seconds(-3600));
+    broken.pods[2].unready_since = Some(after(seconds(-3600)));
+    let stalled = history.step(BEFORE, broken.clone());
+    assert_eq!(state(&stalled, ConditionType::Stalled).0, Some(true));
+    history.changes = json!({"podLabels": {"is": "corrected"}});
+    let corrected = history.step(OTHER_PASSWORD, broken.clone());
+    is_held(&corrected, RolloutWait::SecretInPods);
+    assert_eq!(corrected.next, Some(after(seconds(120))));
+    assert_eq!(state(&corrected, ConditionType::Stalled).0, Some(false));
+    history.now = after(seconds(120));
+    assert!(writes_template(&history.step(OTHER_PASSWORD, broken)));
+}
+
+#[test]
 fn a_paused_cluster_waits_for_nothing_but_to_be_resumed() {
     let mut history = History::new(&json!({}));
     history.changes["paused"] = json!(true);
@@ -330,6 +352,22 @@ fn a_paused_cluster_waits_for_nothing_but_to_be_resumed() {
         waits(&history.step(OTHER_PASSWORD, History::read())),
         Some(RolloutWait::Resume)
     );
+}
+
+#[test]
+fn a_drain_hook_that_could_not_be_written_yet_is_no_complete_rollout() {
+    let mut history = History::new(&json!({}));
+    let valid = wants(BEFORE, &history.changes).cluster.unwrap();
+    let without = template(&valid, None, Standing::default()).unwrap();
+    history.set.template = without.value;
+    history.set.template_digest = without.digest;
+    let done = |plan: &Plan| state(plan, ConditionType::RolloutComplete).0;
+    history.changes = json!({"paused": true});
+    assert_eq!(done(&history.step(BEFORE, History::read())), Some(true));
+    history.changes = json!({"paused": true, "rollout": {"drain": "Enabled"}});
+    let paused = history.step(BEFORE, History::read());
+    assert_eq!(done(&paused), Some(false));
+    assert_eq!(waits(&paused), Some(RolloutWait::Resume));
 }
 
 #[test]
