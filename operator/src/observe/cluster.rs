@@ -1,7 +1,9 @@
 //! One cluster as it stands: its objects out of the caches, its replicas' ids out of their logs.
 
+use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
-use super::pod::{self, LogIds, LogReader};
+use super::log_reads::LogReader;
+use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
