@@ -306,6 +306,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         now: now(),
         stateful_set: running.map(set),
         pods: (0..running.unwrap_or(0)).map(pod).collect(),
+        awaits_logs: false,
         ingress_has_address: Some(true),
         route: None,
         kinds_not_installed: Vec::new(),

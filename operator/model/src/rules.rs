@@ -465,6 +465,7 @@ impl Rules {
                 version: (!self.has(Bug::StandingVersionIgnored)).then(|| version(set.template)),
             }),
             pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
+            awaits_logs: false,
             ingress_has_address: None,
             service_exposes: false,
             route: None,

@@ -16,6 +16,10 @@ use std::fmt;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Status waits so long for what a log says that is being read, so that it need not be written twice.
+/// The kubelet nearly always answers within a few milliseconds.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is known of the metadata database.
 #[derive(Clone, Debug)]
 #[expect(
@@ -331,6 +335,8 @@ pub struct Observation {
     pub stateful_set: Option<StatefulSetView>,
     /// The pods of the cluster, by ordinal.
     pub pods: Vec<PodView>,
+    /// Logs of them are being read that may say more in a moment.
+    pub awaits_logs: bool,
     /// Whether the Ingress is there and has an address. `None`: it is not there.
     pub ingress_has_address: Option<bool>,
     /// The client Service stands, and lets people in from outside by its type.

@@ -2,14 +2,13 @@
 
 use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
-use super::log_reads::LogReader;
+use super::log_reads::{Known, LogReader};
 use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::observation::{PodView, StatefulSetView};
 use crate::redaction::{KnownSecrets, RedactedLine};
-use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -75,33 +74,37 @@ pub struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    async fn line(&self, pod: &Pod) -> Option<RedactedLine> {
-        let secrets = self.secrets?;
+    fn line(&self, pod: &Pod) -> Known<RedactedLine> {
+        let Some(secrets) = self.secrets else {
+            return Known::nothing();
+        };
         let log = LogPlace::of(pod, self.patience, self.now);
-        self.lines.get(pod, log, secrets, &self.reader).await
+        self.lines.get(pod, log, secrets, &self.reader)
     }
 }
 
-/// The pods of one cluster as plain values, by ordinal, each with what its log says. `unmounted` says
-/// which volume of a pod cannot be mounted.
-pub async fn pods(
-    logs: &Logs<'_>,
-    pods: &[Pod],
-    unmounted: impl Fn(&Pod) -> Option<String>,
-) -> Vec<PodView> {
-    let mut views: Vec<_> = join_all(pods.iter().map(|pod| async {
-        let (id, log_line) = join(logs.ids.get(pod, &logs.reader), logs.line(pod)).await;
+/// The pods of one cluster.
+pub struct Pods {
+    /// By ordinal, each with what its log says.
+    pub views: Vec<PodView>,
+    /// One of the logs may say more in a moment.
+    pub await_logs: bool,
+}
+
+/// The pods of one cluster as plain values. `unmounted` says which volume of a pod cannot be mounted.
+pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
+    let mut await_logs = false;
+    let views = pods.iter().filter_map(|pod| {
+        let (id, line) = (logs.ids.get(pod, &logs.reader), logs.line(pod));
+        await_logs |= id.is_awaited || line.is_awaited;
         Some(PodView {
-            log_line,
-            ..pod::view(pod, id, unmounted(pod).as_deref())?
+            log_line: line.value,
+            ..pod::view(pod, id.value, unmounted(pod).as_deref())?
         })
-    }))
-    .await
-    .into_iter()
-    .flatten()
-    .collect();
+    });
+    let mut views: Vec<_> = views.collect();
     views.sort_by_key(|view| view.ordinal);
-    views
+    Pods { views, await_logs }
 }
 
 /// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none, one that

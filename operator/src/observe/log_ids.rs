@@ -1,7 +1,7 @@
 //! Ids of replicas, out of the heads of their logs.
 
 use super::caches::ObjectName;
-use super::log_reads::{Finding, Found, Log, LogReader, LogReads, Part, Retries};
+use super::log_reads::{Finding, Found, Known, Log, LogReader, LogReads, Part, Retries};
 use super::pod::running_container;
 use crate::api::status::ReplicaStatus;
 use k8s_openapi::api::core::v1::Pod;
@@ -58,18 +58,23 @@ impl LogIds {
     }
 
     /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is read.
-    pub async fn get(&self, pod: &Pod, reader: &LogReader) -> Option<Uuid> {
-        let container = running_container(pod)?;
-        let known = self.0.known(&ObjectName::of(pod), &container);
-        if known.is_some() {
-            return known;
+    pub fn get(&self, pod: &Pod, reader: &LogReader) -> Known<Uuid> {
+        let Some(container) = running_container(pod) else {
+            return Known::nothing();
+        };
+        let value = self.0.known(&ObjectName::of(pod), &container);
+        if value.is_some() {
+            return Known {
+                value,
+                is_awaited: false,
+            };
         }
         let log = Log {
             container: container.clone(),
             part: HEAD,
         };
         let take = |head: &str| find_id(head).map_or(Found::NotYet, |id| Found::Now(Some(id)));
-        self.0.get(pod, &container, log, reader, take).await
+        self.0.get(pod, &container, log, reader, take)
     }
 
     /// All pods of which something is known.
@@ -93,10 +98,10 @@ fn find_id(log: &str) -> Option<Uuid> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::log_reads::PATIENCE;
     use super::super::log_reads::kubelet::Kubelet;
     use super::*;
     use crate::desired::CONTAINER;
+    use crate::observation::LOG_PATIENCE;
     use serde_json::json;
 
     const ID: &str = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
@@ -112,6 +117,17 @@ mod tests {
         .unwrap()
     }
 
+    /// The id once its log has been read, if it was not known before.
+    async fn get(ids: &LogIds, container: &str, reader: &LogReader) -> Option<Uuid> {
+        let pod = running(container);
+        let before = ids.get(&pod, reader);
+        assert_eq!(before.is_awaited, before.value.is_none());
+        Kubelet::answers().await;
+        let after = ids.get(&pod, reader);
+        assert!(!after.is_awaited);
+        after.value
+    }
+
     #[tokio::test]
     async fn an_id_is_read_once_for_each_container() {
         let (ids, kubelet) = (LogIds::default(), Kubelet::default());
@@ -122,7 +138,7 @@ mod tests {
             ("containerd://1", 1),
             ("containerd://2", 2),
         ] {
-            let id = ids.get(&running(container), &reader).await;
+            let id = get(&ids, container, &reader).await;
             assert_eq!(id.map(|id| id.to_string()).as_deref(), Some(ID));
             assert_eq!(kubelet.asked(), times, "{container}");
             assert_eq!(kubelet.woken(), times);
@@ -130,18 +146,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_kubelet_that_does_not_answer_holds_no_reconcile() {
+    async fn a_kubelet_that_does_not_answer_is_asked_once_and_waited_for_for_a_moment() {
         let (ids, kubelet) = (LogIds::default(), Kubelet::default());
-        let reader = kubelet.reader();
-        let pod = running("containerd://1");
-        let start = tokio::time::Instant::now();
-        assert_eq!(ids.get(&pod, &reader).await, None);
-        assert!(start.elapsed() <= PATIENCE + Duration::from_millis(10));
-        // The next reconciles do not wait at all while that one reading goes on.
-        for _ in 0..50 {
-            assert_eq!(ids.get(&pod, &reader).await, None);
+        let (reader, pod) = (kubelet.reader(), running("containerd://1"));
+        for (passed, is_awaited) in [
+            (Duration::ZERO, true),
+            (Duration::ZERO, true),
+            (LOG_PATIENCE, false),
+        ] {
+            tokio::time::advance(passed).await;
+            let value = None;
+            assert_eq!(ids.get(&pod, &reader), Known { value, is_awaited });
+            Kubelet::answers().await;
         }
-        assert!(start.elapsed() <= PATIENCE + Duration::from_millis(10));
         assert_eq!(kubelet.asked(), 1);
     }
 
@@ -159,7 +176,7 @@ mod tests {
             let ids = LogIds::default();
             let pod = running(container);
             ids.recall(std::slice::from_ref(&pod), &remembered);
-            let id = ids.get(&pod, &reader).await;
+            let id = get(&ids, container, &reader).await;
             assert_eq!(id.is_some(), known, "{container}");
         }
         assert_eq!(kubelet.asked(), 1);

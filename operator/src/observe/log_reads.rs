@@ -5,23 +5,21 @@
 use super::caches::ObjectName;
 use crate::desired::CONTAINER;
 use crate::kubernetes::error_text::plain;
+use crate::observation::LOG_PATIENCE;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::LogParams;
 use kube::{Api, ResourceExt as _};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Logs that are read at a time.
 pub const LOG_READS: usize = 16;
 /// A kubelet that does not answer within this long is asked again later.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A reconcile waits so long for a log that it has begun to read, so that status need not be written
-/// twice. It nearly always takes a few milliseconds.
-pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// A read that has not ended by then has panicked: the queue for it and itself take less.
 const LOST_READ: Duration = Duration::from_mins(1);
 
@@ -88,6 +86,15 @@ pub enum Found<T> {
     Now(Option<T>),
 }
 
+/// What is known out of a log by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known<T> {
+    /// What it said.
+    pub value: Option<T>,
+    /// Nothing is known, and a first read of it is about to end.
+    pub is_awaited: bool,
+}
+
 /// What is known of each pod out of its log.
 #[derive(Clone)]
 pub struct LogReads<T>(Arc<Mutex<HashMap<ObjectName, Entry<T>>>>);
@@ -149,12 +156,28 @@ impl<T> Entry<T> {
 }
 
 impl<T: Finding> Entry<T> {
-    /// Takes up what this log says. Returns whether that is news.
+    /// How long a first read of a log has taken, of which nothing else is known.
+    fn awaited_for(&self) -> Option<Duration> {
+        match self.read {
+            Some((_, Read::Begun(at, 0))) if self.known.is_none() => Some(at.elapsed()),
+            _ => None,
+        }
+    }
+
+    fn now(&self) -> Known<T> {
+        Known {
+            value: self.known.clone(),
+            is_awaited: self.awaited_for().is_some_and(|time| time < LOG_PATIENCE),
+        }
+    }
+
+    /// Takes up what this log says. Returns whether that is news, or was waited for.
     fn end(&mut self, log: &Log, found: Found<T>) -> bool {
         let failures = match &self.read {
             Some((of, Read::Begun(_, failures))) if of == log => *failures,
             _ => return false,
         };
+        let was_awaited = self.awaited_for().is_some();
         let (read, is_news) = match found {
             Found::NotYet => (
                 Read::Failed(Instant::now(), failures.saturating_add(1)),
@@ -164,7 +187,7 @@ impl<T: Finding> Entry<T> {
             Found::Now(found) => (Read::Done, self.learn(found)),
         };
         self.read = Some((log.clone(), read));
-        is_news
+        is_news || was_awaited
     }
 
     fn learn(&mut self, found: Option<T>) -> bool {
@@ -177,6 +200,18 @@ impl<T: Finding> Entry<T> {
             self.known = found;
         }
         is_news
+    }
+}
+
+// === impl Known ===
+
+impl<T> Known<T> {
+    /// Nothing, and nothing is to come.
+    pub fn nothing() -> Self {
+        Self {
+            value: None,
+            is_awaited: false,
+        }
     }
 }
 
@@ -212,43 +247,39 @@ impl<T: Finding> LogReads<T> {
         self.0.lock().insert(pod, entry);
     }
 
-    /// What is known of this pod or container. A log that has not been read is, and the cluster is
-    /// woken if it says something new; for a moment this waits for it.
-    pub async fn get(
+    /// What is known of this pod or container by now. A log that has not been read is, and the cluster
+    /// is woken if it says something new, or if status may wait for it.
+    pub fn get(
         &self,
         pod: &Pod,
         of: &str,
         log: Log,
         reader: &LogReader,
         take: impl FnOnce(&str) -> Found<T> + Send + 'static,
-    ) -> Option<T> {
+    ) -> Known<T> {
         let place = ObjectName::of(pod);
-        let begins = {
-            let mut entries = self.0.lock();
-            let entry = entries
-                .entry(place.clone())
-                .or_insert_with(|| Entry::new(of));
-            if entry.of != of {
-                *entry = Entry::new(of);
-            }
-            entry.begin(&log, T::RETRIES)
-        };
-        if begins {
+        let mut entries = self.0.lock();
+        let entry = entries
+            .entry(place.clone())
+            .or_insert_with(|| Entry::new(of));
+        if entry.of != of {
+            *entry = Entry::new(of);
+        }
+        if entry.begin(&log, T::RETRIES) {
             let (reads, reader) = (self.clone(), reader.clone());
-            let (place, of, name) = (place.clone(), of.to_owned(), pod.name_any());
-            let read = tokio::spawn(async move {
+            let (of, name) = (of.to_owned(), pod.name_any());
+            tokio::spawn(async move {
                 let text = reader.read(&name, log.part, T::WITHOUT_IT).await;
                 let found = text.map_or(Found::NotYet, |text| take(&text));
                 if reads.end(&place, &of, &log, found) {
                     (reader.wake)();
                 }
             });
-            let _ = timeout(PATIENCE, read).await;
         }
-        self.known(&place, of)
+        entry.now()
     }
 
-    /// Takes up what a log says. Returns whether that is news.
+    /// Takes up what a log says. Returns whether that is news, or was waited for.
     fn end(&self, pod: &ObjectName, of: &str, log: &Log, found: Found<T>) -> bool {
         let mut entries = self.0.lock();
         // The pod may have gone, or restarted, while its log was read.
@@ -325,6 +356,13 @@ pub(super) mod kubelet {
 
         pub fn asked(&self) -> usize {
             self.asked.lock().len()
+        }
+
+        /// Lets a read that has begun come to its end, if it has one.
+        pub async fn answers() {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
         }
 
         pub fn woken(&self) -> usize {

@@ -27,7 +27,7 @@ use crate::process::queue::{Key, Queue, name};
 use crate::validate::{ValidDatabase, Validation};
 use caches::Caches;
 use claims::{Claimant, Claims, Sighting};
-use cluster::Logs;
+use cluster::{Logs, Pods};
 use database::Access;
 use database::probe::Probes;
 use jiff::Timestamp;
@@ -89,7 +89,7 @@ pub struct OwnActions {
 }
 
 /// Gathers everything seen of one cluster, and sees to it that its database is read.
-pub async fn observe(
+pub fn observe(
     sources: &Sources,
     key: &Key,
     cluster: &BytebaseCluster,
@@ -104,7 +104,7 @@ pub async fn observe(
         namespace: &cluster.namespace().unwrap_or_default(),
         name: &cluster.name_any(),
     };
-    subject.observe(validation, own, memory).await
+    subject.observe(validation, own, memory)
 }
 
 // === impl Sources ===
@@ -161,12 +161,7 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    async fn observe(
-        self,
-        validation: &Validation,
-        own: OwnActions,
-        memory: &Memory,
-    ) -> Observation {
+    fn observe(self, validation: &Validation, own: OwnActions, memory: &Memory) -> Observation {
         let Self {
             sources,
             namespace,
@@ -177,7 +172,10 @@ impl Subject<'_> {
             .caches
             .read::<StatefulSet>(Kind::StatefulSet, namespace, name)
             .filter(|set| self.owns(set));
-        let pods = self.pods(set.as_ref(), &own, validation).await;
+        let Pods {
+            views: pods,
+            await_logs,
+        } = self.pods(set.as_ref(), &own, validation);
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
@@ -196,6 +194,7 @@ impl Subject<'_> {
             now,
             stateful_set: set.as_ref().map(cluster::stateful_set),
             pods,
+            awaits_logs: await_logs,
             ingress_has_address: ingress.map(|ingress| {
                 let balancer = ingress
                     .status
@@ -224,12 +223,7 @@ impl Subject<'_> {
     }
 
     /// The pods of the cluster, by ordinal.
-    async fn pods(
-        &self,
-        set: Option<&StatefulSet>,
-        own: &OwnActions,
-        validation: &Validation,
-    ) -> Vec<PodView> {
+    fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions, validation: &Validation) -> Pods {
         let Self {
             sources,
             namespace,
@@ -261,10 +255,11 @@ impl Subject<'_> {
             patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
             now: (sources.clock)(),
         };
-        let mut pods = cluster::pods(&logs, &pods, unmounted).await;
+        let mut pods = cluster::pods(&logs, &pods, unmounted);
         // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
         // one would be evicted on a picture of before.
         let evicted = pods
+            .views
             .iter_mut()
             .find(|pod| Some(&pod.uid) == own.evicted.as_ref());
         if let Some(pod) = evicted {

@@ -302,7 +302,7 @@ prop_compose! {
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, texts()),
-        (remembered, service_exposes, failed) in (remembered().boxed(), any::<bool>(), proptest::option::of(texts())),
+        (remembered, (service_exposes, awaits_logs), failed) in (remembered().boxed(), any::<(bool, bool)>(), proptest::option::of(texts())),
         unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (
             proptest::option::of((timestamps().boxed(), texts())),
@@ -313,6 +313,7 @@ prop_compose! {
             now,
             stateful_set,
             pods,
+            awaits_logs,
             ingress_has_address,
             route,
             kinds_not_installed,
