@@ -1,10 +1,12 @@
 //! One cluster as it stands: its objects out of the caches, its replicas' ids out of their logs.
 
+use super::caches::ObjectName;
 use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
 use super::log_reads::{Known, LogReader};
 use super::pod;
 use crate::api::spec::MOST_REPLICAS;
+use crate::api::status::ReplicaStatus;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
 use crate::desired::{VERSION_ANNOTATION, selector_labels};
 use crate::observation::{PodView, StatefulSetView};
@@ -65,8 +67,11 @@ pub struct Logs<'a> {
     pub lines: &'a LogLines,
     /// How they are read.
     pub reader: LogReader,
-    /// What no line may show; `None` where that is not known, and then none is shown.
-    pub secrets: Option<&'a Arc<KnownSecrets>>,
+    /// What status said of the replicas.
+    pub remembered: &'a [ReplicaStatus],
+    /// What no line may show; `None` where that is not known, and then none is shown. Asked only where
+    /// there is a line to show: nearly always all replicas are up.
+    pub secrets: &'a dyn Fn() -> Option<Arc<KnownSecrets>>,
     /// How long a replica may take to come up.
     pub patience: Option<SignedDuration>,
     /// The time.
@@ -75,10 +80,14 @@ pub struct Logs<'a> {
 
 impl Logs<'_> {
     fn line(&self, pod: &Pod) -> Known<RedactedLine> {
-        let Some(secrets) = self.secrets else {
+        let Some(log) = LogPlace::of(pod, self.patience, self.now) else {
+            self.lines.forget(&ObjectName::of(pod));
             return Known::nothing();
         };
-        let log = LogPlace::of(pod, self.patience, self.now);
+        let Some(secrets) = (self.secrets)() else {
+            return Known::nothing();
+        };
+        self.lines.recall(pod, self.remembered, &secrets);
         self.lines.get(pod, log, secrets, &self.reader)
     }
 }
@@ -121,4 +130,54 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
         (None, uid) => uid.is_none(),
     };
     labelled && belongs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log_reads::kubelet::Kubelet;
+    use super::*;
+    use crate::testing::now;
+    use serde_json::{Value, json};
+
+    /// A pod with a process that ended, whatever it is now.
+    fn pod(ready: &str) -> Pod {
+        let state = |name: &str, container: &str| -> Value {
+            json!({name: {"exitCode": 0, "containerID": container}})
+        };
+        serde_json::from_value(json!({
+            "metadata": {"name": "demo-0", "uid": "u"},
+            "status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{
+                    "name": "bytebase", "ready": false, "restartCount": 1, "image": "", "imageID": "",
+                    "state": {"waiting": {}}, "lastState": state("terminated", "containerd://1"),
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn secrets_are_gathered_only_where_a_log_is_to_be_quoted() {
+        let (ids, lines) = (LogIds::default(), LogLines::default());
+        for (ready, expected) in [("True", 0), ("False", 1), ("True", 0)] {
+            let asked = std::cell::Cell::new(0);
+            let logs = Logs {
+                ids: &ids,
+                lines: &lines,
+                reader: Kubelet::default().reader(),
+                remembered: &[],
+                secrets: &|| {
+                    asked.set(asked.get() + 1);
+                    Some(Arc::default())
+                },
+                patience: None,
+                now: now(),
+            };
+            assert_eq!(pods(&logs, &[pod(ready)], |_| None).views.len(), 1);
+            assert_eq!(asked.get(), expected, "{ready}");
+            // Nothing is kept of one that is well.
+            assert_eq!(lines.pods().len(), expected, "{ready}");
+        }
+    }
 }

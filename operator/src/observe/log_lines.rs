@@ -115,37 +115,30 @@ impl LogPlace {
 }
 
 impl LogLines {
-    /// Takes up what the status of a cluster says of its pods, as far as it may be shown now.
-    pub fn recall(&self, pods: &[Pod], remembered: &[ReplicaStatus], secrets: &KnownSecrets) {
-        for pod in pods {
-            let (place, name) = (ObjectName::of(pod), pod.name_any());
-            let Some(uid) = pod.uid().filter(|uid| !self.0.has(&place, uid)) else {
-                continue;
-            };
-            let mut said = remembered.iter().filter(|status| status.pod == name);
-            let said = said.find_map(|status| status.log_line.as_ref());
-            let said = said.filter(|said| said.pod_uid == uid);
-            let line = said.and_then(|said| RedactedLine::of(&said.text, secrets));
-            if let Some(line) = line {
-                self.0.recall(place, &uid, line);
-            }
+    /// Takes up what the status of a cluster says of a pod, as far as it may be shown now.
+    pub fn recall(&self, pod: &Pod, remembered: &[ReplicaStatus], secrets: &KnownSecrets) {
+        let (place, name) = (ObjectName::of(pod), pod.name_any());
+        let Some(uid) = pod.uid().filter(|uid| !self.0.has(&place, uid)) else {
+            return;
+        };
+        let mut said = remembered.iter().filter(|status| status.pod == name);
+        let said = said.find_map(|status| status.log_line.as_ref());
+        let said = said.filter(|said| said.pod_uid == uid);
+        let line = said.and_then(|said| RedactedLine::of(&said.text, secrets));
+        if let Some(line) = line {
+            self.0.recall(place, &uid, line);
         }
     }
 
-    /// The line of this log, or of the one before until it has been read. `None` for `log`: nothing
-    /// has to be explained.
+    /// The line of this log, or of the one before until it has been read.
     pub fn get(
         &self,
         pod: &Pod,
-        log: Option<LogPlace>,
-        secrets: &Arc<KnownSecrets>,
+        place: LogPlace,
+        secrets: Arc<KnownSecrets>,
         reader: &LogReader,
     ) -> Known<RedactedLine> {
-        let (Some(uid), Some(place)) = (pod.uid(), log) else {
-            self.forget(&ObjectName::of(pod));
-            return Known::nothing();
-        };
-        let (log, secrets) = (place.log(), Arc::clone(secrets));
+        let (uid, log) = (pod.uid().unwrap_or_default(), place.log());
         let take = move |tail: &str| place.found(tail, &secrets);
         self.0.get(pod, &uid, log, reader, take)
     }
@@ -275,7 +268,7 @@ mod tests {
     }
 
     async fn line(lines: &LogLines, pod: &Pod, reader: &LogReader) -> Option<String> {
-        let get = || lines.get(pod, log_of(pod), &secrets(), reader);
+        let get = || lines.get(pod, log_of(pod).unwrap(), secrets(), reader);
         let before = get();
         Kubelet::answers().await;
         let after = get();
@@ -320,10 +313,6 @@ mod tests {
         assert_eq!(line(&lines, &crashed("u", "c-5"), &reader).await, before);
         logs.say(nothing());
         assert_eq!(line(&lines, &crashed("other", "c-6"), &reader).await, None);
-        // Of one that is well nothing is kept.
-        let well = pod("other", &json!({"running": {}}), &json!({}), 0);
-        assert_eq!(line(&lines, &well, &reader).await, None);
-        assert_eq!(lines.pods(), []);
     }
 
     #[tokio::test]
@@ -356,7 +345,7 @@ mod tests {
         .unwrap();
         for (uid, expected) in [("u", Some("it was *** in the end")), ("other", None)] {
             let (lines, pod) = (LogLines::default(), crashed(uid, "c-1"));
-            lines.recall(std::slice::from_ref(&pod), &remembered, &secrets());
+            lines.recall(&pod, &remembered, &secrets());
             let said = line(&lines, &pod, &reader).await;
             assert_eq!(said.as_deref(), expected, "{uid}");
         }

@@ -24,7 +24,7 @@ use crate::observation::{
     PodView, ProbeFailure, RefusedEviction, Remembered,
 };
 use crate::process::queue::{Key, Queue, name};
-use crate::validate::{ValidDatabase, Validation};
+use crate::validate::{References, ValidDatabase, Validation, known_secrets};
 use caches::Caches;
 use claims::{Claimant, Claims, Sighting};
 use cluster::{Logs, Pods};
@@ -38,6 +38,7 @@ use kube::{Api, Client, ResourceExt};
 use log_ids::LogIds;
 use log_lines::LogLines;
 use log_reads::{LOG_READS, LogReader};
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,6 +94,7 @@ pub fn observe(
     sources: &Sources,
     key: &Key,
     cluster: &BytebaseCluster,
+    references: &References,
     validation: &Validation,
     own: OwnActions,
     memory: &Memory,
@@ -101,10 +103,12 @@ pub fn observe(
         sources,
         key,
         cluster,
+        references,
+        validation,
         namespace: &cluster.namespace().unwrap_or_default(),
         name: &cluster.name_any(),
     };
-    subject.observe(validation, own, memory)
+    subject.observe(own, memory)
 }
 
 // === impl Sources ===
@@ -156,14 +160,17 @@ struct Subject<'a> {
     sources: &'a Sources,
     key: &'a Key,
     cluster: &'a BytebaseCluster,
+    references: &'a References,
+    validation: &'a Validation,
     namespace: &'a str,
     name: &'a str,
 }
 
 impl Subject<'_> {
-    fn observe(self, validation: &Validation, own: OwnActions, memory: &Memory) -> Observation {
+    fn observe(self, own: OwnActions, memory: &Memory) -> Observation {
         let Self {
             sources,
+            validation,
             namespace,
             name,
             ..
@@ -175,7 +182,7 @@ impl Subject<'_> {
         let Pods {
             views: pods,
             await_logs,
-        } = self.pods(set.as_ref(), &own, validation);
+        } = self.pods(set.as_ref(), &own);
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
@@ -223,7 +230,7 @@ impl Subject<'_> {
     }
 
     /// The pods of the cluster, by ordinal.
-    fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions, validation: &Validation) -> Pods {
+    fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions) -> Pods {
         let Self {
             sources,
             namespace,
@@ -239,19 +246,18 @@ impl Subject<'_> {
             })
             .filter(|pod| cluster::is_ours(pod, name, set_uid.as_deref()))
             .collect();
-        sources.log_ids.recall(&pods, &own.status.replica_statuses);
+        let remembered = &own.status.replica_statuses;
+        sources.log_ids.recall(&pods, remembered);
         let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
-        let secrets = validation.secrets.as_ref();
-        if let Some(secrets) = secrets {
-            let remembered = &own.status.replica_statuses;
-            sources.log_lines.recall(&pods, remembered, secrets);
-        }
-        let cluster = validation.cluster.as_ref();
+        let secrets =
+            LazyCell::new(|| known_secrets(&self.cluster.spec, self.references).map(Arc::new));
+        let cluster = self.validation.cluster.as_ref();
         let logs = Logs {
             ids: &sources.log_ids,
             lines: &sources.log_lines,
             reader: self.log_reader(),
-            secrets,
+            remembered,
+            secrets: &|| secrets.clone(),
             patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
             now: (sources.clock)(),
         };
