@@ -233,7 +233,7 @@ pub fn pod(ordinal: i32) -> PodView {
         ending_since: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),
-        log_line: None,
+        log_quote: None,
         restarts: 0,
         trouble: None,
         version: Some("3.21.1".to_owned()),

@@ -525,7 +525,7 @@ impl Rules {
             ending_since: None,
             unready_since: (!serves).then_some(made),
             replica_id: (is_up || assumed).then(|| id(pod.uid)),
-            log_line: None,
+            log_quote: None,
             restarts: 0,
             trouble: match pod.replica {
                 Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),

@@ -525,14 +525,26 @@ pub struct PodView {
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.
     pub replica_id: Option<Uuid>,
-    /// The line of its log that says why it is not up, as far as it may be shown.
-    pub log_line: Option<RedactedLine>,
+    /// What is quoted of its log, where that says why it is not up.
+    pub log_quote: Option<LogQuote>,
     /// Container restarts.
     pub restarts: i32,
     /// What keeps it from running, or from being seen to run.
     pub trouble: Option<PodTrouble>,
     /// `bytebase.com/version` of the pod.
     pub version: Option<String>,
+}
+
+/// What is quoted of the log of a replica that is not up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogQuote {
+    /// The line that says why, as far as it may be shown.
+    Line(RedactedLine),
+    /// Nothing: its process may know a secret that is none any more, and so cannot be left out.
+    Withheld {
+        /// It has ended, and another process has taken its place or is to.
+        previous: bool,
+    },
 }
 
 /// What keeps a pod from running, or from being seen to run.

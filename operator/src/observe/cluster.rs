@@ -8,9 +8,9 @@ use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::api::status::ReplicaStatus;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
-use crate::desired::{VERSION_ANNOTATION, selector_labels};
-use crate::observation::{PodView, StatefulSetView};
-use crate::redaction::{KnownSecrets, RedactedLine};
+use crate::desired::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, selector_labels};
+use crate::observation::{LogQuote, PodView, StatefulSetView};
+use crate::redaction::KnownSecrets;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -72,6 +72,8 @@ pub struct Logs<'a> {
     /// What no line may show; `None` where that is not known, and then none is shown. Asked only where
     /// there is a line to show: nearly always all replicas are up.
     pub secrets: &'a dyn Fn() -> Option<Arc<KnownSecrets>>,
+    /// Checksum of the secrets that a replica is started with now, where it is known.
+    pub checksum: Option<&'a str>,
     /// How long a replica may take to come up.
     pub patience: Option<SignedDuration>,
     /// The time.
@@ -79,7 +81,7 @@ pub struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    fn line(&self, pod: &Pod) -> Known<RedactedLine> {
+    fn quote(&self, pod: &Pod) -> Known<LogQuote> {
         let Some(log) = LogPlace::of(pod, self.patience, self.now) else {
             self.lines.forget(&ObjectName::of(pod));
             return Known::nothing();
@@ -87,8 +89,23 @@ impl Logs<'_> {
         let Some(secrets) = (self.secrets)() else {
             return Known::nothing();
         };
+        // A process that was started with another login may print that. It is known no longer, so
+        // nothing could find it in the log.
+        let checksum = pod.annotations().get(CHECKSUM_ANNOTATION);
+        if checksum.is_none() || checksum.map(String::as_str) != self.checksum {
+            self.lines.forget(&ObjectName::of(pod));
+            let previous = log.is_previous();
+            return Known {
+                value: Some(LogQuote::Withheld { previous }),
+                is_awaited: false,
+            };
+        }
         self.lines.recall(pod, self.remembered, &secrets);
-        self.lines.get(pod, log, secrets, &self.reader)
+        let line = self.lines.get(pod, log, secrets, &self.reader);
+        Known {
+            value: line.value.map(LogQuote::Line),
+            is_awaited: line.is_awaited,
+        }
     }
 }
 
@@ -104,10 +121,10 @@ pub struct Pods {
 pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
     let mut await_logs = false;
     let views = pods.iter().filter_map(|pod| {
-        let (id, line) = (logs.ids.get(pod, &logs.reader), logs.line(pod));
-        await_logs |= id.is_awaited || line.is_awaited;
+        let (id, quote) = (logs.ids.get(pod, &logs.reader), logs.quote(pod));
+        await_logs |= id.is_awaited || quote.is_awaited;
         Some(PodView {
-            log_line: line.value,
+            log_quote: quote.value,
             ..pod::view(pod, id.value, unmounted(pod).as_deref())?
         })
     });
@@ -145,7 +162,7 @@ mod tests {
             json!({name: {"exitCode": 0, "containerID": container}})
         };
         serde_json::from_value(json!({
-            "metadata": {"name": "demo-0", "uid": "u"},
+            "metadata": {"name": "demo-0", "uid": "u", "annotations": {CHECKSUM_ANNOTATION: "now"}},
             "status": {
                 "conditions": [{"type": "Ready", "status": ready}],
                 "containerStatuses": [{
@@ -171,6 +188,7 @@ mod tests {
                     asked.set(asked.get() + 1);
                     Some(Arc::default())
                 },
+                checksum: Some("now"),
                 patience: None,
                 now: now(),
             };
@@ -178,6 +196,34 @@ mod tests {
             assert_eq!(asked.get(), expected, "{ready}");
             // Nothing is kept of one that is well.
             assert_eq!(lines.pods().len(), expected, "{ready}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_process_with_other_secrets_is_neither_read_nor_quoted() {
+        let kubelet = Kubelet::default();
+        kubelet.say("Error: it was correcthorse");
+        let withheld = Some(LogQuote::Withheld { previous: true });
+        for (checksum, expected, reads) in [
+            (Some("before"), withheld.clone(), 0),
+            // It cannot be known.
+            (None, withheld, 0),
+            (Some("now"), None, 1),
+        ] {
+            let logs = Logs {
+                ids: &LogIds::default(),
+                lines: &LogLines::default(),
+                reader: kubelet.reader(),
+                remembered: &[],
+                secrets: &|| Some(Arc::default()),
+                checksum,
+                patience: None,
+                now: now(),
+            };
+            let seen = pods(&logs, &[pod("False")], |_| None);
+            assert_eq!(seen.views[0].log_quote, expected, "{checksum:?}");
+            Kubelet::answers().await;
+            assert_eq!(kubelet.asked(), reads, "{checksum:?}");
         }
     }
 }

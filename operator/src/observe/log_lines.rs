@@ -90,9 +90,14 @@ impl Finding for RedactedLine {
 }
 
 impl LogPlace {
+    /// Its container has ended, and another one has taken its place or is to.
+    pub fn is_previous(&self) -> bool {
+        !self.runs
+    }
+
     fn log(&self) -> Log {
         let part = Part {
-            previous: !self.runs,
+            previous: self.is_previous(),
             tail_lines: Some(TAIL_LINES),
             bytes: TAIL_BYTES,
         };

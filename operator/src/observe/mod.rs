@@ -251,13 +251,15 @@ impl Subject<'_> {
         let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
         let secrets =
             LazyCell::new(|| known_secrets(&self.cluster.spec, self.references).map(Arc::new));
-        let cluster = self.validation.cluster.as_ref();
+        let (cluster, database) = (&self.validation.cluster, &self.validation.database);
+        let (cluster, database) = (cluster.as_ref(), database.as_ref());
         let logs = Logs {
             ids: &sources.log_ids,
             lines: &sources.log_lines,
             reader: self.log_reader(),
             remembered,
             secrets: &|| secrets.clone(),
+            checksum: database.map(|database| database.checksum.as_str()),
             patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
             now: (sources.clock)(),
         };

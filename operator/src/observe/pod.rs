@@ -55,7 +55,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map(|time| time.0),
         replica_id,
-        log_line: None,
+        log_quote: None,
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container, unmounted),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),

@@ -13,7 +13,9 @@ use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
 use crate::testing::{api_server, cluster, settings};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -214,9 +216,12 @@ impl World {
         let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
         set.data["status"] = json!({"updateRevision": "new", "observedGeneration": 1});
         let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
-        owned.unwrap().1.put(set);
+        owned.unwrap().1.put(set.clone());
+        let template = &set.data["spec"]["template"];
+        let checksum = template["metadata"]["annotations"][CHECKSUM].clone();
         let pod = json!({
             "metadata": {
+                "annotations": {CHECKSUM: checksum},
                 "name": "demo-0", "namespace": "apps", "uid": "uid-0",
                 "creationTimestamp": "2026-06-01T00:00:00Z",
                 "labels": {
@@ -230,6 +235,15 @@ impl World {
             "status": status,
         });
         caches.pods.put(serde_json::from_value(pod).unwrap());
+    }
+
+    /// Has the watches show the pod as one that was started with other secrets.
+    fn knew_other_secrets(&self) {
+        let pods = &self.context.sources.caches.pods;
+        let mut pod: Pod = pods.get("apps", "demo-0").unwrap();
+        let other = (CHECKSUM.to_owned(), "other".to_owned());
+        pod.annotations_mut().extend([other]);
+        pods.put(pod);
     }
 
     /// Has the watches show what was written.
@@ -251,6 +265,7 @@ impl World {
 }
 
 const NOTHING: [&str; 0] = [];
+const CHECKSUM: &str = "bytebase.com/secrets-checksum";
 /// Status waits so long for a log.
 const MOMENT: Duration = Duration::from_secs(1);
 
@@ -440,6 +455,35 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
         assert_eq!(calls, ["GET"], "the Secret is read, and nothing is written");
         assert!(!after.logs_are_read().await, "it says the same");
         assert_eq!(after.reconcile().await.1, NOTHING);
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_process_that_knew_other_secrets_is_not_quoted() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    *world.log.lock().unwrap() = Some(failure(40_001));
+    let report = async || {
+        world.reconcile().await;
+        world.logs_are_read().await;
+        world.reconcile().await;
+        world.status.lock().unwrap().to_string()
+    };
+    // Whether or not it has been quoted before.
+    for was_quoted in [false, true] {
+        world.runs_crashing_pod(1);
+        if was_quoted {
+            assert!(report().await.contains("failed to connect"));
+        }
+        world.knew_other_secrets();
+        let status = report().await;
+        assert!(!status.contains("failed to connect"), "{status}");
+        assert!(status.contains("its log is not quoted, since"), "{status}");
+        assert!(
+            status.contains("(kubectl logs demo-0 --previous)"),
+            "{status}"
+        );
     }
 }
 

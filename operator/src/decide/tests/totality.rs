@@ -9,9 +9,9 @@ use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
     CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure, Refusal,
-    RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState, Sessions,
-    StatefulSetView, StoredLicense,
+    Heartbeat, ListenSession, LogQuote, Observation, PodRefusal, PodTrouble, PodView, ProbeFailure,
+    Refusal, RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks, SchemaState,
+    Sessions, StatefulSetView, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -260,7 +260,7 @@ prop_compose! {
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
-            log_line: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())),
+            log_quote: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())).map(LogQuote::Line),
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
                 0 => PodTrouble::ImagePull(text),
