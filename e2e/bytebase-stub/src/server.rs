@@ -20,7 +20,7 @@ use crate::{
     external_url::{self, ExternalUrlError},
     heartbeat,
     http::{self, App},
-    knobs::{KnobError, Knobs},
+    knobs::{KnobError, Knobs, Version},
     license::Verifier,
     pg_url::{self, Environment, PgTarget, PgUrlError},
     schema::{self, MigrateError},
@@ -64,6 +64,18 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// A knob says that this version fails. Like a driver that does not understand what it was given,
+    /// it quotes all of it: the login as a URL and as words.
+    #[error(
+        "version {version} was made to fail: {pg_url} has the parts {}",
+        parts(pg_url)
+    )]
+    MadeToFail {
+        /// The version that this binary plays.
+        version: Version,
+        /// As given, with the password.
+        pg_url: String,
+    },
     /// `PG_URL` leads nowhere.
     #[error(transparent)]
     PgUrl(#[from] PgUrlError),
@@ -101,7 +113,12 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
     let replica_id = uuid::Uuid::new_v4().to_string();
     log_configuration(flags, &external_url, &knobs, &replica_id);
 
-    let target = pg_url::resolve(&pg_url.ok_or(StartError::NoDatabase)?, env)?;
+    let pg_url = pg_url.ok_or(StartError::NoDatabase)?;
+    let version = knobs.version;
+    if knobs.failing_version == Some(version) {
+        return Err(StartError::MadeToFail { version, pg_url });
+    }
+    let target = pg_url::resolve(&pg_url, env)?;
     let database = prepare_database(target, &knobs).await?;
     // A standby takes no heartbeat and serves nevertheless.
     if let Err(error) = heartbeat::send(&database, &replica_id).await {
@@ -135,6 +152,13 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
         stop,
         tasks,
     })
+}
+
+/// What stands between the separators of a URL.
+fn parts(url: &str) -> String {
+    let parts = url.split([':', '/', '@', '?']);
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
 }
 
 /// Logs so much that the kubelet rotates the log.

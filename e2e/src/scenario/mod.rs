@@ -27,6 +27,8 @@ pub mod stand_in {
     pub const LICENSE: &str = "only Bytebase can sign a license that the real one takes";
     /// It upgrades.
     pub const VERSIONS: &str = "it needs a license and two versions";
+    /// It upgrades to a version that must not start.
+    pub const FAILING: &str = "only the stand-in has a version that fails when it is asked to";
     /// It needs more log than the real one writes.
     pub const LOG: &str = "only the stand-in writes as much log as it is asked to";
     /// It needs many at once.

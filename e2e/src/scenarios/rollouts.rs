@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
-use super::support::{self, NAME};
-use crate::scenario::sandbox::Sandbox;
-use crate::scenario::{Scenario, stand_in};
+use super::support::{self, Lives, NAME};
+use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
+use crate::scenario::{Scenario, collect, leaks, stand_in};
 use crate::wait;
 
 /// The scenarios of this file.
@@ -24,6 +24,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(bad_image(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "failing-version",
+        "A version that does not come up stops the rollout at one replica; status quotes why from its log, without secrets, and says that the version may go back.",
+        |sandbox| Box::pin(failing_version(sandbox)),
+    )
+    .stand_in_only(stand_in::FAILING)
+    .takes(90),
     Scenario::new(
         "budget",
         "A user's own PodDisruptionBudget holds a rollout; status says so, and the rollout goes on when it may.",
@@ -162,6 +169,115 @@ async fn bad_image(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// A version whose start fails, and which logs the login that it was given.
+async fn failing_version(sandbox: Sandbox) -> Result<()> {
+    let mut cluster = support::licensed(&sandbox, 3);
+    cluster["spec"]["version"] = json!("3.20.0");
+    cluster["spec"]["env"] = json!([{"name": "BYTEBASE_STUB_FAILING_VERSION", "value": "3.21.1"}]);
+    cluster["spec"]["rollout"]["readyTimeoutSeconds"] = json!(15);
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let before = support::lives(&sandbox).await?;
+
+    support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    let seen = || async { Ok((sandbox.status(NAME).await?, support::lives(&sandbox).await?)) };
+    let (status, lives) = wait::until_while(
+        "a stop that quotes a log and names the way back",
+        PATIENCE,
+        seen,
+        |(_, lives)| {
+            let others = replaced(&before, lives);
+            ensure!(others.len() <= 1, "replaced: {others:?}");
+            Ok(())
+        },
+        |(status, _)| {
+            let stalled = condition(&status["conditions"], "Stalled");
+            let message = stalled.and_then(|stalled| stalled["message"].as_str());
+            message.is_some_and(|message| {
+                message.contains("its log says: ")
+                    && message.contains("spec.version may go back to 3.20.0")
+            })
+        },
+    )
+    .await?;
+    let failing = replaced(&before, &lives).concat();
+    quotes_the_log(&status, &failing, &lives)?;
+    // Otherwise there would have been nothing to leave out.
+    let is_in_log = || async {
+        let log = sandbox.kubectl(&["logs", &failing]).await?;
+        Ok(log.contains(&sandbox.database().password))
+    };
+    wait::until("the password in the log", PATIENCE, is_in_log, |is| *is).await?;
+    // Once the version has gone back, status no longer says what it says now.
+    let leaks = leaks::find(&sandbox.planted(), &collect::public_places(&sandbox).await?);
+    ensure!(leaks.is_empty(), "secrets leaked: {}", leaks.join("; "));
+    let uid = |lives: &Lives| lives.get(&failing).map(|(uid, _)| uid.clone());
+    wait::throughout(
+        "one replaced replica, the same one",
+        Duration::from_secs(10),
+        || support::lives(&sandbox),
+        |now| replaced(&before, now) == [failing.as_str()] && uid(now) == uid(&lives),
+    )
+    .await?;
+    support::wait_event(&sandbox, "RolloutStalled").await?;
+
+    support::patch_spec(&sandbox, json!({"version": "3.20.0"})).await?;
+    sandbox
+        .wait_condition(NAME, "RolloutComplete", "True", "RolloutDone")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let after = support::lives(&sandbox).await?;
+    ensure!(
+        after.len() == 3 && replaced(&before, &after) == [failing.as_str()],
+        "the way back replaced others: {after:?}"
+    );
+    let status = sandbox.status(NAME).await?;
+    ensure!(
+        status["version"] == "3.20.0" && !status.to_string().contains("logLine"),
+        "{status:#}"
+    );
+    Ok(())
+}
+
+/// Pods that are no longer what they were: another one has their name, they were restarted, or they
+/// are gone.
+fn replaced<'a>(before: &'a Lives, now: &Lives) -> Vec<&'a str> {
+    let replaced = before
+        .iter()
+        .filter(|(name, life)| now.get(*name) != Some(life));
+    replaced.map(|(name, _)| name.as_str()).collect()
+}
+
+/// The stopped rollout names this pod and quotes the line of its log that status holds.
+fn quotes_the_log(status: &Value, pod: &str, lives: &Lives) -> Result<()> {
+    let mut replicas = status["replicaStatuses"].as_array().into_iter().flatten();
+    let replica = replicas.find(|replica| replica["pod"] == pod);
+    let line = &replica.context("the pod is not in status")?["logLine"];
+    let text = line["text"].as_str().context("status quotes no log")?;
+    ensure!(
+        text.starts_with("Cannot new server: version 3.21.1 was made to fail")
+            && text.contains("***"),
+        "{text}"
+    );
+    let uid = lives.get(pod).map(|(uid, _)| uid.as_str());
+    ensure!(line["podUID"].as_str() == uid, "{line} is not of {uid:?}");
+    for kind in ["Stalled", "RolloutComplete"] {
+        let condition = condition(&status["conditions"], kind).context(kind)?;
+        ensure!(condition["reason"] == "RolloutStalled", "{condition:#}");
+        support::says(condition, &[pod, text])?;
+    }
+    let rollout = &status["rollout"];
+    ensure!(
+        rollout["pod"] == pod && rollout["waitingFor"] == "Correction",
+        "{rollout:#}"
+    );
+    Ok(())
+}
+
 /// Budgets of a user's own hold a rollout, one of them or two that select the same pod. Status says
 /// so, and the rollout goes on when it may.
 async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
@@ -197,15 +313,10 @@ async fn held_by_budget(sandbox: Sandbox) -> Result<()> {
 
 async fn waits_for(sandbox: &Sandbox, words: &str) -> Result<()> {
     let status = || sandbox.status(NAME);
-    wait::until(
-        words,
-        crate::scenario::sandbox::PATIENCE,
-        status,
-        |status| {
-            let message = status["rollout"]["message"].as_str();
-            status["rollout"]["pod"] == "demo-1" && message.is_some_and(|text| text.contains(words))
-        },
-    )
+    wait::until(words, PATIENCE, status, |status| {
+        let message = status["rollout"]["message"].as_str();
+        status["rollout"]["pod"] == "demo-1" && message.is_some_and(|text| text.contains(words))
+    })
     .await?;
     Ok(())
 }
@@ -232,23 +343,17 @@ async fn paused(sandbox: Sandbox) -> Result<()> {
         "replicas of a paused cluster were replaced"
     );
     support::patch_spec(&sandbox, json!({"paused": false})).await?;
-    wait::until(
-        "the Ingress again",
-        crate::scenario::sandbox::PATIENCE,
-        nothing,
-        |names| !names.trim().is_empty(),
-    )
+    wait::until("the Ingress again", PATIENCE, nothing, |names| {
+        !names.trim().is_empty()
+    })
     .await?;
     sandbox
         .wait_condition(NAME, "RolloutComplete", "True", "")
         .await?;
     let labelled = || async { Ok(sandbox.pods("team=blue").await?.len()) };
-    wait::until(
-        "both pods with the label",
-        crate::scenario::sandbox::PATIENCE,
-        labelled,
-        |count| *count == 2,
-    )
+    wait::until("both pods with the label", PATIENCE, labelled, |count| {
+        *count == 2
+    })
     .await?;
     Ok(())
 }

@@ -466,6 +466,7 @@ impl Rules {
                 version: (!self.has(Bug::StandingVersionIgnored)).then(|| version(set.template)),
             }),
             pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
+            awaits_logs: false,
             ingress_has_address: None,
             service_exposes: false,
             route: None,
@@ -526,7 +527,7 @@ impl Rules {
             ending_since: None,
             unready_since: (!serves).then_some(made),
             replica_id: (is_up || assumed).then(|| id(pod.uid)),
-            log_line: None,
+            log_quote: None,
             restarts: 0,
             trouble: match pod.replica {
                 Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),

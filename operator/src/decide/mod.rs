@@ -28,7 +28,7 @@ use crate::api::status::{LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
-use crate::observation::{DatabaseView, Observation, StatefulSetView};
+use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, Validation};
 use conditions::Findings;
 use health::Health;
@@ -375,10 +375,13 @@ fn report(
             .trouble
             .as_ref()
             .map(|trouble| trouble.message().to_owned()),
-        log_line: replica.pod.log_line.as_ref().map(|line| LogLine {
-            text: line.to_string(),
-            pod_uid: replica.pod.uid.clone(),
-        }),
+        log_line: match &replica.pod.log_quote {
+            Some(LogQuote::Line(line)) => Some(LogLine {
+                text: line.to_string(),
+                pod_uid: replica.pod.uid.clone(),
+            }),
+            Some(LogQuote::Withheld { .. }) | None => None,
+        },
     });
     let ready = health
         .replicas

@@ -6,7 +6,7 @@ use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
 use crate::contract::version::Version;
-use crate::observation::{Observation, PodView, StatefulSetView};
+use crate::observation::{LogQuote, Observation, PodView, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 
@@ -264,8 +264,15 @@ pub fn way_back(pod: &PodView, outdated: &[&Replica<'_>], observation: &Observat
 /// A replica's state in a few words, and those of its log where it is not up.
 pub fn describe(replica: &Replica<'_>) -> String {
     let state = state_of(replica);
-    match &replica.pod.log_line {
-        Some(line) => format!("{state}; its log says: {line}"),
+    match &replica.pod.log_quote {
+        Some(LogQuote::Line(line)) => format!("{state}; its log says: {line}"),
+        Some(LogQuote::Withheld { previous }) => {
+            let pod = &replica.pod.name;
+            let which = if *previous { " --previous" } else { "" };
+            format!(
+                "{state}; its log is not quoted, since it may hold a password from before a change of the Secret (kubectl logs {pod}{which})"
+            )
+        }
         None => state,
     }
 }

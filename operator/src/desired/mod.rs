@@ -20,7 +20,9 @@ use disruption_budget::pod_disruption_budget;
 use http_route::http_route;
 use ingress::ingress;
 use network_policy::network_policy;
-pub use pod_template::{Additions, LATEST_DEFAULTS, VERSION_ANNOTATION, login, pod_template};
+pub use pod_template::{
+    Additions, CHECKSUM_ANNOTATION, LATEST_DEFAULTS, VERSION_ANNOTATION, login, pod_template,
+};
 use service_account::service_account;
 use service_monitor::service_monitor;
 pub use services::{Doors, service_exposes};

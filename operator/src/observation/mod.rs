@@ -18,6 +18,10 @@ use std::fmt;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// Status waits so long for what a log says that is being read, so that it need not be written twice.
+/// The kubelet nearly always answers within a few milliseconds.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is known of the metadata database.
 #[derive(Clone, Debug)]
 #[expect(
@@ -333,6 +337,8 @@ pub struct Observation {
     pub stateful_set: Option<StatefulSetView>,
     /// The pods of the cluster, by ordinal.
     pub pods: Vec<PodView>,
+    /// Logs of them are being read that may say more in a moment.
+    pub awaits_logs: bool,
     /// Whether the Ingress is there and has an address. `None`: it is not there.
     pub ingress_has_address: Option<bool>,
     /// The client Service stands, and lets people in from outside by its type.
@@ -538,14 +544,26 @@ pub struct PodView {
     pub unready_since: Option<jiff::Timestamp>,
     /// The replica's id, read from the head of its log; `None` while it has not been read.
     pub replica_id: Option<Uuid>,
-    /// The line of its log that says why it is not up, as far as it may be shown.
-    pub log_line: Option<RedactedLine>,
+    /// What is quoted of its log, where that says why it is not up.
+    pub log_quote: Option<LogQuote>,
     /// Container restarts.
     pub restarts: i32,
     /// What keeps it from running, or from being seen to run.
     pub trouble: Option<PodTrouble>,
     /// `bytebase.com/version` of the pod.
     pub version: Option<String>,
+}
+
+/// What is quoted of the log of a replica that is not up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogQuote {
+    /// The line that says why, as far as it may be shown.
+    Line(RedactedLine),
+    /// Nothing: its process may know a secret that is none any more, and so cannot be left out.
+    Withheld {
+        /// It has ended, and another process has taken its place or is to.
+        previous: bool,
+    },
 }
 
 /// What keeps a pod from running, or from being seen to run.

@@ -1,13 +1,16 @@
 //! One cluster as it stands: its objects out of the caches, its replicas' ids out of their logs.
 
+use super::caches::ObjectName;
+use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
-use super::pod::{self, LogIds, LogReader};
+use super::log_reads::{Known, LogReader};
+use super::pod;
 use crate::api::spec::MOST_REPLICAS;
+use crate::api::status::ReplicaStatus;
 use crate::desired::drain::TEMPLATE_ANNOTATION;
-use crate::desired::{VERSION_ANNOTATION, selector_labels};
-use crate::observation::{PodView, StatefulSetView};
-use crate::redaction::{KnownSecrets, RedactedLine};
-use futures::future::{join, join_all};
+use crate::desired::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, selector_labels};
+use crate::observation::{LogQuote, PodView, StatefulSetView};
+use crate::redaction::KnownSecrets;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -65,8 +68,13 @@ pub struct Logs<'a> {
     pub lines: &'a LogLines,
     /// How they are read.
     pub reader: LogReader,
-    /// What no line may show; `None` where that is not known, and then none is shown.
-    pub secrets: Option<&'a Arc<KnownSecrets>>,
+    /// What status said of the replicas.
+    pub remembered: &'a [ReplicaStatus],
+    /// What no line may show; `None` where that is not known, and then none is shown. Asked only where
+    /// there is a line to show: nearly always all replicas are up.
+    pub secrets: &'a dyn Fn() -> Option<Arc<KnownSecrets>>,
+    /// Checksum of the secrets that a replica is started with now, where it is known.
+    pub checksum: Option<&'a str>,
     /// How long a replica may take to come up.
     pub patience: Option<SignedDuration>,
     /// The time.
@@ -74,33 +82,56 @@ pub struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    async fn line(&self, pod: &Pod) -> Option<RedactedLine> {
-        let secrets = self.secrets?;
-        let log = LogPlace::of(pod, self.patience, self.now);
-        self.lines.get(pod, log, secrets, &self.reader).await
+    fn quote(&self, pod: &Pod) -> Known<LogQuote> {
+        let Some(log) = LogPlace::of(pod, self.patience, self.now) else {
+            self.lines.forget(&ObjectName::of(pod));
+            return Known::nothing();
+        };
+        let Some(secrets) = (self.secrets)() else {
+            return Known::nothing();
+        };
+        // A process that was started with another login may print that. It is known no longer, so
+        // nothing could find it in the log.
+        let checksum = pod.annotations().get(CHECKSUM_ANNOTATION);
+        if checksum.is_none() || checksum.map(String::as_str) != self.checksum {
+            self.lines.forget(&ObjectName::of(pod));
+            let previous = log.is_previous();
+            return Known {
+                value: Some(LogQuote::Withheld { previous }),
+                is_awaited: false,
+            };
+        }
+        self.lines.recall(pod, self.remembered, &secrets);
+        let line = self.lines.get(pod, log, secrets, &self.reader);
+        Known {
+            value: line.value.map(LogQuote::Line),
+            is_awaited: line.is_awaited,
+        }
     }
 }
 
-/// The pods of one cluster as plain values, by ordinal, each with what its log says. `unmounted` says
-/// which volume of a pod cannot be mounted.
-pub async fn pods(
-    logs: &Logs<'_>,
-    pods: &[Pod],
-    unmounted: impl Fn(&Pod) -> Option<String>,
-) -> Vec<PodView> {
-    let mut views: Vec<_> = join_all(pods.iter().map(|pod| async {
-        let (id, log_line) = join(logs.ids.get(pod, &logs.reader), logs.line(pod)).await;
+/// The pods of one cluster.
+pub struct Pods {
+    /// By ordinal, each with what its log says.
+    pub views: Vec<PodView>,
+    /// One of the logs may say more in a moment.
+    pub await_logs: bool,
+}
+
+/// The pods of one cluster as plain values. `unmounted` says which volume of a pod cannot be mounted.
+pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
+    let mut await_logs = false;
+    let views = pods.iter().filter_map(|pod| {
+        let (id, quote) = (logs.ids.get(pod, &logs.reader), logs.quote(pod));
+        await_logs |= id.is_awaited || quote.is_awaited;
         Some(PodView {
-            log_line,
-            ..pod::view(pod, id, unmounted(pod).as_deref())?
+            log_quote: quote.value,
+            ..pod::view(pod, id.value, unmounted(pod).as_deref())?
         })
-    }))
-    .await
-    .into_iter()
-    .flatten()
-    .collect();
+    });
+    let mut views: Vec<_> = views.collect();
     views.sort_by_key(|view| view.ordinal);
-    views
+    Pods { views, await_logs }
 }
 
 /// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none, one that
@@ -117,4 +148,83 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
         (None, uid) => uid.is_none(),
     };
     labelled && belongs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log_reads::kubelet::Kubelet;
+    use super::*;
+    use crate::testing::now;
+    use serde_json::{Value, json};
+
+    /// A pod with a process that ended, whatever it is now.
+    fn pod(ready: &str) -> Pod {
+        let state = |name: &str, container: &str| -> Value {
+            json!({name: {"exitCode": 0, "containerID": container}})
+        };
+        serde_json::from_value(json!({
+            "metadata": {"name": "demo-0", "uid": "u", "annotations": {CHECKSUM_ANNOTATION: "now"}},
+            "status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+                "containerStatuses": [{
+                    "name": "bytebase", "ready": false, "restartCount": 1, "image": "", "imageID": "",
+                    "state": {"waiting": {}}, "lastState": state("terminated", "containerd://1"),
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn secrets_are_gathered_only_where_a_log_is_to_be_quoted() {
+        let (ids, lines) = (LogIds::default(), LogLines::default());
+        for (ready, expected) in [("True", 0), ("False", 1), ("True", 0)] {
+            let asked = std::cell::Cell::new(0);
+            let logs = Logs {
+                ids: &ids,
+                lines: &lines,
+                reader: Kubelet::default().reader(),
+                remembered: &[],
+                secrets: &|| {
+                    asked.set(asked.get() + 1);
+                    Some(Arc::default())
+                },
+                checksum: Some("now"),
+                patience: None,
+                now: now(),
+            };
+            assert_eq!(pods(&logs, &[pod(ready)], |_| None).views.len(), 1);
+            assert_eq!(asked.get(), expected, "{ready}");
+            // Nothing is kept of one that is well.
+            assert_eq!(lines.pods().len(), expected, "{ready}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_process_with_other_secrets_is_neither_read_nor_quoted() {
+        let kubelet = Kubelet::default();
+        kubelet.say("Error: it was correcthorse");
+        let withheld = Some(LogQuote::Withheld { previous: true });
+        for (checksum, expected, reads) in [
+            (Some("before"), withheld.clone(), 0),
+            // It cannot be known.
+            (None, withheld, 0),
+            (Some("now"), None, 1),
+        ] {
+            let logs = Logs {
+                ids: &LogIds::default(),
+                lines: &LogLines::default(),
+                reader: kubelet.reader(),
+                remembered: &[],
+                secrets: &|| Some(Arc::default()),
+                checksum,
+                patience: None,
+                now: now(),
+            };
+            let seen = pods(&logs, &[pod("False")], |_| None);
+            assert_eq!(seen.views[0].log_quote, expected, "{checksum:?}");
+            Kubelet::answers().await;
+            assert_eq!(kubelet.asked(), reads, "{checksum:?}");
+        }
+    }
 }

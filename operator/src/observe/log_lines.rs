@@ -1,38 +1,22 @@
 //! Of each replica that does not come up the line of its log that says why, as far as it may be
 //! shown.
 
+use super::caches::ObjectName;
 use super::log_cause;
-use super::pod::{LogReader, condition, container, node_is_silent};
+use super::log_reads::{Finding, Found, Known, Log, LogReader, LogReads, Part, Retries};
+use super::pod::{condition, container, node_is_silent};
 use crate::api::status::ReplicaStatus;
-use crate::desired::CONTAINER;
-use crate::kubernetes::error_text::plain;
-use crate::observe::caches::ObjectName;
 use crate::redaction::{KnownSecrets, RedactedLine};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::LogParams;
-use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use std::time::Duration;
 
 /// So many lines of the end of a log are read: a panic prints its stack after it.
 const TAIL_LINES: i64 = 100;
 /// No more than this of them: an error may bring stacks of its own.
 const TAIL_BYTES: i64 = 128 * 1024;
-/// A kubelet that does not answer within this long is asked again later.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// A reconcile waits so long for a log that it has begun to read, so that status need not be written
-/// twice. It nearly always takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_millis(250);
-/// A log that could not be read is read again no sooner than this.
-const RETRY: Duration = Duration::from_secs(10);
-/// A log that could not be read so often is left alone until the container has another one.
-const TRIES: u32 = 3;
-/// A read that has not ended by then has panicked: the queue for it and itself take less.
-const LOST_READ: Duration = Duration::from_mins(1);
 
 /// A log that says why a replica is not up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,218 +71,102 @@ impl LogPlace {
     }
 }
 
-/// The lines, by the names of the pods. Each log is read once, in a task of its own, and its line goes
-/// into status, from where a later operator takes it ([`LogLines::recall`]).
+/// The lines, by the names of the pods. Each goes into status, from where a later operator takes it
+/// ([`LogLines::recall`]).
 #[derive(Clone, Default)]
-pub struct LogLines(Arc<Mutex<HashMap<ObjectName, Entry>>>);
+pub struct LogLines(LogReads<RedactedLine>);
 
-struct Entry {
-    /// Of the pod.
-    uid: String,
-    line: Option<RedactedLine>,
-    /// The log that was read last, and how that went. A process that hung may say why as it ends.
-    read: Option<(LogPlace, Read)>,
-}
+impl Finding for RedactedLine {
+    const RETRIES: Retries = Retries {
+        pause: Duration::from_secs(10),
+        most: 3,
+    };
+    const WITHOUT_IT: &'static str = "it is not known why the replica is not up";
 
-#[derive(Clone, Copy)]
-enum Read {
-    /// Since then, after so many that failed.
-    Begun(Instant, u32),
-    Failed(Instant, u32),
-    Done,
-}
-
-/// What the end of a log says.
-enum Found {
-    /// It could not be read.
-    Unknown,
-    /// No failure, or nothing of one that may be shown.
-    Nothing,
-    Line(RedactedLine),
-}
-
-impl Found {
-    fn of(tail: Option<String>, secrets: &KnownSecrets) -> Self {
-        let Some(tail) = tail else {
-            return Self::Unknown;
-        };
-        let cause = log_cause::find(&tail);
-        let line = cause.and_then(|cause| RedactedLine::of(&cause, secrets));
-        line.map_or(Self::Nothing, Self::Line)
+    /// Status is not to change with each start.
+    fn repeats(&self, before: &Self) -> bool {
+        self.says_the_same_as(before)
     }
 }
 
-impl Read {
-    /// How many have failed, if the log is to be read once more.
-    fn failures_before_another(self) -> Option<u32> {
-        match self {
-            Self::Begun(at, failures) if at.elapsed() >= LOST_READ => Some(failures + 1),
-            Self::Failed(at, failures) if at.elapsed() >= RETRY => Some(failures),
-            Self::Begun(..) | Self::Failed(..) | Self::Done => None,
+impl LogPlace {
+    /// Its container has ended, and another one has taken its place or is to.
+    pub fn is_previous(&self) -> bool {
+        !self.runs
+    }
+
+    fn log(&self) -> Log {
+        let part = Part {
+            previous: self.is_previous(),
+            tail_lines: Some(TAIL_LINES),
+            bytes: TAIL_BYTES,
+        };
+        Log {
+            container: self.container.clone(),
+            part,
         }
+    }
+
+    /// What the end of this log says.
+    fn found(&self, tail: &str, secrets: &KnownSecrets) -> Found<RedactedLine> {
+        let cause = log_cause::find(tail);
+        let line = cause.and_then(|cause| RedactedLine::of(&cause, secrets));
+        // One that hangs may say something later, and the end before it may be the reason.
+        if line.is_none() && self.runs {
+            return Found::NothingNew;
+        }
+        Found::Now(line)
     }
 }
 
 impl LogLines {
-    /// Takes up what the status of a cluster says of its pods, as far as it may be shown now.
-    pub fn recall(&self, pods: &[Pod], remembered: &[ReplicaStatus], secrets: &KnownSecrets) {
-        for pod in pods {
-            let (place, name) = (ObjectName::of(pod), pod.name_any());
-            let Some(uid) = pod.uid() else { continue };
-            let is_known = |entry: &Entry| entry.uid == uid;
-            if self.0.lock().get(&place).is_some_and(is_known) {
-                continue;
-            }
-            let mut said = remembered.iter().filter(|status| status.pod == name);
-            let said = said.find_map(|status| status.log_line.as_ref());
-            let said = said.filter(|said| said.pod_uid == uid);
-            let Some(line) = said.and_then(|said| RedactedLine::of(&said.text, secrets)) else {
-                continue;
-            };
-            let (line, read) = (Some(line), None);
-            self.0.lock().insert(place, Entry { uid, line, read });
+    /// Takes up what the status of a cluster says of a pod, as far as it may be shown now.
+    pub fn recall(&self, pod: &Pod, remembered: &[ReplicaStatus], secrets: &KnownSecrets) {
+        let (place, name) = (ObjectName::of(pod), pod.name_any());
+        let Some(uid) = pod.uid().filter(|uid| !self.0.has(&place, uid)) else {
+            return;
+        };
+        let mut said = remembered.iter().filter(|status| status.pod == name);
+        let said = said.find_map(|status| status.log_line.as_ref());
+        let said = said.filter(|said| said.pod_uid == uid);
+        let line = said.and_then(|said| RedactedLine::of(&said.text, secrets));
+        if let Some(line) = line {
+            self.0.recall(place, &uid, line);
         }
     }
 
-    /// The line of this log, or of the one before until it has been read. `None` for `log`: nothing
-    /// has to be explained.
-    pub async fn get(
+    /// The line of this log, or of the one before until it has been read.
+    pub fn get(
         &self,
         pod: &Pod,
-        log: Option<LogPlace>,
-        secrets: &Arc<KnownSecrets>,
+        place: LogPlace,
+        secrets: Arc<KnownSecrets>,
         reader: &LogReader,
-    ) -> Option<RedactedLine> {
-        let (place, uid) = (ObjectName::of(pod), pod.uid()?);
-        let Some(log) = log else {
-            self.forget(&place);
-            return None;
-        };
-        {
-            let mut entries = self.0.lock();
-            let entry = entries.entry(place.clone()).or_insert_with(|| Entry {
-                uid: uid.clone(),
-                line: None,
-                read: None,
-            });
-            if entry.uid != uid {
-                (entry.uid, entry.line, entry.read) = (uid.clone(), None, None);
-            }
-            let before = entry.read.as_ref();
-            let before = before.filter(|(place, _)| *place == log);
-            let failures = match before {
-                None => 0,
-                Some((_, read)) => match read.failures_before_another() {
-                    Some(failures) if failures < TRIES => failures,
-                    _ => return entry.line.clone(),
-                },
-            };
-            let begun = Read::Begun(Instant::now(), failures);
-            entry.read = Some((log.clone(), begun));
-        }
-        let (lines, secrets) = (self.clone(), Arc::clone(secrets));
-        let (api, name, cluster) = (reader.api.clone(), pod.name_any(), reader.cluster.clone());
-        let (permits, wake) = (Arc::clone(&reader.permits), Arc::clone(&reader.wake));
-        let at = place.clone();
-        let read = tokio::spawn(async move {
-            let permit = permits.acquire().await;
-            let tail = timeout(TIMEOUT, read_tail(&api, &cluster, &name, !log.runs)).await;
-            drop(permit);
-            let found = Found::of(tail.ok().flatten(), &secrets);
-            if lines.put(&at, &uid, &log, found) {
-                wake();
-            }
-        });
-        // What it finds is there afterwards, or wakes the cluster.
-        let _ = timeout(PATIENCE, read).await;
-        let entries = self.0.lock();
-        entries.get(&place)?.line.clone()
-    }
-
-    /// Takes up what was found. Returns whether that is news.
-    fn put(&self, pod: &ObjectName, uid: &str, log: &LogPlace, found: Found) -> bool {
-        let mut entries = self.0.lock();
-        // The pod may have gone, or restarted, while its log was read.
-        let entry = entries.get_mut(pod).filter(|entry| entry.uid == uid);
-        let Some(entry) = entry else { return false };
-        let Some((place, Read::Begun(_, failures))) = &entry.read else {
-            return false;
-        };
-        if place != log {
-            return false;
-        }
-        let failures = *failures;
-        let line = match found {
-            Found::Unknown => {
-                let failed = Read::Failed(Instant::now(), failures + 1);
-                entry.read = Some((log.clone(), failed));
-                return false;
-            }
-            Found::Nothing => None,
-            Found::Line(line) => Some(line),
-        };
-        entry.read = Some((log.clone(), Read::Done));
-        let is_same = match (&line, &entry.line) {
-            // It may say something later; the end before may be the reason.
-            (None, _) if log.runs => true,
-            // Status is not to change with each start.
-            (Some(line), Some(before)) => line.says_the_same_as(before),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        if !is_same {
-            entry.line = line;
-        }
-        !is_same
+    ) -> Known<RedactedLine> {
+        let (uid, log) = (pod.uid().unwrap_or_default(), place.log());
+        let take = move |tail: &str| place.found(tail, &secrets);
+        self.0.get(pod, &uid, log, reader, take)
     }
 
     /// All pods of which something is known.
     #[cfg(test)]
     pub fn pods(&self) -> Vec<ObjectName> {
-        self.0.lock().keys().cloned().collect()
+        self.0.pods()
     }
 
     /// Forgets a pod that is gone, or is well.
     pub fn forget(&self, pod: &ObjectName) {
-        self.0.lock().remove(pod);
+        self.0.forget(pod);
     }
-}
-
-async fn read_tail(
-    api: &kube::Api<Pod>,
-    cluster: &str,
-    pod: &str,
-    previous: bool,
-) -> Option<String> {
-    let parameters = LogParams {
-        container: Some(CONTAINER.to_owned()),
-        previous,
-        tail_lines: Some(TAIL_LINES),
-        limit_bytes: Some(TAIL_BYTES),
-        ..LogParams::default()
-    };
-    let read = api.logs(pod, &parameters).await;
-    read.inspect_err(|error| {
-        let error = plain(error);
-        tracing::debug!(
-            cluster,
-            pod,
-            error,
-            "the log cannot be read, so it is not known what it says of the replica's end"
-        );
-    })
-    .ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::log_reads::kubelet::Kubelet;
     use super::*;
-    use crate::testing::{PASSWORD, after, api_server, now};
-    use kube::Api;
-    use parking_lot::Mutex;
+    use crate::desired::CONTAINER;
+    use crate::testing::{PASSWORD, after, now};
     use serde_json::{Value, json};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::sync::Semaphore;
 
     /// The log of a start that failed.
     fn failure(why: &str) -> Value {
@@ -398,37 +266,6 @@ mod tests {
         assert_eq!(log_of(&silent), None);
     }
 
-    /// Answers of the API server, and what it was asked.
-    #[derive(Clone, Default)]
-    struct Logs {
-        answer: Arc<Mutex<Option<(u16, Value)>>>,
-        asked: Arc<Mutex<Vec<String>>>,
-        woken: Arc<AtomicUsize>,
-    }
-
-    impl Logs {
-        fn say(&self, log: Value) {
-            *self.answer.lock() = Some((200, log));
-        }
-
-        fn reader(&self) -> LogReader {
-            let (answer, asked) = (Arc::clone(&self.answer), Arc::clone(&self.asked));
-            let client = api_server("team", move |_, uri, _| {
-                asked.lock().push(uri.to_string());
-                answer.lock().clone()
-            });
-            let woken = Arc::clone(&self.woken);
-            LogReader {
-                api: Api::namespaced(client, "team"),
-                cluster: "team/demo".to_owned(),
-                permits: Arc::new(Semaphore::new(1)),
-                wake: Arc::new(move || {
-                    woken.fetch_add(1, Ordering::Relaxed);
-                }),
-            }
-        }
-    }
-
     fn secrets() -> Arc<KnownSecrets> {
         let mut secrets = KnownSecrets::default();
         secrets.add(&PASSWORD.to_owned().into());
@@ -436,13 +273,18 @@ mod tests {
     }
 
     async fn line(lines: &LogLines, pod: &Pod, reader: &LogReader) -> Option<String> {
-        let line = lines.get(pod, log_of(pod), &secrets(), reader).await;
-        line.map(|line| line.to_string())
+        let get = || lines.get(pod, log_of(pod).unwrap(), secrets(), reader);
+        let before = get();
+        Kubelet::answers().await;
+        let after = get();
+        // Status goes on saying what it says until the next log has been read.
+        assert!(!(before.value.is_some() && before.is_awaited || after.is_awaited));
+        after.value.map(|line| line.to_string())
     }
 
     #[tokio::test]
     async fn the_log_of_each_end_is_read_once_and_bounded() {
-        let (lines, logs) = (LogLines::default(), Logs::default());
+        let (lines, logs) = (LogLines::default(), Kubelet::default());
         let reader = logs.reader();
         logs.say(failure(&format!("port 1 is {PASSWORD} in use")));
         let said = Some("Cannot new server: port 1 is *** in use".to_owned());
@@ -465,10 +307,10 @@ mod tests {
         let before = Some("Cannot new server: port 1 is in use".to_owned());
         logs.say(failure("port 1 is in use"));
         assert_eq!(line(&lines, &crashed("u", "c-2"), &reader).await, before);
-        let woken = logs.woken.load(Ordering::Relaxed);
+        let woken = logs.woken();
         logs.say(failure("port 22 is in use"));
         assert_eq!(line(&lines, &crashed("u", "c-3"), &reader).await, before);
-        assert_eq!(logs.woken.load(Ordering::Relaxed), woken);
+        assert_eq!(logs.woken(), woken);
         // One that says nothing takes back what the end before said, and another pod has a log of its own.
         logs.say(nothing());
         assert_eq!(line(&lines, &crashed("u", "c-4"), &reader).await, None);
@@ -476,15 +318,11 @@ mod tests {
         assert_eq!(line(&lines, &crashed("u", "c-5"), &reader).await, before);
         logs.say(nothing());
         assert_eq!(line(&lines, &crashed("other", "c-6"), &reader).await, None);
-        // Of one that is well nothing is kept.
-        let well = pod("other", &json!({"running": {}}), &json!({}), 0);
-        assert_eq!(line(&lines, &well, &reader).await, None);
-        assert_eq!(lines.pods(), []);
     }
 
     #[tokio::test]
     async fn a_process_that_hangs_may_speak_later_and_the_end_before_it_may_be_the_reason() {
-        let (lines, logs) = (LogLines::default(), Logs::default());
+        let (lines, logs) = (LogLines::default(), Kubelet::default());
         let reader = logs.reader();
         logs.say(failure("port 1 is in use"));
         let said = line(&lines, &crashed("u", "c-1"), &reader).await;
@@ -502,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_status_says_is_taken_up_for_the_same_pod_and_redacted_again() {
-        let logs = Logs::default();
+        let logs = Kubelet::default();
         let reader = logs.reader();
         *logs.answer.lock() = Some((500, json!({})));
         let remembered: Vec<ReplicaStatus> = serde_json::from_value(json!([{
@@ -512,40 +350,9 @@ mod tests {
         .unwrap();
         for (uid, expected) in [("u", Some("it was *** in the end")), ("other", None)] {
             let (lines, pod) = (LogLines::default(), crashed(uid, "c-1"));
-            lines.recall(std::slice::from_ref(&pod), &remembered, &secrets());
+            lines.recall(&pod, &remembered, &secrets());
             let said = line(&lines, &pod, &reader).await;
             assert_eq!(said.as_deref(), expected, "{uid}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_kubelet_that_does_not_answer_holds_no_reconcile() {
-        let (lines, logs) = (LogLines::default(), Logs::default());
-        let reader = logs.reader();
-        let start = tokio::time::Instant::now();
-        for _ in 0..20 {
-            assert_eq!(line(&lines, &crashed("u", "c-1"), &reader).await, None);
-        }
-        assert!(start.elapsed() <= PATIENCE + Duration::from_millis(10));
-        assert_eq!(logs.asked.lock().len(), 1);
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_read_is_not_asked_for_for_ever() {
-        let long_ago = Instant::now().checked_sub(LOST_READ).unwrap();
-        for (read, expected) in [
-            (Read::Done, None),
-            (Read::Begun(Instant::now(), 0), None),
-            (Read::Begun(long_ago, 0), Some(1)),
-            (Read::Failed(Instant::now(), 1), None),
-            (Read::Failed(long_ago, 1), Some(1)),
-        ] {
-            assert_eq!(read.failures_before_another(), expected);
-        }
-        let again = Read::Failed(long_ago, TRIES).failures_before_another();
-        assert!(
-            again.is_some_and(|failures| failures >= TRIES),
-            "the last try was the last"
-        );
     }
 }

@@ -6,7 +6,9 @@ pub mod claims;
 mod cluster;
 pub mod database;
 mod log_cause;
+mod log_ids;
 mod log_lines;
+mod log_reads;
 pub(crate) mod pod;
 pub(crate) mod pod_events;
 pub(crate) mod remembered;
@@ -22,10 +24,10 @@ use crate::observation::{
     PodView, ProbeFailure, RefusedEviction, Remembered,
 };
 use crate::process::queue::{Key, Queue, name};
-use crate::validate::{ValidDatabase, Validation};
+use crate::validate::{References, ValidDatabase, Validation, known_secrets};
 use caches::Caches;
 use claims::{Claimant, Claims, Sighting};
-use cluster::Logs;
+use cluster::{Logs, Pods};
 use database::Access;
 use database::probe::Probes;
 use jiff::Timestamp;
@@ -33,8 +35,10 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::{Api, Client, ResourceExt};
+use log_ids::LogIds;
 use log_lines::LogLines;
-use pod::{LOG_READS, LogIds, LogReader};
+use log_reads::{LOG_READS, LogReader};
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,10 +90,11 @@ pub struct OwnActions {
 }
 
 /// Gathers everything seen of one cluster, and sees to it that its database is read.
-pub async fn observe(
+pub fn observe(
     sources: &Sources,
     key: &Key,
     cluster: &BytebaseCluster,
+    references: &References,
     validation: &Validation,
     own: OwnActions,
     memory: &Memory,
@@ -98,10 +103,12 @@ pub async fn observe(
         sources,
         key,
         cluster,
+        references,
+        validation,
         namespace: &cluster.namespace().unwrap_or_default(),
         name: &cluster.name_any(),
     };
-    subject.observe(validation, own, memory).await
+    subject.observe(own, memory)
 }
 
 // === impl Sources ===
@@ -153,19 +160,17 @@ struct Subject<'a> {
     sources: &'a Sources,
     key: &'a Key,
     cluster: &'a BytebaseCluster,
+    references: &'a References,
+    validation: &'a Validation,
     namespace: &'a str,
     name: &'a str,
 }
 
 impl Subject<'_> {
-    async fn observe(
-        self,
-        validation: &Validation,
-        own: OwnActions,
-        memory: &Memory,
-    ) -> Observation {
+    fn observe(self, own: OwnActions, memory: &Memory) -> Observation {
         let Self {
             sources,
+            validation,
             namespace,
             name,
             ..
@@ -174,7 +179,10 @@ impl Subject<'_> {
             .caches
             .read::<StatefulSet>(Kind::StatefulSet, namespace, name)
             .filter(|set| self.owns(set));
-        let pods = self.pods(set.as_ref(), &own, validation).await;
+        let Pods {
+            views: pods,
+            await_logs,
+        } = self.pods(set.as_ref(), &own);
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
@@ -193,6 +201,7 @@ impl Subject<'_> {
             now,
             stateful_set: set.as_ref().map(cluster::stateful_set),
             pods,
+            awaits_logs: await_logs,
             ingress_has_address: ingress.map(|ingress| {
                 let balancer = ingress
                     .status
@@ -222,12 +231,7 @@ impl Subject<'_> {
     }
 
     /// The pods of the cluster, by ordinal.
-    async fn pods(
-        &self,
-        set: Option<&StatefulSet>,
-        own: &OwnActions,
-        validation: &Validation,
-    ) -> Vec<PodView> {
+    fn pods(&self, set: Option<&StatefulSet>, own: &OwnActions) -> Pods {
         let Self {
             sources,
             namespace,
@@ -243,26 +247,28 @@ impl Subject<'_> {
             })
             .filter(|pod| cluster::is_ours(pod, name, set_uid.as_deref()))
             .collect();
-        sources.log_ids.recall(&pods, &own.status.replica_statuses);
+        let remembered = &own.status.replica_statuses;
+        sources.log_ids.recall(&pods, remembered);
         let unmounted = |pod: &Pod| sources.caches.unmounted(namespace, name, &pod.uid()?);
-        let secrets = validation.secrets.as_ref();
-        if let Some(secrets) = secrets {
-            let remembered = &own.status.replica_statuses;
-            sources.log_lines.recall(&pods, remembered, secrets);
-        }
-        let cluster = validation.cluster.as_ref();
+        let secrets =
+            LazyCell::new(|| known_secrets(&self.cluster.spec, self.references).map(Arc::new));
+        let (cluster, database) = (&self.validation.cluster, &self.validation.database);
+        let (cluster, database) = (cluster.as_ref(), database.as_ref());
         let logs = Logs {
             ids: &sources.log_ids,
             lines: &sources.log_lines,
             reader: self.log_reader(),
-            secrets,
+            remembered,
+            secrets: &|| secrets.clone(),
+            checksum: database.map(|database| database.checksum.as_str()),
             patience: cluster.map(|cluster| cluster.rollout.ready_timeout),
             now: (sources.clock)(),
         };
-        let mut pods = cluster::pods(&logs, &pods, unmounted).await;
+        let mut pods = cluster::pods(&logs, &pods, unmounted);
         // What was evicted is ending, whether the watch has shown it yet or not: otherwise the next
         // one would be evicted on a picture of before.
         let evicted = pods
+            .views
             .iter_mut()
             .find(|pod| Some(&pod.uid) == own.evicted.as_ref());
         if let Some(pod) = evicted {

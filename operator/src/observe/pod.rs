@@ -1,35 +1,11 @@
-//! Pods as plain values, and the replica id out of a pod's log.
+//! Pods as plain values.
 
-use crate::api::status::ReplicaStatus;
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
-use crate::kubernetes::error_text::plain;
 use crate::observation::{PodTrouble, PodView};
-use crate::observe::caches::ObjectName;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
-use kube::api::LogParams;
-use kube::{Api, ResourceExt as _};
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use kube::ResourceExt as _;
 use uuid::Uuid;
-
-/// The id stands near the top of the log; this much of it is read.
-const LOG_HEAD: i64 = 32 * 1024;
-/// A log that does not hold the id yet is read again no sooner than this.
-const LOG_RETRY: Duration = Duration::from_secs(2);
-/// A kubelet that does not answer within this long is asked again later.
-const LOG_TIMEOUT: Duration = Duration::from_secs(5);
-/// A reconcile waits so long for a log that it has begun to read. It nearly always takes a few
-/// milliseconds.
-const LOG_PATIENCE: Duration = Duration::from_millis(250);
-/// A read that has not ended by then has panicked: the queue for it and itself take less.
-const LOST_READ: Duration = Duration::from_mins(1);
-/// Logs that are read at a time.
-pub const LOG_READS: usize = 16;
 
 /// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small.
 pub fn trim(pod: &mut Pod) {
@@ -79,7 +55,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .and_then(|condition| condition.last_transition_time.as_ref())
             .map(|time| time.0),
         replica_id,
-        log_line: None,
+        log_quote: None,
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container, unmounted),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
@@ -112,7 +88,7 @@ pub fn becomes_ready(before: Option<&Pod>, now: &Pod) -> bool {
 }
 
 /// Id of the container that runs Bytebase now.
-fn running_container(pod: &Pod) -> Option<String> {
+pub(super) fn running_container(pod: &Pod) -> Option<String> {
     let container = container(pod)?;
     container.state.as_ref()?.running.as_ref()?;
     container.container_id.clone()
@@ -246,187 +222,10 @@ fn last_end(container: &ContainerStatus) -> Option<(&str, i32)> {
     Some((ended.reason.as_deref().unwrap_or_default(), ended.exit_code))
 }
 
-/// Ids of replicas, each bound to the container that logged it: a new process has a new one. By the
-/// names of their pods, so that one that was made again takes the place of the one before.
-///
-/// An id is read from the head of the log once. The kubelet throws that head away when it rotates
-/// the log, so the id goes into status as well, from where a later operator takes it
-/// ([`LogIds::recall`]). Logs are read in tasks of their own: a kubelet that does not answer holds
-/// no reconcile.
-#[derive(Clone, Default)]
-pub struct LogIds(Arc<Mutex<HashMap<ObjectName, Entry>>>);
-
-struct Entry {
-    container: String,
-    id: Option<Uuid>,
-    state: LogState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LogState {
-    /// Since then; one that panicked never ends.
-    ReadingSince(Instant),
-    ReadAt(Instant),
-}
-
-/// Where the log of a pod is, and whom to wake when it has been read.
-pub struct LogReader {
-    /// Client for the read.
-    pub api: Api<Pod>,
-    /// Namespace and name of the cluster, for the log.
-    pub cluster: String,
-    /// Reads of all clusters together.
-    pub permits: Arc<Semaphore>,
-    /// Wakes the cluster.
-    pub wake: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl LogIds {
-    /// Takes up what the status of a cluster says of its pods.
-    pub fn recall(&self, pods: &[Pod], remembered: &[ReplicaStatus]) {
-        for pod in pods {
-            let Some(container) = running_container(pod) else {
-                continue;
-            };
-            let id = remembered.iter().find_map(|status| {
-                let same = status.container_id.as_ref() == Some(&container);
-                let id = status.replica_id.as_deref().filter(|_| same)?;
-                Uuid::try_parse(id).ok()
-            });
-            let name = ObjectName::of(pod);
-            let mut entries = self.0.lock();
-            let known = entries.get(&name);
-            if id.is_some() && known.is_none_or(|known| known.container != container) {
-                let state = LogState::ReadAt(Instant::now());
-                entries.insert(
-                    name,
-                    Entry {
-                        container,
-                        id,
-                        state,
-                    },
-                );
-            }
-        }
-    }
-
-    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is
-    /// read, and the cluster is woken once it is known; for a moment this waits for the reading,
-    /// so that status need not be written twice for each new pod.
-    pub async fn get(&self, pod: &Pod, reader: &LogReader) -> Option<Uuid> {
-        let (place, container) = (ObjectName::of(pod), running_container(pod)?);
-        {
-            let mut entries = self.0.lock();
-            if let Some(entry) = entries
-                .get(&place)
-                .filter(|entry| entry.container == container)
-            {
-                let reads = match entry.state {
-                    LogState::ReadingSince(start) => start.elapsed() < LOST_READ,
-                    LogState::ReadAt(at) => at.elapsed() < LOG_RETRY,
-                };
-                if entry.id.is_some() || reads {
-                    return entry.id;
-                }
-            }
-            entries.insert(
-                place.clone(),
-                Entry {
-                    container: container.clone(),
-                    id: None,
-                    state: LogState::ReadingSince(Instant::now()),
-                },
-            );
-        }
-        let (ids, api, name) = (self.clone(), reader.api.clone(), pod.name_any());
-        let cluster = reader.cluster.clone();
-        let (permits, wake) = (Arc::clone(&reader.permits), Arc::clone(&reader.wake));
-        let read = tokio::spawn(async move {
-            let permit = permits.acquire().await;
-            let id = timeout(LOG_TIMEOUT, read_id(&api, &cluster, &name))
-                .await
-                .ok()
-                .flatten();
-            drop(permit);
-            ids.put(&place, &container, id);
-            if id.is_some() {
-                wake();
-            }
-            id
-        });
-        timeout(LOG_PATIENCE, read).await.ok()?.ok()?
-    }
-
-    fn put(&self, pod: &ObjectName, container: &str, id: Option<Uuid>) {
-        // The pod may have gone, or restarted, while its log was read.
-        let mut entries = self.0.lock();
-        if let Some(entry) = entries
-            .get_mut(pod)
-            .filter(|entry| entry.container == container)
-        {
-            entry.id = id;
-            entry.state = LogState::ReadAt(Instant::now());
-        }
-    }
-
-    /// All pods of which something is known.
-    #[cfg(test)]
-    pub fn pods(&self) -> Vec<ObjectName> {
-        self.0.lock().keys().cloned().collect()
-    }
-
-    /// Forgets a pod that is gone.
-    pub fn forget(&self, pod: &ObjectName) {
-        self.0.lock().remove(pod);
-    }
-}
-
-async fn read_id(api: &Api<Pod>, cluster: &str, pod: &str) -> Option<Uuid> {
-    let parameters = LogParams {
-        container: Some(CONTAINER.to_owned()),
-        limit_bytes: Some(LOG_HEAD),
-        ..LogParams::default()
-    };
-    match api.logs(pod, &parameters).await {
-        Ok(head) => find_id(&head),
-        Err(kube::Error::Api(error)) if error.code == 403 => {
-            tracing::warn!(
-                cluster,
-                pod,
-                error = error.message,
-                "the log may not be read; the session in the database identifies the replica instead"
-            );
-            None
-        }
-        Err(error) => {
-            tracing::debug!(
-                cluster,
-                pod,
-                error = plain(&error),
-                "the log cannot be read; the session in the database identifies the replica instead"
-            );
-            None
-        }
-    }
-}
-
-/// `replicaID=<uuid>`, in text or inside JSON.
-fn find_id(log: &str) -> Option<Uuid> {
-    log.split("replicaID=")
-        .skip(1)
-        .find_map(|rest| rest.get(..36).and_then(|id| Uuid::try_parse(id).ok()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::logging::LogFormat;
-    use crate::runtime::logging::tests::Log;
-    use crate::testing::api_server;
     use serde_json::{Value, json};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    const ID: &str = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
 
     #[test]
     fn a_pod_becomes_ready_once_and_so_does_each_pod_after_it() {
@@ -462,96 +261,6 @@ mod tests {
             }]},
         }))
         .unwrap()
-    }
-
-    /// A reader of logs that are all this answer, and how often it read and woke.
-    fn reader(answer: Option<&'static str>) -> (LogReader, Arc<AtomicUsize>, Arc<AtomicUsize>) {
-        let (reads, woken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (count, wake) = (Arc::clone(&reads), Arc::clone(&woken));
-        let client = api_server("team", move |_, _, _| {
-            count.fetch_add(1, Ordering::Relaxed);
-            answer.map(|text| (200, Value::String(text.to_owned())))
-        });
-        let reader = LogReader {
-            api: Api::namespaced(client, "team"),
-            cluster: "team/demo".to_owned(),
-            permits: Arc::new(Semaphore::new(1)),
-            wake: Arc::new(move || {
-                wake.fetch_add(1, Ordering::Relaxed);
-            }),
-        };
-        (reader, reads, woken)
-    }
-
-    #[tokio::test]
-    async fn an_id_is_read_once_for_each_container() {
-        let (reader, reads, woken) =
-            reader(Some("msg=replicaID=0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10"));
-        let ids = LogIds::default();
-        for (container, times) in [
-            ("containerd://1", 1),
-            ("containerd://1", 1),
-            ("containerd://2", 2),
-        ] {
-            let id = ids.get(&running(container), &reader).await;
-            assert_eq!(id.map(|id| id.to_string()).as_deref(), Some(ID));
-            assert_eq!(reads.load(Ordering::Relaxed), times, "{container}");
-            assert_eq!(woken.load(Ordering::Relaxed), times);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_log_that_may_not_be_read_is_reported_with_its_cluster() {
-        let log = Log::begin(LogFormat::Json, "info");
-        let client = api_server("team", |_, _, _| {
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                "message": "may not get pods/log", "reason": "Forbidden", "code": 403,
-            });
-            Some((403, status))
-        });
-        let api = Api::namespaced(client, "team");
-        assert_eq!(read_id(&api, "team/demo", "demo-1").await, None);
-        let lines = log.lines("the log may not be read");
-        assert_eq!(lines.len(), 1, "{}", log.text());
-        assert_eq!(
-            (&lines[0]["cluster"], &lines[0]["pod"]),
-            (&"team/demo".into(), &"demo-1".into())
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_kubelet_that_does_not_answer_holds_no_reconcile() {
-        let (reader, reads, _) = reader(None);
-        let ids = LogIds::default();
-        let pod = running("containerd://1");
-        let start = tokio::time::Instant::now();
-        assert_eq!(ids.get(&pod, &reader).await, None);
-        assert!(start.elapsed() <= LOG_PATIENCE + Duration::from_millis(10));
-        // The next reconciles do not wait at all while that one reading goes on.
-        for _ in 0..50 {
-            assert_eq!(ids.get(&pod, &reader).await, None);
-        }
-        assert!(start.elapsed() <= LOG_PATIENCE + Duration::from_millis(10));
-        assert_eq!(reads.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn an_id_out_of_the_status_is_of_the_same_container_or_none() {
-        let (reader, reads, _) = reader(Some("the head of this log is gone"));
-        let remembered = [ReplicaStatus {
-            container_id: Some("containerd://1".to_owned()),
-            replica_id: Some(ID.to_owned()),
-            ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
-        }];
-        for (container, known) in [("containerd://1", true), ("containerd://2", false)] {
-            let ids = LogIds::default();
-            let pod = running(container);
-            ids.recall(std::slice::from_ref(&pod), &remembered);
-            let id = ids.get(&pod, &reader).await;
-            assert_eq!(id.is_some(), known, "{container}");
-        }
-        assert_eq!(reads.load(Ordering::Relaxed), 1);
     }
 
     #[test]
@@ -703,23 +412,5 @@ mod tests {
             let trouble = view(&pod, None, Some("gone")).unwrap().trouble;
             assert_eq!(trouble.is_some(), explains, "{pod:?}");
         }
-    }
-
-    #[test]
-    fn the_replica_id_is_found_in_text_and_in_json() {
-        let id = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
-        for line in [
-            format!("time=x level=INFO msg=\"replicaID={id}\""),
-            format!("{{\"msg\":\"replicaID={id}\"}}"),
-            format!("a\nreplicaID=short\nb replicaID={id}\n"),
-        ] {
-            assert_eq!(
-                find_id(&line).map(|id| id.to_string()).as_deref(),
-                Some(id),
-                "{line}"
-            );
-        }
-        assert_eq!(find_id("nothing here"), None);
-        assert_eq!(find_id("replicaID="), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::event::Notice;
+use crate::observation::{LOG_PATIENCE, Observation};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
@@ -20,6 +21,8 @@ pub struct Memory {
     pub(super) written: Option<WrittenStatus>,
     /// The last reconcile wrote objects and left the status to the next.
     pub(super) status_due: bool,
+    /// Since when status has waited for what logs say.
+    pub(super) waiting_since: Option<Timestamp>,
     /// When events about conditions were published.
     pub(super) published: Published,
 }
@@ -55,6 +58,19 @@ impl Memory {
     pub fn is_echo(&self, cluster: &ObjectMeta) -> bool {
         let written = self.written.as_ref();
         written.is_some_and(|written| written.echoes_in(cluster))
+    }
+
+    /// Whether status waits for what the logs say that are being read: for a moment, however many are
+    /// read one after the other.
+    pub(super) fn waits_for_logs(&mut self, observation: &Observation) -> bool {
+        let now = observation.now;
+        let since = self.waiting_since.filter(|_| observation.awaits_logs);
+        let since = since.unwrap_or(now);
+        // A clock that was set back must not keep status away for longer.
+        let waited = now.duration_since(since).unsigned_abs();
+        let waits = observation.awaits_logs && waited < LOG_PATIENCE;
+        self.waiting_since = waits.then_some(since);
+        waits
     }
 
     /// Forgets a status that the cache has moved on from.
@@ -97,8 +113,29 @@ impl WrittenStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{after, now};
+    use crate::testing::{after, healthy, no_license, now};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn status_waits_for_a_moment_however_many_logs_are_read() {
+        let mut memory = Memory::default();
+        let mut seen = healthy(1, no_license());
+        for (milliseconds, awaits_logs, waits) in [
+            (0, true, true),
+            (999, true, true),
+            (1000, true, false),
+            // Status has been written.
+            (1001, true, true),
+            (1500, false, false),
+            (2400, true, true),
+            // The clock was set back.
+            (-9000, true, false),
+        ] {
+            seen.now = after(SignedDuration::from_millis(milliseconds));
+            seen.awaits_logs = awaits_logs;
+            assert_eq!(memory.waits_for_logs(&seen), waits, "{milliseconds}");
+        }
+    }
 
     fn notice(condition: Option<ConditionType>, reason: Reason) -> Notice {
         Notice {

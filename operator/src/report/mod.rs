@@ -16,7 +16,7 @@ use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writ
 use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observation::Observation;
+use crate::observation::{LOG_PATIENCE, Observation};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
 use crate::process::queue::{Key, name};
@@ -55,6 +55,12 @@ pub async fn report(
     let previous = memory.last_status(cluster);
     memory.forget_echoed(cluster);
     if plan.unsettled && outcome.failures.is_empty() {
+        return Ok(());
+    }
+    // An eviction is to be reported as such.
+    let is_quiet = plan.eviction.is_none() && outcome.failures.is_empty();
+    if is_quiet && memory.waits_for_logs(observation) {
+        outcome.requeue_after(LOG_PATIENCE);
         return Ok(());
     }
     // What was decided was decided on objects that are not the same any more. Once: status must

@@ -177,7 +177,15 @@ impl Pass<'_> {
             refused_eviction: memory.apply.refused_eviction(),
             call_failure: writer.calls.failure(key),
         };
-        let seen = observe(sources, key, cluster, &validation, own, &memory.observe).await;
+        let seen = observe(
+            sources,
+            key,
+            cluster,
+            &references,
+            &validation,
+            own,
+            &memory.observe,
+        );
         let plan = decide(&validation, &seen, &context.settings);
         sources.probes.pace(key, plan.reading);
         sources.probes.let_go(key, &plan.let_go);

@@ -14,11 +14,13 @@ use crate::observe::database::probe::Probes;
 use crate::observe::database::{Access, Login};
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
-use crate::process::queue::name;
+use crate::process::queue::{Key, name};
 use crate::testing::{api_server, cluster, facts, no_license, settings};
 use bytebase_login::plan::Reach;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -27,7 +29,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time;
 
 /// A login that only Bytebase itself can make, so that no probe runs.
 const URL: &[u8] = b"postgres://bytebase@db.example.com/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
@@ -62,6 +65,8 @@ struct World {
     status: Arc<Mutex<Value>>,
     /// The log of every pod; `None`: it is never answered for.
     log: Arc<Mutex<Option<Value>>>,
+    /// Where clusters go that are woken.
+    queue: Mutex<UnboundedReceiver<Key>>,
     /// Calls that are refused, and by which code.
     refused: Arc<Mutex<BTreeMap<&'static str, u16>>>,
 }
@@ -124,7 +129,7 @@ impl World {
             };
             Some((200, answer))
         });
-        let (queue, _) = unbounded_channel();
+        let (queue, woken) = unbounded_channel();
         let context = Arc::new(Context::new(Parts {
             options: Options {
                 namespaces: Vec::new(),
@@ -151,8 +156,18 @@ impl World {
             written,
             status,
             log,
+            queue: Mutex::new(woken),
             refused,
         }
+    }
+
+    /// Lets the reads of logs end that have an answer. Returns whether one has woken the cluster.
+    async fn logs_are_read(&self) -> bool {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let mut queue = self.queue.lock().unwrap();
+        std::iter::from_fn(|| queue.try_recv().ok()).count() > 0
     }
 
     /// Reconciles once. Returns when the next one is due, and what was called.
@@ -189,15 +204,30 @@ impl World {
         self.runs_pod("new", &status);
     }
 
+    /// Has them show it with a pod whose process runs and is Ready.
+    fn runs_new_pod(&self) {
+        let status = json!({
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{
+                "name": "bytebase", "containerID": "containerd://1", "ready": true, "restartCount": 0,
+                "image": "", "imageID": "", "state": {"running": {}},
+            }],
+        });
+        self.runs_pod("new", &status);
+    }
+
     /// Has the watches show the StatefulSet with one pod of this revision.
     fn runs_pod(&self, revision: &str, status: &Value) {
         let caches = &self.context.sources.caches;
         let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
         set.data["status"] = json!({"updateRevision": "new", "observedGeneration": 1});
         let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
-        owned.unwrap().1.put(set);
+        owned.unwrap().1.put(set.clone());
+        let template = &set.data["spec"]["template"];
+        let checksum = template["metadata"]["annotations"][CHECKSUM].clone();
         let pod = json!({
             "metadata": {
+                "annotations": {CHECKSUM: checksum},
                 "name": "demo-0", "namespace": "apps", "uid": "uid-0",
                 "creationTimestamp": "2026-06-01T00:00:00Z",
                 "labels": {
@@ -211,6 +241,15 @@ impl World {
             "status": status,
         });
         caches.pods.put(serde_json::from_value(pod).unwrap());
+    }
+
+    /// Has the watches show the pod as one that was started with other secrets.
+    fn knew_other_secrets(&self) {
+        let pods = &self.context.sources.caches.pods;
+        let mut pod: Pod = pods.get("apps", "demo-0").unwrap();
+        let other = (CHECKSUM.to_owned(), "other".to_owned());
+        pod.annotations_mut().extend([other]);
+        pods.put(pod);
     }
 
     /// Has the watches show what was written.
@@ -232,6 +271,9 @@ impl World {
 }
 
 const NOTHING: [&str; 0] = [];
+const CHECKSUM: &str = "bytebase.com/secrets-checksum";
+/// Status waits so long for a log.
+const MOMENT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_secret_is_read_once_for_a_new_cluster_and_once_for_each_change() {
@@ -488,6 +530,8 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
     world.echo();
     *world.log.lock().unwrap() = Some(failure(40_001));
     world.runs_crashing_pod(1);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert!(world.logs_are_read().await);
     let (_, calls) = world.reconcile().await;
     assert!(calls.contains(&"status".to_owned()), "{calls:?}");
     let status = world.status.lock().unwrap().clone();
@@ -501,6 +545,8 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
     *world.log.lock().unwrap() = Some(failure(40_002));
     world.runs_crashing_pod(2);
     assert_eq!(world.reconcile().await.1, NOTHING);
+    assert!(!world.logs_are_read().await, "it says the same");
+    assert_eq!(world.reconcile().await.1, NOTHING);
     // So it does after a restart of the operator, whether the log can be read then or not.
     for log in [Some(failure(40_003)), None] {
         let mut after = World::new(&json!({}));
@@ -511,5 +557,77 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
         after.runs_crashing_pod(3);
         let (_, calls) = after.reconcile().await;
         assert_eq!(calls, ["GET"], "the Secret is read, and nothing is written");
+        assert!(!after.logs_are_read().await, "it says the same");
+        assert_eq!(after.reconcile().await.1, NOTHING);
     }
+}
+
+#[tokio::test]
+async fn the_log_of_a_process_that_knew_other_secrets_is_not_quoted() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    *world.log.lock().unwrap() = Some(failure(40_001));
+    let report = async || {
+        world.reconcile().await;
+        world.logs_are_read().await;
+        world.reconcile().await;
+        world.status.lock().unwrap().to_string()
+    };
+    // Whether or not it has been quoted before.
+    for was_quoted in [false, true] {
+        world.runs_crashing_pod(1);
+        if was_quoted {
+            assert!(report().await.contains("failed to connect"));
+        }
+        world.knew_other_secrets();
+        let status = report().await;
+        assert!(!status.contains("failed to connect"), "{status}");
+        assert!(status.contains("its log is not quoted, since"), "{status}");
+        assert!(
+            status.contains("(kubectl logs demo-0 --previous)"),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_process_costs_one_status_and_no_time() {
+    let id = "0b3a1c1e-5f55-4f53-9a71-3f2c0f7f9a10";
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    *world.log.lock().unwrap() = Some(json!(format!("replicaID={id}")));
+    world.runs_new_pod();
+    let start = time::Instant::now();
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert!(world.logs_are_read().await);
+    let (_, calls) = world.reconcile().await;
+    let statuses = calls.iter().filter(|call| *call == "status");
+    assert_eq!(statuses.count(), 1, "{calls:?}");
+    let status = world.status.lock().unwrap().clone();
+    assert_eq!(status["replicaStatuses"][0]["replicaID"], id, "{status:#}");
+    assert!(!world.logs_are_read().await);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_that_does_not_answer_holds_no_reconcile_and_status_for_a_moment() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.runs_crashing_pod(1);
+    let start = time::Instant::now();
+    for _ in 0..3 {
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!((requeue, calls), (Some(Action::requeue(MOMENT)), vec![]));
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    time::advance(MOMENT).await;
+    let (_, calls) = world.reconcile().await;
+    assert!(calls.contains(&"status".to_owned()), "{calls:?}");
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert_eq!(start.elapsed(), MOMENT);
 }

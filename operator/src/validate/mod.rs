@@ -31,6 +31,7 @@ pub use pods::{
     ValidPods, ValidRollout,
 };
 pub use references::{Fetched, References, wanted_references};
+pub use secrets::known_secrets;
 pub use service::{
     Cidr, CidrError, DualStack, IpFamilies, LoadBalancerClass, ServiceReach, ValidService,
 };
@@ -39,12 +40,10 @@ use crate::api::BytebaseCluster;
 use crate::api::spec::{Enforcement, MOST_REPLICAS};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
-use crate::redaction::KnownSecrets;
 use diagnostics::Diagnostics;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
-use std::sync::Arc;
 
 /// What `validate` says.
 #[derive(Debug)]
@@ -63,8 +62,6 @@ pub struct Validation {
     pub database: Option<ValidDatabase>,
     /// What the license gate must know, whether the spec can be used or not.
     pub gate: GateTerms,
-    /// What no line of a log may show; `None` where a Secret that the spec names could not be read.
-    pub secrets: Option<Arc<KnownSecrets>>,
 }
 
 /// What the license gate must know of a spec that cannot be used.
@@ -227,7 +224,6 @@ pub fn validate(
                 .map_or_else(Enforcement::default, |license| license.enforcement),
             paused: spec.paused,
         },
-        secrets: secrets::known(spec, references).map(Arc::new),
     }
 }
 

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 /// All of them, whether they can be used or not. `None` where one could not be read: a replica may
 /// have been started with it.
-pub(super) fn known(spec: &BytebaseClusterSpec, references: &References) -> Option<KnownSecrets> {
+pub fn known_secrets(spec: &BytebaseClusterSpec, references: &References) -> Option<KnownSecrets> {
     let mut known = KnownSecrets::default();
     let database = &spec.database;
     let value = |reference: &SecretKeyRef| -> Option<SecretString> {
@@ -42,13 +42,12 @@ pub(super) fn known(spec: &BytebaseClusterSpec, references: &References) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use crate::redaction::RedactedLine;
-    use crate::testing::{ADMIN_PASSWORD, PASSWORD, cluster, key, now, references, token};
-    use crate::validate::{Validation, validate};
+    use crate::redaction::{KnownSecrets, RedactedLine};
+    use crate::testing::{ADMIN_PASSWORD, PASSWORD, cluster, references, token};
     use serde_json::{Value, json};
 
-    fn seen(changes: &Value) -> Validation {
-        validate(&cluster(changes), &references(), Some(&key()), now())
+    fn known(changes: &Value) -> Option<KnownSecrets> {
+        super::known_secrets(&cluster(changes).spec, &references())
     }
 
     #[test]
@@ -68,10 +67,10 @@ mod tests {
         for database in [in_parts, in_url, monitored] {
             // What else is wrong with the spec makes no difference.
             for url in ["https://bytebase.example.com", "not one"] {
-                let validation = seen(&json!({
+                let secrets = known(&json!({
                     "database": database, "license": license, "admin": admin, "externalURL": url,
                 }));
-                let secrets = validation.secrets.unwrap();
+                let secrets = secrets.unwrap();
                 for secret in [PASSWORD, ADMIN_PASSWORD, &token(&json!({}))[..40]] {
                     let line = format!("the value {secret} of bytebase is wrong");
                     let line = RedactedLine::of(&line, &secrets).unwrap();
@@ -87,8 +86,8 @@ mod tests {
             json!({"database": {"urlSecretRef": {"name": "gone", "key": "PG_URL"}}}),
             json!({"license": {"secretRef": {"name": "license", "key": "gone"}}}),
         ] {
-            assert!(seen(&changes).secrets.is_none(), "{changes}");
+            assert!(known(&changes).is_none(), "{changes}");
         }
-        assert!(seen(&json!({})).secrets.is_some());
+        assert!(known(&json!({})).is_some());
     }
 }

@@ -254,6 +254,24 @@ async fn a_newer_binary_migrates_and_an_older_one_starts_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_version_that_is_made_to_fail_quotes_its_login_and_leaves_the_database_alone() {
+    let database = Database::create().await;
+    let setup = |version| {
+        Setup::replica(&database)
+            .env("BYTEBASE_STUB_VERSION", version)
+            .env("BYTEBASE_STUB_FAILING_VERSION", "3.21.1")
+    };
+    setup("3.20.0").start().await;
+    let log = setup("3.21.1").fails();
+    assert!(log.contains("version 3.21.1 was made to fail"), "{log}");
+    for quoted in [database.url(), format!(" {PASSWORD} ")] {
+        assert!(log.contains(&quoted), "{quoted}: {log}");
+    }
+    let versions = "SELECT string_agg(version, ' ') FROM instance_change_history";
+    assert_eq!(database.text(versions).await, "3.20.0");
+}
+
+#[tokio::test]
 async fn a_signal_during_the_migration_ends_the_start_at_once() {
     let database = Database::create().await;
     let mut server = Setup::replica(&database)

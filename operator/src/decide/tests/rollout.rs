@@ -6,8 +6,8 @@ use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, PodTrouble,
-    RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LogQuote, Observation,
+    PodTrouble, RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
@@ -325,7 +325,8 @@ fn the_log_of_a_replica_that_does_not_come_up_is_quoted() {
     let quoted = format!("its log says: {line}");
     let of = |mut seen: Observation, ordinal: usize| {
         seen.pods[ordinal].ready = false;
-        seen.pods[ordinal].log_line = RedactedLine::of(line, &KnownSecrets::default());
+        let line = RedactedLine::of(line, &KnownSecrets::default());
+        seen.pods[ordinal].log_quote = line.map(LogQuote::Line);
         seen
     };
     for (spec, seen, pod) in [
@@ -357,6 +358,23 @@ fn the_log_of_a_replica_that_does_not_come_up_is_quoted() {
             pod.restarts += 1;
         }
         assert_eq!(super::plan(&spec, &again).report, plan.report);
+    }
+}
+
+#[test]
+fn a_log_that_may_not_be_quoted_is_pointed_to() {
+    for (previous, command) in [
+        (true, "(kubectl logs demo-2 --previous)"),
+        (false, "(kubectl logs demo-2)"),
+    ] {
+        let mut seen = outdated(&[0, 1]);
+        seen.pods[2].ready = false;
+        seen.pods[2].log_quote = Some(LogQuote::Withheld { previous });
+        let message = stalled(&json!({}), &seen);
+        assert!(message.contains(command), "{message}");
+        let plan = plan(&json!({}), &seen);
+        let mut replicas = plan.report.replica_statuses.iter();
+        assert!(replicas.all(|replica| replica.log_line.is_none()));
     }
 }
 

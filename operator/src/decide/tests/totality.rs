@@ -9,9 +9,9 @@ use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
     Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
-    FailureReason, Heartbeat, ListenSession, Observation, PodRefusal, PodTrouble, PodView,
-    ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout, RouteView, RunningTasks,
-    SchemaState, Sessions, StatefulSetView, StoredLicense,
+    FailureReason, Heartbeat, ListenSession, LogQuote, Observation, PodRefusal, PodTrouble,
+    PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout, RouteView,
+    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -261,7 +261,7 @@ prop_compose! {
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
-            log_line: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())),
+            log_quote: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())).map(LogQuote::Line),
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
                 0 => PodTrouble::ImagePull(text),
@@ -304,7 +304,7 @@ prop_compose! {
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, texts()),
-        (remembered, service_exposes, failed) in (remembered().boxed(), any::<bool>(), proptest::option::of(texts())),
+        (remembered, (service_exposes, awaits_logs), failed) in (remembered().boxed(), any::<(bool, bool)>(), proptest::option::of(texts())),
         unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (
             proptest::option::of((timestamps().boxed(), texts())),
@@ -315,6 +315,7 @@ prop_compose! {
             now,
             stateful_set,
             pods,
+            awaits_logs,
             ingress_has_address,
             route,
             kinds_not_installed,

@@ -639,11 +639,13 @@ impl World {
         let was_refused = self.is_refused_as_shared(name);
         self.context.writer.leadership.renew();
         while self.queue.try_recv().is_ok() {}
-        let done = reconcile(cluster, Arc::clone(&self.context)).await;
-        while let Ok(woken) = self.queue.try_recv() {
-            if woken.name != name {
-                self.woken.insert(woken.name);
+        let mut done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
+        // It is woken once its logs have been read.
+        for _ in 0..REST {
+            if !self.wakes(name).await {
+                break;
             }
+            done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
         }
         let stored = self.object(&format!("{PLACE}{name}"));
         let is_there = stored.is_some_and(|object| uid_of(&object) == uid)
@@ -709,6 +711,22 @@ impl World {
                 .and_modify(|known| known.stored = known.process);
         }
         Ok(wrote)
+    }
+
+    /// Whether the reads that have begun wake this cluster. Others that are woken are noted.
+    async fn wakes(&mut self, name: &str) -> bool {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let mut wakes = false;
+        while let Ok(woken) = self.queue.try_recv() {
+            if woken.name == name {
+                wakes = true;
+            } else {
+                self.woken.insert(woken.name);
+            }
+        }
+        wakes
     }
 
     /// Whether the status refuses the database since an older cluster has it.
