@@ -291,8 +291,8 @@ fn blocked(
     let database = validation.database.as_ref();
     let database =
         database.map(|database| database::judge(database, wanted, observation, health, false));
-    // Whatever is wanted, the gate leaves one.
-    let haste = replicas::haste(wanted.min(1), enforcement, &license);
+    // Whatever is wanted, none included, the gate leaves one.
+    let haste = replicas::haste(1, enforcement, &license);
     let closed = haste != Haste::Orderly;
     let acts = closed && !paused;
     let hastened = match haste {
@@ -348,7 +348,7 @@ fn blocked(
                 Some(database) => database.facts,
                 None => observation.remembered.database.clone(),
             },
-            target_replicas: closed.then_some(1),
+            target_replicas: closed.then(|| running(observation).min(1)),
             ..report(Phase::Invalid, observation, health, &hastened.let_go)
         },
         let_go: hastened.let_go,
