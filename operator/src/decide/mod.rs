@@ -237,6 +237,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         call,
         next: [
             pace::next(cluster, observation, license, rollout, health),
+            findings
+                .scale_wait
+                .and_then(|wait| wait.until.filter(|until| *until > observation.now)),
             hastened.due_at,
             restart.due_at,
             validation.changes_at,

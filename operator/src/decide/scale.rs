@@ -151,8 +151,12 @@ pub fn waits_for(
     }
 }
 
-/// The same while the database cannot be read: what was read last counts, and before the first reading
-/// nothing is known. A database that is away for good stops no scale-down.
+/// A migration that was read so long ago holds nothing up: a drain hook without an answer of the
+/// database waits no longer either.
+const MIGRATION_COUNTS: SignedDuration = SignedDuration::from_mins(2);
+
+/// The same while the database cannot be read: what was read last counts for two minutes, and before
+/// the first reading nothing is known. A database that is away for good stops no scale-down.
 fn known_migration(observation: &Observation) -> Option<Wait> {
     match &observation.database {
         DatabaseView::NotProbed => Some(Wait::new(
@@ -160,13 +164,16 @@ fn known_migration(observation: &Observation) -> Option<Wait> {
             "the first reading of the database",
         )),
         DatabaseView::Probed(Err(_)) => {
-            let (_, last) = observation.last_facts.as_ref()?;
+            let (age, last) = observation.last_facts.as_ref()?;
+            let age = SignedDuration::try_from(*age).ok()?;
+            let left = MIGRATION_COUNTS.saturating_sub(age);
             let migrated = last.sessions.as_ref()?.migration_running;
-            migrated.then(|| {
-                Wait::new(
+            (migrated && left.is_positive()).then(|| {
+                let wait = Wait::new(
                     RolloutWait::SchemaMigration,
-                    "the schema migration to end that ran when the database could last be read",
-                )
+                    "the schema migration to end that ran when the database could last be read, for two minutes after that reading",
+                );
+                wait.until(observation.now.checked_add(left).ok())
             })
         }
         DatabaseView::CannotRead | DatabaseView::Probed(Ok(_)) => schema_migration(observation),

@@ -582,6 +582,31 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
 }
 
 #[test]
+fn a_migration_that_was_read_long_ago_holds_no_scale_down() {
+    let mut away = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        facts.sessions = Some(migration());
+    });
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let aged = |seconds| {
+        let mut seen = away.clone();
+        seen.last_facts.as_mut().unwrap().0 = Duration::from_secs(seconds);
+        seen
+    };
+    let stop = json!({"replicas": 0});
+    let waiting = plan(&stop, &aged(60));
+    assert_eq!(size(&waiting), None);
+    assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(60))));
+    assert_eq!(size(&plan(&stop, &aged(119))), None);
+    for seconds in [120, 9000] {
+        assert_eq!(size(&plan(&stop, &aged(seconds))), Some(0));
+        assert_eq!(
+            size(&plan(&json!({"replicas": 1}), &aged(seconds))),
+            Some(2)
+        );
+    }
+}
+
+#[test]
 fn no_step_is_taken_before_a_reading_of_the_sessions() {
     let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
     let seen = with_facts(outdated(&[0, 1, 2]), unread);
