@@ -138,7 +138,10 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
     let haste = replicas::haste(cluster.replicas, cluster.license.enforcement, &license);
-    let scale_wait = set.and_then(|set| scale::waits_for(set, target.replicas, haste, observation));
+    let scale_wait = set.and_then(|set| {
+        scale::waits_for(set, target.replicas, haste, observation)
+            .or_else(|| scale::waits_for_end(set, target.replicas, haste, &health))
+    });
     let findings = Findings {
         rollout: &rollout,
         stage,

@@ -351,9 +351,9 @@ impl RememberedRollout {
     }
 }
 
-/// What a rollout waits for while a pod ends. How many tasks there are is not in the message, which
+/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in the message, which
 /// would change with every one.
-fn end_of(ending: &Replica<'_>) -> Wait {
+pub fn end_of(ending: &Replica<'_>) -> Wait {
     let name = &ending.pod.name;
     match (ending.running_tasks, ending.pod.ends_by) {
         (Some(1..), Some(by)) => {

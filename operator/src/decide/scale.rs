@@ -1,6 +1,7 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica};
+use super::rollout::end_of;
 use super::step::{Wait, is_overdue, next_overdue, schema_migration};
 use crate::api::status::RolloutWait;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
@@ -98,10 +99,8 @@ pub fn next_size(
             present
         };
     }
-    let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
-    let ending = health.replicas.iter().find(surplus);
-    let waits =
-        ending.is_some_and(|ending| haste == Haste::Orderly || !cannot_end(ending, observation));
+    let waits = ending(set, health)
+        .is_some_and(|ending| haste == Haste::Orderly || !cannot_end(ending, observation));
     if waits || !set.settled {
         return present;
     }
@@ -112,6 +111,12 @@ pub fn next_size(
         start: set.start + i32::from(only_highest_serves),
         replicas: set.replicas - 1,
     }
+}
+
+/// The replica that ends, or is to: the next one is not taken beside it.
+fn ending<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Option<&'h Replica<'o>> {
+    let mut replicas = health.replicas.iter();
+    replicas.find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
 }
 
 /// The replicas of the set that serve; where none is known to, those that may.
@@ -149,6 +154,28 @@ pub fn waits_for(
         Haste::Orderly if target < set.replicas => known_migration(observation),
         Haste::Orderly | Haste::Gate | Haste::Ended => None,
     }
+}
+
+/// The end of a replica that a scale-down waits for, before its next step or as its last one.
+pub fn waits_for_end(
+    set: &StatefulSetView,
+    target: i32,
+    haste: Haste,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let is_last = |replica: &&Replica<'_>| !set.covers(replica.pod.ordinal);
+    let ending = match haste {
+        Haste::Orderly if target < set.replicas => ending(set, health),
+        Haste::Orderly => health.replicas.iter().find(is_last),
+        Haste::Gate | Haste::Ended => None,
+    };
+    ending.map(end_of)
+}
+
+/// Whether nothing goes on before a pod that does not end is gone. The license gate goes past it, as
+/// far as it leads.
+pub fn waits_for_all(set: &StatefulSetView, target: i32, haste: Haste) -> bool {
+    haste == Haste::Orderly || set.replicas <= target
 }
 
 /// A migration that was read so long ago holds nothing up: a drain hook without an answer of the
