@@ -416,7 +416,9 @@ fn report(
             .min_by_key(|replica| {
                 set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision)
             })
-            .and_then(|replica| replica.pod.version.clone()),
+            .and_then(|replica| replica.pod.version.clone())
+            // What served on another database says nothing of this one, and is not remembered.
+            .or_else(|| observation.remembered.version.clone()),
         schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
         queue_hold: queue::hold(None, observation),

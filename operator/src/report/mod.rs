@@ -228,8 +228,8 @@ pub fn status(
         target_replicas: target_replicas.or(previous.target_replicas),
         selector: selector.or_else(|| previous.selector.clone()),
         url: url.or_else(|| previous.url.clone()),
-        version: version.or_else(|| previous.version.clone()),
-        schema_version: schema_version.or_else(|| previous.schema_version.clone()),
+        version,
+        schema_version,
         license,
         database,
         replica_statuses: replica_statuses
