@@ -261,6 +261,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             url: Some(cluster.url.as_str().to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
+            unlicensed_since: haste::unlicensed_since(observation, license),
             database: database.facts.clone().map(|facts| DatabaseStatus {
                 changed_login: findings.changed_login.cloned(),
                 ..facts
@@ -343,6 +344,7 @@ fn blocked(
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
             license: license.status.clone(),
+            unlicensed_since: haste::unlicensed_since(observation, &license),
             conditions: conditions::invalid(
                 problems,
                 validation,

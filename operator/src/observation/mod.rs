@@ -377,7 +377,7 @@ pub struct Remembered {
     /// The reason for which `HALicensed` was last False: what is stored did not allow several
     /// replicas, or nothing was stored.
     pub unlicensed: Option<Reason>,
-    /// Since when `HALicensed` has been False.
+    /// Since when no license has allowed several replicas.
     pub unlicensed_since: Option<jiff::Timestamp>,
     /// The version of the metadata schema as last read.
     pub schema_version: Option<Version>,

@@ -199,6 +199,7 @@ pub fn status(
         version,
         schema_version,
         license,
+        unlicensed_since,
         database,
         replica_statuses,
         rollout,
@@ -231,6 +232,7 @@ pub fn status(
         version,
         schema_version,
         license,
+        unlicensed_since: unlicensed_since.map(Time),
         database,
         replica_statuses: replica_statuses
             .into_iter()
