@@ -513,6 +513,8 @@ pub struct PodView {
     pub ends_by: Option<jiff::Timestamp>,
     /// How long it may take to end, as it was made.
     pub grace: Option<jiff::SignedDuration>,
+    /// It has the drain hook, so its replica finishes its tasks before it ends.
+    pub drains: bool,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.

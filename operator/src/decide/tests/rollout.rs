@@ -160,6 +160,36 @@ fn a_busy_replica_is_given_a_minute_to_become_idle() {
 }
 
 #[test]
+fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle() {
+    let mut seen = busy([3, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.drains = false;
+    }
+    let evicts = |rollout: Value, seconds, seen: &Observation| {
+        let mut seen = seen.clone();
+        seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));
+        let plan = plan(&json!({"rollout": rollout}), &seen);
+        if plan.eviction.is_none() {
+            waits_for(&plan, "has no drain hook, so its tasks are cancelled then");
+        }
+        evicted(&plan).is_some()
+    };
+    for rollout in [json!({}), json!({"drain": "Enabled"})] {
+        for (seconds, expected) in [(61, false), (3599, false), (3600, true)] {
+            assert_eq!(
+                evicts(rollout.clone(), seconds, &seen),
+                expected,
+                "{seconds}"
+            );
+        }
+    }
+    let short = json!({"drainTimeoutSeconds": 600});
+    assert!(!evicts(short.clone(), 599, &seen) && evicts(short, 600, &seen));
+    // No one asks for a drain.
+    assert!(evicts(json!({"drain": "Disabled"}), 60, &seen));
+}
+
+#[test]
 fn only_work_that_is_known_is_waited_for() {
     assert_eq!(evicted(&plan(&json!({}), &busy([3, 0, 2]))), Some("demo-1"));
     let unknown = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
