@@ -230,6 +230,7 @@ pub fn pod(ordinal: i32) -> PodView {
         container_id: Some(format!("containerd://{ordinal}")),
         ends_by: None,
         grace: None,
+        drains: true,
         ending_since: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),

@@ -523,6 +523,7 @@ impl Rules {
                 .filter(|_| !self.has(Bug::GateWaitsForStuck))
                 .map(at),
             grace: None,
+            drains: true,
             // Every ending of the model's world is short.
             ending_since: None,
             unready_since: (!serves).then_some(made),

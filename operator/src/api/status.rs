@@ -51,6 +51,9 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub license: Option<LicenseStatus>,
+    /// Since when no license has allowed several replicas. Absent while one does, also where it ends soon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlicensed_since: Option<Time>,
     /// The metadata database.
     #[serde(
         default,

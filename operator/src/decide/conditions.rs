@@ -7,8 +7,8 @@ use super::maintenance::Stage;
 use super::plan::ConditionDraft;
 use super::replicas::Target;
 use super::rollout::Rollout;
-use super::scale::Haste;
-use super::step::{Step, Wait, describe, way_back};
+use super::scale::{self, Haste};
+use super::step::{self, Step, Wait, describe, way_back, why_unending};
 use super::verdict::{Verdict, no, unknown, yes};
 use crate::api::spec::Enforcement;
 use crate::api::status::{ChangedLogin, HeartbeatState, Phase};
@@ -388,6 +388,9 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
     if findings.database.status == Some(false) {
         return yes(findings.database.reason, findings.database.message.clone());
     }
+    if let Some(unending) = unending(findings) {
+        return yes(reason_of(unending), why_unending(unending.pod));
+    }
     // A rollout has a say of its own on how long a replica may take.
     let timeout = findings.cluster.rollout.ready_timeout;
     let late = findings.health.late_at(findings.observation, timeout);
@@ -403,6 +406,15 @@ fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Ver
         return yes(healthy.reason, message);
     }
     no(Reason::NotStalled, "nothing stands in the way")
+}
+
+/// A pod that cannot end, where all waits for that.
+fn unending<'a>(findings: &Findings<'a>) -> Option<&'a Replica<'a>> {
+    let set = findings.observation.stateful_set.as_ref()?;
+    let target = findings.target.replicas;
+    scale::waits_for_all(set, target, findings.haste)
+        .then(|| step::unending(findings.observation, findings.health))
+        .flatten()
 }
 
 fn reconciling(

@@ -9,9 +9,9 @@
 //! Kubernetes), so the drain hooks themselves are asked to let their replicas end.
 
 use super::health::{Health, Replica};
-use super::license::LicenseVerdict;
-use crate::api::status::HeartbeatState;
-use crate::observation::{Observation, StatefulSetView};
+use super::license::{LicenseVerdict, Licensed};
+use crate::api::status::{HeartbeatState, LicenseStatus};
+use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 
@@ -39,7 +39,9 @@ pub fn hastened(
     };
     // Bytebase skips no work as long as one replica alone is active.
     let is_alone = health.active().is_some_and(|active| active < 2);
-    if health.replicas.len() < 2 || is_alone || migrates(observation) {
+    // The hooks are asked by way of the database.
+    let can_ask = !matches!(observation.database, DatabaseView::CannotRead);
+    if health.replicas.len() < 2 || is_alone || !can_ask || migrates(observation) {
         return Hastened::default();
     }
     let began = began_at(observation, license);
@@ -72,16 +74,34 @@ fn works(replica: &Replica<'_>) -> bool {
     )
 }
 
-/// Since when the license has not allowed several replicas: its end, or as status has it. A moment
-/// without a license must not cut short what began to end long before.
+/// Since when no license has allowed several replicas, for status: while none does, and as it was
+/// while that cannot be known. One that ends soon still does, although the gate is closed.
+pub fn unlicensed_since(observation: &Observation, license: &LicenseVerdict) -> Option<Timestamp> {
+    match license.allows {
+        Licensed::Yes => None,
+        Licensed::No => license.has_ended().then(|| began_at(observation, license)),
+        Licensed::Unknown => observation.remembered.unlicensed_since,
+    }
+}
+
+/// The same where none does: its end, or as status has it. A moment without a license must not cut
+/// short what began to end long before.
 fn began_at(observation: &Observation, license: &LicenseVerdict) -> Timestamp {
     let now = observation.now;
-    let end = license.status.as_ref();
-    let end = end.and_then(|license| Some(license.expiration_time.as_ref()?.0));
-    let end = end.filter(|end| *end <= now);
-    let reported = observation.remembered.unlicensed_since;
-    let reported = reported.map_or(now, |since| since.min(now));
-    end.map_or(reported, |end| end.max(reported))
+    let before = &observation.remembered;
+    let reported = before.unlicensed_since.unwrap_or(now).min(now);
+    // The gate had closed ahead of an end. The operator may have been away when that came.
+    let closed_early = before.unlicensed.is_some() && before.unlicensed_since.is_none();
+    match end_of(license.status.as_ref()) {
+        Some(end) if end > now => reported,
+        Some(end) if closed_early && end_of(before.license.as_ref()) == Some(end) => end,
+        Some(end) => end.max(reported),
+        None => reported,
+    }
+}
+
+fn end_of(license: Option<&LicenseStatus>) -> Option<Timestamp> {
+    Some(license?.expiration_time.as_ref()?.0)
 }
 
 /// Whether a replica is known to migrate the schema. The end of it in the middle of that costs more

@@ -132,7 +132,10 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
     let haste = replicas::haste(cluster.replicas, cluster.license.enforcement, &license);
-    let scale_wait = set.and_then(|set| scale::waits_for(set, target.replicas, haste, observation));
+    let scale_wait = set.and_then(|set| {
+        scale::waits_for(set, target.replicas, haste, observation)
+            .or_else(|| scale::waits_for_end(set, target.replicas, haste, &health))
+    });
     let findings = Findings {
         rollout: &rollout,
         stage,
@@ -225,6 +228,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         call,
         next: [
             pace::next(cluster, observation, license, rollout, health),
+            findings
+                .scale_wait
+                .and_then(|wait| wait.until.filter(|until| *until > observation.now)),
             hastened.due_at,
             restart.due_at,
             validation.changes_at,
@@ -243,6 +249,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             url: Some(cluster.url.as_str().to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
+            unlicensed_since: haste::unlicensed_since(observation, license),
             database: database.reported(findings.changed_login),
             rollout: rollout.status(),
             refused_call,
@@ -276,8 +283,8 @@ fn blocked(
     let database = validation.database.as_ref();
     let database =
         database.map(|database| database::judge(database, wanted, observation, health, false));
-    // Whatever is wanted, the gate leaves one.
-    let haste = replicas::haste(wanted.min(1), enforcement, &license);
+    // Whatever is wanted, none included, the gate leaves one.
+    let haste = replicas::haste(1, enforcement, &license);
     let closed = haste != Haste::Orderly;
     let acts = closed && !paused;
     let hastened = match haste {
@@ -322,6 +329,7 @@ fn blocked(
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         report: Report {
             license: license.status.clone(),
+            unlicensed_since: haste::unlicensed_since(observation, &license),
             conditions: conditions::invalid(
                 problems,
                 validation,
@@ -333,7 +341,7 @@ fn blocked(
                 Some(database) => database.reported(login::remembered(observation)),
                 None => observation.remembered.database.clone(),
             },
-            target_replicas: closed.then_some(1),
+            target_replicas: closed.then(|| running(observation).min(1)),
             ..report(Phase::Invalid, observation, health, &hastened.let_go)
         },
         let_go: hastened.let_go,
@@ -398,7 +406,9 @@ fn report(
             .min_by_key(|replica| {
                 set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision)
             })
-            .and_then(|replica| replica.pod.version.clone()),
+            .and_then(|replica| replica.pod.version.clone())
+            // What served on another database says nothing of this one, and is not remembered.
+            .or_else(|| observation.remembered.version.clone()),
         schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
         queue_hold: queue::hold(None, observation),

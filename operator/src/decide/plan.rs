@@ -109,6 +109,8 @@ pub struct Report {
     pub schema_version: Option<String>,
     /// License.
     pub license: Option<LicenseStatus>,
+    /// Since when no license has allowed several replicas.
+    pub unlicensed_since: Option<Timestamp>,
     /// Database.
     pub database: Option<DatabaseStatus>,
     /// Pods; `since` is filled in by `report`.

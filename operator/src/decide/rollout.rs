@@ -18,14 +18,14 @@ use crate::contract::version::Version;
 use crate::desired::drain::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
-use crate::validate::ValidCluster;
+use crate::validate::{ValidCluster, ValidDrain};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::cmp::Reverse;
 use std::time::Duration;
 
 /// A rollout waits so long for one of several busy replicas to become idle. Then it ends the one
-/// that runs the fewest tasks, whose drain hook waits for them.
+/// that runs the fewest tasks, whose drain hook waits for them. One without a hook is given longer.
 const IDLE_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Where a rollout stands.
@@ -304,7 +304,7 @@ fn next(
         let wait = Wait::new(RolloutWait::OtherReplicas, message).about(weak);
         return Step::Wait(wait.until(given_up_at(candidate, observation)));
     }
-    if let Some(wait) = idle_replica(candidate, observation) {
+    if let Some(wait) = idle_replica(cluster, candidate, observation) {
         return Step::Wait(wait);
     }
     evict(
@@ -318,7 +318,11 @@ fn next(
 ///
 /// Of a replica whose tasks are unknown no reading would show that it is idle now, and one that is
 /// older than the schema is not to stay. Their drain hooks wait for what they run.
-fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wait> {
+fn idle_replica(
+    cluster: &ValidCluster,
+    candidate: &Replica<'_>,
+    observation: &Observation,
+) -> Option<Wait> {
     let tasks = candidate.running_tasks.filter(|tasks| *tasks > 0)?;
     if schema::version(observation).is_some_and(|schema| is_behind(candidate, schema)) {
         return None;
@@ -330,13 +334,28 @@ fn idle_replica(candidate: &Replica<'_>, observation: &Observation) -> Option<Wa
         Some(before) if before.ends(candidate) => return None,
         _ => now,
     };
-    let until = since.checked_add(IDLE_PATIENCE).ok()?;
+    let until = since.checked_add(idle_patience(cluster, candidate)).ok()?;
     let name = &candidate.pod.name;
+    let its_tasks = if candidate.pod.drains {
+        "it finishes its tasks first"
+    } else {
+        "its pod has no drain hook, so its tasks are cancelled then"
+    };
     let message = format!(
-        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is ended at {until:.0} if none is idle by then; it finishes its tasks first if its pod has the drain hook"
+        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
     (now < until).then(|| wait.until(Some(until)))
+}
+
+/// How long one is waited for. What no hook waits for in the pod has the time of a drain before it.
+fn idle_patience(cluster: &ValidCluster, candidate: &Replica<'_>) -> SignedDuration {
+    match &cluster.rollout.drain {
+        ValidDrain::Enabled(terms) if !candidate.pod.drains => {
+            SignedDuration::from_secs(terms.timeout_seconds)
+        }
+        ValidDrain::Enabled(_) | ValidDrain::Disabled => IDLE_PATIENCE,
+    }
 }
 
 impl RememberedRollout {
@@ -351,9 +370,9 @@ impl RememberedRollout {
     }
 }
 
-/// What a rollout waits for while a pod ends. How many tasks there are is not in the message, which
+/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in the message, which
 /// would change with every one.
-fn end_of(ending: &Replica<'_>) -> Wait {
+pub fn end_of(ending: &Replica<'_>) -> Wait {
     let name = &ending.pod.name;
     match (ending.running_tasks, ending.pod.ends_by) {
         (Some(1..), Some(by)) => {

@@ -1,6 +1,7 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica};
+use super::rollout::end_of;
 use super::step::{Wait, is_overdue, next_overdue, schema_migration};
 use crate::api::status::RolloutWait;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
@@ -98,10 +99,8 @@ pub fn next_size(
             present
         };
     }
-    let surplus = |replica: &&Replica<'_>| replica.pod.deleting || !set.covers(replica.pod.ordinal);
-    let ending = health.replicas.iter().find(surplus);
-    let waits =
-        ending.is_some_and(|ending| haste == Haste::Orderly || !cannot_end(ending, observation));
+    let waits = ending(set, health)
+        .is_some_and(|ending| haste == Haste::Orderly || !cannot_end(ending, observation));
     if waits || !set.settled {
         return present;
     }
@@ -112,6 +111,12 @@ pub fn next_size(
         start: set.start + i32::from(only_highest_serves),
         replicas: set.replicas - 1,
     }
+}
+
+/// The replica that ends, or is to: the next one is not taken beside it.
+fn ending<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Option<&'h Replica<'o>> {
+    let mut replicas = health.replicas.iter();
+    replicas.find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
 }
 
 /// The replicas of the set that serve; where none is known to, those that may.
@@ -151,8 +156,34 @@ pub fn waits_for(
     }
 }
 
-/// The same while the database cannot be read: what was read last counts, and before the first reading
-/// nothing is known. A database that is away for good stops no scale-down.
+/// The end of a replica that a scale-down waits for, before its next step or as its last one.
+pub fn waits_for_end(
+    set: &StatefulSetView,
+    target: i32,
+    haste: Haste,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let is_last = |replica: &&Replica<'_>| !set.covers(replica.pod.ordinal);
+    let ending = match haste {
+        Haste::Orderly if target < set.replicas => ending(set, health),
+        Haste::Orderly => health.replicas.iter().find(is_last),
+        Haste::Gate | Haste::Ended => None,
+    };
+    ending.map(end_of)
+}
+
+/// Whether nothing goes on before a pod that does not end is gone. The license gate goes past it, as
+/// far as it leads.
+pub fn waits_for_all(set: &StatefulSetView, target: i32, haste: Haste) -> bool {
+    haste == Haste::Orderly || set.replicas <= target
+}
+
+/// A migration that was read so long ago holds nothing up: a drain hook without an answer of the
+/// database waits no longer either.
+const MIGRATION_COUNTS: SignedDuration = SignedDuration::from_mins(2);
+
+/// The same while the database cannot be read: what was read last counts for two minutes, and before
+/// the first reading nothing is known. A database that is away for good stops no scale-down.
 fn known_migration(observation: &Observation) -> Option<Wait> {
     match &observation.database {
         DatabaseView::NotProbed => Some(Wait::new(
@@ -160,13 +191,16 @@ fn known_migration(observation: &Observation) -> Option<Wait> {
             "the first reading of the database",
         )),
         DatabaseView::Probed(Err(_)) => {
-            let (_, last) = observation.last_facts.as_ref()?;
+            let (age, last) = observation.last_facts.as_ref()?;
+            let age = SignedDuration::try_from(*age).ok()?;
+            let left = MIGRATION_COUNTS.saturating_sub(age);
             let migrated = last.sessions.as_ref()?.migration_running;
-            migrated.then(|| {
-                Wait::new(
+            (migrated && left.is_positive()).then(|| {
+                let wait = Wait::new(
                     RolloutWait::SchemaMigration,
-                    "the schema migration to end that ran when the database could last be read",
-                )
+                    "the schema migration to end that ran when the database could last be read, for two minutes after that reading",
+                );
+                wait.until(observation.now.checked_add(left).ok())
             })
         }
         DatabaseView::CannotRead | DatabaseView::Probed(Ok(_)) => schema_migration(observation),

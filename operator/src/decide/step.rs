@@ -126,21 +126,36 @@ const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A pod that does not end although its time is up: its node is lost, or its kubelet does not answer.
 pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
-    let late = health.replicas.iter().find(|replica| {
-        replica.pod.deleting && is_overdue(replica.pod, OVERDUE, observation.now)
-    })?;
-    let name = &late.pod.name;
-    let trouble = late.pod.trouble.as_ref().map_or_else(
-        || "its node does not say why".to_owned(),
-        |trouble| trouble.message().to_owned(),
-    );
+    let late = unending(observation, health)?;
     Some(Step::Stalled {
         reason: Reason::RolloutStalled,
-        pod: Some(name.clone()),
-        why: format!(
-            "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0)"
-        ),
+        pod: Some(late.pod.name.clone()),
+        why: why_unending(late.pod),
     })
+}
+
+/// The same pod, whether a rollout, a scale-down or its successor waits for its end.
+pub fn unending<'h, 'o>(
+    observation: &Observation,
+    health: &'h Health<'o>,
+) -> Option<&'h Replica<'o>> {
+    health
+        .replicas
+        .iter()
+        .find(|replica| replica.pod.deleting && is_overdue(replica.pod, OVERDUE, observation.now))
+}
+
+/// That it does not end, and what to do.
+pub fn why_unending(pod: &PodView) -> String {
+    let name = &pod.name;
+    let trouble = match (&pod.trouble, &pod.node) {
+        (Some(trouble), _) => trouble.message().to_owned(),
+        (None, Some(node)) => format!("its node {node} does not say why"),
+        (None, None) => "its node does not say why".to_owned(),
+    };
+    format!(
+        "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0)"
+    )
 }
 
 /// When a rollout stops waiting for a pod that does not end.

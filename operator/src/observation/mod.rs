@@ -388,7 +388,7 @@ pub struct Remembered {
     /// The reason for which `HALicensed` was last False: what is stored did not allow several
     /// replicas, or nothing was stored.
     pub unlicensed: Option<Reason>,
-    /// Since when `HALicensed` has been False.
+    /// Since when no license has allowed several replicas.
     pub unlicensed_since: Option<jiff::Timestamp>,
     /// The version of the metadata schema as last read.
     pub schema_version: Option<Version>,
@@ -538,6 +538,8 @@ pub struct PodView {
     pub ends_by: Option<jiff::Timestamp>,
     /// How long it may take to end, as it was made.
     pub grace: Option<jiff::SignedDuration>,
+    /// It has the drain hook, so its replica finishes its tasks before it ends.
+    pub drains: bool,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.

@@ -1,9 +1,10 @@
 //! Pods as plain values.
 
+use crate::desired::drain::INSTALLER;
 use crate::desired::{CONTAINER, VERSION_ANNOTATION};
 use crate::observation::{PodTrouble, PodView};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt as _;
 use uuid::Uuid;
 
@@ -14,9 +15,20 @@ pub fn trim(pod: &mut Pod) {
         *spec = k8s_openapi::api::core::v1::PodSpec {
             node_name: spec.node_name.take(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
+            init_containers: spec.init_containers.take().map(installer),
             ..Default::default()
         };
     }
+}
+
+/// Of init containers only that there is the one which brings the drain hook.
+fn installer(mut containers: Vec<Container>) -> Vec<Container> {
+    containers.retain(|container| container.name == INSTALLER);
+    let names = containers.into_iter().map(|container| Container {
+        name: container.name,
+        ..Container::default()
+    });
+    names.collect()
 }
 
 /// A pod as a plain value, without the line of its log that says why it is not up. `replica_id` comes
@@ -49,6 +61,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .as_ref()
             .and_then(|spec| spec.termination_grace_period_seconds)
             .map(SignedDuration::from_secs),
+        drains: has_hook(pod),
         ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
@@ -61,6 +74,14 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
         name,
     })
+}
+
+/// Whether the drain hook was copied into it, by whichever operator made it.
+fn has_hook(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let installers = spec.and_then(|spec| spec.init_containers.as_ref());
+    let mut installers = installers.into_iter().flatten();
+    installers.any(|container| container.name == INSTALLER)
 }
 
 /// The deletion timestamp is the end of the grace period.
@@ -261,6 +282,28 @@ mod tests {
             }]},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn what_is_kept_of_a_pod_shows_whether_it_has_the_drain_hook() {
+        for (init, drains) in [
+            (json!(null), false),
+            (json!([{"name": "other", "image": "i"}]), false),
+            (
+                json!([{"name": "other"}, {"name": INSTALLER, "image": "i"}]),
+                true,
+            ),
+        ] {
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "spec": {"containers": [], "initContainers": init},
+            }))
+            .unwrap();
+            trim(&mut pod);
+            assert_eq!(view(&pod, None, None).unwrap().drains, drains, "{init}");
+            let kept = pod.spec.unwrap().init_containers.unwrap_or_default();
+            assert!(kept.iter().all(|container| container.image.is_none()));
+        }
     }
 
     #[test]

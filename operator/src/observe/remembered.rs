@@ -8,6 +8,7 @@ use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::observation::{Refusal, Remembered, RememberedRollout};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -36,9 +37,10 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
     let stood_in = license(LicenseSource::Secret, true).is_some()
         && conditions.any(|condition| condition.reason == cannot_read);
     let unlicensed = refusal(ConditionType::HaLicensed).filter(|_| !stood_in);
+    let unlicensed = unlicensed.map(|refusal| refusal.reason);
     let of_license = Remembered {
-        unlicensed_since: unlicensed.as_ref().and_then(|_| unlicensed_since(status)),
-        unlicensed: unlicensed.map(|refusal| refusal.reason),
+        unlicensed_since: unlicensed_since(status, unlicensed),
+        unlicensed,
         license: license(LicenseSource::Database, false),
         stand_in: license(LicenseSource::Secret, true),
         drains: drains(status),
@@ -94,12 +96,25 @@ fn silent_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid
     since.collect()
 }
 
-/// Since when `HALicensed` has been what it is.
-fn unlicensed_since(status: &BytebaseClusterStatus) -> Option<Timestamp> {
-    let mut conditions = status.conditions.iter();
-    let licensed = ConditionType::HaLicensed.as_ref();
-    let condition = conditions.find(|condition| condition.type_ == licensed)?;
-    Some(condition.last_transition_time.0)
+/// An older operator kept no other time of it than that of `HALicensed`, which is False ahead of the end
+/// of a license as well. These reasons leave open which of the two it is.
+fn unlicensed_since(
+    status: &BytebaseClusterStatus,
+    unlicensed: Option<Reason>,
+) -> Option<Timestamp> {
+    let reported = status.unlicensed_since.as_ref();
+    if let Some(Time(since)) = reported {
+        return Some(*since);
+    }
+    match unlicensed? {
+        Reason::LicenseExpiring | Reason::LicenseInstallFailed | Reason::LicenseNotEnforced => None,
+        _ => {
+            let licensed = ConditionType::HaLicensed.as_ref();
+            let mut conditions = status.conditions.iter();
+            let condition = conditions.find(|condition| condition.type_ == licensed)?;
+            Some(condition.last_transition_time.0)
+        }
+    }
 }
 
 fn drains(status: &BytebaseClusterStatus) -> BTreeMap<String, DrainState> {

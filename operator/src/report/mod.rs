@@ -205,6 +205,7 @@ pub fn status(
         version,
         schema_version,
         license,
+        unlicensed_since,
         database,
         replica_statuses,
         rollout,
@@ -234,9 +235,10 @@ pub fn status(
         target_replicas: target_replicas.or(previous.target_replicas),
         selector: selector.or_else(|| previous.selector.clone()),
         url: url.or_else(|| previous.url.clone()),
-        version: version.or_else(|| previous.version.clone()),
-        schema_version: schema_version.or_else(|| previous.schema_version.clone()),
+        version,
+        schema_version,
         license,
+        unlicensed_since: unlicensed_since.map(Time),
         database,
         replica_statuses: replica_statuses
             .into_iter()

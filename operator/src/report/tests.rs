@@ -8,9 +8,10 @@ use crate::api::status::{
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::plan::{ConditionDraft, Report};
-use crate::observation::Observation;
+use crate::observation::{FailureClass, FailureReason, Observation, SchemaState};
+use crate::observe::remembered::remembered;
 use crate::testing::{
-    after, healthy, heartbeat, heartbeats, no_license, now, settings, stored, validation,
+    after, failure, healthy, heartbeat, heartbeats, no_license, now, settings, stored, validation,
     with_facts,
 };
 use jiff::SignedDuration;
@@ -71,6 +72,7 @@ fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
         let before = first(report(&json!({}), &seen));
         let mut again = seen.clone();
         again.now = later(600);
+        again.remembered = remembered(&before, None);
         // The age of a heartbeat is no news.
         again = with_facts(again, |facts| {
             for heartbeat in heartbeats(facts) {
@@ -113,6 +115,45 @@ fn the_transition_time_moves_with_the_status_only() {
         assert_eq!(of(&next, Ready).observed_generation, Some(5));
         assert_eq!(of(&next, Ready).message, message);
     }
+}
+
+#[test]
+fn what_was_learnt_of_one_database_is_not_reported_of_another() {
+    let seen = healthy(3, stored(&json!({})));
+    let before = first(report(&json!({}), &seen));
+    let learnt = |status: &BytebaseClusterStatus| {
+        let version = status.version.clone();
+        (status.schema_version.clone(), version)
+    };
+    let known = (Some("3.21.5".to_owned()), Some("3.21.1".to_owned()));
+    assert_eq!(learnt(&before), known);
+    let mut away = seen.clone();
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    away.last_facts = None;
+    for pod in &mut away.pods {
+        pod.ready = false;
+    }
+    let next = |spec: &Value, mut seen: Observation| {
+        let cluster = validation(spec).cluster;
+        let endpoint = cluster.map(|cluster| cluster.database.replicas.identity_hint());
+        seen.remembered = remembered(&before, endpoint.as_deref());
+        status(&before, report(spec, &seen), &[], Some(5), later(60))
+    };
+    assert_eq!(learnt(&next(&json!({}), away.clone())), known);
+    let invalid = json!({"externalURL": "nonsense"});
+    assert_eq!(learnt(&next(&invalid, away.clone())), known);
+    let elsewhere = json!({"database": {
+        "host": "new.example.com", "name": "bytebase",
+        "userSecretRef": {"name": "login", "key": "user"},
+        "passwordSecretRef": {"name": "login", "key": "password"},
+    }});
+    let moved = next(&elsewhere, away);
+    let endpoint = moved.database.as_ref().unwrap().endpoint.clone();
+    assert!(endpoint.unwrap().starts_with("new.example.com"));
+    assert_eq!(learnt(&moved), (None, None));
+    // Nor is it of one that was emptied.
+    let emptied = with_facts(seen, |facts| facts.schema = SchemaState::Empty);
+    assert_eq!(next(&json!({}), emptied).schema_version, None);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use crate::api::{ConditionType, Reason};
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, StoredLicense,
+    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, RunningTasks,
+    StoredLicense,
 };
 use crate::testing::{
     after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored,
@@ -460,6 +461,86 @@ fn each_world_has_its_phase_and_conditions() {
         );
         assert_eq!(plan.report.phase, Some(case.phase), "{name}");
     }
+}
+
+/// Three replicas of which fewer are wanted, and the last one does not end: so many seconds ago it
+/// should have.
+fn unending(set: i32, seconds: i64, license: StoredLicense) -> Observation {
+    changed(healthy(3, license), |seen| {
+        seen.stateful_set.as_mut().unwrap().replicas = set;
+        let pod = &mut seen.pods[2];
+        pod.deleting = true;
+        pod.ending_since = Some(after(SignedDuration::from_secs(-4000)));
+        pod.ends_by = Some(after(SignedDuration::from_secs(-seconds)));
+        if set == 0 {
+            seen.pods.drain(..2);
+        }
+    })
+}
+
+#[test]
+fn a_pod_that_cannot_end_stalls_what_waits_for_it() {
+    // Fewer are wanted; none; as many as before, and another party deleted the pod.
+    for (wanted, set) in [(1, 2), (2, 2), (0, 0), (3, 3)] {
+        let spec = json!({"replicas": wanted});
+        let early = plan(&spec, &unending(set, 60, stored(&json!({}))));
+        assert_eq!(
+            state(&early, ConditionType::Stalled),
+            (Some(false), Reason::NotStalled),
+            "{wanted}"
+        );
+        assert_eq!(state(&early, ConditionType::Reconciling).0, Some(true));
+        let waits = &condition(&early.report, ConditionType::Reconciling).message;
+        assert!(
+            wanted == 3 || waits == "the scale-down is waiting for demo-2 to end",
+            "{wanted}: {waits}"
+        );
+        assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
+        let mut seen = unending(set, 61, stored(&json!({})));
+        let stalled = |seen: &Observation| {
+            let late = plan(&spec, seen);
+            assert_eq!(state(&late, ConditionType::Reconciling).0, Some(false));
+            assert_eq!(late.report.phase, Some(Phase::Stalled), "{wanted}");
+            let stalled = condition(&late.report, ConditionType::Stalled);
+            assert_eq!(stalled.status, Some(true), "{wanted}");
+            assert!(
+                stalled.message.contains("demo-2 should have ended")
+                    && stalled.message.contains("node-2"),
+                "{}",
+                stalled.message
+            );
+            stalled.reason
+        };
+        assert_eq!(stalled(&seen), Reason::ReplicaNotReady);
+        let silent = "node node-2 no longer reports".to_owned();
+        seen.pods.last_mut().unwrap().trouble = Some(PodTrouble::NodeSilent(silent));
+        assert_eq!(stalled(&seen), Reason::NodeSilent);
+    }
+    // The license gate goes past it, and has reached its end all the same.
+    let reason = |set| {
+        let plan = plan(&json!({}), &unending(set, 61, no_license()));
+        state(&plan, ConditionType::Stalled).1
+    };
+    assert_eq!(reason(2), Reason::NotStalled);
+    assert_eq!(reason(1), Reason::ReplicaNotReady);
+}
+
+#[test]
+fn a_scale_down_says_which_pod_it_waits_for() {
+    let mut seen = unending(2, -600, stored(&json!({})));
+    let id = seen.pods[2].replica_id.unwrap();
+    seen = with_facts(seen, |facts| {
+        *crate::testing::running(facts) = vec![RunningTasks {
+            replica_id: id,
+            count: 1,
+        }];
+    });
+    let plan = plan(&json!({"replicas": 1}), &seen);
+    let message = &condition(&plan.report, ConditionType::Reconciling).message;
+    assert_eq!(
+        message,
+        "the scale-down is waiting for demo-2 to finish the tasks that it runs and to end, at the latest at 2026-06-01T00:10:00Z"
+    );
 }
 
 #[test]

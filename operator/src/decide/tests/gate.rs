@@ -335,6 +335,18 @@ fn no_session_is_kept_on_the_database_of_a_stopped_cluster() {
     }
 }
 
+#[test]
+fn an_invalid_spec_without_replicas_leaves_the_gate_closed() {
+    let invalid = json!({"replicas": 0, "externalURL": "not one"});
+    let running = plan(&invalid, &healthy(3, no_license()));
+    assert_eq!(running.resize.map(|size| size.replicas), Some(1));
+    assert_eq!(running.report.target_replicas, Some(1));
+    // One that has stopped stays so.
+    let stopped = plan(&invalid, &healthy(0, no_license()));
+    assert_eq!(stopped.resize, None);
+    assert_eq!(stopped.report.target_replicas, Some(0));
+}
+
 /// No license allows several replicas at this moment.
 fn has_ended(plan: &Plan) -> bool {
     let (status, reason) = state(plan, ConditionType::HaLicensed);

@@ -2,8 +2,13 @@
 
 use super::plan;
 use crate::api::status::DrainState;
+use crate::api::{BytebaseClusterStatus, Reason};
 use crate::decide::plan::Plan;
-use crate::observation::{Asked, Observation, RunningTasks, Sessions, StoredLicense};
+use crate::observation::{
+    Asked, CallFailure, DatabaseView, Observation, RunningTasks, Sessions, StoredLicense,
+};
+use crate::observe::remembered::remembered;
+use crate::report;
 use crate::testing::{after, healthy, heartbeats, id, no_license, running, stored, with_facts};
 use jiff::SignedDuration;
 use serde_json::json;
@@ -127,6 +132,90 @@ fn a_moment_without_a_license_cuts_nothing_short_that_began_to_end_before() {
     let plan = plan(&json!({}), &draining(3000, stored(&ended)));
     assert_eq!(let_go(&plan), [""; 0]);
     assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100))));
+}
+
+/// What a process sees at this second that knows nothing but the status before.
+fn at(seconds: i64, seen: &Observation, before: &BytebaseClusterStatus) -> Observation {
+    let mut seen = seen.clone();
+    seen.now = after(SignedDuration::from_secs(seconds));
+    seen.remembered = remembered(before, None);
+    seen
+}
+
+/// The plan at this second, and the status that it leaves.
+fn reconcile(
+    seconds: i64,
+    seen: &Observation,
+    before: &BytebaseClusterStatus,
+) -> (Plan, BytebaseClusterStatus) {
+    let seen = at(seconds, seen, before);
+    let decided = || plan(&json!({}), &seen);
+    let status = report::status(before, decided().report, &[], Some(1), seen.now);
+    (decided(), status)
+}
+
+/// The status half an hour ago, when the gate closed ahead of the end of a license, and the drain began.
+fn closed_early(end: i64, call_failure: Option<CallFailure>) -> BytebaseClusterStatus {
+    let end = json!({"exp": after(SignedDuration::from_secs(end)).as_second()});
+    let mut seen = draining(1800, stored(&end));
+    seen.pods[2].grace = Some(SignedDuration::from_hours(1));
+    seen.call_failure = call_failure;
+    reconcile(-1800, &seen, &BytebaseClusterStatus::default()).1
+}
+
+#[test]
+fn a_license_that_is_taken_away_early_leaves_a_drain_five_minutes_from_then() {
+    let refused = || CallFailure {
+        message: "no".to_owned(),
+        refused: None,
+    };
+    for before in [closed_early(60, None), closed_early(60, Some(refused()))] {
+        for license in [no_license(), stored(&json!({"ha": false}))] {
+            let seen = draining(1800, license);
+            let (taken, status) = reconcile(0, &seen, &before);
+            assert_eq!(let_go(&taken), [""; 0]);
+            assert_eq!(taken.next, Some(after(SignedDuration::from_secs(300))));
+            // Each is another process.
+            let (early, status) = reconcile(299, &seen, &status);
+            assert_eq!(let_go(&early), [""; 0]);
+            let mut away = seen.clone();
+            away.database = DatabaseView::NotProbed;
+            away.last_facts = None;
+            let (_, status) = reconcile(299, &away, &status);
+            let (late, _) = reconcile(300, &seen, &status);
+            assert_eq!(let_go(&late), ["demo-2"]);
+        }
+    }
+}
+
+#[test]
+fn a_license_that_runs_out_leaves_a_drain_five_minutes_from_its_end() {
+    let before = closed_early(-200, None);
+    let end = json!({"exp": after(SignedDuration::from_secs(-200)).as_second()});
+    let seen = draining(1800, stored(&end));
+    // Whether the operator was there or not.
+    let (_, there) = reconcile(-100, &seen, &before);
+    for before in [before, there] {
+        let (plan, _) = reconcile(0, &seen, &before);
+        assert_eq!(let_go(&plan), [""; 0]);
+        assert_eq!(plan.next, Some(after(SignedDuration::from_secs(100))));
+    }
+}
+
+#[test]
+fn a_license_that_had_ended_all_along_is_given_no_more_time() {
+    let seen = draining(1800, no_license());
+    let (_, mut before) = reconcile(-1800, &seen, &BytebaseClusterStatus::default());
+    assert_eq!(let_go(&reconcile(0, &seen, &before).0), ["demo-2"]);
+    // An older operator kept no other time of it than that of the condition.
+    before.unlicensed_since = None;
+    assert_eq!(let_go(&reconcile(0, &seen, &before).0), ["demo-2"]);
+    // One that only was about to end had not ended then.
+    let early = closed_early(60, None);
+    assert_eq!(early.unlicensed_since, None);
+    let mut conditions = early.conditions.iter();
+    let expiring = Reason::LicenseExpiring.as_ref();
+    assert!(conditions.any(|condition| condition.reason == expiring));
 }
 
 /// Two that end and have had their time, beside one that was to stay.

@@ -160,6 +160,36 @@ fn a_busy_replica_is_given_a_minute_to_become_idle() {
 }
 
 #[test]
+fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle() {
+    let mut seen = busy([3, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.drains = false;
+    }
+    let evicts = |rollout: Value, seconds, seen: &Observation| {
+        let mut seen = seen.clone();
+        seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));
+        let plan = plan(&json!({"rollout": rollout}), &seen);
+        if plan.eviction.is_none() {
+            waits_for(&plan, "has no drain hook, so its tasks are cancelled then");
+        }
+        evicted(&plan).is_some()
+    };
+    for rollout in [json!({}), json!({"drain": "Enabled"})] {
+        for (seconds, expected) in [(61, false), (3599, false), (3600, true)] {
+            assert_eq!(
+                evicts(rollout.clone(), seconds, &seen),
+                expected,
+                "{seconds}"
+            );
+        }
+    }
+    let short = json!({"drainTimeoutSeconds": 600});
+    assert!(!evicts(short.clone(), 599, &seen) && evicts(short, 600, &seen));
+    // No one asks for a drain.
+    assert!(evicts(json!({"drain": "Disabled"}), 60, &seen));
+}
+
+#[test]
 fn only_work_that_is_known_is_waited_for() {
     assert_eq!(evicted(&plan(&json!({}), &busy([3, 0, 2]))), Some("demo-1"));
     let unknown = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
@@ -597,6 +627,31 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
     // Without an HA license every queued task fails soon: the hook of the pod waits instead.
     let unlicensed = with_facts(healthy(3, crate::testing::no_license()), migrating);
     assert_eq!(size(&plan(&json!({}), &unlicensed)), Some(1));
+}
+
+#[test]
+fn a_migration_that_was_read_long_ago_holds_no_scale_down() {
+    let mut away = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        facts.sessions = Some(migration());
+    });
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let aged = |seconds| {
+        let mut seen = away.clone();
+        seen.last_facts.as_mut().unwrap().0 = Duration::from_secs(seconds);
+        seen
+    };
+    let stop = json!({"replicas": 0});
+    let waiting = plan(&stop, &aged(60));
+    assert_eq!(size(&waiting), None);
+    assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(60))));
+    assert_eq!(size(&plan(&stop, &aged(119))), None);
+    for seconds in [120, 9000] {
+        assert_eq!(size(&plan(&stop, &aged(seconds))), Some(0));
+        assert_eq!(
+            size(&plan(&json!({"replicas": 1}), &aged(seconds))),
+            Some(2)
+        );
+    }
 }
 
 #[test]

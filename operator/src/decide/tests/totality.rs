@@ -258,6 +258,7 @@ prop_compose! {
             container_id: times.0.map(|_| "containerd://1".to_owned()),
             ends_by: times.1,
             grace: None,
+            drains: flags[0] != flags[1],
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
