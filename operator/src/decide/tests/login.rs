@@ -3,8 +3,8 @@
 use super::{condition, size, state};
 use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
 use crate::api::{ConditionType, Reason};
-use crate::decide::decide;
 use crate::decide::plan::Plan;
+use crate::decide::{Settings, decide};
 use crate::desired::drain::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
@@ -96,7 +96,11 @@ impl History {
 
     fn step(&mut self, url: &str, database: Observation) -> Plan {
         let validation = wants(url, &self.changes);
-        let plan = decide(&validation, &self.seen(database, &validation), &settings());
+        let settings = Settings {
+            own_image: Some(IMAGE.to_owned()),
+            ..settings()
+        };
+        let plan = decide(&validation, &self.seen(database, &validation), &settings);
         let report = plan.report.clone();
         self.status = report::status(&self.status, report, &[], Some(1), self.now);
         plan
