@@ -201,7 +201,7 @@ pub fn valid(changes: &Value) -> ValidCluster {
 
 pub fn settings() -> Settings {
     Settings {
-        own_image: None,
+        own_image: Some("registry.example.com/bytebase-operator:1".to_owned()),
         license_guard: SignedDuration::from_mins(10),
         license_key: Some(key()),
         operator_namespace: Some("bytebase-system".to_owned()),

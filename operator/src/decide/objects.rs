@@ -61,7 +61,7 @@ pub(super) fn objects(
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let warnings = drain::warning(cluster, &template)
+    let warnings = drain::warning(cluster, settings.own_image.as_deref(), &template)
         .into_iter()
         .chain(spot::warning(&template.value))
         .chain(early_gate(findings, settings));

@@ -92,12 +92,11 @@ pub fn template(
     })
 }
 
-/// What there is to say of a template without the hook, if one is wanted.
-pub fn warning(cluster: &ValidCluster, template: &Template) -> Option<String> {
-    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
-        return None;
-    };
-    let lacks = terms.is_asked_for && image_in(&template.value).is_none();
+/// What there is to say of a template that gets no hook, if one is wanted. `own`: the operator's own
+/// image, if it knows it.
+pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
+    let wanted = matches!(cluster.rollout.drain, ValidDrain::Enabled(_));
+    let lacks = wanted && own.is_none() && image_in(&template.value).is_none();
     lacks.then(|| {
         "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
     })

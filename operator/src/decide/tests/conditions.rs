@@ -769,6 +769,39 @@ fn an_overlay_that_breaks_the_template_blocks() {
 }
 
 #[test]
+fn pods_that_get_no_drain_hook_are_warned_of_unless_none_is_wanted() {
+    let known = crate::testing::settings();
+    let unknown = crate::decide::Settings {
+        own_image: None,
+        ..known.clone()
+    };
+    for (drain, settings, reason) in [
+        (json!({}), &known, Reason::Valid),
+        (json!({}), &unknown, Reason::ValidWithWarnings),
+        (
+            json!({"drain": "Enabled"}),
+            &unknown,
+            Reason::ValidWithWarnings,
+        ),
+        (json!({"drain": "Disabled"}), &unknown, Reason::Valid),
+        (json!({"drainImage": "hook:1"}), &unknown, Reason::Valid),
+    ] {
+        let validation = crate::testing::validation(&json!({"rollout": drain}));
+        let plan = crate::decide::decide(&validation, &three(), settings);
+        let found = condition(&plan.report, ConditionType::ConfigurationValid);
+        assert_eq!(
+            (found.status, found.reason),
+            (Some(true), reason),
+            "{drain}"
+        );
+        assert_eq!(
+            found.message.contains("get no drain hook"),
+            reason == Reason::ValidWithWarnings
+        );
+    }
+}
+
+#[test]
 fn remarks_are_on_a_valid_configuration() {
     let plan = plan(&json!({"version": "latest"}), &three());
     assert_eq!(
