@@ -8,8 +8,8 @@ use crate::decide::Settings;
 use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, Observation, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState, Sessions,
-    StatefulSetView, StoredLicense,
+    Heartbeat, Observation, PodLogin, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState,
+    Sessions, StatefulSetView, StoredLicense,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use axum::http::Uri;
@@ -231,6 +231,7 @@ pub fn pod(ordinal: i32) -> PodView {
         ends_by: None,
         grace: None,
         drains: true,
+        login: PodLogin::default(),
         ending_since: None,
         unready_since: None,
         replica_id: Some(id(ordinal)),

@@ -11,7 +11,9 @@ use super::step::{Step, Wait};
 use crate::api::Reason;
 use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
 use crate::desired::{self, drain, drain::Template};
-use crate::observation::{FailureClass, LoginTrial, Observation, ProbeFailure, StatefulSetView};
+use crate::observation::{
+    FailureClass, LoginTrial, Observation, PodLogin, ProbeFailure, StatefulSetView,
+};
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -119,6 +121,15 @@ fn secret_in_pods(changed: &ChangedLogin, set: &StatefulSetView, now: Timestamp)
         "Kubernetes to bring the changed Secret into the running pods, whose drain hooks log in by it",
     );
     (now < until).then(|| wait.until(Some(until)))
+}
+
+/// Whether the drain hook of this pod may have no login that works: it knows the one that it was started
+/// with, and the login of now is in a Secret that Kubernetes does not bring it.
+pub fn is_locked_out(login: &PodLogin, database: &ValidDatabase, set: &StatefulSetView) -> bool {
+    let checksum = desired::login(&set.template).map(|(checksum, _)| checksum);
+    // The checksum is not of a monitoring login, by which alone it sees anything there.
+    let changed = database.replicas.iam.is_some() || login.checksum.as_deref() != checksum;
+    changed && login.sources != drain::login_sources(&set.template["spec"]["volumes"])
 }
 
 impl Rollout {

@@ -202,7 +202,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     let ends_soon = validation.ends_soon.as_ref();
     all.push(conditions::configuration(&problems, &warnings, ends_soon));
     let paused = cluster.paused;
-    let hastened = match findings.haste {
+    // Of a cluster that is to stop several replicas may be active for as long.
+    let wanted = cluster.replicas.max(1);
+    let hastened = match replicas::haste(wanted, cluster.license.enforcement, license) {
         Haste::Ended if !cluster.paused => haste::hastened(observation, health, license),
         _ => haste::Hastened::default(),
     };

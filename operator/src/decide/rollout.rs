@@ -6,12 +6,12 @@
 
 use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
-use super::schema;
 use super::step::{
     Eviction, Step, Wait, describe, is_outdated, overdue, schema_migration, unproven_step,
     version_of,
 };
 use super::verdict::{Verdict, no, yes};
+use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
@@ -334,13 +334,15 @@ fn idle_replica(
         Some(before) if before.ends(candidate) => return None,
         _ => now,
     };
-    let until = since.checked_add(idle_patience(cluster, candidate)).ok()?;
-    let name = &candidate.pod.name;
-    let its_tasks = if candidate.pod.drains {
-        "it finishes its tasks first"
-    } else {
-        "its pod has no drain hook, so its tasks are cancelled then"
+    let sees = sees_tasks(cluster, candidate, observation);
+    let patience = match (&cluster.rollout.drain, sees) {
+        // What no hook waits for in the pod has the time of a drain before it.
+        (ValidDrain::Enabled(terms), Err(_)) => SignedDuration::from_secs(terms.timeout_seconds),
+        (ValidDrain::Enabled(_), Ok(())) | (ValidDrain::Disabled, _) => IDLE_PATIENCE,
     };
+    let until = since.checked_add(patience).ok()?;
+    let name = &candidate.pod.name;
+    let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
     let message = format!(
         "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
@@ -348,13 +350,22 @@ fn idle_replica(
     (now < until).then(|| wait.until(Some(until)))
 }
 
-/// How long one is waited for. What no hook waits for in the pod has the time of a drain before it.
-fn idle_patience(cluster: &ValidCluster, candidate: &Replica<'_>) -> SignedDuration {
-    match &cluster.rollout.drain {
-        ValidDrain::Enabled(terms) if !candidate.pod.drains => {
-            SignedDuration::from_secs(terms.timeout_seconds)
-        }
-        ValidDrain::Enabled(_) | ValidDrain::Disabled => IDLE_PATIENCE,
+/// Whether the pod has a drain hook that can see what its replica runs; otherwise what comes of that.
+fn sees_tasks(
+    cluster: &ValidCluster,
+    candidate: &Replica<'_>,
+    observation: &Observation,
+) -> Result<(), &'static str> {
+    let set = observation.stateful_set.as_ref();
+    let is_locked_out = |set| login::is_locked_out(&candidate.pod.login, &cluster.database, set);
+    if !candidate.pod.drains {
+        Err("its pod has no drain hook, so its tasks are cancelled then")
+    } else if set.is_some_and(is_locked_out) {
+        Err(
+            "the login to the metadata database is in another Secret than the one in its pod, so its drain hook may see no tasks, and they are cancelled then: until that time let the old login work, or write the new one into the old Secret as well",
+        )
+    } else {
+        Ok(())
     }
 }
 

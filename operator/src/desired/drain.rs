@@ -6,7 +6,7 @@
 
 use super::CONTAINER;
 use super::pod_template::{
-    Additions, LATEST_DEFAULTS, defaults_in, mount, pod_template, restricted,
+    Additions, CA_VOLUME, LATEST_DEFAULTS, defaults_in, mount, pod_template, restricted,
 };
 use crate::api::spec::SecretKeyRef;
 use crate::validate::{
@@ -137,6 +137,34 @@ pub fn image_in(template: &Value) -> Option<&str> {
 pub fn logs_in_by_secrets(template: &Value) -> bool {
     let mut volumes = template["spec"]["volumes"].as_array().into_iter().flatten();
     volumes.any(|volume| volume["name"] == LOGIN_VOLUME)
+}
+
+/// The volumes of these whose files a drain hook logs in by; the names of all others are of no use here.
+pub fn is_of_login(volume: &str) -> bool {
+    [LOGIN_VOLUME, CA_VOLUME].contains(&volume)
+}
+
+/// The Secrets and ConfigMaps, with their keys, whose values a drain hook logs in by, in these volumes of a
+/// pod or of a template. Kubernetes brings what they hold into a pod that runs, and nothing of another.
+pub fn login_sources(volumes: &Value) -> String {
+    let volumes = volumes.as_array().into_iter().flatten();
+    let of_login = volumes.filter(|volume| volume["name"].as_str().is_some_and(is_of_login));
+    let sources = of_login.flat_map(|volume| {
+        let projected = volume["projected"]["sources"].as_array();
+        let projected = projected.into_iter().flatten();
+        projected.chain([volume])
+    });
+    let names = sources.filter_map(|source| {
+        let (secret, map) = (&source["secret"], &source["configMap"]);
+        let name = [&secret["name"], &secret["secretName"], &map["name"]]
+            .into_iter()
+            .find_map(Value::as_str)?;
+        let items = [secret, map].map(|source| source["items"].as_array());
+        let items = items.into_iter().flatten().flatten();
+        let keys: Vec<_> = items.filter_map(|item| item["key"].as_str()).collect();
+        Some(format!("{name}/{}", keys.join(",")))
+    });
+    names.collect::<Vec<_>>().join(" ")
 }
 
 /// Adds the hook to a template: an init container copies it into a volume, from where the preStop

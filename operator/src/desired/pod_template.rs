@@ -40,7 +40,7 @@ const OS_LABEL: &str = "kubernetes.io/os";
 /// Group and user `bytebase` of the image.
 const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
-const CA_VOLUME: &str = "bytebase-database-ca";
+pub(super) const CA_VOLUME: &str = "bytebase-database-ca";
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before
 /// any is killed. Checked often, since a replica that has nothing to migrate is up in a second or
 /// two.

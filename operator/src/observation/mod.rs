@@ -540,6 +540,8 @@ pub struct PodView {
     pub grace: Option<jiff::SignedDuration>,
     /// It has the drain hook, so its replica finishes its tasks before it ends.
     pub drains: bool,
+    /// What its hook logs in by, where it was made by this operator.
+    pub login: PodLogin,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.
@@ -582,6 +584,17 @@ pub enum PodTrouble {
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.
     NodeSilent(String),
+}
+
+/// By what the drain hook of a pod logs in to the metadata database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodLogin {
+    /// Of the secret values that its containers were started with.
+    pub checksum: Option<String>,
+    /// The Secrets whose present values it is brought, by [`login_sources`].
+    ///
+    /// [`login_sources`]: crate::desired::drain::login_sources
+    pub sources: String,
 }
 
 impl PodView {

@@ -1,10 +1,10 @@
 //! Pods as plain values.
 
-use crate::desired::drain::INSTALLER;
-use crate::desired::{CONTAINER, VERSION_ANNOTATION};
-use crate::observation::{PodTrouble, PodView};
+use crate::desired::drain::{self, INSTALLER};
+use crate::desired::{CHECKSUM_ANNOTATION, CONTAINER, VERSION_ANNOTATION};
+use crate::observation::{PodLogin, PodTrouble, PodView};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, Volume};
 use kube::ResourceExt as _;
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ pub fn trim(pod: &mut Pod) {
             node_name: spec.node_name.take(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
             init_containers: spec.init_containers.take().map(installer),
+            volumes: spec.volumes.take().map(of_login),
             ..Default::default()
         };
     }
@@ -29,6 +30,11 @@ fn installer(mut containers: Vec<Container>) -> Vec<Container> {
         ..Container::default()
     });
     names.collect()
+}
+
+fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
+    volumes.retain(|volume| drain::is_of_login(&volume.name));
+    volumes
 }
 
 /// A pod as a plain value, without the line of its log that says why it is not up. `replica_id` comes
@@ -62,6 +68,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .and_then(|spec| spec.termination_grace_period_seconds)
             .map(SignedDuration::from_secs),
         drains: has_hook(pod),
+        login: login(pod),
         ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
@@ -82,6 +89,16 @@ fn has_hook(pod: &Pod) -> bool {
     let installers = spec.and_then(|spec| spec.init_containers.as_ref());
     let mut installers = installers.into_iter().flatten();
     installers.any(|container| container.name == INSTALLER)
+}
+
+fn login(pod: &Pod) -> PodLogin {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    // Plain data: it always has a form as JSON.
+    let volumes = volumes.and_then(|volumes| serde_json::to_value(volumes).ok());
+    PodLogin {
+        checksum: pod.annotations().get(CHECKSUM_ANNOTATION).cloned(),
+        sources: drain::login_sources(&volumes.unwrap_or_default()),
+    }
 }
 
 /// The deletion timestamp is the end of the grace period.
@@ -304,6 +321,32 @@ mod tests {
             let kept = pod.spec.unwrap().init_containers.unwrap_or_default();
             assert!(kept.iter().all(|container| container.image.is_none()));
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_pod_shows_by_which_secrets_its_hook_logs_in() {
+        let mut pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "demo-1", "uid": "u", "annotations": {CHECKSUM_ANNOTATION: "now"}},
+            "spec": {"containers": [], "volumes": [
+                {"name": "data", "secret": {"secretName": "other"}},
+                {"name": "bytebase-drain-login", "projected": {"sources": [
+                    {"secret": {"name": "login", "items": [{"key": "user", "path": "PGUSER"}]}},
+                    {"secret": {"name": "login", "items": [{"key": "pass", "path": "PGPASSWORD"}]}},
+                ]}},
+                {"name": "bytebase-database-ca", "configMap": {
+                    "name": "ca", "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                }},
+            ]},
+        }))
+        .unwrap();
+        trim(&mut pod);
+        assert_eq!(
+            pod.spec.as_ref().unwrap().volumes.as_ref().unwrap().len(),
+            2
+        );
+        let login = view(&pod, None, None).unwrap().login;
+        assert_eq!(login.checksum.as_deref(), Some("now"));
+        assert_eq!(login.sources, "login/user login/pass ca/ca.crt");
     }
 
     #[test]

@@ -56,6 +56,28 @@ fn a_drain_without_a_license_has_five_minutes() {
     }
 }
 
+/// A cluster that is to stop has several active replicas all the same, until the first two have ended.
+#[test]
+fn drains_of_a_cluster_that_is_stopped_have_no_longer_but_for_one() {
+    let stopping = |seconds| {
+        let mut seen = draining(seconds, no_license());
+        let [first, second, third] = &mut seen.pods[..] else {
+            panic!("three pods");
+        };
+        for pod in [first, second] {
+            pod.deleting = true;
+            (pod.ending_since, pod.ends_by) = (third.ending_since, third.ends_by);
+        }
+        let set = seen.stateful_set.as_mut().unwrap();
+        set.replicas = 0;
+        plan(&json!({"replicas": 0}), &seen)
+    };
+    let early = stopping(299);
+    assert_eq!(let_go(&early), [""; 0]);
+    assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
+    assert_eq!(let_go(&stopping(300)).len(), 2);
+}
+
 #[test]
 fn a_drain_is_cut_short_where_its_hook_was_asked_and_goes_on_where_it_could_not_be() {
     let of = |pods: &[&str]| pods.iter().map(ToString::to_string).collect();

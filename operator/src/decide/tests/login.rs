@@ -5,16 +5,18 @@ use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::decide::plan::Plan;
 use crate::decide::{Settings, decide};
-use crate::desired::drain::{Standing, template};
+use crate::desired::drain::{Standing, login_sources, template};
+use crate::desired::login;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, PodTrouble, ProbeFailure,
+    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, PodLogin, PodTrouble,
+    ProbeFailure, RunningTasks,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    OLD, after, cluster, failure, healthy, heartbeats, key, observation, references, secret,
-    settings, stored, with_facts,
+    OLD, after, cluster, failure, healthy, heartbeats, id, key, observation, references, running,
+    secret, settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -26,6 +28,7 @@ const IMAGE: &str = "operator:1";
 fn wants(url: &str, changes: &Value) -> Validation {
     let mut references = references();
     secret(&mut references, "pg", "PG_URL", url);
+    secret(&mut references, "pg2", "PG_URL", url);
     secret(
         &mut references,
         "monitor",
@@ -323,6 +326,54 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
         let mut other = History::new(&changes);
         other.changes["podLabels"] = json!({"a": "b"});
         assert!(writes_template(&other.step(url, History::read())));
+    }
+}
+
+/// Its hook can log in by what the Secret of its pod holds now, and by nothing in another one.
+#[test]
+fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle() {
+    let of =
+        |secret: &str| json!({"database": {"urlSecretRef": {"name": secret, "key": "PG_URL"}}});
+    for (secret, url, patience) in [
+        ("pg", OTHER_PASSWORD, 60),
+        ("pg2", BEFORE, 60),
+        ("pg2", OTHER_PASSWORD, 3600),
+    ] {
+        let started = History::new(&of("pg")).set.template;
+        let login = PodLogin {
+            checksum: login(&started).map(|(checksum, _)| checksum.to_owned()),
+            sources: login_sources(&started["spec"]["volumes"]),
+        };
+        let mut busy = with_facts(History::read(), |facts| {
+            let task = |ordinal| RunningTasks {
+                replica_id: id(ordinal),
+                count: 1,
+            };
+            *running(facts) = (0..3).map(task).collect();
+        });
+        for pod in &mut busy.pods {
+            pod.revision = Some(OLD.to_owned());
+            pod.login = login.clone();
+        }
+        let mut history = History::new(&of(secret));
+        let valid = wants(url, &history.changes).cluster.unwrap();
+        let written = template(&valid, Some(IMAGE), Standing::default()).unwrap();
+        (history.set.template, history.set.template_digest) = (written.value, written.digest);
+        let waiting = history.step(url, busy.clone());
+        is_held_by(&waiting, RolloutWait::IdleReplica);
+        assert_eq!(
+            waiting.next,
+            Some(after(seconds(patience))),
+            "{secret} {url}"
+        );
+        let message = waiting.report.rollout.unwrap().message;
+        assert_eq!(
+            message.contains("another Secret"),
+            patience > 60,
+            "{message}"
+        );
+        history.now = after(seconds(patience));
+        assert!(history.step(url, busy).eviction.is_some());
     }
 }
 

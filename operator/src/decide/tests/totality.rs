@@ -9,9 +9,9 @@ use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
     Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
-    FailureReason, Heartbeat, ListenSession, LogQuote, Observation, PodRefusal, PodTrouble,
-    PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout, RouteView,
-    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    FailureReason, Heartbeat, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
+    PodTrouble, PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout,
+    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -259,6 +259,10 @@ prop_compose! {
             ends_by: times.1,
             grace: None,
             drains: flags[0] != flags[1],
+            login: PodLogin {
+                checksum: version.clone(),
+                sources: String::new(),
+            },
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
