@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// Rounds after which a world that misbehaves no more must be as wanted. Three replicas one after
 /// the other, each with a handful of steps, and a foreign heartbeat before.
 const RECOVERY: usize = 200;
+/// Minutes that pass at most while nothing happens.
+const MINUTES: u8 = 3;
 /// Minutes after which a rollout says that a replica does not come up.
 const PATIENCE: u8 = 30;
 
@@ -130,7 +132,7 @@ impl Checked {
         world.ghost = Ghost::default();
         let known = || self.recovered.lock();
         let mut visited = Vec::new();
-        let mut recovers = false;
+        let (mut recovers, mut minutes) = (false, 0);
         for _ in 0..RECOVERY {
             let mark = fingerprint(&world);
             let before = known().get(&mark).copied();
@@ -148,6 +150,11 @@ impl Checked {
                 world
             } else if let Some(drains) = world.pods.iter().find(|pod| pod.drains()) {
                 self.step(&world, Action::Expire(drains.ordinal))
+            } else if !as_wanted(&world) && minutes < MINUTES {
+                // What does not come up on an old template is replaced after a while.
+                minutes += 1;
+                world.minute_passes();
+                world
             } else {
                 recovers = as_wanted(&world) || self.says_why(world);
                 break;

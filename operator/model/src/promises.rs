@@ -1,7 +1,7 @@
 //! What must hold in every state, in words; and what the operator has learned, by which a promise
 //! is judged. Nothing here depends on what the rules chose to store.
 
-use crate::world::{Content, Form, Pod, Reading, Replica, Set, World, Write, minor};
+use crate::world::{Content, Form, Pod, Reading, Replica, Set, Strategy, World, Write, minor};
 
 /// A promise of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -298,8 +298,11 @@ fn shrinks_blindly(world: &World, before: u8, after: Set) -> bool {
         // The gate closes up to two minutes before the end.
         LicenseRead::Ends(end) => world.tick.saturating_add(3) < end,
     };
+    // A rollout with downtime ends them all because the user wants that.
+    let is_wanted = world.spec.strategy == Strategy::Maintenance && after.size == 0;
     database.content == Content::Renamed
         && licensed
+        && !is_wanted
         && world.spec.form != Form::Invalid
         && after.size < before.min(world.spec.replicas)
 }

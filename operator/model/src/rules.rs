@@ -17,8 +17,8 @@ use bytebase_operator::desired::drain::{self, Template};
 use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodTrouble, PodView, ProbeFailure, Refusal, Remembered, RememberedRollout,
-    RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    Observation, PodLogin, PodTrouble, PodView, ProbeFailure, Refusal, Remembered,
+    RememberedRollout, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
 };
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -524,6 +524,7 @@ impl Rules {
                 .map(at),
             grace: None,
             drains: true,
+            login: PodLogin::default(),
             // Every ending of the model's world is short.
             ending_since: None,
             unready_since: (!serves).then_some(made),

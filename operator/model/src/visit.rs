@@ -91,3 +91,20 @@ where
     let actions = path.into_actions();
     format!("{actions:?}\n{last:?}")
 }
+
+/// The same up to the first state that is wrong, with the state before it: a walk goes on from there.
+pub fn describe_until<S, A>(path: Path<S, A>, is_wrong: impl Fn(&S) -> bool) -> String
+where
+    S: Debug + PartialEq,
+    A: Debug + PartialEq,
+{
+    let (mut before, mut actions) = (None, Vec::new());
+    for (state, action) in path.into_vec() {
+        if is_wrong(&state) || action.is_none() {
+            return format!("{actions:?}\n{before:?}\n{state:?}");
+        }
+        actions.extend(action);
+        before = Some(state);
+    }
+    format!("{actions:?}")
+}
