@@ -59,7 +59,7 @@ struct Beginning {
     keeps_names: bool,
     has_heartbeats: bool,
     has_tasks: bool,
-    /// Schemas with a table of tasks, also where this role may not use them.
+    /// Schemas with Bytebase's tables of tasks and heartbeats, also where this role may not use them.
     schemas: i64,
     /// One of them, as SQL.
     schema: Option<String>,
@@ -149,7 +149,8 @@ impl Watch {
              FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
              coalesce(bool_or(c.oid = to_regclass('task_run')), false) AS sees_it \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relname = 'task_run' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't') tables",
+             WHERE c.relname = 'task_run' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND EXISTS \
+             (SELECT FROM pg_class h WHERE h.relname = 'replica_heartbeat' AND h.relnamespace = n.oid)) tables",
         ))
         .bind(&self.sessions)
         .bind(MIGRATION_LOCK)

@@ -25,6 +25,8 @@ pub struct Memory {
     /// Objects that differ from what is wanted in form only: `resourceVersion` and hash with which
     /// the API server took them and changed nothing.
     kept: HashMap<Slot, (Option<String>, String)>,
+    /// Objects that were written on a version that was not the present one any more, and since when.
+    outdated: HashMap<Slot, (Option<String>, Instant)>,
     /// Objects as last written, likewise.
     writes: HashMap<Slot, RecentWrite>,
     /// Objects that were written lately, which another party may keep changing back.
@@ -129,6 +131,20 @@ impl Memory {
     pub(super) fn note_kept(&mut self, candidate: Candidate) {
         let Candidate { slot, before, hash } = candidate;
         self.kept.insert(slot, (before, hash));
+    }
+
+    /// Notes that this was refused since it has changed meanwhile. Whether the watch should have shown that
+    /// change by now: then it was refused for another reason.
+    pub(super) fn is_outdated_for_long(&mut self, candidate: Candidate) -> bool {
+        let Candidate { slot, before, .. } = candidate;
+        let now = Instant::now();
+        match self.outdated.get(&slot) {
+            Some((version, since)) if *version == before => since.elapsed() >= ECHO,
+            _ => {
+                self.outdated.insert(slot, (before, now));
+                false
+            }
+        }
     }
 
     /// The earlier writes of this, if there were some lately.

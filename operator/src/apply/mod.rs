@@ -211,14 +211,20 @@ impl Execution<'_> {
                     }
                 }
                 Ok(Applied::Ending) => {}
-                // The watch is about to show it, and wakes the next reconcile.
-                Ok(Applied::Outdated) => self.outcome.requeue_after(ECHO),
                 Ok(Applied::Kept) => self.memory.note_kept(candidate),
                 Ok(Applied::Written) => {
                     self.wrote(WriteVerb::Apply, desired.kind);
                     tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
                     let contest = self.memory.note_written(candidate, by);
                     self.outcome.failures.extend(changed_back(desired, contest));
+                }
+                // The watch is about to show what changed, and wakes the next reconcile.
+                Err(failure)
+                    if failure.kind == FailureKind::Conflict
+                        && desired.kind == Kind::StatefulSet
+                        && !self.memory.is_outdated_for_long(candidate) =>
+                {
+                    self.outcome.requeue_after(ECHO);
                 }
                 Err(failure) => self.outcome.failures.push(failure),
             }

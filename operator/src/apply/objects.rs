@@ -33,8 +33,6 @@ pub enum Applied {
     Written,
     /// It is being deleted; its end wakes the next reconcile.
     Ending,
-    /// It has changed since the decision was taken.
-    Outdated,
 }
 
 /// What came of an eviction.
@@ -124,30 +122,36 @@ impl Objects<'_> {
         let mut value = value;
         // A precondition: never the successor of the object that was read.
         value["metadata"]["uid"] = json!(live.uid());
-        let of_one_version = desired.kind == Kind::StatefulSet;
-        if of_one_version {
+        if desired.kind == Kind::StatefulSet {
             // Another one: its size and its template were decided on this very version.
             value["metadata"]["resourceVersion"] = json!(live.resource_version());
         }
-        let written = match self.patch(&api, desired, value.clone(), true).await {
-            Err(failure) if failure.kind == FailureKind::Refused => {
-                let overwritten = self.overwrite(&api, desired, &value).await?;
-                if of_one_version {
-                    value["metadata"]["resourceVersion"] = json!(overwritten.resource_version());
-                }
-                self.patch(&api, desired, value, true).await?
-            }
-            Err(failure) if of_one_version && failure.kind == FailureKind::Conflict => {
-                return Ok(Applied::Outdated);
-            }
-            done => done?,
-        };
+        let written = self.write(&api, desired, value).await?;
         let version = written.resource_version();
         Ok(if version.is_some() && version == live.resource_version() {
             Applied::Kept
         } else {
             Applied::Written
         })
+    }
+
+    /// Applies what is there already. What another writer's entries make impossible replaces them.
+    async fn write(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        mut value: Value,
+    ) -> Result<DynamicObject, ApplyFailure> {
+        match self.patch(api, desired, value.clone(), true).await {
+            Err(failure) if failure.kind == FailureKind::Refused => {
+                let overwritten = self.overwrite(api, desired, &value).await?;
+                if let Some(version) = value["metadata"].get_mut("resourceVersion") {
+                    *version = json!(overwritten.resource_version());
+                }
+                self.patch(api, desired, value, true).await
+            }
+            done => done,
+        }
     }
 
     /// The other field manager that changed an object last, if that can be read.
@@ -618,7 +622,12 @@ mod tests {
         let written = || (200, stateful_set("8", 3));
         for (answers, versions, expected) in [
             (vec![written()], vec!["7"], Ok(Applied::Written)),
-            (vec![status(409)], vec!["7"], Ok(Applied::Outdated)),
+            (vec![status(409)], vec!["7"], Err(FailureKind::Conflict)),
+            (
+                vec![status(422), (200, stateful_set("9", 3)), status(409)],
+                vec!["7", "7", "9"],
+                Err(FailureKind::Conflict),
+            ),
             (
                 vec![status(422), (200, stateful_set("9", 3)), written()],
                 vec!["7", "7", "9"],

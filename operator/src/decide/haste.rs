@@ -11,7 +11,7 @@
 use super::health::{Health, Replica};
 use super::license::{LicenseVerdict, Licensed};
 use crate::api::status::{HeartbeatState, LicenseStatus};
-use crate::observation::{DatabaseView, Observation, StatefulSetView};
+use crate::observation::{Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 
@@ -39,9 +39,7 @@ pub fn hastened(
     };
     // Bytebase skips no work as long as one replica alone is active.
     let is_alone = health.active().is_some_and(|active| active < 2);
-    // The hooks are asked by way of the database.
-    let can_ask = !matches!(observation.database, DatabaseView::CannotRead);
-    if health.replicas.len() < 2 || is_alone || !can_ask || migrates(observation) {
+    if health.replicas.len() < 2 || is_alone || migrates(observation) {
         return Hastened::default();
     }
     let began = began_at(observation, license);

@@ -17,6 +17,7 @@ use crate::observation::{
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
 
 /// Kubernetes brings a changed Secret into a running pod within a minute and a half.
 const SECRET_REACHES_PODS: SignedDuration = SignedDuration::from_mins(2);
@@ -104,6 +105,11 @@ pub fn held(
     }
     let checksum = |template| desired::login(template).map(|(checksum, _)| checksum);
     if checksum(&set.template) == checksum(&template.value) {
+        return None;
+    }
+    // What another Secret holds is brought into no pod that runs.
+    let sources = |template: &Value| drain::login_sources(&template["spec"]["volumes"]);
+    if sources(&set.template) != sources(&template.value) {
         return None;
     }
     secret_in_pods(changed, set, observation.now).map(Held::Waits)

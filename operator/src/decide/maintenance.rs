@@ -89,11 +89,13 @@ fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bo
     changes(set, template) || (set.settled && outdated())
 }
 
-/// Whether the StatefulSet is known to have another template than it should. The digest leaves out the
-/// drain hook, which a template may get without any other change.
+/// Whether the StatefulSet is known to have another template than it should. The digest leaves out whether
+/// there is a drain hook, which a template may get without any other change. What its image is called may
+/// be another party's, which rewrites the images of its cluster.
 pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
-    let other_hook = || drain::image_in(&set.template) != drain::image_in(&template.value);
-    set.template_digest.is_some() && (set.template_digest != template.digest || other_hook())
+    let has_hook = |template| drain::image_in(template).is_some();
+    let gets_hook = || has_hook(&set.template) != has_hook(&template.value);
+    set.template_digest.is_some() && (set.template_digest != template.digest || gets_hook())
 }
 
 /// The next move, where such a rollout is under way.

@@ -328,13 +328,13 @@ fn idle_replica(
         return None;
     }
     let now = observation.now;
+    let sees = sees_tasks(cluster, candidate, observation);
     let since = match &observation.remembered.rollout {
         Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
         // Its time was up already, and the eviction is on its way.
-        Some(before) if before.ends(candidate) => return None,
+        Some(before) if before.ends(candidate, sees.is_ok()) => return None,
         _ => now,
     };
-    let sees = sees_tasks(cluster, candidate, observation);
     let patience = match (&cluster.rollout.drain, sees) {
         // What no hook waits for in the pod has the time of a drain before it.
         (ValidDrain::Enabled(terms), Err(_)) => SignedDuration::from_secs(terms.timeout_seconds),
@@ -370,12 +370,13 @@ fn sees_tasks(
 }
 
 impl RememberedRollout {
-    /// Whether the operator had begun to end this pod.
-    fn ends(&self, replica: &Replica<'_>) -> bool {
+    /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its tasks.
+    fn ends(&self, replica: &Replica<'_>, finishes: bool) -> bool {
         match self.waiting_for {
             RolloutWait::Eviction => self.pod.as_deref() == Some(&replica.pod.name),
-            // Whichever runs the fewest tasks meanwhile: the minute was over.
-            RolloutWait::DisruptionBudget => true,
+            // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused may have
+            // been idle then, and one that would lose its tasks has its own time before it.
+            RolloutWait::DisruptionBudget => finishes,
             _ => false,
         }
     }

@@ -94,7 +94,7 @@ impl Logs<'_> {
         // nothing could find it in the log.
         let checksum = pod.annotations().get(CHECKSUM_ANNOTATION);
         if checksum.is_none() || checksum.map(String::as_str) != self.checksum {
-            self.lines.forget(&ObjectName::of(pod));
+            self.lines.withhold(pod, &log);
             let previous = log.is_previous();
             return Known {
                 value: Some(LogQuote::Withheld { previous }),
@@ -226,5 +226,31 @@ mod tests {
             Kubelet::answers().await;
             assert_eq!(kubelet.asked(), reads, "{checksum:?}");
         }
+    }
+
+    /// What the Secret held when the process started may be put back before anything is read.
+    #[tokio::test]
+    async fn a_log_that_was_withheld_stays_so() {
+        let kubelet = Kubelet::default();
+        kubelet.say("Error: it was correcthorse");
+        let (ids, lines) = (LogIds::default(), LogLines::default());
+        for checksum in ["other", "now", "now"] {
+            let logs = Logs {
+                ids: &ids,
+                lines: &lines,
+                reader: kubelet.reader(),
+                remembered: &[],
+                secrets: &|| Some(Arc::default()),
+                checksum: Some(checksum),
+                patience: None,
+                now: now(),
+            };
+            let quote = pods(&logs, &[pod("False")], |_| None).views[0]
+                .log_quote
+                .clone();
+            assert!(!matches!(quote, Some(LogQuote::Line(_))), "{quote:?}");
+            Kubelet::answers().await;
+        }
+        assert_eq!(kubelet.asked(), 0);
     }
 }

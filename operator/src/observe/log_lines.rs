@@ -154,6 +154,12 @@ impl LogLines {
         self.0.pods()
     }
 
+    /// Quotes nothing of this log, now or later, and nothing of those before it.
+    pub fn withhold(&self, pod: &Pod, place: &LogPlace) {
+        let uid = pod.uid().unwrap_or_default();
+        self.0.close(ObjectName::of(pod), &uid, place.log());
+    }
+
     /// Forgets a pod that is gone, or is well.
     pub fn forget(&self, pod: &ObjectName) {
         self.0.forget(pod);

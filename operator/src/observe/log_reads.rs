@@ -247,6 +247,16 @@ impl<T: Finding> LogReads<T> {
         self.0.lock().insert(pod, entry);
     }
 
+    /// Takes this log for one that was read and says nothing.
+    pub fn close(&self, pod: ObjectName, of: &str, log: Log) {
+        let read = Some((log, Read::Done));
+        let entry = Entry {
+            read,
+            ..Entry::new(of)
+        };
+        self.0.lock().insert(pod, entry);
+    }
+
     /// What is known of this pod or container by now. A log that has not been read is, and the cluster
     /// is woken if it says something new, or if status may wait for it.
     pub fn get(

@@ -575,8 +575,8 @@ async fn the_log_of_a_process_that_knew_other_secrets_is_not_quoted() {
         world.status.lock().unwrap().to_string()
     };
     // Whether or not it has been quoted before.
-    for was_quoted in [false, true] {
-        world.runs_crashing_pod(1);
+    for (start, was_quoted) in [(1, false), (2, true)] {
+        world.runs_crashing_pod(start);
         if was_quoted {
             assert!(report().await.contains("failed to connect"));
         }

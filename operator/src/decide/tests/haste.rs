@@ -78,6 +78,18 @@ fn drains_of_a_cluster_that_is_stopped_have_no_longer_but_for_one() {
     assert_eq!(let_go(&stopping(300)).len(), 2);
 }
 
+/// No session of the operator's can ask, which is reported like a request that missed its hook.
+#[test]
+fn without_a_database_that_can_be_read_a_drain_goes_on_and_status_says_so() {
+    let mut seen = draining(300, no_license());
+    seen.database = DatabaseView::CannotRead;
+    seen.asked = None;
+    let spec = json!({"license": {"secretRef": {"name": "gone", "key": "license"}}});
+    let plan = plan(&spec, &seen);
+    assert_eq!(let_go(&plan), ["demo-2"]);
+    assert_eq!(state_of(&plan, 2), Some(DrainState::NotReached));
+}
+
 #[test]
 fn a_drain_is_cut_short_where_its_hook_was_asked_and_goes_on_where_it_could_not_be() {
     let of = |pods: &[&str]| pods.iter().map(ToString::to_string).collect();

@@ -355,6 +355,15 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
             pod.revision = Some(OLD.to_owned());
             pod.login = login.clone();
         }
+        let mut moves = History::new(&of("pg"));
+        moves.changes = of(secret);
+        let waiting = waits(&moves.step(url, History::read()));
+        let by_kubernetes = secret == "pg" && url != BEFORE;
+        assert_eq!(
+            waiting == Some(RolloutWait::SecretInPods),
+            by_kubernetes,
+            "{secret} {url}"
+        );
         let mut history = History::new(&of(secret));
         let valid = wants(url, &history.changes).cluster.unwrap();
         let written = template(&valid, Some(IMAGE), Standing::default()).unwrap();
@@ -423,6 +432,11 @@ fn a_drain_hook_that_could_not_be_written_yet_is_no_complete_rollout() {
     let paused = history.step(BEFORE, History::read());
     assert_eq!(done(&paused), Some(false));
     assert_eq!(waits(&paused), Some(RolloutWait::Resume));
+    // Another party calls its image by another name, for good.
+    let mirrored = template(&valid, Some("mirror/operator:1"), Standing::default()).unwrap();
+    history.set.template = mirrored.value;
+    history.set.template_digest = mirrored.digest;
+    assert_eq!(done(&history.step(BEFORE, History::read())), Some(true));
 }
 
 #[test]
@@ -432,7 +446,8 @@ fn a_cloud_login_is_not_tried() {
     let plan = history.step(iam, History::read());
     assert!(!plan.reading.try_login);
     assert_eq!(history.login(), None);
-    assert_eq!(waits(&plan), Some(RolloutWait::SecretInPods));
+    // Nor is it brought into pods that run.
+    assert!(writes_template(&plan));
 }
 
 #[test]

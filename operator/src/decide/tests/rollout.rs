@@ -165,6 +165,14 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
     for pod in &mut seen.pods {
         pod.drains = false;
     }
+    // Whichever replica a budget kept, it may have been idle then.
+    for (before, expected) in [
+        (RolloutWait::DisruptionBudget, None),
+        (RolloutWait::Eviction, Some("demo-1")),
+    ] {
+        seen.remembered.rollout = Some(waited(before, "demo-1", 99));
+        assert_eq!(evicted(&plan(&json!({}), &seen)), expected, "{before:?}");
+    }
     let evicts = |rollout: Value, seconds, seen: &Observation| {
         let mut seen = seen.clone();
         seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));

@@ -1,7 +1,8 @@
 //! Whatever is seen, there is a decision, and no secret is in it.
 
 use crate::api::status::{
-    BytebaseClusterStatus, DatabaseStatus, LicenseSource, LicenseStatus, LoginState, RolloutWait,
+    BytebaseClusterStatus, DatabaseStatus, DrainState, LicenseSource, LicenseStatus, LoginState,
+    RolloutWait,
 };
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 use strum::IntoEnumIterator as _;
@@ -193,7 +194,7 @@ prop_compose! {
             foreign_replicas: parts[2],
             silent_since: BTreeMap::default(),
             queue_held_since: end,
-            drains: BTreeMap::default(),
+            drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
         }
     }
@@ -228,7 +229,7 @@ fn views() -> impl Strategy<Value = DatabaseView> {
 
 prop_compose! {
     fn pods()(
-        name in texts(),
+        name in prop_oneof![Just("demo-0".to_owned()), texts()],
         ordinal in numbers(),
         revision in proptest::option::of(prop_oneof![Just("rev-new".to_owned()), texts()]),
         flags in any::<[bool; 2]>(),
@@ -261,12 +262,12 @@ prop_compose! {
             drains: flags[0] != flags[1],
             login: PodLogin {
                 checksum: version.clone(),
-                sources: String::new(),
+                sources: flags[1].then(|| "other/PG_URL".to_owned()).unwrap_or_default(),
             },
             ending_since: times.1,
             unready_since: times.2,
             replica_id,
-            log_quote: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())).map(LogQuote::Line),
+            log_quote: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())).map(LogQuote::Line).or_else(|| flags[1].then_some(LogQuote::Withheld { previous: flags[0] })),
             restarts,
             trouble: trouble.map(|(kind, text)| match kind {
                 0 => PodTrouble::ImagePull(text),
@@ -330,7 +331,10 @@ prop_compose! {
             remembered,
             service_exposes,
             call_failure: failed.map(|message| CallFailure { message, refused: None }),
-            asked: service_exposes.then(Asked::default),
+            asked: service_exposes.then(|| Asked {
+                reached: BTreeSet::default(),
+                missed: ["demo-0".to_owned()].into(),
+            }),
             unmatched_since,
             refused_pod: refused_pod.map(|(since, message)| PodRefusal { since, message }),
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
