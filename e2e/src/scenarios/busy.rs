@@ -32,7 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(760),
+    .takes(600),
     Scenario::new(
         "busy-all-deleted",
         "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",

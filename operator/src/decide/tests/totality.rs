@@ -262,7 +262,7 @@ prop_compose! {
             drains: flags[0] != flags[1],
             login: PodLogin {
                 checksum: version.clone(),
-                sources: flags[1].then(|| "other/PG_URL".to_owned()).unwrap_or_default(),
+                sources: if flags[1] { "other/PG_URL".to_owned() } else { String::new() },
             },
             ending_since: times.1,
             unready_since: times.2,
