@@ -9,14 +9,12 @@ use crate::api::BytebaseCluster;
 use crate::apply::ECHO;
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
-use crate::observe::database::connect::tests::url;
+use crate::observe::database::connect::tests::{access, url};
 use crate::observe::database::probe::Probes;
-use crate::observe::database::{Access, Login};
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
 use crate::testing::{api_server, cluster, facts, no_license, settings};
-use bytebase_login::plan::Reach;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -452,17 +450,7 @@ async fn the_database_is_read_at_once_when_a_pod_becomes_ready() {
     let probes = &world.context.sources.probes;
     let key = ObjectRef::from_obj(&world.cluster);
     // Its task does not run before this test waits for something, which it does not from here on.
-    probes.ensure(
-        &key,
-        Access {
-            url: url("127.0.0.1", 1),
-            ca: None,
-            reach: Reach::Anywhere,
-            login: Login::Bytebase,
-            trial: None,
-            fingerprint: [1; 32],
-        },
-    );
+    probes.ensure(&key, access(url("127.0.0.1", 1)));
     let mut feed = watches::pods(&world.context);
     let mut shows = |uid: &str, ready: &str| {
         let pod = json!({

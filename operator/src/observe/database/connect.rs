@@ -235,7 +235,8 @@ pub(crate) mod tests {
         url
     }
 
-    fn access(url: PgUrl) -> Access {
+    /// The login of Bytebase itself, in clear text.
+    pub(crate) fn access(url: PgUrl) -> Access {
         Access {
             url,
             ca: None,

@@ -889,13 +889,12 @@ fn broken(failure: &ProbeFailure) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connect::tests::url;
+    use super::super::connect::tests::{access, url};
     use super::super::digest::tests::facts;
     use super::*;
     use crate::contract::pg_url::Iam;
     use crate::runtime::logging::LogFormat;
     use crate::runtime::logging::tests::Log;
-    use bytebase_login::plan::Reach;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
@@ -1156,14 +1155,7 @@ mod tests {
         let known = shared.state.lock().record(Ok(facts(&[5])), Instant::now());
         assert!(known);
         let prober = Prober {
-            access: Access {
-                url: url("127.0.0.1", 1),
-                ca: None,
-                reach: Reach::Anywhere,
-                login: Login::Bytebase,
-                trial: None,
-                fingerprint: [1; 32],
-            },
+            access: access(url("127.0.0.1", 1)),
             openings: Openings::default(),
             lookups: Lookups::default(),
             session: None,
@@ -1195,14 +1187,7 @@ mod tests {
     async fn a_hook_that_was_reached_once_stays_so_as_long_as_that_is_wanted() {
         let (wake, _woken) = unbounded_channel();
         let probes = Probes::new(wake, ToString::to_string, Arc::new(|_, _| panic!("probed")));
-        let access = Access {
-            url: url("127.0.0.1", 1),
-            ca: None,
-            reach: Reach::Anywhere,
-            login: Login::Bytebase,
-            trial: None,
-            fingerprint: [1; 32],
-        };
+        let access = access(url("127.0.0.1", 1));
         // Its task does not run before this test waits for something, which it does not.
         probes.ensure(&"a", access);
         assert_eq!(probes.asked(&"b"), None, "no session asks");
@@ -1241,14 +1226,7 @@ mod tests {
         url.iam = Some(Iam::AwsRds {
             region: "eu-west-1".to_owned(),
         });
-        let access = Access {
-            url,
-            ca: None,
-            reach: Reach::Anywhere,
-            login: Login::Bytebase,
-            trial: None,
-            fingerprint: [1; 32],
-        };
+        let access = access(url);
         let mut other = access.clone();
         other.url.iam = None;
         probes.ensure(&"a", access);
