@@ -20,9 +20,6 @@ use std::path::Path;
 /// login, which this hook cannot perform, the operator mounts another in its place.
 const LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
 
-/// SQLSTATE of a server, a database, a role or a pooler that takes no more sessions.
-const TOO_MANY: &str = "53300";
-
 /// The ways to log in, and what the sessions of the replica are called.
 pub struct Logins {
     ways: Vec<Login>,
@@ -156,17 +153,20 @@ impl Login {
                 .into_sqlx()
                 .await
                 .map_err(|_| LoginError::new("the session broke off")),
-            Err(failures) => Err(failures.last().map_or_else(
-                || LoginError::new("PG_URL names no server"),
-                |failed| self.why(failed),
-            )),
+            Err(failures) => Err(self.why(&failures)),
         }
     }
 
-    /// In fixed words: a server's own may quote anything.
-    fn why(&self, failed: &Failed) -> LoginError {
+    /// What the last attempt failed by, in fixed words: a server's own may quote anything. Each attempt may
+    /// have shown that the server has no room, the one in clear text after it what else is wrong.
+    fn why(&self, failures: &[Failed]) -> LoginError {
+        let Some(failed) = failures.last() else {
+            return LoginError::new("PG_URL names no server");
+        };
         let place = &self.url.hosts[failed.host];
-        let is_full = matches!(&failed.error, Error::Refused(refusal) if refusal.code == TOO_MANY);
+        let is_full =
+            |failed: &Failed| matches!(&failed.error, Error::Refused(refusal) if refusal.is_full());
+        let is_full = failures.iter().any(is_full);
         let why = match &failed.error {
             Error::Unfit { .. } => format!("{place} is a standby"),
             Error::TimedOut(_) => format!("{place} does not answer"),
@@ -354,25 +354,30 @@ mod tests {
     fn a_server_without_room_is_distinguished_from_one_that_is_away() {
         let url = PgUrl::parse("postgres://u@db/bytebase").unwrap();
         let login = Login::new(url, None).unwrap();
-        let is_full = |error| {
-            let failed = Failed {
-                host: 0,
-                endpoint: None,
-                encrypted: false,
-                error,
-            };
-            login.why(&failed).is_full
+        let failed = |error| Failed {
+            host: 0,
+            endpoint: None,
+            encrypted: false,
+            error,
         };
-        let refused = |code: &str| {
-            is_full(Error::Refused(Refusal {
+        let refused = |code: &str, message: &str| {
+            failed(Error::Refused(Refusal {
                 code: code.to_owned(),
-                message: String::new(),
+                message: message.to_owned(),
                 routine: None,
             }))
         };
-        assert!(refused("53300"));
-        assert!(!refused("28P01") && !refused("57P03"));
-        assert!(!is_full(Error::TimedOut(std::time::Duration::from_secs(1))));
+        let is_full = |failures: &[Failed]| login.why(failures).is_full;
+        assert!(is_full(&[refused("53300", "")]));
+        let pooler = "no more connections allowed (max_client_conn)";
+        assert!(is_full(&[refused("08P01", pooler)]));
+        // In clear text no one may log in.
+        assert!(is_full(&[refused("53300", ""), refused("28000", "")]));
+        assert!(!is_full(&[refused("28P01", "")]));
+        assert!(!is_full(&[refused("57P03", "")]));
+        let silent = Error::TimedOut(std::time::Duration::from_secs(1));
+        assert!(!is_full(&[failed(silent)]));
+        assert!(!is_full(&[]));
     }
 
     #[test]

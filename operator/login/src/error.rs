@@ -56,6 +56,23 @@ pub struct Refusal {
     pub routine: Option<String>,
 }
 
+impl Refusal {
+    /// There is no room for one more session: of the server, the database, the role or a pooler. What has
+    /// sessions goes on.
+    pub fn is_full(&self) -> bool {
+        self.code == "53300" || is_full_pooler(&self.message)
+    }
+}
+
+/// Whether a pooler says that it takes no more clients. Poolers say so under several codes; these are
+/// PgBouncer's and Supavisor's words, among others'.
+pub fn is_full_pooler(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["max_client", "max client", "no more connections allowed"]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
 /// A server's SQLSTATE where it is one, and otherwise nothing: a server that is not what it claims
 /// to be may have put anything there, the password too, and it is shown as it is.
 pub fn sqlstate(code: &str) -> &str {
@@ -72,5 +89,34 @@ pub fn in_brackets(sqlstate: &str) -> String {
         String::new()
     } else {
         format!(" (SQLSTATE {sqlstate})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_or_a_pooler_without_room_is_full() {
+        for (code, message, expected) in [
+            ("53300", "sorry, too many clients already", true),
+            ("53300", "", true),
+            (
+                "08P01",
+                "no more connections allowed (max_client_conn)",
+                true,
+            ),
+            ("XX000", "Max client connections reached", true),
+            ("08P01", "no such user: max", false),
+            ("28P01", "password authentication failed", false),
+            ("57P03", "the database system is starting up", false),
+        ] {
+            let refusal = Refusal {
+                code: code.to_owned(),
+                message: message.to_owned(),
+                routine: None,
+            };
+            assert_eq!(refusal.is_full(), expected, "{code} {message}");
+        }
     }
 }

@@ -8,7 +8,7 @@
 use super::Login;
 use crate::contract::pg_url::{HostPort, PgUrl, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
-use bytebase_login::error::{in_brackets, sqlstate};
+use bytebase_login::error::{in_brackets, is_full_pooler, sqlstate};
 use bytebase_login::{Error, Refusal};
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgDatabaseError;
@@ -320,14 +320,6 @@ fn full(said: &str) -> &'static str {
     } else {
         "the server has no free connection; raise max_connections"
     }
-}
-
-/// PgBouncer's and Supavisor's words, among others'.
-fn is_full_pooler(said: &str) -> bool {
-    let said = said.to_ascii_lowercase();
-    ["max_client", "max client", "no more connections allowed"]
-        .iter()
-        .any(|words| said.contains(words))
 }
 
 fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
