@@ -5,6 +5,7 @@
 //! size and its template say how far the rollout has come, to whichever process reads them.
 
 use super::health::Health;
+use super::rollout;
 use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
@@ -17,6 +18,9 @@ use crate::validate::ValidCluster;
 pub enum Stage {
     /// There is none, or it waits for something else.
     Idle,
+    /// Every pod has to end, and one runs tasks that no drain hook in it waits for: it is given the time
+    /// of a drain. The old template stands.
+    Finish,
     /// Every pod has to end. The old template stands.
     Stop,
     /// One replica starts on the new template, or the first one ever.
@@ -28,15 +32,23 @@ impl Stage {
     #[must_use]
     pub fn held(self) -> Self {
         match self {
-            Self::Idle | Self::Stop => Self::Idle,
+            Self::Idle | Self::Finish | Self::Stop => Self::Idle,
             Self::First => Self::First,
+        }
+    }
+
+    /// Whether the old template stands until every pod has ended.
+    pub fn keeps_template(self) -> bool {
+        match self {
+            Self::Finish | Self::Stop => true,
+            Self::Idle | Self::First => false,
         }
     }
 
     /// How many replicas the StatefulSet may have meanwhile.
     pub fn limit(self, target: i32) -> i32 {
         match self {
-            Self::Idle => target,
+            Self::Idle | Self::Finish => target,
             Self::Stop => 0,
             Self::First => target.min(1),
         }
@@ -68,7 +80,8 @@ pub fn stage(
     let is_down = set.replicas == 0 && set.settled && is_gone;
     let was_stopped = set.replicas == 0;
     if !is_down && (was_stopped || is_old(set, template, health)) {
-        return Stage::Stop;
+        let finishes = !was_stopped && rollout::unfinished(cluster, observation, health).is_some();
+        return if finishes { Stage::Finish } else { Stage::Stop };
     }
     // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
     // for goes on to be, whatever holds the others back meanwhile.
@@ -108,6 +121,7 @@ pub fn step(
     let set = observation.stateful_set.as_ref()?;
     match stage {
         Stage::Idle => None,
+        Stage::Finish => rollout::unfinished(cluster, observation, health).map(Step::Wait),
         Stage::Stop if set.replicas > 0 => Some(Step::Wait(
             schema_migration(observation)
                 .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),

@@ -165,13 +165,13 @@ fn running(observation: &Observation) -> i32 {
 /// How long before its end a license stops counting for a cluster of this size: the operator's
 /// interval, and as long as it takes to go down to one replica step by step. By the wanted size,
 /// not the present one, or each step would open the gate again.
-fn guard(settings: &Settings, wanted: i32, observation: &Observation) -> SignedDuration {
+fn guard(settings: &Settings, size: i32, observation: &Observation) -> SignedDuration {
     // A pod that runs keeps the grace period that it was made with.
     let pods = observation.pods.iter().filter_map(|pod| pod.grace);
     let set = observation.stateful_set.as_ref();
     let grace = pods.chain(set.map(StatefulSetView::grace)).max();
     let step = grace.unwrap_or_default().saturating_add(STEP_MARGIN);
-    let steps = wanted.saturating_sub(1).max(0);
+    let steps = size.saturating_sub(1).max(0);
     step.checked_mul(steps)
         .and_then(|steps| settings.license_guard.checked_add(steps))
         .unwrap_or(SignedDuration::MAX)
@@ -275,10 +275,13 @@ fn blocked(
         enforcement,
         paused,
     } = validation.gate;
+    // Fewer that are wanted do not end before the spec is corrected. Where a step opens the gate again, it
+    // closes in time for the next one.
+    let size = wanted.max(running(observation));
     let license = license::judge(
         license::Terms::default(),
         observation,
-        guard(settings, wanted, observation),
+        guard(settings, size, observation),
         settings.license_key.as_ref(),
     );
     // What is read meanwhile goes into status: a decision on the corrected spec may rest on it.

@@ -72,11 +72,11 @@ pub(super) fn objects(
         let haste = match stage {
             // Whatever holds the number of replicas back, this is no doing of the license gate.
             Stage::Stop => Haste::Orderly,
-            Stage::Idle | Stage::First => findings.haste,
+            Stage::Idle | Stage::Finish | Stage::First => findings.haste,
         };
         scale::next_size(set, replicas, haste, observation, health)
     });
-    let keeps_template = held || stage == Stage::Stop;
+    let keeps_template = held || stage.keeps_template();
     let stateful_set = match set {
         // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
         // writes anything.

@@ -169,7 +169,7 @@ pub fn step(
         .collect();
     let updated = match stage {
         // The new template does not stand yet.
-        Stage::Stop => 0,
+        Stage::Finish | Stage::Stop => 0,
         Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
     };
     let step = if let Some(step) = maintenance::step(stage, cluster, observation, health) {
@@ -317,37 +317,92 @@ fn next(
 /// idle, by the clock of status, so that a restart of the operator begins none of it again.
 ///
 /// Of a replica whose tasks are unknown no reading would show that it is idle now, and one that is
-/// older than the schema is not to stay. Their drain hooks wait for what they run.
+/// older than the schema is not to stay: they are waited for only by their drain hooks, where they
+/// have one that can see what they run.
 fn idle_replica(
     cluster: &ValidCluster,
     candidate: &Replica<'_>,
     observation: &Observation,
 ) -> Option<Wait> {
-    let tasks = candidate.running_tasks.filter(|tasks| *tasks > 0)?;
-    if schema::version(observation).is_some_and(|schema| is_behind(candidate, schema)) {
+    let sees = sees_tasks(cluster, candidate, observation);
+    // What no hook waits for in the pod has the time of a drain before it.
+    let whole_drain = drain_timeout(cluster).filter(|_| sees.is_err());
+    let is_behind = || {
+        let schema = schema::version(observation);
+        schema.is_some_and(|schema| is_behind(candidate, schema))
+    };
+    let state = match candidate.running_tasks {
+        Some(0) => return None,
+        Some(_) if whole_drain.is_none() && is_behind() => return None,
+        Some(tasks) => format!("{} runs the fewest ({tasks})", candidate.pod.name),
+        // Where nothing can be read, no wait would show more.
+        None if whole_drain.is_none() || observation.facts().is_none() => return None,
+        None => format!(
+            "what {} runs is not known, which may be the fewest",
+            candidate.pod.name
+        ),
+    };
+    let before = observation.remembered.rollout.as_ref();
+    // Its time was up already, and the eviction is on its way.
+    if before.is_some_and(|before| before.ends(candidate, sees.is_ok())) {
         return None;
     }
-    let now = observation.now;
-    let sees = sees_tasks(cluster, candidate, observation);
-    let since = match &observation.remembered.rollout {
-        Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
-        // Its time was up already, and the eviction is on its way.
-        Some(before) if before.ends(candidate, sees.is_ok()) => return None,
-        _ => now,
-    };
-    let patience = match (&cluster.rollout.drain, sees) {
-        // What no hook waits for in the pod has the time of a drain before it.
-        (ValidDrain::Enabled(terms), Err(_)) => SignedDuration::from_secs(terms.timeout_seconds),
-        (ValidDrain::Enabled(_), Ok(())) | (ValidDrain::Disabled, _) => IDLE_PATIENCE,
-    };
-    let until = since.checked_add(patience).ok()?;
-    let name = &candidate.pod.name;
+    let until = idle_by(whole_drain.unwrap_or(IDLE_PATIENCE), observation)?;
     let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
     let message = format!(
-        "a replica to be idle: all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and is ended at {until:.0} if none is idle by then; {its_tasks}"
+        "a replica to be idle: all that are to be replaced run tasks. {state} and is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
-    (now < until).then(|| wait.until(Some(until)))
+    Some(wait.until(Some(until)))
+}
+
+/// Longest drain, where the pods are to have one.
+fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
+    match &cluster.rollout.drain {
+        ValidDrain::Enabled(terms) => Some(SignedDuration::from_secs(terms.timeout_seconds)),
+        ValidDrain::Disabled => None,
+    }
+}
+
+/// Until when a replica has time to become idle, by the clock of status; `None` once that is over.
+fn idle_by(patience: SignedDuration, observation: &Observation) -> Option<Timestamp> {
+    let now = observation.now;
+    let since = match &observation.remembered.rollout {
+        Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
+        _ => now,
+    };
+    let until = since.checked_add(patience).ok()?;
+    (now < until).then_some(until)
+}
+
+/// What a rollout that ends all replicas at once waits for before that: the first of them that runs,
+/// or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
+pub fn unfinished(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let patience = drain_timeout(cluster)?;
+    let before = observation.remembered.rollout.as_ref();
+    // Their time was up already, and their end is on its way.
+    if before.is_some_and(|before| before.waiting_for == RolloutWait::AllPodsEnd) {
+        return None;
+    }
+    let may_run_tasks = |replica: &&Replica<'_>| match replica.running_tasks {
+        _ if replica.given_up => false,
+        Some(tasks) => tasks > 0,
+        None => observation.facts().is_some(),
+    };
+    let mut replicas = health.replicas.iter().filter(may_run_tasks);
+    let (replica, its_tasks) = replicas
+        .find_map(|replica| Some((replica, sees_tasks(cluster, replica, observation).err()?)))?;
+    let until = idle_by(patience, observation)?;
+    let message = format!(
+        "{} to be idle: every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance), at {until:.0} at the latest; {its_tasks}",
+        replica.pod.name
+    );
+    let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(replica);
+    Some(wait.until(Some(until)))
 }
 
 /// Whether the pod has a drain hook that can see what its replica runs; otherwise what comes of that.

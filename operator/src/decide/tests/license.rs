@@ -122,6 +122,32 @@ fn guard_and_end_count_from_their_exact_moment() {
 }
 
 #[test]
+fn a_spec_that_cannot_be_used_leaves_what_runs_the_time_that_it_needs() {
+    let invalid = |replicas| json!({"replicas": replicas, "externalURL": "not one"});
+    for (wanted, running, left, expected) in [
+        (3, 3, GUARD, Some(2)),
+        (1, 3, GUARD, Some(2)),
+        (0, 3, GUARD, Some(2)),
+        (1, 3, GUARD + 1, None),
+        // The next step has its own time.
+        (1, 2, 600 + 46, None),
+        (1, 2, 600 + 45, Some(1)),
+    ] {
+        let seen = healthy(running, stored(&ends(secs(left))));
+        let plan = plan(&invalid(wanted), &seen);
+        let size = plan.resize.map(|size| size.replicas);
+        assert_eq!(
+            size, expected,
+            "{wanted} wanted, {running} run, {left} s left"
+        );
+        if expected.is_none() {
+            let closes = if running == 3 { 1 } else { left - 645 };
+            assert_eq!(plan.next, Some(after(secs(closes))), "it closes in time");
+        }
+    }
+}
+
+#[test]
 fn reminders_come_at_30_7_and_1_days() {
     for (left, words, next) in [
         (days(31), None, days(1)),

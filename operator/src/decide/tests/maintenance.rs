@@ -10,8 +10,8 @@ use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout, Sessions,
 };
 use crate::testing::{
-    OLD, after, facts, failure, healthy, heartbeats, id, merge, observation, pod, settings, stored,
-    validation, with_facts,
+    OLD, after, facts, failure, healthy, heartbeats, id, merge, observation, pod, running,
+    settings, stored, validation, with_facts,
 };
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -89,6 +89,57 @@ fn all_end_on_the_template_that_they_run() {
     let mut mixed = healthy(3, stored(&json!({})));
     mixed.pods[1].revision = Some(OLD.to_owned());
     assert_eq!(written(&plan(&spec(&json!({})), &mixed)).unwrap().0, 0);
+}
+
+#[test]
+fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end() {
+    let mut seen = with_facts(changed(), |facts| {
+        *running(facts) = vec![RunningTasks {
+            replica_id: id(1),
+            count: 2,
+        }];
+    });
+    let stops = |seen: &Observation| written(&plan(&spec(&json!({})), seen)).is_some();
+    assert!(stops(&seen), "the hooks wait for the tasks");
+    seen.pods[1].drains = false;
+    let finishing = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&finishing), None);
+    assert_eq!(waits(&finishing), Some(RolloutWait::IdleReplica));
+    let reported = finishing.report.rollout.unwrap();
+    assert_eq!(reported.pod.as_deref(), Some("demo-1"));
+    assert_eq!(
+        (reported.running_tasks, reported.updated_replicas),
+        (Some(2), 0)
+    );
+    let message = &reported.message;
+    assert!(
+        message.contains("its tasks are cancelled then"),
+        "{message}"
+    );
+    let no_drain = spec(&json!({"rollout": {"drain": "Disabled"}}));
+    assert!(
+        written(&plan(&no_drain, &seen)).is_some(),
+        "no one asks for a drain"
+    );
+    for (waiting_for, seconds, expected) in [
+        (RolloutWait::IdleReplica, 3599, false),
+        (RolloutWait::IdleReplica, 3600, true),
+        // Their end is on its way.
+        (RolloutWait::AllPodsEnd, 0, true),
+        (RolloutWait::Database, 9999, false),
+    ] {
+        seen.remembered.rollout = Some(RememberedRollout {
+            waiting_for,
+            pod: None,
+            since: after(SignedDuration::from_secs(-seconds)),
+        });
+        assert_eq!(stops(&seen), expected, "{waiting_for:?} {seconds}");
+    }
+    seen.remembered.rollout = None;
+    let idle = with_facts(seen, |facts| {
+        facts.running_tasks = Fact::Known(BTreeMap::new())
+    });
+    assert!(stops(&idle));
 }
 
 #[test]

@@ -198,6 +198,38 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
 }
 
 #[test]
+fn without_the_drain_hook_no_tasks_are_cancelled_for_being_unknown_or_older_than_the_schema() {
+    let mut older = busy([3, 1, 2]);
+    for pod in &mut older.pods {
+        pod.drains = false;
+    }
+    let unknown = with_facts(older.clone(), |facts| facts.running_tasks = Fact::Unknown);
+    for pod in &mut older.pods {
+        pod.version = Some("3.20.2".to_owned());
+    }
+    let mut unreadable = unknown.clone();
+    unreadable.database = DatabaseView::CannotRead;
+    for (case, seen, seconds, drain, expected) in [
+        ("older", &older, 3599, "Enabled", None),
+        ("older", &older, 3600, "Enabled", Some("demo-1")),
+        ("older", &older, 0, "Disabled", Some("demo-1")),
+        ("unknown", &unknown, 3599, "Enabled", None),
+        ("unknown", &unknown, 3600, "Enabled", Some("demo-2")),
+        ("unknown", &unknown, 0, "Disabled", Some("demo-2")),
+        // No wait would show more.
+        ("unreadable", &unreadable, 0, "Enabled", Some("demo-2")),
+    ] {
+        let mut seen = seen.clone();
+        seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));
+        let plan = plan(&json!({"rollout": {"drain": drain}}), &seen);
+        assert_eq!(evicted(&plan), expected, "{case} {seconds} {drain}");
+        if expected.is_none() {
+            waits_for(&plan, "has no drain hook, so its tasks are cancelled then");
+        }
+    }
+}
+
+#[test]
 fn only_work_that_is_known_is_waited_for() {
     assert_eq!(evicted(&plan(&json!({}), &busy([3, 0, 2]))), Some("demo-1"));
     let unknown = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
