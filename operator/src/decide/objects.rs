@@ -11,7 +11,7 @@ use crate::desired::drain::{self, Template};
 use crate::desired::spot;
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
-use crate::observation::{Fact, Observation, StoredLicense};
+use crate::observation::{Fact, Observation, PodView, StoredLicense};
 use crate::validate::{Problem, ValidCluster};
 use jiff::SignedDuration;
 
@@ -69,10 +69,14 @@ pub(super) fn objects(
     let replicas = stage.limit(target.replicas);
     let first = Size { start: 0, replicas };
     let size = set.map_or(first, |set| {
-        let haste = match stage {
+        let (replicas, haste) = match stage {
+            // The license does not wait for what holds up the end of the last one.
+            Stage::Stop if findings.haste != Haste::Orderly && set.replicas > 1 => {
+                (1, findings.haste)
+            }
             // Whatever holds the number of replicas back, this is no doing of the license gate.
-            Stage::Stop => Haste::Orderly,
-            Stage::Idle | Stage::Finish | Stage::First => findings.haste,
+            Stage::Stop => (replicas, Haste::Orderly),
+            Stage::Idle | Stage::Finish | Stage::First => (replicas, findings.haste),
         };
         scale::next_size(set, replicas, haste, observation, health)
     });
@@ -99,9 +103,11 @@ pub(super) fn objects(
         Doors::AsWanted
     };
     let wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
+    let is_needed = |kind| kind == Kind::ServiceAccount && needs_account(cluster, observation);
+    let is_unwanted = |kind| wanted.iter().all(|object| object.kind != kind);
     let prune = Kind::owned()
         .rev()
-        .filter(|kind| kind.is_prunable() && wanted.iter().all(|object| object.kind != *kind))
+        .filter(|kind| kind.is_prunable() && is_unwanted(*kind) && !is_needed(*kind))
         .collect();
     let is_lacking =
         |object: &DesiredObject| observation.kinds_not_installed.contains(&object.kind);
@@ -129,6 +135,17 @@ pub(super) fn objects(
     }
 }
 
+/// Whether pods run, or would be made, under the ServiceAccount of the cluster's own. Without it none of
+/// them could be made again.
+fn needs_account(cluster: &ValidCluster, observation: &Observation) -> bool {
+    let Some(set) = &observation.stateful_set else {
+        return !observation.pods.is_empty();
+    };
+    let stands = &set.template["spec"]["serviceAccountName"];
+    let is_old = |pod: &PodView| pod.revision != set.update_revision;
+    *stands == *cluster.identity.name || observation.pods.iter().any(is_old)
+}
+
 /// The first person who signs up becomes the admin, so with `createFirst` no one is let in before
 /// that is done.
 pub(super) fn exposure_held(
@@ -148,12 +165,25 @@ pub(super) fn exposure_held(
         Fact::Unknown => None,
     });
     // Else as an earlier process read it.
-    let unlicensed = remembered.unlicensed;
     let workspace = read.unwrap_or_else(|| {
-        remembered.license.is_some()
-            || unlicensed.is_some_and(|reason| reason != Reason::AwaitingFirstSignUp)
+        remembered.license.is_some() || remembered.unlicensed.is_some_and(proves_workspace)
     });
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
+}
+
+/// Whether status says this of a license only where there is a workspace. That the license is not enforced,
+/// or that a call to Bytebase failed, it says of a Bytebase in which no one has signed up as well.
+fn proves_workspace(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::LicenseMissing
+            | Reason::LicenseWithoutHa
+            | Reason::LicenseExpiring
+            | Reason::LicenseExpired
+            | Reason::LicenseNotYetValid
+            | Reason::LicenseOtherWorkspace
+            | Reason::LicenseInvalid
+    )
 }
 
 /// A guard interval that is longer than this is more than users expect.

@@ -17,7 +17,7 @@ use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
 use crate::desired::drain::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
-use crate::observation::{DatabaseFacts, Fact, Observation, RememberedRollout, StatefulSetView};
+use crate::observation::{Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::{ValidCluster, ValidDrain};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -246,14 +246,6 @@ fn next(
     if let Some(wait) = schema_migration(observation) {
         return Step::Wait(wait);
     }
-    // A pod of an old, broken revision would block the rollout for ever (kubernetes#67250), and no
-    // work is lost with it.
-    if let Some(broken) = outdated
-        .iter()
-        .find(|replica| is_broken(replica, observation))
-    {
-        return evict(broken, "it runs an old template and is not Ready");
-    }
     if let Ok(replicas) = usize::try_from(set.replicas)
         && health.replicas.len() < replicas
     {
@@ -261,6 +253,16 @@ fn next(
             RolloutWait::PodCreation,
             format!("{} of {replicas} pods to exist", health.replicas.len()),
         ));
+    }
+    // A pod of an old, broken revision would block the rollout for ever (kubernetes#67250), and no
+    // work is lost with it. But what is not Ready for a moment must not come back from a template that
+    // a pod does not come up on.
+    let fails = |replica: &Replica<'_>| !is_outdated(replica, set) && !replica.may_serve();
+    let is_broken = |replica: &&&Replica<'_>| is_broken(replica, observation);
+    if let Some(broken) = outdated.iter().find(is_broken)
+        && !health.replicas.iter().any(fails)
+    {
+        return evict(broken, "it runs an old template and is not Ready");
     }
     let unproven = |replica: &&Replica<'_>| !is_outdated(replica, set) && !replica.serves;
     if let Some(replica) = health.replicas.iter().find(unproven) {
@@ -479,16 +481,21 @@ fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
 }
 
 /// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes
-/// no requests may still run tasks, which only a readable database can rule out.
+/// no requests may still run tasks, which only a readable database can rule out. What keeps the pod from
+/// being Ready may be another container than Bytebase's.
 fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
-    if replica.pod.ready || replica.node_is_silent() {
+    let pod = replica.pod;
+    if pod.ready || replica.node_is_silent() {
         return false;
     }
-    let idle = |facts: &DatabaseFacts| match replica.running_tasks {
-        Some(tasks) => tasks == 0,
-        None => matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),
+    let has_no_process = pod.trouble.is_some() && pod.started_at.is_none();
+    let is_idle = || match replica.running_tasks {
+        Some(tasks) => observation.facts().is_some() && tasks == 0,
+        None => observation.facts().is_some_and(
+            |facts| matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),
+        ),
     };
-    replica.pod.trouble.is_some() || replica.given_up || observation.facts().is_some_and(idle)
+    has_no_process || replica.given_up || is_idle()
 }
 
 fn evict(replica: &Replica<'_>, why: &str) -> Step {

@@ -107,9 +107,19 @@ pub fn next_size(
     let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
     let serving = serving(set, health);
     let only_highest_serves = matches!(serving[..], [only] if only.pod.ordinal == highest);
+    if only_highest_serves {
+        return Size {
+            start: set.start + 1,
+            replicas: set.replicas - 1,
+        };
+    }
+    // Where a size that was written by another party goes far beyond the pods that there are, no step ends
+    // one before that.
+    let ordinals = observation.pods.iter().map(|pod| pod.ordinal);
+    let exist = ordinals.max().map_or(0, |last| last - set.start + 1);
     Size {
-        start: set.start + i32::from(only_highest_serves),
-        replicas: set.replicas - 1,
+        replicas: exist.max(target).min(set.replicas - 1),
+        ..present
     }
 }
 

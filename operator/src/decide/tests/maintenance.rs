@@ -11,8 +11,8 @@ use crate::observation::{
     RunningTasks, Sessions,
 };
 use crate::testing::{
-    OLD, after, facts, failure, healthy, heartbeats, id, merge, observation, pod, running,
-    settings, stored, validation, with_facts,
+    OLD, after, facts, failure, healthy, heartbeats, id, merge, no_license, observation, pod,
+    running, settings, stored, validation, with_facts,
 };
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -207,6 +207,25 @@ fn nothing_stops_while_something_holds_the_change() {
     assert_eq!(waits(&waiting), Some(RolloutWait::SchemaMigration));
     let message = &condition(&waiting.report, ConditionType::RolloutComplete).message;
     assert!(message.contains("advisory lock 1002"), "{message}");
+}
+
+#[test]
+fn the_license_gate_does_not_wait_for_the_schema_migration_that_a_stop_waits_for() {
+    let mut seen = with_facts(healthy(3, no_license()), |facts| {
+        facts.sessions = Some(Sessions {
+            migration_running: true,
+            ..Sessions::default()
+        });
+    });
+    seen.stateful_set.as_mut().unwrap().template_digest = Some("old".to_owned());
+    let gate = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&gate), Some((1, "old".to_owned(), true)));
+    // The last one is no doing of the gate.
+    seen.stateful_set.as_mut().unwrap().replicas = 1;
+    seen.pods.truncate(1);
+    let last = plan(&spec(&json!({})), &seen);
+    assert_eq!(written(&last), None);
+    assert_eq!(waits(&last), Some(RolloutWait::SchemaMigration));
 }
 
 #[test]

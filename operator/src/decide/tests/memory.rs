@@ -541,6 +541,20 @@ fn people_stay_let_in_once_a_workspace_was_seen() {
     let mut remembered = known(Fact::Unknown);
     remembered.remembered.unlicensed = Some(Reason::LicenseMissing);
     assert!(exposes(&remembered));
+    // What is said of a Bytebase in which no one has signed up as well, to an operator that has just
+    // started.
+    remembered.database = DatabaseView::NotProbed;
+    remembered.last_facts = None;
+    assert!(exposes(&remembered));
+    for reason in [
+        Reason::AwaitingFirstSignUp,
+        Reason::LicenseInstallFailed,
+        Reason::LicenseNotEnforced,
+        Reason::LicenseNotInstalled,
+    ] {
+        remembered.remembered.unlicensed = Some(reason);
+        assert!(!exposes(&remembered), "{reason:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
+use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LogQuote, Observation,
     PodTrouble, RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
@@ -541,17 +542,21 @@ fn a_replica_that_takes_no_requests_and_still_works_is_not_taken_for_broken() {
             }];
             heartbeats(facts)[2].age = Duration::from_secs(age);
         });
-        seen.pods[0].ready = false;
-        seen.pods[0].created_at = now();
         seen.pods[2].ready = false;
         seen
     };
-    waits_for(
-        &plan(&json!({}), &working(5)),
-        "demo-0 to be Ready and to send heartbeats",
-    );
-    // After a minute without a heartbeat its tasks are lost anyway.
+    let waits = |seen: &Observation| {
+        waits_for(&plan(&json!({}), seen), "a replica to be idle");
+    };
+    waits(&working(5));
+    // It is another container that fails.
+    let mut beside = working(5);
+    beside.pods[2].trouble = Some(PodTrouble::Crashing("exit 1".to_owned()));
+    waits(&beside);
+    // After a minute without a heartbeat its tasks are lost anyway, as without a process.
     assert_eq!(evicted(&plan(&json!({}), &working(61))), Some("demo-2"));
+    beside.pods[2].started_at = None;
+    assert_eq!(evicted(&plan(&json!({}), &beside)), Some("demo-2"));
 }
 
 #[test]
@@ -593,16 +598,37 @@ fn a_broken_outdated_pod_is_replaced_without_waiting() {
         PodTrouble::Unschedulable("no node".to_owned()),
         PodTrouble::Creation("secret missing".to_owned()),
     ] {
-        // Even where others are not well, pods are missing, or the database has never been in reach.
+        // Even where others are not well, or the database has never been in reach.
         let mut seen = outdated(&[0, 1]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(trouble);
+        seen.pods[0].started_at = None;
         seen.pods[1].ready = false;
-        seen.pods.remove(2);
         seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
         seen.last_facts = None;
         assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-0"));
     }
+}
+
+#[test]
+fn what_is_not_ready_for_a_moment_does_not_come_back_from_a_template_that_fails() {
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[1].ready = false;
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-1"));
+    let mut starting = seen.clone();
+    starting.pods[2].ready = false;
+    starting.pods[2].created_at = now();
+    waits_for(&plan(&json!({}), &starting), "demo-2 to be Ready");
+    // For as long as it has been failing.
+    let mut failing = starting;
+    failing.pods[2].created_at = after(SignedDuration::from_hours(-9));
+    failing.pods[2].trouble = Some(PodTrouble::ImagePull("no such image".to_owned()));
+    stalled(&json!({}), &failing);
+    assert_eq!(evicted(&plan(&json!({}), &failing)), None);
+    // One that no pod can be made from.
+    let mut missing = seen;
+    missing.pods.remove(2);
+    waits_for(&plan(&json!({}), &missing), "2 of 3 pods to exist");
 }
 
 #[test]
@@ -627,6 +653,43 @@ fn a_schema_migration_holds_every_step() {
         facts.sessions = Some(migration());
     });
     waits_for(&plan(&json!({}), &seen), "advisory lock 1002");
+}
+
+#[test]
+fn a_size_far_beyond_the_pods_that_there_are_is_taken_back_at_once() {
+    // As by an autoscaler.
+    for (written, pods, expected) in [(20_000_000, 3, 3), (300, 5, 5), (5, 5, 4), (4, 0, 3)] {
+        let mut seen = healthy(pods, stored(&json!({})));
+        seen.stateful_set.as_mut().unwrap().replicas = written;
+        assert_eq!(size(&plan(&json!({}), &seen)), Some(expected), "{written}");
+    }
+}
+
+#[test]
+fn the_account_of_the_pods_stays_until_none_runs_or_would_be_made_under_it() {
+    let prunes = |spec: &Value, seen: &Observation| {
+        let plan = plan(spec, seen);
+        plan.prune.contains(&Kind::ServiceAccount)
+    };
+    let own = |mut seen: Observation| {
+        seen.stateful_set.as_mut().unwrap().template =
+            json!({"spec": {"serviceAccountName": "demo"}});
+        seen
+    };
+    let theirs = |mut seen: Observation| {
+        seen.stateful_set.as_mut().unwrap().template =
+            json!({"spec": {"serviceAccountName": "theirs"}});
+        seen
+    };
+    let wanted = json!({"serviceAccount": {"name": "theirs"}});
+    let healthy = || healthy(3, stored(&json!({})));
+    assert!(prunes(&wanted, &theirs(healthy())));
+    assert!(!prunes(&wanted, &theirs(outdated(&[2]))));
+    assert!(!prunes(&wanted, &own(healthy())));
+    // The template is held.
+    let mut downgrade = wanted.clone();
+    downgrade["version"] = json!("3.20.0");
+    assert!(!prunes(&downgrade, &own(healthy())));
 }
 
 #[test]
@@ -894,6 +957,7 @@ fn a_corrected_spec_gets_through_a_stalled_rollout() {
     seen.pods[2].ready = false;
     seen.pods[2].revision = Some("rev-broken".to_owned());
     seen.pods[2].trouble = Some(PodTrouble::ImagePull("no such image".to_owned()));
+    seen.pods[2].started_at = None;
     seen.pods[2].created_at = after(SignedDuration::from_hours(-9));
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
     // Taken back: the two that never left are on the present template.
@@ -924,6 +988,7 @@ fn nothing_rolls_into_a_database_that_refuses_it_and_status_says_so() {
         let mut seen = outdated(&[0, 1, 2]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(PodTrouble::Crashing("exit 0".to_owned()));
+        seen.pods[0].started_at = None;
         seen.database = view;
         waits_for(&plan(&json!({}), &seen), for_);
     }
