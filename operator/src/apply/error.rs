@@ -1,6 +1,7 @@
 //! Refused writes, by what follows from them.
 
 use crate::api::Reason;
+use crate::desired::DesiredObject;
 
 /// A write that did not come off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,10 @@ pub enum FailureKind {
     Forbidden,
     /// An object of that name belongs to another owner.
     NameTaken,
-    /// The API server, a quota, a policy or a webhook says no.
+    /// A quota, a policy, a webhook or the API server says no.
     Refused,
+    /// What would come of it breaks the rules of its kind, perhaps by what another writer put there.
+    Invalid,
     /// The object changed in between: read again.
     Conflict,
     /// It may work next time.
@@ -38,7 +41,7 @@ impl FailureKind {
         match self {
             Self::Forbidden => Some(Reason::Forbidden),
             Self::NameTaken => Some(Reason::NameTaken),
-            Self::Refused | Self::Lasting => Some(Reason::ApplyFailed),
+            Self::Refused | Self::Invalid | Self::Lasting => Some(Reason::ApplyFailed),
             Self::ChangedBack => Some(Reason::ChangedBack),
             Self::Conflict | Self::Transient => None,
         }
@@ -46,6 +49,19 @@ impl FailureKind {
 }
 
 impl ApplyFailure {
+    /// No answer came in time.
+    pub(super) fn timed_out(desired: &DesiredObject) -> Self {
+        Self {
+            kind: FailureKind::Transient,
+            exposes: desired.kind.exposes(),
+            message: format!(
+                "patch {}/{}: the API server did not answer in time; a webhook that it asks first may not answer",
+                desired.kind.plural(),
+                desired.name
+            ),
+        }
+    }
+
     /// From an error of the API server. `what`: verb and object, such as `patch statefulsets/demo`.
     pub fn new(error: &kube::Error, what: &str, exposes: bool) -> Self {
         let (kind, message) = match error {
@@ -58,6 +74,10 @@ impl ApplyFailure {
                     ),
                 ),
                 409 => (FailureKind::Conflict, format!("{what}: {}", status.message)),
+                422 => (
+                    FailureKind::Invalid,
+                    format!("{what} was refused: {}", status.message),
+                ),
                 400..=499 if status.code != 429 && status.code != 408 => (
                     FailureKind::Refused,
                     format!("{what} was refused: {}", status.message),

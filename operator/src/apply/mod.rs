@@ -29,6 +29,7 @@ use crate::process::metrics::{Metrics, WriteVerb};
 use crate::process::queue::{Key, Queue, name};
 use contest::Contest;
 use event::{Notice, Publisher};
+use futures::future::join_all;
 use jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::{Client, ResourceExt};
@@ -37,12 +38,17 @@ use objects::{Applied, Evicted, Objects};
 use outcome::pause_until;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// The one field manager of everything this operator writes.
 pub const FIELD_MANAGER: &str = "bytebase-operator";
 
 /// A write that the cache has not echoed after this long is forgotten.
 pub const ECHO: Duration = Duration::from_secs(3);
+
+/// An object that has not been written after so long, in all the calls that it takes, is given up until
+/// the next reconcile: whatever the others are waiting for is not held up by it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
 /// the longest: a budget often lags behind the pods for a moment.
@@ -126,6 +132,27 @@ struct Execution<'a> {
     outcome: Outcome,
 }
 
+/// What is to be done about one object.
+enum Next<'d> {
+    /// Nothing: it stands.
+    Nothing,
+    /// Nothing now: what stands is not known yet, or another party keeps changing it back.
+    Later(Duration),
+    /// It is to be made to stand.
+    Write(Write<'d>),
+}
+
+/// One object that is to be made to stand.
+struct Write<'d> {
+    desired: &'d DesiredObject,
+    cached: Option<DynamicObject>,
+    candidate: Candidate,
+    /// Another party keeps changing it back.
+    is_contested: bool,
+    /// Which one, if that was asked.
+    by: Option<String>,
+}
+
 impl Execution<'_> {
     fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
         (self.writer.cached)(kind, self.objects.namespace, name)
@@ -156,80 +183,127 @@ impl Execution<'_> {
     /// Makes the objects stand. Returns whether those stand that pods are made from: otherwise one
     /// might come back from the template that is being left. Whatever else cannot be written holds
     /// no rollout back.
+    ///
+    /// What does not wait for another object is written at the same time: one webhook that does not answer
+    /// may stand before each of them, and the time for a reconcile is limited.
     async fn stand(&mut self, plan: &Plan, observation: &Observation) -> Result<bool, NotLeading> {
         let mut pods_need_stands = plan.resize.is_none();
-        for desired in &plan.objects {
-            let cached = self.cached(desired.kind, &desired.name);
-            let before = cached.as_ref().and_then(ResourceExt::resource_version);
-            let candidate = Candidate::new(desired, before);
-            if self.memory.awaits_echo(&candidate) {
-                pods_need_stands &= !desired.kind.is_needed_by_pods();
-                self.outcome.requeue_after(ECHO);
-                continue;
-            }
-            if self.memory.is_kept(&candidate) {
-                continue;
-            }
-            if self.is_outdated(desired, cached.as_ref(), observation) {
-                pods_need_stands = false;
-                self.outcome.requeue_after(ECHO);
-                continue;
-            }
-            self.writer.leadership.check()?;
-            // Whether it stands is asked only where something depends on it: `apply` asks again.
-            let contested = |contest: &&Contest| {
-                let stands = |cached: &DynamicObject| objects::stands(desired, cached);
-                contest.is_near() && !cached.as_ref().is_some_and(stands)
-            };
-            let contest = self.memory.contest(&candidate).filter(contested);
-            if let Some(contest) = contest
-                && let Some(left) = contest.left_alone_for(Instant::now())
-            {
-                pods_need_stands &= !desired.kind.is_needed_by_pods();
-                self.outcome.failures.extend(changed_back(desired, contest));
-                self.outcome.requeue_after(left);
-                continue;
-            }
-            // Asked before the write, which takes the fields over.
-            let by = match contest {
-                Some(_) => self.objects.last_manager(desired).await,
-                None => None,
-            };
-            let applied = self.objects.apply(desired, cached).await;
-            if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
-                pods_need_stands &= !desired.kind.is_needed_by_pods();
-            }
-            match applied {
-                Ok(Applied::Unchanged) => {
-                    if let Some(contest) = self.memory.contest(&candidate)
-                        && let Some(left) = contest.unsettled_for(Instant::now())
-                        && let Some(failure) = changed_back(desired, contest)
-                    {
-                        // It stands for the moment: another writer seldom changes it back at once.
-                        self.outcome.failures.push(failure);
-                        self.outcome.requeue_after(left);
+        let needed = |desired: &&DesiredObject| desired.kind < Kind::StatefulSet;
+        let (first, then): (Vec<_>, Vec<_>) = plan.objects.iter().partition(needed);
+        for objects in [first, then] {
+            let mut writes = Vec::new();
+            for desired in objects {
+                match self.next(desired, observation) {
+                    Next::Nothing => {}
+                    Next::Later(pause) => {
+                        pods_need_stands &= !desired.kind.is_needed_by_pods();
+                        self.outcome.requeue_after(pause);
                     }
+                    Next::Write(write) => writes.push(write),
                 }
-                Ok(Applied::Ending) => {}
-                Ok(Applied::Kept) => self.memory.note_kept(candidate),
-                Ok(Applied::Written) => {
-                    self.wrote(WriteVerb::Apply, desired.kind);
-                    tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
-                    let contest = self.memory.note_written(candidate, by);
-                    self.outcome.failures.extend(changed_back(desired, contest));
+            }
+            let execution = &*self;
+            let written = join_all(writes.into_iter().map(|write| execution.write(write))).await;
+            for written in written {
+                let (write, applied) = written?;
+                if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
+                    pods_need_stands &= !write.desired.kind.is_needed_by_pods();
                 }
-                // The watch is about to show what changed, and wakes the next reconcile.
-                Err(failure)
-                    if failure.kind == FailureKind::Conflict
-                        && desired.kind == Kind::StatefulSet
-                        && !self.memory.is_outdated_for_long(candidate) =>
-                {
-                    self.outcome.requeue_after(ECHO);
-                }
-                Err(failure) => self.outcome.failures.push(failure),
+                self.note(write, applied);
             }
         }
         Ok(pods_need_stands)
+    }
+
+    /// What is to be done about one object.
+    fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Next<'d> {
+        let cached = self.cached(desired.kind, &desired.name);
+        let before = cached.as_ref().and_then(ResourceExt::resource_version);
+        let candidate = Candidate::new(desired, before);
+        if self.memory.awaits_echo(&candidate) {
+            return Next::Later(ECHO);
+        }
+        if self.memory.is_kept(&candidate) {
+            return Next::Nothing;
+        }
+        if self.is_outdated(desired, cached.as_ref(), observation) {
+            return Next::Later(ECHO);
+        }
+        // Whether it stands is asked only where something depends on it: `apply` asks again.
+        let contested = |contest: &&Contest| {
+            let stands = |cached: &DynamicObject| objects::stands(desired, cached);
+            contest.is_near() && !cached.as_ref().is_some_and(stands)
+        };
+        let contest = self.memory.contest(&candidate).filter(contested);
+        if let Some(contest) = contest
+            && let Some(left) = contest.left_alone_for(Instant::now())
+        {
+            self.outcome.failures.extend(changed_back(desired, contest));
+            return Next::Later(left);
+        }
+        Next::Write(Write {
+            is_contested: contest.is_some(),
+            desired,
+            cached,
+            candidate,
+            by: None,
+        })
+    }
+
+    /// Makes one object stand.
+    async fn write<'d>(
+        &self,
+        mut write: Write<'d>,
+    ) -> Result<(Write<'d>, Result<Applied, ApplyFailure>), NotLeading> {
+        self.writer.leadership.check()?;
+        if write.is_contested {
+            // Asked before the write, which takes the fields over.
+            write.by = self.objects.last_manager(write.desired).await;
+        }
+        let cached = write.cached.take();
+        let applied = self.objects.apply(write.desired, cached);
+        let applied = timeout(WRITE_TIMEOUT, applied).await;
+        let applied = applied.unwrap_or_else(|_| Err(ApplyFailure::timed_out(write.desired)));
+        Ok((write, applied))
+    }
+
+    /// Takes note of what came of it.
+    fn note(&mut self, write: Write<'_>, applied: Result<Applied, ApplyFailure>) {
+        let Write {
+            desired,
+            candidate,
+            by,
+            ..
+        } = write;
+        match applied {
+            Ok(Applied::Unchanged) => {
+                if let Some(contest) = self.memory.contest(&candidate)
+                    && let Some(left) = contest.unsettled_for(Instant::now())
+                    && let Some(failure) = changed_back(desired, contest)
+                {
+                    // It stands for the moment: another writer seldom changes it back at once.
+                    self.outcome.failures.push(failure);
+                    self.outcome.requeue_after(left);
+                }
+            }
+            Ok(Applied::Ending) => {}
+            Ok(Applied::Kept) => self.memory.note_kept(candidate),
+            Ok(Applied::Written) => {
+                self.wrote(WriteVerb::Apply, desired.kind);
+                tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
+                let contest = self.memory.note_written(candidate, by);
+                self.outcome.failures.extend(changed_back(desired, contest));
+            }
+            // The watch is about to show what changed, and wakes the next reconcile.
+            Err(failure)
+                if failure.kind == FailureKind::Conflict
+                    && desired.kind == Kind::StatefulSet
+                    && !self.memory.is_outdated_for_long(candidate) =>
+            {
+                self.outcome.requeue_after(ECHO);
+            }
+            Err(failure) => self.outcome.failures.push(failure),
+        }
     }
 
     async fn resize(&mut self, size: Size, observation: &Observation) -> Result<(), NotLeading> {

@@ -9,7 +9,9 @@ use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, DeleteOptions, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    self as meta, DeleteOptions, ManagedFieldsEntry, ObjectMeta,
+};
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions,
 };
@@ -20,6 +22,9 @@ use sha2::{Digest as _, Sha256};
 
 /// In what the API server answers where two budgets select one pod; the code is 500.
 const TWO_BUDGETS: &str = "more than one PodDisruptionBudget";
+
+/// Reason of the cause that the API server gives where a PodDisruptionBudget refuses an eviction.
+const BUDGET: &str = "DisruptionBudget";
 
 /// What came of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +100,7 @@ impl Objects<'_> {
     ) -> Result<Applied, ApplyFailure> {
         let api = self.api(desired.kind);
         let value = with_hash(desired);
+        let is_seen = cached.is_some();
         let live = match cached {
             Some(live) => live,
             None => match self.create(&api, desired, &value).await? {
@@ -115,6 +121,11 @@ impl Objects<'_> {
         }
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Applied::Ending);
+        }
+        if !is_seen && desired.kind == Kind::StatefulSet && self.owner.controls(&live) {
+            // It was decided on as if there were none: the labels show it to the next decision.
+            self.label(&api, desired, &live).await?;
+            return Ok(Applied::Written);
         }
         if is_current(&live, &value) {
             return Ok(Applied::Unchanged);
@@ -142,16 +153,43 @@ impl Objects<'_> {
         desired: &DesiredObject,
         mut value: Value,
     ) -> Result<DynamicObject, ApplyFailure> {
-        match self.patch(api, desired, value.clone(), true).await {
-            Err(failure) if failure.kind == FailureKind::Refused => {
+        let written = match self.patch(api, desired, value.clone(), true).await {
+            Err(failure) if failure.kind == FailureKind::Invalid => {
                 let overwritten = self.overwrite(api, desired, &value).await?;
+                let disowned = self.disown(api, desired, overwritten).await?;
                 if let Some(version) = value["metadata"].get_mut("resourceVersion") {
-                    *version = json!(overwritten.resource_version());
+                    *version = json!(disowned.resource_version());
                 }
-                self.patch(api, desired, value, true).await
+                self.patch(api, desired, value, true).await?
             }
-            done => done,
+            done => done?,
+        };
+        self.disown(api, desired, written).await
+    }
+
+    /// Gives up what this operator owns by writes that were no applies. The API server counts those for
+    /// another owner, who would keep each field that a later apply leaves out.
+    async fn disown(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        object: DynamicObject,
+    ) -> Result<DynamicObject, ApplyFailure> {
+        let is_plain_write = |entry: &ManagedFieldsEntry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER)
+                && entry.operation.as_deref() == Some("Update")
+                && entry.subresource.is_none()
+        };
+        let managers = object.metadata.managed_fields.iter().flatten();
+        let (given_up, kept): (Vec<_>, Vec<_>) = managers.partition(|entry| is_plain_write(entry));
+        if given_up.is_empty() {
+            return Ok(object);
         }
+        // A precondition: the list is replaced as a whole.
+        let patch = json!({"metadata": {
+            "uid": object.uid(), "resourceVersion": object.resource_version(), "managedFields": kept,
+        }});
+        self.merge(api, desired, patch).await
     }
 
     /// The other field manager that changed an object last, if that can be read.
@@ -180,14 +218,14 @@ impl Objects<'_> {
         let refused = match self.patch(api, desired, first, false).await {
             Ok(_) => return Ok(None),
             Err(refused) => match refused.kind {
-                FailureKind::Conflict | FailureKind::Refused => refused,
+                FailureKind::Conflict | FailureKind::Refused | FailureKind::Invalid => refused,
                 _ => return Err(refused),
             },
         };
         let live = api.get_opt(&desired.name).await;
         match live.map_err(|error| failure(&error, "get", desired))? {
             Some(live) => Ok(Some(live)),
-            None if refused.kind == FailureKind::Refused => Err(refused),
+            None if refused.kind != FailureKind::Conflict => Err(refused),
             // It has just gone. Without force: should another client make one of this name now, a
             // conflict shows it.
             None => {
@@ -211,6 +249,27 @@ impl Objects<'_> {
         if let Some(version) = value["metadata"].get("resourceVersion") {
             patch["metadata"]["resourceVersion"] = version.clone();
         }
+        self.merge(api, desired, patch).await
+    }
+
+    /// Gives an object of this cluster the labels by which the watch sees it, and changes nothing else.
+    async fn label(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        live: &DynamicObject,
+    ) -> Result<(), ApplyFailure> {
+        let labels = &desired.value["metadata"]["labels"];
+        let patch = json!({"metadata": {"uid": live.uid(), "labels": labels}});
+        self.merge(api, desired, patch).await.map(drop)
+    }
+
+    async fn merge(
+        &self,
+        api: &Api<DynamicObject>,
+        desired: &DesiredObject,
+        patch: Value,
+    ) -> Result<DynamicObject, ApplyFailure> {
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -317,12 +376,8 @@ impl Objects<'_> {
         match done {
             Ok(_) => Ok(Evicted::Done),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Evicted::Gone),
-            Err(kube::Error::Api(status)) if status.code == 429 => {
-                // The message is the same for all; the cause names the budget and its numbers.
-                let causes = status.details.as_ref().map(|details| &details.causes);
-                let cause = causes.and_then(|causes| causes.first());
-                let why = cause.map_or(&status.message, |cause| &cause.message);
-                Ok(Evicted::Refused(why.clone()))
+            Err(kube::Error::Api(status)) if let Some(why) = refusal_of_budget(&status) => {
+                Ok(Evicted::Refused(why))
             }
             // Which of the two would count is nowhere laid down, so neither does.
             Err(kube::Error::Api(status)) if status.message.contains(TWO_BUDGETS) => {
@@ -343,6 +398,22 @@ fn hold_the_owner(value: &mut Value) {
     let owners = value["metadata"]["ownerReferences"].as_array_mut();
     for owner in owners.into_iter().flatten() {
         owner["blockOwnerDeletion"] = json!(true);
+    }
+}
+
+/// Why a PodDisruptionBudget refuses an eviction, if one does. An API server that is busy answers with
+/// the same code.
+fn refusal_of_budget(status: &Status) -> Option<String> {
+    if status.code != 429 {
+        return None;
+    }
+    // The message is the same for all; the cause names the budget and its numbers.
+    let causes = status.details.as_ref().map(|details| &details.causes);
+    let mut causes = causes.into_iter().flatten();
+    let cause = causes.find(|cause| cause.reason == BUDGET);
+    match cause {
+        Some(cause) => Some(cause.message.clone()),
+        None => (status.message.contains("disruption budget")).then(|| status.message.clone()),
     }
 }
 
@@ -573,7 +644,7 @@ mod tests {
         };
         let cached = serde_json::from_value(live("ours")).unwrap();
         let failure = objects.apply(&wanted, Some(cached)).await.unwrap_err();
-        assert_eq!(failure.kind, FailureKind::Refused);
+        assert_eq!(failure.kind, FailureKind::Invalid);
         assert!(failure.message.contains(why), "{}", failure.message);
         let calls = calls.lock().unwrap();
         assert!(calls.iter().all(|(method, ..)| method == "PATCH"));
@@ -670,6 +741,113 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_statefulset_that_was_taken_for_absent_gets_its_labels_and_nothing_else() {
+        let wanted = DesiredObject {
+            kind: Kind::StatefulSet,
+            name: "demo".to_owned(),
+            value: json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": {"name": "demo", "namespace": "team", "labels": {"ours": "yes"}},
+                "spec": {"replicas": 3},
+            }),
+        };
+        let live = stateful_set("7", 5);
+        let (client, calls) = respond(vec![status(409), (200, live.clone()), (200, live)]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: OWNER,
+        };
+        let done = objects.apply(&wanted, None).await;
+        assert_eq!(done.map_err(|failure| failure.kind), Ok(Applied::Written));
+        let calls = calls.lock().unwrap();
+        let metadata = json!({"uid": "of-the-service", "labels": {"ours": "yes"}});
+        assert_eq!(calls[2].2, json!({"metadata": metadata}));
+    }
+
+    #[tokio::test]
+    async fn what_is_owned_by_a_write_that_was_no_apply_is_given_up() {
+        let entry =
+            |manager: &str, operation: &str| json!({"manager": manager, "operation": operation});
+        let managed = |version: &str, managers: &[Value]| {
+            let mut object = live("ours");
+            object["metadata"]["resourceVersion"] = json!(version);
+            object["metadata"]["managedFields"] = json!(managers);
+            (200, object)
+        };
+        let other = || entry("kubectl-edit", "Update");
+        let (applies, updates) = (
+            entry(FIELD_MANAGER, "Apply"),
+            entry(FIELD_MANAGER, "Update"),
+        );
+        let mixed = [applies.clone(), updates, other()];
+        let kept = [applies, other()];
+        let mut wanted = desired();
+        wanted.value["spec"]["ports"] = json!([{"port": 81}]);
+        for (answers, gives_up) in [
+            // Another writer's entry clashed, and is replaced.
+            (
+                vec![
+                    status(422),
+                    managed("8", &mixed),
+                    managed("9", &kept),
+                    managed("10", &kept),
+                ],
+                Some((2, "8")),
+            ),
+            // It was not given up before.
+            (
+                vec![managed("8", &mixed), managed("9", &kept)],
+                Some((1, "8")),
+            ),
+            (vec![managed("8", &kept)], None),
+        ] {
+            let (client, calls) = respond(answers.clone());
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: OWNER,
+            };
+            let cached = serde_json::from_value(live("ours")).unwrap();
+            let done = objects.apply(&wanted, Some(cached)).await;
+            assert_eq!(done.map_err(|failure| failure.kind), Ok(Applied::Written));
+            let calls = calls.lock().unwrap();
+            assert_eq!(calls.len(), answers.len());
+            let lists = calls.iter().map(|(_, _, body)| &body["metadata"]);
+            let given_up = lists
+                .enumerate()
+                .find(|(_, metadata)| metadata.get("managedFields").is_some());
+            let given_up = given_up.map(|(place, metadata)| {
+                assert_eq!(metadata["managedFields"].as_array().unwrap().len(), 2);
+                assert_eq!(metadata["managedFields"][1]["manager"], "kubectl-edit");
+                (place, metadata["resourceVersion"].as_str().unwrap())
+            });
+            assert_eq!(given_up, gives_up);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_webhook_that_does_not_answer_is_called_once() {
+        let silent = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "reason": "InternalError",
+            "message": "Internal error occurred: failed calling webhook \"w\": context deadline exceeded",
+        });
+        let mut wanted = desired();
+        wanted.value["spec"]["ports"] = json!([{"port": 81}]);
+        let (client, calls) = respond(vec![(500, silent)]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: OWNER,
+        };
+        let cached = serde_json::from_value(live("ours")).unwrap();
+        let done = objects.apply(&wanted, Some(cached)).await;
+        let refused = Err(FailureKind::Refused);
+        assert_eq!(done.map_err(|failure| failure.kind), refused);
+        assert_eq!(calls.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
     async fn an_eviction_is_of_one_very_pod_and_a_budget_that_refuses_is_named() {
         let why = "The disruption budget demo needs 2 healthy pods and has 2 currently";
         let refusal = json!({
@@ -697,6 +875,8 @@ mod tests {
                 Ok(Evicted::Done),
             ),
             ((500, two_budgets), Ok(Evicted::Refused(two.to_owned()))),
+            // The API server has too much to do.
+            (status(429), Err(FailureKind::Transient)),
             (status(404), Ok(Evicted::Gone)),
             (status(409), Ok(Evicted::Gone)),
             (status(504), Err(FailureKind::Transient)),
@@ -720,7 +900,7 @@ mod tests {
         let (done, methods, _) = make(vec![status(422), status(404)]).await;
         assert_eq!(
             (done, methods.as_str()),
-            (Err(FailureKind::Refused), "PATCH GET")
+            (Err(FailureKind::Invalid), "PATCH GET")
         );
         let (done, methods, _) = make(vec![status(503)]).await;
         assert_eq!(

@@ -39,6 +39,8 @@ struct Named {
     clusters: HashSet<Key>,
     /// `resourceVersion` that the watch showed last.
     shown: Option<String>,
+    /// The listing that is coming in has shown it.
+    is_listed: bool,
     /// How often the watch has shown it, or has failed.
     changes: u64,
     kept: Option<Kept>,
@@ -161,6 +163,7 @@ impl ReferenceIndex {
             return Vec::new();
         };
         named.changes += 1;
+        named.is_listed = true;
         named.shown.clone_from(&metadata.resource_version);
         let kept = named.kept.as_ref().map(|kept| &kept.version);
         if kept.is_some() && kept == named.shown.as_ref() {
@@ -168,6 +171,29 @@ impl ReferenceIndex {
         }
         named.kept = None;
         named.clusters.iter().cloned().collect()
+    }
+
+    /// A watch lists all objects of a kind, in one namespace (`None`: in all).
+    pub fn listing_begins(&self, kind: Kind, namespace: Option<&str>) {
+        let mut index = self.0.lock();
+        for (_, named) in index.watched_by(kind, namespace) {
+            named.is_listed = false;
+        }
+    }
+
+    /// The listing has come in: what was shown before and is not in it has gone while the watch was away.
+    /// Returns the clusters that this is news to.
+    pub fn listing_ends(&self, kind: Kind, namespace: Option<&str>) -> Vec<Key> {
+        let mut index = self.0.lock();
+        let mut concerned = Vec::new();
+        for (_, named) in index.watched_by(kind, namespace) {
+            if !named.is_listed && named.shown.take().is_some() {
+                named.changes += 1;
+                named.kept = None;
+                concerned.extend(named.clusters.iter().cloned());
+            }
+        }
+        concerned
     }
 
     /// Notes whether the watch of a kind works, in one namespace (`None`: in all).
@@ -178,11 +204,9 @@ impl ReferenceIndex {
             index.watched.insert(watch);
         } else if index.watched.remove(&watch) {
             // What changes now is shown late or never.
-            for ((secret, of, _), named) in &mut index.references {
-                if *secret == watch.0 && namespace.is_none_or(|namespace| namespace == of) {
-                    named.changes += 1;
-                    named.kept = None;
-                }
+            for (_, named) in index.watched_by(kind, namespace) {
+                named.changes += 1;
+                named.kept = None;
             }
         }
     }
@@ -205,6 +229,20 @@ impl ReferenceIndex {
 }
 
 impl Index {
+    /// What a watch shows.
+    fn watched_by<'a>(
+        &'a mut self,
+        kind: Kind,
+        namespace: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a Reference, &'a mut Named)> {
+        self.references
+            .iter_mut()
+            .filter(move |((secret, of, _), _)| {
+                let is_there = namespace.is_none_or(|namespace| namespace == of);
+                *secret == (kind == Kind::Secret) && is_there
+            })
+    }
+
     /// A cluster names these no longer.
     fn withdraw<'a>(&mut self, key: &Key, references: impl IntoIterator<Item = &'a Reference>) {
         for reference in references {
@@ -308,6 +346,27 @@ mod tests {
         assert_eq!(index.shown(Kind::Secret, &metadata("2")), [key()]);
         assert!(!is_kept(&index));
         assert_eq!(index.shown(Kind::Secret, &metadata("3")), [key()]);
+    }
+
+    #[test]
+    fn what_went_while_the_watch_was_away_is_noticed_at_the_end_of_the_listing() {
+        let index = index();
+        let list = |namespace, shows: bool| {
+            index.listing_begins(Kind::Secret, namespace);
+            if shows {
+                index.shown(Kind::Secret, &metadata("1"));
+            }
+            index.listing_ends(Kind::Secret, namespace)
+        };
+        assert_eq!(list(None, false), [], "it was never there");
+        assert_eq!(list(None, true), []);
+        read(&index, |_| {});
+        assert_eq!(list(None, true), []);
+        assert_eq!(list(Some("elsewhere"), false), []);
+        assert!(is_kept(&index));
+        assert_eq!(list(Some("apps"), false), [key()]);
+        assert!(!is_kept(&index));
+        assert_eq!(list(None, false), [], "that is no news");
     }
 
     #[test]

@@ -240,7 +240,8 @@ impl Claim {
             (Some(mine), Some(theirs)) if mine != theirs => return false,
             (Some(_), Some(_)) => {}
             // One of them has never been read: then the spec is all there is.
-            _ => return self.endpoint == other.endpoint,
+            _ if self.endpoint != other.endpoint => return false,
+            _ => {}
         }
         // A clone has the identity of its original.
         if let (Some(mine), Some(theirs)) = (&self.sighting, theirs) {
@@ -253,12 +254,13 @@ impl Claim {
         }
         // Which it is cannot be known while one of them is not read, or a server that has just
         // started may be the one that was seen before. For one that runs the verdict of before
-        // stands. A first replica is held back: that nothing was refused before may be because
+        // stands: a spec that names this database with a login that does not work stops no one. A first replica is held back: that nothing was refused before may be because
         // nothing was known of the other one yet.
         let refused = remembered.refusal.as_ref();
         let identity = remembered.database.as_ref();
         let identity = identity.and_then(|database| database.identity.clone());
         let passed = runs
+            && self.database.is_some()
             && identity.map(Mark::Database) == self.database
             && refused.is_none_or(|refusal| refusal.reason != Reason::DatabaseShared);
         !passed
@@ -414,6 +416,28 @@ mod tests {
         );
         set(&claims, 1, "h.x:1/d", Some(("a", "s")));
         assert_eq!(set(&claims, 2, "h.x:1/d", Some(("b", "s"))), None);
+    }
+
+    #[test]
+    fn a_spec_that_was_never_read_takes_no_database_from_replicas_that_run_on_it() {
+        let claims = Claims::default();
+        set(&claims, 1, "h.x:1/d", None);
+        set(&claims, 2, "h.x:1/d", Some(("db", "s")));
+        let passed = Remembered {
+            database: Some(DatabaseStatus {
+                identity: Some("db".to_owned()),
+                ..DatabaseStatus::default()
+            }),
+            ..Remembered::default()
+        };
+        let unread = Remembered::default();
+        let by = |runs, remembered| claims.shared_with("2", runs, remembered, |_| None);
+        assert_eq!(by(true, &passed), None);
+        assert_eq!(by(false, &passed).as_deref(), Some("prod/1"));
+        assert_eq!(by(true, &unread).as_deref(), Some("prod/1"));
+        // Until it is read as well.
+        set(&claims, 1, "h.x:1/d", Some(("db", "s")));
+        assert_eq!(by(true, &passed).as_deref(), Some("prod/1"));
     }
 
     #[test]

@@ -357,17 +357,34 @@ impl Contender {
         if self.election.renewed.is_none() {
             return;
         }
-        let Some(mut object) = self.object.take() else {
+        if self.object.is_none() {
             return;
-        };
-        let spec = object.spec.get_or_insert_default();
-        spec.holder_identity = Some(String::new());
-        spec.lease_duration_seconds = Some(1);
-        spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
+        }
         // On failure the Lease simply runs out.
-        if let Err(error) = self.write(&object, false).await {
+        if let Err(error) = self.give_up().await {
             tracing::warn!("cannot release the lease: {}", plain(&error));
         }
+    }
+
+    async fn give_up(&mut self) -> Result<(), String> {
+        // The last renewal may have been written although its answer was not waited for.
+        for _ in 0..2 {
+            let Some(mut object) = self.object.take() else {
+                return Ok(());
+            };
+            let spec = object.spec.get_or_insert_default();
+            if spec.holder_identity.as_deref() != Some(&self.identity) {
+                return Ok(());
+            }
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.renew_time = Some(MicroTime(jiff::Timestamp::now()));
+            if self.write(&object, false).await?.is_some() {
+                return Ok(());
+            }
+            self.read().await?;
+        }
+        Ok(())
     }
 
     async fn read(&mut self) -> Result<(), String> {
@@ -761,6 +778,23 @@ mod tests {
         second.acquire().await;
         assert!(released.elapsed() <= Duration::from_secs(1));
         assert_eq!(holder(&server), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_released_although_an_answer_was_not_waited_for() {
+        let (client, server, _) = respond();
+        for taken_by_another in [false, true] {
+            let mut contender = contender(&client, "a");
+            contender.acquire().await;
+            let mut lease = server.lock().unwrap().lease.clone().unwrap();
+            if taken_by_another {
+                lease["spec"]["holderIdentity"] = json!("b");
+            }
+            server.lock().unwrap().put(lease);
+            contender.release().await;
+            let expected = if taken_by_another { "b" } else { "" };
+            assert_eq!(holder(&server), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writ
 use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observation::{LOG_PATIENCE, Observation};
+use crate::observation::{LOG_PATIENCE, Observation, PodView};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
 use crate::process::queue::{Key, name};
@@ -83,9 +83,7 @@ pub async fn report(
         cluster.metadata.generation,
         observation.now,
     );
-    let sample = sample(cluster, &status, observation);
-    let namespace = key.namespace.as_deref().unwrap_or_default();
-    writer.metrics.set_cluster(namespace, &key.name, sample);
+    show(writer, key, sample(cluster, &status, &observation.pods));
     if status != previous {
         writer.leadership.check()?;
         let after = write(&writer.client, cluster, &status).await;
@@ -119,6 +117,7 @@ pub async fn report_unseen(
     let previous = memory.last_status(cluster);
     let now = Timestamp::now();
     let status = unseen(&previous, message, now);
+    show(writer, key, sample(cluster, &status, &[]));
     if status != previous {
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
@@ -152,10 +151,16 @@ fn log(key: &Key, notice: &Notice) {
 }
 
 /// What the metrics show of a cluster.
+/// Replaces what the metrics say of a cluster.
+fn show(writer: &Writer, key: &Key, sample: ClusterSample) {
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    writer.metrics.set_cluster(namespace, &key.name, sample);
+}
+
 fn sample(
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,
-    observation: &Observation,
+    pods: &[PodView],
 ) -> ClusterSample {
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
     let conditions = status.conditions.iter().filter_map(|condition| {
@@ -177,8 +182,7 @@ fn sample(
         ready: count(status.ready_replicas),
         queue_held: status.queue_hold.is_some(),
         license_expiry: expiry.map(|time| time.0.as_second()),
-        pods: observation
-            .pods
+        pods: pods
             .iter()
             .map(|pod| (pod.name.clone(), pod.replica_id))
             .collect(),

@@ -51,6 +51,9 @@ const EVENTS: [&str; 3] = [
 /// `resourceVersion` of the cluster with a status.
 const AFTER_STATUS: &str = "11";
 
+/// In place of a code: the API server does not answer.
+const NO_ANSWER: u16 = 0;
+
 /// A new cluster, its operator, and the API server that they talk to.
 struct World {
     context: Arc<Context>,
@@ -100,10 +103,13 @@ impl World {
             let call = call(method, &body);
             called.lock().unwrap().push(call.clone());
             if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
+                let causes = json!([{"reason": "DisruptionBudget", "message": "refused"}]);
+                let details = (*code == 429).then(|| json!({"causes": causes}));
                 let refusal = json!({
                     "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
+                    "details": details,
                 });
-                return Some((*code, refusal));
+                return (*code != NO_ANSWER).then_some((*code, refusal));
             }
             let answer = match (method, call.as_str()) {
                 ("GET", _) => json!({
@@ -175,6 +181,7 @@ impl World {
         (done.ok(), std::mem::take(&mut self.calls.lock().unwrap()))
     }
 
+    /// By this code, or by [`NO_ANSWER`].
     fn refuse(&self, call: &'static str, code: u16) {
         self.refused.lock().unwrap().insert(call, code);
     }
@@ -362,6 +369,32 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     world.admit("status");
     let (_, calls) = world.reconcile().await;
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
+}
+
+/// Such as a webhook that does not answer stands before.
+#[tokio::test(start_paused = true)]
+async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
+    let world = World::new(&json!({}));
+    for call in ["ServiceAccount/demo", "Service/demo", "StatefulSet/demo"] {
+        world.refuse(call, NO_ANSWER);
+    }
+    let leadership = world.context.writer.leadership.clone();
+    tokio::spawn(async move {
+        loop {
+            leadership.renew();
+            time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let started = time::Instant::now();
+    let (_, calls) = world.reconcile().await;
+    assert!(
+        started.elapsed() <= Duration::from_secs(45),
+        "{:?}",
+        started.elapsed()
+    );
+    for call in ["Service/demo", "Ingress/demo", "status"] {
+        assert!(calls.contains(&call.to_owned()), "{call}: {calls:?}");
+    }
 }
 
 #[tokio::test]

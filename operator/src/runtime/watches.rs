@@ -255,15 +255,20 @@ fn named_event<K>(
     namespace: Option<&str>,
     event: Event<PartialObjectMeta<K>>,
 ) {
-    let object = match event {
-        // The listing that begins may fail.
-        Event::Init => return,
-        Event::InitDone => None,
-        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => Some(object),
+    let references = &context.references;
+    let concerned = match event {
+        Event::Init => {
+            references.listing_begins(kind, namespace);
+            // It may fail.
+            return;
+        }
+        Event::InitDone => references.listing_ends(kind, namespace),
+        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
+            references.shown(kind, &object.metadata)
+        }
     };
-    context.references.watched(kind, namespace, true);
-    let concerned = object.map(|object| context.references.shown(kind, &object.metadata));
-    for key in concerned.into_iter().flatten() {
+    references.watched(kind, namespace, true);
+    for key in concerned {
         context.enqueue(key);
     }
 }
