@@ -92,14 +92,53 @@ pub fn template(
     })
 }
 
-/// What there is to say of a template that gets no hook, if one is wanted. `own`: the operator's own
-/// image, if it knows it.
+/// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`: the
+/// operator's own image, if it knows it.
 pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
-    let wanted = matches!(cluster.rollout.drain, ValidDrain::Enabled(_));
-    let lacks = wanted && own.is_none() && image_in(&template.value).is_none();
-    lacks.then(|| {
-        "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
+    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
+        return None;
+    };
+    let template = &template.value;
+    if image_in(template).is_none() {
+        return own.is_none().then(|| {
+            "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
+        });
+    }
+    if !starts_hook(&template["spec"]["containers"]) {
+        return Some(format!(
+            "spec.podTemplate: the container {CONTAINER} has a lifecycle of its own, which does not start the drain hook, so its running tasks are not waited for: take the lifecycle out, or have preStop run {} as it would be without it",
+            program()
+        ));
+    }
+    let needed = grace(&cluster.rollout, terms);
+    let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
+    (grace < needed).then(|| {
+        format!(
+            "spec.podTemplate: terminationGracePeriodSeconds is {grace}, so Kubernetes ends a replica after that time, and cancels its running tasks, although its drain may take {needed} s: take the field out, or shorten spec.rollout.drainTimeoutSeconds"
+        )
     })
+}
+
+/// Grace period of pods with the hook.
+fn grace(rollout: &ValidRollout, terms: &DrainTerms) -> i64 {
+    terms.timeout_seconds + rollout.termination_grace_seconds + rollout.pre_stop_seconds
+}
+
+/// The hook in the pods.
+fn program() -> String {
+    format!("{DRAIN_DIRECTORY}{PROGRAM}")
+}
+
+/// Whether the preStop handler of Bytebase's container starts the hook, in these containers of a pod or of
+/// a template; perhaps by a shell.
+pub fn starts_hook(containers: &Value) -> bool {
+    let mut containers = containers.as_array().into_iter().flatten();
+    let bytebase = containers.find(|container| container["name"] == CONTAINER);
+    let command = bytebase.map(|container| &container["lifecycle"]["preStop"]["exec"]["command"]);
+    let words = command.and_then(Value::as_array).into_iter().flatten();
+    words
+        .filter_map(Value::as_str)
+        .any(|word| word.contains(&program()))
 }
 
 fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {
@@ -179,8 +218,7 @@ pub(super) fn add(
     let Some(spec) = &mut template.spec else {
         return;
     };
-    spec.termination_grace_period_seconds =
-        Some(terms.timeout_seconds + rollout.termination_grace_seconds + rollout.pre_stop_seconds);
+    spec.termination_grace_period_seconds = Some(grace(rollout, terms));
     let volumes = spec.volumes.get_or_insert_default();
     volumes.push(Volume {
         name: INSTALLER.to_owned(),
@@ -215,7 +253,7 @@ pub(super) fn add(
             .get_or_insert_default()
             .extend(mounts);
         let command = [
-            format!("{DRAIN_DIRECTORY}{PROGRAM}"),
+            program(),
             "wait".to_owned(),
             format!("--timeout={}", terms.timeout_seconds),
             format!("--pause={}", rollout.pre_stop_seconds),
@@ -276,10 +314,7 @@ fn installer(image: &str) -> Container {
         image: Some(image.to_owned()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         command: Some(vec![PROGRAM.to_owned()]),
-        args: Some(vec![
-            "install".to_owned(),
-            format!("{DRAIN_DIRECTORY}{PROGRAM}"),
-        ]),
+        args: Some(vec!["install".to_owned(), program()]),
         resources: Some(ResourceRequirements {
             requests: amounts("10m", "16Mi"),
             limits: amounts("100m", "32Mi"),

@@ -12,14 +12,28 @@ use uuid::Uuid;
 pub fn trim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(spec) = &mut pod.spec {
+        let has_hook = starts_hook(&spec.containers);
         *spec = k8s_openapi::api::core::v1::PodSpec {
             node_name: spec.node_name.take(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
-            init_containers: spec.init_containers.take().map(installer),
+            init_containers: spec
+                .init_containers
+                .take()
+                .filter(|_| has_hook)
+                .map(installer),
             volumes: spec.volumes.take().map(of_login),
             ..Default::default()
         };
     }
+}
+
+/// Whether the drain hook, if it is there, is started at the pod's end.
+fn starts_hook(containers: &[Container]) -> bool {
+    let mut containers = containers.iter();
+    let bytebase = containers.find(|container| container.name == CONTAINER);
+    // Plain data: it always has a form as JSON.
+    serde_json::to_value(Vec::from_iter(bytebase))
+        .is_ok_and(|bytebase| drain::starts_hook(&bytebase))
 }
 
 /// Of init containers only that there is the one which brings the drain hook.
@@ -83,7 +97,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
     })
 }
 
-/// Whether the drain hook was copied into it, by whichever operator made it.
+/// Whether the drain hook was copied into it, by whichever operator made it, and is started at its end.
 fn has_hook(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let installers = spec.and_then(|spec| spec.init_containers.as_ref());
@@ -303,17 +317,22 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_pod_shows_whether_it_has_the_drain_hook() {
-        for (init, drains) in [
-            (json!(null), false),
-            (json!([{"name": "other", "image": "i"}]), false),
-            (
-                json!([{"name": "other"}, {"name": INSTALLER, "image": "i"}]),
-                true,
-            ),
+        let hook = json!([{"name": "other"}, {"name": INSTALLER, "image": "i"}]);
+        let starts = json!(["/bytebase-drain-bin/bytebase-drain", "wait"]);
+        for (init, command, drains) in [
+            (json!(null), &starts, false),
+            (json!([{"name": "other", "image": "i"}]), &starts, false),
+            (hook.clone(), &starts, true),
+            // Another handler has taken its place.
+            (hook, &json!(["sleep", "5"]), false),
         ] {
+            let lifecycle = json!({"preStop": {"exec": {"command": command}}});
             let mut pod: Pod = serde_json::from_value(json!({
                 "metadata": {"name": "demo-1", "uid": "u"},
-                "spec": {"containers": [], "initContainers": init},
+                "spec": {
+                    "containers": [{"name": CONTAINER, "lifecycle": lifecycle}],
+                    "initContainers": init,
+                },
             }))
             .unwrap();
             trim(&mut pod);

@@ -802,6 +802,53 @@ fn pods_that_get_no_drain_hook_are_warned_of_unless_none_is_wanted() {
 }
 
 #[test]
+fn an_overlay_that_takes_the_drain_away_is_warned_of() {
+    let warned = |drain: &str, spec: &Value| {
+        let mut spec = spec.clone();
+        spec["rollout"] = json!({"drain": drain});
+        let plan = plan(&spec, &three());
+        let found = condition(&plan.report, ConditionType::ConfigurationValid);
+        (found.reason == Reason::ValidWithWarnings).then(|| found.message.clone())
+    };
+    let overlay = |spec: Value| json!({"podTemplate": {"spec": spec}});
+    let container = |lifecycle: Value| {
+        overlay(json!({"containers": [{"name": "bytebase", "lifecycle": lifecycle}]}))
+    };
+    for (spec, words) in [
+        (
+            overlay(json!({"terminationGracePeriodSeconds": 60})),
+            Some("is 60, so"),
+        ),
+        (
+            overlay(json!({"terminationGracePeriodSeconds": 9999})),
+            None,
+        ),
+        (
+            container(json!({"preStop": {"exec": {"command": ["sleep", "5"]}}})),
+            Some("does not start the drain hook"),
+        ),
+        (
+            container(Value::Null),
+            Some("does not start the drain hook"),
+        ),
+        (
+            container(json!({"preStop": {"exec": {"command": [
+                "sh", "-c", "sync; exec /bytebase-drain-bin/bytebase-drain wait",
+            ]}}})),
+            None,
+        ),
+    ] {
+        let found = warned("Enabled", &spec);
+        let Some(words) = words else {
+            assert_eq!(found, None, "{spec}");
+            continue;
+        };
+        assert!(found.is_some_and(|found| found.contains(words)), "{spec}");
+        assert_eq!(warned("Disabled", &spec), None);
+    }
+}
+
+#[test]
 fn remarks_are_on_a_valid_configuration() {
     let plan = plan(&json!({"version": "latest"}), &three());
     assert_eq!(
