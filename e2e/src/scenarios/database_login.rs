@@ -18,7 +18,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "bad-rotation",
         "A login that does not work reaches no replica, also after a restart of the operator.",
         |sandbox| Box::pin(bad_rotation(sandbox)),
-    ),
+    )
+    .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "wrong-database-password",
         "A wrong password in the Secret is reported and replaces no running replica.",
