@@ -24,8 +24,8 @@ where
 }
 
 /// Like [`until`], with an invariant that must hold of everything seen on the way: the first sample
-/// of which it does not ends the wait with its error. A check inside `observe` could not fail, since an
-/// error there is a sample that saw nothing.
+/// of which it does not ends the wait with its error. A check inside `observe` could not fail,
+/// since an error there is a sample that saw nothing.
 pub async fn until_while<T, F, O, I, W>(
     what: &str,
     patience: Duration,

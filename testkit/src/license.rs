@@ -22,8 +22,8 @@ pub struct Signer {
     public: String,
 }
 
-/// The claims of a good license for every workspace, of which `changes` replaces some and takes away
-/// those that are null.
+/// The claims of a good license for every workspace, of which `changes` replaces some and takes
+/// away those that are null.
 pub fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "iss": "bytebase", "aud": ["bb.license"], "plan": "ENTERPRISE", "ha": true,

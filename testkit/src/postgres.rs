@@ -59,8 +59,8 @@ impl Server {
         Self::configure(directory, configuration)
     }
 
-    /// A standby that follows this server. Its files are copied by hand: `pg_basebackup` goes with one
-    /// version of the server, and only full installations have it.
+    /// A standby that follows this server. Its files are copied by hand: `pg_basebackup` goes with
+    /// one version of the server, and only full installations have it.
     #[must_use]
     pub fn standby(&self) -> Self {
         let directory = scratch("standby");
@@ -265,8 +265,8 @@ impl Server {
         write(&file.with_extension("key"), &certified.key);
     }
 
-    /// PgBouncer in front of this server, for these roles with their passwords. `mode` is `session`,
-    /// `transaction` or `statement`.
+    /// PgBouncer in front of this server, for these roles with their passwords. `mode` is
+    /// `session`, `transaction` or `statement`.
     pub fn pooler(&self, mode: &str, roles: &[(&str, &str)]) -> Pooler {
         let program = programs::pgbouncer().unwrap_or_else(|e| panic!("{e:#}"));
         let (directory, port) = (scratch("pgbouncer"), ports::free());

@@ -64,8 +64,8 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
-    /// A knob says that this version fails. Like a driver that does not understand what it was given,
-    /// it quotes all of it: the login as a URL and as words.
+    /// A knob says that this version fails. Like a driver that does not understand what it was
+    /// given, it quotes all of it: the login as a URL and as words.
     #[error(
         "version {version} was made to fail: {pg_url} has the parts {}",
         parts(pg_url)

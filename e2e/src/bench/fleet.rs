@@ -207,8 +207,8 @@ impl<'a> Fleet<'a> {
         apply(&clusters, "hole".to_owned(), cluster).await
     }
 
-    /// A cluster of the fleet. Where none is wanted, a fleet without controllers is as settled as one
-    /// with pods.
+    /// A cluster of the fleet. Where none is wanted, a fleet without controllers is as settled as
+    /// one with pods.
     pub fn cluster(&self, index: usize) -> Value {
         let database = if self.database.is_some() {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})

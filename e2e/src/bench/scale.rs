@@ -129,8 +129,8 @@ async fn leadership(harness: &Harness, table: &mut Table) -> Result<()> {
     leader.end(Signal::TERM).await
 }
 
-/// Clusters with replicas of which no pod can be made: the controller that makes them is parked, and a
-/// quota that is used up does the same.
+/// Clusters with replicas of which no pod can be made: the controller that makes them is parked,
+/// and a quota that is used up does the same.
 async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let size = arguments.clusters;
     say(&format!("{size} clusters that want no replica"));

@@ -33,8 +33,8 @@ const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
 const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 
-/// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a record
-/// of who called what.
+/// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a
+/// record of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut patches = vec![
         // The data of a test is worth nothing after a crash of the machine, and waiting for the

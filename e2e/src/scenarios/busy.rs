@@ -114,8 +114,8 @@ async fn three(sandbox: &Sandbox) -> Result<()> {
     start(sandbox, &busy_cluster(sandbox)).await
 }
 
-/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED and
-/// stays so.
+/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED
+/// and stays so.
 async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
     let given = load.end().await?;
     let left = "SELECT status, count(*) FROM task_run WHERE status <> 'DONE' GROUP BY 1 ORDER BY 1";
@@ -190,8 +190,8 @@ async fn roll_and_scale(sandbox: &Sandbox) -> Result<()> {
     support::rolled_out(sandbox).await
 }
 
-/// Ends in an error alone. Another operator acts once the Lease of the one that was killed has run out, so
-/// each has some time for its work.
+/// Ends in an error alone. Another operator acts once the Lease of the one that was killed has run
+/// out, so each has some time for its work.
 async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
     loop {
         let pause = rand::random_range(20_000..60_000);
@@ -368,8 +368,8 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must go
-/// before Bytebase fails what is queued.
+/// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must
+/// go before Bytebase fails what is queued.
 async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
     let mut cluster = busy_cluster(&sandbox);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(1200);

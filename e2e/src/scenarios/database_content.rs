@@ -172,7 +172,8 @@ async fn read_only(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
-/// Rights without which the next migration would fail: to create tables, and to change Bytebase's own.
+/// Rights without which the next migration would fail: to create tables, and to change Bytebase's
+/// own.
 async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["version"] = json!("3.20.0");

@@ -293,7 +293,8 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
 
-    // A login of the operator's own: now the operator reads the database, down to the heartbeats that are missing.
+    // A login of the operator's own: now the operator reads the database, down to the heartbeats
+    // that are missing.
     sandbox
         .create_secret("monitor", &[("PG_URL", &sandbox.database().url())])
         .await?;

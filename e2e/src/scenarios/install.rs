@@ -1,5 +1,5 @@
-//! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run alone, and
-//! leave the custom resource definition as the harness applied it.
+//! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run
+//! alone, and leave the custom resource definition as the harness applied it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -361,7 +361,8 @@ async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operator is in a namespace of its own, whose logs the harness does not print after a failure.
+/// The operator is in a namespace of its own, whose logs the harness does not print after a
+/// failure.
 async fn with_operator_log(sandbox: &Sandbox, namespace: &str, result: Result<()>) -> Result<()> {
     let Err(error) = result else {
         return Ok(());

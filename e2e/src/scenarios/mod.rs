@@ -29,8 +29,8 @@ use std::cmp::Reverse;
 use crate::scenario::Scenario;
 
 /// Every scenario, the longest first: a long one that begins last would be waited for alone. A new
-/// one is a function that takes a [`crate::scenario::sandbox::Sandbox`], and an entry in the list of
-/// its file.
+/// one is a function that takes a [`crate::scenario::sandbox::Sandbox`], and an entry in the list
+/// of its file.
 pub fn all() -> Vec<Scenario> {
     let mut all = [
         bring_up::SCENARIOS,

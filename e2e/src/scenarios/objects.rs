@@ -265,8 +265,8 @@ async fn deletion(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A cluster that is deleted without what it owns, and made again: its objects are owned again and no
-/// replica ends. So it is where only the StatefulSet goes without its pods.
+/// A cluster that is deleted without what it owns, and made again: its objects are owned again and
+/// no replica ends. So it is where only the StatefulSet goes without its pods.
 async fn orphans(sandbox: Sandbox) -> Result<()> {
     let cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;

@@ -201,8 +201,8 @@ async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     postgres.allow_connections(sandbox.database(), true).await
 }
 
-/// The spec is made invalid before the license ends: the gate acts all the same, and changes nothing
-/// else.
+/// The spec is made invalid before the license ends: the gate acts all the same, and changes
+/// nothing else.
 async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 110).await?;
     let before = template(&sandbox).await?;
@@ -391,7 +391,8 @@ async fn rotated_log(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A call that failed is forgotten once it is no longer needed, and the login is not tried again and again.
+/// A call that failed is forgotten once it is no longer needed, and the login is not tried again
+/// and again.
 async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
@@ -437,8 +438,8 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Calls to replicas that take them and never answer hold up no other cluster: more of them than the
-/// operator reconciles at a time.
+/// Calls to replicas that take them and never answer hold up no other cluster: more of them than
+/// the operator reconciles at a time.
 async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
     let names: Vec<_> = (0..SWALLOWING)
         .map(|index| format!("silent-{index}"))
@@ -472,8 +473,8 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         let pod = pods.first().context("there is no pod")?;
         sandbox.strike(pod, "bytebase", Blow::Freeze).await?;
     }
-    // For half a minute Kubernetes and the database still call them well, so each of them is asked to
-    // sign the first admin up.
+    // For half a minute Kubernetes and the database still call them well, so each of them is asked
+    // to sign the first admin up.
     let admin = json!({"spec": {"admin": {
         "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
     }}});

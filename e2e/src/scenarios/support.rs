@@ -40,8 +40,8 @@ pub fn minimal(sandbox: &Sandbox, replicas: i32) -> Value {
             "replicas": replicas,
             "externalURL": "https://bytebase.example.com",
             "database": {"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}},
-            // The pause is for endpoints; scenarios have no clients behind them. A license gate begins
-            // earlier by all of these.
+            // The pause is for endpoints; scenarios have no clients behind them. A license gate
+            // begins earlier by all of these.
             "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 1},
         },
     })
@@ -209,8 +209,8 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
     Ok(())
 }
 
-/// Puts a license that ends in so many seconds into the Secret and the database, and waits until the
-/// operator has read it. Returns when it ends. The time that a bring-up takes is none of the
+/// Puts a license that ends in so many seconds into the Secret and the database, and waits until
+/// the operator has read it. Returns when it ends. The time that a bring-up takes is none of the
 /// license's: it depends on the machine.
 pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
     let left = SignedDuration::from_secs(seconds);

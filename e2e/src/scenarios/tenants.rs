@@ -56,8 +56,8 @@ async fn unreadable(sandbox: Sandbox) -> Result<()> {
     reads_as(&sandbox, "True", &[]).await
 }
 
-/// Waits for the state of `ConfigurationValid` of the cluster that cannot be read; by kubectl, since
-/// this program's client cannot read it either.
+/// Waits for the state of `ConfigurationValid` of the cluster that cannot be read; by kubectl,
+/// since this program's client cannot read it either.
 async fn reads_as(sandbox: &Sandbox, status: &str, words: &[&str]) -> Result<()> {
     let read = || async {
         let arguments = [

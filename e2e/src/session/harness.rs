@@ -55,7 +55,8 @@ pub struct Harness {
     pub license: LicenseKey,
     pub bytebase: BytebaseImage,
     pub state: State,
-    /// Held by a scenario that needs kinds that Kubernetes does not bring to be there, or not to be.
+    /// Held by a scenario that needs kinds that Kubernetes does not bring to be there, or not to
+    /// be.
     pub optional_kinds: Arc<Mutex<()>>,
 }
 

@@ -33,7 +33,8 @@ pub struct Doings {
 }
 
 impl Doings {
-    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to us.
+    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to
+    /// us.
     pub fn explains(&self, cluster: usize, last_heartbeat: Timestamp) -> bool {
         // It was alive for up to ten seconds after that.
         let ended = last_heartbeat + HEARTBEAT;

@@ -126,8 +126,8 @@ impl Eyes {
         .fetch_optional(pool)
         .await?
         .flatten();
-        // None is stored either where no one has signed up, as in a database that was put in the place of
-        // another.
+        // None is stored either where no one has signed up, as in a database that was put in the
+        // place of another.
         let allows = |at| {
             let token = license.as_deref();
             token.is_some_and(|token| allows_several(token, at))

@@ -203,9 +203,9 @@ impl Round {
 }
 
 impl Round {
-    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its database
-    /// goes, or its sessions end while the password that it was started with is no longer right.
-    /// Everything else ends replicas on purpose.
+    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its
+    /// database goes, or its sessions end while the password that it was started with is no longer
+    /// right. Everything else ends replicas on purpose.
     pub fn may_lose_tasks(&self, cluster: usize) -> bool {
         let sessions_end = self.disaster == Some(Disaster::StopDatabase);
         self.actions.iter().any(|(index, action)| {

@@ -7,8 +7,8 @@
 //!             pure     one attempt after the other          an authenticated stream
 //! ```
 //!
-//! What comes from the other side is bounded in bytes, messages, rounds and time, and no error quotes
-//! it except the words of a server's refusal.
+//! What comes from the other side is bounded in bytes, messages, rounds and time, and no error
+//! quotes it except the words of a server's refusal.
 
 pub mod error;
 pub mod names;

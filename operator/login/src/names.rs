@@ -1,10 +1,10 @@
 //! Looking up names, without letting names that do not answer take every thread.
 //!
-//! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread until the
-//! resolver gives up too, which takes it half a minute and more. These threads are tokio's, of which there
-//! are 512, and everything else in the process that blocks needs them too, such as the password
-//! exchange. So at most `ALL` look up at a time, and at most `OWN` for one who logs in again and
-//! again.
+//! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread
+//! until the resolver gives up too, which takes it half a minute and more. These threads are
+//! tokio's, of which there are 512, and everything else in the process that blocks needs them too,
+//! such as the password exchange. So at most `ALL` look up at a time, and at most `OWN` for one who
+//! logs in again and again.
 
 use crate::error::Error;
 use bytebase_contract::pg_url::HostPort;
@@ -28,8 +28,8 @@ static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::n
 
 /// Who knows where a name leads to.
 pub trait Names: Sync {
-    /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held until
-    /// nothing goes on any more, even if the answer is not waited for.
+    /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held
+    /// until nothing goes on any more, even if the answer is not waited for.
     fn look_up(
         &self,
         at: &HostPort,
@@ -52,8 +52,8 @@ impl Names for System {
     }
 }
 
-/// The lookups of one who logs in again and again; clones share them. They outlive the logins that began
-/// them.
+/// The lookups of one who logs in again and again; clones share them. They outlive the logins that
+/// began them.
 #[derive(Clone)]
 pub struct Lookups {
     all: Arc<Semaphore>,
@@ -89,8 +89,8 @@ impl Default for Lookups {
 }
 
 impl Lookups {
-    /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits for
-    /// nothing.
+    /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits
+    /// for nothing.
     pub(crate) async fn find(
         &self,
         at: &HostPort,

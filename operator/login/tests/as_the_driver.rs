@@ -1,6 +1,6 @@
 //! The login beside the driver that Bytebase is built with, on the same servers: who gets in, to
-//! which server, encrypted or not, by which refusal not. `tests/driver` is the driver, built from its
-//! public module.
+//! which server, encrypted or not, by which refusal not. `tests/driver` is the driver, built from
+//! its public module.
 
 #![allow(
     clippy::unwrap_used,

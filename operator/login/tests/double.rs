@@ -1,5 +1,6 @@
 //! What no real server does: a double, written after the description of the protocol
-//! (<https://www.postgresql.org/docs/current/protocol-flow.html>), that goes wrong at a chosen step.
+//! (<https://www.postgresql.org/docs/current/protocol-flow.html>), that goes wrong at a chosen
+//! step.
 
 #![allow(
     clippy::unwrap_used,

@@ -106,8 +106,8 @@ impl Checked {
         next.renumbered()
     }
 
-    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas that
-    /// do not come up do so in the end, or `fail` for good.
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas
+    /// that do not come up do so in the end, or `fail` for good.
     fn recovers(&self, world: &World, fail: bool) -> bool {
         let mut world = world.clone();
         world.database.up = true;
@@ -166,8 +166,8 @@ impl Checked {
         recovers
     }
 
-    /// Whether what stands in the way is reported, sooner or later: a version that is older than the
-    /// schema, or a replica that does not come up.
+    /// Whether what stands in the way is reported, sooner or later: a version that is older than
+    /// the schema, or a replica that does not come up.
     fn says_why(&self, mut world: World) -> bool {
         world.tick += PATIENCE;
         let stalled = self.rules.stalled(&world);

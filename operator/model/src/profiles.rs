@@ -302,8 +302,8 @@ fn wild() -> Budget {
     }
 }
 
-/// The same with other versions, which may fail to come up, and a user who changes the strategy. Under
-/// one license: how a rollout that stands still is reported must not depend on its end.
+/// The same with other versions, which may fail to come up, and a user who changes the strategy.
+/// Under one license: how a rollout that stands still is reported must not depend on its end.
 fn wild_upgrades() -> Budget {
     Budget {
         upgrades: 3,

@@ -620,8 +620,8 @@ impl World {
         actions
     }
 
-    /// The next thing that a replica does on its way up. It comes up only on a database that answers
-    /// and whose schema it knows: on a newer one it breaks.
+    /// The next thing that a replica does on its way up. It comes up only on a database that
+    /// answers and whose schema it knows: on a newer one it breaks.
     fn rises(&self, pod: Pod) -> Option<Action> {
         let action = match (pod.replica, minor(pod.template).cmp(&self.database.schema)) {
             (Replica::Migrating, _) => Action::Migrated(pod.ordinal),
@@ -990,9 +990,9 @@ impl World {
         self.operator.settled = false;
     }
 
-    /// Those of the decided writes that are made. The operator waits for the echo of what it wrote of
-    /// the StatefulSet before it writes it again, though not for ever. All but a rollout with downtime
-    /// is to go without that.
+    /// Those of the decided writes that are made. The operator waits for the echo of what it wrote
+    /// of the StatefulSet before it writes it again, though not for ever. All but a rollout with
+    /// downtime is to go without that.
     pub fn made(&self, mut writes: Vec<Write>) -> Vec<Write> {
         let awaits_echo = self.operator.cache.0 != self.set;
         if awaits_echo && self.spec.strategy == Strategy::Maintenance {

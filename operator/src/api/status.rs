@@ -1,4 +1,5 @@
-//! `status`: what the operator reports. No field changes by itself, so ages are in the metrics, not here.
+//! `status`: what the operator reports. No field changes by itself, so ages are in the metrics, not
+//! here.
 
 use super::read::{or_default, readable_items};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -51,7 +52,8 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub license: Option<LicenseStatus>,
-    /// Since when no license has allowed several replicas. Absent while one does, also where it ends soon.
+    /// Since when no license has allowed several replicas. Absent while one does, also where it
+    /// ends soon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlicensed_since: Option<Time>,
     /// The metadata database.
@@ -76,15 +78,16 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
-    /// A session of the metadata database keeps every replica from promoting queued work. Read while replicas come and go, and while work is queued.
+    /// A session of the metadata database keeps every replica from promoting queued work. Read
+    /// while replicas come and go, and while work is queued.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub queue_hold: Option<QueueHoldStatus>,
-    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica has set
-    /// to FAILED, as an active replica does.
+    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica
+    /// has set to FAILED, as an active replica does.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -122,8 +125,8 @@ pub struct RefusedCall {
     pub retry_time: Time,
     /// What Bytebase refused.
     pub message: String,
-    /// Distinguishes the values of this call from the ones before and after, and says next to nothing of
-    /// them: two digits of a checksum.
+    /// Distinguishes the values of this call from the ones before and after, and says next to
+    /// nothing of them: two digits of a checksum.
     pub mark: String,
 }
 
@@ -260,16 +263,16 @@ pub struct DatabaseStatus {
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
 pub struct ChangedLogin {
-    /// When the operator first saw these values. Kubernetes brings a changed Secret into running pods
-    /// within two minutes.
+    /// When the operator first saw these values. Kubernetes brings a changed Secret into running
+    /// pods within two minutes.
     pub since: Time,
     /// Distinguishes these values from the ones before and after, and says nothing of them: a few
     /// digits of a checksum.
     pub mark: String,
 }
 
-/// What came of the operator's last try to log in as the replicas do. Where that is certain, a changed
-/// login reaches them only when the server has accepted it.
+/// What came of the operator's last try to log in as the replicas do. Where that is certain, a
+/// changed login reaches them only when the server has accepted it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginState {
     /// The server let the operator in.
@@ -340,31 +343,31 @@ pub struct ReplicaStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LogLine {
-    /// The last line that reports a failure, without its time, and with `***` in place of whatever is
-    /// secret or could be.
+    /// The last line that reports a failure, without its time, and with `***` in place of whatever
+    /// is secret or could be.
     pub text: String,
     /// Uid of the pod that logged it.
     #[serde(rename = "podUID")]
     pub pod_uid: String,
 }
 
-/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
-/// or less than a tenth of its time if that is shorter. `CutShort`: the license does not allow several
-/// replicas, and the operator asks its drain hook to let it end at once. `NotReached`: it would, and the
-/// hook cannot be asked.
+/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are
+/// left, or less than a tenth of its time if that is shorter. `CutShort`: the license does not
+/// allow several replicas, and the operator asks its drain hook to let it end at once.
+/// `NotReached`: it would, and the hook cannot be asked.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainState {
     /// It is finishing them.
     Draining,
-    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What it has
-    /// not finished by then is cancelled.
+    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What
+    /// it has not finished by then is cancelled.
     EndsSoon,
-    /// The license does not allow several replicas, and the operator asks its drain hook to let it end at
-    /// once. What it has not finished then is cancelled.
+    /// The license does not allow several replicas, and the operator asks its drain hook to let it
+    /// end at once. What it has not finished then is cancelled.
     CutShort,
-    /// The license does not allow several replicas, and the operator cannot ask its drain hook to let it
-    /// end at once: it finds no session of the hook in the metadata database, or may not see whose it is.
-    /// What it runs may go on until `endsBy`.
+    /// The license does not allow several replicas, and the operator cannot ask its drain hook to
+    /// let it end at once: it finds no session of the hook in the metadata database, or may not see
+    /// whose it is. What it runs may go on until `endsBy`.
     NotReached,
 }
 
@@ -409,8 +412,9 @@ pub enum HeartbeatState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueHoldStatus {
-    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database. `drain/`
-    /// and the name of a pod is that of its drain hook, which lets go after `rollout.holdLimitSeconds`.
+    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database.
+    /// `drain/` and the name of a pod is that of its drain hook, which lets go after
+    /// `rollout.holdLimitSeconds`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_by: Vec<String>,
     /// Since when the queue has been held, as far as the operator has seen.
@@ -446,8 +450,8 @@ pub struct RolloutStatus {
     /// Since when the rollout has waited for this. A restart of the operator does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// When the rollout stops waiting for this at the latest: it then goes on, or `Stalled` says why it
-    /// cannot. Absent where the wait has no limit.
+    /// When the rollout stops waiting for this at the latest: it then goes on, or `Stalled` says
+    /// why it cannot. Absent where the wait has no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
 }
@@ -498,7 +502,8 @@ pub enum RolloutWait {
     Database,
     /// A changed login to the metadata database, to be accepted by the server.
     Login,
-    /// Kubernetes, to bring a changed Secret into the running pods, so that their drain hooks can log in.
+    /// Kubernetes, to bring a changed Secret into the running pods, so that their drain hooks can
+    /// log in.
     SecretInPods,
     /// A node that does not report.
     Node,
@@ -511,8 +516,8 @@ pub enum RolloutWait {
 }
 
 impl RolloutStatus {
-    /// Whether the rollout still waits for what it waited for before: the same thing, of the same pod.
-    /// Which replica is nearest to being idle does not matter.
+    /// Whether the rollout still waits for what it waited for before: the same thing, of the same
+    /// pod. Which replica is nearest to being idle does not matter.
     pub fn continues(&self, before: &Self) -> bool {
         let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
         self.waiting_for == before.waiting_for && (for_any_pod || self.pod == before.pod)

@@ -1,5 +1,6 @@
-//! Writes to the API server: [`apply`] carries out a plan. It applies what differs, prunes what is no
-//! longer wanted, evicts, and has Bytebase's own API called. A failure is reported, never swallowed.
+//! Writes to the API server: [`apply`] carries out a plan. It applies what differs, prunes what is
+//! no longer wanted, evicts, and has Bytebase's own API called. A failure is reported, never
+//! swallowed.
 
 pub mod bytebase;
 mod calls;
@@ -353,8 +354,8 @@ fn changed_back(desired: &DesiredObject, contest: &Contest) -> Option<ApplyFailu
     })
 }
 
-/// What a call to Bytebase's API brought about. The email is a value of a Secret, and events are read by
-/// more users than Secrets are.
+/// What a call to Bytebase's API brought about. The email is a value of a Secret, and events are
+/// read by more users than Secrets are.
 fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
     match &call.request {
         BytebaseRequest::CreateFirstAdmin { .. } => {

@@ -57,7 +57,8 @@ impl LogIds {
         }
     }
 
-    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is read.
+    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is
+    /// read.
     pub fn get(&self, pod: &Pod, reader: &LogReader) -> Known<Uuid> {
         let Some(container) = running_container(pod) else {
             return Known::nothing();

@@ -257,8 +257,8 @@ impl<T: Finding> LogReads<T> {
         self.0.lock().insert(pod, entry);
     }
 
-    /// What is known of this pod or container by now. A log that has not been read is, and the cluster
-    /// is woken if it says something new, or if status may wait for it.
+    /// What is known of this pod or container by now. A log that has not been read is, and the
+    /// cluster is woken if it says something new, or if status may wait for it.
     pub fn get(
         &self,
         pod: &Pod,

@@ -3,8 +3,8 @@
 //!
 //! A process that finds the Lease free, or unchanged for as long as it is good for, writes its name
 //! into it; the `resourceVersion` lets only one of several win. Clocks of different machines are
-//! never compared: a record is expired when *we* have seen it unchanged for its duration, by our own
-//! monotonic clock.
+//! never compared: a record is expired when *we* have seen it unchanged for its duration, by our
+//! own monotonic clock.
 //!
 //! The numbers: a leader renews every 2 s and stops being one 10 s after the start of its last
 //! successful renewal; no other takes over before 15 s. The 5 s between are for writes in

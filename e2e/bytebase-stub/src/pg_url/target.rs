@@ -221,8 +221,8 @@ fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
 /// The encryption of the first and, where the mode has one, of the second try.
 fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
     Ok(match text {
-        // The driver verifies by the system's authorities, whatever the mode says. This stand-in has
-        // none, so no server passes.
+        // The driver verifies by the system's authorities, whatever the mode says. This stand-in
+        // has none, so no server passes.
         _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],

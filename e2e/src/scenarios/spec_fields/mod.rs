@@ -176,8 +176,8 @@ async fn replace(sandbox: &Sandbox, name: &str, spec: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Everything that can be read of a cluster, once its status speaks of the present generation; and other
-/// than `before`, if that is given.
+/// Everything that can be read of a cluster, once its status speaks of the present generation; and
+/// other than `before`, if that is given.
 async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Result<Value> {
     let what = if before.is_some() {
         "an effect"

@@ -413,13 +413,15 @@ mod tests {
         "volumeMounts",
         "volumes",
     ];
-    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and `stale-replica` show it.
+    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and
+    /// `stale-replica` show it.
     const SEEN_IN_PODS: [&str; 3] = [
         "rollout.readyTimeoutSeconds",
         "rollout.restartStaleReplicasAfterSeconds",
         "rollout.strategy",
     ];
-    /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be seen.
+    /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be
+    /// seen.
     const NEEDS_TWO_FAMILIES: [&str; 1] = ["service.ipFamilies"];
 
     /// Paths of everything that has a value of its own, except inside of [`WHOLE`].

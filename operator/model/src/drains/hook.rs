@@ -36,7 +36,8 @@ pub enum Bug {
     MigrationIgnored,
     /// The hook takes a replica that hangs for one that works.
     HungIsBusy,
-    /// The hook takes a request that is meant for another session for one that is meant for its own.
+    /// The hook takes a request that is meant for another session for one that is meant for its
+    /// own.
     AnyRequestCounts,
     /// A hook that is asked to let its replica end does not look for a migration.
     RequestCutsMigration,

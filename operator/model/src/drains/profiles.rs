@@ -21,8 +21,8 @@ struct Profile {
     finds: &'static [Bug],
 }
 
-/// Longest that the queue is held, in steps: it may be held in the first three, then not in three, and
-/// so on.
+/// Longest that the queue is held, in steps: it may be held in the first three, then not in three,
+/// and so on.
 const LIMIT: u32 = 3;
 
 /// All runs.

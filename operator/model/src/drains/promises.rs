@@ -1,4 +1,5 @@
-//! What must hold for drains in every state, in words, and what the checker remembers to judge it by.
+//! What must hold for drains in every state, in words, and what the checker remembers to judge it
+//! by.
 
 use super::hook::{Hook, Phase, Rules, since};
 use super::world::World;
