@@ -4,7 +4,7 @@
 
 mod act;
 mod books;
-mod doings;
+mod disturbances;
 pub(crate) mod load;
 mod observer;
 mod plan;
@@ -79,7 +79,11 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     let mut stage = Stage::set(sandbox, &models).await?;
     stage.wait_settled(&models).await?;
     let foreign = stage.plant_foreign().await?;
-    let observer = Observer::start(sandbox.api(), stage.pools.clone(), stage.doings.clone());
+    let observer = Observer::start(
+        sandbox.api(),
+        stage.pools.clone(),
+        stage.disturbances.clone(),
+    );
     let load = Load::start(stage.pools.clone(), arguments.tasks, seed);
     let start = Instant::now();
     let mut rounds = 0;
