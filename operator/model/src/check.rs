@@ -1,11 +1,13 @@
 //! The checker's view of the world: where it begins, what follows, what must hold.
 
-use crate::promises::{Promise, broken_by};
+use crate::database::{Content, Database};
+use crate::judge::broken_by;
+use crate::promises::Promise;
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
-    Action, Budget, Content, Database, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status,
-    Strategy, Waited, World, minor,
+    Action, Budget, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status, Strategy, Waited,
+    World, minor,
 };
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;

@@ -9,7 +9,11 @@
 )]
 
 mod check;
+mod database;
 mod drains;
+mod judge;
+mod knowledge;
+mod profile;
 mod profiles;
 mod promises;
 mod rules;

@@ -4,9 +4,10 @@
 //! real ones.
 
 use crate::check::{Checked, fingerprint};
+use crate::database::Reading;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
-use crate::world::{Action, Budget, Reading, Status, Strategy, World, Write};
+use crate::world::{Action, Budget, Status, Strategy, World, Write};
 use anyhow::Result;
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};

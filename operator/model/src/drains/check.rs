@@ -1,8 +1,8 @@
 //! The checker's view of the world of drains: where it begins, what follows, what must hold.
 
 use super::hook::{Attempt, Phase, Rules};
-use super::promises::{ENDS, ENDS_SOON, Ghost, OBEYS, Promise};
-use super::world::{Action, Budget, Pod, World};
+use super::promises::{ENDS, ENDS_SOON, OBEYS, Promise};
+use super::world::{Action, Budget, Ghost, Pod, World};
 use crate::visit::keeps;
 use parking_lot::Mutex;
 use stateright::{Model, Property};
