@@ -267,12 +267,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Restarts the whole node, as a machine's reboot would.
-    pub async fn restart_node(&self) -> Result<()> {
-        self.engine.docker(&["restart", &self.node()]).run().await?;
-        Ok(())
-    }
-
     /// Numbers, as the node counts, of the processes whose program has this name.
     pub async fn processes_named(&self, program: &str) -> Result<Vec<u32>> {
         // The first word of the command line: the short name the kernel keeps is cut at 15 letters.
