@@ -68,13 +68,13 @@ pub struct Writer {
     /// Where a cluster goes whose call has ended.
     pub queue: Queue,
     /// Asked for an object of a kind, by namespace and name, as the watch last showed it.
-    pub cached: Cached,
+    pub cached: FindCached,
     /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
     pub call_succeeded: CallSucceeded,
 }
 
 /// Finds an object by kind, namespace and name.
-pub type Cached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
+pub type FindCached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
 
 /// Takes note of a cluster.
 pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;

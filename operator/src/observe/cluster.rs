@@ -3,7 +3,7 @@
 use super::caches::ObjectName;
 use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
-use super::log_reads::{Known, LogReader};
+use super::log_reads::{KnownFromLog, LogReader};
 use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::api::status::ReplicaStatus;
@@ -82,13 +82,13 @@ pub struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    fn quote(&self, pod: &Pod) -> Known<LogQuote> {
+    fn quote(&self, pod: &Pod) -> KnownFromLog<LogQuote> {
         let Some(log) = LogPlace::of(pod, self.patience, self.now) else {
             self.lines.forget(&ObjectName::of(pod));
-            return Known::nothing();
+            return KnownFromLog::nothing();
         };
         let Some(secrets) = (self.secrets)() else {
-            return Known::nothing();
+            return KnownFromLog::nothing();
         };
         // A process that was started with another login may print that. It is known no longer, so
         // nothing could find it in the log.
@@ -96,14 +96,14 @@ impl Logs<'_> {
         if checksum.is_none() || checksum.map(String::as_str) != self.checksum {
             self.lines.withhold(pod, &log);
             let previous = log.is_previous();
-            return Known {
+            return KnownFromLog {
                 value: Some(LogQuote::Withheld { previous }),
                 is_awaited: false,
             };
         }
         self.lines.recall(pod, self.remembered, &secrets);
         let line = self.lines.get(pod, log, secrets, &self.reader);
-        Known {
+        KnownFromLog {
             value: line.value.map(LogQuote::Line),
             is_awaited: line.is_awaited,
         }

@@ -3,7 +3,7 @@
 
 use super::caches::ObjectName;
 use super::log_cause;
-use super::log_reads::{Finding, Found, Known, Log, LogReader, LogReads, Part, Retries};
+use super::log_reads::{Finding, Found, KnownFromLog, Log, LogReader, LogReads, Part, Retries};
 use super::pod::{condition, container, node_is_silent};
 use crate::api::status::ReplicaStatus;
 use crate::redaction::{KnownSecrets, RedactedLine};
@@ -143,7 +143,7 @@ impl LogLines {
         place: LogPlace,
         secrets: Arc<KnownSecrets>,
         reader: &LogReader,
-    ) -> Known<RedactedLine> {
+    ) -> KnownFromLog<RedactedLine> {
         let (uid, log) = (pod.uid().unwrap_or_default(), place.log());
         let take = move |tail: &str| place.found(tail, &secrets);
         self.0.get(pod, &uid, log, reader, take)

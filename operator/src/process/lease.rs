@@ -124,7 +124,7 @@ pub enum Action {
 
 /// Shows a standby that the Lease was given up, sooner than its next reading would.
 #[derive(Default)]
-enum Watch {
+enum LeaseWatch {
     /// There is none now; one is begun at the next reading.
     #[default]
     Closed,
@@ -288,7 +288,7 @@ impl Contender {
 
     /// Waits until this process leads. May be cancelled.
     pub async fn acquire(&mut self) {
-        let mut watch = Watch::default();
+        let mut watch = LeaseWatch::default();
         loop {
             if let Err(error) = self.read().await {
                 tracing::warn!("cannot read the lease: {}", plain(&error));
@@ -437,7 +437,7 @@ impl Contender {
     }
 }
 
-impl Watch {
+impl LeaseWatch {
     /// Begins a watch, unless there is one, or none is to be had.
     async fn open(&mut self, api: &Api<Lease>, name: &str) {
         if !matches!(self, Self::Closed) {
