@@ -7,7 +7,8 @@ use crate::decide::decide;
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout, Sessions,
+    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout,
+    RunningTasks, Sessions,
 };
 use crate::testing::{
     OLD, after, facts, failure, healthy, heartbeats, id, merge, observation, pod, running,
@@ -136,9 +137,7 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
         assert_eq!(stops(&seen), expected, "{waiting_for:?} {seconds}");
     }
     seen.remembered.rollout = None;
-    let idle = with_facts(seen, |facts| {
-        facts.running_tasks = Fact::Known(BTreeMap::new())
-    });
+    let idle = with_facts(seen, |facts| running(facts).clear());
     assert!(stops(&idle));
 }
 
