@@ -43,7 +43,7 @@ pub const MOST_REPLICAS: i32 = 50;
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the cluster stands, in one word"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "As many replicas as may run are Ready and send heartbeats"),
-    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
+    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas of this cluster whose heartbeat is fresh"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),
     printcolumn(name = "Rollout", type_ = "string", json_path = ".status.rollout.waitingFor", description = "What the rollout that is under way waits for, in one word"),
@@ -67,7 +67,7 @@ pub struct BytebaseClusterSpec {
     )]
     pub version: String,
 
-    /// The image, where it is not the public one.
+    /// The image of Bytebase. Default: the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
 
@@ -151,7 +151,7 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
 
-    /// More volumes. Names that start with `bytebase-` are the operator's.
+    /// More volumes of the pods. Names that start with `bytebase-` are the operator's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub volumes: Vec<Volume>,
@@ -242,7 +242,7 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 71, max = 71))]
     pub digest: Option<String>,
-    /// When the kubelet pulls. Default `IfNotPresent`.
+    /// When the kubelet pulls the image. Default `IfNotPresent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
     /// Secrets with registry credentials, in the cluster's namespace.
@@ -324,11 +324,11 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// TCP port. Default 5432.
+    /// TCP port of the server, in the form with `host`. Default 5432.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// Database name.
+    /// Name of the database, in the form with `host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
@@ -338,7 +338,7 @@ pub struct DatabaseSpec {
     /// Secret key that holds the role's password, as it is, without a line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
-    /// Connection parameters such as `sslmode`.
+    /// Connection parameters such as `sslmode`, in the form with `host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub params: Option<BTreeMap<String, String>>,
@@ -668,7 +668,7 @@ pub struct SecurityContextSpec {
     /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has
     /// it. `Platform` leaves them out, for a platform that gives each namespace numbers of its own
     /// and refuses others, as OpenShift does. Where nothing sets any, the pods do not start: the
-    /// image's own user is root, which they may not be. A change is a rollout.
+    /// image's own user is root, which they may not be. A change of this field replaces all pods.
     #[serde(default)]
     pub user_and_group: UserAndGroup,
 }

@@ -27,7 +27,7 @@ pub struct BytebaseClusterStatus {
     /// Pods that are Ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Pods whose heartbeat is fresh. Absent when heartbeats cannot be read.
+    /// Replicas of this cluster whose heartbeat is fresh. Absent when heartbeats cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_replicas: Option<i32>,
     /// Replicas that the operator runs, after the license gate and the other limits.
@@ -45,7 +45,7 @@ pub struct BytebaseClusterStatus {
     /// Version of the metadata schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
-    /// The license that counts.
+    /// The license that the license gate goes by.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -118,15 +118,16 @@ pub struct BytebaseClusterStatus {
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
 pub struct RefusedCall {
-    /// How often in a row Bytebase has refused it.
+    /// How many times in a row Bytebase has refused the call.
     #[schemars(range(min = 1))]
     pub refusals: i32,
-    /// When the operator tries it again. Other values in the Secrets are tried at once.
+    /// When the operator makes the refused call again. With other values in the Secrets it does so
+    /// at once.
     pub retry_time: Time,
     /// What Bytebase refused.
     pub message: String,
-    /// Distinguishes the values of this call from the ones before and after, and says next to
-    /// nothing of them: two digits of a checksum.
+    /// Two digits of a checksum of the values of the refused call, by which a corrected Secret is
+    /// noticed.
     pub mark: String,
 }
 
@@ -266,8 +267,8 @@ pub struct ChangedLogin {
     /// When the operator first saw these values. Kubernetes brings a changed Secret into running
     /// pods within two minutes.
     pub since: Time,
-    /// Distinguishes these values from the ones before and after, and says nothing of them: a few
-    /// digits of a checksum.
+    /// A few digits of a checksum of the changed login, by which one change is distinguished from
+    /// the next.
     pub mark: String,
 }
 
@@ -308,7 +309,7 @@ pub struct ReplicaStatus {
     /// State of the replica's heartbeat.
     #[serde(deserialize_with = "or_default")]
     pub heartbeat: HeartbeatState,
-    /// When the heartbeat took this state.
+    /// When the heartbeat took the state in `heartbeat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     /// Tasks that the replica is running.
@@ -343,10 +344,10 @@ pub struct ReplicaStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LogLine {
-    /// The last line that reports a failure, without its time, and with `***` in place of whatever
-    /// is secret or could be.
+    /// The last line of the replica's log that reports a failure, without its time, and with `***`
+    /// in place of whatever is or could be secret.
     pub text: String,
-    /// Uid of the pod that logged it.
+    /// Uid of the pod that wrote this line.
     #[serde(rename = "podUID")]
     pub pod_uid: String,
 }
@@ -441,17 +442,18 @@ pub struct RolloutStatus {
     /// The pod that the rollout waits for, or ends next. Absent where it waits for no single pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// Tasks that this pod is running, where the rollout waits for them.
+    /// Tasks that the pod in `pod` is running, where the rollout waits for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
     /// What the rollout does or waits for, in a sentence.
     #[serde(default)]
     pub message: String,
-    /// Since when the rollout has waited for this. A restart of the operator does not change it.
+    /// Since when the rollout has waited for what `waitingFor` names. A restart of the operator
+    /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// When the rollout stops waiting for this at the latest: it then goes on, or `Stalled` says
-    /// why it cannot. Absent where the wait has no limit.
+    /// Until when at the latest the rollout waits for what `waitingFor` names: it then continues,
+    /// or `Stalled` says why it cannot. Absent where the wait has no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
 }
