@@ -278,7 +278,6 @@ impl Execution<'_> {
                 self.outcome.writes += 1;
                 self.memory.note_evicted(&eviction.uid);
                 self.writer.metrics.wrote(WriteVerb::Evict, Kind::Pod);
-                tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 self.outcome.notices.push(evicted(eviction));
             }
             // The watch is about to show it.
@@ -311,8 +310,8 @@ impl Execution<'_> {
             match result {
                 Ok(()) => {
                     let message = done(&cluster, &call);
-                    tracing::info!(cluster = %name(&key), "{message}");
                     let reason = Reason::Progressing;
+                    tracing::info!(cluster = %name(&key), reason = reason.as_ref(), "{message}");
                     let notice = Notice {
                         warning: false,
                         condition: None,

@@ -117,7 +117,7 @@ pub fn judge(
             Allows::Wait,
             None,
             Reason::DatabaseNotProbed,
-            "the first probe has not ended yet",
+            "the first reading of the database has not ended yet",
         ),
         DatabaseView::CannotRead => match (refusal, &observation.database_shared_with) {
             (Some(refusal), _) => still_refused(
