@@ -1,10 +1,9 @@
 //! Waiting until something is true of the cluster, and saying what was seen last when it never was.
 
+use anyhow::{Context as _, Error, Result};
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Error, Result};
 use tokio::time::sleep;
 
 /// Between two samples. A sample is usually one request to the API server.
@@ -95,11 +94,9 @@ fn timed_out<T: Debug>(what: &str, patience: Duration, last: Result<T>) -> Error
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use anyhow::bail;
-
     use super::*;
+    use anyhow::bail;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[tokio::test]
     async fn samples_are_taken_until_it_is_true() -> Result<()> {

@@ -1,12 +1,11 @@
 //! What `image.sh` takes for a name, and what it prints of it, with programs in the place of cargo
 //! and an engine.
 
+use anyhow::{Context as _, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
-
-use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
 /// Writes down what it is called with.

@@ -1,5 +1,7 @@
 //! A real PostgreSQL (and PgBouncer) for one test program, gone when the program is.
 
+use crate::certificates::{Authority, Certified};
+use crate::{ports, programs};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -10,9 +12,6 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use crate::certificates::{Authority, Certified};
-use crate::{ports, programs};
 
 /// Password of the superuser; must never be seen in a log.
 pub const PASSWORD: &str = "pg-Pa55word-in-no-log";

@@ -1,17 +1,15 @@
 //! Many clusters in one namespace: made and counted.
 
-use std::time::{Duration, Instant};
-
+use crate::postgres::Database;
+use crate::scenario::sandbox::cluster_resource;
+use crate::session::harness::Harness;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
-
-use crate::postgres::Database;
-use crate::scenario::sandbox::cluster_resource;
-use crate::session::harness::Harness;
 
 /// Requests at a time: as many as the operator has reconciles at a time.
 pub const CONCURRENCY: usize = 8;

@@ -1,13 +1,5 @@
 //! Many clusters: how long, how much memory, and how quiet.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
-use tokio::net::TcpListener;
-use tokio::time::sleep;
-
 use super::bare::{self, Extent, Template};
 use super::fleet::Fleet;
 use super::metrics::Requests;
@@ -15,6 +7,12 @@ use super::process::Operator;
 use super::table::Table;
 use super::{Arguments, say, seconds};
 use crate::session::harness::Harness;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 /// Long enough for what has begun to end: debounce, status, a probe.
 const SETTLING: Duration = Duration::from_secs(15);

@@ -1,12 +1,5 @@
 //! One cluster with real pods: how long a person waits.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use tokio::time::sleep;
-
 use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
@@ -14,6 +7,11 @@ use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenarios::support::{self, NAME};
 use crate::session::harness::Harness;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Between two readings of a status.
 const INTERVAL: Duration = Duration::from_millis(50);

@@ -7,16 +7,14 @@ pub mod helm;
 pub mod kubectl;
 pub mod selfcheck;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use serde_json::{Value, json};
-
 use crate::cluster::engine::Engine;
 use crate::machine::command::Call;
 use crate::machine::tools::Tools;
 use crate::session::state::State;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How long a node may take to become Ready. It needs 15 to 30 seconds on two quiet cores.
 const READY_PATIENCE: &str = "240s";

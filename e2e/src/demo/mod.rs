@@ -4,19 +4,17 @@
 mod objects;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result};
-use kube::api::DynamicObject;
-use sqlx::{Connection, PgConnection};
-
 use crate::postgres::Database;
 use crate::scenario::collect;
 use crate::session::harness::{Harness, Session, step};
 use crate::session::state::Purpose;
+use anyhow::{Context, Result};
+use kube::api::DynamicObject;
 use objects::{ADMIN_EMAIL, Applied, NAME, NAMESPACE, OPERATOR_NAMESPACE, PORT, RELEASE};
+use sqlx::{Connection, PgConnection};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 use watch::{Goal, follow, say};
 
 /// Three stand-ins take well under a minute. The real image migrates a schema first.

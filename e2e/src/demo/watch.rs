@@ -1,16 +1,14 @@
 //! What a user would watch while a cluster comes up: phase, conditions and replicas, a line for
 //! each change.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
+use crate::scenario::sandbox::condition;
 use anyhow::{Result, bail};
 use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
-
-use crate::scenario::sandbox::condition;
 
 /// Between two readings of the object.
 const INTERVAL: Duration = Duration::from_millis(300);
@@ -230,9 +228,8 @@ pub fn replicas(cluster: &DynamicObject, ages: &BTreeMap<String, f64>) -> Vec<St
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     fn status(phase: &str, message: &str, heartbeat: &str) -> Value {
         json!({

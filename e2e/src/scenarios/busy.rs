@@ -1,15 +1,6 @@
 //! A cluster under a steady load of tasks, while everything is done to it that ends pods on
 //! purpose. No task may be lost.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use serde_json::{Value, json};
-use sqlx::PgPool;
-
 use super::drains::{
     done_then_ended, ready, running_task, scale_operator, task, wait_ended, wait_task,
 };
@@ -19,6 +10,13 @@ use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::soak::load::{self, Load};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// For several rollouts of busy replicas.
 const LONG: Duration = Duration::from_mins(25);

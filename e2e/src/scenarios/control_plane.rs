@@ -1,18 +1,16 @@
 //! Kubernetes itself fails: no replica ends for it, and what was asked for meanwhile is done
 //! afterwards.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
-use serde_json::json;
-
 use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

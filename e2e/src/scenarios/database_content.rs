@@ -1,14 +1,12 @@
 //! What the metadata database holds, and what its role may do there, before a replica is started.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use serde_json::json;
-
 use super::support::{self, DATABASE_SECRET, Lives, NAME};
 use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Result, ensure};
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,16 +1,14 @@
 //! The login to the metadata database: refused, changed, rotated, and written in every form.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use kube::ResourceExt as _;
-use serde_json::json;
-
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::Database;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Result, ensure};
+use kube::ResourceExt as _;
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,14 +1,6 @@
 //! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run
 //! alone, and leave the custom resource definition as the harness applied it.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
 use super::support::{self, Lives, NAME};
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
@@ -16,6 +8,12 @@ use crate::scenario::Scenario;
 use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

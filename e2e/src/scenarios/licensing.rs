@@ -1,16 +1,14 @@
 //! The license gate.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use jiff::SignedDuration;
-use serde_json::json;
-
 use super::support::{self, LICENSE_SECRET, NAME};
 use crate::scenario::license::{License, LicenseKey};
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::SignedDuration;
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

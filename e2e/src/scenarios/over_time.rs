@@ -1,21 +1,19 @@
 //! What was learnt stands: over an outage of the database, a new operator process, a node that is
 //! silent, a log that was rotated.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,11 +1,5 @@
 //! The README's five minutes, by its own commands.
 
-use std::fs;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
-
 use super::install::{definition_as_before, uninstall};
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::command::Call;
@@ -15,6 +9,10 @@ use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::fs;
+use std::time::Duration;
 
 /// The scenario of this file.
 pub const SCENARIOS: &[Scenario] = &[Scenario::new(

@@ -1,18 +1,16 @@
 //! The operator's rights: everything it calls it may, every verb it may it calls, and without any
 //! one rule something is lost. What it called is taken from the API server's record.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use serde_json::{Value, json};
-
 use super::support::{self, NAME};
 use crate::cluster::audit::Call;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

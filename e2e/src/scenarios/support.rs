@@ -1,9 +1,9 @@
 //! The words that scenarios of the product share: a BytebaseCluster to start from, and what is
 //! read again and again.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,10 +11,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-
-use crate::scenario::license::License;
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
-use crate::wait;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Name of the cluster in every scenario.
 pub const NAME: &str = "demo";

@@ -1,17 +1,5 @@
 //! What a round says, done to real clusters.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
-use tokio::time::sleep;
-
 use super::disturbances::Shared;
 use super::load::{DRAIN_TIMEOUT, HOLD_LIMIT};
 use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
@@ -22,6 +10,16 @@ use crate::scenario::license::License;
 use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenarios::support;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Longest that clusters may take to come back after a round: an image change of three replicas
 /// with a disaster in the middle of it, on a busy machine.

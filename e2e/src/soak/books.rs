@@ -1,12 +1,10 @@
 //! The books: what must never happen, found in what was seen. Pure.
 
+use super::load::HOLD_LIMIT;
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-
-use jiff::Timestamp;
-
-use super::load::HOLD_LIMIT;
 
 /// Without a license for several, more than one replica may live on for this long: the operator
 /// learns of it with its next probe, and takes the others away: one at a time before the end, all

@@ -1,12 +1,10 @@
 //! What is done to the clusters, noted down for the observer.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
+use super::plan::Model;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
-
-use super::plan::Model;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A replica sends a heartbeat this often.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);

@@ -1,11 +1,10 @@
 //! The load: tasks for the replicas, at a steady pace, some short and some not.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::PgPool;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};

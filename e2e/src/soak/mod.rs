@@ -9,22 +9,20 @@ pub(crate) mod load;
 mod observer;
 mod plan;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use tokio::time::sleep;
-
 use crate::scenario::collect;
 use crate::scenario::leaks;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::session::harness::Session;
 use crate::session::state::Purpose;
 use act::Stage;
+use anyhow::{Result, bail};
 use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Replicas fail the tasks of one that has been gone for a minute, and check for them each minute.
 const FAILS_AFTER: Duration = Duration::from_secs(135);

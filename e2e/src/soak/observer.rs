@@ -1,8 +1,9 @@
 //! The observer: reads pods and databases on its own clock, and enters what it sees into
 //! the books.
 
-use std::time::{Duration, Instant};
-
+use super::books::{Books, PodSeen, Sample};
+use super::disturbances::{Disturbances, Shared};
+use super::plan::{Model, cluster_name};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -10,12 +11,9 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde_json::Value;
 use sqlx::PgPool;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-
-use super::books::{Books, PodSeen, Sample};
-use super::disturbances::{Disturbances, Shared};
-use super::plan::{Model, cluster_name};
 
 /// Between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);

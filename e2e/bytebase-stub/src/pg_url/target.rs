@@ -1,10 +1,8 @@
 //! The merged settings as a list of connection attempts, in the driver's order.
 
-use std::{path::Path, time::Duration};
-
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
-
 use super::{PgUrlError, Settings, files};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use std::{path::Path, time::Duration};
 
 /// Settings that configure the driver; every other one is a parameter for the server.
 const FOR_THE_DRIVER: [&str; 22] = [

@@ -393,13 +393,11 @@ fn other_fields() -> Vec<Field> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    use anyhow::Result;
-
     use super::*;
     use crate::machine::tools::repository;
+    use anyhow::Result;
+    use std::collections::BTreeSet;
+    use std::fs;
 
     /// Fields of Kubernetes' own types, taken as a whole: what is in them is handed through.
     const WHOLE: [&str; 9] = [
