@@ -5,8 +5,9 @@ set -eu
 cd "$(dirname "$0")"
 
 image=${1:?usage: image.sh REGISTRY/NAME:TAG}
-case $image in
-  *:*[!/]) ;;
+# A colon before the last slash is that of a registry's port.
+case ${image##*/} in
+  *:?*) ;;
   *) echo "image: $image has no tag: write REGISTRY/NAME:TAG" >&2; exit 2 ;;
 esac
 

@@ -1,13 +1,5 @@
 //! The command line of `e2e`.
 
-use std::process::ExitCode;
-
-use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
-use futures::future::try_join_all;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex;
-
 use crate::bench;
 use crate::no_registry::system_images;
 use crate::scenario::Scenario;
@@ -16,6 +8,12 @@ use crate::session::harness::Session;
 use crate::session::reaper;
 use crate::session::state::Purpose;
 use crate::{demo, soak, times};
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use futures::future::try_join_all;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 
 /// Scenarios side by side without a word about it. They wait more than they work: with four, two
 /// processors are idle for a third of the time.
@@ -180,9 +178,8 @@ async fn interruption() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,8 +1,8 @@
 //! Everything the end-to-end tests and the demo of the operator stand on: a real Kubernetes cluster
 //! made by kind, a real PostgreSQL server, the product's own images, and faults for all of them.
 //!
-//! A scenario (see [`scenarios`]) is an async function that gets a [`scenario::sandbox::Sandbox`]: a
-//! namespace, a database and an operator of its own on the shared cluster. The harness shares no
+//! A scenario (see [`scenarios`]) is an async function that gets a [`scenario::sandbox::Sandbox`]:
+//! a namespace, a database and an operator of its own on the shared cluster. The harness shares no
 //! code with the operator: it knows the custom resource as users do, by its YAML.
 #![allow(
     clippy::print_stdout,

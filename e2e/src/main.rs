@@ -1,9 +1,8 @@
 //! `e2e`: the command-line program around the harness.
 
-use std::process::ExitCode;
-
 use bytebase_e2e::cli::Cli;
 use clap::Parser;
+use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -1,10 +1,9 @@
 //! Waiting until something is true of the cluster, and saying what was seen last when it never was.
 
+use anyhow::{Context as _, Error, Result};
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Error, Result};
 use tokio::time::sleep;
 
 /// Between two samples. A sample is usually one request to the API server.
@@ -24,8 +23,8 @@ where
 }
 
 /// Like [`until`], with an invariant that must hold of everything seen on the way: the first sample
-/// of which it does not ends the wait with its error. A check inside `observe` could not fail, since an
-/// error there is a sample that saw nothing.
+/// of which it does not ends the wait with its error. A check inside `observe` could not fail,
+/// since an error there is a sample that saw nothing.
 pub async fn until_while<T, F, O, I, W>(
     what: &str,
     patience: Duration,
@@ -95,11 +94,9 @@ fn timed_out<T: Debug>(what: &str, patience: Duration, last: Result<T>) -> Error
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use anyhow::bail;
-
     use super::*;
+    use anyhow::bail;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[tokio::test]
     async fn samples_are_taken_until_it_is_true() -> Result<()> {

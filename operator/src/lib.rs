@@ -10,7 +10,8 @@
 //! Each step is a module with one function of its name, and `runtime::reconcile` calls them in this
 //! order. `kubernetes`, `api`, `contract`, `redaction`, `observation`, `validate`, `desired` and
 //! `decide` are pure: they know no Kubernetes client, no database driver and no async runtime.
-//! `process` stands below the steps, `runtime` above them (`tests/purity.rs` holds all of them to it).
+//! `process` stands below the steps, `runtime` above them (`tests/purity.rs` holds all of them to
+//! it).
 //!
 //! A module is public only where `main`, a test under `tests` or the model names it, so that the
 //! compiler finds what nothing uses.

@@ -1,8 +1,8 @@
 //! What of a log line may be shown to whoever may read a status or an event.
 //!
-//! Two rules hold at the same time. No part of a secret that the operator knows is shown. And of what
-//! it does not know, only words are shown that look like words of a message: a login, a token or a
-//! key looks like none.
+//! Two rules hold at the same time. No part of a secret that the operator knows is shown. And of
+//! what it does not know, only words are shown that look like words of a message: a login, a token
+//! or a key looks like none.
 
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -82,7 +82,8 @@ impl KnownSecrets {
         !self.places(text).is_empty()
     }
 
-    /// Whether a word repeats a part of a secret in the form that addresses or quoted texts give it.
+    /// Whether a word repeats a part of a secret in the form that addresses or quoted texts give
+    /// it.
     fn are_encoded_in(&self, word: &str) -> bool {
         let is_encoded = word.contains(['%', '+', '\\']);
         is_encoded
@@ -277,8 +278,8 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Addresses with what may be a login in them. A password that is not encoded may hold blanks, so
-    /// all is hidden up to the last `@`.
+    /// Addresses with what may be a login in them. A password that is not encoded may hold blanks,
+    /// so all is hidden up to the last `@`.
     fn hide_addresses(&mut self) {
         let count = self.words.len();
         let mut all = 0..count;
@@ -384,7 +385,8 @@ fn secret_value(word: &str) -> Option<&str> {
     None
 }
 
-/// Whether a word looks like one of a message: a name, a number, a path, an address without a login.
+/// Whether a word looks like one of a message: a name, a number, a path, an address without a
+/// login.
 fn is_plain(word: &str) -> bool {
     let is_separator = |c: char| !c.is_alphanumeric();
     let is_of_run = |c: char| c.is_alphanumeric() || "+/_-".contains(c);

@@ -372,8 +372,8 @@ pub fn failure(class: FailureClass, reason: FailureReason) -> DatabaseView {
     }))
 }
 
-/// A client of a scripted API server. `answer` is given method, address and body of each request and
-/// returns status and body of the answer; `None`: there never is one.
+/// A client of a scripted API server. `answer` is given method, address and body of each request
+/// and returns status and body of the answer; `None`: there never is one.
 pub fn api_server(
     namespace: &str,
     mut answer: impl FnMut(&str, &Uri, Value) -> Option<(u16, Value)> + Send + 'static,

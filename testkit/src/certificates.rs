@@ -62,8 +62,8 @@ impl Authority {
         }
     }
 
-    /// A certificate of version 1, which has no room for names but the common one. Many scripts make
-    /// such: `openssl x509 -req` did up to version 3.1, unless it was given extensions.
+    /// A certificate of version 1, which has no room for names but the common one. Many scripts
+    /// make such: `openssl x509 -req` did up to version 3.1, unless it was given extensions.
     pub fn certify_version_1(&self, name: &str) -> Certified {
         let key = new_key();
         let mut parameters = CertificateParams::default();

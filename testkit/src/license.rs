@@ -1,10 +1,5 @@
 //! Licenses signed with a key pair of the tests' own, whose public half stands in for Bytebase's.
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -14,6 +9,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use pem::{EncodeConfig, LineEnding, Pem};
 use serde_json::{Value, json};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 /// A key pair that signs licenses.
 #[derive(Clone)]
@@ -22,8 +21,8 @@ pub struct Signer {
     public: String,
 }
 
-/// The claims of a good license for every workspace, of which `changes` replaces some and takes away
-/// those that are null.
+/// The claims of a good license for every workspace, of which `changes` replaces some and takes
+/// away those that are null.
 pub fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "iss": "bytebase", "aud": ["bb.license"], "plan": "ENTERPRISE", "ha": true,
@@ -133,9 +132,8 @@ fn new_pair() -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{DecodingKey, TokenData, Validation, decode};
-
     use super::*;
+    use jsonwebtoken::{DecodingKey, TokenData, Validation, decode};
 
     fn read(signer: &Signer, token: &str) -> Result<TokenData<Value>> {
         let mut rules = Validation::new(Algorithm::RS256);

@@ -1,8 +1,8 @@
 //! Free ports.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-use std::sync::Mutex;
 
 /// A port that nothing listens on, at any address of this machine. The kernel may give the same one
 /// twice in a row, so each is handed out once.
@@ -13,11 +13,7 @@ pub fn free() -> u16 {
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))
             .expect("a port to listen on");
         let port = listener.local_addr().expect("the port it got").port();
-        if GIVEN
-            .lock()
-            .expect("no panic while it is held")
-            .insert(port)
-        {
+        if GIVEN.lock().insert(port) {
             return port;
         }
     }

@@ -1,5 +1,7 @@
 //! A real PostgreSQL (and PgBouncer) for one test program, gone when the program is.
 
+use crate::certificates::{Authority, Certified};
+use crate::{ports, programs};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -10,9 +12,6 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-
-use crate::certificates::{Authority, Certified};
-use crate::{ports, programs};
 
 /// Password of the superuser; must never be seen in a log.
 pub const PASSWORD: &str = "pg-Pa55word-in-no-log";
@@ -59,8 +58,8 @@ impl Server {
         Self::configure(directory, configuration)
     }
 
-    /// A standby that follows this server. Its files are copied by hand: `pg_basebackup` goes with one
-    /// version of the server, and only full installations have it.
+    /// A standby that follows this server. Its files are copied by hand: `pg_basebackup` goes with
+    /// one version of the server, and only full installations have it.
     #[must_use]
     pub fn standby(&self) -> Self {
         let directory = scratch("standby");
@@ -265,8 +264,8 @@ impl Server {
         write(&file.with_extension("key"), &certified.key);
     }
 
-    /// PgBouncer in front of this server, for these roles with their passwords. `mode` is `session`,
-    /// `transaction` or `statement`.
+    /// PgBouncer in front of this server, for these roles with their passwords. `mode` is
+    /// `session`, `transaction` or `statement`.
     pub fn pooler(&self, mode: &str, roles: &[(&str, &str)]) -> Pooler {
         let program = programs::pgbouncer().unwrap_or_else(|e| panic!("{e:#}"));
         let (directory, port) = (scratch("pgbouncer"), ports::free());

@@ -1,11 +1,10 @@
 //! Programs of this machine that the tests start.
 
+use anyhow::{Context as _, Result};
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use anyhow::{Context as _, Result};
 
 /// PostgreSQL refuses to run as root; its packages make this user for it.
 pub const USER: &str = "postgres";

@@ -17,7 +17,7 @@ A comment above each rule names the calls that need it. No rule names a resource
   resources: [bytebaseclusters/finalizers]
   verbs: [update]
 # The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` reads an object that
-# stands in the way of a new one, because the watch does not show it: it is somebody else's, or has lost our labels. Never deleted: that is left to Kubernetes' garbage collection.
+# stands in the way of a new one, because the watch does not show it: it belongs to another party, or has lost the operator's labels. Never deleted: that is left to Kubernetes' garbage collection.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
@@ -49,7 +49,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
-# Health and roll: which pods are there, Ready, and of which revision. Pods are never created or patched.
+# Health and rollouts: which pods are there, Ready, and of which revision. Pods are never created or patched.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -57,7 +57,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# Rolls: one pod at a time, by an eviction, which respects the PodDisruptionBudget.
+# Rollouts: one pod at a time, by an eviction, which respects the PodDisruptionBudget.
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]

@@ -1,9 +1,8 @@
 //! The command line: exactly the flags that are stable since 3.17, spelled the way Go's flag parser
 //! takes them.
 
-use std::path::PathBuf;
-
 use clap::{ArgAction, Parser};
+use std::path::PathBuf;
 
 /// Flags of the server. An unknown one fails the start.
 #[derive(Debug, Clone, Parser)]

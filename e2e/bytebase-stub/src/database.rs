@@ -1,13 +1,11 @@
 //! Sessions with the metadata database: which host, how many, and what happens when it moves.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
-
+use crate::pg_url::{Attempt, PgTarget, SessionRequirement};
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Row as _,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-
-use crate::pg_url::{Attempt, PgTarget, SessionRequirement};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 /// Most sessions one replica opens, however many the server would give.
 const POOL_LIMIT: u32 = 50;

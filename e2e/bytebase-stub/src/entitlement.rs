@@ -2,16 +2,14 @@
 //!
 //! The limit rests on the license and the heartbeats, never on `--ha`.
 
-use std::time::{Duration, Instant};
-
-use jiff::Timestamp;
-use parking_lot::Mutex;
-use sqlx::PgConnection;
-
 use crate::{
     knobs::Knobs,
     license::{License, Verifier},
 };
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use sqlx::PgConnection;
+use std::time::{Duration, Instant};
 
 /// The license and the number of replicas, both as fresh as Bytebase keeps them.
 ///

@@ -1,11 +1,9 @@
 //! One row per process, renewed for as long as it lives and left behind when it ends.
 
+use crate::{database::Database, knobs::Knobs};
 use std::time::Duration;
-
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-
-use crate::{database::Database, knobs::Knobs};
 
 /// Sends one heartbeat, with the database's clock.
 pub async fn send(database: &Database, replica_id: &str) -> sqlx::Result<()> {

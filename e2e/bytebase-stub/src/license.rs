@@ -1,11 +1,10 @@
 //! Licenses: RSA-signed tokens with claims that are checked one by one, so that the reason can be
 //! given.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 const KEY_ID: &str = "v1";
 const ISSUER: &str = "bytebase";
@@ -242,9 +241,8 @@ fn check(claims: Claims, workspace: &str, now: Timestamp) -> Result<License, Lic
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     const NOW: i64 = 1_700_000_000;
 

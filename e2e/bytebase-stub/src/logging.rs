@@ -1,8 +1,7 @@
 //! Log lines shaped as Go's `slog` shapes them, because the operator reads `replicaID=…` from them.
 
-use std::{fmt::Write as _, io};
-
 use serde_json::{Map, Value};
+use std::{fmt::Write as _, io};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},

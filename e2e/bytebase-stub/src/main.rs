@@ -21,12 +21,10 @@ mod session_lock;
 mod signals;
 mod tasks;
 
-use std::{fmt::Display, future::Future, io, process::ExitCode};
-
 use clap::{Parser as _, error::ErrorKind};
-use tokio::signal::unix::{SignalKind, signal};
-
 use cli::Flags;
+use std::{fmt::Display, future::Future, io, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Every end is code 0, failed starts too: that is what Bytebase does, and why the operator must
 /// read logs.

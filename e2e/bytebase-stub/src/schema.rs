@@ -1,10 +1,8 @@
 //! Schema migration under advisory lock 1002, which waiters wait for without end.
 
-use std::time::Duration;
-
-use sqlx::{Connection as _, PgConnection};
-
 use crate::knobs::Version;
+use sqlx::{Connection as _, PgConnection};
+use std::time::Duration;
 
 const MIGRATION_LOCK: i64 = 1002;
 const TABLES: &str = include_str!("schema.sql");

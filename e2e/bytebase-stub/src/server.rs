@@ -1,18 +1,5 @@
 //! The start, in Bytebase's order, and the end.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-
-use parking_lot::Mutex;
-use sqlx::Connection as _;
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
 use crate::{
     cli::Flags,
     database::{self, ConnectError, Database},
@@ -27,6 +14,17 @@ use crate::{
     session_lock, signals,
     tasks::Scheduler,
 };
+use parking_lot::Mutex;
+use sqlx::Connection as _;
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Open requests may end for this long after the listener closed.
 const REQUESTS_GRACE: Duration = Duration::from_secs(1);
@@ -64,8 +62,8 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
-    /// A knob says that this version fails. Like a driver that does not understand what it was given,
-    /// it quotes all of it: the login as a URL and as words.
+    /// A knob says that this version fails. Like a driver that does not understand what it was
+    /// given, it quotes all of it: the login as a URL and as words.
     #[error(
         "version {version} was made to fail: {pg_url} has the parts {}",
         parts(pg_url)

@@ -1,12 +1,10 @@
 //! Advisory lock 1003: one replica holds it for as long as its session lives, the others ask from
 //! time to time.
 
-use std::time::Duration;
-
-use sqlx::Connection as _;
-use tokio_util::sync::CancellationToken;
-
 use crate::database::Database;
+use sqlx::Connection as _;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const SESSION_LOCK: i64 = 1003;
 /// How often to ask for the lock, or whether the session that holds it still lives.

@@ -1,11 +1,9 @@
 //! Word between replicas: one session that listens, and one notification when the license changes.
 
-use std::{sync::Arc, time::Duration};
-
-use sqlx::{Executor as _, PgConnection, postgres::PgListener};
-use tokio_util::sync::CancellationToken;
-
 use crate::{database::Database, entitlement::Entitlement};
+use sqlx::{Executor as _, PgConnection, postgres::PgListener};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// Found by its exact text in `pg_stat_activity`: unquoted, and never followed by another query.
 const LISTEN: &str = "LISTEN bytebase_signal";

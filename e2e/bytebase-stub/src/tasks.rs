@@ -1,16 +1,14 @@
 //! The queue: PENDING → AVAILABLE by one replica at a time, AVAILABLE → RUNNING by whoever claims
 //! it, and the end of both.
 
-use std::{sync::Arc, time::Duration};
-
+use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
 use sqlx::{Connection as _, PgConnection};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
 
 /// Whoever holds this lock, shared or not, keeps everybody from promoting.
 const PROMOTION_LOCK: i64 = 1001;

@@ -1,8 +1,8 @@
 //! Loops that write what the operator writes and do nothing else: what the operator is compared
 //! with.
 
-use std::time::{Duration, Instant};
-
+use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
+use crate::scenario::sandbox::cluster_resource;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{
@@ -11,9 +11,7 @@ use kube::api::{
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
-
-use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
-use crate::scenario::sandbox::cluster_resource;
+use std::time::{Duration, Instant};
 
 /// Group and kind of the events that the operator publishes.
 const EVENTS: (&str, &str) = ("events.k8s.io", "Event");

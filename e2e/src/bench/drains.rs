@@ -1,15 +1,5 @@
 //! What it takes to end pods without losing their tasks.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use serde_json::json;
-use tokio::time::sleep;
-
 use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
@@ -18,6 +8,14 @@ use crate::cluster::faults::container_id;
 use crate::scenario::sandbox::Sandbox;
 use crate::scenarios::drains::{running_task, wait_task};
 use crate::scenarios::support::{self, NAME};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 const INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(3);

@@ -1,17 +1,15 @@
 //! Many clusters in one namespace: made and counted.
 
-use std::time::{Duration, Instant};
-
+use crate::postgres::Database;
+use crate::scenario::sandbox::cluster_resource;
+use crate::session::harness::Harness;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
-
-use crate::postgres::Database;
-use crate::scenario::sandbox::cluster_resource;
-use crate::session::harness::Harness;
 
 /// Requests at a time: as many as the operator has reconciles at a time.
 pub const CONCURRENCY: usize = 8;
@@ -207,8 +205,8 @@ impl<'a> Fleet<'a> {
         apply(&clusters, "hole".to_owned(), cluster).await
     }
 
-    /// A cluster of the fleet. Where none is wanted, a fleet without controllers is as settled as one
-    /// with pods.
+    /// A cluster of the fleet. Where none is wanted, a fleet without controllers is as settled as
+    /// one with pods.
     pub fn cluster(&self, index: usize) -> Value {
         let database = if self.database.is_some() {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})

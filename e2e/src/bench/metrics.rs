@@ -1,12 +1,10 @@
 //! Counters in the Prometheus text format: the operator's, and those of the API server.
 
-use std::collections::BTreeMap;
-
+use crate::session::harness::Harness;
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-use crate::session::harness::Harness;
 
 /// Kinds the operator has to do with, by plural.
 const RESOURCES: [&str; 13] = [

@@ -12,14 +12,12 @@ mod scale;
 mod single;
 mod table;
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
-
 use crate::cluster::Component;
 use crate::scenario::sandbox::{Sandbox, artifacts};
 use crate::session::harness::{Harness, Session};
 use crate::session::state::Purpose;
+use anyhow::{Context, Result};
+use std::time::Duration;
 use table::Table;
 
 /// How much to measure.

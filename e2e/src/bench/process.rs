@@ -1,20 +1,18 @@
 //! The operator as a process of this machine.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
-use tokio::process::{Child, Command};
-use tokio::sync::OnceCell;
-use tokio::time::sleep;
-
 use super::metrics;
 use crate::images;
 use crate::machine::process::ProcessId;
 use crate::session::harness::Harness;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
 /// Kernel ticks in a second (`sysconf(_SC_CLK_TCK)`), 100 on every Linux there is.
 const TICKS: f64 = 100.0;

@@ -1,13 +1,5 @@
 //! Many clusters: how long, how much memory, and how quiet.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
-use tokio::net::TcpListener;
-use tokio::time::sleep;
-
 use super::bare::{self, Extent, Template};
 use super::fleet::Fleet;
 use super::metrics::Requests;
@@ -15,6 +7,12 @@ use super::process::Operator;
 use super::table::Table;
 use super::{Arguments, say, seconds};
 use crate::session::harness::Harness;
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 /// Long enough for what has begun to end: debounce, status, a probe.
 const SETTLING: Duration = Duration::from_secs(15);
@@ -129,8 +127,8 @@ async fn leadership(harness: &Harness, table: &mut Table) -> Result<()> {
     leader.end(Signal::TERM).await
 }
 
-/// Clusters with replicas of which no pod can be made: the controller that makes them is parked, and a
-/// quota that is used up does the same.
+/// Clusters with replicas of which no pod can be made: the controller that makes them is parked,
+/// and a quota that is used up does the same.
 async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let size = arguments.clusters;
     say(&format!("{size} clusters that want no replica"));

@@ -1,12 +1,5 @@
 //! One cluster with real pods: how long a person waits.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use tokio::time::sleep;
-
 use super::process::program;
 use super::table::Table;
 use super::{say, seconds};
@@ -14,6 +7,11 @@ use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenarios::support::{self, NAME};
 use crate::session::harness::Harness;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Between two readings of a status.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -21,11 +19,11 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// Bytebase counts a replica as active while its last heartbeat is at most this old.
 const ACTIVE: Duration = Duration::from_secs(30);
 
-/// The operator's image holds one binary.
+/// The operator's binary. The image holds the drain hook's beside it, and nothing else.
 pub async fn image(_: &Harness, table: &mut Table) -> Result<()> {
     let size = fs::metadata(program().await?)?.len();
     table.row(
-        "operator image, unpacked",
+        "operator in the image",
         format!("{}.{} MB", size / 1_000_000, size % 1_000_000 / 100_000),
         "≤ 20 MB",
     );

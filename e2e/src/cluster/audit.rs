@@ -2,11 +2,10 @@
 //! pods did it, and what it was refused; nothing that the operator says of itself is needed for
 //! that.
 
+use crate::cluster::{AUDIT_FOLDER, Cluster};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
-
-use crate::cluster::{AUDIT_FOLDER, Cluster};
 
 /// Every call of a workload's service account, without bodies. Kubernetes' own parts are left out.
 pub const POLICY: &str = r#"apiVersion: audit.k8s.io/v1

@@ -1,17 +1,15 @@
 //! The Docker engine: the one this user already has, or a private one that the harness starts, with
 //! its own data, socket and pid file, and stops when no other process uses it any more.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-
 use crate::machine::command::Call;
 use crate::machine::{Machine, find_program};
 use crate::no_registry::dockerd;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The Docker network kind puts its nodes on.
 pub const NETWORK: &str = "kind";

@@ -1,10 +1,9 @@
 //! Faults: ending, freezing and thawing the processes of pods and of the control plane. Everything
 //! goes through the node, so it works for whoever may use the Docker engine, root or not.
 
+use crate::cluster::{Cluster, Component};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-
-use crate::cluster::{Cluster, Component};
 
 /// What is sent to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,10 @@
 //! Helm, with its own home so that the user's repositories and plugins play no part.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
+use crate::machine::command::Call;
 use anyhow::Result;
 use serde_json::Value;
-
-use crate::machine::command::Call;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Helm bound to one cluster.
 #[derive(Debug, Clone)]

@@ -1,16 +1,14 @@
 //! kubectl, for what is shorter in its words than in those of a client.
 
+use crate::machine::command::Call;
+use anyhow::{Context, Result};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-
-use anyhow::{Context, Result};
-use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-
-use crate::machine::command::Call;
 
 /// kubectl bound to one cluster.
 #[derive(Debug, Clone)]

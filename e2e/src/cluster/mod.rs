@@ -7,16 +7,14 @@ pub mod helm;
 pub mod kubectl;
 pub mod selfcheck;
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
-use serde_json::{Value, json};
-
 use crate::cluster::engine::Engine;
 use crate::machine::command::Call;
 use crate::machine::tools::Tools;
 use crate::session::state::State;
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How long a node may take to become Ready. It needs 15 to 30 seconds on two quiet cores.
 const READY_PATIENCE: &str = "240s";
@@ -33,8 +31,8 @@ const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
 const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 
-/// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a record
-/// of who called what.
+/// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a
+/// record of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
     let mut patches = vec![
         // The data of a test is worth nothing after a crash of the machine, and waiting for the
@@ -264,12 +262,6 @@ impl Cluster {
     /// Starts the kubelet again.
     pub async fn start_kubelet(&self) -> Result<()> {
         self.on_node("systemctl start kubelet").await?;
-        Ok(())
-    }
-
-    /// Restarts the whole node, as a machine's reboot would.
-    pub async fn restart_node(&self) -> Result<()> {
-        self.engine.docker(&["restart", &self.node()]).run().await?;
         Ok(())
     }
 

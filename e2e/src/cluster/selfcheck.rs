@@ -1,15 +1,13 @@
 //! The proof that a cluster works before anything else is blamed: a Ready node says nothing about
 //! Services, names, or the way to PostgreSQL.
 
-use std::time::Duration;
-
-use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
-
 use crate::cluster::kubectl::Kubectl;
 use crate::images::PROBE_IMAGE;
 use crate::wait;
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
+use std::time::Duration;
 
 const NAMESPACE: &str = "e2e-selfcheck";
 /// The probe itself gives up after a minute for each of its two addresses.

@@ -4,19 +4,17 @@
 mod objects;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result};
-use kube::api::DynamicObject;
-use sqlx::{Connection, PgConnection};
-
 use crate::postgres::Database;
 use crate::scenario::collect;
 use crate::session::harness::{Harness, Session, step};
 use crate::session::state::Purpose;
+use anyhow::{Context, Result};
+use kube::api::DynamicObject;
 use objects::{ADMIN_EMAIL, Applied, NAME, NAMESPACE, OPERATOR_NAMESPACE, PORT, RELEASE};
+use sqlx::{Connection, PgConnection};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 use watch::{Goal, follow, say};
 
 /// Three stand-ins take well under a minute. The real image migrates a schema first.
@@ -34,7 +32,7 @@ pub async fn up() -> Result<()> {
     if shown.is_err() {
         println!("\n{}\n", digest(&harness).await);
         println!(
-            "Everything is left as it is: look further, run `make demo` again, or take it down with `make demo-down`.\n{}",
+            "Everything is left as it is: see more, run `make demo` again, or take it down with `make demo-down`.\n{}",
             indent(&environment(&harness))
         );
     }
@@ -80,8 +78,8 @@ fn introduction(harness: &Harness) -> String {
             }
         ),
         (false, true) => format!(
-            "This runs {image} with your license. Nobody but Bytebase has the key its signature could be checked\n\
-             with, so the operator reports it as unverified; Bytebase itself checks it."
+            "This runs {image} with your license. Only Bytebase has the key its signature could be checked with,\n\
+             so the operator reports it as unverified; Bytebase itself checks it."
         ),
         (false, false) => format!(
             "This runs {image} without a license: one replica will run, and the condition HALicensed will say why.\n\
@@ -210,7 +208,7 @@ Reach it
   kubectl --namespace {NAMESPACE} port-forward service/{NAME} {PORT}:80
   {reach}
 
-Look further
+See more
   kubectl --namespace {NAMESPACE} describe bytebasecluster {NAME}
   kubectl --namespace {OPERATOR_NAMESPACE} logs --selector app.kubernetes.io/name=bytebase-operator --tail 20
 

@@ -1,13 +1,5 @@
 //! What the demo makes: the operator's release, a database, Secrets and one BytebaseCluster.
 
-use std::time::Duration;
-
-use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::Api;
-use kube::api::DynamicObject;
-use serde_json::{Value, json};
-
 use super::watch::Goal;
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
@@ -15,6 +7,12 @@ use crate::postgres::{Database, password};
 use crate::scenario::license::License;
 use crate::scenario::sandbox::cluster_resource;
 use crate::session::harness::Harness;
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::Api;
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Where the operator lives, and the name of its release.
 pub const OPERATOR_NAMESPACE: &str = "bytebase-system";

@@ -1,16 +1,14 @@
 //! What a user would watch while a cluster comes up: phase, conditions and replicas, a line for
 //! each change.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
+use crate::scenario::sandbox::condition;
 use anyhow::{Result, bail};
 use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
-
-use crate::scenario::sandbox::condition;
 
 /// Between two readings of the object.
 const INTERVAL: Duration = Duration::from_millis(300);
@@ -100,7 +98,7 @@ pub async fn follow(
             if held {
                 bail!("replicas are held back: {}", license_message(status));
             }
-            bail!("the cluster is stalled, and somebody must help");
+            bail!("the cluster is stalled: the condition Stalled says what must be corrected");
         }
         if begun.elapsed() > patience {
             bail!("not there after {} s", patience.as_secs());
@@ -150,7 +148,7 @@ impl View {
                     cut(text("message"))
                 )
             };
-            // Messages count and measure; a person wants to hear of turns.
+            // Messages count and measure; only another status or reason is a change.
             self.note(kind, &format!("{value} {reason}"), line, &mut lines);
         }
         let replicas: BTreeMap<_, _> = list(&status["replicaStatuses"])
@@ -220,8 +218,8 @@ pub fn replicas(cluster: &DynamicObject, ages: &BTreeMap<String, f64>) -> Vec<St
             let pod = replica["pod"].as_str().unwrap_or_default();
             let id = replica["replicaID"].as_str().unwrap_or_default();
             let age = ages.get(id).map_or_else(
-                || "no beat under this id".to_owned(),
-                |age| format!("beat {age:.1} s ago"),
+                || "no heartbeat under this id".to_owned(),
+                |age| format!("last heartbeat {age:.1} s ago"),
             );
             format!("{pod}: {}, replica id {id}, {age}", describe(replica))
         })
@@ -230,9 +228,8 @@ pub fn replicas(cluster: &DynamicObject, ages: &BTreeMap<String, f64>) -> Vec<St
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     fn status(phase: &str, message: &str, heartbeat: &str) -> Value {
         json!({
@@ -247,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn only_turns_are_told_and_calm_is_not() {
+    fn only_changes_are_printed() {
         let mut view = View::default();
         let first = view.changes(&status("Starting", "0 of 1", "Missing"));
         assert_eq!(

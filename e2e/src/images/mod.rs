@@ -1,17 +1,15 @@
 //! The images the scenarios run: the operator, the stand-in for Bytebase and the probe, each made
 //! of one static binary that cargo builds here.
 
+use crate::machine::command::Call;
+use crate::machine::tools::repository;
+use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
-
-use crate::machine::command::Call;
-use crate::machine::tools::repository;
-use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
 
 /// Image of the operator.
 pub const OPERATOR_REPOSITORY: &str = "localhost/bytebase-operator";

@@ -1,12 +1,11 @@
 //! Running other programs: what they print, or an error that shows the whole call and the end of
 //! what they complained about.
 
+use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;

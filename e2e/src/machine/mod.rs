@@ -4,11 +4,10 @@ pub mod command;
 pub mod process;
 pub mod tools;
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
+use std::fs;
+use std::path::Path;
 
 /// Bit of CAP_SYS_RESOURCE in the masks of /proc/self/status.
 const CAP_SYS_RESOURCE: u32 = 24;

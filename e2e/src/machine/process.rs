@@ -1,13 +1,12 @@
 //! Processes of this machine that the harness started: remembered across runs, and never mistaken
 //! for another process that was given the same number later.
 
-use std::fs;
-use std::path::Path;
-use std::time::{Duration, Instant};
-
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 /// A process, distinguished from every other that ever has its number by when it started (in clock
@@ -163,9 +162,8 @@ fn boot() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {

@@ -1,10 +1,9 @@
 //! The programs that `make setup` built or found, and the node image it prepared.
 
+use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
 
 /// What setup.sh wrote down for this checkout.
 #[derive(Debug, Clone)]

@@ -1,19 +1,17 @@
 //! A private Docker engine, for machines on which none answers: its own data, socket and pid file,
 //! below one folder. Who uses it, and when it is stopped, [`crate::cluster::engine`] knows.
 
+use crate::machine::command::tail;
+use crate::machine::process::ProcessId;
+use crate::machine::{Machine, find_program};
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use serde_json::json;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-
-use anyhow::{Context, Result};
-use rustix::process::Signal;
-use serde_json::json;
 use tokio::process::Command;
-
-use crate::machine::command::tail;
-use crate::machine::process::ProcessId;
-use crate::machine::{Machine, find_program};
 
 const RUNTIME: &str = "runc-without-sys-resource";
 const RUNTIME_SCRIPT: &str = include_str!("runc-without-sys-resource.sh");

@@ -5,14 +5,13 @@
 //! change only when its content does. Layers are not compressed: they travel no farther than one
 //! machine.
 
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::digest::{Context as Digest, SHA256};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, ensure};
-use aws_lc_rs::digest::{Context as Digest, SHA256};
-use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 /// Media type of one image's manifest.
@@ -292,9 +291,8 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
+    use std::collections::BTreeMap;
 
     fn read_archive(path: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut archive = tar::Archive::new(File::open(path)?);

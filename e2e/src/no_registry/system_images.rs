@@ -1,15 +1,13 @@
 //! The system images of an assembled node: control plane, etcd, kube-proxy, CoreDNS and pause,
 //! under the names kubeadm expects, so that the node finds all of them in its own store.
 
+use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-use clap::Args;
-
-use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
 
 /// The components inside the one Kubernetes binary that run as containers. `kubectl` is for people
 /// who look around in one.

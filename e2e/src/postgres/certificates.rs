@@ -1,12 +1,10 @@
 //! The certificates of the tests' PostgreSQL, as files that outlive one run.
 
+use crate::session::state::write_private;
+use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-use anyhow::Result;
 use testkit::certificates::Authority;
-
-use crate::session::state::write_private;
 
 /// Files of a certificate authority and of a server certificate that it signed.
 #[derive(Debug, Clone)]

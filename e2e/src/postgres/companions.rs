@@ -1,21 +1,19 @@
 //! Servers that stand beside PostgreSQL for one scenario: a streaming standby, a connection pooler.
 //! Each is written down before it is started and goes with its scenario, or with PostgreSQL itself.
 
-use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use anyhow::{Context, Result};
-use rustix::process::Signal;
-use sqlx::postgres::PgPoolOptions;
-use testkit::programs::USER;
-use testkit::{ports, programs};
-
 use crate::machine::process::ProcessId;
 use crate::postgres::{Database, Server};
 use crate::session::state::{CompanionRecord, State, write_private};
 use crate::wait;
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use sqlx::postgres::PgPoolOptions;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use testkit::programs::USER;
+use testkit::{ports, programs};
 
 /// Both end at once when asked to quit.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);

@@ -4,25 +4,23 @@
 pub mod certificates;
 pub mod companions;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
+use crate::machine::Machine;
+use crate::machine::command::{Call, tail};
+use crate::machine::process::ProcessId;
+use crate::postgres::certificates::Certificates;
+use crate::session::state::{PostgresRecord, State, write_private};
 use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
 use rand::Rng;
 use rustix::process::Signal;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 use testkit::programs::USER;
 use testkit::{ports, programs};
-
-use crate::machine::Machine;
-use crate::machine::command::{Call, tail};
-use crate::machine::process::ProcessId;
-use crate::postgres::certificates::Certificates;
-use crate::session::state::{PostgresRecord, State, write_private};
 
 /// Bytebase wants up to 50 sessions a replica; several scenarios with three replicas run at once.
 const MAX_CONNECTIONS: u32 = 600;

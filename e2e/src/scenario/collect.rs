@@ -2,15 +2,13 @@
 //! the places a secret could have leaked to whether it failed or not. Secrets themselves are never
 //! read.
 
-use std::fmt::Write as _;
-use std::fs;
-
+use crate::machine::command::tail;
+use crate::scenario::sandbox::{Sandbox, cluster_resource};
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
-
-use crate::machine::command::tail;
-use crate::scenario::sandbox::{Sandbox, cluster_resource};
+use std::fmt::Write as _;
+use std::fs;
 
 /// Kinds the operator may make or touch. Secrets are left out on purpose.
 const KINDS: &str = "pods,statefulsets,deployments,services,configmaps,ingresses,\

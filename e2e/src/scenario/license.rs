@@ -1,11 +1,10 @@
 //! Licenses for the tests: signed with a key pair of our own, whose public half the stand-in and
 //! the operator are given in place of Bytebase's.
 
-use std::path::Path;
-
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use std::path::Path;
 use testkit::license::{Signer, claims};
 
 const A_YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);

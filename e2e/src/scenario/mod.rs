@@ -7,12 +7,10 @@ pub mod license;
 pub mod runner;
 pub mod sandbox;
 
-use std::time::Duration;
-
+use crate::scenario::sandbox::Sandbox;
 use anyhow::Result;
 use futures::future::BoxFuture;
-
-use crate::scenario::sandbox::Sandbox;
+use std::time::Duration;
 
 /// Long enough for several rollouts of three replicas; a scenario that waits for nothing takes
 /// seconds.

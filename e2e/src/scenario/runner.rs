@@ -1,15 +1,5 @@
 //! Running the scenarios of one cluster, so many at a time, with a line for each.
 
-use std::fmt;
-use std::io::IsTerminal;
-use std::iter::Sum;
-use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, anyhow, bail};
-use futures::{FutureExt, StreamExt, stream};
-use tokio::time::timeout;
-
 use crate::postgres::companions;
 use crate::scenario::Scenario;
 use crate::scenario::collect;
@@ -18,6 +8,14 @@ use crate::scenario::sandbox::{LABEL, Sandbox};
 use crate::scenarios::all;
 use crate::session::harness::Harness;
 use crate::times;
+use anyhow::{Context, Result, anyhow, bail};
+use futures::{FutureExt, StreamExt, stream};
+use std::fmt;
+use std::io::IsTerminal;
+use std::iter::Sum;
+use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// Removing a release, a namespace and a database takes seconds, unless something hangs.
 const CLEANUP_LIMIT: Duration = Duration::from_mins(1);

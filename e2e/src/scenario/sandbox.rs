@@ -1,21 +1,6 @@
 //! What a scenario gets: a namespace, a database and an operator of its own, and the words to speak
 //! about them.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource};
-use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use sqlx::postgres::{PgPool, PgPoolOptions};
-
 use crate::cluster::audit::{self, Call};
 use crate::cluster::faults::{self, Blow};
 use crate::cluster::kubectl::PortForward;
@@ -27,6 +12,19 @@ use crate::scenario::leaks::Planted;
 use crate::scenario::license::License;
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Long enough for pods to be scheduled, started and probed while three other scenarios run.
 pub const PATIENCE: Duration = Duration::from_mins(2);

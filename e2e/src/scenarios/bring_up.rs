@@ -1,16 +1,14 @@
 //! From nothing to a running cluster.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use serde_json::json;
-
 use super::support::{self, NAME};
 use crate::scenario::sandbox::Sandbox;
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

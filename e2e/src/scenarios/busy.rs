@@ -1,15 +1,6 @@
 //! A cluster under a steady load of tasks, while everything is done to it that ends pods on
 //! purpose. No task may be lost.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
-use serde_json::{Value, json};
-use sqlx::PgPool;
-
 use super::drains::{
     done_then_ended, ready, running_task, scale_operator, task, wait_ended, wait_task,
 };
@@ -19,6 +10,13 @@ use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::soak::load::{self, Load};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// For several rollouts of busy replicas.
 const LONG: Duration = Duration::from_mins(25);
@@ -114,8 +112,8 @@ async fn three(sandbox: &Sandbox) -> Result<()> {
     start(sandbox, &busy_cluster(sandbox)).await
 }
 
-/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED and
-/// stays so.
+/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED
+/// and stays so.
 async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
     let given = load.end().await?;
     let left = "SELECT status, count(*) FROM task_run WHERE status <> 'DONE' GROUP BY 1 ORDER BY 1";
@@ -190,8 +188,8 @@ async fn roll_and_scale(sandbox: &Sandbox) -> Result<()> {
     support::rolled_out(sandbox).await
 }
 
-/// Ends in an error alone. Another operator acts once the Lease of the one that was killed has run out, so
-/// each has some time for its work.
+/// Ends in an error alone. Another operator acts once the Lease of the one that was killed has run
+/// out, so each has some time for its work.
 async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
     loop {
         let pause = rand::random_range(20_000..60_000);
@@ -368,8 +366,8 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must go
-/// before Bytebase fails what is queued.
+/// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must
+/// go before Bytebase fails what is queued.
 async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
     let mut cluster = busy_cluster(&sandbox);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(1200);

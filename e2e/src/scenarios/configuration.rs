@@ -1,12 +1,11 @@
 //! Wrong input is reported, and nothing that runs is touched.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::scenario::license::License;
 use crate::scenario::sandbox::Sandbox;
 use crate::scenario::{Scenario, stand_in};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,18 +1,16 @@
 //! Kubernetes itself fails: no replica ends for it, and what was asked for meanwhile is done
 //! afterwards.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
-use serde_json::json;
-
 use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde_json::json;
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -51,7 +49,8 @@ const BACK: Duration = Duration::from_mins(3);
 const AWAY: Duration = Duration::from_mins(1);
 /// By then the operator process that leads has reconciled every cluster.
 const RECONCILED: Duration = Duration::from_secs(8);
-/// How long etcd stands still: longer than the leader's lease, so that the lease must be taken again.
+/// How long etcd stands still: longer than the leader's lease, so that the lease must be taken
+/// again.
 const STILL: Duration = Duration::from_secs(20);
 
 async fn api_server_stopped(sandbox: Sandbox) -> Result<()> {
@@ -88,12 +87,14 @@ async fn etcd_stopped(sandbox: Sandbox) -> Result<()> {
     timed("a change in all pods", still_works(&sandbox)).await
 }
 
-/// The node reports no more; its pods run on. Status says what is known, and no replica is replaced.
+/// The node reports no more; its pods run on. Status says what is known, and no replica is
+/// replaced.
 async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 2).await?;
     let before = support::lives(&sandbox).await?;
     sandbox.harness().cluster.stop_kubelet().await?;
-    // After 50 s Kubernetes calls the pods of a silent node not ready. They send heartbeats as before.
+    // After 50 s Kubernetes calls the pods of a silent node not ready. They send heartbeats as
+    // before.
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "False", "NodeSilent")
         .await
@@ -139,8 +140,8 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         let cluster = &sandbox.harness().cluster;
         let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j {blow}");
         cluster.on_node(&format!("iptables -I {rule}")).await?;
-        // What changes while no watch is open is found all the same: an object gone, another edited,
-        // the spec changed.
+        // What changes while no watch is open is found all the same: an object gone, another
+        // edited, the spec changed.
         let gone = sandbox
             .kubectl(&["delete", "service/demo", "poddisruptionbudget/demo"])
             .await;

@@ -1,14 +1,12 @@
 //! What the metadata database holds, and what its role may do there, before a replica is started.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use serde_json::json;
-
 use super::support::{self, DATABASE_SECRET, Lives, NAME};
 use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Result, ensure};
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -172,7 +170,8 @@ async fn read_only(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
-/// Rights without which the next migration would fail: to create tables, and to change Bytebase's own.
+/// Rights without which the next migration would fail: to create tables, and to change Bytebase's
+/// own.
 async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
     cluster["spec"]["version"] = json!("3.20.0");

@@ -1,16 +1,14 @@
 //! The login to the metadata database: refused, changed, rotated, and written in every form.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
-use kube::ResourceExt as _;
-use serde_json::json;
-
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::Database;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Result, ensure};
+use kube::ResourceExt as _;
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -18,7 +16,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "bad-rotation",
         "A login that does not work reaches no replica, also after a restart of the operator.",
         |sandbox| Box::pin(bad_rotation(sandbox)),
-    ),
+    )
+    .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "wrong-database-password",
         "A wrong password in the Secret is reported and replaces no running replica.",
@@ -292,7 +291,8 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
 
-    // A login of the operator's own: now the operator reads the database, down to the heartbeats that are missing.
+    // A login of the operator's own: now the operator reads the database, down to the heartbeats
+    // that are missing.
     sandbox
         .create_secret("monitor", &[("PG_URL", &sandbox.database().url())])
         .await?;

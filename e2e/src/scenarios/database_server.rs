@@ -1,16 +1,14 @@
 //! The server behind `PG_URL`: a standby, a pooler, one that moves, stops or never answers.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use testkit::certificates::Authority;
-
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::postgres::companions::PoolMode;
 use crate::scenario::sandbox::Sandbox;
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use testkit::certificates::Authority;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

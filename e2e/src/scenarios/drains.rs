@@ -1,9 +1,11 @@
 //! Replicas that are to end while they run tasks. Bytebase cancels a running task at once when it
 //! receives SIGTERM, so SIGTERM must not come before the task is done.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-
+use super::support::{self, NAME};
+use crate::cluster::faults::Blow;
+use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
@@ -12,12 +14,8 @@ use kube::api::PostParams;
 use kube::core::Status;
 use serde_json::json;
 use sqlx::PgPool;
-
-use super::support::{self, NAME};
-use crate::cluster::faults::Blow;
-use crate::scenario::sandbox::{PATIENCE, Sandbox};
-use crate::scenario::{Scenario, stand_in};
-use crate::wait;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

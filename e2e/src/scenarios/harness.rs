@@ -1,14 +1,6 @@
 //! Scenarios that prove the harness itself: a fault that strikes nothing would make every scenario
 //! about that fault pass for the wrong reason.
 
-use std::fs;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
-use tokio::time::timeout;
-
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
 use crate::cluster::selfcheck;
@@ -19,6 +11,12 @@ use crate::scenario::leaks::{self, Planted};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use std::fs;
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

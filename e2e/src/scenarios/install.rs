@@ -1,13 +1,5 @@
-//! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run alone, and
-//! leave the custom resource definition as the harness applied it.
-
-use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+//! The three ways to install the operator. They concern the whole Kubernetes cluster, so they run
+//! alone, and leave the custom resource definition as the harness applied it.
 
 use super::support::{self, Lives, NAME};
 use crate::images::{OPERATOR_REPOSITORY, TAG};
@@ -16,6 +8,12 @@ use crate::scenario::Scenario;
 use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -361,7 +359,8 @@ async fn delete_namespace(harness: &Harness, namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// The operator is in a namespace of its own, whose logs the harness does not print after a failure.
+/// The operator is in a namespace of its own, whose logs the harness does not print after a
+/// failure.
 async fn with_operator_log(sandbox: &Sandbox, namespace: &str, result: Result<()>) -> Result<()> {
     let Err(error) = result else {
         return Ok(());

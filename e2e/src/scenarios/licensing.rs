@@ -1,16 +1,14 @@
 //! The license gate.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use jiff::SignedDuration;
-use serde_json::json;
-
 use super::support::{self, LICENSE_SECRET, NAME};
 use crate::scenario::license::{License, LicenseKey};
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::SignedDuration;
+use serde_json::json;
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -130,8 +128,8 @@ async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
 }
 
 async fn expiry(sandbox: Sandbox) -> Result<()> {
-    // A guard of ten seconds instead of ten minutes. The steps down to one replica, with ten seconds
-    // of grace each, come on top: a license that ends in 100 s counts for 40.
+    // A guard of ten seconds instead of ten minutes. The steps down to one replica, with ten
+    // seconds of grace each, come on top: a license that ends in 100 s counts for 40.
     let options = OperatorOptions {
         values: json!({"licenseGuardSeconds": 10}),
         ..OperatorOptions::default()
@@ -236,8 +234,8 @@ async fn forms(sandbox: Sandbox) -> Result<()> {
     refused_forms(&sandbox).await?;
     support::wait_pods(&sandbox, 1).await?;
 
-    // As it is pasted by hand: with spaces around it and line breaks at its end. A trial counts like any
-    // other.
+    // As it is pasted by hand: with spaces around it and line breaks at its end. A trial counts
+    // like any other.
     let trial = License {
         trialing: true,
         ..License::default()

@@ -24,13 +24,12 @@ mod spec_fields;
 pub(crate) mod support;
 mod tenants;
 
+use crate::scenario::Scenario;
 use std::cmp::Reverse;
 
-use crate::scenario::Scenario;
-
 /// Every scenario, the longest first: a long one that begins last would be waited for alone. A new
-/// one is a function that takes a [`crate::scenario::sandbox::Sandbox`], and an entry in the list of
-/// its file.
+/// one is a function that takes a [`crate::scenario::sandbox::Sandbox`], and an entry in the list
+/// of its file.
 pub fn all() -> Vec<Scenario> {
     let mut all = [
         bring_up::SCENARIOS,
@@ -63,9 +62,8 @@ pub fn all() -> Vec<Scenario> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn names_are_plain_and_unique_and_every_scenario_says_what_it_proves() {

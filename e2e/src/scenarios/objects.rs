@@ -1,14 +1,12 @@
 //! The objects of a cluster: put back, left alone, taken away.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
 use super::support::{self, NAME};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -265,8 +263,8 @@ async fn deletion(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A cluster that is deleted without what it owns, and made again: its objects are owned again and no
-/// replica ends. So it is where only the StatefulSet goes without its pods.
+/// A cluster that is deleted without what it owns, and made again: its objects are owned again and
+/// no replica ends. So it is where only the StatefulSet goes without its pods.
 async fn orphans(sandbox: Sandbox) -> Result<()> {
     let cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;

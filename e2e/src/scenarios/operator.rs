@@ -1,18 +1,16 @@
 //! The operator itself: killed, doubled, restarted.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::ResourceExt;
-use serde_json::json;
-
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,16 +1,14 @@
 //! NetworkPolicy, and the kinds that a Kubernetes cluster may lack: HTTPRoute and ServiceMonitor.
 
-use std::fs;
-
-use anyhow::{Result, ensure};
-use serde_json::json;
-
 use super::rights;
 use super::support::{self, NAME};
 use crate::machine::tools::Tools;
 use crate::scenario::Scenario;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::wait;
+use anyhow::{Result, ensure};
+use serde_json::json;
+use std::fs;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[Scenario::new(

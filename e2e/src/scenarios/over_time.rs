@@ -1,21 +1,19 @@
 //! What was learnt stands: over an outage of the database, a new operator process, a node that is
 //! silent, a log that was rotated.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -201,8 +199,8 @@ async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     postgres.allow_connections(sandbox.database(), true).await
 }
 
-/// The spec is made invalid before the license ends: the gate acts all the same, and changes nothing
-/// else.
+/// The spec is made invalid before the license ends: the gate acts all the same, and changes
+/// nothing else.
 async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 110).await?;
     let before = template(&sandbox).await?;
@@ -391,7 +389,8 @@ async fn rotated_log(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A call that failed is forgotten once it is no longer needed, and the login is not tried again and again.
+/// A call that failed is forgotten once it is no longer needed, and the login is not tried again
+/// and again.
 async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
@@ -437,8 +436,8 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Calls to replicas that take them and never answer hold up no other cluster: more of them than the
-/// operator reconciles at a time.
+/// Calls to replicas that take them and never answer hold up no other cluster: more of them than
+/// the operator reconciles at a time.
 async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
     let names: Vec<_> = (0..SWALLOWING)
         .map(|index| format!("silent-{index}"))
@@ -472,8 +471,8 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         let pod = pods.first().context("there is no pod")?;
         sandbox.strike(pod, "bytebase", Blow::Freeze).await?;
     }
-    // For half a minute Kubernetes and the database still call them well, so each of them is asked to
-    // sign the first admin up.
+    // For half a minute Kubernetes and the database still call them well, so each of them is asked
+    // to sign the first admin up.
     let admin = json!({"spec": {"admin": {
         "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
     }}});

@@ -1,20 +1,18 @@
 //! The README's five minutes, by its own commands.
 
-use std::fs;
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
-
 use super::install::{definition_as_before, uninstall};
 use crate::images::{OPERATOR_REPOSITORY, TAG};
 use crate::machine::command::Call;
 use crate::machine::tools::repository;
-use crate::scenario::Scenario;
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::{Scenario, stand_in};
 use crate::session::harness::Harness;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::fs;
+use std::time::Duration;
 
 /// The scenario of this file.
 pub const SCENARIOS: &[Scenario] = &[Scenario::new(
@@ -22,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario::new(
     "The README's own commands lead from an empty database to three replicas.",
     |sandbox| Box::pin(five_minutes(sandbox)),
 )
+.stand_in_only(stand_in::LICENSE)
 .exclusive()];
 
 const HEADING: &str = "## Five minutes with a Kubernetes cluster of your own";

@@ -1,13 +1,12 @@
 //! Quotas, pod security and webhooks have a say in what is made. What they refuse is reported in
 //! their words, and made once they allow it.
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-use std::time::Duration;
-
 use super::support::{self, NAME};
 use crate::scenario::Scenario;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,15 +1,13 @@
 //! Replicas that come, go, die and freeze.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,18 +1,16 @@
 //! The operator's rights: everything it calls it may, every verb it may it calls, and without any
 //! one rule something is lost. What it called is taken from the API server's record.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use serde_json::{Value, json};
-
 use super::support::{self, NAME};
 use crate::cluster::audit::Call;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -97,8 +95,8 @@ async fn every_verb_is_used(sandbox: Sandbox) -> Result<()> {
     stays_at_home(&sandbox).await
 }
 
-/// Takes the label away by which the operator's watches find these objects: it must search for them,
-/// find them its own and put the label back.
+/// Takes the label away by which the operator's watches find these objects: it must search for
+/// them, find them its own and put the label back.
 pub async fn lost_and_found(sandbox: &Sandbox, objects: &[&str]) -> Result<()> {
     let mut all = vec!["label"];
     all.extend(objects);
@@ -166,8 +164,8 @@ async fn wait_pod_of(sandbox: &Sandbox, round: usize) -> Result<()> {
 
 async fn sees_the_loss(sandbox: &Sandbox, round: usize, gone: &BTreeSet<Right>) -> Result<()> {
     let before = sandbox.calls().await?.len();
-    // A start lists and watches; without a Lease one is made; an edit writes, replaces a pod, and is
-    // reported.
+    // A start lists and watches; without a Lease one is made; an edit writes, replaces a pod, and
+    // is reported.
     sandbox.kubectl(&["delete", "lease", "--all"]).await?;
     for pod in sandbox.operator_pods().await? {
         let name = pod.name_any();

@@ -1,14 +1,12 @@
 //! Changes on their way to the replicas.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
-
 use super::support::{self, Lives, NAME};
 use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, collect, leaks, stand_in};
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[

@@ -1,9 +1,9 @@
 //! The words that scenarios of the product share: a BytebaseCluster to start from, and what is
 //! read again and again.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -11,10 +11,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-
-use crate::scenario::license::License;
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
-use crate::wait;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Name of the cluster in every scenario.
 pub const NAME: &str = "demo";
@@ -40,8 +38,8 @@ pub fn minimal(sandbox: &Sandbox, replicas: i32) -> Value {
             "replicas": replicas,
             "externalURL": "https://bytebase.example.com",
             "database": {"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}},
-            // The pause is for endpoints; scenarios have no clients behind them. A license gate begins
-            // earlier by all of these.
+            // The pause is for endpoints; scenarios have no clients behind them. A license gate
+            // begins earlier by all of these.
             "rollout": {"preStopSeconds": 1, "terminationGraceSeconds": 10, "drainTimeoutSeconds": 1},
         },
     })
@@ -209,8 +207,8 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
     Ok(())
 }
 
-/// Puts a license that ends in so many seconds into the Secret and the database, and waits until the
-/// operator has read it. Returns when it ends. The time that a bring-up takes is none of the
+/// Puts a license that ends in so many seconds into the Secret and the database, and waits until
+/// the operator has read it. Returns when it ends. The time that a bring-up takes is none of the
 /// license's: it depends on the machine.
 pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
     let left = SignedDuration::from_secs(seconds);

@@ -1,13 +1,12 @@
 //! What one user writes, or what one namespace lacks, does not keep the operator from serving the
 //! others.
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
-
 use super::support::{self, NAME};
 use crate::scenario::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -56,8 +55,8 @@ async fn unreadable(sandbox: Sandbox) -> Result<()> {
     reads_as(&sandbox, "True", &[]).await
 }
 
-/// Waits for the state of `ConfigurationValid` of the cluster that cannot be read; by kubectl, since
-/// this program's client cannot read it either.
+/// Waits for the state of `ConfigurationValid` of the cluster that cannot be read; by kubectl,
+/// since this program's client cannot read it either.
 async fn reads_as(sandbox: &Sandbox, status: &str, words: &[&str]) -> Result<()> {
     let read = || async {
         let arguments = [

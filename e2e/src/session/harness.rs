@@ -1,17 +1,5 @@
 //! Everything the scenarios share: one cluster, one PostgreSQL server, and the means to reach them.
 
-use std::fs;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-use tokio::sync::Mutex;
-use tokio::time::timeout;
-
 use crate::cluster::Cluster;
 use crate::cluster::audit;
 use crate::cluster::engine::{Engine, NETWORK};
@@ -28,6 +16,16 @@ use crate::session::reaper::Reaper;
 use crate::session::state::{Ownership, Purpose, State};
 use crate::session::teardown::teardown;
 use crate::{times, wait};
+use anyhow::{Context, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use std::fs;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 /// After this time a step says that it has begun, and then every so often that it goes on.
 const FIRST_SIGN: Duration = Duration::from_secs(3);
@@ -55,7 +53,8 @@ pub struct Harness {
     pub license: LicenseKey,
     pub bytebase: BytebaseImage,
     pub state: State,
-    /// Held by a scenario that needs kinds that Kubernetes does not bring to be there, or not to be.
+    /// Held by a scenario that needs kinds that Kubernetes does not bring to be there, or not to
+    /// be.
     pub optional_kinds: Arc<Mutex<()>>,
 }
 

@@ -2,17 +2,15 @@
 //! pipe. The kernel closes the pipe however the runner ends, and unless the runner had said that
 //! all is well, the reaper takes down what the record names.
 
-use std::fs::File;
-use std::io::Read;
-use std::process::Stdio;
-
-use anyhow::{Context, Result};
-use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
-
 use crate::machine::tools::Tools;
 use crate::session::state::{Purpose, State};
 use crate::session::teardown::teardown;
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
 
 /// What the runner says before it ends in order.
 const DISMISSAL: &[u8] = b"dismissed";

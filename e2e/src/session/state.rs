@@ -1,14 +1,12 @@
 //! What a cluster of ours consists of on this machine, written down before it is made, so that
 //! whoever comes later (the reaper, or the next run) can take it away.
 
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
-
+use crate::machine::process::ProcessId;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-
-use crate::machine::process::ProcessId;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
 
 /// The clusters of a checkout. They share nothing but the Docker engine and the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

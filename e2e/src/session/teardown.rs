@@ -1,10 +1,6 @@
 //! Taking down what a cluster consists of, from the record alone: whoever calls it (the runner at
 //! its end, the reaper after a crash, the next run) needs to know nothing else.
 
-use std::sync::Arc;
-
-use anyhow::{Context, Result};
-
 use crate::cluster::Cluster;
 use crate::cluster::engine::Engine;
 use crate::machine::Machine;
@@ -12,6 +8,8 @@ use crate::machine::tools::Tools;
 use crate::postgres;
 use crate::postgres::companions;
 use crate::session::state::State;
+use anyhow::{Context, Result};
+use std::sync::Arc;
 
 /// Removes the cluster, PostgreSQL and, if no other process uses it, the engine we started. What is
 /// gone already is no error; what cannot be removed is, after everything else was tried.

@@ -1,18 +1,6 @@
-//! The hands: what a round says is done to real clusters.
+//! What a round says, done to real clusters.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{Patch, PatchParams};
-use serde_json::{Value, json};
-use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
-use tokio::time::sleep;
-
-use super::doings::Shared;
+use super::disturbances::Shared;
 use super::load::{DRAIN_TIMEOUT, HOLD_LIMIT};
 use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
 use crate::cluster::Component;
@@ -22,6 +10,16 @@ use crate::scenario::license::License;
 use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenarios::support;
 use crate::wait;
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Longest that clusters may take to come back after a round: an image change of three replicas
 /// with a disaster in the middle of it, on a busy machine.
@@ -46,7 +44,7 @@ const ADMIN_SECRET: &str = "admin";
 pub struct Stage {
     pub sandbox: Sandbox,
     pub pools: Vec<PgPool>,
-    pub doings: Shared,
+    pub disturbances: Shared,
     databases: Vec<Database>,
 }
 
@@ -56,10 +54,10 @@ impl Stage {
         let mut stage = Self {
             sandbox: sandbox.clone(),
             pools: Vec::new(),
-            doings: Shared::default(),
+            disturbances: Shared::default(),
             databases: Vec::new(),
         };
-        stage.doings.lock().models = models.to_vec();
+        stage.disturbances.lock().models = models.to_vec();
         let admin = "a-soaked-admin-password";
         sandbox.plant("admin password", admin);
         let login = [("email", "admin@example.com"), ("password", admin)];
@@ -100,14 +98,14 @@ impl Stage {
     /// Carries out a round and waits until every cluster is what `models` says.
     pub async fn carry_out(&mut self, round: &Round, models: &[Model]) -> Result<()> {
         {
-            let mut doings = self.doings.lock();
-            doings.models = models.to_vec();
-            doings.struck = round.disaster.is_some();
-            doings.disturbed = (0..models.len())
+            let mut disturbances = self.disturbances.lock();
+            disturbances.models = models.to_vec();
+            disturbances.struck = round.disaster.is_some();
+            disturbances.disturbed = (0..models.len())
                 .filter(|index| round.disturbs(*index))
                 .collect();
             for index in (0..models.len()).filter(|index| round.may_lose_tasks(*index)) {
-                let windows = doings.losses.entry(index).or_default();
+                let windows = disturbances.losses.entry(index).or_default();
                 windows.push((Timestamp::now(), None));
             }
         }
@@ -124,10 +122,10 @@ impl Stage {
                 .with_context(|| format!("{disaster:?}"))?;
         }
         self.wait_settled(models).await?;
-        let mut doings = self.doings.lock();
-        doings.disturbed.clear();
-        doings.struck = false;
-        for (_, until) in doings.losses.values_mut().flatten() {
+        let mut disturbances = self.disturbances.lock();
+        disturbances.disturbed.clear();
+        disturbances.struck = false;
+        for (_, until) in disturbances.losses.values_mut().flatten() {
             until.get_or_insert_with(Timestamp::now);
         }
         Ok(())
@@ -172,7 +170,7 @@ impl Stage {
             }
             Action::DeletePod(which) => {
                 let pod = self.pod(index, which).await?;
-                self.doings.lock().deleted.extend(pod.uid());
+                self.disturbances.lock().deleted.extend(pod.uid());
                 self.kubectl(&["delete", "pod", &pod.name_any(), "--wait=false"])
                     .await
             }
@@ -205,7 +203,7 @@ impl Stage {
         let selector = format!("bytebase.com/cluster={}", cluster_name(index));
         let pods = self.sandbox.pods(&selector).await?;
         let uids = pods.iter().filter_map(ResourceExt::uid);
-        self.doings.lock().deleted.extend(uids);
+        self.disturbances.lock().deleted.extend(uids);
         self.kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
             .await
     }
@@ -220,14 +218,14 @@ impl Stage {
         self.sandbox
             .wait_condition(&name, "DatabaseReady", "False", "DatabaseForeignTables")
             .await?;
-        self.doings.lock().refused.insert(index);
+        self.disturbances.lock().refused.insert(index);
         self.patch(index, json!({"replicas": 1})).await?;
         postgres.allow_connections(database, false).await?;
         postgres.disconnect(database).await?;
         sleep(DATABASE_DOWN).await;
         postgres.allow_connections(database, true).await?;
         sleep(PAUSE).await;
-        self.doings.lock().refused.remove(&index);
+        self.disturbances.lock().refused.remove(&index);
         self.run(index, "ALTER TABLE hidden RENAME TO principal")
             .await
     }
@@ -235,10 +233,10 @@ impl Stage {
     /// The heartbeat of a foreign replica, for some time before and after the wish.
     async fn start_beside_foreign(&self, index: usize) -> Result<()> {
         self.foreign_heartbeats(index).await?;
-        self.doings.lock().refused.insert(index);
+        self.disturbances.lock().refused.insert(index);
         self.patch(index, json!({"replicas": 1})).await?;
         self.foreign_heartbeats(index).await?;
-        self.doings.lock().refused.remove(&index);
+        self.disturbances.lock().refused.remove(&index);
         self.run(
             index,
             "DELETE FROM replica_heartbeat WHERE replica_id = 'of-others'",

@@ -1,20 +1,20 @@
 //! The books: what must never happen, found in what was seen. Pure.
 
+use super::load::HOLD_LIMIT;
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
-
-use jiff::Timestamp;
-
-use super::load::HOLD_LIMIT;
 
 /// Without a license for several, more than one replica may live on for this long: the operator
 /// learns of it with its next probe, and takes the others away: one at a time before the end, all
 /// together after it. Bytebase itself begins to do harm after ten minutes.
 ///
-/// Each of the two that go first finishes its tasks, and the longest of those takes a minute and a half.
+/// Each of the two that go first finishes its tasks, and the longest of those takes a minute and a
+/// half.
 pub const TOLERANCE: Duration = Duration::from_secs(150);
-/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around it.
+/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around
+/// it.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(HOLD_LIMIT as u64 + 3);
 
 /// A pod as it was seen.
@@ -42,7 +42,8 @@ pub struct Sample {
     pub active: i64,
     /// Whether a license is stored that allows several.
     pub ha: bool,
-    /// Whether the license for several has ended, or there is none: then all surplus pods end at once.
+    /// Whether the license for several has ended, or there is none: then all surplus pods end at
+    /// once.
     pub ended: bool,
     /// Wanted replicas after the license.
     pub target: i32,
@@ -54,8 +55,8 @@ pub struct Sample {
     pub held: bool,
     /// Task runs that have failed since their replica ended without being struck: id and owner.
     pub lost: Vec<(i64, String)>,
-    /// Queued task runs that Bytebase has failed, which it does after ten minutes with several replicas
-    /// and no license for them.
+    /// Queued task runs that Bytebase has failed, which it does after ten minutes with several
+    /// replicas and no license for them.
     pub given_up: Vec<i64>,
     /// Its database is refused or in use by another Bytebase, and it had no replica.
     pub refused: bool,

@@ -1,22 +1,22 @@
 //! The load: tasks for the replicas, at a steady pace, some short and some not.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::PgPool;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Seconds that most tasks take at most.
 const SHORT: u32 = 20;
-/// `holdLimitSeconds` of a cluster under this load. The queue must be held for longer than the longest
-/// task takes: else a replica to which work keeps coming is never idle, and has to give up its drain.
+/// `holdLimitSeconds` of a cluster under this load. The queue must be held for longer than the
+/// longest task takes: else a replica to which work keeps coming is never idle, and has to give up
+/// its drain.
 pub const HOLD_LIMIT: u32 = 120;
-/// `drainTimeoutSeconds` of a cluster under this load: for the pause after a hold that has just ended, and
-/// for one that is long enough.
+/// `drainTimeoutSeconds` of a cluster under this load: for the pause after a hold that has just
+/// ended, and for one that is long enough.
 pub const DRAIN_TIMEOUT: u32 = HOLD_LIMIT * 5 / 2;
 /// Seconds that the longest task takes.
 const LONGEST: u32 = HOLD_LIMIT * 3 / 4;

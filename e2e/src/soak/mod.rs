@@ -4,17 +4,10 @@
 
 mod act;
 mod books;
-mod doings;
+mod disturbances;
 pub(crate) mod load;
 mod observer;
 mod plan;
-
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use tokio::time::sleep;
 
 use crate::scenario::collect;
 use crate::scenario::leaks;
@@ -22,9 +15,14 @@ use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::session::harness::Session;
 use crate::session::state::Purpose;
 use act::Stage;
+use anyhow::{Result, bail};
 use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// Replicas fail the tasks of one that has been gone for a minute, and check for them each minute.
 const FAILS_AFTER: Duration = Duration::from_secs(135);
@@ -79,7 +77,11 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     let mut stage = Stage::set(sandbox, &models).await?;
     stage.wait_settled(&models).await?;
     let foreign = stage.plant_foreign().await?;
-    let observer = Observer::start(sandbox.api(), stage.pools.clone(), stage.doings.clone());
+    let observer = Observer::start(
+        sandbox.api(),
+        stage.pools.clone(),
+        stage.disturbances.clone(),
+    );
     let load = Load::start(stage.pools.clone(), arguments.tasks, seed);
     let start = Instant::now();
     let mut rounds = 0;

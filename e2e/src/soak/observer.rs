@@ -1,8 +1,9 @@
 //! The observer: reads pods and databases on its own clock, and enters what it sees into
 //! the books.
 
-use std::time::{Duration, Instant};
-
+use super::books::{Books, PodSeen, Sample};
+use super::disturbances::{Disturbances, Shared};
+use super::plan::{Model, cluster_name};
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -10,12 +11,9 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use serde_json::Value;
 use sqlx::PgPool;
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-
-use super::books::{Books, PodSeen, Sample};
-use super::doings::{Doings, Shared};
-use super::plan::{Model, cluster_name};
 
 /// Between two samples.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -33,13 +31,13 @@ pub struct Observer {
 impl Observer {
     /// Begins to take samples.
     pub fn start(pods: Api<Pod>, pools: Vec<PgPool>, shared: Shared) -> Self {
-        let eyes = Eyes {
+        let sampler = Sampler {
             pods,
             pools,
             shared: shared.clone(),
         };
         Self {
-            task: tokio::spawn(eyes.watch()),
+            task: tokio::spawn(sampler.watch()),
             shared,
         }
     }
@@ -51,20 +49,20 @@ impl Observer {
     }
 }
 
-struct Eyes {
+struct Sampler {
     pods: Api<Pod>,
     pools: Vec<PgPool>,
     shared: Shared,
 }
 
-impl Eyes {
+impl Sampler {
     async fn watch(self) -> Books {
         let mut books = Books::default();
         let mut last = vec![Instant::now(); self.pools.len()];
         loop {
             for (index, last) in last.iter_mut().enumerate() {
-                let doings = self.shared.lock().clone();
-                if doings.over {
+                let disturbances = self.shared.lock().clone();
+                if disturbances.over {
                     return books;
                 }
                 let seen = timeout(PATIENCE, self.see(index)).await;
@@ -85,7 +83,7 @@ impl Eyes {
                 };
                 // What was noted while the sample was taken counts as well.
                 let now = self.shared.lock().clone();
-                let both = |of: &Doings| of.disturbed.contains(&index);
+                let both = |of: &Disturbances| of.disturbed.contains(&index);
                 let unexplained = failed
                     .into_iter()
                     .filter(|(_, _, last_heartbeat)| !now.explains(index, *last_heartbeat))
@@ -99,9 +97,9 @@ impl Eyes {
                     ha,
                     ended,
                     target: now.models.get(index).map_or(0, Model::target),
-                    disturbed: both(&doings) || both(&now),
-                    struck: doings.struck || now.struck,
-                    refused: doings.refused.contains(&index) && now.refused.contains(&index),
+                    disturbed: both(&disturbances) || both(&now),
+                    struck: disturbances.struck || now.struck,
+                    refused: disturbances.refused.contains(&index) && now.refused.contains(&index),
                     deleted: now.deleted,
                     passed: last.elapsed(),
                 };
@@ -126,8 +124,8 @@ impl Eyes {
         .fetch_optional(pool)
         .await?
         .flatten();
-        // None is stored either where no one has signed up, as in a database that was put in the place of
-        // another.
+        // None is stored either where no one has signed up, as in a database that was put in the
+        // place of another.
         let allows = |at| {
             let token = license.as_deref();
             token.is_some_and(|token| allows_several(token, at))

@@ -1,11 +1,10 @@
 //! What is done, drawn from a seed, and what should come of it. Pure: the same seed makes the same
 //! rounds.
 
-use std::fmt;
-
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use std::fmt;
 
 /// Versions that a cluster goes through, upwards only: a schema never goes back.
 pub const VERSIONS: [&str; 4] = ["3.20.0", "3.20.1", "3.21.1", "3.22.0"];
@@ -203,9 +202,9 @@ impl Round {
 }
 
 impl Round {
-    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its database
-    /// goes, or its sessions end while the password that it was started with is no longer right.
-    /// Everything else ends replicas on purpose.
+    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its
+    /// database goes, or its sessions end while the password that it was started with is no longer
+    /// right. Everything else ends replicas on purpose.
     pub fn may_lose_tasks(&self, cluster: usize) -> bool {
         let sessions_end = self.disaster == Some(Disaster::StopDatabase);
         self.actions.iter().any(|(index, action)| {
@@ -265,9 +264,8 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
-
     use super::*;
+    use rand::SeedableRng;
 
     fn rounds(seed: u64, count: usize) -> Vec<Round> {
         let mut rng = StdRng::seed_from_u64(seed);

@@ -102,8 +102,8 @@ impl CaBundle {
         }
     }
 
-    /// When the first of the certificates that are valid now ends; `None` if that cannot be read, or
-    /// the bundle is one of authorities in general.
+    /// When the first of the certificates that are valid now ends; `None` if that cannot be read,
+    /// or the bundle is one of authorities in general.
     pub fn first_end(&self, now: Timestamp) -> Option<Timestamp> {
         if self.certificates.len() > OWN_AUTHORITIES {
             return None;

@@ -85,8 +85,8 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that begins
-/// with a sequence.
+/// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that
+/// begins with a sequence.
 pub(crate) fn has_outer_form(der: &[u8]) -> bool {
     matches!(element(der), Some((SEQUENCE, [SEQUENCE, ..], [])))
 }
@@ -108,7 +108,8 @@ pub(crate) fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
     Some((time(from_tag, from)?, time(until_tag, until)?))
 }
 
-/// The content of the element that the bytes begin with, which must have this tag, and what follows.
+/// The content of the element that the bytes begin with, which must have this tag, and what
+/// follows.
 fn take(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     let (tag, content, rest) = element(der)?;
     (tag == wanted).then_some((content, rest))

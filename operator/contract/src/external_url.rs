@@ -96,7 +96,8 @@ pub enum ExternalUrlError {
         "the port after the host is not a number from 1 to 65535: correct it, or leave it out for the usual one"
     )]
     Port,
-    /// `http://host:443`: older releases drop either port under either scheme, which changes the meaning.
+    /// `http://host:443`: older releases drop either port under either scheme, which changes the
+    /// meaning.
     #[error("port {port} does not belong to the scheme: use {use_instead}, or another port")]
     PortOfOtherScheme {
         /// 80 or 443.

@@ -1,8 +1,8 @@
 //! The license: a signed token whose claims decide how many replicas may run.
 //!
 //! The claims are checked here one by one, not by the token library, so that each reason for
-//! refusal can be reported. A [`License`] holds claims only, never the token; errors hold nothing of
-//! the token either.
+//! refusal can be reported. A [`License`] holds claims only, never the token; errors hold nothing
+//! of the token either.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;

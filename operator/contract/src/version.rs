@@ -171,8 +171,8 @@ impl Version {
     }
 
     /// Whether this release line is older than the other's: an image that is `older_minor_than` its
-    /// schema is a downgrade. Patch numbers of images and of schemas are counted separately, so they
-    /// are not compared.
+    /// schema is a downgrade. Patch numbers of images and of schemas are counted separately, so
+    /// they are not compared.
     pub const fn older_minor_than(self, other: Self) -> bool {
         self.major < other.major || (self.major == other.major && self.minor < other.minor)
     }

@@ -6,7 +6,7 @@ use bytebase_contract::hook;
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, LoginTo, Lookups, log_in};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
@@ -138,7 +138,7 @@ impl Login {
             TargetSessionAttrs::Any if url.hosts.len() == 1 => TargetSessionAttrs::Any,
             _ => TargetSessionAttrs::Primary,
         };
-        let target = Target {
+        let target = LoginTo {
             url,
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
             // A proxy beside Bytebase is here as well.

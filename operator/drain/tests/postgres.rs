@@ -119,7 +119,8 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     }
 }
 
-/// PgBouncer gives a client the session that another one had. Its name goes along; its age does not.
+/// PgBouncer gives a client the session that another one had. Its name goes along; its age does
+/// not.
 #[tokio::test]
 async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
     let database = Database::new("pooled", SCHEMA);

@@ -1,5 +1,5 @@
-//! Whatever a server sends and however it is cut, sqlx is given whole heads and the bodies that belong to
-//! them, without what was not asked for, and not too much.
+//! Whatever a server sends and however it is cut, sqlx is given whole heads and the bodies that
+//! belong to them, without what was not asked for, and not too much.
 
 #![no_main]
 

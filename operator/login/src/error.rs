@@ -57,15 +57,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// There is no room for one more session: of the server, the database, the role or a pooler. What has
-    /// sessions goes on.
+    /// There is no room for one more session: of the server, the database, the role or a pooler.
+    /// What has sessions goes on.
     pub fn is_full(&self) -> bool {
         self.code == "53300" || is_full_pooler(&self.message)
     }
 }
 
-/// Whether a pooler says that it takes no more clients. Poolers say so under several codes; these are
-/// PgBouncer's and Supavisor's words, among others'.
+/// Whether a pooler says that it takes no more clients. Poolers say so under several codes; these
+/// are PgBouncer's and Supavisor's words, among others'.
 pub fn is_full_pooler(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     ["max_client", "max client", "no more connections allowed"]

@@ -7,8 +7,8 @@
 //!             pure     one attempt after the other          an authenticated stream
 //! ```
 //!
-//! What comes from the other side is bounded in bytes, messages, rounds and time, and no error quotes
-//! it except the words of a server's refusal.
+//! What comes from the other side is bounded in bytes, messages, rounds and time, and no error
+//! quotes it except the words of a server's refusal.
 
 pub mod error;
 pub mod names;
@@ -42,7 +42,7 @@ pub const ALTOGETHER: Duration = Duration::from_secs(20);
 
 /// What to log in to, and how.
 #[derive(Clone, Copy)]
-pub struct Target<'a> {
+pub struct LoginTo<'a> {
     /// The connection string. Its own `target_session_attrs` does not count.
     pub url: &'a PgUrl,
     /// Who vouches for the server, where it must prove itself.
@@ -90,12 +90,12 @@ impl Failed {
 /// Logs in to the first server that lets the role in and will do.
 ///
 /// Without one, every attempt is returned, in its order; none only if the string names no host.
-pub async fn log_in(target: &Target<'_>) -> Result<LoggedIn, Vec<Failed>> {
+pub async fn log_in(target: &LoginTo<'_>) -> Result<LoggedIn, Vec<Failed>> {
     log_in_by(target, &System).await
 }
 
 /// The same with names looked up by other means.
-pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<LoggedIn, Vec<Failed>> {
+pub async fn log_in_by(target: &LoginTo<'_>, names: &impl Names) -> Result<LoggedIn, Vec<Failed>> {
     let end = Instant::now() + ALTOGETHER;
     let mut failures = Vec::new();
     let mut addresses = Vec::new();
@@ -164,7 +164,7 @@ pub async fn log_in_by(target: &Target<'_>, names: &impl Names) -> Result<Logged
 }
 
 async fn endpoints(
-    target: &Target<'_>,
+    target: &LoginTo<'_>,
     at: &HostPort,
     end: Instant,
     names: &impl Names,
@@ -195,7 +195,7 @@ impl Failed {
 
 /// Bounds an attempt by its own limit, the string's and that of all attempts.
 async fn within<T>(
-    target: &Target<'_>,
+    target: &LoginTo<'_>,
     end: Instant,
     attempt: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
@@ -208,7 +208,7 @@ async fn within<T>(
 }
 
 async fn attempt(
-    target: &Target<'_>,
+    target: &LoginTo<'_>,
     attempt: &Attempt,
     attrs: TargetSessionAttrs,
 ) -> Result<Session, Error> {

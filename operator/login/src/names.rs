@@ -1,17 +1,18 @@
 //! Looking up names, without letting names that do not answer take every thread.
 //!
-//! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread until the
-//! resolver gives up too, which takes it half a minute and more. These threads are tokio's, of which there
-//! are 512, and everything else in the process that blocks needs them too, such as the password
-//! exchange. So at most `ALL` look up at a time, and at most `OWN` for one who logs in again and
-//! again.
+//! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread
+//! until the resolver gives up too, which takes it half a minute and more. These threads are
+//! tokio's, of which there are 512, and everything else in the process that blocks needs them too,
+//! such as the password exchange. So at most `ALL` look up at a time, and at most `OWN` for one who
+//! logs in again and again.
 
 use crate::error::Error;
 use bytebase_contract::pg_url::HostPort;
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -28,8 +29,8 @@ static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::n
 
 /// Who knows where a name leads to.
 pub trait Names: Sync {
-    /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held until
-    /// nothing goes on any more, even if the answer is not waited for.
+    /// The addresses of a host, in the order in which they are to be tried. `turn` is to be held
+    /// until nothing goes on any more, even if the answer is not waited for.
     fn look_up(
         &self,
         at: &HostPort,
@@ -52,8 +53,8 @@ impl Names for System {
     }
 }
 
-/// The lookups of one who logs in again and again; clones share them. They outlive the logins that began
-/// them.
+/// The lookups of one who logs in again and again; clones share them. They outlive the logins that
+/// began them.
 #[derive(Clone)]
 pub struct Lookups {
     all: Arc<Semaphore>,
@@ -68,13 +69,13 @@ struct Own {
 
 /// A lookup that may go on as long as this is held.
 pub struct Turn {
-    _place: Place,
+    _lookup: LookupPermit,
     /// `None` only if there were no limit.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A host among those that one who logs in has looked up.
-struct Place {
+struct LookupPermit {
     host: String,
     own: Arc<Own>,
 }
@@ -89,8 +90,8 @@ impl Default for Lookups {
 }
 
 impl Lookups {
-    /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits for
-    /// nothing.
+    /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits
+    /// for nothing.
     pub(crate) async fn find(
         &self,
         at: &HostPort,
@@ -102,12 +103,12 @@ impl Lookups {
         }
         let end = Instant::now() + limit;
         let in_vain = |_| Error::TimedOut(limit);
-        let place = timeout_at(end, self.place(&at.host))
+        let lookup = timeout_at(end, self.permit(&at.host))
             .await
             .map_err(in_vain)?;
         let permit = timeout_at(end, Arc::clone(&self.all).acquire_owned()).await;
         let turn = Turn {
-            _place: place,
+            _lookup: lookup,
             // The semaphore is never closed.
             _permit: permit.map_err(|_| Error::Busy)?.ok(),
         };
@@ -116,12 +117,12 @@ impl Lookups {
     }
 
     /// Waits until no lookup of the same host goes on, nor too many of others.
-    async fn place(&self, host: &str) -> Place {
+    async fn permit(&self, host: &str) -> LookupPermit {
         loop {
             // From here on an end is noticed, whatever happens before it is waited for.
             let ended = self.own.ended.notified();
             if self.own.begin(host) {
-                return Place {
+                return LookupPermit {
                     host: host.to_owned(),
                     own: Arc::clone(&self.own),
                 };
@@ -133,20 +134,14 @@ impl Lookups {
 
 impl Own {
     fn begin(&self, host: &str) -> bool {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.hosts.lock();
         hosts.len() < OWN && hosts.insert(host.to_owned())
     }
 }
 
-impl Drop for Place {
+impl Drop for LookupPermit {
     fn drop(&mut self) {
-        let mut hosts = self
-            .own
-            .hosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        hosts.remove(&self.host);
-        drop(hosts);
+        self.own.hosts.lock().remove(&self.host);
         self.own.ended.notify_waiters();
     }
 }
@@ -167,14 +162,14 @@ mod tests {
             if at.host == "answers" {
                 return Ok(vec![SocketAddr::from(([10, 0, 0, 1], at.port))]);
             }
-            self.0.lock().unwrap().push(turn);
+            self.0.lock().push(turn);
             std::future::pending().await
         }
     }
 
     impl Silent {
         fn going_on(&self) -> usize {
-            self.0.lock().unwrap().len()
+            self.0.lock().len()
         }
 
         async fn find(&self, lookups: &Lookups, host: &str) -> Result<Vec<SocketAddr>, Error> {
@@ -226,7 +221,7 @@ mod tests {
         let started = Instant::now();
         let (found, ()) = tokio::join!(silent.find(&lookups, "answers"), async {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            drop(silent.0.lock().unwrap().pop());
+            drop(silent.0.lock().pop());
         });
         found.unwrap();
         assert_eq!(started.elapsed().as_secs(), 2);
@@ -243,9 +238,9 @@ mod tests {
         let error = silent.find(&another, "answers").await.unwrap_err();
         assert!(matches!(error, Error::Busy), "{error}");
         silent.find(&another, "10.0.0.1").await.unwrap();
-        drop(silent.0.lock().unwrap().pop());
+        drop(silent.0.lock().pop());
         silent.find(&another, "answers").await.unwrap();
-        silent.0.lock().unwrap().clear();
+        silent.0.lock().clear();
         assert_eq!(all.available_permits(), 3);
     }
 
@@ -258,7 +253,7 @@ mod tests {
         };
         let found = lookups.find(&at, LIMIT, &System).await.unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback()));
-        let place = timeout(LIMIT, lookups.place("localhost"));
-        drop(place.await.unwrap());
+        let permit = timeout(LIMIT, lookups.permit("localhost"));
+        drop(permit.await.unwrap());
     }
 }

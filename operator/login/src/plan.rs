@@ -29,8 +29,8 @@ impl Endpoint {
 pub enum Reach {
     /// Anywhere: from where Bytebase itself stands.
     Anywhere,
-    /// To other machines only. A socket, a loopback address and a link-local one lead somewhere else
-    /// than for Bytebase, and whoever writes the string must not reach this machine by them.
+    /// To other machines only. A socket, a loopback address and a link-local one lead somewhere
+    /// else than for Bytebase, and whoever writes the string must not reach this machine by them.
     OtherMachines,
 }
 

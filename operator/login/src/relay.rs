@@ -1,13 +1,14 @@
 //! sqlx over a session that is logged in already.
 //!
 //! sqlx can connect to an address or a Unix socket, and to nothing else. So it connects to a socket
-//! inside this process, is answered that it may come in, and from then on a task passes on what either
-//! side says. The socket has a name that no file has (an abstract one), which cannot be guessed, and
-//! a connection from another process is turned away. It is gone as soon as sqlx is connected.
+//! inside this process, is answered that it may come in, and from then on a task passes on what
+//! either side says. The socket has a name that no file has (an abstract one), which cannot be
+//! guessed, and a connection from another process is turned away. It is gone as soon as sqlx is
+//! connected.
 //!
-//! The task reads along as far as the kind and the length of each message, since sqlx makes room for
-//! whatever a server announces. What a server says unasked it keeps to itself: sqlx would log notices
-//! and collect parameters, of which nothing here makes use.
+//! The task reads along as far as the kind and the length of each message, since sqlx makes room
+//! for whatever a server announces. What a server says unasked it keeps to itself: sqlx would log
+//! notices and collect parameters, of which nothing here makes use.
 
 use crate::error::Error;
 use crate::wire::{Session, Transport, Wire};

@@ -1,8 +1,8 @@
 //! SCRAM-SHA-256 without channel binding, which is what the driver speaks.
 //!
-//! Of our own, because the driver prepares a password by the PRECIS profile `OpaqueString` (and takes
-//! it as it is where that fails), while every library prepares it by SASLprep: passwords that the two
-//! prepare differently are refused to the driver and would be let in here.
+//! Of our own, because the driver prepares a password by the PRECIS profile `OpaqueString` (and
+//! takes it as it is where that fails), while every library prepares it by SASLprep: passwords that
+//! the two prepare differently are refused to the driver and would be let in here.
 
 use crate::error::Error;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -121,8 +121,8 @@ impl Scram {
 mod tests {
     use super::*;
 
-    /// The example of RFC 7677 with an empty user name, since PostgreSQL takes that from the start-up
-    /// message; worked out by other means.
+    /// The example of RFC 7677 with an empty user name, since PostgreSQL takes that from the
+    /// start-up message; worked out by other means.
     fn exchange() -> (Scram, String) {
         let scram = Scram::with_nonce("pencil", "rOprNGfwEbeRWgbNEkqO".to_owned());
         let server = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";

@@ -2,9 +2,9 @@
 //! no others.
 //!
 //! Chains are verified by webpki, and three rules of Go's are added, by which the driver verifies:
-//! an authority that is not valid now vouches for no server; a certificate that is itself in the bundle
-//! needs no other; and one of version 1, which webpki cannot read, counts if an authority of the
-//! bundle signed it.
+//! an authority that is not valid now vouches for no server; a certificate that is itself in the
+//! bundle needs no other; and one of version 1, which webpki cannot read, counts if an authority of
+//! the bundle signed it.
 
 use crate::error::Error;
 use crate::wire::Transport;

@@ -19,8 +19,8 @@ const MAX_MESSAGE: i32 = 64 * 1024;
 /// notices.
 const MAX_MESSAGES: u32 = 1_000;
 
-/// Bytes of a login and its check. PostgreSQL sends about one thousand, and a login trigger may raise
-/// notices.
+/// Bytes of a login and its check. PostgreSQL sends about one thousand, and a login trigger may
+/// raise notices.
 const MAX_BYTES: usize = 256 * 1024;
 
 /// The parameters that are kept: what is read here, and what sqlx reads.

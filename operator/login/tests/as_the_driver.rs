@@ -1,6 +1,6 @@
 //! The login beside the driver that Bytebase is built with, on the same servers: who gets in, to
-//! which server, encrypted or not, by which refusal not. `tests/driver` is the driver, built from its
-//! public module.
+//! which server, encrypted or not, by which refusal not. `tests/driver` is the driver, built from
+//! its public module.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use bytebase_contract::pg_url::{HostPort, PgUrl};
 use bytebase_login::names::Turn;
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, LoggedIn, Lookups, Names, Target, log_in_by};
+use bytebase_login::{Error, LoggedIn, LoginTo, Lookups, Names, log_in_by};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -137,7 +137,7 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let Some(bundle) = bundle else {
         return (Err(None), "the bundle cannot be read".to_owned());
     };
-    let target = Target {
+    let target = LoginTo {
         url: &url,
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
         reach: Reach::Anywhere,

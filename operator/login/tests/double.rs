@@ -1,5 +1,6 @@
 //! What no real server does: a double, written after the description of the protocol
-//! (<https://www.postgresql.org/docs/current/protocol-flow.html>), that goes wrong at a chosen step.
+//! (<https://www.postgresql.org/docs/current/protocol-flow.html>), that goes wrong at a chosen
+//! step.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +12,7 @@
 use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, Lookups, Refusal, Target, log_in};
+use bytebase_login::{Error, Failed, LoginTo, Lookups, Refusal, log_in};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -244,7 +245,7 @@ async fn outcome(port: u16, step: Step) -> Result<(), Vec<Failed>> {
 }
 
 async fn by(url: &PgUrl, reach: Reach) -> Result<(), Vec<Failed>> {
-    let target = Target {
+    let target = LoginTo {
         url,
         authorities: &Authorities::none(),
         reach,

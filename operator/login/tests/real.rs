@@ -12,7 +12,7 @@ use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::PgUrl;
 use bytebase_login::plan::Reach;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{LoggedIn, Lookups, Target, log_in};
+use bytebase_login::{LoggedIn, LoginTo, Lookups, log_in};
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
@@ -28,7 +28,7 @@ async fn session(server: &Server, mode: &str) -> LoggedIn {
     let url =
         format!("postgres://app:{PASSWORD}@localhost:{port}/app?sslmode={mode}&sslrootcert=/ca");
     let bundle = CaBundle::parse(&server.ca()).unwrap();
-    let target = Target {
+    let target = LoginTo {
         url: &PgUrl::parse(&url).unwrap(),
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
         reach: Reach::Anywhere,

@@ -1,11 +1,13 @@
 //! The checker's view of the world: where it begins, what follows, what must hold.
 
-use crate::promises::{Promise, broken_by};
+use crate::database::{Content, Database};
+use crate::judge::broken_by;
+use crate::promises::Promise;
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
-    Action, Budget, Content, Database, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status,
-    Strategy, Waited, World, minor,
+    Action, Budget, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status, Strategy, Waited,
+    World, minor,
 };
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
@@ -106,8 +108,8 @@ impl Checked {
         next.renumbered()
     }
 
-    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas that
-    /// do not come up do so in the end, or `fail` for good.
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas
+    /// that do not come up do so in the end, or `fail` for good.
     fn recovers(&self, world: &World, fail: bool) -> bool {
         let mut world = world.clone();
         world.database.up = true;
@@ -166,8 +168,8 @@ impl Checked {
         recovers
     }
 
-    /// Whether what stands in the way is reported, sooner or later: a version that is older than the
-    /// schema, or a replica that does not come up.
+    /// Whether what stands in the way is reported, sooner or later: a version that is older than
+    /// the schema, or a replica that does not come up.
     fn says_why(&self, mut world: World) -> bool {
         world.tick += PATIENCE;
         let stalled = self.rules.stalled(&world);

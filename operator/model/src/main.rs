@@ -1,7 +1,7 @@
 //! Checks the operator's rules in every state of a small world, at random far beyond that, and
-//! that faults which are planted in them are found; and the same for the drain hook's, in a world of
-//! its own: [`drains`]. `operator-model [quick] [drains | sharing | upgrades | walk]` runs
-//! a part.
+//! that faults which are planted in them are found; and the same for the drain hook's, in a world
+//! of its own: [`drains`]. `operator-model [quick] [drains | sharing | upgrades | walk]` runs a
+//! part.
 
 #![allow(
     clippy::print_stdout,
@@ -9,7 +9,11 @@
 )]
 
 mod check;
+mod database;
 mod drains;
+mod judge;
+mod knowledge;
+mod profile;
 mod profiles;
 mod promises;
 mod rules;

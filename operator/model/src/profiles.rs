@@ -2,6 +2,7 @@
 //! every order of them can be visited.
 
 use crate::check::Checked;
+use crate::profile::Profile;
 use crate::rules::{Bug, Rules};
 use crate::sharing;
 use crate::upgrades;
@@ -14,36 +15,6 @@ use std::time::{Duration, Instant};
 
 /// Longest one random walk.
 const WALK: usize = 400;
-
-/// One run.
-pub struct Profile {
-    pub name: &'static str,
-    pub license: Option<u8>,
-    pub replicas: u8,
-    pub running: bool,
-    pub strategy: Strategy,
-    /// The StatefulSet's controller sees each change late.
-    pub slow: bool,
-    pub budget: Budget,
-    /// Bugs that this run must find.
-    pub finds: &'static [Bug],
-}
-
-impl Default for Profile {
-    /// Three replicas run, and nothing happens.
-    fn default() -> Self {
-        Self {
-            name: "",
-            license: Some(200),
-            replicas: 3,
-            running: true,
-            strategy: Strategy::Rolling,
-            slow: false,
-            budget: Budget::default(),
-            finds: &[],
-        }
-    }
-}
 
 /// All runs.
 fn profiles(quick: bool) -> Vec<Profile> {
@@ -302,8 +273,8 @@ fn wild() -> Budget {
     }
 }
 
-/// The same with other versions, which may fail to come up, and a user who changes the strategy. Under
-/// one license: how a rollout that stands still is reported must not depend on its end.
+/// The same with other versions, which may fail to come up, and a user who changes the strategy.
+/// Under one license: how a rollout that stands still is reported must not depend on its end.
 fn wild_upgrades() -> Budget {
     Budget {
         upgrades: 3,

@@ -1,10 +1,10 @@
 //! The operator's own rules in the world: what it knows becomes an observation, `decide` is asked,
 //! and its plan becomes writes. Bugs can be planted in between.
 
-use crate::promises::LicenseRead;
+use crate::database::{Active, Content, Database, Reading};
+use crate::knowledge::LicenseRead;
 use crate::world::{
-    Active, Content, Database, Eviction, Form, Pod, Reading, Replica, Set, Spec, Status, Strategy,
-    VERSIONS, Waited, World, Write,
+    Eviction, Form, Pod, Replica, Set, Spec, Status, Strategy, VERSIONS, Waited, World, Write,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

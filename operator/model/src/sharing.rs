@@ -1,11 +1,13 @@
-//! Two clusters whose specs name one database, under one operator: the older one has it, whichever is
-//! read first after a restart of operator or server. Each of them lives in a [`World`] of its own, in
-//! which the replicas of the other are another Bytebase's; the claims on databases are the real ones.
+//! Two clusters whose specs name one database, under one operator: the older one has it, whichever
+//! is read first after a restart of operator or server. Each of them lives in a [`World`] of its
+//! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
+//! real ones.
 
 use crate::check::{Checked, fingerprint};
+use crate::database::Reading;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
-use crate::world::{Action, Budget, Reading, Status, Strategy, World, Write};
+use crate::world::{Action, Budget, Status, Strategy, World, Write};
 use anyhow::Result;
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
@@ -65,7 +67,8 @@ struct Pair {
 /// What a process has noted of the claim of one cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Noted {
-    /// What its status said at the start of the process: that an endpoint is known, and an identity.
+    /// What its status said at the start of the process: that an endpoint is known, and an
+    /// identity.
     learned: Option<bool>,
     /// The start of the server that a reconcile noted last.
     seen: Option<u8>,
@@ -163,7 +166,8 @@ const PROFILES: [Profile; 3] = [
     },
 ];
 
-/// Runs all of it, or what is quick, and prints what was visited. Returns how many states there are.
+/// Runs all of it, or what is quick, and prints what was visited. Returns how many states there
+/// are.
 pub fn run(quick: bool) -> Result<usize> {
     let mut states = 0;
     for profile in PROFILES.iter().filter(|profile| !(quick && profile.large)) {

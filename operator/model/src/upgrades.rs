@@ -1,7 +1,7 @@
 //! What may happen while the user wants another minor version: the first replica of it migrates the
 //! schema, under which no older one starts any more.
 
-use crate::profiles::Profile;
+use crate::profile::Profile;
 use crate::rules::Bug;
 use crate::world::{Budget, Strategy};
 

@@ -92,7 +92,8 @@ where
     format!("{actions:?}\n{last:?}")
 }
 
-/// The same up to the first state that is wrong, with the state before it: a walk goes on from there.
+/// The same up to the first state that is wrong, with the state before it: a walk goes on from
+/// there.
 pub fn describe_until<S, A>(path: Path<S, A>, is_wrong: impl Fn(&S) -> bool) -> String
 where
     S: Debug + PartialEq,

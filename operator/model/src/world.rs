@@ -4,7 +4,9 @@
 //! A tick is a minute. Time passes only while no one has anything left to do, so what a rule
 //! promises within a minute must hold at the next tick. Everything else may happen in any order.
 
-use crate::promises::{Knowledge, Known, LicenseRead, Promise, has_ended};
+use crate::database::{Active, Content, Database, Reading};
+use crate::knowledge::{Knowledge, Known, LicenseRead};
+use crate::promises::Promise;
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
 use bytebase_operator::contract::version::Version;
@@ -116,54 +118,6 @@ impl Pod {
     pub fn drains(self) -> bool {
         self.ending.is_some() && !self.hurried && self.works()
     }
-}
-
-/// What the metadata database holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Content {
-    /// Bytebase's tables.
-    Bytebase,
-    /// Another application's.
-    Foreign,
-    /// Bytebase's, in a form that this operator does not understand.
-    Renamed,
-}
-
-/// The metadata database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Database {
-    /// It answers.
-    pub up: bool,
-    /// What it holds.
-    pub content: Content,
-    /// The tick at which the stored license ends; `None`: no license is stored.
-    pub license: Option<u8>,
-    /// A replica of another Bytebase is active on it.
-    pub other: bool,
-    /// Minor version of the schema.
-    pub schema: u32,
-    /// A replica holds the migration lock; only in a reading.
-    pub migrates: bool,
-}
-
-/// A replica that is active, by what the database holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Active {
-    /// Uid of its pod.
-    pub uid: u8,
-    /// It runs a task.
-    pub busy: bool,
-}
-
-/// What a reading of the database brought.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Reading {
-    /// None has ended in this process.
-    None,
-    /// It does not answer.
-    Failed,
-    /// The database, and the replicas that are active.
-    Good(Database, Vec<Active>),
 }
 
 /// What the status holds that a later decision may rest on.
@@ -620,8 +574,8 @@ impl World {
         actions
     }
 
-    /// The next thing that a replica does on its way up. It comes up only on a database that answers
-    /// and whose schema it knows: on a newer one it breaks.
+    /// The next thing that a replica does on its way up. It comes up only on a database that
+    /// answers and whose schema it knows: on a newer one it breaks.
     fn rises(&self, pod: Pod) -> Option<Action> {
         let action = match (pod.replica, minor(pod.template).cmp(&self.database.schema)) {
             (Replica::Migrating, _) => Action::Migrated(pod.ordinal),
@@ -796,7 +750,7 @@ impl World {
             }
             Action::End(ordinal) => {
                 let cut_short = world.pod(ordinal).is_some_and(|pod| pod.works());
-                if cut_short && !has_ended(&world) {
+                if cut_short && !world.knows_license_ended() {
                     world.ghost.broken = Some(Promise::Finished);
                 }
                 world.pods.retain(|pod| pod.ordinal != ordinal);
@@ -927,17 +881,17 @@ impl World {
         self.license_has_ended();
     }
 
+    /// The operator knows that no license allows several replicas at this moment.
+    pub fn knows_license_ended(&self) -> bool {
+        self.ghost.known.process.license.has_ended(self.tick)
+    }
+
     /// No one had anything left to do, so what knew of the end of the license has acted on it.
     fn license_has_ended(&mut self) {
-        let ended = match self.ghost.known.process.license {
-            LicenseRead::Never => return,
-            LicenseRead::Absent => true,
-            LicenseRead::Ends(end) => self.tick >= end,
-        };
         let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
         let active = self.pods.iter().filter(able).count();
         // A pause is the user's own risk.
-        if ended && active > 1 && self.spec.form != Form::Paused {
+        if self.knows_license_ended() && active > 1 && self.spec.form != Form::Paused {
             self.ghost.broken = Some(Promise::Licensed);
         }
     }
@@ -990,9 +944,9 @@ impl World {
         self.operator.settled = false;
     }
 
-    /// Those of the decided writes that are made. The operator waits for the echo of what it wrote of
-    /// the StatefulSet before it writes it again, though not for ever. All but a rollout with downtime
-    /// is to go without that.
+    /// Those of the decided writes that are made. The operator waits for the echo of what it wrote
+    /// of the StatefulSet before it writes it again, though not for ever. All but a rollout with
+    /// downtime is to go without that.
     pub fn made(&self, mut writes: Vec<Write>) -> Vec<Write> {
         let awaits_echo = self.operator.cache.0 != self.set;
         if awaits_echo && self.spec.strategy == Strategy::Maintenance {

@@ -37,7 +37,8 @@ pub enum ConditionType {
     /// The stored license allows more than one replica.
     #[strum(serialize = "HALicensed")]
     HaLicensed,
-    /// Every running replica is Ready and sends heartbeats, and no foreign replica is active on the database.
+    /// Every running replica is Ready and sends heartbeats, and no foreign replica is active on the
+    /// database.
     ReplicasHealthy,
     /// Every replica runs the current template.
     RolloutComplete,
@@ -71,8 +72,8 @@ pub enum Reason {
     HeldBackByLicense,
     /// Fewer replicas run than wanted, or none, because of the database.
     HeldBackByDatabase,
-    /// Fewer replicas run than wanted, or none, because the version cannot run several, is not known to,
-    /// or is older than the metadata schema.
+    /// Fewer replicas run than wanted, or none, because the version cannot run several, is not
+    /// known to, or is older than the metadata schema.
     HeldBackByVersion,
     /// `replicas: 0`.
     ScaledToZero,
@@ -226,7 +227,8 @@ pub enum Reason {
     PodCreationFailed,
     /// No replica is wanted.
     NoReplicas,
-    /// Only an event: tasks are marked as running whose replica is gone. `status.stuckTasks` counts them.
+    /// Only an event: tasks are marked as running whose replica is gone. `status.stuckTasks` counts
+    /// them.
     TasksStuck,
 
     // RolloutComplete
@@ -240,8 +242,8 @@ pub enum Reason {
     RolloutStalled,
     /// The image is older than the metadata schema.
     DowngradeRefused,
-    /// Only an event: no replica promotes queued work, since a drain hook or another session holds the
-    /// queue. `status.queueHold` says who.
+    /// Only an event: no replica promotes queued work, since a drain hook or another session holds
+    /// the queue. `status.queueHold` says who.
     QueueHeld,
     /// Only an event: the queue has been held for longer than drain hooks do.
     QueueHeldLong,

@@ -39,8 +39,8 @@ fn begin_unobserved(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// The API server takes any integer for one of format `int32`. The types that read it do not, so the
-/// schema says what fits.
+/// The API server takes any integer for one of format `int32`. The types that read it do not, so
+/// the schema says what fits.
 fn bound_integers(schema: &mut JSONSchemaProps) {
     if schema.format.as_deref() == Some("int32") {
         schema.minimum.get_or_insert(f64::from(i32::MIN));

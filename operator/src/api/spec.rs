@@ -43,7 +43,7 @@ pub const MOST_REPLICAS: i32 = 50;
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the cluster stands, in one word"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "As many replicas as may run are Ready and send heartbeats"),
-    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas whose heartbeat is fresh in the metadata database"),
+    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeReplicas", description = "Replicas of this cluster whose heartbeat is fresh"),
     printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas", description = "Wanted replicas"),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that serves"),
     printcolumn(name = "Rollout", type_ = "string", json_path = ".status.rollout.waitingFor", description = "What the rollout that is under way waits for, in one word"),
@@ -67,7 +67,7 @@ pub struct BytebaseClusterSpec {
     )]
     pub version: String,
 
-    /// The image, where it is not the public one.
+    /// The image of Bytebase. Default: the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
 
@@ -77,8 +77,8 @@ pub struct BytebaseClusterSpec {
     #[schemars(range(min = 0, max = MOST_REPLICAS))]
     pub replicas: i32,
 
-    /// The one URL at which Bytebase is reached: `https://bytebase.example.com`. Every replica is started with it. Scheme http or https, a host, an
-    /// optional port; no user, query or fragment.
+    /// The one URL at which Bytebase is reached: `https://bytebase.example.com`. Every replica is
+    /// started with it. Scheme http or https, a host, an optional port; no user, query or fragment.
     #[serde(rename = "externalURL")]
     #[schemars(length(min = 1, max = 2048))]
     pub external_url: String,
@@ -125,8 +125,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
 
-    /// How the replicas spread. Default: over nodes and over zones, as far as possible. An empty list
-    /// turns the default off.
+    /// How the replicas spread. Default: over nodes and over zones, as far as possible. An empty
+    /// list turns the default off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
@@ -151,7 +151,7 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
 
-    /// More volumes. Names that start with `bytebase-` are the operator's.
+    /// More volumes of the pods. Names that start with `bytebase-` are the operator's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub volumes: Vec<Volume>,
@@ -195,15 +195,15 @@ pub struct BytebaseClusterSpec {
 
     /// More labels on every object that the operator makes for the cluster, such as its Service and
     /// its StatefulSet. Pods get those of `podLabels`. The labels that the operator itself sets
-    /// (`app.kubernetes.io/name`, `app.kubernetes.io/instance`, `app.kubernetes.io/managed-by`, and all
-    /// of `bytebase.com`) are refused.
+    /// (`app.kubernetes.io/name`, `app.kubernetes.io/instance`, `app.kubernetes.io/managed-by`, and
+    /// all of `bytebase.com`) are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub labels: BTreeMap<String, String>,
 
     /// More annotations on every object that the operator makes for the cluster. Pods get those of
-    /// `podAnnotations`. What is set for one object (`service.annotations`, `ingress.annotations` and
-    /// its preset) wins over this. Keys of `bytebase.com` are refused.
+    /// `podAnnotations`. What is set for one object (`service.annotations`, `ingress.annotations`
+    /// and its preset) wins over this. Keys of `bytebase.com` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
@@ -242,7 +242,7 @@ pub struct ImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 71, max = 71))]
     pub digest: Option<String>,
-    /// When the kubelet pulls. Default `IfNotPresent`.
+    /// When the kubelet pulls the image. Default `IfNotPresent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
     /// Secrets with registry credentials, in the cluster's namespace.
@@ -313,22 +313,22 @@ pub struct DatabaseSpec {
     /// Secret that holds the whole `PG_URL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_secret_ref: Option<SecretKeyRef>,
-    /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one. A Cloud
-    /// SQL login needs no host: the name of the instance stands in for it.
+    /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one. A
+    /// Cloud SQL login needs no host: the name of the instance stands in for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub url: Option<String>,
     /// Host name or address of the server: the form in parts, in which nothing needs
-    /// percent-encoding. `localhost`, and the directory of a Unix socket, are a proxy in the pod: the
-    /// operator then needs `monitorSecretRef` to read the database.
+    /// percent-encoding. `localhost`, and the directory of a Unix socket, are a proxy in the pod:
+    /// the operator then needs `monitorSecretRef` to read the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
-    /// TCP port. Default 5432.
+    /// TCP port of the server, in the form with `host`. Default 5432.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// Database name.
+    /// Name of the database, in the form with `host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
@@ -338,14 +338,14 @@ pub struct DatabaseSpec {
     /// Secret key that holds the role's password, as it is, without a line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
-    /// Connection parameters such as `sslmode`.
+    /// Connection parameters such as `sslmode`, in the form with `host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub params: Option<BTreeMap<String, String>>,
     /// Secret key that holds the CA bundle (PEM). Mounted into the pods at
-    /// `/etc/bytebase/database-ca/ca.crt`. Counts, for Bytebase and for the operator's own connection,
-    /// where `sslrootcert` names that file: a connection string must, and the form in parts does so
-    /// by itself.
+    /// `/etc/bytebase/database-ca/ca.crt`. Counts, for Bytebase and for the operator's own
+    /// connection, where `sslrootcert` names that file: a connection string must, and the form in
+    /// parts does so by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
     /// ConfigMap key that holds the CA bundle (PEM), in `data` or in `binaryData`. Used as that of
@@ -353,8 +353,9 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_ref: Option<ConfigMapKeyRef>,
     /// Secret key that holds another connection string to the same database, for the operator's
-    /// reads: a role with `pg_read_all_data` and `pg_monitor` is enough. It must lead to the primary.
-    /// Needed for cloud IAM logins, which the operator cannot perform, and for a proxy in the pod.
+    /// reads: a role with `pg_read_all_data` and `pg_monitor` is enough. It must lead to the
+    /// primary. Needed for cloud IAM logins, which the operator cannot perform, and for a proxy in
+    /// the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor_secret_ref: Option<SecretKeyRef>,
 }
@@ -437,23 +438,24 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 64)))]
     pub load_balancer_source_ranges: Vec<String>,
-    /// Which replicas get what comes to the Service from outside: those anywhere (`Cluster`), or only
-    /// those on the node that it came to (`Local`), which keeps the client's address. With
+    /// Which replicas get what comes to the Service from outside: those anywhere (`Cluster`), or
+    /// only those on the node that it came to (`Local`), which keeps the client's address. With
     /// `type: NodePort` or `LoadBalancer` only. Default: Kubernetes' own, `Cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<TrafficPolicy>,
-    /// Which replicas get what comes to the Service from inside the Kubernetes cluster: those anywhere
-    /// (`Cluster`), or only those on the caller's node (`Local`), where a node without a replica does
-    /// not answer. Default: Kubernetes' own, `Cluster`.
+    /// Which replicas get what comes to the Service from inside the Kubernetes cluster: those
+    /// anywhere (`Cluster`), or only those on the caller's node (`Local`), where a node without a
+    /// replica does not answer. Default: Kubernetes' own, `Cluster`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<TrafficPolicy>,
     /// IP families of the Service, the first one first. One makes it `SingleStack`; two need an
-    /// `ipFamilyPolicy` that asks for two. Default: those that the Service has. Kubernetes refuses to change
-    /// the first family of a Service that exists.
+    /// `ipFamilyPolicy` that asks for two. Default: those that the Service has. Kubernetes refuses
+    /// to change the first family of a Service that exists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub ip_families: Vec<IpFamily>,
-    /// Whether the Service has one IP family or two. Taken out again, the Service keeps what it has.
+    /// Whether the Service has one IP family or two. Taken out again, the Service keeps what it
+    /// has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_family_policy: Option<IpFamilyPolicy>,
 }
@@ -546,9 +548,9 @@ pub struct IngressSpec {
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
     /// Settings that Bytebase needs (WebSocket time-outs, body size, unbuffered streams, session
-    /// affinity), as annotations of one ingress controller. `aws-alb` and `gce` also keep `/metrics` and
-    /// `/debug` private in a way that these two accept; for `gce`, time-outs and affinity are to be set
-    /// in a BackendConfig.
+    /// affinity), as annotations of one ingress controller. `aws-alb` and `gce` also keep
+    /// `/metrics` and `/debug` private in a way that these two accept; for `gce`, time-outs and
+    /// affinity are to be set in a BackendConfig.
     #[serde(default)]
     pub preset: IngressPreset,
     /// More annotations of the Ingress. They win over those of `preset`.
@@ -663,10 +665,10 @@ pub struct ServiceAccountSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecurityContextSpec {
-    /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has it.
-    /// `Platform` leaves them out, for a platform that gives each namespace numbers of its own and
-    /// refuses others, as OpenShift does. Where nothing sets any, the pods do not start: the image's
-    /// own user is root, which they may not be. A change is a rollout.
+    /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has
+    /// it. `Platform` leaves them out, for a platform that gives each namespace numbers of its own
+    /// and refuses others, as OpenShift does. Where nothing sets any, the pods do not start: the
+    /// image's own user is root, which they may not be. A change of this field replaces all pods.
     #[serde(default)]
     pub user_and_group: UserAndGroup,
 }
@@ -685,8 +687,8 @@ pub enum UserAndGroup {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutSpec {
-    /// Seconds that a replica may take to be Ready and to send heartbeats. After that a rollout stops,
-    /// and `Stalled` says so, as it does of a first start. Default 900.
+    /// Seconds that a replica may take to be Ready and to send heartbeats. After that a rollout
+    /// stops, and `Stalled` says so, as it does of a first start. Default 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 86400))]
     pub ready_timeout_seconds: Option<i32>,
@@ -699,9 +701,9 @@ pub struct RolloutSpec {
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,
     /// Whether a replica that is to end first finishes the tasks that it runs: Bytebase itself
-    /// cancels a running migration at once. `Enabled` adds the hook that waits for them to the pods.
-    /// Where this field is absent the hook is added with the next change of the pods for another
-    /// reason. `Disabled` leaves it out.
+    /// cancels a running migration at once. `Enabled` adds the hook that waits for them to the
+    /// pods. Where this field is absent the hook is added with the next change of the pods for
+    /// another reason. `Disabled` leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
     /// Longest time that a replica which is to end waits for the tasks that it runs, in seconds. A
@@ -710,27 +712,27 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub drain_timeout_seconds: Option<i32>,
-    /// Longest time that a draining replica keeps Bytebase from promoting new work, on all replicas, in
-    /// seconds, if new work keeps coming to it. After that the queue is free for as long. Choose it
-    /// longer than your longest usual task, where new work arrives all the time. 0 never holds the
-    /// queue. Default 300.
+    /// Longest time that a draining replica keeps Bytebase from promoting new work, on all
+    /// replicas, in seconds, if new work keeps coming to it. After that the queue is free for as
+    /// long. Choose it longer than your longest usual task, where new work arrives all the time. 0
+    /// never holds the queue. Default 300.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub hold_limit_seconds: Option<i32>,
-    /// Image that the drain hook is copied from, for a registry of one's own. Default: the operator's
-    /// own image, as it was when the pods last changed.
+    /// Image that the drain hook is copied from, for a registry of one's own. Default: the
+    /// operator's own image, as it was when the pods last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub drain_image: Option<String>,
     /// In which order a change reaches the replicas. `Rolling` (the default) replaces one after the
-    /// other while the others serve. `Maintenance` ends all, starts one, and starts the others when that
-    /// one is Ready: Bytebase is not available meanwhile, and no replica of an old version runs on a
-    /// schema that a new one has changed.
+    /// other while the others serve. `Maintenance` ends all, starts one, and starts the others when
+    /// that one is Ready: Bytebase is not available meanwhile, and no replica of an old version
+    /// runs on a schema that a new one has changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<RolloutStrategy>,
-    /// Seconds after which a replica is replaced that sends no heartbeat although its pod is Ready: it
-    /// hangs, or is cut off from the database. One at a time, and only while another replica works.
-    /// Absent: never, which leaves it to you.
+    /// Seconds after which a replica is replaced that sends no heartbeat although its pod is Ready:
+    /// it hangs, or is cut off from the database. One at a time, and only while another replica
+    /// works. Absent: never, which leaves it to you.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 86400))]
     pub restart_stale_replicas_after_seconds: Option<i32>,
@@ -790,9 +792,9 @@ pub struct NetworkPolicySpec {
     /// Whether there is a NetworkPolicy.
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// What may reach the replicas, such as the ingress controller and Prometheus. Default: anything.
-    /// Where `spec.admin` is given, the operator's namespace may as well. What the replicas reach is
-    /// not limited: users' databases are anywhere.
+    /// What may reach the replicas, such as the ingress controller and Prometheus. Default:
+    /// anything. Where `spec.admin` is given, the operator's namespace may as well. What the
+    /// replicas reach is not limited: users' databases are anywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub from: Vec<NetworkPolicyPeer>,

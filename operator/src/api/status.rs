@@ -1,4 +1,5 @@
-//! `status`: what the operator reports. No field changes by itself, so ages are in the metrics, not here.
+//! `status`: what the operator reports. No field changes by itself, so ages are in the metrics, not
+//! here.
 
 use super::read::{or_default, readable_items};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -26,7 +27,7 @@ pub struct BytebaseClusterStatus {
     /// Pods that are Ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Pods whose heartbeat is fresh. Absent when heartbeats cannot be read.
+    /// Replicas of this cluster whose heartbeat is fresh. Absent when heartbeats cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_replicas: Option<i32>,
     /// Replicas that the operator runs, after the license gate and the other limits.
@@ -44,14 +45,15 @@ pub struct BytebaseClusterStatus {
     /// Version of the metadata schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<String>,
-    /// The license that counts.
+    /// The license that the license gate goes by.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub license: Option<LicenseStatus>,
-    /// Since when no license has allowed several replicas. Absent while one does, also where it ends soon.
+    /// Since when no license has allowed several replicas. Absent while one does, also where it
+    /// ends soon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlicensed_since: Option<Time>,
     /// The metadata database.
@@ -76,15 +78,16 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
-    /// A session of the metadata database keeps every replica from promoting queued work. Read while replicas come and go, and while work is queued.
+    /// A session of the metadata database keeps every replica from promoting queued work. Read
+    /// while replicas come and go, and while work is queued.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub queue_hold: Option<QueueHoldStatus>,
-    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica has set
-    /// to FAILED, as an active replica does.
+    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica
+    /// has set to FAILED, as an active replica does.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -115,15 +118,16 @@ pub struct BytebaseClusterStatus {
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
 pub struct RefusedCall {
-    /// How often in a row Bytebase has refused it.
+    /// How many times in a row Bytebase has refused the call.
     #[schemars(range(min = 1))]
     pub refusals: i32,
-    /// When the operator tries it again. Other values in the Secrets are tried at once.
+    /// When the operator makes the refused call again. With other values in the Secrets it does so
+    /// at once.
     pub retry_time: Time,
     /// What Bytebase refused.
     pub message: String,
-    /// Distinguishes the values of this call from the ones before and after, and says next to nothing of
-    /// them: two digits of a checksum.
+    /// Two digits of a checksum of the values of the refused call, by which a corrected Secret is
+    /// noticed.
     pub mark: String,
 }
 
@@ -260,16 +264,16 @@ pub struct DatabaseStatus {
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
 pub struct ChangedLogin {
-    /// When the operator first saw these values. Kubernetes brings a changed Secret into running pods
-    /// within two minutes.
+    /// When the operator first saw these values. Kubernetes brings a changed Secret into running
+    /// pods within two minutes.
     pub since: Time,
-    /// Distinguishes these values from the ones before and after, and says nothing of them: a few
-    /// digits of a checksum.
+    /// A few digits of a checksum of the changed login, by which one change is distinguished from
+    /// the next.
     pub mark: String,
 }
 
-/// What came of the operator's last try to log in as the replicas do. Where that is certain, a changed
-/// login reaches them only when the server has accepted it.
+/// What came of the operator's last try to log in as the replicas do. Where that is certain, a
+/// changed login reaches them only when the server has accepted it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginState {
     /// The server let the operator in.
@@ -305,7 +309,7 @@ pub struct ReplicaStatus {
     /// State of the replica's heartbeat.
     #[serde(deserialize_with = "or_default")]
     pub heartbeat: HeartbeatState,
-    /// When the heartbeat took this state.
+    /// When the heartbeat took the state in `heartbeat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     /// Tasks that the replica is running.
@@ -340,31 +344,31 @@ pub struct ReplicaStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LogLine {
-    /// The last line that reports a failure, without its time, and with `***` in place of whatever is
-    /// secret or could be.
+    /// The last line of the replica's log that reports a failure, without its time, and with `***`
+    /// in place of whatever is or could be secret.
     pub text: String,
-    /// Uid of the pod that logged it.
+    /// Uid of the pod that wrote this line.
     #[serde(rename = "podUID")]
     pub pod_uid: String,
 }
 
-/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are left,
-/// or less than a tenth of its time if that is shorter. `CutShort`: the license does not allow several
-/// replicas, and the operator asks its drain hook to let it end at once. `NotReached`: it would, and the
-/// hook cannot be asked.
+/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are
+/// left, or less than a tenth of its time if that is shorter. `CutShort`: the license does not
+/// allow several replicas, and the operator asks its drain hook to let it end at once.
+/// `NotReached`: it would, and the hook cannot be asked.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainState {
     /// It is finishing them.
     Draining,
-    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What it has
-    /// not finished by then is cancelled.
+    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What
+    /// it has not finished by then is cancelled.
     EndsSoon,
-    /// The license does not allow several replicas, and the operator asks its drain hook to let it end at
-    /// once. What it has not finished then is cancelled.
+    /// The license does not allow several replicas, and the operator asks its drain hook to let it
+    /// end at once. What it has not finished then is cancelled.
     CutShort,
-    /// The license does not allow several replicas, and the operator cannot ask its drain hook to let it
-    /// end at once: it finds no session of the hook in the metadata database, or may not see whose it is.
-    /// What it runs may go on until `endsBy`.
+    /// The license does not allow several replicas, and the operator cannot ask its drain hook to
+    /// let it end at once: it finds no session of the hook in the metadata database, or may not see
+    /// whose it is. What it runs may go on until `endsBy`.
     NotReached,
 }
 
@@ -409,8 +413,9 @@ pub enum HeartbeatState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueHoldStatus {
-    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database. `drain/`
-    /// and the name of a pod is that of its drain hook, which lets go after `rollout.holdLimitSeconds`.
+    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database.
+    /// `drain/` and the name of a pod is that of its drain hook, which lets go after
+    /// `rollout.holdLimitSeconds`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_by: Vec<String>,
     /// Since when the queue has been held, as far as the operator has seen.
@@ -437,17 +442,18 @@ pub struct RolloutStatus {
     /// The pod that the rollout waits for, or ends next. Absent where it waits for no single pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// Tasks that this pod is running, where the rollout waits for them.
+    /// Tasks that the pod in `pod` is running, where the rollout waits for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
     /// What the rollout does or waits for, in a sentence.
     #[serde(default)]
     pub message: String,
-    /// Since when the rollout has waited for this. A restart of the operator does not change it.
+    /// Since when the rollout has waited for what `waitingFor` names. A restart of the operator
+    /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// When the rollout stops waiting for this at the latest: it then goes on, or `Stalled` says why it
-    /// cannot. Absent where the wait has no limit.
+    /// Until when at the latest the rollout waits for what `waitingFor` names: it then continues,
+    /// or `Stalled` says why it cannot. Absent where the wait has no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
 }
@@ -498,7 +504,8 @@ pub enum RolloutWait {
     Database,
     /// A changed login to the metadata database, to be accepted by the server.
     Login,
-    /// Kubernetes, to bring a changed Secret into the running pods, so that their drain hooks can log in.
+    /// Kubernetes, to bring a changed Secret into the running pods, so that their drain hooks can
+    /// log in.
     SecretInPods,
     /// A node that does not report.
     Node,
@@ -511,8 +518,8 @@ pub enum RolloutWait {
 }
 
 impl RolloutStatus {
-    /// Whether the rollout still waits for what it waited for before: the same thing, of the same pod.
-    /// Which replica is nearest to being idle does not matter.
+    /// Whether the rollout still waits for what it waited for before: the same thing, of the same
+    /// pod. Which replica is nearest to being idle does not matter.
     pub fn continues(&self, before: &Self) -> bool {
         let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
         self.waiting_for == before.waiting_for && (for_any_pod || self.pod == before.pod)

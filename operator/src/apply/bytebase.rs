@@ -162,8 +162,8 @@ async fn log_in(
     })
 }
 
-/// Whether Bytebase, or what stands before it, has understood a call and said no. The other codes of
-/// this class ask for the same call later.
+/// Whether Bytebase, or what stands before it, has understood a call and said no. The other codes
+/// of this class ask for the same call later.
 fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error()
         && !matches!(

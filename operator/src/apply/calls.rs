@@ -16,8 +16,8 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-/// First pause after Bytebase refused a call; doubles up to the longest, since each try with a wrong
-/// password counts towards locking the account.
+/// First pause after Bytebase refused a call; doubles up to the longest, since each try with a
+/// wrong password counts towards locking the account.
 const FIRST_REFUSED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_REFUSED_RETRY: SignedDuration = SignedDuration::from_hours(1);
 /// A call that failed in another way is tried again after this long.
@@ -28,8 +28,8 @@ const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// failure worth a word.
 const UNANSWERED: u32 = 10;
 
-/// Digits of the checksum by which status distinguishes a call from another: another password counts
-/// as the same one only once in 256, and a reader of status learns next to nothing of it.
+/// Digits of the checksum by which status distinguishes a call from another: another password
+/// counts as the same one only once in 256, and a reader of status learns next to nothing of it.
 const MARK_DIGITS: usize = 2;
 
 /// The latest call of each cluster.

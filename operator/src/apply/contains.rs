@@ -44,8 +44,8 @@ fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
     }
 }
 
-/// A path of an Ingress by which an ACME server finds the answer to its challenge. cert-manager puts it
-/// there for the minutes that this takes (`acme.cert-manager.io/http01-edit-in-place`).
+/// A path of an Ingress by which an ACME server finds the answer to its challenge. cert-manager
+/// puts it there for the minutes that this takes (`acme.cert-manager.io/http01-edit-in-place`).
 fn is_challenge(path: &Value) -> bool {
     let path = path["path"].as_str();
     path.is_some_and(|path| path.starts_with("/.well-known/acme-challenge/"))

@@ -1,6 +1,6 @@
 //! Objects that another party changes back each time the operator has written them: another
-//! controller, a GitOps tool, a webhook. Writing again at once would go on for ever, many times a second,
-//! and change nothing in the end.
+//! controller, a GitOps tool, a webhook. Writing again at once would go on for ever, many times a
+//! second, and change nothing in the end.
 
 use std::time::{Duration, Instant};
 

@@ -25,7 +25,8 @@ pub struct Memory {
     /// Objects that differ from what is wanted in form only: `resourceVersion` and hash with which
     /// the API server took them and changed nothing.
     kept: HashMap<Slot, (Option<String>, String)>,
-    /// Objects that were written on a version that was not the present one any more, and since when.
+    /// Objects that were written on a version that was not the present one any more, and since
+    /// when.
     outdated: HashMap<Slot, (Option<String>, Instant)>,
     /// Objects as last written, likewise.
     writes: HashMap<Slot, RecentWrite>,
@@ -107,8 +108,8 @@ impl Memory {
     }
 
     /// Whether this was written a moment ago, and the watch has not shown it yet. Another
-    /// decision on the same version of a StatefulSet waits as well: of two sizes that each leave one replica
-    /// the second could end the one that the first left.
+    /// decision on the same version of a StatefulSet waits as well: of two sizes that each leave
+    /// one replica the second could end the one that the first left.
     pub(super) fn awaits_echo(&self, candidate: &Candidate) -> bool {
         let any = candidate.slot.0 == Kind::StatefulSet;
         self.writes.get(&candidate.slot).is_some_and(|write| {
@@ -133,8 +134,8 @@ impl Memory {
         self.kept.insert(slot, (before, hash));
     }
 
-    /// Notes that this was refused since it has changed meanwhile. Whether the watch should have shown that
-    /// change by now: then it was refused for another reason.
+    /// Notes that this was refused since it has changed meanwhile. Whether the watch should have
+    /// shown that change by now: then it was refused for another reason.
     pub(super) fn is_outdated_for_long(&mut self, candidate: Candidate) -> bool {
         let Candidate { slot, before, .. } = candidate;
         let now = Instant::now();

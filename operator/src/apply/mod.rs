@@ -1,5 +1,6 @@
-//! Writes to the API server: [`apply`] carries out a plan. It applies what differs, prunes what is no
-//! longer wanted, evicts, and has Bytebase's own API called. A failure is reported, never swallowed.
+//! Writes to the API server: [`apply`] carries out a plan. It applies what differs, prunes what is
+//! no longer wanted, evicts, and has Bytebase's own API called. A failure is reported, never
+//! swallowed.
 
 pub mod bytebase;
 mod calls;
@@ -73,13 +74,13 @@ pub struct Writer {
     /// Where a cluster goes whose call has ended.
     pub queue: Queue,
     /// Asked for an object of a kind, by namespace and name, as the watch last showed it.
-    pub cached: Cached,
+    pub cached: FindCached,
     /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
     pub call_succeeded: CallSucceeded,
 }
 
 /// Finds an object by kind, namespace and name.
-pub type Cached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
+pub type FindCached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
 
 /// Takes note of a cluster.
 pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;
@@ -351,7 +352,6 @@ impl Execution<'_> {
                 self.outcome.writes += 1;
                 self.memory.note_evicted(&eviction.uid);
                 self.writer.metrics.wrote(WriteVerb::Evict, Kind::Pod);
-                tracing::info!(cluster = %name(self.key), pod = eviction.pod, why = eviction.why, "evicted");
                 self.outcome.notices.push(evicted(eviction));
             }
             // The watch is about to show it.
@@ -384,8 +384,8 @@ impl Execution<'_> {
             match result {
                 Ok(()) => {
                     let message = done(&cluster, &call);
-                    tracing::info!(cluster = %name(&key), "{message}");
                     let reason = Reason::Progressing;
+                    tracing::info!(cluster = %name(&key), reason = reason.as_ref(), "{message}");
                     let notice = Notice {
                         warning: false,
                         condition: None,
@@ -427,8 +427,8 @@ fn changed_back(desired: &DesiredObject, contest: &Contest) -> Option<ApplyFailu
     })
 }
 
-/// What a call to Bytebase's API brought about. The email is a value of a Secret, and events are read by
-/// more users than Secrets are.
+/// What a call to Bytebase's API brought about. The email is a value of a Secret, and events are
+/// read by more users than Secrets are.
 fn done(cluster: &BytebaseCluster, call: &BytebaseCall) -> String {
     match &call.request {
         BytebaseRequest::CreateFirstAdmin { .. } => {

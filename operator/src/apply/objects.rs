@@ -235,9 +235,9 @@ impl Objects<'_> {
         }
     }
 
-    /// A server-side apply merges lists by key, so an entry that another writer put beside ours stays,
-    /// and may clash with it (a second port of the same name). Where that is refused, our lists
-    /// replace what is there.
+    /// A server-side apply merges lists by key, so an entry that another writer put beside ours
+    /// stays, and may clash with it (a second port of the same name). Where that is refused, our
+    /// lists replace what is there.
     async fn overwrite(
         &self,
         api: &Api<DynamicObject>,
@@ -323,8 +323,8 @@ impl Objects<'_> {
         }
     }
 
-    /// Changes nothing of a StatefulSet but its size, for a cluster whose spec cannot be used. False
-    /// if it has changed or gone in between.
+    /// Changes nothing of a StatefulSet but its size, for a cluster whose spec cannot be used.
+    /// False if it has changed or gone in between.
     pub async fn resize(&self, cached: &DynamicObject, size: Size) -> Result<bool, ApplyFailure> {
         if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
@@ -722,7 +722,8 @@ mod tests {
                 .collect();
             assert_eq!(asked, versions);
         }
-        // What has no size is written over whatever changes of it, such as an address in its status.
+        // What has no size is written over whatever changes of it, such as an address in its
+        // status.
         let (client, calls) = respond(vec![status(409)]);
         let objects = Objects {
             client: &client,

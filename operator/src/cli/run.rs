@@ -46,8 +46,8 @@ pub struct RunArguments {
     /// Go back to one replica this many seconds before a license ends.
     #[arg(long, env = "LICENSE_GUARD_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     license_guard_seconds: u32,
-    /// The image that holds the drain hook for the replicas. Default: the image of the operator's own
-    /// pod, which is read at the start.
+    /// The image that holds the drain hook for the replicas. Default: the image of the operator's
+    /// own pod, which is read at the start.
     #[arg(long, env = "OPERATOR_IMAGE")]
     operator_image: Option<String>,
     /// Address of /livez, /readyz and /metrics.

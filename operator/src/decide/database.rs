@@ -117,7 +117,7 @@ pub fn judge(
             Allows::Wait,
             None,
             Reason::DatabaseNotProbed,
-            "the first probe has not ended yet",
+            "the first reading of the database has not ended yet",
         ),
         DatabaseView::CannotRead => match (refusal, &observation.database_shared_with) {
             (Some(refusal), _) => still_refused(
@@ -143,8 +143,8 @@ pub fn judge(
             match (refusal, &observation.database_shared_with) {
                 (Some(refusal), _) => still_refused(refusal, &failure.message),
                 (None, Some(other)) => used_by(other),
-                // It was read before, so it can be again, or the one before it was: nothing starts or
-                // changes until then.
+                // It was read before, so it can be again, or the one before it was: nothing starts
+                // or changes until then.
                 (None, None) if status.identity.is_some() || is_changed(observation) => {
                     plain(Allows::Nothing, None, reason, &failure.message)
                 }
@@ -342,8 +342,8 @@ fn in_use(
     ))
 }
 
-/// Whether no replica of this cluster has ever sent a heartbeat to the database that was read. Which
-/// are its own must be known.
+/// Whether no replica of this cluster has ever sent a heartbeat to the database that was read.
+/// Which are its own must be known.
 fn runs_elsewhere(observation: &Observation) -> bool {
     let rows = observation.facts().map(|facts| facts.heartbeats.rows());
     let rows = rows.unwrap_or_default();
@@ -354,16 +354,16 @@ fn runs_elsewhere(observation: &Observation) -> bool {
     })
 }
 
-/// Whether every active replica has had the time to send a heartbeat, if there ever was one: an outage
-/// makes those look ended that outlive it.
+/// Whether every active replica has had the time to send a heartbeat, if there ever was one: an
+/// outage makes those look ended that outlive it.
 fn all_are_heard(observation: &Observation) -> bool {
     observation.facts().is_none_or(|facts| {
         facts.heartbeats.rows().is_empty() || facts.writable_for >= ALL_HEARD_AFTER
     })
 }
 
-/// Heartbeats that were fresh when they were read. That they have grown old since then proves nothing:
-/// no reading has shown whether there were others.
+/// Heartbeats that were fresh when they were read. That they have grown old since then proves
+/// nothing: no reading has shown whether there were others.
 fn active_when_read(observation: &Observation) -> usize {
     let heartbeats = observation.facts().map(|facts| facts.heartbeats.rows());
     let read = observation.last_facts.as_ref().map(|(read, _)| *read);
@@ -468,8 +468,8 @@ fn unsure_right(database: &ValidDatabase, facts: &DatabaseFacts) -> Option<(Reas
     lacking_right(&place, &database.replicas.user, facts)
 }
 
-/// A right that Bytebase's migrations need: the first, or that of the version which the next pod may
-/// bring.
+/// A right that Bytebase's migrations need: the first, or that of the version which the next pod
+/// may bring.
 fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reason, String)> {
     let is_bytebases = match facts.schema {
         SchemaState::Empty => false,

@@ -23,8 +23,8 @@ pub fn state(replica: &Replica<'_>, now: Timestamp) -> Option<DrainState> {
 }
 
 /// The same of a replica whose drain hook is to let it end at once. Not every hook can be asked for
-/// that, and what was reported of it once stays: a hook that has let its replica end is not there any
-/// more.
+/// that, and what was reported of it once stays: a hook that has let its replica end is not there
+/// any more.
 pub fn state_if_let_go(replica: &Replica<'_>, observation: &Observation) -> Option<DrainState> {
     let name = &replica.pod.name;
     let before = observation.remembered.drains.get(name);

@@ -53,8 +53,8 @@ impl TemplateHold {
         self.downgrade.is_some() && !self.waits()
     }
 
-    /// Version of the template that will stand. Where the database alone holds the new one, nothing starts,
-    /// and that the spec names a version from before high availability counts already.
+    /// Version of the template that will stand. Where the database alone holds the new one, nothing
+    /// starts, and that the spec names a version from before high availability counts already.
     pub(super) fn version(
         &self,
         cluster: &ValidCluster,

@@ -223,8 +223,8 @@ fn unread(
     }
 }
 
-/// The license that was stored when the database could last be read, or stood in for it. Its end is known, so it is
-/// kept; that it counts until then is not: a user may have taken it away.
+/// The license that was stored when the database could last be read, or stood in for it. Its end is
+/// known, so it is kept; that it counts until then is not: a user may have taken it away.
 fn last_read(
     license: &LicenseStatus,
     why: &str,
@@ -273,7 +273,8 @@ fn missing(terms: Terms<'_>) -> &'static str {
     }
 }
 
-/// Only where the operator can never read the database: a license in a Secret whose signature verifies.
+/// Only where the operator can never read the database: a license in a Secret whose signature
+/// verifies.
 fn stand_in(
     secret: Option<&SecretLicense>,
     now: Timestamp,
@@ -475,7 +476,8 @@ fn claims(
     }
 }
 
-/// A duration in the largest unit of which it holds two, rounded up: it is said of what comes within it.
+/// A duration in the largest unit of which it holds two, rounded up: it is said of what comes
+/// within it.
 pub fn in_words(duration: SignedDuration) -> String {
     let seconds = duration.as_secs();
     let units = [("days", 86_400), ("hours", 3600), ("minutes", 60)];

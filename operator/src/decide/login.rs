@@ -129,8 +129,8 @@ fn secret_in_pods(changed: &ChangedLogin, set: &StatefulSetView, now: Timestamp)
     (now < until).then(|| wait.until(Some(until)))
 }
 
-/// Whether the drain hook of this pod may have no login that works: it knows the one that it was started
-/// with, and the login of now is in a Secret that Kubernetes does not bring it.
+/// Whether the drain hook of this pod may have no login that works: it knows the one that it was
+/// started with, and the login of now is in a Secret that Kubernetes does not bring it.
 pub fn is_locked_out(login: &PodLogin, database: &ValidDatabase, set: &StatefulSetView) -> bool {
     let checksum = desired::login(&set.template).map(|(checksum, _)| checksum);
     // The checksum is not of a monitoring login, by which alone it sees anything there.

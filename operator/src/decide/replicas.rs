@@ -17,8 +17,8 @@ pub struct Target {
     pub held_back: Option<(Reason, String)>,
 }
 
-/// How a StatefulSet that is larger than it may be shrinks. The license gate decides it, whatever else
-/// holds the number of replicas back.
+/// How a StatefulSet that is larger than it may be shrinks. The license gate decides it, whatever
+/// else holds the number of replicas back.
 pub fn haste(wanted: i32, enforcement: Enforcement, license: &LicenseVerdict) -> Haste {
     let is_closed = enforcement == Enforcement::Enforce && license.allows == license::Licensed::No;
     match (is_closed && wanted > 0, license.has_ended()) {
@@ -34,7 +34,8 @@ pub struct Grounds<'a> {
     pub wanted: i32,
     /// Whether the license gate acts.
     pub enforcement: Enforcement,
-    /// Version that the template which will stand names; `None` where it names none, as `latest` does.
+    /// Version that the template which will stand names; `None` where it names none, as `latest`
+    /// does.
     pub image: Option<Version>,
     /// Version of the metadata schema, as last read.
     pub schema: Option<Version>,
@@ -149,8 +150,8 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
             ),
         ));
     }
-    // Whatever the image names: the schema says which Bytebase has run, and one that is newer changes it
-    // alone before others join.
+    // Whatever the image names: the schema says which Bytebase has run, and one that is newer
+    // changes it alone before others join.
     if let Some(schema) = grounds.schema.filter(|schema| !schema.supports_ha()) {
         let Version { major, minor, .. } = schema;
         return Some((

@@ -124,7 +124,8 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
 /// A pod that should have ended by now is not waited for any longer than this: it cannot end.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 
-/// A pod that does not end although its time is up: its node is lost, or its kubelet does not answer.
+/// A pod that does not end although its time is up: its node is lost, or its kubelet does not
+/// answer.
 pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     let late = unending(observation, health)?;
     Some(Step::Stalled {
@@ -209,8 +210,9 @@ pub fn unproven_step(
     Step::Wait(wait.until((observation.now < deadline).then_some(deadline)))
 }
 
-/// Since when a rollout has waited for a replica. One that was up before and is not now gets its time
-/// again. Of one that is Ready and sends no heartbeats Kubernetes does not say since when, status does.
+/// Since when a rollout has waited for a replica. One that was up before and is not now gets its
+/// time again. Of one that is Ready and sends no heartbeats Kubernetes does not say since when,
+/// status does.
 fn unproven_since(
     for_: RolloutWait,
     replica: &Replica<'_>,
@@ -233,9 +235,9 @@ fn unproven_since(
     }
 }
 
-/// Whether another version that does not come up can be taken back: Bytebase checks no version, and an
-/// old one breaks on a schema that a newer one has changed. `outdated`: replicas of the version before;
-/// where none is left, status knows which served last.
+/// Whether another version that does not come up can be taken back: Bytebase checks no version, and
+/// an old one breaks on a schema that a newer one has changed. `outdated`: replicas of the version
+/// before; where none is left, status knows which served last.
 pub fn way_back(pod: &PodView, outdated: &[&Replica<'_>], observation: &Observation) -> String {
     let Some(new) = &pod.version else {
         return String::new();

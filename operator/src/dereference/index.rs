@@ -135,8 +135,9 @@ impl ReferenceIndex {
         }
     }
 
-    /// Notes what came of a read of an object: `at` is the moment of it if the API server has answered
-    /// with a failure of its own, and `None` if it has not. Returns since when it has done nothing else.
+    /// Notes what came of a read of an object: `at` is the moment of it if the API server has
+    /// answered with a failure of its own, and `None` if it has not. Returns since when it has done
+    /// nothing else.
     pub fn failing(
         &self,
         kind: Kind,

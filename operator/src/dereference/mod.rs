@@ -19,8 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// A failure of the API server's own is repeated; one that lasts so long is reported as what it is, and
-/// the cluster goes on without the object.
+/// A failure of the API server's own is repeated; one that lasts so long is reported as what it is,
+/// and the cluster goes on without the object.
 const UNREADABLE_AFTER: Duration = Duration::from_secs(30);
 
 /// Reads the Secrets and ConfigMaps that a cluster names, and notes in `index` that it names them.

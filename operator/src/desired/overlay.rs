@@ -34,14 +34,14 @@ const UNSATISFIABLE: &str = "whenUnsatisfiable";
 
 /// What distinguishes the entries of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(super) enum EntryKey {
     /// The first of their keys alone, as earlier operators had it: their pods are not replaced for it.
     FirstKey,
     /// All of their keys.
     Whole,
 }
 
-impl Identity {
+impl EntryKey {
     fn keys(self, field: &str) -> &'static [&'static str] {
         let keys = list_keys(field);
         match self {
@@ -74,7 +74,7 @@ fn means(overlay: &Value, candidate: &Value, keys: &[&str]) -> bool {
 
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
 /// it.
-pub(super) fn merge(base: &Value, overlay: &Value, identity: Identity) -> Result<Value, String> {
+pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result<Value, String> {
     let mut merged = base.clone();
     merge_into(&mut merged, overlay, "", identity, DEPTH)?;
     let typed: PodTemplateSpec = serde_json::from_value(merged.clone())
@@ -94,7 +94,7 @@ fn merge_into(
     base: &mut Value,
     overlay: &Value,
     field: &str,
-    identity: Identity,
+    identity: EntryKey,
     depth: usize,
 ) -> Result<(), String> {
     let Some(depth) = depth.checked_sub(1) else {
@@ -137,7 +137,7 @@ fn merge_into(
 fn merge_objects(
     base: &mut Map<String, Value>,
     overlay: &Map<String, Value>,
-    identity: Identity,
+    identity: EntryKey,
     depth: usize,
 ) -> Result<(), String> {
     for (key, value) in overlay {

@@ -3,7 +3,7 @@
 //! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
 //! file in the tests guards it.
 
-use super::overlay::Identity;
+use super::overlay::EntryKey;
 use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef, UserAndGroup};
 use crate::validate::{
@@ -83,9 +83,9 @@ pub fn pod_template(cluster: &ValidCluster, additions: Additions<'_>) -> Result<
         None => Ok(value),
         Some(overlay) => {
             let identity = if defaults == 0 {
-                Identity::FirstKey
+                EntryKey::FirstKey
             } else {
-                Identity::Whole
+                EntryKey::Whole
             };
             overlay::merge(&value, overlay, identity)
         }

@@ -18,8 +18,8 @@ use std::fmt;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Status waits so long for what a log says that is being read, so that it need not be written twice.
-/// The kubelet nearly always answers within a few milliseconds.
+/// Status waits so long for what a log says that is being read, so that it need not be written
+/// twice. The kubelet nearly always answers within a few milliseconds.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of the metadata database.
@@ -200,8 +200,8 @@ pub struct DatabaseFacts {
     /// Tables of Bytebase's that lack a column this operator reads, or are not there although the
     /// schema is new enough to have them: what they hold is [`Fact::Unknown`].
     pub not_understood: Vec<&'static str>,
-    /// What came of logging in as Bytebase does, beside the monitoring login that read the rest. `None`:
-    /// not tried.
+    /// What came of logging in as Bytebase does, beside the monitoring login that read the rest.
+    /// `None`: not tried.
     pub login: Option<LoginTrial>,
 }
 
@@ -222,8 +222,8 @@ pub struct Sessions {
     pub listeners: Option<Vec<ListenSession>>,
     /// A session holds the migration lock (advisory lock 1002).
     pub migration_running: bool,
-    /// `application_name` of each session that keeps all replicas from promoting queued work (advisory
-    /// lock 1001), in their order.
+    /// `application_name` of each session that keeps all replicas from promoting queued work
+    /// (advisory lock 1001), in their order.
     pub queue_held_by: BTreeSet<String>,
 }
 
@@ -242,7 +242,8 @@ pub struct DatabaseIdentity {
 }
 
 impl DatabaseIdentity {
-    /// `database`: what distinguishes the database from every other. Hashed, since it goes into status.
+    /// `database`: what distinguishes the database from every other. Hashed, since it goes into
+    /// status.
     pub fn new(database: &str, server_start: &str) -> Self {
         let mut hash = hex::encode(Sha256::digest(database.as_bytes()));
         hash.truncate(16);
@@ -349,18 +350,18 @@ pub struct Observation {
     pub kinds_not_installed: Vec<Kind>,
     /// The metadata database.
     pub database: DatabaseView,
-    /// Facts of the last successful probe and their age, kept while later probes fail; the license and
-    /// the version of the schema among them as this process last understood them.
+    /// Facts of the last successful probe and their age, kept while later probes fail; the license
+    /// and the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
-    /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of another
-    /// namespace.
+    /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of
+    /// another namespace.
     pub database_shared_with: Option<String>,
     /// What the status says of earlier reconciles, of whatever operator process.
     pub remembered: Remembered,
     /// The last call to Bytebase's API, if it failed.
     pub call_failure: Option<CallFailure>,
-    /// What came of asking drain hooks to let their replicas end. `None` where there is no session by
-    /// which to ask.
+    /// What came of asking drain hooks to let their replicas end. `None` where there is no session
+    /// by which to ask.
     pub asked: Option<Asked>,
     /// Since when each fresh heartbeat has belonged to no pod, as far as the operator remembers.
     pub unmatched_since: BTreeMap<Uuid, jiff::Timestamp>,
@@ -383,7 +384,8 @@ pub struct Remembered {
     pub refusal: Option<Refusal>,
     /// The stored license as last read. Never one that only lies in a Secret.
     pub license: Option<LicenseStatus>,
-    /// The license in a Secret as last reported, if it may stand in where nothing stored can be read.
+    /// The license in a Secret as last reported, if it may stand in where nothing stored can be
+    /// read.
     pub stand_in: Option<LicenseStatus>,
     /// The reason for which `HALicensed` was last False: what is stored did not allow several
     /// replicas, or nothing was stored.
@@ -398,7 +400,8 @@ pub struct Remembered {
     pub rollout: Option<RememberedRollout>,
     /// Replicas that do not belong to the cluster were active on its database.
     pub foreign_replicas: bool,
-    /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since when.
+    /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since
+    /// when.
     pub silent_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
     /// Since when the queue has been held.
     pub queue_held_since: Option<jiff::Timestamp>,
@@ -406,8 +409,8 @@ pub struct Remembered {
     pub drains: BTreeMap<String, DrainState>,
 }
 
-/// What came of asking the drain hooks of some pods to let their replicas end, by the names of the pods.
-/// Those that are in neither set have not been tried yet.
+/// What came of asking the drain hooks of some pods to let their replicas end, by the names of the
+/// pods. Those that are in neither set have not been tried yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Their hooks have been asked, and the request stands.
@@ -503,7 +506,8 @@ pub struct StatefulSetView {
     pub update_revision: Option<String>,
     /// `spec.template`, as the API server holds it.
     pub template: serde_json::Value,
-    /// Its `bytebase.com/template-digest`: of the template as it was written, without the drain hook.
+    /// Its `bytebase.com/template-digest`: of the template as it was written, without the drain
+    /// hook.
     pub template_digest: Option<String>,
     /// `bytebase.com/version` of the template: `spec.version` at the time it was written.
     pub version: Option<String>,

@@ -22,8 +22,8 @@ pub struct Reading {
     /// Whether the session stays open between readings. A database that has a session cannot be
     /// dropped, renamed or copied, which is what people stop a cluster for.
     pub keep_session: bool,
-    /// Whether to log in as Bytebase does as well, where a monitoring login reads: something depends on
-    /// whether the server would let the replicas in.
+    /// Whether to log in as Bytebase does as well, where a monitoring login reads: something
+    /// depends on whether the server would let the replicas in.
     pub try_login: bool,
 }
 

@@ -367,7 +367,8 @@ impl Caches {
     pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<DynamicObject> {
         let object = self.read::<DynamicObject>(kind, namespace, name)?;
         Some(DynamicObject {
-            // An event of a watch carries it and an item of a listing does not, so neither keeps it.
+            // An event of a watch carries it and an item of a listing does not, so neither keeps
+            // it.
             types: Some(TypeMeta {
                 api_version: kind.api_version(),
                 kind: kind.name().to_owned(),

@@ -118,8 +118,8 @@ impl Claims {
         index.put(claimant.uid, claim);
     }
 
-    /// Notes what a reconcile knows: the endpoint, and what the latest reading found of the server if
-    /// it is a good one. Other clusters whose verdict may change by it are returned.
+    /// Notes what a reconcile knows: the endpoint, and what the latest reading found of the server
+    /// if it is a good one. Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
@@ -152,8 +152,9 @@ impl Claims {
         index.put(claimant.uid, claim)
     }
 
-    /// An older cluster on the same database. `runs`: whether there are replicas of this one. `latest`:
-    /// what the latest reading of another cluster found, which that may not be reconciled with yet.
+    /// An older cluster on the same database. `runs`: whether there are replicas of this one.
+    /// `latest`: what the latest reading of another cluster found, which that may not be reconciled
+    /// with yet.
     pub fn shared_with(
         &self,
         uid: &str,
@@ -270,8 +271,8 @@ impl Claim {
 // === impl Sighting ===
 
 impl Sighting {
-    /// Whether these are two databases, and not one before and after a restart or a failover: the one
-    /// that was seen to take writes first still did when the other one did already.
+    /// Whether these are two databases, and not one before and after a restart or a failover: the
+    /// one that was seen to take writes first still did when the other one did already.
     fn runs_beside(&self, other: &Self) -> bool {
         let (first, second) = if self.since <= other.since {
             (self, other)

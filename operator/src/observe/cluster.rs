@@ -3,7 +3,7 @@
 use super::caches::ObjectName;
 use super::log_ids::LogIds;
 use super::log_lines::{LogLines, LogPlace};
-use super::log_reads::{Known, LogReader};
+use super::log_reads::{KnownFromLog, LogReader};
 use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::api::status::ReplicaStatus;
@@ -70,8 +70,8 @@ pub struct Logs<'a> {
     pub reader: LogReader,
     /// What status said of the replicas.
     pub remembered: &'a [ReplicaStatus],
-    /// What no line may show; `None` where that is not known, and then none is shown. Asked only where
-    /// there is a line to show: nearly always all replicas are up.
+    /// What no line may show; `None` where that is not known, and then none is shown. Asked only
+    /// where there is a line to show: nearly always all replicas are up.
     pub secrets: &'a dyn Fn() -> Option<Arc<KnownSecrets>>,
     /// Checksum of the secrets that a replica is started with now, where it is known.
     pub checksum: Option<&'a str>,
@@ -82,13 +82,13 @@ pub struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    fn quote(&self, pod: &Pod) -> Known<LogQuote> {
+    fn quote(&self, pod: &Pod) -> KnownFromLog<LogQuote> {
         let Some(log) = LogPlace::of(pod, self.patience, self.now) else {
             self.lines.forget(&ObjectName::of(pod));
-            return Known::nothing();
+            return KnownFromLog::nothing();
         };
         let Some(secrets) = (self.secrets)() else {
-            return Known::nothing();
+            return KnownFromLog::nothing();
         };
         // A process that was started with another login may print that. It is known no longer, so
         // nothing could find it in the log.
@@ -96,14 +96,14 @@ impl Logs<'_> {
         if checksum.is_none() || checksum.map(String::as_str) != self.checksum {
             self.lines.withhold(pod, &log);
             let previous = log.is_previous();
-            return Known {
+            return KnownFromLog {
                 value: Some(LogQuote::Withheld { previous }),
                 is_awaited: false,
             };
         }
         self.lines.recall(pod, self.remembered, &secrets);
         let line = self.lines.get(pod, log, secrets, &self.reader);
-        Known {
+        KnownFromLog {
             value: line.value.map(LogQuote::Line),
             is_awaited: line.is_awaited,
         }
@@ -118,7 +118,8 @@ pub struct Pods {
     pub await_logs: bool,
 }
 
-/// The pods of one cluster as plain values. `unmounted` says which volume of a pod cannot be mounted.
+/// The pods of one cluster as plain values. `unmounted` says which volume of a pod cannot be
+/// mounted.
 pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
     let mut await_logs = false;
     let views = pods.iter().filter_map(|pod| {
@@ -134,9 +135,9 @@ pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<St
     Pods { views, await_logs }
 }
 
-/// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none, one that
-/// nothing controls is as well: it lost its StatefulSet (`kubectl delete statefulset --cascade=orphan`),
-/// and the next one takes it over.
+/// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none,
+/// one that nothing controls is as well: it lost its StatefulSet (`kubectl delete statefulset
+/// --cascade=orphan`), and the next one takes it over.
 pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let labelled = selector_labels(name)
         .iter()

@@ -1,7 +1,7 @@
 //! The line of a log that says why Bytebase ended. Pure.
 //!
-//! Bytebase logs by Go's `slog`, as JSON or as text, and Go itself prints a panic. The exit code says
-//! nothing: Bytebase ends with 0 whatever kept it from starting.
+//! Bytebase logs by Go's `slog`, as JSON or as text, and Go itself prints a panic. The exit code
+//! says nothing: Bytebase ends with 0 whatever kept it from starting.
 
 use crate::redaction::unescaped;
 use serde_json::Value;

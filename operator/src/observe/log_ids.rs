@@ -1,7 +1,7 @@
 //! Ids of replicas, out of the heads of their logs.
 
 use super::caches::ObjectName;
-use super::log_reads::{Finding, Found, Known, Log, LogReader, LogReads, Part, Retries};
+use super::log_reads::{Finding, Found, KnownFromLog, Log, LogReader, LogReads, Part, Retries};
 use super::pod::running_container;
 use crate::api::status::ReplicaStatus;
 use k8s_openapi::api::core::v1::Pod;
@@ -57,14 +57,15 @@ impl LogIds {
         }
     }
 
-    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is read.
-    pub fn get(&self, pod: &Pod, reader: &LogReader) -> Known<Uuid> {
+    /// The id of the replica that runs in this pod, if it is known by now. Otherwise its log is
+    /// read.
+    pub fn get(&self, pod: &Pod, reader: &LogReader) -> KnownFromLog<Uuid> {
         let Some(container) = running_container(pod) else {
-            return Known::nothing();
+            return KnownFromLog::nothing();
         };
         let value = self.0.known(&ObjectName::of(pod), &container);
         if value.is_some() {
-            return Known {
+            return KnownFromLog {
                 value,
                 is_awaited: false,
             };
@@ -156,7 +157,7 @@ mod tests {
         ] {
             tokio::time::advance(passed).await;
             let value = None;
-            assert_eq!(ids.get(&pod, &reader), Known { value, is_awaited });
+            assert_eq!(ids.get(&pod, &reader), KnownFromLog { value, is_awaited });
             Kubelet::answers().await;
         }
         assert_eq!(kubelet.asked(), 1);

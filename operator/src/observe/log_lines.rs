@@ -3,7 +3,7 @@
 
 use super::caches::ObjectName;
 use super::log_cause;
-use super::log_reads::{Finding, Found, Known, Log, LogReader, LogReads, Part, Retries};
+use super::log_reads::{Finding, Found, KnownFromLog, Log, LogReader, LogReads, Part, Retries};
 use super::pod::{condition, container, node_is_silent};
 use crate::api::status::ReplicaStatus;
 use crate::redaction::{KnownSecrets, RedactedLine};
@@ -28,8 +28,9 @@ pub struct LogPlace {
 }
 
 impl LogPlace {
-    /// The log that says why a pod is not up, if one does: of the process that ended last, or of one that
-    /// has had `patience` to become Ready and never was. On a node that is silent it may do its work.
+    /// The log that says why a pod is not up, if one does: of the process that ended last, or of
+    /// one that has had `patience` to become Ready and never was. On a node that is silent it may
+    /// do its work.
     pub fn of(pod: &Pod, patience: Option<SignedDuration>, now: Timestamp) -> Option<Self> {
         let ready = condition(pod, "Ready");
         let is_ready = ready.is_some_and(|ready| ready.status == "True");
@@ -42,8 +43,8 @@ impl LogPlace {
         let started = started.map(|time| time.0);
         let unready = ready.and_then(|ready| ready.last_transition_time.as_ref());
         let unready = unready.map(|time| time.0);
-        // One that was Ready since its start has left the end before it behind, and its own log is full
-        // of other things.
+        // One that was Ready since its start has left the end before it behind, and its own log is
+        // full of other things.
         if started.is_some_and(|started| unready > Some(started)) {
             return None;
         }
@@ -142,7 +143,7 @@ impl LogLines {
         place: LogPlace,
         secrets: Arc<KnownSecrets>,
         reader: &LogReader,
-    ) -> Known<RedactedLine> {
+    ) -> KnownFromLog<RedactedLine> {
         let (uid, log) = (pod.uid().unwrap_or_default(), place.log());
         let take = move |tail: &str| place.found(tail, &secrets);
         self.0.get(pod, &uid, log, reader, take)
@@ -317,7 +318,8 @@ mod tests {
         logs.say(failure("port 22 is in use"));
         assert_eq!(line(&lines, &crashed("u", "c-3"), &reader).await, before);
         assert_eq!(logs.woken(), woken);
-        // One that says nothing takes back what the end before said, and another pod has a log of its own.
+        // One that says nothing takes back what the end before said, and another pod has a log of
+        // its own.
         logs.say(nothing());
         assert_eq!(line(&lines, &crashed("u", "c-4"), &reader).await, None);
         logs.say(failure("port 1 is in use"));

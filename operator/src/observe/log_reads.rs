@@ -88,7 +88,7 @@ pub enum Found<T> {
 
 /// What is known out of a log by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known<T> {
+pub struct KnownFromLog<T> {
     /// What it said.
     pub value: Option<T>,
     /// Nothing is known, and a first read of it is about to end.
@@ -164,8 +164,8 @@ impl<T: Finding> Entry<T> {
         }
     }
 
-    fn now(&self) -> Known<T> {
-        Known {
+    fn now(&self) -> KnownFromLog<T> {
+        KnownFromLog {
             value: self.known.clone(),
             is_awaited: self.awaited_for().is_some_and(|time| time < LOG_PATIENCE),
         }
@@ -203,9 +203,9 @@ impl<T: Finding> Entry<T> {
     }
 }
 
-// === impl Known ===
+// === impl KnownFromLog ===
 
-impl<T> Known<T> {
+impl<T> KnownFromLog<T> {
     /// Nothing, and nothing is to come.
     pub fn nothing() -> Self {
         Self {
@@ -257,8 +257,8 @@ impl<T: Finding> LogReads<T> {
         self.0.lock().insert(pod, entry);
     }
 
-    /// What is known of this pod or container by now. A log that has not been read is, and the cluster
-    /// is woken if it says something new, or if status may wait for it.
+    /// What is known of this pod or container by now. A log that has not been read is, and the
+    /// cluster is woken if it says something new, or if status may wait for it.
     pub fn get(
         &self,
         pod: &Pod,
@@ -266,7 +266,7 @@ impl<T: Finding> LogReads<T> {
         log: Log,
         reader: &LogReader,
         take: impl FnOnce(&str) -> Found<T> + Send + 'static,
-    ) -> Known<T> {
+    ) -> KnownFromLog<T> {
         let place = ObjectName::of(pod);
         let mut entries = self.0.lock();
         let entry = entries

@@ -187,12 +187,12 @@ impl Subject<'_> {
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
         // One that is stopped leaves its database to others.
         let sized = set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
-        let stage = match (validation.gate.wanted, pods.as_slice()) {
-            (0, []) => Stage::Stopped,
-            (_, []) if sized.unwrap_or(0) == 0 => Stage::Waits,
-            _ => Stage::Runs,
+        let usage = match (validation.gate.wanted, pods.as_slice()) {
+            (0, []) => DatabaseUse::Stopped,
+            (_, []) if sized.unwrap_or(0) == 0 => DatabaseUse::Waits,
+            _ => DatabaseUse::Runs,
         };
-        let database = self.database(validation.database.as_ref(), stage, &own.status);
+        let database = self.database(validation.database.as_ref(), usage, &own.status);
         let ingress = sources
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
@@ -317,21 +317,21 @@ impl Subject<'_> {
     fn database(
         &self,
         valid: Option<&ValidDatabase>,
-        stage: Stage,
+        usage: DatabaseUse,
         status: &BytebaseClusterStatus,
     ) -> DatabaseKnowledge {
         let Self { sources, key, .. } = *self;
-        if stage != Stage::Stopped {
+        if usage != DatabaseUse::Stopped {
             sources.probes.resume(key);
         }
         let latest = self.probed(valid);
         let endpoint = valid.map(|database| database.replicas.identity_hint());
         let remembered = remembered::remembered(status, endpoint.as_deref());
-        let shared_with = if stage == Stage::Stopped {
+        let shared_with = if usage == DatabaseUse::Stopped {
             sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
             None
         } else {
-            valid.and_then(|database| self.shared_with(database, stage, &latest, &remembered))
+            valid.and_then(|database| self.shared_with(database, usage, &latest, &remembered))
         };
         DatabaseKnowledge {
             view: latest.view,
@@ -376,7 +376,7 @@ impl Subject<'_> {
     fn shared_with(
         &self,
         database: &ValidDatabase,
-        stage: Stage,
+        usage: DatabaseUse,
         latest: &Latest,
         remembered: &Remembered,
     ) -> Option<String> {
@@ -386,7 +386,8 @@ impl Subject<'_> {
         let concerned = claims.set(&claimant, &endpoint, sighting(latest), remembered);
         self.sources.queue.enqueue_all(concerned);
         let latest = |key: &Key| sighting(&probes.latest(key));
-        let other = claims.shared_with(claimant.uid, stage == Stage::Runs, remembered, latest)?;
+        let other =
+            claims.shared_with(claimant.uid, usage == DatabaseUse::Runs, remembered, latest)?;
         // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
         let name = other.strip_prefix(own);
@@ -397,7 +398,7 @@ impl Subject<'_> {
 
 /// How far a cluster uses its database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum DatabaseUse {
     /// No replica is wanted, and none is left.
     Stopped,
     /// There is none yet.

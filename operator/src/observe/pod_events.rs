@@ -1,6 +1,6 @@
 //! Why pods could not be made or started, where only events say so: those of the StatefulSet
-//! controller about pods that it may not make, and those of the kubelet about volumes that it cannot
-//! mount.
+//! controller about pods that it may not make, and those of the kubelet about volumes that it
+//! cannot mount.
 //!
 //! They come by watches. A reconcile that listed them would make a request that grows with the
 //! namespace, most often when the API server is busiest: while no pod can be made.
@@ -16,11 +16,12 @@ pub const CREATIONS: &str = "involvedObject.kind=StatefulSet";
 /// The field selector of events that say which volumes could not be mounted.
 pub const MOUNTS: &str = "involvedObject.kind=Pod,reason=FailedMount";
 
-/// Longest message that is kept, in bytes; the API server takes 1024, and most say why in the first 500.
+/// Longest message that is kept, in bytes; the API server takes 1024, and most say why in the first
+/// 500.
 const LONGEST: usize = 512;
 
-/// Most events that are kept. They are those of all StatefulSets in the Kubernetes cluster, for which of
-/// them is a cluster's is not known while clusters are still being listed.
+/// Most events that are kept. They are those of all StatefulSets in the Kubernetes cluster, for
+/// which of them is a cluster's is not known while clusters are still being listed.
 const MOST: usize = 10_000;
 
 /// As many are left when there are more.
@@ -73,8 +74,8 @@ pub fn is_failure(event: &Event) -> bool {
 }
 
 impl PodEvents {
-    /// Adds an event that came at `now`, or replaces it. True if it says something new: a repetition
-    /// does so only where a pod was made in between.
+    /// Adds an event that came at `now`, or replaces it. True if it says something new: a
+    /// repetition does so only where a pod was made in between.
     pub fn put(&mut self, event: &Event, now: Timestamp) -> bool {
         let Some((namespace, set)) = set_of(event) else {
             return false;
@@ -166,8 +167,8 @@ impl PodEvents {
     }
 
     /// Why the controller of this StatefulSet could not make one of these pods. Of several reasons
-    /// always the same, since status must not change while nothing does. A refusal of before the pod
-    /// was last made explains nothing.
+    /// always the same, since status must not change while nothing does. A refusal of before the
+    /// pod was last made explains nothing.
     pub fn refusal(
         &self,
         namespace: &str,
@@ -200,8 +201,8 @@ impl PodEvents {
         refused.min_by(|a, b| a.message.cmp(&b.message))
     }
 
-    /// Why a volume of this pod cannot be mounted, in the kubelet's words. Of several reasons always
-    /// the same.
+    /// Why a volume of this pod cannot be mounted, in the kubelet's words. Of several reasons
+    /// always the same.
     pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
         let events = self.by_set.get(&(namespace.to_owned(), set.to_owned()))?;
         let failed = events.values().filter(|event| event.uid == pod_uid);

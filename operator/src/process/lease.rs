@@ -3,8 +3,8 @@
 //!
 //! A process that finds the Lease free, or unchanged for as long as it is good for, writes its name
 //! into it; the `resourceVersion` lets only one of several win. Clocks of different machines are
-//! never compared: a record is expired when *we* have seen it unchanged for its duration, by our own
-//! monotonic clock.
+//! never compared: a record is expired when *we* have seen it unchanged for its duration, by our
+//! own monotonic clock.
 //!
 //! The numbers: a leader renews every 2 s and stops being one 10 s after the start of its last
 //! successful renewal; no other takes over before 15 s. The 5 s between are for writes in
@@ -124,7 +124,7 @@ pub enum Action {
 
 /// Shows a standby that the Lease was given up, sooner than its next reading would.
 #[derive(Default)]
-enum Watch {
+enum LeaseWatch {
     /// There is none now; one is begun at the next reading.
     #[default]
     Closed,
@@ -288,7 +288,7 @@ impl Contender {
 
     /// Waits until this process leads. May be cancelled.
     pub async fn acquire(&mut self) {
-        let mut watch = Watch::default();
+        let mut watch = LeaseWatch::default();
         loop {
             if let Err(error) = self.read().await {
                 tracing::warn!("cannot read the lease: {}", plain(&error));
@@ -454,7 +454,7 @@ impl Contender {
     }
 }
 
-impl Watch {
+impl LeaseWatch {
     /// Begins a watch, unless there is one, or none is to be had.
     async fn open(&mut self, api: &Api<Lease>, name: &str) {
         if !matches!(self, Self::Closed) {

@@ -60,8 +60,8 @@ impl Memory {
         written.is_some_and(|written| written.echoes_in(cluster))
     }
 
-    /// Whether status waits for what the logs say that are being read: for a moment, however many are
-    /// read one after the other.
+    /// Whether status waits for what the logs say that are being read: for a moment, however many
+    /// are read one after the other.
     pub(super) fn waits_for_logs(&mut self, observation: &Observation) -> bool {
         let now = observation.now;
         let since = self.waiting_since.filter(|_| observation.awaits_logs);

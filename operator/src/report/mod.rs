@@ -222,8 +222,8 @@ pub fn status(
         .iter()
         .any(|failure| failure.kind.reason().is_some());
     let is_applied = failures.is_empty() && phase != Some(Phase::Invalid);
-    // Where a write failed and may succeed when it is tried again, what was decided on this spec does
-    // not stand yet: the status goes on speaking of the spec before.
+    // Where a write failed and may succeed when it is tried again, what was decided on this spec
+    // does not stand yet: the status goes on speaking of the spec before.
     let generation = if failures.is_empty() || stalled {
         generation
     } else {
@@ -363,8 +363,8 @@ fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) ->
 /// A write that fails for so long is not about to succeed by itself.
 const FAILING: SignedDuration = SignedDuration::from_secs(30);
 
-/// Marks failures that were to pass and have not. `since`: since when there have been some, as far as
-/// this process knows; another process may have reported them before.
+/// Marks failures that were to pass and have not. `since`: since when there have been some, as far
+/// as this process knows; another process may have reported them before.
 fn mark_lasting(
     failures: &mut [ApplyFailure],
     previous: &BytebaseClusterStatus,

@@ -8,9 +8,6 @@ use std::time::Duration;
 /// First pause: long enough for a conflict or a restarting API server to pass.
 pub const FIRST: Duration = Duration::from_secs(1);
 
-/// Longest pause: an object that fails for good costs one attempt in five minutes.
-pub const CAP: Duration = Duration::from_mins(5);
-
 /// Part of each pause that is random, so that objects which failed together do not return together.
 const JITTER: f64 = 0.2;
 
@@ -23,12 +20,6 @@ pub struct Backoff<K> {
 }
 
 // === impl Backoff ===
-
-impl<K: Eq + Hash> Default for Backoff<K> {
-    fn default() -> Self {
-        Self::new(FIRST, CAP)
-    }
-}
 
 impl<K: Eq + Hash> Backoff<K> {
     /// Pauses from `first`, doubling up to `cap`.
@@ -68,9 +59,11 @@ impl<K: Eq + Hash> Backoff<K> {
 mod tests {
     use super::*;
 
+    const CAP: Duration = Duration::from_mins(5);
+
     #[test]
     fn pauses_double_up_to_the_cap() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST, CAP);
         let seconds: Vec<u64> = (0..11)
             .map(|_| backoff.failed("a", 0.0).as_secs())
             .collect();
@@ -79,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_success_starts_over_and_objects_do_not_share() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST, CAP);
         for _ in 0..5 {
             backoff.failed("a", 0.0);
         }
@@ -93,7 +86,7 @@ mod tests {
 
     #[test]
     fn jitter_shortens_within_its_bound() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(FIRST, CAP);
         assert_eq!(backoff.failed("a", 1.0), Duration::from_millis(800));
         assert_eq!(backoff.failed("b", 0.5), Duration::from_millis(900));
     }

@@ -62,8 +62,8 @@ pub struct Context {
     backoff: Mutex<Backoff<Key>>,
 }
 
-/// What is remembered of a cluster from one reconcile to the next. Each step has its own part, which
-/// no other step can read or change. Losing it is harmless.
+/// What is remembered of a cluster from one reconcile to the next. Each step has its own part,
+/// which no other step can read or change. Losing it is harmless.
 #[derive(Clone, Default)]
 pub struct Memory {
     /// Uid of the cluster that this is remembered of: one made again under its name is another.

@@ -44,8 +44,8 @@ where
 {
     // The database driver repeats notices of servers at the level they come with, and a tenant's
     // server may say anything. The queue's span repeats the name of the cluster that our own
-    // lines carry, and its watches the errors that we log ourselves. The client warns with the whole
-    // body of an answer that it cannot decode, and that may be one with a Secret.
+    // lines carry, and its watches the errors that we log ourselves. The client warns with the
+    // whole body of an answer that it cannot decode, and that may be one with a Secret.
     let muted = "sqlx=error,kube_runtime=error,kube_client=error";
     let filter = EnvFilter::try_new(format!("{muted},{filter}"))?;
     let builder = tracing_subscriber::fmt()

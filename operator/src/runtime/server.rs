@@ -42,7 +42,8 @@ pub struct Readiness {
     missing: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
-/// One thing that is missing, as long as this exists. Give it to the task that brings the thing about.
+/// One thing that is missing, as long as this exists. Give it to the task that brings the thing
+/// about.
 #[derive(Debug)]
 #[must_use = "what is dropped at once counts as there at once"]
 pub struct Missing {

@@ -148,8 +148,8 @@ pub(super) fn validate(
 }
 
 impl ValidDatabase {
-    /// Whether the operator can log in as the replicas do: neither by cloud IAM nor through a proxy in
-    /// the pod.
+    /// Whether the operator can log in as the replicas do: neither by cloud IAM nor through a proxy
+    /// in the pod.
     pub fn is_open_to_the_operator(&self) -> bool {
         self.replicas.iam.is_none() && !self.replicas.is_inside_the_pod()
     }

@@ -32,7 +32,8 @@ pub struct Labels(BTreeMap<String, String>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Annotations(BTreeMap<String, String>);
 
-/// Why labels or annotations cannot be used. Keys are quoted where they are short enough to be read.
+/// Why labels or annotations cannot be used. Keys are quoted where they are short enough to be
+/// read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     /// The key is one of the operator's.

@@ -3,8 +3,7 @@
 //! Passwords are stored as salted PBKDF2 with few rounds: these are test accounts, and a test has
 //! no time.
 
-use std::{num::NonZeroU32, sync::Arc};
-
+use super::{App, Shared, errors::ApiError};
 use aws_lc_rs::pbkdf2;
 use axum::{
     Json,
@@ -17,8 +16,7 @@ use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
-
-use super::{App, Shared, errors::ApiError};
+use std::{num::NonZeroU32, sync::Arc};
 
 const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
 const ISSUER: &str = "bytebase";

@@ -1,13 +1,12 @@
 //! Errors in the shape of a gRPC gateway: a status, a code and a message that holds no secret.
 
+use crate::license::LicenseError;
 use axum::{
     Json,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-
-use crate::license::LicenseError;
 
 /// What a request may end with, other than well.
 #[derive(Debug, thiserror::Error)]

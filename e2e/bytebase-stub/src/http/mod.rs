@@ -5,8 +5,7 @@ mod errors;
 mod streams;
 mod subscription;
 
-use std::{collections::HashSet, sync::Arc};
-
+use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
 use axum::{
     Json, Router,
     extract::State,
@@ -15,14 +14,12 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{any, get, patch, post},
 };
+use errors::ApiError;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::{collections::HashSet, sync::Arc};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
-
-use errors::ApiError;
 
 /// Says which replica answered; Bytebase has nothing like it, tests of the load balancer do need
 /// it.

@@ -3,8 +3,7 @@
 //!
 //! They keep the shape of Bytebase's connections, not their content, and ask for no login.
 
-use std::{convert::Infallible, time::Duration};
-
+use super::{App, Shared, errors::ApiError};
 use axum::{
     Json,
     extract::{
@@ -16,9 +15,8 @@ use axum::{
 };
 use futures::{Stream, stream};
 use serde_json::json;
+use std::{convert::Infallible, time::Duration};
 use tokio_util::sync::CancellationToken;
-
-use super::{App, Shared, errors::ApiError};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const EVENT_PERIOD: Duration = Duration::from_secs(1);

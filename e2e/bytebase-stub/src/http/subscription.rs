@@ -1,5 +1,10 @@
 //! Showing the license in force and uploading another.
 
+use super::{Shared, accounts::User, errors::ApiError};
+use crate::{
+    license::{License, strip_line_breaks},
+    signals,
+};
 use axum::{
     Json,
     extract::{State, rejection::JsonRejection},
@@ -7,13 +12,6 @@ use axum::{
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use crate::{
-    license::{License, strip_line_breaks},
-    signals,
-};
-
-use super::{Shared, accounts::User, errors::ApiError};
 
 /// Body of an upload.
 #[derive(Deserialize)]

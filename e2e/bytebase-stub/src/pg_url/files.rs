@@ -1,9 +1,8 @@
 //! What the driver takes from the machine: the socket directory, the user's name, password and
 //! service files.
 
-use std::{os::unix::fs::MetadataExt as _, path::Path};
-
 use super::{Environment, PgUrlError, Settings};
+use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 /// Settings that hold when neither the environment nor the string says otherwise.
 pub fn defaults(env: Environment<'_>) -> Settings {

@@ -1,10 +1,8 @@
 //! The merged settings as a list of connection attempts, in the driver's order.
 
-use std::{path::Path, time::Duration};
-
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
-
 use super::{PgUrlError, Settings, files};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use std::{path::Path, time::Duration};
 
 /// Settings that configure the driver; every other one is a parameter for the server.
 const FOR_THE_DRIVER: [&str; 22] = [
@@ -221,8 +219,8 @@ fn hosts(settings: &Settings) -> Result<Vec<(String, u16)>, PgUrlError> {
 /// The encryption of the first and, where the mode has one, of the second try.
 fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
     Ok(match text {
-        // The driver verifies by the system's authorities, whatever the mode says. This stand-in has
-        // none, so no server passes.
+        // The driver verifies by the system's authorities, whatever the mode says. This stand-in
+        // has none, so no server passes.
         _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],

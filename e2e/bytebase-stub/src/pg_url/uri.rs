@@ -1,8 +1,7 @@
 //! The URI form, with the strictness of Go's URL parser where it matters to users.
 
-use percent_encoding::percent_decode_str;
-
 use super::{PgUrlError, Settings};
+use percent_encoding::percent_decode_str;
 
 /// Parses `postgres://…` into settings.
 pub fn parse(text: &str) -> Result<Settings, PgUrlError> {

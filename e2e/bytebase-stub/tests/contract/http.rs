@@ -1,13 +1,12 @@
 //! The port: what is open, what is not there, and what an ingress must carry.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-};
-
 use crate::support::{
     postgres::Database,
     process::{Server, Setup},
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
 };
 
 #[tokio::test]

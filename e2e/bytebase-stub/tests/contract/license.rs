@@ -1,14 +1,13 @@
 //! Who may upload a license, which ones hold, and what several replicas may do without.
 
-use serde_json::{Value, json};
-use std::time::{Duration, SystemTime};
-
 use crate::support::{
     eventually,
     keys::{forged_license, license, license_with_header},
     postgres::{Database, PASSWORD},
     process::{Server, Setup},
 };
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
 
 const ADMIN: (&str, &str) = ("admin@example.com", "Adm1n-pa55");
 

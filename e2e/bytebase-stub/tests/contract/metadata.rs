@@ -1,8 +1,7 @@
 //! Heartbeats, sessions and locks, and what an outage does to them.
 
-use std::time::Duration;
-
 use crate::support::{eventually, postgres::Database, process::Setup};
+use std::time::Duration;
 
 const LISTENERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN bytebase_signal'";
 

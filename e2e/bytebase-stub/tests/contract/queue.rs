@@ -1,10 +1,8 @@
 //! Task runs: promoted under a lock, claimed once, dropped by SIGTERM and failed for the dead.
 
-use std::time::{Duration, Instant};
-
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-
 use crate::support::{eventually, postgres::Database, process::Setup};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use std::time::{Duration, Instant};
 
 async fn status_is(database: &Database, status: &str) {
     eventually(status, async || {

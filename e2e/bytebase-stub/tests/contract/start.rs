@@ -1,17 +1,15 @@
 //! How a start goes, and how it fails.
 
-use std::{
-    net::TcpListener,
-    time::{Duration, Instant},
-};
-
-use testkit::certificates::Authority;
-
 use crate::support::{
     eventually,
     postgres::{Database, PASSWORD, SERVER},
     process::Setup,
 };
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+use testkit::certificates::Authority;
 
 #[test]
 fn ha_without_pg_url_is_refused_with_code_zero() {

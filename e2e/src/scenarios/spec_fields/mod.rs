@@ -3,8 +3,12 @@
 
 mod table;
 
-use std::time::Duration;
-
+use super::optional_kinds;
+use super::support;
+use crate::scenario::Scenario;
+use crate::scenario::license::License;
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::wait;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Api;
@@ -13,13 +17,7 @@ use kube::api::{
 };
 use kube::core::GroupVersionKind;
 use serde_json::{Map, Value, json};
-
-use super::optional_kinds;
-use super::support;
-use crate::scenario::Scenario;
-use crate::scenario::license::License;
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
-use crate::wait;
+use std::time::Duration;
 use table::{Field, base, fields, url};
 
 /// The scenarios of this file.
@@ -176,8 +174,8 @@ async fn replace(sandbox: &Sandbox, name: &str, spec: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Everything that can be read of a cluster, once its status speaks of the present generation; and other
-/// than `before`, if that is given.
+/// Everything that can be read of a cluster, once its status speaks of the present generation; and
+/// other than `before`, if that is given.
 async fn settled(sandbox: &Sandbox, name: &str, before: Option<&Value>) -> Result<Value> {
     let what = if before.is_some() {
         "an effect"

@@ -393,13 +393,11 @@ fn other_fields() -> Vec<Field> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    use anyhow::Result;
-
     use super::*;
     use crate::machine::tools::repository;
+    use anyhow::Result;
+    use std::collections::BTreeSet;
+    use std::fs;
 
     /// Fields of Kubernetes' own types, taken as a whole: what is in them is handed through.
     const WHOLE: [&str; 9] = [
@@ -413,13 +411,15 @@ mod tests {
         "volumeMounts",
         "volumes",
     ];
-    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and `stale-replica` show it.
+    /// Seen only in what becomes of pods: the scenarios `bad-image`, `maintenance` and
+    /// `stale-replica` show it.
     const SEEN_IN_PODS: [&str; 3] = [
         "rollout.readyTimeoutSeconds",
         "rollout.restartStaleReplicasAfterSeconds",
         "rollout.strategy",
     ];
-    /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be seen.
+    /// Of one family, which a Kubernetes cluster of one family takes by itself: nothing is to be
+    /// seen.
     const NEEDS_TWO_FAMILIES: [&str; 1] = ["service.ipFamilies"];
 
     /// Paths of everything that has a value of its own, except inside of [`WHOLE`].

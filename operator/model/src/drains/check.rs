@@ -1,8 +1,8 @@
 //! The checker's view of the world of drains: where it begins, what follows, what must hold.
 
 use super::hook::{Attempt, Phase, Rules};
-use super::promises::{ENDS, ENDS_SOON, Ghost, OBEYS, Promise};
-use super::world::{Action, Budget, Pod, World};
+use super::promises::{ENDS, ENDS_SOON, OBEYS, Promise};
+use super::world::{Action, Budget, Ghost, Pod, World};
 use crate::visit::keeps;
 use parking_lot::Mutex;
 use stateright::{Model, Property};
@@ -15,8 +15,8 @@ use std::sync::Arc;
 const QUIET: u8 = 8;
 /// A replica that hangs is given a minute first, and three steps in which that is seen.
 const HUNG: u8 = 13;
-/// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be free
-/// for one, and what is left of the window before may be too short.
+/// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be
+/// free for one, and what is left of the window before may be too short.
 const BUSY_LIMITS: u8 = 3;
 
 /// A hook that is asked lets its replica end after the pause, at its next reading: it may just have

@@ -1,8 +1,8 @@
 //! What may happen in one run of the world of drains, and which planted bugs it must find.
 
 use super::check::Checked;
-use super::hook::{Bug, Rules};
-use super::world::{Budget, STEP};
+use super::hook::{Bug, Rules, STEP};
+use super::world::Budget;
 use crate::visit;
 use anyhow::{Context as _, Result, ensure};
 use bytebase_drain::drain::Terms;
@@ -21,8 +21,8 @@ struct Profile {
     finds: &'static [Bug],
 }
 
-/// Longest that the queue is held, in steps: it may be held in the first three, then not in three, and
-/// so on.
+/// Longest that the queue is held, in steps: it may be held in the first three, then not in three,
+/// and so on.
 const LIMIT: u32 = 3;
 
 /// All runs.

@@ -1,14 +1,4 @@
-//! What must hold for drains in every state, in words, and what the checker remembers to judge it by.
-
-use super::hook::{Hook, Phase, Rules, since};
-use super::world::World;
-use std::time::Duration;
-
-/// Without an answer of the database for so long, a hook lets its replica end.
-const UNREACHABLE: Duration = Duration::from_mins(2);
-/// A replica that does nothing on the database for so long, without a session or hung, has lost its
-/// tasks: others give them up.
-const DISCONNECTED: Duration = Duration::from_mins(1);
+//! What must hold for drains in every state, in words.
 
 /// What must follow from every state in a world that behaves from then on.
 pub const ENDS_SOON: &str = "every drain ends soon once the world behaves and no new work comes, whatever tasks of ended processes are left";
@@ -47,53 +37,4 @@ impl Promise {
             Self::TimeOut => "every drain ends by its time-out, whatever happens",
         }
     }
-}
-
-/// What the checker remembers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ghost {
-    /// The promise that was broken first.
-    pub broken: Option<Promise>,
-    /// The first and the last step in which the queue was held, with no pause of the limit between.
-    spell: Option<(u8, u8)>,
-}
-
-impl Ghost {
-    /// What was long ago has no part in anything any more.
-    pub fn forget(&mut self, tick: u8, limit: u8) {
-        self.spell = self.spell.filter(|(_, last)| tick <= last + limit);
-    }
-}
-
-/// A step passes: whether the queue is held in it, by whomever.
-pub fn note_holds(world: &mut World, rules: &Rules) {
-    let tick = world.tick;
-    if world.holds.iter().all(|hold| hold.last) {
-        return;
-    }
-    let first = world.ghost.spell.map_or(tick, |(first, _)| first);
-    world.ghost.spell = Some((first, tick));
-    if tick + 1 - first > rules.limit() {
-        world.breaks(Promise::Free);
-    }
-}
-
-/// Whether the hook of this pod may return now whatever its replica runs.
-pub fn is_excused(world: &World, rules: &Rules, place: u8) -> bool {
-    let (pod, tick) = (world.pod(place), world.tick);
-    pod.hook().is_some_and(|hook| {
-        hook.elapsed(tick) >= rules.terms.timeout
-            // It does not begin to migrate once it is asked to end.
-            || (pod.asked && !pod.migrates)
-            || since(hook.answered, tick) >= UNREACHABLE
-            || pod.cut.is_some_and(|cut| since(cut, tick) >= DISCONNECTED)
-    })
-}
-
-/// Whether the end of this pod now cancels a task or a migration that was to be finished.
-pub fn loses_work(world: &World, place: u8) -> bool {
-    let pod = world.pod(place);
-    let excused = |hook: &Hook| matches!(hook.phase, Phase::Gone { excused: true, .. });
-    let mut own = world.running.iter().filter(|run| run.owner == pod.process);
-    !pod.hook().is_some_and(excused) && (pod.migrates || own.any(|run| !run.late))
 }

@@ -7,7 +7,7 @@ use crate::contract::pg_url::PgUrl;
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use bytebase_login::plan::Endpoint;
 use bytebase_login::tls::Authorities;
-use bytebase_login::{Error, Failed, LoggedIn, Lookups, Target, log_in};
+use bytebase_login::{Error, Failed, LoggedIn, LoginTo, Lookups, log_in};
 use jiff::Timestamp;
 use rustls::RootCertStore;
 use sqlx::Connection;
@@ -51,7 +51,7 @@ pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFa
         Some(bundle) => Authorities::given(bundle.certificates(), Timestamp::now()),
         None => PUBLIC.clone(),
     };
-    let target = Target {
+    let target = LoginTo {
         url,
         authorities: &authorities,
         reach: access.reach,

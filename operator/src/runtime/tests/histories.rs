@@ -1,6 +1,6 @@
-//! Histories of several clusters, their databases and the operator's processes, by whole reconciles.
-//! The claims, the probes, the memories and the writes are the real ones; only what a reading finds
-//! is made up, and the API server, the controllers and the clock are stood in for.
+//! Histories of several clusters, their databases and the operator's processes, by whole
+//! reconciles. The claims, the probes, the memories and the writes are the real ones; only what a
+//! reading finds is made up, and the API server, the controllers and the clock are stood in for.
 
 use super::super::context::{Context, Options, Parts};
 use super::super::reconcile::reconcile;

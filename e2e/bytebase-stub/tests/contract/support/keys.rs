@@ -1,8 +1,7 @@
 //! A key pair made for this run, and licenses signed with it.
 
-use std::sync::LazyLock;
-
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 use testkit::license::{Signer, claims};
 
 /// The one whose public half the server is given.

@@ -1,8 +1,7 @@
 //! One PostgreSQL for this program, and a database of it for each test.
 
-use std::sync::LazyLock;
-
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use std::sync::LazyLock;
 pub use testkit::postgres::PASSWORD;
 use testkit::postgres::Server;
 

@@ -1,5 +1,7 @@
 //! The server as a process with short intervals, and everything it wrote.
 
+use super::{PATIENCE, eventually, keys::SIGNER, postgres::Database};
+use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
@@ -7,12 +9,8 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::ports;
-
-use super::{PATIENCE, eventually, keys::SIGNER, postgres::Database};
 
 /// Intervals that make a test quick. An owner is dead only after several missed heartbeats.
 const SHORT: [(&str, &str); 8] = [

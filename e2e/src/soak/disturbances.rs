@@ -1,21 +1,19 @@
-//! What the hands note down for the eyes.
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
-use jiff::{SignedDuration, Timestamp};
-use parking_lot::{Mutex, MutexGuard};
+//! What is done to the clusters, noted down for the observer.
 
 use super::plan::Model;
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A replica sends a heartbeat this often.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);
 /// A cluster may look settled before what was done to it shows.
 const LINGERS: SignedDuration = SignedDuration::from_secs(30);
 
-/// What the observer must know of our own doings.
+/// What the observer must know of what we do.
 #[derive(Debug, Clone, Default)]
-pub struct Doings {
+pub struct Disturbances {
     pub models: Vec<Model>,
     /// Clusters whose pods may be down by our own doing, until they have settled again.
     pub disturbed: BTreeSet<usize>,
@@ -32,8 +30,9 @@ pub struct Doings {
     pub over: bool,
 }
 
-impl Doings {
-    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to us.
+impl Disturbances {
+    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to
+    /// us.
     pub fn explains(&self, cluster: usize, last_heartbeat: Timestamp) -> bool {
         // It was alive for up to ten seconds after that.
         let ended = last_heartbeat + HEARTBEAT;
@@ -44,13 +43,13 @@ impl Doings {
     }
 }
 
-/// Shared between the hands and the eyes.
+/// Shared between those who disturb the clusters and the observer.
 #[derive(Debug, Clone, Default)]
-pub struct Shared(Arc<Mutex<Doings>>);
+pub struct Shared(Arc<Mutex<Disturbances>>);
 
 impl Shared {
     /// What is noted now; to be changed in place.
-    pub fn lock(&self) -> MutexGuard<'_, Doings> {
+    pub fn lock(&self) -> MutexGuard<'_, Disturbances> {
         self.0.lock()
     }
 }

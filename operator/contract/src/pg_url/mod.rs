@@ -363,8 +363,8 @@ impl PgUrl {
         self.password.is_some()
     }
 
-    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase), or on the link of
-    /// its machine: from anywhere else it is another server, or none.
+    /// Whether a host is the pod itself or a socket in it (a proxy beside Bytebase), or on the link
+    /// of its machine: from anywhere else it is another server, or none.
     pub fn is_inside_the_pod(&self) -> bool {
         self.hosts.iter().any(|HostPort { host, .. }| {
             let name = host.trim_end_matches('.').to_ascii_lowercase();

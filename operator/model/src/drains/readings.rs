@@ -1,0 +1,291 @@
+//! What a hook does in the world: it asks the real decisions with what it sees, and does what they
+//! say, as `wait.rs` of the hook does. Planted bugs come in between.
+
+use super::hook::{Attempt, Bug, Phase, Rules, STEP, since};
+use super::judge::is_excused;
+use super::world::{self, Hold, World};
+use bytebase_drain::drain::{LetGo, Run, Seen, Step, may_end, step};
+use bytebase_drain::identity::Heartbeat;
+use std::time::Duration;
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "the seconds of some hundred steps"
+)]
+fn seconds(tick: u8) -> f64 {
+    (u64::from(tick) * STEP) as f64
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the end of a window is a whole number of steps, some hundred at most"
+)]
+fn steps(seconds: f64) -> u8 {
+    (seconds / STEP as f64).round() as u8
+}
+
+impl World {
+    /// What the hook of a pod sees now. `None`: nothing.
+    fn seen(&self, rules: &Rules, place: u8) -> Option<Seen> {
+        let pod = self.pod(place);
+        let hook = pod.hook()?;
+        let reaches = self.up && !hook.deaf;
+        if !reaches {
+            return (rules.bug == Some(Bug::SilenceIsNoSession)).then(|| nothing(self.tick));
+        }
+        let from = match rules.bug {
+            Some(Bug::WindowsOfItsOwn) => seconds(hook.began),
+            _ => 0.0,
+        };
+        let earlier = |bug| pod.earlier.filter(|_| rules.bug == Some(bug));
+        let counts = earlier(Bug::EarlierTasksCount);
+        let run = |run: &world::Run| Run {
+            owner: name(if counts == Some(run.owner) {
+                pod.process
+            } else {
+                run.owner
+            }),
+            started: seconds(run.started) - from,
+        };
+        let blind = rules.bug == Some(Bug::UnknownIsIdle);
+        let known = hook.heartbeats.replica().map(str::to_owned);
+        let asked = match rules.bug {
+            Some(Bug::AnyRequestCounts) => self.pods.iter().any(|pod| pod.asked),
+            Some(Bug::RequestIgnored) => false,
+            _ => pod.asked,
+        };
+        let looks = match rules.bug {
+            Some(Bug::MigrationIgnored) => false,
+            Some(Bug::RequestCutsMigration) => !asked,
+            _ => true,
+        };
+        Some(Seen {
+            clock: seconds(self.tick) - from,
+            replica: earlier(Bug::EarlierIdTaken).map(name).or(known),
+            sessions: Some(if pod.cut.is_some() && !pod.hangs {
+                0
+            } else {
+                3
+            }),
+            quiet: match pod.cut {
+                Some(_) if !pod.hangs => None,
+                Some(cut) if rules.bug != Some(Bug::HungIsBusy) => {
+                    Some(since(cut, self.tick).as_secs_f64())
+                }
+                _ => Some(0.0),
+            },
+            migrates: pod.migrates && pod.cut.is_none() && looks,
+            asked,
+            running: match (self.understood, blind) {
+                (true, _) => Some(self.running.iter().map(run).collect()),
+                (false, true) => Some(Vec::new()),
+                (false, false) => None,
+            },
+            available: match (self.understood, blind) {
+                (true, _) => Some(u64::from(self.available)),
+                (false, true) => Some(0),
+                (false, false) => None,
+            },
+        })
+    }
+
+    /// One reading, and what follows from it.
+    pub fn read(&mut self, rules: &Rules, place: u8, heartbeat: bool, attempt: Attempt) {
+        let tick = self.tick;
+        let process = self.pod(place).process;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        if heartbeat {
+            hook.heartbeats.note(Heartbeat {
+                replica: name(process),
+                // Two of them must differ, and more are not noted.
+                at: name(tick % 2),
+            });
+        }
+        let seen = self.seen(rules, place);
+        let up = self.up;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        if up && !hook.deaf {
+            hook.answered = tick;
+        }
+        hook.has_read = true;
+        let mut terms = rules.terms;
+        if rules.bug == Some(Bug::NoTimeOut) {
+            terms.timeout = Duration::MAX;
+        }
+        let elapsed = hook.elapsed(tick);
+        let memory = &mut hook.memory;
+        match step(memory, &terms, elapsed, seen.as_ref(), hook.holds) {
+            Step::Wait { hold, .. } => {
+                let hold = hold.filter(|_| rules.bug != Some(Bug::NeverHolds));
+                let clock = seen.map_or(0.0, |seen| seen.clock);
+                let until = hold.map(|until| tick + steps(until - clock));
+                self.hold(place, until, attempt);
+            }
+            Step::LetGo(LetGo::Idle) if rules.bug != Some(Bug::NoLastReading) => {
+                hook.phase = Phase::Leaves;
+            }
+            Step::LetGo(_) => self.returns(place, is_excused(self, rules, place)),
+        }
+    }
+
+    /// Takes, keeps or ends the hold of a hook that waits.
+    fn hold(&mut self, place: u8, until: Option<u8>, attempt: Attempt) {
+        let up = self.up;
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let reaches = up && !hook.deaf;
+        let had = std::mem::take(&mut hook.holds);
+        let own = |hold: &&mut Hold| hold.holder == Some(place);
+        match (until, had) {
+            (None, false) => {}
+            (None, true) => self.drop_hold(place, reaches),
+            (Some(until), true) => {
+                // The server may have ended it.
+                let found = self
+                    .holds
+                    .iter_mut()
+                    .find(own)
+                    .map(|hold| hold.until = until);
+                if let Some(hook) = self.hook_mut(place) {
+                    hook.holds = found.is_some();
+                }
+            }
+            (Some(until), false) => {
+                let new = Hold {
+                    holder: Some(place),
+                    until,
+                    last: false,
+                };
+                let is_held = self.attempts(new, reaches, attempt);
+                if let Some(hook) = self.hook_mut(place) {
+                    hook.holds = is_held;
+                }
+            }
+        }
+    }
+
+    /// Whether the hook has a new hold afterwards.
+    fn attempts(&mut self, hold: Hold, reaches: bool, attempt: Attempt) -> bool {
+        if !reaches {
+            return false;
+        }
+        match attempt {
+            Attempt::Held => self.holds.push(hold),
+            Attempt::Refused => self.budget.refusals -= 1,
+            Attempt::Unanswered => {
+                self.budget.losses -= 1;
+                self.holds.push(Hold {
+                    holder: None,
+                    ..hold
+                });
+            }
+        }
+        attempt == Attempt::Held
+    }
+
+    /// Ends the hold of a hook, or leaves it to the server where that is out of reach.
+    fn drop_hold(&mut self, place: u8, reaches: bool) {
+        if reaches {
+            self.holds.retain(|hold| hold.holder != Some(place));
+        }
+        for hold in &mut self.holds {
+            if hold.holder == Some(place) {
+                hold.holder = None;
+            }
+        }
+    }
+
+    /// Holds the queue for the last reading: by the session that holds it already, if there is one.
+    pub fn hold_for_last_reading(&mut self, place: u8, attempt: Attempt) {
+        let (up, tick) = (self.up, self.tick);
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let reaches = up && !hook.deaf;
+        let had = std::mem::take(&mut hook.holds);
+        let last = Hold {
+            holder: Some(place),
+            until: tick + 1,
+            last: true,
+        };
+        let own = |hold: &&mut Hold| hold.holder == Some(place);
+        let found = self.holds.iter_mut().find(own).filter(|_| had && reaches);
+        let held = if let Some(hold) = found {
+            *hold = last;
+            true
+        } else {
+            // The server may have ended it.
+            self.drop_hold(place, reaches);
+            self.attempts(last, reaches, attempt)
+        };
+        if let Some(hook) = self.hook_mut(place) {
+            let held = held.then_some(tick);
+            hook.phase = Phase::ReadsLast { held };
+        }
+    }
+
+    /// Reads for the last time: returns, or goes on waiting.
+    pub fn read_last(&mut self, rules: &Rules, place: u8) {
+        let (up, tick) = (self.up, self.tick);
+        let seen = self.seen(rules, place);
+        let Some(hook) = self.hook_mut(place) else {
+            return;
+        };
+        let Phase::ReadsLast { held } = hook.phase else {
+            return;
+        };
+        if up && !hook.deaf {
+            hook.answered = tick;
+        }
+        // A hold that has had its time counts as none.
+        let is_held = held == Some(tick) || rules.bug == Some(Bug::LeavesUnheld);
+        let elapsed = hook.elapsed(tick);
+        let ends = may_end(&mut hook.memory, elapsed, seen.as_ref(), is_held)
+            || (seen.is_none() && rules.bug == Some(Bug::LeavesUnanswered));
+        if ends {
+            self.returns(place, is_excused(self, rules, place));
+        } else {
+            hook.phase = Phase::Reads;
+            let reaches = up && !hook.deaf;
+            self.drop_hold(place, reaches);
+        }
+    }
+
+    /// A hook has ended, by itself or killed. What it held is left to the server.
+    pub fn returns(&mut self, place: u8, excused: bool) {
+        self.pod_mut(place).asked = false;
+        if let Some(hook) = self.hook_mut(place) {
+            hook.holds = false;
+            hook.phase = Phase::Gone {
+                excused,
+                promoted: false,
+            };
+        }
+        self.drop_hold(place, false);
+    }
+}
+
+/// A reading that shows nothing at all.
+fn nothing(tick: u8) -> Seen {
+    Seen {
+        clock: seconds(tick),
+        replica: None,
+        sessions: Some(0),
+        quiet: None,
+        migrates: false,
+        asked: false,
+        running: None,
+        available: None,
+    }
+}
+
+fn name(id: u8) -> String {
+    id.to_string()
+}

@@ -1,0 +1,134 @@
+//! Which promise the operator's writes break, by what it has learned.
+
+use crate::database::{Content, Reading};
+use crate::knowledge::LicenseRead;
+use crate::promises::Promise;
+use crate::world::{Form, Pod, Replica, Set, Strategy, World, Write, minor};
+
+/// The promise that these writes break, by what the operator knows.
+pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
+    writes.iter().find_map(|write| match write {
+        Write::Set(set) => resizes(world, *set),
+        Write::Evict(eviction) => evicts(world, eviction.uid),
+        Write::Status(_) => None,
+    })
+}
+
+fn resizes(world: &World, after: Set) -> Option<Promise> {
+    let before = world.operator.cache.0.map_or(0, |set| set.size);
+    let changes = world.operator.cache.0.map(|set| set.template) != Some(after.template);
+    if is_older(world, after.template) && after.size > 0 && (changes || after.size > before) {
+        return Some(Promise::NotOlder);
+    }
+    if after.size < before && is_migrating(world) && !world.knows_license_ended() {
+        return Some(Promise::MigrationEnds);
+    }
+    let is_first = before == 0 && after.size > 0 && world.operator.cache.1.is_empty();
+    if is_first {
+        return first(world);
+    }
+    if after.size > 0 && after.size + 1 < before && !world.knows_license_ended() {
+        return Some(Promise::OneDown);
+    }
+    if after.size > 0 && after.size < before && !keeps_one(world, after) {
+        return Some(Promise::KeepsOne);
+    }
+    shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+/// A replica of this template would run on a newer schema, by what the operator knows.
+fn is_older(world: &World, template: u8) -> bool {
+    let schema = world.ghost.known.process.schema;
+    schema.is_some_and(|schema| minor(template) < schema)
+}
+
+/// The latest reading shows a schema migration.
+fn is_migrating(world: &World) -> bool {
+    matches!(&world.operator.reading, Reading::Good(database, _) if database.migrates)
+}
+
+/// Of the replicas that serve, by what the operator sees, one stays; or there is none.
+fn keeps_one(world: &World, after: Set) -> bool {
+    let (set, pods) = &world.operator.cache;
+    let may_be_active = |pod: &Pod| match &world.operator.reading {
+        Reading::Good(database, active) => {
+            database.content == Content::Renamed || active.iter().any(|other| other.uid == pod.uid)
+        }
+        Reading::None | Reading::Failed => true,
+    };
+    let serves = |pod: &&Pod| {
+        pod.replica == Replica::Active
+            && pod.ending.is_none()
+            && set.is_some_and(|set| set.ordinals().contains(&pod.ordinal))
+            && world.operator.evicted != Some(pod.uid)
+            && may_be_active(pod)
+    };
+    let mut serving = pods.iter().filter(serves).peekable();
+    serving.peek().is_none() || serving.any(|pod| after.ordinals().contains(&pod.ordinal))
+}
+
+fn evicts(world: &World, uid: u8) -> Option<Promise> {
+    let (set, pods) = &world.operator.cache;
+    let is_current = |pod: &Pod| set.is_some_and(|set| set.template == pod.template);
+    if !world.knows_license_ended() {
+        if set.is_some_and(|set| is_older(world, set.template)) {
+            return Some(Promise::NotOlder);
+        }
+        if is_migrating(world) {
+            return Some(Promise::MigrationEnds);
+        }
+        let ended = pods.iter().find(|pod| pod.uid == uid);
+        let served = ended.is_some_and(|pod| pod.replica == Replica::Active);
+        let unproven =
+            |pod: &Pod| pod.uid != uid && is_current(pod) && pod.replica != Replica::Active;
+        if served && pods.iter().any(unproven) {
+            return Some(Promise::NewServes);
+        }
+    }
+    let Reading::Good(_, active) = &world.operator.reading else {
+        return None;
+    };
+    let read = |uid| active.iter().find(|replica| replica.uid == uid);
+    let serves = |pod: &&Pod| pod.replica == Replica::Active && pod.ending.is_none();
+    let is_busy = |pod: &Pod| read(pod.uid).is_some_and(|replica| replica.busy);
+    let is_idle = |pod: &Pod| read(pod.uid).is_some_and(|replica| !replica.busy);
+    let outdated = |pod: &&Pod| set.is_some() && !is_current(pod);
+    let mut serving = pods.iter().filter(serves).filter(outdated);
+    let interrupts = serving.clone().any(|pod| pod.uid == uid && is_busy(pod));
+    (interrupts && serving.any(is_idle)).then_some(Promise::IdleFirst)
+}
+
+fn first(world: &World) -> Option<Promise> {
+    match &world.operator.reading {
+        Reading::None => Some(Promise::FirstAfterReading),
+        Reading::Failed => world
+            .ghost
+            .known
+            .process
+            .database
+            .then_some(Promise::FirstInReach),
+        Reading::Good(database, _) => {
+            let has_place = database.content != Content::Foreign && !database.other;
+            (!has_place).then_some(Promise::FirstHasPlace)
+        }
+    }
+}
+
+fn shrinks_blindly(world: &World, before: u8, after: Set) -> bool {
+    let Reading::Good(database, _) = &world.operator.reading else {
+        return false;
+    };
+    let licensed = match world.ghost.known.process.license {
+        LicenseRead::Never => true,
+        LicenseRead::Absent => false,
+        // The gate closes up to two minutes before the end.
+        LicenseRead::Ends(end) => world.tick.saturating_add(3) < end,
+    };
+    // A rollout with downtime ends them all because the user wants that.
+    let is_wanted = world.spec.strategy == Strategy::Maintenance && after.size == 0;
+    database.content == Content::Renamed
+        && licensed
+        && !is_wanted
+        && world.spec.form != Form::Invalid
+        && after.size < before.min(world.spec.replicas)
+}

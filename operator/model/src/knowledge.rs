@@ -1,0 +1,105 @@
+//! What the operator has learned, by which promises are judged. Nothing here depends on what the
+//! rules chose to store.
+
+use crate::database::{Content, Reading};
+
+/// The license that was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum LicenseRead {
+    /// It never was.
+    #[default]
+    Never,
+    /// There was none.
+    Absent,
+    /// It ends at this tick.
+    Ends(u8),
+}
+
+impl LicenseRead {
+    /// It is known that no license allows several replicas at this tick.
+    pub fn has_ended(self, tick: u8) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Absent => true,
+            Self::Ends(end) => tick >= end,
+        }
+    }
+}
+
+/// What readings have found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Knowledge {
+    /// The license that was last read.
+    pub license: LicenseRead,
+    /// The database was read.
+    pub database: bool,
+    /// The minor version of the schema that was last read.
+    pub schema: Option<u32>,
+}
+
+impl Knowledge {
+    /// Another reading has ended.
+    pub fn learn(&mut self, reading: &Reading) {
+        self.database |= matches!(reading, Reading::Good(..));
+        self.license = Self::of_license(reading).unwrap_or(self.license);
+        self.schema = Self::of_schema(reading, self.schema);
+    }
+
+    /// The minor version of the schema after a reading, which need not understand it.
+    pub fn of_schema(reading: &Reading, before: Option<u32>) -> Option<u32> {
+        let Reading::Good(database, _) = reading else {
+            return before;
+        };
+        match database.content {
+            Content::Bytebase => Some(database.schema),
+            // An emptied database has none.
+            Content::Foreign => None,
+            Content::Renamed => before,
+        }
+    }
+
+    /// The license, if a reading understood it.
+    pub fn of_license(reading: &Reading) -> Option<LicenseRead> {
+        let Reading::Good(database, _) = reading else {
+            return None;
+        };
+        match (database.content, database.license) {
+            (Content::Bytebase, Some(end)) => Some(LicenseRead::Ends(end)),
+            // Among another application's tables there is none either.
+            (Content::Bytebase, None) | (Content::Foreign, _) => Some(LicenseRead::Absent),
+            (Content::Renamed, _) => None,
+        }
+    }
+}
+
+/// Who knows what. A process may not forget what it learned while it lives. What a reconcile rested
+/// on that made all of its writes may not be forgotten at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// The process that runs.
+    pub process: Knowledge,
+    /// The reconcile whose writes are still to be made.
+    pub reconcile: Option<Knowledge>,
+    /// The next process.
+    pub stored: Knowledge,
+}
+
+impl Known {
+    /// A reconcile has begun.
+    pub fn decides(&mut self) {
+        self.reconcile = Some(self.process);
+    }
+
+    /// It has made its last write.
+    pub fn wrote_all(&mut self) {
+        if let Some(knowledge) = self.reconcile.take() {
+            self.stored = knowledge;
+        }
+    }
+
+    /// The process has ended.
+    pub fn dies(&mut self) {
+        self.reconcile = None;
+        self.process = self.stored;
+    }
+}

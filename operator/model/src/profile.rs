@@ -1,0 +1,34 @@
+//! What one run is: where it begins, what may happen in it, and which planted bugs it must find.
+
+use crate::rules::Bug;
+use crate::world::{Budget, Strategy};
+
+/// One run.
+pub struct Profile {
+    pub name: &'static str,
+    pub license: Option<u8>,
+    pub replicas: u8,
+    pub running: bool,
+    pub strategy: Strategy,
+    /// The StatefulSet's controller sees each change late.
+    pub slow: bool,
+    pub budget: Budget,
+    /// Bugs that this run must find.
+    pub finds: &'static [Bug],
+}
+
+impl Default for Profile {
+    /// Three replicas run, and nothing happens.
+    fn default() -> Self {
+        Self {
+            name: "",
+            license: Some(200),
+            replicas: 3,
+            running: true,
+            strategy: Strategy::Rolling,
+            slow: false,
+            budget: Budget::default(),
+            finds: &[],
+        }
+    }
+}
