@@ -56,7 +56,7 @@ impl World {
             Some(Bug::RequestIgnored) => false,
             _ => pod.asked,
         };
-        let looks = match rules.bug {
+        let sees_migration = match rules.bug {
             Some(Bug::MigrationIgnored) => false,
             Some(Bug::RequestCutsMigration) => !asked,
             _ => true,
@@ -76,7 +76,7 @@ impl World {
                 }
                 _ => Some(0.0),
             },
-            migrates: pod.migrates && pod.cut.is_none() && looks,
+            migrates: pod.migrates && pod.cut.is_none() && sees_migration,
             asked,
             running: match (self.understood, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
