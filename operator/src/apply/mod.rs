@@ -140,7 +140,7 @@ enum Next<'d> {
     /// Nothing now: what stands is not known yet, or another party keeps changing it back.
     Later(Duration),
     /// It is to be made to stand.
-    Write(Write<'d>),
+    Write(Box<Write<'d>>),
 }
 
 /// One object that is to be made to stand.
@@ -210,7 +210,7 @@ impl Execution<'_> {
                 if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
                     pods_need_stands &= !write.desired.kind.is_needed_by_pods();
                 }
-                self.note(write, applied);
+                self.note(*write, applied);
             }
         }
         Ok(pods_need_stands)
@@ -242,20 +242,20 @@ impl Execution<'_> {
             self.outcome.failures.extend(changed_back(desired, contest));
             return Next::Later(left);
         }
-        Next::Write(Write {
+        Next::Write(Box::new(Write {
             is_contested: contest.is_some(),
             desired,
             cached,
             candidate,
             by: None,
-        })
+        }))
     }
 
     /// Makes one object stand.
     async fn write<'d>(
         &self,
-        mut write: Write<'d>,
-    ) -> Result<(Write<'d>, Result<Applied, ApplyFailure>), NotLeading> {
+        mut write: Box<Write<'d>>,
+    ) -> Result<(Box<Write<'d>>, Result<Applied, ApplyFailure>), NotLeading> {
         self.writer.leadership.check()?;
         if write.is_contested {
             // Asked before the write, which takes the fields over.
