@@ -47,10 +47,33 @@ pub struct Seen {
     /// The operator asks this hook to let its replica end, whatever tasks it runs.
     pub asked: bool,
     /// Running task runs: owner, and the database's clock at their start. `None`: the table is there
-    /// and cannot be understood.
+    /// and cannot be understood, or is locked.
     pub running: Option<Vec<Run>>,
     /// Queued task runs that any replica may claim. `None` likewise.
     pub available: Option<u64>,
+}
+
+impl Seen {
+    /// The replica has no session, or has asked nothing for long. A server that Bytebase has left shows the
+    /// same, so this counts by a session that has just been opened.
+    pub fn is_lifeless(&self) -> bool {
+        self.sessions == Some(0) || self.is_quiet()
+    }
+
+    fn is_quiet(&self) -> bool {
+        let quiet = self.quiet;
+        quiet.is_some_and(|quiet| quiet >= DEAD_AFTER.as_secs_f64())
+    }
+
+    /// The same without what it says of the replica's sessions.
+    #[must_use]
+    pub fn without_sessions(self) -> Self {
+        Self {
+            sessions: None,
+            quiet: None,
+            ..self
+        }
+    }
 }
 
 /// A running task run.
@@ -96,8 +119,8 @@ impl Hash for State {
 }
 
 impl State {
-    /// The database works and could not be read: it has no room for one more session. The replica has its
-    /// own, and its tasks go on.
+    /// The database works and could not be read: it has no room for one more session, or refuses the
+    /// question. The replica has sessions of its own, and its tasks go on.
     pub fn note_life(&mut self, elapsed: Duration) {
         self.answered = elapsed;
     }
@@ -110,11 +133,9 @@ impl State {
         self.disconnected = seen
             .filter(|seen| seen.sessions == Some(0))
             .map(|_| self.disconnected.unwrap_or(elapsed));
-        let is_quiet = |seen: &&Seen| {
-            let quiet = seen.quiet;
-            quiet.is_some_and(|quiet| quiet >= DEAD_AFTER.as_secs_f64())
-        };
-        self.hung = seen.filter(is_quiet).map(|_| self.hung.unwrap_or(elapsed));
+        self.hung = seen
+            .filter(|seen| seen.is_quiet())
+            .map(|_| self.hung.unwrap_or(elapsed));
     }
 }
 
@@ -460,6 +481,50 @@ mod tests {
             assert_eq!(at(seconds), waits(For::Database));
         }
         assert_eq!(at(3600), Step::LetGo(LetGo::TimedOut));
+    }
+
+    #[test]
+    fn a_database_that_answers_all_but_the_tasks_is_not_away() {
+        let mut state = State::default();
+        let mut locked = seen(Some("a"), &[]);
+        (locked.running, locked.available) = (None, None);
+        let mut at = |seconds, seen: Option<&Seen>| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, seen, false)
+        };
+        for seconds in [1, 60, 121, 3000] {
+            assert_eq!(at(seconds, Some(&locked)), waits(For::UnknownTasks));
+        }
+        // From the last such answer on it has its two minutes.
+        assert_eq!(at(3119, None), waits(For::Database));
+        assert_eq!(at(3120, None), Step::LetGo(LetGo::Unreachable));
+    }
+
+    #[test]
+    fn sessions_of_a_server_that_bytebase_may_have_left_do_not_count() {
+        let busy = seen(Some("a"), &["a"]);
+        for (sessions, quiet, is_lifeless) in [
+            (Some(0), None, true),
+            (Some(2), Some(60.0), true),
+            (Some(2), Some(59.0), false),
+            (Some(2), None, false),
+            (None, None, false),
+        ] {
+            let reading = Seen {
+                sessions,
+                quiet,
+                ..busy.clone()
+            };
+            assert_eq!(reading.is_lifeless(), is_lifeless, "{reading:?}");
+            let reading = reading.without_sessions();
+            assert!(!reading.is_lifeless());
+            let mut state = State::default();
+            for seconds in [1, 61, 600] {
+                let elapsed = Duration::from_secs(seconds);
+                let next = step(&mut state, &TERMS, elapsed, Some(&reading), false);
+                assert_eq!(next, waits(For::Tasks(1)));
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,11 @@
 /// Heartbeats that have to agree before a replica counts as known: two may fall together once.
 const AGREEING: usize = 2;
 
+/// A heartbeat that is farther by so many seconds than the nearest is another's. From a transaction to its
+/// statement the server takes less than one millisecond, and replicas that send their heartbeats in the same
+/// twentieth of a second do so each time.
+const CLEARLY: f64 = 0.005;
+
 /// One heartbeat of the replica's own sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Heartbeat {
@@ -10,6 +15,26 @@ pub struct Heartbeat {
     pub replica: String,
     /// When, as the database writes it.
     pub at: String,
+}
+
+/// A heartbeat that may be that of a statement which a session of the replica shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// The heartbeat.
+    pub heartbeat: Heartbeat,
+    /// How long after it the statement began, in seconds.
+    pub distance: f64,
+}
+
+/// The one that is clearly nearer to its statement than any of another replica.
+pub fn nearest(found: &[Candidate]) -> Option<&Heartbeat> {
+    let nearer = |a: &&Candidate, b: &&Candidate| a.distance.total_cmp(&b.distance);
+    let first = found.iter().min_by(nearer)?;
+    let may_be_another = |other: &Candidate| {
+        other.heartbeat.replica != first.heartbeat.replica
+            && other.distance - first.distance < CLEARLY
+    };
+    (!found.iter().any(may_be_another)).then_some(&first.heartbeat)
 }
 
 /// The heartbeats that were noted.
@@ -41,6 +66,31 @@ impl Heartbeats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_heartbeat_has_to_be_clearly_nearer_than_that_of_another_replica() {
+        for (found, expected) in [
+            (&[][..], None),
+            (&[("a", 0.019)], Some("a")),
+            (&[("b", 0.0124), ("a", 0.0003)], Some("a")),
+            (&[("a", 0.0003), ("b", 0.0124), ("c", 0.0031)], None),
+            (&[("a", 0.0), ("b", 0.0)], None),
+            // Two sessions of the replica show one heartbeat.
+            (&[("a", 0.0), ("a", 0.001)], Some("a")),
+        ] {
+            let candidate = |(replica, distance): &(&str, f64)| Candidate {
+                heartbeat: Heartbeat {
+                    replica: (*replica).to_owned(),
+                    at: String::new(),
+                },
+                distance: *distance,
+            };
+            let candidates: Vec<_> = found.iter().map(candidate).collect();
+            let nearest = nearest(&candidates);
+            let replica = nearest.map(|heartbeat| &*heartbeat.replica);
+            assert_eq!(replica, expected, "{found:?}");
+        }
+    }
 
     #[test]
     fn a_replica_is_known_by_two_heartbeats_that_agree() {

@@ -3,7 +3,7 @@
 use crate::log::Log;
 use crate::login::{LoginError, Logins};
 use crate::process;
-use crate::watch::{self, Watch, Whose};
+use crate::watch::{self, Reading, Unread, Watch, Whose};
 use bytebase_drain::drain::{
     For, LetGo, PAUSE, Seen, State, Step, Terms, may_end, step, until_next,
 };
@@ -47,7 +47,7 @@ async fn drain(terms: Terms, log: Log) {
         reads: None,
         holds: None,
         failure: None,
-        is_full: false,
+        works: false,
         said: None,
         log,
     };
@@ -55,7 +55,7 @@ async fn drain(terms: Terms, log: Log) {
     loop {
         let seen = hook.read().await;
         let held = hook.holds.is_some();
-        if hook.is_full {
+        if hook.works {
             state.note_life(start.elapsed());
         }
         let next = step(&mut state, &terms, start.elapsed(), seen.as_ref(), held);
@@ -88,33 +88,72 @@ struct Hook {
     reads: Option<(PgConnection, Whose)>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
-    /// Why there is no session that reads.
+    /// Why there is no reading.
     failure: Option<String>,
-    /// That is because the server has no room for it.
-    is_full: bool,
+    /// The server works all the same: it has no room for one more session, or refuses the question.
+    works: bool,
     /// What was said last, and when.
     said: Option<(String, Instant)>,
     log: Log,
 }
 
 impl Hook {
+    /// One reading. One that shows the replica without life counts by a session that was opened for it: an
+    /// older one may be on a server that Bytebase has left, and names lead to such a server for a while.
     async fn read(&mut self) -> Option<Seen> {
-        if self.reads.is_none() {
-            match self.logins.dial().await {
-                Ok(session) => {
-                    self.reads = Some(session);
-                    (self.failure, self.is_full) = (None, false);
-                }
-                Err(error) => (self.failure, self.is_full) = (Some(error.why), error.is_full),
+        let is_new = self.reads.is_none();
+        let seen = self.read_once().await?;
+        if is_new || !seen.is_lifeless() {
+            return Some(seen);
+        }
+        match self.dial().await {
+            Some(session) => {
+                self.reads = Some(session);
+                self.read_once().await
+            }
+            // There may be room for no session more, and this one is kept.
+            None if self.works => Some(seen.without_sessions()),
+            None => {
+                self.reads = None;
+                None
             }
         }
-        let (connection, whose) = self.reads.as_mut()?;
-        let read = self.watch.read(connection, *whose, process::age()).await;
-        if read.is_err() {
-            self.reads = None;
-            self.failure = Some("the session broke off".to_owned());
+    }
+
+    async fn read_once(&mut self) -> Option<Seen> {
+        if self.reads.is_none() {
+            self.reads = self.dial().await;
         }
-        read.ok()
+        let (connection, whose) = self.reads.as_mut()?;
+        match self.watch.read(connection, *whose, process::age()).await {
+            Ok(Reading { seen, goes_on }) => {
+                if !goes_on {
+                    self.reads = None;
+                }
+                (self.failure, self.works) = (None, false);
+                Some(seen)
+            }
+            Err(unread) => {
+                self.reads = None;
+                self.failure = Some(unread.why());
+                self.works = matches!(unread, Unread::Refused(_));
+                None
+            }
+        }
+    }
+
+    /// A session that reads.
+    async fn dial(&mut self) -> Option<(PgConnection, Whose)> {
+        match self.logins.dial().await {
+            Ok(mut session) => {
+                watch::prepare(&mut session.0).await;
+                Some(session)
+            }
+            Err(error) => {
+                (self.failure, self.works) = (Some(error.why), error.is_full);
+                None
+            }
+        }
     }
 
     /// Takes or ends the hold on the queue. `seconds`: until the end of the window.
@@ -194,7 +233,7 @@ impl Hook {
             For::TasksOfAnyone(count) => format!(
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
-            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is not as this version knows it, or this login may not see it".to_owned(),
+            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
             For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),

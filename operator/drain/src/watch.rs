@@ -7,17 +7,22 @@
 
 use bytebase_contract::{hook, session_key};
 use bytebase_drain::drain::{Run, Seen};
-use bytebase_drain::identity::{Heartbeat, Heartbeats};
-use sqlx::postgres::{PgArguments, PgConnection};
+use bytebase_drain::identity::{Candidate, Heartbeat, Heartbeats, nearest};
+use bytebase_login::error::{in_brackets, sqlstate};
+use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, PgSeverity};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Longest for one reading.
+/// Longest for one question.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest between the time of a statement and that of its transaction, in seconds. Both are taken
-/// by the server, one right after the other.
+/// The server ends a question before that, and sooner one that waits for a lock: a session that is dropped
+/// with its question open stays at the server for as long as the lock is held.
+const LIMITS: &str = "SET statement_timeout = '4s'; SET lock_timeout = '1s'";
+/// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by the
+/// server, in this order: with the first message of the statement, which begins the transaction, and with
+/// its last one.
 const SAME: f64 = 0.02;
 
 /// The lock under which the schema is migrated.
@@ -44,6 +49,88 @@ pub struct Watch {
     heartbeats: Heartbeats,
 }
 
+/// What one reading brought.
+#[derive(Debug)]
+pub struct Reading {
+    /// What was seen.
+    pub seen: Seen,
+    /// The session can be read by again.
+    pub goes_on: bool,
+}
+
+/// Why a reading brought nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The server follows another one: Bytebase works there.
+    Standby,
+    /// The server goes on, and answers the question with this SQLSTATE.
+    Refused(String),
+    /// There was no answer, or the session is over.
+    BrokenOff,
+}
+
+impl Unread {
+    /// In words, which quote nothing that a server sent.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Standby => "the server is a standby".to_owned(),
+            Self::Refused(code) => format!(
+                "the server refuses to be read{}",
+                in_brackets(sqlstate(code))
+            ),
+            Self::BrokenOff => "the session broke off".to_owned(),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Unread {
+    fn from(error: sqlx::Error) -> Self {
+        match refusal(&error) {
+            Some(refusal) => Self::Refused(refusal.code().to_owned()),
+            None => Self::BrokenOff,
+        }
+    }
+}
+
+/// Why a question about a table has no answer, where the database has just answered another one.
+enum Spoilt {
+    /// The table is not as it was when this was written, may not be read, or is locked.
+    NotUnderstood,
+    /// The session is over, or still busy with the question.
+    SessionOver,
+}
+
+impl From<sqlx::Error> for Spoilt {
+    fn from(error: sqlx::Error) -> Self {
+        let is_unlike = matches!(
+            error,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+        );
+        if is_unlike || refusal(&error).is_some() {
+            Self::NotUnderstood
+        } else {
+            Self::SessionOver
+        }
+    }
+}
+
+/// The server's answer, where that is an error that its session outlives.
+fn refusal(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    let error = error.as_database_error()?;
+    let error = error.try_downcast_ref::<PgDatabaseError>()?;
+    (error.severity() == PgSeverity::Error).then_some(error)
+}
+
+/// What the sessions show.
+struct Activity {
+    sessions: i64,
+    quiet: Option<f64>,
+    migrates: bool,
+    asked: bool,
+    /// When the statements began that are heartbeats of the replica's present process: an array as text, in UTC.
+    heartbeats: Option<String>,
+}
+
 /// What each reading begins with.
 #[allow(
     clippy::struct_excessive_bools,
@@ -51,10 +138,10 @@ pub struct Watch {
 )]
 struct Beginning {
     clock: f64,
-    sessions: i64,
-    quiet: Option<f64>,
-    migrates: bool,
-    asked: bool,
+    activity: Activity,
+    is_standby: bool,
+    /// The session works by another role than the one that logged in.
+    has_other_role: bool,
     /// The hook's session is called as it asked to be. A pooler may call all sessions as it likes.
     keeps_names: bool,
     has_heartbeats: bool,
@@ -78,67 +165,110 @@ impl Watch {
     }
 
     /// One reading. `age`: how long the replica's process has run, if that is known.
+    ///
+    /// Once the database has answered its first question, it is there: what becomes of the others leaves
+    /// the tasks unknown, and no more.
     pub async fn read(
         &mut self,
         connection: &mut PgConnection,
         whose: Whose,
         age: Option<Duration>,
-    ) -> Result<Seen, sqlx::Error> {
-        timeout(READ_TIMEOUT, self.ask(connection, whose, age))
+    ) -> Result<Reading, Unread> {
+        let begins = timeout(READ_TIMEOUT, self.begin(connection, whose, age))
             .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+            .unwrap_or(Err(Unread::BrokenOff))?;
+        let is_named = !self.sessions.is_empty() && begins.keeps_names;
+        let mut goes_on = true;
+        if let Some(statements) = begins.activity.heartbeats.as_deref()
+            && is_named
+            && begins.has_heartbeats
+        {
+            match within(candidates(connection, statements)).await {
+                Ok(found) => nearest(&found)
+                    .into_iter()
+                    .for_each(|heartbeat| self.heartbeats.note(heartbeat.clone())),
+                Err(Spoilt::NotUnderstood) => {}
+                Err(Spoilt::SessionOver) => goes_on = false,
+            }
+        }
+        let mut running = None;
+        let mut available = None;
+        if begins.is_elsewhere(whose) {
+            // This role may not use the schema, or there are several.
+        } else if !begins.has_tasks {
+            // A database before its first migration has no tasks.
+            (running, available) = (Some(Vec::new()), Some(0));
+        } else if goes_on {
+            match within(tasks(connection)).await {
+                Ok((found, count)) => (running, available) = (Some(found), count),
+                Err(Spoilt::NotUnderstood) => {}
+                Err(Spoilt::SessionOver) => goes_on = false,
+            }
+        }
+        let activity = begins.activity;
+        let seen = Seen {
+            clock: begins.clock,
+            replica: self.heartbeats.replica().map(str::to_owned),
+            sessions: is_named.then_some(activity.sessions.unsigned_abs()),
+            quiet: activity.quiet.filter(|_| is_named),
+            migrates: activity.migrates,
+            asked: activity.asked,
+            running,
+            available,
+        };
+        Ok(Reading { seen, goes_on })
     }
 
-    async fn ask(
-        &mut self,
+    /// Begins, and goes where the tables are.
+    async fn begin(
+        &self,
         connection: &mut PgConnection,
         whose: Whose,
         age: Option<Duration>,
-    ) -> Result<Seen, sqlx::Error> {
-        let mut begins = self.begin(connection).await?;
-        let is_elsewhere = |begins: &Beginning| {
-            let is_meant = whose == Whose::Bytebases || (begins.sees_it && begins.schemas == 1);
-            begins.schemas > 0 && !(begins.has_tasks && is_meant)
-        };
-        if is_elsewhere(&begins) && begins.schemas == 1 {
+    ) -> Result<Beginning, Unread> {
+        let mut begins = self.ask(connection, age).await?;
+        if begins.is_standby {
+            return Err(Unread::Standby);
+        }
+        if begins.is_elsewhere(whose) && begins.schemas == 1 {
             ask("SELECT set_config('search_path', $1, false)")
                 .bind(begins.schema.as_deref().unwrap_or_default())
                 .execute(&mut *connection)
                 .await?;
-            begins = self.begin(connection).await?;
+            begins = self.ask(connection, age).await?;
         }
-        let is_named = !self.sessions.is_empty() && begins.keeps_names;
-        if let Some(age) = age.filter(|_| is_named && begins.has_heartbeats) {
-            self.note_heartbeat(connection, age).await?;
+        if begins.has_other_role {
+            // The server shows what a session does to the role that logged in to it, and the tables to the
+            // other one.
+            sqlx::raw_sql("SET ROLE NONE")
+                .execute(&mut *connection)
+                .await?;
+            let activity = self.ask(connection, age).await;
+            sqlx::raw_sql("RESET ROLE")
+                .execute(&mut *connection)
+                .await?;
+            begins.activity = activity?.activity;
         }
-        let (running, available) = if is_elsewhere(&begins) {
-            // This role may not use the schema, or there are several.
-            (None, None)
-        } else if begins.has_tasks {
-            (running(connection).await?, available(connection).await?)
-        } else {
-            // A database before its first migration has no tasks.
-            (Some(Vec::new()), Some(0))
-        };
-        Ok(Seen {
-            clock: begins.clock,
-            replica: self.heartbeats.replica().map(str::to_owned),
-            sessions: is_named.then_some(begins.sessions.unsigned_abs()),
-            quiet: begins.quiet.filter(|_| is_named),
-            migrates: begins.migrates,
-            asked: begins.asked,
-            running,
-            available,
-        })
+        Ok(begins)
     }
 
-    async fn begin(&self, connection: &mut PgConnection) -> Result<Beginning, sqlx::Error> {
+    async fn ask(
+        &self,
+        connection: &mut PgConnection,
+        age: Option<Duration>,
+    ) -> Result<Beginning, sqlx::Error> {
         let row = ask(concat!(
-            "SELECT extract(epoch FROM clock_timestamp())::float8 AS clock, \
+            "SELECT extract(epoch FROM clock_timestamp())::float8 AS clock, pg_is_in_recovery() AS is_standby, \
+             current_user <> session_user AS has_other_role, \
              (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) AS sessions, \
              (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
              FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8 AS quiet, \
-             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1) AS migrates, \
+             (SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = $1 \
+             AND query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
+             AND backend_start >= clock_timestamp() - make_interval(secs => $5)) AS heartbeats, \
+             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1 \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS migrates, \
              EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = (SELECT ",
             session_key!(),
             "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
@@ -156,14 +286,20 @@ impl Watch {
         .bind(MIGRATION_LOCK)
         .bind(hook::LET_GO)
         .bind(&self.own_sessions)
+        .bind(age.map(|age| age.as_secs_f64() + 1.0))
         .fetch_one(connection)
         .await?;
         Ok(Beginning {
             clock: row.try_get("clock")?,
-            sessions: row.try_get("sessions")?,
-            quiet: row.try_get("quiet")?,
-            migrates: row.try_get("migrates")?,
-            asked: row.try_get("asked")?,
+            activity: Activity {
+                sessions: row.try_get("sessions")?,
+                quiet: row.try_get("quiet")?,
+                migrates: row.try_get("migrates")?,
+                asked: row.try_get("asked")?,
+                heartbeats: row.try_get("heartbeats")?,
+            },
+            is_standby: row.try_get("is_standby")?,
+            has_other_role: row.try_get("has_other_role")?,
             keeps_names: row.try_get("keeps_names")?,
             has_heartbeats: row.try_get("has_heartbeats")?,
             has_tasks: row.try_get("has_tasks")?,
@@ -172,42 +308,52 @@ impl Watch {
             sees_it: row.try_get("sees_it")?,
         })
     }
+}
 
-    /// Notes a heartbeat of the replica's sessions. One that is not certain counts as none.
-    async fn note_heartbeat(
-        &mut self,
-        connection: &mut PgConnection,
-        age: Duration,
-    ) -> Result<(), sqlx::Error> {
-        let found = ask(
-            "SELECT h.replica_id, h.last_heartbeat::text FROM pg_stat_activity a JOIN replica_heartbeat h \
-             ON abs(extract(epoch FROM (a.query_start - h.last_heartbeat))) <= $2 \
-             WHERE a.datname = current_database() AND a.application_name = $1 \
-             AND a.query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
-             AND a.backend_start >= clock_timestamp() - make_interval(secs => $3)",
-        )
-        .bind(&self.sessions)
-        .bind(SAME)
-        .bind(age.as_secs_f64() + 1.0)
-        .fetch_all(&mut *connection)
-        .await;
-        let rows = match found {
-            Ok(rows) => rows,
-            Err(error) if is_not_understood(&error) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let mut found = Vec::new();
-        for row in rows {
-            found.push(Heartbeat {
+impl Beginning {
+    /// There are tables, and the role may not use their schema, or there are several.
+    fn is_elsewhere(&self, whose: Whose) -> bool {
+        let is_meant = whose == Whose::Bytebases || (self.sees_it && self.schemas == 1);
+        self.schemas > 0 && !(self.has_tasks && is_meant)
+    }
+}
+
+/// Limits what the server does for this session. A message of its own: poolers refuse start-up parameters.
+pub async fn prepare(connection: &mut PgConnection) {
+    // A server that will not have it leaves the time-out of the hook itself.
+    let limits = sqlx::raw_sql(LIMITS).execute(connection);
+    let _ = timeout(READ_TIMEOUT, limits).await;
+}
+
+async fn within<T>(answer: impl Future<Output = Result<T, Spoilt>>) -> Result<T, Spoilt> {
+    let answer = timeout(READ_TIMEOUT, answer).await;
+    answer.unwrap_or(Err(Spoilt::SessionOver))
+}
+
+/// Heartbeats that may be those of the statements that began at these times.
+async fn candidates(
+    connection: &mut PgConnection,
+    statements: &str,
+) -> Result<Vec<Candidate>, Spoilt> {
+    let rows = ask(
+        "SELECT h.replica_id::text, h.last_heartbeat::text, extract(epoch FROM s.began - h.last_heartbeat)::float8 \
+         FROM (SELECT began AT TIME ZONE 'UTC' AS began FROM unnest($1::text::timestamp[]) u(began)) s \
+         JOIN replica_heartbeat h ON h.last_heartbeat BETWEEN s.began - make_interval(secs => $2) AND s.began",
+    )
+    .bind(statements)
+    .bind(SAME)
+    .fetch_all(connection)
+    .await?;
+    let candidate = |row: &PgRow| {
+        Ok(Candidate {
+            heartbeat: Heartbeat {
                 replica: row.try_get(0)?,
                 at: row.try_get(1)?,
-            });
-        }
-        if let [heartbeat] = &found[..] {
-            self.heartbeats.note(heartbeat.clone());
-        }
-        Ok(())
-    }
+            },
+            distance: row.try_get(2)?,
+        })
+    };
+    rows.iter().map(candidate).collect()
 }
 
 /// A question whose plan the server does not keep: it would keep one for each reading.
@@ -215,53 +361,36 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
-async fn running(connection: &mut PgConnection) -> Result<Option<Vec<Run>>, sqlx::Error> {
+/// What runs, and how much is queued if that can be counted.
+///
+/// The state is compared as it is: in a column of a type that has no such word the server refuses that,
+/// where its text would be one that matches nothing.
+async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
     let rows = ask(
-        "SELECT replica_id, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",
+        "SELECT replica_id::text, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",
     )
-    .fetch_all(connection)
-    .await;
-    let Some(rows) = understood(rows)? else {
-        return Ok(None);
-    };
-    let runs = rows.iter().map(|row| {
-        Ok(Run {
+    .fetch_all(&mut *connection)
+    .await?;
+    let run = |row: &PgRow| {
+        Ok::<_, Spoilt>(Run {
             owner: row.try_get(0)?,
             started: row.try_get(1)?,
         })
-    });
-    runs.collect::<Result<_, sqlx::Error>>().map(Some)
-}
-
-async fn available(connection: &mut PgConnection) -> Result<Option<u64>, sqlx::Error> {
-    let row = ask("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
-        .fetch_one(connection)
-        .await;
-    let Some(row) = understood(row)? else {
-        return Ok(None);
     };
-    let count: i64 = row.try_get(0)?;
-    Ok(Some(count.unsigned_abs()))
-}
-
-/// `None` where a table or column is not as it was when this was written.
-fn understood<T>(result: Result<T, sqlx::Error>) -> Result<Option<T>, sqlx::Error> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if is_not_understood(&error) => Ok(None),
-        Err(error) => Err(error),
+    let running = rows.iter().map(run).collect::<Result<_, _>>()?;
+    match available(connection).await {
+        Ok(count) => Ok((running, Some(count))),
+        Err(Spoilt::NotUnderstood) => Ok((running, None)),
+        Err(Spoilt::SessionOver) => Err(Spoilt::SessionOver),
     }
 }
 
-fn is_not_understood(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code);
-    // No such table, column, function or type; no right to read it.
-    matches!(
-        code.as_deref(),
-        Some("42P01" | "42703" | "42883" | "42804" | "42501")
-    )
+async fn available(connection: &mut PgConnection) -> Result<u64, Spoilt> {
+    let row = ask("SELECT count(*) FROM task_run WHERE status = 'AVAILABLE'")
+        .fetch_one(connection)
+        .await?;
+    let count: i64 = row.try_get(0)?;
+    Ok(count.unsigned_abs())
 }
 
 /// Holds the queue, by a transaction of its own that the server ends by itself after `longest`.

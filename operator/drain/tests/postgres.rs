@@ -18,11 +18,13 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use testkit::postgres::Server;
-use watch::Watch;
+use tokio::net::{TcpListener, TcpStream};
 use watch::Whose::{Another, Bytebases};
+use watch::{Unread, Watch};
 
 static SERVER: OnceLock<Server> = OnceLock::new();
 /// Older than every session of these tests.
@@ -66,8 +68,7 @@ impl Database {
             .application_name(application_name)
     }
 
-    fn url(&self) -> String {
-        let port = SERVER.get().unwrap().port;
+    fn url(&self, port: u16) -> String {
         format!(
             "postgres://{0}:pl4nted@localhost:{port}/{0}?sslmode=disable",
             self.name
@@ -92,7 +93,8 @@ fn watch_of(sessions: String) -> Watch {
 }
 
 async fn read(watch: &mut Watch, session: &mut PgConnection) -> Seen {
-    watch.read(session, Bytebases, LONG).await.unwrap()
+    let reading = watch.read(session, Bytebases, LONG).await.unwrap();
+    reading.seen
 }
 
 #[tokio::test]
@@ -148,7 +150,7 @@ async fn behind_a_session_pooler_a_replica_is_known_by_its_sessions_too() {
         for _ in 0..2 {
             heartbeat(&mut own, "own").await;
             let reading = watch.read(&mut hook, Bytebases, age).await;
-            seen = reading.unwrap().replica;
+            seen = reading.unwrap().seen.replica;
         }
         assert_eq!(seen.as_deref(), known);
     }
@@ -195,6 +197,33 @@ async fn a_heartbeat_that_may_be_that_of_two_replicas_counts_for_none() {
     }
 }
 
+/// Replicas whose clocks tick together send their heartbeats in the same milliseconds each time.
+#[tokio::test]
+async fn heartbeats_that_keep_falling_close_together_are_distinguished() {
+    for (place, name) in [("earlier", "close_before"), ("later", "close_after")] {
+        let database = Database::new(name, SCHEMA);
+        let mut own = database.session("demo-1").await;
+        let mut hook = database.session(HOOK).await;
+        let mut watch = watch_of("demo-1".to_owned());
+        let sign = if place == "earlier" { "-" } else { "+" };
+        let other = format!(
+            "INSERT INTO replica_heartbeat SELECT 'other', last_heartbeat {sign} interval '12 ms' FROM replica_heartbeat WHERE replica_id = 'own' ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat"
+        );
+        let mut known = None;
+        // On a busy machine one or the other heartbeat may take longer.
+        for _ in 0..10 {
+            heartbeat(&mut own, "own").await;
+            database.sql(&other);
+            known = read(&mut watch, &mut hook).await.replica;
+            assert_ne!(known.as_deref(), Some("other"), "{place}");
+            if known.is_some() {
+                break;
+            }
+        }
+        assert_eq!(known.as_deref(), Some("own"), "{place}");
+    }
+}
+
 #[tokio::test]
 async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
     let database = Database::new("lingering", SCHEMA);
@@ -205,10 +234,13 @@ async fn a_session_of_an_earlier_start_of_the_container_gives_no_id() {
     for _ in 0..3 {
         heartbeat(&mut lingering, "old").await;
         let young = Some(Duration::from_millis(100));
-        let seen = watch.read(&mut hook, Bytebases, young).await.unwrap();
-        assert_eq!(seen.replica, None);
-        let unknown = watch.read(&mut hook, Bytebases, None).await.unwrap();
-        assert_eq!(unknown.replica, None, "of a process of unknown age");
+        let of_age = async |watch: &mut Watch, hook: &mut PgConnection, age| {
+            let reading = watch.read(hook, Bytebases, age).await;
+            reading.unwrap().seen.replica
+        };
+        assert_eq!(of_age(&mut watch, &mut hook, young).await, None);
+        let unknown = of_age(&mut watch, &mut hook, None).await;
+        assert_eq!(unknown, None, "of a process of unknown age");
     }
 }
 
@@ -227,6 +259,171 @@ async fn what_is_missing_and_what_is_not_understood_are_two_things() {
     assert_eq!(read(&mut watch, &mut hook).await.available, None);
     let mut unnamed = watch_of(String::new());
     assert_eq!(read(&mut unnamed, &mut hook).await.sessions, None);
+}
+
+/// As a migration of a newer replica locks it, or a VACUUM FULL.
+#[tokio::test]
+async fn a_locked_table_leaves_the_tasks_unknown_and_no_session_behind() {
+    let database = Database::new("locked", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut hook = database.session(HOOK).await;
+    watch::prepare(&mut hook).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let mut migration = database.session("demo-0").await;
+    let mut locked = async |tables: &str| {
+        let lock = format!("ROLLBACK; BEGIN; LOCK TABLE {tables}");
+        let lock = sqlx::AssertSqlSafe(lock);
+        sqlx::raw_sql(lock).execute(&mut migration).await.unwrap();
+    };
+    for known in [None, Some("own")] {
+        locked("pg_proc IN ACCESS SHARE MODE").await;
+        heartbeat(&mut own, "own").await;
+        locked("task_run").await;
+        let start = Instant::now();
+        let reading = watch.read(&mut hook, Bytebases, LONG).await.unwrap();
+        assert!(reading.goes_on && start.elapsed() < Duration::from_secs(4));
+        let seen = reading.seen;
+        assert_eq!((seen.running, seen.available), (None, None));
+        assert_eq!((seen.replica.as_deref(), seen.sessions), (known, Some(1)));
+    }
+    locked("replica_heartbeat").await;
+    let seen = read(&mut watch, &mut hook).await;
+    assert_eq!((seen.running, seen.available), (Some(vec![]), Some(0)));
+    locked("replica_heartbeat, task_run").await;
+    assert_eq!(read(&mut watch, &mut hook).await.running, None);
+    let sessions = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{HOOK}' AND datname = 'locked'"
+    );
+    assert_eq!(database.sql(&sessions), "1");
+    // Where the server sets no limit, the session is lost, and what it has answered before counts.
+    let mut unlimited = database.session(HOOK).await;
+    let reading = watch.read(&mut unlimited, Bytebases, LONG).await.unwrap();
+    assert_eq!((reading.seen.running, reading.goes_on), (None, false));
+}
+
+#[tokio::test]
+async fn columns_of_other_types_are_read_or_unknown() {
+    let database = Database::new("other_types", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let id = "7a3ff1b0-6f2b-4e33-9d5d-6d0b7c6d3b11";
+    database.sql(&format!(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', '{id}', now());
+         INSERT INTO replica_heartbeat VALUES ('0a3ff1b0-6f2b-4e33-9d5d-6d0b7c6d3b11', 'infinity');
+         ALTER TABLE task_run ALTER replica_id TYPE uuid USING replica_id::uuid;
+         ALTER TABLE replica_heartbeat ALTER replica_id TYPE uuid USING replica_id::uuid"
+    ));
+    for known in [None, Some(id)] {
+        let heartbeat = "INSERT INTO replica_heartbeat VALUES ($1::uuid, now()) ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = now()";
+        let heartbeat = sqlx::query(heartbeat).bind(id);
+        heartbeat.execute(&mut own).await.unwrap();
+        let seen = read(&mut watch, &mut hook).await;
+        assert_eq!(seen.replica.as_deref(), known);
+        let running = seen.running.unwrap();
+        assert_eq!(running[0].owner, id);
+    }
+    for (change, expected) in [
+        (
+            "CREATE TYPE state AS ENUM ('RUNNING', 'AVAILABLE'); ALTER TABLE task_run ALTER status TYPE state USING status::state",
+            Some(1),
+        ),
+        ("ALTER TYPE state RENAME VALUE 'RUNNING' TO 'AT_WORK'", None),
+        (
+            "ALTER TABLE task_run ALTER status TYPE smallint USING 1",
+            None,
+        ),
+        (
+            "ALTER TABLE task_run ALTER status TYPE text, ALTER started_at TYPE bigint USING 1",
+            None,
+        ),
+    ] {
+        database.sql(change);
+        let reading = watch.read(&mut hook, Bytebases, LONG).await.unwrap();
+        assert!(reading.goes_on, "{change}");
+        let running = reading.seen.running.map(|running| running.len());
+        assert_eq!(running, expected, "{change}");
+    }
+}
+
+/// The server shows the sessions of a role that works by `SET ROLE` to that role and not to the other.
+#[tokio::test]
+async fn a_login_that_works_by_another_role_sees_its_replica() {
+    let database = Database::new("set_role", "SELECT");
+    let server = SERVER.get().unwrap();
+    server.sql(
+        "set_role",
+        &format!("CREATE ROLE set_role_owner; ALTER ROLE set_role NOINHERIT; GRANT set_role_owner TO set_role;
+         CREATE SCHEMA bb AUTHORIZATION set_role_owner; SET ROLE set_role_owner; SET search_path = bb; {SCHEMA};
+         INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now()); RESET ROLE;
+         ALTER ROLE set_role SET role = set_role_owner; ALTER ROLE set_role SET search_path = bb"),
+    );
+    let mut own = database.session("demo-1").await;
+    let mut hook = database.session(HOOK).await;
+    let mut operator = database.session("operator").await;
+    sqlx::raw_sql("SET ROLE NONE")
+        .execute(&mut operator)
+        .await
+        .unwrap();
+    let hooks_key: i32 = sqlx::query_scalar(concat!(
+        "SELECT ",
+        bytebase_contract::session_key!(),
+        " FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
+    ))
+    .bind(HOOK)
+    .fetch_one(&mut operator)
+    .await
+    .unwrap();
+    let mut watch = watch_of("demo-1".to_owned());
+    for known in [None, Some("own")] {
+        heartbeat(&mut own, "own").await;
+        let seen = read(&mut watch, &mut hook).await;
+        assert_eq!(seen.replica.as_deref(), known);
+        assert_eq!(seen.sessions, Some(1));
+        assert!(seen.quiet.is_some() && !seen.asked);
+        assert_eq!(seen.running.unwrap().len(), 1, "read by the other role");
+    }
+    ask(&mut operator, hooks_key).await;
+    assert!(read(&mut watch, &mut hook).await.asked);
+}
+
+/// A standby holds what its primary holds, but the sessions.
+#[tokio::test]
+async fn a_standby_gives_no_reading() {
+    let database = Database::new("promoted", SCHEMA);
+    let standby = SERVER.get().unwrap().standby();
+    let mut behind = database
+        .options(HOOK)
+        .port(standby.port)
+        .connect()
+        .await
+        .unwrap();
+    let mut watch = watch_of("demo-1".to_owned());
+    let unread = watch.read(&mut behind, Bytebases, LONG).await;
+    assert_eq!(unread.err(), Some(Unread::Standby));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_question_is_not_away() {
+    let database = Database::new("refusing", SCHEMA);
+    SERVER
+        .get()
+        .unwrap()
+        .sql("refusing", "REVOKE ALL ON pg_locks FROM PUBLIC");
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let unread = watch.read(&mut hook, Bytebases, LONG).await.err().unwrap();
+    assert_eq!(unread, Unread::Refused("42501".to_owned()));
+    assert_eq!(
+        unread.why(),
+        "the server refuses to be read (SQLSTATE 42501)"
+    );
+    SERVER.get().unwrap().sql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'refusing'",
+    );
+    let unread = watch.read(&mut hook, Bytebases, LONG).await.err();
+    assert_eq!(unread, Some(Unread::BrokenOff));
 }
 
 /// What no name distinguishes is not gone: a pooler may put the client's address behind each name.
@@ -254,7 +451,8 @@ async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
         let mut watch = watch_of("demo-1".to_owned());
         let mut seen = None;
         for _ in 0..2 {
-            seen = watch.read(&mut hook, whose, LONG).await.unwrap().running;
+            let reading = watch.read(&mut hook, whose, LONG).await.unwrap();
+            seen = reading.seen.running;
         }
         hook.close().await.unwrap();
         seen.map(|running| running.len())
@@ -298,6 +496,14 @@ async fn a_migration_counts_where_the_replica_itself_runs_it() {
         );
         session.close().await.unwrap();
     }
+    // A cluster of the same name may have its database on the same server.
+    let neighbour = Database::new("migrates_too", SCHEMA);
+    let mut session = neighbour.session("demo-1").await;
+    sqlx::query("SELECT pg_advisory_lock(1002)")
+        .execute(&mut session)
+        .await
+        .unwrap();
+    assert!(!read(&mut watch, &mut hook).await.migrates);
 }
 
 #[tokio::test]
@@ -502,12 +708,17 @@ async fn the_last_hold_outlives_its_process_by_a_moment() {
 
 /// The program itself, beside no Bytebase: the first process of this machine stands for it.
 fn hook(database: &Database, log: &Path, options: &[&str], name: &str) -> Child {
+    let port = SERVER.get().unwrap().port;
+    hook_at(&database.url(port), log, options, name)
+}
+
+fn hook_at(url: &str, log: &Path, options: &[&str], name: &str) -> Child {
     Command::new(env!("CARGO_BIN_EXE_bytebase-drain"))
         .arg("wait")
         .arg(format!("--log={}", log.display()))
         .args(options)
         .env_clear()
-        .env("PG_URL", database.url())
+        .env("PG_URL", url)
         .env("PGAPPNAME", name)
         .stderr(Stdio::null())
         .spawn()
@@ -563,6 +774,68 @@ async fn the_program_returns_when_the_task_of_its_replica_is_done() {
     for line in said.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+}
+
+/// A name that leads somewhere else from one moment to the next, while sessions that are open stay
+/// where they are.
+async fn name(leads_to: u16) -> (u16, Arc<AtomicU16>) {
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let leads_to = Arc::new(AtomicU16::new(leads_to));
+    let server = Arc::clone(&leads_to);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let port = server.load(Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(("localhost", port)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, leads_to)
+}
+
+async fn until_it_says(log: &Path, words: &str) {
+    let start = Instant::now();
+    loop {
+        let said = fs::read_to_string(log).unwrap();
+        if said.contains(words) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{words}: {said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// After a failover the name may lead to the old server for a while, which goes on and keeps the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_follows_its_replica_to_another_server() {
+    let tasks =
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())";
+    let database = Database::new("failed_over", SCHEMA);
+    database.sql(tasks);
+    let old = Server::start("");
+    old.database("failed_over", "pl4nted");
+    old.sql(
+        "failed_over",
+        &format!("SET ROLE failed_over; {SCHEMA}; {tasks}"),
+    );
+    let (port, leads_to) = name(old.port).await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    let mut own = database.session("demo-1").await;
+    let mut program = hook_at(&database.url(port), &log, &["--timeout=60"], "demo-1");
+    until_it_says(&log, "a running task may be this replica's").await;
+    leads_to.store(SERVER.get().unwrap().port, Ordering::Relaxed);
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        heartbeat(&mut own, "own").await;
+    }
+    until_it_says(&log, "waiting for a task that this replica runs").await;
+    database.sql("UPDATE task_run SET status = 'DONE'");
+    let took = ended(&mut program, Duration::from_secs(10)).expect("it is idle");
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
