@@ -424,6 +424,80 @@ async fn rights_that_the_next_migration_needs_are_read() {
     assert_eq!((seen.missing_schema, seen.can_create), (None, false));
 }
 
+/// A role that may do nothing by itself, and works by another one.
+#[tokio::test]
+async fn the_rights_of_a_role_that_works_by_another_one_are_those_of_the_other() {
+    server().database("set_role", PASSWORD);
+    let url = url(server().port, "set_role");
+    server().sql(
+        "set_role",
+        &format!(
+            "CREATE ROLE set_role_owner; ALTER ROLE set_role NOINHERIT; GRANT set_role_owner TO set_role;
+             ALTER DATABASE set_role OWNER TO postgres; CREATE SCHEMA set_role_owner AUTHORIZATION set_role_owner;
+             SET ROLE set_role_owner; SET search_path = set_role_owner; {BYTEBASE_TABLES}"
+        ),
+    );
+    let monitor = |url: &PgUrl| monitor(url, "set_role_monitor", server().port);
+    let check = async |access: Access, works: bool| {
+        let seen = facts(access).await;
+        assert_eq!((seen.can_create, seen.not_owned), (works, None));
+        let expected = if works {
+            SchemaState::Bytebase { version: None }
+        } else {
+            SchemaState::Empty
+        };
+        assert_eq!(seen.schema, expected);
+    };
+    let mut by_url = url.clone();
+    by_url
+        .runtime_params
+        .insert("role".to_owned(), "set_role_owner".to_owned());
+    let mut by_options = url.clone();
+    by_options
+        .runtime_params
+        .insert("options".to_owned(), "-c role=set_role_owner".to_owned());
+    for replicas in [by_url, by_options] {
+        check(access(replicas.clone()), true).await;
+        check(monitor(&replicas), true).await;
+    }
+    check(monitor(&url), false).await;
+    server().sql(
+        "set_role",
+        "ALTER ROLE set_role IN DATABASE set_role SET role = set_role_owner",
+    );
+    check(access(url.clone()), true).await;
+    check(monitor(&url), true).await;
+    let mut by_itself = url.clone();
+    by_itself
+        .runtime_params
+        .insert("role".to_owned(), "none".to_owned());
+    check(monitor(&by_itself), false).await;
+    // A table that the other one does not own is found all the same.
+    server().sql(
+        "set_role",
+        "ALTER TABLE set_role_owner.setting OWNER TO postgres; GRANT ALL ON set_role_owner.setting TO set_role_owner",
+    );
+    for access in [access(url.clone()), monitor(&url)] {
+        assert_eq!(facts(access).await.not_owned.as_deref(), Some("setting"));
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_only_the_operator_needs_says_nothing_of_bytebase() {
+    let url = bytebase("revoked");
+    server().sql(
+        "revoked",
+        "REVOKE EXECUTE ON FUNCTION pg_postmaster_start_time() FROM PUBLIC",
+    );
+    let (class, reason, message) = failure(access(url)).await;
+    assert_eq!(
+        (class, reason),
+        (FailureClass::Unknown, FailureReason::PermissionDenied)
+    );
+    assert!(message.contains("pg_postmaster_start_time"), "{message}");
+    assert!(message.contains("database.monitorSecretRef"), "{message}");
+}
+
 #[tokio::test]
 async fn the_migration_lock_of_this_database_is_seen() {
     let url = bytebase("locked");
@@ -551,6 +625,26 @@ async fn the_hooks_of_some_pods_are_asked_to_let_their_replicas_end_for_as_long_
     let start = Instant::now();
     while is_asked(&mut again).await {
         assert!(start.elapsed() < Duration::from_secs(10), "still asked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The server shows when a session began to the role that logged in to it, and not to the one it works by.
+#[tokio::test]
+async fn a_hook_is_asked_by_a_login_that_works_by_another_role() {
+    let mut url = bytebase("asks_by_role");
+    let mut hook = session(&url, &hook::sessions_of("demo-1")).await;
+    server().sql(
+        "asks_by_role",
+        "CREATE ROLE asks_by_role_owner; GRANT asks_by_role_owner TO asks_by_role; REASSIGN OWNED BY asks_by_role TO asks_by_role_owner",
+    );
+    url.runtime_params
+        .insert("role".to_owned(), "asks_by_role_owner".to_owned());
+    let probe = Probe::start(access(url), Duration::from_millis(200));
+    probe.probes.let_go(&"it", &["demo-1".to_owned()].into());
+    let start = Instant::now();
+    while !is_asked(&mut hook).await {
+        assert!(start.elapsed() < Duration::from_secs(10), "not asked");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -720,6 +814,49 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
         "{}",
         refused.message
     );
+}
+
+/// What a session does is shown to its role, not to the owner of the tables.
+#[tokio::test]
+async fn sessions_of_a_login_that_is_not_the_owner_are_not_taken_for_none() {
+    let url = bytebase("grouped");
+    server().sql(
+        "grouped",
+        &format!(
+            "CREATE ROLE grouped_owner; GRANT grouped_owner TO grouped; REASSIGN OWNED BY grouped TO grouped_owner;
+             CREATE ROLE grouped_next LOGIN PASSWORD '{PASSWORD}' IN ROLE grouped_owner;
+             CREATE ROLE grouped_monitor LOGIN PASSWORD '{PASSWORD}' IN ROLE grouped_owner"
+        ),
+    );
+    let _replica = listener(&url, "bb-0").await;
+    let mut superuser = server()
+        .client("grouped")
+        .args(["-c", "SELECT pg_sleep(60)"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let own = async || listeners(&facts(access(url.clone())).await).map(|found| found.len());
+    assert_eq!(own().await, Some(1), "of others it need not know");
+    let mut monitor = access(url.clone());
+    monitor.url.user = "grouped_monitor".to_owned();
+    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
+    assert_eq!(listeners(&facts(monitor.clone()).await), None);
+    // A pooler may give the role another name.
+    let mut renamed = url.clone();
+    renamed.user = "nowhere".to_owned();
+    monitor.login = Login::Monitor(Watched::of(&renamed, &monitor.url));
+    assert_eq!(listeners(&facts(monitor.clone()).await), None);
+    server().sql("grouped", "GRANT grouped TO grouped_monitor");
+    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
+    let seen = listeners(&facts(monitor).await);
+    assert_eq!(seen.map(|found| found.len()), Some(1));
+    // The login of Bytebase has changed, and some replicas have the former one yet.
+    let mut next = url.clone();
+    next.user = "grouped_next".to_owned();
+    let _next = listener(&next, "bb-1").await;
+    assert_eq!(own().await, None);
+    superuser.kill().unwrap();
+    superuser.wait().unwrap();
 }
 
 /// The documented monitoring role, and a access that reads by it what Bytebase uses by `replicas`.

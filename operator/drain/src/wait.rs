@@ -109,7 +109,12 @@ impl Hook {
         match self.dial().await {
             Some(session) => {
                 self.reads = Some(session);
-                self.read_once().await
+                let seen = self.read_once().await?;
+                if !seen.is_lifeless() {
+                    // What is held is held at the server that was left.
+                    self.holds = None;
+                }
+                Some(seen)
             }
             // There may be room for no session more, and this one is kept.
             None if self.works => Some(seen.without_sessions()),
@@ -194,7 +199,7 @@ impl Hook {
         let held = self.hold_last().await;
         let seen = self.read().await;
         // The server ends the hold after its time.
-        let is_held = held.is_some_and(|since| since.elapsed() < LAST_HOLD);
+        let is_held = self.holds.is_some() && held.is_some_and(|since| since.elapsed() < LAST_HOLD);
         let leaves = may_end(state, start.elapsed(), seen.as_ref(), is_held);
         if let Some(connection) = &mut self.holds {
             if !leaves {

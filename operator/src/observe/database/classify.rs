@@ -259,10 +259,15 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             FailureReason::PermissionDenied,
             &format!("role \"{role}\" may not connect ({said}); GRANT CONNECT ON DATABASE, or make it the owner"),
         ),
+        // Of the catalogs and functions of the server Bytebase needs none, and of its tables the reading
+        // itself says which may not be read.
         (Phase::Query, "42501") => place.failure(
-            Definite,
+            Unknown,
             FailureReason::PermissionDenied,
-            &format!("role \"{role}\" may not read Bytebase's tables ({said})"),
+            &format!(
+                "the operator may not read what it needs ({said}); GRANT that right to role \"{role}\", or give the \
+                 operator a login of its own that has it, with database.monitorSecretRef"
+            ),
         ),
         (_, "53300") => place.failure(
             Unknown,
@@ -433,7 +438,7 @@ mod tests {
             ),
             (Connect, "3D000", None, Definite, R::DatabaseMissing),
             (Connect, "42501", None, Definite, R::PermissionDenied),
-            (Query, "42501", None, Definite, R::PermissionDenied),
+            (Query, "42501", None, Unknown, R::PermissionDenied),
             (Connect, "53300", None, Unknown, R::TooManyConnections),
             (Query, "57P01", None, Unknown, R::ServerNotReady),
             (Connect, "57P02", None, Unknown, R::ServerNotReady),

@@ -132,13 +132,28 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     if let Some(last) = failures.last().filter(|last| last.is_final()) {
         return classified(last);
     }
-    // Of the attempts at one address the last one counts: the others led to it.
-    let counts = failures.iter().enumerate().filter(|(index, failed)| {
-        let mut later = failures[index + 1..].iter();
-        !later.any(|other| (other.host, &other.endpoint) == (failed.host, &failed.endpoint))
+    // Of the attempts at one address the last one counts: the others led to it. But a server that had no
+    // room over TLS, or was not ready, may let no one in without.
+    let is_at = |failed: &Failed, other: &Failed| {
+        (other.host, &other.endpoint) == (failed.host, &failed.endpoint)
+    };
+    let is_moot = |(index, failed): &(usize, &Failed)| {
+        let mut earlier = failures[..*index].iter();
+        refuses_clear_text(failed)
+            && earlier.any(|other| is_at(failed, other) && is_momentary(other))
+    };
+    let pertinent: Vec<_> = failures
+        .iter()
+        .enumerate()
+        .filter(|one| !is_moot(one))
+        .map(|(_, failed)| failed)
+        .collect();
+    let counts = pertinent.iter().enumerate().filter(|(index, failed)| {
+        let mut later = pertinent[index + 1..].iter();
+        !later.any(|other| is_at(failed, other))
     });
     let mut found: Vec<_> = counts
-        .map(|(_, failed)| (failed, classified(failed)))
+        .map(|(_, failed)| (*failed, classified(failed)))
         .collect();
     let fits_not = |failed: &Failed| matches!(failed.error, Error::Unfit { .. });
     let weighty = found
@@ -153,6 +168,15 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
         reason: FailureReason::Other,
         message: "the connection string names no host".to_owned(),
     }
+}
+
+/// The server would let the role in at another time.
+fn is_momentary(failed: &Failed) -> bool {
+    matches!(&failed.error, Error::Refused(refusal) if refusal.is_full() || refusal.code == "57P03")
+}
+
+fn refuses_clear_text(failed: &Failed) -> bool {
+    !failed.encrypted && matches!(&failed.error, Error::Refused(refusal) if refusal.code == "28000")
 }
 
 // === Settings ===
@@ -364,6 +388,37 @@ pub(crate) mod tests {
             (
                 vec![failed(0, 1, false, refused("42704"))],
                 (FailureReason::ParameterRefused, true),
+            ),
+            // A server that is full, or not ready, and lets no one in without TLS.
+            (
+                vec![
+                    failed(0, 1, true, refused("53300")),
+                    failed(0, 1, false, refused("28000")),
+                ],
+                (FailureReason::TooManyConnections, false),
+            ),
+            (
+                vec![
+                    failed(0, 1, true, refused("57P03")),
+                    failed(0, 1, false, refused("28000")),
+                    failed(1, 2, false, unfit()),
+                ],
+                (FailureReason::ServerNotReady, false),
+            ),
+            // What ends the search says more, and without TLS there is nothing to outweigh it.
+            (
+                vec![
+                    failed(0, 1, true, refused("53300")),
+                    failed(0, 1, false, refused("28P01")),
+                ],
+                (FailureReason::AuthenticationFailed, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, true, Error::NoTls),
+                    failed(0, 1, false, refused("28000")),
+                ],
+                (FailureReason::AuthenticationFailed, true),
             ),
             (vec![], (FailureReason::Other, true)),
         ] {

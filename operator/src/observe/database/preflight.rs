@@ -10,7 +10,7 @@ use super::connect::{self, Dialled};
 use super::queries::{self, Failed, SessionFacts};
 use crate::observation::ProbeFailure;
 use bytebase_login::Lookups;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgDatabaseError};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -83,11 +83,11 @@ async fn shares_a_server_process(
     let mut shared = Some(false);
     for _ in 0..ROUNDS {
         let before = pid(a).await?;
-        // A statement-mode pooler refuses the transaction, which is the same verdict.
         let other = match queries::fetch(&mut b, format!("BEGIN; {PID}")).await {
             Ok(row) => queries::text_of(&row),
-            Err(Failed::Sql(sqlx::Error::Database(_))) => {
-                shared = Some(true);
+            Err(Failed::Sql(sqlx::Error::Database(error))) => {
+                let error = error.try_downcast_ref::<PgDatabaseError>()?;
+                shared = refuses_transactions(error.code(), error.message()).then_some(true);
                 break;
             }
             Err(_) => return None,
@@ -105,6 +105,12 @@ async fn shares_a_server_process(
     shared
 }
 
+/// Whether these are the words of a pooler in statement mode (PgBouncer's), in which a session moves even
+/// between the statements of a transaction. A server that is being shut down refuses one as well.
+fn refuses_transactions(code: &str, message: &str) -> bool {
+    code == "08P01" && message.contains("not allowed in statement pooling mode")
+}
+
 async fn pid(connection: &mut PgConnection) -> Option<String> {
     let row = queries::fetch(connection, PID.to_owned()).await.ok()?;
     Some(queries::text_of(&row))
@@ -113,6 +119,35 @@ async fn pid(connection: &mut PgConnection) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_refusal_of_a_transaction_shows_a_pooler_in_statement_mode() {
+        for (code, message, expected) in [
+            (
+                "08P01",
+                "transaction blocks not allowed in statement pooling mode",
+                true,
+            ),
+            ("08P01", "query_wait_timeout", false),
+            (
+                "57P01",
+                "terminating connection due to administrator command",
+                false,
+            ),
+            (
+                "53300",
+                "no more connections allowed (max_client_conn)",
+                false,
+            ),
+            (
+                "42501",
+                "transaction blocks not allowed in statement pooling mode",
+                false,
+            ),
+        ] {
+            assert_eq!(refuses_transactions(code, message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn direct_is_what_answers_at_the_address_that_was_dialled() {

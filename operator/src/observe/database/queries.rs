@@ -398,16 +398,19 @@ pub(super) async fn let_go(
 ) -> Result<Vec<String>, Failed> {
     let asked = async {
         // Locks of a session are counted, so what was asked before is taken back first.
-        let release = sqlx::query("SELECT pg_advisory_unlock_all()").persistent(false);
-        release.execute(&mut *connection).await?;
+        // By the role that logged in, to which the server shows what its sessions are. Their locks outlive
+        // the transaction.
+        let release = "BEGIN; SET LOCAL ROLE NONE; SELECT pg_advisory_unlock_all()";
+        sqlx::raw_sql(release).execute(&mut *connection).await?;
         let ask = sqlx::query_as::<_, (String, Option<bool>)>(concat!(
             "SELECT application_name, pg_try_advisory_lock_shared($1, ",
             session_key!(),
             ") FROM pg_stat_activity WHERE datname = current_database() AND application_name = ANY($2)",
         ));
         let ask = ask.bind(hook::LET_GO).bind(sessions).persistent(false);
-        let found = ask.fetch_all(connection).await?;
-        let locked = found
+        let found = ask.fetch_all(&mut *connection).await;
+        sqlx::raw_sql("COMMIT").execute(connection).await?;
+        let locked = found?
             .into_iter()
             .filter(|(_, locked)| *locked == Some(true));
         Ok(locked.map(|(session, _)| session).collect())
@@ -452,7 +455,8 @@ const FOREIGN: &str = include_str!("sql/foreign.sql");
 
 /// From the functions below `pg_stat_activity`: the view makes a row of every session of the server
 /// before it leaves out those of other databases. Even so the server copies the state of every
-/// session it has room for.
+/// session it has room for. What a session does is shown to the role that logged in to it, and to those that
+/// have its rights.
 const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 
 /// `pg_locks` reads the locks of the whole server, so it is asked only where there is another
@@ -460,6 +464,9 @@ const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 ///
 /// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain hook
 /// holds it shared, and any other session that has held it for five seconds is no promotion.
+///
+/// A session may be Bytebase's if its role is, or works by the rights of the role that owns the tables: after a change of
+/// the login some replicas still have the former one. Superusers, backups and monitors are not counted as such.
 const SESSIONS: &str = include_str!("sql/sessions.sql");
 
 const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
@@ -486,9 +493,9 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let own = "has_schema_privilege(current_schema(), 'CREATE')";
     let create = match login {
         Login::Bytebase => own.to_owned(),
-        Login::Monitor(watched) => format!(
+        Login::Monitor(_) => format!(
             "(SELECT has_schema_privilege(r.oid, current_schema(), 'CREATE') FROM pg_roles r WHERE r.rolname = {})",
-            literal(&watched.role)
+            worker_name(login)
         ),
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
@@ -516,12 +523,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
                 },
                 literal,
             );
-            (
-                PATH_OF_ROLE
-                    .replace("{path}", &path)
-                    .replace("{role}", &role),
-                UNSEEN.replace("{role}", &role),
-            )
+            (PATH_OF_ROLE.replace("{path}", &path), UNSEEN.to_owned())
         }
     };
     CATALOG
@@ -535,13 +537,30 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{create}", &create)
         .replace("{missing}", MISSING_SCHEMA)
         .replace("{not_owned}", NOT_OWNED)
-        .replace("{role}", &role_name(login))
         .replace("{read_only}", &read_only(login, url))
         .replace("{unseen}", &unseen)
         .replace("{path}", &path)
+        .replace("{worker}", &worker_name(login))
+        .replace("{role}", &role_name(login))
 }
 
-/// The name of Bytebase's role, as SQL.
+/// The name of the role by whose rights Bytebase works, as SQL: a login may have another one as its setting
+/// `role`.
+fn worker_name(login: &Login) -> String {
+    const NAME: &str = "role";
+    match login {
+        Login::Bytebase => "current_user".to_owned(),
+        Login::Monitor(watched) => {
+            let role = literal(&watched.role);
+            let set = watched
+                .setting(NAME)
+                .map_or_else(|| role_setting(NAME, &role), literal);
+            format!("coalesce(nullif({set}, 'none'), {role})")
+        }
+    }
+}
+
+/// The name of the role that Bytebase logs in as, as SQL.
 fn role_name(login: &Login) -> String {
     match login {
         Login::Bytebase => "session_user".to_owned(),

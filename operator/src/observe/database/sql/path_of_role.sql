@@ -1,2 +1,2 @@
 SELECT set_config('search_path',
-  replace(replace({path}, '"$user"', '$user'), '$user', quote_ident({role})), true);
+  replace(replace({path}, '"$user"', '$user'), '$user', quote_ident({worker})), true);
