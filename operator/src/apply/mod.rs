@@ -257,14 +257,16 @@ impl Execution<'_> {
         mut write: Box<Write<'d>>,
     ) -> Result<(Box<Write<'d>>, Result<Applied, ApplyFailure>), NotLeading> {
         self.writer.leadership.check()?;
-        if write.is_contested {
-            // Asked before the write, which takes the fields over.
-            write.by = self.objects.last_manager(write.desired).await;
-        }
-        let cached = write.cached.take();
-        let applied = self.objects.apply(write.desired, cached);
-        let applied = timeout(WRITE_TIMEOUT, applied).await;
-        let applied = applied.unwrap_or_else(|_| Err(ApplyFailure::timed_out(write.desired)));
+        let desired = write.desired;
+        let applied = timeout(WRITE_TIMEOUT, async {
+            if write.is_contested {
+                // Asked before the write, which takes the fields over.
+                write.by = self.objects.last_manager(desired).await;
+            }
+            self.objects.apply(desired, write.cached.take()).await
+        });
+        let applied = applied.await;
+        let applied = applied.unwrap_or_else(|_| Err(ApplyFailure::timed_out(desired)));
         Ok((write, applied))
     }
 

@@ -123,7 +123,12 @@ impl Objects<'_> {
             return Ok(Applied::Ending);
         }
         if !is_seen && desired.kind == Kind::StatefulSet && self.owner.controls(&live) {
-            // It was decided on as if there were none: the labels show it to the next decision.
+            // It was decided on as if there were none: the labels show it to the next decision. Where it
+            // has them, the watch is late.
+            let labels = json!({"metadata": {"labels": value["metadata"]["labels"]}});
+            if is_current(&live, &labels) {
+                return Ok(Applied::Unchanged);
+            }
             self.label(&api, desired, &live).await?;
             return Ok(Applied::Written);
         }
@@ -189,7 +194,11 @@ impl Objects<'_> {
         let patch = json!({"metadata": {
             "uid": object.uid(), "resourceVersion": object.resource_version(), "managedFields": kept,
         }});
-        self.merge(api, desired, patch).await
+        match self.merge(api, desired, patch).await {
+            // A controller was faster. The next write that is answered with them gives them up.
+            Err(failure) if failure.kind == FailureKind::Conflict => Ok(object),
+            done => done,
+        }
     }
 
     /// The other field manager that changed an object last, if that can be read.

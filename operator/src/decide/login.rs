@@ -130,12 +130,12 @@ fn secret_in_pods(changed: &ChangedLogin, set: &StatefulSetView, now: Timestamp)
 }
 
 /// Whether the drain hook of this pod may have no login that works: it knows the one that it was
-/// started with, and the login of now is in a Secret that Kubernetes does not bring it.
-pub fn is_locked_out(login: &PodLogin, database: &ValidDatabase, set: &StatefulSetView) -> bool {
-    let checksum = desired::login(&set.template).map(|(checksum, _)| checksum);
+/// started with, and the login of this template is in a Secret that Kubernetes does not bring it.
+pub fn is_locked_out(login: &PodLogin, database: &ValidDatabase, template: &Value) -> bool {
+    let checksum = desired::login(template).map(|(checksum, _)| checksum);
     // The checksum is not of a monitoring login, by which alone it sees anything there.
     let changed = database.replicas.iam.is_some() || login.checksum.as_deref() != checksum;
-    changed && login.sources != drain::login_sources(&set.template["spec"]["volumes"])
+    changed && login.sources != drain::login_sources(&template["spec"]["volumes"])
 }
 
 impl Rollout {

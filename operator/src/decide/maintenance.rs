@@ -80,7 +80,8 @@ pub fn stage(
     let is_down = set.replicas == 0 && set.settled && is_gone;
     let was_stopped = set.replicas == 0;
     if !is_down && (was_stopped || is_old(set, template, health)) {
-        let finishes = !was_stopped && rollout::unfinished(cluster, observation, health).is_some();
+        let finishes =
+            !was_stopped && rollout::unfinished(cluster, template, observation, health).is_some();
         return if finishes { Stage::Finish } else { Stage::Stop };
     }
     // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
@@ -115,13 +116,16 @@ pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
 pub fn step(
     stage: Stage,
     cluster: &ValidCluster,
+    template: &Template,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Step> {
     let set = observation.stateful_set.as_ref()?;
     match stage {
         Stage::Idle => None,
-        Stage::Finish => rollout::unfinished(cluster, observation, health).map(Step::Wait),
+        Stage::Finish => {
+            rollout::unfinished(cluster, template, observation, health).map(Step::Wait)
+        }
         Stage::Stop if set.replicas > 0 => Some(Step::Wait(
             schema_migration(observation)
                 .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),

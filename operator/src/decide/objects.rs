@@ -142,7 +142,7 @@ fn needs_account(cluster: &ValidCluster, observation: &Observation) -> bool {
         return !observation.pods.is_empty();
     };
     let stands = &set.template["spec"]["serviceAccountName"];
-    let is_old = |pod: &PodView| pod.revision != set.update_revision;
+    let is_old = |pod: &PodView| !set.settled || pod.revision != set.update_revision;
     *stands == *cluster.identity.name || observation.pods.iter().any(is_old)
 }
 

@@ -21,6 +21,7 @@ use crate::observation::{Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::{ValidCluster, ValidDrain};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
 use std::cmp::Reverse;
 use std::time::Duration;
 
@@ -151,6 +152,7 @@ impl Rollout {
 /// Decides the next move.
 pub fn step(
     cluster: &ValidCluster,
+    template: &Template,
     stage: Stage,
     observation: &Observation,
     health: &Health<'_>,
@@ -172,7 +174,8 @@ pub fn step(
         Stage::Finish | Stage::Stop => 0,
         Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
     };
-    let step = if let Some(step) = maintenance::step(stage, cluster, observation, health) {
+    let step = if let Some(step) = maintenance::step(stage, cluster, template, observation, health)
+    {
         step
     } else if !set.settled {
         Step::Wait(Wait::new(
@@ -246,6 +249,11 @@ fn next(
     if let Some(wait) = schema_migration(observation) {
         return Step::Wait(wait);
     }
+    // A pod of an old, broken revision would block the rollout for ever (kubernetes#67250), and no
+    // work is lost with it.
+    if let Some(broken) = outdated.iter().find(|replica| has_no_process(replica)) {
+        return evict(broken, "it runs an old template and does not come up");
+    }
     if let Ok(replicas) = usize::try_from(set.replicas)
         && health.replicas.len() < replicas
     {
@@ -254,9 +262,7 @@ fn next(
             format!("{} of {replicas} pods to exist", health.replicas.len()),
         ));
     }
-    // A pod of an old, broken revision would block the rollout for ever (kubernetes#67250), and no
-    // work is lost with it. But what is not Ready for a moment must not come back from a template that
-    // a pod does not come up on.
+    // But what is not Ready for a moment must not come back from a template that no pod comes up on.
     let fails = |replica: &Replica<'_>| !is_outdated(replica, set) && !replica.may_serve();
     let is_broken = |replica: &&&Replica<'_>| is_broken(replica, observation);
     if let Some(broken) = outdated.iter().find(is_broken)
@@ -295,11 +301,12 @@ fn next(
             "it runs an old template, and the metadata database has had no heartbeat of it for over a minute",
         );
     }
-    // Every other one must carry the load while this one is away.
-    if let Some(weak) = health
-        .replicas
-        .iter()
-        .find(|replica| replica.pod.uid != candidate.pod.uid && !replica.serves)
+    // Every other one must carry the load while this one is away. One that carries none, since another
+    // container of its pod fails, may be one of several that wait for the same correction.
+    let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
+    let is_weak = |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !replica.serves;
+    if let Some(weak) = health.replicas.iter().find(is_weak)
+        && carries_load
     {
         let (pod, state) = (&weak.pod.name, describe(weak));
         let message = format!("{pod} to be Ready and to send heartbeats: {state}");
@@ -326,23 +333,24 @@ fn idle_replica(
     candidate: &Replica<'_>,
     observation: &Observation,
 ) -> Option<Wait> {
-    let sees = sees_tasks(cluster, candidate, observation);
+    let set = observation.stateful_set.as_ref();
+    let sees = sees_tasks(cluster, candidate, set.map(|set| &set.template));
     // What no hook waits for in the pod has the time of a drain before it.
     let whole_drain = drain_timeout(cluster).filter(|_| sees.is_err());
     let is_behind = || {
         let schema = schema::version(observation);
         schema.is_some_and(|schema| is_behind(candidate, schema))
     };
+    let name = &candidate.pod.name;
     let state = match candidate.running_tasks {
         Some(0) => return None,
         Some(_) if whole_drain.is_none() && is_behind() => return None,
-        Some(tasks) => format!("{} runs the fewest ({tasks})", candidate.pod.name),
+        Some(tasks) => {
+            format!("all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and")
+        }
         // Where nothing can be read, no wait would show more.
         None if whole_drain.is_none() || observation.facts().is_none() => return None,
-        None => format!(
-            "what {} runs is not known, which may be the fewest",
-            candidate.pod.name
-        ),
+        None => format!("whether {name} runs tasks is not known. It"),
     };
     let before = observation.remembered.rollout.as_ref();
     // Its time was up already, and the eviction is on its way.
@@ -352,7 +360,7 @@ fn idle_replica(
     let until = idle_by(whole_drain.unwrap_or(IDLE_PATIENCE), observation)?;
     let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
     let message = format!(
-        "a replica to be idle: all that are to be replaced run tasks. {state} and is ended at {until:.0} if none is idle by then; {its_tasks}"
+        "a replica to be idle: {state} is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
     Some(wait.until(Some(until)))
@@ -381,6 +389,7 @@ fn idle_by(patience: SignedDuration, observation: &Observation) -> Option<Timest
 /// or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
 pub fn unfinished(
     cluster: &ValidCluster,
+    template: &Template,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Wait> {
@@ -391,13 +400,17 @@ pub fn unfinished(
         return None;
     }
     let may_run_tasks = |replica: &&Replica<'_>| match replica.running_tasks {
-        _ if replica.given_up => false,
+        _ if replica.given_up || has_no_process(replica) => false,
         Some(tasks) => tasks > 0,
         None => observation.facts().is_some(),
     };
     let mut replicas = health.replicas.iter().filter(may_run_tasks);
-    let (replica, its_tasks) = replicas
-        .find_map(|replica| Some((replica, sees_tasks(cluster, replica, observation).err()?)))?;
+    let (replica, its_tasks) = replicas.find_map(|replica| {
+        Some((
+            replica,
+            sees_tasks(cluster, replica, Some(&template.value)).err()?,
+        ))
+    })?;
     let until = idle_by(patience, observation)?;
     let message = format!(
         "{} to be idle: every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance), at {until:.0} at the latest; {its_tasks}",
@@ -407,17 +420,18 @@ pub fn unfinished(
     Some(wait.until(Some(until)))
 }
 
-/// Whether the pod has a drain hook that can see what its replica runs; otherwise what comes of that.
+/// Whether the pod has a drain hook that can see what its replica runs, where the login is that of this
+/// template; otherwise what comes of that.
 fn sees_tasks(
     cluster: &ValidCluster,
     candidate: &Replica<'_>,
-    observation: &Observation,
+    template: Option<&Value>,
 ) -> Result<(), &'static str> {
-    let set = observation.stateful_set.as_ref();
-    let is_locked_out = |set| login::is_locked_out(&candidate.pod.login, &cluster.database, set);
+    let is_locked_out =
+        |template| login::is_locked_out(&candidate.pod.login, &cluster.database, template);
     if !candidate.pod.drains {
         Err("its pod has no drain hook, so its tasks are cancelled then")
-    } else if set.is_some_and(is_locked_out) {
+    } else if template.is_some_and(is_locked_out) {
         Err(
             "the login to the metadata database is in another Secret than the one in its pod, so its drain hook may see no tasks, and they are cancelled then: until that time let the old login work, or write the new one into the old Secret as well",
         )
@@ -480,22 +494,26 @@ fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
     })
 }
 
-/// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes
-/// no requests may still run tasks, which only a readable database can rule out. What keeps the pod from
-/// being Ready may be another container than Bytebase's.
-fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
+/// Bytebase does not run in it, and something keeps it from starting.
+fn has_no_process(replica: &Replica<'_>) -> bool {
     let pod = replica.pod;
-    if pod.ready || replica.node_is_silent() {
+    let is_in_trouble = pod.trouble.is_some() && !replica.node_is_silent();
+    !pod.ready && is_in_trouble && pod.started_at.is_none()
+}
+
+/// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes
+/// no requests may still run tasks, which only a readable database can rule out.
+fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
+    if replica.pod.ready || replica.node_is_silent() {
         return false;
     }
-    let has_no_process = pod.trouble.is_some() && pod.started_at.is_none();
     let is_idle = || match replica.running_tasks {
         Some(tasks) => observation.facts().is_some() && tasks == 0,
         None => observation.facts().is_some_and(
             |facts| matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),
         ),
     };
-    has_no_process || replica.given_up || is_idle()
+    replica.given_up || is_idle()
 }
 
 fn evict(replica: &Replica<'_>, why: &str) -> Step {

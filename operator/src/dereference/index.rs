@@ -127,6 +127,8 @@ impl ReferenceIndex {
             return;
         };
         if named.changes == ticket.0 || named.shown.as_ref() == Some(&version) {
+            // It is there, whether or not the watch has had a reason to show it since it is named.
+            named.shown.get_or_insert_with(|| version.clone());
             named.kept = Some(Kept {
                 version,
                 fetched: fetched.clone(),
@@ -368,6 +370,10 @@ mod tests {
         assert_eq!(list(Some("apps"), false), [key()]);
         assert!(!is_kept(&index));
         assert_eq!(list(None, false), [], "that is no news");
+        // One that no watch has shown since it is named has been read.
+        read(&index, |_| {});
+        index.watched(Kind::Secret, Some("apps"), false);
+        assert_eq!(list(None, false), [key()]);
     }
 
     #[test]

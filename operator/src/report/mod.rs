@@ -150,13 +150,13 @@ fn log(key: &Key, notice: &Notice) {
     tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
 }
 
-/// What the metrics show of a cluster.
-/// Replaces what the metrics say of a cluster.
+/// Replaces what the metrics show of a cluster.
 fn show(writer: &Writer, key: &Key, sample: ClusterSample) {
     let namespace = key.namespace.as_deref().unwrap_or_default();
     writer.metrics.set_cluster(namespace, &key.name, sample);
 }
 
+/// What the metrics show of a cluster.
 fn sample(
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,

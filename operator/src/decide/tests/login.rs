@@ -15,8 +15,8 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    OLD, after, cluster, failure, healthy, heartbeats, id, key, observation, references, running,
-    secret, settings, stored, with_facts,
+    NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key, observation, references,
+    running, secret, settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -382,7 +382,27 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
             "{message}"
         );
         history.now = after(seconds(patience));
-        assert!(history.step(url, busy).eviction.is_some());
+        assert!(history.step(url, busy.clone()).eviction.is_some());
+        // Where the old template stands until all have ended.
+        for pod in &mut busy.pods {
+            pod.revision = Some(NEW.to_owned());
+        }
+        let mut downtime = History::new(&of("pg"));
+        downtime.changes = of(secret);
+        downtime.changes["rollout"] = json!({"strategy": "Maintenance"});
+        let waiting = downtime.step(url, busy.clone());
+        let expected = match (by_kubernetes, patience) {
+            (true, _) => RolloutWait::SecretInPods,
+            (false, 60) => RolloutWait::AllPodsEnd,
+            (false, _) => RolloutWait::IdleReplica,
+        };
+        assert_eq!(waits(&waiting), Some(expected), "{secret} {url}");
+        if expected == RolloutWait::IdleReplica {
+            assert_eq!(waiting.next, Some(after(seconds(patience))));
+            downtime.now = after(seconds(patience));
+            let stops = downtime.step(url, busy);
+            assert_eq!(waits(&stops), Some(RolloutWait::AllPodsEnd));
+        }
     }
 }
 

@@ -5,9 +5,11 @@ use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
 use crate::decide::decide;
 use crate::decide::plan::Plan;
+use crate::desired::drain::{self, Standing};
+use crate::desired::login;
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, RememberedRollout,
+    DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, PodLogin, RememberedRollout,
     RunningTasks, Sessions,
 };
 use crate::testing::{
@@ -100,6 +102,14 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
             count: 2,
         }];
     });
+    let wanted = validation(&spec(&json!({}))).cluster.unwrap();
+    let wanted = drain::template(&wanted, None, Standing::default()).unwrap();
+    for pod in &mut seen.pods {
+        pod.login = PodLogin {
+            checksum: login(&wanted.value).map(|(checksum, _)| checksum.to_owned()),
+            sources: drain::login_sources(&wanted.value["spec"]["volumes"]),
+        };
+    }
     let stops = |seen: &Observation| written(&plan(&spec(&json!({})), seen)).is_some();
     assert!(stops(&seen), "the hooks wait for the tasks");
     seen.pods[1].drains = false;

@@ -598,7 +598,7 @@ fn a_broken_outdated_pod_is_replaced_without_waiting() {
         PodTrouble::Unschedulable("no node".to_owned()),
         PodTrouble::Creation("secret missing".to_owned()),
     ] {
-        // Even where others are not well, or the database has never been in reach.
+        // Even where others are not well, pods are missing, or the database has never been in reach.
         let mut seen = outdated(&[0, 1]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(trouble);
@@ -607,7 +607,36 @@ fn a_broken_outdated_pod_is_replaced_without_waiting() {
         seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
         seen.last_facts = None;
         assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-0"));
+        // It may hold what the new one needs: room in a quota, or on a node.
+        let mut unscheduled = seen.clone();
+        unscheduled.pods[2].ready = false;
+        unscheduled.pods[2].trouble = Some(PodTrouble::Unschedulable("no node".to_owned()));
+        assert_eq!(evicted(&plan(&json!({}), &unscheduled)), Some("demo-0"));
+        seen.pods.remove(2);
+        assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-0"));
     }
+}
+
+#[test]
+fn a_container_that_fails_beside_each_bytebase_does_not_hold_its_own_correction_up() {
+    let mut seen = busy([1, 1, 1]);
+    for pod in &mut seen.pods {
+        pod.ready = false;
+        pod.trouble = Some(PodTrouble::ImagePull("no such image".to_owned()));
+    }
+    waits_for(&plan(&json!({}), &seen), "a replica to be idle");
+    let mut waited_for = seen.clone();
+    waited_for.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-2", 60));
+    assert_eq!(evicted(&plan(&json!({}), &waited_for)), Some("demo-2"));
+    // Where tasks can never be read the drain hook alone waits for them.
+    seen.database = DatabaseView::CannotRead;
+    seen.last_facts = None;
+    assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
+    // Those on the new template have to serve all the same.
+    let mut corrected = seen;
+    corrected.pods[2].revision = Some(crate::testing::NEW.to_owned());
+    corrected.pods[2].created_at = now();
+    waits_for(&plan(&json!({}), &corrected), "demo-2 to be Ready");
 }
 
 #[test]
