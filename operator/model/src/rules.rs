@@ -13,7 +13,7 @@ use bytebase_operator::api::{BytebaseCluster, ConditionType, Reason};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::decide::plan::Plan;
 use bytebase_operator::decide::{Settings, decide};
-use bytebase_operator::desired::drain::{self, Template};
+use bytebase_operator::desired::template::{self, Template};
 use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
@@ -275,7 +275,7 @@ impl Rules {
             if let Some(valid) = &validation.cluster
                 && templates.len() <= usize::from(spec.template)
             {
-                let made = drain::template(valid, None, drain::Standing::default());
+                let made = template::template(valid, None, template::Standing::default());
                 templates.push(made.map_err(|problem| anyhow::anyhow!("{problem}"))?);
             }
             validations.insert(spec, validation);

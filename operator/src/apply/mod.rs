@@ -18,8 +18,8 @@ pub use memory::Memory;
 pub use outcome::Outcome;
 
 use crate::api::{BytebaseCluster, Reason};
+use crate::decide::plan::Size;
 use crate::decide::plan::{BytebaseCall, BytebaseRequest, Plan, Wanted};
-use crate::decide::scale::Size;
 use crate::decide::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::Owner;

@@ -2,7 +2,7 @@
 
 use super::contains::contains;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
-use crate::decide::scale::Size;
+use crate::decide::plan::Size;
 use crate::decide::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};

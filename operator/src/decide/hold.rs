@@ -9,7 +9,7 @@ use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
-use crate::desired::drain::Template;
+use crate::desired::template::Template;
 use crate::observation::Observation;
 use crate::validate::ValidCluster;
 

@@ -4,13 +4,12 @@
 //! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
 //! written only when the server has accepted it, and when the running pods know it.
 
-use super::database::{Allows, DatabaseVerdict, can_tell, reason_of};
+use super::database::{Allows, DatabaseVerdict, can_tell};
 use super::health::{Health, Replica};
-use super::rollout::Rollout;
-use super::step::{Step, Wait};
-use crate::api::Reason;
+use super::step::Wait;
 use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
-use crate::desired::{self, drain, drain::Template};
+use crate::desired::template::Template;
+use crate::desired::{self, drain};
 use crate::observation::{
     FailureClass, LoginTrial, Observation, PodLogin, ProbeFailure, StatefulSetView,
 };
@@ -136,28 +135,4 @@ pub fn is_locked_out(login: &PodLogin, database: &ValidDatabase, template: &Valu
     // The checksum is not of a monitoring login, by which alone it sees anything there.
     let changed = database.replicas.iam.is_some() || login.checksum.as_deref() != checksum;
     changed && login.sources != drain::login_sources(&template["spec"]["volumes"])
-}
-
-impl Rollout {
-    /// A rollout in which no pod is ended, and no template written, before the login is known to
-    /// work.
-    #[must_use]
-    pub fn held_by_login(self, held: &Held) -> Self {
-        let step = match (self.step, held) {
-            // What stalls may be what the change corrects, and it is written at that time.
-            (_, Held::Waits(wait)) if wait.until.is_some() => Step::Wait(wait.clone()),
-            (Step::Stalled { reason, pod, why }, _) => Step::Stalled { reason, pod, why },
-            (_, Held::Waits(wait)) => Step::Wait(wait.clone()),
-            (_, Held::Refused(failure)) => Step::Stalled {
-                reason: Reason::RolloutStalled,
-                pod: None,
-                why: format!(
-                    "the replicas keep the login that they have, since the new one fails ({}): {}",
-                    reason_of(failure.reason),
-                    failure.message
-                ),
-            },
-        };
-        Self { step, ..self }
-    }
 }

@@ -9,7 +9,8 @@ use super::rollout;
 use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
-use crate::desired::drain::{self, Template};
+use crate::desired::drain;
+use crate::desired::template::Template;
 use crate::observation::{Observation, StatefulSetView};
 use crate::validate::ValidCluster;
 

@@ -3,12 +3,13 @@
 use super::conditions::Findings;
 use super::license::{self, LicenseVerdict};
 use super::maintenance::Stage;
-use super::scale::{self, Haste, Size};
+use super::plan::Size;
+use super::scale::{self, Haste};
 use super::{Settings, guard};
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
-use crate::desired::drain::{self, Template};
 use crate::desired::spot;
+use crate::desired::template::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
 use crate::observation::{Fact, Observation, PodView, StoredLicense};
@@ -22,13 +23,14 @@ pub(super) fn template(
     observation: &Observation,
 ) -> Result<Template, Problem> {
     let set = observation.stateful_set.as_ref();
-    let additions = set.map(|set| drain::additions_in(&set.template));
-    let standing = drain::Standing {
+    let additions = set.map(|set| template::additions_in(&set.template));
+    let standing = template::Standing {
         exists: set.is_some(),
         additions: additions.unwrap_or_default(),
         digest: set.and_then(|set| set.template_digest.as_deref()),
     };
-    drain::template(cluster, settings.own_image.as_deref(), standing).map_err(Problem::pod_template)
+    template::template(cluster, settings.own_image.as_deref(), standing)
+        .map_err(Problem::pod_template)
 }
 
 #[derive(Default)]
@@ -61,7 +63,7 @@ pub(super) fn objects(
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let warnings = drain::warning(cluster, settings.own_image.as_deref(), &template)
+    let warnings = template::warning(cluster, settings.own_image.as_deref(), &template)
         .into_iter()
         .chain(spot::warning(&template.value))
         .chain(early_gate(findings, settings));

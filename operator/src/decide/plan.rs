@@ -1,6 +1,5 @@
 //! What is to be done: the outcome of a decision.
 
-use super::scale::Size;
 use super::step::Eviction;
 use crate::api::status::{
     DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, RefusedCall, ReplicaStatus,
@@ -9,11 +8,13 @@ use crate::api::status::{
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
+use crate::observation::StatefulSetView;
 use crate::observation::reading::Reading;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use uuid::Uuid;
 
 /// What is to be done.
@@ -42,6 +43,32 @@ pub struct Plan {
     pub let_go: BTreeSet<String>,
     /// Fresh heartbeats that belong to no pod now.
     pub unmatched: Vec<Uuid>,
+}
+
+/// Which ordinals a StatefulSet has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// `spec.ordinals.start`: the lowest.
+    pub start: i32,
+    /// `spec.replicas`: how many from there on.
+    pub replicas: i32,
+}
+
+impl StatefulSetView {
+    /// Its present size.
+    pub fn size(&self) -> Size {
+        Size {
+            start: self.start,
+            replicas: self.replicas,
+        }
+    }
+}
+
+impl Size {
+    /// The ordinals themselves.
+    pub fn ordinals(self) -> Range<i32> {
+        self.start..self.start.saturating_add(self.replicas)
+    }
 }
 
 /// Whether a call to Bytebase's API is wanted.

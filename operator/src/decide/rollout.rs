@@ -4,18 +4,19 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
 //! operator evicts one, and the controller makes it again from the current template.
 
+use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, describe, is_outdated, overdue, schema_migration, unproven_step,
-    version_of,
+    version_of, wait_for_end,
 };
 use super::verdict::{Verdict, no, yes};
 use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
-use crate::desired::drain::Template;
+use crate::desired::template::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
 use crate::observation::{Fact, Observation, RememberedRollout, StatefulSetView};
 use crate::validate::{ValidCluster, ValidDrain};
@@ -93,6 +94,28 @@ impl Rollout {
             behind_schema: None,
             ..self
         }
+    }
+
+    /// A rollout in which no pod is ended, and no template written, before the login is known to
+    /// work.
+    #[must_use]
+    pub fn held_by_login(self, held: &login::Held) -> Self {
+        let step = match (self.step, held) {
+            // What stalls may be what the change corrects, and it is written at that time.
+            (_, login::Held::Waits(wait)) if wait.until.is_some() => Step::Wait(wait.clone()),
+            (Step::Stalled { reason, pod, why }, _) => Step::Stalled { reason, pod, why },
+            (_, login::Held::Waits(wait)) => Step::Wait(wait.clone()),
+            (_, login::Held::Refused(failure)) => Step::Stalled {
+                reason: Reason::RolloutStalled,
+                pod: None,
+                why: format!(
+                    "the replicas keep the login that they have, since the new one fails ({}): {}",
+                    reason_of(failure.reason),
+                    failure.message
+                ),
+            },
+        };
+        Self { step, ..self }
     }
 
     /// Of `RolloutComplete`.
@@ -244,7 +267,7 @@ fn next(
         .iter()
         .find(|replica| replica.pod.deleting || !set.covers(replica.pod.ordinal))
     {
-        return overdue(observation, health).unwrap_or_else(|| Step::Wait(end_of(ending)));
+        return overdue(observation, health).unwrap_or_else(|| Step::Wait(wait_for_end(ending)));
     }
     if let Some(wait) = schema_migration(observation) {
         return Step::Wait(wait);
@@ -449,25 +472,6 @@ impl RememberedRollout {
             // been idle then, and one that would lose its tasks has its own time before it.
             RolloutWait::DisruptionBudget => finishes,
             _ => false,
-        }
-    }
-}
-
-/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in the message, which
-/// would change with every one.
-pub fn end_of(ending: &Replica<'_>) -> Wait {
-    let name = &ending.pod.name;
-    match (ending.running_tasks, ending.pod.ends_by) {
-        (Some(1..), Some(by)) => {
-            let message = format!(
-                "{name} to finish the tasks that it runs and to end, at the latest at {by:.0}"
-            );
-            let wait = Wait::new(RolloutWait::Drain, message).with_tasks(ending);
-            wait.until(Some(by))
-        }
-        (_, by) => {
-            let wait = Wait::new(RolloutWait::PodEnd, format!("{name} to end"));
-            wait.about(ending).until(by)
         }
     }
 }

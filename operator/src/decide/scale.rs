@@ -1,39 +1,12 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica};
-use super::rollout::end_of;
-use super::step::{Wait, is_overdue, next_overdue, schema_migration};
+use super::plan::Size;
+use super::step::{Wait, is_overdue, next_overdue, schema_migration, wait_for_end};
 use crate::api::status::RolloutWait;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
-use std::ops::Range;
-
-/// Which ordinals a StatefulSet has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// `spec.ordinals.start`: the lowest.
-    pub start: i32,
-    /// `spec.replicas`: how many from there on.
-    pub replicas: i32,
-}
-
-impl StatefulSetView {
-    /// Its present size.
-    pub fn size(&self) -> Size {
-        Size {
-            start: self.start,
-            replicas: self.replicas,
-        }
-    }
-}
-
-impl Size {
-    /// The ordinals themselves.
-    pub fn ordinals(self) -> Range<i32> {
-        self.start..self.start.saturating_add(self.replicas)
-    }
-}
 
 /// Why a StatefulSet shrinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +152,7 @@ pub fn waits_for_end(
         Haste::Orderly => health.replicas.iter().find(is_last),
         Haste::Gate | Haste::Ended => None,
     };
-    ending.map(end_of)
+    ending.map(wait_for_end)
 }
 
 /// Whether nothing goes on before a pod that does not end is gone. The license gate goes past it, as

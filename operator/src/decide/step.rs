@@ -121,6 +121,25 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
     }
 }
 
+/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in the message, which
+/// would change with every one.
+pub fn wait_for_end(ending: &Replica<'_>) -> Wait {
+    let name = &ending.pod.name;
+    match (ending.running_tasks, ending.pod.ends_by) {
+        (Some(1..), Some(by)) => {
+            let message = format!(
+                "{name} to finish the tasks that it runs and to end, at the latest at {by:.0}"
+            );
+            let wait = Wait::new(RolloutWait::Drain, message).with_tasks(ending);
+            wait.until(Some(by))
+        }
+        (_, by) => {
+            let wait = Wait::new(RolloutWait::PodEnd, format!("{name} to end"));
+            wait.about(ending).until(by)
+        }
+    }
+}
+
 /// A pod that should have ended by now is not waited for any longer than this: it cannot end.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(1);
 

@@ -1,17 +1,10 @@
-//! The drain hook in the pods: whether it is there, and from which image it is copied.
-//!
-//! An upgrade of the operator brings another image, and perhaps more defaults, and must replace no
-//! pod. So what the operator adds stays as it stands in the StatefulSet until the template changes for
-//! another reason, which is known from a digest of everything else that the StatefulSet carries.
+//! The drain hook in the pods: how it gets into them, starts and logs in, and how it is recognised.
 
 use super::CONTAINER;
-use super::pod_template::{
-    Additions, CA_VOLUME, LATEST_DEFAULTS, defaults_in, mount, pod_template, restricted,
-};
+use super::container::{CA_VOLUME, mount, restricted};
 use crate::api::spec::SecretKeyRef;
 use crate::validate::{
-    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidCluster, ValidDatabase,
-    ValidDrain, ValidRollout,
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidDatabase, ValidRollout,
 };
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, ExecAction, KeyToPath, Lifecycle, LifecycleHandler,
@@ -19,11 +12,8 @@ use k8s_openapi::api::core::v1::{
     VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 
-/// Annotation of the StatefulSet: digest of its template without what the operator adds.
-pub const TEMPLATE_ANNOTATION: &str = "bytebase.com/template-digest";
 /// Name of the init container that brings the hook.
 pub const INSTALLER: &str = "bytebase-drain";
 /// Volume with the Secrets of the login.
@@ -31,101 +21,13 @@ const LOGIN_VOLUME: &str = "bytebase-drain-login";
 /// The hook in the image.
 const PROGRAM: &str = "/bytebase-drain"; // a path that the volume must not hide
 
-/// What the present StatefulSet says of its template.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Standing<'a> {
-    /// Whether there is a StatefulSet.
-    pub exists: bool,
-    /// What the operator added to its template.
-    pub additions: Additions<'a>,
-    /// Its [`TEMPLATE_ANNOTATION`]; `None` where an older operator wrote it.
-    pub digest: Option<&'a str>,
-}
-
-/// A pod template and the digest that goes with it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Template {
-    /// The template.
-    pub value: Value,
-    /// Digest of everything but what the operator adds. `None`: of a template that an older operator
-    /// wrote and that must not change now.
-    pub digest: Option<String>,
-}
-
-/// The template that should stand. `own`: the operator's own image, if it knows it.
-pub fn template(
-    cluster: &ValidCluster,
-    own: Option<&str>,
-    standing: Standing<'_>,
-) -> Result<Template, String> {
-    let terms = match &cluster.rollout.drain {
-        ValidDrain::Enabled(terms) => Some(terms),
-        ValidDrain::Disabled => None,
-    };
-    let digest = digest(&pod_template(cluster, Additions::default())?, terms);
-    // One that an older operator made has changed only if more than the additions would change, which
-    // is not known: it gets them with its next change.
-    let is_same = standing.exists && standing.digest.is_none_or(|standing| standing == digest);
-    let before = standing.additions;
-    let drain_image = terms.and_then(|terms| {
-        let new = terms.image.as_deref().or(own);
-        match (is_same, before.drain_image) {
-            _ if terms.image.is_some() => new,
-            (true, Some(image)) => Some(image),
-            (true, None) if !terms.is_asked_for => None,
-            // Without an image of its own the operator keeps the one that is there.
-            (_, standing) => new.or(standing),
-        }
-    });
-    let changes = !is_same || drain_image != before.drain_image;
-    let additions = Additions {
-        drain_image,
-        defaults: if changes {
-            LATEST_DEFAULTS
-        } else {
-            before.defaults
-        },
-    };
-    Ok(Template {
-        value: pod_template(cluster, additions)?,
-        digest: Some(digest),
-    })
-}
-
-/// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`: the
-/// operator's own image, if it knows it.
-pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
-    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
-        return None;
-    };
-    let template = &template.value;
-    if image_in(template).is_none() {
-        return own.is_none().then(|| {
-            "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
-        });
-    }
-    if !starts_hook(&template["spec"]["containers"]) {
-        return Some(format!(
-            "spec.podTemplate: the container {CONTAINER} has a lifecycle of its own, which does not start the drain hook, so its running tasks are not waited for: take the lifecycle out, or have preStop run {} as it would be without it",
-            program()
-        ));
-    }
-    let needed = grace(&cluster.rollout, terms);
-    let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
-    (grace < needed).then(|| {
-        format!(
-            "spec.podTemplate: terminationGracePeriodSeconds is {grace}, so Kubernetes ends a replica after that time, and cancels its running tasks, although its drain may take {needed} s: take the field out, or shorten spec.rollout.drainTimeoutSeconds"
-        )
-    })
-}
-
-/// Grace period of pods with the hook.
-fn grace(rollout: &ValidRollout, terms: &DrainTerms) -> i64 {
+/// Grace period of pods with the hook, in seconds.
+pub(super) fn grace(rollout: &ValidRollout, terms: &DrainTerms) -> i64 {
     terms.timeout_seconds + rollout.termination_grace_seconds + rollout.pre_stop_seconds
 }
 
 /// The hook in the pods.
-fn program() -> String {
+pub(super) fn program() -> String {
     format!("{DRAIN_DIRECTORY}{PROGRAM}")
 }
 
@@ -139,28 +41,6 @@ pub fn starts_hook(containers: &Value) -> bool {
     words
         .filter_map(Value::as_str)
         .any(|word| word.contains(&program()))
-}
-
-fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {
-    let terms = terms.map(|terms| {
-        let DrainTerms {
-            is_asked_for: _,
-            timeout_seconds,
-            hold_limit_seconds,
-            image,
-        } = terms;
-        json!([timeout_seconds, hold_limit_seconds, image])
-    });
-    let text = json!([without, terms]).to_string();
-    hex::encode(&Sha256::digest(text)[..16])
-}
-
-/// What the operator added to a template.
-pub fn additions_in(template: &Value) -> Additions<'_> {
-    Additions {
-        drain_image: image_in(template),
-        defaults: defaults_in(template),
-    }
 }
 
 /// The image of the hook in a template.

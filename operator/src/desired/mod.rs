@@ -1,5 +1,6 @@
 //! The objects of a cluster, one builder each, as pure functions of a [`ValidCluster`].
 
+mod container;
 mod disruption_budget;
 pub mod drain;
 mod http_route;
@@ -13,6 +14,7 @@ mod service_monitor;
 mod services;
 pub mod spot;
 mod stateful_set;
+pub mod template;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 //! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
 //! file in the tests guards it.
 
+use super::container::{CA_VOLUME, mount, restricted};
 use super::overlay::EntryKey;
 use super::{CONTAINER, PORT, drain, labels, overlay, selector_labels};
 use crate::api::spec::{ConfigMapKeyRef, SecretKeyRef, UserAndGroup};
@@ -11,11 +12,10 @@ use crate::validate::{
     ValidServiceAccount,
 };
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector,
-    SecretVolumeSource, SecurityContext, SleepAction, TCPSocketAction, TopologySpreadConstraint,
-    Volume, VolumeMount,
+    ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, PodSecurityContext,
+    PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecretVolumeSource,
+    SleepAction, TCPSocketAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -40,7 +40,6 @@ const OS_LABEL: &str = "kubernetes.io/os";
 /// Group and user `bytebase` of the image.
 const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
-pub(super) const CA_VOLUME: &str = "bytebase-database-ca";
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before
 /// any is killed. Checked often, since a replica that has nothing to migrate is up in a second or
 /// two.
@@ -270,29 +269,6 @@ fn container(cluster: &ValidCluster) -> Container {
         security_context: Some(restricted()),
         volume_mounts: Some(mounts),
         ..Container::default()
-    }
-}
-
-/// A mount of a volume by its name.
-pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        ..VolumeMount::default()
-    }
-}
-
-/// What the restricted pod security standard asks of a container, and a root filesystem that nothing
-/// writes to.
-pub(super) fn restricted() -> SecurityContext {
-    SecurityContext {
-        allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities {
-            drop: Some(vec!["ALL".to_owned()]),
-            add: None,
-        }),
-        read_only_root_filesystem: Some(true),
-        ..SecurityContext::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The StatefulSet.
 
-use super::drain::{TEMPLATE_ANNOTATION, Template};
+use super::template::{TEMPLATE_ANNOTATION, Template};
 use super::{DesiredObject, headless_name, metadata, selector};
 use crate::kubernetes::Kind;
 use crate::validate::ValidCluster;

@@ -5,7 +5,8 @@
 //! have to change, put the change behind a field of the spec, so that a template that does not use
 //! it stays as it is. Written again with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
-use super::drain::{self, Standing, Template};
+use super::drain;
+use super::template::{self, Standing, Template};
 use super::{
     Additions, DesiredObject, Doors, LATEST_DEFAULTS, companions, headless_service, http_route,
     ingress, network_policy, pod_disruption_budget, pod_template, service, service_account,
@@ -213,7 +214,7 @@ fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {
 #[test]
 fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_hook() {
     let image = |changes: &Value, own: Option<&str>, standing: Standing<'_>| {
-        let made = drain::template(&valid(changes), own, standing).unwrap();
+        let made = template::template(&valid(changes), own, standing).unwrap();
         let image = drain::image_in(&made.value).map(str::to_owned);
         (image, made.digest.unwrap())
     };
@@ -315,7 +316,7 @@ fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_h
 #[test]
 fn without_the_hook_the_pod_is_as_it_was() {
     let disabled = json!({"rollout": {"drain": "Disabled"}});
-    let made = drain::template(&valid(&disabled), Some("op:2"), Standing::default()).unwrap();
+    let made = template::template(&valid(&disabled), Some("op:2"), Standing::default()).unwrap();
     let latest = Additions {
         defaults: LATEST_DEFAULTS,
         ..Additions::default()
@@ -329,7 +330,7 @@ fn without_the_hook_the_pod_is_as_it_was() {
 #[test]
 fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     let made = |spec: &Value, standing: Standing<'_>| {
-        let made = drain::template(&valid(spec), Some("op:1"), standing);
+        let made = template::template(&valid(spec), Some("op:1"), standing);
         made.unwrap()
     };
     let new = made(&minimal(), Standing::default());
@@ -343,7 +344,7 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
         },
         digest,
     };
-    let count = |template: &Template| drain::additions_in(&template.value).defaults;
+    let count = |template: &Template| template::additions_in(&template.value).defaults;
     // An upgrade of the operator changes nothing, whatever the template has.
     for defaults in [0, LATEST_DEFAULTS] {
         for digest in [digest, None] {

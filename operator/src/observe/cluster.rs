@@ -7,7 +7,7 @@ use super::log_reads::{KnownFromLog, LogReader};
 use super::pod;
 use crate::api::spec::MOST_REPLICAS;
 use crate::api::status::ReplicaStatus;
-use crate::desired::drain::TEMPLATE_ANNOTATION;
+use crate::desired::template::TEMPLATE_ANNOTATION;
 use crate::desired::{CHECKSUM_ANNOTATION, VERSION_ANNOTATION, selector_labels};
 use crate::observation::{LogQuote, PodView, StatefulSetView};
 use crate::redaction::KnownSecrets;

@@ -5,8 +5,9 @@ use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::decide::plan::Plan;
 use crate::decide::{Settings, decide};
-use crate::desired::drain::{Standing, login_sources, template};
+use crate::desired::drain::login_sources;
 use crate::desired::login;
+use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, PodLogin, PodTrouble,

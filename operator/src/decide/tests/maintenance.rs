@@ -5,8 +5,8 @@ use crate::api::status::RolloutWait;
 use crate::api::{ConditionType, Reason};
 use crate::decide::decide;
 use crate::decide::plan::Plan;
-use crate::desired::drain::{self, Standing};
-use crate::desired::login;
+use crate::desired::template::{Standing, template};
+use crate::desired::{drain, login};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Heartbeat, Observation, PodLogin, RememberedRollout,
@@ -103,7 +103,7 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
         }];
     });
     let wanted = validation(&spec(&json!({}))).cluster.unwrap();
-    let wanted = drain::template(&wanted, None, Standing::default()).unwrap();
+    let wanted = template(&wanted, None, Standing::default()).unwrap();
     for pod in &mut seen.pods {
         pod.login = PodLogin {
             checksum: login(&wanted.value).map(|(checksum, _)| checksum.to_owned()),

@@ -7,7 +7,7 @@ use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
-use crate::decide::scale::Size;
+use crate::decide::plan::Size;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
