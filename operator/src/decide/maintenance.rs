@@ -5,7 +5,7 @@
 //! size and its template say how far the rollout has come, to whichever process reads them.
 
 use super::health::Health;
-use super::rollout;
+use super::idle;
 use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
@@ -82,7 +82,7 @@ pub fn stage(
     let was_stopped = set.replicas == 0;
     if !is_down && (was_stopped || is_old(set, template, health)) {
         let finishes =
-            !was_stopped && rollout::unfinished(cluster, template, observation, health).is_some();
+            !was_stopped && idle::unfinished(cluster, template, observation, health).is_some();
         return if finishes { Stage::Finish } else { Stage::Stop };
     }
     // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
@@ -124,9 +124,7 @@ pub fn step(
     let set = observation.stateful_set.as_ref()?;
     match stage {
         Stage::Idle => None,
-        Stage::Finish => {
-            rollout::unfinished(cluster, template, observation, health).map(Step::Wait)
-        }
+        Stage::Finish => idle::unfinished(cluster, template, observation, health).map(Step::Wait),
         Stage::Stop if set.replicas > 0 => Some(Step::Wait(
             schema_migration(observation)
                 .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),

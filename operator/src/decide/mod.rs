@@ -7,6 +7,7 @@ pub(crate) mod drains;
 pub(crate) mod haste;
 pub(crate) mod health;
 mod hold;
+mod idle;
 pub(crate) mod license;
 pub(crate) mod login;
 pub(crate) mod maintenance;

@@ -6,10 +6,11 @@
 
 use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
+use super::idle::{has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, describe, is_outdated, overdue, schema_migration, unproven_step,
-    version_of, wait_for_end,
+    wait_for_end,
 };
 use super::verdict::{Verdict, no, yes};
 use super::{login, schema};
@@ -18,17 +19,12 @@ use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
 use crate::desired::template::Template;
 use crate::observation::heartbeat::DEAD_AFTER;
-use crate::observation::{Fact, Observation, RememberedRollout, StatefulSetView};
-use crate::validate::{ValidCluster, ValidDrain};
-use jiff::{SignedDuration, Timestamp};
+use crate::observation::{Fact, Observation, StatefulSetView};
+use crate::validate::ValidCluster;
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::Value;
 use std::cmp::Reverse;
 use std::time::Duration;
-
-/// A rollout waits so long for one of several busy replicas to become idle. Then it ends the one
-/// that runs the fewest tasks, whose drain hook waits for them. One without a hook is given longer.
-const IDLE_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Where a rollout stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,10 +234,6 @@ fn behind_schema(observation: &Observation, outdated: &[&Replica<'_>]) -> Option
     }
 }
 
-fn is_behind(replica: &Replica<'_>, schema: Version) -> bool {
-    version_of(replica).is_some_and(|version| version.older_minor_than(schema))
-}
-
 /// An eviction that is refused again and again is still what comes next.
 fn refused(step: Step, observation: &Observation) -> Step {
     match (step, &observation.refused_eviction) {
@@ -345,137 +337,6 @@ fn next(
     )
 }
 
-/// A busy replica is the candidate only if every outdated one is busy. It is given time to become
-/// idle, by the clock of status, so that a restart of the operator begins none of it again.
-///
-/// Of a replica whose tasks are unknown no reading would show that it is idle now, and one that is
-/// older than the schema is not to stay: they are waited for only by their drain hooks, where they
-/// have one that can see what they run.
-fn idle_replica(
-    cluster: &ValidCluster,
-    candidate: &Replica<'_>,
-    observation: &Observation,
-) -> Option<Wait> {
-    let set = observation.stateful_set.as_ref();
-    let sees = sees_tasks(cluster, candidate, set.map(|set| &set.template));
-    // What no hook waits for in the pod has the time of a drain before it.
-    let whole_drain = drain_timeout(cluster).filter(|_| sees.is_err());
-    let is_behind = || {
-        let schema = schema::version(observation);
-        schema.is_some_and(|schema| is_behind(candidate, schema))
-    };
-    let name = &candidate.pod.name;
-    let state = match candidate.running_tasks {
-        Some(0) => return None,
-        Some(_) if whole_drain.is_none() && is_behind() => return None,
-        Some(tasks) => {
-            format!("all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and")
-        }
-        // Where nothing can be read, no wait would show more.
-        None if whole_drain.is_none() || observation.facts().is_none() => return None,
-        None => format!("whether {name} runs tasks is not known. It"),
-    };
-    let before = observation.remembered.rollout.as_ref();
-    // Its time was up already, and the eviction is on its way.
-    if before.is_some_and(|before| before.ends(candidate, sees.is_ok())) {
-        return None;
-    }
-    let until = idle_by(whole_drain.unwrap_or(IDLE_PATIENCE), observation)?;
-    let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
-    let message = format!(
-        "a replica to be idle: {state} is ended at {until:.0} if none is idle by then; {its_tasks}"
-    );
-    let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
-    Some(wait.until(Some(until)))
-}
-
-/// Longest drain, where the pods are to have one.
-fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
-    match &cluster.rollout.drain {
-        ValidDrain::Enabled(terms) => Some(SignedDuration::from_secs(terms.timeout_seconds)),
-        ValidDrain::Disabled => None,
-    }
-}
-
-/// Until when a replica has time to become idle, by the clock of status; `None` once that is over.
-fn idle_by(patience: SignedDuration, observation: &Observation) -> Option<Timestamp> {
-    let now = observation.now;
-    let since = match &observation.remembered.rollout {
-        Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
-        _ => now,
-    };
-    let until = since.checked_add(patience).ok()?;
-    (now < until).then_some(until)
-}
-
-/// What a rollout that ends all replicas at once waits for before that: the first of them that runs,
-/// or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
-pub fn unfinished(
-    cluster: &ValidCluster,
-    template: &Template,
-    observation: &Observation,
-    health: &Health<'_>,
-) -> Option<Wait> {
-    let patience = drain_timeout(cluster)?;
-    let before = observation.remembered.rollout.as_ref();
-    // Their time was up already, and their end is on its way.
-    if before.is_some_and(|before| before.waiting_for == RolloutWait::AllPodsEnd) {
-        return None;
-    }
-    let may_run_tasks = |replica: &&Replica<'_>| match replica.running_tasks {
-        _ if replica.given_up || has_no_process(replica) => false,
-        Some(tasks) => tasks > 0,
-        None => observation.facts().is_some(),
-    };
-    let mut replicas = health.replicas.iter().filter(may_run_tasks);
-    let (replica, its_tasks) = replicas.find_map(|replica| {
-        Some((
-            replica,
-            sees_tasks(cluster, replica, Some(&template.value)).err()?,
-        ))
-    })?;
-    let until = idle_by(patience, observation)?;
-    let message = format!(
-        "{} to be idle: every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance), at {until:.0} at the latest; {its_tasks}",
-        replica.pod.name
-    );
-    let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(replica);
-    Some(wait.until(Some(until)))
-}
-
-/// Whether the pod has a drain hook that can see what its replica runs, where the login is that of this
-/// template; otherwise what comes of that.
-fn sees_tasks(
-    cluster: &ValidCluster,
-    candidate: &Replica<'_>,
-    template: Option<&Value>,
-) -> Result<(), &'static str> {
-    let is_locked_out =
-        |template| login::is_locked_out(&candidate.pod.login, &cluster.database, template);
-    if !candidate.pod.drains {
-        Err("its pod has no drain hook, so its tasks are cancelled then")
-    } else if template.is_some_and(is_locked_out) {
-        Err(
-            "the login to the metadata database is in another Secret than the one in its pod, so its drain hook may see no tasks, and they are cancelled then: until that time let the old login work, or write the new one into the old Secret as well",
-        )
-    } else {
-        Ok(())
-    }
-}
-
-impl RememberedRollout {
-    /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its tasks.
-    fn ends(&self, replica: &Replica<'_>, finishes: bool) -> bool {
-        match self.waiting_for {
-            RolloutWait::Eviction => self.pod.as_deref() == Some(&replica.pod.name),
-            // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused may have
-            // been idle then, and one that would lose its tasks has its own time before it.
-            RolloutWait::DisruptionBudget => finishes,
-            _ => false,
-        }
-    }
-}
-
 /// When a replica without a heartbeat counts as given up. Of one whose heartbeat grows old the
 /// probe reports that by itself.
 fn given_up_at(replica: &Replica<'_>, observation: &Observation) -> Option<Timestamp> {
@@ -496,13 +357,6 @@ fn pick<'r, 'o>(outdated: &[&'r Replica<'o>]) -> Option<&'r Replica<'o>> {
             Reverse(replica.pod.ordinal),
         )
     })
-}
-
-/// Bytebase does not run in it, and something keeps it from starting.
-fn has_no_process(replica: &Replica<'_>) -> bool {
-    let pod = replica.pod;
-    let is_in_trouble = pod.trouble.is_some() && !replica.node_is_silent();
-    !pod.ready && is_in_trouble && pod.started_at.is_none()
 }
 
 /// Not Ready, and at no work: a start may be in the middle of a migration, and a replica that takes
