@@ -678,6 +678,8 @@ impl Rules {
                     waiting_for: waited.for_,
                     pod: waited.ordinal.map(|ordinal| format!("demo-{ordinal}")),
                     since: at(waited.since),
+                    // What comes between begins it again here, which is the longer wait.
+                    busy_since: None,
                 }),
         }
     }

@@ -2,7 +2,7 @@
 //! drain hook waits for in the pod has much of it.
 
 use super::health::{Health, Replica};
-use super::step::{Wait, version_of};
+use super::step::{Step, Wait, version_of};
 use super::{login, schema};
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
@@ -70,13 +70,36 @@ fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
 
 /// Until when a replica has time to become idle, by the clock of status; `None` once that is over.
 fn idle_by(patience: SignedDuration, observation: &Observation) -> Option<Timestamp> {
+    let until = since(observation).checked_add(patience).ok()?;
+    (observation.now < until).then_some(until)
+}
+
+fn since(observation: &Observation) -> Timestamp {
     let now = observation.now;
-    let since = match &observation.remembered.rollout {
-        Some(before) if before.waiting_for == RolloutWait::IdleReplica => before.since.min(now),
-        _ => now,
+    let before = observation.remembered.rollout.as_ref();
+    let since = before.and_then(|before| {
+        let waits = before.waiting_for == RolloutWait::IdleReplica;
+        // As an older operator reported it.
+        before.busy_since.or(waits.then_some(before.since))
+    });
+    since.map_or(now, |since| since.min(now))
+}
+
+/// Since when every replica that is to be replaced has run tasks, for status. What is not known for a
+/// moment, or keeps any replica from being ended, makes none of them idle.
+pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
+    let Step::Wait(wait) = step else {
+        return None;
     };
-    let until = since.checked_add(patience).ok()?;
-    (now < until).then_some(until)
+    match wait.for_ {
+        RolloutWait::IdleReplica => Some(since(observation)),
+        RolloutWait::Database
+        | RolloutWait::DatabaseReading
+        | RolloutWait::SchemaMigration
+        | RolloutWait::OtherReplicas
+        | RolloutWait::Node => observation.remembered.rollout.as_ref()?.busy_since,
+        _ => None,
+    }
 }
 
 /// What a rollout that ends all replicas at once waits for before that: the first of them that runs,

@@ -254,7 +254,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, license),
             database: database.reported(findings.changed_login),
-            rollout: rollout.status(),
+            rollout: rollout.status(observation),
             refused_call,
             conditions: all,
             ..common

@@ -6,7 +6,7 @@
 
 use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
-use super::idle::{has_no_process, idle_replica, is_behind};
+use super::idle::{busy_since, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, describe, is_outdated, overdue, schema_migration, unproven_step,
@@ -143,7 +143,7 @@ impl Rollout {
     }
 
     /// What status reports of it; `report` adds since when.
-    pub fn status(&self) -> Option<RolloutStatus> {
+    pub fn status(&self, observation: &Observation) -> Option<RolloutStatus> {
         let (waiting_for, pod, running_tasks, deadline) = match &self.step {
             Step::Done => return None,
             Step::Evict(eviction) => {
@@ -164,6 +164,7 @@ impl Rollout {
             message: self.verdict().message,
             since: None,
             deadline: deadline.map(Time),
+            busy_since: busy_since(&self.step, observation).map(Time),
         })
     }
 }

@@ -428,6 +428,8 @@ pub struct RememberedRollout {
     pub pod: Option<String>,
     /// Since when.
     pub since: jiff::Timestamp,
+    /// Since when every replica that is to be replaced has run tasks.
+    pub busy_since: Option<jiff::Timestamp>,
 }
 
 /// A definite finding against a metadata database.

@@ -138,6 +138,7 @@ fn rollout(status: &BytebaseClusterStatus) -> Option<RememberedRollout> {
         waiting_for: rollout.waiting_for?,
         pod: rollout.pod.clone(),
         since: rollout.since.as_ref()?.0,
+        busy_since: rollout.busy_since.as_ref().map(|since| since.0),
     })
 }
 

@@ -113,6 +113,7 @@ fn busy(tasks: [u64; 3]) -> Observation {
 /// What status said, so many seconds ago.
 fn waited(waiting_for: RolloutWait, pod: &str, seconds: i64) -> RememberedRollout {
     RememberedRollout {
+        busy_since: None,
         waiting_for,
         pod: Some(pod.to_owned()),
         since: after(SignedDuration::from_secs(-seconds)),
@@ -228,6 +229,38 @@ fn without_the_drain_hook_no_tasks_are_cancelled_for_being_unknown_or_older_than
             waits_for(&plan, "has no drain hook, so its tasks are cancelled then");
         }
     }
+}
+
+#[test]
+fn an_interruption_gives_no_busy_replica_its_time_once_more() {
+    let since = after(SignedDuration::from_secs(-50));
+    let reported = |plan: &Plan| {
+        let rollout = plan.report.rollout.as_ref().unwrap();
+        rollout.busy_since.as_ref().map(|since| since.0)
+    };
+    let mut seen = busy([3, 1, 2]);
+    assert_eq!(reported(&plan(&json!({}), &seen)), Some(now()));
+    // As an older operator reported it.
+    seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", 50));
+    assert_eq!(reported(&plan(&json!({}), &seen)), Some(since));
+    seen.remembered.rollout.as_mut().unwrap().busy_since = Some(since);
+    let mut away = seen.clone();
+    away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let migrating = with_facts(seen.clone(), |facts| facts.sessions = Some(migration()));
+    let silent = stale(seen.clone(), 0);
+    for interrupted in [away, migrating, silent] {
+        assert_eq!(reported(&plan(&json!({}), &interrupted)), Some(since));
+    }
+    seen.remembered.rollout = Some(RememberedRollout {
+        busy_since: Some(since),
+        ..waited(RolloutWait::Database, "", 1)
+    });
+    let waiting = plan(&json!({}), &seen);
+    assert_eq!(reported(&waiting), Some(since));
+    assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(10))));
+    // An end, or an idle moment, ends it.
+    let idle = with_facts(seen, |facts| running(facts).clear());
+    assert_eq!(reported(&plan(&json!({}), &idle)), None);
 }
 
 #[test]

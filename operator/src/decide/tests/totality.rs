@@ -195,7 +195,7 @@ prop_compose! {
             silent_since: BTreeMap::default(),
             queue_held_since: end,
             drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
-            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since }),
+            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None }),
         }
     }
 }
