@@ -345,7 +345,13 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
     }
 
-    fn failed(&mut self, error: &watcher::Error, now: Instant) {
+    /// Holds this until there is a first listing, or it has failed for long.
+    #[cfg(test)]
+    pub(super) fn hold(&mut self, missing: Missing) {
+        self.missing = Some(missing);
+    }
+
+    pub(super) fn failed(&mut self, error: &watcher::Error, now: Instant) {
         // A listing that broke off starts from its beginning.
         self.seen.clear();
         let refusal = refusal(error);
@@ -572,11 +578,11 @@ fn refusal(error: &watcher::Error) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use kube::core::Status;
 
-    fn refused(code: u16) -> watcher::Error {
+    pub(in crate::runtime) fn refused(code: u16) -> watcher::Error {
         let status = Status::failure("no", "No").with_code(code).boxed();
         watcher::Error::InitialListFailed(kube::Error::Api(status))
     }

@@ -4,6 +4,7 @@ mod histories;
 
 use super::context::{Context, Options, Parts};
 use super::reconcile::reconcile;
+use super::server::Readiness;
 use super::watches;
 use crate::api::BytebaseCluster;
 use crate::apply::ECHO;
@@ -26,7 +27,7 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
 
@@ -369,6 +370,25 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     world.admit("status");
     let (_, calls) = world.reconcile().await;
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
+}
+
+#[tokio::test]
+async fn a_first_listing_that_fails_for_long_keeps_nothing_else_from_being_acted_on() {
+    for (code, at_once, later) in [(403, false, false), (500, true, false), (404, true, true)] {
+        let world = World::new(&json!({}));
+        let readiness = Readiness::default();
+        let mut feed = watches::pods(&world.context);
+        feed.hold(readiness.missing("pods"));
+        let begins = Instant::now();
+        let mut waits_after = |seconds| {
+            let at = begins + Duration::from_secs(seconds);
+            feed.failed(&watches::tests::refused(code), at);
+            !readiness.is_ready()
+        };
+        assert_eq!(waits_after(0), at_once, "{code}");
+        assert_eq!(waits_after(15), at_once, "{code}");
+        assert_eq!(waits_after(16), later, "{code}");
+    }
 }
 
 /// Such as a webhook that does not answer stands before.
