@@ -12,7 +12,7 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -147,7 +147,8 @@ fn answer(review: &Value, mutate: Mutate) -> Value {
     let mut after = before.clone();
     mutate(&mut after);
     let mut response = json!({"uid": request["uid"], "allowed": true});
-    let patch = patch(before, &after);
+    let mut patch = Vec::new();
+    differences(before, &after, "", &mut patch);
     if !patch.is_empty() {
         response["patchType"] = json!("JSONPatch");
         response["patch"] = json!(STANDARD.encode(Value::from(patch).to_string()));
@@ -155,14 +156,24 @@ fn answer(review: &Value, mutate: Mutate) -> Value {
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
 }
 
-/// Replaces the parts of an object that differ, each as a whole. Their names need no escapes.
-fn patch(before: &Value, after: &Value) -> Vec<Value> {
-    let none = Map::new();
-    let parts = after.as_object().unwrap_or(&none).iter();
-    let changed = parts.filter(|(name, part)| before[name.as_str()] != **part);
-    let replaced =
-        changed.map(|(name, part)| json!({"op": "add", "path": format!("/{name}"), "value": part}));
-    replaced.collect()
+/// Notes the fields that differ or are new; a list that differs is replaced as a whole. Nothing is
+/// removed.
+fn differences(before: &Value, after: &Value, at: &str, patch: &mut Vec<Value>) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for (name, part) in after {
+                let field = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+                match before.get(name) {
+                    Some(known) => differences(known, part, &field, patch),
+                    None => patch.push(json!({"op": "add", "path": field, "value": part})),
+                }
+            }
+        }
+        (before, after) if before != after => {
+            patch.push(json!({"op": "replace", "path": at, "value": after}));
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -182,19 +193,29 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_is_patched_and_what_is_as_it_should_be_is_not() -> Result<()> {
-        let object = json!({"kind": "Service", "metadata": {"name": "a"}, "spec": {"x": 1}});
-        let response = answer(&review(&object), marks)["response"].clone();
+    fn only_what_differs_is_patched() -> Result<()> {
+        let list = json!([{"a": 1}]);
+        let object = json!({"metadata": {"annotations": {"x/y": "no", "z": "kept"}}, "list": list});
+        let response = answer(&review(&object), |object| {
+            object["metadata"]["annotations"]["x/y"] = json!("yes");
+            object["metadata"]["labels"]["new"] = json!("yes");
+            object["list"] = json!([{"a": 2}]);
+        });
+        let response = &response["response"];
         assert_eq!(response["uid"], "u");
         assert_eq!(response["allowed"], true);
         assert_eq!(response["patchType"], "JSONPatch");
         let patch = STANDARD.decode(response["patch"].as_str().context("no patch")?)?;
-        let marked = json!({"name": "a", "annotations": {"marked": "yes"}});
         assert_eq!(
             serde_json::from_slice::<Value>(&patch)?,
-            json!([{"op": "add", "path": "/metadata", "value": marked}])
+            json!([
+                {"op": "replace", "path": "/list", "value": [{"a": 2}]},
+                {"op": "replace", "path": "/metadata/annotations/x~1y", "value": "yes"},
+                {"op": "add", "path": "/metadata/labels", "value": {"new": "yes"}},
+            ])
         );
-        let response = answer(&review(&json!({"metadata": marked})), marks)["response"].clone();
+        let marked = json!({"metadata": {"annotations": {"marked": "yes"}}});
+        let response = answer(&review(&marked), marks)["response"].clone();
         assert_eq!(response, json!({"uid": "u", "allowed": true}));
         Ok(())
     }
