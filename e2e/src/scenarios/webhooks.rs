@@ -20,7 +20,7 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "mutating-webhook",
-        "What a webhook changes in everything that the operator writes stays; the operator does not write against it, and a rollout comes to its end.",
+        "What a webhook changes in StatefulSet and Services stays; the operator does not write against it, and a rollout comes to its end.",
         |sandbox| Box::pin(mutating(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
