@@ -6,6 +6,7 @@ pub mod faults;
 pub mod helm;
 pub mod kubectl;
 pub mod selfcheck;
+pub mod webhook;
 
 use crate::cluster::engine::Engine;
 use crate::machine::command::Call;

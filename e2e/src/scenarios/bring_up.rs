@@ -139,20 +139,7 @@ fn starts_right(pod: &Pod) -> Result<()> {
 
 /// Nothing changes in the cluster when nothing has changed around it.
 async fn quiet(sandbox: &Sandbox) -> Result<()> {
-    // Pods' own status settles a moment after Ready.
-    let settled = || async {
-        let before = support::versions(sandbox).await?;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        Ok(before == support::versions(sandbox).await?)
-    };
-    wait::until(
-        "objects that stay as they are",
-        Duration::from_secs(30),
-        settled,
-        |same| *same,
-    )
-    .await?;
-    let before = support::versions(sandbox).await?;
+    let before = support::settled(sandbox).await?;
     wait::throughout(
         "no write",
         QUIET,

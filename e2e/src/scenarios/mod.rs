@@ -23,6 +23,7 @@ mod rollouts;
 mod spec_fields;
 pub(crate) mod support;
 mod tenants;
+mod webhooks;
 
 use crate::scenario::Scenario;
 use std::cmp::Reverse;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         rollouts::SCENARIOS,
         spec_fields::SCENARIOS,
         tenants::SCENARIOS,
+        webhooks::SCENARIOS,
     ]
     .concat();
     all.sort_by_key(|scenario| Reverse(scenario.seconds));

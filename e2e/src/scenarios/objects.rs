@@ -1,10 +1,11 @@
 //! The objects of a cluster: put back, left alone, taken away.
 
-use super::support::{self, NAME};
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use super::support::{self, Lives, NAME};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(contested(sandbox)),
     )
     .stand_in_only(stand_in::INDEPENDENT),
+    Scenario::new(
+        "scaled-by-another",
+        "A StatefulSet that another party makes far too large is taken back in a few writes; no replica of before ends.",
+        |sandbox| Box::pin(scaled_by_another(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
     Scenario::new(
         "name-taken",
         "An object of the same name that belongs to another party is never touched.",
@@ -179,6 +187,105 @@ async fn contested(sandbox: Sandbox) -> Result<()> {
     let now = sandbox.kubectl(&["get", budget, "-o", path]).await?;
     ensure!(now.trim() == "1", "the budget was not put back: {now}");
     Ok(())
+}
+
+/// Far more than there is room for. Kubernetes' own controller builds each pod in its memory before
+/// it makes the first, so it is no more than that.
+const FAR_TOO_MANY: u32 = 300;
+/// So many pods beyond those of before have room. Kubernetes may make them before the operator has
+/// written anything.
+const ROOM: usize = 1;
+/// Times that the StatefulSet may be written, with the change itself. Back to the pods that there
+/// are and one step down make three.
+const FEW: i64 = 5;
+
+/// Another party scales the StatefulSet up, by its scale and by its spec.
+async fn scaled_by_another(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 2).await?;
+    // The operator's own pod is counted as well.
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"},
+        "spec": {"hard": {"pods": (1 + 2 + ROOM).to_string()}},
+    });
+    sandbox.apply_yaml(&quota.to_string()).await?;
+    let before = support::lives(&sandbox).await?;
+    ensure!(before.len() == 2, "{before:?}");
+    let operator = support::lives_of(&sandbox.operator_pods().await?);
+    let count = format!("--replicas={FAR_TOO_MANY}");
+    let edit = json!({"spec": {"replicas": FAR_TOO_MANY}}).to_string();
+    for change in [
+        vec!["scale", "statefulset", NAME, &count],
+        vec![
+            "patch",
+            "statefulset",
+            NAME,
+            "--type=merge",
+            "--field-manager=autoscaler",
+            "-p",
+            &edit,
+        ],
+    ] {
+        taken_back(&sandbox, &change, &before).await?;
+    }
+    let after = support::lives_of(&sandbox.operator_pods().await?);
+    ensure!(
+        after == operator,
+        "the operator ended: {operator:?}, {after:?}"
+    );
+    Ok(())
+}
+
+/// One change of the size, to its end.
+async fn taken_back(sandbox: &Sandbox, change: &[&str], before: &Lives) -> Result<()> {
+    let seen = || async {
+        let set = sandbox.api::<StatefulSet>().get(NAME).await?;
+        let wanted = set.spec.and_then(|spec| spec.replicas);
+        let generation = set.metadata.generation.context("no generation")?;
+        Ok((generation, wanted, support::lives(sandbox).await?))
+    };
+    let (first, ..) = seen().await?;
+    sandbox.kubectl(change).await?;
+    let (last, ..) = wait::until_while(
+        "the size of before",
+        PATIENCE,
+        seen,
+        |(generation, _, lives)| {
+            let written = generation - first;
+            ensure!(written <= FEW, "written {written} times");
+            let gone: Vec<_> = before
+                .iter()
+                .filter(|(name, life)| lives.get(*name) != Some(life))
+                .collect();
+            ensure!(gone.is_empty(), "a replica of before ended: {gone:?}");
+            Ok(())
+        },
+        |(generation, wanted, lives)| {
+            *generation > first && *wanted == Some(2) && lives.len() == before.len()
+        },
+    )
+    .await?;
+    let written = last - first;
+    ensure!(written > 1, "the change itself never came");
+    println!("    {} writes of the operator", written - 1);
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
+    let state = || async {
+        let (generation, _, lives) = seen().await?;
+        let status = sandbox.status(NAME).await?;
+        let stalled = condition(&status["conditions"], "Stalled").cloned();
+        Ok((generation, lives, stalled.context("no condition Stalled")?))
+    };
+    wait::throughout(
+        "a cluster as before",
+        Duration::from_secs(10),
+        state,
+        |(generation, lives, stalled)| {
+            *generation == last && lives == before && stalled["status"] == "False"
+        },
+    )
+    .await
 }
 
 /// An object of the same name that belongs to another party.

@@ -130,6 +130,11 @@ pub type Lives = BTreeMap<String, (String, i32)>;
 
 /// The lives of the cluster's pods.
 pub async fn lives(sandbox: &Sandbox) -> Result<Lives> {
+    Ok(lives_of(&pods(sandbox).await?))
+}
+
+/// The lives of these pods.
+pub fn lives_of(pods: &[Pod]) -> Lives {
     let life = |pod: &Pod| {
         let statuses = pod
             .status
@@ -139,7 +144,7 @@ pub async fn lives(sandbox: &Sandbox) -> Result<Lives> {
         let restarts = statuses.iter().map(|status| status.restart_count).sum();
         (pod.name_any(), (pod.uid().unwrap_or_default(), restarts))
     };
-    Ok(pods(sandbox).await?.iter().map(life).collect())
+    pods.iter().map(life).collect()
 }
 
 /// Puts the right `PG_URL` into the Secret again: all replicas are Ready and send heartbeats, and
@@ -317,6 +322,20 @@ pub async fn versions(sandbox: &Sandbox) -> Result<String> {
         ])
         .await?;
     Ok(format!("{owned}{cluster}"))
+}
+
+/// Waits until nothing is written any more, and returns the [`versions`] of then. Pods' own status
+/// settles a moment after Ready.
+pub async fn settled(sandbox: &Sandbox) -> Result<String> {
+    let pair = || async {
+        let before = versions(sandbox).await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok((before, versions(sandbox).await?))
+    };
+    let same = |(before, after): &(String, String)| before == after;
+    let patience = Duration::from_secs(30);
+    let pair = wait::until("objects that stay as they are", patience, pair, same).await?;
+    Ok(pair.1)
 }
 
 /// Ends the operator's pods at once and waits for others that lead.
