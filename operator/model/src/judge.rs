@@ -27,13 +27,23 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     if is_first {
         return first(world);
     }
-    if after.size > 0 && after.size + 1 < before && !world.knows_license_ended() {
+    if after.size > 0 && taken_away(world, after) > 1 && !world.knows_license_ended() {
         return Some(Promise::OneDown);
     }
     if after.size > 0 && after.size < before && !keeps_one(world, after) {
         return Some(Promise::KeepsOne);
     }
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
+}
+
+/// How many pods this size ends, of those that the operator sees. Several ordinals without a pod may go.
+fn taken_away(world: &World, after: Set) -> usize {
+    let (set, pods) = &world.operator.cache;
+    let goes = |pod: &&Pod| {
+        let is_covered = set.is_some_and(|set| set.ordinals().contains(&pod.ordinal));
+        is_covered && pod.ending.is_none() && !after.ordinals().contains(&pod.ordinal)
+    };
+    pods.iter().filter(goes).count()
 }
 
 /// A replica of this template would run on a newer schema, by what the operator knows.

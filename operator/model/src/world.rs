@@ -204,6 +204,8 @@ pub struct Operator {
     pub evicted: Option<u8>,
     /// Writes of a reconcile that are still to be made, first first.
     pub pending: Vec<Write>,
+    /// The StatefulSet that the one among them was decided on. The API server takes it for no other.
+    pub decided_on: Option<Set>,
     /// Nothing has changed since a reconcile that wrote nothing.
     pub settled: bool,
     /// Another process was there before it.
@@ -224,6 +226,7 @@ impl Operator {
             shared: false,
             evicted: None,
             pending: Vec::new(),
+            decided_on: None,
             settled: false,
             succeeds,
         }
@@ -929,11 +932,16 @@ impl World {
 
     fn write(&mut self) {
         match self.operator.pending.remove(0) {
-            Write::Set(set) => {
+            Write::Set(set) if self.operator.decided_on.take() == self.set => {
                 self.set = Some(set);
                 if !self.slow {
                     self.acted_on = self.set;
                 }
+            }
+            // No pod may come back from a template that does not stand.
+            Write::Set(_) => {
+                let stays = |write: &Write| !matches!(write, Write::Evict(_));
+                self.operator.pending.retain(stays);
             }
             Write::Evict(eviction) => self.evict(eviction),
             Write::Status(status) => self.status = status,
@@ -962,6 +970,8 @@ impl World {
             self.ghost.known.wrote_all();
         }
         self.operator.settled = writes.is_empty();
+        let writes_set = writes.iter().any(|write| matches!(write, Write::Set(_)));
+        self.operator.decided_on = self.operator.cache.0.filter(|_| writes_set);
         self.operator.pending = writes;
     }
 
