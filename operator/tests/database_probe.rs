@@ -850,9 +850,12 @@ async fn sessions_of_a_login_that_is_not_the_owner_are_not_taken_for_none() {
     monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
     let seen = listeners(&facts(monitor).await);
     assert_eq!(seen.map(|found| found.len()), Some(1));
-    // The login of Bytebase has changed, and some replicas have the former one yet.
     let mut next = url.clone();
     next.user = "grouped_next".to_owned();
+    // No replica's session is called so.
+    let _administrator = listener(&next, "psql").await;
+    assert_eq!(own().await, Some(1));
+    // The login of Bytebase has changed, and some replicas have the former one yet.
     let _next = listener(&next, "bb-1").await;
     assert_eq!(own().await, None);
     superuser.kill().unwrap();

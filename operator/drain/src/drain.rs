@@ -130,6 +130,10 @@ impl State {
         if seen.is_some() {
             self.answered = elapsed;
         }
+        // What says nothing of the replica's sessions proves neither that it has one nor that it has none.
+        if seen.is_some_and(|seen| seen.sessions.is_none()) {
+            return;
+        }
         self.disconnected = seen
             .filter(|seen| seen.sessions == Some(0))
             .map(|_| self.disconnected.unwrap_or(elapsed));
@@ -213,7 +217,8 @@ pub fn step(
     };
     let began = *state.began.get_or_insert(seen.clock);
     let is_dead = |since| elapsed.saturating_sub(since) >= DEAD_AFTER;
-    if state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
+    let has_none = seen.sessions == Some(0);
+    if has_none && state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Disconnected);
     }
     if seen.migrates {
@@ -224,7 +229,7 @@ pub fn step(
         return Step::LetGo(LetGo::Asked);
     }
     let is_hung = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
-    if state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
+    if seen.is_quiet() && state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Hung);
     }
     let Some(running) = &seen.running else {
@@ -524,6 +529,34 @@ mod tests {
                 let next = step(&mut state, &TERMS, elapsed, Some(&reading), false);
                 assert_eq!(next, waits(For::Tasks(1)));
             }
+        }
+    }
+
+    #[test]
+    fn a_reading_that_says_nothing_of_sessions_begins_no_minute_again() {
+        let without = Seen {
+            sessions: Some(0),
+            quiet: None,
+            ..seen(Some("a"), &["a"])
+        };
+        let hung = Seen {
+            sessions: Some(2),
+            quiet: Some(70.0),
+            ..without.clone()
+        };
+        for (reading, minute, why) in [(without, 60, LetGo::Disconnected), (hung, 15, LetGo::Hung)]
+        {
+            let mut state = State::default();
+            let mut at = |seconds, seen: &Seen| {
+                let elapsed = Duration::from_secs(seconds);
+                step(&mut state, &TERMS, elapsed, Some(seen), false)
+            };
+            assert_eq!(at(10, &reading), waits(For::Tasks(1)));
+            // The server has no room for the session that would show it.
+            let unproven = reading.clone().without_sessions();
+            assert_eq!(at(12, &unproven), waits(For::Tasks(1)));
+            assert_eq!(at(10 + minute, &unproven), waits(For::Tasks(1)));
+            assert_eq!(at(10 + minute, &reading), Step::LetGo(why));
         }
     }
 

@@ -150,10 +150,7 @@ impl Hook {
     /// A session that reads.
     async fn dial(&mut self) -> Option<(PgConnection, Whose)> {
         match self.logins.dial().await {
-            Ok(mut session) => {
-                watch::prepare(&mut session.0).await;
-                Some(session)
-            }
+            Ok(session) => Some(session),
             Err(error) => {
                 (self.failure, self.works) = (Some(error.why), error.is_full);
                 None
@@ -266,7 +263,7 @@ impl Hook {
             LetGo::Idle => String::new(),
             LetGo::TimedOut => "the time for the drain is up: what this replica still runs is cancelled".to_owned(),
             LetGo::Unreachable => format!(
-                "the metadata database has not answered for two minutes ({}): what this replica still runs is cancelled",
+                "the metadata database could not be read for two minutes ({}): what this replica still runs is cancelled",
                 self.failure.as_deref().unwrap_or("no answer")
             ),
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),

@@ -18,8 +18,9 @@ use tokio::time::timeout;
 /// Longest for one question.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server ends a question before that, and sooner one that waits for a lock: a session that is dropped
-/// with its question open stays at the server for as long as the lock is held.
-const LIMITS: &str = "SET statement_timeout = '4s'; SET lock_timeout = '1s'";
+/// with its question open stays at the server for as long as the lock is held. No longer than for one
+/// transaction: the next user of the session may be Bytebase, where a pooler stands before the server.
+const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_timeout = '1s'";
 /// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by the
 /// server, in this order: with the first message of the statement, which begins the transaction, and with
 /// its last one.
@@ -183,7 +184,9 @@ impl Watch {
             && is_named
             && begins.has_heartbeats
         {
-            match within(candidates(connection, statements)).await {
+            let question =
+                async |connection: &mut PgConnection| candidates(connection, statements).await;
+            match within(connection, question).await {
                 Ok(found) => nearest(&found)
                     .into_iter()
                     .for_each(|heartbeat| self.heartbeats.note(heartbeat.clone())),
@@ -199,7 +202,7 @@ impl Watch {
             // A database before its first migration has no tasks.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
-            match within(tasks(connection)).await {
+            match within(connection, tasks).await {
                 Ok((found, count)) => (running, available) = (Some(found), count),
                 Err(Spoilt::NotUnderstood) => {}
                 Err(Spoilt::SessionOver) => goes_on = false,
@@ -318,14 +321,19 @@ impl Beginning {
     }
 }
 
-/// Limits what the server does for this session. A message of its own: poolers refuse start-up parameters.
-pub async fn prepare(connection: &mut PgConnection) {
-    // A server that will not have it leaves the time-out of the hook itself.
-    let limits = sqlx::raw_sql(LIMITS).execute(connection);
-    let _ = timeout(READ_TIMEOUT, limits).await;
-}
-
-async fn within<T>(answer: impl Future<Output = Result<T, Spoilt>>) -> Result<T, Spoilt> {
+/// Asks what may meet a lock, in a transaction with limits of its own.
+async fn within<T>(
+    connection: &mut PgConnection,
+    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Spoilt>,
+) -> Result<T, Spoilt> {
+    let answer = async {
+        sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
+        let answer = question(&mut *connection).await;
+        if !matches!(answer, Err(Spoilt::SessionOver)) {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+        }
+        answer
+    };
     let answer = timeout(READ_TIMEOUT, answer).await;
     answer.unwrap_or(Err(Spoilt::SessionOver))
 }

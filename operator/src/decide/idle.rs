@@ -97,6 +97,8 @@ pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
         | RolloutWait::DatabaseReading
         | RolloutWait::SchemaMigration
         | RolloutWait::OtherReplicas
+        | RolloutWait::Login
+        | RolloutWait::SecretInPods
         | RolloutWait::Node => observation.remembered.rollout.as_ref()?.busy_since,
         _ => None,
     }

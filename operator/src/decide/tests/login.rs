@@ -400,6 +400,16 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
         assert_eq!(waits(&waiting), Some(expected), "{secret} {url}");
         if expected == RolloutWait::IdleReplica {
             assert_eq!(waiting.next, Some(after(seconds(patience))));
+            // A process that has just started has read nothing yet.
+            downtime.now = after(seconds(1800));
+            let mut started = busy.clone();
+            (started.database, started.last_facts) = (DatabaseView::NotProbed, None);
+            let held = downtime.step(url, started);
+            assert_eq!(waits(&held), Some(RolloutWait::Login));
+            let waiting = downtime.step(url, busy.clone());
+            assert_eq!(waits(&waiting), Some(RolloutWait::IdleReplica));
+            let deadline = waiting.report.rollout.unwrap().deadline.unwrap().0;
+            assert_eq!(deadline, after(seconds(patience)));
             downtime.now = after(seconds(patience));
             let stops = downtime.step(url, busy);
             assert_eq!(waits(&stops), Some(RolloutWait::AllPodsEnd));

@@ -130,6 +130,8 @@ struct SessionsSeen {
     migration_running: bool,
     queue_held_by: Option<AtMost<Option<String>, MAX_ROWS>>,
     sees_all: bool,
+    /// A session whose question is not shown may be a replica's. Its name is shown whoever reads it: those
+    /// of replicas end like those of their pods, unless a pooler has taken them away.
     hidden: Option<bool>,
     listeners: Option<AtMost<(Option<String>, Option<String>), MAX_ROWS>>,
 }

@@ -7,6 +7,7 @@
 'sees_all', current_setting('track_activities') = 'on' AND pg_has_role('pg_read_all_stats', 'USAGE'),
 'hidden', current_setting('track_activities') <> 'on'
   OR EXISTS (SELECT FROM sessions s WHERE coalesce(s.query, '<insufficient privilege>') = '<insufficient privilege>'
+    AND EXISTS (SELECT FROM pg_stat_get_activity(s.pid) a WHERE a.application_name ~ '(^|-[0-9]+)$')
     AND (s.role = (SELECT oid FROM pg_roles WHERE rolname = {role})
       OR NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {role})
       OR EXISTS (SELECT FROM pg_roles r, principal p
