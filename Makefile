@@ -22,6 +22,8 @@ setup: ## Install and build what tests and demo need; says what it does
 lint: ## Formatting and lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	@# A workspace of its own, which nothing else compiles.
+	cargo check --quiet --locked --manifest-path operator/fuzz/Cargo.toml --target-dir target/fuzz
 
 .PHONY: unit
 unit: ## Tests that need no cluster
