@@ -23,6 +23,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A read that has not ended by then has panicked: the queue for it and itself take less.
 const LOST_READ: Duration = Duration::from_mins(1);
 
+/// After so many reads in vain a log is not about to say anything soon, and the pauses are so many times
+/// as long.
+const SOON: u32 = 30;
+const LATER: u32 = 15;
+
 /// Where the logs of a cluster's pods are, and whom to wake when one has been read.
 #[derive(Clone)]
 pub struct LogReader {
@@ -59,7 +64,7 @@ pub struct Part {
 /// How a log is read that could not be read, or that does not say yet what it is read for.
 #[derive(Clone, Copy, Debug)]
 pub struct Retries {
-    /// No sooner than this.
+    /// No sooner than this, and much later after many reads in vain.
     pub pause: Duration,
     /// So often, until the container has another log.
     pub most: u32,
@@ -120,9 +125,10 @@ enum Read {
 impl Read {
     /// How many have failed, if the log is to be read once more.
     fn failures_before_another(self, retries: Retries) -> Option<u32> {
+        let pause = |failures| retries.pause * if failures < SOON { 1 } else { LATER };
         let failures = match self {
             Self::Begun(at, failures) if at.elapsed() >= LOST_READ => failures.saturating_add(1),
-            Self::Failed(at, failures) if at.elapsed() >= retries.pause => failures,
+            Self::Failed(at, failures) if at.elapsed() >= pause(failures) => failures,
             Self::Begun(..) | Self::Failed(..) | Self::Done => return None,
         };
         (failures < retries.most).then_some(failures)
@@ -447,6 +453,17 @@ mod tests {
             (Read::Failed(long_ago, 3), None),
         ] {
             assert_eq!(read.failures_before_another(retries), expected, "{read:?}");
+        }
+        // One that says nothing is read seldom in the end.
+        let retries = Retries {
+            pause: Duration::from_secs(2),
+            most: u32::MAX,
+        };
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        for (failures, seconds, expected) in [(29, 2, true), (30, 29, false), (30, 30, true)] {
+            let read = Read::Failed(ago(seconds).unwrap(), failures);
+            let again = read.failures_before_another(retries);
+            assert_eq!(again, expected.then_some(failures), "{failures} {seconds}");
         }
     }
 }
