@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "drift",
-        "Each owned object is put back when edited or deleted; foreign fields stay.",
+        "Each owned object is put back when edited or deleted; foreign fields stay, and none becomes the operator's for good.",
         |sandbox| Box::pin(drift(sandbox)),
     ),
     Scenario::new(
@@ -121,6 +121,15 @@ async fn drift(sandbox: Sandbox) -> Result<()> {
         ensure!(
             mine.trim() == "kept",
             "{object}: a foreign annotation was taken away"
+        );
+        // What it owned in another way would stay when the spec leaves it out.
+        let operations =
+            r#"jsonpath={.metadata.managedFields[?(@.manager=="bytebase-operator")].operation}"#;
+        let get = ["get", object, "--show-managed-fields", "-o", operations];
+        let owned = sandbox.kubectl(&get).await?;
+        ensure!(
+            owned.split_whitespace().eq(["Apply"]),
+            "{object}: the operator owns fields by {owned}"
         );
     }
     for (object, _, _) in OWNED {
