@@ -8,10 +8,13 @@ use bytebase_drain::drain::{
     For, LetGo, PAUSE, Seen, State, Step, Terms, may_end, step, until_next,
 };
 use sqlx::postgres::PgConnection;
+use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
 
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
+/// Another number of the same is said after so long: under load it changes with each reading.
+const ANOTHER_NUMBER: Duration = Duration::from_secs(10);
 /// Longest that the queue is held for the last reading.
 const LAST_HOLD: Duration = Duration::from_secs(5);
 
@@ -92,9 +95,28 @@ struct Hook {
     failure: Option<String>,
     /// The server works all the same: it has no room for one more session, or refuses the question.
     works: bool,
-    /// What was said last, and when.
-    said: Option<(String, Instant)>,
+    said: Option<Said>,
     log: Log,
+}
+
+/// What was said last.
+struct Said {
+    text: String,
+    /// What is waited for, and whether the queue is held.
+    kind: (Discriminant<For>, bool),
+    at: Instant,
+}
+
+impl Said {
+    /// Whether this need not be said as well.
+    fn is_enough(&self, kind: (Discriminant<For>, bool), text: &str) -> bool {
+        let pause = if self.text == text {
+            REMINDER
+        } else {
+            ANOTHER_NUMBER
+        };
+        self.kind == kind && self.at.elapsed() < pause
+    }
 }
 
 impl Hook {
@@ -248,13 +270,12 @@ impl Hook {
         if holds {
             text.push_str("; the queue is held where that is allowed");
         }
-        let is_news = self
-            .said
-            .as_ref()
-            .is_none_or(|(said, at)| *said != text || at.elapsed() >= REMINDER);
-        if is_news {
+        let kind = (discriminant(&what), holds);
+        let said = self.said.as_ref();
+        if !said.is_some_and(|said| said.is_enough(kind, &text)) {
             self.log.info(&text);
-            self.said = Some((text, Instant::now()));
+            let at = Instant::now();
+            self.said = Some(Said { text, kind, at });
         }
     }
 
@@ -269,6 +290,34 @@ impl Hook {
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
             LetGo::Asked => "the operator asks for the end of this replica, since the license does not allow several replicas (any more): what this replica still runs is cancelled".to_owned(),
             LetGo::Hung => "this replica hangs: it has asked nothing of the metadata database for over a minute, not even by a heartbeat, so its tasks do not go on: it may end".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_change_with_each_reading_fill_no_log() {
+        let kind = |what, holds| (discriminant(&what), holds);
+        let said = |seconds| Said {
+            text: "11 tasks".to_owned(),
+            kind: kind(For::Tasks(11), false),
+            at: Instant::now()
+                .checked_sub(Duration::from_secs(seconds))
+                .unwrap(),
+        };
+        for (seconds, what, holds, text, expected) in [
+            (1, For::Tasks(10), false, "10 tasks", true),
+            (10, For::Tasks(10), false, "10 tasks", false),
+            (59, For::Tasks(11), false, "11 tasks", true),
+            (60, For::Tasks(11), false, "11 tasks", false),
+            (1, For::Tasks(11), true, "11 tasks; held", false),
+            (1, For::Database, false, "no answer", false),
+        ] {
+            let is_enough = said(seconds).is_enough(kind(what, holds), text);
+            assert_eq!(is_enough, expected, "{seconds} {what:?} {holds}");
         }
     }
 }
