@@ -629,7 +629,8 @@ async fn the_hooks_of_some_pods_are_asked_to_let_their_replicas_end_for_as_long_
     }
 }
 
-/// The server shows when a session began to the role that logged in to it, and not to the one it works by.
+/// The server shows when a session began to the role that logged in to it, and not to the one it
+/// works by.
 #[tokio::test]
 async fn a_hook_is_asked_by_a_login_that_works_by_another_role() {
     let mut url = bytebase("asks_by_role");

@@ -9,8 +9,9 @@ pub const PAUSE: Duration = Duration::from_secs(1);
 const UNREACHABLE: Duration = Duration::from_mins(2);
 /// Bytebase gives up the tasks of a replica that has sent no heartbeat for so long.
 const DEAD_AFTER: Duration = Duration::from_mins(1);
-/// What a replica has not asked in so long of answered readings it does not ask: its heartbeat comes
-/// each ten seconds, and after an outage of the network it may come later than the hook is back.
+/// What a replica has not asked in so long of answered readings it does not ask: its heartbeat
+/// comes each ten seconds, and after an outage of the network it may come later than the hook is
+/// back.
 const HUNG_AFTER: Duration = Duration::from_secs(15);
 /// Longest that work which is queued already is waited for while the queue is held; every replica
 /// claims what there is each five seconds.
@@ -46,16 +47,16 @@ pub struct Seen {
     pub migrates: bool,
     /// The operator asks this hook to let its replica end, whatever tasks it runs.
     pub asked: bool,
-    /// Running task runs: owner, and the database's clock at their start. `None`: the table is there
-    /// and cannot be understood, or is locked.
+    /// Running task runs: owner, and the database's clock at their start. `None`: the table is
+    /// there and cannot be understood, or is locked.
     pub running: Option<Vec<Run>>,
     /// Queued task runs that any replica may claim. `None` likewise.
     pub available: Option<u64>,
 }
 
 impl Seen {
-    /// The replica has no session, or has asked nothing for long. A server that Bytebase has left shows the
-    /// same, so this counts by a session that has just been opened.
+    /// The replica has no session, or has asked nothing for long. A server that Bytebase has left
+    /// shows the same, so this counts by a session that has just been opened.
     pub fn is_lifeless(&self) -> bool {
         self.sessions == Some(0) || self.is_quiet()
     }
@@ -119,8 +120,8 @@ impl Hash for State {
 }
 
 impl State {
-    /// The database works and could not be read: it has no room for one more session, or refuses the
-    /// question. The replica has sessions of its own, and its tasks go on.
+    /// The database works and could not be read: it has no room for one more session, or refuses
+    /// the question. The replica has sessions of its own, and its tasks go on.
     pub fn note_life(&mut self, elapsed: Duration) {
         self.answered = elapsed;
     }
@@ -130,7 +131,8 @@ impl State {
         if seen.is_some() {
             self.answered = elapsed;
         }
-        // What says nothing of the replica's sessions proves neither that it has one nor that it has none.
+        // What says nothing of the replica's sessions proves neither that it has one nor that it
+        // has none.
         if seen.is_some_and(|seen| seen.sessions.is_none()) {
             return;
         }
@@ -173,7 +175,8 @@ pub enum LetGo {
     Unreachable,
     /// It has had no session for too long: others have given up its tasks.
     Disconnected,
-    /// The operator asks for it: there may not be several replicas, and the tasks have had their time.
+    /// The operator asks for it: there may not be several replicas, and the tasks have had their
+    /// time.
     Asked,
     /// It has sessions and has asked nothing for too long, no heartbeat either: the same as without
     /// a session.
@@ -264,8 +267,9 @@ pub fn step(
     }
 }
 
-/// How long to wait before the next reading. Where nothing but the rest of the shortest drain is waited
-/// for, no longer than that: the end of every idle replica would come later by what a login takes.
+/// How long to wait before the next reading. Where nothing but the rest of the shortest drain is
+/// waited for, no longer than that: the end of every idle replica would come later by what a login
+/// takes.
 pub fn until_next(what: For, terms: &Terms, elapsed: Duration) -> Duration {
     match what {
         For::Pause => PAUSE.min(terms.pause.saturating_sub(elapsed)),
@@ -302,9 +306,9 @@ fn wait(what: For) -> Step {
     Step::Wait { what, hold: None }
 }
 
-/// Until when the queue may be held at this time, if it may. Every hook reads the same clock, so all
-/// of them together hold the queue for no longer than the limit, and then leave it alone for as long,
-/// without a word between them.
+/// Until when the queue may be held at this time, if it may. Every hook reads the same clock, so
+/// all of them together hold the queue for no longer than the limit, and then leave it alone for as
+/// long, without a word between them.
 pub fn window(limit: Duration, clock: f64) -> Option<f64> {
     let length = limit.as_secs_f64();
     if length <= 0.0 {
@@ -616,7 +620,8 @@ mod tests {
             // Not seen is not hung.
             assert!(!lets_go(10, Some(reading(None, false))));
             assert!(!lets_go(20, Some(reading(Some(59.9), false))));
-            // The network was away for longer than a minute, and the hook is back before the replica.
+            // The network was away for longer than a minute, and the hook is back before the
+            // replica.
             assert!(!lets_go(30, None));
             assert!(!lets_go(95, Some(reading(Some(75.0), false))));
             assert!(!lets_go(109, Some(reading(Some(89.0), false))));
@@ -748,8 +753,8 @@ mod tests {
 
     proptest! {
         /// A replica that is known to run a task is never let go before the time is up, unless its
-        /// database or its sessions are gone for long or the operator asks for it. One that migrates
-        /// the schema is not let go for that either.
+        /// database or its sessions are gone for long or the operator asks for it. One that
+        /// migrates the schema is not let go for that either.
         #[test]
         fn no_running_task_is_left_behind(
             readings in proptest::collection::vec(

@@ -3,9 +3,9 @@
 /// Heartbeats that have to agree before a replica counts as known: two may fall together once.
 const AGREEING: usize = 2;
 
-/// A heartbeat that is farther by so many seconds than the nearest is another's. From a transaction to its
-/// statement the server takes a tenth of a millisecond, and three where it is busy. Replicas that send their
-/// heartbeats in the same fiftieth of a second do so each time.
+/// A heartbeat that is farther by so many seconds than the nearest is another's. From a transaction
+/// to its statement the server takes a tenth of a millisecond, and three where it is busy. Replicas
+/// that send their heartbeats in the same fiftieth of a second do so each time.
 const CLEARLY: f64 = 0.005;
 
 /// One heartbeat of the replica's own sessions.

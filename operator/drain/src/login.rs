@@ -15,8 +15,8 @@ use sqlx::postgres::PgConnection;
 use std::fs;
 use std::path::Path;
 
-/// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as it
-/// was when the container started. A rotated password is here before it is there. Of a cloud IAM
+/// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as
+/// it was when the container started. A rotated password is here before it is there. Of a cloud IAM
 /// login, which this hook cannot perform, the operator mounts another in its place.
 const LOGIN_DIRECTORY: &str = "/bytebase-drain-login";
 
@@ -157,8 +157,9 @@ impl Login {
         }
     }
 
-    /// What the last attempt failed by, in fixed words: a server's own may quote anything. Each attempt may
-    /// have shown that the server has no room, the one in clear text after it what else is wrong.
+    /// What the last attempt failed by, in fixed words: a server's own may quote anything. Each
+    /// attempt may have shown that the server has no room, the one in clear text after it what else
+    /// is wrong.
     fn why(&self, failures: &[Failed]) -> LoginError {
         let Some(failed) = failures.last() else {
             return LoginError::new("PG_URL names no server");

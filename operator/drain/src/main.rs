@@ -1,15 +1,17 @@
 //! The drain hook: has a Bytebase replica finish its running tasks before it ends.
 //!
 //! Bytebase cancels a running migration as soon as it is asked to end. So this program runs as the
-//! preStop hook of its container, in the container's environment, and returns when the replica beside
-//! it runs no task any more. It asks the metadata database alone: it works with the operator away.
+//! preStop hook of its container, in the container's environment, and returns when the replica
+//! beside it runs no task any more. It asks the metadata database alone: it works with the operator
+//! away.
 //!
 //! ```text
 //! bytebase-drain install PATH     copies itself to PATH, as an init container
 //! bytebase-drain wait OPTIONS     waits, as the preStop hook
 //! ```
 //!
-//! [`bytebase_drain::drain`] decides and is pure; [`login`], [`watch`] and [`process`] read; [`wait`] does.
+//! [`bytebase_drain::drain`] decides and is pure; [`login`], [`watch`] and [`process`] read;
+//! [`wait`] does.
 
 mod install;
 mod log;

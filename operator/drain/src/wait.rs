@@ -1,4 +1,5 @@
-//! The hook itself: reads each second, says what it waits for, and returns when the replica may end.
+//! The hook itself: reads each second, says what it waits for, and returns when the replica may
+//! end.
 
 use crate::log::Log;
 use crate::login::{LoginError, Logins};
@@ -120,8 +121,9 @@ impl Said {
 }
 
 impl Hook {
-    /// One reading. One that shows the replica without life counts by a session that was opened for it: an
-    /// older one may be on a server that Bytebase has left, and names lead to such a server for a while.
+    /// One reading. One that shows the replica without life counts by a session that was opened for
+    /// it: an older one may be on a server that Bytebase has left, and names lead to such a server
+    /// for a while.
     async fn read(&mut self) -> Option<Seen> {
         let is_new = self.reads.is_none();
         let seen = self.read_once().await?;

@@ -1,9 +1,9 @@
 //! What the metadata database says of the replica beside this hook.
 //!
 //! No column names the pod of a replica, and the head of its log may be gone. But it gives itself
-//! away each ten seconds: its heartbeat is one statement, by which its session and the row it writes
-//! carry the same time. The sessions are the replica's own by their `application_name`, and of its
-//! present process by their age.
+//! away each ten seconds: its heartbeat is one statement, by which its session and the row it
+//! writes carry the same time. The sessions are the replica's own by their `application_name`, and
+//! of its present process by their age.
 
 use bytebase_contract::{hook, session_key};
 use bytebase_drain::drain::{Run, Seen};
@@ -17,13 +17,14 @@ use tokio::time::timeout;
 
 /// Longest for one question.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server ends a question before that, and sooner one that waits for a lock: a session that is dropped
-/// with its question open stays at the server for as long as the lock is held. No longer than for one
-/// transaction: the next user of the session may be Bytebase, where a pooler stands before the server.
+/// The server ends a question before that, and sooner one that waits for a lock: a session that is
+/// dropped with its question open stays at the server for as long as the lock is held. No longer
+/// than for one transaction: the next user of the session may be Bytebase, where a pooler stands
+/// before the server.
 const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_timeout = '1s'";
-/// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by the
-/// server, in this order: with the first message of the statement, which begins the transaction, and with
-/// its last one.
+/// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by
+/// the server, in this order: with the first message of the statement, which begins the
+/// transaction, and with its last one.
 const SAME: f64 = 0.02;
 
 /// The lock under which the schema is migrated.
@@ -128,7 +129,8 @@ struct Activity {
     quiet: Option<f64>,
     migrates: bool,
     asked: bool,
-    /// When the statements began that are heartbeats of the replica's present process: an array as text, in UTC.
+    /// When the statements began that are heartbeats of the replica's present process: an array as
+    /// text, in UTC.
     heartbeats: Option<String>,
 }
 
@@ -147,7 +149,8 @@ struct Beginning {
     keeps_names: bool,
     has_heartbeats: bool,
     has_tasks: bool,
-    /// Schemas with Bytebase's tables of tasks and heartbeats, also where this role may not use them.
+    /// Schemas with Bytebase's tables of tasks and heartbeats, also where this role may not use
+    /// them.
     schemas: i64,
     /// One of them, as SQL.
     schema: Option<String>,
@@ -167,8 +170,8 @@ impl Watch {
 
     /// One reading. `age`: how long the replica's process has run, if that is known.
     ///
-    /// Once the database has answered its first question, it is there: what becomes of the others leaves
-    /// the tasks unknown, and no more.
+    /// Once the database has answered its first question, it is there: what becomes of the others
+    /// leaves the tasks unknown, and no more.
     pub async fn read(
         &mut self,
         connection: &mut PgConnection,
@@ -241,8 +244,8 @@ impl Watch {
             begins = self.ask(connection, age).await?;
         }
         if begins.has_other_role {
-            // The server shows what a session does to the role that logged in to it, and the tables to the
-            // other one.
+            // The server shows what a session does to the role that logged in to it, and the tables
+            // to the other one.
             sqlx::raw_sql("SET ROLE NONE")
                 .execute(&mut *connection)
                 .await?;
@@ -371,8 +374,8 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
 
 /// What runs, and how much is queued if that can be counted.
 ///
-/// The state is compared as it is: in a column of a type that has no such word the server refuses that,
-/// where its text would be one that matches nothing.
+/// The state is compared as it is: in a column of a type that has no such word the server refuses
+/// that, where its text would be one that matches nothing.
 async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
     let rows = ask(
         "SELECT replica_id::text, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",

@@ -347,7 +347,8 @@ async fn columns_of_other_types_are_read_or_unknown() {
     }
 }
 
-/// The server shows the sessions of a role that works by `SET ROLE` to that role and not to the other.
+/// The server shows the sessions of a role that works by `SET ROLE` to that role and not to the
+/// other.
 #[tokio::test]
 async fn a_login_that_works_by_another_role_sees_its_replica() {
     let database = Database::new("set_role", "SELECT");
@@ -808,7 +809,8 @@ async fn until_it_says(log: &Path, words: &str) {
     }
 }
 
-/// After a failover the name may lead to the old server for a while, which goes on and keeps the session.
+/// After a failover the name may lead to the old server for a while, which goes on and keeps the
+/// session.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_follows_its_replica_to_another_server() {
     let tasks =

@@ -36,7 +36,8 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
 }
 
-/// How many pods this size ends, of those that the operator sees. Several ordinals without a pod may go.
+/// How many pods this size ends, of those that the operator sees. Several ordinals without a pod
+/// may go.
 fn taken_away(world: &World, after: Set) -> usize {
     let (set, pods) = &world.operator.cache;
     let goes = |pod: &&Pod| {

@@ -204,7 +204,8 @@ pub struct Operator {
     pub evicted: Option<u8>,
     /// Writes of a reconcile that are still to be made, first first.
     pub pending: Vec<Write>,
-    /// The StatefulSet that the one among them was decided on. The API server takes it for no other.
+    /// The StatefulSet that the one among them was decided on. The API server takes it for no
+    /// other.
     pub decided_on: Option<Set>,
     /// Nothing has changed since a reconcile that wrote nothing.
     pub settled: bool,

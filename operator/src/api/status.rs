@@ -456,8 +456,9 @@ pub struct RolloutStatus {
     /// or `Stalled` says why it cannot. Absent where the wait has no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// Since when every replica that is to be replaced has run tasks, as far as is known: from then on
-    /// they are given time to become idle. An outage or another wait in between does not change it.
+    /// Since when every replica that is to be replaced has run tasks, as far as is known: from then
+    /// on they are given time to become idle. An outage or another wait in between does not change
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_since: Option<Time>,
 }

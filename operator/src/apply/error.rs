@@ -23,7 +23,8 @@ pub enum FailureKind {
     NameTaken,
     /// A quota, a policy, a webhook or the API server says no.
     Refused,
-    /// What would come of it breaks the rules of its kind, perhaps by what another writer put there.
+    /// What would come of it breaks the rules of its kind, perhaps by what another writer put
+    /// there.
     Invalid,
     /// The object changed in between: read again.
     Conflict,

@@ -47,8 +47,8 @@ pub const FIELD_MANAGER: &str = "bytebase-operator";
 /// A write that the cache has not echoed after this long is forgotten.
 pub const ECHO: Duration = Duration::from_secs(3);
 
-/// An object that has not been written after so long, in all the calls that it takes, is given up until
-/// the next reconcile: whatever the others are waiting for is not held up by it.
+/// An object that has not been written after so long, in all the calls that it takes, is given up
+/// until the next reconcile: whatever the others are waiting for is not held up by it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
@@ -185,8 +185,8 @@ impl Execution<'_> {
     /// might come back from the template that is being left. Whatever else cannot be written holds
     /// no rollout back.
     ///
-    /// What does not wait for another object is written at the same time: one webhook that does not answer
-    /// may stand before each of them, and the time for a reconcile is limited.
+    /// What does not wait for another object is written at the same time: one webhook that does not
+    /// answer may stand before each of them, and the time for a reconcile is limited.
     async fn stand(&mut self, plan: &Plan, observation: &Observation) -> Result<bool, NotLeading> {
         let mut pods_need_stands = plan.resize.is_none();
         let needed = |desired: &&DesiredObject| desired.kind < Kind::StatefulSet;

@@ -123,8 +123,8 @@ impl Objects<'_> {
             return Ok(Applied::Ending);
         }
         if !is_seen && desired.kind == Kind::StatefulSet && self.owner.controls(&live) {
-            // It was decided on as if there were none: the labels show it to the next decision. Where it
-            // has them, the watch is late.
+            // It was decided on as if there were none: the labels show it to the next decision.
+            // Where it has them, the watch is late.
             let labels = json!({"metadata": {"labels": value["metadata"]["labels"]}});
             if is_current(&live, &labels) {
                 return Ok(Applied::Unchanged);
@@ -172,8 +172,8 @@ impl Objects<'_> {
         self.disown(api, desired, written).await
     }
 
-    /// Gives up what this operator owns by writes that were no applies. The API server counts those for
-    /// another owner, who would keep each field that a later apply leaves out.
+    /// Gives up what this operator owns by writes that were no applies. The API server counts those
+    /// for another owner, who would keep each field that a later apply leaves out.
     async fn disown(
         &self,
         api: &Api<DynamicObject>,
@@ -261,7 +261,8 @@ impl Objects<'_> {
         self.merge(api, desired, patch).await
     }
 
-    /// Gives an object of this cluster the labels by which the watch sees it, and changes nothing else.
+    /// Gives an object of this cluster the labels by which the watch sees it, and changes nothing
+    /// else.
     async fn label(
         &self,
         api: &Api<DynamicObject>,
@@ -410,8 +411,8 @@ fn hold_the_owner(value: &mut Value) {
     }
 }
 
-/// Why a PodDisruptionBudget refuses an eviction, if one does. An API server that is busy answers with
-/// the same code.
+/// Why a PodDisruptionBudget refuses an eviction, if one does. An API server that is busy answers
+/// with the same code.
 fn refusal_of_budget(status: &Status) -> Option<String> {
     if status.code != 429 {
         return None;

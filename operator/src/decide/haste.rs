@@ -1,9 +1,9 @@
 //! A drain that the license gate cannot wait for.
 //!
-//! Without an HA license Bytebase fails every queued task once several replicas have been active for
-//! ten minutes. The replicas that the gate has taken away, all at once, may still be finishing tasks,
-//! for as long as their drains may take, and go on sending heartbeats. Half of that time is left to
-//! them. Then losing their tasks is the lesser loss.
+//! Without an HA license Bytebase fails every queued task once several replicas have been active
+//! for ten minutes. The replicas that the gate has taken away, all at once, may still be finishing
+//! tasks, for as long as their drains may take, and go on sending heartbeats. Half of that time is
+//! left to them. Then losing their tasks is the lesser loss.
 //!
 //! No kubelet obeys a shorter grace period for a pod that is ending already (issue 113606 of
 //! Kubernetes), so the drain hooks themselves are asked to let their replicas end.
@@ -110,8 +110,8 @@ fn migrates(observation: &Observation) -> bool {
     sessions.is_some_and(|sessions| sessions.migration_running)
 }
 
-/// When a pod that the gate has taken away has had its time. `began`: since when the license has not
-/// allowed it.
+/// When a pod that the gate has taken away has had its time. `began`: since when the license has
+/// not allowed it.
 fn due_at(
     replica: &Replica<'_>,
     set: &StatefulSetView,

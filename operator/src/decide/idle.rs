@@ -1,5 +1,5 @@
-//! How long replicas that run tasks have to become idle, before they are ended for a rollout. Only what no
-//! drain hook waits for in the pod has much of it.
+//! How long replicas that run tasks have to become idle, before they are ended for a rollout. Only
+//! what no drain hook waits for in the pod has much of it.
 
 use super::health::{Health, Replica};
 use super::step::{Step, Wait, version_of};
@@ -85,8 +85,8 @@ fn since(observation: &Observation) -> Timestamp {
     since.map_or(now, |since| since.min(now))
 }
 
-/// Since when every replica that is to be replaced has run tasks, for status. What is not known for a
-/// moment, or keeps any replica from being ended, makes none of them idle.
+/// Since when every replica that is to be replaced has run tasks, for status. What is not known for
+/// a moment, or keeps any replica from being ended, makes none of them idle.
 pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
     let Step::Wait(wait) = step else {
         return None;
@@ -104,8 +104,8 @@ pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
     }
 }
 
-/// What a rollout that ends all replicas at once waits for before that: the first of them that runs,
-/// or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
+/// What a rollout that ends all replicas at once waits for before that: the first of them that
+/// runs, or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
 pub fn unfinished(
     cluster: &ValidCluster,
     template: &Template,
@@ -139,8 +139,8 @@ pub fn unfinished(
     Some(wait.until(Some(until)))
 }
 
-/// Whether the pod has a drain hook that can see what its replica runs, where the login is that of this
-/// template; otherwise what comes of that.
+/// Whether the pod has a drain hook that can see what its replica runs, where the login is that of
+/// this template; otherwise what comes of that.
 fn sees_tasks(
     cluster: &ValidCluster,
     candidate: &Replica<'_>,
@@ -160,12 +160,14 @@ fn sees_tasks(
 }
 
 impl RememberedRollout {
-    /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its tasks.
+    /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its
+    /// tasks.
     fn ends(&self, replica: &Replica<'_>, finishes: bool) -> bool {
         match self.waiting_for {
             RolloutWait::Eviction => self.pod.as_deref() == Some(&replica.pod.name),
-            // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused may have
-            // been idle then, and one that would lose its tasks has its own time before it.
+            // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused
+            // may have been idle then, and one that would lose its tasks has its own time before
+            // it.
             RolloutWait::DisruptionBudget => finishes,
             _ => false,
         }

@@ -1,8 +1,8 @@
-//! `spec.rollout.strategy: Maintenance`: no replica runs beside one of another template. All end, one
-//! starts, which alone migrates the schema, and the rest follow.
+//! `spec.rollout.strategy: Maintenance`: no replica runs beside one of another template. All end,
+//! one starts, which alone migrates the schema, and the rest follow.
 //!
-//! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so its
-//! size and its template say how far the rollout has come, to whichever process reads them.
+//! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so
+//! its size and its template say how far the rollout has come, to whichever process reads them.
 
 use super::health::Health;
 use super::idle;
@@ -19,8 +19,8 @@ use crate::validate::ValidCluster;
 pub enum Stage {
     /// There is none, or it waits for something else.
     Idle,
-    /// Every pod has to end, and one runs tasks that no drain hook in it waits for: it is given the time
-    /// of a drain. The old template stands.
+    /// Every pod has to end, and one runs tasks that no drain hook in it waits for: it is given the
+    /// time of a drain. The old template stands.
     Finish,
     /// Every pod has to end. The old template stands.
     Stop,
@@ -75,8 +75,8 @@ pub fn stage(
             Stage::Idle
         };
     };
-    // Neither the watch of pods nor the controller knows of one: a pod that was made a moment ago may
-    // be late in the one and not in the other.
+    // Neither the watch of pods nor the controller knows of one: a pod that was made a moment ago
+    // may be late in the one and not in the other.
     let is_gone = health.replicas.is_empty() && set.pods == 0;
     let is_down = set.replicas == 0 && set.settled && is_gone;
     let was_stopped = set.replicas == 0;
@@ -85,8 +85,8 @@ pub fn stage(
             !was_stopped && idle::unfinished(cluster, template, observation, health).is_some();
         return if finishes { Stage::Finish } else { Stage::Stop };
     }
-    // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was waited
-    // for goes on to be, whatever holds the others back meanwhile.
+    // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was
+    // waited for goes on to be, whatever holds the others back meanwhile.
     let before = observation.remembered.rollout.as_ref();
     let was_first = before.is_some_and(|before| before.waiting_for == RolloutWait::FirstReplica);
     let is_first = is_down || (set.replicas == 1 && (set.replicas < target || was_first));
@@ -104,9 +104,9 @@ fn is_old(set: &StatefulSetView, template: &Template, health: &Health<'_>) -> bo
     changes(set, template) || (set.settled && outdated())
 }
 
-/// Whether the StatefulSet is known to have another template than it should. The digest leaves out whether
-/// there is a drain hook, which a template may get without any other change. What its image is called may
-/// be another party's, which rewrites the images of its cluster.
+/// Whether the StatefulSet is known to have another template than it should. The digest leaves out
+/// whether there is a drain hook, which a template may get without any other change. What its image
+/// is called may be another party's, which rewrites the images of its cluster.
 pub fn changes(set: &StatefulSetView, template: &Template) -> bool {
     let has_hook = |template| drain::image_in(template).is_some();
     let gets_hook = || has_hook(&set.template) != has_hook(&template.value);

@@ -276,8 +276,8 @@ fn blocked(
         enforcement,
         paused,
     } = validation.gate;
-    // Fewer that are wanted do not end before the spec is corrected. Where a step opens the gate again, it
-    // closes in time for the next one.
+    // Fewer that are wanted do not end before the spec is corrected. Where a step opens the gate
+    // again, it closes in time for the next one.
     let size = wanted.max(running(observation));
     let license = license::judge(
         license::Terms::default(),

@@ -137,8 +137,8 @@ pub(super) fn objects(
     }
 }
 
-/// Whether pods run, or would be made, under the ServiceAccount of the cluster's own. Without it none of
-/// them could be made again.
+/// Whether pods run, or would be made, under the ServiceAccount of the cluster's own. Without it
+/// none of them could be made again.
 fn needs_account(cluster: &ValidCluster, observation: &Observation) -> bool {
     let Some(set) = &observation.stateful_set else {
         return !observation.pods.is_empty();
@@ -173,8 +173,9 @@ pub(super) fn exposure_held(
     create_first && (!workspace || license.reason == Reason::LicenseNotInstalled)
 }
 
-/// Whether status says this of a license only where there is a workspace. That the license is not enforced,
-/// or that a call to Bytebase failed, it says of a Bytebase in which no one has signed up as well.
+/// Whether status says this of a license only where there is a workspace. That the license is not
+/// enforced, or that a call to Bytebase failed, it says of a Bytebase in which no one has signed up
+/// as well.
 fn proves_workspace(reason: Reason) -> bool {
     matches!(
         reason,

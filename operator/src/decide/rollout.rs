@@ -42,7 +42,8 @@ pub struct Rollout {
 pub struct Hold {
     /// What it waits for.
     pub wait: Wait,
-    /// A new template is held back as well: no pod is outdated, and yet the rollout is not complete.
+    /// A new template is held back as well: no pod is outdated, and yet the rollout is not
+    /// complete.
     pub holds_template: bool,
 }
 
@@ -59,8 +60,8 @@ impl Rollout {
         Self { step, ..self }
     }
 
-    /// A template that should stand and is not known to do so yet: no pod is outdated, and the rollout
-    /// has not begun.
+    /// A template that should stand and is not known to do so yet: no pod is outdated, and the
+    /// rollout has not begun.
     #[must_use]
     pub fn unwritten(self, observation: &Observation, template: &Template) -> Self {
         let set = observation.stateful_set.as_ref();
@@ -217,8 +218,8 @@ pub fn step(
     }
 }
 
-/// Replicas that run on a schema which a newer version has changed under them. They may fail at what
-/// it changed, so they are not to stay for longer than they must.
+/// Replicas that run on a schema which a newer version has changed under them. They may fail at
+/// what it changed, so they are not to stay for longer than they must.
 fn behind_schema(observation: &Observation, outdated: &[&Replica<'_>]) -> Option<String> {
     let schema = schema::version(observation)?;
     let behind = outdated.iter().filter(|replica| is_behind(replica, schema));
@@ -278,7 +279,8 @@ fn next(
             format!("{} of {replicas} pods to exist", health.replicas.len()),
         ));
     }
-    // But what is not Ready for a moment must not come back from a template that no pod comes up on.
+    // But what is not Ready for a moment must not come back from a template that no pod comes up
+    // on.
     let fails = |replica: &Replica<'_>| !is_outdated(replica, set) && !replica.may_serve();
     let is_broken = |replica: &&&Replica<'_>| is_broken(replica, observation);
     if let Some(broken) = outdated.iter().find(is_broken)
@@ -317,8 +319,8 @@ fn next(
             "it runs an old template, and the metadata database has had no heartbeat of it for over a minute",
         );
     }
-    // Every other one must carry the load while this one is away. One that carries none, since another
-    // container of its pod fails, may be one of several that wait for the same correction.
+    // Every other one must carry the load while this one is away. One that carries none, since
+    // another container of its pod fails, may be one of several that wait for the same correction.
     let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
     let is_weak = |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !replica.serves;
     if let Some(weak) = health.replicas.iter().find(is_weak)

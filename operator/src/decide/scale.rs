@@ -86,8 +86,8 @@ pub fn next_size(
             replicas: set.replicas - 1,
         };
     }
-    // Where a size that was written by another party goes far beyond the pods that there are, no step ends
-    // one before that.
+    // Where a size that was written by another party goes far beyond the pods that there are, no
+    // step ends one before that.
     let ordinals = observation.pods.iter().map(|pod| pod.ordinal);
     let exist = ordinals.max().map_or(0, |last| last - set.start + 1);
     Size {
@@ -125,8 +125,8 @@ fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
     kept.map_or(set.start, |replica| replica.pod.ordinal)
 }
 
-/// What a scale-down waits for before it takes the next step. The license gate does not wait: the drain
-/// hook of the pod that runs a schema migration does.
+/// What a scale-down waits for before it takes the next step. The license gate does not wait: the
+/// drain hook of the pod that runs a schema migration does.
 pub fn waits_for(
     set: &StatefulSetView,
     target: i32,
@@ -155,8 +155,8 @@ pub fn waits_for_end(
     ending.map(wait_for_end)
 }
 
-/// Whether nothing goes on before a pod that does not end is gone. The license gate goes past it, as
-/// far as it leads.
+/// Whether nothing goes on before a pod that does not end is gone. The license gate goes past it,
+/// as far as it leads.
 pub fn waits_for_all(set: &StatefulSetView, target: i32, haste: Haste) -> bool {
     haste == Haste::Orderly || set.replicas <= target
 }
@@ -165,8 +165,8 @@ pub fn waits_for_all(set: &StatefulSetView, target: i32, haste: Haste) -> bool {
 /// database waits no longer either.
 const MIGRATION_COUNTS: SignedDuration = SignedDuration::from_mins(2);
 
-/// The same while the database cannot be read: what was read last counts for two minutes, and before
-/// the first reading nothing is known. A database that is away for good stops no scale-down.
+/// The same while the database cannot be read: what was read last counts for two minutes, and
+/// before the first reading nothing is known. A database that is away for good stops no scale-down.
 fn known_migration(observation: &Observation) -> Option<Wait> {
     match &observation.database {
         DatabaseView::NotProbed => Some(Wait::new(

@@ -121,8 +121,8 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
     }
 }
 
-/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in the message, which
-/// would change with every one.
+/// What a rollout or a scale-down waits for while a pod ends. How many tasks there are is not in
+/// the message, which would change with every one.
 pub fn wait_for_end(ending: &Replica<'_>) -> Wait {
     let name = &ending.pod.name;
     match (ending.running_tasks, ending.pod.ends_by) {

@@ -184,8 +184,8 @@ impl ReferenceIndex {
         }
     }
 
-    /// The listing has come in: what was shown before and is not in it has gone while the watch was away.
-    /// Returns the clusters that this is news to.
+    /// The listing has come in: what was shown before and is not in it has gone while the watch was
+    /// away. Returns the clusters that this is news to.
     pub fn listing_ends(&self, kind: Kind, namespace: Option<&str>) -> Vec<Key> {
         let mut index = self.0.lock();
         let mut concerned = Vec::new();

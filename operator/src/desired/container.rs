@@ -14,8 +14,8 @@ pub(super) fn mount(name: &str, path: &str) -> VolumeMount {
     }
 }
 
-/// What the restricted pod security standard asks of a container, and a root filesystem that nothing
-/// writes to.
+/// What the restricted pod security standard asks of a container, and a root filesystem that
+/// nothing writes to.
 pub(super) fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),

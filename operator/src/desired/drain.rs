@@ -31,8 +31,8 @@ pub(super) fn program() -> String {
     format!("{DRAIN_DIRECTORY}{PROGRAM}")
 }
 
-/// Whether the preStop handler of Bytebase's container starts the hook, in these containers of a pod or of
-/// a template; perhaps by a shell.
+/// Whether the preStop handler of Bytebase's container starts the hook, in these containers of a
+/// pod or of a template; perhaps by a shell.
 pub fn starts_hook(containers: &Value) -> bool {
     let mut containers = containers.as_array().into_iter().flatten();
     let bytebase = containers.find(|container| container["name"] == CONTAINER);
@@ -58,13 +58,15 @@ pub fn logs_in_by_secrets(template: &Value) -> bool {
     volumes.any(|volume| volume["name"] == LOGIN_VOLUME)
 }
 
-/// The volumes of these whose files a drain hook logs in by; the names of all others are of no use here.
+/// The volumes of these whose files a drain hook logs in by; the names of all others are of no use
+/// here.
 pub fn is_of_login(volume: &str) -> bool {
     [LOGIN_VOLUME, CA_VOLUME].contains(&volume)
 }
 
-/// The Secrets and ConfigMaps, with their keys, whose values a drain hook logs in by, in these volumes of a
-/// pod or of a template. Kubernetes brings what they hold into a pod that runs, and nothing of another.
+/// The Secrets and ConfigMaps, with their keys, whose values a drain hook logs in by, in these
+/// volumes of a pod or of a template. Kubernetes brings what they hold into a pod that runs, and
+/// nothing of another.
 pub fn login_sources(volumes: &Value) -> String {
     let volumes = volumes.as_array().into_iter().flatten();
     let of_login = volumes.filter(|volume| volume["name"].as_str().is_some_and(is_of_login));

@@ -62,8 +62,8 @@ fn private_backend(preset: IngressPreset, name: &str) -> (String, &'static str) 
         | IngressPreset::IngressNginx
         | IngressPreset::Traefik
         | IngressPreset::Haproxy => (headless_name(name), NOWHERE),
-        // Refuses the whole Ingress over a headless Service, and answers by itself instead. A target
-        // that is never healthy would keep pods with its readiness gate from becoming Ready.
+        // Refuses the whole Ingress over a headless Service, and answers by itself instead. A
+        // target that is never healthy would keep pods with its readiness gate from becoming Ready.
         IngressPreset::AwsAlb => (ALB_ACTION.to_owned(), ALB_ACTION_PORT),
         // Refuses a headless Service too, and cannot answer by itself: the client Service has the
         // port that leads nowhere.

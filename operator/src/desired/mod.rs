@@ -143,7 +143,8 @@ fn labels(identity: &Identity) -> BTreeMap<String, String> {
     labels
 }
 
-/// Metadata of an object. `annotations`: what this one has beside those of all, over which they win.
+/// Metadata of an object. `annotations`: what this one has beside those of all, over which they
+/// win.
 fn metadata(
     cluster: &ValidCluster,
     name: &str,

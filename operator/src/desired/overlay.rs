@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
-/// What identifies an entry of a list field, by the field's name. The API server takes no two entries of
-/// one identity.
+/// What identifies an entry of a list field, by the field's name. The API server takes no two
+/// entries of one identity.
 const LIST_KEYS: [(&str, &[&str]); 13] = [
     ("containers", &["name"]),
     ("initContainers", &["name"]),
@@ -28,14 +28,15 @@ const LIST_KEYS: [(&str, &[&str]); 13] = [
 
 /// Is TCP where it is not given.
 const PROTOCOL: &str = "protocol";
-/// An overlay with one constraint of a topology key means the one that is there, whether it gives this
-/// or not; one with several adds those that are not.
+/// An overlay with one constraint of a topology key means the one that is there, whether it gives
+/// this or not; one with several adds those that are not.
 const UNSATISFIABLE: &str = "whenUnsatisfiable";
 
 /// What distinguishes the entries of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryKey {
-    /// The first of their keys alone, as earlier operators had it: their pods are not replaced for it.
+    /// The first of their keys alone, as earlier operators had it: their pods are not replaced for
+    /// it.
     FirstKey,
     /// All of their keys.
     Whole,

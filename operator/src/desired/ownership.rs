@@ -17,9 +17,9 @@ pub struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// Whether an object is this cluster's: it controls the object, or that has no owner and an operator
-    /// wrote it for a cluster of this name. Such a one was restored from a backup, or left behind by
-    /// `kubectl delete --cascade=orphan`; the next write makes it owned again.
+    /// Whether an object is this cluster's: it controls the object, or that has no owner and an
+    /// operator wrote it for a cluster of this name. Such a one was restored from a backup, or left
+    /// behind by `kubectl delete --cascade=orphan`; the next write makes it owned again.
     pub fn has(&self, object: &impl ResourceExt) -> bool {
         let owners = object.owner_references();
         if owners.is_empty() {

@@ -26,10 +26,11 @@ pub const CHECKSUM_ANNOTATION: &str = "bytebase.com/secrets-checksum";
 /// `spec.version` at the time the template was written.
 pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
 
-/// Which defaults that came with later versions of the operator a template has: as many as this says.
+/// Which defaults that came with later versions of the operator a template has: as many as this
+/// says.
 const DEFAULTS_ANNOTATION: &str = "bytebase.com/pod-defaults";
-/// How many there are. The next one gets the next number, so that templates which have those before it
-/// stay as they are until they change.
+/// How many there are. The next one gets the next number, so that templates which have those before
+/// it stay as they are until they change.
 pub const LATEST_DEFAULTS: u32 = 1;
 /// By which the cluster autoscaler lets a pod go although it has volumes that go with it.
 const SAFE_TO_EVICT_ANNOTATION: &str =
@@ -91,9 +92,9 @@ pub fn pod_template(cluster: &ValidCluster, additions: Additions<'_>) -> Result<
     }
 }
 
-/// What the login of a replica to the metadata database rests on, as far as a template shows it: the
-/// checksum of the secret values, and `PG_URL` where that is none. `None`: this is no template of the
-/// operator's.
+/// What the login of a replica to the metadata database rests on, as far as a template shows it:
+/// the checksum of the secret values, and `PG_URL` where that is none. `None`: this is no template
+/// of the operator's.
 pub fn login(template: &Value) -> Option<(&str, Option<&str>)> {
     let checksum = template["metadata"]["annotations"][CHECKSUM_ANNOTATION].as_str()?;
     let mut containers = template["spec"]["containers"].as_array()?.iter();

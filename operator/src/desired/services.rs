@@ -101,8 +101,8 @@ pub fn headless_service(cluster: &ValidCluster) -> DesiredObject {
 
 /// What ingress controllers read from the Service and not from the Ingress.
 fn for_ingress(preset: Option<IngressPreset>, reach: &ServiceReach) -> BTreeMap<String, String> {
-    // Nodes have no port of a Service that is reached from inside only, so a load balancer of a cloud
-    // must send to the pods themselves.
+    // Nodes have no port of a Service that is reached from inside only, so a load balancer of a
+    // cloud must send to the pods themselves.
     let is_inside = *reach == ServiceReach::Inside;
     let annotations: &[(&str, &str)] = match preset {
         Some(IngressPreset::Traefik) => &[
@@ -167,8 +167,8 @@ fn reached(reach: &ServiceReach) -> ServiceSpec {
     }
 }
 
-/// The IP families of a Service. A list is written only in full: the API server would add the second
-/// family to a list of one, and refuse the shorter list from then on.
+/// The IP families of a Service. A list is written only in full: the API server would add the
+/// second family to a list of one, and refuse the shorter list from then on.
 fn families(families: IpFamilies, spec: ServiceSpec) -> ServiceSpec {
     let (policy, list) = match families {
         IpFamilies::Unsaid => return spec,
@@ -216,9 +216,9 @@ fn port(port: i32) -> ServicePort {
     }
 }
 
-/// A port under this number that no replica listens on: where the Ingress sends what must not be reached from
-/// outside. A route without endpoints is left out by some controllers, and the request would fall
-/// through to `/`; one that is refused is answered 502 by all.
+/// A port under this number that no replica listens on: where the Ingress sends what must not be
+/// reached from outside. A route without endpoints is left out by some controllers, and the request
+/// would fall through to `/`; one that is refused is answered 502 by all.
 fn nowhere(number: i32) -> ServicePort {
     ServicePort {
         name: Some(NOWHERE.to_owned()),

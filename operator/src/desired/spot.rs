@@ -1,5 +1,5 @@
-//! Whether a pod template lets replicas run on spot machines, which are taken away within two minutes
-//! whatever runs on them.
+//! Whether a pod template lets replicas run on spot machines, which are taken away within two
+//! minutes whatever runs on them.
 
 use serde_json::Value;
 

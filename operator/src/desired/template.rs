@@ -1,9 +1,9 @@
 //! The pod template that should stand.
 //!
-//! An upgrade of the operator brings another image of the drain hook, and perhaps more defaults, and
-//! must replace no pod. So what the operator adds stays as it stands in the StatefulSet until the
-//! template changes for another reason, which is known from a digest of everything else that the
-//! StatefulSet carries.
+//! An upgrade of the operator brings another image of the drain hook, and perhaps more defaults,
+//! and must replace no pod. So what the operator adds stays as it stands in the StatefulSet until
+//! the template changes for another reason, which is known from a digest of everything else that
+//! the StatefulSet carries.
 
 use super::CONTAINER;
 use super::drain::{grace, image_in, program, starts_hook};
@@ -31,8 +31,8 @@ pub struct Standing<'a> {
 pub struct Template {
     /// The template.
     pub value: Value,
-    /// Digest of everything but what the operator adds. `None`: of a template that an older operator
-    /// wrote and that must not change now.
+    /// Digest of everything but what the operator adds. `None`: of a template that an older
+    /// operator wrote and that must not change now.
     pub digest: Option<String>,
 }
 
@@ -47,8 +47,8 @@ pub fn template(
         ValidDrain::Disabled => None,
     };
     let digest = digest(&pod_template(cluster, Additions::default())?, terms);
-    // One that an older operator made has changed only if more than the additions would change, which
-    // is not known: it gets them with its next change.
+    // One that an older operator made has changed only if more than the additions would change,
+    // which is not known: it gets them with its next change.
     let is_same = standing.exists && standing.digest.is_none_or(|standing| standing == digest);
     let before = standing.additions;
     let drain_image = terms.and_then(|terms| {
@@ -76,8 +76,8 @@ pub fn template(
     })
 }
 
-/// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`: the
-/// operator's own image, if it knows it.
+/// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`:
+/// the operator's own image, if it knows it.
 pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
     let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
         return None;

@@ -255,8 +255,9 @@ impl Claim {
         }
         // Which it is cannot be known while one of them is not read, or a server that has just
         // started may be the one that was seen before. For one that runs the verdict of before
-        // stands: a spec that names this database with a login that does not work stops no one. A first replica is held back: that nothing was refused before may be because
-        // nothing was known of the other one yet.
+        // stands: a spec that names this database with a login that does not work stops no one. A
+        // first replica is held back: that nothing was refused before may be because nothing was
+        // known of the other one yet.
         let refused = remembered.refusal.as_ref();
         let identity = remembered.database.as_ref();
         let identity = identity.and_then(|database| database.identity.clone());

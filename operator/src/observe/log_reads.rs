@@ -23,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A read that has not ended by then has panicked: the queue for it and itself take less.
 const LOST_READ: Duration = Duration::from_mins(1);
 
-/// After so many reads in vain a log is not about to say anything soon, and the pauses are so many times
-/// as long.
+/// After so many reads in vain a log is not about to say anything soon, and the pauses are so many
+/// times as long.
 const SOON: u32 = 30;
 const LATER: u32 = 15;
 

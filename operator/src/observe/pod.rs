@@ -51,8 +51,8 @@ fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
     volumes
 }
 
-/// A pod as a plain value, without the line of its log that says why it is not up. `replica_id` comes
-/// from its log, and from events why a volume of it cannot be mounted.
+/// A pod as a plain value, without the line of its log that says why it is not up. `replica_id`
+/// comes from its log, and from events why a volume of it cannot be mounted.
 pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Option<PodView> {
     let name = pod.name_any();
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
@@ -97,7 +97,8 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
     })
 }
 
-/// Whether the drain hook was copied into it, by whichever operator made it, and is started at its end.
+/// Whether the drain hook was copied into it, by whichever operator made it, and is started at its
+/// end.
 fn has_hook(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let installers = spec.and_then(|spec| spec.init_containers.as_ref());
@@ -132,8 +133,8 @@ pub(super) fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .find(|container| container.name == CONTAINER)
 }
 
-/// Whether a pod is Ready that was not, as far as the watch had shown it. Its replica sends heartbeats by
-/// then, and a reading from before need not hold one of them.
+/// Whether a pod is Ready that was not, as far as the watch had shown it. Its replica sends
+/// heartbeats by then, and a reading from before need not hold one of them.
 pub fn becomes_ready(before: Option<&Pod>, now: &Pod) -> bool {
     let is_ready = |pod: &Pod| condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
     is_ready(now) && !before.is_some_and(|before| before.uid() == now.uid() && is_ready(before))
@@ -203,8 +204,8 @@ fn trouble(
     )))
 }
 
-/// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before. An
-/// event of an earlier try stays for an hour.
+/// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before.
+/// An event of an earlier try stays for an hour.
 fn is_mounted(pod: &Pod) -> bool {
     if let Some(sandbox) = condition(pod, "PodReadyToStartContainers") {
         return sandbox.status == "True";

@@ -96,8 +96,8 @@ fn silent_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid
     since.collect()
 }
 
-/// An older operator kept no other time of it than that of `HALicensed`, which is False ahead of the end
-/// of a license as well. These reasons leave open which of the two it is.
+/// An older operator kept no other time of it than that of `HALicensed`, which is False ahead of
+/// the end of a license as well. These reasons leave open which of the two it is.
 fn unlicensed_since(
     status: &BytebaseClusterStatus,
     unlicensed: Option<Reason>,

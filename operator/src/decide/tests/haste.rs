@@ -56,7 +56,8 @@ fn a_drain_without_a_license_has_five_minutes() {
     }
 }
 
-/// A cluster that is to stop has several active replicas all the same, until the first two have ended.
+/// A cluster that is to stop has several active replicas all the same, until the first two have
+/// ended.
 #[test]
 fn drains_of_a_cluster_that_is_stopped_have_no_longer_but_for_one() {
     let stopping = |seconds| {
@@ -188,7 +189,8 @@ fn reconcile(
     (decided(), status)
 }
 
-/// The status half an hour ago, when the gate closed ahead of the end of a license, and the drain began.
+/// The status half an hour ago, when the gate closed ahead of the end of a license, and the drain
+/// began.
 fn closed_early(end: i64, call_failure: Option<CallFailure>) -> BytebaseClusterStatus {
     let end = json!({"exp": after(SignedDuration::from_secs(end)).as_second()});
     let mut seen = draining(1800, stored(&end));

@@ -200,8 +200,9 @@ fn a_refused_pod_is_reported_in_the_words_of_the_refusal_once_it_lasts() {
         let draft = condition(&plan.report, ConditionType::ReplicasHealthy);
         assert_eq!(draft.reason, expected.0, "{seconds:?}");
         assert!(draft.message.contains(expected.1));
-        // The event of the next try, or the pod, wakes the cluster: nothing is asked in between, but
-        // whether the heartbeat of the pod that is gone is of a foreign replica, after a minute.
+        // The event of the next try, or the pod, wakes the cluster: nothing is asked in between,
+        // but whether the heartbeat of the pod that is gone is of a foreign replica, after a
+        // minute.
         let next = after(SignedDuration::from_secs(next));
         assert_eq!(plan.next, Some(next), "{seconds:?}");
     }

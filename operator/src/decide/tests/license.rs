@@ -635,7 +635,8 @@ fn warn_says_what_it_risks() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Between now and `next` the verdict stays what it is; at `next` there is something new to say, or there is none.
+    /// Between now and `next` the verdict stays what it is; at `next` there is something new to
+    /// say, or there is none.
     #[test]
     fn nothing_changes_by_itself_before_next(left in -1000..4_000_000_i64, begins in proptest::option::of(-1000..1000_i64), share in 0.0..1.0_f64) {
         let mut claims = ends(secs(left));

@@ -615,7 +615,8 @@ fn a_changed_login_starts_no_replica_that_a_rollout_with_downtime_has_stopped() 
         );
         assert_eq!(state(&plan, ConditionType::RolloutComplete).0, Some(false));
     }
-    // A refused version leads back to the old template, and no sooner than the login is known to work.
+    // A refused version leads back to the old template, and no sooner than the login is known to
+    // work.
     history.changes["version"] = json!("3.20.0");
     assert_eq!(size(&history.step(OTHER_PASSWORD, ending.clone())), None);
     assert_eq!(size(&history.step(BEFORE, ending.clone())), Some(3));

@@ -29,8 +29,8 @@ fn spec(changes: &Value) -> Value {
     spec
 }
 
-/// The StatefulSet that a plan writes: its size, its digest, and whether its template is the one that
-/// stood.
+/// The StatefulSet that a plan writes: its size, its digest, and whether its template is the one
+/// that stood.
 fn written(plan: &Plan) -> Option<(i64, String, bool)> {
     let object = plan
         .objects

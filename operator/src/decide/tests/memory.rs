@@ -429,7 +429,8 @@ fn what_an_earlier_login_read_counts_where_the_operator_can_no_longer_log_in() {
         assert_eq!(state(&read, LICENSED).1, reason);
         assert_eq!(read.report.license, kept);
     }
-    // A license that stood in counts on as well, until its end, when the spec can no longer be used.
+    // A license that stood in counts on as well, until its end, when the spec can no longer be
+    // used.
     let spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
     let stands_in = plan(&spec, &observation(Some(3), DatabaseView::CannotRead));
     assert_eq!(state(&stands_in, LICENSED).1, Reason::SecretLicenseAllowsHa);
@@ -541,8 +542,8 @@ fn people_stay_let_in_once_a_workspace_was_seen() {
     let mut remembered = known(Fact::Unknown);
     remembered.remembered.unlicensed = Some(Reason::LicenseMissing);
     assert!(exposes(&remembered));
-    // What is said of a Bytebase in which no one has signed up as well, to an operator that has just
-    // started.
+    // What is said of a Bytebase in which no one has signed up as well, to an operator that has
+    // just started.
     remembered.database = DatabaseView::NotProbed;
     remembered.last_facts = None;
     assert!(exposes(&remembered));

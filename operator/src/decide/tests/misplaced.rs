@@ -9,8 +9,8 @@ use crate::validate::{Fetched, validate};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from. Names of
-/// the database's users are left out: they are shown.
+/// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from. Names
+/// of the database's users are left out: they are shown.
 fn places() -> [(Value, &'static str, &'static str); 8] {
     let admin = json!({"admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}});
     let reference = |name: &str, key: &str| json!({"name": name, "key": key});

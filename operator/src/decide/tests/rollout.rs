@@ -500,7 +500,8 @@ fn every_other_replica_must_serve() {
         &plan(&json!({}), &stale(outdated(&[1, 2]), 0)),
         "demo-0 to be Ready and to send heartbeats",
     );
-    // An outdated one that is Ready but sends no heartbeat goes first; it could never be waited for.
+    // An outdated one that is Ready but sends no heartbeat goes first; it could never be waited
+    // for.
     assert_eq!(
         evicted(&plan(&json!({}), &stale(outdated(&[0, 1, 2]), 0))),
         Some("demo-0")
@@ -631,7 +632,8 @@ fn a_broken_outdated_pod_is_replaced_without_waiting() {
         PodTrouble::Unschedulable("no node".to_owned()),
         PodTrouble::Creation("secret missing".to_owned()),
     ] {
-        // Even where others are not well, pods are missing, or the database has never been in reach.
+        // Even where others are not well, pods are missing, or the database has never been in
+        // reach.
         let mut seen = outdated(&[0, 1]);
         seen.pods[0].ready = false;
         seen.pods[0].trouble = Some(trouble);

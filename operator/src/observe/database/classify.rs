@@ -158,8 +158,8 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
     }
 }
 
-/// What a server is that the connection string does not want. Bytebase asks the same question of the
-/// same addresses.
+/// What a server is that the connection string does not want. Bytebase asks the same question of
+/// the same addresses.
 fn unfit(place: &Place<'_>, attrs: TargetSessionAttrs, is_standby: bool) -> ProbeFailure {
     let (reason, text) = match attrs {
         TargetSessionAttrs::ReadWrite | TargetSessionAttrs::Primary if is_standby => (
@@ -234,8 +234,9 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             FailureReason::AuthenticationFailed,
             &format!("the server refuses the password of role \"{role}\" ({said}); correct the Secret"),
         ),
-        // `ClientAuthentication` is the server routine that finds no line of pg_hba.conf for an address, or one that wants a
-        // client certificate: the pods have other addresses, and certificates the operator does not.
+        // `ClientAuthentication` is the server routine that finds no line of pg_hba.conf for an
+        // address, or one that wants a client certificate: the pods have other addresses, and
+        // certificates the operator does not.
         (Phase::Connect, "28000") if error.routine == Some("ClientAuthentication") => place.failure(
             Unknown,
             FailureReason::AuthenticationFailed,
@@ -259,8 +260,8 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             FailureReason::PermissionDenied,
             &format!("role \"{role}\" may not connect ({said}); GRANT CONNECT ON DATABASE, or make it the owner"),
         ),
-        // Of the catalogs and functions of the server Bytebase needs none, and of its tables the reading
-        // itself says which may not be read.
+        // Of the catalogs and functions of the server Bytebase needs none, and of its tables the
+        // reading itself says which may not be read.
         (Phase::Query, "42501") => place.failure(
             Unknown,
             FailureReason::PermissionDenied,
@@ -285,12 +286,13 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             FailureReason::ServerNotReady,
             &format!("the server is starting up, shutting down or ended the session ({said})"),
         ),
-        // 42704 unknown parameter, 22023 bad value, 55P02 cannot be set now, 42602/42601 malformed name or `options`: the
-        // server reads start-up parameters the same for every client.
+        // 42704 unknown parameter, 22023 bad value, 55P02 cannot be set now, 42602/42601 malformed
+        // name or `options`: the server reads start-up parameters the same for every client.
         (Phase::Connect, "42704" | "22023" | "55P02" | "42602" | "42601") => parameter(place, &said),
         // Poolers answer most things with 08P01; PgBouncer names the parameter it does not know.
         (Phase::Connect, "08P01") if said.contains("startup parameter") => parameter(place, &said),
-        // PgBouncer's words for an unknown role or database, which have no SQLSTATE of their own in older releases.
+        // PgBouncer's words for an unknown role or database, which have no SQLSTATE of their own in
+        // older releases.
         (Phase::Connect, "08P01") if said.contains("no such user") || said.contains("authentication failed") => place.failure(
             Definite,
             FailureReason::AuthenticationFailed,
@@ -339,8 +341,8 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
 }
 
 /// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki)
-/// and the one in Bytebase (Go) may disagree on a certificate of a rare kind. Holding back the first
-/// pod on this verdict alone could hold back one that would have worked.
+/// and the one in Bytebase (Go) may disagree on a certificate of a rare kind. Holding back the
+/// first pod on this verdict alone could hold back one that would have worked.
 fn tls(place: &Place<'_>, said: &str) -> ProbeFailure {
     let said = place.foreign(said);
     let hint = if said.contains("CaUsedAsEndEntity") {

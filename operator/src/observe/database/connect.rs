@@ -86,8 +86,8 @@ pub async fn close(connection: PgConnection) {
     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
 }
 
-/// The CA bundle by which the server is verified. One that is given counts for Bytebase only where the
-/// connection string names its file, so only there it counts here.
+/// The CA bundle by which the server is verified. One that is given counts for Bytebase only where
+/// the connection string names its file, so only there it counts here.
 fn ca(access: &Access) -> Option<&CaBundle> {
     access.ca.as_ref().filter(|_| access.url.names_a_ca())
 }
@@ -132,8 +132,8 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     if let Some(last) = failures.last().filter(|last| last.is_final()) {
         return classified(last);
     }
-    // Of the attempts at one address the last one counts: the others led to it. But a server that had no
-    // room over TLS, or was not ready, may let no one in without.
+    // Of the attempts at one address the last one counts: the others led to it. But a server that
+    // had no room over TLS, or was not ready, may let no one in without.
     let is_at = |failed: &Failed, other: &Failed| {
         (other.host, &other.endpoint) == (failed.host, &failed.endpoint)
     };

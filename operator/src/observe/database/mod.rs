@@ -30,7 +30,8 @@ pub struct Access {
     /// CA bundle that the `BytebaseCluster` names, for a connection string that names its file. The
     /// operator does not open that file.
     pub ca: Option<CaBundle>,
-    /// How far the connection string may lead. To other machines only, unless a test says otherwise.
+    /// How far the connection string may lead. To other machines only, unless a test says
+    /// otherwise.
     pub reach: Reach,
     /// Whose login this is.
     pub login: Login,
@@ -97,7 +98,8 @@ pub enum Login {
 }
 
 impl Login {
-    /// Whether what the server itself is (its place, a pooler before it) holds for Bytebase as well.
+    /// Whether what the server itself is (its place, a pooler before it) holds for Bytebase as
+    /// well.
     pub fn shares_the_place(&self) -> bool {
         match self {
             Self::Bytebase => true,

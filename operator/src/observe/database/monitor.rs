@@ -1,5 +1,5 @@
-//! Reading by a login of the operator's own: as Bytebase's role would see it, and only as far as the
-//! server that answers is the one that Bytebase uses.
+//! Reading by a login of the operator's own: as Bytebase's role would see it, and only as far as
+//! the server that answers is the one that Bytebase uses.
 
 use super::connect;
 use crate::contract::pg_url::PgUrl;

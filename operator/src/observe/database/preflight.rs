@@ -105,8 +105,9 @@ async fn shares_a_server_process(
     shared
 }
 
-/// Whether these are the words of a pooler in statement mode (PgBouncer's), in which a session moves even
-/// between the statements of a transaction. A server that is being shut down refuses one as well.
+/// Whether these are the words of a pooler in statement mode (PgBouncer's), in which a session
+/// moves even between the statements of a transaction. A server that is being shut down refuses one
+/// as well.
 fn refuses_transactions(code: &str, message: &str) -> bool {
     code == "08P01" && message.contains("not allowed in statement pooling mode")
 }

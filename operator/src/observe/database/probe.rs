@@ -1,9 +1,10 @@
 //! One task per cluster that reads its database on its own clock, and the registry that starts,
 //! pokes and asks them.
 //!
-//! A task keeps one connection while it works, unless the cluster is stopped. It reads every [`DEFAULT_INTERVAL`], and in between
-//! exactly when the heartbeat of a replica that sends none any more crosses an age that matters. It
-//! wakes the caller only when the [`Digest`] of what it read has changed.
+//! A task keeps one connection while it works, unless the cluster is stopped. It reads every
+//! [`DEFAULT_INTERVAL`], and in between exactly when the heartbeat of a replica that sends none any
+//! more crosses an age that matters. It wakes the caller only when the [`Digest`] of what it read
+//! has changed.
 
 use super::classify::Place;
 use super::connect::{self, Dialled};
@@ -66,8 +67,8 @@ const RETRY_CAP: Duration = Duration::from_secs(10);
 /// anyway.
 const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
 
-/// A login as Bytebase's that was tried and failed is tried again after this long: one that was refused
-/// in [`REFUSED_RETRY_CAP`].
+/// A login as Bytebase's that was tried and failed is tried again after this long: one that was
+/// refused in [`REFUSED_RETRY_CAP`].
 const TRIAL_RETRY: Duration = Duration::from_secs(10);
 
 /// Read this long after an age is crossed, so that the reading is on the far side.
@@ -322,8 +323,9 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
-    /// Something has happened that what was read last need not show: a rollout would wait for the next
-    /// turn. Reads now, unless reading fails, whose pauses spare a server and the accounts on it.
+    /// Something has happened that what was read last need not show: a rollout would wait for the
+    /// next turn. Reads now, unless reading fails, whose pauses spare a server and the accounts on
+    /// it.
     pub fn outdate(&self, key: &K) {
         if let Some(entry) = self.entries.lock().get(key)
             && entry.shared.state.lock().is_well()
@@ -494,8 +496,8 @@ impl State {
         })
     }
 
-    /// Takes up which of these pods' drain hooks were reached. True if that is news. Who was reached once
-    /// stays so as long as that is wanted: its hook may have returned since.
+    /// Takes up which of these pods' drain hooks were reached. True if that is news. Who was
+    /// reached once stays so as long as that is wanted: its hook may have returned since.
     fn note_asked(&mut self, pods: &BTreeSet<String>, reached: BTreeSet<String>) -> bool {
         let before = self.asked.clone();
         let Self { asked, let_go, .. } = self;
@@ -516,9 +518,9 @@ impl State {
 
     /// Keeps an outcome read at `now`, and says whether it is news.
     ///
-    /// One failure that says nothing definite is tried again before it is reported: a thousand logins
-    /// after a restart, or a moment without processor time, must not write a thousand statuses
-    /// to and fro.
+    /// One failure that says nothing definite is tried again before it is reported: a thousand
+    /// logins after a restart, or a moment without processor time, must not write a thousand
+    /// statuses to and fro.
     fn record(&mut self, outcome: Result<DatabaseFacts, ProbeFailure>, now: Instant) -> bool {
         let outcome = self.with_writable_for(outcome, now);
         let uncertain = outcome
@@ -717,8 +719,9 @@ impl Prober {
         outcome
     }
 
-    /// Asks the drain hooks of these pods, and no others, to let their replicas end. Returns which were
-    /// there to be asked. A session that breaks off in this is opened again for the next reading.
+    /// Asks the drain hooks of these pods, and no others, to let their replicas end. Returns which
+    /// were there to be asked. A session that breaks off in this is opened again for the next
+    /// reading.
     async fn ask_hooks(&mut self, pods: &BTreeSet<String>) -> BTreeSet<String> {
         let Some(session) = &mut self.session else {
             return BTreeSet::new();

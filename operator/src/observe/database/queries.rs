@@ -130,8 +130,8 @@ struct SessionsSeen {
     migration_running: bool,
     queue_held_by: Option<AtMost<Option<String>, MAX_ROWS>>,
     sees_all: bool,
-    /// A session whose question is not shown may be a replica's. Its name is shown whoever reads it: those
-    /// of replicas end like those of their pods, unless a pooler has taken them away.
+    /// A session whose question is not shown may be a replica's. Its name is shown whoever reads
+    /// it: those of replicas end like those of their pods, unless a pooler has taken them away.
     hidden: Option<bool>,
     listeners: Option<AtMost<(Option<String>, Option<String>), MAX_ROWS>>,
 }
@@ -143,7 +143,8 @@ struct TableSeen {
     readable: bool,
 }
 
-/// A list that is read as far as it was asked for: a server that sends more must not fill the memory.
+/// A list that is read as far as it was asked for: a server that sends more must not fill the
+/// memory.
 #[derive(Default)]
 struct AtMost<T, const N: u32>(Vec<T>);
 
@@ -391,17 +392,17 @@ pub(super) fn text_of(row: &PgRow) -> String {
 }
 
 /// Asks the drain hooks whose sessions have these names to let their replicas end, and takes the
-/// request back from all others: by advisory locks, which the server releases with this session. Returns
-/// the names of the sessions that were found and whose keys could be known: without `pg_monitor` the
-/// server does not show when another role's session began.
+/// request back from all others: by advisory locks, which the server releases with this session.
+/// Returns the names of the sessions that were found and whose keys could be known: without
+/// `pg_monitor` the server does not show when another role's session began.
 pub(super) async fn let_go(
     connection: &mut PgConnection,
     sessions: &[String],
 ) -> Result<Vec<String>, Failed> {
     let asked = async {
         // Locks of a session are counted, so what was asked before is taken back first.
-        // By the role that logged in, to which the server shows what its sessions are. Their locks outlive
-        // the transaction.
+        // By the role that logged in, to which the server shows what its sessions are. Their locks
+        // outlive the transaction.
         let release = "BEGIN; SET LOCAL ROLE NONE; SELECT pg_advisory_unlock_all()";
         sqlx::raw_sql(release).execute(&mut *connection).await?;
         let ask = sqlx::query_as::<_, (String, Option<bool>)>(concat!(
@@ -457,18 +458,19 @@ const FOREIGN: &str = include_str!("sql/foreign.sql");
 
 /// From the functions below `pg_stat_activity`: the view makes a row of every session of the server
 /// before it leaves out those of other databases. Even so the server copies the state of every
-/// session it has room for. What a session does is shown to the role that logged in to it, and to those that
-/// have its rights.
+/// session it has room for. What a session does is shown to the role that logged in to it, and to
+/// those that have its rights.
 const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 
 /// `pg_locks` reads the locks of the whole server, so it is asked only where there is another
 /// session that may hold one.
 ///
-/// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain hook
-/// holds it shared, and any other session that has held it for five seconds is no promotion.
+/// The replica that promotes queued work holds the lock of the queue for some milliseconds. A drain
+/// hook holds it shared, and any other session that has held it for five seconds is no promotion.
 ///
-/// A session may be Bytebase's if its role is, or works by the rights of the role that owns the tables: after a change of
-/// the login some replicas still have the former one. Superusers, backups and monitors are not counted as such.
+/// A session may be Bytebase's if its role is, or works by the rights of the role that owns the
+/// tables: after a change of the login some replicas still have the former one. Superusers, backups
+/// and monitors are not counted as such.
 const SESSIONS: &str = include_str!("sql/sessions.sql");
 
 const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
@@ -480,8 +482,8 @@ const LICENSE: &str = include_str!("sql/license.sql");
 
 const WORKSPACE: &str = include_str!("sql/workspace.sql");
 
-/// Tasks without an owner are left out, as Bytebase leaves them out when it searches for work of dead
-/// replicas.
+/// Tasks without an owner are left out, as Bytebase leaves them out when it searches for work of
+/// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
 /// `url` is what was logged in by.
@@ -546,8 +548,8 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{role}", &role_name(login))
 }
 
-/// The name of the role by whose rights Bytebase works, as SQL: a login may have another one as its setting
-/// `role`.
+/// The name of the role by whose rights Bytebase works, as SQL: a login may have another one as its
+/// setting `role`.
 fn worker_name(login: &Login) -> String {
     const NAME: &str = "role";
     match login {
@@ -575,8 +577,8 @@ fn role_setting(name: &str, role: &str) -> String {
     ROLE_SETTING.replace("{name}", name).replace("{role}", role)
 }
 
-/// The value of a setting that holds for all roles, as SQL, and `default` where the login has one of
-/// its own, which hides that value.
+/// The value of a setting that holds for all roles, as SQL, and `default` where the login has one
+/// of its own, which hides that value.
 fn server_setting(name: &str, default: &str, url: &PgUrl) -> String {
     if connect::setting(&connect::server_parameters(url), name).is_some() {
         return literal(default);
@@ -586,8 +588,8 @@ fn server_setting(name: &str, default: &str, url: &PgUrl) -> String {
     format!("CASE WHEN {own} IS NULL THEN current_setting('{name}') ELSE {default} END")
 }
 
-/// Whether a new session of Bytebase's begins read-only, as SQL. The one that asks may be older than
-/// the setting.
+/// Whether a new session of Bytebase's begins read-only, as SQL. The one that asks may be older
+/// than the setting.
 fn read_only(login: &Login, url: &PgUrl) -> String {
     const NAME: &str = "default_transaction_read_only";
     let is_on = |value: &str| {
