@@ -110,9 +110,12 @@ pub async fn apply(
         },
         memory,
         outcome: Outcome::new(observation.now, plan.next),
+        is_set_refused: false,
     };
     let pods_need_stands = execution.stand(plan, observation).await?;
-    if let Some(size) = plan.resize {
+    // What the API server, or who it asks, has against a new template must not keep the license gate open.
+    let refused = plan.gate_size.filter(|_| execution.is_set_refused);
+    if let Some(size) = plan.resize.or(refused) {
         execution.resize(size, observation).await?;
     }
     execution.prune(&plan.prune).await?;
@@ -131,6 +134,8 @@ struct Execution<'a> {
     objects: Objects<'a>,
     memory: &'a mut Memory,
     outcome: Outcome,
+    /// The StatefulSet could not be written as it is wanted.
+    is_set_refused: bool,
 }
 
 /// What is to be done about one object.
@@ -305,7 +310,11 @@ impl Execution<'_> {
             {
                 self.outcome.requeue_after(ECHO);
             }
-            Err(failure) => self.outcome.failures.push(failure),
+            Err(failure) => {
+                let is_set = desired.kind == Kind::StatefulSet;
+                self.is_set_refused |= is_set && failure.kind != FailureKind::Conflict;
+                self.outcome.failures.push(failure);
+            }
         }
     }
 

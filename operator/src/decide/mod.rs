@@ -214,7 +214,12 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         Step::Evict(eviction) => Some(eviction.clone()),
         _ => restart.eviction,
     };
-    let Desired { objects, prune, .. } = if paused { Desired::default() } else { desired };
+    let Desired {
+        objects,
+        prune,
+        gate_size,
+        ..
+    } = if paused { Desired::default() } else { desired };
     let call = call::call(cluster, observation, license, health);
     let common = report(phase, observation, health, &hastened.let_go);
     // What came of a call that is no longer wanted does not matter.
@@ -226,6 +231,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     Plan {
         objects,
         resize: None,
+        gate_size,
         prune,
         eviction,
         call,
@@ -306,6 +312,7 @@ fn blocked(
     Plan {
         objects: Vec::new(),
         resize,
+        gate_size: None,
         prune: Vec::new(),
         eviction: None,
         call: Wanted::NotNow,

@@ -12,7 +12,7 @@ use crate::desired::spot;
 use crate::desired::template::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
-use crate::observation::{Fact, Observation, PodView, StoredLicense};
+use crate::observation::{Fact, Observation, PodView, StatefulSetView, StoredLicense};
 use crate::validate::{Problem, ValidCluster};
 use jiff::SignedDuration;
 
@@ -42,6 +42,8 @@ pub(super) struct Desired {
     pub(super) not_installed: Vec<Kind>,
     /// What the pods lack, and what comes of how they end.
     pub(super) warnings: Vec<String>,
+    /// The size to which the license gate takes the StatefulSet.
+    pub(super) gate_size: Option<Size>,
 }
 
 /// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
@@ -82,6 +84,9 @@ pub(super) fn objects(
         };
         scale::next_size(set, replicas, haste, observation, health)
     });
+    let shrinks = |set: &&StatefulSetView| size.replicas < set.replicas;
+    let gate_size = set.filter(shrinks).map(|_| size);
+    let gate_size = gate_size.filter(|_| findings.haste != Haste::Orderly);
     let keeps_template = held || stage.keeps_template();
     let stateful_set = match set {
         // Nothing of it changes: not even a fresh start of the operator, which knows nothing yet,
@@ -134,6 +139,7 @@ pub(super) fn objects(
         prune,
         not_installed,
         warnings,
+        gate_size,
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Plan {
     pub objects: Vec<DesiredObject>,
     /// The size to which the StatefulSet goes although the spec cannot be used: the license gate.
     pub resize: Option<Size>,
+    /// The size to which it goes, and nothing else of it changes, where the API server refuses what is
+    /// among the objects: the license gate as well.
+    pub gate_size: Option<Size>,
     /// Kinds of which the cluster's object, if it is ours, is no longer wanted.
     pub prune: Vec<Kind>,
     /// A pod to end, after the objects stand.

@@ -347,6 +347,27 @@ fn an_invalid_spec_without_replicas_leaves_the_gate_closed() {
     assert_eq!(stopped.report.target_replicas, Some(0));
 }
 
+#[test]
+fn the_gate_has_a_size_of_its_own_where_the_statefulset_shrinks_for_it() {
+    let gate_size = |changes: &Value, seen: &Observation| {
+        let plan = plan(changes, seen);
+        plan.gate_size.map(|size| size.replicas)
+    };
+    let closed = healthy(3, no_license());
+    assert_eq!(gate_size(&json!({}), &closed), Some(1));
+    let soon = healthy(3, stored(&end(600)));
+    assert_eq!(gate_size(&json!({}), &soon), Some(2));
+    for (changes, seen) in [
+        // One that users want waits for what they have to correct.
+        (json!({"replicas": 1}), healthy(3, stored(&json!({})))),
+        (json!({"paused": true}), closed),
+        (json!({}), healthy(1, no_license())),
+        (json!({}), healthy(3, stored(&json!({})))),
+    ] {
+        assert_eq!(gate_size(&changes, &seen), None, "{changes}");
+    }
+}
+
 /// No license allows several replicas at this moment.
 fn has_ended(plan: &Plan) -> bool {
     let (status, reason) = state(plan, ConditionType::HaLicensed);

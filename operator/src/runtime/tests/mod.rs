@@ -372,6 +372,42 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
 }
 
+/// Such as a policy refuses.
+#[tokio::test]
+async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
+    let mut world = World::new(&json!({"replicas": 3}));
+    let unlicensed = json!({"conditions": [{
+        "type": "HALicensed", "status": "False", "reason": "LicenseMissing", "message": "m",
+        "lastTransitionTime": "2026-06-01T00:00:00Z",
+    }]});
+    world.cluster.status = serde_json::from_value(unlicensed).unwrap();
+    world.reconcile().await;
+    world.echo();
+    world.runs_new_pod();
+    let caches = &world.context.sources.caches;
+    let mut set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
+    set.data["spec"]["replicas"] = json!(3);
+    let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
+    owned.unwrap().1.put(set);
+    let labels = &mut world.cluster.spec.pod_labels;
+    labels.insert("is".to_owned(), "refused".to_owned());
+    for (is_refused, expected) in [(true, Some(1)), (false, None)] {
+        if is_refused {
+            world.refuse("StatefulSet/demo", 403);
+        } else {
+            world.admit("StatefulSet/demo");
+        }
+        let (_, calls) = world.reconcile().await;
+        assert!(calls.contains(&"StatefulSet/demo".to_owned()), "{calls:?}");
+        // A patch of its size alone names no kind.
+        let written = world.written.lock().unwrap();
+        let resized = written.iter().rfind(|patch| patch["kind"].is_null());
+        let size = resized.and_then(|patch| patch["spec"]["replicas"].as_i64());
+        assert_eq!(size.filter(|_| is_refused), expected, "{calls:?}");
+        assert_eq!(calls.contains(&"/".to_owned()), is_refused, "{calls:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_first_listing_that_fails_for_long_keeps_nothing_else_from_being_acted_on() {
     for (code, at_once, later) in [(403, false, false), (500, true, false), (404, true, true)] {
