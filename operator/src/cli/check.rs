@@ -1,11 +1,17 @@
 //! `bytebase-operator check FILE…`
 
-use crate::api::BytebaseCluster;
-use crate::validate::{Fetched, References, validate};
+use crate::api::{self, BytebaseCluster};
+use crate::desired::template::{self, Standing};
+use crate::kubernetes::Readable as _;
+use crate::validate::{Fetched, Problem, References, validate};
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::Deserialize as _;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+
+/// Stands for the operator's own image, by which its templates differ in nothing that matters here.
+const IMAGE: &str = "operator";
 
 /// Options of `check`.
 #[derive(Debug, Args)]
@@ -27,28 +33,19 @@ pub fn check(arguments: &CheckArguments) -> Result<(), String> {
         return Err("no BytebaseCluster in these files".to_owned());
     }
     let mut wrong = 0;
-    for mut cluster in clusters {
-        // Only a cluster that an API server has taken has these.
-        cluster
-            .metadata
-            .namespace
-            .get_or_insert_with(|| "default".to_owned());
-        cluster
-            .metadata
-            .uid
-            .get_or_insert_with(|| "unknown".to_owned());
-        let name = cluster.metadata.name.clone().unwrap_or_default();
-        let validation = validate(&cluster, &references, None, jiff::Timestamp::now());
-        for problem in &validation.problems {
+    for cluster in clusters {
+        let name = cluster.name().to_owned();
+        let (problems, warnings) = findings(cluster, &references);
+        for problem in &problems {
             println!(
                 "{name}: {}: {} ({})",
                 problem.field, problem.message, problem.reason
             );
         }
-        for warning in validation.warnings.iter().chain(&validation.ends_soon) {
+        for warning in warnings {
             println!("{name}: warning: {warning}");
         }
-        if validation.problems.is_empty() {
+        if problems.is_empty() {
             println!("{name}: valid");
         } else {
             wrong += 1;
@@ -61,19 +58,92 @@ pub fn check(arguments: &CheckArguments) -> Result<(), String> {
     }
 }
 
-fn read(
-    file: &Path,
-    clusters: &mut Vec<BytebaseCluster>,
-    references: &mut References,
-) -> Result<(), String> {
+/// A cluster out of a file.
+struct Given {
+    cluster: BytebaseCluster,
+    /// Fields of its spec that there are not.
+    unknown: Vec<String>,
+}
+
+impl Given {
+    fn read(value: &Value) -> Option<Self> {
+        let crd = serde_json::to_value(api::crd()).unwrap_or_default();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let mut unknown = Vec::new();
+        note_unknown(&value["spec"], schema, "spec", &mut unknown);
+        let mut cluster = BytebaseCluster::read(&value.to_string())?;
+        // Only a cluster that an API server has taken has these.
+        let metadata = &mut cluster.metadata;
+        let namespace = &mut metadata.namespace;
+        namespace.get_or_insert_with(|| "default".to_owned());
+        metadata.uid.get_or_insert_with(|| "unknown".to_owned());
+        Some(Self { cluster, unknown })
+    }
+
+    fn name(&self) -> &str {
+        self.cluster.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+/// Everything that is wrong with a cluster, and what there is to remark.
+fn findings(given: Given, references: &References) -> (Vec<Problem>, Vec<String>) {
+    let Given { cluster, unknown } = given;
+    let validation = validate(&cluster, references, None, jiff::Timestamp::now());
+    let mut problems = validation.problems;
+    problems.extend(unknown.into_iter().map(Problem::unknown_field));
+    let mut warnings = validation.warnings;
+    warnings.extend(validation.ends_soon);
+    if let Some(valid) = &validation.cluster {
+        match template::template(valid, Some(IMAGE), Standing::default()) {
+            Ok(template) => warnings.extend(template::warning(valid, Some(IMAGE), &template)),
+            Err(why) => problems.push(Problem::pod_template(why)),
+        }
+    }
+    (problems, warnings)
+}
+
+/// Notes the paths of what a value holds and its schema does not.
+fn note_unknown(value: &Value, schema: &Value, path: &str, found: &mut Vec<String>) {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            let known = schema["properties"].as_object();
+            let others = &schema["additionalProperties"];
+            for (name, value) in fields {
+                let path = format!("{path}.{name}");
+                match known.and_then(|known| known.get(name)) {
+                    Some(schema) => note_unknown(value, schema, &path, found),
+                    None if others.is_object() => note_unknown(value, others, &path, found),
+                    None if known.is_some() => found.push(path),
+                    None => {}
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                note_unknown(item, &schema["items"], &format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read(file: &Path, clusters: &mut Vec<Given>, references: &mut References) -> Result<(), String> {
     let place = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| format!("{place}: {error}"))?;
     for document in serde_yaml::Deserializer::from_str(&text) {
-        let value = serde_json::Value::deserialize(document)
-            .map_err(|error| format!("{place}: {error}"))?;
-        match value.get("kind").and_then(serde_json::Value::as_str) {
-            Some("BytebaseCluster") => clusters
-                .push(serde_json::from_value(value).map_err(|error| format!("{place}: {error}"))?),
+        let value = Value::deserialize(document).map_err(|error| format!("{place}: {error}"))?;
+        match value.get("kind").and_then(Value::as_str) {
+            Some("BytebaseCluster") => {
+                let given = Given::read(&value);
+                clusters.push(given.ok_or_else(|| {
+                    format!(
+                        "{place}: a BytebaseCluster that has no spec, or metadata of another form"
+                    )
+                })?);
+            }
             Some("Secret") => {
                 let secret: Secret =
                     serde_json::from_value(value).map_err(|error| format!("{place}: {error}"))?;
@@ -96,18 +166,74 @@ fn read(
             Some("ConfigMap") => {
                 let map: ConfigMap =
                     serde_json::from_value(value).map_err(|error| format!("{place}: {error}"))?;
-                let values = map
-                    .data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.into_bytes().into()));
+                let texts = map.data.unwrap_or_default().into_iter();
+                let texts = texts.map(|(key, value)| (key, value.into_bytes()));
+                let bytes = map.binary_data.unwrap_or_default().into_iter();
+                let values = texts.chain(bytes.map(|(key, value)| (key, value.0)));
                 references.config_maps.insert(
                     map.metadata.name.unwrap_or_default(),
-                    Fetched::Present(values.collect()),
+                    Fetched::Present(values.map(|(key, value)| (key, value.into())).collect()),
                 );
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Fields of the problems, and the warnings, of a cluster with these changes.
+    fn found(changes: &Value) -> (Vec<String>, Vec<String>) {
+        let cluster = crate::testing::cluster(changes);
+        let value = serde_json::to_value(cluster).unwrap();
+        let mut value = value;
+        crate::testing::merge(&mut value["spec"], changes);
+        let given = Given::read(&value).unwrap();
+        let (problems, warnings) = findings(given, &crate::testing::references());
+        let fields = problems.into_iter().map(|problem| problem.field);
+        (fields.collect(), warnings)
+    }
+
+    #[test]
+    fn what_the_operator_would_refuse_is_found() {
+        let overlay = |spec: Value| json!({"podTemplate": {"spec": spec}});
+        for (changes, expected) in [
+            (json!({}), vec![]),
+            (
+                json!({"replica": 5, "ingress": {"clas": "x"}}),
+                vec!["spec.ingress.clas", "spec.replica"],
+            ),
+            (
+                json!({"podLabels": {"any": "key"}, "nodeSelector": {"a": "b"}}),
+                vec![],
+            ),
+            (
+                overlay(json!({"containers": [{"name": "bytebase", "args": ["--port", "80"]}]})),
+                vec!["spec.podTemplate"],
+            ),
+        ] {
+            assert_eq!(found(&changes).0, expected, "{changes}");
+        }
+        let short = overlay(json!({"terminationGracePeriodSeconds": 1}));
+        let (problems, warnings) = found(&short);
+        assert!(problems.is_empty() && warnings.len() == 1, "{warnings:?}");
+    }
+
+    #[test]
+    fn a_field_of_another_type_is_named() {
+        let mut value = serde_json::to_value(crate::testing::cluster(&json!({}))).unwrap();
+        value["spec"]["paused"] = json!("yes");
+        value["spec"]["version"] = json!(3.21);
+        let given = Given::read(&value).unwrap();
+        let (problems, _) = findings(given, &crate::testing::references());
+        let mut fields: Vec<_> = problems.into_iter().map(|problem| problem.field).collect();
+        fields.sort();
+        fields.dedup();
+        assert!(fields.contains(&"spec.paused".to_owned()), "{fields:?}");
+        assert!(fields.contains(&"spec.version".to_owned()), "{fields:?}");
+    }
 }

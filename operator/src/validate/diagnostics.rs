@@ -58,6 +58,15 @@ impl Problem {
         )
     }
 
+    /// A field that there is not.
+    pub fn unknown_field(path: String) -> Self {
+        Self::blocking(
+            path,
+            Reason::InvalidSpec,
+            "is no field of a BytebaseCluster",
+        )
+    }
+
     /// A problem of the merged pod template, found while building it.
     pub fn pod_template(message: impl Into<String>) -> Self {
         Self::blocking("spec.podTemplate", Reason::InvalidSpec, message)
