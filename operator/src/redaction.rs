@@ -16,6 +16,9 @@ const LONGEST: usize = 200;
 const LONGEST_READ: usize = 4096;
 /// A part of a known secret counts as that secret from this many characters on.
 const PIECE: usize = 6;
+/// No line is compared with more than so many bytes of secrets: it is not shown at all. A license has
+/// two thousand.
+const LARGEST_KNOWN: usize = 256 * 1024;
 /// Stands for what is left out.
 const HIDDEN: &str = "***";
 /// Stands for the rest of a line that is too long.
@@ -56,26 +59,48 @@ impl KnownSecrets {
         self.0.push(secret.clone());
     }
 
+    /// Each as one line, in lower case. `None`: they are too many to compare a line with.
+    fn lines(&self) -> Option<Vec<String>> {
+        let sizes = self.0.iter().map(|secret| secret.expose_secret().len());
+        let lines = self.0.iter();
+        let lines = lines.map(|secret| one_line(secret.expose_secret()).to_ascii_lowercase());
+        (sizes.sum::<usize>() <= LARGEST_KNOWN).then(|| lines.collect())
+    }
+}
+
+/// The secrets that a line is compared with, taken apart once for all its words.
+struct Parts<'a> {
+    /// Those that are shorter than a piece.
+    short: Vec<&'a str>,
+    /// The pieces of all others.
+    pieces: HashSet<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(lines: &'a [String]) -> Self {
+        let (short, long): (Vec<_>, Vec<_>) = lines
+            .iter()
+            .filter(|line| !line.trim().is_empty())
+            .partition(|line| line.trim().chars().count() < PIECE);
+        let pieces = long.into_iter().flat_map(|line| pieces(line));
+        Self {
+            short: short.into_iter().map(|line| line.trim()).collect(),
+            pieces: pieces.map(|(_, piece)| piece).collect(),
+        }
+    }
+
     /// Where a text of one line repeats a part of a secret, whatever the case of its letters.
     fn places(&self, text: &str) -> Vec<Range<usize>> {
         let text = text.to_ascii_lowercase();
-        let mut places = Vec::new();
-        for secret in &self.0 {
-            let secret = one_line(secret.expose_secret()).to_ascii_lowercase();
-            let whole = secret.trim();
-            if whole.is_empty() {
-                continue;
-            }
-            if whole.chars().count() < PIECE {
-                let found = text.match_indices(whole);
-                places.extend(found.map(|(start, found)| start..start + found.len()));
-            } else {
-                let pieces: HashSet<_> = pieces(&secret).map(|(_, piece)| piece).collect();
-                let found = self::pieces(&text).filter(|(_, piece)| pieces.contains(piece));
-                places.extend(found.map(|(start, piece)| start..start + piece.len()));
-            }
-        }
-        places
+        let short = self
+            .short
+            .iter()
+            .flat_map(|whole| text.match_indices(whole));
+        let pieces = pieces(&text).filter(|(_, piece)| self.pieces.contains(piece));
+        let found = short.chain(pieces);
+        found
+            .map(|(start, found)| start..start + found.len())
+            .collect()
     }
 
     fn are_in(&self, text: &str) -> bool {
@@ -151,6 +176,8 @@ impl RedactedLine {
     /// Of a text, without whatever is secret in it or could be. `None` where nothing of it is left.
     pub fn of(text: &str, secrets: &KnownSecrets) -> Option<Self> {
         let text: String = one_line(text).chars().take(LONGEST_READ).collect();
+        let lines = secrets.lines()?;
+        let secrets = &Parts::of(&lines);
         let mut words = Words::of(&text);
         words.hide_known(secrets);
         words.hide_blocks();
@@ -250,7 +277,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn hide_known(&mut self, secrets: &KnownSecrets) {
+    fn hide_known(&mut self, secrets: &Parts<'_>) {
         let places = secrets.places(self.text);
         for index in 0..self.words.len() {
             let (range, _) = &self.words[index];
@@ -454,6 +481,17 @@ fn is_plain_run(run: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_would_be_compared_with_too_much_is_not_shown() {
+        let known = |bytes: usize| {
+            let mut secrets = KnownSecrets::default();
+            secrets.add(&"s".repeat(bytes).into());
+            RedactedLine::of("Error: the port is taken", &secrets)
+        };
+        assert!(known(LARGEST_KNOWN).is_some());
+        assert_eq!(known(LARGEST_KNOWN + 1), None);
+    }
     use proptest::prelude::*;
     use serde_json::Value;
 
