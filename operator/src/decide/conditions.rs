@@ -362,6 +362,14 @@ fn ha_licensed(findings: &Findings<'_>) -> Verdict {
         let message = format!("{message}; the last try failed: {}", failure.message);
         return Verdict::new(status, Reason::LicenseInstallFailed, message);
     }
+    // Several replicas may run, until the stored license ends: the one that is to follow it is news.
+    if let Some(failure) = call_failure {
+        let message = format!(
+            "{message}; the license in the Secret could not be installed: {}",
+            failure.message
+        );
+        return Verdict::new(status, *reason, message);
+    }
     let is_warning = findings.cluster.license.enforcement == Enforcement::Warn;
     if is_warning && status != Some(true) && findings.cluster.replicas > 1 {
         let warning = "enforcement is Warn, so all replicas run all the same: without an HA license Bytebase skips work and fails queued tasks after ten minutes";
@@ -458,8 +466,14 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
         .into_iter()
         .flatten()
         .collect();
-    let exposes = !ways.is_empty() || desired::service_exposes(findings.cluster);
-    if findings.exposure_held && exposes {
+    let observation = findings.observation;
+    let by_service = desired::service_exposes(findings.cluster);
+    let exposes = !ways.is_empty() || by_service;
+    // What stands is not taken away, whatever it is open for.
+    let stands = (findings.cluster.ingress.is_some() && observation.ingress_has_address.is_some())
+        || (findings.cluster.route.is_some() && observation.route.is_some())
+        || (by_service && observation.service_exposes);
+    if findings.exposure_held && exposes && !stands {
         let why = why_unseen(findings);
         return no(
             Reason::AwaitingFirstAdmin,
@@ -474,16 +488,16 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
         None => 1,
         Some(true) => 2,
     });
-    let Some(worst) = worst else {
-        return no(
-            Reason::IngressDisabled,
-            "neither ingress nor gateway is on: reach the Service some other way",
-        );
-    };
     let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
         "; no one has signed up yet, and whoever does first becomes the admin"
     } else {
         ""
+    };
+    let Some(worst) = worst else {
+        return no(
+            Reason::IngressDisabled,
+            format!("neither ingress nor gateway is on: reach the Service some other way{open}"),
+        );
     };
     let messages: Vec<_> = ways.iter().map(|way| way.message.as_str()).collect();
     let message = format!("{}{open}", messages.join("; "));

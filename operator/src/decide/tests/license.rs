@@ -544,15 +544,47 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
         };
         assert_eq!(state(&plan, ConditionType::Exposed), (Some(false), reason));
     }
-    // An Ingress that stands is not taken away, nor is one held back where no user asked for the
-    // admin.
-    assert!(has_ingress(&plan(
-        &spec,
-        &healthy(1, StoredLicense::NoWorkspace)
-    )));
+    // An Ingress that stands is not taken away, which is said, nor is one held back where no user
+    // asked for the admin.
+    let stands = plan(&spec, &healthy(1, StoredLicense::NoWorkspace));
+    assert!(has_ingress(&stands));
+    let exposed = condition(&stands.report, ConditionType::Exposed);
+    assert_eq!(
+        (exposed.status, exposed.reason),
+        (Some(true), Reason::IngressReady)
+    );
+    let message = &exposed.message;
+    assert!(
+        message.contains("whoever does first becomes the admin"),
+        "{message}"
+    );
     let mut seen = healthy(1, StoredLicense::NoWorkspace);
     seen.ingress_has_address = None;
     assert!(has_ingress(&plan(&json!({}), &seen)));
+}
+
+#[test]
+fn a_renewal_that_is_not_installed_is_reported_while_the_stored_license_counts() {
+    let mut seen = healthy(3, stored(&ends(days(20))));
+    let settings = crate::testing::settings();
+    let renewed = token(&json!({"exp": null}));
+    let message = |seen: &Observation| {
+        let plan = with_secret(&spec(true), &renewed, seen, &settings);
+        assert!(installs(&plan).is_some());
+        let licensed = condition(&plan.report, LICENSED);
+        assert_eq!(licensed.status, Some(true));
+        licensed.message.clone()
+    };
+    assert!(!message(&seen).contains("could not be installed"));
+    seen.call_failure = Some(CallFailure {
+        message: "login refused (401)".to_owned(),
+        refused: Some(refused_call()),
+    });
+    let reported = message(&seen);
+    assert!(
+        reported.ends_with("the license in the Secret could not be installed: login refused (401)"),
+        "{reported}"
+    );
 }
 
 #[test]
