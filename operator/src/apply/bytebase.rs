@@ -113,7 +113,9 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
                 .patch(format!("{base}/v1/subscription/license"))
                 .bearer_auth(login.expose_secret())
                 .json(&body);
-            let answer = send(request, base).await?;
+            // That it is Bytebase has been shown by the login.
+            let answer = request.send().await;
+            let answer = answer.map_err(|_| CallError::Unreachable(base.to_owned()))?;
             match answer.status() {
                 status if status.is_success() => Ok(()),
                 status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {

@@ -20,9 +20,10 @@ use std::sync::Arc;
 /// wrong password counts towards locking the account.
 const FIRST_REFUSED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_REFUSED_RETRY: SignedDuration = SignedDuration::from_hours(1);
-/// A call that failed in another way is tried again after this long.
+/// A call that failed in another way is tried again after this long, and so is one that succeeded and
+/// is still wanted: what it has changed has been read by then.
 const FAILED_RETRY: SignedDuration = SignedDuration::from_mins(1);
-/// A call that nothing answered is tried again after this long.
+/// A call that nothing answered is tried again after this long, at first.
 const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// So many calls in a row may go unanswered before it is reported: a pod that has just ended is no
 /// failure worth a word.
@@ -132,19 +133,31 @@ impl Calls {
             return;
         };
         entry.running = false;
+        let after = |pause| now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         let error = match result {
-            Err(error) if !entry.outdated => error,
             // Nothing is to be remembered of it.
-            _ => {
+            _ if entry.outdated => {
                 entries.remove(key);
                 return;
             }
+            // What was read before says that it is still wanted.
+            Ok(()) => {
+                *entry = Entry {
+                    retry_at: after(FAILED_RETRY),
+                    ..Entry::new(entry.fingerprint.clone())
+                };
+                return;
+            }
+            Err(error) => error,
         };
-        let after = |pause| now.saturating_add(pause).unwrap_or(Timestamp::MAX);
         entry.retry_at = match error {
             CallError::Unreachable(_) => {
                 entry.unanswered += 1;
-                after(UNANSWERED_RETRY)
+                after(if entry.unanswered > UNANSWERED {
+                    FAILED_RETRY
+                } else {
+                    UNANSWERED_RETRY
+                })
             }
             error if error.is_refusal() => {
                 entry.unanswered = 0;
@@ -367,7 +380,7 @@ mod tests {
         let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
         tried(&calls, &install("wrong"), 0, &refused);
         let written = calls.failure(&key()).unwrap().refused;
-        for second in 60..90 {
+        for second in 60..70 {
             let lost = Err(CallError::Unreachable("http://10.0.0.1:8080".to_owned()));
             tried(&calls, &install("wrong"), second, &lost);
             assert_eq!(calls.failure(&key()).unwrap().refused, written);
@@ -381,6 +394,20 @@ mod tests {
         tried(&calls, &install("wrong"), 0, &refused);
         tried(&calls, &install("right"), 1, &Ok(()));
         assert_eq!(calls.failure(&key()), None);
+    }
+
+    #[test]
+    fn a_call_that_succeeded_is_not_made_again_by_what_was_read_before() {
+        let calls = Calls::default();
+        tried(&calls, &install("p"), 0, &Ok(()));
+        assert_eq!(calls.failure(&key()), None);
+        assert_eq!(calls.begin(&key(), &install("p"), at(59)), Err(at(60)));
+        // Another one is.
+        tried(&calls, &install("q"), 1, &Ok(()));
+        // Once it is not wanted it may be wanted again.
+        calls.forget(&key());
+        tried(&calls, &install("q"), 2, &Ok(()));
+        tried(&calls, &install("q"), 62, &Ok(()));
     }
 
     #[test]
@@ -435,5 +462,7 @@ mod tests {
         let lost = Err(CallError::Unreachable("http://10.0.0.1:8080".to_owned()));
         tried(&calls, &install("p"), 60, &lost);
         assert!(calls.failure(&key()).is_some());
+        // Where nothing has answered for so long nothing is about to.
+        assert_eq!(calls.begin(&key(), &install("p"), at(119)), Err(at(120)));
     }
 }
