@@ -1,9 +1,9 @@
 //! An HTTPRoute as it stands. Only what the operator reads of it is typed.
 
 use crate::observation::RouteView;
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 #[derive(Deserialize, Default)]
 struct Route {
@@ -16,25 +16,39 @@ struct Route {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct RouteSpec {
-    /// The Gateways it names.
     #[serde(default)]
-    parent_refs: Vec<IgnoredAny>,
+    parent_refs: Vec<ParentRef>,
+}
+
+/// A Gateway, or one of its listeners.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ParentRef {
+    /// That of the route, where it names none.
+    namespace: Option<String>,
+    name: String,
+    section_name: Option<String>,
+    port: Option<i64>,
 }
 
 #[derive(Deserialize, Default)]
 struct RouteStatus {
-    /// What the Gateways say of it: one entry each.
+    /// What the Gateways say of it: one entry each. Entries of those that it named before may stay.
     #[serde(default)]
     parents: Vec<ParentStatus>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ParentStatus {
+    #[serde(default)]
+    parent_ref: ParentRef,
     #[serde(default)]
     conditions: Vec<RouteCondition>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RouteCondition {
     #[serde(rename = "type")]
     type_: String,
@@ -43,32 +57,52 @@ struct RouteCondition {
     reason: String,
     #[serde(default)]
     message: String,
+    /// The generation of the route that it speaks of.
+    observed_generation: Option<i64>,
 }
 
-/// The route as a plain value: refused if one Gateway refuses it, accepted once as many accept it
-/// as it names.
+impl ParentRef {
+    fn is(&self, other: &Self, namespace: Option<&str>) -> bool {
+        let place = |parent: &Self| {
+            let of_its_own = parent.namespace.clone();
+            of_its_own.or_else(|| namespace.map(str::to_owned))
+        };
+        (place(self), &self.name, &self.section_name, self.port)
+            == (place(other), &other.name, &other.section_name, other.port)
+    }
+}
+
+/// The route as a plain value: refused if one of the Gateways that it names refuses it, accepted once
+/// each of them accepts it.
 pub fn view(object: &DynamicObject) -> RouteView {
     // The API server holds routes to their schema; one that were not would count as not taken up.
     let Route { spec, status } = Route::deserialize(&object.data).unwrap_or_default();
-    let (named, parents) = (spec.parent_refs.len(), status.parents);
+    let (namespace, generation) = (object.namespace(), object.metadata.generation);
+    let is_current = |condition: &&RouteCondition| {
+        let of = condition.observed_generation;
+        of.is_none_or(|of| generation.is_none_or(|generation| of >= generation))
+    };
+    let said_by = |parent: &ParentRef| -> Vec<&RouteCondition> {
+        let entries = status.parents.iter();
+        let entries = entries.filter(|entry| entry.parent_ref.is(parent, namespace.as_deref()));
+        let conditions = entries.flat_map(|entry| &entry.conditions);
+        conditions.filter(is_current).collect()
+    };
+    let said: Vec<_> = spec.parent_refs.iter().map(said_by).collect();
     // A route is of use when it is attached and all that it names is there.
-    let refused = parents
-        .iter()
-        .flat_map(|parent| &parent.conditions)
-        .find(|condition| {
-            matches!(condition.type_.as_str(), "Accepted" | "ResolvedRefs")
-                && condition.status == "False"
-        });
+    let mut all = said.iter().flatten();
+    let refused = all.find(|condition| {
+        matches!(condition.type_.as_str(), "Accepted" | "ResolvedRefs")
+            && condition.status == "False"
+    });
     if let Some(condition) = refused {
         return RouteView::Refused(format!("{}: {}", condition.reason, condition.message));
     }
-    let accepted = parents.iter().filter(|parent| {
-        parent
-            .conditions
-            .iter()
-            .any(|condition| condition.type_ == "Accepted" && condition.status == "True")
-    });
-    if named > 0 && accepted.count() >= named {
+    let accepts = |said: &Vec<&RouteCondition>| {
+        let mut said = said.iter();
+        said.any(|condition| condition.type_ == "Accepted" && condition.status == "True")
+    };
+    if !said.is_empty() && said.iter().all(accepts) {
         RouteView::Accepted
     } else {
         RouteView::Pending
@@ -80,18 +114,20 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    /// What Gateways `a` and `b`, which the route names, say of it, and `c`, which it does not.
     fn seen(conditions: &Value) -> RouteView {
+        let conditions = conditions.as_array().unwrap().iter();
         let parents: Vec<_> = conditions
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|conditions| json!({"parentRef": {"name": "a"}, "conditions": conditions}))
+            .zip(["a", "b", "c"])
+            .map(
+                |(conditions, name)| json!({"parentRef": {"name": name}, "conditions": conditions}),
+            )
             .collect();
         let object = json!({
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "HTTPRoute",
-            "metadata": {"name": "demo"},
-            "spec": {"parentRefs": [{"name": "a"}, {"name": "b"}]},
+            "metadata": {"name": "demo", "namespace": "apps", "generation": 2},
+            "spec": {"parentRefs": [{"name": "a"}, {"name": "b", "namespace": "apps"}]},
             "status": {"parents": parents},
         });
         view(&serde_json::from_value(object).unwrap())
@@ -103,6 +139,8 @@ mod tests {
         let resolved = json!({"type": "ResolvedRefs", "status": "True"});
         let unresolved = json!({"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound", "message": "no demo"});
         let no = json!({"type": "Accepted", "status": "False", "reason": "NotAllowedByListeners", "message": "no listener"});
+        let of = |generation| json!({"type": "Accepted", "status": "True", "observedGeneration": generation});
+        let (before, now) = (of(1), of(2));
         for (conditions, wanted) in [
             (json!([]), RouteView::Pending),
             (json!([[yes]]), RouteView::Pending),
@@ -116,6 +154,12 @@ mod tests {
                 json!([[yes, unresolved], [yes]]),
                 RouteView::Refused("BackendNotFound: no demo".to_owned()),
             ),
+            // One that it does not name any more, or that speaks of an earlier generation, counts
+            // neither way.
+            (json!([[yes], [], [yes]]), RouteView::Pending),
+            (json!([[yes], [yes], [no]]), RouteView::Accepted),
+            (json!([[yes], [before]]), RouteView::Pending),
+            (json!([[yes], [now]]), RouteView::Accepted),
         ] {
             assert_eq!(seen(&conditions), wanted, "{conditions}");
         }
