@@ -145,8 +145,9 @@ pub struct BytebaseClusterSpec {
     pub security_context: Option<SecurityContextSpec>,
 
     /// More environment variables of the Bytebase container. Names that the operator sets itself
-    /// (`PG_URL`, `PGAPPNAME`, `PGPASSWORD`) and those that would leak into connections to users'
-    /// databases (`PGSSLMODE`, `PGSSLROOTCERT`, `PGTARGETSESSIONATTRS`) are refused.
+    /// (`PG_URL`, `PGAPPNAME`, `PGUSER`, `PGPASSWORD`) and those that would change connections to
+    /// users' databases as well (`PGHOST`, `PGPORT`, `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`,
+    /// `PGTARGETSESSIONATTRS`) are refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub env: Vec<EnvVar>,
@@ -161,12 +162,14 @@ pub struct BytebaseClusterSpec {
     #[schemars(length(max = 64))]
     pub volume_mounts: Vec<VolumeMount>,
 
-    /// More labels on the pods. The operator's own win.
+    /// More labels on the pods. The labels that the operator itself sets
+    /// (`app.kubernetes.io/name`, `app.kubernetes.io/instance`, `app.kubernetes.io/managed-by`, and
+    /// all of `bytebase.com`) are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub pod_labels: BTreeMap<String, String>,
 
-    /// More annotations on the pods. The operator's own win.
+    /// More annotations on the pods. Keys of `bytebase.com` are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub pod_annotations: BTreeMap<String, String>,

@@ -4,6 +4,7 @@
 //! gives them (a container by its name, a port by its number …); any other list is replaced.
 
 use super::CONTAINER;
+use crate::validate::{is_in_own_domain, is_own_label};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -261,8 +262,7 @@ fn keeps(base: &Value, merged: &Value) -> Result<(), String> {
         ) else {
             continue;
         };
-        let own =
-            |key: &str| key.contains("bytebase.com/") || key.starts_with("app.kubernetes.io/");
+        let own = |key: &str| is_own_label(key) || is_in_own_domain(&key.to_lowercase());
         if let Some((key, _)) = before.iter().find(|(key, value)| {
             own(key) && after.and_then(|after| after.get(key.as_str())) != Some(*value)
         }) {

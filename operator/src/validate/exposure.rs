@@ -120,9 +120,10 @@ fn host(
     url: &ExternalUrl,
     diagnostics: &mut Diagnostics,
 ) -> Option<String> {
-    let of_url = url.host();
-    let Some(given) = given.filter(|given| *given != of_url) else {
-        return Some(of_url.to_owned());
+    // Names are the same whatever the case of their letters, and Kubernetes takes the lower one.
+    let of_url = url.host().to_ascii_lowercase();
+    let Some(given) = given.filter(|given| !given.eq_ignore_ascii_case(&of_url)) else {
+        return Some(of_url);
     };
     if !mismatch_allowed {
         diagnostics.invalid(field, format!("is not the host of externalURL ({of_url}): leave it out, or set allowHostMismatch if a proxy in front rewrites the host"));

@@ -58,8 +58,7 @@ pub enum MetadataError {
 impl Labels {
     fn parse(given: &BTreeMap<String, String>) -> Result<Self, MetadataError> {
         labels(given)?;
-        let is_own = |key: &&String| OWN_LABELS.contains(&key.as_str()) || is_in_own_domain(key);
-        match given.keys().find(is_own) {
+        match given.keys().find(|key| is_own_label(key)) {
             Some(key) => Err(MetadataError::Reserved(key.clone())),
             None => Ok(Self(given.clone())),
         }
@@ -116,6 +115,9 @@ fn annotations(given: &BTreeMap<String, String>) -> Result<(), MetadataError> {
 
 pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) -> ValidMetadata {
     of_single_objects(spec, diagnostics);
+    diagnostics.parsed("spec.podLabels", Labels::parse(&spec.pod_labels));
+    let of_pods = Annotations::parse(&spec.pod_annotations);
+    diagnostics.parsed("spec.podAnnotations", of_pods);
     let labels = diagnostics.parsed("spec.labels", Labels::parse(&spec.labels));
     let annotations = Annotations::parse(&spec.annotations);
     ValidMetadata {
@@ -131,7 +133,6 @@ fn of_single_objects(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) 
     let monitoring = spec.monitoring.as_ref();
     let monitor = monitoring.and_then(|monitoring| monitoring.service_monitor.as_ref());
     for (field, given) in [
-        ("spec.podLabels", Some(&spec.pod_labels)),
         ("spec.nodeSelector", Some(&spec.node_selector)),
         (
             "spec.monitoring.serviceMonitor.labels",
@@ -141,7 +142,6 @@ fn of_single_objects(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) 
         diagnostics.parsed(field, given.map_or(Ok(()), labels));
     }
     for (field, given) in [
-        ("spec.podAnnotations", Some(&spec.pod_annotations)),
         (
             "spec.service.annotations",
             spec.service.as_ref().map(|service| &service.annotations),
@@ -165,7 +165,13 @@ fn of_single_objects(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) 
     }
 }
 
-fn is_in_own_domain(key: &str) -> bool {
+/// Whether a label is one of the operator's.
+pub fn is_own_label(key: &str) -> bool {
+    OWN_LABELS.contains(&key) || is_in_own_domain(key)
+}
+
+/// Whether a key is in the operator's domain.
+pub fn is_in_own_domain(key: &str) -> bool {
     key.split_once('/').is_some_and(|(domain, _)| {
         domain
             .strip_suffix(OWN_DOMAIN)

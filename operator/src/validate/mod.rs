@@ -25,7 +25,9 @@ pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;
 pub use license::{SecretLicense, ValidAdmin, ValidLicense, read_license};
-pub use metadata::{Annotations, Labels, MetadataError, ValidMetadata};
+pub use metadata::{
+    Annotations, Labels, MetadataError, ValidMetadata, is_in_own_domain, is_own_label,
+};
 pub use pods::{
     DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES, ValidDrain,
     ValidPods, ValidRollout,

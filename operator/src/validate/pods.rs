@@ -36,8 +36,6 @@ const RESERVED_PATHS: [&str; 4] = [
     DRAIN_DIRECTORY,
     DRAIN_LOGIN_DIRECTORY,
 ];
-/// Label and annotation keys that end in this domain are the operator's.
-const RESERVED_KEYS: &str = "bytebase.com/";
 
 /// What passes through to the pods, as the user wrote it.
 #[derive(Clone, Debug)]
@@ -124,7 +122,6 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics
     env(spec, diagnostics);
     volumes(spec, diagnostics);
     spread(spec, diagnostics);
-    keys(spec, diagnostics);
     let overlay = spec.pod_template.as_ref().map(|template| &template.0);
     if overlay.is_some_and(|overlay| !overlay.is_object()) {
         diagnostics.invalid(
@@ -269,23 +266,6 @@ fn spread(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
             diagnostics.invalid(
                 &format!("spec.topologySpreadConstraints[{index}]"),
                 format!("topologyKey {key} with whenUnsatisfiable {unsatisfiable} is there twice"),
-            );
-        }
-    }
-}
-
-fn keys(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
-    for (field, keys) in [
-        ("spec.podLabels", &spec.pod_labels),
-        ("spec.podAnnotations", &spec.pod_annotations),
-    ] {
-        if let Some(key) = keys
-            .keys()
-            .find(|key| key.contains(RESERVED_KEYS) || key.starts_with("app.kubernetes.io/"))
-        {
-            diagnostics.invalid(
-                field,
-                format!("{key} is the operator's: choose another key"),
             );
         }
     }

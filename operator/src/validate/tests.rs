@@ -972,6 +972,13 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
             json!({"labels": {"app.kubernetes.io/part-of": "platform"}, "annotations": {"a": "b c"}}),
             None,
         ),
+        (
+            json!({
+                "podLabels": {"app.kubernetes.io/part-of": "platform", "notbytebase.com/a": "b"},
+                "podAnnotations": {"app.kubernetes.io/name": "any"},
+            }),
+            None,
+        ),
     ] {
         let validation = validation(&spec);
         assert!(
