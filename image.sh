@@ -21,9 +21,9 @@ fi
 
 target=$(rustc -vV | sed -n 's/^host: //p')
 case $target in
-  x86_64-*) arch=amd64 ;;
-  aarch64-*) arch=arm64 ;;
-  *) echo "image: $target is not an architecture that is released" >&2; exit 2 ;;
+  x86_64-*-linux-*) arch=amd64 ;;
+  aarch64-*-linux-*) arch=arm64 ;;
+  *) echo "image: this machine is $target: build on Linux, on amd64 or arm64" >&2; exit 2 ;;
 esac
 
 # Naming the target keeps the flags from build scripts and procedural macros, which cannot be static.

@@ -210,6 +210,7 @@ has PodDisruptionBudget bytebase-operator 'maxUnavailable: 50%'
 has Service bytebase-operator-metrics $'port: 9090\nprotocol: TCP\ntargetPort: http'
 has Service bytebase-operator-metrics 'example.com/scrape: "yes"'
 has ServiceMonitor bytebase-operator $'interval: 1m\npath: /metrics\nport: metrics\nscrapeTimeout: 20s'
+has ServiceMonitor bytebase-operator 'honorLabels: true'
 has ServiceMonitor bytebase-operator 'release: prometheus'
 
 begin 'switched off'
