@@ -32,6 +32,13 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE)
     .takes(140),
     Scenario::new(
+        "license-ends-while-refused",
+        "A license that ends while the API server refuses the new pod template ends all replicas but one in time, on the old template.",
+        |sandbox| Box::pin(license_ends_while_refused(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(140),
+    Scenario::new(
         "shared-after-restart",
         "Whatever the operator reads first after a restart, the older of two clusters has the database.",
         |sandbox| Box::pin(shared_after_restart(sandbox)),
@@ -216,6 +223,29 @@ async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
     ensure!(
         template(&sandbox).await? == before,
         "an invalid spec changed the template"
+    );
+    Ok(())
+}
+
+/// The pods are to have what only the API server refuses, before the license ends: the gate changes
+/// the size alone.
+async fn license_ends_while_refused(sandbox: Sandbox) -> Result<()> {
+    let ends = bring_up_until(&sandbox, 110).await?;
+    let before = template(&sandbox).await?;
+    let more_than_its_limit = json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}});
+    support::patch_spec(&sandbox, json!({"resources": more_than_its_limit})).await?;
+    let refused = sandbox
+        .wait_condition(NAME, "Stalled", "True", "ApplyFailed")
+        .await?;
+    support::says(&refused, &["statefulsets/demo", "memory limit"])?;
+    ensure!(
+        support::pods(&sandbox).await?.len() == 3,
+        "a template that is refused ended a replica"
+    );
+    back_to_one_before(&sandbox, ends).await?;
+    ensure!(
+        template(&sandbox).await? == before,
+        "the template that was refused has been written"
     );
     Ok(())
 }
