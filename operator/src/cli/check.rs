@@ -7,6 +7,7 @@ use crate::validate::{Fetched, Problem, References, validate};
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -133,52 +134,73 @@ fn note_unknown(value: &Value, schema: &Value, path: &str, found: &mut Vec<Strin
 fn read(file: &Path, clusters: &mut Vec<Given>, references: &mut References) -> Result<(), String> {
     let place = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| format!("{place}: {error}"))?;
-    for document in serde_yaml::Deserializer::from_str(&text) {
-        let value = Value::deserialize(document).map_err(|error| format!("{place}: {error}"))?;
-        match value.get("kind").and_then(Value::as_str) {
-            Some("BytebaseCluster") => {
-                let given = Given::read(&value);
-                clusters.push(given.ok_or_else(|| {
-                    format!(
-                        "{place}: a BytebaseCluster that has no spec, or metadata of another form"
-                    )
-                })?);
-            }
-            Some("Secret") => {
-                let secret: Secret =
-                    serde_json::from_value(value).map_err(|error| format!("{place}: {error}"))?;
-                let plain = secret
-                    .string_data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.into_bytes()));
-                let values = secret
-                    .data
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key, value)| (key, value.0))
-                    .chain(plain);
-                references.secrets.insert(
-                    secret.metadata.name.unwrap_or_default(),
-                    Fetched::Present(values.map(|(key, value)| (key, value.into())).collect()),
-                );
-            }
-            Some("ConfigMap") => {
-                let map: ConfigMap =
-                    serde_json::from_value(value).map_err(|error| format!("{place}: {error}"))?;
-                let texts = map.data.unwrap_or_default().into_iter();
-                let texts = texts.map(|(key, value)| (key, value.into_bytes()));
-                let bytes = map.binary_data.unwrap_or_default().into_iter();
-                let values = texts.chain(bytes.map(|(key, value)| (key, value.0)));
-                references.config_maps.insert(
-                    map.metadata.name.unwrap_or_default(),
-                    Fetched::Present(values.map(|(key, value)| (key, value.into())).collect()),
-                );
-            }
-            _ => {}
-        }
+    documents(&text, clusters, references).map_err(|why| format!("{place}: {why}"))
+}
+
+fn documents(
+    text: &str,
+    clusters: &mut Vec<Given>,
+    references: &mut References,
+) -> Result<(), String> {
+    let unreadable = |error: serde_yaml::Error| error.to_string();
+    for document in serde_yaml::Deserializer::from_str(text) {
+        let mut document = serde_yaml::Value::deserialize(document).map_err(unreadable)?;
+        document.apply_merge().map_err(unreadable)?;
+        let value = serde_yaml::from_value(document).map_err(unreadable)?;
+        take(value, clusters, references)?;
     }
     Ok(())
+}
+
+/// Takes up one object, or a list of them.
+fn take(
+    mut value: Value,
+    clusters: &mut Vec<Given>,
+    references: &mut References,
+) -> Result<(), String> {
+    let kind = value["kind"].as_str().unwrap_or_default().to_owned();
+    match kind.as_str() {
+        "BytebaseCluster" => {
+            let given = Given::read(&value);
+            let why = "a BytebaseCluster without a spec, or with metadata of another form";
+            clusters.push(given.ok_or(why)?);
+        }
+        "Secret" => {
+            let secret: Secret = parse(value)?;
+            let plain = secret.string_data.unwrap_or_default().into_iter();
+            let plain = plain.map(|(key, value)| (key, value.into_bytes()));
+            let data = secret.data.unwrap_or_default().into_iter();
+            let values = data.map(|(key, value)| (key, value.0)).chain(plain);
+            let name = secret.metadata.name.unwrap_or_default();
+            references.secrets.insert(name, present(values));
+        }
+        "ConfigMap" => {
+            let map: ConfigMap = parse(value)?;
+            let texts = map.data.unwrap_or_default().into_iter();
+            let texts = texts.map(|(key, value)| (key, value.into_bytes()));
+            let bytes = map.binary_data.unwrap_or_default().into_iter();
+            let values = texts.chain(bytes.map(|(key, value)| (key, value.0)));
+            let name = map.metadata.name.unwrap_or_default();
+            references.config_maps.insert(name, present(values));
+        }
+        list if list.ends_with("List") => {
+            if let Value::Array(items) = value["items"].take() {
+                for item in items {
+                    take(item, clusters, references)?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn parse<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn present(values: impl Iterator<Item = (String, Vec<u8>)>) -> Fetched {
+    Fetched::Present(values.map(|(key, value)| (key, value.into())).collect())
 }
 
 #[cfg(test)]
@@ -221,6 +243,31 @@ mod tests {
         let short = overlay(json!({"terminationGracePeriodSeconds": 1}));
         let (problems, warnings) = found(&short);
         assert!(problems.is_empty() && warnings.len() == 1, "{warnings:?}");
+    }
+
+    #[test]
+    fn lists_merged_keys_and_binary_data_are_read_as_kubectl_reads_them() {
+        let text = r#"
+kind: List
+items:
+- kind: ConfigMap
+  metadata: {name: ca}
+  binaryData: {ca.crt: YQ==}
+- kind: BytebaseCluster
+  apiVersion: bytebase.com/v1alpha1
+  metadata: {name: demo}
+  spec:
+    <<: &same {version: "3.21.1", externalURL: "https://b.example.com"}
+    database: {host: db.example.com, name: b}
+"#;
+        let (mut clusters, mut references) = (Vec::new(), References::default());
+        documents(text, &mut clusters, &mut references).unwrap();
+        assert!(clusters[0].unknown.is_empty(), "{:?}", clusters[0].unknown);
+        assert_eq!(clusters[0].cluster.spec.version, "3.21.1");
+        let Some(Fetched::Present(keys)) = references.config_maps.get("ca") else {
+            panic!("no ConfigMap was read");
+        };
+        assert!(keys.contains_key("ca.crt"));
     }
 
     #[test]

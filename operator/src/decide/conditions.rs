@@ -363,7 +363,7 @@ fn ha_licensed(findings: &Findings<'_>) -> Verdict {
         return Verdict::new(status, Reason::LicenseInstallFailed, message);
     }
     // Several replicas may run, until the stored license ends: the one that is to follow it is news.
-    if let Some(failure) = call_failure {
+    if let Some(failure) = call_failure.filter(|_| findings.license.installable) {
         let message = format!(
             "{message}; the license in the Secret could not be installed: {}",
             failure.message
@@ -462,26 +462,12 @@ fn reconciling(
 }
 
 fn exposed(findings: &Findings<'_>) -> Verdict {
-    let ways: Vec<_> = [ingress_way(findings), route_way(findings)]
-        .into_iter()
-        .flatten()
-        .collect();
-    let observation = findings.observation;
-    let by_service = desired::service_exposes(findings.cluster);
-    let exposes = !ways.is_empty() || by_service;
-    // What stands is not taken away, whatever it is open for.
-    let stands = (findings.cluster.ingress.is_some() && observation.ingress_has_address.is_some())
-        || (findings.cluster.route.is_some() && observation.route.is_some())
-        || (by_service && observation.service_exposes);
-    if findings.exposure_held && exposes && !stands {
-        let why = why_unseen(findings);
-        return no(
-            Reason::AwaitingFirstAdmin,
-            format!(
-                "no one is let in before the first admin exists and the license is installed{why}"
-            ),
-        );
-    }
+    let ways = [
+        ingress_way(findings),
+        route_way(findings),
+        held_service(findings),
+    ];
+    let ways: Vec<_> = ways.into_iter().flatten().collect();
     // With two ways in, the worse one is the news.
     let worst = ways.iter().min_by_key(|way| match way.status {
         Some(false) => 0,
@@ -499,9 +485,25 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
             format!("neither ingress nor gateway is on: reach the Service some other way{open}"),
         );
     };
-    let messages: Vec<_> = ways.iter().map(|way| way.message.as_str()).collect();
+    let mut messages: Vec<_> = ways.iter().map(|way| way.message.as_str()).collect();
+    // What is held back is held back for the same reason.
+    messages.dedup();
     let message = format!("{}{open}", messages.join("; "));
     Verdict::new(worst.status, worst.reason, message)
+}
+
+/// A way in that waits for the first admin.
+fn awaits_admin(findings: &Findings<'_>) -> Verdict {
+    let why = why_unseen(findings);
+    let message =
+        format!("no one is let in before the first admin exists and the license is installed{why}");
+    no(Reason::AwaitingFirstAdmin, message)
+}
+
+/// A Service that lets users in by itself, where that is held back. What stands is not taken away.
+fn held_service(findings: &Findings<'_>) -> Option<Verdict> {
+    let is_held = findings.exposure_held && !findings.observation.service_exposes;
+    (is_held && desired::service_exposes(findings.cluster)).then(|| awaits_admin(findings))
 }
 
 /// Why the operator cannot see whether the first admin exists, and so would wait for ever.
@@ -533,6 +535,7 @@ fn ingress_way(findings: &Findings<'_>) -> Option<Verdict> {
                 "the Ingress for {host} has no address yet: its controller has not taken it up, or reports none"
             ),
         ),
+        None if findings.exposure_held => awaits_admin(findings),
         None => no(
             Reason::IngressPending,
             format!("the Ingress for {host} is being made"),
@@ -564,6 +567,7 @@ fn route_way(findings: &Findings<'_>) -> Option<Verdict> {
                 "the HTTPRoute for {host} is not taken up yet: check that gateway.parentRefs names Gateways that exist and have a controller"
             ),
         ),
+        None if findings.exposure_held => awaits_admin(findings),
         None => no(
             Reason::RoutePending,
             format!("the HTTPRoute for {host} is being made"),

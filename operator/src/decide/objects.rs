@@ -84,7 +84,8 @@ pub(super) fn objects(
         };
         scale::next_size(set, replicas, haste, observation, health)
     });
-    let shrinks = |set: &&StatefulSetView| size.replicas < set.replicas;
+    // The gate leaves one, whatever else wants none.
+    let shrinks = |set: &&StatefulSetView| (1..set.replicas).contains(&size.replicas);
     let gate_size = set.filter(shrinks).map(|_| size);
     let gate_size = gate_size.filter(|_| findings.haste != Haste::Orderly);
     let keeps_template = held || stage.keeps_template();

@@ -357,10 +357,17 @@ fn the_gate_has_a_size_of_its_own_where_the_statefulset_shrinks_for_it() {
     assert_eq!(gate_size(&json!({}), &closed), Some(1));
     let soon = healthy(3, stored(&end(600)));
     assert_eq!(gate_size(&json!({}), &soon), Some(2));
+    let mut stopping = healthy(1, no_license());
+    stopping.stateful_set.as_mut().unwrap().template_digest = Some("old".to_owned());
     for (changes, seen) in [
         // One that users want waits for what they have to correct.
         (json!({"replicas": 1}), healthy(3, stored(&json!({})))),
-        (json!({"paused": true}), closed),
+        (json!({"paused": true}), closed.clone()),
+        // Maintenance wants none.
+        (
+            json!({"rollout": {"strategy": "Maintenance"}, "replicas": 3}),
+            stopping,
+        ),
         (json!({}), healthy(1, no_license())),
         (json!({}), healthy(3, stored(&json!({})))),
     ] {

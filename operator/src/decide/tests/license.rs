@@ -580,6 +580,14 @@ fn a_renewal_that_is_not_installed_is_reported_while_the_stored_license_counts()
         message: "login refused (401)".to_owned(),
         refused: Some(refused_call()),
     });
+    // Once it is installed, by whoever, it is no news.
+    let mut installed = seen.clone();
+    if let DatabaseView::Probed(Ok(facts)) = &mut installed.database {
+        facts.license = crate::observation::Fact::Known(stored(&json!({"exp": null})));
+    }
+    let plan = with_secret(&spec(true), &renewed, &installed, &settings);
+    let licensed = condition(&plan.report, LICENSED);
+    assert!(!licensed.message.contains("could not be installed"));
     let reported = message(&seen);
     assert!(
         reported.ends_with("the license in the Secret could not be installed: login refused (401)"),
