@@ -476,6 +476,8 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
     });
     let open = if findings.license.reason == Reason::AwaitingFirstSignUp {
         "; no one has signed up yet, and whoever does first becomes the admin"
+    } else if findings.exposure_held && findings.observation.facts().is_none() {
+        "; it stands already, so admin.createFirst does not hold it back, and the operator cannot see whether the first admin exists"
     } else {
         ""
     };

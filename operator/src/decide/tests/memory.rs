@@ -542,6 +542,14 @@ fn people_stay_let_in_once_a_workspace_was_seen() {
     let mut remembered = known(Fact::Unknown);
     remembered.remembered.unlicensed = Some(Reason::LicenseMissing);
     assert!(exposes(&remembered));
+    // What stands already stays, which is said.
+    let mut stands = known(Fact::Unknown);
+    (stands.ingress_has_address, stands.last_facts) = (Some(true), None);
+    stands.database = DatabaseView::CannotRead;
+    assert!(exposes(&stands));
+    let reported = plan(&spec, &stands).report;
+    let message = &condition(&reported, ConditionType::Exposed).message;
+    assert!(message.contains("does not hold it back"), "{message}");
     // What is said of a Bytebase in which no one has signed up as well, to an operator that has
     // just started.
     remembered.database = DatabaseView::NotProbed;
