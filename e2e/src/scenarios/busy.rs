@@ -52,7 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(hook_killed(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(120),
+    .takes(180),
     Scenario::new(
         "license-ends-in-rollout",
         "A license that ends in the middle of a rollout ends all replicas but one, and no running task.",
@@ -302,17 +302,16 @@ async fn in_outage(sandbox: Sandbox) -> Result<()> {
 async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
     let load = Load::start(vec![sandbox.sql().await?], RATE, 3);
-    let (long, pod) = running_task(&sandbox, 120).await?;
+    let (long, pod) = running_task(&sandbox, 400).await?;
     let name = pod.name_any();
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
     let holder = format!("drain/{name}");
-    sandbox
-        .wait_status(NAME, "the hold", |status| {
-            status["queueHold"]["heldBy"] == json!([holder])
-        })
-        .await?;
+    let held = |status: &Value| status["queueHold"]["heldBy"] == json!([holder]);
+    // The queue may have to be free for as long as it may be held.
+    let turn = Duration::from_secs(load::HOLD_LIMIT.into()) + PATIENCE;
+    wait::until("the hold", turn, || sandbox.status(NAME), held).await?;
     sandbox
         .strike_program(&pod, "bytebase", "bytebase-drain", Blow::Kill)
         .await?;

@@ -423,6 +423,10 @@ async fn rotated_log(sandbox: Sandbox) -> Result<()> {
 /// and again.
 async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
     support::ready(&sandbox, 1).await?;
+    // Nothing that is called for the first license is refused for what follows.
+    sandbox
+        .wait_condition(NAME, "HALicensed", "True", "LicenseAllowsHa")
+        .await?;
     support::admin_secret(&sandbox, "not-the-password-of-the-admin").await?;
     sandbox
         .create_license_secret(
