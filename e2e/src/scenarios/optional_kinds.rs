@@ -140,6 +140,11 @@ async fn put_back(sandbox: &Sandbox) -> Result<()> {
     wait::until("the host put back", PATIENCE, host, |now| *now == before).await?;
     sandbox.kubectl(&["delete", MONITOR]).await?;
     wait_exists(sandbox, MONITOR, true).await?;
+    // What was said of the route before the edit is outdated, until its Gateway has seen it again.
+    sandbox
+        .wait_condition(NAME, "Exposed", "Unknown", "RoutePending")
+        .await?;
+    answer(sandbox, "True", "").await?;
     sandbox
         .wait_condition(NAME, "Exposed", "True", "RouteAccepted")
         .await?;
@@ -183,11 +188,13 @@ async fn put_back(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Says what a Gateway's controller would say.
+/// Says what a Gateway's controller would say of the route as it is now.
 async fn answer(sandbox: &Sandbox, accepted: &str, message: &str) -> Result<()> {
+    let get = ["get", ROUTE, "-o", "jsonpath={.metadata.generation}"];
+    let generation: i64 = sandbox.kubectl(&get).await?.trim().parse()?;
     let condition = json!({
         "type": "Accepted", "status": accepted, "reason": "Told", "message": message,
-        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": generation,
     });
     let parent = json!({
         "parentRef": {"name": "public"}, "controllerName": "example.com/gateway", "conditions": [condition],
