@@ -32,15 +32,19 @@ pub(super) fn program() -> String {
 }
 
 /// Whether the preStop handler of Bytebase's container starts the hook, in these containers of a
-/// pod or of a template; perhaps by a shell.
-pub fn starts_hook(containers: &Value) -> bool {
+/// template; perhaps by a shell.
+pub(super) fn starts_hook(containers: &Value) -> bool {
     let mut containers = containers.as_array().into_iter().flatten();
     let bytebase = containers.find(|container| container["name"] == CONTAINER);
     let command = bytebase.map(|container| &container["lifecycle"]["preStop"]["exec"]["command"]);
     let words = command.and_then(Value::as_array).into_iter().flatten();
-    words
-        .filter_map(Value::as_str)
-        .any(|word| word.contains(&program()))
+    is_hook(words.filter_map(Value::as_str))
+}
+
+/// Whether a command starts the hook.
+pub fn is_hook<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
+    let program = program();
+    words.any(|word| word.contains(&program))
 }
 
 /// The image of the hook in a template.

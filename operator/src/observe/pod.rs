@@ -31,9 +31,11 @@ pub fn trim(pod: &mut Pod) {
 fn starts_hook(containers: &[Container]) -> bool {
     let mut containers = containers.iter();
     let bytebase = containers.find(|container| container.name == CONTAINER);
-    // Plain data: it always has a form as JSON.
-    serde_json::to_value(Vec::from_iter(bytebase))
-        .is_ok_and(|bytebase| drain::starts_hook(&bytebase))
+    let command = bytebase.and_then(|container| {
+        let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
+        handler.exec.as_ref()?.command.as_ref()
+    });
+    drain::is_hook(command.into_iter().flatten().map(String::as_str))
 }
 
 /// Of init containers only that there is the one which brings the drain hook.
