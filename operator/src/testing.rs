@@ -277,7 +277,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
         can_create: true,
         missing_schema: None,
         not_owned: None,
-        transaction_pooler: false,
+        transaction_pooler: Some(false),
         identity: DatabaseIdentity::new("one", "1"),
         server_uptime: Duration::from_hours(1),
         writable_for: Duration::from_hours(1),

@@ -153,7 +153,10 @@ async fn an_empty_database_is_empty() {
     let facts = facts(access(url(server().port, "empty"))).await;
     assert_eq!(facts.schema, SchemaState::Empty);
     assert!(
-        facts.can_create && !facts.in_recovery && !facts.transaction_pooler && !migrating(&facts)
+        facts.can_create
+            && !facts.in_recovery
+            && facts.transaction_pooler == Some(false)
+            && !migrating(&facts)
     );
     assert!(facts.server_version_num >= 140_000);
     assert_eq!(
@@ -992,7 +995,7 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     let pooler = server().pooler("transaction", &[("place_monitor", PASSWORD)]);
     let through = monitor(&replicas, "place_monitor", pooler.port);
     let seen = facts(through).await;
-    assert!(!seen.transaction_pooler);
+    assert_eq!(seen.transaction_pooler, Some(false));
     assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
 
     // Another database of the server, as by a forgotten name.
@@ -1029,7 +1032,7 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     assert!(facts(same.clone()).await.in_recovery);
     same.url.hosts[0].port = pooler.port;
     same.login = Login::Monitor(Watched::of(&same.url, &same.url));
-    assert!(facts(same).await.transaction_pooler);
+    assert_eq!(facts(same).await.transaction_pooler, Some(true));
 }
 
 #[tokio::test]
@@ -1429,20 +1432,22 @@ async fn a_transaction_mode_pooler_is_distinguished_from_a_session_mode_one() {
     bytebase("pooled");
     let users = [("pooled", PASSWORD)];
     let pooler = server().pooler("transaction", &users);
-    assert!(
-        facts(access(url(pooler.port, "pooled")))
-            .await
-            .transaction_pooler
-    );
+    let seen = facts(access(url(pooler.port, "pooled"))).await;
+    assert_eq!(seen.transaction_pooler, Some(true));
+    // Its one server process is the other session's until the transaction ends.
+    let pooler = server().pooler("transaction\ndefault_pool_size = 1", &users);
+    let seen = facts(access(url(pooler.port, "pooled"))).await;
+    assert_eq!(seen.transaction_pooler, Some(true));
+    // There is no second session.
+    let pooler = server().pooler("session\nmax_client_conn = 1", &users);
+    let seen = facts(access(url(pooler.port, "pooled"))).await;
+    assert_eq!(seen.transaction_pooler, None);
     let pooler = server().pooler("statement", &users);
-    assert!(
-        facts(access(url(pooler.port, "pooled")))
-            .await
-            .transaction_pooler
-    );
+    let seen = facts(access(url(pooler.port, "pooled"))).await;
+    assert_eq!(seen.transaction_pooler, Some(true));
     let pooler = server().pooler("session", &users);
     let seen = facts(access(url(pooler.port, "pooled"))).await;
-    assert!(!seen.transaction_pooler);
+    assert_eq!(seen.transaction_pooler, Some(false));
     assert_eq!(seen.schema, SchemaState::Bytebase { version: None });
 
     let mut refused = url(pooler.port, "pooled");
@@ -1521,7 +1526,8 @@ async fn a_pooler_that_has_changed_its_mode_is_examined_again() {
     let transaction = server().pooler("transaction", &users);
     let session = server().pooler("session", &users);
     let (before, after) = moved(transaction.port, session.port, "repooled").await;
-    assert!(before.transaction_pooler && !after.transaction_pooler);
+    let found = [before, after].map(|facts| facts.transaction_pooler);
+    assert_eq!(found, [Some(true), Some(false)]);
 }
 
 #[tokio::test]

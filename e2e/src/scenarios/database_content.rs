@@ -15,7 +15,8 @@ pub const SCENARIOS: &[Scenario] = &[
         "A refused password holds back the first pod, an unreachable database only the second.",
         |sandbox| Box::pin(before_the_first_pod(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(180),
     Scenario::new(
         "foreign-tables",
         "Another application's tables hold back the first pod.",
@@ -91,7 +92,9 @@ async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
         .await?;
-    support::wait_pods(&sandbox, 1).await?;
+    // It is tried for two minutes first.
+    let patience = Duration::from_mins(3);
+    wait::until("one pod", patience, none, |count| *count == 1).await?;
     wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
 
     sandbox.create_database_secret(DATABASE_SECRET).await?;

@@ -128,19 +128,20 @@ async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
 }
 
 async fn expiry(sandbox: Sandbox) -> Result<()> {
-    // A guard of ten seconds instead of ten minutes. The steps down to one replica, with ten
-    // seconds of grace each, come on top: a license that ends in 100 s counts for 40.
+    // A guard of ten seconds instead of ten minutes. The steps down to one replica, and the end of
+    // a pod before them, come on top with ten seconds of grace each: a license that ends in 130 s
+    // counts for 45.
     let options = OperatorOptions {
         values: json!({"licenseGuardSeconds": 10}),
         ..OperatorOptions::default()
     };
     sandbox.install_operator(&options).await?;
     support::secrets(&sandbox).await?;
-    let expires = jiff::Timestamp::now() + SignedDuration::from_secs(100);
+    let expires = jiff::Timestamp::now() + SignedDuration::from_secs(130);
     sandbox
         .create_license_secret(
             LICENSE_SECRET,
-            &License::default().expires_in(SignedDuration::from_secs(100)),
+            &License::default().expires_in(SignedDuration::from_secs(130)),
         )
         .await?;
     sandbox
@@ -341,8 +342,9 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
 
 /// A license that ends while no operator runs: the first reading afterwards is enough.
 async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
-    // The guard, and for the one step down the grace period of a pod and a margin.
-    const CLOSES_BEFORE_END: i64 = 35;
+    // The guard, and for the one step down and the end of a pod before it its grace period and a
+    // margin.
+    const CLOSES_BEFORE_END: i64 = 65;
     let options = |replicas| OperatorOptions {
         replicas,
         values: json!({"licenseGuardSeconds": 5}),
@@ -356,7 +358,7 @@ async fn expired_unseen(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    let expires = support::shorten_license(&sandbox, 90).await?;
+    let expires = support::shorten_license(&sandbox, 120).await?;
     sandbox.install_operator(&options(0)).await?;
     let operators = || sandbox.operator_pods();
     wait::until(

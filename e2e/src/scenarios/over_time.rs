@@ -110,10 +110,10 @@ pub const SCENARIOS: &[Scenario] = &[
 const PAUSE: Duration = Duration::from_secs(8);
 /// Clusters whose replicas do not answer; the operator reconciles eight at a time.
 const SWALLOWING: usize = 10;
-/// The license guard of these scenarios, in seconds. Two steps down with twelve seconds of grace
-/// come on top, 27 s each.
+/// The license guard of these scenarios, in seconds. Two steps down, and the end of a pod before
+/// them, come on top: with twelve seconds of grace 27 s each.
 const GUARD: i64 = 10;
-const CLOSES_BEFORE_END: i64 = GUARD + 2 * 27;
+const CLOSES_BEFORE_END: i64 = GUARD + 3 * 27;
 
 /// A refused database that is cut off is still refused, also by a new operator.
 async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
@@ -190,7 +190,7 @@ fn other_bytebase(sandbox: &Sandbox) -> Value {
 
 /// The database is cut off before the license ends: its end was read, and it counts.
 async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 110).await?;
+    let ends = bring_up_until(&sandbox, 140).await?;
     cut_off(&sandbox).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "Unknown", "LicenseUnknown")
@@ -209,7 +209,7 @@ async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
 /// The spec is made invalid before the license ends: the gate acts all the same, and changes
 /// nothing else.
 async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 110).await?;
+    let ends = bring_up_until(&sandbox, 140).await?;
     let before = template(&sandbox).await?;
     support::patch_spec(
         &sandbox,
@@ -230,7 +230,7 @@ async fn license_ends_while_invalid(sandbox: Sandbox) -> Result<()> {
 /// The pods are to have what only the API server refuses, before the license ends: the gate changes
 /// the size alone.
 async fn license_ends_while_refused(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 110).await?;
+    let ends = bring_up_until(&sandbox, 140).await?;
     let before = template(&sandbox).await?;
     let more_than_its_limit = json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}});
     support::patch_spec(&sandbox, json!({"resources": more_than_its_limit})).await?;

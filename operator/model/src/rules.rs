@@ -591,7 +591,7 @@ impl Rules {
             can_create: true,
             missing_schema: None,
             not_owned: None,
-            transaction_pooler: false,
+            transaction_pooler: Some(false),
             identity: identity(0),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),

@@ -2,13 +2,15 @@
 
 use super::health::Health;
 use crate::api::Reason;
-use crate::api::status::{ChangedLogin, DatabaseStatus, LoginState};
+use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginState};
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Heartbeat, LoginTrial, Observation,
-    Refusal, Remembered, SchemaState,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, LoginTrial,
+    Observation, Refusal, Remembered, SchemaState,
 };
 use crate::validate::ValidDatabase;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Oldest PostgreSQL that Bytebase supports.
 const OLDEST_SERVER: u32 = 140_000;
@@ -26,6 +28,11 @@ pub struct DatabaseVerdict {
     pub reason: Reason,
     /// Message of it.
     pub message: String,
+    /// When it changes by itself.
+    pub changes_at: Option<Timestamp>,
+    /// No replica may start on it, and none of this cluster has ever served there: those that were
+    /// started in vain, before it could be read, are taken back.
+    pub takes_back: bool,
     /// For status, without the changed login.
     facts: Option<DatabaseStatus>,
 }
@@ -54,6 +61,10 @@ pub enum Allows {
     All,
 }
 
+/// A database that has never been read is tried for so long before the first replica starts without
+/// a reading: longer than a server takes to start, or to be replaced by another.
+const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
 /// Begins the part of a message that says why a refusal could not be checked again.
 const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
 
@@ -61,6 +72,21 @@ const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check agai
 /// refusal until a good reading takes it back, over outages and restarts. `wanted`: how many
 /// replicas. `moves`: they are to log in by other values than those that they were started with.
 pub fn judge(
+    database: &ValidDatabase,
+    wanted: i32,
+    observation: &Observation,
+    health: &Health<'_>,
+    moves: bool,
+) -> DatabaseVerdict {
+    let verdict = of_reading(database, wanted, observation, health, moves);
+    let is_refused = verdict.status == Some(false) && verdict.allows == Allows::Nothing;
+    DatabaseVerdict {
+        takes_back: is_refused && !moves && has_never_served(observation, health),
+        ..verdict
+    }
+}
+
+fn of_reading(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
@@ -84,6 +110,7 @@ pub fn judge(
     };
     let status = DatabaseStatus {
         login: login_state(database, observation),
+        unread_since: unread_since(&status, observation),
         ..status
     };
     let found = last.filter(|last| last.status == Some(false));
@@ -100,6 +127,8 @@ pub fn judge(
         status: ok,
         reason,
         message: message.to_owned(),
+        changes_at: None,
+        takes_back: false,
         facts: Some(status.clone()),
     };
     let still_refused = |refusal: &Refusal, why: &str| {
@@ -119,7 +148,11 @@ pub fn judge(
             Reason::DatabaseNotProbed,
             "the first reading of the database has not ended yet",
         ),
-        DatabaseView::CannotRead => match (refusal, &observation.database_shared_with) {
+        // What a server said to a login of before says nothing of one that only replicas can try.
+        DatabaseView::CannotRead => match (
+            refusal.filter(|refusal| !is_of_the_login(refusal.reason)),
+            &observation.database_shared_with,
+        ) {
             (Some(refusal), _) => still_refused(
                 refusal,
                 "the operator cannot log in itself; set database.monitorSecretRef to a URL it can use",
@@ -148,12 +181,94 @@ pub fn judge(
                 (None, None) if status.identity.is_some() || is_changed(observation) => {
                     plain(Allows::Nothing, None, reason, &failure.message)
                 }
-                // Perhaps it can be seen from the pods and never from here.
-                (None, None) => plain(Allows::One, None, reason, &failure.message),
+                (None, None) => match starts_blind_at(failure.reason, &status, observation) {
+                    // Perhaps it can be seen from the pods and never from here.
+                    Blind::Now => plain(Allows::One, None, reason, &failure.message),
+                    Blind::Never => plain(Allows::Nothing, None, reason, &failure.message),
+                    Blind::At(at) => {
+                        let message = format!(
+                            "{}; the first replica starts without a reading at {at:.0}",
+                            failure.message
+                        );
+                        DatabaseVerdict {
+                            changes_at: Some(at),
+                            ..plain(Allows::Nothing, None, reason, &message)
+                        }
+                    }
+                },
             }
         }
         DatabaseView::Probed(Ok(facts)) => read(facts),
     }
+}
+
+/// Whether the first replica may start on a database that has never been read.
+enum Blind {
+    Now,
+    At(Timestamp),
+    /// Not before a reading.
+    Never,
+}
+
+/// A server that answers can be read from here, once it takes logins again; one that does not may
+/// be starting. What runs already goes on.
+fn starts_blind_at(
+    reason: FailureReason,
+    status: &DatabaseStatus,
+    observation: &Observation,
+) -> Blind {
+    if !is_first_start(observation) {
+        return Blind::Now;
+    }
+    if matches!(
+        reason,
+        FailureReason::ServerNotReady | FailureReason::TooManyConnections
+    ) {
+        return Blind::Never;
+    }
+    let since = status.unread_since.as_ref().map(|since| since.0);
+    let since = since.unwrap_or(observation.now).min(observation.now);
+    match since.checked_add(BLIND_AFTER) {
+        Ok(at) if observation.now < at => Blind::At(at),
+        _ => Blind::Now,
+    }
+}
+
+/// Since when a database that was never read has been tried in vain.
+fn unread_since(status: &DatabaseStatus, observation: &Observation) -> Option<Time> {
+    let fails = matches!(observation.database, DatabaseView::Probed(Err(_)));
+    if status.identity.is_some() {
+        return None;
+    }
+    let before = status.unread_since.clone();
+    before.or_else(|| fails.then_some(Time(observation.now)))
+}
+
+/// Whether a refusal is about who logs in, and how, not about the database.
+fn is_of_the_login(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::DatabaseAuthenticationFailed
+            | Reason::DatabasePermissionDenied
+            | Reason::DatabaseParameterRefused
+            | Reason::DatabaseTlsFailed
+    )
+}
+
+/// Whether no replica of this cluster has ever served on the database that the spec names, as far
+/// as that can be known: each of its pods names its version, and status none that has served.
+fn has_never_served(observation: &Observation, health: &Health<'_>) -> bool {
+    let remembered = &observation.remembered;
+    let mut replicas = health.replicas.iter();
+    remembered.database.is_some()
+        && remembered.version.is_none()
+        && replicas.all(|replica| {
+            let has_sent = matches!(
+                replica.heartbeat,
+                HeartbeatState::Fresh | HeartbeatState::Stale
+            );
+            replica.pod.version.is_some() && !replica.pod.ready && !has_sent
+        })
 }
 
 /// What is known of the login that the replicas use.
@@ -230,6 +345,7 @@ fn judge_facts(
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
         login: login_state(database, observation),
+        unread_since: None,
         changed_login: None,
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
@@ -237,20 +353,38 @@ fn judge_facts(
         status: ok,
         reason,
         message,
+        changes_at: None,
+        takes_back: false,
         facts: Some(status.clone()),
     };
     let fatal = fatal(database, observation, facts);
     if let Some((reason, message)) = fatal {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
-    if let Some((reason, message)) = in_use(database, wanted, observation, moves) {
+    if let Some((status, message)) = may_be_pooled(database, observation, facts) {
+        let reason = Reason::DatabaseTransactionPooler;
+        return verdict(Allows::Nothing, status, reason, message);
+    }
+    if observation.has_lost_tables(facts) {
+        return verdict(
+            Allows::Nothing,
+            None,
+            Reason::DatabaseSchemaUnknown,
+            format!(
+                "Bytebase's tables were in {} before, and role \"{}\" sees none of them now: nothing is changed, nor scaled, until it does. Perhaps its search_path was changed, or they were dropped",
+                database.replicas.identity_hint(),
+                database.replicas.user
+            ),
+        );
+    }
+    if let Some((reason, message)) = in_use(database, wanted, observation, health, moves) {
         let is_certain = active_when_read(observation) > 0 && !may_be_its_own(observation, health);
         let status = is_certain.then_some(false);
         return verdict(Allows::Nothing, status, reason, message);
     }
     if let Some((reason, message)) = unsure_right(database, facts) {
         let allows = if is_first_start(observation) {
-            Allows::One
+            not_understood_allows(observation, facts)
         } else {
             Allows::Nothing
         };
@@ -292,6 +426,33 @@ fn is_first_start(observation: &Observation) -> bool {
     observation.pods.is_empty() && set.is_none_or(|set| set.replicas == 0)
 }
 
+/// Why nothing starts where it could not be found out whether a pooler in transaction mode is in
+/// between: one was, when that could last be found out, which stands, or there is no replica yet.
+fn may_be_pooled(
+    database: &ValidDatabase,
+    observation: &Observation,
+    facts: &DatabaseFacts,
+) -> Option<(Option<bool>, String)> {
+    if facts.transaction_pooler.is_some() {
+        return None;
+    }
+    let refusal = observation.remembered.refusal.as_ref();
+    let was = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseTransactionPooler);
+    let place = database.replicas.identity_hint();
+    let why = "it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds";
+    if was {
+        let message = format!(
+            "{place} was a pooler in transaction mode when that could last be found out. Whether it still is, is not known: {why}"
+        );
+        return Some((Some(false), message));
+    }
+    is_first_start(observation).then(|| {
+        let message =
+            format!("whether {place} is a pooler in transaction mode is not known: {why}");
+        (None, message)
+    })
+}
+
 /// Without heartbeats it cannot be ruled out that a replica runs already.
 fn not_understood_allows(observation: &Observation, facts: &DatabaseFacts) -> Allows {
     if is_first_start(observation) && facts.heartbeats.is_unknown() {
@@ -308,19 +469,29 @@ fn in_use(
     database: &ValidDatabase,
     wanted: i32,
     observation: &Observation,
+    health: &Health<'_>,
     moves: bool,
 ) -> Option<(Reason, String)> {
-    let moves = moves && runs_elsewhere(observation);
-    if wanted == 0 || !(moves || is_first_start(observation)) {
+    let elsewhere = moves && runs_elsewhere(observation);
+    let starts = elsewhere || is_first_start(observation);
+    // A replica that was started before the database could be read: what has just come up, or
+    // ended, may be its own.
+    let blind = !moves && health.foreign > 0 && has_never_served(observation, health);
+    if wanted == 0 || !(starts || blind) {
         return None;
     }
     let place = database.replicas.identity_hint();
-    let what = if moves {
+    let what = if elsewhere {
         "the replicas move there by themselves"
     } else {
         "the first replica starts by itself"
     };
-    let (who, they) = match active_when_read(observation) {
+    let active = if starts {
+        active_when_read(observation)
+    } else {
+        health.foreign
+    };
+    let (who, they) = match active {
         0 if all_are_heard(observation) => return None,
         0 => {
             let seconds = ALL_HEARD_AFTER.as_secs();
@@ -342,12 +513,15 @@ fn in_use(
     ))
 }
 
-/// Whether no replica of this cluster has ever sent a heartbeat to the database that was read.
-/// Which are its own must be known.
+/// Whether no replica of this cluster that runs has ever sent a heartbeat to the database that was
+/// read. Which are its own must be known; a pod in which none runs sends none.
 fn runs_elsewhere(observation: &Observation) -> bool {
     let rows = observation.facts().map(|facts| facts.heartbeats.rows());
     let rows = rows.unwrap_or_default();
-    let mut pods = observation.pods.iter();
+    let mut pods = observation
+        .pods
+        .iter()
+        .filter(|pod| pod.started_at.is_some());
     pods.all(|pod| {
         pod.replica_id
             .is_some_and(|id| rows.iter().all(|row| row.replica_id != id))
@@ -355,10 +529,18 @@ fn runs_elsewhere(observation: &Observation) -> bool {
 }
 
 /// Whether every active replica has had the time to send a heartbeat, if there ever was one: an
-/// outage makes those look ended that outlive it.
+/// outage makes those look ended that outlive it, and the rows of one that lasted for an hour are
+/// not even read.
 fn all_are_heard(observation: &Observation) -> bool {
+    let refusal = observation.remembered.refusal.as_ref();
+    let was_in_use = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseInUse);
     observation.facts().is_none_or(|facts| {
-        facts.heartbeats.rows().is_empty() || facts.writable_for >= ALL_HEARD_AFTER
+        let have_been_silent = match &facts.heartbeats {
+            Fact::Known(rows) if rows.is_empty() && !was_in_use => facts.server_uptime,
+            Fact::Known(_) => facts.writable_for,
+            Fact::Absent | Fact::Unknown => return true,
+        };
+        have_been_silent >= ALL_HEARD_AFTER
     })
 }
 
@@ -431,7 +613,7 @@ fn fatal(
             ),
         ));
     }
-    if facts.transaction_pooler {
+    if facts.transaction_pooler == Some(true) {
         return Some((
             Reason::DatabaseTransactionPooler,
             format!(

@@ -35,6 +35,8 @@ impl LicenseVerdict {
 
 const CANNOT_LOG_IN: &str = "the operator cannot log in to the metadata database: set database.monitorSecretRef, or name a license in spec.license and give the operator the verification key, or set license.enforcement to Warn if you know that the license includes HA";
 
+const NOT_READ_AGAIN: &str = "the operator cannot log in to the metadata database any more: set database.monitorSecretRef so that it can read which license is stored now, or set license.enforcement to Warn if you know that it includes HA";
+
 /// Whether several replicas may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Licensed {
@@ -112,6 +114,11 @@ pub fn judge(
     };
     let unread = |why: &str| unread_for(&format!("the stored license cannot be read: {why}"));
     match &observation.database {
+        // An earlier login read that nothing stored allowed several replicas. What lies in a Secret
+        // does not show that it was installed since.
+        DatabaseView::CannotRead if observation.remembered.unlicensed.is_some() => {
+            unread_for(NOT_READ_AGAIN)
+        }
         DatabaseView::CannotRead => stand_in(terms.secret, now, guard).unwrap_or_else(|| {
             // What an earlier login read counts on.
             unread_for(CANNOT_LOG_IN)

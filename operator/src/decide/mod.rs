@@ -164,15 +164,16 @@ fn running(observation: &Observation) -> i32 {
 }
 
 /// How long before its end a license stops counting for a cluster of this size: the operator's
-/// interval, and as long as it takes to go down to one replica step by step. By the wanted size,
-/// not the present one, or each step would open the gate again.
+/// interval, and as long as it takes to go down to one replica step by step, after a pod that may
+/// be ending for another reason. By the wanted size, not the present one, or each step would open
+/// the gate again.
 fn guard(settings: &Settings, size: i32, observation: &Observation) -> SignedDuration {
     // A pod that runs keeps the grace period that it was made with.
     let pods = observation.pods.iter().filter_map(|pod| pod.grace);
     let set = observation.stateful_set.as_ref();
     let grace = pods.chain(set.map(StatefulSetView::grace)).max();
     let step = grace.unwrap_or_default().saturating_add(STEP_MARGIN);
-    let steps = size.saturating_sub(1).max(0);
+    let steps = if size > 1 { size } else { 0 };
     step.checked_mul(steps)
         .and_then(|steps| settings.license_guard.checked_add(steps))
         .unwrap_or(SignedDuration::MAX)
@@ -237,6 +238,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         call,
         next: [
             pace::next(cluster, observation, license, rollout, health),
+            database.changes_at,
             findings
                 .scale_wait
                 .and_then(|wait| wait.until.filter(|until| *until > observation.now)),

@@ -7,6 +7,7 @@ use super::license::LicenseVerdict;
 use super::rollout::Rollout;
 use super::step::{self, Step};
 use super::{drains, login, queue, scale, silent};
+use crate::api::Reason;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::Reading;
 use crate::observation::{Fact, Observation};
@@ -82,9 +83,10 @@ impl Reading {
     }
 }
 
-/// Whether something forbids the use of what was read.
+/// Whether something forbids the use of what was read, or only a new session can show whether it
+/// does.
 pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
-    database.status == Some(false)
+    database.status == Some(false) || database.reason == Reason::DatabaseTransactionPooler
 }
 
 pub(super) fn is_unnamed(health: &Health<'_>) -> bool {

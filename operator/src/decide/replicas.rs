@@ -75,7 +75,7 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
     }
     let gate = gate(grounds);
     // Failures of a running cluster are reported and never tear down what serves; nor does anything
-    // start on them.
+    // start on them. Where nothing has ever served, what was started blindly is taken back.
     match (database.allows, grounds.outgrown, &gate) {
         // The operator has just started: what there is to know is known in a moment.
         (database::Allows::Wait, ..) => {
@@ -88,7 +88,8 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
             return held(1, *reason, message);
         }
         (database::Allows::Nothing, ..) => {
-            return held(running, Reason::HeldBackByDatabase, &database.message);
+            let kept = if database.takes_back { 0 } else { running };
+            return held(kept, Reason::HeldBackByDatabase, &database.message);
         }
         (_, Some(message), _) => return held(running, Reason::HeldBackByVersion, message),
         (database::Allows::One | database::Allows::All, None, _) => {}

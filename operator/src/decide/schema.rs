@@ -13,11 +13,9 @@ pub fn is_settled(observation: &Observation) -> bool {
 
 /// Version of the metadata schema: as last read, by this process or by an earlier one.
 pub fn version(observation: &Observation) -> Option<Version> {
-    let facts = observation
-        .last_facts
-        .as_ref()
-        .map(|(_, facts)| &facts.schema);
-    match facts {
+    let facts = observation.last_facts.as_ref().map(|(_, facts)| facts);
+    let facts = facts.filter(|facts| !observation.has_lost_tables(facts));
+    match facts.map(|facts| &facts.schema) {
         Some(SchemaState::Bytebase {
             version: Some(version),
         }) => Some(*version),

@@ -172,8 +172,8 @@ pub struct DatabaseFacts {
     /// A table of Bytebase's that its role does not own, and so cannot alter.
     pub not_owned: Option<String>,
     /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
-    /// between.
-    pub transaction_pooler: bool,
+    /// between. `None` if that could not be found out.
+    pub transaction_pooler: Option<bool>,
     /// Identity of the database itself, equal for two connection strings that lead to the same
     /// one.
     pub identity: DatabaseIdentity,
@@ -487,7 +487,45 @@ impl Observation {
             _ => None,
         }
     }
+
+    /// Whether Bytebase's tables were seen before in the database of these facts and are not now,
+    /// although replicas of this cluster run: they are out of sight (another `search_path`), or
+    /// dropped. What they hold is not known to be nothing.
+    pub fn has_lost_tables(&self, facts: &DatabaseFacts) -> bool {
+        let before = self.remembered.database.as_ref();
+        let before = before.and_then(|database| database.identity.as_ref());
+        !self.pods.is_empty()
+            && self.remembered.schema_version.is_some()
+            && before == Some(&facts.identity.database)
+            && !matches!(facts.schema, SchemaState::Bytebase { .. })
+    }
+
+    /// The same, in which what lost tables hold is unknown.
+    #[must_use]
+    pub fn with_lost_tables_unknown(mut self) -> Self {
+        let last = self.last_facts.as_ref().map(|(_, facts)| facts);
+        let lost = [self.facts(), last]
+            .map(|facts| facts.is_some_and(|facts| self.has_lost_tables(facts)));
+        let read = match &mut self.database {
+            DatabaseView::Probed(Ok(facts)) => Some(facts),
+            _ => None,
+        };
+        let last = self.last_facts.as_mut().map(|(_, facts)| facts);
+        let all = [read, last].into_iter().zip(lost);
+        for facts in all.filter_map(|(facts, lost)| facts.filter(|_| lost)) {
+            facts.license = Fact::Unknown;
+            facts.heartbeats = Fact::Unknown;
+            facts.running_tasks = Fact::Unknown;
+            facts.pending_tasks = Fact::Unknown;
+            facts.available_tasks = Fact::Unknown;
+            facts.not_understood = vec![ALL_TABLES];
+        }
+        self
+    }
 }
+
+/// In place of the names of all tables that are not understood.
+pub const ALL_TABLES: &str = "all of its tables";
 
 /// The StatefulSet as it stands.
 #[derive(Clone, Debug)]

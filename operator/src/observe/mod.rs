@@ -228,6 +228,7 @@ impl Subject<'_> {
             refused_pod,
             refused_eviction: own.refused_eviction,
         }
+        .with_lost_tables_unknown()
     }
 
     /// The pods of the cluster, by ordinal.

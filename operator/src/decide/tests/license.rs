@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 const LICENSED: ConditionType = ConditionType::HaLicensed;
 
 /// The operator's ten minutes, and two steps down with half a minute of grace and a quarter more.
-const GUARD: i64 = 600 + 2 * 45;
+const GUARD: i64 = 600 + 3 * 45;
 
 fn secs(seconds: i64) -> SignedDuration {
     SignedDuration::from_secs(seconds)
@@ -94,7 +94,7 @@ fn drains_that_close_the_gate_long_before_the_end_are_warned_of() {
     let ends = ends(days(300));
     assert_eq!(warned(3, 3665, &ends), None, "two hours");
     let message = warned(3, 43_265, &ends).unwrap();
-    assert!(message.contains("one replica 25 hours before"), "{message}");
+    assert!(message.contains("one replica 37 hours before"), "{message}");
     assert_eq!(warned(3, 43_265, &json!({"exp": null})), None, "perpetual");
     assert_eq!(warned(1, 43_265, &ends), None);
 }
@@ -130,8 +130,8 @@ fn a_spec_that_cannot_be_used_leaves_what_runs_the_time_that_it_needs() {
         (0, 3, GUARD, Some(2)),
         (1, 3, GUARD + 1, None),
         // The next step has its own time.
-        (1, 2, 600 + 46, None),
-        (1, 2, 600 + 45, Some(1)),
+        (1, 2, 600 + 91, None),
+        (1, 2, 600 + 90, Some(1)),
     ] {
         let seen = healthy(running, stored(&ends(secs(left))));
         let plan = plan(&invalid(wanted), &seen);
@@ -141,7 +141,7 @@ fn a_spec_that_cannot_be_used_leaves_what_runs_the_time_that_it_needs() {
             "{wanted} wanted, {running} run, {left} s left"
         );
         if expected.is_none() {
-            let closes = if running == 3 { 1 } else { left - 645 };
+            let closes = if running == 3 { 1 } else { left - 690 };
             assert_eq!(plan.next, Some(after(secs(closes))), "it closes in time");
         }
     }

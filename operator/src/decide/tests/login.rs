@@ -217,6 +217,8 @@ fn a_first_replica_is_not_held_by_what_was_known_of_another_host() {
     history.set.replicas = 0;
     let mut stopped = outage();
     stopped.pods.clear();
+    history.step(OTHER_HOST, stopped.clone());
+    history.now = after(seconds(120));
     let first = history.step(OTHER_HOST, stopped);
     assert!(writes_template(&first));
 }
@@ -562,6 +564,15 @@ fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
             state(&held, ConditionType::DatabaseReady).1,
             Reason::DatabaseInUse
         );
+    }
+    // A pod in which no replica runs sends no heartbeat to any.
+    for gone in [&[1][..], &[0, 1, 2]] {
+        let mut seen = occupied(3);
+        for ordinal in gone {
+            let pod = &mut seen.pods[*ordinal];
+            (pod.ready, pod.replica_id, pod.started_at) = (false, None, None);
+        }
+        is_held(&history.step(OTHER_HOST, seen), RolloutWait::Login);
     }
     history.now = after(seconds(120));
     assert!(writes_template(&history.step(OTHER_HOST, occupied(31))));

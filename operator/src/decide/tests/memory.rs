@@ -3,7 +3,7 @@
 
 use super::license::with_secret;
 use super::{condition, plan, size, state};
-use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LicenseStatus};
+use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
@@ -11,7 +11,7 @@ use crate::decide::plan::Size;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
-    Remembered, RunningTasks, SchemaState, Sessions, StoredLicense,
+    Refusal, Remembered, RunningTasks, SchemaState, Sessions, StoredLicense,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -76,7 +76,7 @@ fn refusals() -> Vec<(Observation, Reason)> {
             Reason::DatabaseIsStandby,
         ),
         (
-            seen(changed(|facts| facts.transaction_pooler = true)),
+            seen(changed(|facts| facts.transaction_pooler = Some(true))),
             Reason::DatabaseTransactionPooler,
         ),
         (
@@ -139,10 +139,14 @@ fn a_refusal_of_one_database_says_nothing_of_another() {
     let first = |endpoint| {
         let mut gone = observation(None, outage());
         gone.remembered = remembered(&status, Some(endpoint));
-        size(&plan(&json!({}), &gone))
+        state(&plan(&json!({}), &gone), DATABASE)
     };
-    assert_eq!(first(ENDPOINT), None);
-    assert_eq!(first("old.example.com:5432/bytebase"), Some(1));
+    assert_eq!(
+        first(ENDPOINT),
+        (Some(false), Reason::DatabaseForeignTables)
+    );
+    let elsewhere = first("old.example.com:5432/bytebase");
+    assert_eq!(elsewhere, (None, Reason::DatabaseUnreachable));
 }
 
 #[test]
@@ -196,13 +200,6 @@ fn what_is_read_while_the_spec_is_invalid_is_written_down() {
 
 #[test]
 fn the_first_replica_waits_for_a_database_that_was_read_before() {
-    // Never seen: perhaps it can be seen from the pods alone.
-    let never = plan(&json!({}), &observation(None, outage()));
-    assert_eq!(size(&never), Some(1));
-    // Nor has the outage itself made it one that was seen.
-    let still = plan(&json!({}), &then(never, observation(None, outage())));
-    assert_eq!(size(&still), Some(1));
-
     let stopped = plan(&json!({"replicas": 0}), &observation(None, changed(|_| {})));
     let seen = plan(&json!({}), &then(stopped, observation(None, outage())));
     assert_eq!(state(&seen, DATABASE), (None, Reason::DatabaseUnreachable));
@@ -216,6 +213,239 @@ fn the_first_replica_waits_for_a_database_that_was_read_before() {
         (Some(false), Reason::DatabaseShared)
     );
     assert_eq!(size(&named), None);
+}
+
+/// A cluster whose database cannot be read, for `reason`, so many seconds after the first try.
+fn blind(before: Plan, seconds: i64, reason: FailureReason) -> Observation {
+    let mut seen = then(
+        before,
+        observation(None, failure(FailureClass::Unknown, reason)),
+    );
+    seen.now = after(secs(seconds));
+    seen
+}
+
+#[test]
+fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_replica() {
+    use FailureReason::{Other, ServerNotReady, TlsFailed, TooManyConnections, Unreachable};
+    for (reason, starts) in [
+        (Unreachable, true),
+        (TlsFailed, true),
+        (Other, true),
+        // It answers, so it can be read from here.
+        (ServerNotReady, false),
+        (TooManyConnections, false),
+    ] {
+        let first = observation(None, failure(FailureClass::Unknown, reason));
+        let mut last = plan(&json!({}), &first);
+        assert_eq!(size(&last), None, "{reason:?}");
+        let due = starts.then(|| after(secs(120)));
+        for seconds in [1, 119] {
+            // Each is a process that knows nothing but the status.
+            assert_eq!(last.next, due, "{reason:?}");
+            last = plan(&json!({}), &blind(last, seconds, reason));
+            assert_eq!(size(&last), None, "{reason:?} {seconds}");
+        }
+        let message = &condition(&last.report, DATABASE).message;
+        assert_eq!(message.contains("00:02:00"), starts, "{message}");
+        let over = plan(&json!({}), &blind(last, 120, reason));
+        assert_eq!(size(&over), starts.then_some(1), "{reason:?}");
+    }
+    // A reading in between begins it again, as does another database.
+    let never = plan(&json!({}), &observation(None, outage()));
+    let status = status_after(never, &BytebaseClusterStatus::default());
+    let mut elsewhere = observation(None, outage());
+    elsewhere.remembered = remembered(&status, Some("other.example.com:5432/bytebase"));
+    elsewhere.now = after(secs(300));
+    assert_eq!(size(&plan(&json!({}), &elsewhere)), None);
+}
+
+/// A first pod that was started before the database could be read, and does not come up.
+fn started_blindly(database: DatabaseView) -> Observation {
+    let mut seen = observation(Some(1), database);
+    let pod = &mut seen.pods[0];
+    (pod.ready, pod.replica_id, pod.started_at) = (false, None, None);
+    pod.version = Some("3.21.1".to_owned());
+    let blind = DatabaseStatus {
+        endpoint: Some(ENDPOINT.to_owned()),
+        ..DatabaseStatus::default()
+    };
+    seen.remembered.database = Some(blind);
+    seen
+}
+
+#[test]
+fn a_replica_that_was_started_blindly_is_taken_back_by_a_refusal_unless_one_has_served() {
+    for (refused, reason) in refusals() {
+        if reason == Reason::DatabaseInUse {
+            continue;
+        }
+        let mut seen = started_blindly(refused.database);
+        seen.database_shared_with = refused.database_shared_with;
+        let taken = plan(&json!({}), &seen);
+        assert_eq!(state(&taken, DATABASE), (Some(false), reason));
+        assert_eq!(taken.report.target_replicas, Some(0), "{reason}");
+        assert_eq!(size(&taken), Some(0), "{reason}");
+
+        let mut served = seen.clone();
+        served.remembered.version = Some("3.21.1".to_owned());
+        assert_eq!(plan(&json!({}), &served).report.target_replicas, Some(1));
+        let mut ready = seen.clone();
+        ready.pods[0].ready = true;
+        assert_eq!(plan(&json!({}), &ready).report.target_replicas, Some(1));
+        // An image without a version leaves no trace of whether one has served.
+        let mut unnamed = seen;
+        unnamed.pods[0].version = None;
+        assert_eq!(plan(&json!({}), &unnamed).report.target_replicas, Some(1));
+    }
+    // What is not known takes nothing back.
+    let away = plan(&json!({}), &started_blindly(outage()));
+    assert_eq!(away.report.target_replicas, Some(1));
+}
+
+#[test]
+fn a_replica_that_was_started_blindly_beside_another_bytebase_is_taken_back() {
+    let beside = |since: i64| {
+        let mut seen = started_blindly(changed(|facts| {
+            heartbeats(facts).push(heartbeat(9, 5));
+        }));
+        let since = after(secs(-since));
+        seen.unmatched_since.insert(crate::testing::id(9), since);
+        plan(&json!({}), &seen)
+    };
+    let own = beside(60);
+    assert_ne!(state(&own, DATABASE).1, Reason::DatabaseInUse);
+    assert_ne!(own.report.target_replicas, Some(0), "it may be its own");
+    let taken = beside(61);
+    assert_eq!(
+        state(&taken, DATABASE),
+        (Some(false), Reason::DatabaseInUse)
+    );
+    assert_eq!(taken.report.target_replicas, Some(0));
+}
+
+#[test]
+fn a_database_whose_active_replicas_had_no_time_to_be_heard_is_waited_for() {
+    let seen = |uptime, writable_for| {
+        observation(
+            None,
+            changed(|facts| {
+                facts.server_uptime = Duration::from_secs(uptime);
+                facts.writable_for = Duration::from_secs(writable_for);
+            }),
+        )
+    };
+    let first = |seen: &Observation| size(&plan(&json!({}), seen));
+    assert_eq!(first(&seen(44, 0)), None, "the server has just started");
+    assert_eq!(first(&seen(45, 0)), Some(3));
+    // Rows of before an outage of over an hour are not read.
+    let mut was_in_use = seen(7200, 44);
+    was_in_use.remembered.refusal = Some(Refusal {
+        reason: Reason::DatabaseInUse,
+        message: String::new(),
+    });
+    assert_eq!(first(&was_in_use), None);
+    was_in_use.database = seen(7200, 45).database;
+    assert_eq!(first(&was_in_use), Some(3));
+}
+
+#[test]
+fn a_pooler_of_which_nothing_is_known_holds_the_first_replica_and_keeps_a_refusal() {
+    let unknown = || changed(|facts| facts.transaction_pooler = None);
+    let first = plan(&json!({}), &observation(None, unknown()));
+    let pooler = Reason::DatabaseTransactionPooler;
+    assert_eq!(state(&first, DATABASE), (None, pooler));
+    assert!(size(&first).is_none() && first.reading.new_session);
+    let running = plan(
+        &json!({}),
+        &with_facts(healthy(3, stored(&json!({}))), |facts| {
+            facts.transaction_pooler = None;
+        }),
+    );
+    assert_eq!(state(&running, DATABASE).0, Some(true));
+    let refused = changed(|facts| facts.transaction_pooler = Some(true));
+    let mut last = plan(&json!({}), &observation(None, refused));
+    for _ in 0..2 {
+        last = plan(&json!({}), &then(last, observation(None, unknown())));
+        assert_eq!(state(&last, DATABASE), (Some(false), pooler));
+        assert_eq!(size(&last), None);
+    }
+}
+
+#[test]
+fn what_tables_hold_that_are_out_of_sight_is_not_known_to_be_nothing() {
+    let foreign = SchemaState::Foreign {
+        example: "other.things".to_owned(),
+    };
+    for schema in [SchemaState::Empty, foreign] {
+        let mut last = plan(&json!({}), &healthy(3, stored(&json!({}))));
+        for _ in 0..2 {
+            let lost = with_facts(healthy(3, no_license()), |facts| {
+                facts.schema = schema.clone();
+                facts.license = Fact::Absent;
+                facts.heartbeats = Fact::Absent;
+                facts.running_tasks = Fact::Absent;
+            });
+            let seen = then(last, lost).with_lost_tables_unknown();
+            last = plan(&json!({}), &seen);
+            assert_eq!(last.report.target_replicas, Some(3), "{schema:?}");
+            assert_eq!(state(&last, LICENSED), (None, Reason::LicenseUnknown));
+            assert!(last.eviction.is_none());
+            assert!(last.report.schema_version.is_some());
+            let replicas = &last.report.replica_statuses;
+            let unknown = |tasks: Option<i64>| tasks.is_none();
+            assert!(
+                replicas
+                    .iter()
+                    .all(|replica| unknown(replica.running_tasks))
+            );
+        }
+        // A stopped cluster may have been emptied on purpose.
+        let mut stopped = observation(Some(0), changed(|facts| facts.schema = schema.clone()));
+        stopped = then(last, stopped).with_lost_tables_unknown();
+        let holds = matches!(schema, SchemaState::Foreign { .. });
+        let state = state(&plan(&json!({}), &stopped), DATABASE);
+        assert_eq!(state.0, Some(!holds));
+    }
+}
+
+#[test]
+fn a_refused_login_says_nothing_of_one_that_only_the_replicas_can_try() {
+    for (reason, held) in [
+        (FailureReason::AuthenticationFailed, false),
+        (FailureReason::ParameterRefused, false),
+        (FailureReason::DatabaseMissing, true),
+    ] {
+        let refused = observation(None, failure(FailureClass::Definite, reason));
+        let refused = plan(&json!({}), &refused);
+        assert_eq!(state(&refused, DATABASE).0, Some(false));
+        let unreadable = then(refused, observation(None, DatabaseView::CannotRead));
+        let next = plan(&json!({}), &unreadable);
+        assert_eq!(size(&next).is_none(), held, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_license_in_a_secret_does_not_stand_in_for_one_that_was_read_to_be_missing() {
+    let spec = json!({"license": {"secretRef": {"name": "license", "key": "token"}}});
+    let mut last = plan(&spec, &healthy(1, no_license()));
+    assert_eq!(
+        state(&last, LICENSED),
+        (Some(false), Reason::LicenseNotInstalled)
+    );
+    for _ in 0..2 {
+        last = plan(
+            &spec,
+            &then(last, observation(Some(1), DatabaseView::CannotRead)),
+        );
+        assert_eq!(
+            state(&last, LICENSED),
+            (Some(false), Reason::LicenseNotInstalled)
+        );
+        let message = &condition(&last.report, LICENSED).message;
+        assert!(message.contains("monitorSecretRef"), "{message}");
+        assert_eq!(last.report.target_replicas, Some(1));
+    }
 }
 
 #[test]
@@ -310,8 +540,8 @@ fn remembered_license(left: SignedDuration) -> Remembered {
 fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
     for (left, expected, reason) in [
         (days(2), 3, Reason::LicenseUnknown),
-        (secs(691), 3, Reason::LicenseUnknown),
-        (secs(690), 1, Reason::LicenseExpiring),
+        (secs(736), 3, Reason::LicenseUnknown),
+        (secs(735), 1, Reason::LicenseExpiring),
         (secs(0), 1, Reason::LicenseExpired),
     ] {
         let mut seen = observation(Some(3), outage());
@@ -322,7 +552,7 @@ fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
         assert_eq!(state(&plan, LICENSED).1, reason, "{left:?}");
         assert_eq!(plan.report.license, kept, "the alert goes on");
         if expected == 3 {
-            assert_eq!(plan.next, Some(after(left - secs(690))));
+            assert_eq!(plan.next, Some(after(left - secs(735))));
         }
     }
     // A moment after the start of the operator nothing is decided on it.
@@ -396,8 +626,8 @@ fn the_gate_rests_on_the_license_that_was_last_understood() {
         (no_license(), 1, Reason::LicenseMissing),
         (stored(&json!({"ha": false})), 1, Reason::LicenseWithoutHa),
         (ends(secs(0)), 1, Reason::LicenseExpired),
-        (ends(secs(690)), 1, Reason::LicenseExpiring),
-        (ends(secs(691)), 3, Reason::LicenseUnknown),
+        (ends(secs(735)), 1, Reason::LicenseExpiring),
+        (ends(secs(736)), 3, Reason::LicenseUnknown),
     ] {
         let seen = no_longer_understood(3, Fact::Known(license.clone()));
         let first = plan(&json!({}), &seen);
@@ -417,8 +647,8 @@ fn the_gate_rests_on_the_license_that_was_last_understood() {
 #[test]
 fn what_an_earlier_login_read_counts_where_the_operator_can_no_longer_log_in() {
     for (left, expected, reason) in [
-        (secs(691), 3, Reason::LicenseUnknown),
-        (secs(690), 1, Reason::LicenseExpiring),
+        (secs(736), 3, Reason::LicenseUnknown),
+        (secs(735), 1, Reason::LicenseExpiring),
         (secs(0), 1, Reason::LicenseExpired),
     ] {
         let mut seen = observation(Some(3), DatabaseView::CannotRead);

@@ -125,7 +125,7 @@ prop_compose! {
             can_create,
             missing_schema: (!good && unknown[0] == 1).then(|| "bb".to_owned()),
             not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),
-            transaction_pooler: transaction_pooler && !good,
+            transaction_pooler: Some(transaction_pooler && !good),
             identity: DatabaseIdentity::new("one", "1"),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),

@@ -12,6 +12,7 @@ use crate::observation::ProbeFailure;
 use bytebase_login::Lookups;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
@@ -22,6 +23,10 @@ const ROUNDS: usize = 3;
 /// For the second session altogether. A session-mode pooler that is full makes it wait; then
 /// nothing is known, which is not a reason to delay the facts.
 const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A session that has no answer after so long, and has one as soon as the other's transaction has
+/// ended, waited for its server process.
+const HELD_UP_AFTER: Duration = Duration::from_secs(1);
 
 const PID: &str = "SELECT pg_backend_pid()::text";
 
@@ -55,7 +60,7 @@ pub async fn read(
     let facts = SessionFacts {
         identity: server.identity,
         server_since: read.checked_sub(server.uptime).unwrap_or(read),
-        transaction_pooler: pooler.unwrap_or(false),
+        transaction_pooler: pooler,
     };
     Ok((facts, pooler))
 }
@@ -92,14 +97,21 @@ async fn shares_a_server_process(
             }
             Err(_) => return None,
         };
-        let after = pid(a).await?;
-        if before == other || before != after {
-            shared = Some(true);
-            break;
-        }
+        // Where the pooler has one server process only, `b` holds it until its transaction ends.
+        let mut waiting = pin!(pid(a));
+        let after = timeout(HELD_UP_AFTER, &mut waiting).await;
         queries::fetch(&mut b, format!("COMMIT; {PID}"))
             .await
             .ok()?;
+        let is_held_up = after.is_err();
+        let after = match after {
+            Ok(after) => after?,
+            Err(_) => waiting.await?,
+        };
+        if is_held_up || before == other || before != after {
+            shared = Some(true);
+            break;
+        }
     }
     connect::close(b).await;
     shared

@@ -727,7 +727,7 @@ impl Prober {
             return BTreeSet::new();
         };
         // Another's session of the server may get what is sent through a transaction-mode pooler.
-        let may_ask = !pods.is_empty() && !session.facts.transaction_pooler;
+        let may_ask = !pods.is_empty() && session.facts.transaction_pooler != Some(true);
         if !may_ask && !session.asks {
             return BTreeSet::new();
         }
@@ -849,7 +849,7 @@ impl Prober {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),
             // It could not be found out this time: what was found before stands.
             (None, None) => {
-                facts.transaction_pooler = self.pooler.is_some_and(|(pooler, _)| pooler);
+                facts.transaction_pooler = self.pooler.map(|(pooler, _)| pooler);
             }
             _ => {}
         }

@@ -91,7 +91,7 @@ pub struct SessionFacts {
     /// Since when the server has run, by this process' clock.
     pub server_since: Instant,
     /// See [`DatabaseFacts::transaction_pooler`].
-    pub transaction_pooler: bool,
+    pub transaction_pooler: Option<bool>,
 }
 
 /// The document. Its field names are those of the query.
@@ -785,12 +785,12 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         (Fact::Absent, _) | (Fact::Unknown, None) => workspace,
         (Fact::Known(()), _) => workspace.and(setting),
     };
-    let not_understood = EXPECTED
-        .iter()
-        .zip(understood)
-        .filter(|(_, fact)| fact.is_unknown())
-        .map(|((name, ..), _)| *name)
-        .collect();
+    let unknown = EXPECTED.iter().zip(understood);
+    let unknown = unknown.filter(|(_, fact)| fact.is_unknown());
+    let not_understood = match (&schema, shape.principal) {
+        (SchemaState::Bytebase { .. }, false) => vec!["principal"],
+        _ => unknown.map(|((name, ..), _)| *name).collect(),
+    };
     DatabaseFacts {
         server_version_num: document.server_version_num,
         in_recovery: document.in_recovery,
@@ -857,15 +857,16 @@ fn sessions(seen: SessionsSeen) -> Sessions {
     }
 }
 
-/// Bytebase takes any visible `principal` for its own; a sibling shows whether it is.
+/// Bytebase takes any visible `principal` for its own; a sibling shows whether it is. Two of them
+/// without it are of a Bytebase whose tables have other names than this operator knows.
 fn schema_state(document: &Document) -> SchemaState {
     let has = |name: &str| document.tables_seen().any(|t| t.name == name);
+    let siblings = [has("replica_heartbeat"), has("instance_change_history")];
     match (&document.principal, &document.foreign) {
-        (Some(_), _) if has("replica_heartbeat") || has("instance_change_history") => {
-            SchemaState::Bytebase {
-                version: document.version.as_deref().and_then(version),
-            }
-        }
+        (Some(_), _) if siblings.contains(&true) => SchemaState::Bytebase {
+            version: document.version.as_deref().and_then(version),
+        },
+        (None, _) if siblings == [true, true] => SchemaState::Bytebase { version: None },
         (Some(example), _) | (None, Some(example)) => SchemaState::Foreign {
             example: example.clone(),
         },
@@ -918,7 +919,7 @@ mod tests {
         let session = SessionFacts {
             identity: DatabaseIdentity::new("id", "1"),
             server_since: Instant::now(),
-            transaction_pooler: false,
+            transaction_pooler: Some(false),
         };
         let document = document(json);
         let shape = document.shape();
@@ -953,7 +954,7 @@ mod tests {
             let session = SessionFacts {
                 identity: DatabaseIdentity::new("id", "1"),
                 server_since: Instant::now(),
-                transaction_pooler: false,
+                transaction_pooler: Some(false),
             };
             let facts = format!("{:?}", facts(document, Shape::default(), &session));
             assert!(!facts.contains(name), "{facts}");
@@ -978,6 +979,13 @@ mod tests {
             ),
             (
                 r#"{"principal": "p.principal", "tables": [{"name": "replica_heartbeat", "complete": true, "readable": true}]}"#,
+                SchemaState::Bytebase { version: None },
+            ),
+            // The next Bytebase calls `principal` something else.
+            (
+                r#"{"foreign": "public.users", "tables": [
+                    {"name": "replica_heartbeat", "complete": true, "readable": true},
+                    {"name": "instance_change_history", "complete": true, "readable": true}]}"#,
                 SchemaState::Bytebase { version: None },
             ),
             (
