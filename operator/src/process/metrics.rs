@@ -153,7 +153,7 @@ impl LiveSample {
             running: facts
                 .running_tasks
                 .known()
-                .map(|tasks| tasks.iter().map(|t| t.count).sum()),
+                .map(|tasks| tasks.iter().map(|t| t.count).fold(0, u64::saturating_add)),
             pending: facts.pending_tasks.known().copied(),
             available: facts.available_tasks.known().copied(),
         })

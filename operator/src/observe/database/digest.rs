@@ -97,9 +97,10 @@ impl FactsDigest {
             login,
         } = facts;
         let running = |tasks: &Vec<RunningTasks>| {
-            let mut running = BTreeMap::new();
+            let mut running = BTreeMap::<_, u64>::new();
             for tasks in tasks {
-                *running.entry(tasks.replica_id).or_default() += tasks.count;
+                let count = running.entry(tasks.replica_id).or_default();
+                *count = count.saturating_add(tasks.count);
             }
             running
         };

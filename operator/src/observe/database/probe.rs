@@ -577,9 +577,9 @@ impl State {
 
 fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
     let mut facts = facts.clone();
-    facts.server_uptime += by;
+    facts.server_uptime = facts.server_uptime.saturating_add(by);
     for heartbeat in facts.heartbeats.known_mut().into_iter().flatten() {
-        heartbeat.age += by;
+        heartbeat.age = heartbeat.age.saturating_add(by);
     }
     facts
 }
@@ -896,8 +896,12 @@ mod tests {
     use super::super::digest::tests::facts;
     use super::*;
     use crate::contract::pg_url::Iam;
+    use crate::process::metrics::LiveSample;
     use crate::runtime::logging::LogFormat;
     use crate::runtime::logging::tests::Log;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::json;
     use tokio::sync::mpsc::unbounded_channel;
 
     fn failure(class: FailureClass, reason: FailureReason) -> ProbeFailure {
@@ -989,6 +993,48 @@ mod tests {
         assert!(state.record(Ok(facts(&[5])), start + seconds(12)));
         let (age, _) = state.latest(start + seconds(12)).last_good.unwrap();
         assert_eq!(age, Duration::ZERO);
+    }
+
+    fn age() -> impl Strategy<Value = f64> {
+        // The greatest that a `Duration` can hold is the one before 2^64.
+        prop_oneof![Just(18_446_744_073_709_549_568.0), 0.0..2e19, 0.0..100.0]
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_of_a_server_makes_what_is_known_of_it_fail(
+            ages in vec(age(), 0..4),
+            counts in vec(prop_oneof![any::<u64>(), Just(u64::MAX)], 4),
+            limits in any::<[u32; 4]>(),
+            uptime in any::<u64>(),
+        ) {
+            let tables = ["replica_heartbeat", "instance_change_history", "task_run"];
+            let document = json!({
+                "principal": "p.principal", "version": "3.21.1",
+                "tables": tables.map(|name| json!({"name": name, "complete": true, "readable": true})),
+                "heartbeats": ages.iter().map(|age| json!(["a", age])).collect::<Vec<_>>(),
+                "running": [["a", counts[0]], ["a", counts[1]]],
+                "pending": counts[2], "available": counts[3],
+                "server_version_num": limits[0], "max_connections": limits[1],
+                "reserved_connections": limits[2], "role_connections": limits[3],
+            });
+            let read = || DatabaseFacts {
+                server_uptime: seconds(uptime),
+                ..queries::tests::read(&document.to_string())
+            };
+            let shared = Shared::new(subject(), FIRST_READING, true);
+            let mut state = shared.state.lock();
+            let start = Instant::now();
+            state.record(Ok(read()), start);
+            state.record(Ok(read()), start + seconds(10));
+            for after in [10, 20, 86_400] {
+                let latest = state.latest(start + seconds(after));
+                prop_assert_eq!(LiveSample::of(&latest).is_some(), after < 86_400);
+                let (_, facts) = latest.last_good.unwrap();
+                let oldest = seconds(3600 + after);
+                prop_assert!(facts.heartbeats.rows().iter().all(|row| row.age <= oldest));
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

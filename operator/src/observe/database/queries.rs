@@ -43,6 +43,10 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(6);
 /// hour are not read at all.
 const MAX_HEARTBEATS: u32 = 100;
 
+/// The oldest that a heartbeat is taken for, as old as the query asks for: ages are added to, and a
+/// server may answer with any number.
+const OLDEST_HEARTBEAT: Duration = Duration::from_hours(1);
+
 /// Listening sessions and task owners kept; far beyond any number of replicas.
 const MAX_ROWS: u32 = 200;
 
@@ -753,7 +757,7 @@ fn heartbeats(rows: Vec<(Option<String>, f64)>) -> Vec<Heartbeat> {
         .filter_map(|(id, age)| {
             Some(Heartbeat {
                 replica_id: replica(&id?),
-                age: Duration::try_from_secs_f64(age).ok()?,
+                age: Duration::try_from_secs_f64(age).ok()?.min(OLDEST_HEARTBEAT),
             })
         })
         .collect();
@@ -897,7 +901,7 @@ fn replica(id: &str) -> Uuid {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::connect::tests::{PASSWORD, url};
     use super::super::monitor::Watched;
     use super::*;
@@ -915,7 +919,7 @@ mod tests {
         serde_json::from_value(base).unwrap()
     }
 
-    fn read(json: &str) -> DatabaseFacts {
+    pub(in super::super) fn read(json: &str) -> DatabaseFacts {
         let session = SessionFacts {
             identity: DatabaseIdentity::new("id", "1"),
             server_since: Instant::now(),
@@ -1012,11 +1016,13 @@ mod tests {
                 {"name": "replica_heartbeat", "complete": true, "readable": true},
                 {"name": "instance_change_history", "complete": true, "readable": true},
                 {"name": "task_run", "complete": true, "readable": true}],
-                "heartbeats": [["host-1", 4.5], ["host-2", 1], ["host-1", 9], [null, 1]], "running": [["host-1", 2]]}"#,
+                "heartbeats": [["host-1", 4.5], ["host-2", 1], ["host-1", 9], [null, 1], ["host-3", 18446744073709549568], ["host-4", -1]],
+                "running": [["host-1", 2]]}"#,
         );
-        let [first, second, third] = facts.heartbeats.rows() else {
+        let [first, second, third, oldest] = facts.heartbeats.rows() else {
             panic!("{:?}", facts.heartbeats)
         };
+        assert_eq!(oldest.age, OLDEST_HEARTBEAT);
         assert_eq!(first.age, Duration::from_secs(1));
         assert_eq!(second.replica_id, third.replica_id);
         assert_ne!(first.replica_id, second.replica_id);
