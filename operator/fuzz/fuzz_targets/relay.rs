@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         (Ok(whole), Ok(cut)) => {
             assert!(whole == expected(stream));
             assert!(cut == whole);
-            assert!(whole.len() <= 1024 * 1024);
+            assert!(whole.len() <= 256 * 1024);
         }
         (whole, cut) => assert!(whole.is_err() && cut.is_err()),
     }

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 /// Bytes of the answer to one question. The longest honest one has some tens of kilobytes: the
 /// probe's, with as many heartbeats, sessions and task owners as it asks for.
-const MAX_ANSWER: u64 = 1024 * 1024;
+const MAX_ANSWER: u64 = 256 * 1024;
 
 /// The kinds of messages that a server sends unasked: notices, parameters and notifications.
 const UNASKED: [u8; 3] = [b'N', b'S', b'A'];
@@ -283,8 +283,8 @@ mod tests {
     #[test]
     fn what_is_announced_counts_before_it_comes() {
         let mut answer = Answer::default();
-        answer.take(&message(1 << 19)).unwrap();
-        for length in [1 << 30, u32::MAX, 1 << 20] {
+        answer.take(&message(1 << 17)).unwrap();
+        for length in [1 << 30, u32::MAX, 1 << 18] {
             assert!(
                 Answer::default().take(&message(length)).is_err(),
                 "{length}"

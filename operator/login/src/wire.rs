@@ -33,6 +33,10 @@ const PARAMETERS: [&str; 6] = [
     "questdb_version",
 ];
 
+/// Bytes of the value of one that is kept. A version with the name of its distribution is the
+/// longest.
+const MAX_VALUE: usize = 256;
+
 /// What a session is called. The driver's name for it is not sent: the session is not Bytebase's.
 const LABEL: &str = "application_name";
 
@@ -171,7 +175,11 @@ impl Wire {
                         |part: io::Result<&str>| part.map(str::to_owned).map_err(|_| GARBAGE);
                     let name = text(body.name())?;
                     if PARAMETERS.contains(&name.as_str()) {
-                        parameters.push((name, text(body.value())?));
+                        let value = text(body.value())?;
+                        if value.len() > MAX_VALUE {
+                            return Err(GARBAGE);
+                        }
+                        parameters.push((name, value));
                     }
                 }
                 Message::ReadyForQuery(_) => {

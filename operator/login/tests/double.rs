@@ -440,6 +440,14 @@ async fn parameters_by_the_megabyte_are_no_login() {
 }
 
 #[tokio::test]
+async fn a_parameter_that_is_kept_is_short() {
+    let long = format!("server_version\0{}\0", "1".repeat(257));
+    let fault = Fault::Garbage(message(b'S', long.as_bytes()).leak());
+    let error = failure(Step::Parameters, fault).await;
+    assert!(matches!(error, Error::Protocol(_)), "{error}");
+}
+
+#[tokio::test]
 async fn rows_without_end_are_no_answer() {
     let (error, growth) = growth_kib(failure(Step::Query, Fault::Rows)).await;
     assert!(matches!(error, Error::Protocol("sqlx")), "{error}");

@@ -84,8 +84,8 @@ async fn sqlx_works_over_a_session_as_over_one_of_its_own() {
         let prepared = "SELECT count(*)::text FROM pg_prepared_statements";
         assert_eq!(text(&mut sqlx, prepared).await, "0");
         // More than goes through in one piece, and an error in between.
-        let long = text(&mut sqlx, "SELECT repeat('x', 700000)").await;
-        assert_eq!(long.len(), 700_000);
+        let long = text(&mut sqlx, "SELECT repeat('x', 200000)").await;
+        assert_eq!(long.len(), 200_000);
         assert!(
             sqlx::raw_sql("SELECT nonsense")
                 .fetch_one(&mut sqlx)

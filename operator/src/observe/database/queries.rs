@@ -21,7 +21,7 @@ use crate::observation::{
 use futures::TryStreamExt as _;
 use secrecy::SecretString;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -50,6 +50,15 @@ const OLDEST_HEARTBEAT: Duration = Duration::from_hours(1);
 /// Listening sessions and task owners kept; far beyond any number of replicas.
 const MAX_ROWS: u32 = 200;
 
+/// Bytes of a name in PostgreSQL, its end included; addresses and times are shorter.
+const MAX_NAME: usize = 64;
+
+/// Bytes of the id of a workspace. Bytebase makes much shorter ones.
+const MAX_WORKSPACE: usize = 256;
+
+/// Bytes of a license. Those that Bytebase issues have one or two thousand.
+const MAX_LICENSE: usize = 16 * 1024;
+
 /// Waiting task runs are counted up to here: what matters is none or some, and a count must not
 /// scan a whole queue.
 const MAX_COUNT: u32 = 10_000;
@@ -77,6 +86,8 @@ const UTF8: &str = "UTF8";
 
 /// Places in `EXPECTED`.
 const HISTORY: usize = 1;
+const WORKSPACE_TABLE: usize = 2;
+const SETTING_TABLE: usize = 3;
 
 /// What a database was last seen to hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,12 +143,12 @@ struct Document {
 #[derive(Deserialize)]
 struct SessionsSeen {
     migration_running: bool,
-    queue_held_by: Option<AtMost<Option<String>, MAX_ROWS>>,
+    queue_held_by: Option<AtMost<Option<Name>, MAX_ROWS>>,
     sees_all: bool,
     /// A session whose question is not shown may be a replica's. Its name is shown whoever reads
     /// it: those of replicas end like those of their pods, unless a pooler has taken them away.
     hidden: Option<bool>,
-    listeners: Option<AtMost<(Option<String>, Option<String>), MAX_ROWS>>,
+    listeners: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
 }
 
 #[derive(Deserialize)]
@@ -147,10 +158,26 @@ struct TableSeen {
     readable: bool,
 }
 
+/// A name that is kept. A longer one than a server can have makes the whole answer one that is not
+/// understood: names fill the memory as long as the cluster is there.
+struct Name(String);
+
 /// A list that is read as far as it was asked for: a server that sends more must not fill the
 /// memory.
 #[derive(Default)]
 struct AtMost<T, const N: u32>(Vec<T>);
+
+// === impl Name ===
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name.len() > MAX_NAME {
+            return Err(D::Error::custom("too long for a name"));
+        }
+        Ok(Self(name))
+    }
+}
 
 // === impl AtMost ===
 
@@ -261,7 +288,7 @@ fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
     }
     let sessions = document.sessions.as_mut();
     let holders = sessions.and_then(|sessions| sessions.queue_held_by.as_mut());
-    for name in holders
+    for Name(name) in holders
         .into_iter()
         .flat_map(|holders| &mut holders.0)
         .flatten()
@@ -335,6 +362,13 @@ pub async fn read_server(
     let mut next = || parts.next().unwrap_or_default();
     let (address, port, database, server_start) = (next(), next(), next(), next());
     let uptime = next().parse().map_or(Duration::ZERO, Duration::from_secs);
+    if server_start.len() > MAX_NAME {
+        return Err(place.failure(
+            FailureClass::Unknown,
+            FailureReason::Other,
+            "the server does not say when it was started",
+        ));
+    }
     let server = system.unwrap_or_else(|| format!("{address}:{port}"));
     let reached_at = address.parse::<IpAddr>().ok().zip(port.parse().ok());
     Ok(Server {
@@ -781,7 +815,19 @@ fn stored_license(row: Option<(String, Option<String>)>) -> StoredLicense {
 fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFacts {
     let schema = schema_state(&document);
     let history_is_empty = shape.tables[HISTORY] && document.version.is_none();
-    let understood = tables_understood(shape, &schema, history_is_empty);
+    let mut understood = tables_understood(shape, &schema, history_is_empty);
+    if let Some((workspace_id, token)) = &document.license {
+        // It is kept, and would fill the memory.
+        if workspace_id.len() > MAX_WORKSPACE {
+            understood[WORKSPACE_TABLE] = Fact::Unknown;
+        }
+        if token
+            .as_ref()
+            .is_some_and(|token| token.len() > MAX_LICENSE)
+        {
+            understood[SETTING_TABLE] = Fact::Unknown;
+        }
+    }
     let [heartbeat, _, workspace, setting, tasks] = understood;
     // Without `setting` a workspace can still be seen not to be there.
     let license = match (setting, &document.license) {
@@ -844,8 +890,8 @@ fn sessions(seen: SessionsSeen) -> Sessions {
             .0
             .into_iter()
             .map(|(application_name, client_address)| ListenSession {
-                application_name: application_name.unwrap_or_default(),
-                client_address,
+                application_name: application_name.map_or_else(String::new, |Name(name)| name),
+                client_address: client_address.map(|Name(address)| address),
             })
             .collect();
         listeners.sort_by(|a, b| {
@@ -857,7 +903,9 @@ fn sessions(seen: SessionsSeen) -> Sessions {
     Sessions {
         listeners,
         migration_running: seen.migration_running,
-        queue_held_by: holders.map(Option::unwrap_or_default).collect(),
+        queue_held_by: holders
+            .map(|holder| holder.map_or_else(String::new, |Name(name)| name))
+            .collect(),
     }
 }
 
@@ -943,7 +991,7 @@ pub(super) mod tests {
                 "server_version_num": 1, "in_recovery": false, "read_only": false, "encoding": name, "max_connections": 1,
                 "reserved_connections": 1, "schema": name, "unseen": name, "missing_schema": name, "not_owned": name,
                 "principal": name, "foreign": name, "sessions": {"migration_running": false, "sees_all": true,
-                "queue_held_by": [name]},
+                "queue_held_by": [name.get(..MAX_NAME).unwrap_or(name)]},
                 "tables": [{"name": name, "complete": true, "readable": false}],
             });
             let mut document = parse(&echo.to_string(), &place).unwrap();
@@ -1059,6 +1107,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_answer_with_a_longer_name_than_a_server_has_is_not_understood() {
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let read = |length: usize, place_of_name: &str| {
+            let mut document = serde_json::json!({
+                "server_version_num": 1, "in_recovery": false, "read_only": false, "encoding": "UTF8",
+                "max_connections": 1, "reserved_connections": 1,
+                "sessions": {"migration_running": false, "sees_all": true,
+                    "queue_held_by": ["a"], "listeners": [["a", "b"]]},
+            });
+            let name = document.pointer_mut(place_of_name).unwrap();
+            *name = "x".repeat(length).into();
+            parse(&document.to_string(), &place)
+        };
+        for place_of_name in [
+            "/sessions/queue_held_by/0",
+            "/sessions/listeners/0/0",
+            "/sessions/listeners/0/1",
+        ] {
+            assert!(read(MAX_NAME, place_of_name).is_ok(), "{place_of_name}");
+            let failure = read(MAX_NAME + 1, place_of_name).err().unwrap();
+            assert_eq!(failure.class, FailureClass::Unknown, "{place_of_name}");
+        }
+    }
+
+    #[test]
     fn sessions_that_may_not_be_seen_are_not_taken_for_none() {
         assert!(read("{}").sessions.is_none());
         for (sees_all, hidden, visible) in [
@@ -1082,17 +1156,34 @@ pub(super) mod tests {
         assert!(!read(r#"{"can_create": false}"#).can_create);
     }
 
+    fn read_with_license(license: &str) -> DatabaseFacts {
+        read(&format!(
+            r#"{{"principal": "p.principal", "version": "3.21.1", "license": {license}, "tables": [
+            {{"name": "replica_heartbeat", "complete": true, "readable": true}},
+            {{"name": "instance_change_history", "complete": true, "readable": true}},
+            {{"name": "workspace", "complete": true, "readable": true}},
+            {{"name": "setting", "complete": true, "readable": true}},
+            {{"name": "task_run", "complete": true, "readable": true}}]}}"#
+        ))
+    }
+
+    #[test]
+    fn a_longer_license_than_bytebase_issues_is_not_understood() {
+        for (workspace, token, not_understood) in [
+            (MAX_WORKSPACE, MAX_LICENSE, None),
+            (MAX_WORKSPACE + 1, MAX_LICENSE, Some("workspace")),
+            (MAX_WORKSPACE, MAX_LICENSE + 1, Some("setting")),
+        ] {
+            let license = serde_json::json!(["w".repeat(workspace), "t".repeat(token)]);
+            let facts = read_with_license(&license.to_string());
+            assert_eq!(facts.license.is_unknown(), not_understood.is_some());
+            assert!(facts.not_understood.iter().copied().eq(not_understood));
+        }
+    }
+
     #[test]
     fn an_empty_license_is_none() {
-        let read = |license: &str| {
-            read(&format!(
-                r#"{{"principal": "p.principal", "version": "3.21.1", "license": {license}, "tables": [
-                {{"name": "instance_change_history", "complete": true, "readable": true}},
-                {{"name": "workspace", "complete": true, "readable": true}},
-                {{"name": "setting", "complete": true, "readable": true}}]}}"#
-            ))
-            .license
-        };
+        let read = |license: &str| read_with_license(license).license;
         assert!(matches!(
             read("null"),
             Fact::Known(StoredLicense::NoWorkspace)
