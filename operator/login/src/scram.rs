@@ -16,6 +16,7 @@ use precis_profiles::OpaqueString;
 use precis_profiles::precis_core::profile::PrecisFastInvocation as _;
 use secrecy::{ExposeSecret as _, SecretSlice};
 use std::num::NonZeroU32;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The mechanism's name.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
@@ -23,6 +24,17 @@ pub const MECHANISM: &str = "SCRAM-SHA-256";
 /// Rounds of the key derivation that are made: PostgreSQL's default is 4096, and a million takes
 /// about half a second.
 const MAX_ROUNDS: u32 = 1_000_000;
+
+/// Up to here an exchange takes some milliseconds.
+const USUAL_ROUNDS: u32 = 10_000;
+
+/// Usual exchanges at a time in this process: a server asks for one at each login, and however many
+/// logins go on, they leave processor time to others.
+static USUAL: Semaphore = Semaphore::const_new(2);
+
+/// Longer ones at a time, apart from the usual: a server that asks for many rounds must not keep
+/// others from their turn.
+static LONG: Semaphore = Semaphore::const_new(1);
 
 /// Says that there is no channel binding.
 const HEADER: &str = "n,,";
@@ -34,6 +46,14 @@ pub struct Scram {
     /// What the server must sign.
     transcript: String,
     server_key: Option<hmac::Key>,
+}
+
+/// What the server asks for by its first message.
+pub struct Challenge {
+    said: String,
+    nonce: String,
+    salt: Vec<u8>,
+    rounds: NonZeroU32,
 }
 
 const BAD: Error = Error::Protocol("the server's part of the password exchange cannot be read");
@@ -66,11 +86,10 @@ impl Scram {
         format!("n=,r={}", self.nonce)
     }
 
-    /// The client's last message, an answer to the server's first one. It takes as long as the
-    /// server wants.
-    pub fn last(&mut self, server_first: &[u8]) -> Result<String, Error> {
-        let server_first = std::str::from_utf8(server_first).map_err(|_| BAD)?;
-        let mut parts = server_first.splitn(3, ',');
+    /// Reads the server's first message.
+    pub fn challenge(&self, server_first: &[u8]) -> Result<Challenge, Error> {
+        let said = std::str::from_utf8(server_first).map_err(|_| BAD)?;
+        let mut parts = said.splitn(3, ',');
         let mut part = |name| {
             parts
                 .next()
@@ -88,21 +107,38 @@ impl Scram {
         if !nonce.starts_with(&self.nonce) || nonce.len() <= self.nonce.len() {
             return Err(BAD);
         }
+        Ok(Challenge {
+            said: said.to_owned(),
+            nonce: nonce.to_owned(),
+            salt,
+            rounds,
+        })
+    }
+
+    /// The client's last message, an answer to the server's first one. It takes as long as the
+    /// server wants.
+    pub fn last(&mut self, challenge: &Challenge) -> String {
+        let Challenge {
+            said,
+            nonce,
+            salt,
+            rounds,
+        } = challenge;
         let mut salted = [0; SHA256_OUTPUT_LEN];
         let password = self.password.expose_secret();
-        derive(PBKDF2_HMAC_SHA256, rounds, &salt, password, &mut salted);
+        derive(PBKDF2_HMAC_SHA256, *rounds, salt, password, &mut salted);
         let salted = hmac::Key::new(hmac::HMAC_SHA256, &salted);
         let client_key = hmac::sign(&salted, b"Client Key");
         let stored_key = digest(&SHA256, client_key.as_ref());
         let last = format!("c={},r={nonce}", STANDARD.encode(HEADER));
-        self.transcript = format!("{},{server_first},{last}", self.bare());
+        self.transcript = format!("{},{said},{last}", self.bare());
         let stored_key = hmac::Key::new(hmac::HMAC_SHA256, stored_key.as_ref());
         let signature = hmac::sign(&stored_key, self.transcript.as_bytes());
         let proof = client_key.as_ref().iter().zip(signature.as_ref());
         let proof: Vec<u8> = proof.map(|(key, signature)| key ^ signature).collect();
         let server_key = hmac::sign(&salted, b"Server Key");
         self.server_key = Some(hmac::Key::new(hmac::HMAC_SHA256, server_key.as_ref()));
-        Ok(format!("{last},p={}", STANDARD.encode(proof)))
+        format!("{last},p={}", STANDARD.encode(proof))
     }
 
     /// Checks by the server's last message that it knows the password as well.
@@ -117,9 +153,24 @@ impl Scram {
     }
 }
 
+impl Challenge {
+    /// Waits until this process may do what is asked for. To be held until it is done.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'static>> {
+        let turns = if self.rounds.get() > USUAL_ROUNDS {
+            &LONG
+        } else {
+            &USUAL
+        };
+        // They are never closed.
+        turns.acquire().await.ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::timeout;
 
     /// The example of RFC 7677 with an empty user name, since PostgreSQL takes that from the
     /// start-up message; worked out by other means.
@@ -133,7 +184,7 @@ mod tests {
     fn the_exchange_is_that_of_the_standard() {
         let (mut scram, server) = exchange();
         assert_eq!(scram.first(), "n,,n=,r=rOprNGfwEbeRWgbNEkqO");
-        let last = scram.last(server.as_bytes()).unwrap();
+        let last = scram.last(&scram.challenge(server.as_bytes()).unwrap());
         assert_eq!(
             last,
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=qvT2SWdEH5Q06albL+hjSYuUhCG7VndFyzIb7CK4n9k="
@@ -163,16 +214,34 @@ mod tests {
             "r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4294967296",
             "m=ext,r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
         ] {
-            let (mut scram, _) = exchange();
+            let (scram, _) = exchange();
             assert!(
-                matches!(scram.last(wrong.as_bytes()), Err(Error::Protocol(_))),
+                matches!(scram.challenge(wrong.as_bytes()), Err(Error::Protocol(_))),
                 "{wrong}"
             );
         }
-        let (mut scram, _) = exchange();
+        let (scram, _) = exchange();
         let slow = b"r=rOprNGfwEbeRWgbNEkqOx,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4000000000";
-        assert!(matches!(scram.last(slow), Err(Error::Authentication(_))));
+        let refused = scram.challenge(slow);
+        assert!(matches!(refused, Err(Error::Authentication(_))));
         assert!(exchange().0.finish(b"v=").is_err(), "before its turn");
+    }
+
+    #[tokio::test]
+    async fn many_rounds_are_for_one_at_a_time_and_keep_no_usual_exchange_waiting() {
+        let (scram, server) = exchange();
+        let asking = |rounds: u32| {
+            let server = server.replace("4096", &rounds.to_string());
+            scram.challenge(server.as_bytes()).unwrap()
+        };
+        let [usual, long] = [asking(USUAL_ROUNDS), asking(MAX_ROUNDS)];
+        let at_once = Duration::from_millis(20);
+        let held = long.turn().await;
+        assert!(timeout(at_once, long.turn()).await.is_err());
+        let both = [usual.turn().await, usual.turn().await];
+        assert!(timeout(at_once, usual.turn()).await.is_err());
+        drop((held, both));
+        assert!(long.turn().await.is_some() && usual.turn().await.is_some());
     }
 
     #[test]

@@ -201,16 +201,18 @@ impl Wire {
         let Message::AuthenticationSaslContinue(body) = self.receive().await? else {
             return Err(GARBAGE);
         };
-        let server_first = body.data().to_vec();
+        let challenge = scram.challenge(body.data())?;
+        let turn = challenge.turn().await;
         // Rounds by the thousand, which nothing else should wait for. Lookups leave threads for it.
         let mut kept = scram;
         let (scram, last) = tokio::task::spawn_blocking(move || {
-            let last = kept.last(&server_first);
+            let last = kept.last(&challenge);
+            // Not before: one that is given up goes on all the same.
+            drop(turn);
             (kept, last)
         })
         .await
         .map_err(|_| Error::Authentication("the password exchange broke off"))?;
-        let last = last?;
         self.send(|buffer| frontend::sasl_response(last.as_bytes(), buffer))
             .await?;
         let Message::AuthenticationSaslFinal(body) = self.receive().await? else {
