@@ -2,6 +2,7 @@
 
 use crate::kubernetes::quantity;
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API
 /// server's.
@@ -24,10 +25,13 @@ fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
         }
         (Value::Array(live), Value::Array(desired)) => {
             if let Some(key) = list_key(field) {
+                let mut by_key = HashMap::<_, Vec<_>>::new();
+                for found in live {
+                    by_key.entry(found.get(key)).or_default().push(found);
+                }
                 return desired.iter().all(|wanted| {
-                    live.iter().any(|found| {
-                        found.get(key) == wanted.get(key) && contains_at(found, wanted, "")
-                    })
+                    let mut found = by_key.get(&wanted.get(key)).into_iter().flatten();
+                    found.any(|found| contains_at(found, wanted, ""))
                 });
             }
             let is_lent = |entry: &&Value| field == "paths" && is_challenge(entry);
@@ -107,6 +111,18 @@ mod tests {
             );
             assert_eq!(contains(&live, &desired), stands, "{path}");
         }
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_key_among_thousands_and_twins() {
+        let entry = |number: u32| json!({"name": format!("V{number}"), "value": "v"});
+        let desired = json!({"env": (0..20_000).map(entry).collect::<Vec<_>>()});
+        let mut live = json!({"env": (0..20_001).rev().map(entry).collect::<Vec<_>>()});
+        assert!(contains(&live, &desired));
+        live["env"][20_000]["value"] = json!("other");
+        assert!(!contains(&live, &desired));
+        live["env"].as_array_mut().unwrap().push(entry(0));
+        assert!(contains(&live, &desired));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::CONTAINER;
 use crate::validate::{is_in_own_domain, is_own_label};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// What identifies an entry of a list field, by the field's name. The API server takes no two
 /// entries of one identity.
@@ -68,10 +68,35 @@ fn part<'v>(entry: &'v Value, key: &str) -> Option<&'v Value> {
     (key != PROTOCOL || found != "TCP").then_some(found)
 }
 
-/// Whether an entry of the overlay means this one.
-fn means(overlay: &Value, candidate: &Value, keys: &[&str]) -> bool {
-    let mut keys = keys.iter();
-    keys.all(|key| part(overlay, key) == part(candidate, key))
+/// Where the first entry of each identity stands.
+struct Places {
+    keys: &'static [&'static str],
+    by_identity: HashMap<Vec<Option<Value>>, usize>,
+}
+
+impl Places {
+    fn of(entries: &[Value], keys: &'static [&'static str]) -> Self {
+        let by_identity = HashMap::with_capacity(entries.len());
+        let mut places = Self { keys, by_identity };
+        for (place, entry) in entries.iter().enumerate() {
+            places.add(entry, place);
+        }
+        places
+    }
+
+    fn identity(&self, entry: &Value) -> Vec<Option<Value>> {
+        let parts = self.keys.iter().map(|key| part(entry, key).cloned());
+        parts.collect()
+    }
+
+    fn add(&mut self, entry: &Value, place: usize) {
+        let identity = self.identity(entry);
+        self.by_identity.entry(identity).or_insert(place);
+    }
+
+    fn find(&self, entry: &Value) -> Option<usize> {
+        self.by_identity.get(&self.identity(entry)).copied()
+    }
 }
 
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
@@ -107,33 +132,47 @@ fn merge_into(
             merge_objects(base, overlay, identity, depth)
         }
         (Value::Array(base), Value::Array(overlay)) if !list_keys(field).is_empty() => {
-            let keys = identity.keys(field);
-            let name = keys.first().copied().unwrap_or_default();
-            for entry in overlay {
-                if part(entry, name).is_none() {
-                    return Err(format!("an entry of {field} has no {name}"));
-                }
-                let of_name = |other: &Value| part(other, name) == part(entry, name);
-                let is_loose = keys.contains(&UNSATISFIABLE)
-                    && overlay.iter().filter(|other| of_name(other)).count() == 1;
-                let mut places = base.iter();
-                let place = if is_loose {
-                    places.position(of_name)
-                } else {
-                    places.position(|found| means(entry, found, keys))
-                };
-                match place.and_then(|place| base.get_mut(place)) {
-                    Some(found) => merge_into(found, entry, "", identity, depth)?,
-                    None => base.push(entry.clone()),
-                }
-            }
-            Ok(())
+            merge_lists(base, overlay, field, identity, depth)
         }
         (base, overlay) => {
             *base = overlay.clone();
             Ok(())
         }
     }
+}
+
+/// Lists may be long, so each entry finds the one that it means without a search.
+fn merge_lists(
+    base: &mut Vec<Value>,
+    overlay: &[Value],
+    field: &str,
+    identity: EntryKey,
+    depth: usize,
+) -> Result<(), String> {
+    let keys = identity.keys(field);
+    let name = keys.first().copied().unwrap_or_default();
+    let mut of_name = HashMap::<_, usize>::new();
+    for entry in overlay {
+        *of_name.entry(part(entry, name)).or_default() += 1;
+    }
+    let mut places = Places::of(base, keys);
+    let mut by_name = Places::of(base, keys.get(..1).unwrap_or_default());
+    for entry in overlay {
+        if part(entry, name).is_none() {
+            return Err(format!("an entry of {field} has no {name}"));
+        }
+        // It is the only one of its name, so none that follows means what it makes of another.
+        let is_loose = keys.contains(&UNSATISFIABLE) && of_name.get(&part(entry, name)) == Some(&1);
+        let found = if is_loose { &by_name } else { &places };
+        if let Some(found) = found.find(entry).and_then(|place| base.get_mut(place)) {
+            merge_into(found, entry, "", identity, depth)?;
+        } else {
+            places.add(entry, base.len());
+            by_name.add(entry, base.len());
+            base.push(entry.clone());
+        }
+    }
+    Ok(())
 }
 
 fn merge_objects(

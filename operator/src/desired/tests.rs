@@ -857,6 +857,26 @@ fn an_overlay_changes_the_only_constraint_of_a_topology_key_and_adds_to_it() {
 }
 
 #[test]
+fn thousands_of_variables_are_merged_in_their_order() {
+    let of = |numbers: std::ops::Range<usize>, value: &str| -> Vec<Value> {
+        let variable = |number| json!({"name": format!("V{number}"), "value": value});
+        numbers.map(variable).collect()
+    };
+    let spec = json!({
+        "env": of(0..20_000, "spec"),
+        "podTemplate": container(&json!({"env": of(10_000..30_000, "overlay")})),
+    });
+    let additions = Additions {
+        drain_image: None,
+        defaults: LATEST_DEFAULTS,
+    };
+    let template = pod_template(&valid(&spec), additions).unwrap();
+    let env = template["spec"]["containers"][0]["env"].as_array().unwrap();
+    let expected = [of(0..10_000, "spec"), of(10_000..30_000, "overlay")].concat();
+    assert!(env.ends_with(&expected));
+}
+
+#[test]
 fn an_overlay_changes_what_it_names() {
     for (overlay, pointer, expected) in [
         (json!({}), "/spec/hostname", None),
