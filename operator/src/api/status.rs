@@ -417,8 +417,8 @@ pub enum HeartbeatState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct QueueHoldStatus {
-    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database.
-    /// `drain/` and the name of a pod is that of its drain hook, which lets go after
+    /// `application_name` of the sessions that hold advisory lock 1001 of the metadata database, at
+    /// most ten. `drain/` and the name of a pod is that of its drain hook, which lets go after
     /// `rollout.holdLimitSeconds`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_by: Vec<String>,

@@ -24,6 +24,9 @@ pub struct Notice {
     pub condition: Option<ConditionType>,
     /// Reason, the same as on the condition.
     pub reason: Reason,
+    /// Which of several things of this reason it is about, such as one of several drains; empty
+    /// where there is only one.
+    pub subject: String,
     /// What.
     pub message: String,
 }
@@ -111,6 +114,7 @@ mod tests {
             warning: false,
             condition: None,
             reason: Reason::QueueFree,
+            subject: String::new(),
             message: "replicas promote queued work again".to_owned(),
         };
         publisher.publish(&cluster(&json!({})), &notice).await;

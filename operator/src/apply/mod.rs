@@ -401,6 +401,7 @@ impl Execution<'_> {
                         warning: false,
                         condition: None,
                         reason,
+                        subject: String::new(),
                         message,
                     };
                     publisher.publish(&cluster, &notice).await;
@@ -461,6 +462,7 @@ fn evicted(eviction: &Eviction) -> Notice {
         warning: false,
         condition: None,
         reason: Reason::RolloutProgressing,
+        subject: eviction.pod.clone(),
         message: format!("evicted {}: {}", eviction.pod, eviction.why),
     }
 }

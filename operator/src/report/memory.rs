@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use std::collections::BTreeMap;
 
-/// An event about a condition comes again no sooner: a condition that goes to and fro between two
-/// reasons would fill the list of events, in which a user looks for the others.
+/// An event comes again no sooner: a condition that goes to and fro between two reasons would fill
+/// the list of events, in which a user looks for the others, and so would a database that says
+/// something else at each reading.
 const LEAST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// What is remembered of a cluster from one status to the next. Losing it is harmless.
@@ -23,14 +24,14 @@ pub struct Memory {
     pub(super) status_due: bool,
     /// Since when status has waited for what logs say.
     pub(super) waiting_since: Option<Timestamp>,
-    /// When events about conditions were published.
+    /// When events were published.
     pub(super) published: Published,
 }
 
-/// When an event about a condition with a reason was last published. What is older than the pause
-/// is forgotten.
+/// When an event about a condition, or about something that happened, was last published with a
+/// reason and a subject. What is older than the pause is forgotten.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Published(BTreeMap<(ConditionType, Reason), Timestamp>);
+pub(super) struct Published(BTreeMap<(Option<ConditionType>, Reason, String), Timestamp>);
 
 /// A status whose echo the cache may not have seen.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,14 +84,10 @@ impl Memory {
 impl Published {
     /// Whether an event is due at `now`, which then counts as published.
     pub(super) fn is_due(&mut self, notice: &Notice, now: Timestamp) -> bool {
-        // Each one that has happened is news.
-        let Some(type_) = notice.condition else {
-            return true;
-        };
         // A clock that was set back must not keep events away for longer.
         self.0
             .retain(|_, at| now.duration_since(*at).abs() < LEAST_PAUSE);
-        let key = (type_, notice.reason);
+        let key = (notice.condition, notice.reason, notice.subject.clone());
         let is_due = !self.0.contains_key(&key);
         if is_due {
             self.0.insert(key, now);
@@ -142,6 +139,7 @@ mod tests {
             warning: false,
             condition,
             reason,
+            subject: String::new(),
             message: String::new(),
         }
     }
@@ -172,8 +170,31 @@ mod tests {
         }
         // Another condition with the same reason, and what happened without one.
         assert!(due(-59, Some(ConditionType::Stalled), down));
-        assert!(due(-59, None, Reason::DrainEndsSoon));
-        assert!(due(-59, None, Reason::DrainEndsSoon));
+        assert!(due(-59, None, down));
+    }
+
+    #[test]
+    fn what_happens_again_and_again_is_published_once_in_ten_minutes_of_each_subject() {
+        let mut published = Published::default();
+        let mut due = |minute: i64, reason, subject: &str| {
+            let notice = Notice {
+                subject: subject.to_owned(),
+                ..notice(None, reason)
+            };
+            published.is_due(&notice, after(SignedDuration::from_mins(minute)))
+        };
+        for (minute, reason, subject, expected) in [
+            (0, Reason::QueueHeld, "", true),
+            (1, Reason::QueueFree, "", true),
+            (2, Reason::QueueHeld, "", false),
+            (3, Reason::QueueFree, "", false),
+            (10, Reason::QueueHeld, "", true),
+            (10, Reason::DrainBegan, "demo-0", true),
+            (10, Reason::DrainBegan, "demo-1", true),
+            (11, Reason::DrainBegan, "demo-1", false),
+        ] {
+            assert_eq!(due(minute, reason, subject), expected, "{minute}: {reason}");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use memory::WrittenStatus;
 use serde_json::json;
 
+/// Names of sessions in status. A hold has one or two; a database may name any number.
+const MOST_HOLDERS: usize = 10;
+
 /// Longest message the schema of a condition takes.
 const LONGEST_MESSAGE: usize = 32_768;
 
@@ -127,8 +130,7 @@ pub async fn report_unseen(
     Ok(())
 }
 
-/// The notices of which an event is due. Those that a condition repeats as it goes to and fro are
-/// logged all the same.
+/// The notices of which an event is due. Those that repeat one are logged all the same.
 fn due(key: &Key, notices: Vec<Notice>, memory: &mut Memory, now: Timestamp) -> Vec<Notice> {
     let is_due = |notice: &Notice| memory.published.is_due(notice, now);
     let (due, repeated): (Vec<_>, Vec<_>) = notices.into_iter().partition(is_due);
@@ -333,7 +335,10 @@ fn queue_since(
     now: &Time,
 ) -> QueueHoldStatus {
     let before = previous.queue_hold.as_ref();
+    let mut held_by = hold.held_by;
+    held_by.truncate(MOST_HOLDERS);
     QueueHoldStatus {
+        held_by,
         since: before
             .and_then(|before| before.since.clone())
             .or_else(|| Some(now.clone())),
@@ -490,6 +495,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
                     warning: is_warning(type_, reason, next.replicas),
                     condition: Some(type_),
                     reason,
+                    subject: String::new(),
                     message: condition.message.clone(),
                 }
             })
@@ -513,7 +519,18 @@ fn happened(reason: Reason, message: String) -> Notice {
         warning: reason.weight() == Weight::Warning,
         condition: None,
         reason,
+        subject: String::new(),
         message,
+    }
+}
+
+/// Something that happened with the drain of one pod. Each drain of it ends at another time.
+fn of_drain(replica: &ReplicaStatus, warning: bool, reason: Reason, message: String) -> Notice {
+    let ends_by = replica.ends_by.as_ref().map(|by| by.0);
+    Notice {
+        warning,
+        subject: format!("{} {:?} {ends_by:?}", replica.pod, replica.drain),
+        ..happened(reason, message)
     }
 }
 
@@ -587,7 +604,7 @@ fn drain_began(replica: &ReplicaStatus) -> Notice {
             |by| format!("until {:.0}", by.0)
         )
     );
-    happened(Reason::DrainBegan, message)
+    of_drain(replica, false, Reason::DrainBegan, message)
 }
 
 fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
@@ -601,7 +618,7 @@ fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
     let message = format!(
         "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
     );
-    happened(Reason::DrainEndsSoon, message)
+    of_drain(replica, true, Reason::DrainEndsSoon, message)
 }
 
 fn drain_cut(replica: &ReplicaStatus) -> Notice {
@@ -611,16 +628,12 @@ fn drain_cut(replica: &ReplicaStatus) -> Notice {
         Some(tasks) => format!("the {tasks} tasks that it still runs are cancelled then"),
         None => "what it has not finished is cancelled then".to_owned(),
     };
-    Notice {
-        warning: true,
-        condition: None,
-        reason: Reason::HeldBackByLicense,
-        message: format!(
-            "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
-            replica.pod,
-            PATIENCE.as_mins()
-        ),
-    }
+    let message = format!(
+        "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
+        replica.pod,
+        PATIENCE.as_mins()
+    );
+    of_drain(replica, true, Reason::HeldBackByLicense, message)
 }
 
 fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
@@ -633,16 +646,12 @@ fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
     let by = by.map_or_else(String::new, |by| {
         format!(", until {:.0} at the latest", by.0)
     });
-    Notice {
-        warning: true,
-        condition: None,
-        reason: Reason::HeldBackByLicense,
-        message: format!(
-            "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{by}, and meanwhile Bytebase may fail queued tasks",
-            pod = replica.pod,
-            minutes = PATIENCE.as_mins(),
-        ),
-    }
+    let message = format!(
+        "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{by}, and meanwhile Bytebase may fail queued tasks",
+        pod = replica.pod,
+        minutes = PATIENCE.as_mins(),
+    );
+    of_drain(replica, true, Reason::HeldBackByLicense, message)
 }
 
 /// The queue began to be held, or is free again.

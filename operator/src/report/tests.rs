@@ -242,6 +242,19 @@ fn a_hold_of_the_queue_is_reported_at_its_beginning_and_end() {
 }
 
 #[test]
+fn of_many_sessions_that_hold_the_queue_some_are_named() {
+    let held = Report {
+        queue_hold: Some(QueueHoldStatus {
+            held_by: (0..200).map(|number| format!("{number:03}")).collect(),
+            ..QueueHoldStatus::default()
+        }),
+        ..Report::default()
+    };
+    let held_by = first(held).queue_hold.unwrap().held_by;
+    assert_eq!((held_by.len(), &*held_by[9]), (10, "009"));
+}
+
+#[test]
 fn what_a_blocked_cluster_cannot_report_is_kept() {
     let seen = healthy(3, stored(&json!({})));
     let before = first(report(&json!({}), &seen));
@@ -667,6 +680,13 @@ fn a_drain_is_reported_once_when_it_begins() {
         later(60)
     );
     assert_eq!(begins, [(Reason::DrainBegan, false, text)]);
+    let subject = |ends_by| {
+        let mut report = report(true, 2);
+        report.replica_statuses[0].ends_by = Some(Time(ends_by));
+        let next = status(&runs, report, &[], None, now());
+        notices(&runs, &next).remove(0).subject
+    };
+    assert_ne!(subject(later(60)), subject(later(300)), "of another drain");
     let (idle, none) = after(&draining, true, 0);
     assert_eq!(none, []);
     assert_eq!(after(&idle, true, 1).1, [], "it goes on");
