@@ -263,7 +263,7 @@ pub fn status(
                 } else {
                     generation
                 };
-                condition(draft, previous, generation, &now)
+                condition(&draft, previous, generation, &now)
             })
             .collect(),
     }
@@ -300,7 +300,7 @@ fn unseen(
         (ConditionType::Stalled, Some(true)),
     ] {
         let draft = ConditionDraft::new(type_, is_true, Reason::CannotWatch, message);
-        let next = condition(draft, previous, previous.observed_generation, &Time(now));
+        let next = condition(&draft, previous, previous.observed_generation, &Time(now));
         let name: &str = type_.as_ref();
         match status
             .conditions
@@ -442,7 +442,7 @@ fn with_failures(
 }
 
 fn condition(
-    draft: ConditionDraft,
+    draft: &ConditionDraft,
     previous: &BytebaseClusterStatus,
     generation: Option<i64>,
     now: &Time,
@@ -456,7 +456,8 @@ fn condition(
         .conditions
         .iter()
         .find(|before| before.type_ == draft.type_.as_ref() && before.status == status);
-    let mut message = draft.message;
+    // It may quote a field, whose line breaks and escapes are not the operator's words.
+    let mut message = draft.message.replace(char::is_control, " ");
     message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
     Condition {
         type_: draft.type_.as_ref().to_owned(),

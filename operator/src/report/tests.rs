@@ -242,6 +242,19 @@ fn a_hold_of_the_queue_is_reported_at_its_beginning_and_end() {
 }
 
 #[test]
+fn a_message_is_one_line_whatever_it_quotes() {
+    let spec = json!({"volumeMounts": [{"name": "x\n2026 ERROR \u{1b}[2J", "mountPath": "/x"}]});
+    let seen = healthy(3, stored(&json!({})));
+    let before = first(report(&json!({}), &seen));
+    let status = status(&before, report(&spec, &seen), &[], Some(4), now());
+    let message = &of(&status, ConditionType::ConfigurationValid).message;
+    assert!(message.contains("no volume x 2026 ERROR  [2J"), "{message}");
+    for notice in notices(&before, &status) {
+        assert!(!notice.message.contains(char::is_control), "{notice:?}");
+    }
+}
+
+#[test]
 fn of_many_sessions_that_hold_the_queue_some_are_named() {
     let held = Report {
         queue_hold: Some(QueueHoldStatus {

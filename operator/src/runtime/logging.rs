@@ -1,5 +1,7 @@
 //! Logs, as text for people or JSON for collectors.
 
+use std::io::{self, Write};
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
@@ -30,7 +32,7 @@ pub enum LoggingError {
 /// such as `info,bytebase_operator=debug`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
-    subscriber(format, filter, std::io::stderr)?.try_init()?;
+    subscriber(format, filter, io::stderr)?.try_init()?;
     Ok(())
 }
 
@@ -50,7 +52,7 @@ where
     let filter = EnvFilter::try_new(format!("{muted},{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer);
+        .with_writer(OneLine(writer));
     Ok(match format {
         LogFormat::Json => Box::new(
             builder
@@ -65,11 +67,41 @@ where
     })
 }
 
+/// Writes each event as one line, whatever control characters its words have: a user's field that
+/// is quoted must not look like an event of its own.
+struct OneLine<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for OneLine<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        OneLine(self.0.make_writer())
+    }
+
+    fn make_writer_for(&'w self, event: &Metadata<'_>) -> Self::Writer {
+        OneLine(self.0.make_writer_for(event))
+    }
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// The whole event comes at once.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let mut line = text.trim_end().replace(char::is_control, " ");
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use serde_json::Value;
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
     use tracing::subscriber::DefaultGuard;
 
@@ -108,11 +140,11 @@ pub(crate) mod tests {
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -146,6 +178,19 @@ pub(crate) mod tests {
                 && !text.contains('\u{1b}'),
             "{text:?}"
         );
+    }
+
+    #[test]
+    fn a_value_that_is_quoted_begins_no_line_of_its_own() {
+        for format in [LogFormat::Json, LogFormat::Text] {
+            let log = Log::begin(format, "info");
+            let forged = "x\n2026-01-01T00:00:00Z ERROR all is lost\u{1b}[2J\u{9b}\r";
+            tracing::info!(cluster = %forged, "there is no volume {forged}");
+            let text = log.text();
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(line.contains("all is lost"), "{text:?}");
+            assert!(!line.contains(char::is_control), "{text:?}");
+        }
     }
 
     #[test]
