@@ -10,6 +10,10 @@
 //! successful renewal; no other takes over before 15 s. The 5 s between are for writes in
 //! flight.
 //!
+//! The version of the Lease also shows that the API server's store was set back, as by a backup of
+//! etcd that is restored. Watches that were begun before show nothing then until the counter of
+//! the store has caught up, so leader and standby alike must start with other caches.
+//!
 //! **On loss the process must exit.** A write that has left cannot be called back, and tasks that
 //! hold on to what they read as leader would write it later; only the end of the process ends them
 //! all.
@@ -70,6 +74,16 @@ pub enum LostLease {
     /// The Lease could not be renewed in time, or this process stood still for too long.
     #[error("the lease could not be renewed within {} s", RENEW_DEADLINE.as_secs())]
     Expired,
+    /// The Lease is older than this process has seen it before.
+    #[error(
+        "its resourceVersion went back from {from} to {to}, as when etcd is restored from a backup, so what this process has cached is not what is stored"
+    )]
+    SetBack {
+        /// The highest that this process has seen.
+        from: u128,
+        /// That of now.
+        to: u128,
+    },
 }
 
 /// Whether this process leads, right now. Cheap to clone and to ask; to be asked before every
@@ -105,6 +119,8 @@ pub struct Election {
     seen: Option<(Record, Instant)>,
     /// Start of the last renewal that succeeded, while leading.
     renewed: Option<Instant>,
+    /// The highest version seen, where they are numbers, as those of etcd are.
+    highest: Option<u128>,
 }
 
 /// What to do next.
@@ -150,6 +166,7 @@ pub struct Contender {
 impl Election {
     /// Notes what was read at `now`; `None` if there is no Lease.
     pub fn observe(&mut self, record: Option<Record>, now: Instant) {
+        self.note_version(record.as_ref());
         match record {
             None => self.seen = None,
             Some(record) if self.seen.as_ref().is_some_and(|(seen, _)| *seen == record) => {}
@@ -159,12 +176,28 @@ impl Election {
 
     /// Notes that a write begun at `started` succeeded.
     pub fn renewed(&mut self, record: Record, started: Instant) {
+        self.note_version(Some(&record));
         self.seen = Some((record, started));
         self.renewed = Some(started);
     }
 
+    fn note_version(&mut self, record: Option<&Record>) {
+        let version = record.and_then(|record| record.version.parse().ok());
+        self.highest = self.highest.max(version);
+    }
+
+    /// That the store was set back, if the record seen last shows it.
+    fn set_back(&self) -> Option<LostLease> {
+        let (record, _) = self.seen.as_ref()?;
+        let (from, to) = (self.highest?, record.version.parse().ok()?);
+        (to < from).then_some(LostLease::SetBack { from, to })
+    }
+
     /// What to do at `now`.
     pub fn next(&self, identity: &str, now: Instant) -> Action {
+        if let Some(set_back) = self.set_back() {
+            return Action::Lost(set_back);
+        }
         if let Some(renewed) = self.renewed {
             // Before all else: a process that stood still must find out before it writes.
             if now.saturating_duration_since(renewed) >= RENEW_DEADLINE {
@@ -286,16 +319,20 @@ impl Contender {
         self.leadership.clone()
     }
 
-    /// Waits until this process leads. May be cancelled.
-    pub async fn acquire(&mut self) {
+    /// Waits until this process leads. An error if it never can, so that it must exit. May be
+    /// cancelled.
+    pub async fn acquire(&mut self) -> Result<(), LostLease> {
         let mut watch = LeaseWatch::default();
         loop {
             if let Err(error) = self.read().await {
                 tracing::warn!("cannot read the lease: {}", plain(&error));
             } else {
                 let action = self.election.next(&self.identity, Instant::now());
+                if let Action::Lost(lost) = action {
+                    return Err(lost);
+                }
                 match self.act(&action).await {
-                    Ok(true) => return,
+                    Ok(true) => return Ok(()),
                     Ok(false) => {}
                     Err(error) => tracing::warn!("cannot take the lease: {}", plain(&error)),
                 }
@@ -430,8 +467,12 @@ impl Contender {
             return Ok(false);
         };
         self.election.renewed(record(&written), started);
-        self.leadership.extend(started, wall);
         self.object = Some(written);
+        // One that was created again in a store that was set back; the next action says so.
+        if self.election.set_back().is_some() {
+            return Ok(false);
+        }
+        self.leadership.extend(started, wall);
         Ok(true)
     }
 
@@ -736,13 +777,87 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_version_that_goes_back_ends_leader_and_standby() {
+        let start = Instant::now();
+        let set_back = |versions: &[Option<&str>], renewed| {
+            let mut election = Election {
+                renewed,
+                ..Election::default()
+            };
+            for version in versions {
+                let record = version.map(|version| seen(Some("a"), version));
+                election.observe(record, start);
+            }
+            matches!(
+                election.next("a", start),
+                Action::Lost(LostLease::SetBack { .. })
+            )
+        };
+        for (versions, expected) in [
+            (&[Some("9"), Some("10")][..], false),
+            (&[Some("10"), Some("10")], false),
+            (&[Some("10"), Some("9")], true),
+            (&[Some("10"), None], false),
+            (&[Some("10"), None, Some("11")], false),
+            (&[Some("10"), None, Some("9")], true),
+            // Not etcd's, so nothing follows.
+            (&[Some("b"), Some("a")], false),
+            (&[Some("10"), Some("")], false),
+            (&[Some("18446744073709551616"), Some("7")], true),
+        ] {
+            for renewed in [None, Some(start)] {
+                assert_eq!(set_back(versions, renewed), expected, "{versions:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_was_set_back_is_neither_led_on_nor_waited_for() {
+        let (client, server, _) = respond();
+        server.lock().unwrap().version = 900;
+        let mut leader = contender(&client, "a");
+        leader.acquire().await.unwrap();
+        let mut standby = contender(&client, "b");
+        let waits = timeout(Duration::from_secs(3), standby.acquire());
+        assert!(waits.await.is_err());
+        server.lock().unwrap().version = 100;
+        server.lock().unwrap().put(held_by("z"));
+        let set_back = |lost: &LostLease| {
+            matches!(
+                lost,
+                LostLease::SetBack {
+                    from: 900..,
+                    to: 101
+                }
+            )
+        };
+        let lost = standby.acquire().await.unwrap_err();
+        assert!(set_back(&lost), "{lost}");
+        let lost = leader.keep().await;
+        assert!(set_back(&lost), "{lost}");
+        assert_eq!(holder(&server), "z", "nothing was written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_created_in_a_store_that_was_set_back_is_not_led_by() {
+        let (client, server, _) = respond();
+        server.lock().unwrap().version = 900;
+        let mut leader = contender(&client, "a");
+        leader.acquire().await.unwrap();
+        *server.lock().unwrap() = Server::default();
+        let lost = leader.keep().await;
+        assert_eq!(lost, LostLease::SetBack { from: 901, to: 1 });
+        assert!(!leader.leadership().is_valid());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_first_creates_and_renews() {
         let (client, server, calls) = respond();
         let mut contender = contender(&client, "a");
         let leadership = contender.leadership();
         assert_eq!(leadership.check(), Err(NotLeading));
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         assert!(leadership.is_valid());
         assert!(
             timeout(Duration::from_mins(1), contender.keep())
@@ -764,7 +879,7 @@ mod tests {
     async fn a_released_lease_is_taken_within_a_second() {
         let (client, server, _) = respond();
         let mut first = contender(&client, "a");
-        first.acquire().await;
+        first.acquire().await.unwrap();
         let guard = first.leadership();
         let mut second = contender(&client, "b");
         assert!(
@@ -775,7 +890,7 @@ mod tests {
         let released = Instant::now();
         first.release().await;
         assert!(!guard.is_valid());
-        second.acquire().await;
+        second.acquire().await.unwrap();
         assert!(released.elapsed() <= Duration::from_secs(1));
         assert_eq!(holder(&server), "b");
     }
@@ -785,7 +900,7 @@ mod tests {
         let (client, server, _) = respond();
         for taken_by_another in [false, true] {
             let mut contender = contender(&client, "a");
-            contender.acquire().await;
+            contender.acquire().await.unwrap();
             let mut lease = server.lock().unwrap().lease.clone().unwrap();
             if taken_by_another {
                 lease["spec"]["holderIdentity"] = json!("b");
@@ -836,7 +951,7 @@ mod tests {
         server.lock().unwrap().put(held_by("gone"));
         let started = Instant::now();
         let mut contender = contender(&client, "a");
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         let took = started.elapsed();
         assert!(
             took >= LEASE_DURATION && took < LEASE_DURATION + Duration::from_secs(1),
@@ -856,7 +971,7 @@ mod tests {
     async fn a_leader_cut_off_stops_before_anybody_else_may_start() {
         let (client, server, _) = respond();
         let mut contender = contender(&client, "a");
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         let leadership = contender.leadership();
         server
             .lock()
@@ -877,7 +992,7 @@ mod tests {
     async fn a_renewal_whose_answer_was_lost_is_still_ours() {
         let (client, server, _) = respond();
         let mut contender = contender(&client, "a");
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         server
             .lock()
             .unwrap()
@@ -895,7 +1010,7 @@ mod tests {
     async fn a_leader_that_was_overwritten_knows_by_whom() {
         let (client, server, _) = respond();
         let mut contender = contender(&client, "a");
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         server.lock().unwrap().put(held_by("b"));
         assert_eq!(contender.keep().await, LostLease::TakenBy("b".to_owned()));
         assert_eq!(holder(&server), "b", "and has not written since");
@@ -905,7 +1020,7 @@ mod tests {
     async fn a_frozen_leader_finds_out_before_it_writes() {
         let (client, _server, calls) = respond();
         let mut contender = contender(&client, "a");
-        contender.acquire().await;
+        contender.acquire().await.unwrap();
         let leadership = contender.leadership();
         let before = calls.lock().unwrap().len();
         // The clock goes on while nothing runs, as under SIGSTOP.

@@ -150,7 +150,9 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     tokio::pin!(terminated);
     tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
     tokio::select! {
-        () = contender.acquire() => {}
+        acquired = contender.acquire() => if let Err(lost) = acquired {
+            return Err(RunError::LeaseLost(lost.to_string()));
+        },
         Some(task) = ended.recv() => return Err(RunError::TaskEnded(task)),
         () = &mut terminated => { stop.cancel(); return Ok(()); }
     }
