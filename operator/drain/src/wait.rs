@@ -11,6 +11,7 @@ use bytebase_drain::drain::{
 use sqlx::postgres::PgConnection;
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
+use tokio::time::sleep;
 
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
@@ -41,7 +42,7 @@ async fn drain(terms: Terms, log: Log) {
             log.warn(&format!(
                 "running tasks cannot be seen, so they are not waited for: {why}"
             ));
-            tokio::time::sleep(terms.pause).await;
+            sleep(terms.pause).await;
             return;
         }
     };
@@ -49,6 +50,7 @@ async fn drain(terms: Terms, log: Log) {
         watch: Watch::new(logins.replica_sessions.clone(), logins.own_sessions.clone()),
         logins,
         reads: None,
+        due: None,
         holds: None,
         failure: None,
         works: false,
@@ -68,14 +70,15 @@ async fn drain(terms: Terms, log: Log) {
                 hook.say(what, hold.is_some());
                 let clock = seen.as_ref().map_or(0.0, |seen| seen.clock);
                 hook.hold(hold.map(|until| until - clock)).await;
-                tokio::time::sleep(until_next(what, &terms, start.elapsed())).await;
+                let pause = until_next(what, &terms, start.elapsed());
+                hook.pause(what, pause).await;
             }
             Step::LetGo(LetGo::Idle) => {
                 if hook.leaves(&terms, &mut state, start).await {
                     hook.log.info("this replica runs no task and may end");
                     return;
                 }
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
             }
             Step::LetGo(why) => {
                 hook.log.warn(&hook.regret(why));
@@ -90,6 +93,8 @@ struct Hook {
     watch: Watch,
     /// The session that reads.
     reads: Option<(PgConnection, Whose)>,
+    /// When a heartbeat is due that may give the replica away.
+    due: Option<Instant>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
     /// Why there is no reading.
@@ -155,10 +160,11 @@ impl Hook {
         }
         let (connection, whose) = self.reads.as_mut()?;
         match self.watch.read(connection, *whose, process::age()).await {
-            Ok(Reading { seen, goes_on }) => {
+            Ok(Reading { seen, goes_on, due }) => {
                 if !goes_on {
                     self.reads = None;
                 }
+                self.due = due.map(|due| Instant::now() + due);
                 (self.failure, self.works) = (None, false);
                 Some(seen)
             }
@@ -169,6 +175,22 @@ impl Hook {
                 None
             }
         }
+    }
+
+    /// Waits for the next reading. A heartbeat is rarely there to be seen once a second, so where it
+    /// is needed and due it is looked for all the time.
+    async fn pause(&mut self, what: For, pause: Duration) {
+        let end = Instant::now() + pause;
+        let is_unknown = matches!(what, For::TasksOfAnyone(_));
+        let due = self.due.filter(|due| is_unknown && *due < end);
+        if let (Some(due), Some((connection, _))) = (due, &mut self.reads) {
+            sleep(due.saturating_duration_since(Instant::now())).await;
+            let looked = self.watch.look(connection, process::age(), end).await;
+            if looked.is_err() {
+                self.reads = None;
+            }
+        }
+        sleep(end.saturating_duration_since(Instant::now())).await;
     }
 
     /// A session that reads.

@@ -12,8 +12,10 @@ use bytebase_login::error::{in_brackets, sqlstate};
 use sqlx::postgres::{PgArguments, PgConnection, PgDatabaseError, PgRow, PgSeverity};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
-use std::time::Duration;
-use tokio::time::timeout;
+use std::collections::BTreeSet;
+use std::mem::take;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 
 /// Longest for one question.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +28,16 @@ const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_
 /// the server, in this order: with the first message of the statement, which begins the
 /// transaction, and with its last one.
 const SAME: f64 = 0.02;
+/// From one heartbeat of a replica to the next, in seconds.
+const HEARTBEAT: f64 = 10.0;
+/// A replica whose last heartbeat is older, in seconds, is gone.
+const GONE: f64 = 30.0;
+/// A heartbeat is looked for so much before it is due, in seconds: one may have been late, and the
+/// next one not.
+const EARLY: f64 = 0.2;
+/// Between two looks for a heartbeat. A session shows it only until its next statement, and of
+/// several sessions Bytebase takes the one that it used last.
+const LOOK: Duration = Duration::from_millis(25);
 
 /// The lock under which the schema is migrated.
 const MIGRATION_LOCK: i64 = 1002;
@@ -49,6 +61,8 @@ pub struct Watch {
     /// `application_name` that the hook asks for.
     own_sessions: String,
     heartbeats: Heartbeats,
+    /// Statements that were seen since the last reading, as in [`Activity::heartbeats`].
+    looked: BTreeSet<String>,
 }
 
 /// What one reading brought.
@@ -58,6 +72,9 @@ pub struct Reading {
     pub seen: Seen,
     /// The session can be read by again.
     pub goes_on: bool,
+    /// In how long a heartbeat is due that may give the replica away. `None` where it is known, or
+    /// no heartbeat would show it.
+    pub due: Option<Duration>,
 }
 
 /// Why a reading brought nothing.
@@ -158,6 +175,17 @@ struct Beginning {
     sees_it: bool,
 }
 
+/// SQL: when the statements began that are heartbeats, as in [`Activity::heartbeats`], of the
+/// sessions of the name `$1` that are no older than `$2` seconds.
+macro_rules! heartbeats {
+    () => {
+        "(SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = $1 \
+         AND query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
+         AND backend_start >= clock_timestamp() - make_interval(secs => $2))"
+    };
+}
+
 impl Watch {
     /// Of the replica whose sessions have the first name, by sessions that have the second.
     pub fn new(sessions: String, own_sessions: String) -> Self {
@@ -165,6 +193,7 @@ impl Watch {
             sessions,
             own_sessions,
             heartbeats: Heartbeats::default(),
+            looked: BTreeSet::new(),
         }
     }
 
@@ -178,21 +207,28 @@ impl Watch {
         whose: Whose,
         age: Option<Duration>,
     ) -> Result<Reading, Unread> {
-        let begins = timeout(READ_TIMEOUT, self.begin(connection, whose, age))
+        let mut begins = timeout(READ_TIMEOUT, self.begin(connection, whose, age))
             .await
             .unwrap_or(Err(Unread::BrokenOff))?;
         let is_named = !self.sessions.is_empty() && begins.keeps_names;
         let mut goes_on = true;
-        if let Some(statements) = begins.activity.heartbeats.as_deref()
-            && is_named
-            && begins.has_heartbeats
-        {
-            let question =
-                async |connection: &mut PgConnection| candidates(connection, statements).await;
+        let mut due = None;
+        let mut statements = take(&mut self.looked);
+        statements.extend(begins.activity.heartbeats.take());
+        let is_of_use = !statements.is_empty() || self.is_to_be_known(age);
+        if is_of_use && is_named && begins.has_heartbeats {
+            let statements: Vec<_> = statements.into_iter().collect();
+            let question = async |connection: &mut PgConnection| {
+                let found = candidates(connection, &statements).await?;
+                Ok((found, next_heartbeat(connection).await?))
+            };
             match within(connection, question).await {
-                Ok(found) => nearest(&found)
-                    .into_iter()
-                    .for_each(|heartbeat| self.heartbeats.note(heartbeat.clone())),
+                Ok((found, next)) => {
+                    if let Some(heartbeat) = nearest(&found) {
+                        self.heartbeats.note(heartbeat.clone());
+                    }
+                    due = next.filter(|_| self.is_to_be_known(age));
+                }
                 Err(Spoilt::NotUnderstood) => {}
                 Err(Spoilt::SessionOver) => goes_on = false,
             }
@@ -222,7 +258,45 @@ impl Watch {
             running,
             available,
         };
-        Ok(Reading { seen, goes_on })
+        Ok(Reading { seen, goes_on, due })
+    }
+
+    /// The replica is not known, and a heartbeat would show which one it is.
+    fn is_to_be_known(&self, age: Option<Duration>) -> bool {
+        self.heartbeats.replica().is_none() && age.is_some()
+    }
+
+    /// Looks for heartbeats until then, and for nothing else. The next reading makes of them what it
+    /// makes of those that it sees itself.
+    pub async fn look(
+        &mut self,
+        connection: &mut PgConnection,
+        age: Option<Duration>,
+        until: Instant,
+    ) -> Result<(), sqlx::Error> {
+        let looks = async {
+            // The server shows what a session does to the role that logged in to it.
+            sqlx::raw_sql("SET ROLE NONE")
+                .execute(&mut *connection)
+                .await?;
+            while Instant::now() < until {
+                let row = ask(concat!("SELECT ", heartbeats!()))
+                    .bind(&self.sessions)
+                    .bind(at_least(age))
+                    .fetch_one(&mut *connection)
+                    .await?;
+                self.looked.extend(row.try_get::<Option<String>, _>(0)?);
+                sleep(LOOK).await;
+            }
+            sqlx::raw_sql("RESET ROLE")
+                .execute(&mut *connection)
+                .await?;
+            Ok(())
+        };
+        let longest = until.saturating_duration_since(Instant::now()) + READ_TIMEOUT;
+        timeout(longest, looks)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Begins, and goes where the tables are.
@@ -269,17 +343,16 @@ impl Watch {
              (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) AS sessions, \
              (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
              FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8 AS quiet, \
-             (SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
-             WHERE datname = current_database() AND application_name = $1 \
-             AND query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
-             AND backend_start >= clock_timestamp() - make_interval(secs => $5)) AS heartbeats, \
-             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $2::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1 \
+             ",
+            heartbeats!(),
+            " AS heartbeats, \
+             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1 \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS migrates, \
-             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $3::oid AND objid = (SELECT ",
+             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $4::oid AND objid = (SELECT ",
             session_key!(),
             "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS asked, \
-             current_setting('application_name') = $4 AS keeps_names, \
+             current_setting('application_name') = $5 AS keeps_names, \
              to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
              to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it \
              FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
@@ -289,10 +362,10 @@ impl Watch {
              (SELECT FROM pg_class h WHERE h.relname = 'replica_heartbeat' AND h.relnamespace = n.oid)) tables",
         ))
         .bind(&self.sessions)
+        .bind(at_least(age))
         .bind(MIGRATION_LOCK)
         .bind(hook::LET_GO)
         .bind(&self.own_sessions)
-        .bind(age.map(|age| age.as_secs_f64() + 1.0))
         .fetch_one(connection)
         .await?;
         Ok(Beginning {
@@ -341,14 +414,19 @@ async fn within<T>(
     answer.unwrap_or(Err(Spoilt::SessionOver))
 }
 
+/// A session that is older than this, in seconds, is none of the replica's present process.
+fn at_least(age: Option<Duration>) -> Option<f64> {
+    age.map(|age| age.as_secs_f64() + 1.0)
+}
+
 /// Heartbeats that may be those of the statements that began at these times.
 async fn candidates(
     connection: &mut PgConnection,
-    statements: &str,
+    statements: &[String],
 ) -> Result<Vec<Candidate>, Spoilt> {
     let rows = ask(
         "SELECT h.replica_id::text, h.last_heartbeat::text, extract(epoch FROM s.began - h.last_heartbeat)::float8 \
-         FROM (SELECT began AT TIME ZONE 'UTC' AS began FROM unnest($1::text::timestamp[]) u(began)) s \
+         FROM (SELECT began AT TIME ZONE 'UTC' AS began FROM unnest($1::text[]) seen(times), unnest(times::timestamp[]) u(began)) s \
          JOIN replica_heartbeat h ON h.last_heartbeat BETWEEN s.began - make_interval(secs => $2) AND s.began",
     )
     .bind(statements)
@@ -365,6 +443,22 @@ async fn candidates(
         })
     };
     rows.iter().map(candidate).collect()
+}
+
+/// In how long a heartbeat of any replica is due, or at once if one is late. `None`: there is none
+/// to be expected.
+async fn next_heartbeat(connection: &mut PgConnection) -> Result<Option<Duration>, Spoilt> {
+    let row = ask(
+        "SELECT extract(epoch FROM min(last_heartbeat) - clock_timestamp())::float8 + $1 FROM replica_heartbeat \
+         WHERE last_heartbeat BETWEEN clock_timestamp() - make_interval(secs => $2) AND clock_timestamp()",
+    )
+    .bind(HEARTBEAT - EARLY)
+    .bind(GONE)
+    .fetch_one(connection)
+    .await?;
+    let seconds: Option<f64> = row.try_get(0)?;
+    // Less than nothing is no duration.
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
 
 /// A question whose plan the server does not keep: it would keep one for each reading.

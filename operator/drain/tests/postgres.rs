@@ -121,6 +121,63 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     }
 }
 
+/// As if the last heartbeat had come so long ago, in seconds.
+fn backdate(database: &Database, replica: &str, seconds: f64) {
+    database.sql(&format!(
+        "INSERT INTO replica_heartbeat VALUES ('{replica}', now() - interval '{seconds} s') ON CONFLICT (replica_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat"
+    ));
+}
+
+/// Bytebase gives the session of a heartbeat to the next statement, which overwrites it.
+async fn soon_overwritten_heartbeat(session: &mut PgConnection, replica: &str) {
+    heartbeat(session, replica).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    sqlx::query("SELECT 1").execute(session).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_a_session_shows_for_a_moment_is_seen_where_it_is_looked_for() {
+    let database = Database::new("overwritten", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let due = async |watch: &mut Watch, hook: &mut PgConnection, age| {
+        let reading = watch.read(hook, Bytebases, age).await.unwrap();
+        let due = reading.due.map(|due| due.as_secs_f64());
+        (reading.seen.replica, due)
+    };
+    assert_eq!(due(&mut watch, &mut hook, LONG).await, (None, None));
+    // The next one of any replica is due, and at once if it is late.
+    backdate(&database, "other", 2.0);
+    let (_, next) = due(&mut watch, &mut hook, LONG).await;
+    assert!((5.0..8.0).contains(&next.unwrap()), "{next:?}");
+    backdate(&database, "another", 25.0);
+    assert_eq!(due(&mut watch, &mut hook, LONG).await.1, Some(0.0));
+    assert_eq!(due(&mut watch, &mut hook, None).await.1, None, "no use");
+    backdate(&database, "another", 31.0);
+    let (_, next) = due(&mut watch, &mut hook, LONG).await;
+    assert!(next.unwrap() > 1.0, "one is gone: {next:?}");
+    // Of sessions that are older than the process nothing counts.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let young = Some(Duration::ZERO);
+    for (age, known) in [
+        (young, None),
+        (young, None),
+        (LONG, None),
+        (LONG, Some("own")),
+    ] {
+        let until = Instant::now() + Duration::from_millis(600);
+        let (looked, ()) = tokio::join!(
+            watch.look(&mut hook, age, until),
+            soon_overwritten_heartbeat(&mut own, "own")
+        );
+        looked.unwrap();
+        let (replica, next) = due(&mut watch, &mut hook, LONG).await;
+        assert_eq!(replica.as_deref(), known);
+        assert_eq!(next.is_none(), known.is_some(), "{next:?}");
+    }
+}
+
 /// PgBouncer gives a client the session that another one had. Its name goes along; its age does
 /// not.
 #[tokio::test]
@@ -776,6 +833,36 @@ async fn the_program_returns_when_the_task_of_its_replica_is_done() {
     for line in said.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_knows_a_replica_whose_sessions_are_busy() {
+    let database = Database::new("busy", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    database.sql("INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now()), ('RUNNING', 'other', now())");
+    let mut own = database.session("demo-1").await;
+    backdate(&database, "own", 8.0);
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    until_it_says(&log, "2 running tasks may be this replica's").await;
+    let knows = || {
+        let said = fs::read_to_string(&log).unwrap();
+        said.contains("waiting for a task that this replica runs")
+    };
+    // One or the other may be missed on a busy machine.
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(1900)).await;
+        soon_overwritten_heartbeat(&mut own, "own").await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        if knows() {
+            break;
+        }
+        backdate(&database, "own", 8.0);
+    }
+    assert!(knows(), "{}", fs::read_to_string(&log).unwrap());
+    program.kill().unwrap();
+    program.wait().unwrap();
 }
 
 /// A name that leads somewhere else from one moment to the next, while sessions that are open stay
