@@ -281,7 +281,7 @@ impl Hook {
             For::TasksOfAnyone(count) => format!(
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
-            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it".to_owned(),
+            For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it or leads to another database".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
             For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),

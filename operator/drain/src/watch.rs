@@ -210,7 +210,9 @@ impl Watch {
         let mut begins = timeout(READ_TIMEOUT, self.begin(connection, whose, age))
             .await
             .unwrap_or(Err(Unread::BrokenOff))?;
-        let is_named = !self.sessions.is_empty() && begins.keeps_names;
+        // Those of a database that is perhaps not Bytebase's are not the replica's.
+        let is_there = whose == Whose::Bytebases || begins.schemas > 0;
+        let is_named = !self.sessions.is_empty() && begins.keeps_names && is_there;
         let mut goes_on = true;
         let mut due = None;
         let mut statements = take(&mut self.looked);
@@ -236,7 +238,7 @@ impl Watch {
         let mut running = None;
         let mut available = None;
         if begins.is_elsewhere(whose) {
-            // This role may not use the schema, or there are several.
+            // This role may not use the schema, there are several, or it is another database.
         } else if !begins.has_tasks {
             // A database before its first migration has no tasks.
             (running, available) = (Some(Vec::new()), Some(0));
@@ -390,10 +392,14 @@ impl Watch {
 }
 
 impl Beginning {
-    /// There are tables, and the role may not use their schema, or there are several.
+    /// The tasks are not where this role looks for them, as far as is known: it may not use their
+    /// schema, or there are several. Where there is none at all, Bytebase's own login has come
+    /// before the first migration, and another one perhaps to another database.
     fn is_elsewhere(&self, whose: Whose) -> bool {
-        let is_meant = whose == Whose::Bytebases || (self.sees_it && self.schemas == 1);
-        self.schemas > 0 && !(self.has_tasks && is_meant)
+        match whose {
+            Whose::Bytebases => self.schemas > 0 && !self.has_tasks,
+            Whose::Another => !(self.has_tasks && self.sees_it && self.schemas == 1),
+        }
     }
 }
 

@@ -537,6 +537,19 @@ async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
     assert_eq!(seen(Another).await, None);
 }
 
+/// As of `database.monitorSecretRef`, which names another database of the server.
+#[tokio::test]
+async fn another_login_to_a_database_without_tables_shows_nothing_of_the_replica() {
+    let database = Database::new("wrong", "SELECT");
+    let mut hook = database.session(HOOK).await;
+    for (whose, running, sessions) in [(Bytebases, Some(vec![]), Some(0)), (Another, None, None)] {
+        let mut watch = watch_of("demo-1".to_owned());
+        let seen = watch.read(&mut hook, whose, LONG).await.unwrap().seen;
+        assert_eq!((&seen.running, seen.sessions), (&running, sessions));
+        assert_eq!((seen.is_lifeless(), seen.quiet), (whose == Bytebases, None));
+    }
+}
+
 #[tokio::test]
 async fn a_migration_counts_where_the_replica_itself_runs_it() {
     let database = Database::new("migrates", SCHEMA);
