@@ -43,7 +43,8 @@ pub struct Seen {
     /// Seconds since a session of the replica asked anything of the database. `None` where that
     /// cannot be seen, or where it has no session.
     pub quiet: Option<f64>,
-    /// A session of the replica holds the lock under which the schema is migrated.
+    /// A session of the replica holds the lock under which the schema is migrated, or one that
+    /// cannot be distinguished from the replica's.
     pub migrates: bool,
     /// The operator asks this hook to let its replica end, whatever tasks it runs.
     pub asked: bool,

@@ -348,7 +348,8 @@ impl Watch {
              ",
             heartbeats!(),
             " AS heartbeats, \
-             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND l.granted AND a.application_name = $1 \
+             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND l.granted \
+             AND (a.application_name = $1 OR current_setting('application_name') <> $5) \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS migrates, \
              EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $4::oid AND objid = (SELECT ",
             session_key!(),

@@ -489,10 +489,17 @@ async fn a_server_that_refuses_the_question_is_not_away() {
 #[tokio::test]
 async fn sessions_that_a_pooler_renames_cannot_be_distinguished() {
     let database = Database::new("renamed", SCHEMA);
-    let _own = database.session("demo-1 - 10.0.0.7:4711").await;
+    let mut own = database.session("demo-1 - 10.0.0.7:4711").await;
     let mut hook = database.session(&format!("{HOOK} - 10.0.0.7:4712")).await;
-    let seen = read(&mut watch_of("demo-1".to_owned()), &mut hook).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let seen = read(&mut watch, &mut hook).await;
     assert_eq!((seen.sessions, seen.quiet), (None, None));
+    assert!(!seen.migrates);
+    sqlx::query("SELECT pg_advisory_lock(1002)")
+        .execute(&mut own)
+        .await
+        .unwrap();
+    assert!(read(&mut watch, &mut hook).await.migrates);
 }
 
 /// A login that is not Bytebase's own has another `search_path`.
