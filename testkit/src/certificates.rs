@@ -62,6 +62,18 @@ impl Authority {
         }
     }
 
+    /// A certificate for a client that logs in as this role.
+    pub fn certify_role(&self, role: &str) -> Certified {
+        let key = new_key();
+        let mut parameters = for_names(&[]);
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, role);
+        Certified {
+            certificate: self.sign(&parameters, &key).pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
     /// A certificate of version 1, which has no room for names but the common one. Many scripts
     /// make such: `openssl x509 -req` did up to version 3.1, unless it was given extensions.
     pub fn certify_version_1(&self, name: &str) -> Certified {

@@ -216,6 +216,11 @@ impl Server {
         self.authority.certificate().into_bytes()
     }
 
+    /// The authority that its own certificate is signed by.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// Presents its authority's certificate from now on, as many self-made installations do.
     pub fn present_ca(&self) {
         self.present(&self.authority.own());

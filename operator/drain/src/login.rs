@@ -1,11 +1,12 @@
 //! Logging in as Bytebase does: by the same environment, with the same files, from the same place.
 
+use crate::passfile;
 use crate::watch::Whose;
 use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::hook;
-use bytebase_contract::pg_url::{PgUrl, TargetSessionAttrs};
+use bytebase_contract::pg_url::{PgUrl, Protection, TargetSessionAttrs};
 use bytebase_login::plan::Reach;
-use bytebase_login::tls::Authorities;
+use bytebase_login::tls::{Authorities, ClientCertificate};
 use bytebase_login::{Error, Failed, LoggedIn, LoginTo, Lookups, log_in};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -34,6 +35,19 @@ struct Login {
     whose: Whose,
     /// The CAs that vouch for the server; none where it is not verified.
     authorities: Vec<CertificateDer<'static>>,
+    /// What Bytebase proves itself by.
+    certificate: Option<ClientCertificate>,
+    /// Why the password file gives no password, where it is to give one.
+    no_password: Option<String>,
+}
+
+/// A connection string, and what the driver takes from elsewhere.
+struct Given {
+    url: PgUrl,
+    /// The files of the client certificate and of its key.
+    certificate: Option<(String, String)>,
+    /// As in [`Login`].
+    no_password: Option<String>,
 }
 
 /// Why there is no login; holds no part of a connection string.
@@ -64,17 +78,18 @@ impl Logins {
     fn from(env: impl Fn(&str) -> Option<String>, mounted: &Path) -> Result<Self, LoginError> {
         let own = read(&env);
         let named = own.as_ref().ok();
-        let named = named.and_then(|url| url.runtime_params.get("application_name").cloned());
+        let named =
+            named.and_then(|given| given.url.runtime_params.get("application_name").cloned());
         let replica_sessions = named.or_else(|| env("PGAPPNAME")).unwrap_or_default();
         let file = |name: &str| fs::read_to_string(mounted.join(name)).ok();
         let current = file("PG_URL")
             .or_else(|| file("PGPASSWORD"))
             .map(|_| read(&|name: &str| file(name).or_else(|| env(name))));
-        let role = own.as_ref().ok().map(|url| url.user.clone());
+        let role = own.as_ref().ok().map(|given| given.url.user.clone());
         let mut ways = Vec::new();
         let mut failure = None;
-        for url in [Some(own), current].into_iter().flatten() {
-            match url.and_then(|url| Login::new(url, role.as_deref())) {
+        for given in [Some(own), current].into_iter().flatten() {
+            match given.and_then(|given| Login::new(given, role.as_deref())) {
                 Ok(login) => ways.push(login),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -107,7 +122,8 @@ impl Logins {
 
 impl Login {
     /// `role`: Bytebase's, if that is known.
-    fn new(url: PgUrl, role: Option<&str>) -> Result<Self, LoginError> {
+    fn new(given: Given, role: Option<&str>) -> Result<Self, LoginError> {
+        let url = given.url;
         if url.iam.is_some() {
             return Err(LoginError::new(
                 "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another",
@@ -115,9 +131,15 @@ impl Login {
         }
         let authorities = match url.ssl_root_cert.as_deref() {
             // Read whatever it is for, as Bytebase does.
-            Some(path) if url.names_a_ca() => given_authorities(path)?,
+            Some(path) if url.names_a_ca() => authorities(path)?,
             _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
             _ => Vec::new(),
+        };
+        let certificate = match &given.certificate {
+            Some((certificate, key)) if url.protections() != [Protection::None] => {
+                Some(client_certificate(certificate, key)?)
+            }
+            _ => None,
         };
         let whose = if role == Some(&*url.user) {
             Whose::Bytebases
@@ -128,6 +150,8 @@ impl Login {
             url,
             whose,
             authorities,
+            certificate,
+            no_password: given.no_password,
         })
     }
 
@@ -141,6 +165,7 @@ impl Login {
         let target = LoginTo {
             url,
             authorities: &Authorities::given(&self.authorities, Timestamp::now()),
+            certificate: self.certificate.as_ref(),
             // A proxy beside Bytebase is here as well.
             reach: Reach::Anywhere,
             lookups: &Lookups::default(),
@@ -176,26 +201,38 @@ impl Login {
             }
             error => format!("{place}: {error}"),
         };
+        let why = match &self.no_password {
+            Some(no_password) => format!("{why}; {no_password}"),
+            None => why,
+        };
         LoginError { why, is_full }
     }
 }
 
 /// The certificates of a bundle, which must have some.
-fn given_authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, LoginError> {
-    // The name is not logged: what was pasted in its place may be a key.
-    let bytes = fs::read(path).map_err(|error| {
-        LoginError::new(format!(
-            "the CA bundle that sslrootcert names cannot be read: {error}"
-        ))
-    })?;
+fn authorities(path: &str) -> Result<Vec<CertificateDer<'static>>, LoginError> {
+    let bytes = bytes(path, "the CA bundle that sslrootcert names")?;
     let bundle = CaBundle::parse(&bytes).map_err(|error| {
         LoginError::new(format!("the CA bundle that sslrootcert names {error}"))
     })?;
     Ok(bundle.certificates().to_vec())
 }
 
-/// `PG_URL`, or the file that it names, completed by `PGUSER` and `PGPASSWORD`.
-fn read(env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
+fn client_certificate(certificate: &str, key: &str) -> Result<ClientCertificate, LoginError> {
+    let certificate = bytes(certificate, "the client certificate that sslcert names")?;
+    let key = bytes(key, "the private key that sslkey names")?;
+    ClientCertificate::from_pem(&certificate, &key)
+        .map_err(|error| LoginError::new(error.to_string()))
+}
+
+/// What a file holds. Its name is not logged: what was pasted in its place may be a key.
+fn bytes(path: &str, what: &str) -> Result<Vec<u8>, LoginError> {
+    fs::read(path).map_err(|error| LoginError::new(format!("{what} cannot be read: {error}")))
+}
+
+/// `PG_URL`, or the file that it names, completed by `PGUSER`, `PGPASSWORD` and the files of the pod
+/// that the string or the environment names.
+fn read(env: &impl Fn(&str) -> Option<String>) -> Result<Given, LoginError> {
     let text = env("PG_URL").ok_or_else(|| LoginError::new("PG_URL is not set"))?;
     let text = if text.starts_with(['/', '.']) {
         fs::read_to_string(text).map_err(|error| {
@@ -209,7 +246,34 @@ fn read(env: &impl Fn(&str) -> Option<String>) -> Result<PgUrl, LoginError> {
     let text = with_user(text.trim(), env("PGUSER"));
     let url = PgUrl::parse(text.expose_secret())
         .map_err(|error| LoginError::new(format!("PG_URL cannot be used: {error}")))?;
-    Ok(url.with_default_password(env("PGPASSWORD").map(SecretString::from)))
+    let url = url.with_default_password(env("PGPASSWORD").map(SecretString::from));
+    let file = |parameter: &str, variable: &str| {
+        let named = url.driver_params().get(parameter).cloned();
+        let path = named.or_else(|| env(variable));
+        path.filter(|path| !path.is_empty())
+    };
+    let certificate = file("sslcert", "PGSSLCERT").zip(file("sslkey", "PGSSLKEY"));
+    let passwords = file("passfile", "PGPASSFILE").filter(|_| !url.has_password());
+    let found = passwords.map(|path| {
+        let text = fs::read_to_string(path).map_err(|error| {
+            // The driver does without it.
+            format!("the password file that passfile names cannot be read: {error}")
+        })?;
+        passfile::password(&text, &url).ok_or_else(|| {
+            "the password file that passfile names has no line for this host, port, database and user"
+                .to_owned()
+        })
+    });
+    let (password, no_password) = match found {
+        Some(Ok(password)) => (Some(password), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
+    };
+    Ok(Given {
+        url: url.with_default_password(password.map(SecretString::from)),
+        certificate,
+        no_password,
+    })
 }
 
 /// Puts the user of the environment into a URI that names none.
@@ -234,6 +298,7 @@ mod tests {
     use super::*;
     use bytebase_contract::ca_bundle;
     use bytebase_login::Refusal;
+    use testkit::certificates::Authority;
 
     /// Of a CA, valid for a hundred years.
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
@@ -353,8 +418,9 @@ mod tests {
 
     #[test]
     fn a_server_without_room_is_distinguished_from_one_that_is_away() {
-        let url = PgUrl::parse("postgres://u@db/bytebase").unwrap();
-        let login = Login::new(url, None).unwrap();
+        let variables = [("PG_URL", "postgres://u@db/bytebase")];
+        let logins = without_files(&variables).unwrap();
+        let login = &logins.ways[0];
         let failed = |error| Failed {
             host: 0,
             endpoint: None,
@@ -395,6 +461,81 @@ mod tests {
         let found = without_files(&[("PG_URL", &url)]).unwrap();
         assert_eq!(seen(&found), [("db", "u", "b", None)]);
         assert_eq!(pem(&found.ways[0]), CERTIFICATE);
+    }
+
+    #[test]
+    fn a_password_file_is_read_where_nothing_else_gives_a_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let right = file("right", "db:5432:b:u:filed\n");
+        let wrong = file("wrong", "other:5432:b:u:filed\n");
+        let missing = folder.path().join("missing").display().to_string();
+        let of = |url: &str, more: &[(&str, &str)]| {
+            let found = without_files(&[&[("PG_URL", url)], more].concat()).unwrap();
+            let password = seen(&found)[0].3.map(str::to_owned);
+            (password, found.ways[0].no_password.clone())
+        };
+        let by = |path: &str| format!("postgres://u@db/b?passfile={path}");
+        let filed = (Some("filed".to_owned()), None);
+        assert_eq!(of(&by(&right), &[]), filed);
+        let variable = [("PGPASSFILE", &*right)];
+        assert_eq!(of("postgres://u@db/b", &variable), filed);
+        assert_eq!(of(&by(&right), &[("PGPASSFILE", &wrong)]), filed);
+        let other = (Some("other".to_owned()), None);
+        assert_eq!(of(&by(&right), &[("PGPASSWORD", "other")]), other);
+        for (path, expected) in [(wrong, "no line for"), (missing, "cannot be read")] {
+            let (password, why) = of(&by(&path), &[]);
+            assert_eq!(password, None);
+            assert!(why.unwrap().contains(expected), "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_that_cannot_be_used_is_no_login() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let certified = Authority::new("a").certify_role("u");
+        let certificate = file("crt", &certified.certificate);
+        let key = file("key", &certified.key);
+        let other_key = file("other", &Authority::new("b").certify_role("u").key);
+        let encrypted = certified.key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+        let encrypted = file("encrypted", &encrypted);
+        let of = |mode: &str, certificate: &str, key: &str| {
+            let url =
+                format!("postgres://u@db/b?sslmode={mode}&sslcert={certificate}&sslkey={key}");
+            without_files(&[("PG_URL", &url)])
+        };
+        let found = of("prefer", &certificate, &key).unwrap();
+        assert!(found.ways[0].certificate.is_some());
+        let found = of("disable", "/nowhere", "/nowhere").unwrap();
+        assert!(found.ways[0].certificate.is_none(), "as the driver");
+        let variables = [
+            ("PG_URL", "postgres://u@db/b"),
+            ("PGSSLCERT", &certificate),
+            ("PGSSLKEY", &key),
+        ];
+        let found = without_files(&variables).unwrap();
+        assert!(found.ways[0].certificate.is_some());
+        for (certificate, key, expected) in [
+            (&*certificate, &*other_key, "is not that of the certificate"),
+            (&certificate, &encrypted, "holds no private key"),
+            (&certificate, &certificate, "holds no private key"),
+            (&key, &key, "holds no PEM certificate"),
+            ("/nowhere", &key, "sslcert names cannot be read"),
+            (&certificate, "/nowhere", "sslkey names cannot be read"),
+        ] {
+            let why = of("prefer", certificate, key).err().unwrap().why;
+            assert!(why.contains(expected), "{why}");
+            assert!(!why.contains("nowhere"), "{why}");
+        }
     }
 
     #[test]
@@ -482,6 +623,7 @@ mod tests {
             "pl4nted",
             "postgres://u:pl4nted@db/b?sslrootcert=/nowhere",
             "postgres://u@db/b?sslrootcert=pl4nted",
+            "postgres://u@db/b?sslcert=pl4nted&sslkey=pl4nted",
         ] {
             if let Err(LoginError { why: message, .. }) = without_files(&[("PG_URL", text)]) {
                 assert!(!message.contains("pl4nted"), "{message}");

@@ -17,6 +17,7 @@ mod install;
 mod log;
 mod login;
 mod options;
+mod passfile;
 mod process;
 mod wait;
 mod watch;

@@ -21,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use testkit::certificates::Certified;
 use testkit::postgres::Server;
 use tokio::net::{TcpListener, TcpStream};
 use watch::Whose::{Another, Bytebases};
@@ -883,6 +884,72 @@ async fn the_program_knows_a_replica_whose_sessions_are_busy() {
     assert!(knows(), "{}", fs::read_to_string(&log).unwrap());
     program.kill().unwrap();
     program.wait().unwrap();
+}
+
+/// What the driver opens in the pod, the hook opens there too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_logs_in_by_a_client_certificate_and_by_a_password_file() {
+    let server = Server::start("ssl_ca_file = '../ca.crt'");
+    for role in ["certified", "filed"] {
+        server.database(role, "pl4nted");
+        server.sql(
+            role,
+            &format!("SET ROLE {role}; {SCHEMA}; INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())"),
+        );
+    }
+    server.let_in("hostssl all certified all cert\nhostnossl all certified all reject");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let place = |role: &str| format!("postgres://{role}@localhost:{}/{role}", server.port);
+    let trust = format!(
+        "sslmode=verify-full&sslrootcert={}",
+        file("ca", &String::from_utf8(server.ca()).unwrap())
+    );
+    let by_certificate = |name: &str, certified: &Certified| {
+        let certificate = file(&format!("{name}.crt"), &certified.certificate);
+        let key = file(&format!("{name}.key"), &certified.key);
+        let place = place("certified");
+        format!("{place}?{trust}&sslcert={certificate}&sslkey={key}")
+    };
+    let by_file = |name: &str, port: u16| {
+        let passwords = format!("# of the team\nlocalhost:{port}:*:filed:pl4nted\n");
+        format!("{}?passfile={}", place("filed"), file(name, &passwords))
+    };
+    let authority = server.authority();
+    let sees = "waiting: a running task may be this replica's";
+    for (name, url, expected) in [
+        (
+            "right",
+            by_certificate("right", &authority.certify_role("certified")),
+            sees,
+        ),
+        // As many scripts make them.
+        (
+            "old",
+            by_certificate("old", &authority.certify_version_1("certified")),
+            sees,
+        ),
+        (
+            "other",
+            by_certificate("other", &authority.certify_role("filed")),
+            "(SQLSTATE 28000)",
+        ),
+        ("filed", by_file("filed", server.port), sees),
+        ("unfit", by_file("unfit", 1), "has no line for this host"),
+    ] {
+        let log = folder.path().join("log");
+        fs::write(&log, "").unwrap();
+        let mut program = hook_at(&url, &log, &["--timeout=60"], "demo-1");
+        until_it_says(&log, expected).await;
+        program.kill().unwrap();
+        program.wait().unwrap();
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(!said.contains("pl4nted"), "{name}: {said}");
+    }
 }
 
 /// A name that leads somewhere else from one moment to the next, while sessions that are open stay

@@ -28,7 +28,7 @@ use names::System;
 use plan::{Attempt, Endpoint, Reach};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tls::Authorities;
+use tls::{Authorities, ClientCertificate};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 use wire::{Session, Transport};
@@ -47,6 +47,8 @@ pub struct LoginTo<'a> {
     pub url: &'a PgUrl,
     /// Who vouches for the server, where it must prove itself.
     pub authorities: &'a Authorities,
+    /// What the client proves itself by, where the server asks for it.
+    pub certificate: Option<&'a ClientCertificate>,
     /// How far the login may go.
     pub reach: Reach,
     /// Of the same one who logged in before, so that what was begun then counts.
@@ -224,7 +226,9 @@ async fn attempt(
                 Protection::Tls(proof) => {
                     let host = &target.url.hosts[attempt.host].host;
                     let sni = target.url.announces_name();
-                    Box::new(tls::start(stream, host, proof, target.authorities, sni).await?)
+                    let (authorities, certificate) = (target.authorities, target.certificate);
+                    let tls = tls::start(stream, host, proof, authorities, certificate, sni);
+                    Box::new(tls.await?)
                 }
             }
         }

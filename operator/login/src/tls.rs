@@ -8,21 +8,27 @@
 
 use crate::error::Error;
 use crate::wire::Transport;
+use bytebase_contract::ca_bundle::{CaBundle, CaBundleError};
 use bytebase_contract::certificate::Certificate;
 use bytebase_contract::pg_url::Proof;
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{
+    ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
     verify_tls13_signature,
 };
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{
-    CertificateDer, ServerName, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
+    CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
 };
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
@@ -74,12 +80,70 @@ impl Authorities {
     }
 }
 
+/// What the client proves itself by, to a server that asks for it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate(Arc<CertifiedKey>);
+
+/// Why a client certificate cannot be used. Nothing of it is quoted: it may be a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientCertificateError {
+    /// There is no certificate.
+    #[error("the file that sslcert names {0}")]
+    NoCertificate(CaBundleError),
+    /// There is no key.
+    #[error(
+        "the file that sslkey names holds no private key that can be read (PEM, not encrypted, as PKCS#8, PKCS#1 or SEC1)"
+    )]
+    NoKey,
+    /// There is one that TLS has no use for.
+    #[error("the private key that sslkey names is of a kind that is not known")]
+    UnknownKey,
+    /// There is one, of another certificate.
+    #[error("the private key that sslkey names is not that of the certificate that sslcert names")]
+    OtherKey,
+}
+
+impl ClientCertificate {
+    /// From what stands in the files that `sslcert` and `sslkey` name.
+    pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, ClientCertificateError> {
+        let chain = CaBundle::parse(certificates).map_err(ClientCertificateError::NoCertificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| ClientCertificateError::NoKey)?;
+        let key = PROVIDER.key_provider.load_private_key(key);
+        let key = key.map_err(|_| ClientCertificateError::UnknownKey)?;
+        let certified = CertifiedKey::new(chain.certificates().to_vec(), key);
+        let mismatch = rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
+        // A certificate that cannot be read here, as one of version 1, is for the server to judge.
+        if certified.keys_match() == Err(mismatch) {
+            return Err(ClientCertificateError::OtherKey);
+        }
+        Ok(Self(Arc::new(certified)))
+    }
+}
+
+impl ResolvesClientCert for ClientCertificate {
+    /// As the driver, it shows no certificate to a server that names its authorities where none of
+    /// them issued it: such a server would refuse it, and may do without.
+    fn resolve(&self, authorities: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let is_known = |der: &CertificateDer<'_>| {
+            let certificate = Certificate::parse(der);
+            certificate.is_some_and(|certificate| authorities.contains(&certificate.issuer))
+        };
+        let is_shown = authorities.is_empty() || self.0.cert.iter().any(is_known);
+        is_shown.then(|| Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// Asks a server for TLS, and sets it up.
 pub(crate) async fn start(
     mut stream: TcpStream,
     host: &str,
     proof: Proof,
     authorities: &Authorities,
+    certificate: Option<&ClientCertificate>,
     announces_name: bool,
 ) -> Result<impl Transport + use<>, Error> {
     stream.write_all(&REQUEST).await.map_err(Error::Network)?;
@@ -95,15 +159,18 @@ pub(crate) async fn start(
         // Nothing depends on it, and an address is not announced.
         Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(),
     };
-    let mut config = ClientConfig::builder_with_provider(PROVIDER.clone())
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()
         .map_err(Error::Tls)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier {
             proof,
             authorities: authorities.clone(),
-        }))
-        .with_no_client_auth();
+        }));
+    let mut config = match certificate {
+        Some(certificate) => config.with_client_cert_resolver(Arc::new(certificate.clone())),
+        None => config.with_no_client_auth(),
+    };
     // The name is always announced where it is to be proven.
     config.enable_sni = announces_name || proof == Proof::ChainAndName;
     // Each session is a new one.

@@ -14,7 +14,7 @@ use bytebase_contract::ca_bundle::CaBundle;
 use bytebase_contract::pg_url::{HostPort, PgUrl};
 use bytebase_login::names::Turn;
 use bytebase_login::plan::Reach;
-use bytebase_login::tls::Authorities;
+use bytebase_login::tls::{Authorities, ClientCertificate};
 use bytebase_login::{Error, LoggedIn, LoginTo, Lookups, Names, log_in_by};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -137,9 +137,22 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let Some(bundle) = bundle else {
         return (Err(None), "the bundle cannot be read".to_owned());
     };
+    let file = |name: &str| {
+        url.driver_params()
+            .get(name)
+            .and_then(|path| fs::read(path).ok())
+    };
+    let certificate = match file("sslcert").zip(file("sslkey")) {
+        Some((certificate, key)) => match ClientCertificate::from_pem(&certificate, &key) {
+            Ok(certificate) => Some(certificate),
+            Err(error) => return (Err(None), error.to_string()),
+        },
+        None => None,
+    };
     let target = LoginTo {
         url: &url,
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
+        certificate: certificate.as_ref(),
         reach: Reach::Anywhere,
         lookups: &Lookups::default(),
         attrs: url.target_session_attrs,
@@ -262,7 +275,7 @@ impl Comparison {
 
 #[tokio::test]
 async fn the_login_comes_to_the_same_end_as_the_driver() {
-    let primary = Server::start("");
+    let primary = Server::start("ssl_ca_file = '../ca.crt'");
     primary.database("app", PASSWORD);
     let standby = primary.standby();
     primary.sql("app", "CREATE SCHEMA bb AUTHORIZATION app");
@@ -284,6 +297,7 @@ async fn the_login_comes_to_the_same_end_as_the_driver() {
     rules(&mut c, &primary).await;
     forms(&mut c, &primary).await;
     pooler(&mut c, &primary).await;
+    certificates(&mut c, &primary, &standby, scratch.path()).await;
     // From here on it presents other certificates.
     primary.present_version_1();
     let at = |rest: &str| {
@@ -681,6 +695,59 @@ async fn rules(c: &mut Comparison, primary: &Server) {
         "an empty password is a mistake, which the parser of connection strings refuses",
     )
     .await;
+}
+
+/// `sslcert` and `sslkey`.
+async fn certificates(c: &mut Comparison, primary: &Server, standby: &Server, scratch: &Path) {
+    for role in ["by_certificate", "by_both"] {
+        let create = format!("CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'");
+        primary.sql("postgres", &create);
+    }
+    primary.let_in(
+        "hostssl all by_certificate all cert\nhostnossl all by_certificate all reject\n\
+         hostssl all by_both all scram-sha-256 clientcert=verify-full\nhostnossl all by_both all reject",
+    );
+    let written = |name: &str, text: &str| {
+        let path = scratch.join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (own, other) = (primary.authority(), standby.authority());
+    let first = own.certify_role("by_certificate");
+    let mut mixed = own.certify_role("by_certificate");
+    mixed.certificate.clone_from(&first.certificate);
+    let mut bundled = first.clone();
+    bundled.certificate.push_str(&own.certificate());
+    let certified = [
+        ("none", None),
+        ("right", Some(first)),
+        ("bundled", Some(bundled)),
+        ("old", Some(own.certify_version_1("by_certificate"))),
+        ("both", Some(own.certify_role("by_both"))),
+        // The server does not know who signed it, so it is not shown.
+        ("foreign", Some(other.certify_role("by_certificate"))),
+        ("mixed", Some(mixed)),
+    ];
+    for (name, certified) in certified {
+        let files = certified.map_or_else(String::new, |certified| {
+            let certificate = written(&format!("{name}.crt"), &certified.certificate);
+            let key = written(&format!("{name}.key"), &certified.key);
+            format!("&sslcert={certificate}&sslkey={key}")
+        });
+        for role in ["by_certificate", "by_both", "app"] {
+            for mode in ["disable", "allow", "prefer", "require"] {
+                // The driver has no use for them then, and reads none.
+                if name == "mixed" && mode == "disable" {
+                    continue;
+                }
+                let port = primary.port;
+                c.agree(&format!(
+                    "postgres://{role}:{PASSWORD}@localhost:{port}/app?sslmode={mode}{files}"
+                ))
+                .await;
+            }
+        }
+    }
 }
 
 /// How a connection string is written.

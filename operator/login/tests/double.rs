@@ -248,6 +248,7 @@ async fn by(url: &PgUrl, reach: Reach) -> Result<(), Vec<Failed>> {
     let target = LoginTo {
         url,
         authorities: &Authorities::none(),
+        certificate: None,
         reach,
         lookups: &Lookups::default(),
         attrs: TargetSessionAttrs::ReadWrite,

@@ -31,6 +31,7 @@ async fn session(server: &Server, mode: &str) -> LoggedIn {
     let target = LoginTo {
         url: &PgUrl::parse(&url).unwrap(),
         authorities: &Authorities::given(bundle.certificates(), Timestamp::now()),
+        certificate: None,
         reach: Reach::Anywhere,
         lookups: &Lookups::default(),
         attrs: bytebase_contract::pg_url::TargetSessionAttrs::Any,

@@ -54,6 +54,8 @@ pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFa
     let target = LoginTo {
         url,
         authorities: &authorities,
+        // The files of one are in the pod.
+        certificate: None,
         reach: access.reach,
         lookups,
         attrs: url.target_session_attrs,
