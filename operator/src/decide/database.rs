@@ -80,8 +80,10 @@ pub fn judge(
 ) -> DatabaseVerdict {
     let verdict = of_reading(database, wanted, observation, health, moves);
     let is_refused = verdict.status == Some(false) && verdict.allows == Allows::Nothing;
+    // Which of two clusters has the database depends on which of them runs.
+    let is_its_own = verdict.reason != Reason::DatabaseShared && !moves;
     DatabaseVerdict {
-        takes_back: is_refused && !moves && has_never_served(observation, health),
+        takes_back: is_refused && is_its_own && has_never_served(observation, health),
         ..verdict
     }
 }
