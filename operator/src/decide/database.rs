@@ -79,7 +79,13 @@ pub fn judge(
     moves: bool,
 ) -> DatabaseVerdict {
     let verdict = of_reading(database, wanted, observation, health, moves);
-    let is_refused = verdict.status == Some(false) && verdict.allows == Allows::Nothing;
+    // By this reading: what was found before says nothing of a replica that was started since.
+    let is_read = match &observation.database {
+        DatabaseView::Probed(Ok(_)) => true,
+        DatabaseView::Probed(Err(failure)) => failure.class == FailureClass::Definite,
+        DatabaseView::NotProbed | DatabaseView::CannotRead => false,
+    };
+    let is_refused = is_read && verdict.status == Some(false) && verdict.allows == Allows::Nothing;
     // Which of two clusters has the database depends on which of them runs.
     let is_its_own = verdict.reason != Reason::DatabaseShared && !moves;
     DatabaseVerdict {
@@ -262,7 +268,12 @@ fn is_of_the_login(reason: Reason) -> bool {
 fn has_never_served(observation: &Observation, health: &Health<'_>) -> bool {
     let remembered = &observation.remembered;
     let mut replicas = health.replicas.iter();
-    remembered.database.is_some()
+    let set = observation.stateful_set.as_ref();
+    let seen = i32::try_from(observation.pods.len()).ok();
+    // A pod that has just been made may have come up before it is seen.
+    let are_all_seen = set.is_some_and(|set| set.settled && Some(set.pods) == seen);
+    are_all_seen
+        && remembered.database.is_some()
         && remembered.version.is_none()
         && replicas.all(|replica| {
             let has_sent = matches!(
