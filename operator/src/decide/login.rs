@@ -10,11 +10,9 @@ use super::step::Wait;
 use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
 use crate::desired::template::Template;
 use crate::desired::{self, drain};
-use crate::observation::{
-    FailureClass, LoginTrial, Observation, PodLogin, ProbeFailure, StatefulSetView,
-};
+use crate::observation::{FailureClass, LoginTrial, Observation, PodLogin, ProbeFailure};
 use crate::validate::ValidDatabase;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -72,7 +70,6 @@ pub fn held(
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Held> {
-    let set = observation.stateful_set.as_ref()?;
     if observation.pods.is_empty() {
         return None;
     }
@@ -96,6 +93,18 @@ pub fn held(
             Some(None) | None => return wait("it has not been tried yet"),
         }
     }
+    secret_in_pods(changed, template, observation, health).map(Held::Waits)
+}
+
+/// A drain hook that is to log in by the Secret of now must have it in its pod, where none comes in
+/// after the pod's end has begun.
+pub fn secret_in_pods(
+    changed: &ChangedLogin,
+    template: &Template,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let set = observation.stateful_set.as_ref()?;
     // A replica that never came up, or whose tasks others have been given, has nothing to finish.
     let is_gone =
         |replica: &Replica<'_>| replica.given_up || replica.heartbeat == HeartbeatState::Missing;
@@ -111,21 +120,15 @@ pub fn held(
     if sources(&set.template) != sources(&template.value) {
         return None;
     }
-    secret_in_pods(changed, set, observation.now).map(Held::Waits)
-}
-
-/// A drain hook that is to log in by the Secret of now must have it in its pod, where none comes in
-/// after the pod's end has begun.
-fn secret_in_pods(changed: &ChangedLogin, set: &StatefulSetView, now: Timestamp) -> Option<Wait> {
-    if !drain::logs_in_by_secrets(&set.template) {
+    if !drain::logs_in_by_volumes(&set.template) {
         return None;
     }
     let until = changed.since.0.checked_add(SECRET_REACHES_PODS).ok()?;
     let wait = Wait::new(
         RolloutWait::SecretInPods,
-        "Kubernetes to bring the changed Secret into the running pods, whose drain hooks log in by it",
+        "Kubernetes to bring the changed Secret or ConfigMap into the running pods, whose drain hooks log in by it",
     );
-    (now < until).then(|| wait.until(Some(until)))
+    (observation.now < until).then(|| wait.until(Some(until)))
 }
 
 /// Whether the drain hook of this pod may have no login that works: it knows the one that it was

@@ -56,10 +56,10 @@ pub fn image_in(template: &Value) -> Option<&str> {
     installer["image"].as_str()
 }
 
-/// Whether the hook in a template logs in by what Secrets hold now.
-pub fn logs_in_by_secrets(template: &Value) -> bool {
-    let mut volumes = template["spec"]["volumes"].as_array().into_iter().flatten();
-    volumes.any(|volume| volume["name"] == LOGIN_VOLUME)
+/// Whether the hook in a template, if it has one, logs in by what Secrets and ConfigMaps hold now.
+pub fn logs_in_by_volumes(template: &Value) -> bool {
+    let volumes = &template["spec"]["volumes"];
+    image_in(template).is_some() && !login_sources(volumes).is_empty()
 }
 
 /// The volumes of these whose files a drain hook logs in by; the names of all others are of no use

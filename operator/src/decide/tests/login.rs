@@ -16,8 +16,8 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key, observation, references,
-    running, secret, settings, stored, with_facts,
+    CA_CERTIFICATE, NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key,
+    observation, references, running, secret, settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -30,6 +30,8 @@ fn wants(url: &str, changes: &Value) -> Validation {
     let mut references = references();
     secret(&mut references, "pg", "PG_URL", url);
     secret(&mut references, "pg2", "PG_URL", url);
+    let bundle = format!("# of {url}\n{CA_CERTIFICATE}");
+    secret(&mut references, "ca-of-url", "ca.crt", &bundle);
     secret(
         &mut references,
         "monitor",
@@ -330,6 +332,23 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
         other.changes["podLabels"] = json!({"a": "b"});
         assert!(writes_template(&other.step(url, History::read())));
     }
+}
+
+#[test]
+fn running_pods_are_given_time_to_learn_a_changed_ca_also_where_nothing_else_is_in_a_secret() {
+    let mut history = History::new(&json!({"database": {
+        "url": "postgres://bytebase@db.example.com/bytebase?sslmode=verify-full",
+        "caSecretRef": {"name": "ca-of-url", "key": "ca.crt"},
+    }}));
+    history.step(BEFORE, History::read());
+    is_held(
+        &history.step(OTHER_PASSWORD, History::read()),
+        RolloutWait::SecretInPods,
+    );
+    history.now = after(seconds(120));
+    assert!(writes_template(
+        &history.step(OTHER_PASSWORD, History::read())
+    ));
 }
 
 /// Its hook can log in by what the Secret of its pod holds now, and by nothing in another one.
