@@ -71,7 +71,8 @@ pub struct BytebaseClusterStatus {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
     pub replica_statuses: Vec<ReplicaStatus>,
-    /// The rollout that is under way.
+    /// The rollout that is under way, or the busy replica that a scale-down gives time to become
+    /// idle.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -460,9 +461,9 @@ pub struct RolloutStatus {
     /// or `Stalled` says why it cannot. Absent where the wait has no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Time>,
-    /// Since when every replica that is to be replaced has run tasks, as far as is known: from then
-    /// on they are given time to become idle. An outage or another wait in between does not change
-    /// it.
+    /// Since when every replica that is to be replaced or taken away has run tasks, as far as is
+    /// known: from then on they are given time to become idle. An outage or another wait in between
+    /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_since: Option<Time>,
 }

@@ -43,6 +43,8 @@ pub struct Findings<'a> {
     pub haste: Haste,
     /// What a scale-down waits for.
     pub scale_wait: Option<&'a Wait>,
+    /// It takes no step before that.
+    pub keeps_size: bool,
     /// Ingress and HTTPRoute wait for the first admin.
     pub exposure_held: bool,
 }

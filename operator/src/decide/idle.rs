@@ -112,27 +112,44 @@ pub fn unfinished(
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Wait> {
-    let patience = drain_timeout(cluster)?;
     let before = observation.remembered.rollout.as_ref();
     // Their time was up already, and their end is on its way.
     if before.is_some_and(|before| before.waiting_for == RolloutWait::AllPodsEnd) {
         return None;
     }
+    let why = "every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance)";
+    let wait = first_unfinished(cluster, &template.value, &health.replicas, why, observation)?;
+    (!wait.is_over(observation.now)).then_some(wait)
+}
+
+/// The wait for the first of these replicas that runs, or may run, tasks which no drain hook in its
+/// pod waits for, also where its time is over. `template`: the one whose login works. `why`: they
+/// are ended then.
+pub fn first_unfinished<'r, 'o: 'r>(
+    cluster: &ValidCluster,
+    template: &Value,
+    replicas: impl IntoIterator<Item = &'r Replica<'o>>,
+    why: &str,
+    observation: &Observation,
+) -> Option<Wait> {
+    let patience = drain_timeout(cluster)?;
+    let before = observation.remembered.rollout.as_ref();
+    // An outage makes none of them idle; what could never be read, no wait would show.
+    let was_read = observation.last_facts.is_some()
+        || before.is_some_and(|before| before.busy_since.is_some());
     let may_run_tasks = |replica: &&Replica<'_>| match replica.running_tasks {
         _ if replica.given_up || has_no_process(replica) => false,
         Some(tasks) => tasks > 0,
-        None => observation.facts().is_some(),
+        None => was_read,
     };
-    let mut replicas = health.replicas.iter().filter(may_run_tasks);
+    let mut replicas = replicas.into_iter().filter(may_run_tasks);
     let (replica, its_tasks) = replicas.find_map(|replica| {
-        Some((
-            replica,
-            sees_tasks(cluster, replica, Some(&template.value)).err()?,
-        ))
+        let sees = sees_tasks(cluster, replica, Some(template));
+        Some((replica, sees.err()?))
     })?;
-    let until = idle_by(patience, observation)?;
+    let until = since(observation).checked_add(patience).ok()?;
     let message = format!(
-        "{} to be idle: every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance), at {until:.0} at the latest; {its_tasks}",
+        "{} to be idle: {why}, at {until:.0} at the latest; {its_tasks}",
         replica.pod.name
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(replica);

@@ -133,15 +133,22 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
     let haste = replicas::haste(cluster.replicas, cluster.license.enforcement, &license);
-    let scale_wait = set.and_then(|set| {
-        scale::waits_for(set, target.replicas, haste, observation)
-            .or_else(|| scale::waits_for_end(set, target.replicas, haste, &health))
-    });
+    let scale_hold = scale::hold(
+        cluster,
+        &template,
+        changed_login.as_ref(),
+        (target.replicas, haste),
+        observation,
+        &health,
+    );
+    let ends = set.and_then(|set| scale::waits_for_end(set, target.replicas, haste, &health));
+    let scale_wait = scale_hold.clone().or(ends);
     let findings = Findings {
         rollout: &rollout,
         stage,
         changed_login: changed_login.as_ref(),
         haste,
+        keeps_size: scale_hold.is_some_and(|wait| !wait.is_over(observation.now)),
         scale_wait: scale_wait.as_ref(),
         exposure_held: objects::exposure_held(cluster, observation, &license),
         cluster,
@@ -262,7 +269,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, license),
             database: database.reported(findings.changed_login),
-            rollout: rollout.status(observation),
+            rollout: rollout.status(findings.scale_wait, observation),
             refused_call,
             conditions: all,
             ..common

@@ -80,6 +80,9 @@ pub(super) fn objects(
             }
             // Whatever holds the number of replicas back, this is no doing of the license gate.
             Stage::Stop => (replicas, Haste::Orderly),
+            Stage::Idle | Stage::Finish | Stage::First if findings.keeps_size => {
+                return set.size();
+            }
             Stage::Idle | Stage::Finish | Stage::First => (replicas, findings.haste),
         };
         scale::next_size(set, replicas, haste, observation, health)

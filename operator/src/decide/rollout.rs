@@ -143,9 +143,21 @@ impl Rollout {
         verdict
     }
 
-    /// What status reports of it; `report` adds since when.
-    pub fn status(&self, observation: &Observation) -> Option<RolloutStatus> {
-        let (waiting_for, pod, running_tasks, deadline) = match &self.step {
+    /// What status reports of it; `report` adds since when. A busy replica that a scale-down gives
+    /// time to become idle has its clock there as well.
+    pub fn status(
+        &self,
+        scale_down: Option<&Wait>,
+        observation: &Observation,
+    ) -> Option<RolloutStatus> {
+        let scale_down = scale_down.filter(|wait| wait.for_ == RolloutWait::IdleReplica);
+        let message = match scale_down {
+            Some(wait) => format!("the scale-down is waiting for {}", wait.message),
+            None => self.verdict().message,
+        };
+        let scale_down = scale_down.cloned().map(Step::Wait);
+        let step = scale_down.as_ref().unwrap_or(&self.step);
+        let (waiting_for, pod, running_tasks, deadline) = match step {
             Step::Done => return None,
             Step::Evict(eviction) => {
                 let waiting_for = match eviction.refused {
@@ -162,10 +174,10 @@ impl Rollout {
             waiting_for: Some(waiting_for),
             pod,
             running_tasks: running_tasks.and_then(|tasks| i64::try_from(tasks).ok()),
-            message: self.verdict().message,
+            message,
             since: None,
             deadline: deadline.map(Time),
-            busy_since: busy_since(&self.step, observation).map(Time),
+            busy_since: busy_since(step, observation).map(Time),
         })
     }
 }

@@ -3,8 +3,11 @@
 use super::health::{Health, Replica};
 use super::plan::Size;
 use super::step::{Wait, is_overdue, next_overdue, schema_migration, wait_for_end};
-use crate::api::status::RolloutWait;
+use super::{idle, login};
+use crate::api::status::{ChangedLogin, RolloutWait};
+use crate::desired::template::Template;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
+use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
 
@@ -37,10 +40,7 @@ pub fn next_size(
     observation: &Observation,
     health: &Health<'_>,
 ) -> Size {
-    let present = Size {
-        start: set.start,
-        replicas: set.replicas,
-    };
+    let present = set.size();
     if waits_for(set, target, haste, observation).is_some() {
         return present;
     }
@@ -125,9 +125,9 @@ fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
     kept.map_or(set.start, |replica| replica.pod.ordinal)
 }
 
-/// What a scale-down waits for before it takes the next step. The license gate does not wait: the
-/// drain hook of the pod that runs a schema migration does.
-pub fn waits_for(
+/// The migration that a scale-down waits for before it takes the next step. The license gate does
+/// not wait: the drain hook of the pod that runs a schema migration does.
+fn waits_for(
     set: &StatefulSetView,
     target: i32,
     haste: Haste,
@@ -137,6 +137,39 @@ pub fn waits_for(
         Haste::Orderly if target < set.replicas => known_migration(observation),
         Haste::Orderly | Haste::Gate | Haste::Ended => None,
     }
+}
+
+/// What keeps the StatefulSet of a cluster at its present size until its time is over: the pods that
+/// the next step takes away would end without finishing their tasks. `changed`: a login that they
+/// may not have.
+pub fn hold(
+    cluster: &ValidCluster,
+    template: &Template,
+    changed: Option<&ChangedLogin>,
+    (target, haste): (i32, Haste),
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let set = observation.stateful_set.as_ref()?;
+    if cluster.paused || haste != Haste::Orderly || target >= set.replicas {
+        return None;
+    }
+    if let Some(wait) = waits_for(set, target, haste, observation) {
+        return Some(wait);
+    }
+    let in_pods = |changed| login::secret_in_pods(changed, template, observation, health);
+    if let Some(wait) = changed.and_then(in_pods) {
+        return Some(wait);
+    }
+    let left = next_size(set, target, haste, observation, health).ordinals();
+    let mut taken: Vec<_> = health.replicas.iter().collect();
+    taken.retain(|replica| {
+        let ordinal = replica.pod.ordinal;
+        set.covers(ordinal) && !left.contains(&ordinal) && !replica.pod.deleting
+    });
+    let login = changed.map_or(&set.template, |_| &template.value);
+    let why = "fewer replicas are wanted, so it is ended";
+    idle::first_unfinished(cluster, login, taken, why, observation)
 }
 
 /// The end of a replica that a scale-down waits for, before its next step or as its last one.

@@ -80,6 +80,11 @@ impl Wait {
     pub fn until(self, until: Option<Timestamp>) -> Self {
         Self { until, ..self }
     }
+
+    /// Whether that moment has come.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
 }
 
 /// One pod to end. The uid keeps an eviction from hitting a successor of the same name.

@@ -16,7 +16,7 @@ use crate::observation::{
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    CA_CERTIFICATE, NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key,
+    CA_CERTIFICATE, NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key, no_license,
     observation, references, running, secret, settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
@@ -332,6 +332,62 @@ fn running_pods_are_given_time_to_learn_a_changed_secret() {
         other.changes["podLabels"] = json!({"a": "b"});
         assert!(writes_template(&other.step(url, History::read())));
     }
+}
+
+#[test]
+fn a_scale_down_waits_until_the_pods_know_a_changed_login() {
+    for (replicas, next) in [(0, 0), (1, 2)] {
+        let mut history = History::new(&json!({}));
+        history.step(BEFORE, History::read());
+        history.changes["replicas"] = json!(replicas);
+        // Whether or not the server has accepted it yet: the old one may work no more.
+        for view in [refused(), History::read()] {
+            let held = history.step(OTHER_PASSWORD, view);
+            assert_eq!(size(&held), None, "{replicas}");
+            assert_eq!(held.next, Some(after(seconds(120))));
+        }
+        history.now = after(seconds(119));
+        assert_eq!(size(&history.step(OTHER_PASSWORD, History::read())), None);
+        history.now = after(seconds(120));
+        let shrinks = history.step(OTHER_PASSWORD, History::read());
+        assert_eq!(size(&shrinks), Some(next));
+    }
+    // The license gate does not wait.
+    let mut gate = History::new(&json!({}));
+    gate.step(BEFORE, History::read());
+    let unlicensed = gate.step(OTHER_PASSWORD, healthy(3, no_license()));
+    assert_eq!(size(&unlicensed), Some(1));
+}
+
+#[test]
+fn a_scale_down_gives_a_busy_replica_that_is_brought_no_new_login_a_whole_drain() {
+    let of =
+        |secret: &str| json!({"database": {"urlSecretRef": {"name": secret, "key": "PG_URL"}}});
+    let mut history = History::new(&of("pg"));
+    let started = history.set.template.clone();
+    let mut busy = with_facts(History::read(), |facts| {
+        *running(facts) = vec![RunningTasks {
+            replica_id: id(2),
+            count: 1,
+        }];
+    });
+    for pod in &mut busy.pods {
+        pod.login = PodLogin {
+            checksum: login(&started).map(|(checksum, _)| checksum.to_owned()),
+            sources: login_sources(&started["spec"]["volumes"]),
+        };
+    }
+    history.step(BEFORE, busy.clone());
+    history.changes = of("pg2");
+    history.changes["replicas"] = json!(1);
+    // The template with the new login is written in the same step.
+    let waiting = history.step(OTHER_PASSWORD, busy.clone());
+    assert_eq!(size(&waiting), Some(3));
+    assert_eq!(waits(&waiting), Some(RolloutWait::IdleReplica));
+    let message = waiting.report.rollout.unwrap().message;
+    assert!(message.contains("another Secret"), "{message}");
+    let idle = with_facts(busy, |facts| running(facts).clear());
+    assert_eq!(size(&history.step(OTHER_PASSWORD, idle)), Some(2));
 }
 
 #[test]

@@ -1100,6 +1100,80 @@ fn shrinking_takes_one_at_a_time_and_no_eviction_beside_it() {
 }
 
 #[test]
+fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_become_idle() {
+    let of = |ordinal| {
+        let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            *running(facts) = vec![RunningTasks {
+                replica_id: id(ordinal),
+                count: 2,
+            }];
+        });
+        for pod in &mut seen.pods {
+            pod.drains = false;
+        }
+        seen
+    };
+    let sized = |replicas: i32, seen: &Observation| {
+        let plan = plan(&json!({"replicas": replicas}), seen);
+        size(&plan).unwrap_or(3)
+    };
+    assert_eq!(sized(1, &of(0)), 2, "an idle one goes first");
+    let mut hooked = of(2);
+    hooked.pods[2].drains = true;
+    assert_eq!(sized(0, &hooked), 0, "its hook waits");
+    for (replicas, next) in [(0, 0), (1, 2)] {
+        let mut seen = of(2);
+        let waiting = plan(&json!({"replicas": replicas}), &seen);
+        assert_eq!(size(&waiting), Some(3));
+        assert_eq!(waiting.next, Some(after(SignedDuration::from_hours(1))));
+        let status = waiting.report.rollout.as_ref().unwrap();
+        assert_eq!(
+            (
+                status.waiting_for,
+                status.pod.as_deref(),
+                status.running_tasks
+            ),
+            (Some(RolloutWait::IdleReplica), Some("demo-2"), Some(2))
+        );
+        assert_eq!(status.busy_since, Some(Time(now())));
+        assert!(status.message.contains("has no drain hook"));
+        // It is no rollout.
+        assert_eq!(state(&waiting, ROLLOUT).0, Some(true));
+        let reported = condition(&waiting.report, ConditionType::Reconciling);
+        assert_eq!(reported.message, status.message);
+        // The hour is that of status, and an outage begins none of it again.
+        for (seconds, expected) in [(3599, 3), (3600, next)] {
+            seen.remembered.rollout = Some(RememberedRollout {
+                busy_since: Some(after(SignedDuration::from_secs(-seconds))),
+                ..waited(RolloutWait::IdleReplica, "demo-2", seconds)
+            });
+            let mut away = seen.clone();
+            away.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+            let mut restarted = away.clone();
+            restarted.last_facts = None;
+            for seen in [&seen, &away, &restarted] {
+                assert_eq!(sized(replicas, seen), expected, "{seconds}");
+                // Where the write fails, its time stays over.
+                let status = plan(&json!({"replicas": replicas}), seen).report.rollout;
+                let since = status.unwrap().busy_since.unwrap().0;
+                assert_eq!(since, after(SignedDuration::from_secs(-seconds)));
+            }
+        }
+        seen.remembered.rollout = None;
+        let idle = with_facts(seen, |facts| running(facts).clear());
+        assert_eq!(sized(replicas, &idle), next);
+    }
+    // The license gate does not wait, nor does anything where no one asks for a drain.
+    let busy = of(2);
+    let unlicensed = with_facts(busy.clone(), |facts| {
+        facts.license = Fact::Known(crate::testing::no_license());
+    });
+    assert_eq!(sized(3, &unlicensed), 1);
+    let spec = json!({"replicas": 1, "rollout": {"drain": "Disabled"}});
+    assert_eq!(size(&plan(&spec, &busy)), Some(2));
+}
+
+#[test]
 fn growing_and_stopping_happen_at_once() {
     let mut seen = healthy(1, stored(&json!({})));
     assert_eq!(size(&plan(&json!({}), &seen)), Some(3));
