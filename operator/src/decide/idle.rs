@@ -181,7 +181,10 @@ impl RememberedRollout {
     /// tasks.
     fn ends(&self, replica: &Replica<'_>, finishes: bool) -> bool {
         match self.waiting_for {
-            RolloutWait::Eviction => self.pod.as_deref() == Some(&replica.pod.name),
+            // It is left out while something cannot be written that pods are made from.
+            RolloutWait::Eviction | RolloutWait::StatefulSetController => {
+                self.pod.as_deref() == Some(&replica.pod.name)
+            }
             // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused
             // may have been idle then, and one that would lose its tasks has its own time before
             // it.

@@ -6,7 +6,9 @@
 
 use super::health::Health;
 use super::idle;
-use super::step::{Step, Wait, is_outdated, overdue, schema_migration, unproven_step};
+use super::step::{
+    Step, Wait, controllers_step, is_outdated, overdue, schema_migration, unproven_step,
+};
 use crate::api::spec::RolloutStrategy;
 use crate::api::status::RolloutWait;
 use crate::desired::drain;
@@ -139,10 +141,12 @@ pub fn step(
             ))
         }
         Stage::First => Some(match &health.replicas[..] {
-            [] => Step::Wait(Wait::new(
+            [] => controllers_step(
                 RolloutWait::FirstReplica,
-                "the first replica to be made; the others start when it is Ready and sends heartbeats",
-            )),
+                "the first replica to be made (the others start when it is Ready and sends heartbeats)",
+                cluster,
+                observation,
+            ),
             [first, ..] => {
                 unproven_step(RolloutWait::FirstReplica, cluster, observation, first, &[])
             }

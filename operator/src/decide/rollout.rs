@@ -9,8 +9,8 @@ use super::health::{Health, Replica, process_start};
 use super::idle::{busy_since, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
-    Eviction, Step, Wait, describe, is_outdated, overdue, schema_migration, unproven_step,
-    wait_for_end,
+    Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
+    unproven_step, wait_for_end,
 };
 use super::verdict::{Verdict, no, yes};
 use super::{login, schema};
@@ -85,6 +85,7 @@ impl Rollout {
         Self {
             step: Step::Stalled {
                 reason: Reason::DowngradeRefused,
+                waits_for: RolloutWait::Correction,
                 pod: None,
                 why: why.to_owned(),
             },
@@ -100,10 +101,11 @@ impl Rollout {
         let step = match (self.step, held) {
             // What stalls may be what the change corrects, and it is written at that time.
             (_, login::Held::Waits(wait)) if wait.until.is_some() => Step::Wait(wait.clone()),
-            (Step::Stalled { reason, pod, why }, _) => Step::Stalled { reason, pod, why },
+            (stalled @ Step::Stalled { .. }, _) => stalled,
             (_, login::Held::Waits(wait)) => Step::Wait(wait.clone()),
             (_, login::Held::Refused(failure)) => Step::Stalled {
                 reason: Reason::RolloutStalled,
+                waits_for: RolloutWait::Correction,
                 pod: None,
                 why: format!(
                     "the replicas keep the login that they have, since the new one fails ({}): {}",
@@ -167,7 +169,7 @@ impl Rollout {
                 (waiting_for, Some(eviction.pod.clone()), None, None)
             }
             Step::Wait(wait) => (wait.for_, wait.pod.clone(), wait.running_tasks, wait.until),
-            Step::Stalled { pod, .. } => (RolloutWait::Correction, pod.clone(), None, None),
+            Step::Stalled { waits_for, pod, .. } => (*waits_for, pod.clone(), None, None),
         };
         Some(RolloutStatus {
             updated_replicas: i32::try_from(self.updated).unwrap_or(i32::MAX),
@@ -211,10 +213,12 @@ pub fn step(
     {
         step
     } else if !set.settled {
-        Step::Wait(Wait::new(
+        controllers_step(
             RolloutWait::StatefulSetController,
             "the StatefulSet controller to see the change",
-        ))
+            cluster,
+            observation,
+        )
     } else if outdated.is_empty() {
         Step::Done
     } else {
@@ -286,10 +290,8 @@ fn next(
     if let Ok(replicas) = usize::try_from(set.replicas)
         && health.replicas.len() < replicas
     {
-        return Step::Wait(Wait::new(
-            RolloutWait::PodCreation,
-            format!("{} of {replicas} pods to exist", health.replicas.len()),
-        ));
+        let message = format!("{} of {replicas} pods to exist", health.replicas.len());
+        return controllers_step(RolloutWait::PodCreation, &message, cluster, observation);
     }
     // But what is not Ready for a moment must not come back from a template that no pod comes up
     // on.

@@ -114,12 +114,12 @@ fn serving<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Vec<&'h Rep
     }
 }
 
-/// Ordinal of the one replica that is left, among those that serve: one that is known to run tasks
-/// before one that is not, since the others have minutes for theirs.
+/// Ordinal of the one replica that is left, among those that serve: the one that is known to run the
+/// most tasks, since the others have minutes for theirs.
 fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
     let worth = |replica: &&Replica<'_>| {
-        let is_busy = replica.running_tasks.is_some_and(|tasks| tasks > 0);
-        (is_busy, Reverse(replica.pod.ordinal))
+        let tasks = replica.running_tasks.unwrap_or(0);
+        (tasks, Reverse(replica.pod.ordinal))
     };
     let kept = serving(set, health).into_iter().max_by_key(worth);
     kept.map_or(set.start, |replica| replica.pod.ordinal)

@@ -1,7 +1,7 @@
 //! The next move of a rollout, with or without downtime, or of a scale-down; and what each of them
 //! waits for.
 
-use super::health::{Health, Replica};
+use super::health::{Health, Replica, lasting_refusal};
 use super::schema;
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
@@ -23,6 +23,8 @@ pub enum Step {
     Stalled {
         /// Reason of `RolloutComplete` and `Stalled`.
         reason: Reason,
+        /// In one word: the user, or what it has waited for too long.
+        waits_for: RolloutWait,
         /// The pod that holds it up.
         pod: Option<String>,
         /// What is wrong, and what to do.
@@ -154,6 +156,7 @@ pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     let late = unending(observation, health)?;
     Some(Step::Stalled {
         reason: Reason::RolloutStalled,
+        waits_for: RolloutWait::Correction,
         pod: Some(late.pod.name.clone()),
         why: why_unending(late.pod),
     })
@@ -203,6 +206,47 @@ pub fn next_overdue(margin: SignedDuration, observation: &Observation) -> Option
         .min()
 }
 
+/// What Kubernetes' controllers do by themselves: the rollout waits for it, and stops where it takes
+/// too long, by the clock of status.
+pub fn controllers_step(
+    for_: RolloutWait,
+    message: &str,
+    cluster: &ValidCluster,
+    observation: &Observation,
+) -> Step {
+    let (now, timeout) = (observation.now, cluster.rollout.ready_timeout);
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.waiting_for == for_ && before.pod.is_none());
+    let since = before.map_or(now, |before| before.since.min(now));
+    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    let refused = lasting_refusal(observation);
+    let refused =
+        refused.map(|refused| format!("Kubernetes refuses to make a pod: {}", refused.message));
+    if now < deadline {
+        let message = match refused {
+            Some(refused) => format!("{message}: {refused}"),
+            None => message.to_owned(),
+        };
+        return Step::Wait(Wait::new(for_, message).until(Some(deadline)));
+    }
+    let seconds = timeout.as_secs();
+    let why = match refused {
+        Some(refused) => {
+            format!("{refused}. Nothing else is touched; correct the change or take it back")
+        }
+        None => {
+            "no event says why. Nothing else is touched; check that the kube-controller-manager runs"
+                .to_owned()
+        }
+    };
+    Step::Stalled {
+        reason: Reason::RolloutStalled,
+        waits_for: for_,
+        pod: None,
+        why: format!("still waiting after {seconds} s for {message}: {why}"),
+    }
+}
+
 /// A replica on the new template that does not carry load yet: the rollout waits for it, and stops
 /// when it takes too long.
 pub fn unproven_step(
@@ -223,6 +267,7 @@ pub fn unproven_step(
         let back = way_back(replica.pod, outdated, observation);
         return Step::Stalled {
             reason: Reason::RolloutStalled,
+            waits_for: RolloutWait::Correction,
             pod: Some(pod.clone()),
             why: format!(
                 "{pod} runs the new template and is not up after {seconds} s: {state}. Nothing else is touched; correct the change or take it back{back}"

@@ -8,7 +8,8 @@ use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LogQuote, Observation,
-    PodTrouble, RefusedEviction, RememberedRollout, RunningTasks, SchemaState, Sessions,
+    PodRefusal, PodTrouble, RefusedEviction, RememberedRollout, RunningTasks, SchemaState,
+    Sessions,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
@@ -622,6 +623,69 @@ fn a_pod_that_has_gone_is_waited_for() {
     let mut seen = outdated(&[0, 1]);
     seen.pods.remove(2);
     waits_for(&plan(&json!({}), &seen), "2 of 3 pods to exist");
+}
+
+#[test]
+fn what_the_controllers_do_not_do_stalls_by_the_clock_of_status() {
+    let rolling = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let downtime = json!({"rollout": {"readyTimeoutSeconds": 100, "strategy": "Maintenance"}});
+    let mut gone = outdated(&[0, 1]);
+    gone.pods.remove(2);
+    let mut none = healthy(0, stored(&json!({})));
+    none.stateful_set = Some(crate::testing::set(1));
+    none.stateful_set.as_mut().unwrap().pods = 0;
+    let mut unseen = none.clone();
+    unseen.stateful_set.as_mut().unwrap().settled = false;
+    for (waiting_for, spec, seen) in [
+        (RolloutWait::PodCreation, &rolling, gone),
+        (RolloutWait::FirstReplica, &downtime, none),
+        (RolloutWait::StatefulSetController, &rolling, unseen),
+    ] {
+        let reported = |seen: &Observation| {
+            let plan = plan(spec, seen);
+            assert_eq!(plan.eviction, None);
+            let status = plan.report.rollout.clone().unwrap();
+            assert_eq!(status.waiting_for, Some(waiting_for));
+            let stalled =
+                state(&plan, ConditionType::Stalled) == (Some(true), Reason::RolloutStalled);
+            (
+                stalled,
+                status.message,
+                status.deadline.map(|deadline| deadline.0),
+            )
+        };
+        let remembers = |pod: Option<&str>, seconds| {
+            let mut seen = seen.clone();
+            seen.remembered.rollout = Some(RememberedRollout {
+                pod: pod.map(str::to_owned),
+                ..waited(waiting_for, "", seconds)
+            });
+            seen
+        };
+        let deadline = |seconds| Some(after(SignedDuration::from_secs(seconds)));
+        let first = reported(&seen);
+        assert_eq!((first.0, first.2), (false, deadline(100)));
+        let later = reported(&remembers(None, 99));
+        assert_eq!((later.0, later.2), (false, deadline(1)));
+        // What was waited for before of a pod was another thing.
+        assert!(!reported(&remembers(Some("demo-0"), 999)).0);
+        let mut late = remembers(None, 100);
+        let (stalled, message, _) = reported(&late);
+        assert!(
+            stalled && message.contains("kube-controller-manager"),
+            "{message}"
+        );
+        let words = "pods \"demo-2\" is forbidden: violates PodSecurity";
+        late.refused_pod = Some(PodRefusal {
+            since: after(SignedDuration::from_secs(-100)),
+            message: words.to_owned(),
+        });
+        let (stalled, message, _) = reported(&late);
+        assert!(stalled && message.contains(words), "{message}");
+        late.remembered.rollout = None;
+        let (stalled, message, _) = reported(&late);
+        assert!(!stalled && message.contains(words), "{message}");
+    }
 }
 
 #[test]
