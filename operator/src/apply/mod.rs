@@ -112,15 +112,17 @@ pub async fn apply(
         outcome: Outcome::new(observation.now, plan.next),
         is_set_refused: false,
     };
-    let pods_need_stands = execution.stand(plan, observation).await?;
+    let missing = execution.stand(plan, observation).await?;
     // What the API server, or who it asks, has against a new template must not keep the license gate open.
     let refused = plan.gate_size.filter(|_| execution.is_set_refused);
     if let Some(size) = plan.resize.or(refused) {
         execution.resize(size, observation).await?;
     }
     execution.prune(&plan.prune).await?;
-    if let Some(eviction) = plan.eviction.as_ref().filter(|_| pods_need_stands) {
-        execution.evict(eviction).await?;
+    match &plan.eviction {
+        Some(eviction) if missing.is_empty() => execution.evict(eviction).await?,
+        Some(_) => execution.outcome.withheld_for = missing,
+        None => {}
     }
     execution.call(&plan.call)?;
     Ok(execution.outcome)
@@ -186,14 +188,23 @@ impl Execution<'_> {
         self.writer.metrics.wrote(verb, kind);
     }
 
-    /// Makes the objects stand. Returns whether those stand that pods are made from: otherwise one
-    /// might come back from the template that is being left. Whatever else cannot be written holds
-    /// no rollout back.
+    /// Makes the objects stand. Returns those that pods are made from and that do not stand: a pod
+    /// that ended now might come back from the template that is being left. Whatever else cannot be
+    /// written holds no rollout back.
     ///
     /// What does not wait for another object is written at the same time: one webhook that does not
     /// answer may stand before each of them, and the time for a reconcile is limited.
-    async fn stand(&mut self, plan: &Plan, observation: &Observation) -> Result<bool, NotLeading> {
-        let mut pods_need_stands = plan.resize.is_none();
+    async fn stand(
+        &mut self,
+        plan: &Plan,
+        observation: &Observation,
+    ) -> Result<Vec<String>, NotLeading> {
+        let mut missing = Vec::new();
+        let mut note_missing = |desired: &DesiredObject| {
+            if desired.kind.is_needed_by_pods() {
+                missing.push(format!("{}/{}", desired.kind.plural(), desired.name));
+            }
+        };
         let needed = |desired: &&DesiredObject| desired.kind < Kind::StatefulSet;
         let (first, then): (Vec<_>, Vec<_>) = plan.objects.iter().partition(needed);
         for objects in [first, then] {
@@ -202,7 +213,7 @@ impl Execution<'_> {
                 match self.next(desired, observation) {
                     Next::Nothing => {}
                     Next::Later(pause) => {
-                        pods_need_stands &= !desired.kind.is_needed_by_pods();
+                        note_missing(desired);
                         self.outcome.requeue_after(pause);
                     }
                     Next::Write(write) => writes.push(write),
@@ -213,12 +224,12 @@ impl Execution<'_> {
             for written in written {
                 let (write, applied) = written?;
                 if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
-                    pods_need_stands &= !write.desired.kind.is_needed_by_pods();
+                    note_missing(write.desired);
                 }
                 self.note(*write, applied);
             }
         }
-        Ok(pods_need_stands)
+        Ok(missing)
     }
 
     /// What is to be done about one object.

@@ -17,6 +17,9 @@ pub struct Outcome {
     pub applied: usize,
     /// Writes that did not come off.
     pub failures: Vec<ApplyFailure>,
+    /// What pods are made from that does not stand yet, by kind and name, where an eviction was
+    /// left out for it.
+    pub withheld_for: Vec<String>,
     /// What is to be published.
     pub notices: Vec<Notice>,
     /// The moment of the observation, from which requeues count.
@@ -33,6 +36,7 @@ impl Outcome {
             writes: 0,
             applied: 0,
             failures: Vec::new(),
+            withheld_for: Vec::new(),
             notices: Vec::new(),
             now,
             next,

@@ -8,7 +8,7 @@ mod tests;
 pub use memory::Memory;
 
 use crate::api::status::{
-    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus,
+    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
 };
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
@@ -81,7 +81,7 @@ pub async fn report(
     );
     let status = status(
         &previous,
-        plan.report,
+        with_eviction_left_out(plan.report, &outcome.withheld_for),
         &outcome.failures,
         cluster.metadata.generation,
         observation.now,
@@ -393,6 +393,33 @@ fn mark_lasting(
     if reported || now.duration_since(since) >= FAILING {
         passing.for_each(|failure| failure.kind = FailureKind::Lasting);
     }
+}
+
+/// No pod is being replaced as long as what its successor is made from, `missing`, does not stand.
+fn with_eviction_left_out(mut report: Report, missing: &[String]) -> Report {
+    let evicts = |rollout: &&mut RolloutStatus| {
+        let waits = rollout.waiting_for;
+        waits == Some(RolloutWait::Eviction) || waits == Some(RolloutWait::DisruptionBudget)
+    };
+    let rollout = report.rollout.as_mut().filter(evicts);
+    let Some(rollout) = rollout.filter(|_| !missing.is_empty()) else {
+        return report;
+    };
+    let pod = rollout.pod.as_deref().unwrap_or_default();
+    let missing = missing.join(" and ");
+    let message = format!("waiting for {missing} to be written before {pod} is replaced");
+    rollout.waiting_for = Some(RolloutWait::StatefulSetController);
+    let decided = std::mem::replace(&mut rollout.message, message.clone());
+    for draft in &mut report.conditions {
+        if draft.message != decided {
+            continue;
+        }
+        draft.message.clone_from(&message);
+        if draft.type_ == ConditionType::RolloutComplete {
+            draft.reason = Reason::RolloutWaiting;
+        }
+    }
+    report
 }
 
 /// A refused write stalls the cluster until a user helps, whatever else was decided.

@@ -1,6 +1,6 @@
 //! Status and events.
 
-use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen};
+use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen, with_eviction_left_out};
 use crate::api::status::{
     DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
     StuckTasks,
@@ -345,6 +345,36 @@ fn what_promises_the_spec_speaks_of_no_generation_that_was_refused() {
         assert_eq!(of_generation(&edited, type_), Some(4), "{type_}");
     }
     assert_eq!(edited.observed_generation, Some(4));
+}
+
+#[test]
+fn an_eviction_that_is_left_out_is_not_reported_as_one() {
+    let mut rolling = healthy(3, stored(&json!({})));
+    rolling.pods[0].revision = Some("old".to_owned());
+    let decided = report(&json!({}), &rolling);
+    let missing = ["serviceaccounts/demo".to_owned()];
+    let left_out = first(with_eviction_left_out(decided.clone(), &missing));
+    let message = "waiting for serviceaccounts/demo to be written before demo-0 is replaced";
+    let rollout = left_out.rollout.clone().unwrap();
+    assert_eq!(
+        (rollout.waiting_for, rollout.pod.as_deref()),
+        (Some(RolloutWait::StatefulSetController), Some("demo-0"))
+    );
+    assert_eq!(rollout.message, message);
+    let complete = of(&left_out, ConditionType::RolloutComplete);
+    assert_eq!(
+        (&*complete.reason, &*complete.message),
+        ("RolloutWaiting", message)
+    );
+    let reconciling = of(&left_out, ConditionType::Reconciling);
+    assert_eq!(
+        (&*reconciling.reason, &*reconciling.message),
+        ("Progressing", message)
+    );
+    // Nothing else is.
+    assert_eq!(with_eviction_left_out(decided.clone(), &[]), decided);
+    let settled = report(&json!({}), &healthy(3, stored(&json!({}))));
+    assert_eq!(with_eviction_left_out(settled.clone(), &missing), settled);
 }
 
 #[test]

@@ -153,6 +153,11 @@ fn a_busy_replica_is_given_a_minute_to_become_idle() {
             waited(RolloutWait::DisruptionBudget, "demo-1", 0),
             Some("demo-1"),
         ),
+        // Also where something could not be written that pods are made from.
+        (
+            waited(RolloutWait::StatefulSetController, "demo-1", 0),
+            Some("demo-1"),
+        ),
         // That of the pod before is.
         (waited(RolloutWait::Eviction, "demo-2", 0), None),
         (waited(RolloutWait::Drain, "demo-2", 99), None),
