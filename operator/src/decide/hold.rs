@@ -9,6 +9,7 @@ use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
+use crate::desired;
 use crate::desired::template::Template;
 use crate::observation::Observation;
 use crate::validate::ValidCluster;
@@ -30,9 +31,11 @@ impl TemplateHold {
         observation: &Observation,
         database: &DatabaseVerdict,
         login: Option<login::Held>,
+        template: &Template,
     ) -> Self {
         Self {
-            downgrade: downgrade(cluster, observation),
+            downgrade: downgrade(cluster, observation)
+                .or_else(|| unread_downgrade(cluster, observation, template)),
             login,
             database: database.allows <= Allows::Wait,
         }
@@ -105,6 +108,34 @@ fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String
     image.older_minor_than(schema).then(|| {
         let Version { major, minor, .. } = schema;
         format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
+    })
+}
+
+/// The same where the schema was never read: by the versions that have served on it.
+fn unread_downgrade(
+    cluster: &ValidCluster,
+    observation: &Observation,
+    template: &Template,
+) -> Option<String> {
+    let set = observation.stateful_set.as_ref()?;
+    let was_read = observation.last_facts.is_some() || schema::version(observation).is_some();
+    // Those may have served on another database.
+    let moves = desired::login(&set.template) != desired::login(&template.value);
+    if was_read || moves {
+        return None;
+    }
+    let parse = |text: &str| Version::parse(text).ok();
+    let image = cluster.image.version?;
+    // One that stands already is left before the next, whatever served before it.
+    let stands = parse(set.version.as_deref()?)?;
+    let ready = observation.pods.iter().filter(|pod| pod.is_ready());
+    let served = ready.map(|pod| pod.version.as_deref());
+    let served = served.chain([observation.remembered.version.as_deref()]);
+    let served = served.flatten().filter_map(parse).max()?;
+    let is_older = image.older_minor_than(served) && image.older_minor_than(stands);
+    is_older.then(|| {
+        let Version { major, minor, .. } = served;
+        format!("Bytebase {served} has served on the metadata database, whose schema the operator has never read. Bytebase {image} would start on that schema and then break: set spec.version to {major}.{minor} or later. If you have restored a backup of the database that fits, set database.monitorSecretRef to a login by which the operator can read the schema")
     })
 }
 

@@ -104,7 +104,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
             &health,
         )
     });
-    let held = TemplateHold::new(cluster, observation, &database, login);
+    let held = TemplateHold::new(cluster, observation, &database, login, &template);
     let version = held.version(cluster, observation);
     let outgrown = held.outgrown(version, observation);
     let target = replicas::target(&Grounds {

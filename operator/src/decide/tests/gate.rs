@@ -7,13 +7,14 @@ use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::pace::STOPPED_PROBE;
 use crate::decide::plan::Plan;
+use crate::desired::template::{Standing, template};
 use crate::observation::{
     DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
     StoredLicense,
 };
 use crate::testing::{
     after, called, days, facts, failure, forged, healthy, heartbeats, no_license, observation,
-    stored, with_facts,
+    stored, valid, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -617,6 +618,68 @@ fn what_the_schema_says_refuses_a_downgrade_also_where_the_image_is_a_digest() {
             assert_eq!(plan.report.target_replicas, Some(3), "{spec}, {before}");
         }
     }
+}
+
+#[test]
+fn what_has_served_refuses_a_downgrade_where_the_schema_was_never_read() {
+    let iam = |version: &str| json!({"version": version, "database": {"url": "postgres://u@db.rds.amazonaws.com/x?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1"}});
+    let runs = |stands: &str, served: Option<&str>| {
+        let made = template(&valid(&iam(stands)), None, Standing::default()).unwrap();
+        let mut seen = observation(Some(3), DatabaseView::CannotRead);
+        let set = seen.stateful_set.as_mut().unwrap();
+        (set.template, set.template_digest) = (made.value, made.digest);
+        set.version = Some(stands.to_owned());
+        for pod in &mut seen.pods {
+            pod.version = Some(stands.to_owned());
+        }
+        seen.remembered.version = served.map(str::to_owned);
+        seen
+    };
+    let refuses = |spec: &Value, seen: &Observation| {
+        let plan = plan(spec, seen);
+        let refused = state(&plan, ConditionType::RolloutComplete).1 == Reason::DowngradeRefused;
+        assert_eq!(refused, size(&plan).is_none());
+        refused
+    };
+    let served = runs("3.21.1", Some("3.21.1"));
+    assert!(refuses(&iam("3.20.0"), &served));
+    assert!(!refuses(&iam("3.21.0"), &served) && !refuses(&iam("3.22.0"), &served));
+    // None of the new version has come up, or one has.
+    let mut failed = runs("3.21.1", Some("3.20.0"));
+    for pod in &mut failed.pods {
+        pod.version = Some("3.20.0".to_owned());
+    }
+    assert!(!refuses(&iam("3.20.0"), &failed));
+    failed.pods[2].version = Some("3.21.1".to_owned());
+    assert!(refuses(&iam("3.20.0"), &failed));
+    failed.pods[2].ready = false;
+    assert!(!refuses(&iam("3.20.0"), &failed));
+    // What serves may serve on another database, of which status speaks a moment later.
+    let mut moves = iam("3.20.0");
+    moves["database"]["url"] = json!(
+        "postgres://u@new.rds.amazonaws.com/x?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1"
+    );
+    assert!(!refuses(&moves, &served));
+    let mut written = served.clone();
+    let made = template(&valid(&moves), None, Standing::default()).unwrap();
+    let set = written.stateful_set.as_mut().unwrap();
+    (set.template, set.template_digest) = (made.value, made.digest);
+    set.version = Some("3.20.0".to_owned());
+    let rolling = plan(&moves, &written);
+    assert_ne!(
+        state(&rolling, ConditionType::Stalled).1,
+        Reason::DowngradeRefused
+    );
+    // An emptied database has no schema that anything could break on.
+    let emptied = with_facts(observation(Some(3), good(stored(&json!({})))), |facts| {
+        facts.schema = SchemaState::Empty;
+    });
+    let mut seen = served.clone();
+    (seen.database, seen.last_facts) = (emptied.database, emptied.last_facts);
+    assert_ne!(
+        state(&plan(&iam("3.20.0"), &seen), ConditionType::Stalled).1,
+        Reason::DowngradeRefused
+    );
 }
 
 #[test]
