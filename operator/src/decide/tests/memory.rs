@@ -919,14 +919,14 @@ fn a_license_that_has_ended_leaves_one_replica_at_once() {
         let plan = plan(&json!({"externalURL": "nonsense"}), &seen);
         assert_eq!(plan.resize, None);
     }
-    // One that runs tasks is kept: the others have minutes for theirs.
+    // The one that runs the most tasks is kept: the others have minutes for theirs.
     let [seen, ..] = ended();
-    let id = seen.pods[2].replica_id.unwrap();
+    let [one, two] = [1, 2].map(|ordinal: usize| RunningTasks {
+        replica_id: seen.pods[ordinal].replica_id.unwrap(),
+        count: ordinal as u64,
+    });
     let seen = with_facts(seen, |facts| {
-        facts.running_tasks = Fact::Known(vec![RunningTasks {
-            replica_id: id,
-            count: 1,
-        }]);
+        facts.running_tasks = Fact::Known(vec![one, two]);
     });
     assert_eq!(resized(&seen), Some((2, 1)));
 }
