@@ -94,6 +94,12 @@ pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -
             program()
         ));
     }
+    let database = &cluster.database;
+    if database.replicas.iam.is_some() && database.monitor.is_none() {
+        return Some(
+            "spec.database: the drain hook cannot log in by cloud IAM, so a replica that ends waits for spec.rollout.preStopSeconds only, and its running tasks are cancelled then: set database.monitorSecretRef, by which the hook sees them".to_owned(),
+        );
+    }
     let needed = grace(&cluster.rollout, terms);
     let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
     (grace < needed).then(|| {

@@ -802,6 +802,32 @@ fn pods_that_get_no_drain_hook_are_warned_of_unless_none_is_wanted() {
 }
 
 #[test]
+fn a_drain_hook_that_has_no_login_is_warned_of() {
+    let url = "postgres://u@db.rds.amazonaws.com/x?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
+    for (database, drain, warns) in [
+        (json!({"url": url}), "Enabled", true),
+        (json!({"url": url}), "Disabled", false),
+        (
+            json!({"url": url, "monitorSecretRef": {"name": "pg", "key": "PG_URL"}}),
+            "Enabled",
+            false,
+        ),
+        (
+            json!({"urlSecretRef": {"name": "pg", "key": "PG_URL"}}),
+            "Enabled",
+            false,
+        ),
+    ] {
+        let spec = json!({"database": database, "rollout": {"drain": drain}});
+        let seen = observation(None, DatabaseView::CannotRead);
+        let plan = plan(&spec, &seen);
+        let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
+        let words = "the drain hook cannot log in by cloud IAM";
+        assert_eq!(message.contains(words), warns, "{spec}: {message}");
+    }
+}
+
+#[test]
 fn an_overlay_that_takes_the_drain_away_is_warned_of() {
     let warned = |drain: &str, spec: &Value| {
         let mut spec = spec.clone();
