@@ -31,10 +31,13 @@ pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
 const DEFAULTS_ANNOTATION: &str = "bytebase.com/pod-defaults";
 /// How many there are. The next one gets the next number, so that templates which have those before
 /// it stay as they are until they change.
-pub const LATEST_DEFAULTS: u32 = 1;
+pub const LATEST_DEFAULTS: u32 = 2;
 /// By which the cluster autoscaler lets a pod go although it has volumes that go with it.
 const SAFE_TO_EVICT_ANNOTATION: &str =
     "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+/// The cluster autoscaler gives a pod so many seconds to end, if it is not started with another
+/// `--max-graceful-termination-sec`.
+const AUTOSCALER_WAITS: i64 = 600;
 /// Every node has this label.
 const OS_LABEL: &str = "kubernetes.io/os";
 
@@ -182,9 +185,13 @@ fn add_defaults(template: &mut PodTemplateSpec, defaults: u32) {
     let local = volumes
         .filter(|volume| volume.empty_dir.is_some() && volume.name.starts_with(RESERVED_VOLUMES));
     let local: Vec<_> = local.map(|volume| volume.name.as_str()).collect();
-    annotations
-        .entry(SAFE_TO_EVICT_ANNOTATION.to_owned())
-        .or_insert(local.join(","));
+    // 2: but a pod whose drain the autoscaler would cut short keeps its node.
+    let grace = spec.termination_grace_period_seconds.unwrap_or_default();
+    if defaults < 2 || grace <= AUTOSCALER_WAITS {
+        annotations
+            .entry(SAFE_TO_EVICT_ANNOTATION.to_owned())
+            .or_insert(local.join(","));
+    }
     let nodes = spec.node_selector.get_or_insert_default();
     nodes
         .entry(OS_LABEL.to_owned())

@@ -346,7 +346,7 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     };
     let count = |template: &Template| template::additions_in(&template.value).defaults;
     // An upgrade of the operator changes nothing, whatever the template has.
-    for defaults in [0, LATEST_DEFAULTS] {
+    for defaults in 0..=LATEST_DEFAULTS {
         for digest in [digest, None] {
             assert_eq!(count(&made(&minimal(), stands(defaults, digest))), defaults);
         }
@@ -378,6 +378,22 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     let annotations = &mine.value["metadata"]["annotations"];
     let key = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
     assert_eq!(annotations[key], "");
+    // The autoscaler is to leave a pod alone whose drain it would cut short.
+    let local = json!("bytebase-data,bytebase-tmp,bytebase-drain");
+    for (drain, defaults, expected) in [
+        (3600, 1, &local),
+        (3600, 2, &Value::Null),
+        (600, 2, &Value::Null),
+        (500, 2, &local),
+    ] {
+        let spec = json!({"rollout": {"drainTimeoutSeconds": drain}});
+        let additions = Additions {
+            drain_image: Some("op:1"),
+            defaults,
+        };
+        let made = pod_template(&valid(&spec), additions).unwrap();
+        assert_eq!(&made["metadata"]["annotations"][key], expected, "{drain}");
+    }
 }
 
 #[test]
