@@ -137,6 +137,12 @@ impl Stage {
             Action::Scale(replicas) => self.patch(index, json!({"replicas": replicas})).await,
             Action::Upgrade => self.patch(index, json!({"version": version(model)?})).await,
             Action::RotatePassword => self.rotate(index).await,
+            Action::RotateAndScale(replicas) => {
+                self.rotate(index).await?;
+                // The operator is to have seen the Secret.
+                sleep(Duration::from_secs(1)).await;
+                self.patch(index, json!({"replicas": replicas})).await
+            }
             Action::LoseHa => {
                 self.exchange_license(index, &License::default().ha(false))
                     .await

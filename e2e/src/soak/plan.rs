@@ -70,6 +70,8 @@ pub enum Action {
     Scale(i32),
     Upgrade,
     RotatePassword,
+    /// The same, and another size a moment later, as if both were of one commit.
+    RotateAndScale(i32),
     /// The license is exchanged for one without HA.
     LoseHa,
     /// The license is exchanged for one that is about to end.
@@ -168,6 +170,10 @@ impl Round {
                     Action::CutOffRefused | Action::StartBesideForeign => model.replicas = 1,
                     Action::Upgrade => model.version += 1,
                     Action::RotatePassword => model.passwords += 1,
+                    Action::RotateAndScale(size) => {
+                        model.passwords += 1;
+                        model.replicas = *size;
+                    }
                     Action::LoseHa | Action::Expire => model.ha = false,
                     Action::RegainHa => model.ha = true,
                     Action::EditOwned
@@ -213,7 +219,7 @@ impl Round {
                     Action::KillReplica(_) | Action::FreezeReplica(_) | Action::SwapDatabase => {
                         true
                     }
-                    Action::RotatePassword => sessions_end,
+                    Action::RotatePassword | Action::RotateAndScale(_) => sessions_end,
                     _ => false,
                 }
         })
@@ -234,6 +240,8 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
         .filter(|size| *size != model.replicas)
         .collect();
     possible.extend(others.choose(rng).map(|size| Action::Scale(*size)));
+    let rotated = others.choose(rng).map(|size| Action::RotateAndScale(*size));
+    possible.extend(rotated);
     if model.version + 1 < VERSIONS.len() {
         possible.push(Action::Upgrade);
     }
@@ -304,7 +312,9 @@ mod tests {
                             assert!(model.ha && model.replicas > 0);
                         }
                         Action::RegainHa => assert!(!model.ha && model.replicas > 0),
-                        Action::Scale(size) => assert_ne!(*size, model.replicas),
+                        Action::Scale(size) | Action::RotateAndScale(size) => {
+                            assert_ne!(*size, model.replicas);
+                        }
                         Action::CutOffRefused | Action::StartBesideForeign => {
                             assert_eq!(model.replicas, 0);
                         }
@@ -319,7 +329,7 @@ mod tests {
                 assert!(models.iter().all(|model| model.version < VERSIONS.len()));
             }
         }
-        assert_eq!(kinds.len(), 17 + 5, "{kinds:?}");
+        assert_eq!(kinds.len(), 18 + 5, "{kinds:?}");
     }
 
     #[test]
