@@ -155,7 +155,8 @@ impl ReferenceIndex {
         named.fails_since
     }
 
-    /// The watch shows an object, changed or gone. Returns the clusters that this is news to.
+    /// The watch shows an object, changed or gone. Returns the clusters that this is news to: a
+    /// listing shows all objects, and may be repeated again and again.
     pub fn shown(&self, kind: Kind, metadata: &ObjectMeta) -> Vec<Key> {
         let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
         let (Some(namespace), Some(name)) = (namespace, name) else {
@@ -167,9 +168,10 @@ impl ReferenceIndex {
         };
         named.changes += 1;
         named.is_listed = true;
-        named.shown.clone_from(&metadata.resource_version);
+        let version = metadata.resource_version.clone();
+        let before = std::mem::replace(&mut named.shown, version);
         let kept = named.kept.as_ref().map(|kept| &kept.version);
-        if kept.is_some() && kept == named.shown.as_ref() {
+        if named.shown.is_some() && [before.as_ref(), kept].contains(&named.shown.as_ref()) {
             return Vec::new();
         }
         named.kept = None;
@@ -349,6 +351,17 @@ mod tests {
         assert_eq!(index.shown(Kind::Secret, &metadata("2")), [key()]);
         assert!(!is_kept(&index));
         assert_eq!(index.shown(Kind::Secret, &metadata("3")), [key()]);
+    }
+
+    #[test]
+    fn a_listing_that_is_repeated_is_no_news_whether_or_not_the_value_is_kept() {
+        let index = index();
+        assert_eq!(index.shown(Kind::Secret, &metadata("1")), [key()]);
+        for _ in 0..2 {
+            index.watched(Kind::Secret, Some("apps"), false);
+            assert_eq!(index.shown(Kind::Secret, &metadata("1")), []);
+        }
+        assert_eq!(index.shown(Kind::Secret, &metadata("2")), [key()]);
     }
 
     #[test]

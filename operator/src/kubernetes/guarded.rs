@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::DynamicObject;
+use kube::core::{PartialObjectMeta, PartialObjectMetaExt as _};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -38,6 +39,14 @@ pub trait Readable: DeserializeOwned {
 impl Readable for Pod {}
 impl Readable for Event {}
 impl Readable for DynamicObject {}
+
+/// Metadata alone, without `managedFields`.
+impl<K> Readable for PartialObjectMeta<K> {
+    fn read(json: &str) -> Option<Self> {
+        let metadata = Parts::of(json)?.metadata()?;
+        Some(metadata.into_response_partial())
+    }
+}
 
 /// An object as JSON, part by part.
 #[derive(Deserialize)]
@@ -83,6 +92,10 @@ impl<K: Resource> Resource for Guarded<K> {
     type DynamicType = K::DynamicType;
     type Scope = K::Scope;
 
+    fn metadata_api() -> bool {
+        K::metadata_api()
+    }
+
     fn kind(kind: &Self::DynamicType) -> Cow<'_, str> {
         K::kind(kind)
     }
@@ -121,6 +134,7 @@ impl<K: Resource> Resource for Guarded<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Secret;
     use kube::core::{ObjectList, WatchEvent};
     use serde_json::json;
 
@@ -174,6 +188,24 @@ mod tests {
             panic!("{line}");
         };
         assert_eq!(names(&[found]), [(false, "deep")]);
+    }
+
+    #[test]
+    fn metadata_are_read_whatever_the_depth_of_their_managed_fields() {
+        type Metadata = Guarded<PartialObjectMeta<Secret>>;
+        let page = format!(
+            r#"{{"apiVersion":"meta.k8s.io/v1","kind":"PartialObjectMetadataList","metadata":{{"resourceVersion":"9"}},"items":[{},{}]}}"#,
+            object("first", 3),
+            object("deep", 5000),
+        );
+        let page: ObjectList<Metadata> = serde_json::from_str(&page).unwrap();
+        for (item, name) in page.items.iter().zip(["first", "deep"]) {
+            assert!(matches!(item, Guarded::Read(_)), "{name}");
+            assert_eq!(item.meta().name.as_deref(), Some(name));
+            assert_eq!(item.meta().managed_fields, None, "{name}");
+        }
+        assert!(Metadata::metadata_api(), "no value is asked for");
+        assert!(!Guarded::<Secret>::metadata_api());
     }
 
     #[test]

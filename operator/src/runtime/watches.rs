@@ -20,7 +20,7 @@ use kube::api::DynamicObject;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
 use std::any::Any;
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -227,7 +227,7 @@ impl Watch {
             + 'static,
     {
         let mut events = Box::pin(watcher::watcher(
-            self.api::<PartialObjectMeta<K>>(),
+            self.api::<Guarded<PartialObjectMeta<K>>>(),
             everything(),
         ));
         let context = Arc::clone(&self.context);
@@ -253,8 +253,10 @@ fn named_event<K>(
     context: &Context,
     kind: Kind,
     namespace: Option<&str>,
-    event: Event<PartialObjectMeta<K>>,
-) {
+    event: Event<Guarded<PartialObjectMeta<K>>>,
+) where
+    K: kube::Resource<DynamicType = ()>,
+{
     let references = &context.references;
     let concerned = match event {
         Event::Init => {
@@ -264,7 +266,7 @@ fn named_event<K>(
         }
         Event::InitDone => references.listing_ends(kind, namespace),
         Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
-            references.shown(kind, &object.metadata)
+            references.shown(kind, object.meta())
         }
     };
     references.watched(kind, namespace, true);
