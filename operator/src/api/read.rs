@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A field of the spec that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,21 +29,29 @@ const REQUIRED: [(&str, &str); 3] = [
     ("externalURL", r#""""#),
     ("version", r#""""#),
 ];
+/// Longest spec that is read, in bytes of JSON: as a tree in memory it takes many times as much, and
+/// a thousand clusters share that memory.
+const LONGEST_SPEC: usize = 64 * 1024;
 /// Longest path that is shown.
 const LONGEST_PATH: usize = 200;
 
 const TOO_DEEP: &str =
     "is nested more deeply than the operator reads, which is 128 levels: make it flatter";
+const TOO_LONG: &str =
+    "makes the spec longer than the operator reads, which is 64 KiB of JSON: make it shorter";
 const NOT_UNDERSTOOD: &str = "holds something that this version of the operator cannot read: a number that is too large, or a word or form of another version";
 const MISSING: &str = "is missing";
 
 impl Readable for BytebaseCluster {
     fn read(json: &str) -> Option<Self> {
-        if let Ok(cluster) = serde_json::from_str(json) {
+        let parts = Parts::of(json)?;
+        let spec = parts.spec.map_or("{}", RawValue::get);
+        if spec.len() <= LONGEST_SPEC
+            && let Ok(cluster) = serde_json::from_str(json)
+        {
             return Some(cluster);
         }
-        let parts = Parts::of(json)?;
-        let spec = read_spec(parts.spec.map_or("{}", RawValue::get))?;
+        let spec = read_spec(spec)?;
         let status = parts.status.map(RawValue::get);
         let status = status.and_then(|json| serde_json::from_str(json).ok());
         Some(Self {
@@ -62,6 +70,7 @@ fn read_spec(json: &str) -> Option<BytebaseClusterSpec> {
         readable.insert(name, serde_json::from_str::<&RawValue>(least).ok()?);
     }
     let least = readable.clone();
+    let too_long = too_long(json.len(), &given);
     let mut unreadable = Vec::new();
     for (name, _) in REQUIRED {
         if !given.contains_key(name) {
@@ -72,6 +81,13 @@ fn read_spec(json: &str) -> Option<BytebaseClusterSpec> {
         }
     }
     for (name, value) in given {
+        if too_long.contains(name) {
+            unreadable.push(UnreadableField {
+                path: format!("spec.{name}"),
+                message: TOO_LONG,
+            });
+            continue;
+        }
         let mut alone = least.clone();
         alone.insert(name, value);
         match parse(&alone) {
@@ -84,6 +100,22 @@ fn read_spec(json: &str) -> Option<BytebaseClusterSpec> {
     let mut spec = parse(&readable).ok()?;
     spec.unreadable = unreadable;
     Some(spec)
+}
+
+/// The longest fields, without which the rest of a spec of so many bytes is short enough.
+fn too_long<'a>(mut length: usize, given: &BTreeMap<&'a str, &RawValue>) -> BTreeSet<&'a str> {
+    let fields = given.iter().map(|(name, value)| (value.get().len(), *name));
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_unstable_by(|one, other| other.cmp(one));
+    let mut too_long = BTreeSet::new();
+    for (bytes, name) in fields {
+        if length <= LONGEST_SPEC {
+            break;
+        }
+        length -= bytes;
+        too_long.insert(name);
+    }
+    too_long
 }
 
 type ParseError = serde_path_to_error::Error<serde_json::Error>;
@@ -191,6 +223,33 @@ mod tests {
             assert_eq!(cluster.spec.database.url.as_deref(), Some("postgres://h/d"));
             let status = cluster.status.unwrap();
             assert_eq!(status.schema_version.as_deref(), Some("3.21.5"));
+        }
+    }
+
+    #[test]
+    fn of_a_spec_that_is_too_long_the_longest_fields_are_named_and_the_rest_is_kept() {
+        let value = |bytes: usize| "x".repeat(bytes);
+        let template = |bytes| format!(r#""podTemplate":{{"metadata":"{}"}}"#, value(bytes));
+        let env = |bytes| format!(r#""env":[{{"name":"A","value":"{}"}}]"#, value(bytes));
+        for (fields, expected) in [
+            (template(60 * 1024), &[][..]),
+            (template(65 * 1024), &["spec.podTemplate"][..]),
+            // Neither is too long by itself.
+            (
+                format!("{},{}", template(40 * 1024), env(30 * 1024)),
+                &["spec.podTemplate"][..],
+            ),
+            (
+                format!("{},{}", template(900 * 1024), env(500 * 1024)),
+                &["spec.env", "spec.podTemplate"][..],
+            ),
+        ] {
+            let cluster = read(&format!("{{{REST},{fields}}}"));
+            let expected: Vec<_> = expected.iter().map(|path| (*path, TOO_LONG)).collect();
+            assert_eq!(unreadable(&cluster.spec), expected);
+            assert_eq!(cluster.spec.replicas, 3);
+            let is_named = expected.contains(&("spec.podTemplate", TOO_LONG));
+            assert_eq!(cluster.spec.pod_template.is_none(), is_named);
         }
     }
 

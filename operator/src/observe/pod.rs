@@ -11,6 +11,10 @@ use uuid::Uuid;
 /// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small.
 pub fn trim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations
+            .retain(|name, _| [VERSION_ANNOTATION, CHECKSUM_ANNOTATION].contains(&name.as_str()));
+    }
     if let Some(spec) = &mut pod.spec {
         let has_hook = starts_hook(&spec.containers);
         *spec = k8s_openapi::api::core::v1::PodSpec {

@@ -70,9 +70,11 @@ pub fn start(
         watch.cached(
             Kind::BytebaseCluster,
             watch.api(),
-            everything().labels_from(&context.options.cluster_labels.iter().cloned().collect()),
+            everything()
+                .labels_from(&context.options.cluster_labels.iter().cloned().collect())
+                .page_size(CLUSTER_PAGE),
             &context.sources.caches.clusters,
-            strip,
+            trim_cluster,
             key_of_cluster,
         );
         watch.cached(
@@ -122,6 +124,9 @@ struct Watch {
 /// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is
 /// never given back.
 const PAGE: u32 = 100;
+/// Pages of clusters are smaller: each may be as large as etcd takes, 1.5 MB, and the labels of a watch
+/// keep no user from writing many such.
+const CLUSTER_PAGE: u32 = 10;
 
 /// The API server ends each watch after so long, and one that says nothing for a moment longer is
 /// given up. A connection may break without a word (a firewall that forgets it), and until then the
@@ -139,8 +144,31 @@ fn ours() -> watcher::Config {
     everything().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
 }
 
+/// A copy of the whole object, which `kubectl apply` leaves in it.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 fn strip<K: Cached>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+/// Keeps of a cluster's metadata what is read of them: the rest may be as long as whoever writes it
+/// likes.
+fn trim_cluster(cluster: &mut BytebaseCluster) {
+    let metadata = std::mem::take(&mut cluster.metadata);
+    cluster.metadata = ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        resource_version: metadata.resource_version,
+        generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp,
+        deletion_timestamp: metadata.deletion_timestamp,
+        ..ObjectMeta::default()
+    };
 }
 
 /// The cache knows the kind, and an item of a listing does not carry it.
@@ -297,7 +325,13 @@ pub(super) fn clusters(
     context: &Arc<Context>,
 ) -> Feed<BytebaseCluster, impl Storage<BytebaseCluster>> {
     let cache = &context.sources.caches.clusters;
-    Feed::new(context, Kind::BytebaseCluster, cache, strip, key_of_cluster)
+    Feed::new(
+        context,
+        Kind::BytebaseCluster,
+        cache,
+        trim_cluster,
+        key_of_cluster,
+    )
 }
 
 /// The feed of their pods.
