@@ -3,6 +3,7 @@
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
 
+use crate::api::status::LoginState;
 use crate::api::{BytebaseCluster, Reason};
 use crate::observation::{DatabaseIdentity, Remembered};
 use crate::process::queue::{Key, name};
@@ -50,6 +51,8 @@ struct Claim {
     database: Option<Mark>,
     /// What the latest reading found of the server, if it was a good one.
     sighting: Option<Sighting>,
+    /// The server refuses its login, and it has no replica: none can start.
+    is_refused: bool,
 }
 
 /// What a reading finds of the server that it reached.
@@ -101,6 +104,7 @@ impl Claims {
         let Some(database) = database else {
             return;
         };
+        let replicas = cluster.status.as_ref().map_or(0, |status| status.replicas);
         let mut index = self.0.lock();
         if index.claims.contains_key(claimant.uid) {
             return;
@@ -114,17 +118,20 @@ impl Claims {
                 .map(|endpoint| mark_of_endpoint(endpoint, &key)),
             database: database.identity.clone().map(Mark::Database),
             sighting: None,
+            is_refused: replicas == 0 && database.login == Some(LoginState::Refused),
         };
         index.put(claimant.uid, claim);
     }
 
-    /// Notes what a reconcile knows: the endpoint, and what the latest reading found of the server
-    /// if it is a good one. Other clusters whose verdict may change by it are returned.
+    /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if it
+    /// is a good one, and whether the server refuses the login of a cluster that has no replica.
+    /// Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
         endpoint: &str,
         sighting: Option<Sighting>,
+        is_refused: bool,
         remembered: &Remembered,
     ) -> Vec<Key> {
         let mut index = self.0.lock();
@@ -148,6 +155,7 @@ impl Claims {
                 .or(known)
                 .or_else(|| database?.identity.clone().map(Mark::Database)),
             sighting,
+            is_refused,
         };
         index.put(claimant.uid, claim)
     }
@@ -224,8 +232,17 @@ impl Claim {
             let sighting = claim.sighting.as_ref();
             sighting.map(|sighting| sighting.identity.clone())
         };
-        (&self.endpoint, &self.database, server(self))
-            == (&other.endpoint, &other.database, server(other))
+        (
+            &self.endpoint,
+            &self.database,
+            server(self),
+            self.is_refused,
+        ) == (
+            &other.endpoint,
+            &other.database,
+            server(other),
+            other.is_refused,
+        )
     }
 
     /// Whether both are on one database, as far as is known. `theirs`: what was seen last of the
@@ -242,6 +259,11 @@ impl Claim {
             (Some(_), Some(_)) => {}
             // One of them has never been read: then the spec is all there is.
             _ if self.endpoint != other.endpoint => return false,
+            // Whoever may write a spec may name any database in it. One whose login the server
+            // refuses starts nothing on it, and stops none of another user's.
+            (_, None) if other.is_refused && self.key.namespace != other.key.namespace => {
+                return false;
+            }
             _ => {}
         }
         // A clone has the identity of its original.
@@ -367,7 +389,7 @@ mod tests {
             created: Timestamp::from_second(age).unwrap(),
         };
         let sighting = read.map(|(database, start)| sighting(database, start));
-        claims.set(&claimant, endpoint, sighting, &remembered);
+        claims.set(&claimant, endpoint, sighting, false, &remembered);
         shared_with(claims, &name, &remembered)
     }
 
@@ -443,6 +465,67 @@ mod tests {
     }
 
     #[test]
+    fn a_spec_whose_login_is_refused_holds_back_no_cluster_of_another_namespace() {
+        let none = Remembered::default();
+        let claims = Claims::default();
+        let younger = |namespace: &str, uid: &str| {
+            let key = ObjectRef::new(uid).within(namespace);
+            let claimant = Claimant {
+                key: &key,
+                uid,
+                created: Timestamp::from_second(2).unwrap(),
+            };
+            claims.set(&claimant, "h.x:1/d", None, false, &none);
+            claims.shared_with(uid, false, &none, |_| None).is_some()
+        };
+        let key = key("1");
+        let older = Claimant {
+            key: &key,
+            uid: "1",
+            created: Timestamp::from_second(1).unwrap(),
+        };
+        let set = |sighting, is_refused| {
+            claims.set(&older, "h.x:1/d", sighting, is_refused, &none);
+            (younger("other", "2"), younger("prod", "3"))
+        };
+        assert_eq!(set(None, false), (true, true), "it may start one");
+        assert_eq!(set(None, true), (false, true));
+        let concerned = claims.set(&older, "h.x:1/d", None, false, &none);
+        assert!(concerned.contains(&ObjectRef::new("2").within("other")));
+        let read = Some(sighting("db", "s"));
+        assert_eq!(set(read, false), (true, true), "it was read");
+        assert_eq!(set(None, true), (true, true), "it was read before");
+    }
+
+    #[test]
+    fn that_a_login_was_refused_survives_the_operator_in_status() {
+        let none = Remembered::default();
+        let other = ObjectRef::new("2").within("other");
+        for (replicas, login, holds) in [
+            (0, "Refused", false),
+            (1, "Refused", true),
+            (0, "Accepted", true),
+        ] {
+            let mut older = with_status("old", "2020-01-01T00:00:00Z", "h.x:1/d", "");
+            let status = older.status.as_mut().unwrap();
+            status.replicas = replicas;
+            let database = status.database.as_mut().unwrap();
+            database.identity = None;
+            database.login = serde_json::from_value(json!(login)).unwrap();
+            let claims = Claims::default();
+            claims.learn(&older);
+            let claimant = Claimant {
+                key: &other,
+                uid: "2",
+                created: Timestamp::now(),
+            };
+            claims.set(&claimant, "h.x:1/d", None, false, &none);
+            let shared = claims.shared_with("2", false, &none, |_| None);
+            assert_eq!(shared.is_some(), holds, "{replicas} {login}");
+        }
+    }
+
+    #[test]
     fn a_short_name_means_another_host_in_another_namespace() {
         // The pod's own addresses are another host in any pod.
         for endpoint in [
@@ -461,7 +544,7 @@ mod tests {
                 created: Timestamp::from_second(2).unwrap(),
             };
             let none = Remembered::default();
-            claims.set(&claimant, endpoint, None, &none);
+            claims.set(&claimant, endpoint, None, false, &none);
             assert_eq!(shared_with(&claims, "2", &none), None, "{endpoint}");
             assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
         }
@@ -478,7 +561,7 @@ mod tests {
             created: Timestamp::from_second(2).unwrap(),
         };
         let none = Remembered::default();
-        claims.set(&claimant, "p:r:i/d", None, &none);
+        claims.set(&claimant, "p:r:i/d", None, false, &none);
         assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
     }
 
@@ -536,7 +619,8 @@ mod tests {
             ..sighting("db", "s2")
         };
         for remembered in [&refused, &Remembered::default()] {
-            claims.set(&claimant, "b.x:1/d", Some(restarted.clone()), remembered);
+            let seen = Some(restarted.clone());
+            claims.set(&claimant, "b.x:1/d", seen, false, remembered);
             let shared = |latest: Option<&Sighting>| {
                 claims.shared_with("2", true, remembered, |_| latest.cloned())
             };

@@ -15,6 +15,7 @@ pub(crate) mod remembered;
 mod route;
 
 use crate::api::spec::MOST_REPLICAS;
+use crate::api::status::LoginState;
 use crate::api::{BytebaseCluster, BytebaseClusterStatus};
 use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
@@ -384,7 +385,9 @@ impl Subject<'_> {
         let claimant = Claimant::of(self.cluster, self.key);
         let endpoint = database.replicas.identity_hint();
         let Sources { claims, probes, .. } = self.sources;
-        let concerned = claims.set(&claimant, &endpoint, sighting(latest), remembered);
+        let refused = usage == DatabaseUse::Waits && is_refused(latest, remembered);
+        let seen = sighting(latest);
+        let concerned = claims.set(&claimant, &endpoint, seen, refused, remembered);
         self.sources.queue.enqueue_all(concerned);
         let latest = |key: &Key| sighting(&probes.latest(key));
         let other =
@@ -421,6 +424,15 @@ fn sighting(latest: &Latest) -> Option<Sighting> {
         since: at.checked_sub(facts.writable_for).unwrap_or(at),
         at,
     })
+}
+
+/// Whether the server refuses the login, as far as is known: no replica may start by it.
+fn is_refused(latest: &Latest, remembered: &Remembered) -> bool {
+    match &latest.view {
+        DatabaseView::NotProbed => remembered.login == Some(LoginState::Refused),
+        DatabaseView::Probed(Err(failure)) => failure.class == FailureClass::Definite,
+        DatabaseView::Probed(Ok(_)) | DatabaseView::CannotRead => false,
+    }
 }
 
 /// What is known of the metadata database of one cluster.
