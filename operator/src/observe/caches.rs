@@ -189,8 +189,9 @@ struct Lacking {
 /// The objects of one kind, fed by one watch or (one per namespace) by several.
 pub struct Cache<K: Cached, S: Storage<K> = Serialized> {
     storage: S,
-    /// Namespaces (`None`: all) whose first listing has not come in, each with the HTTP status with
-    /// which the API server refuses it, if it does.
+    /// Namespaces (`None`: all) of which what is here is not known to be all: the first listing has
+    /// not come in, or the watch is lost. Each with the HTTP status with which the API server
+    /// refuses it, if it does.
     waiting: Mutex<BTreeMap<Option<String>, Option<u16>>>,
     /// The API server does not know the kind.
     not_installed: AtomicBool,
@@ -216,7 +217,8 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
             .insert(namespace.map(str::to_owned), None);
     }
 
-    /// The first listing of a watch failed, with this HTTP status if the API server refused it.
+    /// The first listing of a watch failed, or that after its loss, with this HTTP status if the
+    /// API server refused it.
     pub fn not_listed(&self, namespace: Option<&str>, refusal: Option<u16>) {
         let mut waiting = self.waiting.lock();
         if let Some(known) = waiting.get_mut(&namespace.map(str::to_owned)) {
@@ -224,9 +226,17 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
         }
     }
 
-    /// A watch has brought its first listing.
-    pub fn listed(&self, namespace: Option<&str>) {
-        self.waiting.lock().remove(&namespace.map(str::to_owned));
+    /// A watch has been away for so long that what is here counts for nothing until it has listed
+    /// everything again. True if that is news.
+    pub fn lost(&self, namespace: Option<&str>, refusal: Option<u16>) -> bool {
+        let namespace = namespace.map(str::to_owned);
+        self.waiting.lock().insert(namespace, refusal).is_none()
+    }
+
+    /// A watch has brought a listing. True if it was waited for.
+    pub fn listed(&self, namespace: Option<&str>) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.remove(&namespace.map(str::to_owned)).is_some()
     }
 
     /// The listing that lacks for this namespace; `None` if what is not here does not exist.
@@ -335,7 +345,7 @@ impl Caches {
                 "the operator cannot list {plural} in namespace {namespace}, which the API server answers with HTTP status {code}; it goes on trying"
             ),
             None => format!(
-                "the operator has not been able to list {plural} in namespace {namespace} since it started; it goes on trying"
+                "the operator cannot list {plural} in namespace {namespace} now; it goes on trying"
             ),
         })
     }

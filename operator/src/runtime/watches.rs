@@ -40,6 +40,10 @@ const CALM: Duration = Duration::from_mins(2);
 /// on any longer. What it should have brought is missing for its namespace alone, and said to be.
 const FIRST_LISTING: Duration = Duration::from_secs(15);
 
+/// A watch that could not be started again for so long has lost sight: what it showed last need not
+/// be the present any more.
+const BLIND_AFTER: Duration = Duration::from_mins(1);
+
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
 /// known to be forbidden or to fail.
 pub fn start(
@@ -241,7 +245,7 @@ impl Watch {
         let mut feed = Feed::new(&self.context, kind, cache, trim, key);
         feed.namespace.clone_from(&self.namespace);
         feed.missing = Some(self.readiness.missing(kind.name()));
-        let task = feed.run(watcher::watcher(api, config));
+        let task = feed.run(move || watcher::watcher(api.clone(), config.clone()));
         self.essential.spawn(self.task(kind), task);
     }
 
@@ -314,9 +318,24 @@ pub(super) struct Feed<K: Cached, S: Storage<K>> {
     /// Objects of the listing that is coming in.
     seen: HashSet<ObjectName>,
     missing: Option<Missing>,
-    /// Since when the first listing has failed.
-    failing_since: Option<Instant>,
-    listed: bool,
+    failing: Option<Failing>,
+}
+
+/// Tries to start a watch, or to list, that failed one after the other.
+#[derive(Clone, Copy)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+}
+
+/// What follows from a failure of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It goes on from where it was.
+    Resume,
+    /// It begins again with a listing: only the end of one shows that it sees again, since a watch
+    /// that has started says nothing until something happens.
+    ListAgain,
 }
 
 /// The feed of the clusters that `context` serves.
@@ -359,22 +378,23 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             key,
             seen: HashSet::new(),
             missing: None,
-            failing_since: None,
-            listed: false,
+            failing: None,
         }
     }
 
-    async fn run(
-        mut self,
-        stream: impl futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
-    ) {
-        let mut events = Box::pin(stream);
+    async fn run<W>(mut self, watch: impl Fn() -> W + Send)
+    where
+        W: futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
+    {
+        let mut events = Box::pin(watch());
         let mut pauses = Pauses::default();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.event(event),
                 Err(error) => {
-                    self.failed(&error, Instant::now());
+                    if self.failed(&error, Instant::now()) == Next::ListAgain {
+                        events = Box::pin(watch());
+                    }
                     tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                 }
             }
@@ -387,32 +407,58 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         self.missing = Some(missing);
     }
 
-    pub(super) fn failed(&mut self, error: &watcher::Error, now: Instant) {
+    /// Takes note of a failure.
+    pub(super) fn failed(&mut self, error: &watcher::Error, now: Instant) -> Next {
         // A listing that broke off starts from its beginning.
         self.seen.clear();
         let refusal = refusal(error);
         if refusal == Some(404) && self.kind.is_optional() {
             self.not_installed();
-            return;
+            return Next::Resume;
         }
         self.context
             .watch_failed(self.kind, self.namespace.as_deref(), error);
+        let failed_for = self.fails_for(error, now);
         let namespace = self.namespace.as_deref();
         self.cache.not_listed(namespace, refusal);
-        let since = *self.failing_since.get_or_insert(now);
         let given_up = match refusal {
             Some(403) => true,
             // A kind that the operator cannot do without has to be installed first.
             Some(404) => false,
-            _ => now.saturating_duration_since(since) > FIRST_LISTING,
+            _ => failed_for > FIRST_LISTING,
         };
         if given_up {
             self.missing = None;
         }
+        if failed_for <= BLIND_AFTER || !self.cache.lost(namespace, refusal) {
+            return Next::Resume;
+        }
+        // An API server that does not answer takes no status either.
+        if refusal.is_some() {
+            self.enqueue_all();
+        }
+        Next::ListAgain
+    }
+
+    /// For how long each try has failed. One that broke off in its midst had started.
+    fn fails_for(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+        let started = matches!(
+            error,
+            watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
+        );
+        let before = self
+            .failing
+            .filter(|before| !started && now.saturating_duration_since(before.last) <= CALM);
+        let since = before.map_or(now, |before| before.since);
+        self.failing = Some(Failing { since, last: now });
+        now.saturating_duration_since(since)
     }
 
     /// Takes up what the watch has brought.
     pub(super) fn event(&mut self, event: Event<Guarded<K>>) {
+        if matches!(event, Event::Apply(_) | Event::Delete(_)) {
+            self.failing = None;
+        }
         match event {
             Event::Init => {}
             Event::Apply(Guarded::Read(object)) => self.put(object),
@@ -457,12 +503,10 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         for object in self.cache.vanished(self.namespace.as_deref(), &seen) {
             self.remove(object);
         }
-        if !std::mem::replace(&mut self.listed, true) {
-            self.cache.listed(self.namespace.as_deref());
-            if self.failing_since.is_some() {
-                // Those that had to wait for it.
-                self.enqueue_all();
-            }
+        let has_failed = self.failing.take().is_some();
+        if self.cache.listed(self.namespace.as_deref()) && has_failed {
+            // Those that had to wait for it.
+            self.enqueue_all();
         }
         self.missing = None;
     }

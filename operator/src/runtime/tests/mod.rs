@@ -23,7 +23,7 @@ use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher::Event;
+use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -425,6 +425,46 @@ async fn a_first_listing_that_fails_for_long_keeps_nothing_else_from_being_acted
         assert_eq!(waits_after(15), at_once, "{code}");
         assert_eq!(waits_after(16), later, "{code}");
     }
+}
+
+#[tokio::test]
+async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed() {
+    let world = World::new(&json!({}));
+    let unseen = || world.context.sources.caches.unseen("apps");
+    let woken = || {
+        let mut queue = world.queue.lock().unwrap();
+        std::iter::from_fn(|| queue.try_recv().ok()).count()
+    };
+    let mut feed = watches::pods(&world.context);
+    feed.event(Event::InitDone);
+    let begins = Instant::now();
+    let fails = |feed: &mut watches::Feed<Pod, _>, seconds| {
+        let at = begins + Duration::from_secs(seconds);
+        feed.failed(&watches::tests::refused(403), at)
+    };
+    for seconds in [0, 30, 60] {
+        assert_eq!(fails(&mut feed, seconds), watches::Next::Resume);
+    }
+    assert_eq!((unseen(), woken()), (None, 0));
+    assert_eq!(fails(&mut feed, 61), watches::Next::ListAgain);
+    let message = unseen().unwrap();
+    assert!(
+        message.contains("may not watch pods in namespace apps"),
+        "{message}"
+    );
+    assert_eq!(woken(), 1, "it is reported");
+    assert_eq!(fails(&mut feed, 90), watches::Next::Resume, "it lists");
+    feed.event(Event::InitDone);
+    assert_eq!((unseen(), woken()), (None, 1));
+    // One that breaks off had started, and so had one that has not failed for long.
+    let broken = || watcher::Error::WatchFailed(kube::Error::LinesCodecMaxLineLengthExceeded);
+    for seconds in [1000, 1050, 1100, 1150] {
+        fails(&mut feed, seconds - 20);
+        let at = begins + Duration::from_secs(seconds);
+        assert_eq!(feed.failed(&broken(), at), watches::Next::Resume);
+    }
+    assert_eq!(fails(&mut feed, 1300), watches::Next::Resume);
+    assert_eq!((unseen(), woken()), (None, 0));
 }
 
 /// Such as a webhook that does not answer stands before.
