@@ -28,6 +28,9 @@ use tokio::sync::mpsc::UnboundedSender;
 /// way has gone.
 const BACKOFF_CAP: Duration = Duration::from_mins(1);
 
+/// The HTTP status by which the API server asks for a new listing.
+const GONE: u16 = 410;
+
 /// The options of `run`.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -154,6 +157,14 @@ impl Context {
 
     /// Counts and logs an error of a watch.
     pub fn watch_failed(&self, kind: Kind, namespace: Option<&str>, error: &watcher::Error) {
+        if let watcher::Error::WatchError(status) = error
+            && status.code == GONE
+        {
+            // Where nothing happened for some minutes, as it is the rule of events, the API server
+            // has forgotten the version from which the watch was to go on.
+            tracing::debug!(kind = kind.name(), "a watch begins again with a listing");
+            return;
+        }
         self.metrics.watch_failed(kind);
         tracing::warn!(
             kind = kind.name(),

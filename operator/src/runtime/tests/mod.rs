@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
+use kube::core::Status;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
@@ -465,6 +466,19 @@ async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed
     }
     assert_eq!(fails(&mut feed, 1300), watches::Next::Resume);
     assert_eq!((unseen(), woken()), (None, 0));
+}
+
+#[tokio::test]
+async fn a_version_that_the_api_server_has_forgotten_is_no_failure_of_a_watch() {
+    let world = World::new(&json!({}));
+    for (code, counts) in [(410, false), (500, true)] {
+        let status = Status::failure("too old resource version", "").with_code(code);
+        let error = watcher::Error::WatchError(status.boxed());
+        world.context.watch_failed(Kind::Event, None, &error);
+        let metrics = world.context.metrics.encode().unwrap();
+        let counted = metrics.contains(r#"watch_errors_total{kind="Event"} 1"#);
+        assert_eq!(counted, counts, "{code}");
+    }
 }
 
 /// Such as a webhook that does not answer stands before.
