@@ -608,7 +608,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     }
 
     fn enqueue(&self, key: Option<Key>) {
-        if let Some(key) = key {
+        // The label of an object may name anything, and what waits for this process to lead must
+        // not grow with it. A cluster that comes later wakes itself.
+        let clusters = self.context.sources.caches.clusters.store();
+        let is_cluster = self.kind == Kind::BytebaseCluster;
+        if let Some(key) = key.filter(|key| is_cluster || clusters.get(key).is_some()) {
             self.context.enqueue(key);
         }
     }

@@ -481,6 +481,22 @@ async fn a_version_that_the_api_server_has_forgotten_is_no_failure_of_a_watch() 
     }
 }
 
+#[tokio::test]
+async fn a_label_that_names_no_cluster_wakes_none() {
+    let world = World::new(&json!({}));
+    let mut feed = watches::pods(&world.context);
+    for (cluster, wakes) in [("other", 0), ("demo", 1)] {
+        let pod = json!({"metadata": {
+            "name": "x-0", "namespace": "apps", "uid": "u", "labels": {"bytebase.com/cluster": cluster},
+        }});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        feed.event(Event::Delete(Guarded::Read(pod)));
+        let mut queue = world.queue.lock().unwrap();
+        let woken = std::iter::from_fn(|| queue.try_recv().ok()).count();
+        assert_eq!(woken, wakes, "{cluster}");
+    }
+}
+
 /// Such as a webhook that does not answer stands before.
 #[tokio::test(start_paused = true)]
 async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
