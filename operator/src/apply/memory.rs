@@ -155,15 +155,15 @@ impl Memory {
     }
 
     /// Notes that this was written. `by`: who had changed it, if that was asked.
-    pub(super) fn note_written(&mut self, candidate: Candidate, by: Option<String>) -> &Contest {
+    pub(super) fn note_written(
+        &mut self,
+        candidate: Candidate,
+        by: Option<String>,
+    ) -> &mut Contest {
         let Candidate { slot, before, hash } = candidate;
         let at = Instant::now();
-        let contest = self.contests.entry(slot.clone());
-        let contest = contest.or_insert_with(|| Contest::new(&hash));
-        if !contest.is_about(&hash) {
-            *contest = Contest::new(&hash);
-        }
-        contest.wrote(at, by);
+        let contest = self.contests.entry(slot.clone()).or_default();
+        contest.wrote(&hash, at, by);
         self.writes.insert(slot, RecentWrite { at, before, hash });
         contest
     }

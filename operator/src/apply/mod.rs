@@ -312,6 +312,14 @@ impl Execution<'_> {
                 tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
                 let contest = self.memory.note_written(candidate, by);
                 self.outcome.failures.extend(changed_back(desired, contest));
+                if let Some(warning) = contest.warning(Instant::now()) {
+                    self.outcome.notices.push(Notice {
+                        warning: true,
+                        condition: None,
+                        reason: Reason::ChangedBack,
+                        message: format!("{}/{} {warning}", desired.kind.plural(), desired.name),
+                    });
+                }
             }
             // The watch is about to show what changed, and wakes the next reconcile.
             Err(failure)
