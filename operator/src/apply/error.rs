@@ -1,7 +1,7 @@
 //! Refused writes, by what follows from them.
 
 use crate::api::Reason;
-use crate::desired::DesiredObject;
+use crate::kubernetes::Kind;
 
 /// A write that did not come off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,15 +50,14 @@ impl FailureKind {
 }
 
 impl ApplyFailure {
-    /// No answer came in time.
-    pub(super) fn timed_out(desired: &DesiredObject) -> Self {
+    /// No answer came in time. `verb`: what was tried on an object of this kind and name.
+    pub(super) fn timed_out(verb: &str, kind: Kind, name: &str) -> Self {
         Self {
             kind: FailureKind::Transient,
-            exposes: desired.kind.exposes(),
+            exposes: kind.exposes(),
             message: format!(
-                "patch {}/{}: the API server did not answer in time; a webhook that it asks first may not answer",
-                desired.kind.plural(),
-                desired.name
+                "{verb} {}/{name}: the API server did not answer in time; a webhook that it asks first may not answer",
+                kind.plural(),
             ),
         }
     }

@@ -50,6 +50,11 @@ pub const ECHO: Duration = Duration::from_secs(3);
 /// An object that has not been written after so long, in all the calls that it takes, is given up
 /// until the next reconcile: whatever the others are waiting for is not held up by it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// All writes of a reconcile together may take so long, so that there is time to report those that
+/// were not answered.
+const WRITES_TIMEOUT: Duration = Duration::from_secs(35);
+/// Each is tried for so long in any case.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
 /// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
 /// the longest: a budget often lags behind the pods for a moment.
@@ -111,6 +116,7 @@ pub async fn apply(
         memory,
         outcome: Outcome::new(observation.now, plan.next),
         is_set_refused: false,
+        ends_at: tokio::time::Instant::now() + WRITES_TIMEOUT,
     };
     let missing = execution.stand(plan, observation).await?;
     // What the API server, or who it asks, has against a new template must not keep the license gate open.
@@ -138,6 +144,8 @@ struct Execution<'a> {
     outcome: Outcome,
     /// The StatefulSet could not be written as it is wanted.
     is_set_refused: bool,
+    /// When no write is waited for any longer.
+    ends_at: tokio::time::Instant,
 }
 
 /// What is to be done about one object.
@@ -179,6 +187,19 @@ impl Execution<'_> {
                     && !is_version_of(observation, cached)
                     && !objects::stands(desired, cached)
             })
+    }
+
+    /// Does something to an object, for as long as there is time.
+    async fn in_time<T>(
+        &self,
+        verb: &str,
+        kind: Kind,
+        name: &str,
+        write: impl Future<Output = Result<T, ApplyFailure>>,
+    ) -> Result<T, ApplyFailure> {
+        let left = self.ends_at.duration_since(tokio::time::Instant::now());
+        let done = timeout(left.clamp(SHORTEST_TRY, WRITE_TIMEOUT), write).await;
+        done.unwrap_or_else(|_| Err(ApplyFailure::timed_out(verb, kind, name)))
     }
 
     /// Counts a write of an object that the cluster owns.
@@ -274,7 +295,7 @@ impl Execution<'_> {
     ) -> Result<(Box<Write<'d>>, Result<Applied, ApplyFailure>), NotLeading> {
         self.writer.leadership.check()?;
         let desired = write.desired;
-        let applied = timeout(WRITE_TIMEOUT, async {
+        let applied = self.in_time("patch", desired.kind, &desired.name, async {
             if write.is_contested {
                 // Asked before the write, which takes the fields over.
                 write.by = self.objects.last_manager(desired).await;
@@ -282,7 +303,6 @@ impl Execution<'_> {
             self.objects.apply(desired, write.cached.take()).await
         });
         let applied = applied.await;
-        let applied = applied.unwrap_or_else(|_| Err(ApplyFailure::timed_out(desired)));
         Ok((write, applied))
     }
 
@@ -346,7 +366,11 @@ impl Execution<'_> {
             return Ok(());
         }
         self.writer.leadership.check()?;
-        match self.objects.resize(&cached, size).await {
+        let name_of_set = &cached.name_any();
+        let resize = self.objects.resize(&cached, size);
+        let resized = self.in_time("patch", Kind::StatefulSet, name_of_set, resize);
+        let resized = resized.await;
+        match resized {
             Ok(false) => self.outcome.requeue_after(ECHO),
             Ok(true) => {
                 self.wrote(WriteVerb::Patch, Kind::StatefulSet);
@@ -357,16 +381,22 @@ impl Execution<'_> {
         Ok(())
     }
 
+    /// Deletes what is no longer wanted, all at the same time.
     async fn prune(&mut self, kinds: &[Kind]) -> Result<(), NotLeading> {
-        for kind in kinds {
-            let Some(cached) = self.cached(*kind, &self.cluster.name_any()) else {
-                continue;
-            };
-            self.writer.leadership.check()?;
-            match self.objects.prune(*kind, &cached).await {
+        self.writer.leadership.check()?;
+        let execution = &*self;
+        let name_of_all = &self.cluster.name_any();
+        let pruned = kinds.iter().map(|kind| async move {
+            let cached = execution.cached(*kind, name_of_all)?;
+            let prune = execution.objects.prune(*kind, &cached);
+            let pruned = execution.in_time("delete", *kind, name_of_all, prune).await;
+            Some((*kind, pruned))
+        });
+        for (kind, pruned) in join_all(pruned).await.into_iter().flatten() {
+            match pruned {
                 Ok(false) => {}
                 Ok(true) => {
-                    self.wrote(WriteVerb::Delete, *kind);
+                    self.wrote(WriteVerb::Delete, kind);
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
                 Err(failure) => self.outcome.failures.push(failure),
@@ -377,7 +407,10 @@ impl Execution<'_> {
 
     async fn evict(&mut self, eviction: &Eviction) -> Result<(), NotLeading> {
         self.writer.leadership.check()?;
-        match self.objects.evict(eviction).await {
+        let evict = self.objects.evict(eviction);
+        let evicted_pod = self.in_time("evict", Kind::Pod, &eviction.pod, evict);
+        let evicted_pod = evicted_pod.await;
+        match evicted_pod {
             Ok(Evicted::Done) => {
                 self.outcome.writes += 1;
                 self.memory.note_evicted(&eviction.uid);

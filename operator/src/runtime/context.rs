@@ -2,6 +2,7 @@
 
 use super::backoff::{self, Backoff};
 use super::first_pass::FirstPass;
+use super::slots::Slots;
 use crate::apply::event::Publisher;
 use crate::apply::{self, Writer};
 use crate::decide::Settings;
@@ -60,6 +61,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// The first pass over all clusters after the start.
     pub first_pass: FirstPass,
+    /// The slots of the reconciles.
+    pub slots: Slots,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
     backoff: Mutex<Backoff<Key>>,
@@ -144,6 +147,7 @@ impl Context {
             writer,
             metrics,
             first_pass,
+            slots: Slots::default(),
             queue,
             memory: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
@@ -178,6 +182,7 @@ impl Context {
     pub fn forget(&self, key: &Key, uid: Option<&str>) {
         let namespace = key.namespace.as_deref().unwrap_or_default();
         self.first_pass.passed(key);
+        self.slots.forget(key);
         self.sources.probes.remove(key);
         self.references.forget(key);
         self.writer.calls.forget(key);

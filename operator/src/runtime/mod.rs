@@ -7,6 +7,7 @@ pub(crate) mod logging;
 pub(crate) mod reconcile;
 pub(crate) mod run;
 pub(crate) mod server;
+mod slots;
 pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;

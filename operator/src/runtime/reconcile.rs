@@ -1,6 +1,7 @@
 //! One reconcile of one cluster: dereference → validate → observe → decide → apply → report.
 
 use super::context::Context;
+use super::slots::NEXT_TURN;
 use crate::api::BytebaseCluster;
 use crate::apply::{ApplyFailure, FailureKind, apply};
 use crate::decide::decide;
@@ -73,6 +74,9 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     let key = ObjectRef::from_obj(cluster.as_ref());
+    let Some(_slot) = context.slots.take(&key) else {
+        return Ok(Action::requeue(NEXT_TURN));
+    };
     let started = Instant::now();
     let pass = Pass {
         cluster: &cluster,
@@ -91,6 +95,7 @@ pub async fn reconcile(
         Err(error) => ReconcileOutcome::Error(error.class()),
     };
     context.metrics.reconciled(outcome, started.elapsed());
+    context.slots.took(&key, started.elapsed());
     let uid = cluster.metadata.uid.as_deref();
     if !context.sources.is_there(&key, uid) {
         // It went meanwhile, and what was learnt after that would stay for ever.

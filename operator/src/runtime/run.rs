@@ -3,6 +3,7 @@
 use super::context::{Context, Options, Parts};
 use super::reconcile::{after_failure, reconcile};
 use super::server::{Readiness, Server, ServerError};
+use super::slots::CONCURRENCY;
 use super::tasks::Essential;
 use super::watches;
 use crate::apply::bytebase;
@@ -26,8 +27,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 
-/// Reconciles at a time. They wait for the API server most of the time.
-const CONCURRENCY: u16 = 8;
 /// Events of one cluster within this long make one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Longest that databases wait for the first reconcile of every cluster, since one may hang.

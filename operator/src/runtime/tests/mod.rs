@@ -523,6 +523,30 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn deletions_without_an_answer_take_no_longer_than_one_of_them_and_are_reported() {
+    let mut world = World::new(&json!({"networkPolicy": {}}));
+    world.reconcile().await;
+    world.echo();
+    let off = json!({"enabled": false});
+    world.cluster.spec = cluster(&json!({"ingress": off, "disruptionBudget": off})).spec;
+    world.refuse("DELETE", NO_ANSWER);
+    let leadership = world.context.writer.leadership.clone();
+    tokio::spawn(async move {
+        loop {
+            leadership.renew();
+            time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let started = time::Instant::now();
+    let (_, calls) = world.reconcile().await;
+    let took = started.elapsed();
+    assert!(took <= Duration::from_secs(21), "{took:?}");
+    let deletions = calls.iter().filter(|call| *call == "DELETE").count();
+    assert_eq!(deletions, 3, "{calls:?}");
+    assert!(calls.contains(&"status".to_owned()), "{calls:?}");
+}
+
 #[tokio::test]
 async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
     let world = World::new(&json!({}));
