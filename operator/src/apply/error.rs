@@ -1,7 +1,9 @@
 //! Refused writes, by what follows from them.
 
 use crate::api::Reason;
+use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
+use jiff::{SignedDuration, Timestamp};
 
 /// A write that did not come off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,31 @@ pub enum FailureKind {
     Lasting,
     /// It worked, and another party keeps changing the object back.
     ChangedBack,
+    /// The object is being deleted; its end wakes the next reconcile.
+    Ending,
+    /// It has been for a while, and a finalizer keeps it.
+    Stuck,
+}
+
+/// An object that is being deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// When its deletion was asked for.
+    pub since: Timestamp,
+    /// What it waits for.
+    pub finalizers: Vec<String>,
+}
+
+/// A finalizer that stands for so long may stand for ever: its controller may be away.
+const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
+impl Ending {
+    /// From when on it is not about to go by itself.
+    pub fn stuck_from(&self) -> Timestamp {
+        self.since
+            .saturating_add(STUCK_AFTER)
+            .unwrap_or(Timestamp::MAX)
+    }
 }
 
 impl FailureKind {
@@ -42,10 +69,18 @@ impl FailureKind {
         match self {
             Self::Forbidden => Some(Reason::Forbidden),
             Self::NameTaken => Some(Reason::NameTaken),
-            Self::Refused | Self::Invalid | Self::Lasting => Some(Reason::ApplyFailed),
+            Self::Refused | Self::Invalid | Self::Lasting | Self::Stuck => {
+                Some(Reason::ApplyFailed)
+            }
             Self::ChangedBack => Some(Reason::ChangedBack),
-            Self::Conflict | Self::Transient => None,
+            Self::Conflict | Self::Transient | Self::Ending => None,
         }
+    }
+
+    /// Whether to try again would help: what another party does meanwhile wakes the next reconcile,
+    /// or has a pace of its own.
+    pub fn asks_for_another_try(self) -> bool {
+        !matches!(self, Self::ChangedBack | Self::Ending | Self::Stuck)
     }
 }
 
@@ -58,6 +93,31 @@ impl ApplyFailure {
             message: format!(
                 "{verb} {}/{name}: the API server did not answer in time; a webhook that it asks first may not answer",
                 kind.plural(),
+            ),
+        }
+    }
+
+    /// The object that is there is being deleted, and what is wanted cannot stand until it has
+    /// gone.
+    pub(super) fn ending(desired: &DesiredObject, ending: &Ending, now: Timestamp) -> Self {
+        // Those of the garbage collector go by themselves, though pods may take hours to end.
+        let is_kept = ending
+            .finalizers
+            .iter()
+            .any(|finalizer| !["foregroundDeletion", "orphan"].contains(&finalizer.as_str()));
+        let is_stuck = is_kept && now >= ending.stuck_from();
+        Self {
+            kind: if is_stuck {
+                FailureKind::Stuck
+            } else {
+                FailureKind::Ending
+            },
+            exposes: desired.kind.exposes(),
+            message: format!(
+                "{}/{} is being deleted and does not go, since its finalizers stand: {}. Have the controllers that set them end their work, or remove them; then the operator makes the object again",
+                desired.kind.plural(),
+                desired.name,
+                ending.finalizers.join(", ")
             ),
         }
     }
@@ -113,7 +173,34 @@ fn is_of_the_authoriser(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{after, now};
     use kube::core::Status;
+
+    #[test]
+    fn what_is_being_deleted_is_reported_once_a_finalizer_has_kept_it_for_long() {
+        let desired = DesiredObject {
+            kind: Kind::Service,
+            name: "demo".to_owned(),
+            value: serde_json::json!({}),
+        };
+        for (finalizer, seconds, kind) in [
+            ("example.com/cloud", 119, FailureKind::Ending),
+            ("example.com/cloud", 120, FailureKind::Stuck),
+            ("foregroundDeletion", 9999, FailureKind::Ending),
+        ] {
+            let ending = Ending {
+                since: now(),
+                finalizers: vec![finalizer.to_owned()],
+            };
+            let later = after(SignedDuration::from_secs(seconds));
+            let failure = ApplyFailure::ending(&desired, &ending, later);
+            assert_eq!(failure.kind, kind, "{finalizer} {seconds}");
+            let words = format!(
+                "services/demo is being deleted and does not go, since its finalizers stand: {finalizer}."
+            );
+            assert!(failure.message.starts_with(&words), "{}", failure.message);
+        }
+    }
 
     #[test]
     fn the_authoriser_is_recognised_by_the_form_of_its_answer() {

@@ -247,7 +247,7 @@ impl Execution<'_> {
                 if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
                     note_missing(write.desired);
                 }
-                self.note(*write, applied);
+                self.note(*write, applied, observation.now);
             }
         }
         Ok(missing)
@@ -307,7 +307,7 @@ impl Execution<'_> {
     }
 
     /// Takes note of what came of it.
-    fn note(&mut self, write: Write<'_>, applied: Result<Applied, ApplyFailure>) {
+    fn note(&mut self, write: Write<'_>, applied: Result<Applied, ApplyFailure>, now: Timestamp) {
         let Write {
             desired,
             candidate,
@@ -325,7 +325,14 @@ impl Execution<'_> {
                     self.outcome.requeue_after(left);
                 }
             }
-            Ok(Applied::Ending) => {}
+            Ok(Applied::Ending(ending)) => {
+                let failure = ApplyFailure::ending(desired, &ending, now);
+                if failure.kind == FailureKind::Ending && ending.stuck_from() > now {
+                    self.outcome
+                        .requeue_after(pause_until(ending.stuck_from(), now));
+                }
+                self.outcome.failures.push(failure);
+            }
             Ok(Applied::Kept) => self.memory.note_kept(candidate),
             Ok(Applied::Written) => {
                 self.wrote(WriteVerb::Apply, desired.kind);

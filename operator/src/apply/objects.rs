@@ -1,6 +1,7 @@
 //! Server-side apply, prune and evict.
 
 use super::contains::contains;
+use super::error::Ending;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
 use crate::decide::step::Eviction;
@@ -27,7 +28,7 @@ const TWO_BUDGETS: &str = "more than one PodDisruptionBudget";
 const BUDGET: &str = "DisruptionBudget";
 
 /// What came of one object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
     /// It already stood.
     Unchanged,
@@ -37,7 +38,7 @@ pub enum Applied {
     /// It was written.
     Written,
     /// It is being deleted; its end wakes the next reconcile.
-    Ending,
+    Ending(Ending),
 }
 
 /// What came of an eviction.
@@ -119,8 +120,11 @@ impl Objects<'_> {
                 ),
             });
         }
-        if live.metadata.deletion_timestamp.is_some() {
-            return Ok(Applied::Ending);
+        if let Some(since) = &live.metadata.deletion_timestamp {
+            return Ok(Applied::Ending(Ending {
+                since: since.0,
+                finalizers: live.finalizers().to_vec(),
+            }));
         }
         if !is_seen && desired.kind == Kind::StatefulSet && self.owner.controls(&live) {
             // It was decided on as if there were none: the labels show it to the next decision.
@@ -658,6 +662,27 @@ mod tests {
         assert!(failure.message.contains(why), "{}", failure.message);
         let calls = calls.lock().unwrap();
         assert!(calls.iter().all(|(method, ..)| method == "PATCH"));
+    }
+
+    #[tokio::test]
+    async fn what_is_being_deleted_is_not_written_and_its_finalizers_are_named() {
+        let mut ending = live("ours");
+        ending["metadata"]["deletionTimestamp"] = json!("2026-06-01T00:00:00Z");
+        ending["metadata"]["finalizers"] = json!(["example.com/cloud"]);
+        let (client, calls) = respond(vec![]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: OWNER,
+        };
+        let cached = serde_json::from_value(ending).unwrap();
+        let done = objects.apply(&desired(), Some(cached)).await;
+        let expected = Applied::Ending(Ending {
+            since: "2026-06-01T00:00:00Z".parse().unwrap(),
+            finalizers: vec!["example.com/cloud".to_owned()],
+        });
+        assert_eq!(done, Ok(expected));
+        assert!(calls.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -385,6 +385,7 @@ fn a_refused_write_stalls_whatever_was_decided() {
         (FailureKind::NameTaken, Reason::NameTaken),
         (FailureKind::ChangedBack, Reason::ChangedBack),
         (FailureKind::Refused, Reason::ApplyFailed),
+        (FailureKind::Stuck, Reason::ApplyFailed),
     ] {
         for ingress in [false, true] {
             let failures = [
@@ -411,7 +412,11 @@ fn a_refused_write_stalls_whatever_was_decided() {
         }
     }
     // What passes by itself is no condition.
-    for kind in [FailureKind::Transient, FailureKind::Conflict] {
+    for kind in [
+        FailureKind::Transient,
+        FailureKind::Conflict,
+        FailureKind::Ending,
+    ] {
         let status = status(
             &first(decided()),
             decided(),

@@ -212,8 +212,7 @@ impl Pass<'_> {
         context.remember(key, memory);
         publish(writer, key, cluster, &outcome.notices).await;
         reported?;
-        // What another party changes back has a pace of its own.
-        let failed = |failure: &&ApplyFailure| failure.kind != FailureKind::ChangedBack;
+        let failed = |failure: &&ApplyFailure| failure.kind.asks_for_another_try();
         if let Some(failure) = outcome.failures.iter().find(failed) {
             return Err(Error::Apply(failure.message.clone(), failure.kind));
         }
