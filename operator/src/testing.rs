@@ -234,6 +234,7 @@ pub fn pod(ordinal: i32) -> PodView {
         login: PodLogin::default(),
         ending_since: None,
         unready_since: None,
+        waits_for: None,
         replica_id: Some(id(ordinal)),
         log_quote: None,
         restarts: 0,

@@ -373,10 +373,10 @@ fn state_of(replica: &Replica<'_>) -> String {
             _ => "ending".to_owned(),
         };
     }
-    let ready = if replica.pod.ready {
-        "Ready"
-    } else {
-        "not Ready"
+    let ready = match &replica.pod.waits_for {
+        _ if replica.pod.ready => "Ready".to_owned(),
+        Some(why) => format!("not Ready: {why}"),
+        None => "not Ready".to_owned(),
     };
     format!(
         "{ready}, heartbeat {}",

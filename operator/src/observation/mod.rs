@@ -598,6 +598,9 @@ pub struct PodView {
     pub restarts: i32,
     /// What keeps it from running, or from being seen to run.
     pub trouble: Option<PodTrouble>,
+    /// What of it is not ready, where it is not and that can be said. It is shown, and nothing
+    /// follows from it.
+    pub waits_for: Option<String>,
     /// `bytebase.com/version` of the pod.
     pub version: Option<String>,
 }

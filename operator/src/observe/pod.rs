@@ -98,6 +98,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         log_quote: None,
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container, unmounted),
+        waits_for: waits_for(pod).filter(|_| !ready),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
         name,
     })
@@ -208,6 +209,40 @@ fn trouble(
     Some(PodTrouble::Creation(format!(
         "the kubelet cannot mount a volume: {unmounted}"
     )))
+}
+
+/// What a pod waits for that is not Ready although nothing is wrong with it as far as Kubernetes
+/// says.
+fn waits_for(pod: &Pod) -> Option<String> {
+    let scheduled = condition(pod, "PodScheduled").and_then(|scheduled| scheduled.reason.as_ref());
+    if scheduled.is_some_and(|reason| reason == "SchedulingGated") {
+        return Some("its scheduling gates keep it from being given a node".to_owned());
+    }
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let is_initialized = condition(pod, "Initialized").is_none_or(|done| done.status == "True");
+    if !is_initialized {
+        // Each starts when the one before it has ended, or, if that one is to go on running, when it
+        // has started.
+        let running = |container: &ContainerStatus| container.state.as_ref()?.running.clone();
+        let mut last_first = init.rev();
+        let (container, running) =
+            last_first.find_map(|container| Some((container, running(container)?)))?;
+        let since = running.started_at.map(|time| format!(" since {}", time.0));
+        let since = since.unwrap_or_default();
+        return Some(format!(
+            "init container {} has been running{since}",
+            container.name
+        ));
+    }
+    let containers = init.chain(status.container_statuses.iter().flatten());
+    let unready = containers.filter(|container| !container.ready && container.name != CONTAINER);
+    let names: Vec<_> = unready.map(|container| container.name.as_str()).collect();
+    match names[..] {
+        [] => None,
+        [name] => Some(format!("container {name} is not ready")),
+        _ => Some(format!("containers {} are not ready", names.join(", "))),
+    }
 }
 
 /// Whether all volumes have been mounted: the kubelet makes no sandbox for the containers before.
@@ -493,6 +528,67 @@ mod tests {
         }
         let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
         assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
+    }
+
+    #[test]
+    fn what_a_pod_waits_for_is_named_and_is_no_trouble() {
+        let container = |name: &str, ready: bool, state: Value| json!({"name": name, "ready": ready, "restartCount": 0, "image": "", "imageID": "", "state": state});
+        let runs = || json!({"running": {"startedAt": "2026-06-01T00:00:00Z"}});
+        let ended = || container("copy", true, json!({"terminated": {"exitCode": 0}}));
+        let bytebase = |ready| container(CONTAINER, ready, runs());
+        let condition = |type_: &str, status: &str, reason: Option<&str>| json!([{"type": type_, "status": status, "reason": reason}]);
+        let initialized = |status| condition("Initialized", status, None);
+        let init_runs = "init container migrate has been running since 2026-06-01T00:00:00Z";
+        for (conditions, init, beside, expected) in [
+            (
+                condition("PodScheduled", "False", Some("SchedulingGated")),
+                vec![],
+                vec![],
+                Some("its scheduling gates keep it from being given a node"),
+            ),
+            // A proxy that goes on running, then one that is to end.
+            (
+                initialized("False"),
+                vec![
+                    ended(),
+                    container("proxy", true, runs()),
+                    container("migrate", false, runs()),
+                ],
+                vec![],
+                Some(init_runs),
+            ),
+            (
+                initialized("True"),
+                vec![ended(), container("proxy", false, runs())],
+                vec![bytebase(true), container("shipper", false, runs())],
+                Some("containers proxy, shipper are not ready"),
+            ),
+            (
+                initialized("True"),
+                vec![],
+                vec![bytebase(false), container("shipper", false, runs())],
+                Some("container shipper is not ready"),
+            ),
+            (
+                initialized("True"),
+                vec![ended()],
+                vec![bytebase(false)],
+                None,
+            ),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": {
+                    "conditions": conditions,
+                    "initContainerStatuses": init,
+                    "containerStatuses": beside,
+                },
+            }))
+            .unwrap();
+            let seen = view(&pod, None, None).unwrap();
+            assert_eq!(seen.waits_for.as_deref(), expected);
+            assert_eq!(seen.trouble, None);
+        }
     }
 
     #[test]
