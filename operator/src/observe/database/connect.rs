@@ -134,28 +134,17 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     if let Some(last) = failures.last().filter(|last| last.is_final()) {
         return classified(last);
     }
-    // Of the attempts at one address the last one counts: the others led to it. But a server that
-    // had no room over TLS, or was not ready, may let no one in without.
-    let is_at = |failed: &Failed, other: &Failed| {
-        (other.host, &other.endpoint) == (failed.host, &failed.endpoint)
-    };
-    let is_moot = |(index, failed): &(usize, &Failed)| {
-        let mut earlier = failures[..*index].iter();
-        refuses_clear_text(failed)
-            && earlier.any(|other| is_at(failed, other) && is_momentary(other))
-    };
-    let pertinent: Vec<_> = failures
-        .iter()
-        .enumerate()
-        .filter(|one| !is_moot(one))
-        .map(|(_, failed)| failed)
-        .collect();
-    let counts = pertinent.iter().enumerate().filter(|(index, failed)| {
-        let mut later = pertinent[index + 1..].iter();
-        !later.any(|other| is_at(failed, other))
+    // Of the attempts at one address the one that came furthest counts, and of several the last: the
+    // others led to it.
+    let counts = failures.iter().enumerate().filter(|(index, failed)| {
+        let mut attempts = failures.iter().enumerate();
+        !attempts.any(|(other_index, other)| {
+            (other.host, &other.endpoint) == (failed.host, &failed.endpoint)
+                && (stage(other), other_index) > (stage(failed), *index)
+        })
     });
     let mut found: Vec<_> = counts
-        .map(|(_, failed)| (*failed, classified(failed)))
+        .map(|(_, failed)| (failed, classified(failed)))
         .collect();
     let fits_not = |failed: &Failed| matches!(failed.error, Error::Unfit { .. });
     let weighty = found
@@ -172,13 +161,14 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     }
 }
 
-/// The server would let the role in at another time.
-fn is_momentary(failed: &Failed) -> bool {
-    matches!(&failed.error, Error::Refused(refusal) if refusal.is_full() || refusal.code == "57P03")
-}
-
-fn refuses_clear_text(failed: &Failed) -> bool {
-    !failed.encrypted && matches!(&failed.error, Error::Refused(refusal) if refusal.code == "28000")
+/// How far an attempt came, as far as the attempts at one address differ in it by their protection:
+/// where there is no TLS, or no way in without it, the server has not said yet what is wrong.
+fn stage(failed: &Failed) -> u8 {
+    match &failed.error {
+        Error::NoTls => 0,
+        Error::Refused(refusal) if !failed.encrypted && refusal.code == "28000" => 1,
+        _ => 2,
+    }
 }
 
 // === Settings ===
@@ -421,6 +411,59 @@ pub(crate) mod tests {
                     failed(0, 1, false, refused("28000")),
                 ],
                 (FailureReason::AuthenticationFailed, true),
+            ),
+            // A server that lets no one in without TLS, and over TLS is not what is asked for.
+            (
+                vec![
+                    failed(0, 1, true, unfit()),
+                    failed(0, 1, false, refused("28000")),
+                ],
+                (FailureReason::Standby, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, true, refused("22023")),
+                    failed(0, 1, false, refused("28000")),
+                ],
+                (FailureReason::ParameterRefused, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, true, unfit()),
+                    failed(0, 1, false, refused("28000")),
+                    failed(1, 2, false, dead()),
+                ],
+                (FailureReason::Unreachable, false),
+            ),
+            // A server without TLS, of which `sslmode=allow` asks for it last.
+            (
+                vec![
+                    failed(0, 1, false, unfit()),
+                    failed(0, 1, true, Error::NoTls),
+                ],
+                (FailureReason::Standby, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, false, refused("42704")),
+                    failed(0, 1, true, Error::NoTls),
+                ],
+                (FailureReason::ParameterRefused, true),
+            ),
+            (
+                vec![
+                    failed(0, 1, false, refused("53300")),
+                    failed(0, 1, true, Error::NoTls),
+                ],
+                (FailureReason::TooManyConnections, false),
+            ),
+            // Whether a standby may become the primary is not known while it starts.
+            (
+                vec![
+                    failed(0, 1, true, unfit()),
+                    failed(0, 1, false, refused("57P03")),
+                ],
+                (FailureReason::ServerNotReady, false),
             ),
             (vec![], (FailureReason::Other, true)),
         ] {
