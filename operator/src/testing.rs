@@ -47,6 +47,12 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
 -----END CERTIFICATE-----
 ";
 
+/// Certificate of a CA without an end, and with hardly anything else.
+pub const ENDLESS_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MDkwMqADAgECAgEBMAAwADAgFw0yMDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowADAAMAADAQA=
+-----END CERTIFICATE-----
+";
+
 static SIGNER: LazyLock<Signer> = LazyLock::new(Signer::generate);
 
 /// The moment at which the tests stand.
@@ -158,7 +164,6 @@ pub fn secret(references: &mut References, name: &str, key: &str, value: &str) {
 
 /// What the specs of the tests name.
 pub fn references() -> References {
-    const PEM: &[u8] = b"-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
     let password = PASSWORD.replace('%', "%25");
     let url = format!("postgres://bytebase:{password}@db.example.com/bytebase?sslmode=require");
     let mut references = References::default();
@@ -176,13 +181,14 @@ pub fn references() -> References {
                 ("password", ADMIN_PASSWORD.as_bytes()),
             ]),
         ),
-        ("ca", present(&[("ca.crt", PEM)])),
+        ("ca", present(&[("ca.crt", ENDLESS_CERTIFICATE.as_bytes())])),
     ] {
         references.secrets.insert(name.to_owned(), keys);
     }
-    references
-        .config_maps
-        .insert("ca".to_owned(), present(&[("ca.crt", PEM)]));
+    references.config_maps.insert(
+        "ca".to_owned(),
+        present(&[("ca.crt", ENDLESS_CERTIFICATE.as_bytes())]),
+    );
     references
 }
 

@@ -1,12 +1,13 @@
 //! The CA bundle that replicas trust, read as Bytebase's own TLS (Go's) reads it: block by block,
 //! passing over what is no certificate, an error only if none is left.
 
-use crate::certificate;
+use crate::certificate::Certificate;
+use crate::pem::{self, Block};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use std::fmt;
 
 /// A bundle with more certificates is one of authorities in general, of which some always end.
 const OWN_AUTHORITIES: usize = 10;
@@ -15,8 +16,11 @@ const OWN_AUTHORITIES: usize = 10;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 /// Ends it.
 const END: &str = "-----END CERTIFICATE-----";
-/// Begins a block of any kind.
-const ANY_BEGIN: &[u8] = b"-----BEGIN ";
+/// What the first line of a certificate says.
+const LABEL: &[u8] = b"CERTIFICATE";
+
+/// Blocks of which a message says what is wrong with them.
+const MAX_LISTED: usize = 5;
 
 /// The certificates of a bundle, at least one. What else a file held (a private key, say) is not in
 /// here.
@@ -24,7 +28,25 @@ const ANY_BEGIN: &[u8] = b"-----BEGIN ";
 pub struct CaBundle {
     certificates: Vec<CertificateDer<'static>>,
     /// Blocks that were passed over.
-    pub skipped: usize,
+    pub skipped: Skipped,
+}
+
+/// Blocks of a file that are no certificates to Bytebase, in a message of one line. None of their
+/// text is in it: it may be a private key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped(Vec<(usize, BlockFault)>);
+
+/// What is wrong with one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+enum BlockFault {
+    #[strum(to_string = "is not base64 between a BEGIN and an END line of their own")]
+    Form,
+    #[strum(to_string = "is not labelled CERTIFICATE")]
+    Label,
+    #[strum(to_string = "has header lines")]
+    Headers,
+    #[strum(to_string = "holds no X.509 certificate")]
+    NoCertificate,
 }
 
 /// Until when a bundle vouches for anything. Bytebase refuses a server whose chain ends at a
@@ -33,8 +55,8 @@ pub struct CaBundle {
 pub enum Trust {
     /// At least one certificate is valid.
     Valid {
-        /// When the last of them ends; `None` if that cannot be read.
-        until: Option<Timestamp>,
+        /// When the last of them ends.
+        until: Timestamp,
     },
     /// All have ended, the last one at this time.
     Ended(Timestamp),
@@ -43,80 +65,69 @@ pub enum Trust {
 }
 
 /// Why a bundle holds no certificate. No text of it is quoted: it may hold a private key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaBundleError {
     /// No block begins as a certificate does.
     #[error("holds no PEM certificate (-----BEGIN CERTIFICATE-----)")]
     NoCertificate,
     /// Some do, and none can be read.
     #[error(
-        "holds no certificate that can be read: put the BEGIN line, the base64 lines and the END line of each on lines of their own, without indentation, and without \\n in place of line breaks"
+        "holds no certificate that can be read ({0}): put the BEGIN line, the base64 lines and the END line of each on lines of their own, without indentation, and without \\n in place of line breaks"
     )]
-    Unreadable,
+    Unreadable(Skipped),
 }
 
 impl CaBundle {
     /// Reads the certificates of a PEM file.
     pub fn parse(bytes: &[u8]) -> Result<Self, CaBundleError> {
-        let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes)
-            .filter_map(Result::ok)
-            .filter(|certificate| certificate::has_outer_form(certificate))
-            .collect();
-        if certificates.is_empty() {
-            let begins = count(bytes, BEGIN.as_bytes()) > 0;
-            return Err(if begins {
-                CaBundleError::Unreadable
-            } else {
-                CaBundleError::NoCertificate
+        let mut blocks = pem::blocks(bytes).peekable();
+        let (mut certificates, mut skipped) = (Vec::new(), Vec::new());
+        for (index, at) in pem::begins(bytes).enumerate() {
+            match certificate(blocks.next_if(|block| block.at == at)) {
+                Ok(certificate) => certificates.push(certificate),
+                Err(fault) => skipped.push((index + 1, fault)),
+            }
+        }
+        let skipped = Skipped(skipped);
+        if !certificates.is_empty() {
+            return Ok(Self {
+                certificates,
+                skipped,
             });
         }
-        let skipped = count(bytes, ANY_BEGIN).saturating_sub(certificates.len());
-        Ok(Self {
-            certificates,
-            skipped,
+        let mut windows = bytes.windows(BEGIN.len());
+        Err(if windows.any(|window| window == BEGIN.as_bytes()) {
+            CaBundleError::Unreadable(skipped)
+        } else {
+            CaBundleError::NoCertificate
         })
     }
 
-    /// Whether any certificate is valid at `now`. One whose times cannot be read counts as valid:
-    /// TLS may read it otherwise.
+    /// Whether any certificate is valid at `now`.
     pub fn trust(&self, now: Timestamp) -> Trust {
-        let times = self
-            .certificates
-            .iter()
-            .map(|der| certificate::validity(der));
-        let Some(times) = times.collect::<Option<Vec<_>>>() else {
-            return Trust::Valid { until: None };
-        };
-        let valid = times
-            .iter()
-            .filter(|(from, until)| (*from..=*until).contains(&now));
-        let ends = times.iter().map(|(_, until)| *until);
-        let begins = times
-            .iter()
-            .map(|(from, _)| *from)
-            .filter(|from| *from > now);
-        match (valid.map(|(_, until)| *until).max(), begins.min()) {
-            (Some(until), _) => Trust::Valid { until: Some(until) },
+        let valid = self.read().filter(|one| one.is_valid_at(now));
+        let begins = self.read().map(|one| one.from).filter(|from| *from > now);
+        let ends = self.read().map(|one| one.until);
+        match (valid.map(|one| one.until).max(), begins.min()) {
+            (Some(until), _) => Trust::Valid { until },
             (None, Some(from)) => Trust::NotYet(from),
             (None, None) => Trust::Ended(ends.max().unwrap_or(now)),
         }
     }
 
-    /// When the first of the certificates that are valid now ends; `None` if that cannot be read,
-    /// or the bundle is one of authorities in general.
+    /// When the first of the certificates that are valid now ends; `None` if none is, or the bundle
+    /// is one of authorities in general.
     pub fn first_end(&self, now: Timestamp) -> Option<Timestamp> {
         if self.certificates.len() > OWN_AUTHORITIES {
             return None;
         }
-        let times = self
-            .certificates
-            .iter()
-            .map(|der| certificate::validity(der));
-        let times = times.collect::<Option<Vec<_>>>()?;
-        let valid = times
-            .iter()
-            .filter(|(from, until)| (*from..=*until).contains(&now));
-        valid.map(|(_, until)| *until).min()
+        let valid = self.read().filter(|one| one.is_valid_at(now));
+        valid.map(|one| one.until).min()
+    }
+
+    fn read(&self) -> impl Iterator<Item = Certificate<'_>> {
+        let certificates = self.certificates.iter();
+        certificates.filter_map(|der| Certificate::parse(der))
     }
 
     /// The certificates, in their order.
@@ -139,37 +150,136 @@ pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
     blocks.collect()
 }
 
-fn count(bytes: &[u8], pattern: &[u8]) -> usize {
-    let windows = bytes.windows(pattern.len());
-    windows.filter(|window| *window == pattern).count()
+/// The certificate of a block; `None` is one that Go does not read.
+fn certificate(block: Option<Block<'_>>) -> Result<CertificateDer<'static>, BlockFault> {
+    let block = block.ok_or(BlockFault::Form)?;
+    if block.label != LABEL {
+        Err(BlockFault::Label)
+    } else if block.has_headers {
+        Err(BlockFault::Headers)
+    } else if Certificate::parse(&block.content).is_none() {
+        Err(BlockFault::NoCertificate)
+    } else {
+        Ok(block.content.into())
+    }
+}
+
+// === impl Skipped ===
+
+impl Skipped {
+    /// Whether the file holds nothing but certificates.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (number, fault)) in self.0.iter().take(MAX_LISTED).enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}block {number} {fault}")?;
+        }
+        match self.0.len().saturating_sub(MAX_LISTED) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ONE: &str = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
-    const OTHER: &str = "-----BEGIN CERTIFICATE-----\nMAMwAQA=\n-----END CERTIFICATE-----\n";
     const KEY: &str = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
     const BROKEN: &str = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
-    const NONSENSE: &str = "-----BEGIN CERTIFICATE-----\nbm9uc2Vuc2U=\n-----END CERTIFICATE-----\n";
+    /// A sequence of a sequence, and that is all.
+    const HOLLOW: &str = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
+    /// A request for a certificate, by `openssl req -new`, under another label than its own.
+    const REQUEST: &str = "-----BEGIN CERTIFICATE-----
+MIHGMG4CAQAwDDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IA
+BDVJzYxiXgkQFtBe4zSCdO9/izLlijuoIlHnez5j2Id32QDQCvIeM663GgNQCWXK
+EIhEL3RTp2tGhlPFX03ajNqgADAKBggqhkjOPQQDAgNIADBFAiEAhcCp2eD6PmJc
+yPV699EJfZs7L9YVDwz0RiU3jwYi1NYCIAQz/2BowshROagVqbsraEef5W/klOqy
+fMosmD83r3DZ
+-----END CERTIFICATE-----
+";
+
+    fn one() -> String {
+        between("200101000000Z", "300101000000Z")
+    }
+
+    fn other() -> String {
+        between("200101000000Z", "400101000000Z")
+    }
 
     #[test]
     fn what_is_no_certificate_is_passed_over() {
+        let (one, other) = (&one(), &other());
+        let form = "is not base64 between a BEGIN and an END line of their own";
+        let first_line = "-----BEGIN CERTIFICATE-----";
         for (text, pem, skipped) in [
-            (ONE.to_owned(), ONE.to_owned(), 0),
+            (one.clone(), one.clone(), String::new()),
             (
-                format!("# a comment\n{ONE}{OTHER}"),
-                format!("{ONE}{OTHER}"),
-                0,
+                format!("# a comment\n{one}{other}"),
+                format!("{one}{other}"),
+                String::new(),
             ),
-            (format!("{KEY}{ONE}"), ONE.to_owned(), 1),
-            (format!("{ONE}{KEY}"), ONE.to_owned(), 1),
-            (format!("{BROKEN}{ONE}{NONSENSE}"), ONE.to_owned(), 2),
-            (ONE.replace('\n', "\r\n"), ONE.to_owned(), 0),
+            (
+                format!("{KEY}{one}"),
+                one.clone(),
+                "block 1 is not labelled CERTIFICATE".to_owned(),
+            ),
+            (
+                format!("{one}{KEY}"),
+                one.clone(),
+                "block 2 is not labelled CERTIFICATE".to_owned(),
+            ),
+            (
+                format!("{BROKEN}{one}{HOLLOW}{REQUEST}"),
+                one.clone(),
+                format!(
+                    "block 1 {form}, block 3 holds no X.509 certificate, block 4 holds no X.509 certificate"
+                ),
+            ),
+            (
+                format!("{}{other}", one.replacen("-\n", "-\nname: a\n\n", 1)),
+                other.clone(),
+                "block 1 has header lines".to_owned(),
+            ),
+            (one.replace('\n', "\r\n"), one.clone(), String::new()),
+            (
+                one.replace(first_line, &format!("{first_line}\t")),
+                one.clone(),
+                String::new(),
+            ),
+            // A block without an end is none, and the one behind it is.
+            (
+                format!("{first_line}\nMAIw\n{one}"),
+                one.clone(),
+                format!("block 1 {form}"),
+            ),
+            // Two that share a line are none, and the one behind them is.
+            (
+                format!("{}{other}{one}", one.trim_end()),
+                one.clone(),
+                format!("block 1 {form}, block 2 {form}"),
+            ),
+            (
+                format!("{} text\n{other}", one.trim_end()),
+                other.clone(),
+                format!("block 1 {form}"),
+            ),
+            (
+                format!("{}{one}", BROKEN.repeat(7)),
+                one.clone(),
+                format!(
+                    "block 1 {form}, block 2 {form}, block 3 {form}, block 4 {form}, block 5 {form}, and 2 more"
+                ),
+            ),
         ] {
             let bundle = CaBundle::parse(text.as_bytes()).unwrap();
-            assert_eq!((bundle.to_pem(), bundle.skipped), (pem, skipped), "{text}");
+            let read = (bundle.to_pem(), bundle.skipped.to_string());
+            assert_eq!(read, (pem, skipped), "{text}");
         }
     }
 
@@ -185,9 +295,11 @@ mod tests {
         };
         let validity = element(0x30, &[time(from), time(until)].concat());
         let [version, serial] = [element(0xa0, &[2, 1, 2]), element(2, &[1])];
-        let [algorithm, issuer] = [element(0x30, &[]), element(0x30, &[])];
-        let fields = [version, serial, algorithm, issuer, validity].concat();
-        let der = element(0x30, &element(0x30, &fields));
+        let empty = || element(0x30, &[]);
+        let [algorithm, issuer, subject, key] = [empty(), empty(), empty(), empty()];
+        let fields = [version, serial, algorithm, issuer, validity, subject, key].concat();
+        let signature = [empty(), element(3, &[0])].concat();
+        let der = element(0x30, &[element(0x30, &fields), signature].concat());
         format!("{BEGIN}\n{}\n{END}\n", STANDARD.encode(der))
     }
 
@@ -214,13 +326,13 @@ mod tests {
             (
                 format!("{old}{valid}"),
                 Trust::Valid {
-                    until: Some(at("2030-01-01T12:00:00Z")),
+                    until: at("2030-01-01T12:00:00Z"),
                 },
             ),
             (
                 format!("{longer}{valid}"),
                 Trust::Valid {
-                    until: Some(at("2070-01-01T00:00:00Z")),
+                    until: at("2070-01-01T00:00:00Z"),
                 },
             ),
             (
@@ -230,11 +342,9 @@ mod tests {
             (
                 endless,
                 Trust::Valid {
-                    until: Some(Timestamp::MAX),
+                    until: Timestamp::MAX,
                 },
             ),
-            // Whether TLS reads it is for TLS to say.
-            (format!("{old}{ONE}"), Trust::Valid { until: None }),
         ] {
             assert_eq!(trust(&pem), expected, "{pem}");
         }
@@ -255,7 +365,6 @@ mod tests {
         assert_eq!(first_end(&format!("{longer}{valid}{coming}{old}")), end);
         assert_eq!(first_end(&valid), end);
         assert_eq!(first_end(&old), None);
-        assert_eq!(first_end(&format!("{valid}{ONE}")), None);
         // Such as the one of an operating system.
         assert_eq!(first_end(&format!("{valid}{}", longer.repeat(9))), end);
         assert_eq!(first_end(&format!("{valid}{}", longer.repeat(10))), None);
@@ -279,28 +388,40 @@ IQDcOjtXVochxIfXG4uwmb0OvCXooa6Wuku/spOxg9KYfg==
             .map(|text| text.parse::<Timestamp>().unwrap());
         let second = jiff::SignedDuration::from_secs(1);
         assert_eq!(bundle.trust(from - second), Trust::NotYet(from));
-        assert_eq!(bundle.trust(from), Trust::Valid { until: Some(until) });
-        assert_eq!(bundle.trust(until), Trust::Valid { until: Some(until) });
+        assert_eq!(bundle.trust(from), Trust::Valid { until });
+        assert_eq!(bundle.trust(until), Trust::Valid { until });
         assert_eq!(bundle.trust(until + second), Trust::Ended(until));
     }
 
     #[test]
     fn a_bundle_without_a_usable_certificate_is_refused() {
-        for (text, error) in [
-            (String::new(), CaBundleError::NoCertificate),
-            (KEY.to_owned(), CaBundleError::NoCertificate),
-            (BROKEN.to_owned(), CaBundleError::Unreadable),
-            (NONSENSE.to_owned(), CaBundleError::Unreadable),
-            (ONE.replace('\n', "\\n"), CaBundleError::Unreadable),
-            (ONE.replace('\n', " "), CaBundleError::Unreadable),
-            (ONE.replace("-----B", "  -----B"), CaBundleError::Unreadable),
-            (format!("\u{feff}{ONE}"), CaBundleError::Unreadable),
+        let one = &one();
+        for (text, skipped) in [
+            (String::new(), None),
+            (KEY.to_owned(), None),
+            (BROKEN.to_owned(), Some("block 1 is not base64")),
+            (HOLLOW.to_owned(), Some("block 1 holds no X.509")),
+            (REQUEST.to_owned(), Some("block 1 holds no X.509")),
+            (one.replace('\n', "\\n"), Some("block 1 is not base64")),
+            (one.replace('\n', " "), Some("block 1 is not base64")),
+            (one.replace('\n', "\r"), Some("block 1 is not base64")),
+            (one.replace("-----B", "  -----B"), Some("block 1")),
+            (format!("\u{feff}{one}"), Some("block 1")),
             (
-                ONE.replace("-----END CERTIFICATE-----", ""),
-                CaBundleError::Unreadable,
+                one.replace("-----END CERTIFICATE-----", ""),
+                Some("block 1"),
             ),
+            (format!("{}{}", one.trim_end(), other()), Some("block 2")),
+            (format!("{KEY}{BROKEN}"), Some("block 1 is not labelled")),
         ] {
-            assert_eq!(CaBundle::parse(text.as_bytes()), Err(error), "{text:?}");
+            let said = CaBundle::parse(text.as_bytes()).unwrap_err().to_string();
+            match skipped {
+                Some(skipped) => {
+                    assert!(said.contains("certificate that can be read"), "{said}");
+                    assert!(said.contains(skipped), "{said}");
+                }
+                None => assert!(said.contains("no PEM certificate"), "{said}"),
+            }
         }
     }
 }

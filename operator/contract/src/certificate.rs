@@ -3,6 +3,8 @@
 
 use jiff::Timestamp;
 
+/// Tag of a DER integer.
+const INTEGER: u8 = 0x02;
 /// Tag of a DER sequence.
 const SEQUENCE: u8 = 0x30;
 /// Tag of a DER bit string.
@@ -52,14 +54,12 @@ impl<'a> Certificate<'a> {
         let version = match element(fields)? {
             (VERSION, version, rest) => {
                 fields = rest;
-                version.last()?.checked_add(1)?
+                version.last().filter(|version| **version <= 2)? + 1
             }
             _ => 1,
         };
-        // Serial number and algorithm.
-        for _ in 0..2 {
-            fields = element(fields)?.2;
-        }
+        let (_serial, fields) = take(fields, INTEGER)?;
+        let (_algorithm, fields) = take(fields, SEQUENCE)?;
         let (issuer, fields) = whole(fields)?;
         let (validity, fields) = take(fields, SEQUENCE)?;
         let (subject, fields) = whole(fields)?;
@@ -85,29 +85,6 @@ impl<'a> Certificate<'a> {
     }
 }
 
-/// Whether this has the outer form of a certificate: a DER sequence, as long as it says, that
-/// begins with a sequence.
-pub(crate) fn has_outer_form(der: &[u8]) -> bool {
-    matches!(element(der), Some((SEQUENCE, [SEQUENCE, ..], [])))
-}
-
-/// `notBefore` and `notAfter`, read even where the rest is not what it should be.
-pub(crate) fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    let (outer, _) = take(der, SEQUENCE)?;
-    let (mut fields, _) = take(outer, SEQUENCE)?;
-    if let Some((VERSION, _, rest)) = element(fields) {
-        fields = rest;
-    }
-    // Serial number, algorithm and issuer stand before it.
-    for _ in 0..3 {
-        fields = element(fields)?.2;
-    }
-    let (validity, _) = take(fields, SEQUENCE)?;
-    let (from_tag, from, rest) = element(validity)?;
-    let (until_tag, until, _) = element(rest)?;
-    Some((time(from_tag, from)?, time(until_tag, until)?))
-}
-
 /// The content of the element that the bytes begin with, which must have this tag, and what
 /// follows.
 fn take(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
@@ -124,10 +101,10 @@ fn whole(der: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Divides off the DER element that the bytes begin with: its tag, its content, and what follows.
 fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, length, rest) = match der {
-        [tag, length @ 0..=0x7f, rest @ ..] | [tag, 0x81, length, rest @ ..] => {
+        [tag, length @ 0..=0x7f, rest @ ..] | [tag, 0x81, length @ 0x80..=0xff, rest @ ..] => {
             (*tag, usize::from(*length), rest)
         }
-        [tag, 0x82, high, low, rest @ ..] => {
+        [tag, 0x82, high @ 1..=0xff, low, rest @ ..] => {
             (*tag, usize::from(u16::from_be_bytes([*high, *low])), rest)
         }
         _ => return None,

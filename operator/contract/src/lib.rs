@@ -9,5 +9,6 @@ pub mod certificate;
 pub mod external_url;
 pub mod hook;
 pub mod license;
+mod pem;
 pub mod pg_url;
 pub mod version;

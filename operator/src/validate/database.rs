@@ -295,8 +295,7 @@ fn check_trust(
     };
     let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH) && url.verifies();
     let fault = match bundle.trust(now) {
-        Trust::Valid { until: None } => return,
-        Trust::Valid { until: Some(end) } => {
+        Trust::Valid { until: end } => {
             let first = bundle.first_end(now).filter(|first| *first < end);
             // A certificate is valid in its last second as well.
             let moments =
@@ -410,16 +409,10 @@ fn ca(
             return None;
         }
     };
-    if bundle.skipped > 0 {
-        let (blocks, them) = match bundle.skipped {
-            1 => ("1 block of the bundle is no certificate".to_owned(), "it"),
-            skipped => (
-                format!("{skipped} blocks of the bundle are no certificates"),
-                "them",
-            ),
-        };
+    if !bundle.skipped.is_empty() {
+        let skipped = &bundle.skipped;
         diagnostics.warn(format!(
-            "{field}: {blocks} that can be read, so Bytebase and the operator pass over {them}; a private key does not belong there"
+            "{field}: of the bundle {skipped}, and Bytebase and the operator pass over what is no certificate; a private key does not belong there"
         ));
     }
     checksum.add("ca", bytes.expose_secret());

@@ -4,7 +4,7 @@ use crate::api::status::BytebaseClusterStatus;
 use crate::decide::decide;
 use crate::observation::DatabaseView;
 use crate::report;
-use crate::testing::{cluster, facts, no_license, now, references, settings};
+use crate::testing::{ENDLESS_CERTIFICATE, cluster, facts, no_license, now, references, settings};
 use crate::validate::{Fetched, validate};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ fn misplaced(key: &[String]) -> Vec<Vec<u8>> {
     let lines = key.join("\n");
     let pem = format!("{begin}\n{lines}\n{end}\n");
     let url = "postgres://bytebase@db.example.com/bytebase";
-    let certificate = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
+    let certificate = ENDLESS_CERTIFICATE;
     let mut texts = vec![
         pem.clone(),
         pem.replace('\n', "\r\n"),
