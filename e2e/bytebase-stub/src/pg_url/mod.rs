@@ -132,13 +132,9 @@ fn refuse_cloud(settings: &mut Settings) -> Result<(), PgUrlError> {
         (true, true) => Err(PgUrlError::Iam("AWS and Google Cloud at once")),
         (true, false) => {
             let several_hosts = settings.get("host").is_some_and(|host| host.contains(','));
-            let verified = matches!(
-                settings.get("sslmode").map(String::as_str),
-                Some("verify-ca" | "verify-full")
-            ) || (settings
-                .get("sslmode")
-                .is_some_and(|mode| mode == "require")
-                && settings.contains_key("sslrootcert"));
+            let is = |key: &str, wanted: &str| settings.get(key).is_some_and(|it| it == wanted);
+            // The name too, which `verify-ca` leaves out.
+            let verified = is("sslmode", "verify-full") || is("sslrootcert", target::SYSTEM);
             if region.is_none_or(|region| region.is_empty()) {
                 Err(PgUrlError::Iam("bytebase_aws_region is missing"))
             } else if several_hosts || !settings.contains_key("host") {
@@ -265,6 +261,12 @@ mod tests {
         assert!(error(&format!("{aws}&bytebase_aws_region=eu-west-1")).contains("verified TLS"));
         assert!(
             error(&format!(
+                "{aws}&bytebase_aws_region=eu-west-1&sslmode=verify-ca"
+            ))
+            .contains("verified TLS")
+        );
+        assert!(
+            error(&format!(
                 "{aws}&bytebase_aws_region=eu-west-1&sslmode=verify-full"
             ))
             .contains("AWS RDS IAM")
@@ -285,6 +287,10 @@ mod tests {
             ("postgres://bb@db/meta?sslmode=maybe", "sslmode"),
             (
                 "postgres://bb@db/meta?sslmode=verify-ca&sslrootcert=/nowhere",
+                "sslrootcert",
+            ),
+            (
+                "postgres://bb@db/meta?sslmode=disable&sslrootcert=/nowhere",
                 "sslrootcert",
             ),
             ("postgres://bb@db/meta?sslcert=/a", "sslcert"),

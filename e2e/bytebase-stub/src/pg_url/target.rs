@@ -31,7 +31,7 @@ const FOR_THE_DRIVER: [&str; 22] = [
 ];
 
 /// The `sslrootcert` that is no file.
-const SYSTEM: &str = "system";
+pub const SYSTEM: &str = "system";
 
 /// Where the metadata database is and how to get in. Holds the password, so it cannot be printed.
 #[derive(Clone)]
@@ -131,15 +131,19 @@ pub fn build(settings: &Settings) -> Result<PgTarget, PgUrlError> {
     let mut attempts = Vec::new();
     for (host, port) in hosts(settings)? {
         let options = base_options(settings, &host, port)?;
-        let modes = if host.starts_with('/') {
-            vec![PgSslMode::Disable] // a socket is never encrypted
-        } else {
-            modes(get("sslmode").unwrap_or("prefer"), get("sslrootcert"))?
-        };
-        for mode in modes {
+        if host.starts_with('/') {
+            // A socket is never encrypted, and no file of certificates is opened for it.
+            attempts.push(Attempt {
+                encrypted: false,
+                options: options.ssl_mode(PgSslMode::Disable),
+            });
+            continue;
+        }
+        let options = with_certificates(options, settings)?;
+        for mode in modes(get("sslmode").unwrap_or("prefer"), get("sslrootcert"))? {
             attempts.push(Attempt {
                 encrypted: !matches!(mode, PgSslMode::Disable),
-                options: with_certificates(options.clone().ssl_mode(mode), settings, mode)?,
+                options: options.clone().ssl_mode(mode),
             });
         }
     }
@@ -224,7 +228,8 @@ fn modes(text: &str, root: Option<&str>) -> Result<Vec<PgSslMode>, PgUrlError> {
         _ if root == Some(SYSTEM) => vec![PgSslMode::VerifyFull],
         "disable" => vec![PgSslMode::Disable],
         "allow" => vec![PgSslMode::Disable, PgSslMode::Require],
-        "prefer" => vec![PgSslMode::Prefer, PgSslMode::Disable],
+        // Not the library's own `Prefer`, which goes on in the clear within one attempt.
+        "prefer" => vec![PgSslMode::Require, PgSslMode::Disable],
         // With a root certificate the driver verifies it, as libpq does.
         "require" if root.is_some() => vec![PgSslMode::VerifyCa],
         "require" => vec![PgSslMode::Require],
@@ -292,7 +297,6 @@ fn switches(text: &str) -> Result<Vec<(String, String)>, PgUrlError> {
 fn with_certificates(
     mut options: PgConnectOptions,
     settings: &Settings,
-    mode: PgSslMode,
 ) -> Result<PgConnectOptions, PgUrlError> {
     let get = |key: &str| {
         settings
@@ -301,7 +305,8 @@ fn with_certificates(
             .filter(|value| !value.is_empty())
     };
     if let Some(root) = get("sslrootcert").filter(|root| *root != SYSTEM) {
-        if !matches!(mode, PgSslMode::Disable) && std::fs::read(root).is_err() {
+        // The driver opens it in every mode.
+        if std::fs::read(root).is_err() {
             return refuse("sslrootcert", "the file cannot be read");
         }
         options = options.ssl_root_cert(Path::new(root));
@@ -366,7 +371,7 @@ mod tests {
         ));
         assert!(matches!(
             modes("prefer", None).unwrap()[..],
-            [PgSslMode::Prefer, PgSslMode::Disable]
+            [PgSslMode::Require, PgSslMode::Disable]
         ));
     }
 
