@@ -1,14 +1,27 @@
 //! Certificate authorities of the tests' own, and what they sign.
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
-    SigningKey as _, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SigningKey as _, date_time_ymd,
 };
 
 /// A certificate authority.
 pub struct Authority {
     name: String,
     issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What the certificate of an authority does not allow it.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    /// It is none.
+    NoAuthority,
+    /// Its key signs no certificates.
+    NoSigning,
+    /// It vouches for clients and not for servers.
+    ForClients,
+    /// There is none below it.
+    NoneBelow,
 }
 
 /// A certificate and its private key, both as PEM.
@@ -51,6 +64,44 @@ impl Authority {
         parameters.not_after = date_time_ymd(2021, 1, 1);
         let certificate = parameters.self_signed(self.issuer.key());
         certificate.expect("a certificate").pem()
+    }
+
+    /// The same authority, by its key, in a certificate that does not allow it everything.
+    pub fn limited(&self, limit: Limit) -> String {
+        let mut parameters = authority(&self.name);
+        match limit {
+            Limit::NoAuthority => parameters.is_ca = IsCa::NoCa,
+            Limit::NoSigning => parameters.key_usages = vec![KeyUsagePurpose::CrlSign],
+            Limit::ForClients => {
+                parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }
+            Limit::NoneBelow => parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
+        }
+        let certificate = parameters.self_signed(self.issuer.key());
+        certificate.expect("a certificate").pem()
+    }
+
+    /// A certificate for a server, signed by an authority below this one, and the certificate of
+    /// that one behind it.
+    pub fn certify_below(&self, names: &[&str]) -> Certified {
+        let below = CertifiedIssuer::signed_by(authority("below"), new_key(), &self.issuer);
+        let (below, key) = (below.expect("a certificate"), new_key());
+        let certificate = for_names(names).signed_by(&key, &below);
+        Certified {
+            certificate: certificate.expect("a certificate").pem() + &below.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// A certificate for a client, with these names all the same.
+    pub fn certify_client(&self, names: &[&str]) -> Certified {
+        let key = new_key();
+        let mut parameters = for_names(names);
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Certified {
+            certificate: self.sign(&parameters, &key).pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     /// A certificate for a server at these DNS names and addresses.

@@ -231,7 +231,8 @@ impl Server {
         self.present(&self.authority.certify_version_1("localhost"));
     }
 
-    fn present(&self, certified: &Certified) {
+    /// Presents this certificate from now on, with those that may stand behind it.
+    pub fn present(&self, certified: &Certified) {
         self.install("presented", certified);
         for (setting, ending) in [("ssl_cert_file", "crt"), ("ssl_key_file", "key")] {
             let file = self.file("presented").with_extension(ending);

@@ -3,14 +3,37 @@
 
 use jiff::Timestamp;
 
+/// Tag of a DER boolean.
+const BOOLEAN: u8 = 0x01;
 /// Tag of a DER integer.
 const INTEGER: u8 = 0x02;
 /// Tag of a DER sequence.
 const SEQUENCE: u8 = 0x30;
 /// Tag of a DER bit string.
 const BIT_STRING: u8 = 0x03;
+/// Tag of a DER octet string.
+const OCTET_STRING: u8 = 0x04;
+/// Tag of a DER object identifier.
+const IDENTIFIER: u8 = 0x06;
 /// Tag of the version, which version 1 leaves out.
 const VERSION: u8 = 0xa0;
+/// Tags of the unique identifiers of issuer and subject, which hardly a certificate has.
+const UNIQUE: [u8; 2] = [0x81, 0x82];
+/// Tag of the extensions.
+const EXTENSIONS: u8 = 0xa3;
+
+/// Identifier of the extension that says whether the subject is an authority.
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+/// Of the one that says what the key is for.
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 15];
+/// Of the one that says what the certificate is for.
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 37];
+/// Identifier of the use by servers.
+const SERVERS: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+/// Of any use.
+const ANY_USE: &[u8] = &[0x55, 0x1d, 37, 0];
+/// Of the bits of the key's uses that of signing certificates.
+const SIGNING: u8 = 0b0000_0100;
 
 /// A certificate, borrowed from its DER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +52,8 @@ pub struct Certificate<'a> {
     pub subject: &'a [u8],
     /// `SubjectPublicKeyInfo`, as DER.
     pub public_key: &'a [u8],
+    /// The list of extensions, as DER; empty where there is none.
+    extensions: &'a [u8],
     /// The content of the `AlgorithmIdentifier` of the signature.
     pub algorithm: &'a [u8],
     /// The issuer's signature.
@@ -63,7 +88,11 @@ impl<'a> Certificate<'a> {
         let (issuer, fields) = whole(fields)?;
         let (validity, fields) = take(fields, SEQUENCE)?;
         let (subject, fields) = whole(fields)?;
-        let (public_key, _) = whole(fields)?;
+        let (public_key, mut fields) = whole(fields)?;
+        for tag in UNIQUE {
+            fields = take(fields, tag).map_or(fields, |(_, rest)| rest);
+        }
+        let extensions = take(fields, EXTENSIONS).map_or(&[][..], |(list, _)| list);
         let (from_tag, from, rest) = element(validity)?;
         let (until_tag, until, _) = element(rest)?;
         Some(Self {
@@ -74,6 +103,7 @@ impl<'a> Certificate<'a> {
             until: time(until_tag, until)?,
             subject,
             public_key,
+            extensions,
             algorithm,
             signature,
         })
@@ -82,6 +112,67 @@ impl<'a> Certificate<'a> {
     /// Whether `now` is within its time.
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         (self.from..=self.until).contains(&now)
+    }
+
+    /// Whether Go lets its subject vouch for a server. One of version 3 must say that it is of an
+    /// authority. What its key, and what it is for itself, are lists that it may leave out.
+    pub fn may_vouch_for_servers(&self) -> bool {
+        let is_authority = match self.basic_constraints() {
+            Some(constraints) => matches!(element(constraints), Some((BOOLEAN, [0xff], _))),
+            None => self.version < 3,
+        };
+        let uses = self.extension(KEY_USAGE);
+        let may_sign = match uses.and_then(|uses| take(uses, BIT_STRING)) {
+            // In front of the bits stands how many of the last byte are unused.
+            Some(([_, bits @ ..], _)) if bits.iter().any(|byte| *byte != 0) => {
+                bits.first().is_some_and(|byte| byte & SIGNING != 0)
+            }
+            _ => true,
+        };
+        is_authority && may_sign && self.is_for_servers()
+    }
+
+    /// Whether the certificate of another authority may stand between its own and that of a server.
+    pub fn may_stand_above_others(&self) -> bool {
+        let depth = self.basic_constraints().and_then(element);
+        let depth = depth.and_then(|(_, _, depth)| take(depth, INTEGER));
+        depth.is_none_or(|(depth, _)| depth != [0])
+    }
+
+    /// Whether it is for servers: it lists no uses, or that one among them, or any.
+    pub fn is_for_servers(&self) -> bool {
+        let uses = self.extension(EXTENDED_KEY_USAGE);
+        let Some((mut uses, _)) = uses.and_then(|uses| take(uses, SEQUENCE)) else {
+            return true;
+        };
+        let lists_none = uses.is_empty();
+        while let Some((found, rest)) = take(uses, IDENTIFIER) {
+            if [SERVERS, ANY_USE].contains(&found) {
+                return true;
+            }
+            uses = rest;
+        }
+        lists_none
+    }
+
+    fn basic_constraints(&self) -> Option<&'a [u8]> {
+        let value = self.extension(BASIC_CONSTRAINTS)?;
+        take(value, SEQUENCE).map(|(constraints, _)| constraints)
+    }
+
+    /// The value of an extension.
+    fn extension(&self, identifier: &[u8]) -> Option<&'a [u8]> {
+        let (mut list, _) = take(self.extensions, SEQUENCE)?;
+        while let Some((extension, rest)) = take(list, SEQUENCE) {
+            let (found, value) = take(extension, IDENTIFIER)?;
+            if found == identifier {
+                // One that must be understood says so in front of its value.
+                let value = take(value, BOOLEAN).map_or(value, |(_, value)| value);
+                return take(value, OCTET_STRING).map(|(value, _)| value);
+            }
+            list = rest;
+        }
+        None
     }
 }
 
@@ -144,6 +235,7 @@ mod tests {
     use super::*;
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
+    use testkit::certificates::{Authority, Limit};
 
     /// Made by `openssl req -x509 -subj /CN=a`.
     const VERSION_3: &str = "-----BEGIN CERTIFICATE-----
@@ -177,5 +269,36 @@ Q2h1+CBrDwMdJfXJ9OvZZQa2Dp/OAiB8nxcxizjld2Wg9zII2WbnJDAwHd3CI9co6mydORAu2Q==
             assert_eq!(Certificate::parse(&der[..end]), None);
         }
         assert_eq!(Certificate::parse(&[&der[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn what_a_certificate_is_good_for_is_read() {
+        let authority = Authority::new("a");
+        let limited = |limit| authority.limited(limit);
+        let [leaf, client, old] = [
+            authority.certify(&["localhost"]).certificate,
+            authority.certify_client(&["localhost"]).certificate,
+            authority.certify_version_1("localhost").certificate,
+        ];
+        for (pem, vouches, is_above, serves) in [
+            (authority.certificate(), true, true, true),
+            (limited(Limit::NoAuthority), false, true, true),
+            (limited(Limit::NoSigning), false, true, true),
+            (limited(Limit::ForClients), false, true, false),
+            (limited(Limit::NoneBelow), true, false, true),
+            (leaf, false, true, true),
+            (client, false, true, false),
+            // It has no extensions, and can say nothing of this.
+            (old, true, true, true),
+        ] {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let read = Certificate::parse(&der).unwrap();
+            let is = (
+                read.may_vouch_for_servers(),
+                read.may_stand_above_others(),
+                read.is_for_servers(),
+            );
+            assert_eq!(is, (vouches, is_above, serves), "{pem}");
+        }
     }
 }

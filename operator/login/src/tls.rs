@@ -1,10 +1,10 @@
 //! TLS with a server that must prove what `sslmode` asks for, by the authorities that are given and
 //! no others.
 //!
-//! Chains are verified by webpki, and three rules of Go's are added, by which the driver verifies:
-//! an authority that is not valid now vouches for no server; a certificate that is itself in the
-//! bundle needs no other; and one of version 1, which webpki cannot read, counts if an authority of
-//! the bundle signed it.
+//! Chains are verified by webpki, and rules of Go's are added, by which the driver verifies: an
+//! authority that is not valid now, or whose own certificate does not allow it, vouches for no
+//! server; a certificate that is itself in the bundle needs no other; and one of version 1, which
+//! webpki cannot read, counts if an authority of the bundle signed it.
 
 use crate::error::Error;
 use crate::wire::Transport;
@@ -47,6 +47,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 #[derive(Clone, Debug)]
 pub struct Authorities {
     roots: Arc<RootCertStore>,
+    /// Those of them that others may stand below.
+    roots_of_others: Arc<RootCertStore>,
     given: Arc<[CertificateDer<'static>]>,
 }
 
@@ -58,18 +60,29 @@ impl Authorities {
             Certificate::parse(der).is_none_or(|certificate| certificate.is_valid_at(now))
         };
         let given: Arc<[_]> = certificates.iter().filter(is_valid).cloned().collect();
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(given.iter().cloned());
+        let roots = |may: fn(&Certificate<'_>) -> bool| {
+            let able = given
+                .iter()
+                .filter(|der| Certificate::parse(der).is_none_or(|certificate| may(&certificate)));
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(able.cloned());
+            Arc::new(roots)
+        };
         Self {
-            roots: Arc::new(roots),
+            roots: roots(|certificate| certificate.may_vouch_for_servers()),
+            roots_of_others: roots(|certificate| {
+                certificate.may_vouch_for_servers() && certificate.may_stand_above_others()
+            }),
             given,
         }
     }
 
     /// These, which need no copy in each connection.
     pub fn known(anchors: impl IntoIterator<Item = TrustAnchor<'static>>) -> Self {
+        let roots: Arc<RootCertStore> = Arc::new(anchors.into_iter().collect());
         Self {
-            roots: Arc::new(anchors.into_iter().collect()),
+            roots_of_others: Arc::clone(&roots),
+            roots,
             given: Arc::default(),
         }
     }
@@ -204,19 +217,44 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        if self.authorities.given.contains(certificate) {
-            return Ok(());
+        let Authorities {
+            roots,
+            roots_of_others,
+            given,
+        } = &self.authorities;
+        if given.contains(certificate) {
+            let read = Certificate::parse(certificate);
+            return if read.is_none_or(|certificate| certificate.is_for_servers()) {
+                Ok(())
+            } else {
+                Err(CertificateError::InvalidPurpose.into())
+            };
         }
-        match version_1(certificate) {
-            Some(old) => self.verify_version_1(&old, now).map_err(Into::into),
-            None => verify_server_cert_signed_by_trust_anchor(
-                &ParsedCertificate::try_from(certificate)?,
-                &self.authorities.roots,
+        if let Some(old) = version_1(certificate) {
+            return self.verify_version_1(&old, now).map_err(Into::into);
+        }
+        let certificate = ParsedCertificate::try_from(certificate)?;
+        let verify = |roots: &RootCertStore, intermediates: &[CertificateDer<'_>]| {
+            let algorithms = Self::algorithms().all;
+            verify_server_cert_signed_by_trust_anchor(
+                &certificate,
+                roots,
                 intermediates,
                 now,
-                Self::algorithms().all,
-            ),
-        }
+                algorithms,
+            )
+        };
+        let unknown = rustls::Error::from(CertificateError::UnknownIssuer);
+        verify(roots, &[]).or_else(|directly| {
+            verify(roots_of_others, intermediates).map_err(|by_others| {
+                // Then what is wrong with the direct way says more.
+                if by_others == unknown {
+                    directly
+                } else {
+                    by_others
+                }
+            })
+        })
     }
 
     /// By an authority of the bundle itself: one below another would have to say that it is one,
@@ -239,6 +277,7 @@ impl Verifier {
         let mut issuers = authorities
             .filter_map(|der| Certificate::parse(der))
             .filter(|authority| authority.subject == certificate.issuer)
+            .filter(Certificate::may_vouch_for_servers)
             .peekable();
         if issuers.peek().is_none() {
             return Err(CertificateError::UnknownIssuer);

@@ -26,6 +26,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use testkit::certificates::Limit;
 use testkit::postgres::Server;
 use tokio::net::lookup_host;
 
@@ -325,7 +326,60 @@ async fn the_login_comes_to_the_same_end_as_the_driver() {
     }
     c.refused(&at(&format!("sslmode=verify-ca&sslrootcert={other}")))
         .await;
+    purposes(&mut c, &primary, scratch.path()).await;
     c.report();
+}
+
+/// What the certificates of an authority and of a server are good for.
+async fn purposes(c: &mut Comparison, primary: &Server, scratch: &Path) {
+    let authority = primary.authority();
+    let limits = [
+        Limit::NoAuthority,
+        Limit::NoSigning,
+        Limit::ForClients,
+        Limit::NoneBelow,
+    ];
+    let by = |mode: &str, name: &str, bundle: &str| {
+        let path = scratch.join(name);
+        fs::write(&path, bundle).unwrap();
+        format!(
+            "postgres://app:{PASSWORD}@localhost:{}/app?sslmode={mode}&sslrootcert={}",
+            primary.port,
+            path.display()
+        )
+    };
+    for mode in ["verify-ca", "verify-full"] {
+        let leaf = authority.certify(&["localhost"]);
+        primary.present(&leaf);
+        for limit in limits {
+            let url = by(mode, &format!("{limit:?}"), &authority.limited(limit));
+            match limit {
+                Limit::NoneBelow => c.lead_to(&url, primary).await,
+                _ => c.refused(&url).await,
+            }
+        }
+        c.lead_to(&by(mode, "leaf", &leaf.certificate), primary)
+            .await;
+        primary.present(&authority.certify_below(&["localhost"]));
+        c.lead_to(&by(mode, "whole", &authority.certificate()), primary)
+            .await;
+        for limit in limits {
+            c.refused(&by(mode, &format!("{limit:?}"), &authority.limited(limit)))
+                .await;
+        }
+        let client = authority.certify_client(&["localhost"]);
+        primary.present(&client);
+        c.refused(&by(mode, "client", &client.certificate)).await;
+    }
+    primary.present(&authority.certify_version_1("localhost"));
+    for limit in limits {
+        c.agree(&by(
+            "verify-ca",
+            &format!("{limit:?}"),
+            &authority.limited(limit),
+        ))
+        .await;
+    }
 }
 
 /// Names that no resolver knows.
@@ -394,6 +448,39 @@ async fn protection(c: &mut Comparison, primary: &Server, standby: &Server, scra
             written("marked", format!("\u{feff}{pem}"))
         ),
         format!("&sslrootcert={}", written("key-only", key.to_owned())),
+        format!(
+            "&sslrootcert={}",
+            written("joined", format!("{}{other}", pem.trim_end()))
+        ),
+        format!(
+            "&sslrootcert={}",
+            written(
+                "no-end",
+                format!("-----BEGIN CERTIFICATE-----\nMAIw\n{pem}")
+            )
+        ),
+        format!(
+            "&sslrootcert={}",
+            written(
+                "tab",
+                pem.replace("CERTIFICATE-----\n", "CERTIFICATE-----\t\n")
+            )
+        ),
+        format!(
+            "&sslrootcert={}",
+            written("text-behind", pem.replace("-----\n", "----- #\n"))
+        ),
+        format!(
+            "&sslrootcert={}",
+            written("macintosh", pem.replace('\n', "\r"))
+        ),
+        format!(
+            "&sslrootcert={}",
+            written(
+                "hollow",
+                "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n".to_owned()
+            )
+        ),
         format!("&sslrootcert={}", written("empty", String::new())),
         format!("&sslrootcert={}", scratch.join("missing").display()),
     ];
