@@ -10,6 +10,7 @@ use crate::contract::pg_url::{HostPort, PgUrl, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use bytebase_login::error::{in_brackets, is_full_pooler, sqlstate};
 use bytebase_login::{Error, Refusal};
+use rustls::CertificateError;
 use secrecy::ExposeSecret;
 use sqlx::postgres::PgDatabaseError;
 use std::fmt;
@@ -140,9 +141,17 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
             FailureReason::Unreachable,
             "the host leads to a socket, or to loopback or link-local addresses only, which are others for the operator than for Bytebase; give the server's name or address, or give the operator a login of its own with database.monitorSecretRef",
         ),
-        Error::NoTls => tls(place, "server does not support TLS"),
-        // Its text quotes no input.
-        Error::Tls(error) => tls(place, &error.to_string()),
+        Error::NoTls => tls(
+            place,
+            "server does not support TLS",
+            "turn on TLS at the server, or lower `sslmode`",
+        ),
+        Error::Tls(error) => {
+            let error = timeless(error);
+            // Its text quotes no input.
+            let said = error.to_string();
+            tls(place, &said, tls_hint(place, &error, &said))
+        }
         Error::Refused(refusal) => refused(&ServerError::from(refusal), place, Phase::Connect),
         Error::Authentication(text) => place.failure(
             FailureClass::Unknown,
@@ -343,30 +352,55 @@ fn parameter(place: &Place<'_>, said: &str) -> ProbeFailure {
 /// Always `Unknown`, even with a CA that the user gave for the pods as well: this verifier (webpki)
 /// and the one in Bytebase (Go) may disagree on a certificate of a rare kind. Holding back the
 /// first pod on this verdict alone could hold back one that would have worked.
-fn tls(place: &Place<'_>, said: &str) -> ProbeFailure {
+fn tls(place: &Place<'_>, said: &str, hint: &str) -> ProbeFailure {
     let said = place.foreign(said);
-    let hint = if said.contains("CaUsedAsEndEntity") {
-        "the server presents a CA certificate as its own, which is not in the given CA bundle; add it there, or issue the server a leaf certificate"
-    } else if said.contains("does not support TLS") {
-        "turn on TLS at the server, or lower `sslmode`"
-    } else if said.contains("NotValidForName") || said.contains("not valid for name") {
-        "the certificate is for another host name; use the name it is for, or `sslmode=verify-ca`"
-    } else if said.contains("UnknownIssuer") || said.contains("BadSignature") {
-        if place.url.names_a_ca() {
-            "the certificate is not signed by the given CA; check database.caSecretRef or database.caConfigMapRef"
-        } else {
-            "the certificate is not signed by a public CA, and the connection string names no other; give the CA in database.caSecretRef or database.caConfigMapRef, and add sslrootcert=/etc/bytebase/database-ca/ca.crt"
-        }
-    } else if said.contains("Expired") {
-        "the certificate has expired; renew it"
-    } else {
-        "check `sslmode` and the CA"
-    };
     place.failure(
         FailureClass::Unknown,
         FailureReason::TlsFailed,
         &format!("TLS failed ({said}); {hint}"),
     )
+}
+
+/// The same without the seconds that have passed: the words would be others each time.
+fn timeless(error: &rustls::Error) -> rustls::Error {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match error {
+        rustls::Error::InvalidCertificate(ExpiredContext { .. }) => Expired.into(),
+        rustls::Error::InvalidCertificate(NotValidYetContext { .. }) => NotValidYet.into(),
+        other => other.clone(),
+    }
+}
+
+fn tls_hint(place: &Place<'_>, error: &rustls::Error, said: &str) -> &'static str {
+    use CertificateError as Fault;
+    const OTHER: &str = "check `sslmode` and the CA";
+    let rustls::Error::InvalidCertificate(fault) = error else {
+        return OTHER;
+    };
+    match fault {
+        Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+            "the certificate is for another host name; use the name it is for, or `sslmode=verify-ca`"
+        }
+        Fault::UnknownIssuer | Fault::BadSignature if place.url.names_a_ca() => {
+            "the certificate is not signed by the given CA, or that one is no CA by its own certificate; check database.caSecretRef or database.caConfigMapRef"
+        }
+        Fault::UnknownIssuer | Fault::BadSignature => {
+            "the certificate is not signed by a public CA, and the connection string names no other; give the CA in database.caSecretRef or database.caConfigMapRef, and add sslrootcert=/etc/bytebase/database-ca/ca.crt"
+        }
+        Fault::Expired => {
+            "the certificate of the server, or one between it and the CA, has expired; renew it"
+        }
+        Fault::NotValidYet => {
+            "the certificate of the server, or one between it and the CA, is not valid yet; check the times in it, and the clock of this node"
+        }
+        Fault::InvalidPurpose | Fault::InvalidPurposeContext { .. } => {
+            "the certificate is not one for servers; issue one with the extended key usage serverAuth"
+        }
+        _ if said.contains("CaUsedAsEndEntity") => {
+            "the server presents a CA certificate as its own, which is not in the given CA bundle; add it there, or issue the server a leaf certificate"
+        }
+        _ => OTHER,
+    }
 }
 
 fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailure {
@@ -399,7 +433,7 @@ mod tests {
     use super::super::connect::tests::{PASSWORD, url};
     use super::super::monitor::Watched;
     use super::*;
-    use rustls::CertificateError;
+    use rustls::pki_types::UnixTime;
 
     fn classify_server(
         sqlstate: &str,
@@ -660,6 +694,8 @@ mod tests {
                 "another host name",
             ),
             (None, tls(CertificateError::Expired), "has expired"),
+            (None, tls(CertificateError::NotValidYet), "is not valid yet"),
+            (None, tls(CertificateError::InvalidPurpose), "serverAuth"),
         ] {
             url.ssl_root_cert = ca.map(str::to_owned);
             let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
@@ -669,6 +705,30 @@ mod tests {
                 (FailureClass::Unknown, FailureReason::TlsFailed)
             );
             assert!(failure.message.contains(hint), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn the_time_that_passes_is_not_in_what_is_said_of_a_certificate() {
+        let url = url("db", 5432);
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let said = |fault: CertificateError| {
+            let error = Error::Tls(rustls::Error::InvalidCertificate(fault));
+            at_login(&error, &place).message
+        };
+        for seconds in [1000, 1001] {
+            let time = at(seconds);
+            let expired = CertificateError::ExpiredContext {
+                time,
+                not_after: at(900),
+            };
+            assert_eq!(said(expired), said(CertificateError::Expired));
+            let early = CertificateError::NotValidYetContext {
+                time,
+                not_before: at(2000),
+            };
+            assert_eq!(said(early), said(CertificateError::NotValidYet));
         }
     }
 
