@@ -1007,11 +1007,31 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     other.database("place_monitor", PASSWORD);
     other.sql("postgres", "CREATE DATABASE watched");
     let other_server = monitor(&replicas, "place_monitor", other.port);
+    // That of another Bytebase, in a database of another name.
+    other.database("staging", PASSWORD);
+    other.sql(
+        "staging",
+        &format!("GRANT USAGE ON SCHEMA public TO place_monitor; {BYTEBASE_TABLES}"),
+    );
+    other.sql(
+        "postgres",
+        "GRANT pg_read_all_data, pg_monitor TO place_monitor",
+    );
+    let mut staging = other_server.clone();
+    staging.url.database = "staging".to_owned();
+    staging.login = Login::Monitor(Watched::of(&replicas, &staging.url));
+    // A database of another name that holds tables of Bytebase, on the same server.
+    let _second = bytebase("second_watched");
+    let mut second = own.clone();
+    second.url.database = "second_watched".to_owned();
+    second.login = Login::Monitor(Watched::of(&replicas, &second.url));
     // A standby of the right server.
     let standby = server().standby();
     let behind = monitor(&replicas, "place_monitor", standby.port);
     for (access, words) in [
-        (elsewhere, "does not hold the tables of Bytebase"),
+        (elsewhere, "PG_URL names the database \"watched\""),
+        (staging, "does not know the role \"watched\""),
+        (second, "PG_URL names the database \"watched\""),
         (other_server, "does not know the role \"watched\""),
         (behind, "is a standby"),
     ] {

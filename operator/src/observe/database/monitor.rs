@@ -45,7 +45,8 @@ impl Watched {
 
     /// Why what was read says nothing of Bytebase's database: the login leads to another place than
     /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
-    /// login leads to; `knows_role`: the server has Bytebase's role.
+    /// login leads to; `knows_role`: the server has Bytebase's role. That there are tables of
+    /// Bytebase proves nothing: they may be those of another one.
     pub fn distrust(
         &self,
         facts: &DatabaseFacts,
@@ -55,17 +56,16 @@ impl Watched {
         if self.same_place {
             return None;
         }
-        let is_bytebases = matches!(facts.schema, SchemaState::Bytebase { .. });
         let (role, wanted) = (&self.role, &self.database);
         if facts.in_recovery {
             Some("the server is a standby, which says nothing certain of the primary".to_owned())
-        } else if !is_bytebases && !knows_role {
+        } else if !knows_role {
             Some(format!(
                 "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one"
             ))
-        } else if !is_bytebases && database != wanted {
+        } else if database != wanted {
             Some(format!(
-                "this database does not hold the tables of Bytebase, and PG_URL names the database \"{wanted}\""
+                "PG_URL names the database \"{wanted}\", so this is another one"
             ))
         } else if matches!(facts.schema, SchemaState::Foreign { .. }) {
             Some("this database holds the tables of another application".to_owned())
