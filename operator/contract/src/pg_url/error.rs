@@ -125,6 +125,14 @@ pub enum PgUrlError {
         /// Counted from 1.
         position: usize,
     },
+    /// `10.1` or `010.0.0.1`: an address to some programs, and a name to the driver.
+    #[error(
+        "host {position} ends in a number and is no IP address, so Bytebase looks for a name that no server has: write an IPv4 address as four decimal numbers without zeros in front"
+    )]
+    NumericHost {
+        /// Counted from 1.
+        position: usize,
+    },
     /// IPv6 without brackets, or in a list, where the driver does not take it.
     #[error(
         "an IPv6 address in a URI needs brackets and cannot be part of a list of hosts: write [ADDRESS]:PORT, or use a DNS name"

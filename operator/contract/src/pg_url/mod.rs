@@ -22,7 +22,7 @@ use raw::Raw;
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// A parsed `PG_URL`, with every default of the driver filled in.
@@ -691,7 +691,19 @@ fn check_host(host: &str, position: usize) -> Result<(), PgUrlError> {
     if host.len() > 253 || !name.split('.').all(is_label) {
         return Err(PgUrlError::BadHost { position });
     }
+    if host.parse::<Ipv4Addr>().is_err() && name.rsplit('.').next().is_some_and(is_number) {
+        return Err(PgUrlError::NumericHost { position });
+    }
     Ok(())
+}
+
+/// What C libraries read as a part of an IPv4 address. The driver, written in Go, does not.
+fn is_number(label: &str) -> bool {
+    let hexadecimal = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    }
 }
 
 fn parse_iam(raw: &mut Raw) -> Result<Option<Iam>, PgUrlError> {

@@ -311,6 +311,21 @@ fn each_broken_uri_is_refused_with_its_reason() {
         ("postgres://u:p@a b/d", E::BadHost { position: 1 }),
         ("postgres://u:p@a,b!/d", E::BadHost { position: 2 }),
         ("postgres://u:p@bücher/d", E::BadHost { position: 1 }),
+        ("postgres://u:p@010.0.0.1/d", E::NumericHost { position: 1 }),
+        ("postgres://u:p@a,10.1/d", E::NumericHost { position: 2 }),
+        (
+            "postgres://u:p@2130706433/d",
+            E::NumericHost { position: 1 },
+        ),
+        (
+            "postgres://u:p@0x7f.0.0.0X1/d",
+            E::NumericHost { position: 1 },
+        ),
+        ("postgres://u:p@10.0.0.1./d", E::NumericHost { position: 1 }),
+        (
+            "postgres://u:p@10.0.0.256/d",
+            E::NumericHost { position: 1 },
+        ),
         ("postgres://u:p@a..b/d", E::BadHost { position: 1 }),
         ("postgres://u:p@%2Ftmp/d", E::BadHost { position: 1 }),
         ("postgres://u:p@[x]/d", E::BadHost { position: 1 }),
