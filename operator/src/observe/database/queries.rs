@@ -488,7 +488,8 @@ const UNSEEN: &str = include_str!("sql/unseen.sql");
 /// The first schema of the `search_path`, if none of them exists.
 const MISSING_SCHEMA: &str = include_str!("sql/missing_schema.sql");
 
-/// One of Bytebase's tables that the role does not own, and so cannot alter.
+/// One of Bytebase's tables that the role does not own, and so cannot alter. They are listed by their
+/// names: others in the same schema, such as a copy that an administrator made, are not Bytebase's.
 const NOT_OWNED: &str = include_str!("sql/not_owned.sql");
 
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.

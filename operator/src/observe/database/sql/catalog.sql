@@ -1,7 +1,7 @@
 SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}
 WITH expected(name, columns) AS (VALUES {expected}),
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()),
-principal AS (SELECT c.oid, c.relowner, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+principal AS (SELECT c.oid, c.relowner, c.relnamespace, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with}
 SELECT json_build_object(
 'server_version_num', current_setting('server_version_num')::int,
