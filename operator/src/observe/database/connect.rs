@@ -173,8 +173,8 @@ fn stage(failed: &Failed) -> u8 {
 
 // === Settings ===
 
-/// Settings that the connection string asks the server for, with those in `options`. Left out are
-/// those that only label, format or time-limit the session.
+/// Settings that the connection string asks the server for, in the order in which it takes them:
+/// those in `options` first. Left out are those that only label, format or time-limit the session.
 pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
     const OURS: [&str; 6] = [
         "application_name",
@@ -184,14 +184,13 @@ pub(super) fn server_parameters(url: &PgUrl) -> Vec<(String, String)> {
         "extra_float_digits",
         "statement_timeout",
     ];
-    let mut parameters = Vec::new();
-    for (key, value) in &url.runtime_params {
-        if key == "options" {
-            parameters.extend(split_options(value));
-        } else {
-            parameters.push((key.clone(), value.clone()));
-        }
-    }
+    let options = url.runtime_params.get("options");
+    let mut parameters = options.map_or_else(Vec::new, |options| split_options(options));
+    let others = url
+        .runtime_params
+        .iter()
+        .filter(|(key, _)| *key != "options");
+    parameters.extend(others.map(|(key, value)| (key.clone(), value.clone())));
     parameters.retain(|(key, _)| !OURS.contains(&key.to_ascii_lowercase().as_str()));
     parameters
 }
@@ -500,5 +499,21 @@ pub(crate) mod tests {
             .map(|(k, _)| k)
             .collect();
         assert_eq!(names, ["geqo", "search_path"]);
+    }
+
+    #[test]
+    fn a_parameter_of_its_own_outweighs_one_in_options() {
+        let mut url = url("db", 5432);
+        for (k, v) in [
+            ("default_transaction_read_only", "off"),
+            ("options", "-c default_transaction_read_only=on -c role=a"),
+            ("role", "b"),
+        ] {
+            url.runtime_params.insert(k.to_owned(), v.to_owned());
+        }
+        let settings = server_parameters(&url);
+        let of = |name| setting(&settings, name);
+        assert_eq!(of("default_transaction_read_only"), Some("off"));
+        assert_eq!(of("role"), Some("b"));
     }
 }
