@@ -260,6 +260,9 @@ fn check_url(
             files.join(", ")
         ));
     }
+    if url.names_a_ca() && !(has_ca && names_the_mounted_ca(url)) {
+        diagnostics.warn(format!("{field}: sslrootcert names a file in the Bytebase pod that the operator does not see, and Bytebase, which opens it whatever sslmode says, does not start without it: mount it with volumes and volumeMounts, or give the CA in database.caSecretRef or database.caConfigMapRef and set sslrootcert={CA_PATH}"));
+    }
     if has_ca {
         warn_of_unnamed_ca(field, url, diagnostics);
     }
@@ -274,8 +277,12 @@ fn check_url(
     }
 }
 
+fn names_the_mounted_ca(url: &PgUrl) -> bool {
+    url.ssl_root_cert.as_deref() == Some(CA_PATH)
+}
+
 fn warn_of_unnamed_ca(field: &str, url: &PgUrl, diagnostics: &mut Diagnostics) {
-    if url.ssl_root_cert.as_deref() != Some(CA_PATH) {
+    if !names_the_mounted_ca(url) {
         diagnostics.warn(format!("{field}: the CA bundle is mounted at {CA_PATH}, but the URL does not name it, so nothing is verified by it: add sslrootcert={CA_PATH}"));
     }
 }
@@ -293,7 +300,7 @@ fn check_trust(
         CaSource::Secret(_) => "spec.database.caSecretRef",
         CaSource::ConfigMap(_) => "spec.database.caConfigMapRef",
     };
-    let verifies = url.ssl_root_cert.as_deref() == Some(CA_PATH) && url.verifies();
+    let verifies = names_the_mounted_ca(url) && url.verifies();
     let fault = match bundle.trust(now) {
         Trust::Valid { until: end } => {
             let first = bundle.first_end(now).filter(|first| *first < end);

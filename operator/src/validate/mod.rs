@@ -20,7 +20,7 @@ mod service;
 mod tests;
 
 pub use companions::{ValidNetworkPolicy, ValidServiceAccount, ValidServiceMonitor};
-pub use database::{CA_DIRECTORY, CaSource, UrlSource, ValidDatabase};
+pub use database::{CA_DIRECTORY, CA_PATH, CaSource, UrlSource, ValidDatabase};
 pub use diagnostics::Problem;
 pub use exposure::{ValidIngress, ValidRoute};
 pub use image::Image;

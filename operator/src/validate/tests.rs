@@ -1261,6 +1261,34 @@ fn a_monitoring_login_that_does_not_name_the_ca_is_remarked_on() {
 }
 
 #[test]
+fn a_ca_in_a_file_that_the_operator_does_not_see_is_remarked_on() {
+    for (rest, has_ca, remarked) in [
+        ("", false, false),
+        ("?sslrootcert=system", false, false),
+        ("?sslmode=disable&sslrootcert=/typo", false, true),
+        ("?sslmode=verify-full&sslrootcert=/typo", true, true),
+        ("?sslrootcert=/etc/bytebase/database-ca/ca.crt", false, true),
+        ("?sslrootcert=/etc/bytebase/database-ca/ca.crt", true, false),
+    ] {
+        let mut references = references();
+        let url = format!("postgres://bytebase:p4ss@db/meta{rest}");
+        secret(&mut references, "pg", "PG_URL", &url);
+        let mut database = json!({"urlSecretRef": key("pg", "PG_URL")});
+        if has_ca {
+            database["caSecretRef"] = key("ca", "ca.crt");
+        }
+        let spec = json!({"database": database});
+        let found = validate(&cluster(&spec), &references, None, now());
+        assert!(found.cluster.is_some(), "{:?}", found.problems);
+        let mut warnings = found.warnings.iter();
+        let is_remarked = warnings
+            .any(|warning| warning.contains("sslrootcert names a file in the Bytebase pod"));
+        assert_eq!(is_remarked, remarked, "{rest} {has_ca}");
+        assert!(!found.warnings.join(" ").contains("/typo"));
+    }
+}
+
+#[test]
 fn of_two_cas_the_one_that_ends_first_is_remarked_on() {
     /// The times of a certificate and hardly anything else.
     const SHORT: &str = "-----BEGIN CERTIFICATE-----

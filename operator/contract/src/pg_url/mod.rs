@@ -319,8 +319,10 @@ impl PgUrl {
         self.ssl_root_cert.as_deref() == Some(SYSTEM)
     }
 
-    /// Whether the string names the file of a CA bundle. Without it the driver uses none, whatever
-    /// files there are.
+    /// Whether the string names the file of a CA bundle, which the driver opens whatever `sslmode`
+    /// says. Without it the driver takes `~/.postgresql/root.crt` where there is one, and likewise
+    /// `postgresql.crt` and `postgresql.key`. Bytebase's image has no such files; what is mounted
+    /// there is not seen here.
     pub fn names_a_ca(&self) -> bool {
         self.ssl_root_cert.is_some() && !self.trusts_the_system()
     }

@@ -5,6 +5,7 @@ use super::classify::{self, Place};
 use crate::contract::ca_bundle::CaBundle;
 use crate::contract::pg_url::PgUrl;
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
+use crate::validate::CA_PATH;
 use bytebase_login::plan::Endpoint;
 use bytebase_login::tls::Authorities;
 use bytebase_login::{Error, Failed, LoggedIn, LoginTo, Lookups, log_in};
@@ -91,7 +92,8 @@ pub async fn close(connection: PgConnection) {
 /// The CA bundle by which the server is verified. One that is given counts for Bytebase only where
 /// the connection string names its file, so only there it counts here.
 fn ca(access: &Access) -> Option<&CaBundle> {
-    access.ca.as_ref().filter(|_| access.url.names_a_ca())
+    let named = access.url.ssl_root_cert.as_deref();
+    access.ca.as_ref().filter(|_| named == Some(CA_PATH))
 }
 
 /// What Bytebase reaches or trusts inside its pod is not here.
@@ -109,12 +111,14 @@ fn check_reach(access: &Access) -> Result<(), ProbeFailure> {
         // A CA named by its path in the pod is one the operator cannot have. Going on without it
         // would hand the password to a server that the user asked to have verified.
         // It is not quoted: what was pasted there in place of a name may be a key.
-        if url.verifies() && url.names_a_ca() && access.ca.is_none() {
+        if url.verifies() && url.names_a_ca() && ca(access).is_none() {
             return Err(place.failure(
                 FailureClass::Unknown,
                 FailureReason::TlsFailed,
-                "sslrootcert in the connection string names a CA file in the Bytebase pod, which the operator does not open; give the CA \
-                 in database.caSecretRef or database.caConfigMapRef",
+                &format!(
+                    "sslrootcert in the connection string names a CA file in the Bytebase pod, which the operator does not open; give the CA \
+                     in database.caSecretRef or database.caConfigMapRef, and name it by sslrootcert={CA_PATH}"
+                ),
             ));
         }
     }
@@ -305,8 +309,8 @@ pub(crate) mod tests {
     #[test]
     fn a_ca_counts_only_where_the_connection_string_names_its_file() {
         for (path, counts) in [
-            (Some("/etc/bytebase/database-ca/ca.crt"), true),
-            (Some("/elsewhere/ca.crt"), true),
+            (Some(CA_PATH), true),
+            (Some("/elsewhere/ca.crt"), false),
             (Some("system"), false),
             (None, false),
         ] {
@@ -315,6 +319,10 @@ pub(crate) mod tests {
             access.url.ssl_root_cert = path.map(str::to_owned);
             access.ca = Some(CaBundle::parse(CA_CERTIFICATE.as_bytes()).unwrap());
             assert_eq!(ca(&access).is_some(), counts, "{path:?}");
+            let is_unknown = path == Some("/elsewhere/ca.crt");
+            assert_eq!(check_reach(&access).is_err(), is_unknown, "{path:?}");
+            // Where nothing is verified by it, what is in it does not matter to the operator.
+            access.url.ssl_mode = SslMode::Prefer;
             check_reach(&access).unwrap();
         }
     }
