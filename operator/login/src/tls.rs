@@ -60,19 +60,21 @@ impl Authorities {
             Certificate::parse(der).is_none_or(|certificate| certificate.is_valid_at(now))
         };
         let given: Arc<[_]> = certificates.iter().filter(is_valid).cloned().collect();
-        let roots = |may: fn(&Certificate<'_>) -> bool| {
+        let roots = |of_others: bool| {
+            let may_vouch = |certificate: Certificate<'_>| {
+                certificate.may_vouch_for_servers()
+                    && (!of_others || certificate.may_stand_above_others())
+            };
             let able = given
                 .iter()
-                .filter(|der| Certificate::parse(der).is_none_or(|certificate| may(&certificate)));
+                .filter(|der| Certificate::parse(der).is_none_or(may_vouch));
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(able.cloned());
             Arc::new(roots)
         };
         Self {
-            roots: roots(|certificate| certificate.may_vouch_for_servers()),
-            roots_of_others: roots(|certificate| {
-                certificate.may_vouch_for_servers() && certificate.may_stand_above_others()
-            }),
+            roots: roots(false),
+            roots_of_others: roots(true),
             given,
         }
     }
@@ -98,7 +100,7 @@ impl Authorities {
 pub struct ClientCertificate(Arc<CertifiedKey>);
 
 /// Why a client certificate cannot be used. Nothing of it is quoted: it may be a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientCertificateError {
     /// There is no certificate.
     #[error("the file that sslcert names {0}")]

@@ -535,6 +535,7 @@ impl Rules {
                 Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),
                 _ => stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             },
+            waits_for: None,
             version: Some(version(pod.template)),
         }
     }

@@ -293,10 +293,10 @@ impl Sharing {
             let claimant = Claimant::of(&clusters[index], &keys[index]);
             let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
             if seen.is_some() {
-                claims.set(&claimant, ENDPOINT, seen, &remembered);
+                claims.set(&claimant, ENDPOINT, seen, false, &remembered);
             }
             if noted.sees == Some(false) {
-                claims.set(&claimant, ENDPOINT, None, &remembered);
+                claims.set(&claimant, ENDPOINT, None, false, &remembered);
             }
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {

@@ -340,11 +340,13 @@ impl Execution<'_> {
                 let contest = self.memory.note_written(candidate, by);
                 self.outcome.failures.extend(changed_back(desired, contest));
                 if let Some(warning) = contest.warning(Instant::now()) {
+                    let subject = format!("{}/{}", desired.kind.plural(), desired.name);
                     self.outcome.notices.push(Notice {
                         warning: true,
                         condition: None,
                         reason: Reason::ChangedBack,
-                        message: format!("{}/{} {warning}", desired.kind.plural(), desired.name),
+                        message: format!("{subject} {warning}"),
+                        subject,
                     });
                 }
             }

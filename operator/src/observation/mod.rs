@@ -142,10 +142,6 @@ impl<T> Fact<Vec<T>> {
 }
 
 /// What one successful probe read, in one transaction.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own that the server states"
-)]
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.
@@ -504,15 +500,15 @@ impl Observation {
     #[must_use]
     pub fn with_lost_tables_unknown(mut self) -> Self {
         let last = self.last_facts.as_ref().map(|(_, facts)| facts);
-        let lost = [self.facts(), last]
+        let are_lost = [self.facts(), last]
             .map(|facts| facts.is_some_and(|facts| self.has_lost_tables(facts)));
         let read = match &mut self.database {
             DatabaseView::Probed(Ok(facts)) => Some(facts),
             _ => None,
         };
         let last = self.last_facts.as_mut().map(|(_, facts)| facts);
-        let all = [read, last].into_iter().zip(lost);
-        for facts in all.filter_map(|(facts, lost)| facts.filter(|_| lost)) {
+        let all = [read, last].into_iter().zip(are_lost);
+        for facts in all.filter_map(|(facts, are_lost)| facts.filter(|_| are_lost)) {
             facts.license = Fact::Unknown;
             facts.heartbeats = Fact::Unknown;
             facts.running_tasks = Fact::Unknown;

@@ -385,13 +385,13 @@ fn what_tables_hold_that_are_out_of_sight_is_not_known_to_be_nothing() {
     for schema in [SchemaState::Empty, foreign] {
         let mut last = plan(&json!({}), &healthy(3, stored(&json!({}))));
         for _ in 0..2 {
-            let lost = with_facts(healthy(3, no_license()), |facts| {
+            let emptied = with_facts(healthy(3, no_license()), |facts| {
                 facts.schema = schema.clone();
                 facts.license = Fact::Absent;
                 facts.heartbeats = Fact::Absent;
                 facts.running_tasks = Fact::Absent;
             });
-            let seen = then(last, lost).with_lost_tables_unknown();
+            let seen = then(last, emptied).with_lost_tables_unknown();
             last = plan(&json!({}), &seen);
             assert_eq!(last.report.target_replicas, Some(3), "{schema:?}");
             assert_eq!(state(&last, LICENSED), (None, Reason::LicenseUnknown));

@@ -52,7 +52,8 @@ pub async fn read(
         None if is_direct(*address, server.reached_at) => Some(false),
         None => timeout(
             SECOND_SESSION_TIMEOUT,
-            shares_a_server_process(connection, access, lookups),
+            // Large, and rarely there.
+            Box::pin(shares_a_server_process(connection, access, lookups)),
         )
         .await
         .unwrap_or(None),
