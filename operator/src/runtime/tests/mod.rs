@@ -45,10 +45,11 @@ const OBJECTS: [&str; 6] = [
     "Ingress/demo",
 ];
 /// What its first status reports.
-const EVENTS: [&str; 3] = [
+const EVENTS: [&str; 4] = [
     "event ReplicasNotReady",
     "event DatabaseCannotRead",
     "event ReplicaNotReady",
+    "event ValidWithWarnings",
 ];
 /// `resourceVersion` of the cluster with a status.
 const AFTER_STATUS: &str = "11";
