@@ -119,7 +119,7 @@ pub async fn start(flags: &Flags, env: Environment<'_>) -> Result<Server, StartE
     let target = pg_url::resolve(&pg_url, env)?;
     let database = prepare_database(target, &knobs).await?;
     // A standby takes no heartbeat and serves nevertheless.
-    if let Err(error) = heartbeat::send(&database, &replica_id).await {
+    if let Err(error) = heartbeat::send(database.pool(), &replica_id).await {
         tracing::error!(%error, "failed to send heartbeat");
     }
     let verifier = Verifier::from_file(&knobs.public_key_file);
