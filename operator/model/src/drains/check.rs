@@ -10,9 +10,13 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-/// Once the world behaves and no new work comes, every drain is over after so many steps: two for
-/// the replica to be known, two for what is queued, and what is claimed meanwhile.
-const QUIET: u8 = 8;
+/// A session shows a heartbeat for a moment, so a hook sees only some of them: one in so many
+/// steps. An odd number, by which the two that it needs are of different times.
+const SEEN: u8 = 3;
+/// Once the world behaves and no new work comes, every drain is over after so many steps: two
+/// heartbeats for the replica to be known, two steps for what is queued, and what is claimed
+/// meanwhile.
+const QUIET: u8 = 6 + 2 * SEEN;
 /// A replica that hangs is given a minute first, and three steps in which that is seen.
 const HUNG: u8 = 13;
 /// Where new work keeps coming, that may be so many limits of the hold more: the queue has to be
@@ -167,7 +171,10 @@ impl Checked {
         while let Some(hook) = world.pod(place).hook() {
             let action = match hook.phase {
                 Phase::Reads if hook.has_read => break,
-                Phase::Reads => Action::Read(place, true, Attempt::Held),
+                Phase::Reads => {
+                    let heartbeat = world.tick.is_multiple_of(SEEN);
+                    Action::Read(place, heartbeat, Attempt::Held)
+                }
                 Phase::Leaves => Action::Hold(place, Attempt::Held),
                 Phase::ReadsLast { .. } => Action::LastReading(place),
                 Phase::Gone { .. } => Action::End(place),
