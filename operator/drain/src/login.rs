@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnection;
 use std::fs;
 use std::path::Path;
+use std::slice;
 
 /// Where the pod mounts the Secrets of its login: what they hold now, while the environment is as
 /// it was when the container started. A rotated password is here before it is there. Of a cloud IAM
@@ -37,8 +38,9 @@ struct Login {
     authorities: Vec<CertificateDer<'static>>,
     /// What Bytebase proves itself by.
     certificate: Option<ClientCertificate>,
-    /// Why the password file gives no password, where it is to give one.
-    no_password: Option<String>,
+    /// Why a client certificate or a password that is in a file is not used. A server may let the
+    /// role in all the same.
+    lacks: Vec<String>,
 }
 
 /// A connection string, and what the driver takes from elsewhere.
@@ -47,7 +49,7 @@ struct Given {
     /// The files of the client certificate and of its key.
     certificate: Option<(String, String)>,
     /// As in [`Login`].
-    no_password: Option<String>,
+    lacks: Vec<String>,
 }
 
 /// Why there is no login; holds no part of a connection string.
@@ -123,7 +125,11 @@ impl Logins {
 impl Login {
     /// `role`: Bytebase's, if that is known.
     fn new(given: Given, role: Option<&str>) -> Result<Self, LoginError> {
-        let url = given.url;
+        let Given {
+            url,
+            certificate,
+            mut lacks,
+        } = given;
         if url.iam.is_some() {
             return Err(LoginError::new(
                 "PG_URL has a cloud IAM login, which this hook cannot perform; database.monitorSecretRef gives it another",
@@ -135,9 +141,11 @@ impl Login {
             _ if url.verifies() => rustls_native_certs::load_native_certs().certs,
             _ => Vec::new(),
         };
-        let certificate = match &given.certificate {
+        let certificate = match certificate {
             Some((certificate, key)) if url.protections() != [Protection::None] => {
-                Some(client_certificate(certificate, key)?)
+                client_certificate(&certificate, &key)
+                    .map_err(|error| lacks.push(error.why))
+                    .ok()
             }
             _ => None,
         };
@@ -151,7 +159,7 @@ impl Login {
             whose,
             authorities,
             certificate,
-            no_password: given.no_password,
+            lacks,
         })
     }
 
@@ -201,10 +209,7 @@ impl Login {
             }
             error => format!("{place}: {error}"),
         };
-        let why = match &self.no_password {
-            Some(no_password) => format!("{why}; {no_password}"),
-            None => why,
-        };
+        let why = [slice::from_ref(&why), &self.lacks].concat().join("; ");
         LoginError { why, is_full }
     }
 }
@@ -230,8 +235,8 @@ fn bytes(path: &str, what: &str) -> Result<Vec<u8>, LoginError> {
     fs::read(path).map_err(|error| LoginError::new(format!("{what} cannot be read: {error}")))
 }
 
-/// `PG_URL`, or the file that it names, completed by `PGUSER`, `PGPASSWORD` and the files of the pod
-/// that the string or the environment names.
+/// `PG_URL`, or the file that it names, completed by `PGUSER`, `PGPASSWORD` and the files of the
+/// pod that the string or the environment names.
 fn read(env: &impl Fn(&str) -> Option<String>) -> Result<Given, LoginError> {
     let text = env("PG_URL").ok_or_else(|| LoginError::new("PG_URL is not set"))?;
     let text = if text.starts_with(['/', '.']) {
@@ -256,7 +261,6 @@ fn read(env: &impl Fn(&str) -> Option<String>) -> Result<Given, LoginError> {
     let passwords = file("passfile", "PGPASSFILE").filter(|_| !url.has_password());
     let found = passwords.map(|path| {
         let text = fs::read_to_string(path).map_err(|error| {
-            // The driver does without it.
             format!("the password file that passfile names cannot be read: {error}")
         })?;
         passfile::password(&text, &url).ok_or_else(|| {
@@ -264,15 +268,15 @@ fn read(env: &impl Fn(&str) -> Option<String>) -> Result<Given, LoginError> {
                 .to_owned()
         })
     });
-    let (password, no_password) = match found {
-        Some(Ok(password)) => (Some(password), None),
-        Some(Err(why)) => (None, Some(why)),
-        None => (None, None),
+    let (password, lacks) = match found {
+        Some(Ok(password)) => (Some(password), Vec::new()),
+        Some(Err(why)) => (None, vec![why]),
+        None => (None, Vec::new()),
     };
     Ok(Given {
         url: url.with_default_password(password.map(SecretString::from)),
         certificate,
-        no_password,
+        lacks,
     })
 }
 
@@ -442,8 +446,7 @@ mod tests {
         assert!(is_full(&[refused("53300", ""), refused("28000", "")]));
         assert!(!is_full(&[refused("28P01", "")]));
         assert!(!is_full(&[refused("57P03", "")]));
-        let silent = Error::TimedOut(std::time::Duration::from_secs(1));
-        assert!(!is_full(&[failed(silent)]));
+        assert!(!is_full(&[silent()]));
         assert!(!is_full(&[]));
     }
 
@@ -477,25 +480,35 @@ mod tests {
         let of = |url: &str, more: &[(&str, &str)]| {
             let found = without_files(&[&[("PG_URL", url)], more].concat()).unwrap();
             let password = seen(&found)[0].3.map(str::to_owned);
-            (password, found.ways[0].no_password.clone())
+            (password, found.ways[0].lacks.concat())
         };
         let by = |path: &str| format!("postgres://u@db/b?passfile={path}");
-        let filed = (Some("filed".to_owned()), None);
+        let filed = (Some("filed".to_owned()), String::new());
         assert_eq!(of(&by(&right), &[]), filed);
         let variable = [("PGPASSFILE", &*right)];
         assert_eq!(of("postgres://u@db/b", &variable), filed);
         assert_eq!(of(&by(&right), &[("PGPASSFILE", &wrong)]), filed);
-        let other = (Some("other".to_owned()), None);
+        let other = (Some("other".to_owned()), String::new());
         assert_eq!(of(&by(&right), &[("PGPASSWORD", "other")]), other);
         for (path, expected) in [(wrong, "no line for"), (missing, "cannot be read")] {
             let (password, why) = of(&by(&path), &[]);
             assert_eq!(password, None);
-            assert!(why.unwrap().contains(expected), "{expected}");
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+
+    /// An attempt that the server did not answer.
+    fn silent() -> Failed {
+        Failed {
+            host: 0,
+            endpoint: None,
+            encrypted: false,
+            error: Error::TimedOut(std::time::Duration::from_secs(1)),
         }
     }
 
     #[test]
-    fn a_client_certificate_that_cannot_be_used_is_no_login() {
+    fn a_client_certificate_is_read_or_done_without() {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -532,7 +545,9 @@ mod tests {
             ("/nowhere", &key, "sslcert names cannot be read"),
             (&certificate, "/nowhere", "sslkey names cannot be read"),
         ] {
-            let why = of("prefer", certificate, key).err().unwrap().why;
+            let found = of("prefer", certificate, key).unwrap();
+            assert!(found.ways[0].certificate.is_none(), "{expected}");
+            let LoginError { why, .. } = found.ways[0].why(&[silent()]);
             assert!(why.contains(expected), "{why}");
             assert!(!why.contains("nowhere"), "{why}");
         }
@@ -625,9 +640,11 @@ mod tests {
             "postgres://u@db/b?sslrootcert=pl4nted",
             "postgres://u@db/b?sslcert=pl4nted&sslkey=pl4nted",
         ] {
-            if let Err(LoginError { why: message, .. }) = without_files(&[("PG_URL", text)]) {
-                assert!(!message.contains("pl4nted"), "{message}");
-            }
+            let message = match without_files(&[("PG_URL", text)]) {
+                Ok(found) => found.ways[0].why(&[silent()]).why,
+                Err(error) => error.why,
+            };
+            assert!(!message.contains("pl4nted"), "{message}");
         }
     }
 }

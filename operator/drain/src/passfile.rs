@@ -2,8 +2,8 @@
 
 use bytebase_contract::pg_url::PgUrl;
 
-/// The password of the first line that fits. The driver looks for that of the first host, and uses
-/// it for all.
+/// The password of the first line that fits. The driver takes that of the first host for all of
+/// them.
 pub fn password(text: &str, url: &PgUrl) -> Option<String> {
     let at = url.hosts.first()?;
     let host = if at.host.starts_with('/') {

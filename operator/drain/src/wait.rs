@@ -177,16 +177,16 @@ impl Hook {
         }
     }
 
-    /// Waits for the next reading. A heartbeat is rarely there to be seen once a second, so where it
-    /// is needed and due it is looked for all the time.
+    /// Waits for the next reading. By one reading a second a heartbeat is rarely seen, so where it
+    /// is needed and due the sessions are watched all the time.
     async fn pause(&mut self, what: For, pause: Duration) {
         let end = Instant::now() + pause;
         let is_unknown = matches!(what, For::TasksOfAnyone(_));
         let due = self.due.filter(|due| is_unknown && *due < end);
         if let (Some(due), Some((connection, _))) = (due, &mut self.reads) {
             sleep(due.saturating_duration_since(Instant::now())).await;
-            let looked = self.watch.look(connection, process::age(), end).await;
-            if looked.is_err() {
+            let age = process::age();
+            if self.watch.closely(connection, age, end).await.is_err() {
                 self.reads = None;
             }
         }

@@ -32,12 +32,11 @@ const SAME: f64 = 0.02;
 const HEARTBEAT: f64 = 10.0;
 /// A replica whose last heartbeat is older, in seconds, is gone.
 const GONE: f64 = 30.0;
-/// A heartbeat is looked for so much before it is due, in seconds: one may have been late, and the
-/// next one not.
+/// A heartbeat is awaited so much before it is due, in seconds: the one before may have been late.
 const EARLY: f64 = 0.2;
-/// Between two looks for a heartbeat. A session shows it only until its next statement, and of
-/// several sessions Bytebase takes the one that it used last.
-const LOOK: Duration = Duration::from_millis(25);
+/// Between two glances at the sessions. A session shows a heartbeat only until its next statement,
+/// and of several sessions Bytebase takes the one that it used last.
+const GLANCE: Duration = Duration::from_millis(25);
 
 /// The lock under which the schema is migrated.
 const MIGRATION_LOCK: i64 = 1002;
@@ -62,7 +61,7 @@ pub struct Watch {
     own_sessions: String,
     heartbeats: Heartbeats,
     /// Statements that were seen since the last reading, as in [`Activity::heartbeats`].
-    looked: BTreeSet<String>,
+    glimpsed: BTreeSet<String>,
 }
 
 /// What one reading brought.
@@ -193,7 +192,7 @@ impl Watch {
             sessions,
             own_sessions,
             heartbeats: Heartbeats::default(),
-            looked: BTreeSet::new(),
+            glimpsed: BTreeSet::new(),
         }
     }
 
@@ -215,7 +214,7 @@ impl Watch {
         let is_named = !self.sessions.is_empty() && begins.keeps_names && is_there;
         let mut goes_on = true;
         let mut due = None;
-        let mut statements = take(&mut self.looked);
+        let mut statements = take(&mut self.glimpsed);
         statements.extend(begins.activity.heartbeats.take());
         let is_of_use = !statements.is_empty() || self.is_to_be_known(age);
         if is_of_use && is_named && begins.has_heartbeats {
@@ -268,15 +267,15 @@ impl Watch {
         self.heartbeats.replica().is_none() && age.is_some()
     }
 
-    /// Looks for heartbeats until then, and for nothing else. The next reading makes of them what it
-    /// makes of those that it sees itself.
-    pub async fn look(
+    /// Watches the sessions for heartbeats until then, and for nothing else. The next reading makes
+    /// of them what it makes of those that it sees itself.
+    pub async fn closely(
         &mut self,
         connection: &mut PgConnection,
         age: Option<Duration>,
         until: Instant,
     ) -> Result<(), sqlx::Error> {
-        let looks = async {
+        let watches = async {
             // The server shows what a session does to the role that logged in to it.
             sqlx::raw_sql("SET ROLE NONE")
                 .execute(&mut *connection)
@@ -287,8 +286,8 @@ impl Watch {
                     .bind(at_least(age))
                     .fetch_one(&mut *connection)
                     .await?;
-                self.looked.extend(row.try_get::<Option<String>, _>(0)?);
-                sleep(LOOK).await;
+                self.glimpsed.extend(row.try_get::<Option<String>, _>(0)?);
+                sleep(GLANCE).await;
             }
             sqlx::raw_sql("RESET ROLE")
                 .execute(&mut *connection)
@@ -296,7 +295,7 @@ impl Watch {
             Ok(())
         };
         let longest = until.saturating_duration_since(Instant::now()) + READ_TIMEOUT;
-        timeout(longest, looks)
+        timeout(longest, watches)
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
@@ -393,7 +392,7 @@ impl Watch {
 }
 
 impl Beginning {
-    /// The tasks are not where this role looks for them, as far as is known: it may not use their
+    /// The tasks are not where this role finds tables, as far as is known: it may not use their
     /// schema, or there are several. Where there is none at all, Bytebase's own login has come
     /// before the first migration, and another one perhaps to another database.
     fn is_elsewhere(&self, whose: Whose) -> bool {

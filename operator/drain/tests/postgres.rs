@@ -130,14 +130,14 @@ fn backdate(database: &Database, replica: &str, seconds: f64) {
 }
 
 /// Bytebase gives the session of a heartbeat to the next statement, which overwrites it.
-async fn soon_overwritten_heartbeat(session: &mut PgConnection, replica: &str) {
-    heartbeat(session, replica).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+async fn soon_overwritten_heartbeat(session: &mut PgConnection, shown: u64) {
+    heartbeat(session, "own").await;
+    tokio::time::sleep(Duration::from_millis(shown)).await;
     sqlx::query("SELECT 1").execute(session).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_heartbeat_that_a_session_shows_for_a_moment_is_seen_where_it_is_looked_for() {
+async fn a_heartbeat_that_a_session_shows_for_a_moment_is_seen_where_it_is_awaited() {
     let database = Database::new("overwritten", SCHEMA);
     let mut own = database.session("demo-1").await;
     let mut hook = database.session(HOOK).await;
@@ -167,12 +167,12 @@ async fn a_heartbeat_that_a_session_shows_for_a_moment_is_seen_where_it_is_looke
         (LONG, None),
         (LONG, Some("own")),
     ] {
-        let until = Instant::now() + Duration::from_millis(600);
-        let (looked, ()) = tokio::join!(
-            watch.look(&mut hook, age, until),
-            soon_overwritten_heartbeat(&mut own, "own")
+        let until = Instant::now() + Duration::from_millis(900);
+        let (watched, ()) = tokio::join!(
+            watch.closely(&mut hook, age, until),
+            soon_overwritten_heartbeat(&mut own, 400)
         );
-        looked.unwrap();
+        watched.unwrap();
         let (replica, next) = due(&mut watch, &mut hook, LONG).await;
         assert_eq!(replica.as_deref(), known);
         assert_eq!(next.is_none(), known.is_some(), "{next:?}");
@@ -874,7 +874,7 @@ async fn the_program_knows_a_replica_whose_sessions_are_busy() {
     // One or the other may be missed on a busy machine.
     for _ in 0..6 {
         tokio::time::sleep(Duration::from_millis(1900)).await;
-        soon_overwritten_heartbeat(&mut own, "own").await;
+        soon_overwritten_heartbeat(&mut own, 100).await;
         tokio::time::sleep(Duration::from_millis(1200)).await;
         if knows() {
             break;
