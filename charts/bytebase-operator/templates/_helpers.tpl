@@ -15,7 +15,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Names of cluster-wide objects carry the namespace, so that releases of one name in two namespaces don't meet. */}}
+{{/* Names of objects that concern the whole Kubernetes cluster carry the namespace, so that releases of one name in two namespaces don't meet. */}}
 {{- define "bytebase-operator.clusterName" -}}
 {{- printf "%s-%s" .Release.Namespace (include "bytebase-operator.fullname" .) }}
 {{- end }}

@@ -53,7 +53,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
-# The head of a replica's log: the id under which it sends heartbeats.
+# The head of a replica's log, for the id under which it sends heartbeats. Of one that is not up, the last lines as well, for why.
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
@@ -70,7 +70,8 @@ A comment above each rule names the calls that need it. No rule names a resource
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch]
-# Why a pod that should be there could not be made: a quota, pod security, a webhook. The operator watches events about StatefulSets.
+# Why a pod that should be there could not be made: a quota, pod security, a webhook. Why one that is there does not start: a volume that cannot be
+# mounted. The operator watches events about StatefulSets, and those of pods with reason FailedMount.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, watch]
