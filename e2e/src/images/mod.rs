@@ -1,10 +1,12 @@
 //! The images the scenarios run: the operator, the stand-in for Bytebase and the probe, each made
 //! of one static binary that cargo builds here.
 
+pub mod archive;
+
 use crate::machine::command::Call;
 use crate::machine::tools::repository;
-use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
 use anyhow::{Context, Result, bail, ensure};
+use archive::{Entry, Image, Layer, Process, write_archive};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

@@ -24,7 +24,7 @@ assemble_image() {
   local base
   bin=$cache/go-$(hash versions.env go.mod go.sum "$node_image"/{kubernetes,coredns,pause})
   base=$cache/debian-base-$(hash versions.env "$node_image/debian-base.sh").tar
-  archive=$cache/node-image-$(hash versions.env "$node_image" src/no_registry/{oci,system_images}.rs).tar
+  archive=$cache/node-image-$(hash versions.env "$node_image" src/images/archive.rs src/no_registry/system_images.rs).tar
   image=bytebase-operator-e2e/node:$KUBERNETES_VERSION-$(basename "$archive" .tar | sed 's/.*-//')
   if [ ! -f "$archive" ]; then
     say "no published node image can be used here: assembling one from Debian packages and Go modules"

@@ -1,7 +1,7 @@
 //! The system images of an assembled node: control plane, etcd, kube-proxy, CoreDNS and pause,
 //! under the names kubeadm expects, so that the node finds all of them in its own store.
 
-use crate::no_registry::oci::{Entry, Image, Layer, Process, write_archive};
+use crate::images::archive::{Entry, Image, Layer, Process, write_archive};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
