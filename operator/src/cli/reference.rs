@@ -295,7 +295,10 @@ fn limits(schema: &JSONSchemaProps) -> String {
             .collect();
         limits.push(values.join(", "));
     }
-    range(&mut limits, "", schema.minimum, schema.maximum);
+    // What any integer of 32 bits keeps to says nothing of the field.
+    let least = schema.minimum.filter(|least| *least > f64::from(i32::MIN));
+    let most = schema.maximum.filter(|most| *most < f64::from(i32::MAX));
+    range(&mut limits, "", least, most);
     range(
         &mut limits,
         " characters",
@@ -379,6 +382,8 @@ mod tests {
         let replicas = row(&page, "spec.replicas");
         assert_eq!(replicas[1..4], ["integer", "`2`", "0 to 50"]);
         assert!(replicas[4].starts_with("Wanted replicas."), "{replicas:?}");
+        assert_eq!(row(&page, "status.readyReplicas")[3], "");
+        assert_eq!(row(&page, "status.refusedCall.refusals")[3], "at least 1");
     }
 
     #[test]
