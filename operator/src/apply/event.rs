@@ -4,7 +4,7 @@ use super::FIELD_MANAGER;
 use crate::api::{BytebaseCluster, ConditionType, Reason};
 use crate::kubernetes::error_text::plain;
 use crate::process::lease::Leadership;
-use crate::process::queue::name;
+use crate::process::queue::{Key, name};
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -31,6 +31,18 @@ pub struct Notice {
     pub message: String,
 }
 
+impl Notice {
+    /// Logs it, as a warning where it is one.
+    pub fn log(&self, cluster: &Key) {
+        let (reason, message) = (self.reason.as_ref(), &self.message);
+        if self.warning {
+            tracing::warn!(cluster = %name(cluster), reason, "{message}");
+        } else {
+            tracing::info!(cluster = %name(cluster), reason, "{message}");
+        }
+    }
+}
+
 /// Publishes events in the name of one operator process.
 #[derive(Clone)]
 pub struct Publisher {
@@ -43,11 +55,15 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes one event on a cluster. Events are hints: a failure is logged and nothing waits
-    /// for it.
-    pub async fn publish(&self, cluster: &BytebaseCluster, notice: &Notice) {
-        if self.leadership.is_valid() {
-            publish(&self.client, cluster, &self.instance, notice).await;
+    /// Logs notices of a cluster and publishes each as an event. Events are hints: a failure is
+    /// logged and nothing waits for it.
+    pub async fn publish(&self, cluster: &BytebaseCluster, notices: &[Notice]) {
+        let key = ObjectRef::from_obj(cluster);
+        for notice in notices {
+            notice.log(&key);
+            if self.leadership.is_valid() {
+                publish(&self.client, cluster, &self.instance, notice).await;
+            }
         }
     }
 }
@@ -117,9 +133,33 @@ mod tests {
             subject: String::new(),
             message: "replicas promote queued work again".to_owned(),
         };
-        publisher.publish(&cluster(&json!({})), &notice).await;
+        publisher.publish(&cluster(&json!({})), &[notice]).await;
         let lines = log.lines("an event could not be published");
         assert_eq!(lines.len(), 1, "{}", log.text());
         assert_eq!(lines[0]["cluster"], "apps/demo");
+    }
+
+    #[test]
+    fn a_notice_is_logged_at_the_weight_of_its_event() {
+        for (warning, level) in [(true, "WARN"), (false, "INFO")] {
+            let log = Log::begin(LogFormat::Json, "info");
+            let notice = Notice {
+                warning,
+                condition: None,
+                reason: Reason::QueueHeldLong,
+                message: "the queue is held".to_owned(),
+            };
+            notice.log(&ObjectRef::from_obj(&cluster(&json!({}))));
+            let lines = log.lines("the queue is held");
+            assert_eq!(lines.len(), 1, "{}", log.text());
+            assert_eq!(
+                (
+                    &lines[0]["level"],
+                    &lines[0]["reason"],
+                    &lines[0]["cluster"]
+                ),
+                (&level.into(), &"QueueHeldLong".into(), &"apps/demo".into())
+            );
+        }
     }
 }

@@ -455,17 +455,14 @@ impl Execution<'_> {
         let made = calls.make(self.key, call, http, move |call, result| async move {
             match result {
                 Ok(()) => {
-                    let message = done(&cluster, &call);
-                    let reason = Reason::Progressing;
-                    tracing::info!(cluster = %name(&key), reason = reason.as_ref(), "{message}");
                     let notice = Notice {
                         warning: false,
                         condition: None,
-                        reason,
+                        reason: Reason::Progressing,
                         subject: String::new(),
-                        message,
+                        message: done(&cluster, &call),
                     };
-                    publisher.publish(&cluster, &notice).await;
+                    publisher.publish(&cluster, &[notice]).await;
                     succeeded(&key);
                 }
                 Err(error) => {

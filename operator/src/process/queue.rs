@@ -2,7 +2,7 @@
 
 use crate::api::BytebaseCluster;
 use futures::Stream;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{Lookup, ObjectRef};
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 pub type Key = ObjectRef<BytebaseCluster>;
 
 /// `namespace/name`, as logs and messages name a cluster.
-pub fn name(key: &Key) -> String {
+pub fn name<K: Lookup>(key: &ObjectRef<K>) -> String {
     format!(
         "{}/{}",
         key.namespace.as_deref().unwrap_or_default(),

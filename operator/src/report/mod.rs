@@ -1,5 +1,5 @@
-//! From what was decided and what came of it to status and events: [`report`] writes the status,
-//! [`publish`] the events. The rest is pure.
+//! From what was decided and what came of it to status and notices: [`report`] writes the status.
+//! The rest is pure.
 
 mod memory;
 #[cfg(test)]
@@ -19,7 +19,7 @@ use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{LOG_PATIENCE, Observation, PodView};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
-use crate::process::queue::{Key, name};
+use crate::process::queue::Key;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
@@ -125,7 +125,7 @@ pub async fn report_unseen(
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
         let due = due(key, notices(&previous, &status), memory, now);
-        publish(writer, key, cluster, &due).await;
+        writer.publisher.publish(cluster, &due).await;
     }
     Ok(())
 }
@@ -135,21 +135,9 @@ fn due(key: &Key, notices: Vec<Notice>, memory: &mut Memory, now: Timestamp) -> 
     let is_due = |notice: &Notice| memory.published.is_due(notice, now);
     let (due, repeated): (Vec<_>, Vec<_>) = notices.into_iter().partition(is_due);
     for notice in &repeated {
-        log(key, notice);
+        notice.log(key);
     }
     due
-}
-
-/// Logs the notices and publishes them as events.
-pub async fn publish(writer: &Writer, key: &Key, cluster: &BytebaseCluster, notices: &[Notice]) {
-    for notice in notices {
-        log(key, notice);
-        writer.publisher.publish(cluster, notice).await;
-    }
-}
-
-fn log(key: &Key, notice: &Notice) {
-    tracing::info!(cluster = %name(key), reason = notice.reason.as_ref(), "{}", notice.message);
 }
 
 /// Replaces what the metrics show of a cluster.

@@ -11,7 +11,7 @@ use crate::observe::{OwnActions, observe};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ErrorClass, ReconcileOutcome};
 use crate::process::queue::{Key, name};
-use crate::report::{self, publish, report, report_unseen};
+use crate::report::{self, report, report_unseen};
 use crate::validate::validate;
 use futures::FutureExt as _;
 use kube::ResourceExt as _;
@@ -210,7 +210,7 @@ impl Pass<'_> {
         let reported = reported.await;
         // Before anything else that takes time: the watch is about to show what was written.
         context.remember(key, memory);
-        publish(writer, key, cluster, &outcome.notices).await;
+        writer.publisher.publish(cluster, &outcome.notices).await;
         reported?;
         let failed = |failure: &&ApplyFailure| failure.kind.asks_for_another_try();
         if let Some(failure) = outcome.failures.iter().find(failed) {

@@ -229,7 +229,14 @@ async fn work(
             Ok((cluster, _)) => tracing::debug!(cluster = %name(&cluster), "reconciled"),
             // A cluster that went while it waited, or a failure that `after_failure` has already
             // logged.
-            Err(error) => tracing::debug!(%error, "not reconciled"),
+            Err(error) => {
+                let cluster = match &error {
+                    controller::Error::ObjectNotFound(key)
+                    | controller::Error::ReconcilerFailed(_, key) => Some(name(key)),
+                    _ => None,
+                };
+                tracing::debug!(cluster, %error, "not reconciled");
+            }
         }
         std::future::ready(())
     })

@@ -147,8 +147,8 @@ struct State {
     asked: Asked,
 }
 
-/// What lines of the log are about.
-struct Subject {
+/// What lines of the log are labelled with.
+struct LogLabels {
     cluster: String,
     /// Hosts and database.
     database: String,
@@ -635,7 +635,7 @@ async fn turn(
     }
     let let_go = shared.state.lock().let_go.clone();
     // Boxed likewise.
-    let reached = Box::pin(prober.ask_hooks(&let_go)).await;
+    let reached = Box::pin(prober.ask_hooks(&let_go, shared)).await;
     if shared.state.lock().note_asked(&let_go, reached) {
         wake();
     }
@@ -722,7 +722,7 @@ impl Prober {
     /// Asks the drain hooks of these pods, and no others, to let their replicas end. Returns which
     /// were there to be asked. A session that breaks off in this is opened again for the next
     /// reading.
-    async fn ask_hooks(&mut self, pods: &BTreeSet<String>) -> BTreeSet<String> {
+    async fn ask_hooks(&mut self, pods: &BTreeSet<String>, shared: &Shared) -> BTreeSet<String> {
         let Some(session) = &mut self.session else {
             return BTreeSet::new();
         };
@@ -741,7 +741,12 @@ impl Prober {
             }
             // The server understood it and said no: the session is as good as before.
             Err(queries::Failed::Sql(sqlx::Error::Database(_))) => {
-                tracing::debug!("the server takes no advisory lock, so no drain hook is asked");
+                let state = shared.state.lock();
+                tracing::debug!(
+                    cluster = state.labels.cluster,
+                    database = state.labels.database,
+                    "the server takes no advisory lock, so no drain hook is asked"
+                );
                 BTreeSet::new()
             }
             Err(_) => {
