@@ -125,7 +125,8 @@ pub enum Reason {
     DatabaseChecksPassed,
     /// No reading of the database has ended yet.
     DatabaseNotProbed,
-    /// The operator cannot log in by cloud IAM; give it `database.monitorSecretRef`.
+    /// The operator cannot log in itself (cloud IAM, or a proxy in the pod): give it
+    /// `database.monitorSecretRef`.
     DatabaseCannotRead,
     /// Nothing answers at the database's address, as seen from where the operator runs.
     DatabaseUnreachable,
@@ -199,7 +200,7 @@ pub enum Reason {
     LicenseInvalid,
     /// The license cannot be read now.
     LicenseUnknown,
-    /// Installing the license over Bytebase's API failed.
+    /// Making the first admin, or installing the license, over Bytebase's API failed.
     LicenseInstallFailed,
     /// `enforcement: Warn`: reported, not enforced.
     LicenseNotEnforced,
@@ -255,11 +256,11 @@ pub enum Reason {
     DrainEndsSoon,
 
     // Exposed
-    /// Ingress and Service are there.
+    /// The Ingress has an address.
     IngressReady,
     /// The Ingress is there; its controller has not given it an address.
     IngressPending,
-    /// `ingress.enabled: false`.
+    /// Neither `ingress` nor `gateway` is on.
     IngressDisabled,
     /// Held back until the first admin exists.
     AwaitingFirstAdmin,
@@ -267,7 +268,7 @@ pub enum Reason {
     IngressFailed,
     /// Every Gateway has accepted the HTTPRoute.
     RouteAccepted,
-    /// The HTTPRoute is there; no Gateway has taken it up.
+    /// Not every Gateway has taken the HTTPRoute up, or it is being made.
     RoutePending,
     /// A Gateway refuses the HTTPRoute, or cannot resolve what it names.
     RouteRefused,
@@ -405,7 +406,6 @@ impl Reason {
             | Self::ValidWithWarnings
             | Self::DatabaseChecksPassed
             | Self::DatabaseNotProbed
-            | Self::DatabaseCannotRead
             | Self::LicenseAllowsHa
             | Self::SecretLicenseAllowsHa
             | Self::LicenseUnknown
@@ -437,6 +437,7 @@ impl Reason {
             | Self::ReferenceMissing
             | Self::InvalidSecret
             | Self::KindNotInstalled
+            | Self::DatabaseCannotRead
             | Self::DatabaseUnreachable
             | Self::DatabaseAuthenticationFailed
             | Self::DatabaseMissing

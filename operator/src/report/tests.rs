@@ -535,6 +535,14 @@ fn an_event_is_a_warning_where_a_user_is_to_act() {
             Reason::DatabaseUnreachable,
             true,
         ),
+        // It lasts until the user gives the operator a login.
+        (
+            DatabaseReady,
+            passed,
+            None,
+            Reason::DatabaseCannotRead,
+            true,
+        ),
         (Ready, healthy, None, Reason::CannotWatch, false),
         (Stalled, goes_on, yes, Reason::CannotWatch, true),
         (Stalled, goes_on, yes, Reason::RolloutStalled, true),
