@@ -669,7 +669,7 @@ impl Rules {
                 .map(schema_version),
             version: None,
             foreign_replicas: false,
-            silent_since: BTreeMap::new(),
+            stale_since: BTreeMap::new(),
             queue_held_since: None,
             drains: BTreeMap::new(),
             rollout: status

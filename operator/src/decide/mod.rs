@@ -19,7 +19,7 @@ pub(crate) mod replicas;
 pub(crate) mod rollout;
 pub(crate) mod scale;
 pub(crate) mod schema;
-pub(crate) mod silent;
+pub(crate) mod stale;
 pub(crate) mod step;
 #[cfg(test)]
 mod tests;
@@ -217,7 +217,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         Haste::Ended if !cluster.paused => haste::hastened(observation, health, license),
         _ => haste::Hastened::default(),
     };
-    let restart = silent::restart(cluster, observation, health, database, rollout);
+    let restart = stale::restart(cluster, observation, health, database, rollout);
     let eviction = match &rollout.step {
         Step::Evict(eviction) => Some(eviction.clone()),
         _ => restart.eviction,
@@ -434,7 +434,7 @@ fn report(
         schema_version: schema::version(observation).map(|version| version.to_string()),
         replica_statuses: replica_statuses.collect(),
         queue_hold: queue::hold(None, observation),
-        stuck_tasks: silent::stuck_tasks(observation),
+        stuck_tasks: stale::stuck_tasks(observation),
         refused_call: observation
             .call_failure
             .as_ref()

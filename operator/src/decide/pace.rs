@@ -6,7 +6,7 @@ use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::Rollout;
 use super::step::{self, Step};
-use super::{drains, login, queue, scale, silent};
+use super::{drains, login, queue, scale, stale};
 use crate::api::Reason;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
 use crate::observation::reading::Reading;
@@ -131,7 +131,7 @@ pub(super) fn next(
     [
         overdue,
         drains::soon_at(health, observation.now),
-        silent::stuck_at(observation),
+        stale::stuck_at(observation),
         license.changes_at,
         rollout,
         foreign,

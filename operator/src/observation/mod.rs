@@ -398,7 +398,7 @@ pub struct Remembered {
     pub foreign_replicas: bool,
     /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since
     /// when.
-    pub silent_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
+    pub stale_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
     /// Since when the queue has been held.
     pub queue_held_since: Option<jiff::Timestamp>,
     /// By pod: how far it was with finishing its tasks.

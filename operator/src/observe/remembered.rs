@@ -76,19 +76,19 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         rollout: rollout(status),
         foreign_replicas: refusal(ConditionType::ReplicasHealthy)
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
-        silent_since: silent_since(status),
+        stale_since: stale_since(status),
         queue_held_since: queue_held_since(status),
         ..of_license
     }
 }
 
 /// Replicas that sent no heartbeat although their pods were Ready.
-fn silent_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid>, Timestamp)> {
-    let silent = status.replica_statuses.iter().filter(|replica| {
-        let silent = [HeartbeatState::Stale, HeartbeatState::Missing];
-        replica.ready && silent.contains(&replica.heartbeat)
+fn stale_since(status: &BytebaseClusterStatus) -> BTreeMap<String, (Option<Uuid>, Timestamp)> {
+    let stale = status.replica_statuses.iter().filter(|replica| {
+        let sends_none = [HeartbeatState::Stale, HeartbeatState::Missing];
+        replica.ready && sends_none.contains(&replica.heartbeat)
     });
-    let since = silent.filter_map(|replica| {
+    let since = stale.filter_map(|replica| {
         let id = replica.replica_id.as_ref();
         let id = id.and_then(|id| Uuid::parse_str(id).ok());
         Some((replica.pod.clone(), (id, replica.since.as_ref()?.0)))

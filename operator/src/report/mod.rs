@@ -334,7 +334,7 @@ fn queue_since(
     }
 }
 
-/// Bytebase deletes the row of a replica that has been silent for an hour.
+/// Bytebase deletes the row of a replica that has sent no heartbeat for an hour.
 fn is_same(before: HeartbeatState, now: HeartbeatState) -> bool {
     before == now || (before == HeartbeatState::Stale && now == HeartbeatState::Missing)
 }

@@ -508,7 +508,7 @@ fn a_heartbeat_that_grew_old_without_a_reading_holds_the_first_replica() {
     };
     // Read 25 seconds ago, when it was 10 seconds old: its sender may have sent others since.
     assert_eq!(size_after(25, 35), None);
-    assert_eq!(size_after(4, 35), Some(3), "it was silent already");
+    assert_eq!(size_after(4, 35), Some(3), "it was stale already");
     assert_eq!(size_after(0, 35), Some(3));
 }
 

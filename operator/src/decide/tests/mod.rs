@@ -12,8 +12,8 @@ mod maintenance;
 mod memory;
 mod misplaced;
 mod rollout;
-mod silent;
 mod simulation;
+mod stale;
 mod totality;
 
 use super::decide;

@@ -192,7 +192,7 @@ prop_compose! {
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
             version: parts[2].then(|| message.clone()),
             foreign_replicas: parts[2],
-            silent_since: BTreeMap::default(),
+            stale_since: BTreeMap::default(),
             queue_held_since: end,
             drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None }),

@@ -25,7 +25,7 @@ fn opted_in() -> Value {
 }
 
 /// Three replicas, of which these have sent no heartbeat for this long.
-fn silent(ordinals: &[usize], age: u64) -> Observation {
+fn without_heartbeats(ordinals: &[usize], age: u64) -> Observation {
     with_facts(healthy(3, stored(&json!({}))), |facts| {
         for ordinal in ordinals {
             heartbeats(facts)[*ordinal].age = Duration::from_secs(age);
@@ -53,8 +53,8 @@ fn evicted(plan: &Plan) -> Option<&str> {
 }
 
 #[test]
-fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other() {
-    let seen = |seconds| since(silent(&[1], 400), seconds);
+fn a_stale_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other() {
+    let seen = |seconds| since(without_heartbeats(&[1], 400), seconds);
     for (changes, seconds, expected) in [
         (opted_in(), 300, Some("demo-1")),
         (opted_in(), 299, None),
@@ -65,7 +65,10 @@ fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other(
     let waits = plan(&opted_in(), &seen(299));
     assert_eq!(waits.next, Some(after(secs(1))));
     // A process that never saw it before begins to count.
-    assert_eq!(evicted(&plan(&opted_in(), &silent(&[1], 400))), None);
+    assert_eq!(
+        evicted(&plan(&opted_in(), &without_heartbeats(&[1], 400))),
+        None
+    );
     let why = plan(&opted_in(), &seen(300)).eviction.unwrap();
     assert_eq!(why.uid, "uid-1");
     assert!(
@@ -75,7 +78,7 @@ fn a_silent_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other(
 }
 
 #[test]
-fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going() {
+fn a_stale_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going() {
     type Change = fn(&mut Observation);
     let migrating = |seen: &mut Observation| {
         if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
@@ -108,22 +111,22 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
         }),
     ];
     for (name, change) in cases {
-        let mut seen = since(silent(&[1], 400), 999);
+        let mut seen = since(without_heartbeats(&[1], 400), 999);
         change(&mut seen);
         let plan = plan(&opted_in(), &seen);
         assert_eq!(evicted(&plan), None, "{name}");
     }
-    // None serves: what keeps all of them silent is no fault of theirs.
-    let all = since(silent(&[0, 1, 2], 400), 999);
+    // None serves: what keeps all of them from sending heartbeats is no fault of theirs.
+    let all = since(without_heartbeats(&[0, 1, 2], 400), 999);
     assert_eq!(evicted(&plan(&opted_in(), &all)), None);
-    let two = since(silent(&[0, 2], 400), 999);
+    let two = since(without_heartbeats(&[0, 2], 400), 999);
     assert_eq!(evicted(&plan(&opted_in(), &two)), Some("demo-0"));
     // It is not given up by the others yet.
-    let early = since(silent(&[1], 59), 999);
+    let early = since(without_heartbeats(&[1], 59), 999);
     assert_eq!(evicted(&plan(&opted_in(), &early)), None);
     let mut paused = opted_in();
     paused["paused"] = json!(true);
-    let seen = since(silent(&[1], 400), 999);
+    let seen = since(without_heartbeats(&[1], 400), 999);
     assert_eq!(evicted(&plan(&paused, &seen)), None);
     // A rollout has an order of its own.
     let mut outdated = seen;
@@ -133,8 +136,8 @@ fn a_silent_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going
 
 #[test]
 fn a_row_that_bytebase_deletes_does_not_begin_the_silence_again() {
-    let seen = since(silent(&[1], 3700), 3600);
-    let mut gone = with_facts(silent(&[1], 3700), |facts| {
+    let seen = since(without_heartbeats(&[1], 3700), 3600);
+    let mut gone = with_facts(without_heartbeats(&[1], 3700), |facts| {
         heartbeats(facts).remove(1);
     });
     let stale = plan(&json!({}), &seen).report;
@@ -163,9 +166,9 @@ fn tasks(of: &[(i32, u64)]) -> Vec<RunningTasks> {
 }
 
 #[test]
-fn tasks_are_stuck_when_their_replica_has_been_silent_for_two_minutes() {
+fn tasks_are_stuck_when_their_replica_has_sent_no_heartbeat_for_two_minutes() {
     let with = |age| {
-        with_facts(silent(&[1], age), |facts| {
+        with_facts(without_heartbeats(&[1], age), |facts| {
             *running(facts) = tasks(&[(0, 5), (1, 2), (9, 3)]);
         })
     };
@@ -189,7 +192,7 @@ fn tasks_are_stuck_when_their_replica_has_been_silent_for_two_minutes() {
     for seen in [
         with_facts(with(999), |facts| facts.heartbeats = Fact::Unknown),
         with_facts(with(999), |facts| facts.running_tasks = Fact::Unknown),
-        silent(&[], 0),
+        without_heartbeats(&[], 0),
     ] {
         assert_eq!(stuck(&seen), None);
     }

@@ -39,13 +39,13 @@ pub fn restart(
     let Some(patience) = cluster.rollout.restart_stale_after else {
         return Restart::default();
     };
-    let is_silent = |replica: &&Replica<'_>| {
+    let sends_none = |replica: &&Replica<'_>| {
         let state = replica.heartbeat;
-        let silent = matches!(state, HeartbeatState::Stale | HeartbeatState::Missing);
-        silent && replica.pod.is_ready()
+        let sends_none = matches!(state, HeartbeatState::Stale | HeartbeatState::Missing);
+        sends_none && replica.pod.is_ready()
     };
     let mut replicas = health.replicas.iter();
-    let settled = replicas.all(|replica| replica.serves || is_silent(&replica))
+    let settled = replicas.all(|replica| replica.serves || sends_none(&replica))
         && rollout.step == Step::Done
         && observation.stateful_set.as_ref().is_some_and(|set| {
             set.settled && usize::try_from(set.replicas) == Ok(health.replicas.len())
@@ -55,12 +55,12 @@ pub fn restart(
         return Restart::default();
     }
     let due = |replica: &Replica<'_>| {
-        let since = observation.remembered.silent_since.get(&replica.pod.name);
+        let since = observation.remembered.stale_since.get(&replica.pod.name);
         let since = since.filter(|(id, _)| *id == replica.id);
         since.map_or(observation.now, |(_, since)| *since)
     };
-    let silent = health.replicas.iter().filter(is_silent);
-    let Some((since, replica)) = silent
+    let stale = health.replicas.iter().filter(sends_none);
+    let Some((since, replica)) = stale
         .map(|replica| (due(replica), replica))
         .min_by_key(|(since, replica)| (*since, replica.pod.ordinal))
     else {
@@ -126,8 +126,8 @@ pub fn stuck_at(observation: &Observation) -> Option<Timestamp> {
     let left = owners.filter_map(|tasks| {
         let mut heartbeats = facts.heartbeats.rows().iter();
         let heartbeat = heartbeats.find(|heartbeat| heartbeat.replica_id == tasks.replica_id)?;
-        let silent = heartbeat.age > DEAD_AFTER;
-        STUCK_AFTER.checked_sub(heartbeat.age).filter(|_| silent)
+        let is_dead = heartbeat.age > DEAD_AFTER;
+        STUCK_AFTER.checked_sub(heartbeat.age).filter(|_| is_dead)
     });
     let left = left.filter(|left| !left.is_zero()).min()?;
     let left = SignedDuration::try_from(left + Duration::from_secs(1)).ok()?;
