@@ -24,7 +24,7 @@ enum Command {
     Crd,
     /// Print the reference page as Markdown.
     Reference,
-    /// Check BytebaseCluster files without a cluster, by the rules of the controller.
+    /// Check BytebaseCluster files without a Kubernetes cluster, by the operator's own rules.
     Check(check::CheckArguments),
 }
 

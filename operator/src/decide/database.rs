@@ -163,14 +163,14 @@ fn of_reading(
         ) {
             (Some(refusal), _) => still_refused(
                 refusal,
-                "the operator cannot log in itself; set database.monitorSecretRef to a URL it can use",
+                "the operator cannot log in itself: name in database.monitorSecretRef a Secret with a connection string that it can use",
             ),
             (None, Some(other)) => used_by(other),
             (None, None) => plain(
                 Allows::All,
                 None,
                 Reason::DatabaseCannotRead,
-                "the operator cannot log in itself (the URL uses cloud IAM, or a proxy inside the pod): heartbeats, license and checks stay unknown until database.monitorSecretRef names a URL it can use",
+                "the operator cannot log in itself (cloud IAM, or a proxy in the pod), so heartbeats, license and checks stay unknown: name in database.monitorSecretRef a Secret with a connection string that the operator can use",
             ),
         },
         DatabaseView::Probed(Err(failure)) if failure.class == FailureClass::Definite => plain(
@@ -511,7 +511,7 @@ fn in_use(
             return Some((
                 Reason::DatabaseInUse,
                 format!(
-                    "replicas have sent heartbeats to {place}, and it has taken writes for less than {seconds} seconds, as far as the operator knows: whether one of another Bytebase is still active is known only then; {what} if none is"
+                    "{place} has had heartbeats before and has taken writes for less than {seconds} seconds, as far as the operator knows: another Bytebase may be active and not have sent one yet; {what} if none does"
                 ),
             ));
         }

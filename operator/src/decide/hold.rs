@@ -82,7 +82,7 @@ impl TemplateHold {
         version.older_minor_than(schema).then(|| {
             let Version { major, minor, .. } = schema;
             self.downgrade.clone().unwrap_or_else(|| {
-                format!("the metadata schema is at {major}.{minor}, newer than Bytebase {version} of the template that stands until the new one may be written: RolloutComplete says what that waits for")
+                format!("the metadata schema is at {major}.{minor}, newer than Bytebase {version}, which the current pod template names; the new template waits: see RolloutComplete")
             })
         })
     }
@@ -157,9 +157,7 @@ pub(super) fn hold(
         )
     } else if database.allows == Allows::Nothing {
         let message = match (database.status, database.reason) {
-            (_, Reason::DatabaseInUse) => {
-                "the heartbeats on the database to end that belong to no pod of this cluster"
-            }
+            (_, Reason::DatabaseInUse) => "heartbeats that belong to no pod of this cluster to end",
             // A pod that ends now could not start again.
             (None, _) => "the database to be readable again",
             // A pod that ends now might come back into a database that refuses it.

@@ -251,7 +251,7 @@ fn last_read(
     let verdict = match (end, closes) {
         (Some(end), _) if now >= end => absent(
             Reason::LicenseExpired,
-            &format!("the license that was last seen in the {place} ended (until {end}); {why}"),
+            &format!("the license that was last seen in the {place} ended at {end}; {why}"),
             None,
         ),
         (Some(end), Some(closes)) if now >= closes => absent(
@@ -461,9 +461,10 @@ fn claims(
     let until = license
         .expires_at
         .map_or_else(|| "perpetual".to_owned(), |end| format!("until {end}"));
+    let at = |moment: Option<Timestamp>| moment.map_or_else(String::new, |at| format!(" {at}"));
     match license.validity(now, workspace_id) {
-        LicenseValidity::Expired => Answer(Licensed::No, Reason::LicenseExpired, format!("the license ended ({until}): install a new one")),
-        LicenseValidity::NotYetValid => Answer(Licensed::No, Reason::LicenseNotYetValid, "the license is not valid yet".to_owned()),
+        LicenseValidity::Expired => Answer(Licensed::No, Reason::LicenseExpired, format!("the license ended at{}: install a new one", at(license.expires_at))),
+        LicenseValidity::NotYetValid => Answer(Licensed::No, Reason::LicenseNotYetValid, format!("the license is not valid before{}", at(license.not_before))),
         LicenseValidity::OtherWorkspace => Answer(Licensed::No, Reason::LicenseOtherWorkspace, "the license is for another workspace: ask for one for this workspace's id (status.license.workspaceID names the one it is for)".to_owned()),
         LicenseValidity::Valid if !license.ha => Answer(Licensed::No, Reason::LicenseWithoutHa, format!("the {} license does not include HA", license.plan)),
         LicenseValidity::Valid if license.expires_at.is_some_and(|end| now.saturating_add(guard).is_ok_and(|soon| soon >= end)) => {

@@ -158,7 +158,7 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
         return Some((
             Reason::HeldBackByVersion,
             format!(
-                "the metadata schema is at {major}.{minor}, so no Bytebase has run on it yet that supports HA, which begins with {}: the others start once one has migrated it",
+                "the metadata schema is at {major}.{minor}, from before HA ({}): one replica of a newer version migrates it, then the others start",
                 Version::HA_FLOOR
             ),
         ));

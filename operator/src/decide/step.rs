@@ -123,7 +123,7 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
         // The next reading includes the sessions.
         None => Some(Wait::new(
             RolloutWait::DatabaseReading,
-            "a reading of whether a schema migration is running",
+            "a reading that says whether a schema migration runs",
         )),
     }
 }

@@ -337,12 +337,22 @@ impl LogReader {
             Ok(text) => Some(text),
             Err(kube::Error::Api(error)) if error.code == 403 => {
                 let error = error.message;
-                tracing::warn!(cluster, pod, error, "the log may not be read; {without_it}");
+                tracing::warn!(
+                    cluster,
+                    pod,
+                    error,
+                    "the operator may not read the log of a pod; {without_it}"
+                );
                 None
             }
             Err(error) => {
                 let error = plain(&error);
-                tracing::debug!(cluster, pod, error, "the log cannot be read; {without_it}");
+                tracing::debug!(
+                    cluster,
+                    pod,
+                    error,
+                    "the log of a pod cannot be read; {without_it}"
+                );
                 None
             }
         }
@@ -428,7 +438,7 @@ mod tests {
         };
         let read = kubelet.reader().read("demo-1", part, "so what").await;
         assert_eq!(read, None);
-        let lines = log.lines("the log may not be read");
+        let lines = log.lines("may not read the log of a pod");
         assert_eq!(lines.len(), 1, "{}", log.text());
         assert_eq!(
             (&lines[0]["cluster"], &lines[0]["pod"]),

@@ -186,7 +186,7 @@ fn trouble(
     if node_is_silent(pod) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         return Some(PodTrouble::NodeSilent(format!(
-            "node {} no longer reports, so Kubernetes sends it no requests (kubectl describe node shows since when)",
+            "node {} no longer reports, so the pod gets no requests (kubectl describe node shows since when)",
             node.unwrap_or("unknown")
         )));
     }

@@ -118,6 +118,9 @@ fn guard_and_end_count_from_their_exact_moment() {
         );
         let target = if expected.0 == Some(true) { 3 } else { 1 };
         assert_eq!(plan.report.target_replicas, Some(target), "{left} s left");
+        let licensed = condition(&plan.report, LICENSED);
+        let ended = format!("the license ended at {}", after(secs(left)));
+        assert_eq!(licensed.message.starts_with(&ended), left <= 0);
     }
 }
 
@@ -233,7 +236,11 @@ fn each_stored_license_has_its_reason() {
 #[test]
 fn a_license_that_begins_is_checked_when_it_does() {
     let seen = healthy(1, stored(&json!({"nbf": after(days(2)).as_second()})));
-    assert_eq!(plan(&json!({}), &seen).next, Some(after(days(2))));
+    let early = plan(&json!({}), &seen);
+    assert_eq!(early.next, Some(after(days(2))));
+    let licensed = condition(&early.report, LICENSED);
+    let begins = format!("the license is not valid before {}", after(days(2)));
+    assert_eq!(licensed.message, begins);
     // The same while it only lies in the Secret.
     let later = token(&json!({"nbf": after(days(2)).as_second()}));
     let plan = with_secret(

@@ -832,7 +832,10 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
     let seen = healthy(3, stored(&json!({})));
     for (seen, words) in [
         (with_facts(seen.clone(), migrating), "advisory lock 1002"),
-        (with_facts(seen.clone(), unread), "a reading of whether"),
+        (
+            with_facts(seen.clone(), unread),
+            "a reading that says whether",
+        ),
     ] {
         for replicas in [0, 1] {
             let plan = plan(&json!({"replicas": replicas}), &seen);
@@ -897,7 +900,7 @@ fn no_step_is_taken_before_a_reading_of_the_sessions() {
     let waiting = plan(&json!({}), &seen);
     waits_for(
         &waiting,
-        "a reading of whether a schema migration is running",
+        "a reading that says whether a schema migration runs",
     );
     assert!(waiting.reading.sessions);
     // A rollout that may not go on is still read, so that it reports what it really waits for.
