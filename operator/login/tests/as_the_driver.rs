@@ -399,91 +399,60 @@ fn names(primary: &Server, standby: &Server) -> Table {
     Table(table.into())
 }
 
-/// `sslmode` and `sslrootcert`.
-async fn protection(c: &mut Comparison, primary: &Server, standby: &Server, scratch: &Path) {
+/// Each way to name a CA bundle, as a parameter. Those from the ninth on only show how one is read.
+fn bundles(primary: &Server, standby: &Server, scratch: &Path) -> Vec<String> {
     let own = primary.file("ca.crt");
     let pem = fs::read_to_string(&own).unwrap();
-    let written = |name: &str, text: String| {
-        let path = scratch.join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
     let other = fs::read_to_string(standby.file("ca.crt")).unwrap();
     let expired = fs::read_to_string(primary.file("expired.crt")).unwrap();
     let key = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n";
-    let unreadable = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
-    let bundles = [
-        String::new(),
-        "&sslrootcert=system".to_owned(),
-        format!("&sslrootcert={}", own.display()),
-        format!("&sslrootcert={}", written("other", other.clone())),
-        format!("&sslrootcert={}", written("both", format!("{other}{pem}"))),
-        format!("&sslrootcert={}", written("expired", expired.clone())),
-        format!(
-            "&sslrootcert={}",
-            written("renewed", format!("{expired}{pem}"))
+    let block = |content: &str| {
+        format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n")
+    };
+    let written = [
+        ("other", other.clone()),
+        ("both", format!("{other}{pem}")),
+        ("expired", expired.clone()),
+        ("renewed", format!("{expired}{pem}")),
+        ("with-key", format!("{key}# text\n{}{pem}", block("!!!"))),
+        ("windows", pem.replace('\n', "\r\n")),
+        ("escaped", pem.replace('\n', "\\n")),
+        ("one-line", pem.replace('\n', " ")),
+        ("indented", pem.replace("-----B", "  -----B")),
+        ("marked", format!("\u{feff}{pem}")),
+        ("key-only", key.to_owned()),
+        ("joined", format!("{}{other}", pem.trim_end())),
+        (
+            "no-end",
+            format!("-----BEGIN CERTIFICATE-----\nMAIw\n{pem}"),
         ),
-        format!(
-            "&sslrootcert={}",
-            written("with-key", format!("{key}# text\n{unreadable}{pem}"))
+        (
+            "tab",
+            pem.replace("CERTIFICATE-----\n", "CERTIFICATE-----\t\n"),
         ),
-        format!(
-            "&sslrootcert={}",
-            written("windows", pem.replace('\n', "\r\n"))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("escaped", pem.replace('\n', "\\n"))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("one-line", pem.replace('\n', " "))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("indented", pem.replace("-----B", "  -----B"))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("marked", format!("\u{feff}{pem}"))
-        ),
-        format!("&sslrootcert={}", written("key-only", key.to_owned())),
-        format!(
-            "&sslrootcert={}",
-            written("joined", format!("{}{other}", pem.trim_end()))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written(
-                "no-end",
-                format!("-----BEGIN CERTIFICATE-----\nMAIw\n{pem}")
-            )
-        ),
-        format!(
-            "&sslrootcert={}",
-            written(
-                "tab",
-                pem.replace("CERTIFICATE-----\n", "CERTIFICATE-----\t\n")
-            )
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("text-behind", pem.replace("-----\n", "----- #\n"))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written("macintosh", pem.replace('\n', "\r"))
-        ),
-        format!(
-            "&sslrootcert={}",
-            written(
-                "hollow",
-                "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n".to_owned()
-            )
-        ),
-        format!("&sslrootcert={}", written("empty", String::new())),
-        format!("&sslrootcert={}", scratch.join("missing").display()),
+        ("text-behind", pem.replace("-----\n", "----- #\n")),
+        ("macintosh", pem.replace('\n', "\r")),
+        ("hollow", block("MAIwAA==")),
+        ("empty", String::new()),
     ];
+    let files = written.map(|(name, text)| {
+        let path = scratch.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    });
+    let files = [own]
+        .into_iter()
+        .chain(files)
+        .chain([scratch.join("missing")]);
+    let named = files.map(|path| format!("&sslrootcert={}", path.display()));
+    let unnamed = [String::new(), "&sslrootcert=system".to_owned()];
+    unnamed.into_iter().chain(named).collect()
+}
+
+/// `sslmode` and `sslrootcert`.
+async fn protection(c: &mut Comparison, primary: &Server, standby: &Server, scratch: &Path) {
+    let own = primary.file("ca.crt");
+    let bundles = bundles(primary, standby, scratch);
     let port = primary.port;
     for mode in [
         "",

@@ -147,6 +147,7 @@ mod tests {
                 warning,
                 condition: None,
                 reason: Reason::QueueHeldLong,
+                subject: String::new(),
                 message: "the queue is held".to_owned(),
             };
             notice.log(&ObjectRef::from_obj(&cluster(&json!({}))));

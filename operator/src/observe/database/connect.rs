@@ -335,20 +335,28 @@ pub(crate) mod tests {
         assert_eq!(failure.class, FailureClass::Unknown);
     }
 
-    #[test]
-    fn failures_come_to_one_verdict() {
+    fn unfit() -> Error {
+        Error::Unfit { is_standby: true }
+    }
+
+    fn dead() -> Error {
+        Error::TimedOut(Duration::from_secs(5))
+    }
+
+    /// What these failures of two hosts come to, of which one that takes writes is asked for: the
+    /// reason, and whether it is definite.
+    fn verdict_of(failures: &[Failed]) -> (FailureReason, bool) {
         let mut url = url("one", 5432);
         let mut two = url.hosts[0].clone();
         "two".clone_into(&mut two.host);
         url.hosts.push(two);
         url.target_session_attrs = TargetSessionAttrs::ReadWrite;
-        let access = access(url);
-        let unfit = || Error::Unfit { is_standby: true };
-        let dead = || Error::TimedOut(Duration::from_secs(5));
-        let is = |failures: &[Failed]| {
-            let failure = verdict(&access, failures);
-            (failure.reason, failure.class == FailureClass::Definite)
-        };
+        let failure = verdict(&access(url), failures);
+        (failure.reason, failure.class == FailureClass::Definite)
+    }
+
+    #[test]
+    fn failures_come_to_one_verdict() {
         for (failures, expected) in [
             (
                 vec![
@@ -419,6 +427,15 @@ pub(crate) mod tests {
                 ],
                 (FailureReason::AuthenticationFailed, true),
             ),
+            (vec![], (FailureReason::Other, true)),
+        ] {
+            assert_eq!(verdict_of(&failures), expected, "{failures:?}");
+        }
+    }
+
+    #[test]
+    fn of_one_address_the_attempt_that_came_furthest_counts() {
+        for (failures, expected) in [
             // A server that lets no one in without TLS, and over TLS is not what is asked for.
             (
                 vec![
@@ -472,9 +489,8 @@ pub(crate) mod tests {
                 ],
                 (FailureReason::ServerNotReady, false),
             ),
-            (vec![], (FailureReason::Other, true)),
         ] {
-            assert_eq!(is(&failures), expected, "{failures:?}");
+            assert_eq!(verdict_of(&failures), expected, "{failures:?}");
         }
     }
 

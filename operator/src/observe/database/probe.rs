@@ -148,7 +148,7 @@ struct State {
 }
 
 /// What lines of the log are labelled with.
-struct LogLabels {
+struct Subject {
     cluster: String,
     /// Hosts and database.
     database: String,
@@ -743,8 +743,8 @@ impl Prober {
             Err(queries::Failed::Sql(sqlx::Error::Database(_))) => {
                 let state = shared.state.lock();
                 tracing::debug!(
-                    cluster = state.labels.cluster,
-                    database = state.labels.database,
+                    cluster = state.subject.cluster,
+                    database = state.subject.database,
                     "the server takes no advisory lock, so no drain hook is asked"
                 );
                 BTreeSet::new()
