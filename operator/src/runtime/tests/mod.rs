@@ -685,6 +685,14 @@ async fn a_rollout_waits_for_what_pods_are_made_from_and_for_no_other_object() {
         assert!(calls.iter().any(|call| call == object), "{calls:?}");
         let evicted = calls.iter().any(|call| call == "Eviction/demo-0");
         assert_eq!(evicted, evicts, "{object}: {calls:?}");
+        // Nor is it reported as one that goes.
+        let status = world.status.lock().unwrap();
+        let waiting_for = if evicts {
+            "Eviction"
+        } else {
+            "StatefulSetController"
+        };
+        assert_eq!(status["rollout"]["waitingFor"], waiting_for, "{object}");
     }
 }
 
