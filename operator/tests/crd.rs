@@ -296,6 +296,36 @@ fn every_field_says_what_it_is() {
     assert!(seen > 80, "{seen}");
 }
 
+/// Values of an enum that its field's own text does not explain, which is all of it that a user of
+/// `kubectl explain` reads.
+fn unexplained(path: &str, schema: &Value, found: &mut Vec<String>, seen: &mut usize) {
+    let text = schema["description"].as_str().unwrap_or_default();
+    let values = schema["enum"].as_array().into_iter().flatten();
+    for value in values.filter_map(Value::as_str) {
+        *seen += 1;
+        if !text.contains(&format!("`{value}`")) {
+            found.push(format!("{path}: {value}"));
+        }
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        if !KUBERNETES_TYPES.contains(&name.as_str()) {
+            unexplained(&format!("{path}.{name}"), property, found, seen);
+        }
+    }
+    if schema["items"].is_object() {
+        unexplained(&format!("{path}[]"), &schema["items"], found, seen);
+    }
+}
+
+#[test]
+fn every_word_of_the_status_is_explained_where_it_stands() {
+    let (mut found, mut seen) = (Vec::new(), 0);
+    let status = &schema()["properties"]["status"];
+    unexplained("status", status, &mut found, &mut seen);
+    assert!(found.is_empty(), "{found:#?}");
+    assert!(seen > 40, "{seen}");
+}
+
 /// Fields that the user names in lists and maps without bound would make the rules too dear for the
 /// API server.
 #[test]

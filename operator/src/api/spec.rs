@@ -71,8 +71,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
 
-    /// Wanted replicas. More than one run only while the license stored in the metadata database
-    /// allows HA. 0 stops the cluster and keeps its data.
+    /// Wanted replicas. Default 2. More than one run only while the license stored in the metadata
+    /// database allows HA. 0 stops the cluster and keeps its data.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = MOST_REPLICAS))]
     pub replicas: i32,
@@ -98,7 +98,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceSpec>,
 
-    /// The Ingress. On unless `enabled: false`, or unless `gateway` is given and this is not.
+    /// The Ingress. Made by default; not made with `enabled: false`, or where `gateway` is given
+    /// and `ingress` is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<IngressSpec>,
 
@@ -184,7 +185,8 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutSpec>,
 
-    /// The PodDisruptionBudget.
+    /// The PodDisruptionBudget of the pods, by which drains of nodes take one pod at a time. Made
+    /// unless `enabled: false`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disruption_budget: Option<DisruptionBudgetSpec>,
 
@@ -192,7 +194,7 @@ pub struct BytebaseClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicySpec>,
 
-    /// What monitors the cluster.
+    /// How Prometheus finds the replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<MonitoringSpec>,
 
@@ -211,7 +213,8 @@ pub struct BytebaseClusterSpec {
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
 
-    /// Observe and report, change nothing.
+    /// If true, the operator observes and reports and changes nothing: no rollout, no scaling, and
+    /// the license gate does not go down to one replica either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
 
@@ -313,7 +316,8 @@ impl fmt::Display for ConfigMapKeyRef {
     validation = Rule::new("!(has(self.caSecretRef) && has(self.caConfigMapRef))").message("only one of caSecretRef and caConfigMapRef may be set"),
 )]
 pub struct DatabaseSpec {
-    /// Secret that holds the whole `PG_URL`.
+    /// Secret key that holds the whole connection string:
+    /// `postgres://user:password@host:5432/database?sslmode=require`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url_secret_ref: Option<SecretKeyRef>,
     /// `PG_URL` itself, for cloud IAM logins, which hold no password. Refused when it holds one. A
@@ -335,24 +339,26 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
-    /// Secret key that holds the role's name, without a line break at its end.
+    /// Secret key that holds the role's name, in the form with `host`, without a line break at its
+    /// end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_secret_ref: Option<SecretKeyRef>,
-    /// Secret key that holds the role's password, as it is, without a line break at its end.
+    /// Secret key that holds the role's password, in the form with `host`, as it is, without a line
+    /// break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
     /// Connection parameters such as `sslmode`, in the form with `host`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 32))]
     pub params: Option<BTreeMap<String, String>>,
-    /// Secret key that holds the CA bundle (PEM). Mounted into the pods at
-    /// `/etc/bytebase/database-ca/ca.crt`. Counts, for Bytebase and for the operator's own
-    /// connection, where `sslrootcert` names that file: a connection string must, and the form in
-    /// parts does so by itself.
+    /// Secret key that holds the CA bundle (PEM) for TLS to the database, Bytebase's and the
+    /// operator's own. Mounted at `/etc/bytebase/database-ca/ca.crt`, the file that `sslrootcert`
+    /// must name for it to count; with `host` it does so by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
-    /// ConfigMap key that holds the CA bundle (PEM), in `data` or in `binaryData`. Used as that of
-    /// `caSecretRef` is.
+    /// ConfigMap key (`data` or `binaryData`) that holds the CA bundle (PEM) for TLS to the
+    /// database, in place of `caSecretRef`. Mounted at `/etc/bytebase/database-ca/ca.crt`, the file
+    /// that `sslrootcert` must name for it to count; with `host` it does so by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_config_map_ref: Option<ConfigMapKeyRef>,
     /// Secret key that holds another connection string to the same database, for the operator's
@@ -370,9 +376,9 @@ pub struct LicenseSpec {
     /// Secret key that holds the license. It is checked, and installed when `admin` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretKeyRef>,
-    /// `Enforce` runs more than one replica only while the license allows it. `Warn` runs what is
-    /// wanted and only warns: without an HA license Bytebase then fails every queued task
-    /// after ten minutes.
+    /// `Enforce`, the default, runs more than one replica only while the license allows it. `Warn`
+    /// runs what is wanted and only warns: without an HA license Bytebase then fails every queued
+    /// task after ten minutes.
     #[serde(default)]
     pub enforcement: Enforcement,
 }
@@ -393,8 +399,9 @@ pub enum Enforcement {
 pub struct AdminSpec {
     /// Secret with the keys `email` and `password`.
     pub credentials_secret_ref: LocalSecretRef,
-    /// Make this the first admin if no one has signed up yet, before the Ingress is created:
-    /// whoever signs up first becomes the admin.
+    /// Sign up with these credentials as the first admin, if no one has signed up yet. Until then
+    /// the operator makes nothing that lets users in from outside (Ingress, HTTPRoute, node port,
+    /// load balancer): whoever signs up first becomes the admin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub create_first: bool,
 }
@@ -546,7 +553,8 @@ pub struct IngressSpec {
     /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_host_mismatch: bool,
-    /// Name of the Secret with the certificate for the host.
+    /// Name of the Secret (kubernetes.io/tls) with the certificate for the host. Absent: the
+    /// Ingress has no TLS section.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub tls_secret_name: Option<String>,
@@ -622,8 +630,9 @@ pub struct GatewaySpec {
     /// Accept a host that differs from that of `externalURL` (a proxy in front rewrites it).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_host_mismatch: bool,
-    /// Longest time a request may take, such as `1h`; `0s` is no limit. Not every controller takes
-    /// one. Where yours has a short one of its own, WebSockets and streams need `1h` here.
+    /// Longest time a request may take, such as `1h` (`0s`: no limit). Default: the controller's
+    /// own, which often cuts WebSockets and streams: set `1h` then. Some controllers refuse the
+    /// field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     pub request_timeout: Option<String>,
@@ -668,10 +677,11 @@ pub struct ServiceAccountSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecurityContextSpec {
-    /// User, group and group of the files. `Fixed` is 113 for all three, as Bytebase's image has
-    /// it. `Platform` leaves them out, for a platform that gives each namespace numbers of its own
-    /// and refuses others, as OpenShift does. Where nothing sets any, the pods do not start: the
-    /// image's own user is root, which they may not be. A change of this field replaces all pods.
+    /// User, group and group of the files. `Fixed`, the default, is 113 for all three, as
+    /// Bytebase's image has it. `Platform` leaves them out, for a platform that gives each
+    /// namespace numbers of its own and refuses others, as OpenShift does. Where nothing sets any,
+    /// the pods do not start: the image's own user is root, which they may not be. A change of this
+    /// field replaces all pods.
     #[serde(default)]
     pub user_and_group: UserAndGroup,
 }
@@ -699,7 +709,8 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 300))]
     pub pre_stop_seconds: Option<i32>,
-    /// Seconds that a replica has to end after the preStop pause. Default 60.
+    /// Seconds that a replica has to end once it is sent SIGTERM, after the preStop pause and its
+    /// drain. Default 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,
@@ -803,7 +814,7 @@ pub struct NetworkPolicySpec {
     pub from: Vec<NetworkPolicyPeer>,
 }
 
-/// What monitors the cluster.
+/// How Prometheus finds the replicas.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct MonitoringSpec {

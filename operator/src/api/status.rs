@@ -14,7 +14,14 @@ pub struct BytebaseClusterStatus {
     /// cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the cluster stands, in one word.
+    /// Where the cluster stands, in one word. `Pending`: nothing runs yet. `Starting`: replicas are
+    /// starting. `Ready`: every wanted replica is Ready and sends heartbeats. `Limited`: fewer
+    /// replicas than wanted run, held back by the license, the database or the version. `Rolling`:
+    /// a change is reaching the replicas. `Scaling`: the number of replicas is changing.
+    /// `Degraded`: some replica is not Ready or sends no heartbeats. `Stopped`: `replicas: 0`.
+    /// `Paused`: `paused: true`. `Invalid`: the spec, or something it names, cannot be used; what
+    /// runs is left alone. `Stalled`: the operator cannot go on before the user or an administrator
+    /// has acted.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -39,7 +46,8 @@ pub struct BytebaseClusterStatus {
     /// External URL in its normal form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Version that every replica runs; during a rollout, the version that is being left.
+    /// Version that the Ready replicas run; during a rollout, the version that is being left. While
+    /// none is Ready: the version that was last seen to serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Version of the metadata schema.
@@ -79,8 +87,9 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub rollout: Option<RolloutStatus>,
-    /// A session of the metadata database keeps every replica from promoting queued work. Read
-    /// while replicas come and go, and while work is queued.
+    /// Who keeps every replica from promoting queued work, by a session of the metadata database:
+    /// most often the drain hook of a pod that ends, so that no new work comes to it. Absent: the
+    /// operator has seen no hold. Read while replicas come and go, and while work is queued.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -145,10 +154,12 @@ pub struct RefusedCall {
     strum::AsRefStr,
     strum::Display,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum Phase {
     /// Nothing runs yet.
     Pending,
-    /// The first replicas are starting.
+    /// Replicas are starting.
     Starting,
     /// Every wanted replica is Ready and sends heartbeats.
     Ready,
@@ -193,10 +204,12 @@ pub struct LicenseStatus {
         rename = "workspaceID"
     )]
     pub workspace_id: Option<String>,
-    /// Where the license was read.
+    /// Where this license was read: `Database` is the one that Bytebase obeys, `Secret` the one in
+    /// `license.secretRef`.
     #[serde(deserialize_with = "or_default")]
     pub source: LicenseSource,
-    /// What is known of the license's signature.
+    /// What is known of the license's signature: `Verified` with the operator's key, or
+    /// `Unverified`, because the operator has no key.
     #[serde(deserialize_with = "or_default")]
     pub signature: SignatureState,
 }
@@ -246,8 +259,10 @@ pub struct DatabaseStatus {
     /// first replica starts without a reading two minutes later, unless the server answers by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_since: Option<Time>,
-    /// What came of the operator's last try to log in as the replicas do, from where it runs. Where
-    /// that is certain, a changed login reaches the replicas only when the server has accepted it.
+    /// What came of the operator's last try to log in as the replicas do, from where it runs.
+    /// `Accepted`: the server let it in. `Refused`: the server refused it, and would refuse
+    /// Bytebase. `CannotTell`: it cannot be known from there. Where it is certain, a changed login
+    /// reaches the replicas only when the server has accepted it.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -277,9 +292,10 @@ pub struct ChangedLogin {
     pub mark: String,
 }
 
-/// What came of the operator's last try to log in as the replicas do. Where that is certain, a
-/// changed login reaches them only when the server has accepted it.
+/// What came of the operator's last try to log in as the replicas do.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum LoginState {
     /// The server let the operator in.
     Accepted,
@@ -311,7 +327,8 @@ pub struct ReplicaStatus {
     /// Whether the pod is Ready.
     #[serde(default)]
     pub ready: bool,
-    /// State of the replica's heartbeat.
+    /// State of the replica's heartbeat. `Fresh`: at most 30 seconds old. `Stale`: older.
+    /// `Missing`: the database has none of this replica. `Unknown`: it cannot be read.
     #[serde(deserialize_with = "or_default")]
     pub heartbeat: HeartbeatState,
     /// When the heartbeat took the state in `heartbeat`.
@@ -320,7 +337,12 @@ pub struct ReplicaStatus {
     /// Tasks that the replica is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
-    /// Whether the pod is ending and first finishes its tasks.
+    /// How far the pod is that finishes its tasks before it ends. `Draining`: it is finishing them.
+    /// `EndsSoon`: less than five minutes are left, or less than a tenth of its time if that is
+    /// shorter. `CutShort`: the license does not allow several replicas, and the operator asks its
+    /// drain hook to let it end at once. `NotReached`: the license asks for the same, but the
+    /// operator cannot reach its drain hook, so that what the replica runs may go on until
+    /// `endsBy`. Absent: it is not ending, or has nothing to finish.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -357,11 +379,10 @@ pub struct LogLine {
     pub pod_uid: String,
 }
 
-/// How far a pod is that finishes its tasks before it ends. `EndsSoon`: less than five minutes are
-/// left, or less than a tenth of its time if that is shorter. `CutShort`: the license does not
-/// allow several replicas, and the operator asks its drain hook to let it end at once.
-/// `NotReached`: it would, and the hook cannot be asked.
+/// How far a pod is that finishes its tasks before it ends.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum DrainState {
     /// It is finishing them.
     Draining,
@@ -437,7 +458,20 @@ pub struct QueueHoldStatus {
 pub struct RolloutStatus {
     /// Pods on the current template.
     pub updated_replicas: i32,
-    /// What the rollout waits for, in one word.
+    /// What the rollout waits for, in one word. `StatefulSetController`: the StatefulSet
+    /// controller, to see the change. `Eviction`: the eviction of a pod, which the operator asks
+    /// for now. `DisruptionBudget`: a PodDisruptionBudget, to let a pod go. `Drain`: a pod, to
+    /// finish its tasks and to end. `PodEnd`: a pod, to end. `AllPodsEnd`: every pod, to end
+    /// (strategy `Maintenance`). `FirstReplica`: the first replica on the new template, to be Ready
+    /// and to send heartbeats (strategy `Maintenance`). `PodCreation`: a pod, to be made.
+    /// `ReadyReplica`: the replica that was replaced last, to be Ready and to send heartbeats.
+    /// `OtherReplicas`: the others, to be so, so that they carry the load. `IdleReplica`: a replica
+    /// without running tasks. `SchemaMigration`: the end of a schema migration. `DatabaseReading`:
+    /// the next reading of the metadata database. `Database`: the metadata database, to be readable
+    /// or to pass its checks. `Login`: the server, to accept a changed login. `SecretInPods`:
+    /// Kubernetes, to bring a changed Secret into the running pods, whose drain hooks log in by it.
+    /// `Node`: a node that does not report. `ScaleDown`: the end of a scale-down. `Resume`:
+    /// `spec.paused` to be false. `Correction`: the user, to correct the change (see `message`).
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -482,6 +516,8 @@ pub struct RolloutStatus {
     strum::AsRefStr,
     strum::EnumIter,
 )]
+// The description of an optional field's type would take the place of the field's own.
+#[schemars(description = "")]
 pub enum RolloutWait {
     /// The StatefulSet controller, to see the change.
     StatefulSetController,
