@@ -583,6 +583,8 @@ impl World {
         match (server.content, server.license) {
             (Content::Renamed, _) => {}
             (Content::Bytebase, Some(end)) => known.process.license = LastLicense::Ends(end),
+            // Bytebase's tables were there, and may only be out of sight.
+            (Content::Foreign, _) if matches!(known.process.license, LastLicense::Ends(_)) => {}
             (Content::Bytebase, None) | (Content::Foreign, _) => {
                 known.process.license = LastLicense::Absent;
             }
