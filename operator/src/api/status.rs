@@ -255,8 +255,9 @@ pub struct DatabaseStatus {
     /// Connections that the wanted replicas and one more may open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_budget: Option<i32>,
-    /// Since when the operator has tried in vain to read a database that it has never read. The
-    /// first replica starts without a reading two minutes later, unless the server answers by then.
+    /// Since when the operator has tried in vain to read a database that it has never read and from
+    /// which replicas are wanted. The first one starts without a reading two minutes later, unless
+    /// the server says by then that it is starting or full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_since: Option<Time>,
     /// What came of the operator's last try to log in as the replicas do, from where it runs.

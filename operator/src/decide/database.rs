@@ -118,7 +118,7 @@ fn of_reading(
     };
     let status = DatabaseStatus {
         login: login_state(database, observation),
-        unread_since: unread_since(&status, observation),
+        unread_since: unread_since(&status, wanted, observation),
         ..status
     };
     let found = last.filter(|last| last.status == Some(false));
@@ -189,6 +189,8 @@ fn of_reading(
                 (None, None) if status.identity.is_some() || is_changed(observation) => {
                     plain(Allows::Nothing, None, reason, &failure.message)
                 }
+                // None starts where none is wanted.
+                (None, None) if wanted == 0 => plain(Allows::One, None, reason, &failure.message),
                 (None, None) => match starts_blind_at(failure.reason, &status, observation) {
                     // Perhaps it can be seen from the pods and never from here.
                     Blind::Now => plain(Allows::One, None, reason, &failure.message),
@@ -228,10 +230,7 @@ fn starts_blind_at(
     if !is_first_start(observation) {
         return Blind::Now;
     }
-    if matches!(
-        reason,
-        FailureReason::ServerNotReady | FailureReason::TooManyConnections
-    ) {
+    if answers(reason) {
         return Blind::Never;
     }
     let since = status.unread_since.as_ref().map(|since| since.0);
@@ -242,14 +241,27 @@ fn starts_blind_at(
     }
 }
 
-/// Since when a database that was never read has been tried in vain.
-fn unread_since(status: &DatabaseStatus, observation: &Observation) -> Option<Time> {
-    let fails = matches!(observation.database, DatabaseView::Probed(Err(_)));
-    if status.identity.is_some() {
+/// Since when a database that was never read, and from which replicas are wanted, has not answered.
+fn unread_since(status: &DatabaseStatus, wanted: i32, observation: &Observation) -> Option<Time> {
+    let fails = match &observation.database {
+        DatabaseView::Probed(Ok(_)) => return None,
+        DatabaseView::Probed(Err(failure)) if answers(failure.reason) => return None,
+        DatabaseView::Probed(Err(_)) => true,
+        DatabaseView::NotProbed | DatabaseView::CannotRead => false,
+    };
+    if status.identity.is_some() || wanted == 0 {
         return None;
     }
     let before = status.unread_since.clone();
     before.or_else(|| fails.then_some(Time(observation.now)))
+}
+
+/// Whether it is the server that says so, at a moment at which it lets no one in.
+fn answers(reason: FailureReason) -> bool {
+    matches!(
+        reason,
+        FailureReason::ServerNotReady | FailureReason::TooManyConnections
+    )
 }
 
 /// Whether a refusal is about who logs in, and how, not about the database.
@@ -384,7 +396,7 @@ fn judge_facts(
             None,
             Reason::DatabaseSchemaUnknown,
             format!(
-                "Bytebase's tables were in {} before, and role \"{}\" sees none of them now: nothing is changed, nor scaled, until it does. Perhaps its search_path was changed, or they were dropped",
+                "Bytebase's tables were in {} before, and role \"{}\" sees none of them now: no replica is started or replaced until it does. Perhaps its search_path was changed, or they were dropped",
                 database.replicas.identity_hint(),
                 database.replicas.user
             ),
@@ -497,7 +509,7 @@ fn in_use(
     let what = if elsewhere {
         "the replicas move there by themselves"
     } else {
-        "the first replica starts by itself"
+        "a replica of this cluster starts by itself"
     };
     let active = if starts {
         active_when_read(observation)

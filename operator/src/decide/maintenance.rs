@@ -141,6 +141,10 @@ pub fn step(
             ))
         }
         Stage::First => Some(match &health.replicas[..] {
+            // The operator itself makes none.
+            [] if cluster.paused => {
+                Step::Wait(Wait::new(RolloutWait::Resume, "spec.paused to be lifted"))
+            }
             [] => controllers_step(
                 RolloutWait::FirstReplica,
                 "the first replica to be made (the others start when it is Ready and sends heartbeats)",

@@ -132,7 +132,11 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
-    let haste = replicas::haste(cluster.replicas, cluster.license.enforcement, &license);
+    // What is taken back is no matter of the license.
+    let haste = match target.replicas {
+        0 => Haste::Orderly,
+        _ => replicas::haste(cluster.replicas, cluster.license.enforcement, &license),
+    };
     let scale_hold = scale::hold(
         cluster,
         &template,

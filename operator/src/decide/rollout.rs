@@ -6,7 +6,7 @@
 
 use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
-use super::idle::{busy_since, has_no_process, idle_replica, is_behind};
+use super::idle::{self, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
@@ -146,13 +146,30 @@ impl Rollout {
     }
 
     /// What status reports of it; `report` adds since when. A busy replica that a scale-down gives
-    /// time to become idle has its clock there as well.
+    /// time to become idle has its clock there as well, and keeps it while something else holds the
+    /// scale-down for a moment.
     pub fn status(
         &self,
         scale_down: Option<&Wait>,
         observation: &Observation,
     ) -> Option<RolloutStatus> {
-        let scale_down = scale_down.filter(|wait| wait.for_ == RolloutWait::IdleReplica);
+        let before = observation.remembered.rollout.as_ref();
+        let has_clock = before.is_some_and(|before| before.busy_since.is_some());
+        let scale_down = scale_down.filter(|wait| match wait.for_ {
+            RolloutWait::IdleReplica => true,
+            RolloutWait::DatabaseReading
+            | RolloutWait::SchemaMigration
+            | RolloutWait::SecretInPods
+            | RolloutWait::StatefulSetController => has_clock,
+            _ => false,
+        });
+        let busy_since = scale_down.map_or_else(
+            || idle::busy_since(&self.step, observation),
+            |wait| idle::busy_since(&Step::Wait(wait.clone()), observation),
+        );
+        // What has stalled goes on being reported, with its own clock.
+        let is_stalled = matches!(self.step, Step::Stalled { .. });
+        let scale_down = scale_down.filter(|_| !is_stalled);
         let message = match scale_down {
             Some(wait) => format!("the scale-down is waiting for {}", wait.message),
             None => self.verdict().message,
@@ -179,7 +196,7 @@ impl Rollout {
             message,
             since: None,
             deadline: deadline.map(Time),
-            busy_since: busy_since(step, observation).map(Time),
+            busy_since: busy_since.map(Time),
         })
     }
 }

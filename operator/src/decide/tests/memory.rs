@@ -251,8 +251,16 @@ fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_repl
         let over = plan(&json!({}), &blind(last, 120, reason));
         assert_eq!(size(&over), starts.then_some(1), "{reason:?}");
     }
-    // A reading in between begins it again, as does another database.
-    let never = plan(&json!({}), &observation(None, outage()));
+    // It begins again where the server has answered in between, where no replica was wanted, and for
+    // another database.
+    let begun = || plan(&json!({}), &observation(None, outage()));
+    let answered = plan(&json!({}), &blind(begun(), 60, ServerNotReady));
+    let gone = plan(&json!({}), &blind(answered, 300, Unreachable));
+    assert_eq!((size(&gone), gone.next), (None, Some(after(secs(420)))));
+    let stopped = plan(&json!({"replicas": 0}), &blind(begun(), 60, Unreachable));
+    let wanted = plan(&json!({}), &blind(stopped, 300, Unreachable));
+    assert_eq!(size(&wanted), None);
+    let never = begun();
     let status = status_after(never, &BytebaseClusterStatus::default());
     let mut elsewhere = observation(None, outage());
     elsewhere.remembered = remembered(&status, Some("other.example.com:5432/bytebase"));
@@ -303,6 +311,15 @@ fn a_replica_that_was_started_blindly_is_taken_back_by_a_refusal_unless_one_has_
         unnamed.pods[0].version = None;
         assert_eq!(plan(&json!({}), &unnamed).report.target_replicas, Some(1));
     }
+    // A migration that it has begun goes to its end first, with or without a license.
+    let mut migrating = started_blindly(changed(|facts| {
+        facts.in_recovery = true;
+        facts.license = Fact::Known(no_license());
+        facts.sessions.as_mut().unwrap().migration_running = true;
+    }));
+    assert_eq!(size(&plan(&json!({}), &migrating)), None);
+    migrating.database = changed(|facts| facts.in_recovery = true);
+    assert_eq!(size(&plan(&json!({}), &migrating)), Some(0));
     // What is not known takes nothing back.
     let away = plan(&json!({}), &started_blindly(outage()));
     assert_eq!(away.report.target_replicas, Some(1));

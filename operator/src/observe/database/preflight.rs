@@ -24,8 +24,8 @@ const ROUNDS: usize = 3;
 /// nothing is known, which is not a reason to delay the facts.
 const SECOND_SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A session that has no answer after so long, and has one as soon as the other's transaction has
-/// ended, waited for its server process.
+/// A session that has no answer after so long may wait for the server process of the other one,
+/// whose transaction then ends.
 const HELD_UP_AFTER: Duration = Duration::from_secs(1);
 
 const PID: &str = "SELECT pg_backend_pid()::text";
@@ -98,18 +98,17 @@ async fn shares_a_server_process(
             }
             Err(_) => return None,
         };
-        // Where the pooler has one server process only, `b` holds it until its transaction ends.
+        // Where the pooler has one server process only, `b` has it until its transaction ends.
         let mut waiting = pin!(pid(a));
         let after = timeout(HELD_UP_AFTER, &mut waiting).await;
         queries::fetch(&mut b, format!("COMMIT; {PID}"))
             .await
             .ok()?;
-        let is_held_up = after.is_err();
         let after = match after {
             Ok(after) => after?,
             Err(_) => waiting.await?,
         };
-        if is_held_up || before == other || before != after {
+        if before == other || before != after {
             shared = Some(true);
             break;
         }
