@@ -29,6 +29,8 @@ pub struct Logins {
     pub replica_sessions: String,
     /// `application_name` of the hook's own.
     pub own_sessions: String,
+    /// Bytebase's database, if its name is known.
+    pub database: Option<String>,
 }
 
 struct Login {
@@ -87,11 +89,11 @@ impl Logins {
         let current = file("PG_URL")
             .or_else(|| file("PGPASSWORD"))
             .map(|_| read(&|name: &str| file(name).or_else(|| env(name))));
-        let role = own.as_ref().ok().map(|given| given.url.user.clone());
+        let bytebases = own.as_ref().ok().map(|given| given.url.clone());
         let mut ways = Vec::new();
         let mut failure = None;
         for given in [Some(own), current].into_iter().flatten() {
-            match given.and_then(|given| Login::new(given, role.as_deref())) {
+            match given.and_then(|given| Login::new(given, bytebases.as_ref())) {
                 Ok(login) => ways.push(login),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -102,6 +104,7 @@ impl Logins {
                 ways,
                 replica_sessions,
                 own_sessions: hook::sessions_of(&env("PGAPPNAME").unwrap_or_default()),
+                database: bytebases.map(|url| url.database),
             }),
         }
     }
@@ -123,8 +126,8 @@ impl Logins {
 }
 
 impl Login {
-    /// `role`: Bytebase's, if that is known.
-    fn new(given: Given, role: Option<&str>) -> Result<Self, LoginError> {
+    /// `bytebases`: its own connection string, if that is known.
+    fn new(given: Given, bytebases: Option<&PgUrl>) -> Result<Self, LoginError> {
         let Given {
             url,
             certificate,
@@ -149,10 +152,10 @@ impl Login {
             }
             _ => None,
         };
-        let whose = if role == Some(&*url.user) {
-            Whose::Bytebases
-        } else {
-            Whose::Another
+        let whose = match bytebases {
+            Some(own) if own.iam.is_some() => Whose::Monitors,
+            Some(own) if own.user == url.user => Whose::Bytebases,
+            _ => Whose::Another,
         };
         Ok(Self {
             url,
@@ -415,9 +418,12 @@ mod tests {
         };
         mount("postgres://u:new@db/bytebase");
         assert_eq!(whose("postgres://u:old@db/bytebase"), [Whose::Bytebases; 2]);
+        mount("postgres://other:new@db/bytebase");
+        let expected = [Whose::Bytebases, Whose::Another];
+        assert_eq!(whose("postgres://u:old@db/bytebase"), expected);
         mount("postgres://monitor:m@db/bytebase");
         let iam = "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
-        assert_eq!(whose(iam), [Whose::Another]);
+        assert_eq!(whose(iam), [Whose::Monitors]);
     }
 
     #[test]
@@ -623,10 +629,11 @@ mod tests {
         let error = without_files(&variables).err().unwrap();
         assert!(error.why.contains("monitorSecretRef"), "{error:?}");
         let folder = tempfile::tempdir().unwrap();
-        let monitor = "postgres://watcher@db/bytebase?application_name=watcher";
+        let monitor = "postgres://watcher@db/other?application_name=watcher";
         fs::write(folder.path().join("PG_URL"), monitor).unwrap();
         let found = logins(&variables, folder.path()).unwrap();
-        assert_eq!(seen(&found), [("db", "watcher", "bytebase", None)]);
+        assert_eq!(seen(&found), [("db", "watcher", "other", None)]);
+        assert_eq!(found.database.as_deref(), Some("bytebase"));
         assert_eq!(found.replica_sessions, "demo-0");
     }
 

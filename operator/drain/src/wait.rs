@@ -47,7 +47,11 @@ async fn drain(terms: Terms, log: Log) {
         }
     };
     let mut hook = Hook {
-        watch: Watch::new(logins.replica_sessions.clone(), logins.own_sessions.clone()),
+        watch: Watch::new(
+            logins.replica_sessions.clone(),
+            logins.own_sessions.clone(),
+            logins.database.clone(),
+        ),
         logins,
         reads: None,
         due: None,

@@ -48,9 +48,11 @@ const QUEUE_LOCK: i64 = 1001;
 pub enum Whose {
     /// Bytebase's own: it sees the tables where Bytebase sees them.
     Bytebases,
-    /// Another, for a login that the hook cannot perform, or one that came after it. Where it sees
-    /// tables is not where Bytebase does.
+    /// Another, which came after it. Where it sees tables need not be where Bytebase does.
     Another,
+    /// One of `database.monitorSecretRef`, for a login that the hook cannot perform. Its database
+    /// need not be Bytebase's either.
+    Monitors,
 }
 
 /// Watches one replica.
@@ -59,6 +61,8 @@ pub struct Watch {
     sessions: String,
     /// `application_name` that the hook asks for.
     own_sessions: String,
+    /// Bytebase's, if its name is known.
+    database: Option<String>,
     heartbeats: Heartbeats,
     /// Statements that were seen since the last reading, as in [`Activity::heartbeats`].
     glimpsed: BTreeSet<String>,
@@ -172,6 +176,8 @@ struct Beginning {
     schema: Option<String>,
     /// The table that the role sees is that of this schema.
     sees_it: bool,
+    /// The database is called otherwise than Bytebase's.
+    is_other_database: bool,
 }
 
 /// SQL: when the statements began that are heartbeats, as in [`Activity::heartbeats`], of the
@@ -187,10 +193,12 @@ macro_rules! heartbeats {
 
 impl Watch {
     /// Of the replica whose sessions have the first name, by sessions that have the second.
-    pub fn new(sessions: String, own_sessions: String) -> Self {
+    /// `database`: Bytebase's, if its name is known.
+    pub fn new(sessions: String, own_sessions: String, database: Option<String>) -> Self {
         Self {
             sessions,
             own_sessions,
+            database,
             heartbeats: Heartbeats::default(),
             glimpsed: BTreeSet::new(),
         }
@@ -210,7 +218,7 @@ impl Watch {
             .await
             .unwrap_or(Err(Unread::BrokenOff))?;
         // Those of a database that is perhaps not Bytebase's are not the replica's.
-        let is_there = whose == Whose::Bytebases || begins.schemas > 0;
+        let is_there = whose != Whose::Monitors || begins.is_perhaps_bytebases();
         let is_named = !self.sessions.is_empty() && begins.keeps_names && is_there;
         let mut goes_on = true;
         let mut due = None;
@@ -356,7 +364,8 @@ impl Watch {
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS asked, \
              current_setting('application_name') = $5 AS keeps_names, \
              to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
-             to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it \
+             to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it, \
+             coalesce(current_database()::text <> $6, false) AS is_other_database \
              FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
              coalesce(bool_or(c.oid = to_regclass('task_run')), false) AS sees_it \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -368,6 +377,7 @@ impl Watch {
         .bind(MIGRATION_LOCK)
         .bind(hook::LET_GO)
         .bind(&self.own_sessions)
+        .bind(&self.database)
         .fetch_one(connection)
         .await?;
         Ok(Beginning {
@@ -387,19 +397,27 @@ impl Watch {
             schemas: row.try_get("schemas")?,
             schema: row.try_get("schema")?,
             sees_it: row.try_get("sees_it")?,
+            is_other_database: row.try_get("is_other_database")?,
         })
     }
 }
 
 impl Beginning {
     /// The tasks are not where this role finds tables, as far as is known: it may not use their
-    /// schema, or there are several. Where there is none at all, Bytebase's own login has come
-    /// before the first migration, and another one perhaps to another database.
+    /// schema, or there are several. Where there is none at all, a login by `PG_URL` has come before
+    /// the first migration, and a monitoring one perhaps to another database.
     fn is_elsewhere(&self, whose: Whose) -> bool {
+        let is_certain = self.has_tasks && self.sees_it && self.schemas == 1;
         match whose {
             Whose::Bytebases => self.schemas > 0 && !self.has_tasks,
-            Whose::Another => !(self.has_tasks && self.sees_it && self.schemas == 1),
+            Whose::Another => self.schemas > 0 && !is_certain,
+            Whose::Monitors => !(is_certain && self.is_perhaps_bytebases()),
         }
+    }
+
+    /// The database is called as Bytebase's, and has its tables somewhere.
+    fn is_perhaps_bytebases(&self) -> bool {
+        self.schemas > 0 && !self.is_other_database
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use testkit::certificates::Certified;
 use testkit::postgres::Server;
 use tokio::net::{TcpListener, TcpStream};
-use watch::Whose::{Another, Bytebases};
+use watch::Whose::{Another, Bytebases, Monitors};
 use watch::{Unread, Watch};
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -90,7 +90,7 @@ async fn heartbeat(session: &mut PgConnection, replica: &str) {
 
 /// `sessions`: the name of the replica's.
 fn watch_of(sessions: String) -> Watch {
-    Watch::new(sessions, HOOK.to_owned())
+    Watch::new(sessions, HOOK.to_owned(), None)
 }
 
 async fn read(watch: &mut Watch, session: &mut PgConnection) -> Seen {
@@ -533,7 +533,7 @@ async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
         ),
     ] {
         database.sql(grant);
-        for whose in [Bytebases, Another] {
+        for whose in [Bytebases, Another, Monitors] {
             assert_eq!(seen(whose).await, expected, "{grant} {whose:?}");
         }
     }
@@ -543,19 +543,44 @@ async fn tasks_are_seen_in_the_schema_that_holds_them_or_unknown() {
     database.sql(&copy);
     assert_eq!(seen(Bytebases).await, Some(0));
     assert_eq!(seen(Another).await, None);
+    assert_eq!(seen(Monitors).await, None);
 }
 
 /// As of `database.monitorSecretRef`, which names another database of the server.
 #[tokio::test]
-async fn another_login_to_a_database_without_tables_shows_nothing_of_the_replica() {
-    let database = Database::new("wrong", "SELECT");
-    let mut hook = database.session(HOOK).await;
-    for (whose, running, sessions) in [(Bytebases, Some(vec![]), Some(0)), (Another, None, None)] {
-        let mut watch = watch_of("demo-1".to_owned());
+async fn a_monitoring_login_to_another_database_shows_nothing_of_the_replica() {
+    let empty = Database::new("wrong", "SELECT");
+    let neighbours = Database::new("of_a_neighbour", SCHEMA);
+    for (database, bytebases, whose, counts) in [
+        // Before the first migration, also where `PG_URL` was changed.
+        (&empty, "wrong", Bytebases, true),
+        (&empty, "wrong", Another, true),
+        (&empty, "wrong", Monitors, false),
+        (&neighbours, "of_a_neighbour", Monitors, true),
+        (&neighbours, "bytebase", Monitors, false),
+        // As one that a pooler calls otherwise.
+        (&neighbours, "bytebase", Another, true),
+    ] {
+        let mut hook = database.session(HOOK).await;
+        let bytebases = Some(bytebases.to_owned());
+        let mut watch = Watch::new("demo-1".to_owned(), HOOK.to_owned(), bytebases);
         let seen = watch.read(&mut hook, whose, LONG).await.unwrap().seen;
-        assert_eq!((&seen.running, seen.sessions), (&running, sessions));
-        assert_eq!((seen.is_lifeless(), seen.quiet), (whose == Bytebases, None));
+        let found = (seen.running.clone(), seen.sessions, seen.is_lifeless());
+        let expected = (counts.then(Vec::new), counts.then_some(0), counts);
+        assert_eq!(found, expected, "{} {whose:?}", database.name);
     }
+    // A pod of a neighbour may have the same name.
+    let mut own = neighbours.session("demo-1").await;
+    heartbeat(&mut own, "theirs").await;
+    let mut hook = neighbours.session(HOOK).await;
+    let bytebases = Some("bytebase".to_owned());
+    let mut watch = Watch::new("demo-1".to_owned(), HOOK.to_owned(), bytebases);
+    let reading = watch.read(&mut hook, Monitors, LONG).await.unwrap();
+    let seen = reading.seen;
+    assert_eq!(
+        (seen.running, seen.sessions, seen.quiet),
+        (None, None, None)
+    );
 }
 
 #[tokio::test]
