@@ -1,5 +1,7 @@
 //! Which replica the hook stands beside, by what its sessions give away. Pure.
 
+use std::time::Duration;
+
 /// Heartbeats that have to agree before a replica counts as known: two may fall together once.
 const AGREEING: usize = 2;
 
@@ -7,6 +9,10 @@ const AGREEING: usize = 2;
 /// to its statement the server takes a tenth of a millisecond, and three where it is busy. Replicas
 /// that send their heartbeats in the same fiftieth of a second do so each time.
 const CLEARLY: f64 = 0.005;
+
+/// Longest that the sessions are watched closely without a heartbeat that is noted. A server, a
+/// role or a pooler may show none at all, and that of another replica may always be as near.
+const IN_VAIN: Duration = Duration::from_mins(1);
 
 /// One heartbeat of the replica's own sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,27 +45,39 @@ pub fn nearest(found: &[Candidate]) -> Option<&Heartbeat> {
 
 /// The heartbeats that were noted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Heartbeats(Vec<Heartbeat>);
+pub struct Heartbeats {
+    noted: Vec<Heartbeat>,
+    /// For how long the sessions have been watched closely since the last one.
+    in_vain: Duration,
+}
 
 impl Heartbeats {
     /// One was seen. One of another replica than before makes everything uncertain.
     pub fn note(&mut self, heartbeat: Heartbeat) {
-        if self
-            .0
-            .iter()
-            .any(|known| known.replica != heartbeat.replica)
-        {
-            self.0.clear();
+        self.in_vain = Duration::ZERO;
+        let noted = &mut self.noted;
+        if noted.iter().any(|known| known.replica != heartbeat.replica) {
+            noted.clear();
         }
-        if self.0.len() < AGREEING && !self.0.contains(&heartbeat) {
-            self.0.push(heartbeat);
+        if noted.len() < AGREEING && !noted.contains(&heartbeat) {
+            noted.push(heartbeat);
         }
+    }
+
+    /// The sessions were watched closely for so long. What was seen is noted after this.
+    pub fn watched(&mut self, time: Duration) {
+        self.in_vain = self.in_vain.saturating_add(time);
+    }
+
+    /// Whether they are worth being watched closely for the next one.
+    pub fn are_worth_watching(&self) -> bool {
+        self.in_vain < IN_VAIN
     }
 
     /// The replica, once its heartbeats agree.
     pub fn replica(&self) -> Option<&str> {
-        let first = self.0.first()?;
-        (self.0.len() >= AGREEING).then_some(&first.replica)
+        let first = self.noted.first()?;
+        (self.noted.len() >= AGREEING).then_some(&first.replica)
     }
 }
 
@@ -105,5 +123,23 @@ mod tests {
         assert_eq!(after("a", "10").as_deref(), Some("a"));
         assert_eq!(after("b", "12"), None, "one of the two is wrong");
         assert_eq!(after("b", "22").as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn sessions_that_show_no_heartbeat_are_watched_closely_for_a_minute() {
+        let mut heartbeats = Heartbeats::default();
+        for noted in [true, false] {
+            for _ in 0..60 {
+                assert!(heartbeats.are_worth_watching());
+                heartbeats.watched(Duration::from_secs(1));
+            }
+            assert!(!heartbeats.are_worth_watching());
+            if noted {
+                heartbeats.note(Heartbeat {
+                    replica: "a".to_owned(),
+                    at: "0".to_owned(),
+                });
+            }
+        }
     }
 }

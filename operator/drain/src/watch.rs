@@ -76,7 +76,7 @@ pub struct Reading {
     /// The session can be read by again.
     pub goes_on: bool,
     /// In how long a heartbeat is due that may give the replica away. `None` where it is known, or
-    /// no heartbeat would show it.
+    /// no heartbeat would show it, or has shown it for long.
     pub due: Option<Duration>,
 }
 
@@ -236,7 +236,8 @@ impl Watch {
                     if let Some(heartbeat) = nearest(&found) {
                         self.heartbeats.note(heartbeat.clone());
                     }
-                    due = next.filter(|_| self.is_to_be_known(age));
+                    let is_worth_it = self.heartbeats.are_worth_watching();
+                    due = next.filter(|_| is_worth_it && self.is_to_be_known(age));
                 }
                 Err(Spoilt::NotUnderstood) => {}
                 Err(Spoilt::SessionOver) => goes_on = false,
@@ -302,10 +303,13 @@ impl Watch {
                 .await?;
             Ok(())
         };
-        let longest = until.saturating_duration_since(Instant::now()) + READ_TIMEOUT;
-        timeout(longest, watches)
+        let start = Instant::now();
+        let longest = until.saturating_duration_since(start) + READ_TIMEOUT;
+        let watched = timeout(longest, watches)
             .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        self.heartbeats.watched(start.elapsed());
+        watched
     }
 
     /// Begins, and goes where the tables are.
