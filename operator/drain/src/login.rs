@@ -263,9 +263,11 @@ fn read(env: &impl Fn(&str) -> Option<String>) -> Result<Given, LoginError> {
     let certificate = file("sslcert", "PGSSLCERT").zip(file("sslkey", "PGSSLKEY"));
     let passwords = file("passfile", "PGPASSFILE").filter(|_| !url.has_password());
     let found = passwords.map(|path| {
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = fs::read(path).map_err(|error| {
             format!("the password file that passfile names cannot be read: {error}")
         })?;
+        // As the driver, which takes the bytes of a line as they are.
+        let text = String::from_utf8_lossy(&text);
         passfile::password(&text, &url).ok_or_else(|| {
             "the password file that passfile names has no line for this host, port, database and user"
                 .to_owned()
@@ -483,6 +485,9 @@ mod tests {
         let right = file("right", "db:5432:b:u:filed\n");
         let wrong = file("wrong", "other:5432:b:u:filed\n");
         let missing = folder.path().join("missing").display().to_string();
+        let latin = folder.path().join("latin");
+        fs::write(&latin, b"# caf\xe9\ndb:5432:b:u:filed\n").unwrap();
+        let latin = latin.display().to_string();
         let of = |url: &str, more: &[(&str, &str)]| {
             let found = without_files(&[&[("PG_URL", url)], more].concat()).unwrap();
             let password = seen(&found)[0].3.map(str::to_owned);
@@ -491,6 +496,7 @@ mod tests {
         let by = |path: &str| format!("postgres://u@db/b?passfile={path}");
         let filed = (Some("filed".to_owned()), String::new());
         assert_eq!(of(&by(&right), &[]), filed);
+        assert_eq!(of(&by(&latin), &[]), filed);
         let variable = [("PGPASSFILE", &*right)];
         assert_eq!(of("postgres://u@db/b", &variable), filed);
         assert_eq!(of(&by(&right), &[("PGPASSFILE", &wrong)]), filed);
