@@ -204,17 +204,27 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// A time of a certificate: `YYMMDDhhmmssZ` (of 1950 to 2049) or `YYYYMMDDhhmmssZ`.
+/// A time of a certificate, as Go reads it: `YYMMDDhhmmss` (of 1950 to 2049), where the seconds may
+/// be left out, or `YYYYMMDDhhmmss`; then `Z` or an offset such as `+0100`.
 fn time(tag: u8, content: &[u8]) -> Option<Timestamp> {
     const UTC_TIME: u8 = 0x17;
     const GENERALIZED_TIME: u8 = 0x18;
-    let text = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
+    let text = std::str::from_utf8(content).ok()?;
+    let (text, offset) = text.split_at(text.find(['Z', '+', '-'])?);
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
+    let is_offset = match offset.strip_prefix(['+', '-']) {
+        // That of no hours and minutes is Z.
+        Some(by) => by.len() == 4 && by != "0000" && by.bytes().all(|byte| byte.is_ascii_digit()),
+        None => offset == "Z",
+    };
+    if !is_offset {
+        return None;
+    }
     let text = match (tag, text.len()) {
-        (UTC_TIME, 12) if text < "50" => format!("20{text}"),
-        (UTC_TIME, 12) => format!("19{text}"),
+        (UTC_TIME, 10 | 12) if text < "50" => format!("20{text:0<12}"),
+        (UTC_TIME, 10 | 12) => format!("19{text:0<12}"),
         (GENERALIZED_TIME, 14) => text.to_owned(),
         _ => return None,
     };
@@ -225,7 +235,7 @@ fn time(tag: u8, content: &[u8]) -> Option<Timestamp> {
     let part = |range| text.get(range).unwrap_or_default();
     let (year, month, day) = (part(0..4), part(4..6), part(6..8));
     let (hour, minute, second) = (part(8..10), part(10..12), part(12..14));
-    format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")
+    format!("{year}-{month}-{day}T{hour}:{minute}:{second}{offset}")
         .parse()
         .ok()
 }
@@ -269,6 +279,31 @@ Q2h1+CBrDwMdJfXJ9OvZZQa2Dp/OAiB8nxcxizjld2Wg9zII2WbnJDAwHd3CI9co6mydORAu2Q==
             assert_eq!(Certificate::parse(&der[..end]), None);
         }
         assert_eq!(Certificate::parse(&[&der[..], &[0]].concat()), None);
+    }
+
+    #[test]
+    fn times_are_read_as_go_reads_them() {
+        for (tag, text, expected) in [
+            (0x17, "260601123045Z", Some("2026-06-01T12:30:45Z")),
+            (0x17, "500601123045Z", Some("1950-06-01T12:30:45Z")),
+            (0x17, "2606011230Z", Some("2026-06-01T12:30:00Z")),
+            (0x17, "7006011230-0030", Some("1970-06-01T13:00:00Z")),
+            (0x17, "260601123045+0100", Some("2026-06-01T11:30:45Z")),
+            (0x18, "20600601123045+0100", Some("2060-06-01T11:30:45Z")),
+            (0x17, "260601123045+0000", None),
+            (0x17, "260601123045+01", None),
+            (0x17, "260601123045+0170", None),
+            (0x17, "260601123045", None),
+            (0x17, "260601123045Z0", None),
+            (0x17, "26060112Z", None),
+            (0x17, "2613011230Z", None),
+            (0x17, "é601123045Z", None),
+            (0x18, "206006011230Z", None),
+            (0x18, "260601123045Z", None),
+        ] {
+            let read = time(tag, text.as_bytes()).map(|at| at.to_string());
+            assert_eq!(read.as_deref(), expected, "{text}");
+        }
     }
 
     #[test]
