@@ -1038,8 +1038,14 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     let standby = server().standby();
     let behind = monitor(&replicas, "place_monitor", standby.port);
     for (access, words) in [
-        (elsewhere, "PG_URL names the database \"watched\""),
-        (staging, "does not know the role \"watched\""),
+        (
+            elsewhere,
+            "PG_URL names the database \"watched\", so this is another one, or PG_URL leads through a pooler that names it otherwise",
+        ),
+        (
+            staging,
+            "does not know the role \"watched\" that Bytebase logs in as, so it is another one, or PG_URL leads through a pooler",
+        ),
         (second, "PG_URL names the database \"watched\""),
         (other_server, "does not know the role \"watched\""),
         (behind, "is a standby"),

@@ -6,6 +6,9 @@ use crate::contract::pg_url::PgUrl;
 use crate::observation::{DatabaseFacts, SchemaState};
 use std::fmt;
 
+/// Of a role or a database that is not called as in `PG_URL`.
+const OR_RENAMED: &str = "or PG_URL leads through a pooler that names it otherwise: then give the monitoring login the same host, port and database";
+
 /// What `PG_URL` says that a monitoring login must know.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Watched {
@@ -61,11 +64,11 @@ impl Watched {
             Some("the server is a standby, which says nothing certain of the primary".to_owned())
         } else if !knows_role {
             Some(format!(
-                "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one"
+                "the server does not know the role \"{role}\" that Bytebase logs in as, so it is another one, {OR_RENAMED}"
             ))
         } else if database != wanted {
             Some(format!(
-                "PG_URL names the database \"{wanted}\", so this is another one"
+                "PG_URL names the database \"{wanted}\", so this is another one, {OR_RENAMED}"
             ))
         } else if matches!(facts.schema, SchemaState::Foreign { .. }) {
             Some("this database holds the tables of another application".to_owned())
