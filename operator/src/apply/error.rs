@@ -51,8 +51,9 @@ pub struct Ending {
     pub finalizers: Vec<String>,
 }
 
-/// A finalizer that stands for so long may stand for ever: its controller may be away.
-const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(2);
+/// A finalizer that stands for so long may stand for ever: its controller may be away. One that takes
+/// a load balancer of a cloud down needs some minutes.
+const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 impl Ending {
     /// From when on it is not about to go by itself.
@@ -114,7 +115,7 @@ impl ApplyFailure {
             },
             exposes: desired.kind.exposes(),
             message: format!(
-                "{}/{} is being deleted and does not go, since its finalizers stand: {}. Have the controllers that set them end their work, or remove them; then the operator makes the object again",
+                "{}/{} is being deleted and does not go, since its finalizers stand: {}. Have the controllers that set them end their work; then the operator makes the object again",
                 desired.kind.plural(),
                 desired.name,
                 ending.finalizers.join(", ")
@@ -184,8 +185,8 @@ mod tests {
             value: serde_json::json!({}),
         };
         for (finalizer, seconds, kind) in [
-            ("example.com/cloud", 119, FailureKind::Ending),
-            ("example.com/cloud", 120, FailureKind::Stuck),
+            ("example.com/cloud", 599, FailureKind::Ending),
+            ("example.com/cloud", 600, FailureKind::Stuck),
             ("foregroundDeletion", 9999, FailureKind::Ending),
         ] {
             let ending = Ending {
