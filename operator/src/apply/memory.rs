@@ -154,18 +154,20 @@ impl Memory {
         contest.is_about(&candidate.hash).then_some(contest)
     }
 
-    /// Notes that this was written. `by`: who had changed it, if that was asked.
+    /// Notes that this was written. `by`: who had changed it, if that was asked. The contest is returned
+    /// if the same was written lately; what is new has not been changed back by anyone.
     pub(super) fn note_written(
         &mut self,
         candidate: Candidate,
         by: Option<String>,
-    ) -> &mut Contest {
+    ) -> Option<&mut Contest> {
         let Candidate { slot, before, hash } = candidate;
         let at = Instant::now();
         let contest = self.contests.entry(slot.clone()).or_default();
+        let is_known = contest.is_about(&hash);
         contest.wrote(&hash, at, by);
         self.writes.insert(slot, RecentWrite { at, before, hash });
-        contest
+        is_known.then_some(contest)
     }
 
     /// Notes an eviction.
@@ -182,5 +184,28 @@ impl Memory {
         let uid = uid.to_owned();
         self.refused_eviction = Some((RefusedEviction { uid, why }, times));
         times
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_content_is_not_changed_back_by_anyone_while_another_is() {
+        let mut memory = Memory::default();
+        let mut reports = |hash: &str| {
+            let candidate = Candidate {
+                slot: (Kind::Service, "demo".to_owned()),
+                before: None,
+                hash: hash.to_owned(),
+            };
+            let contest = memory.note_written(candidate, None);
+            contest.is_some_and(|contest| contest.report().is_some())
+        };
+        assert_eq!(
+            ["a", "a", "a", "a", "a", "b", "b"].map(&mut reports),
+            [false, false, false, false, true, false, true]
+        );
     }
 }

@@ -337,7 +337,9 @@ impl Execution<'_> {
             Ok(Applied::Written) => {
                 self.wrote(WriteVerb::Apply, desired.kind);
                 tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");
-                let contest = self.memory.note_written(candidate, by);
+                let Some(contest) = self.memory.note_written(candidate, by) else {
+                    return;
+                };
                 self.outcome.failures.extend(changed_back(desired, contest));
                 if let Some(warning) = contest.warning(Instant::now()) {
                     let subject = format!("{}/{}", desired.kind.plural(), desired.name);
