@@ -205,16 +205,10 @@ impl Objects<'_> {
         }
     }
 
-    /// The other field manager that changed an object last, if that can be read.
+    /// The other field manager that changed an object last since the operator did, if that can be read.
     pub async fn last_manager(&self, desired: &DesiredObject) -> Option<String> {
         let live = self.api(desired.kind).get_opt(&desired.name).await;
-        let managers = live.ok()??.metadata.managed_fields?;
-        let foreign = managers.into_iter().filter(|entry| {
-            entry.subresource.is_none() && entry.manager.as_deref() != Some(FIELD_MANAGER)
-        });
-        foreign
-            .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?
-            .manager
+        last_since_ours(live.ok()??.metadata.managed_fields?)
     }
 
     /// Makes an object that the cache does not hold. Returns the one that is there after all,
@@ -442,6 +436,20 @@ fn is_current(live: &DynamicObject, desired: &Value) -> bool {
     serde_json::to_value(live).is_ok_and(|live| contains(&live, desired))
 }
 
+/// The other field manager that changed an object last, unless that was before the operator did: one
+/// that set other fields long ago changes nothing back.
+fn last_since_ours(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
+    let at = |entry: &ManagedFieldsEntry| entry.time.as_ref().map(|time| time.0);
+    let (ours, others): (Vec<_>, Vec<_>) = entries
+        .into_iter()
+        .filter(|entry| entry.subresource.is_none())
+        .partition(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
+    let last = others.into_iter().max_by_key(at)?;
+    // Within one second the order is not known.
+    let is_since = at(&last) >= ours.iter().map(at).max().flatten();
+    last.manager.filter(|_| is_since)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,6 +528,25 @@ mod tests {
             methods.join(" "),
             calls,
         )
+    }
+
+    #[test]
+    fn only_a_manager_that_wrote_since_the_operator_did_has_changed_an_object_back() {
+        for (seconds, expected) in [(9, None), (10, Some("other")), (11, Some("other"))] {
+            let entries = json!([
+                {"manager": "other", "time": format!("2026-06-01T00:00:{seconds:02}Z")},
+                {"manager": "older", "time": "2026-06-01T00:00:01Z"},
+                {"manager": FIELD_MANAGER, "time": "2026-06-01T00:00:10Z"},
+                {"manager": FIELD_MANAGER, "time": "2026-06-01T00:00:05Z"},
+                {"manager": "status", "subresource": "status", "time": "2026-06-01T00:00:59Z"},
+            ]);
+            let entries = serde_json::from_value(entries).unwrap();
+            assert_eq!(last_since_ours(entries).as_deref(), expected, "{seconds}");
+        }
+        // Whoever took all fields over leaves no entry of the operator's.
+        let entries = json!([{"manager": "other", "time": "2026-06-01T00:00:01Z"}]);
+        let entries = serde_json::from_value(entries).unwrap();
+        assert_eq!(last_since_ours(entries).as_deref(), Some("other"));
     }
 
     #[tokio::test]
