@@ -40,9 +40,14 @@ const CALM: Duration = Duration::from_mins(2);
 /// on any longer. What it should have brought is missing for its namespace alone, and said to be.
 const FIRST_LISTING: Duration = Duration::from_secs(15);
 
-/// A watch that could not be started again for so long has lost sight: what it showed last need not
-/// be the present any more.
+/// A watch all of whose tries have failed for so long, and for so many of them, has lost sight: what
+/// it showed last need not be the present any more. Few in so long may each have followed a watch
+/// that had nothing to show.
 const BLIND_AFTER: Duration = Duration::from_mins(1);
+/// See [`BLIND_AFTER`].
+const BLIND_TRIES: u32 = 4;
+/// A refusal comes at once: a watch that has said nothing for so long since it was tried stands.
+const STANDS_AFTER: Duration = Duration::from_secs(30);
 
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
 /// known to be forbidden or to fail.
@@ -319,6 +324,8 @@ pub(super) struct Feed<K: Cached, S: Storage<K>> {
     seen: HashSet<ObjectName>,
     missing: Option<Missing>,
     failing: Option<Failing>,
+    /// The right to watch was refused last, which a listing that goes well does not change.
+    is_refused: bool,
 }
 
 /// Tries to start a watch, or to list, that failed one after the other.
@@ -326,6 +333,7 @@ pub(super) struct Feed<K: Cached, S: Storage<K>> {
 struct Failing {
     since: Instant,
     last: Instant,
+    tries: u32,
 }
 
 /// What follows from a failure of a watch.
@@ -379,6 +387,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             seen: HashSet::new(),
             missing: None,
             failing: None,
+            is_refused: false,
         }
     }
 
@@ -388,10 +397,20 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     {
         let mut events = Box::pin(watch());
         let mut pauses = Pauses::default();
-        while let Some(event) = events.next().await {
+        loop {
+            let event = if self.is_refused {
+                let Ok(event) = tokio::time::timeout(STANDS_AFTER, events.next()).await else {
+                    self.stands();
+                    continue;
+                };
+                event
+            } else {
+                events.next().await
+            };
             match event {
-                Ok(event) => self.event(event),
-                Err(error) => {
+                None => return,
+                Some(Ok(event)) => self.event(event),
+                Some(Err(error)) => {
                     if self.failed(&error, Instant::now()) == Next::ListAgain {
                         events = Box::pin(watch());
                     }
@@ -418,7 +437,9 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
         self.context
             .watch_failed(self.kind, self.namespace.as_deref(), error);
-        let failed_for = self.fails_for(error, now);
+        self.is_refused = refusal == Some(403) && is_of_start(error);
+        let failing = self.fails(error, now);
+        let failed_for = now.saturating_duration_since(failing.since);
         let namespace = self.namespace.as_deref();
         self.cache.not_listed(namespace, refusal);
         let given_up = match refusal {
@@ -430,7 +451,8 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         if given_up {
             self.missing = None;
         }
-        if failed_for <= BLIND_AFTER || !self.cache.lost(namespace, refusal) {
+        let is_lost = failed_for > BLIND_AFTER && failing.tries >= BLIND_TRIES;
+        if !is_lost || !self.cache.lost(namespace, refusal) {
             return Next::Resume;
         }
         // An API server that does not answer takes no status either.
@@ -440,8 +462,8 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         Next::ListAgain
     }
 
-    /// For how long each try has failed. One that broke off in its midst had started.
-    fn fails_for(&mut self, error: &watcher::Error, now: Instant) -> Duration {
+    /// Notes a try that failed. A watch that broke off in its midst had started.
+    fn fails(&mut self, error: &watcher::Error, now: Instant) -> Failing {
         let started = matches!(
             error,
             watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
@@ -449,15 +471,22 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         let before = self
             .failing
             .filter(|before| !started && now.saturating_duration_since(before.last) <= CALM);
-        let since = before.map_or(now, |before| before.since);
-        self.failing = Some(Failing { since, last: now });
-        now.saturating_duration_since(since)
+        let failing = Failing {
+            since: before.map_or(now, |before| before.since),
+            last: now,
+            tries: before.map_or(0, |before| before.tries) + 1,
+        };
+        self.failing = Some(failing);
+        failing
     }
 
     /// Takes up what the watch has brought.
     pub(super) fn event(&mut self, event: Event<Guarded<K>>) {
         if matches!(event, Event::Apply(_) | Event::Delete(_)) {
             self.failing = None;
+            if self.is_refused {
+                self.stands();
+            }
         }
         match event {
             Event::Init => {}
@@ -504,11 +533,22 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
             self.remove(object);
         }
         let has_failed = self.failing.take().is_some();
-        if self.cache.listed(self.namespace.as_deref()) && has_failed {
+        // Where only the watch is refused, a listing would clear for a moment what the next try
+        // brings back.
+        if !self.is_refused && self.cache.listed(self.namespace.as_deref()) && has_failed {
             // Those that had to wait for it.
             self.enqueue_all();
         }
         self.missing = None;
+    }
+
+    /// A watch that had been refused has started.
+    pub(super) fn stands(&mut self) {
+        self.is_refused = false;
+        self.failing = None;
+        if self.cache.listed(self.namespace.as_deref()) {
+            self.enqueue_all();
+        }
     }
 
     /// The API server does not know the kind, so there are no objects of it. The watch is tried on:
@@ -650,7 +690,12 @@ impl Pauses {
     }
 }
 
-/// The HTTP status with which a listing was refused.
+/// Whether it was the watch that could not start, and not a listing.
+fn is_of_start(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(_))
+}
+
+/// The HTTP status with which a listing or the start of a watch was refused.
 fn refusal(error: &watcher::Error) -> Option<u16> {
     match error {
         // A watch that is refused in mid-stream starts again with a listing, which is then refused
@@ -669,6 +714,11 @@ pub(super) mod tests {
     pub(in crate::runtime) fn refused(code: u16) -> watcher::Error {
         let status = Status::failure("no", "No").with_code(code).boxed();
         watcher::Error::InitialListFailed(kube::Error::Api(status))
+    }
+
+    pub(in crate::runtime) fn watch_refused(code: u16) -> watcher::Error {
+        let status = Status::failure("no", "No").with_code(code).boxed();
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
     }
 
     #[test]

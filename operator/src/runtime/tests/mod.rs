@@ -467,6 +467,42 @@ async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed
     }
     assert_eq!(fails(&mut feed, 1300), watches::Next::Resume);
     assert_eq!((unseen(), woken()), (None, 0));
+    // Between these a watch may have stood that had nothing to show.
+    for seconds in [2000, 2061, 2122] {
+        assert_eq!(fails(&mut feed, seconds), watches::Next::Resume);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_sees_again_once_it_stands_and_not_by_a_listing() {
+    let world = World::new(&json!({}));
+    let is_blind = || world.context.sources.caches.unseen("apps").is_some();
+    let mut feed = watches::pods(&world.context);
+    let begins = Instant::now();
+    let mut seconds = 0..;
+    let mut lost = |feed: &mut watches::Feed<Pod, _>| {
+        feed.event(Event::InitDone);
+        assert!(!is_blind());
+        for second in seconds.by_ref().step_by(20).take(5) {
+            let at = begins + Duration::from_secs(second);
+            feed.failed(&watches::tests::watch_refused(403), at);
+        }
+        feed.event(Event::InitDone);
+        assert!(is_blind(), "it lists");
+    };
+    lost(&mut feed);
+    feed.stands();
+    assert!(!is_blind());
+    lost(&mut feed);
+    let pod = json!({"metadata": {"name": "x-0", "namespace": "apps", "uid": "u"}});
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    feed.event(Event::Delete(Guarded::Read(pod)));
+    assert!(!is_blind());
+    // One that has been granted meanwhile and whose listing fails is another matter.
+    lost(&mut feed);
+    feed.failed(&watches::tests::refused(403), begins);
+    feed.event(Event::InitDone);
+    assert!(!is_blind());
 }
 
 #[tokio::test]
