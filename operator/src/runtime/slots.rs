@@ -1,4 +1,5 @@
-//! Slots of the reconciles, of which clusters that are slow hold no more than half.
+//! Slots of the reconciles, of which clusters that are known to be slow hold no more than half. A
+//! cluster is known to be after its first slow reconcile, which may take any slot.
 
 use crate::process::queue::Key;
 use parking_lot::Mutex;
