@@ -305,11 +305,11 @@ impl Watch {
         };
         let start = Instant::now();
         let longest = until.saturating_duration_since(start) + READ_TIMEOUT;
-        let watched = timeout(longest, watches)
+        let outcome = timeout(longest, watches)
             .await
             .unwrap_or(Err(sqlx::Error::PoolTimedOut));
         self.heartbeats.watched(start.elapsed());
-        watched
+        outcome
     }
 
     /// Begins, and goes where the tables are.

@@ -6,7 +6,7 @@ use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginStat
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, LoginTrial,
-    Observation, Refusal, Remembered, SchemaState,
+    Observation, ProbeFailure, Refusal, Remembered, SchemaState,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
@@ -189,23 +189,13 @@ fn of_reading(
                 (None, None) if status.identity.is_some() || is_changed(observation) => {
                     plain(Allows::Nothing, None, reason, &failure.message)
                 }
-                // None starts where none is wanted.
-                (None, None) if wanted == 0 => plain(Allows::One, None, reason, &failure.message),
-                (None, None) => match starts_blind_at(failure.reason, &status, observation) {
-                    // Perhaps it can be seen from the pods and never from here.
-                    Blind::Now => plain(Allows::One, None, reason, &failure.message),
-                    Blind::Never => plain(Allows::Nothing, None, reason, &failure.message),
-                    Blind::At(at) => {
-                        let message = format!(
-                            "{}; the first replica starts without a reading at {at:.0}",
-                            failure.message
-                        );
-                        DatabaseVerdict {
-                            changes_at: Some(at),
-                            ..plain(Allows::Nothing, None, reason, &message)
-                        }
+                (None, None) => {
+                    let start = Blind::start(failure.reason, wanted, &status, observation);
+                    DatabaseVerdict {
+                        changes_at: start.at(),
+                        ..plain(start.allows(), None, reason, &start.message(failure))
                     }
-                },
+                }
             }
         }
         DatabaseView::Probed(Ok(facts)) => read(facts),
@@ -220,24 +210,52 @@ enum Blind {
     Never,
 }
 
-/// A server that answers can be read from here, once it takes logins again; one that does not may
-/// be starting. What runs already goes on.
-fn starts_blind_at(
-    reason: FailureReason,
-    status: &DatabaseStatus,
-    observation: &Observation,
-) -> Blind {
-    if !is_first_start(observation) {
-        return Blind::Now;
+impl Blind {
+    /// A server that answers can be read from here, once it takes logins again; one that does not
+    /// may be starting. What runs already goes on, and nothing starts where nothing is wanted.
+    fn start(
+        reason: FailureReason,
+        wanted: i32,
+        status: &DatabaseStatus,
+        observation: &Observation,
+    ) -> Self {
+        if wanted == 0 || !is_first_start(observation) {
+            return Self::Now;
+        }
+        if answers(reason) {
+            return Self::Never;
+        }
+        let since = status.unread_since.as_ref().map(|since| since.0);
+        let since = since.unwrap_or(observation.now).min(observation.now);
+        match since.checked_add(BLIND_AFTER) {
+            Ok(at) if observation.now < at => Self::At(at),
+            _ => Self::Now,
+        }
     }
-    if answers(reason) {
-        return Blind::Never;
+
+    fn at(&self) -> Option<Timestamp> {
+        match self {
+            Self::At(at) => Some(*at),
+            Self::Now | Self::Never => None,
+        }
     }
-    let since = status.unread_since.as_ref().map(|since| since.0);
-    let since = since.unwrap_or(observation.now).min(observation.now);
-    match since.checked_add(BLIND_AFTER) {
-        Ok(at) if observation.now < at => Blind::At(at),
-        _ => Blind::Now,
+
+    /// Perhaps it can be seen from the pods and never from here.
+    fn allows(&self) -> Allows {
+        match self {
+            Self::Now => Allows::One,
+            Self::At(_) | Self::Never => Allows::Nothing,
+        }
+    }
+
+    fn message(&self, failure: &ProbeFailure) -> String {
+        let message = &failure.message;
+        match self {
+            Self::At(at) => {
+                format!("{message}; the first replica starts without a reading at {at:.0}")
+            }
+            Self::Now | Self::Never => message.clone(),
+        }
     }
 }
 

@@ -30,12 +30,13 @@ use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::observation::reading::Reading;
 use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
-use crate::validate::{GateTerms, Problem, Validation};
+use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
 use health::Health;
 use hold::TemplateHold;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use license::LicenseVerdict;
 use objects::Desired;
 use plan::{Plan, Report, Wanted};
 use replicas::Grounds;
@@ -132,11 +133,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let rollout = rollout.unwritten(observation, &template);
     let set = set.filter(|_| !cluster.paused);
-    // What is taken back is no matter of the license.
-    let haste = match target.replicas {
-        0 => Haste::Orderly,
-        _ => replicas::haste(cluster.replicas, cluster.license.enforcement, &license),
-    };
+    let haste = haste_to(target.replicas, cluster, &license);
     let scale_hold = scale::hold(
         cluster,
         &template,
@@ -164,6 +161,14 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let desired = objects::objects(&findings, settings, template, held.holds());
     plan(&findings, desired, validation)
+}
+
+/// What is taken back, to none, is no matter of the license.
+fn haste_to(target: i32, cluster: &ValidCluster, license: &LicenseVerdict) -> Haste {
+    match target {
+        0 => Haste::Orderly,
+        _ => replicas::haste(cluster.replicas, cluster.license.enforcement, license),
+    }
 }
 
 /// Pods without a StatefulSet are taken over by the one that is made.
