@@ -1,5 +1,5 @@
-//! Two clusters whose specs name one database, under one operator: the older one has it, whichever
-//! is read first after a restart of operator or server. Each of them lives in a [`World`] of its
+//! Two clusters whose specs name one database, under one operator: the older one has it, unless the
+//! younger one runs and it does not, whichever is read first after a restart of operator or server. Each of them lives in a [`World`] of its
 //! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
 //! real ones.
 
@@ -74,6 +74,8 @@ struct Noted {
     seen: Option<u8>,
     /// Whether the latest reconcile noted one; `None`: there was no reconcile.
     sees: Option<bool>,
+    /// Whether the latest reconcile saw replicas, or a StatefulSet that wants some.
+    runs: bool,
 }
 
 impl Noted {
@@ -227,6 +229,7 @@ impl Sharing {
             let noted = &mut next.noted[index];
             noted.sees = Some(seen.is_some());
             noted.seen = seen.or(noted.seen);
+            noted.runs = runs(world);
         }
         if next.noted != pair.noted {
             // It may concern the other one, which is woken.
@@ -251,8 +254,7 @@ impl Sharing {
         if self.bug == Some(Bug::FirstReadHasIt) {
             return pair.first.is_some_and(|(first, _)| first != index);
         }
-        let (set, pods) = &pair.clusters[index].operator.cache;
-        let runs = set.is_some_and(|set| set.size > 0) || !pods.is_empty();
+        let runs = runs(&pair.clusters[index]);
         let read = [0, 1].map(|of| pair.read[of].filter(|_| is_good(&pair.clusters[of])));
         let statuses = pair.clusters.each_ref().map(|cluster| &cluster.status);
         let mark = fingerprint(&(index, runs, read, statuses, pair.noted));
@@ -293,10 +295,10 @@ impl Sharing {
             let claimant = Claimant::of(&clusters[index], &keys[index]);
             let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
             if seen.is_some() {
-                claims.set(&claimant, ENDPOINT, seen, false, &remembered);
+                claims.set(&claimant, ENDPOINT, seen, false, noted.runs, &remembered);
             }
             if noted.sees == Some(false) {
-                claims.set(&claimant, ENDPOINT, None, false, &remembered);
+                claims.set(&claimant, ENDPOINT, None, false, noted.runs, &remembered);
             }
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {
@@ -432,6 +434,12 @@ impl Pair {
 
 fn is_good(world: &World) -> bool {
     matches!(world.operator.reading, Reading::Good(..))
+}
+
+/// Whether there are replicas or are to be, as far as the operator sees.
+fn runs(world: &World) -> bool {
+    let (set, pods) = &world.operator.cache;
+    set.is_some_and(|set| set.size > 0) || !pods.is_empty()
 }
 
 fn is_active(world: &World) -> bool {

@@ -1,4 +1,5 @@
-//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest.
+//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest; of
+//! those that have been read to be on it, to one that runs before one that does not.
 //!
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
@@ -53,6 +54,8 @@ struct Claim {
     sighting: Option<Sighting>,
     /// The server refuses its login, and it has no replica: none can start.
     is_refused: bool,
+    /// It has replicas, or a StatefulSet that wants some.
+    runs: bool,
 }
 
 /// What a reading finds of the server that it reached.
@@ -119,19 +122,21 @@ impl Claims {
             database: database.identity.clone().map(Mark::Database),
             sighting: None,
             is_refused: replicas == 0 && database.login == Some(LoginState::Refused),
+            runs: replicas > 0,
         };
         index.put(claimant.uid, claim);
     }
 
     /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if it
-    /// is a good one, and whether the server refuses the login of a cluster that has no replica.
-    /// Other clusters whose verdict may change by it are returned.
+    /// is a good one, whether the server refuses the login of a cluster that has no replica, and
+    /// whether there are replicas. Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
         endpoint: &str,
         sighting: Option<Sighting>,
         is_refused: bool,
+        runs: bool,
         remembered: &Remembered,
     ) -> Vec<Key> {
         let mut index = self.0.lock();
@@ -156,13 +161,14 @@ impl Claims {
                 .or_else(|| database?.identity.clone().map(Mark::Database)),
             sighting,
             is_refused,
+            runs,
         };
         index.put(claimant.uid, claim)
     }
 
-    /// An older cluster on the same database. `runs`: whether there are replicas of this one.
-    /// `latest`: what the latest reading of another cluster found, which that may not be reconciled
-    /// with yet.
+    /// Another cluster that has the same database before this one. `runs`: whether there are replicas
+    /// of this one. `latest`: what the latest reading of another cluster found, which that may not be
+    /// reconciled with yet.
     pub fn shared_with(
         &self,
         uid: &str,
@@ -176,10 +182,19 @@ impl Claims {
         let marks = [&claim.database, &claim.endpoint].into_iter().flatten();
         marks
             .flat_map(|mark| index.by_mark.get(mark).into_iter().flatten())
-            // Never by a younger one, nor by itself.
-            .filter(|other| **other < seniority)
-            .find(|(.., other)| {
-                let other = index.claims.get(other);
+            .find(|age| {
+                let other = index.claims.get(&age.2);
+                let other = other.filter(|other| {
+                    // Of one that has been read to be on it as well.
+                    let is_known = claim.database.is_some() && claim.database == other.database;
+                    // One that runs may have started while the older one could not, and a second
+                    // one beside it would be one too many. Otherwise it goes by age.
+                    if is_known && runs != other.runs {
+                        other.runs && age.2 != uid
+                    } else {
+                        **age < seniority
+                    }
+                });
                 other.is_some_and(|other| {
                     let theirs = latest(&other.key);
                     let theirs = theirs.as_ref().or(other.sighting.as_ref());
@@ -236,12 +251,12 @@ impl Claim {
             &self.endpoint,
             &self.database,
             server(self),
-            self.is_refused,
+            (self.is_refused, self.runs),
         ) == (
             &other.endpoint,
             &other.database,
             server(other),
-            other.is_refused,
+            (other.is_refused, other.runs),
         )
     }
 
@@ -389,7 +404,7 @@ mod tests {
             created: Timestamp::from_second(age).unwrap(),
         };
         let sighting = read.map(|(database, start)| sighting(database, start));
-        claims.set(&claimant, endpoint, sighting, false, &remembered);
+        claims.set(&claimant, endpoint, sighting, false, true, &remembered);
         shared_with(claims, &name, &remembered)
     }
 
@@ -402,7 +417,9 @@ mod tests {
             "apiVersion": "bytebase.com/v1alpha1", "kind": "BytebaseCluster",
             "metadata": {"name": name, "namespace": "prod", "uid": name, "creationTimestamp": created},
             "spec": {"version": "3.21.1", "externalURL": "https://b.example.com", "database": {}},
-            "status": {"database": {"endpoint": endpoint, "identity": identity}},
+            "status": {
+                "replicas": 1, "database": {"endpoint": endpoint, "identity": identity},
+            },
         }))
         .unwrap()
     }
@@ -475,7 +492,7 @@ mod tests {
                 uid,
                 created: Timestamp::from_second(2).unwrap(),
             };
-            claims.set(&claimant, "h.x:1/d", None, false, &none);
+            claims.set(&claimant, "h.x:1/d", None, false, false, &none);
             claims.shared_with(uid, false, &none, |_| None).is_some()
         };
         let key = key("1");
@@ -485,16 +502,46 @@ mod tests {
             created: Timestamp::from_second(1).unwrap(),
         };
         let set = |sighting, is_refused| {
-            claims.set(&older, "h.x:1/d", sighting, is_refused, &none);
+            claims.set(&older, "h.x:1/d", sighting, is_refused, false, &none);
             (younger("other", "2"), younger("prod", "3"))
         };
         assert_eq!(set(None, false), (true, true), "it may start one");
         assert_eq!(set(None, true), (false, true));
-        let concerned = claims.set(&older, "h.x:1/d", None, false, &none);
+        let concerned = claims.set(&older, "h.x:1/d", None, false, false, &none);
         assert!(concerned.contains(&ObjectRef::new("2").within("other")));
         let read = Some(sighting("db", "s"));
         assert_eq!(set(read, false), (true, true), "it was read");
         assert_eq!(set(None, true), (true, true), "it was read before");
+    }
+
+    #[test]
+    fn one_that_runs_has_the_database_before_an_older_one_that_does_not() {
+        let none = Remembered::default();
+        let claims = Claims::default();
+        let older = ObjectRef::new("1").within("x");
+        let younger = ObjectRef::new("2").within("y");
+        let set = |key: &Key, is_read: bool, is_refused, runs| {
+            let claimant = Claimant {
+                key,
+                uid: &key.name,
+                created: Timestamp::from_second(key.name.parse().unwrap()).unwrap(),
+            };
+            let seen = is_read.then(|| sighting("db", "s"));
+            let concerned = claims.set(&claimant, "h.x:1/d", seen, is_refused, runs, &none);
+            let shared = claims.shared_with(&key.name, runs, &none, |_| None);
+            (shared.is_some(), !concerned.is_empty())
+        };
+        assert!(!set(&older, false, true, false).0);
+        assert!(!set(&younger, true, false, false).0, "it may start");
+        assert!(set(&younger, true, false, true).1, "that wakes the other");
+        assert!(set(&older, true, false, false).0);
+        assert!(!set(&younger, true, false, true).0, "it goes on");
+        // Both run, or none of them: then it goes by age.
+        for runs in [true, false] {
+            set(&older, true, false, runs);
+            assert!(set(&younger, true, false, runs).0, "{runs}");
+            assert!(!set(&older, true, false, runs).0, "{runs}");
+        }
     }
 
     #[test]
@@ -519,7 +566,7 @@ mod tests {
                 uid: "2",
                 created: Timestamp::now(),
             };
-            claims.set(&claimant, "h.x:1/d", None, false, &none);
+            claims.set(&claimant, "h.x:1/d", None, false, false, &none);
             let shared = claims.shared_with("2", false, &none, |_| None);
             assert_eq!(shared.is_some(), holds, "{replicas} {login}");
         }
@@ -544,7 +591,7 @@ mod tests {
                 created: Timestamp::from_second(2).unwrap(),
             };
             let none = Remembered::default();
-            claims.set(&claimant, endpoint, None, false, &none);
+            claims.set(&claimant, endpoint, None, false, true, &none);
             assert_eq!(shared_with(&claims, "2", &none), None, "{endpoint}");
             assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
         }
@@ -561,7 +608,7 @@ mod tests {
             created: Timestamp::from_second(2).unwrap(),
         };
         let none = Remembered::default();
-        claims.set(&claimant, "p:r:i/d", None, false, &none);
+        claims.set(&claimant, "p:r:i/d", None, false, true, &none);
         assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
     }
 
@@ -620,7 +667,7 @@ mod tests {
         };
         for remembered in [&refused, &Remembered::default()] {
             let seen = Some(restarted.clone());
-            claims.set(&claimant, "b.x:1/d", seen, false, remembered);
+            claims.set(&claimant, "b.x:1/d", seen, false, true, remembered);
             let shared = |latest: Option<&Sighting>| {
                 claims.shared_with("2", true, remembered, |_| latest.cloned())
             };

@@ -387,11 +387,11 @@ impl Subject<'_> {
         let Sources { claims, probes, .. } = self.sources;
         let refused = usage == DatabaseUse::Waits && is_refused(latest, remembered);
         let seen = sighting(latest);
-        let concerned = claims.set(&claimant, &endpoint, seen, refused, remembered);
+        let runs = usage == DatabaseUse::Runs;
+        let concerned = claims.set(&claimant, &endpoint, seen, refused, runs, remembered);
         self.sources.queue.enqueue_all(concerned);
         let latest = |key: &Key| sighting(&probes.latest(key));
-        let other =
-            claims.shared_with(claimant.uid, usage == DatabaseUse::Runs, remembered, latest)?;
+        let other = claims.shared_with(claimant.uid, runs, remembered, latest)?;
         // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
         let name = other.strip_prefix(own);
