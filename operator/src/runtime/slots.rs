@@ -3,7 +3,7 @@
 
 use crate::process::queue::Key;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -12,14 +12,21 @@ pub const CONCURRENCY: u16 = 8;
 /// A reconcile that took longer waited for more than the API server itself, such as a webhook that
 /// does not answer, and the next one will do the same.
 const SLOW: Duration = Duration::from_secs(5);
-/// One that finds no slot comes again after so long.
+/// One that finds no slot comes again after so long, and keeps its place among those that wait.
 pub const NEXT_TURN: Duration = Duration::from_secs(5);
 
 /// Which clusters are slow. Many of them may stand behind one webhook, and the others must not wait
 /// for them.
 pub struct Slots {
-    slow: Mutex<HashSet<Key>>,
+    clusters: Mutex<Clusters>,
     turns: Semaphore,
+}
+
+#[derive(Default)]
+struct Clusters {
+    slow: HashSet<Key>,
+    /// Those of them that found no slot, the one that has waited longest first.
+    waiting: VecDeque<Key>,
 }
 
 /// A slot, until it is dropped.
@@ -28,35 +35,48 @@ pub struct Slot<'a>(#[expect(dead_code, reason = "held")] Option<SemaphorePermit
 impl Default for Slots {
     fn default() -> Self {
         Self {
-            slow: Mutex::default(),
+            clusters: Mutex::default(),
             turns: Semaphore::new(usize::from(CONCURRENCY / 2)),
         }
     }
 }
 
 impl Slots {
-    /// A slot for a reconcile; `None`: it is slow, and others like it hold all that they may.
+    /// A slot for a reconcile; `None`: it is slow, and others like it hold all that they may, or have
+    /// waited longer for one that is free.
     pub fn take(&self, key: &Key) -> Option<Slot<'_>> {
-        if !self.slow.lock().contains(key) {
+        let mut clusters = self.clusters.lock();
+        let Clusters { slow, waiting } = &mut *clusters;
+        if !slow.contains(key) {
             return Some(Slot(None));
         }
+        let place = waiting.iter().position(|waiting| waiting == key);
+        let place = place.unwrap_or_else(|| {
+            waiting.push_back(key.clone());
+            waiting.len() - 1
+        });
+        if place >= self.turns.available_permits() {
+            return None;
+        }
         let turn = self.turns.try_acquire().ok()?;
+        waiting.remove(place);
         Some(Slot(Some(turn)))
     }
 
     /// Notes how long the reconcile took.
     pub fn took(&self, key: &Key, time: Duration) {
-        let mut slow = self.slow.lock();
         if time > SLOW {
-            slow.insert(key.clone());
+            self.clusters.lock().slow.insert(key.clone());
         } else {
-            slow.remove(key);
+            self.forget(key);
         }
     }
 
     /// Forgets a cluster that is gone.
     pub fn forget(&self, key: &Key) {
-        self.slow.lock().remove(key);
+        let mut clusters = self.clusters.lock();
+        clusters.slow.remove(key);
+        clusters.waiting.retain(|waiting| waiting != key);
     }
 }
 
@@ -85,6 +105,30 @@ mod tests {
         drop(held);
         assert!(slots.take(&key("6")).is_some());
         slots.forget(&key("6"));
-        assert!(!slots.slow.lock().contains(&key("6")));
+        assert!(!slots.clusters.lock().slow.contains(&key("6")));
+    }
+
+    #[test]
+    fn the_slow_cluster_that_has_waited_longest_has_the_next_slot() {
+        let slots = Slots::default();
+        let key = |number: u16| ObjectRef::new(&number.to_string()).within("apps");
+        let share = CONCURRENCY / 2;
+        for number in 0..share + 3 {
+            slots.took(&key(number), SLOW + Duration::from_millis(1));
+        }
+        let mut held: Vec<_> = (0..share).map(|number| slots.take(&key(number))).collect();
+        assert!(held.iter().all(Option::is_some));
+        for number in share..share + 3 {
+            assert!(slots.take(&key(number)).is_none(), "{number}");
+        }
+        held.pop();
+        assert!(slots.take(&key(share + 1)).is_none(), "it came later");
+        held.push(slots.take(&key(share)));
+        assert!(held.iter().all(Option::is_some));
+        // One that is gone keeps no place.
+        slots.forget(&key(share + 1));
+        held.pop();
+        assert!(slots.take(&key(0)).is_none());
+        assert!(slots.take(&key(share + 2)).is_some());
     }
 }
