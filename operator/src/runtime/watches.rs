@@ -391,7 +391,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
     }
 
-    async fn run<W>(mut self, watch: impl Fn() -> W + Send)
+    pub(super) async fn run<W>(mut self, watch: impl Fn() -> W + Send)
     where
         W: futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
     {
@@ -543,7 +543,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     }
 
     /// A watch that had been refused has started.
-    pub(super) fn stands(&mut self) {
+    fn stands(&mut self) {
         self.is_refused = false;
         self.failing = None;
         if self.cache.listed(self.namespace.as_deref()) {
