@@ -54,7 +54,7 @@ struct Claim {
     sighting: Option<Sighting>,
     /// The server refuses its login, and it has no replica: none can start.
     is_refused: bool,
-    /// It has replicas, or a StatefulSet that wants some.
+    /// It has replicas there, or a StatefulSet that wants some.
     runs: bool,
 }
 
@@ -122,14 +122,14 @@ impl Claims {
             database: database.identity.clone().map(Mark::Database),
             sighting: None,
             is_refused: replicas == 0 && database.login == Some(LoginState::Refused),
-            runs: replicas > 0,
+            runs: replicas > 0 && database.changed_login.is_none(),
         };
         index.put(claimant.uid, claim);
     }
 
     /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if it
     /// is a good one, whether the server refuses the login of a cluster that has no replica, and
-    /// whether there are replicas. Other clusters whose verdict may change by it are returned.
+    /// whether there are replicas that are not to move there only now. Other clusters whose verdict may change by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
@@ -189,7 +189,7 @@ impl Claims {
                     let is_known = claim.database.is_some() && claim.database == other.database;
                     // One that runs may have started while the older one could not, and a second
                     // one beside it would be one too many. Otherwise it goes by age.
-                    if is_known && runs != other.runs {
+                    if is_known && claim.runs != other.runs {
                         other.runs && age.2 != uid
                     } else {
                         **age < seniority

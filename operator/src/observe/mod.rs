@@ -388,7 +388,11 @@ impl Subject<'_> {
         let refused = usage == DatabaseUse::Waits && is_refused(latest, remembered);
         let seen = sighting(latest);
         let runs = usage == DatabaseUse::Runs;
-        let concerned = claims.set(&claimant, &endpoint, seen, refused, runs, remembered);
+        // Replicas that are to move here run elsewhere.
+        let before = remembered.database.as_ref();
+        let are_here = before.is_some_and(|before| before.changed_login.is_none());
+        let runs_here = runs && are_here;
+        let concerned = claims.set(&claimant, &endpoint, seen, refused, runs_here, remembered);
         self.sources.queue.enqueue_all(concerned);
         let latest = |key: &Key| sighting(&probes.latest(key));
         let other = claims.shared_with(claimant.uid, runs, remembered, latest)?;
