@@ -90,6 +90,12 @@ impl Logins {
             .or_else(|| file("PGPASSWORD"))
             .map(|_| read(&|name: &str| file(name).or_else(|| env(name))));
         let bytebases = own.as_ref().ok().map(|given| given.url.clone());
+        // The replica runs its tasks by the database that it was started with.
+        let leads_there = |given: &Given| {
+            let own = bytebases.as_ref();
+            own.is_none_or(|own| own.iam.is_some() || own.database == given.url.database)
+        };
+        let current = current.filter(|given| given.as_ref().map_or(true, leads_there));
         let mut ways = Vec::new();
         let mut failure = None;
         for given in [Some(own), current].into_iter().flatten() {
@@ -423,6 +429,8 @@ mod tests {
         mount("postgres://other:new@db/bytebase");
         let expected = [Whose::Bytebases, Whose::Another];
         assert_eq!(whose("postgres://u:old@db/bytebase"), expected);
+        mount("postgres://u:new@other/moved");
+        assert_eq!(whose("postgres://u:old@db/bytebase"), [Whose::Bytebases]);
         mount("postgres://monitor:m@db/bytebase");
         let iam = "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
         assert_eq!(whose(iam), [Whose::Monitors]);

@@ -1,5 +1,5 @@
-//! Two clusters whose specs name one database, under one operator: the older one has it, unless the
-//! younger one runs and it does not, whichever is read first after a restart of operator or server. Each of them lives in a [`World`] of its
+//! Two clusters whose specs name one database, under one operator: the older one has it, whichever
+//! is read first after a restart of operator or server. Each of them lives in a [`World`] of its
 //! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
 //! real ones.
 

@@ -99,7 +99,6 @@ pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
         | RolloutWait::OtherReplicas
         | RolloutWait::Login
         | RolloutWait::SecretInPods
-        | RolloutWait::StatefulSetController
         | RolloutWait::Node => observation.remembered.rollout.as_ref()?.busy_since,
         _ => None,
     }

@@ -159,8 +159,7 @@ impl Rollout {
             RolloutWait::IdleReplica => true,
             RolloutWait::DatabaseReading
             | RolloutWait::SchemaMigration
-            | RolloutWait::SecretInPods
-            | RolloutWait::StatefulSetController => has_clock,
+            | RolloutWait::SecretInPods => has_clock,
             _ => false,
         });
         let busy_since = scale_down.map_or_else(

@@ -161,13 +161,6 @@ pub fn hold(
     if let Some(wait) = changed.and_then(in_pods) {
         return Some(wait);
     }
-    let before = observation.remembered.rollout.as_ref();
-    if !set.settled && before.is_some_and(|before| before.busy_since.is_some()) {
-        return Some(Wait::new(
-            RolloutWait::StatefulSetController,
-            "the StatefulSet controller to take up the last change",
-        ));
-    }
     let left = next_size(set, target, haste, observation, health).ordinals();
     let mut taken: Vec<_> = health.replicas.iter().collect();
     taken.retain(|replica| {

@@ -1,5 +1,5 @@
-//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest; of
-//! those that have been read to be on it, to one that runs before one that does not.
+//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest. One
+//! that does not run starts no replica beside a younger one that does, either.
 //!
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
@@ -166,7 +166,7 @@ impl Claims {
         index.put(claimant.uid, claim)
     }
 
-    /// Another cluster that has the same database before this one. `runs`: whether there are replicas
+    /// Another cluster on the same database beside which this one may not start or go on. `runs`: whether there are replicas
     /// of this one. `latest`: what the latest reading of another cluster found, which that may not be
     /// reconciled with yet.
     pub fn shared_with(
@@ -185,15 +185,11 @@ impl Claims {
             .find(|age| {
                 let other = index.claims.get(&age.2);
                 let other = other.filter(|other| {
-                    // Of one that has been read to be on it as well.
+                    // A younger one may have started while this one could not: a replica beside it
+                    // would be one too many.
                     let is_known = claim.database.is_some() && claim.database == other.database;
-                    // One that runs may have started while the older one could not, and a second
-                    // one beside it would be one too many. Otherwise it goes by age.
-                    if is_known && claim.runs != other.runs {
-                        other.runs && age.2 != uid
-                    } else {
-                        **age < seniority
-                    }
+                    let was_first = is_known && other.runs && !claim.runs && age.2 != uid;
+                    was_first || **age < seniority
                 });
                 other.is_some_and(|other| {
                     let theirs = latest(&other.key);
@@ -515,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_runs_has_the_database_before_an_older_one_that_does_not() {
+    fn one_that_does_not_run_does_not_start_beside_a_younger_one_that_does() {
         let none = Remembered::default();
         let claims = Claims::default();
         let older = ObjectRef::new("1").within("x");
@@ -535,8 +531,8 @@ mod tests {
         assert!(!set(&younger, true, false, false).0, "it may start");
         assert!(set(&younger, true, false, true).1, "that wakes the other");
         assert!(set(&older, true, false, false).0);
-        assert!(!set(&younger, true, false, true).0, "it goes on");
-        // Both run, or none of them: then it goes by age.
+        // Of two that run, or do not, and for the younger one in any case, it goes by age.
+        assert!(set(&younger, true, false, true).0);
         for runs in [true, false] {
             set(&older, true, false, runs);
             assert!(set(&younger, true, false, runs).0, "{runs}");
