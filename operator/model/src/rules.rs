@@ -636,12 +636,15 @@ impl Rules {
 
     /// What the operator reads back from a status.
     pub fn remembered(&self, status: &Status) -> Remembered {
-        let identity = status.identity && !self.has(Bug::IdentityForgotten);
+        let forgets = self.has(Bug::IdentityForgotten) || self.has(Bug::RefusalForgotten);
+        let identity = status.identity && !forgets;
         let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
         Remembered {
-            database: endpoint.then(|| DatabaseStatus {
-                endpoint: Some(ENDPOINT.to_owned()),
+            database: Some(DatabaseStatus {
+                endpoint: endpoint.then(|| ENDPOINT.to_owned()),
                 identity: identity.then(|| self::identity(0).database),
+                // In this world a database that was never read has been tried for long enough.
+                unread_since: (!identity).then(|| Time(at(0) - SignedDuration::from_hours(1))),
                 ..DatabaseStatus::default()
             }),
             login: None,
