@@ -282,6 +282,12 @@ fn answers(reason: FailureReason) -> bool {
     )
 }
 
+/// Whether the database was last refused for this.
+fn was_refused(observation: &Observation, for_: Reason) -> bool {
+    let refusal = observation.remembered.refusal.as_ref();
+    refusal.is_some_and(|refusal| refusal.reason == for_)
+}
+
 /// Whether a refusal is about who logs in, and how, not about the database.
 fn is_of_the_login(reason: Reason) -> bool {
     matches!(
@@ -479,8 +485,7 @@ fn may_be_pooled(
     if facts.transaction_pooler.is_some() {
         return None;
     }
-    let refusal = observation.remembered.refusal.as_ref();
-    let was = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseTransactionPooler);
+    let was = was_refused(observation, Reason::DatabaseTransactionPooler);
     let place = database.replicas.identity_hint();
     let why = "it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds";
     if was {
@@ -575,8 +580,7 @@ fn runs_elsewhere(observation: &Observation) -> bool {
 /// outage makes those look ended that outlive it, and the rows of one that lasted for an hour are
 /// not even read.
 fn all_are_heard(observation: &Observation) -> bool {
-    let refusal = observation.remembered.refusal.as_ref();
-    let was_in_use = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseInUse);
+    let was_in_use = was_refused(observation, Reason::DatabaseInUse);
     observation.facts().is_none_or(|facts| {
         let have_been_silent = match &facts.heartbeats {
             Fact::Known(rows) if rows.is_empty() && !was_in_use => facts.server_uptime,
@@ -601,8 +605,7 @@ fn active_when_read(observation: &Observation) -> usize {
 /// Whether every heartbeat that belongs to no pod may be of a replica of this cluster that has just
 /// ended: there was one, and none has gone on for longer than an ended process lingers.
 fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
-    let refusal = observation.remembered.refusal.as_ref();
-    let was_in_use = refusal.is_some_and(|refusal| refusal.reason == Reason::DatabaseInUse);
+    let was_in_use = was_refused(observation, Reason::DatabaseInUse);
     observation.stateful_set.is_some() && !was_in_use && health.foreign == 0
 }
 

@@ -535,13 +535,8 @@ async fn a_label_that_names_no_cluster_wakes_none() {
     }
 }
 
-/// Such as a webhook that does not answer stands before.
-#[tokio::test(start_paused = true)]
-async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
-    let world = World::new(&json!({}));
-    for call in ["ServiceAccount/demo", "Service/demo", "StatefulSet/demo"] {
-        world.refuse(call, NO_ANSWER);
-    }
+/// Renews the leadership for as long as the test goes on.
+fn lead_on(world: &World) {
     let leadership = world.context.writer.leadership.clone();
     tokio::spawn(async move {
         loop {
@@ -549,6 +544,16 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
             time::sleep(Duration::from_secs(1)).await;
         }
     });
+}
+
+/// Such as a webhook that does not answer stands before.
+#[tokio::test(start_paused = true)]
+async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
+    let world = World::new(&json!({}));
+    for call in ["ServiceAccount/demo", "Service/demo", "StatefulSet/demo"] {
+        world.refuse(call, NO_ANSWER);
+    }
+    lead_on(&world);
     let started = time::Instant::now();
     let (_, calls) = world.reconcile().await;
     assert!(
@@ -569,13 +574,7 @@ async fn deletions_without_an_answer_take_no_longer_than_one_of_them_and_are_rep
     let off = json!({"enabled": false});
     world.cluster.spec = cluster(&json!({"ingress": off, "disruptionBudget": off})).spec;
     world.refuse("DELETE", NO_ANSWER);
-    let leadership = world.context.writer.leadership.clone();
-    tokio::spawn(async move {
-        loop {
-            leadership.renew();
-            time::sleep(Duration::from_secs(1)).await;
-        }
-    });
+    lead_on(&world);
     let started = time::Instant::now();
     let (_, calls) = world.reconcile().await;
     let took = started.elapsed();
