@@ -94,6 +94,7 @@ impl Probe {
                 new_session: false,
                 keep_session: true,
                 try_login: false,
+                awaited: 0,
             },
         );
         Self { probes, woken }
@@ -703,6 +704,7 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
         new_session: false,
         keep_session: true,
         try_login: false,
+        awaited: 0,
     };
     probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
@@ -715,6 +717,34 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
     probe.probes.pace(&"it", reading(true));
     let again = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_more_replica_whose_heartbeat_is_awaited_is_a_reason_to_read_at_once() {
+    let url = bytebase("awaited");
+    let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
+    let at_once = DEFAULT_INTERVAL / 2;
+    assert!(probe.wake(at_once).await.is_some());
+    let heartbeat = || {
+        let sql = "INSERT INTO replica_heartbeat VALUES (gen_random_uuid(), clock_timestamp())";
+        server().sql("awaited", sql);
+    };
+    let reading = |awaited| Reading {
+        every: DEFAULT_INTERVAL,
+        sessions: true,
+        new_session: false,
+        keep_session: true,
+        try_login: false,
+        awaited,
+    };
+    heartbeat();
+    probe.probes.pace(&"it", reading(1));
+    assert!(probe.wake(at_once).await.is_some());
+    // The same one again, and one less, are none.
+    heartbeat();
+    probe.probes.pace(&"it", reading(1));
+    probe.probes.pace(&"it", reading(0));
+    assert!(probe.wake(at_once / 2).await.is_none());
 }
 
 #[tokio::test]
@@ -733,6 +763,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
         new_session: false,
         keep_session: false,
         try_login: false,
+        awaited: 0,
     };
     probe.probes.pace(&"it", stopped);
     let patience = Instant::now() + Duration::from_secs(5);
@@ -979,6 +1010,7 @@ async fn a_login_of_bytebases_is_tried_beside_a_monitor_only_when_asked_for() {
             new_session: false,
             keep_session: true,
             try_login: true,
+            awaited: 0,
         };
         probe.probes.pace(&"it", reading);
         let found = login(probe.wake(patience).await.expect("no trial"));
@@ -1328,6 +1360,7 @@ async fn the_servers_time_for_a_reading() {
             new_session: false,
             keep_session: true,
             try_login: false,
+            awaited: 0,
         };
         probes.pace(&"it", pace);
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -1538,6 +1571,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
             new_session: true,
             keep_session: true,
             try_login: false,
+            awaited: 0,
         },
     );
     leads_to.store(there, Ordering::Relaxed);

@@ -285,6 +285,14 @@ impl Health<'_> {
             .then(|| self.replicas.iter().filter(is_active).count())
     }
 
+    /// Replicas that are Ready and of which no fresh heartbeat has been seen.
+    pub fn awaited(&self) -> usize {
+        let is_awaited = |replica: &&Replica<'_>| {
+            replica.pod.is_ready() && replica.heartbeat != HeartbeatState::Fresh
+        };
+        self.replicas.iter().filter(is_awaited).count()
+    }
+
     /// How many replicas serve.
     pub fn serving(&self) -> usize {
         let serving = self.replicas.iter().filter(|replica| replica.serves);

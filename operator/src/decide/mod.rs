@@ -354,6 +354,7 @@ fn blocked(
             new_session: database.as_ref().is_some_and(pace::is_refused),
             keep_session: true,
             try_login: false,
+            awaited: 0,
         }
         .or_seldom(pace::is_stopped(wanted, observation)),
         unmatched: health.unmatched.clone(),

@@ -58,6 +58,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
         new_session: is_refused(database),
         keep_session: true,
         try_login: login::is_to_be_tried(&cluster.database, changed_login.is_some(), observation),
+        awaited: health.awaited(),
     }
 }
 
@@ -75,6 +76,7 @@ impl Reading {
                 sessions: false,
                 keep_session: false,
                 try_login: false,
+                awaited: 0,
                 ..self
             }
         } else {

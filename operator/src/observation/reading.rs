@@ -25,6 +25,9 @@ pub struct Reading {
     /// Whether to log in as Bytebase does as well, where a monitoring login reads: something
     /// depends on whether the server would let the replicas in.
     pub try_login: bool,
+    /// Replicas that are Ready and of which no fresh heartbeat has been seen: the next step of a
+    /// rollout waits for it, so that one more of them is a reason to read at once.
+    pub awaited: usize,
 }
 
 /// What a probe knows at the moment of asking.

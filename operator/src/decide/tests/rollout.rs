@@ -950,6 +950,20 @@ fn sessions_are_read_only_where_something_depends_on_them() {
 }
 
 #[test]
+fn each_ready_replica_without_a_fresh_heartbeat_is_awaited() {
+    let seen = with_facts(outdated(&[0, 1]), |facts| {
+        if let Fact::Known(heartbeats) = &mut facts.heartbeats {
+            heartbeats.pop();
+        }
+    });
+    let awaited = |seen: &Observation| plan(&json!({}), seen).reading.awaited;
+    assert_eq!(awaited(&seen), 1);
+    let mut starting = seen.clone();
+    starting.pods[2].ready = false;
+    assert_eq!((awaited(&starting), awaited(&outdated(&[0]))), (0, 0));
+}
+
+#[test]
 fn a_hold_of_the_queue_is_read_until_it_is_over() {
     let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
         facts.sessions = Some(Sessions {

@@ -45,6 +45,7 @@ const FIRST_READING: Reading = Reading {
     new_session: false,
     keep_session: true,
     try_login: false,
+    awaited: 0,
 };
 
 /// A connection is replaced this often, so that a changed address of the server, a pooler put in
@@ -272,6 +273,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             if reading.every < before.every
                 || (reading.sessions && !before.sessions)
                 || (reading.try_login && !before.try_login)
+                || reading.awaited > before.awaited
                 || (before.keep_session && !reading.keep_session)
             {
                 entry.shared.poke.notify_one();
