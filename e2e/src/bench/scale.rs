@@ -211,11 +211,24 @@ async fn with_databases(harness: &Harness, arguments: &Arguments, table: &mut Ta
     operator.end(Signal::TERM).await
 }
 
+/// Waits until so many clusters have a status.
+async fn wait_until_settled(operator: &Operator, clusters: usize) -> Result<()> {
+    let start = Instant::now();
+    // Of many clusters the metrics are many lines: reading them often would be what is measured.
+    while operator.settled().await? < count(clusters) {
+        ensure!(start.elapsed() < PATIENCE, "a status took too long");
+        sleep(STATUS_LOOK).await;
+    }
+    Ok(())
+}
+
 /// How long bare loops take to write what the operator is going to write, while no operator works.
 async fn bare_loops(harness: &Harness, fleet: &Fleet<'_>) -> Result<[Duration; 2]> {
     let origin = Fleet::prepare(harness, "origin", 1, true).await?;
     let operator = Operator::start(harness, "origin", "origin").await?;
     origin.apply().await?;
+    // Its objects are there before its database has been read, and so before its status and event.
+    wait_until_settled(&operator, 1).await?;
     operator.end(Signal::TERM).await?;
     let template = Template::of(&origin).await?;
     say(
@@ -244,11 +257,7 @@ async fn apply(
     let before = Requests::read(harness).await?;
     let start = Instant::now();
     let took = fleet.apply().await?;
-    // By now the metrics are many lines: reading them often would be what is measured.
-    while operator.settled().await? < count(size) {
-        ensure!(start.elapsed() < PATIENCE, "a status took too long");
-        sleep(STATUS_LOOK).await;
-    }
+    wait_until_settled(&operator, size).await?;
     let reported = start.elapsed();
     let used = operator.processor_time()?;
     sleep(SETTLING * 2).await;
@@ -330,20 +339,12 @@ async fn restart(harness: &Harness, size: usize, table: &mut Table) -> Result<Op
     let start = Instant::now();
     let operator = Operator::start(harness, "fleet", "fleet-again").await?;
     let full = start.elapsed();
-    let patient = || {
-        ensure!(start.elapsed() < PATIENCE, "a restart took too long");
-        Ok(())
-    };
     while operator.reconciles().await? < count(size) {
-        patient()?;
+        ensure!(start.elapsed() < PATIENCE, "a restart took too long");
         sleep(Duration::from_millis(20)).await;
     }
     let reconciled = start.elapsed();
-    // By now the metrics are many lines: reading them often would be what is measured.
-    while operator.settled().await? < count(size) {
-        patient()?;
-        sleep(Duration::from_secs(1)).await;
-    }
+    wait_until_settled(&operator, size).await?;
     let settled = start.elapsed();
     sleep(SETTLING * 2).await;
     table.row(
