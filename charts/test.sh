@@ -100,6 +100,7 @@ exists Role bytebase-operator-lease
 has Role bytebase-operator-lease $'resourceNames:\n- bytebase-operator\nresources:\n- leases\nverbs:\n- get\n- watch\n- update'
 exists Service bytebase-operator-metrics
 missing ServiceMonitor
+missing PrometheusRule
 missing PodDisruptionBudget
 missing ConfigMap
 has Deployment bytebase-operator 'replicas: 2'
@@ -177,13 +178,14 @@ podAnnotations: { example.com/note: here }
 podLabels: { example.com/team: db, app.kubernetes.io/name: other }
 commonLabels: { example.com/owner: me }
 podSecurityContext: { runAsUser: null }
-env: [{ name: HTTPS_PROXY, value: "http://proxy:3128" }]
+env: [{ name: OPERATOR_IMAGE, value: "registry.example.com/mirror/bytebase-operator:1" }]
 serviceAccount: { name: robot, annotations: { example.com/role: none } }
 rbac: { aggregateToUserRoles: false }
 podDisruptionBudget: { enabled: true, maxUnavailable: 50% }
 metrics:
   service: { port: 9090, annotations: { example.com/scrape: "yes" } }
   serviceMonitor: { enabled: true, interval: 1m, scrapeTimeout: 20s, labels: { release: prometheus } }
+  prometheusRule: { enabled: true, labels: { release: prometheus } }
 END
 render --values "$work/all.yaml"
 has Deployment bytebase-operator 'replicas: 3'
@@ -198,7 +200,7 @@ has Deployment bytebase-operator 'preferredDuringSchedulingIgnoredDuringExecutio
 has Deployment bytebase-operator 'example.com/note: here'
 has Deployment bytebase-operator 'example.com/team: db'
 has Deployment bytebase-operator 'example.com/owner: me'
-has Deployment bytebase-operator $'name: HTTPS_PROXY\nvalue: http://proxy:3128'
+has Deployment bytebase-operator $'name: OPERATOR_IMAGE\nvalue: registry.example.com/mirror/bytebase-operator:1'
 has Deployment bytebase-operator 'serviceAccountName: robot'
 lacks Deployment bytebase-operator 'topologySpreadConstraints:'
 lacks Deployment bytebase-operator 'app.kubernetes.io/name: other'
@@ -212,6 +214,10 @@ has Service bytebase-operator-metrics 'example.com/scrape: "yes"'
 has ServiceMonitor bytebase-operator $'interval: 1m\npath: /metrics\nport: metrics\nscrapeTimeout: 20s'
 has ServiceMonitor bytebase-operator 'honorLabels: true'
 has ServiceMonitor bytebase-operator 'release: prometheus'
+has PrometheusRule bytebase-operator 'release: prometheus'
+has PrometheusRule bytebase-operator 'alert: BytebaseNotReady'
+# Prometheus' own templates are passed on as they are.
+has PrometheusRule bytebase-operator 'summary: Bytebase {{ $labels.namespace }}/{{ $labels.name }} is not Ready'
 
 begin 'switched off'
 render --set crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine,metrics.service.enabled=false
@@ -235,6 +241,7 @@ refused 'publicKey' --set license.publicKey=secret
 refused 'digest' --set image.digest=abc
 refused 'licenseGuardSeconds' --set licenseGuardSeconds=-1
 refused 'installed' --set crds.installed=true
+refused 'bindAddress' --set bindAddress=::
 refused 'metrics.service.enabled' --set metrics.service.enabled=false,metrics.serviceMonitor.enabled=true
 refused 'serviceAccount.name' --set serviceAccount.create=false
 

@@ -21,6 +21,7 @@ fn exposed(text: &str) -> BTreeSet<String> {
 fn documented(page: &str) -> BTreeSet<String> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.filter_map(|row| row.split('`').next())
+        .filter(|name| name.starts_with("bytebase_"))
         .map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned())
         .collect()
 }
@@ -63,4 +64,27 @@ fn the_page_on_metrics_names_what_is_exposed_and_nothing_else() {
     assert!(missing.is_empty(), "not in docs/metrics.md: {missing:?}");
     let invented: Vec<_> = documented.difference(&exposed).collect();
     assert!(invented.is_empty(), "not exposed: {invented:?}");
+}
+
+#[test]
+fn the_alerts_of_the_chart_rest_on_metrics_that_are_exposed_and_the_page_names_each_alert() {
+    let metrics = Metrics::new();
+    full(&metrics);
+    let exposed = exposed(&metrics.encode().unwrap());
+    let alerts = include_str!("../../charts/bytebase-operator/files/alerts.yaml");
+    let words = alerts.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+    let rests_on: BTreeSet<_> = words
+        .filter(|word| word.starts_with("bytebase_"))
+        .map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned())
+        .collect();
+    assert!(rests_on.len() > 5, "{rests_on:?}");
+    let invented: Vec<_> = rests_on.difference(&exposed).collect();
+    assert!(invented.is_empty(), "not exposed: {invented:?}");
+    let page = include_str!("../../docs/metrics.md");
+    let names = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    for name in names {
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
+    }
 }
