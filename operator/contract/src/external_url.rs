@@ -74,7 +74,7 @@ pub enum ExternalUrlError {
     },
     /// `[::1]`: its colons would be taken for a port.
     #[error(
-        "the host is an IPv6 address: Bytebase cannot tell its colons from a port, use a DNS name"
+        "the host is an IPv6 address: Bytebase cannot distinguish its colons from that of a port; use a DNS name"
     )]
     Ipv6,
     /// A host that is no DNS name or IPv4 address.

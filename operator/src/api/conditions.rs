@@ -108,7 +108,7 @@ pub enum Reason {
     Valid,
     /// Valid, with remarks in the message.
     ValidWithWarnings,
-    /// Valid, and the last certificate of the CA bundle ends within 30, 7 or 1 days.
+    /// Valid, and the last certificate of the CA bundle ends within 30 days, 7 days or a day.
     CertificateEndsSoon,
     /// A field has a value that cannot be used.
     InvalidSpec,
@@ -176,7 +176,7 @@ pub enum Reason {
     // HALicensed
     /// The stored license allows HA.
     LicenseAllowsHa,
-    /// The stored license allows HA and ends within 30, 7 or 1 days.
+    /// The stored license allows HA and ends within 30 days, 7 days or a day.
     LicenseEndsSoon,
     /// The license in the Secret allows HA and stands in for the stored one, which cannot be read.
     SecretLicenseAllowsHa,

@@ -49,6 +49,7 @@ pub const MOST_REPLICAS: i32 = 50;
     printcolumn(name = "Rollout", type_ = "string", json_path = ".status.rollout.waitingFor", description = "What the rollout that is under way waits for, in one word"),
     printcolumn(name = "HA", type_ = "string", json_path = ".status.conditions[?(@.type==\"HALicensed\")].status", description = "The stored license allows more than one replica"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1, description = "Why it is Ready, or is not"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = 1, description = "External URL"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("the name may have at most 52 characters: Kubernetes appends a revision hash of up to 11 to it in a label of at most 63"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("the name must start with a letter and hold only lower-case letters, digits and '-': it names Services")

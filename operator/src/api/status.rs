@@ -169,7 +169,7 @@ pub enum Phase {
     Rolling,
     /// The number of replicas is changing.
     Scaling,
-    /// Some replica is not Ready or sends no heartbeats.
+    /// Some replica is not Ready or sends no heartbeats, or the heartbeats cannot be read.
     Degraded,
     /// `replicas: 0`.
     Stopped,

@@ -43,7 +43,8 @@ pub struct RunArguments {
     /// signature is reported as unverified.
     #[arg(long, env = "LICENSE_PUBLIC_KEY_FILE")]
     license_public_key_file: Option<PathBuf>,
-    /// Go back to one replica this many seconds before a license ends.
+    /// Be back at one replica this many seconds before a license ends. Clusters begin earlier, by
+    /// the grace periods of their pods.
     #[arg(long, env = "LICENSE_GUARD_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     license_guard_seconds: u32,
     /// The image that holds the drain hook for the replicas. Default: the image of the operator's

@@ -182,7 +182,7 @@ pub fn why_unending(pod: &PodView) -> String {
         (None, None) => "its node does not say why".to_owned(),
     };
     format!(
-        "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0)"
+        "{name} should have ended and is still there: {trouble}. Nothing else is touched; bring its node back, or, once that machine is known to be off, end it by force (kubectl delete pod {name} --force --grace-period=0, in the namespace of this cluster)"
     )
 }
 

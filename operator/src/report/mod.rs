@@ -557,7 +557,7 @@ fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus)
     let before = previous.queue_hold.as_ref().filter(is_overdue);
     before.is_none().then(|| {
         let message = format!(
-            "no replica has promoted queued work for longer than drain hooks keep it from that: advisory lock 1001 is held by {}; end that session, or whatever it belongs to",
+            "no queued work starts, since the queue has been held for a minute longer than a drain hook may hold it: advisory lock 1001 of the metadata database is held by {}; end that session, or whatever it belongs to",
             hold.held_by.join(", ")
         );
         happened(Reason::QueueHeldLong, message)

@@ -251,7 +251,7 @@ fn check_url(
         .keys()
         .any(|name| name.eq_ignore_ascii_case("application_name"))
     {
-        diagnostics.invalid(field, "sets application_name, which hides the pod's name that the operator tells replicas apart by: leave it out");
+        diagnostics.invalid(field, "sets application_name, which hides the pod's name by which the operator distinguishes replicas: leave it out");
     }
     let files = url.pod_file_parameters();
     if !files.is_empty() {
