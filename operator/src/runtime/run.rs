@@ -279,7 +279,10 @@ async fn own_image(client: &Client, namespace: &str, pod_name: &str) -> Option<S
 /// before the server ends the watch.
 fn for_watches(config: &Config) -> Config {
     let mut config = config.clone();
-    config.read_timeout = Some(Duration::from_secs(u64::from(watches::WATCH_SECONDS) + 10));
+    // A watch tries again by itself, and soon. The client's own pauses grow to minutes, in which
+    // nothing would say that it has failed.
+    config.default_retry = false;
+    config.read_timeout = Some(Duration::from_secs(watches::SILENCE_SECONDS.into()));
     // The time that a connection was not in use does not count.
     config.reset_reader_on_write = true;
     config

@@ -46,8 +46,10 @@ const FIRST_LISTING: Duration = Duration::from_secs(15);
 const BLIND_AFTER: Duration = Duration::from_mins(1);
 /// See [`BLIND_AFTER`].
 const BLIND_TRIES: u32 = 4;
-/// A refusal comes at once: a watch that has said nothing for so long since it was tried stands.
-const STANDS_AFTER: Duration = Duration::from_secs(30);
+/// A watch that was refused and has said nothing for so long since stands. An API server that does
+/// not answer is silent as well, until the client gives up on it: for a connection after 30 seconds,
+/// and for an answer after [`SILENCE_SECONDS`].
+const STANDS_AFTER: Duration = Duration::from_mins(2);
 
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
 /// known to be forbidden or to fail.
@@ -140,7 +142,9 @@ const CLUSTER_PAGE: u32 = 10;
 /// The API server ends each watch after so long, and one that says nothing for a moment longer is
 /// given up. A connection may break without a word (a firewall that forgets it), and until then the
 /// operator sees nothing change; what it costs is a request a minute for each kind.
-pub const WATCH_SECONDS: u32 = 60;
+const WATCH_SECONDS: u32 = 60;
+/// A connection of a watch on which nothing has come in for so long is given up.
+pub const SILENCE_SECONDS: u32 = WATCH_SECONDS + 10;
 
 fn everything() -> watcher::Config {
     watcher::Config::default()
@@ -437,7 +441,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
         self.context
             .watch_failed(self.kind, self.namespace.as_deref(), error);
-        self.is_refused = refusal == Some(403) && is_of_start(error);
+        if has_started(error) && self.is_refused {
+            self.stands();
+        } else if refusal == Some(403) {
+            self.is_refused = is_of_start(error);
+        }
         let failing = self.fails(error, now);
         let failed_for = now.saturating_duration_since(failing.since);
         let namespace = self.namespace.as_deref();
@@ -462,15 +470,11 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         Next::ListAgain
     }
 
-    /// Notes a try that failed. A watch that broke off in its midst had started.
+    /// Notes a try that failed.
     fn fails(&mut self, error: &watcher::Error, now: Instant) -> Failing {
-        let started = matches!(
-            error,
-            watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
-        );
-        let before = self
-            .failing
-            .filter(|before| !started && now.saturating_duration_since(before.last) <= CALM);
+        let before = self.failing.filter(|before| {
+            !has_started(error) && now.saturating_duration_since(before.last) <= CALM
+        });
         let failing = Failing {
             since: before.map_or(now, |before| before.since),
             last: now,
@@ -554,6 +558,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     /// The API server does not know the kind, so there are no objects of it. The watch is tried on:
     /// its definition may come any time.
     fn not_installed(&mut self) {
+        self.is_refused = false;
         self.complete();
         self.note_installed(false);
     }
@@ -693,6 +698,14 @@ impl Pauses {
 /// Whether it was the watch that could not start, and not a listing.
 fn is_of_start(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(_))
+}
+
+/// Whether a watch broke off in its midst.
+fn has_started(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)
+    )
 }
 
 /// The HTTP status with which a listing or the start of a watch was refused.

@@ -16,6 +16,7 @@ use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
 use crate::testing::{api_server, cluster, facts, no_license, settings};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -500,10 +501,28 @@ async fn a_watch_that_is_refused_sees_again_once_it_stands_and_not_by_a_listing(
     feed.failed(&watches::tests::refused(403), begins);
     feed.event(Event::InitDone);
     assert!(!is_blind());
+    // One that breaks off had started.
     lost(&mut feed);
-    let silence = feed.run(futures::stream::pending);
-    let ended = time::timeout(Duration::from_secs(31), silence).await;
-    assert!(ended.is_err() && !is_blind());
+    let broken = || kube::Error::LinesCodecMaxLineLengthExceeded;
+    feed.failed(&watcher::Error::WatchFailed(broken()), begins);
+    assert!(!is_blind());
+    lost(&mut feed);
+    let unanswered = || {
+        futures::stream::once(async move {
+            time::sleep(Duration::from_secs(watches::SILENCE_SECONDS.into())).await;
+            Err(watcher::Error::WatchStartFailed(broken()))
+        })
+        .chain(futures::stream::pending())
+    };
+    let silence = feed.run(unanswered);
+    tokio::pin!(silence);
+    let mut blind_after = async |seconds| {
+        let silent_for = Duration::from_secs(seconds);
+        assert!(time::timeout(silent_for, &mut silence).await.is_err());
+        is_blind()
+    };
+    assert!(blind_after(185).await, "an API server that does not answer");
+    assert!(!blind_after(15).await, "a watch that has nothing to show");
 }
 
 #[tokio::test]
