@@ -23,6 +23,11 @@ pub enum CallError {
         "Bytebase refuses the admin's email or password (HTTP {0}): check the Secret in admin.credentialsSecretRef"
     )]
     Login(StatusCode),
+    /// The login needs more than a password.
+    #[error(
+        "Bytebase asks the account in admin.credentialsSecretRef for a second factor, which the operator cannot give: name an account there without one that has the workspace admin role, or install the license in Bytebase yourself"
+    )]
+    SecondFactor,
     /// The account may not install a license.
     #[error(
         "the account in admin.credentialsSecretRef may not install a license (HTTP {0}): it needs the workspace admin role"
@@ -55,15 +60,24 @@ impl CallError {
     /// Bytebase understood the call and said no: the same call will not do better.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Login(_) | Self::Rights(_) | Self::License(_) | Self::SignUp(_) => true,
+            Self::Login(_)
+            | Self::SecondFactor
+            | Self::Rights(_)
+            | Self::License(_)
+            | Self::SignUp(_) => true,
             Self::Unreachable(_) | Self::Defect | Self::Other { .. } => false,
         }
     }
 }
 
+/// The answer to a login that was not refused. Where a second factor is asked for, its token is
+/// empty or missing.
 #[derive(Deserialize)]
-struct Token {
-    token: SecretString,
+#[serde(rename_all = "camelCase")]
+struct Login {
+    token: Option<SecretString>,
+    /// By which a login goes on with the second factor.
+    mfa_temp_token: Option<SecretString>,
 }
 
 /// A client that follows no redirect and uses no proxy: the password goes to the replica and
@@ -157,11 +171,21 @@ async fn log_in(
         });
     }
     let body = bounded(answer).await;
-    let token = body.and_then(|body| serde_json::from_slice::<Token>(&body).ok());
-    token.map(|token| token.token).ok_or(CallError::Other {
-        what: "the login without a token",
-        status,
-    })
+    let login = body.and_then(|body| serde_json::from_slice::<Login>(&body).ok());
+    let is_given = |token: &SecretString| !token.expose_secret().is_empty();
+    match login {
+        Some(Login {
+            token: Some(token), ..
+        }) if is_given(&token) => Ok(token),
+        Some(Login {
+            mfa_temp_token: Some(temporary),
+            ..
+        }) if is_given(&temporary) => Err(CallError::SecondFactor),
+        _ => Err(CallError::Other {
+            what: "the login without a token",
+            status,
+        }),
+    }
 }
 
 /// Whether Bytebase, or what stands before it, has understood a call and said no. The other codes
@@ -222,15 +246,16 @@ mod tests {
         (address, sending)
     }
 
-    /// Answers one request with this status.
-    async fn answering(status: u16) -> SocketAddr {
+    /// Answers one request with this status and body.
+    async fn answering(status: u16, body: &'static str) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 4096]).await.unwrap();
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
-            stream.write_all(head.as_bytes()).await.unwrap();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
             // To close it with something unread would take the answer back.
             while stream
                 .read(&mut [0; 4096])
@@ -271,7 +296,7 @@ mod tests {
         ] {
             for request in &requests {
                 let call = BytebaseCall {
-                    replica: answering(status).await,
+                    replica: answering(status, "").await,
                     request: request.clone(),
                 };
                 let error = perform(&client().unwrap(), &call).await.unwrap_err();
@@ -281,17 +306,40 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_answer_without_end_is_given_up() {
-        let (replica, sending) = endless("                                ").await;
-        let call = BytebaseCall {
+    fn install(replica: SocketAddr) -> BytebaseCall {
+        BytebaseCall {
             replica,
             request: BytebaseRequest::InstallLicense {
                 email: "admin@example.com".into(),
                 password: "p".into(),
                 token: "t".into(),
             },
-        };
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_asks_for_a_second_factor_says_so() {
+        for (body, is_asked) in [
+            (r#"{"mfaTempToken":"m"}"#, true),
+            (
+                r#"{"token":"","mfaTempToken":"m","requireResetPassword":false}"#,
+                true,
+            ),
+            (r#"{"token":"","mfaTempToken":null}"#, false),
+            ("{}", false),
+        ] {
+            let call = install(answering(200, body).await);
+            let error = perform(&client().unwrap(), &call).await.unwrap_err();
+            assert_eq!(error.is_refusal(), is_asked, "{body}: {error}");
+            let message = error.to_string();
+            assert_eq!(message.contains("second factor"), is_asked, "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_given_up() {
+        let (replica, sending) = endless("                                ").await;
+        let call = install(replica);
         let result = perform(&client().unwrap(), &call).await;
         assert!(
             matches!(
