@@ -834,7 +834,13 @@ pub struct ServiceMonitorSpec {
     pub enabled: bool,
     /// How often to scrape, such as `30s`. Default: Prometheus' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    // As the Prometheus operator's own.
+    #[schemars(
+        length(max = 64),
+        regex(
+            pattern = "^(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)$"
+        )
+    )]
     pub interval: Option<String>,
     /// Labels by which a Prometheus selects its ServiceMonitors, such as `release: prometheus`.
     /// The operator's own win.

@@ -108,7 +108,7 @@ impl Diagnostics {
             .push(Problem::blocking(field, Reason::InvalidSpec, message));
     }
 
-    /// A duration as Gateway API and Prometheus both write it: `30s`, `1h30m`.
+    /// A duration as Gateway API writes it: `30s`, `1h30m`.
     pub(super) fn duration(&mut self, field: &str, text: Option<&str>) {
         if text.is_some_and(|text| !is_duration(text)) {
             self.invalid(
