@@ -23,6 +23,11 @@ pub enum CallError {
         "Bytebase refuses the admin's email or password (HTTP {0}): check the Secret in admin.credentialsSecretRef"
     )]
     Login(StatusCode),
+    /// The workspace lets accounts in by single sign-on alone.
+    #[error(
+        "Bytebase takes no password of the account in admin.credentialsSecretRef (HTTP {0}): where the workspace lets accounts in by single sign-on alone, install the license in Bytebase yourself"
+    )]
+    PasswordLogin(StatusCode),
     /// The login needs more than a password.
     #[error(
         "Bytebase asks the account in admin.credentialsSecretRef for a second factor, which the operator cannot give: name an account there without one that has the workspace admin role, or install the license in Bytebase yourself"
@@ -41,6 +46,11 @@ pub enum CallError {
         "Bytebase refuses the sign-up of the first admin (HTTP {0}): check email and password, it may ask for a longer one"
     )]
     SignUp(StatusCode),
+    /// The account is there, but no workspace: an earlier sign-up broke off in between.
+    #[error(
+        "Bytebase has an account of the admin's email already, but no workspace (HTTP {0}), as when a sign-up breaks off: give admin.credentialsSecretRef another email, or sign up in Bytebase yourself"
+    )]
+    HalfSignedUp(StatusCode),
     /// The operator itself failed.
     #[error(
         "the operator failed to call Bytebase, which is a defect of the operator: its log says more"
@@ -61,10 +71,12 @@ impl CallError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Login(_)
+            | Self::PasswordLogin(_)
             | Self::SecondFactor
             | Self::Rights(_)
             | Self::License(_)
-            | Self::SignUp(_) => true,
+            | Self::SignUp(_)
+            | Self::HalfSignedUp(_) => true,
             Self::Unreachable(_) | Self::Defect | Self::Other { .. } => false,
         }
     }
@@ -109,6 +121,7 @@ pub async fn perform(client: &Client, call: &BytebaseCall) -> Result<(), CallErr
             .await?;
             match answer.status() {
                 status if status.is_success() => Ok(()),
+                status @ StatusCode::CONFLICT => Err(CallError::HalfSignedUp(status)),
                 status if is_refusal(status) => Err(CallError::SignUp(status)),
                 status => Err(CallError::Other {
                     what: "the sign-up",
@@ -162,7 +175,10 @@ async fn log_in(
     .await?;
     let status = answer.status();
     if is_refusal(status) {
-        return Err(CallError::Login(status));
+        return Err(match status {
+            StatusCode::FORBIDDEN => CallError::PasswordLogin(status),
+            _ => CallError::Login(status),
+        });
     }
     if !status.is_success() {
         return Err(CallError::Other {
@@ -303,6 +319,26 @@ mod tests {
                 assert_eq!(error.is_refusal(), refused, "{status}: {error}");
                 assert!(error.to_string().contains(&status.to_string()), "{error}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_its_own_cause() {
+        let sign_up = |replica| BytebaseCall {
+            replica,
+            request: BytebaseRequest::CreateFirstAdmin {
+                email: "admin@example.com".into(),
+                password: "p".into(),
+            },
+        };
+        let said = async |call| perform(&client().unwrap(), &call).await.unwrap_err();
+        for (status, words) in [(400, "a longer one"), (409, "but no workspace")] {
+            let error = said(sign_up(answering(status, "").await)).await;
+            assert!(error.to_string().contains(words), "{status}: {error}");
+        }
+        for (status, words) in [(401, "check the Secret"), (403, "single sign-on")] {
+            let error = said(install(answering(status, "").await)).await;
+            assert!(error.to_string().contains(words), "{status}: {error}");
         }
     }
 

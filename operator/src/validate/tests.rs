@@ -644,6 +644,19 @@ fn found<'p>(problems: &'p [Problem], field: &str) -> Option<&'p Problem> {
 }
 
 #[test]
+fn the_admins_email_is_sent_as_bytebase_stores_it() {
+    let spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}}});
+    let mut references = references();
+    let keys = [("email", " Admin@Example.com\n"), ("password", "p4ss")]
+        .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec().into()));
+    let fetched = Fetched::Present(keys.into());
+    references.secrets.insert("admin".to_owned(), fetched);
+    let validation = validate(&cluster(&spec), &references, None, now());
+    let login = validation.cluster.unwrap().admin.unwrap().login.unwrap();
+    assert_eq!(login.email.expose_secret(), "admin@example.com");
+}
+
+#[test]
 fn a_line_break_at_the_end_of_the_admins_password_is_reported_and_blocks_nothing() {
     let spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}}});
     for (password, expected) in [("p4ss", true), ("p4ss\n", false), ("p4ss\r\n", false)] {
