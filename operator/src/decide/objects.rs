@@ -25,7 +25,7 @@ pub(super) fn template(
     let set = observation.stateful_set.as_ref();
     let additions = set.map(|set| template::additions_in(&set.template));
     let standing = template::Standing {
-        exists: set.is_some(),
+        live: set.map(|set| &set.template),
         additions: additions.unwrap_or_default(),
         digest: set.and_then(|set| set.template_digest.as_deref()),
     };

@@ -18,8 +18,8 @@ pub const TEMPLATE_ANNOTATION: &str = "bytebase.com/template-digest";
 /// What the present StatefulSet says of its template.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing<'a> {
-    /// Whether there is a StatefulSet.
-    pub exists: bool,
+    /// The template as the API server holds it; `None` where there is no StatefulSet.
+    pub live: Option<&'a Value>,
     /// What the operator added to its template.
     pub additions: Additions<'a>,
     /// Its [`TEMPLATE_ANNOTATION`]; `None` where an older operator wrote it.
@@ -49,7 +49,8 @@ pub fn template(
     let digest = digest(&pod_template(cluster, Additions::default())?, terms);
     // One that an older operator made has changed only if more than the additions would change,
     // which is not known: it gets them with its next change.
-    let is_same = standing.exists && standing.digest.is_none_or(|standing| standing == digest);
+    let is_same =
+        standing.live.is_some() && standing.digest.is_none_or(|standing| standing == digest);
     let before = standing.additions;
     let drain_image = terms.and_then(|terms| {
         let new = terms.image.as_deref().or(own);
@@ -62,6 +63,16 @@ pub fn template(
         }
     });
     let changes = !is_same || drain_image != before.drain_image;
+    if let Some(live) = standing.live
+        && !changes
+        && before.defaults > LATEST_DEFAULTS
+    {
+        // A newer operator made it, and what that added this one does not know.
+        return Ok(Template {
+            value: live.clone(),
+            digest: Some(digest),
+        });
+    }
     let additions = Additions {
         drain_image,
         defaults: if changes {

@@ -202,7 +202,7 @@ fn the_platform_chooses_user_and_groups_of_every_container_where_it_is_asked_to(
 
 fn standing<'a>(drain_image: Option<&'a str>, digest: &'a str) -> Standing<'a> {
     Standing {
-        exists: true,
+        live: Some(&Value::Null),
         additions: Additions {
             drain_image,
             defaults: 0,
@@ -303,7 +303,7 @@ fn an_upgrade_of_the_operator_moves_no_template_and_the_next_change_brings_its_h
     assert_eq!(back.as_deref(), Some("op:2"));
     // What an older operator made says nothing of its digest.
     let older = Standing {
-        exists: true,
+        live: Some(&Value::Null),
         ..Standing::default()
     };
     assert_eq!(image(&minimal(), Some("op:2"), older), (None, same.clone()));
@@ -337,7 +337,7 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     golden("pod-template-latest", &new.value);
     let digest = new.digest.as_deref();
     let stands = |defaults: u32, digest| Standing {
-        exists: true,
+        live: Some(&Value::Null),
         additions: Additions {
             drain_image: Some("op:1"),
             defaults,
@@ -366,6 +366,19 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
         let changed = made(&change, stands(0, digest));
         assert_eq!(count(&changed), LATEST_DEFAULTS, "{change}");
     }
+    // What a newer operator has added stays as it stands until then.
+    let mut newer = new.clone();
+    newer.value["spec"]["hostname"] = json!("newer");
+    let newest = Standing {
+        live: Some(&newer.value),
+        ..stands(LATEST_DEFAULTS + 1, digest)
+    };
+    assert_eq!(made(&minimal(), newest), newer);
+    let change = json!({"podLabels": {"team": "data"}});
+    assert_eq!(
+        made(&change, newest),
+        made(&change, stands(LATEST_DEFAULTS, digest))
+    );
     let mine = made(
         &json!({
             "nodeSelector": {"kubernetes.io/os": "mine", "a": "b"},
