@@ -7,7 +7,7 @@ use super::{login, schema};
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
 use crate::desired::template::Template;
-use crate::observation::{Observation, RememberedRollout};
+use crate::observation::{Observation, PodView, RememberedRollout};
 use crate::validate::{ValidCluster, ValidDrain};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -51,13 +51,15 @@ pub fn idle_replica(
     if before.is_some_and(|before| before.ends(candidate, sees.is_ok())) {
         return None;
     }
-    let until = idle_by(whole_drain.unwrap_or(IDLE_PATIENCE), observation)?;
+    let since = since(observation);
+    let until = since.checked_add(whole_drain.unwrap_or(IDLE_PATIENCE));
+    let until = until.ok().filter(|until| observation.now < *until)?;
     let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
     let message = format!(
         "a replica to be idle: {state} is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
-    Some(wait.until(Some(until)))
+    Some(wait.until(Some(until)).busy_since(since))
 }
 
 /// Longest drain, where the pods are to have one.
@@ -68,16 +70,27 @@ fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
     }
 }
 
-/// Until when a replica has time to become idle, by the clock of status; `None` once that is over.
-fn idle_by(patience: SignedDuration, observation: &Observation) -> Option<Timestamp> {
-    let until = since(observation).checked_add(patience).ok()?;
-    (observation.now < until).then_some(until)
+/// What status says of a rollout whose clock goes on. Where a pod was to be ended, that may have
+/// been done, and the next one has its own time.
+fn clock(observation: &Observation) -> Option<&RememberedRollout> {
+    let before = observation.remembered.rollout.as_ref()?;
+    let set = observation.stateful_set.as_ref()?;
+    let may_have_ended = matches!(
+        before.waiting_for,
+        RolloutWait::Eviction | RolloutWait::DisruptionBudget
+    );
+    let is_left = |pod: &PodView| {
+        before.pod.as_ref() == Some(&pod.name)
+            && !pod.deleting
+            && pod.revision != set.update_revision
+    };
+    (!may_have_ended || observation.pods.iter().any(is_left)).then_some(before)
 }
 
-fn since(observation: &Observation) -> Timestamp {
+/// Since when all that are to be ended have run tasks.
+pub fn since(observation: &Observation) -> Timestamp {
     let now = observation.now;
-    let before = observation.remembered.rollout.as_ref();
-    let since = before.and_then(|before| {
+    let since = clock(observation).and_then(|before| {
         let waits = before.waiting_for == RolloutWait::IdleReplica;
         // As an older operator reported it.
         before.busy_since.or(waits.then_some(before.since))
@@ -85,21 +98,48 @@ fn since(observation: &Observation) -> Timestamp {
     since.map_or(now, |since| since.min(now))
 }
 
+/// Since when this one has, of those that are taken away one after the other.
+pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
+    let is_anothers = |before: &RememberedRollout| {
+        before.waiting_for == RolloutWait::IdleReplica
+            && before.pod.as_ref() != Some(&replica.pod.name)
+    };
+    match &observation.remembered.rollout {
+        // It may have ended while the operator was away.
+        Some(before) if is_anothers(before) => observation.now,
+        _ => since(observation),
+    }
+}
+
 /// Since when every replica that is to be replaced has run tasks, for status. What is not known for
-/// a moment, or keeps any replica from being ended, makes none of them idle.
-pub fn busy_since(step: &Step, observation: &Observation) -> Option<Timestamp> {
-    let Step::Wait(wait) = step else {
-        return None;
+/// a moment, or keeps any replica from being ended, makes none of them idle. Nor does a refused
+/// eviction of a replica that may run some.
+pub fn busy_since(
+    step: &Step,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Timestamp> {
+    let known = || clock(observation)?.busy_since;
+    let wait = match step {
+        Step::Wait(wait) => wait,
+        Step::Evict(eviction) => {
+            let is_busy = |replica: &&Replica<'_>| {
+                replica.pod.uid == eviction.uid && replica.running_tasks != Some(0)
+            };
+            return health.replicas.iter().find(is_busy).and_then(|_| known());
+        }
+        Step::Done | Step::Stalled { .. } => return None,
     };
     match wait.for_ {
-        RolloutWait::IdleReplica => Some(since(observation)),
+        RolloutWait::IdleReplica => wait.busy_since,
         RolloutWait::Database
         | RolloutWait::DatabaseReading
         | RolloutWait::SchemaMigration
         | RolloutWait::OtherReplicas
         | RolloutWait::Login
         | RolloutWait::SecretInPods
-        | RolloutWait::Node => observation.remembered.rollout.as_ref()?.busy_since,
+        | RolloutWait::StatefulSetController
+        | RolloutWait::Node => known(),
         _ => None,
     }
 }
@@ -118,18 +158,21 @@ pub fn unfinished(
         return None;
     }
     let why = "every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance)";
-    let wait = first_unfinished(cluster, &template.value, &health.replicas, why, observation)?;
+    let since = |_: &Replica<'_>| since(observation);
+    let template = &template.value;
+    let wait = first_unfinished(cluster, template, &health.replicas, why, since, observation)?;
     (!wait.is_over(observation.now)).then_some(wait)
 }
 
 /// The wait for the first of these replicas that runs, or may run, tasks which no drain hook in its
 /// pod waits for, also where its time is over. `template`: the one whose login works. `why`: they
-/// are ended then.
+/// are ended then. `since`: when the time of that replica began.
 pub fn first_unfinished<'r, 'o: 'r>(
     cluster: &ValidCluster,
     template: &Value,
     replicas: impl IntoIterator<Item = &'r Replica<'o>>,
     why: &str,
+    since: impl Fn(&Replica<'_>) -> Timestamp,
     observation: &Observation,
 ) -> Option<Wait> {
     let patience = drain_timeout(cluster)?;
@@ -147,13 +190,14 @@ pub fn first_unfinished<'r, 'o: 'r>(
         let sees = sees_tasks(cluster, replica, Some(template));
         Some((replica, sees.err()?))
     })?;
-    let until = since(observation).checked_add(patience).ok()?;
+    let since = since(replica);
+    let until = since.checked_add(patience).ok()?;
     let message = format!(
         "{} to be idle: {why}, at {until:.0} at the latest; {its_tasks}",
         replica.pod.name
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(replica);
-    Some(wait.until(Some(until)))
+    Some(wait.until(Some(until)).busy_since(since))
 }
 
 /// Whether the pod has a drain hook that can see what its replica runs, where the login is that of

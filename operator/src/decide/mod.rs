@@ -278,7 +278,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, license),
             database: database.reported(findings.changed_login),
-            rollout: rollout.status(findings.scale_wait, observation),
+            rollout: rollout.status(findings.scale_wait, observation, health),
             refused_call,
             conditions: all,
             ..common

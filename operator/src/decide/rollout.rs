@@ -152,9 +152,15 @@ impl Rollout {
         &self,
         scale_down: Option<&Wait>,
         observation: &Observation,
+        health: &Health<'_>,
     ) -> Option<RolloutStatus> {
         let before = observation.remembered.rollout.as_ref();
         let has_clock = before.is_some_and(|before| before.busy_since.is_some());
+        // A pod that the scale-down has ended, or waits for, is not the next one that it takes.
+        let busy_since = match scale_down {
+            Some(wait) => idle::busy_since(&Step::Wait(wait.clone()), observation, health),
+            None => idle::busy_since(&self.step, observation, health),
+        };
         let scale_down = scale_down.filter(|wait| match wait.for_ {
             RolloutWait::IdleReplica => true,
             RolloutWait::DatabaseReading
@@ -162,10 +168,6 @@ impl Rollout {
             | RolloutWait::SecretInPods => has_clock,
             _ => false,
         });
-        let busy_since = scale_down.map_or_else(
-            || idle::busy_since(&self.step, observation),
-            |wait| idle::busy_since(&Step::Wait(wait.clone()), observation),
-        );
         // What has stalled goes on being reported, with its own clock.
         let is_stalled = matches!(self.step, Step::Stalled { .. });
         let scale_down = scale_down.filter(|_| !is_stalled);

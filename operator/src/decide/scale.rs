@@ -77,6 +77,16 @@ pub fn next_size(
     if waits || !set.settled {
         return present;
     }
+    one_less(set, target, observation, health)
+}
+
+/// The size after one step down.
+fn one_less(
+    set: &StatefulSetView,
+    target: i32,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Size {
     let highest = set.start.saturating_add(set.replicas).saturating_sub(1);
     let serving = serving(set, health);
     let only_highest_serves = matches!(serving[..], [only] if only.pod.ordinal == highest);
@@ -92,7 +102,7 @@ pub fn next_size(
     let exist = ordinals.max().map_or(0, |last| last - set.start + 1);
     Size {
         replicas: exist.max(target).min(set.replicas - 1),
-        ..present
+        ..set.size()
     }
 }
 
@@ -161,15 +171,26 @@ pub fn hold(
     if let Some(wait) = changed.and_then(in_pods) {
         return Some(wait);
     }
-    let left = next_size(set, target, haste, observation, health).ordinals();
+    let covers = |replica: &Replica<'_>| set.covers(replica.pod.ordinal);
+    let left = match target {
+        0 => 0..0,
+        // The time of the next one begins when this one has ended.
+        _ if !health.replicas.iter().all(covers) => return None,
+        // Also while the step cannot be taken for a moment: its time goes on.
+        _ => one_less(set, target, observation, health).ordinals(),
+    };
     let mut taken: Vec<_> = health.replicas.iter().collect();
     taken.retain(|replica| {
-        let ordinal = replica.pod.ordinal;
-        set.covers(ordinal) && !left.contains(&ordinal) && !replica.pod.deleting
+        covers(replica) && !left.contains(&replica.pod.ordinal) && !replica.pod.deleting
     });
     let login = changed.map_or(&set.template, |_| &template.value);
     let why = "fewer replicas are wanted, so it is ended";
-    idle::first_unfinished(cluster, login, taken, why, observation)
+    let since = |replica: &Replica<'_>| match target {
+        // All end together.
+        0 => idle::since(observation),
+        _ => idle::since_of(replica, observation),
+    };
+    idle::first_unfinished(cluster, login, taken, why, since, observation)
 }
 
 /// The end of a replica that a scale-down waits for, before its next step or as its last one.

@@ -45,6 +45,8 @@ pub struct Wait {
     pub message: String,
     /// When the rollout stops waiting for it, or the requeue comes, at the latest.
     pub until: Option<Timestamp>,
+    /// Since when the clock of status has run for it, where the wait is for running tasks.
+    pub busy_since: Option<Timestamp>,
 }
 
 impl Wait {
@@ -56,6 +58,7 @@ impl Wait {
             running_tasks: None,
             message: message.into(),
             until: None,
+            busy_since: None,
         }
     }
 
@@ -81,6 +84,15 @@ impl Wait {
     #[must_use]
     pub fn until(self, until: Option<Timestamp>) -> Self {
         Self { until, ..self }
+    }
+
+    /// The same for running tasks, since then.
+    #[must_use]
+    pub fn busy_since(self, since: Timestamp) -> Self {
+        Self {
+            busy_since: Some(since),
+            ..self
+        }
     }
 
     /// Whether that moment has come.

@@ -264,6 +264,31 @@ fn an_interruption_gives_no_busy_replica_its_time_once_more() {
     let waiting = plan(&json!({}), &seen);
     assert_eq!(reported(&waiting), Some(since));
     assert_eq!(waiting.next, Some(after(SignedDuration::from_secs(10))));
+    // Nor does another template, or a budget that keeps a pod whose time is up.
+    seen.remembered.rollout.as_mut().unwrap().waiting_for = RolloutWait::IdleReplica;
+    let mut edited = seen.clone();
+    edited.stateful_set.as_mut().unwrap().settled = false;
+    let unsettled = plan(&json!({}), &edited);
+    waits_for(&unsettled, "the StatefulSet controller");
+    assert_eq!(reported(&unsettled), Some(since));
+    for (pod, drains, clock) in [
+        ("demo-1", false, Some(after(SignedDuration::from_hours(-1)))),
+        ("demo-1", true, Some(since)),
+        ("demo-3", false, None),
+    ] {
+        let mut refused = seen.clone();
+        refused.pods[1].drains = drains;
+        let waited = waited(RolloutWait::DisruptionBudget, pod, 9);
+        let busy_since = clock.or(Some(after(SignedDuration::from_hours(-1))));
+        refused.remembered.rollout = Some(RememberedRollout {
+            busy_since,
+            ..waited
+        });
+        let decided = plan(&json!({}), &refused);
+        let expected = clock.and(Some("demo-1"));
+        assert_eq!(evicted(&decided), expected, "{pod} {drains}");
+        assert_eq!(reported(&decided), clock.or(Some(now())), "{pod} {drains}");
+    }
     // An end, or an idle moment, ends it.
     let idle = with_facts(seen, |facts| running(facts).clear());
     assert_eq!(reported(&plan(&json!({}), &idle)), None);
@@ -1253,6 +1278,21 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
         assert_eq!(size(&waiting).unwrap_or(3), 3);
         let since = waiting.report.rollout.unwrap().busy_since;
         assert_eq!(since, Some(Time(after(SignedDuration::from_hours(-1)))));
+        let mut edited = seen.clone();
+        edited.stateful_set.as_mut().unwrap().settled = false;
+        let mut beside = seen.clone();
+        beside.pods[0].deleting = true;
+        for interrupted in [edited, beside] {
+            let status = plan(&json!({"replicas": replicas}), &interrupted);
+            let status = status.report.rollout.unwrap();
+            assert_eq!(status.pod.as_deref(), Some("demo-2"));
+            assert_eq!(status.busy_since, since);
+        }
+        // That of a pod which has ended meanwhile is not the next one's, where they end one by one.
+        let mut ended = seen.clone();
+        ended.remembered.rollout.as_mut().unwrap().pod = Some("demo-3".to_owned());
+        let expected = if replicas == 0 { 0 } else { 3 };
+        assert_eq!(sized(replicas, &ended), expected);
         seen.remembered.rollout = None;
         let idle = with_facts(seen, |facts| running(facts).clear());
         assert_eq!(sized(replicas, &idle), next);
