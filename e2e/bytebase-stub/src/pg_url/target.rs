@@ -262,36 +262,33 @@ fn base_options(
         .port(port)
         .username(user)
         .password(&password.unwrap_or_default())
-        .database(database);
+        .database(&with_parameters(database, settings)?)
+        // The driver sends none, and poolers refuse it.
+        .extra_float_digits(None);
     if let Some(name) = get("application_name") {
         options = options.application_name(name);
-    }
-    for (key, value) in settings {
-        if key == "options" {
-            options = options.options(switches(value)?);
-        } else if !FOR_THE_DRIVER.contains(&key.as_str()) {
-            options = options.options([(key, value)]);
-        }
     }
     Ok(options)
 }
 
-/// The `options` parameter as pairs: `-c name=value`, `-cname=value` and `--name=value`.
-fn switches(text: &str) -> Result<Vec<(String, String)>, PgUrlError> {
-    let mut pairs = Vec::new();
-    let mut words = text.split_whitespace();
-    while let Some(word) = words.next() {
-        let assignment = match (word, word.strip_prefix("--"), word.strip_prefix("-c")) {
-            ("-c", _, _) => words.next(),
-            (_, Some(rest), _) | (_, None, Some(rest)) => Some(rest),
-            _ => None,
-        };
-        match assignment.and_then(|text| text.split_once('=')) {
-            Some((key, value)) => pairs.push((key.to_owned(), value.to_owned())),
-            None => return refuse("options", "this stand-in only knows -c name=value"),
+/// The name of the database with the start-up parameters behind it. In the start-up message names
+/// and values follow each other, each with a zero byte at its end, and the library has no other
+/// place for more of them: it would make `options` of all, which poolers treat differently.
+fn with_parameters(database: &str, settings: &Settings) -> Result<String, PgUrlError> {
+    let mut text = database.to_owned();
+    let mut is_sound = !database.contains('\0');
+    for (key, value) in settings {
+        if !FOR_THE_DRIVER.contains(&key.as_str()) {
+            // No name at all would end the message.
+            is_sound &= !key.is_empty() && !key.contains('\0') && !value.contains('\0');
+            text.extend(["\0", key, "\0", value]);
         }
     }
-    Ok(pairs)
+    if is_sound {
+        Ok(text)
+    } else {
+        refuse("database", "a zero byte, or a parameter without a name")
+    }
 }
 
 fn with_certificates(
@@ -384,12 +381,25 @@ mod tests {
             ("schema", "public"),
             ("sslnegotiation", "direct"),
             ("options", "-c geqo=off --work_mem=1MB"),
+            ("database", "meta"),
         ];
         let target = build(&settings.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).unwrap();
-        let options = target.attempts()[0].options.get_options().unwrap();
+        let options = &target.attempts()[0].options;
+        assert_eq!(options.get_options(), None);
         assert_eq!(
-            options,
-            "-c geqo=off -c work_mem=1MB -c schema=public -c sslnegotiation=direct"
+            options.get_database(),
+            Some(
+                "meta\0options\0-c geqo=off --work_mem=1MB\0schema\0public\0sslnegotiation\0direct"
+            )
         );
+    }
+
+    #[test]
+    fn no_value_is_taken_for_two() {
+        for setting in [("search_path", "a\0b"), ("", "a"), ("database", "a\0b\0c")] {
+            let settings = [("host", "h"), ("port", "1"), ("user", "u"), setting];
+            let settings = settings.map(|(k, v)| (k.to_owned(), v.to_owned()));
+            assert!(build(&settings.into()).is_err(), "{setting:?}");
+        }
     }
 }

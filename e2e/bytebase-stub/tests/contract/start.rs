@@ -124,6 +124,42 @@ async fn parameters_of_the_driver_and_of_the_server_are_accepted() {
 }
 
 #[tokio::test]
+async fn parameters_reach_the_server_as_start_up_parameters_of_their_own() {
+    let database = Database::create().await;
+    let pooler = SERVER.pooler("session", &[("postgres", PASSWORD)]);
+    let url = |parameters| {
+        let (port, name) = (pooler.port, database.name());
+        format!(
+            "postgres://postgres:{PASSWORD}@127.0.0.1:{port}/{name}?sslmode=disable{parameters}"
+        )
+    };
+    // The pooler names what it does not know.
+    for (parameters, refused) in [
+        ("&search_path=public", "search_path"),
+        ("&options=-c%20geqo%3Doff", "options"),
+    ] {
+        let log = Setup::bare()
+            .arg("--ha")
+            .env("PG_URL", &url(parameters))
+            .fails();
+        let reason = format!("unsupported startup parameter: {refused}");
+        assert!(log.contains(&reason), "{log}");
+    }
+    Setup::bare()
+        .arg("--ha")
+        .env("PG_URL", &url(""))
+        .start()
+        .await;
+    // An ordinary server takes them as they are.
+    let database = Database::create().await;
+    database.execute("CREATE SCHEMA \"bb, and more\"").await;
+    let url = format!("{}&search_path=%22bb%2C%20and%20more%22", database.url());
+    Setup::bare().arg("--ha").env("PG_URL", &url).start().await;
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'bb, and more' AND tablename = 'principal'";
+    assert_eq!(database.number(tables).await, 1);
+}
+
+#[tokio::test]
 async fn all_three_forms_of_pg_url_lead_to_the_database() {
     let database = Database::create().await;
     let pair = format!(
