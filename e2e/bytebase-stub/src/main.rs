@@ -14,6 +14,7 @@ mod http;
 mod knobs;
 mod license;
 mod logging;
+mod migration;
 mod pg_url;
 mod schema;
 mod server;

@@ -1,7 +1,12 @@
 //! The queue: PENDING → AVAILABLE by one replica at a time, AVAILABLE → RUNNING by whoever claims
 //! it, and the end of both.
 
-use crate::{database::Database, entitlement::Entitlement, knobs::Knobs};
+use crate::{
+    database::Database,
+    entitlement::Entitlement,
+    knobs::Knobs,
+    migration::{self, MigrationError},
+};
 use sqlx::{Connection as _, PgConnection};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -24,11 +29,14 @@ pub struct Scheduler {
     stop: CancellationToken,
     running: TaskTracker,
     /// Tasks that came to their end, from the tasks themselves.
-    ended: (UnboundedSender<i64>, UnboundedReceiver<i64>),
+    ended: (UnboundedSender<End>, UnboundedReceiver<End>),
     /// Those whose end the database does not know yet.
-    unrecorded: Vec<i64>,
+    unrecorded: Vec<End>,
     restricted_since: Option<Instant>,
 }
+
+/// The end of a task, and why it failed if it did.
+type End = (i64, Result<(), MigrationError>);
 
 impl Scheduler {
     /// A scheduler that has not begun.
@@ -99,15 +107,15 @@ impl Scheduler {
     }
 
     async fn claim(&self, session: &mut PgConnection) -> sqlx::Result<()> {
-        let claimed: Vec<(i64, Option<f64>)> = sqlx::query_as(
+        let claimed: Vec<(i64, Option<f64>, Option<String>)> = sqlx::query_as(
             "UPDATE task_run SET status = 'RUNNING', replica_id = $1, started_at = now(), updated_at = now()
              WHERE id IN (SELECT id FROM task_run WHERE status = 'AVAILABLE' ORDER BY id FOR UPDATE SKIP LOCKED)
-             RETURNING id, (payload->>'seconds')::float8",
+             RETURNING id, (payload->>'seconds')::float8, payload->>'target'",
         )
         .bind(&self.replica_id)
         .fetch_all(session)
         .await?;
-        for (id, seconds) in claimed {
+        for (id, seconds, target) in claimed {
             tracing::info!(task_run = id, "claimed a task run");
             let takes =
                 Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default();
@@ -116,9 +124,9 @@ impl Scheduler {
             self.running.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => tracing::warn!(task_run = id, "canceled a running task run"),
-                    () = tokio::time::sleep(takes) => {
+                    outcome = work(id, takes, target.as_deref()) => {
                         // No one receives only when the scheduler has ended too.
-                        let _ = ended.send(id);
+                        let _ = ended.send((id, outcome));
                     }
                 }
             });
@@ -131,15 +139,26 @@ impl Scheduler {
         if self.unrecorded.is_empty() {
             return Ok(());
         }
+        let failure =
+            |outcome: &Result<(), MigrationError>| outcome.as_ref().err().map(ToString::to_string);
+        let (ids, failures): (Vec<_>, Vec<_>) = self
+            .unrecorded
+            .iter()
+            .map(|(id, outcome)| (*id, failure(outcome)))
+            .unzip();
         sqlx::query(
-            "UPDATE task_run SET status = 'DONE', updated_at = now()
-             WHERE id = ANY($1) AND status = 'RUNNING' AND replica_id = $2",
+            "UPDATE task_run t SET updated_at = now(),
+                    status = CASE WHEN e.failure IS NULL THEN 'DONE' ELSE 'FAILED' END,
+                    result = jsonb_strip_nulls(jsonb_build_object('detail', e.failure))
+             FROM unnest($1::bigint[], $2::text[]) e (id, failure)
+             WHERE t.id = e.id AND t.status = 'RUNNING' AND t.replica_id = $3",
         )
-        .bind(&self.unrecorded)
+        .bind(&ids)
+        .bind(&failures)
         .bind(&self.replica_id)
         .execute(self.database.pool())
         .await?;
-        tracing::info!(task_runs = ?self.unrecorded, "finished task runs");
+        tracing::info!(task_runs = ?ids, "finished task runs");
         self.unrecorded.clear();
         Ok(())
     }
@@ -161,6 +180,16 @@ impl Scheduler {
         }
         Ok(())
     }
+}
+
+/// A migration in a transaction if a database is named for it, else nothing but the time it takes:
+/// the metadata database shows the same of both.
+async fn work(id: i64, takes: Duration, target: Option<&str>) -> Result<(), MigrationError> {
+    if let Some(target) = target {
+        return migration::run(id, takes, target).await;
+    }
+    tokio::time::sleep(takes).await;
+    Ok(())
 }
 
 async fn promote(session: &mut PgConnection) -> sqlx::Result<()> {

@@ -1,6 +1,10 @@
 //! Task runs: promoted under a lock, claimed once, dropped by SIGTERM and failed for the dead.
 
-use crate::support::{eventually, postgres::Database, process::Setup};
+use crate::support::{
+    eventually,
+    postgres::{Database, PASSWORD},
+    process::Setup,
+};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::time::{Duration, Instant};
 
@@ -121,6 +125,79 @@ async fn sigterm_drops_running_tasks_at_once_and_another_replica_fails_them_late
         .await;
     // Dead after 3 s, checked for every half second, on a busy machine.
     assert!((3000..6000).contains(&age), "{age}");
+}
+
+/// Gives a migration in transaction mode on `target`.
+async fn give_migration(database: &Database, target: &str, seconds: f64) {
+    let give = format!(
+        "INSERT INTO task_run (payload) VALUES ('{{\"seconds\": {seconds}, \"target\": \"{target}\"}}')"
+    );
+    database.execute(&give).await;
+}
+
+const MIGRATED: &str = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'migration\\_%'";
+
+#[tokio::test]
+async fn a_migration_in_a_transaction_is_committed_at_its_end_by_a_session_with_the_users_database()
+{
+    let (database, target) = (Database::create().await, Database::create().await);
+    let _server = Setup::replica(&database)
+        .env("PGAPPNAME", "bytebase-0")
+        .start()
+        .await;
+    give_migration(&database, &target.url(), 3.0).await;
+    status_is(&database, "RUNNING").await;
+    let in_transaction = |database: &Database| {
+        let name = database.name();
+        format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'bytebase-0' AND xact_start < now() - interval '1 second'"
+        )
+    };
+    eventually("a transaction stays open", async || {
+        target.number(&in_transaction(&target)).await == 1
+    })
+    .await;
+    assert_eq!(target.number(&in_transaction(&database)).await, 0);
+    assert_eq!(target.number(MIGRATED).await, 0);
+    status_is(&database, "DONE").await;
+    assert_eq!(target.number(MIGRATED).await, 1);
+    assert_eq!(database.text("SELECT result FROM task_run").await, "{}");
+}
+
+#[tokio::test]
+async fn sigterm_rolls_a_migration_in_a_transaction_back_and_leaves_its_row_running() {
+    let (database, target) = (Database::create().await, Database::create().await);
+    let mut server = Setup::replica(&database).start().await;
+    give_migration(&database, &target.url(), 3600.0).await;
+    let name = target.name();
+    let others = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name <> 'test'"
+    );
+    eventually("it runs", async || target.number(&others).await == 1).await;
+    server.terminate();
+    assert_eq!(server.wait().code(), Some(0));
+    eventually("its session ends", async || {
+        target.number(&others).await == 0
+    })
+    .await;
+    assert_eq!(target.number(MIGRATED).await, 0);
+    status_is(&database, "RUNNING").await;
+}
+
+#[tokio::test]
+async fn a_migration_that_its_database_refuses_is_failed_by_its_owner() {
+    let database = Database::create().await;
+    let server = Setup::replica(&database).start().await;
+    let nowhere = format!("{}_not", database.url().replace("?sslmode=disable", ""));
+    give_migration(&database, &nowhere, 1.0).await;
+    status_is(&database, "FAILED").await;
+    let owner = database.text("SELECT replica_id FROM task_run").await;
+    assert_eq!(owner, server.replica_id());
+    let detail = database
+        .text("SELECT result->>'detail' FROM task_run")
+        .await;
+    assert!(detail.starts_with("the target database: "), "{detail}");
+    assert!(!detail.contains(PASSWORD), "{detail}");
 }
 
 #[tokio::test]
