@@ -38,6 +38,9 @@ impl Operator {
             .args(["--lease-name", namespace, "--identity", name])
             .args(["--http-address", &format!("127.0.0.1:{port}")])
             .env("KUBECONFIG", harness.state.kubeconfig())
+            // It runs in no pod, whose image it would take: without one its clusters lack the drain
+            // hook, and are warned of it.
+            .env("OPERATOR_IMAGE", "registry.example.com/bytebase-operator:bench")
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
