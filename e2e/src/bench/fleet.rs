@@ -212,7 +212,8 @@ impl<'a> Fleet<'a> {
             json!({"urlSecretRef": {"name": name(index), "key": "PG_URL"}})
         } else {
             // A cloud login, which the operator cannot do itself: no connection is made.
-            json!({"url": "postgres://iam@db.example.com:5432/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1"})
+            let database = name(index);
+            json!({"url": format!("postgres://iam@db.example.com:5432/{database}?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1")})
         };
         json!({
             "apiVersion": "bytebase.com/v1alpha1",

@@ -40,7 +40,10 @@ impl Operator {
             .env("KUBECONFIG", harness.state.kubeconfig())
             // It runs in no pod, whose image it would take: without one its clusters lack the drain
             // hook, and are warned of it.
-            .env("OPERATOR_IMAGE", "registry.example.com/bytebase-operator:bench")
+            .env(
+                "OPERATOR_IMAGE",
+                "registry.example.com/bytebase-operator:bench",
+            )
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
