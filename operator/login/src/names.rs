@@ -3,16 +3,16 @@
 //! The resolver of the system cannot be interrupted: a lookup that is given up holds its thread
 //! until the resolver gives up too, which takes it half a minute and more. These threads are
 //! tokio's, of which there are 512, and everything else in the process that blocks needs them too,
-//! such as the password exchange. So at most `ALL` look up at a time, and at most `OWN` for one who
-//! logs in again and again.
+//! such as the password exchange. So at most `ALL` look up at a time, at most `GROUP` for all those
+//! of one group, and at most `OWN` for one who logs in again and again.
 
 use crate::error::Error;
 use bytebase_contract::pg_url::HostPort;
 use parking_lot::Mutex;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -21,11 +21,18 @@ use tokio::time::{Instant, timeout_at};
 /// Lookups at a time in this process, those that were given up included.
 const ALL: usize = 64;
 
+/// Of those, for one group, such as the clusters of one namespace: whoever names many servers that
+/// are not found must leave lookups to others.
+const GROUP: usize = 16;
+
 /// Of those, for one [`Lookups`]: names that do not answer must not keep another server of the same
 /// connection string from being found.
 const OWN: usize = 4;
 
 static SHARED: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(ALL)));
+
+/// The lookups of the groups that have some, or may have.
+static GROUPS: LazyLock<Mutex<HashMap<String, Weak<Semaphore>>>> = LazyLock::new(Mutex::default);
 
 /// Who knows where a name leads to.
 pub trait Names: Sync {
@@ -58,6 +65,7 @@ impl Names for System {
 #[derive(Clone)]
 pub struct Lookups {
     all: Arc<Semaphore>,
+    group: Arc<Semaphore>,
     own: Arc<Own>,
 }
 
@@ -70,8 +78,8 @@ struct Own {
 /// A lookup that may go on as long as this is held.
 pub struct Turn {
     _lookup: LookupPermit,
-    /// `None` only if there were no limit.
-    _permit: Option<OwnedSemaphorePermit>,
+    /// Of the group and of all.
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// A host among those that one who logs in has looked up.
@@ -84,12 +92,30 @@ impl Default for Lookups {
     fn default() -> Self {
         Self {
             all: Arc::clone(&SHARED),
+            group: Arc::new(Semaphore::new(GROUP)),
             own: Arc::default(),
         }
     }
 }
 
 impl Lookups {
+    /// Of one who belongs to a group. A group is forgotten once none of its own is left and no
+    /// lookup that one of them began.
+    pub fn of(group: &str) -> Self {
+        let mut groups = GROUPS.lock();
+        let known = groups.get(group).and_then(Weak::upgrade);
+        let shared = known.unwrap_or_else(|| {
+            groups.retain(|_, group| group.strong_count() > 0);
+            let shared = Arc::new(Semaphore::new(GROUP));
+            groups.insert(group.to_owned(), Arc::downgrade(&shared));
+            shared
+        });
+        Self {
+            group: shared,
+            ..Self::default()
+        }
+    }
+
     /// The addresses of a host, within `limit`. One that is an address is not looked up, and waits
     /// for nothing.
     pub(crate) async fn find(
@@ -106,11 +132,11 @@ impl Lookups {
         let lookup = timeout_at(end, self.permit(&at.host))
             .await
             .map_err(in_vain)?;
-        let permit = timeout_at(end, Arc::clone(&self.all).acquire_owned()).await;
+        let group = within(end, &self.group).await?;
+        let all = within(end, &self.all).await?;
         let turn = Turn {
             _lookup: lookup,
-            // The semaphore is never closed.
-            _permit: permit.map_err(|_| Error::Busy)?.ok(),
+            _permits: [group, all],
         };
         let found = timeout_at(end, names.look_up(at, turn)).await;
         found.map_err(in_vain)?.map_err(Error::Name)
@@ -130,6 +156,13 @@ impl Lookups {
             ended.await;
         }
     }
+}
+
+/// One of these lookups, once there is one.
+async fn within(end: Instant, lookups: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+    let permit = timeout_at(end, Arc::clone(lookups).acquire_owned()).await;
+    // It is never closed.
+    permit.ok().and_then(Result::ok).ok_or(Error::Busy)
 }
 
 impl Own {
@@ -184,7 +217,7 @@ mod tests {
     fn lookups(all: &Arc<Semaphore>) -> Lookups {
         Lookups {
             all: Arc::clone(all),
-            own: Arc::default(),
+            ..Lookups::default()
         }
     }
 
@@ -242,6 +275,29 @@ mod tests {
         silent.find(&another, "answers").await.unwrap();
         silent.0.lock().clear();
         assert_eq!(all.available_permits(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_leaves_lookups_to_others_and_has_them_back_once_they_end() {
+        let silent = Silent::default();
+        let all = Arc::new(Semaphore::new(ALL));
+        let of = |group| Lookups {
+            all: Arc::clone(&all),
+            ..Lookups::of(group)
+        };
+        // Each is gone before the next comes, and its lookup goes on.
+        for number in 0..GROUP {
+            let host = format!("silent-{number}");
+            silent.find(&of("team"), &host).await.unwrap_err();
+        }
+        let error = silent.find(&of("team"), "answers").await.unwrap_err();
+        assert!(matches!(error, Error::Busy), "{error}");
+        silent.find(&of("other"), "answers").await.unwrap();
+        silent.0.lock().pop();
+        silent.find(&of("team"), "answers").await.unwrap();
+        silent.0.lock().clear();
+        of("third");
+        assert!(!GROUPS.lock().contains_key("team"));
     }
 
     #[tokio::test]

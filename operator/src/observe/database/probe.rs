@@ -94,7 +94,7 @@ const OPENING_PERMIT: Duration = Duration::from_millis(100);
 /// Called after each probe with the reason of its failure, if it failed, and the time it took.
 pub type ProbeObserver = Arc<dyn Fn(Option<FailureReason>, Duration) + Send + Sync>;
 
-/// Names the cluster of a key in the log.
+/// Names the cluster of a key, its namespace first and a slash after that.
 pub type Naming<K> = fn(&K) -> String;
 
 /// The probes of all clusters, by a key of the caller's choice. Dropping it ends them all.
@@ -220,19 +220,23 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     pub fn ensure(&self, key: &K, access: Access) {
         let mut entries = self.entries.lock();
         let mut reading = FIRST_READING;
-        let mut lookups = Lookups::default();
+        let mut lookups = None;
         if let Some(entry) = entries.get(key) {
             if entry.fingerprint == access.fingerprint {
                 return;
             }
             reading = entry.shared.state.lock().reading;
-            lookups = entry.lookups.clone();
+            lookups = Some(entry.lookups.clone());
         }
+        let cluster = (self.name)(key);
+        // One namespace is one tenant's, for all that is known.
+        let namespace = cluster.split('/').next().unwrap_or_default();
+        let lookups = lookups.unwrap_or_else(|| Lookups::of(namespace));
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
         let readable = access.url.iam.is_none() || access.login != Login::Bytebase;
         let fingerprint = access.fingerprint;
         let subject = Subject {
-            cluster: (self.name)(key),
+            cluster,
             database: access.url.identity_hint(),
         };
         let shared = Arc::new(Shared::new(subject, reading, readable));
