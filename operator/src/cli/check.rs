@@ -3,6 +3,7 @@
 use crate::api::{self, BytebaseCluster};
 use crate::desired::template::{self, Standing};
 use crate::kubernetes::Readable as _;
+use crate::kubernetes::error_text::misfit;
 use crate::validate::{Fetched, Problem, References, validate};
 use clap::Args;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -196,7 +197,7 @@ fn take(
 }
 
 fn parse<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|error| error.to_string())
+    serde_path_to_error::deserialize(value).map_err(|error| misfit(&error))
 }
 
 fn present(values: impl Iterator<Item = (String, Vec<u8>)>) -> Fetched {
@@ -268,6 +269,15 @@ items:
             panic!("no ConfigMap was read");
         };
         assert!(keys.contains_key("ca.crt"));
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_named_and_not_quoted() {
+        let text = "{kind: Secret, metadata: {name: pg}, stringData: {password: 87654321}}";
+        let (mut clusters, mut references) = (Vec::new(), References::default());
+        let why = documents(text, &mut clusters, &mut references).unwrap_err();
+        assert!(why.starts_with("stringData.password holds"), "{why}");
+        assert!(!why.contains("87654321"), "{why}");
     }
 
     #[test]

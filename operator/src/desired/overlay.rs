@@ -4,6 +4,7 @@
 //! gives them (a container by its name, a port by its number …); any other list is replaced.
 
 use super::CONTAINER;
+use crate::kubernetes::error_text::misfit;
 use crate::validate::{is_in_own_domain, is_own_label};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
@@ -104,8 +105,8 @@ impl Places {
 pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result<Value, String> {
     let mut merged = base.clone();
     merge_into(&mut merged, overlay, "", identity, DEPTH)?;
-    let typed: PodTemplateSpec = serde_json::from_value(merged.clone())
-        .map_err(|error| format!("does not fit a pod template: {error}"))?;
+    let typed: PodTemplateSpec = serde_path_to_error::deserialize(&merged)
+        .map_err(|error| format!("does not fit a pod template: {}", misfit(&error)))?;
     let normal = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
     if let Some(path) = lost(&merged, &normal, "") {
         return Err(format!("{path} is no field of a pod template"));

@@ -1086,6 +1086,11 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
             json!({"spec": {"terminationGracePeriodSeconds": "60"}}),
             "does not fit a pod template",
         ),
+        // What stands there may be a password.
+        (
+            container(&json!({"args": [87_654_321]})),
+            "does not fit a pod template: spec.containers[0].args[0] holds a value of another type or form than belongs there",
+        ),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Errors of the API server as people read them.
+//! Errors of the API server, and of what is read of it, as people read them.
 
 use std::fmt::Display;
 
@@ -12,6 +12,17 @@ pub fn plain(error: &impl Display) -> String {
         text.truncate(end);
     }
     text
+}
+
+/// Longest path that is shown, in characters.
+const LONGEST_PATH: usize = 200;
+
+/// What of an object cannot be read. The parser's own words quote what stands there, which may be a
+/// password that looks like a number.
+pub fn misfit<E>(error: &serde_path_to_error::Error<E>) -> String {
+    let path = error.path().to_string();
+    let path: String = path.chars().take(LONGEST_PATH).collect();
+    format!("{path} holds a value of another type or form than belongs there")
 }
 
 #[cfg(test)]
