@@ -105,6 +105,7 @@ async fn on_a_platform(sandbox: &Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     is_the_platforms(sandbox).await?;
+    is_reported(sandbox).await?;
     writes_nothing(sandbox).await?;
 
     let before = support::lives(sandbox).await?;
@@ -190,6 +191,22 @@ async fn is_the_platforms(sandbox: &Sandbox) -> Result<()> {
             "{made:#}"
         );
     }
+    Ok(())
+}
+
+/// The cluster says what the webhook keeps otherwise.
+async fn is_reported(sandbox: &Sandbox) -> Result<()> {
+    let remarks = || async {
+        let status = sandbox.status(NAME).await?;
+        let valid = condition(&status["conditions"], "ConfigurationValid");
+        let message = valid.and_then(|valid| valid["message"].as_str());
+        Ok(message.unwrap_or_default().to_owned())
+    };
+    wait::until("what the webhook changes", PATIENCE, remarks, |remarks| {
+        remarks.contains(&format!("services/demo: metadata.annotations.{TIER} "))
+            && remarks.contains("statefulsets/demo: spec.template.spec.containers[bytebase].")
+    })
+    .await?;
     Ok(())
 }
 

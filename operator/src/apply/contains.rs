@@ -7,43 +7,82 @@ use std::collections::HashMap;
 /// Every field of `desired` has its value in `live`; what else `live` holds is others' or the API
 /// server's.
 pub fn contains(live: &Value, desired: &Value) -> bool {
-    contains_at(live, desired, "")
+    difference_at(live, desired, "", is_empty).is_none()
 }
 
-fn contains_at(live: &Value, desired: &Value, field: &str) -> bool {
+/// Longest path that is shown, in characters.
+const LONGEST_PATH: usize = 200;
+
+/// The first field of `desired` that has another value in `live`. One that is missing there and has
+/// the value that Kubernetes leaves out may be the same.
+pub fn difference(live: &Value, desired: &Value) -> Option<String> {
+    let parts = difference_at(live, desired, "", is_left_out)?;
+    let mut path = String::new();
+    for part in parts.iter().rev() {
+        if !path.is_empty() && !part.starts_with('[') {
+            path.push('.');
+        }
+        path.push_str(part);
+    }
+    Some(path.chars().take(LONGEST_PATH).collect())
+}
+
+/// The parts of the path to the first difference, the last one first. `is_nothing`: whether a value
+/// may be missing.
+fn difference_at(
+    live: &Value,
+    desired: &Value,
+    field: &str,
+    is_nothing: fn(&Value) -> bool,
+) -> Option<Vec<String>> {
+    let here = |differs: bool| differs.then(Vec::new);
+    let within = |part: String, path: Option<Vec<String>>| {
+        path.map(|mut path| {
+            path.push(part);
+            path
+        })
+    };
     match (live, desired) {
-        (Value::Object(live), Value::Object(desired)) => {
-            desired.iter().all(|(key, value)| match live.get(key) {
+        (Value::Object(live), Value::Object(desired)) => desired.iter().find_map(|(key, value)| {
+            let path = match live.get(key) {
                 // Below these, keys are resource names and values quantities, which the API server
                 // writes in its own form.
                 Some(found) if matches!(field, "limits" | "requests") => {
-                    found == value || same_quantity(found, value)
+                    here(found != value && !same_quantity(found, value))
                 }
-                Some(found) => contains_at(found, value, key),
-                None => is_empty(value),
-            })
-        }
+                Some(found) => difference_at(found, value, key, is_nothing),
+                None => here(!is_nothing(value)),
+            };
+            within(key.clone(), path)
+        }),
         (Value::Array(live), Value::Array(desired)) => {
             if let Some(key) = list_key(field) {
                 let mut by_key = HashMap::<_, Vec<_>>::new();
                 for found in live {
                     by_key.entry(found.get(key)).or_default().push(found);
                 }
-                return desired.iter().all(|wanted| {
-                    let mut found = by_key.get(&wanted.get(key)).into_iter().flatten();
-                    found.any(|found| contains_at(found, wanted, ""))
+                return desired.iter().find_map(|wanted| {
+                    let found = by_key.get(&wanted.get(key)).into_iter().flatten();
+                    let found = found.map(|found| difference_at(found, wanted, "", is_nothing));
+                    // Of twins one is enough.
+                    let path = found.reduce(|path, next| next.and(path));
+                    let name = wanted[key].as_str().unwrap_or_default();
+                    within(format!("[{name}]"), path.unwrap_or_else(|| here(true)))
                 });
             }
             let is_lent = |entry: &&Value| field == "paths" && is_challenge(entry);
             let live: Vec<_> = live.iter().filter(|entry| !is_lent(entry)).collect();
-            live.len() == desired.len()
-                && live
-                    .iter()
-                    .zip(desired)
-                    .all(|(found, wanted)| contains_at(found, wanted, ""))
+            if live.len() != desired.len() {
+                return here(true);
+            }
+            let mut entries = live.iter().zip(desired).enumerate();
+            entries.find_map(|(index, (found, wanted))| {
+                let path = difference_at(found, wanted, "", is_nothing);
+                within(format!("[{index}]"), path)
+            })
         }
         (live, desired) => {
-            live == desired || (field == "sizeLimit" && same_quantity(live, desired))
+            here(live != desired && !(field == "sizeLimit" && same_quantity(live, desired)))
         }
     }
 }
@@ -71,6 +110,11 @@ fn same_quantity(a: &Value, b: &Value) -> bool {
         _ => None,
     };
     milli(a).is_some_and(|value| Some(value) == milli(b))
+}
+
+/// The API server drops these as well where a field has no other default.
+fn is_left_out(value: &Value) -> bool {
+    *value == Value::Bool(false) || value.as_i64() == Some(0) || is_empty(value)
 }
 
 /// The API server drops these.
@@ -123,6 +167,34 @@ mod tests {
         assert!(!contains(&live, &desired));
         live["env"].as_array_mut().unwrap().push(entry(0));
         assert!(contains(&live, &desired));
+    }
+
+    #[test]
+    fn the_first_field_that_differs_is_named() {
+        let desired = json!({"metadata": {"annotations": {"a/b": "mine"}}, "spec": {
+            "hostNetwork": false, "containers": [{"name": "bytebase", "args": ["1", "2"]}],
+        }});
+        for (change, expected) in [
+            (json!({}), None),
+            (
+                json!({"metadata": {"annotations": {"a/b": "theirs"}}}),
+                Some("metadata.annotations.a/b"),
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "other"}, {"name": "bytebase", "args": ["1", "3"]}]}}),
+                Some("spec.containers[bytebase].args[1]"),
+            ),
+            (
+                json!({"spec": {"containers": []}}),
+                Some("spec.containers[bytebase]"),
+            ),
+        ] {
+            let mut live = desired.clone();
+            live["spec"].as_object_mut().unwrap().remove("hostNetwork");
+            crate::testing::merge(&mut live, &change);
+            assert_eq!(difference(&live, &desired).as_deref(), expected, "{change}");
+            assert!(!contains(&live, &desired), "the API server may lack it");
+        }
     }
 
     #[test]

@@ -22,9 +22,8 @@ pub struct Memory {
     refused_eviction: Option<(RefusedEviction, u32)>,
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
     evicted: Option<String>,
-    /// Objects that differ from what is wanted in form only: `resourceVersion` and hash with which
-    /// the API server took them and changed nothing.
-    kept: HashMap<Slot, (Option<String>, String)>,
+    /// Objects that the API server took and changed nothing of.
+    kept: HashMap<Slot, Kept>,
     /// Objects that were written on a version that was not the present one any more, and since
     /// when.
     outdated: HashMap<Slot, (Option<String>, Instant)>,
@@ -38,6 +37,17 @@ pub struct Memory {
 
 /// Kind and name of an object.
 type Slot = (Kind, String);
+
+/// An object that was asked for in vain.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// Its `resourceVersion`.
+    before: Option<String>,
+    /// Hash of what was asked for.
+    hash: String,
+    /// The field that a webhook keeps otherwise.
+    field: Option<String>,
+}
 
 /// A write whose echo the cache may not have seen.
 #[derive(Clone, Debug)]
@@ -120,18 +130,43 @@ impl Memory {
     /// Whether the API server holds this in a form of its own: it was asked, and changed nothing.
     pub(super) fn is_kept(&self, candidate: &Candidate) -> bool {
         candidate.before.is_some()
-            && self
-                .kept
-                .get(&candidate.slot)
-                .is_some_and(|(before, hash)| {
-                    (before, hash) == (&candidate.before, &candidate.hash)
-                })
+            && self.kept.get(&candidate.slot).is_some_and(|kept| {
+                (&kept.before, &kept.hash) == (&candidate.before, &candidate.hash)
+            })
     }
 
-    /// Notes that the API server was asked for this, and changed nothing.
-    pub(super) fn note_kept(&mut self, candidate: Candidate) {
+    /// Notes that the API server was asked for this, and changed nothing. `field`: one that a
+    /// webhook keeps otherwise.
+    pub(super) fn note_kept(&mut self, candidate: Candidate, field: Option<String>) {
         let Candidate { slot, before, hash } = candidate;
-        self.kept.insert(slot, (before, hash));
+        let kept = Kept {
+            before,
+            hash,
+            field,
+        };
+        self.kept.insert(slot, kept);
+    }
+
+    /// Notes that this stands as it is wanted.
+    pub(super) fn note_standing(&mut self, candidate: &Candidate) {
+        self.kept.remove(&candidate.slot);
+    }
+
+    /// Forgets what was asked for in vain of objects that are not there any more.
+    pub(super) fn forget_kept(&mut self, is_there: impl Fn(Kind, &str) -> bool) {
+        self.kept.retain(|(kind, name), _| is_there(*kind, name));
+    }
+
+    /// Objects that a webhook keeps otherwise than they were written, by kind and name, and one
+    /// such field of each.
+    pub(super) fn overruled(&self) -> Vec<(String, String)> {
+        let kept = self.kept.iter().filter_map(|((kind, name), kept)| {
+            let field = kept.field.clone()?;
+            Some((format!("{}/{name}", kind.plural()), field))
+        });
+        let mut overruled: Vec<_> = kept.collect();
+        overruled.sort();
+        overruled
     }
 
     /// Notes that this was refused since it has changed meanwhile. Whether the watch should have
@@ -190,6 +225,36 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_webhook_keeps_is_known_until_it_stands_or_is_gone() {
+        let mut memory = Memory::default();
+        let candidate = |name: &str| Candidate {
+            slot: (Kind::Service, name.to_owned()),
+            before: Some("7".to_owned()),
+            hash: "a".to_owned(),
+        };
+        let field = || Some("spec.type".to_owned());
+        let of = |names: &[&str]| -> Vec<_> {
+            let names = names.iter();
+            names
+                .map(|name| (format!("services/{name}"), "spec.type".to_owned()))
+                .collect()
+        };
+        for (name, field) in [
+            ("two", field()),
+            ("one", field()),
+            ("three", field()),
+            ("form", None),
+        ] {
+            memory.note_kept(candidate(name), field);
+        }
+        assert_eq!(memory.overruled(), of(&["one", "three", "two"]));
+        memory.note_standing(&candidate("one"));
+        memory.forget_kept(|_, name| name != "three");
+        assert_eq!(memory.overruled(), of(&["two"]));
+        assert!(memory.is_kept(&candidate("form")) && !memory.is_kept(&candidate("one")));
+    }
 
     #[test]
     fn new_content_is_not_changed_back_by_anyone_while_another_is() {

@@ -118,7 +118,9 @@ pub async fn apply(
         is_set_refused: false,
         ends_at: tokio::time::Instant::now() + WRITES_TIMEOUT,
     };
+    execution.forget_kept();
     let missing = execution.stand(plan, observation).await?;
+    execution.outcome.overruled = execution.memory.overruled();
     // What the API server, or who it asks, has against a new template must not keep the license gate open.
     let refused = plan.gate_size.filter(|_| execution.is_set_refused);
     if let Some(size) = plan.resize.or(refused) {
@@ -172,6 +174,12 @@ struct Write<'d> {
 impl Execution<'_> {
     fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
         (self.writer.cached)(kind, self.objects.namespace, name)
+    }
+
+    fn forget_kept(&mut self) {
+        let (writer, namespace) = (self.writer, self.objects.namespace);
+        self.memory
+            .forget_kept(|kind, name| (writer.cached)(kind, namespace, name).is_some());
     }
 
     /// Whether this is a StatefulSet that has changed while its size and its template were decided.
@@ -244,7 +252,7 @@ impl Execution<'_> {
             let written = join_all(writes.into_iter().map(|write| execution.write(write))).await;
             for written in written {
                 let (write, applied) = written?;
-                if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept)) {
+                if !matches!(applied, Ok(Applied::Unchanged | Applied::Kept(_))) {
                     note_missing(write.desired);
                 }
                 self.note(*write, applied, observation.now);
@@ -316,6 +324,7 @@ impl Execution<'_> {
         } = write;
         match applied {
             Ok(Applied::Unchanged) => {
+                self.memory.note_standing(&candidate);
                 if let Some(contest) = self.memory.contest(&candidate)
                     && let Some(left) = contest.unsettled_for(Instant::now())
                     && let Some(failure) = changed_back(desired, contest)
@@ -333,7 +342,7 @@ impl Execution<'_> {
                 }
                 self.outcome.failures.push(failure);
             }
-            Ok(Applied::Kept) => self.memory.note_kept(candidate),
+            Ok(Applied::Kept(field)) => self.memory.note_kept(candidate, field),
             Ok(Applied::Written) => {
                 self.wrote(WriteVerb::Apply, desired.kind);
                 tracing::info!(cluster = %name(self.key), object = format!("{}/{}", desired.kind, desired.name), "applied");

@@ -1,6 +1,6 @@
 //! Server-side apply, prune and evict.
 
-use super::contains::contains;
+use super::contains::{contains, difference};
 use super::error::Ending;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
@@ -33,8 +33,9 @@ pub enum Applied {
     /// It already stood.
     Unchanged,
     /// It seemed to differ, and the API server changed nothing when it was written: it stores some
-    /// of it in a form of its own (an explicit `false` is dropped, a webhook sets it back).
-    Kept,
+    /// of it in a form of its own (an explicit `false` is dropped), or a webhook sets this field
+    /// back.
+    Kept(Option<String>),
     /// It was written.
     Written,
     /// It is being deleted; its end wakes the next reconcile.
@@ -149,7 +150,7 @@ impl Objects<'_> {
         let written = self.write(&api, desired, value).await?;
         let version = written.resource_version();
         Ok(if version.is_some() && version == live.resource_version() {
-            Applied::Kept
+            Applied::Kept(difference(&json!(live), &with_hash(desired)))
         } else {
             Applied::Written
         })
@@ -714,11 +715,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_changes_nothing_is_noticed() {
-        let mut wanted = desired();
-        // The API server does not store it.
-        wanted.value["spec"]["publishNotReadyAddresses"] = json!(false);
-        for (after, expected) in [("7", Applied::Kept), ("8", Applied::Written)] {
-            let mut answer = live("ours");
+        let kept = |field: Option<&str>| Applied::Kept(field.map(str::to_owned));
+        for (after, field, value, expected) in [
+            // The API server does not store it.
+            ("7", "publishNotReadyAddresses", json!(false), kept(None)),
+            // A webhook sets it back.
+            ("7", "type", json!("NodePort"), kept(Some("spec.type"))),
+            ("8", "type", json!("NodePort"), Applied::Written),
+        ] {
+            let mut wanted = desired();
+            wanted.value["spec"][field] = value;
+            let mut seen = live("ours");
+            seen["metadata"]["annotations"] = with_hash(&wanted)["metadata"]["annotations"].take();
+            let mut answer = seen.clone();
             answer["metadata"]["resourceVersion"] = json!(after);
             let (client, _) = respond(vec![(200, answer)]);
             let objects = Objects {
@@ -726,7 +735,7 @@ mod tests {
                 namespace: "team",
                 owner: OWNER,
             };
-            let cached = serde_json::from_value(live("ours")).unwrap();
+            let cached = serde_json::from_value(seen).unwrap();
             let done = objects.apply(&wanted, Some(cached)).await;
             assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
         }

@@ -20,6 +20,9 @@ pub struct Outcome {
     /// What pods are made from that does not stand yet, by kind and name, where an eviction was
     /// left out for it.
     pub withheld_for: Vec<String>,
+    /// Objects that a webhook keeps otherwise than they were written, by kind and name, and one
+    /// such field of each.
+    pub overruled: Vec<(String, String)>,
     /// What is to be published.
     pub notices: Vec<Notice>,
     /// The moment of the observation, from which requeues count.
@@ -37,6 +40,7 @@ impl Outcome {
             applied: 0,
             failures: Vec::new(),
             withheld_for: Vec::new(),
+            overruled: Vec::new(),
             notices: Vec::new(),
             now,
             next,

@@ -79,9 +79,10 @@ pub async fn report(
         &mut memory.failing_since,
         observation.now,
     );
+    let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
         &previous,
-        with_eviction_left_out(plan.report, &outcome.withheld_for),
+        with_overruled(report, &outcome.overruled),
         &outcome.failures,
         cluster.metadata.generation,
         observation.now,
@@ -405,6 +406,29 @@ fn with_eviction_left_out(mut report: Report, missing: &[String]) -> Report {
         draft.message.clone_from(&message);
         if draft.type_ == ConditionType::RolloutComplete {
             draft.reason = Reason::RolloutWaiting;
+        }
+    }
+    report
+}
+
+/// What a webhook keeps otherwise than the operator writes it is a remark on a configuration that is
+/// valid.
+fn with_overruled(mut report: Report, overruled: &[(String, String)]) -> Report {
+    let remarks = overruled.iter().map(|(object, field)| {
+        format!(
+            "{object}: {field} is not what the operator writes: a webhook of the Kubernetes cluster, or the API server itself, changes it in each write. The operator leaves it so; to have it otherwise, make an exception in that webhook"
+        )
+    });
+    let remarks = remarks.collect::<Vec<_>>().join("; ");
+    let configuration = report.conditions.iter_mut().find(|draft| {
+        draft.type_ == ConditionType::ConfigurationValid && draft.status == Some(true)
+    });
+    if let Some(draft) = configuration.filter(|_| !remarks.is_empty()) {
+        if draft.reason == Reason::Valid {
+            draft.reason = Reason::ValidWithWarnings;
+            draft.message = remarks;
+        } else {
+            draft.message = format!("{}; {remarks}", draft.message);
         }
     }
     report

@@ -1,6 +1,8 @@
 //! Status and events.
 
-use super::{LONGEST_MESSAGE, mark_lasting, notices, status, unseen, with_eviction_left_out};
+use super::{
+    LONGEST_MESSAGE, mark_lasting, notices, status, unseen, with_eviction_left_out, with_overruled,
+};
 use crate::api::status::{
     DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
     StuckTasks,
@@ -286,6 +288,27 @@ fn what_a_blocked_cluster_cannot_report_is_kept() {
         (before.selector, before.url, before.target_replicas)
     );
     assert_eq!(blocked.replicas, 3);
+}
+
+#[test]
+fn what_a_webhook_keeps_otherwise_is_a_remark_on_a_valid_configuration() {
+    let overruled = [("services/demo".to_owned(), "spec.type".to_owned())];
+    let said = |reason, valid| {
+        let report = one(ConditionType::ConfigurationValid, valid, reason, "before");
+        let found = with_overruled(report, &overruled).conditions.remove(0);
+        (found.reason, found.message)
+    };
+    let (reason, remark) = said(Reason::Valid, Some(true));
+    assert_eq!(reason, Reason::ValidWithWarnings);
+    assert!(
+        remark.starts_with("services/demo: spec.type is not"),
+        "{remark}"
+    );
+    let (reason, message) = said(Reason::CertificateEndsSoon, Some(true));
+    assert_eq!(reason, Reason::CertificateEndsSoon);
+    assert_eq!(message, format!("before; {remark}"));
+    let invalid = said(Reason::InvalidSpec, Some(false));
+    assert_eq!(invalid, (Reason::InvalidSpec, "before".to_owned()));
 }
 
 #[test]

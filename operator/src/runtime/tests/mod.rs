@@ -28,6 +28,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -99,6 +100,7 @@ impl World {
         let (status, log): (Arc<Mutex<Value>>, Arc<Mutex<Option<Value>>>) = Default::default();
         let (called, store, refusals) = (calls.clone(), written.clone(), refused.clone());
         let (reported, pod_log) = (status.clone(), log.clone());
+        let versions = AtomicU32::new(100);
         let client = api_server("apps", move |method, uri, body| {
             if uri.path().ends_with("/log") {
                 let log = pod_log.lock().unwrap().clone();
@@ -129,7 +131,8 @@ impl World {
                 ("PATCH", _) => {
                     let mut object = body;
                     object["metadata"]["uid"] = json!("made");
-                    object["metadata"]["resourceVersion"] = json!("10");
+                    let version = versions.fetch_add(1, Ordering::Relaxed).to_string();
+                    object["metadata"]["resourceVersion"] = json!(version);
                     store.lock().unwrap().push(object.clone());
                     object
                 }
