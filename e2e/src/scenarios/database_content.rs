@@ -28,6 +28,12 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(shared_by_two(sandbox)),
     ),
     Scenario::new(
+        "database-kept",
+        "A cluster that has served keeps its database from an older one that has not, also while it is stopped.",
+        |sandbox| Box::pin(kept_by_the_younger(sandbox)),
+    )
+    .takes(180),
+    Scenario::new(
         "database-read-only",
         "A database that takes no writes holds back the first pod until it does.",
         |sandbox| Box::pin(read_only(sandbox)),
@@ -146,6 +152,51 @@ async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     // When the first goes, the second may start.
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME])
+        .await?;
+    sandbox
+        .wait_condition("second", "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// The older one is stopped while the younger one comes up.
+async fn kept_by_the_younger(sandbox: Sandbox) -> Result<()> {
+    let mut older = support::second(&sandbox);
+    older["spec"]["replicas"] = json!(0);
+    support::start(&sandbox, &older).await?;
+    sandbox
+        .wait_condition("second", "Ready", "True", "ScaledToZero")
+        .await?;
+    // The API server says in whole seconds when an object was made.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    sandbox
+        .apply_yaml(&support::minimal(&sandbox, 1).to_string())
+        .await?;
+    support::well(&sandbox).await?;
+    let wanted = json!({"spec": {"replicas": 1}}).to_string();
+    let patch = [
+        "patch",
+        "bytebasecluster",
+        "second",
+        "--type=merge",
+        "--patch",
+    ];
+    sandbox.kubectl(&[&patch[..], &[&wanted]].concat()).await?;
+    let shared = || sandbox.wait_condition("second", "DatabaseReady", "False", "DatabaseShared");
+    shared().await?;
+    // The younger one is held by nothing.
+    support::patch_spec(&sandbox, json!({"podLabels": {"changed": "since"}})).await?;
+    support::rolled_out(&sandbox).await?;
+    support::patch_spec(&sandbox, json!({"replicas": 0})).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "ScaledToZero")
+        .await?;
+    let pods = || sandbox.pods("bytebase.com/cluster=second");
+    let none = |pods: &Vec<_>| pods.is_empty();
+    wait::throughout("no pod of the older one", support::PAUSE, pods, none).await?;
+    shared().await?;
     sandbox
         .kubectl(&["delete", "bytebasecluster", NAME])
         .await?;

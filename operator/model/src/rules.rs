@@ -132,6 +132,8 @@ pub struct Rules {
     specs: HashMap<Spec, Validation>,
     templates: Vec<Template>,
     bug: Option<Bug>,
+    /// Another cluster may be on the database.
+    for_several: bool,
     /// Decisions by all that they rest on: most states differ in something else.
     decided: Mutex<HashMap<Ground, Vec<Write>>>,
 }
@@ -288,8 +290,18 @@ impl Rules {
             specs: validations,
             templates,
             bug,
+            for_several: false,
             decided: Mutex::default(),
         })
+    }
+
+    /// The same where another cluster may be on the database.
+    #[must_use]
+    pub fn for_several(self) -> Self {
+        Self {
+            for_several: true,
+            ..self
+        }
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -384,6 +396,7 @@ impl Rules {
         }
         if !plan.unsettled {
             let mut status = status(plan, &world.status, world.tick);
+            status.served &= self.for_several;
             if self.has(Bug::NothingStored) {
                 (status.identity, status.refusal) = (false, None);
             }
@@ -643,6 +656,7 @@ impl Rules {
             database: Some(DatabaseStatus {
                 endpoint: endpoint.then(|| ENDPOINT.to_owned()),
                 identity: identity.then(|| self::identity(0).database),
+                has_served: identity && status.served,
                 // In this world a database that was never read has been tried for long enough.
                 unread_since: (!identity).then(|| Time(at(0) - SignedDuration::from_hours(1))),
                 ..DatabaseStatus::default()
@@ -714,6 +728,7 @@ fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
         identity: database.is_some_and(|database| database.identity.is_some()),
+        served: database.is_some_and(|database| database.has_served),
         refusal: refused(ConditionType::DatabaseReady),
         unlicensed: refused(ConditionType::HaLicensed).map(|(reason, _)| reason),
         schema: plan

@@ -1,5 +1,6 @@
-//! Two clusters whose specs name one database, under one operator: the older one has it, whichever
-//! is read first after a restart of operator or server. Each of them lives in a [`World`] of its
+//! Two clusters whose specs name one database, under one operator: the one that has served there has
+//! it, or else the older one, whichever is read first after a restart of operator or server. Each of
+//! them lives in a [`World`] of its
 //! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
 //! real ones.
 
@@ -7,10 +8,10 @@ use crate::check::{Checked, fingerprint};
 use crate::database::Reading;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
-use crate::world::{Action, Budget, Status, Strategy, World, Write};
+use crate::world::{Action, Budget, Replica, Status, Strategy, World, Write};
 use anyhow::Result;
 use bytebase_operator::api::BytebaseCluster;
-use bytebase_operator::observe::claims::{Claimant, Claims, Sighting};
+use bytebase_operator::observe::claims::{Claimant, Claims, Presence, Sighting};
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
@@ -24,9 +25,9 @@ use std::time::Duration;
 const RECOVERY: usize = 200;
 /// From one start of the server to the next; it is read in the middle.
 const RUNS_FOR: Duration = Duration::from_secs(100);
-const OLDER_HAS_IT: &str =
-    "(c) a cluster does not start on a database that an older one is known to have";
-const SERVES: &str = "once the world behaves, a cluster that wants the database serves";
+const ONE_HAS_IT: &str =
+    "(c) a cluster does not start on a database that another one is known to have";
+const SERVES: &str = "once the world behaves, a cluster that wants the database serves, unless another one has it and is stopped";
 
 /// A fault in how it is decided who has the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +38,16 @@ enum Bug {
     ClaimsNotLearned,
     /// Another start of the server is another server.
     StartTellsApart,
+    /// That a cluster has served is not read back from the status.
+    ServingForgotten,
 }
 
-const BUGS: [Bug; 3] = [
+const OF_THE_OLDER: [Bug; 3] = [
     Bug::FirstReadHasIt,
     Bug::ClaimsNotLearned,
     Bug::StartTellsApart,
 ];
+const OF_THE_YOUNGER: [Bug; 1] = [Bug::ServingForgotten];
 
 /// The older and the younger cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -60,35 +64,37 @@ struct Pair {
     crashes: u8,
     outages: u8,
     restarts: u8,
-    /// The younger one started on what the older one was known to have.
+    /// One started on what the other was known to have.
     broken: bool,
 }
 
 /// What a process has noted of the claim of one cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Noted {
-    /// What its status said at the start of the process: that an endpoint is known, and an
-    /// identity.
-    learned: Option<bool>,
+    /// What its status said at the start of the process: that an endpoint is known; that an identity
+    /// is, and that it has served there.
+    learned: Option<(bool, bool)>,
     /// The start of the server that a reconcile noted last.
     seen: Option<u8>,
     /// Whether the latest reconcile noted one; `None`: there was no reconcile.
     sees: Option<bool>,
     /// Whether the latest reconcile saw replicas, or a StatefulSet that wants some.
     runs: bool,
+    /// Whether a replica had been seen to serve by then.
+    served: bool,
 }
 
 impl Noted {
     /// What a process that starts finds in a status.
     fn learned(status: &Status) -> Self {
         Self {
-            learned: status.endpoint.then_some(status.identity),
+            learned: status.endpoint.then_some((status.identity, status.served)),
             ..Self::default()
         }
     }
 
     fn knows_identity(self) -> bool {
-        self.learned == Some(true) || self.seen.is_some()
+        self.learned.is_some_and(|(identity, _)| identity) || self.seen.is_some()
     }
 }
 
@@ -119,11 +125,13 @@ struct Sharing {
 #[derive(Debug)]
 struct Profile {
     name: &'static str,
-    /// The older one runs already.
+    /// The place of the one to which things happen: the older, or the younger one.
+    subject: usize,
+    /// It runs already.
     running: bool,
     /// It has more states than fit into the small run.
     large: bool,
-    /// How often the user changes the size of the older one, and deletes a pod of it.
+    /// How often the user changes its size, and deletes a pod of it.
     scales: u8,
     deletions: u8,
     crashes: u8,
@@ -132,9 +140,10 @@ struct Profile {
     finds: &'static [Bug],
 }
 
-const PROFILES: [Profile; 3] = [
+const PROFILES: [Profile; 4] = [
     Profile {
         name: "one database, two clusters: death, a quick restart of the server, a pod is deleted",
+        subject: 0,
         running: true,
         large: false,
         scales: 0,
@@ -142,10 +151,11 @@ const PROFILES: [Profile; 3] = [
         crashes: 1,
         outages: 0,
         restarts: 1,
-        finds: &BUGS,
+        finds: &OF_THE_OLDER,
     },
     Profile {
         name: "one database, two clusters: both new, outage",
+        subject: 0,
         running: false,
         large: false,
         scales: 0,
@@ -157,6 +167,7 @@ const PROFILES: [Profile; 3] = [
     },
     Profile {
         name: "one database, two clusters: both new, the older is stopped and wanted",
+        subject: 0,
         running: false,
         large: true,
         scales: 2,
@@ -165,6 +176,18 @@ const PROFILES: [Profile; 3] = [
         outages: 0,
         restarts: 0,
         finds: &[],
+    },
+    Profile {
+        name: "one database, two clusters: the younger serves, is stopped and wanted, death",
+        subject: 1,
+        running: true,
+        large: false,
+        scales: 2,
+        deletions: 0,
+        crashes: 1,
+        outages: 0,
+        restarts: 0,
+        finds: &OF_THE_YOUNGER,
     },
 ];
 
@@ -176,7 +199,7 @@ pub fn run(quick: bool) -> Result<usize> {
         states += visit::every_state(profile.name, Sharing::new(profile, None)?)?;
         for bug in profile.finds {
             let model = Sharing::new(profile, Some(*bug))?;
-            visit::until_found(&format!("{bug:?}"), model, Some(OLDER_HAS_IT))?;
+            visit::until_found(&format!("{bug:?}"), model, Some(ONE_HAS_IT))?;
         }
     }
     Ok(states)
@@ -184,13 +207,13 @@ pub fn run(quick: bool) -> Result<usize> {
 
 /// How many bugs are planted.
 pub const fn planted() -> usize {
-    BUGS.len()
+    OF_THE_OLDER.len() + OF_THE_YOUNGER.len()
 }
 
 impl Sharing {
     fn new(profile: &'static Profile, bug: Option<Bug>) -> Result<Self> {
         Ok(Self {
-            rules: Arc::new(Rules::new(None)?),
+            rules: Arc::new(Rules::new(None)?.for_several()),
             bug,
             profile,
             recovered: Mutex::default(),
@@ -201,9 +224,10 @@ impl Sharing {
     /// What decides for one of the clusters.
     fn of(&self, index: usize) -> Checked {
         let profile = self.profile;
+        let is_subject = index == profile.subject;
         let budget = Budget {
-            scales: if index == 0 { profile.scales } else { 0 },
-            deletions: if index == 0 { profile.deletions } else { 0 },
+            scales: if is_subject { profile.scales } else { 0 },
+            deletions: if is_subject { profile.deletions } else { 0 },
             ..Budget::default()
         };
         Checked {
@@ -211,7 +235,7 @@ impl Sharing {
             budget,
             license: Some(200),
             replicas: 1,
-            running: profile.running && index == 0,
+            running: profile.running && is_subject,
             strategy: Strategy::Rolling,
             slow: false,
             recovered: Arc::default(),
@@ -222,7 +246,9 @@ impl Sharing {
         let mut next = pair.clone();
         let world = &pair.clusters[index];
         let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
-        if stopped {
+        let forgotten = self.bug == Some(Bug::ServingForgotten);
+        let served = serves(world) || (world.status.served && !forgotten);
+        if stopped && !served {
             next.noted[index] = Noted::default();
         } else {
             let seen = pair.read[index].filter(|_| is_good(world));
@@ -230,6 +256,7 @@ impl Sharing {
             noted.sees = Some(seen.is_some());
             noted.seen = seen.or(noted.seen);
             noted.runs = runs(world);
+            noted.served = served;
         }
         if next.noted != pair.noted {
             // It may concern the other one, which is woken.
@@ -242,14 +269,11 @@ impl Sharing {
         *cluster = self.of(index).step(cluster, Action::Reconcile);
         let after = &next.clusters[index];
         let starts = before != after.operator.pending && starts(after);
-        let older = &pair.clusters[0];
-        let older_has_it = next.noted[0].knows_identity()
-            && (older.spec.replicas > 0 || !older.operator.cache.1.is_empty());
-        next.broken |= index == 1 && starts && older_has_it;
+        next.broken |= starts && next.is_known_to_be_of(1 - index);
         next
     }
 
-    /// Whether an older cluster has the database.
+    /// Whether the other cluster has the database.
     fn is_shared(&self, pair: &Pair, index: usize) -> bool {
         if self.bug == Some(Bug::FirstReadHasIt) {
             return pair.first.is_some_and(|(first, _)| first != index);
@@ -266,7 +290,7 @@ impl Sharing {
         })
     }
 
-    /// Whether an older cluster has the database, by the operator's own claims.
+    /// Whether the other cluster has the database, by the operator's own claims.
     fn ask_claims(&self, pair: &Pair, index: usize, runs: bool, read: [Option<u8>; 2]) -> bool {
         let claims = Claims::default();
         let begun = tokio::time::Instant::now();
@@ -285,27 +309,48 @@ impl Sharing {
                 at,
             }
         };
-        let clusters = [0, 1].map(|index| cluster(index, pair.noted[index].learned));
+        let forgotten = self.bug == Some(Bug::ServingForgotten);
+        let clusters = [0, 1].map(|index| {
+            let learned = pair.noted[index].learned;
+            cluster(
+                index,
+                learned.map(|(read, served)| (read, served && !forgotten)),
+            )
+        });
         let keys = clusters.each_ref().map(ObjectRef::from_obj);
+        let remembered = |index: usize| {
+            let mut remembered = self.rules.remembered(&pair.clusters[index].status);
+            if let Some(database) = &mut remembered.database
+                && self.bug == Some(Bug::ServingForgotten)
+            {
+                database.has_served = false;
+            }
+            remembered
+        };
         for (index, noted) in pair.noted.iter().enumerate() {
             if noted.learned.is_some() && self.bug != Some(Bug::ClaimsNotLearned) {
                 claims.learn(&clusters[index]);
             }
-            let remembered = self.rules.remembered(&pair.clusters[index].status);
+            let remembered = remembered(index);
+            let presence = Presence {
+                is_refused: false,
+                runs: noted.runs,
+                serves: noted.served,
+            };
             let claimant = Claimant::of(&clusters[index], &keys[index]);
             let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
             if seen.is_some() {
-                claims.set(&claimant, ENDPOINT, seen, false, noted.runs, &remembered);
+                claims.set(&claimant, ENDPOINT, seen, presence, &remembered);
             }
             if noted.sees == Some(false) {
-                claims.set(&claimant, ENDPOINT, None, false, noted.runs, &remembered);
+                claims.set(&claimant, ENDPOINT, None, presence, &remembered);
             }
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {
             let other = keys.iter().position(|known| known == key)?;
             read[other].map(sighting)
         };
-        let remembered = self.rules.remembered(&pair.clusters[index].status);
+        let remembered = remembered(index);
         let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
         let shared = claims.shared_with(&uid, runs, &remembered, latest);
         shared.is_some()
@@ -368,8 +413,7 @@ impl Sharing {
             }
             visited.push(mark);
             let Some(step) = pair.prompt().first().copied() else {
-                let wanted = pair.clusters.iter().any(|world| world.spec.replicas > 0);
-                recovers = pair.clusters.iter().any(is_active) == wanted;
+                recovers = pair.clusters.iter().any(is_active) == pair.is_wanted();
                 break;
             };
             pair = self.step(&pair, step);
@@ -424,6 +468,28 @@ impl Pair {
         }
     }
 
+    /// Whether this cluster has the database for all that is known: it has served there and the other
+    /// has not; or else it is the older one, has been read there, and is not stopped.
+    fn is_known_to_be_of(&self, index: usize) -> bool {
+        let world = &self.clusters[index];
+        let theirs = &self.clusters[1 - index];
+        if world.status.served != theirs.status.served {
+            return world.status.served;
+        }
+        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
+        index == 0 && self.noted[index].knows_identity() && !stopped
+    }
+
+    /// Whether the database is to be served: by the one cluster that has served there, or by any.
+    fn is_wanted(&self) -> bool {
+        let wants = |world: &&World| world.spec.replicas > 0;
+        let served = self.clusters.iter().filter(|world| world.status.served);
+        match served.collect::<Vec<_>>()[..] {
+            [only] => wants(&only),
+            _ => self.clusters.iter().any(|world| wants(&world)),
+        }
+    }
+
     /// Each sees the replicas of the other.
     fn meet(&mut self) {
         let active = self.clusters.each_ref().map(is_active);
@@ -442,6 +508,21 @@ fn runs(world: &World) -> bool {
     set.is_some_and(|set| set.size > 0) || !pods.is_empty()
 }
 
+/// Whether a replica serves, as far as the operator sees.
+fn serves(world: &World) -> bool {
+    let Reading::Good(_, active) = &world.operator.reading else {
+        return false;
+    };
+    let mut pods = world.operator.cache.1.iter();
+    pods.any(|pod| {
+        let has_id = matches!(
+            pod.replica,
+            Replica::Active | Replica::Frozen | Replica::Stuck
+        );
+        has_id && active.iter().any(|active| active.uid == pod.uid)
+    })
+}
+
 fn is_active(world: &World) -> bool {
     !world.active().is_empty()
 }
@@ -454,11 +535,12 @@ fn starts(world: &World) -> bool {
 }
 
 /// The older or the younger one, with what its status says of its database.
-fn cluster(index: usize, learned: Option<bool>) -> BytebaseCluster {
+fn cluster(index: usize, learned: Option<(bool, bool)>) -> BytebaseCluster {
     let name = ["older", "younger"][index];
-    let status = learned.map(|identity| {
+    let status = learned.map(|(identity, served)| {
         json!({"database": {
             "endpoint": ENDPOINT, "identity": identity.then(|| crate::rules::identity(0).database),
+            "hasServed": served,
         }})
     });
     let made = Timestamp::UNIX_EPOCH + Duration::from_secs(u64::from(index == 1));
@@ -479,9 +561,12 @@ impl Model for Sharing {
 
     fn init_states(&self) -> Vec<Pair> {
         let mut clusters = [0, 1].map(|index| self.of(index).begin());
-        // One that runs was read before.
-        let status = &mut clusters[0].status;
-        (status.endpoint, status.identity) = (self.profile.running, self.profile.running);
+        // One that runs was read before, and seen to serve.
+        let Profile {
+            subject, running, ..
+        } = *self.profile;
+        let status = &mut clusters[subject].status;
+        (status.endpoint, status.identity, status.served) = (running, running, running);
         let mut pair = Pair {
             start: 0,
             read: [None; 2],
@@ -510,7 +595,7 @@ impl Model for Sharing {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(OLDER_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
+            Property::always(ONE_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
             Property::always(
                 "each cluster keeps the promises of one alone",
                 |_: &Self, pair: &Pair| {

@@ -127,6 +127,8 @@ pub struct Status {
     pub endpoint: bool,
     /// The database has been read.
     pub identity: bool,
+    /// A replica has been seen to serve there; only where another cluster may be on the database.
+    pub served: bool,
     /// It was refused.
     pub refusal: Option<(Reason, String)>,
     /// The tick at which the license ends that was last read.

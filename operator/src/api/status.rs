@@ -246,6 +246,11 @@ pub struct DatabaseStatus {
     /// system identifier and the database's oid. Two clusters with the same one share a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
+    /// Whether a replica of this cluster has been seen to send heartbeats to the database in
+    /// `identity`. Of the clusters on one database it belongs to one that has served there, also
+    /// while that one is stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_served: bool,
     /// Version of the server, such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,

@@ -390,6 +390,10 @@ fn judge_facts(
     let status = DatabaseStatus {
         endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),
+        has_served: facts.shows_heartbeat_of(&observation.pods)
+            || observation
+                .remembered
+                .has_served_on(&facts.identity.database),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),

@@ -11,6 +11,7 @@ use crate::api::status::{
 use crate::contract::version::Version;
 use crate::kubernetes::Kind;
 use crate::redaction::RedactedLine;
+use heartbeat::Freshness;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -349,8 +350,8 @@ pub struct Observation {
     /// Facts of the last successful probe and their age, kept while later probes fail; the license
     /// and the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
-    /// Another, older `BytebaseCluster` on the same database: its name, or that it is one of
-    /// another namespace.
+    /// Another `BytebaseCluster` that has the same database: its name, or that it is one of another
+    /// namespace.
     pub database_shared_with: Option<String>,
     /// What the status says of earlier reconciles, of whatever operator process.
     pub remembered: Remembered,
@@ -473,6 +474,29 @@ pub struct CallFailure {
     pub message: String,
     /// Set where Bytebase understood the call and said no.
     pub refused: Option<RefusedCall>,
+}
+
+impl DatabaseFacts {
+    /// Whether a replica in one of these pods sends heartbeats to this database, by the id in its
+    /// log: whoever may log in to the database can hold a session under the name of any pod.
+    pub fn shows_heartbeat_of(&self, pods: &[PodView]) -> bool {
+        let rows = self.heartbeats.rows().iter();
+        let mut fresh = rows.filter(|row| Freshness::of(row.age) == Freshness::Fresh);
+        fresh.any(|row| {
+            pods.iter()
+                .any(|pod| pod.replica_id == Some(row.replica_id))
+        })
+    }
+}
+
+impl Remembered {
+    /// Whether a replica of the cluster has been seen to serve on the database of this identity.
+    pub fn has_served_on(&self, identity: &str) -> bool {
+        let database = self.database.as_ref();
+        database.is_some_and(|database| {
+            database.has_served && database.identity.as_deref() == Some(identity)
+        })
+    }
 }
 
 impl Observation {

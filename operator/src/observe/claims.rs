@@ -1,5 +1,8 @@
-//! Which cluster uses which metadata database: one database belongs to one cluster, the oldest. One
-//! that does not run starts no replica beside a younger one that does, either.
+//! Which cluster has which metadata database: one database belongs to one cluster. That is one whose
+//! replicas have been seen to serve there; of several such, or of none, one that has replicas there;
+//! of several such, or of none, the oldest. So of the clusters that have been read on one database
+//! exactly one is held by no other; and that someone's spec names a database, or that pods of theirs
+//! run, takes it from no cluster that has served there.
 //!
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
@@ -52,10 +55,23 @@ struct Claim {
     database: Option<Mark>,
     /// What the latest reading found of the server, if it was a good one.
     sighting: Option<Sighting>,
-    /// The server refuses its login, and it has no replica: none can start.
+    /// [`Presence::is_refused`].
     is_refused: bool,
-    /// It has replicas there, or a StatefulSet that wants some.
+    /// [`Presence::runs`].
     runs: bool,
+    /// Its replicas have been seen to serve on `database`, now or ever.
+    has_served: bool,
+}
+
+/// What a reconcile sees of a cluster at its database.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Presence {
+    /// The server refuses its login, and it has no replica: none can start.
+    pub is_refused: bool,
+    /// It has replicas, or a StatefulSet that wants some, and they are not to move there only now.
+    pub runs: bool,
+    /// One of its replicas sends heartbeats to the database that was read.
+    pub serves: bool,
 }
 
 /// What a reading finds of the server that it reached.
@@ -123,20 +139,20 @@ impl Claims {
             sighting: None,
             is_refused: replicas == 0 && database.login == Some(LoginState::Refused),
             runs: replicas > 0 && database.changed_login.is_none(),
+            has_served: database.has_served,
         };
         index.put(claimant.uid, claim);
     }
 
     /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if it
-    /// is a good one, whether the server refuses the login of a cluster that has no replica, and
-    /// whether there are replicas that are not to move there only now. Other clusters whose verdict may change by it are returned.
+    /// is a good one, and what there is of the cluster. Other clusters whose verdict may change by it
+    /// are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
         endpoint: &str,
         sighting: Option<Sighting>,
-        is_refused: bool,
-        runs: bool,
+        presence: Presence,
         remembered: &Remembered,
     ) -> Vec<Key> {
         let mut index = self.0.lock();
@@ -146,29 +162,35 @@ impl Claims {
         let known = before
             .filter(|claim| claim.endpoint.as_ref() == Some(&endpoint))
             .and_then(|claim| claim.database.clone());
-        let database = remembered.database.as_ref().filter(|database| {
+        let stored = remembered.database.as_ref().filter(|database| {
             let at = database.endpoint.as_deref();
             at.map(|at| mark_of_endpoint(at, claimant.key)).as_ref() == Some(&endpoint)
         });
+        let database = sighting
+            .as_ref()
+            .map(|sighting| Mark::Database(sighting.identity.database.clone()))
+            .or(known)
+            .or_else(|| stored?.identity.clone().map(Mark::Database));
+        let has_served = |mark: &Mark| match mark {
+            Mark::Database(identity) => presence.serves || remembered.has_served_on(identity),
+            Mark::Endpoint(_) => false,
+        };
         let claim = Claim {
             key: claimant.key.clone(),
             created: claimant.created,
             endpoint: Some(endpoint),
-            database: sighting
-                .as_ref()
-                .map(|sighting| Mark::Database(sighting.identity.database.clone()))
-                .or(known)
-                .or_else(|| database?.identity.clone().map(Mark::Database)),
+            has_served: database.as_ref().is_some_and(has_served),
+            database,
             sighting,
-            is_refused,
-            runs,
+            is_refused: presence.is_refused,
+            runs: presence.runs,
         };
         index.put(claimant.uid, claim)
     }
 
-    /// Another cluster on the same database beside which this one may not start or go on. `runs`: whether there are replicas
-    /// of this one. `latest`: what the latest reading of another cluster found, which that may not be
-    /// reconciled with yet.
+    /// Another cluster that has the same database. `runs`: whether there are replicas of this one.
+    /// `latest`: what the latest reading of another cluster found, which that may not be reconciled
+    /// with yet.
     pub fn shared_with(
         &self,
         uid: &str,
@@ -183,14 +205,8 @@ impl Claims {
         marks
             .flat_map(|mark| index.by_mark.get(mark).into_iter().flatten())
             .find(|age| {
-                let other = index.claims.get(&age.2);
-                let other = other.filter(|other| {
-                    // A younger one may have started while this one could not: a replica beside it
-                    // would be one too many.
-                    let is_known = claim.database.is_some() && claim.database == other.database;
-                    let was_first = is_known && other.runs && !claim.runs && age.2 != uid;
-                    was_first || **age < seniority
-                });
+                let other = index.claims.get(&age.2).filter(|_| age.2 != uid);
+                let other = other.filter(|other| other.goes_before(claim, **age < seniority));
                 other.is_some_and(|other| {
                     let theirs = latest(&other.key);
                     let theirs = theirs.as_ref().or(other.sighting.as_ref());
@@ -247,13 +263,23 @@ impl Claim {
             &self.endpoint,
             &self.database,
             server(self),
-            (self.is_refused, self.runs),
+            (self.is_refused, self.runs, self.has_served),
         ) == (
             &other.endpoint,
             &other.database,
             server(other),
-            (other.is_refused, other.runs),
+            (other.is_refused, other.runs, other.has_served),
         )
+    }
+
+    /// Whether the database would be this one's, if both are on one.
+    fn goes_before(&self, other: &Self, is_older: bool) -> bool {
+        // Whoever may write a spec may have pods, and a name in it that leads anywhere later. They
+        // count where both have been read, since a first replica beside them could be a second one.
+        let is_known = self.database.is_some() && self.database == other.database;
+        let rank = |claim: &Self| (claim.has_served, is_known && claim.runs);
+        let (mine, theirs) = (rank(self), rank(other));
+        mine > theirs || (mine == theirs && is_older)
     }
 
     /// Whether both are on one database, as far as is known. `theirs`: what was seen last of the
@@ -367,6 +393,17 @@ mod tests {
     use crate::api::status::DatabaseStatus;
     use crate::observation::Refusal;
     use serde_json::json;
+    use std::cmp::Reverse;
+
+    const WAITS: Presence = Presence {
+        is_refused: false,
+        runs: false,
+        serves: false,
+    };
+    const RUNS: Presence = Presence {
+        runs: true,
+        ..WAITS
+    };
 
     fn key(name: &str) -> Key {
         ObjectRef::new(name).within("prod")
@@ -400,7 +437,7 @@ mod tests {
             created: Timestamp::from_second(age).unwrap(),
         };
         let sighting = read.map(|(database, start)| sighting(database, start));
-        claims.set(&claimant, endpoint, sighting, false, true, &remembered);
+        claims.set(&claimant, endpoint, sighting, RUNS, &remembered);
         shared_with(claims, &name, &remembered)
     }
 
@@ -488,7 +525,7 @@ mod tests {
                 uid,
                 created: Timestamp::from_second(2).unwrap(),
             };
-            claims.set(&claimant, "h.x:1/d", None, false, false, &none);
+            claims.set(&claimant, "h.x:1/d", None, WAITS, &none);
             claims.shared_with(uid, false, &none, |_| None).is_some()
         };
         let key = key("1");
@@ -498,12 +535,16 @@ mod tests {
             created: Timestamp::from_second(1).unwrap(),
         };
         let set = |sighting, is_refused| {
-            claims.set(&older, "h.x:1/d", sighting, is_refused, false, &none);
+            let presence = Presence {
+                is_refused,
+                ..WAITS
+            };
+            claims.set(&older, "h.x:1/d", sighting, presence, &none);
             (younger("other", "2"), younger("prod", "3"))
         };
         assert_eq!(set(None, false), (true, true), "it may start one");
         assert_eq!(set(None, true), (false, true));
-        let concerned = claims.set(&older, "h.x:1/d", None, false, false, &none);
+        let concerned = claims.set(&older, "h.x:1/d", None, WAITS, &none);
         assert!(concerned.contains(&ObjectRef::new("2").within("other")));
         let read = Some(sighting("db", "s"));
         assert_eq!(set(read, false), (true, true), "it was read");
@@ -523,7 +564,12 @@ mod tests {
                 created: Timestamp::from_second(key.name.parse().unwrap()).unwrap(),
             };
             let seen = is_read.then(|| sighting("db", "s"));
-            let concerned = claims.set(&claimant, "h.x:1/d", seen, is_refused, runs, &none);
+            let presence = Presence {
+                is_refused,
+                runs,
+                ..WAITS
+            };
+            let concerned = claims.set(&claimant, "h.x:1/d", seen, presence, &none);
             let shared = claims.shared_with(&key.name, runs, &none, |_| None);
             (shared.is_some(), !concerned.is_empty())
         };
@@ -531,12 +577,107 @@ mod tests {
         assert!(!set(&younger, true, false, false).0, "it may start");
         assert!(set(&younger, true, false, true).1, "that wakes the other");
         assert!(set(&older, true, false, false).0);
-        // Of two that run, or do not, and for the younger one in any case, it goes by age.
-        assert!(set(&younger, true, false, true).0);
+        assert!(
+            !set(&younger, true, false, true).0,
+            "they do not hold each other"
+        );
+        // Of two that run, or do not, it goes by age.
         for runs in [true, false] {
             set(&older, true, false, runs);
             assert!(set(&younger, true, false, runs).0, "{runs}");
             assert!(!set(&older, true, false, runs).0, "{runs}");
+        }
+    }
+
+    #[test]
+    fn of_any_clusters_that_were_read_on_one_database_exactly_one_is_held_by_no_other() {
+        let none = Remembered::default();
+        for code in 0..64_u8 {
+            let presences = [0, 2, 4].map(|shift| Presence {
+                runs: code >> shift & 1 == 1,
+                serves: code >> shift & 2 == 2,
+                ..WAITS
+            });
+            let claims = Claims::default();
+            for (age, presence) in (0..).zip(presences) {
+                let uid = age.to_string();
+                let claimant = Claimant {
+                    key: &key(&uid),
+                    uid: &uid,
+                    created: Timestamp::from_second(age).unwrap(),
+                };
+                let (endpoint, seen) = (format!("h{age}.x:1/d"), sighting("db", "s"));
+                claims.set(&claimant, &endpoint, Some(seen), presence, &none);
+            }
+            let rank = |place: &usize| {
+                let Presence { runs, serves, .. } = presences[*place];
+                (serves, runs, Reverse(*place))
+            };
+            let first = (0..3).max_by_key(rank);
+            for (place, presence) in presences.iter().enumerate() {
+                let uid = place.to_string();
+                let held = claims.shared_with(&uid, presence.runs, &none, |_| None);
+                assert_eq!(
+                    held.is_none(),
+                    first == Some(place),
+                    "{presences:?} {place}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_stays_with_the_cluster_that_has_served_there_also_while_it_is_stopped() {
+        let none = Remembered::default();
+        let mut young = with_status("2", "2026-01-01T00:00:00Z", "b.x:1/d", "db");
+        let status = young.status.as_mut().unwrap();
+        status.replicas = 0;
+        let before = status.database.as_mut().unwrap();
+        before.has_served = true;
+        let served = Remembered {
+            database: Some(before.clone()),
+            ..Remembered::default()
+        };
+        let key = ObjectRef::from_obj(&young);
+        let claimant = Claimant::of(&young, &key);
+        // Another process of the operator.
+        let claims = Claims::default();
+        claims.learn(&young);
+        let old = |database| set(&claims, 1, "a.x:1/d", Some((database, "s")));
+        let young = |seen| {
+            claims.set(&claimant, "b.x:1/d", seen, WAITS, &served);
+            claims.shared_with("2", false, &served, |_| None)
+        };
+        assert_eq!(old("db").as_deref(), Some("prod/2"));
+        assert_eq!(young(None), None);
+        assert_eq!(young(Some(sighting("db", "s"))), None);
+        assert_eq!(old("db").as_deref(), Some("prod/2"));
+        // On another database it has not.
+        old("db2");
+        assert_eq!(young(Some(sighting("db2", "s"))).as_deref(), Some("prod/1"));
+        assert_eq!(old("db2"), None);
+        // Nor does it say anything of a place that it was moved to.
+        claims.set(&claimant, "a.x:1/d", None, WAITS, &none);
+        let moved = claims.shared_with("2", false, &none, |_| None);
+        assert_eq!(moved.as_deref(), Some("prod/1"));
+    }
+
+    #[test]
+    fn an_older_cluster_that_cannot_be_read_is_held_where_a_younger_one_has_served() {
+        let none = Remembered::default();
+        for serves in [false, true] {
+            let claims = Claims::default();
+            set(&claims, 1, "h.x:1/d", None);
+            let claimant = Claimant {
+                key: &key("2"),
+                uid: "2",
+                created: Timestamp::from_second(2).unwrap(),
+            };
+            let presence = Presence { serves, ..RUNS };
+            let seen = Some(sighting("db", "s"));
+            claims.set(&claimant, "h.x:1/d", seen, presence, &none);
+            assert_eq!(shared_with(&claims, "1", &none).is_some(), serves);
+            assert_eq!(shared_with(&claims, "2", &none).is_none(), serves);
         }
     }
 
@@ -562,7 +703,7 @@ mod tests {
                 uid: "2",
                 created: Timestamp::now(),
             };
-            claims.set(&claimant, "h.x:1/d", None, false, false, &none);
+            claims.set(&claimant, "h.x:1/d", None, WAITS, &none);
             let shared = claims.shared_with("2", false, &none, |_| None);
             assert_eq!(shared.is_some(), holds, "{replicas} {login}");
         }
@@ -587,7 +728,7 @@ mod tests {
                 created: Timestamp::from_second(2).unwrap(),
             };
             let none = Remembered::default();
-            claims.set(&claimant, endpoint, None, false, true, &none);
+            claims.set(&claimant, endpoint, None, RUNS, &none);
             assert_eq!(shared_with(&claims, "2", &none), None, "{endpoint}");
             assert_eq!(set(&claims, 3, endpoint, None).as_deref(), Some("prod/1"));
         }
@@ -604,7 +745,7 @@ mod tests {
             created: Timestamp::from_second(2).unwrap(),
         };
         let none = Remembered::default();
-        claims.set(&claimant, "p:r:i/d", None, false, true, &none);
+        claims.set(&claimant, "p:r:i/d", None, RUNS, &none);
         assert_eq!(shared_with(&claims, "2", &none).as_deref(), Some("prod/1"));
     }
 
@@ -663,7 +804,7 @@ mod tests {
         };
         for remembered in [&refused, &Remembered::default()] {
             let seen = Some(restarted.clone());
-            claims.set(&claimant, "b.x:1/d", seen, false, true, remembered);
+            claims.set(&claimant, "b.x:1/d", seen, RUNS, remembered);
             let shared = |latest: Option<&Sighting>| {
                 claims.shared_with("2", true, remembered, |_| latest.cloned())
             };

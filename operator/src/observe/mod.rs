@@ -27,7 +27,7 @@ use crate::observation::{
 use crate::process::queue::{Key, Queue, name};
 use crate::validate::{References, ValidDatabase, Validation, known_secrets};
 use caches::Caches;
-use claims::{Claimant, Claims, Sighting};
+use claims::{Claimant, Claims, Presence, Sighting};
 use cluster::{Logs, Pods};
 use database::Access;
 use database::probe::Probes;
@@ -186,14 +186,13 @@ impl Subject<'_> {
         } = self.pods(set.as_ref(), &own);
         let now = (sources.clock)();
         let refused_pod = set.as_ref().and_then(|set| self.refused_pod(set, &pods));
-        // One that is stopped leaves its database to others.
         let sized = set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
         let usage = match (validation.gate.wanted, pods.as_slice()) {
             (0, []) => DatabaseUse::Stopped,
             (_, []) if sized.unwrap_or(0) == 0 => DatabaseUse::Waits,
             _ => DatabaseUse::Runs,
         };
-        let database = self.database(validation.database.as_ref(), usage, &own.status);
+        let database = self.database(validation.database.as_ref(), usage, &pods, &own.status);
         let ingress = sources
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
@@ -320,6 +319,7 @@ impl Subject<'_> {
         &self,
         valid: Option<&ValidDatabase>,
         usage: DatabaseUse,
+        pods: &[PodView],
         status: &BytebaseClusterStatus,
     ) -> DatabaseKnowledge {
         let Self { sources, key, .. } = *self;
@@ -329,11 +329,12 @@ impl Subject<'_> {
         let latest = self.probed(valid);
         let endpoint = valid.map(|database| database.replicas.identity_hint());
         let remembered = remembered::remembered(status, endpoint.as_deref());
-        let shared_with = if usage == DatabaseUse::Stopped {
+        // One that is stopped leaves a database to others on which it has never served.
+        let shared_with = if usage == DatabaseUse::Stopped && !has_served(&latest, &remembered) {
             sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
             None
         } else {
-            valid.and_then(|database| self.shared_with(database, usage, &latest, &remembered))
+            valid.and_then(|valid| self.shared_with(valid, usage, pods, &latest, &remembered))
         };
         DatabaseKnowledge {
             view: latest.view,
@@ -374,26 +375,33 @@ impl Subject<'_> {
         latest
     }
 
-    /// An older cluster on the same database.
+    /// Another cluster that has the same database.
     fn shared_with(
         &self,
         database: &ValidDatabase,
         usage: DatabaseUse,
+        pods: &[PodView],
         latest: &Latest,
         remembered: &Remembered,
     ) -> Option<String> {
         let claimant = Claimant::of(self.cluster, self.key);
         let endpoint = database.replicas.identity_hint();
         let Sources { claims, probes, .. } = self.sources;
-        let refused = usage == DatabaseUse::Waits && is_refused(latest, remembered);
-        let seen = sighting(latest);
         let runs = usage == DatabaseUse::Runs;
         // Replicas that are to move here run elsewhere.
         let before = remembered.database.as_ref();
         let are_here = before.is_some_and(|before| before.changed_login.is_none());
-        let runs_here = runs && are_here;
-        let concerned = claims.set(&claimant, &endpoint, seen, refused, runs_here, remembered);
+        let presence = Presence {
+            is_refused: usage == DatabaseUse::Waits && is_refused(latest, remembered),
+            runs: runs && are_here,
+            serves: read(latest).is_some_and(|(_, facts)| facts.shows_heartbeat_of(pods)),
+        };
+        let seen = sighting(latest);
+        let concerned = claims.set(&claimant, &endpoint, seen, presence, remembered);
         self.sources.queue.enqueue_all(concerned);
+        if usage == DatabaseUse::Stopped {
+            return None;
+        }
         let latest = |key: &Key| sighting(&probes.latest(key));
         let other = claims.shared_with(claimant.uid, runs, remembered, latest)?;
         // The names of one user's objects are nothing for another.
@@ -417,17 +425,32 @@ enum DatabaseUse {
 
 /// What the latest reading found of the server, if it is a good one.
 fn sighting(latest: &Latest) -> Option<Sighting> {
-    let (DatabaseView::Probed(Ok(facts)), Some((age, _))) = (&latest.view, &latest.last_good)
-    else {
-        return None;
-    };
+    let (age, facts) = read(latest)?;
     let now = Instant::now();
-    let at = now.checked_sub(*age).unwrap_or(now);
+    let at = now.checked_sub(age).unwrap_or(now);
     Some(Sighting {
         identity: facts.identity.clone(),
         since: at.checked_sub(facts.writable_for).unwrap_or(at),
         at,
     })
+}
+
+/// The latest reading and its age, if it is a good one.
+fn read(latest: &Latest) -> Option<(Duration, &DatabaseFacts)> {
+    let (DatabaseView::Probed(Ok(facts)), Some((age, _))) = (&latest.view, &latest.last_good)
+    else {
+        return None;
+    };
+    Some((*age, facts))
+}
+
+/// Whether the cluster has served on the database as it was last read.
+fn has_served(latest: &Latest, remembered: &Remembered) -> bool {
+    let last = latest.last_good.as_ref();
+    let last = last.map(|(_, facts)| facts.identity.database.as_str());
+    let before = remembered.database.as_ref();
+    let identity = last.or_else(|| before?.identity.as_deref());
+    identity.is_some_and(|identity| remembered.has_served_on(identity))
 }
 
 /// Whether the server refuses the login, as far as is known: no replica may start by it.

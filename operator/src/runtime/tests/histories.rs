@@ -276,6 +276,8 @@ struct Knowledge {
     host: Option<usize>,
     view: View,
     finding: Option<Finding>,
+    /// A replica of the cluster was active there.
+    serves: bool,
     license: LastLicense,
 }
 
@@ -574,6 +576,9 @@ impl World {
         let fresh = |age: i64| Freshness::of(seconds(age)) == Freshness::Fresh;
         let mut others = active.iter();
         let occupied = others.any(|(_, age, of)| fresh(*age) && of.as_deref() != Some(name));
+        let mut own = active.iter();
+        known.process.serves =
+            server.content != Content::Foreign && own.any(|(_, _, of)| of.as_deref() == Some(name));
         known.process.view = View::Good;
         known.process.finding = Some(Finding {
             refused: server.content == Content::Foreign,
@@ -630,7 +635,8 @@ impl World {
             };
         }
         let stopped = spec["replicas"] == 0 && before.0.0 == 0;
-        known.claimed = (!stopped).then(|| {
+        let served = host.is_some_and(|host| self.has_served(name, host, known.process.finding));
+        known.claimed = (!stopped || served).then(|| {
             let finding = known.process.finding;
             let claimed = known.claimed.filter(|(at, _)| Some(*at) == host);
             let finding = finding.or(claimed.and_then(|(_, finding)| finding));
@@ -684,9 +690,14 @@ impl World {
                     name
                 );
             }
+            let served = served || (known.view == View::Good && known.serves);
             for (other, known_of_other) in &self.known {
                 let older = self.older(other, name, created.as_ref().map(|time| time.0));
-                let Some((at, claimed)) = known_of_other.claimed.filter(|_| older) else {
+                let goes_before = |claim: &(usize, Option<Finding>)| {
+                    let theirs = self.has_served_as_claimed(other, name, *claim);
+                    if theirs == served { older } else { theirs }
+                };
+                let Some((at, claimed)) = known_of_other.claimed.filter(goes_before) else {
                     continue;
                 };
                 let now = &known_of_other.process;
@@ -708,6 +719,7 @@ impl World {
             self.show(Watched::Apply, object);
         }
         if !wrote && done.is_ok() && known.process.view != View::NotRead {
+            self.is_held_rightly(name, &uid)?;
             self.known
                 .entry(uid)
                 .and_modify(|known| known.stored = known.process);
@@ -731,7 +743,61 @@ impl World {
         wakes
     }
 
-    /// Whether the status refuses the database since an older cluster has it.
+    /// Whether the status of a cluster says that it has served on the database of this host, as it
+    /// was found.
+    fn has_served(&self, name: &str, host: usize, finding: Option<Finding>) -> bool {
+        let object = self.object(&format!("{PLACE}{name}")).unwrap_or_default();
+        let database = &object["status"]["database"];
+        let identity =
+            |finding: Finding| DatabaseIdentity::new(&finding.server.0.to_string(), "").database;
+        database["hasServed"] == true
+            && database["endpoint"] == format!("{}.example.com:5432/bytebase", HOSTS[host])
+            && finding.is_none_or(|finding| database["identity"] == identity(finding))
+    }
+
+    /// No cluster that has served on a database is held by one that has not.
+    fn is_held_rightly(&self, name: &str, uid: &str) -> Result<(), TestCaseError> {
+        let database = |name: &str| {
+            let object = self.object(&format!("{PLACE}{name}")).unwrap_or_default();
+            object["status"]["database"].clone()
+        };
+        let mine = database(name);
+        if !self.is_refused_as_shared(name) || mine["hasServed"] != true {
+            return Ok(());
+        }
+        let mut others = NAMES.iter().filter(|other| **other != name);
+        let is_served = others.any(|other| {
+            let theirs = database(other);
+            theirs["hasServed"] == true && theirs["identity"] == mine["identity"]
+        });
+        // What a reading has shown need not be in status yet.
+        let mut others = self.known.iter().filter(|(other, _)| *other != uid);
+        let serves = others.any(|(_, known)| known.process.serves);
+        prop_assert!(
+            is_served || serves,
+            "{} is held although it has served",
+            name
+        );
+        Ok(())
+    }
+
+    /// Whether the cluster of this uid has served on the database that it claims, if it is there and
+    /// another one than this.
+    fn has_served_as_claimed(
+        &self,
+        uid: &str,
+        name: &str,
+        (host, finding): (usize, Option<Finding>),
+    ) -> bool {
+        let clusters = self.context.sources.caches.clusters.store().state();
+        let mut clusters = clusters.iter();
+        clusters.any(|other| {
+            let is_meant = other.uid().as_deref() == Some(uid) && other.name_any() != name;
+            is_meant && self.has_served(&other.name_any(), host, finding)
+        })
+    }
+
+    /// Whether the status refuses the database since another cluster has it.
     fn is_refused_as_shared(&self, name: &str) -> bool {
         let object = self.object(&format!("{PLACE}{name}")).unwrap_or_default();
         let conditions = object["status"]["conditions"].as_array();
