@@ -105,7 +105,7 @@ async fn on_a_platform(sandbox: &Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     is_the_platforms(sandbox).await?;
-    is_reported(sandbox).await?;
+    names_what_is_kept(sandbox).await?;
     writes_nothing(sandbox).await?;
 
     let before = support::lives(sandbox).await?;
@@ -195,7 +195,7 @@ async fn is_the_platforms(sandbox: &Sandbox) -> Result<()> {
 }
 
 /// The cluster says what the webhook keeps otherwise.
-async fn is_reported(sandbox: &Sandbox) -> Result<()> {
+async fn names_what_is_kept(sandbox: &Sandbox) -> Result<()> {
     let remarks = || async {
         let status = sandbox.status(NAME).await?;
         let valid = condition(&status["conditions"], "ConfigurationValid");
