@@ -28,7 +28,8 @@ pub enum MigrationError {
     Sqlx(#[from] sqlx::Error),
 }
 
-/// Makes the table `migration_ID` and takes its time over it.
+/// Makes a table whose name begins with `migration_ID`, and takes its time over it. The rest of the
+/// name is drawn: where a metadata database takes the place of another, ids begin again.
 pub async fn run(id: i64, takes: Duration, target: &str) -> Result<(), MigrationError> {
     let start = Instant::now();
     // By the driver that Bytebase reaches its own database with, so the environment counts here
@@ -36,7 +37,8 @@ pub async fn run(id: i64, takes: Duration, target: &str) -> Result<(), Migration
     let target = pg_url::resolve(target, &|name| std::env::var(name).ok())?;
     let (mut session, _) = database::connect(&target).await?;
     let mut transaction = session.begin().await?;
-    let table = format!("CREATE TABLE migration_{id} (at timestamptz DEFAULT now())");
+    let number = rand::random::<u32>();
+    let table = format!("CREATE TABLE migration_{id}_{number} (at timestamptz DEFAULT now())");
     sqlx::raw_sql(sqlx::AssertSqlSafe(table))
         .execute(&mut *transaction)
         .await?;
