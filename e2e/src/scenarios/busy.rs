@@ -1,21 +1,26 @@
 //! A cluster under a steady load of tasks, while everything is done to it that ends pods on
-//! purpose. No task may be lost.
+//! purpose. No task may be lost, and the observer of the soak keeps its books.
 
-use super::drains::{
-    done_then_ended, ready, running_task, scale_operator, task, wait_ended, wait_task,
-};
+use super::drains::{running_task, scale_operator, task, wait_ended, wait_task};
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
+use crate::postgres::Database;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
+use crate::soak::Subject;
+use crate::soak::act::replica_id;
+use crate::soak::disturbances::Shared;
 use crate::soak::load::{self, Load};
+use crate::soak::observer::Observer;
+use crate::soak::plan::Model;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 use std::collections::BTreeSet;
+use std::slice;
 use std::time::{Duration, Instant};
 
 /// For several rollouts of busy replicas.
@@ -33,34 +38,36 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(600),
     Scenario::new(
         "busy-all-deleted",
-        "Under a steady load, with no operator, all pods are deleted at once and no task is lost.",
+        "Under a steady load, with no operator, all pods are deleted at once, one of them after its container has started again, and no task is lost.",
         |sandbox| Box::pin(all_deleted(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(300),
+    .takes(250),
     Scenario::new(
         "drain-in-outage",
-        "A drain outlives an outage of the database of 40 seconds.",
+        "Under a steady load a drain outlives an outage of the database of 40 seconds, and no task is lost.",
         |sandbox| Box::pin(in_outage(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(150),
+    .limit(LONG)
+    .takes(220),
     Scenario::new(
         "drain-hook-killed",
-        "A drain hook that is killed while it holds the queue leaves no hold behind.",
+        "Under a steady load a drain hook that is killed while it holds the queue leaves no hold behind, and costs only the tasks of its own replica.",
         |sandbox| Box::pin(hook_killed(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(180),
+    .limit(LONG)
+    .takes(240),
     Scenario::new(
         "license-ends-in-rollout",
-        "A license that ends in the middle of a rollout ends all replicas but one, and no running task.",
+        "Under a steady load a license that ends in the middle of a rollout ends all replicas but one, and no task is lost.",
         |sandbox| Box::pin(license_ends_in_rollout(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .limit(LONG)
-    .takes(150),
+    .takes(330),
     Scenario::new(
         "license-cuts-drains",
         "Where the license has ended, a replica has five minutes for its tasks: then its drain hook lets it end, and a warning event says what is lost.",
@@ -78,10 +85,12 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(150),
     Scenario::new(
         "node-drain",
-        "kubectl drain waits for the task that a replica on the node runs, and goes through.",
+        "Under a steady load kubectl drain waits for the tasks of two replicas on the node, which it ends at once, and goes through.",
         |sandbox| Box::pin(node_drained(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
+    .limit(LONG)
+    .takes(160)
     .exclusive(),
 ];
 
@@ -91,9 +100,9 @@ const RATE: u32 = 60;
 /// for its tasks, with the queue held.
 const ROLLOUT: Duration = Duration::from_mins(12);
 
-/// Three replicas whose drains may take longer than their tasks.
-fn busy_cluster(sandbox: &Sandbox) -> Value {
-    let mut cluster = support::licensed(sandbox, 3);
+/// Replicas whose drains may take longer than their tasks.
+fn busy_cluster(sandbox: &Sandbox, replicas: i32) -> Value {
+    let mut cluster = support::licensed(sandbox, replicas);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(load::DRAIN_TIMEOUT);
     cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(load::HOLD_LIMIT);
     cluster
@@ -109,34 +118,89 @@ async fn start(sandbox: &Sandbox, cluster: &Value) -> Result<()> {
 }
 
 async fn three(sandbox: &Sandbox) -> Result<()> {
-    start(sandbox, &busy_cluster(sandbox)).await
+    start(sandbox, &busy_cluster(sandbox, 3)).await
 }
 
-/// Ends the load and waits until every task that it gave is done. A task that was lost is FAILED
-/// and stays so.
-async fn nothing_is_lost(pool: PgPool, load: Load) -> Result<()> {
-    let given = load.end().await?;
-    let left = "SELECT status, count(*) FROM task_run WHERE status <> 'DONE' GROUP BY 1 ORDER BY 1";
-    let left = || async {
-        let rows: Vec<(String, i64)> = sqlx::query_as(left).fetch_all(&pool).await?;
-        Ok(rows)
-    };
-    let none_lost = |rows: &Vec<(String, i64)>| {
-        let lost = rows.iter().find(|(status, _)| status == "FAILED");
-        ensure!(lost.is_none(), "tasks were lost: {rows:?}");
+/// The work of a cluster, and the books that are kept of it meanwhile.
+struct Work {
+    subject: Subject,
+    load: Load,
+    observer: Observer,
+    /// What we do to it.
+    noted: Shared,
+}
+
+impl Work {
+    /// Gives tasks from now on.
+    async fn begin(sandbox: &Sandbox, replicas: i32, seed: u64) -> Result<Self> {
+        let (name, pool) = (NAME.to_owned(), sandbox.sql().await?);
+        let subject = Subject::new(sandbox, name, sandbox.database(), pool).await?;
+        let noted = Shared::default();
+        noted.lock().models = vec![Model {
+            replicas,
+            ..Model::default()
+        }];
+        let subjects = vec![subject.clone()];
+        Ok(Self {
+            observer: Observer::start(sandbox.api(), subjects.clone(), noted.clone()),
+            load: Load::start(subjects, RATE, seed),
+            subject,
+            noted,
+        })
+    }
+
+    /// Notes that these pods are about to end by our hand.
+    fn note_deleted(&self, pods: &[Pod]) {
+        let uids = pods.iter().filter_map(ResourceExt::uid);
+        self.noted.lock().deleted.extend(uids);
+    }
+
+    /// Ends the load and waits until every task is done, but those of replicas that we killed. A
+    /// task that was lost is FAILED and stays so. Then nothing may be in the books.
+    async fn end(self) -> Result<()> {
+        let Subject { pool, target, .. } = &self.subject;
+        let given = self.load.end().await?;
+        ensure!(given > 0, "the load gave no task");
+        let killed = Vec::from_iter(self.noted.lock().killed.clone());
+        let left = "SELECT status, count(*) FROM task_run
+            WHERE status <> 'DONE' AND NOT coalesce(replica_id = ANY($1), false) GROUP BY 1 ORDER BY 1";
+        let left = || async {
+            let rows = sqlx::query_as(left).bind(&killed).fetch_all(pool).await?;
+            Ok(rows)
+        };
+        let none_lost = |rows: &Vec<(String, i64)>| {
+            let lost = rows.iter().find(|(status, _)| status == "FAILED");
+            ensure!(lost.is_none(), "tasks were lost: {rows:?}");
+            Ok(())
+        };
+        wait::until_while(
+            "every task to be done",
+            ROLLOUT,
+            left,
+            none_lost,
+            Vec::is_empty,
+        )
+        .await?;
+        all_committed(pool, target).await?;
+        let books = self.observer.end()?;
+        ensure!(books.clean(), "the books are not clean:\n{books}");
+        pool.close().await;
         Ok(())
-    };
-    let done = wait::until_while(
-        "every task to be done",
-        ROLLOUT,
-        left,
-        none_lost,
-        Vec::is_empty,
-    )
-    .await;
-    pool.close().await;
-    done?;
-    ensure!(given > 0, "the load gave no task");
+    }
+}
+
+/// A migration in a transaction has been committed if its task is done, and only then.
+async fn all_committed(pool: &PgPool, target: &Database) -> Result<()> {
+    let done = "SELECT count(*) FROM task_run WHERE status = 'DONE' AND payload ? 'target'";
+    let done: i64 = sqlx::query_scalar(done).fetch_one(pool).await?;
+    let made = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'migration\\_%'";
+    let mut session = PgConnection::connect(&target.local_url()).await?;
+    let made: i64 = sqlx::query_scalar(made).fetch_one(&mut session).await?;
+    session.close().await?;
+    ensure!(
+        done > 0 && made == done,
+        "{done} migrations in a transaction are done, and {made} were committed"
+    );
     Ok(())
 }
 
@@ -153,13 +217,13 @@ async fn rolled_out(sandbox: &Sandbox, label: &str, count: usize) -> Result<()> 
 /// Another version together with another password, the old one of which works no more; then three
 /// replicas, one, and three again. Whatever the operator is at, it is killed in the middle of it.
 async fn through_changes(sandbox: Sandbox) -> Result<()> {
-    let mut cluster = busy_cluster(&sandbox);
+    let mut cluster = busy_cluster(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
     start(&sandbox, &cluster).await?;
-    let pool = sandbox.sql().await?;
-    let load = Load::start(vec![pool.clone()], RATE, 1);
+    let work = Work::begin(&sandbox, 3, 1).await?;
     let database = super::database_login::rotate_in_database(&sandbox).await?;
-    pool.set_connect_options(database.local_url().parse()?);
+    let options = database.local_url().parse()?;
+    work.subject.pool.set_connect_options(options);
     sandbox
         .create_secret(support::DATABASE_SECRET, &[("PG_URL", &database.url())])
         .await?;
@@ -171,15 +235,18 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
     tokio::select! {
-        done = roll_and_scale(&sandbox) => done?,
+        done = roll_and_scale(&sandbox, &work) => done?,
         failed = killed_again_and_again(&sandbox) => failed?,
     }
-    nothing_is_lost(pool, load).await
+    work.end().await
 }
 
-async fn roll_and_scale(sandbox: &Sandbox) -> Result<()> {
+async fn roll_and_scale(sandbox: &Sandbox, work: &Work) -> Result<()> {
     rolled_out(sandbox, "rolled=yes", 3).await?;
     for replicas in [1, 3] {
+        for model in &mut work.noted.lock().models {
+            model.replicas = replicas;
+        }
         support::patch_spec(sandbox, json!({"replicas": replicas})).await?;
         let count = || async { Ok(support::pods(sandbox).await?.len()) };
         let wanted = usize::try_from(replicas)?;
@@ -198,14 +265,18 @@ async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
     }
 }
 
-/// Gives tasks that any replica may claim until each of so many runs one. The load's own go through
-/// the replica that promotes them, and whichever asks next takes all.
-async fn all_busy(pool: &PgPool, replicas: i64) -> Result<()> {
+/// Gives tasks that any replica may claim until each of so many runs one, those that we killed
+/// aside. The load's own go through the replica that promotes them, and whichever asks next takes
+/// all.
+async fn all_busy(work: &Work, replicas: i64) -> Result<()> {
+    let pool = &work.subject.pool;
+    let killed = Vec::from_iter(work.noted.lock().killed.clone());
     let give = "INSERT INTO task_run (status, payload) VALUES ('AVAILABLE', '{\"seconds\": 30}')";
-    let owners = "SELECT count(DISTINCT replica_id) FROM task_run WHERE status = 'RUNNING'";
+    let owners = "SELECT count(DISTINCT replica_id) FROM task_run WHERE status = 'RUNNING' AND replica_id <> ALL($1)";
     let busy = || async {
         sqlx::query(give).execute(pool).await?;
-        Ok(sqlx::query_scalar::<_, i64>(owners).fetch_one(pool).await?)
+        let owners = sqlx::query_scalar::<_, i64>(owners).bind(&killed);
+        Ok(owners.fetch_one(pool).await?)
     };
     wait::until("every replica to run a task", PATIENCE, busy, |count| {
         *count == replicas
@@ -214,14 +285,29 @@ async fn all_busy(pool: &PgPool, replicas: i64) -> Result<()> {
     Ok(())
 }
 
-/// Every pod at once, with no operator: all finish what they run.
+/// Kills the process of a replica, and waits until another runs in the same container. What the
+/// first one ran is lost, as of any process that is killed.
+async fn restart_a_container(sandbox: &Sandbox, work: &Work) -> Result<()> {
+    let pods = support::pods(sandbox).await?;
+    let pod = pods.first().context("no pod")?;
+    let killed = replica_id(sandbox, pod).await?;
+    work.noted.lock().killed.insert(killed.clone());
+    sandbox.strike(pod, "bytebase", Blow::Kill).await?;
+    let now = || replica_id(sandbox, pod);
+    wait::until("another process", PATIENCE, now, |now| *now != killed).await?;
+    Ok(())
+}
+
+/// Every pod at once, with no operator: all finish what they run, also where a container has
+/// started again before.
 async fn all_deleted(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
-    let pool = sandbox.sql().await?;
-    let load = Load::start(vec![pool.clone()], RATE, 2);
-    all_busy(&pool, 3).await?;
+    let work = Work::begin(&sandbox, 3, 2).await?;
+    restart_a_container(&sandbox, &work).await?;
+    all_busy(&work, 3).await?;
     scale_operator(&sandbox, 0).await?;
     let before = support::pods(&sandbox).await?;
+    work.note_deleted(&before);
     let selector = format!("bytebase.com/cluster={NAME}");
     sandbox
         .kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
@@ -231,79 +317,91 @@ async fn all_deleted(sandbox: Sandbox) -> Result<()> {
     }
     scale_operator(&sandbox, 1).await?;
     support::rolled_out(&sandbox).await?;
-    nothing_is_lost(pool, load).await
+    work.end().await
 }
 
-/// `kubectl drain` on the node of a replica that runs a task waits for it, and goes through.
+/// `kubectl drain` on the node of two replicas ends both at once, waits for what they run, and goes
+/// through.
 async fn node_drained(sandbox: Sandbox) -> Result<()> {
-    let mut cluster = support::licensed(&sandbox, 2);
-    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    let mut cluster = busy_cluster(&sandbox, 2);
     // There is no other node for the successor of the first that goes.
     cluster["spec"]["disruptionBudget"] = json!({"enabled": false});
-    support::start(&sandbox, &cluster).await?;
-    sandbox
-        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-        .await?;
-    let (id, pod) = running_task(&sandbox, 40).await?;
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let node = node.context("the pod is on no node")?;
+    start(&sandbox, &cluster).await?;
+    let work = Work::begin(&sandbox, 2, 6).await?;
+    all_busy(&work, 2).await?;
+    let before = support::pods(&sandbox).await?;
+    let nodes = before
+        .iter()
+        .map(|pod| pod.spec.as_ref()?.node_name.clone());
+    let nodes: Option<BTreeSet<_>> = nodes.collect();
+    let nodes = nodes.context("a pod is on no node")?;
+    ensure!(nodes.len() == 1, "the pods are on the nodes {nodes:?}");
+    let node = nodes.first().context("no pod")?;
+    work.note_deleted(&before);
     let selector = format!("--pod-selector=bytebase.com/cluster={NAME}");
     let drain = [
         "drain",
-        &node,
+        node,
         &selector,
         "--delete-emptydir-data",
-        "--timeout=200s",
+        "--timeout=280s",
     ];
     let drained = sandbox.kubectl(&drain).await;
-    let done = task(&sandbox, id).await;
     // Whatever came of it, other scenarios need the node.
-    sandbox.kubectl(&["uncordon", &node]).await?;
+    sandbox.kubectl(&["uncordon", node]).await?;
     drained?;
-    let (_, done, _) = done?;
-    ensure!(
-        done == "DONE",
-        "the node was drained while the task was {done}"
-    );
-    wait_ended(&sandbox, &pod, Duration::from_secs(1)).await?;
+    for pod in &before {
+        wait_ended(&sandbox, pod, Duration::from_secs(1)).await?;
+    }
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    Ok(())
+    work.end().await
 }
 
 /// The database is away for a while in the middle of a drain.
 async fn in_outage(sandbox: Sandbox) -> Result<()> {
-    ready(&sandbox).await?;
+    // Longer than a heartbeat counts, and shorter than the hook waits for an answer.
+    const OUTAGE: Duration = Duration::from_secs(40);
+    let mut cluster = busy_cluster(&sandbox, 2);
+    let timeout = u64::from(load::DRAIN_TIMEOUT) + OUTAGE.as_secs();
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(timeout);
+    start(&sandbox, &cluster).await?;
+    let work = Work::begin(&sandbox, 2, 4).await?;
     let (id, pod) = running_task(&sandbox, 60).await?;
     let name = pod.name_any();
+    work.note_deleted(slice::from_ref(&pod));
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
+    work.noted.lock().struck = true;
     let (postgres, database) = (&sandbox.harness().postgres, sandbox.database());
     postgres.allow_connections(database, false).await?;
     let there = || async { Ok(sandbox.api::<Pod>().get_opt(&name).await?) };
-    // Longer than a heartbeat counts, and shorter than the hook waits for an answer.
-    let waits = wait::throughout("the pod", Duration::from_secs(40), there, |now| {
+    let waits = wait::throughout("the pod", OUTAGE, there, |now| {
         now.as_ref().is_some_and(|now| now.uid() == pod.uid())
     })
     .await;
     postgres.allow_connections(database, true).await?;
     waits?;
-    done_then_ended(&sandbox, id, &pod).await?;
+    wait_task(&sandbox, id, "DONE", PATIENCE).await?;
+    work.noted.lock().struck = false;
+    wait_ended(&sandbox, &pod, ROLLOUT).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    Ok(())
+    work.end().await
 }
 
 /// The hook of a pod is killed while it holds the queue: the server frees the queue, the pod ends
 /// at once, and what it ran is lost, as of any process that is killed; every other task is done.
 async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
-    let load = Load::start(vec![sandbox.sql().await?], RATE, 3);
+    let work = Work::begin(&sandbox, 3, 3).await?;
     let (long, pod) = running_task(&sandbox, 400).await?;
+    let owner = task(&sandbox, long).await?.2.context("no owner")?;
     let name = pod.name_any();
+    work.note_deleted(slice::from_ref(&pod));
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
@@ -312,6 +410,7 @@ async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     // The queue may have to be free for as long as it may be held.
     let turn = Duration::from_secs(load::HOLD_LIMIT.into()) + PATIENCE;
     wait::until("the hold", turn, || sandbox.status(NAME), held).await?;
+    work.noted.lock().killed.insert(owner);
     sandbox
         .strike_program(&pod, "bytebase", "bytebase-drain", Blow::Kill)
         .await?;
@@ -321,32 +420,40 @@ async fn hook_killed(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
     wait_ended(&sandbox, &pod, PATIENCE).await?;
+    work.end().await?;
     wait_task(&sandbox, long, "FAILED", PATIENCE).await?;
-    load.end().await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     Ok(())
 }
 
-/// A license ends in the middle of a rollout: the last replica but one has gone before, and the
-/// task that held the rollout up is done.
+/// A license ends in the middle of a rollout: all replicas but one go, and finish what they run,
+/// the task that held the rollout up among it.
 async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
     three(&sandbox).await?;
-    let (id, pod) = running_task(&sandbox, 100).await?;
+    let (_, pod) = running_task(&sandbox, 100).await?;
     support::patch_spec(&sandbox, json!({"podLabels": {"rolled": "yes"}})).await?;
     sandbox
         .wait_status(NAME, "the rollout at work", |status| {
             status["rollout"]["updatedReplicas"].as_i64() > Some(0)
         })
         .await?;
+    // The idle ones went first.
+    let work = Work::begin(&sandbox, 3, 5).await?;
+    {
+        let mut noted = work.noted.lock();
+        noted.models.iter_mut().for_each(|model| model.ha = false);
+        // The gate does not wait for what the rollout has taken down.
+        noted.disturbed.insert(0);
+    }
     support::shorten_license(&sandbox, 30).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "False", "")
         .await?;
     let one = || async { Ok(support::pods(&sandbox).await?.len()) };
     wait::until("one replica", ROLLOUT, one, |now| *now == 1).await?;
-    wait_task(&sandbox, id, "DONE", ROLLOUT).await?;
+    work.end().await?;
     let reasons = support::event_reasons(&sandbox).await?;
     ensure!(
         reasons.iter().any(|reason| reason.starts_with("License")),
@@ -368,7 +475,7 @@ async fn license_ends_in_rollout(sandbox: Sandbox) -> Result<()> {
 /// Tasks of ten minutes on two replicas at least: the gate keeps one of these, and the other must
 /// go before Bytebase fails what is queued.
 async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
-    let mut cluster = busy_cluster(&sandbox);
+    let mut cluster = busy_cluster(&sandbox, 3);
     cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(1200);
     start(&sandbox, &cluster).await?;
     let mut busy = BTreeSet::new();
@@ -383,7 +490,7 @@ async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
             .filter(|pod| pod.metadata.deletion_timestamp.is_some())
             .count())
     };
-    wait::until("two replicas that end", ROLLOUT, ending, |now| *now >= 1).await?;
+    wait::until("a replica that ends", ROLLOUT, ending, |now| *now >= 1).await?;
     let asked = Instant::now();
     let left = || async { Ok(support::pods(&sandbox).await?.len()) };
     wait::until("one replica", ROLLOUT, left, |now| *now == 1).await?;

@@ -371,8 +371,8 @@ pub async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-/// The container has started again in its pod: the task of its present process counts, and one that
-/// an earlier process left behind does not hold it.
+/// The container has started again in its pod: a task that an earlier process left behind does not
+/// hold it.
 async fn after_restart(sandbox: Sandbox) -> Result<()> {
     ready(&sandbox).await?;
     let (lost, pod) = running_task(&sandbox, 600).await?;

@@ -1,5 +1,6 @@
 //! What a round says, done to real clusters.
 
+use super::Subject;
 use super::disturbances::Shared;
 use super::load::{DRAIN_TIMEOUT, HOLD_LIMIT};
 use super::plan::{Action, Disaster, Model, Round, VERSIONS, cluster_name};
@@ -43,7 +44,7 @@ const ADMIN_SECRET: &str = "admin";
 /// The clusters and what belongs to them.
 pub struct Stage {
     pub sandbox: Sandbox,
-    pub pools: Vec<PgPool>,
+    pub subjects: Vec<Subject>,
     pub disturbances: Shared,
     databases: Vec<Database>,
 }
@@ -53,7 +54,7 @@ impl Stage {
     pub async fn set(sandbox: &Sandbox, models: &[Model]) -> Result<Self> {
         let mut stage = Self {
             sandbox: sandbox.clone(),
-            pools: Vec::new(),
+            subjects: Vec::new(),
             disturbances: Shared::default(),
             databases: Vec::new(),
         };
@@ -65,12 +66,12 @@ impl Stage {
         for (index, model) in models.iter().enumerate() {
             let name = format!("{}_{index}", sandbox.database().name);
             let database = sandbox.harness().postgres.create_database(&name).await?;
-            stage.pools.push(
-                PgPoolOptions::new()
-                    .max_connections(2)
-                    .acquire_timeout(Duration::from_secs(3))
-                    .connect_lazy(&database.local_url())?,
-            );
+            let pool = PgPoolOptions::new()
+                .max_connections(2)
+                .acquire_timeout(Duration::from_secs(3))
+                .connect_lazy(&database.local_url())?;
+            let subject = Subject::new(sandbox, cluster_name(index), &database, pool).await?;
+            stage.subjects.push(subject);
             stage.databases.push(database);
             stage.write_database_secret(index).await?;
             stage
@@ -81,6 +82,11 @@ impl Stage {
                 .await?;
         }
         Ok(stage)
+    }
+
+    fn pool(&self, index: usize) -> Result<&PgPool> {
+        let subject = self.subjects.get(index).context("no such cluster")?;
+        Ok(&subject.pool)
     }
 
     async fn write_database_secret(&self, index: usize) -> Result<()> {
@@ -166,6 +172,8 @@ impl Stage {
             }
             Action::KillReplica(which) => {
                 let pod = self.pod(index, which).await?;
+                let id = replica_id(&self.sandbox, &pod).await?;
+                self.disturbances.lock().killed.insert(id);
                 self.sandbox.strike(&pod, "bytebase", Blow::Kill).await
             }
             Action::FreezeReplica(which) => {
@@ -266,8 +274,7 @@ impl Stage {
     }
 
     async fn run(&self, index: usize, statement: &'static str) -> Result<()> {
-        let pool = self.pools.get(index).context("no such cluster")?;
-        sqlx::query(statement).execute(pool).await?;
+        sqlx::query(statement).execute(self.pool(index)?).await?;
         Ok(())
     }
 
@@ -319,9 +326,7 @@ impl Stage {
             .postgres
             .execute_in("postgres", &statement)
             .await?;
-        if let Some(pool) = self.pools.get(index) {
-            pool.set_connect_options(local.parse()?);
-        }
+        self.pool(index)?.set_connect_options(local.parse()?);
         self.write_database_secret(index).await
     }
 
@@ -329,10 +334,9 @@ impl Stage {
     async fn exchange_license(&self, index: usize, license: &License) -> Result<()> {
         self.write_license(index, license).await?;
         let token = self.sandbox.harness().license.sign(license);
-        let pool = self.pools.get(index).context("no such cluster")?;
         let done = sqlx::query("UPDATE setting SET value = jsonb_set(value, '{license}', to_jsonb($1::text)) WHERE name = 'SYSTEM'")
             .bind(token)
-            .execute(pool)
+            .execute(self.pool(index)?)
             .await?;
         ensure!(done.rows_affected() == 1, "no license is stored");
         Ok(())
@@ -538,6 +542,19 @@ impl Stage {
             .map(|(name, _)| name.clone())
             .collect())
     }
+}
+
+/// The id of the replica that runs in this pod now, from the head of its log.
+pub async fn replica_id(sandbox: &Sandbox, pod: &Pod) -> Result<String> {
+    let name = pod.name_any();
+    let log = ["logs", &name, "--container=bytebase", "--limit-bytes=4000"];
+    let log = sandbox.kubectl(&log).await?;
+    let id = log
+        .split("replicaID=")
+        .nth(1)
+        .and_then(|rest| rest.get(..36));
+    id.map(str::to_owned)
+        .with_context(|| format!("{name} has logged no id"))
 }
 
 fn version(model: &Model) -> Result<&'static str> {

@@ -2,20 +2,27 @@
 
 use super::load::HOLD_LIMIT;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-/// Without a license for several, more than one replica may live on for this long: the operator
-/// learns of it with its next probe, and takes the others away: one at a time before the end, all
-/// together after it. Bytebase itself begins to do harm after ten minutes.
-///
-/// Each of the two that go first finishes its tasks, and the longest of those takes a minute and a
-/// half.
-pub const TOLERANCE: Duration = Duration::from_secs(150);
-/// The queue may be held for so long: `holdLimitSeconds` of the clusters, and the samples around
-/// it.
+/// Before a license for several ends, more than one replica may live on for this long: the operator
+/// takes the others away one at a time, and each finishes its tasks, for which it may have to wait
+/// until the queue may be held. Bytebase itself begins to do harm ten minutes after the end.
+pub const TOLERANCE: Duration = Duration::from_mins(8);
+/// Once it has ended, for this long: each that goes begins to end within a minute, has five minutes
+/// for its tasks, and counts for some seconds after its end.
+pub const AFTER_THE_END: Duration = Duration::from_mins(7);
+/// So much longer if a disaster kept the operator from acting.
+pub const DISASTER: Duration = Duration::from_mins(3);
+/// The queue may be held for half of any time of this length.
+const HOLD_CYCLE: Duration = Duration::from_secs(HOLD_LIMIT as u64 * 2);
+/// That half, `holdLimitSeconds` of the clusters, and the samples around it.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(HOLD_LIMIT as u64 + 3);
+/// A hook may hold it for its last reading as well, at any time.
+pub const LAST_READING: Duration = Duration::from_secs(8);
+/// Of so many seconds one may have passed unseen, although nothing was struck.
+const UNSEEN_IN: u32 = 20;
 
 /// A pod as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +60,7 @@ pub struct Sample {
     pub struck: bool,
     /// A session keeps all replicas from promoting work.
     pub held: bool,
-    /// Task runs that have failed since their replica ended without being struck: id and owner.
+    /// Task runs that are lost, since their replica ended without being struck: id and owner.
     pub lost: Vec<(i64, String)>,
     /// Queued task runs that Bytebase has failed, which it does after ten minutes with several
     /// replicas and no license for them.
@@ -71,6 +78,9 @@ pub struct Sample {
 pub struct Books {
     pub samples: u64,
     pub blind: u64,
+    seen: Duration,
+    /// What passed unseen although nothing was struck.
+    unseen: Duration,
     pub too_many_without_ha: Vec<String>,
     pub two_down_by_operator: Vec<String>,
     pub started_on_refused: Vec<String>,
@@ -87,8 +97,12 @@ struct Account {
     before: Vec<PodSeen>,
     /// For how long there have been too many.
     surplus: Duration,
-    /// For how long the queue has been held.
-    held: Duration,
+    /// A disaster was among that time.
+    was_struck: bool,
+    /// Since the first sample.
+    clock: Duration,
+    /// When the queue was held, for how long at that sample, and how many pods were found gone.
+    holds: VecDeque<(Duration, Duration, u32)>,
     lost: BTreeSet<(i64, String)>,
     given_up: BTreeSet<i64>,
 }
@@ -97,6 +111,7 @@ impl Books {
     /// Nothing that must not happen has happened, and there were samples to show it.
     pub fn clean(&self) -> bool {
         self.samples > 0
+            && self.unseen * UNSEEN_IN <= self.seen
             && [
                 &self.too_many_without_ha,
                 &self.two_down_by_operator,
@@ -111,25 +126,29 @@ impl Books {
             .all(|list| list.is_empty())
     }
 
+    /// Enters that nothing was seen. `is_excused`: something was struck, or the database is out of
+    /// reach on purpose.
+    pub fn enter_blind(&mut self, cluster: usize, passed: Duration, is_excused: bool) {
+        self.blind += 1;
+        if !is_excused {
+            self.unseen += passed;
+        }
+        let account = self.accounts.entry(cluster).or_default();
+        account.clock += passed;
+        // Meanwhile one pod may have ended and come up again, and then another ended.
+        account.before.clear();
+    }
+
     /// Enters one sample.
     pub fn enter(&mut self, cluster: usize, sample: &Sample) {
         self.samples += 1;
+        self.seen += sample.passed;
         let account = self.accounts.entry(cluster).or_default();
-        if !sample.ha && sample.active > 1 {
-            if !sample.struck {
-                account.surplus += sample.passed;
-            }
-            if account.surplus > TOLERANCE {
-                self.too_many_without_ha.push(format!(
-                    "cluster {cluster}: {} replicas without HA for {} s",
-                    sample.active,
-                    account.surplus.as_secs()
-                ));
-                account.surplus = Duration::ZERO;
-            }
-        } else {
-            account.surplus = Duration::ZERO;
-        }
+        account.clock += sample.passed;
+        self.too_many_without_ha
+            .extend(account.too_many(cluster, sample));
+        self.held_too_long
+            .extend(account.held_too_long(cluster, sample));
         if let (true, Some(pod)) = (sample.refused, sample.pods.first()) {
             self.started_on_refused
                 .push(format!("cluster {cluster}: {} was made", pod.name));
@@ -147,20 +166,64 @@ impl Books {
                     .push(format!("cluster {cluster}: task run {id}"));
             }
         }
-        account.held = if sample.held {
-            account.held + sample.passed
-        } else {
-            Duration::ZERO
-        };
-        if account.held > LONGEST_HOLD {
-            let seconds = account.held.as_secs();
-            self.held_too_long
-                .push(format!("cluster {cluster}: for {seconds} s"));
-            account.held = Duration::ZERO;
-        }
         self.two_down_by_operator
             .extend(two_down(cluster, &account.before, sample));
         account.before.clone_from(&sample.pods);
+    }
+}
+
+impl Account {
+    /// More than one replica without a license for several, for too long.
+    fn too_many(&mut self, cluster: usize, sample: &Sample) -> Option<String> {
+        if sample.ha || sample.active <= 1 {
+            (self.surplus, self.was_struck) = (Duration::ZERO, false);
+            return None;
+        }
+        self.surplus += sample.passed;
+        self.was_struck |= sample.struck;
+        let mut tolerance = if sample.ended {
+            AFTER_THE_END
+        } else {
+            TOLERANCE
+        };
+        if self.was_struck {
+            tolerance += DISASTER;
+        }
+        if self.surplus <= tolerance {
+            return None;
+        }
+        let (active, seconds) = (sample.active, self.surplus.as_secs());
+        self.surplus = Duration::ZERO;
+        Some(format!(
+            "cluster {cluster}: {active} replicas without HA for {seconds} s"
+        ))
+    }
+
+    /// The queue held for longer than allowed, in one piece or in several that are too near to each
+    /// other.
+    fn held_too_long(&mut self, cluster: usize, sample: &Sample) -> Option<String> {
+        let is_there = |pod: &PodSeen| sample.pods.iter().any(|now| now.uid == pod.uid);
+        let count = |pods: usize| u32::try_from(pods).unwrap_or(u32::MAX);
+        let gone = count(self.before.iter().filter(|pod| !is_there(pod)).count());
+        let held = if sample.held {
+            sample.passed
+        } else {
+            Duration::ZERO
+        };
+        self.holds.push_back((self.clock, held, gone));
+        let begins = self.clock.saturating_sub(HOLD_CYCLE);
+        while self.holds.front().is_some_and(|(at, ..)| *at <= begins) {
+            self.holds.pop_front();
+        }
+        let held: Duration = self.holds.iter().map(|(_, held, _)| *held).sum();
+        let gone: u32 = self.holds.iter().map(|(.., gone)| *gone).sum();
+        let ending = count(sample.pods.iter().filter(|pod| pod.ending).count());
+        if held <= LONGEST_HOLD + LAST_READING * (gone + ending) {
+            return None;
+        }
+        self.holds.clear();
+        let (held, cycle) = (held.as_secs(), HOLD_CYCLE.as_secs());
+        Some(format!("cluster {cluster}: for {held} of {cycle} s"))
     }
 }
 
@@ -239,8 +302,10 @@ impl fmt::Display for Books {
         }
         write!(
             formatter,
-            "| samples taken (and samples that saw nothing, while something was struck) | {} ({}) |",
-            self.samples, self.blind
+            "| samples taken (samples that saw nothing; seconds unseen although nothing was struck) | {} ({}; {}) |",
+            self.samples,
+            self.blind,
+            self.unseen.as_secs()
         )
     }
 }
@@ -292,14 +357,27 @@ mod tests {
             active: 2,
             ..sample(&[])
         };
-        let seconds = usize::try_from(TOLERANCE.as_secs()).unwrap_or(0);
-        assert_eq!(entries(&vec![two.clone(); seconds]).0, 0);
-        assert_eq!(entries(&vec![two.clone(); seconds + 1]).0, 1);
-        let excused = Sample {
-            struck: true,
-            ..two.clone()
-        };
-        assert_eq!(entries(&vec![excused; seconds + 1]).0, 0);
+        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(0);
+        for ended in [false, true] {
+            let two = Sample {
+                ended,
+                ..two.clone()
+            };
+            let tolerance = if ended { AFTER_THE_END } else { TOLERANCE };
+            let longest = seconds(tolerance);
+            assert_eq!(entries(&vec![two.clone(); longest]).0, 0);
+            assert_eq!(entries(&vec![two.clone(); longest + 1]).0, 1);
+            // A disaster on the way gives the operator some time, and not all the time.
+            let struck = Sample {
+                struck: true,
+                ..two.clone()
+            };
+            let excused = |longest| [vec![struck.clone()], vec![two.clone(); longest - 1]].concat();
+            let longest = seconds(tolerance + DISASTER);
+            assert_eq!(entries(&excused(longest)).0, 0);
+            assert_eq!(entries(&excused(longest + 1)).0, 1);
+        }
+        let seconds = seconds(TOLERANCE);
         let licensed = Sample {
             ha: true,
             ..two.clone()
@@ -310,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_task_counts_once_and_a_hold_once_it_is_too_long() {
+    fn a_lost_task_counts_once() {
         let mut books = Books::default();
         let lost = Sample {
             lost: vec![(7, "a".to_owned())],
@@ -329,17 +407,74 @@ mod tests {
         books.enter(0, &failed);
         assert_eq!(books.queued_tasks_failed.len(), 2);
         assert!(!books.clean());
-        let held = Sample {
-            held: true,
-            ..sample(&[])
+    }
+
+    #[test]
+    fn the_queue_may_be_held_for_half_of_the_time_whatever_becomes_of_the_pods() {
+        let sample = |held, pods: &[PodSeen]| Sample {
+            held,
+            ..sample(pods)
         };
+        let too_long = |samples: &[Sample]| {
+            let mut books = Books::default();
+            for sample in samples {
+                books.enter(0, sample);
+            }
+            assert_eq!(books.clean(), books.held_too_long.is_empty());
+            books.held_too_long.len()
+        };
+        let (limit, longest) = (HOLD_LIMIT as usize, LONGEST_HOLD.as_secs());
+        let longest = usize::try_from(longest).unwrap_or(0);
+        let held = |pods: &[PodSeen], seconds| vec![sample(true, pods); seconds];
+        let free = |seconds| vec![sample(false, &[]); seconds];
+        assert_eq!(too_long(&held(&[], longest)), 0);
+        assert_eq!(too_long(&held(&[], longest + 1)), 1);
+        // Free for a moment is not free for as long.
+        for (pause, expected) in [(limit, 0), (limit - 10, 1), (1, 1)] {
+            let twice = [held(&[], limit), free(pause), held(&[], limit)].concat();
+            assert_eq!(too_long(&twice), expected, "{pause}");
+        }
+        // Each hook may read once more.
+        let more = usize::try_from(LAST_READING.as_secs()).unwrap_or(0);
+        let pod = [pod("a-0", true, true)];
+        assert_eq!(too_long(&held(&pod, longest + more)), 0);
+        assert_eq!(too_long(&held(&pod, longest + more + 1)), 1);
+        let gone = [held(&pod, longest), held(&[], more)].concat();
+        assert_eq!(too_long(&gone), 0);
+        assert_eq!(too_long(&[gone, held(&[], 1)].concat()), 1);
+        // While nothing is seen time goes on.
         let mut books = Books::default();
-        for _ in 0..LONGEST_HOLD.as_secs() {
-            books.enter(0, &held);
+        for second in 0..2 * limit {
+            books.enter(0, &sample(true, &[]));
+            if second % limit == limit - 1 {
+                let free = Duration::from_secs(HOLD_LIMIT.into());
+                books.enter_blind(0, free, true);
+            }
         }
         assert!(books.clean());
-        books.enter(0, &held);
-        assert_eq!(books.held_too_long.len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_no_proof() {
+        let mut books = Books::default();
+        for _ in 0..20 {
+            books.enter(0, &sample(&[]));
+        }
+        books.enter_blind(1, Duration::from_mins(1), true);
+        assert!(books.clean());
+        books.enter_blind(1, Duration::from_secs(1), false);
+        assert!(books.clean());
+        books.enter_blind(1, Duration::from_secs(1), false);
+        assert!(!books.clean());
+        // Two that go while nothing is seen may have gone one after the other.
+        let mut books = Books::default();
+        books.enter(
+            0,
+            &sample(&[pod("a-0", true, false), pod("a-1", true, false)]),
+        );
+        books.enter_blind(0, Duration::from_secs(30), true);
+        books.enter(0, &sample(&[]));
+        assert!(books.clean());
     }
 
     #[test]

@@ -17,23 +17,31 @@ pub struct Disturbances {
     pub models: Vec<Model>,
     /// Clusters whose pods may be down by our own doing, until they have settled again.
     pub disturbed: BTreeSet<usize>,
-    /// A disaster may keep the operator from acting.
+    /// A disaster may keep the operator from acting, or the observer from seeing anything.
     pub struck: bool,
     /// Clusters whose database is refused or in use by another Bytebase, and which have no replica:
     /// none may start.
     pub refused: BTreeSet<usize>,
-    /// When replicas of a cluster might lose tasks: from when until when.
+    /// Ids of replicas whose process we killed: they lose what they run.
+    pub killed: BTreeSet<String>,
+    /// When any replica of a cluster might lose tasks: from when until when.
     pub losses: BTreeMap<usize, Vec<(Timestamp, Option<Timestamp>)>>,
     /// Uids of pods that we deleted.
     pub deleted: BTreeSet<String>,
-    /// No more samples are to be taken.
-    pub over: bool,
 }
 
 impl Disturbances {
+    /// Whether it is no wonder that nothing is seen of this cluster.
+    pub fn hides(&self, cluster: usize) -> bool {
+        self.struck || self.disturbed.contains(&cluster) || self.refused.contains(&cluster)
+    }
+
     /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to
     /// us.
-    pub fn explains(&self, cluster: usize, last_heartbeat: Timestamp) -> bool {
+    pub fn explains(&self, cluster: usize, replica: &str, last_heartbeat: Timestamp) -> bool {
+        if self.killed.contains(replica) {
+            return true;
+        }
         // It was alive for up to ten seconds after that.
         let ended = last_heartbeat + HEARTBEAT;
         let windows = self.losses.get(&cluster);

@@ -1,9 +1,10 @@
-//! The load: tasks for the replicas, at a steady pace, some short and some not.
+//! The load: tasks for the replicas, at a steady pace, some short and some not, some in a
+//! transaction.
 
+use super::Subject;
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sqlx::PgPool;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -22,6 +23,8 @@ pub const DRAIN_TIMEOUT: u32 = HOLD_LIMIT * 5 / 2;
 const LONGEST: u32 = HOLD_LIMIT * 3 / 4;
 /// One task in so many is a long one.
 const LONG_IN: u32 = 20;
+/// One task in so many is a migration in transaction mode.
+const TRANSACTION_IN: u32 = 4;
 
 /// The task that gives tasks.
 pub struct Load {
@@ -31,10 +34,10 @@ pub struct Load {
 
 impl Load {
     /// Begins. `rate`: tasks a minute for each cluster.
-    pub fn start(pools: Vec<PgPool>, rate: u32, seed: u64) -> Self {
+    pub fn start(subjects: Vec<Subject>, rate: u32, seed: u64) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self {
-            task: tokio::spawn(give(pools, rate, seed, stopped)),
+            task: tokio::spawn(give(subjects, rate, seed, stopped)),
             stop,
         }
     }
@@ -46,7 +49,12 @@ impl Load {
     }
 }
 
-async fn give(pools: Vec<PgPool>, rate: u32, seed: u64, mut stopped: oneshot::Receiver<()>) -> u64 {
+async fn give(
+    subjects: Vec<Subject>,
+    rate: u32,
+    seed: u64,
+    mut stopped: oneshot::Receiver<()>,
+) -> u64 {
     // Not the numbers that the rounds are drawn from.
     let mut rng = StdRng::seed_from_u64(!seed);
     let mut given = 0;
@@ -60,18 +68,25 @@ async fn give(pools: Vec<PgPool>, rate: u32, seed: u64, mut stopped: oneshot::Re
             _ = &mut stopped => return given,
             _ = pace.tick() => {}
         }
-        for pool in &pools {
+        for subject in &subjects {
             let longest = if rng.random_ratio(1, LONG_IN) {
                 LONGEST
             } else {
                 SHORT
             };
             let seconds = i64::from(rng.random_range(1..=longest));
+            let is_transaction = rng.random_ratio(1, TRANSACTION_IN);
+            let target = is_transaction.then(|| subject.target.url());
             let insert = sqlx::query(
-                "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1::bigint))",
+                "INSERT INTO task_run (payload)
+                 VALUES (jsonb_strip_nulls(jsonb_build_object('seconds', $1::bigint, 'target', $2::text)))",
             );
             // A database that is away or was swapped takes none.
-            let done = insert.bind(seconds).execute(pool).await;
+            let done = insert
+                .bind(seconds)
+                .bind(target)
+                .execute(&subject.pool)
+                .await;
             given += u64::from(done.is_ok());
         }
     }

@@ -2,30 +2,57 @@
 //! an observer that shares no code with the operator keeps the books. After each round every
 //! cluster must come back to what its spec and license demand.
 
-mod act;
+pub(crate) mod act;
 mod books;
-mod disturbances;
+pub(crate) mod disturbances;
 pub(crate) mod load;
-mod observer;
-mod plan;
+pub(crate) mod observer;
+pub(crate) mod plan;
 
+use crate::postgres::Database;
 use crate::scenario::collect;
 use crate::scenario::leaks;
 use crate::scenario::sandbox::{OperatorOptions, Sandbox};
 use crate::session::harness::Session;
 use crate::session::state::Purpose;
 use act::Stage;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use load::Load;
 use observer::Observer;
 use plan::{Model, Round};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use sqlx::PgPool;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 /// Replicas fail the tasks of one that has been gone for a minute, and check for them each minute.
 const FAILS_AFTER: Duration = Duration::from_secs(135);
+
+/// A cluster that is given tasks and is observed.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub name: String,
+    /// Its metadata database.
+    pub pool: PgPool,
+    /// The database that its users' migrations are for.
+    pub target: Database,
+}
+
+impl Subject {
+    /// Makes the users' database.
+    pub async fn new(
+        sandbox: &Sandbox,
+        name: String,
+        metadata: &Database,
+        pool: PgPool,
+    ) -> Result<Self> {
+        let target = format!("{}_target", metadata.name);
+        let target = sandbox.harness().postgres.create_database(&target).await?;
+        sandbox.plant("password of the users' database", &target.password);
+        Ok(Self { name, pool, target })
+    }
+}
 
 /// How long, how many, and which.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,10 +106,10 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     let foreign = stage.plant_foreign().await?;
     let observer = Observer::start(
         sandbox.api(),
-        stage.pools.clone(),
+        stage.subjects.clone(),
         stage.disturbances.clone(),
     );
-    let load = Load::start(stage.pools.clone(), arguments.tasks, seed);
+    let load = Load::start(stage.subjects.clone(), arguments.tasks, seed);
     let start = Instant::now();
     let mut rounds = 0;
     let mut shaken = Ok(());
@@ -102,7 +129,7 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     let given = load.end().await?;
     // The tasks of a replica that is gone fail a minute later.
     sleep(FAILS_AFTER).await;
-    let mut books = observer.end().await?;
+    let mut books = observer.end()?;
     books.foreign_touched = stage.touched(&foreign).await?;
     let places = collect::public_places(sandbox).await?;
     books.secrets = leaks::find(&sandbox.planted(), &places);
@@ -112,6 +139,10 @@ async fn shake(sandbox: &Sandbox, arguments: &Arguments, seed: u64) -> Result<()
     );
     println!("{books}");
     shaken?;
+    ensure!(
+        given > 0 || arguments.tasks == 0,
+        "no database took a task: no book shows anything of tasks"
+    );
     if !books.clean() {
         bail!("the books are not clean: SEED={seed} replays it");
     }

@@ -1,16 +1,18 @@
 //! The observer: reads pods and databases on its own clock, and enters what it sees into
 //! the books.
 
+use super::Subject;
 use super::books::{Books, PodSeen, Sample};
 use super::disturbances::{Disturbances, Shared};
-use super::plan::{Model, cluster_name};
-use anyhow::{Context, Result};
+use super::plan::Model;
+use anyhow::{Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use parking_lot::Mutex;
 use serde_json::Value;
-use sqlx::PgPool;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -21,51 +23,64 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const GUARD: SignedDuration = SignedDuration::from_mins(10);
 /// Longest a sample may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Any other replica fails the tasks of one that has sent no heartbeat for a minute. Where no other
+/// works, they would stay RUNNING for ever. The database may be away for some of that time.
+const DEAD_AFTER: Duration = Duration::from_secs(75);
+/// How the stand-in begins why a task failed that its own replica reports as failed: the users'
+/// databases go with the server as well.
+const OF_THE_TARGET: &str = "the target database: ";
 
 /// The task that takes the samples.
 pub struct Observer {
-    task: JoinHandle<Books>,
-    shared: Shared,
+    task: JoinHandle<()>,
+    books: Arc<Mutex<Books>>,
 }
 
 impl Observer {
     /// Begins to take samples.
-    pub fn start(pods: Api<Pod>, pools: Vec<PgPool>, shared: Shared) -> Self {
+    pub fn start(pods: Api<Pod>, subjects: Vec<Subject>, shared: Shared) -> Self {
+        let books = Arc::default();
         let sampler = Sampler {
             pods,
-            pools,
-            shared: shared.clone(),
+            subjects,
+            shared,
         };
         Self {
-            task: tokio::spawn(sampler.watch()),
-            shared,
+            task: tokio::spawn(sampler.watch(Arc::clone(&books))),
+            books,
         }
     }
 
     /// Ends it and hands over the books.
-    pub async fn end(self) -> Result<Books> {
-        self.shared.lock().over = true;
-        self.task.await.context("the observer broke off")
+    pub fn end(self) -> Result<Books> {
+        ensure!(!self.task.is_finished(), "the observer broke off");
+        Ok(std::mem::take(&mut *self.books.lock()))
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
 struct Sampler {
     pods: Api<Pod>,
-    pools: Vec<PgPool>,
+    subjects: Vec<Subject>,
     shared: Shared,
 }
 
 impl Sampler {
-    async fn watch(self) -> Books {
-        let mut books = Books::default();
-        let mut last = vec![Instant::now(); self.pools.len()];
+    async fn watch(self, books: Arc<Mutex<Books>>) {
+        let mut last = vec![Instant::now(); self.subjects.len()];
         loop {
-            for (index, last) in last.iter_mut().enumerate() {
+            for (index, (subject, last)) in self.subjects.iter().zip(&mut last).enumerate() {
                 let disturbances = self.shared.lock().clone();
-                if disturbances.over {
-                    return books;
-                }
-                let seen = timeout(PATIENCE, self.see(index)).await;
+                let seen = timeout(PATIENCE, self.see(subject)).await;
+                // What was noted while the sample was taken counts as well.
+                let now = self.shared.lock().clone();
+                let passed = last.elapsed();
+                *last = Instant::now();
                 let Ok(Ok(Seen {
                     pods,
                     active,
@@ -76,17 +91,16 @@ impl Sampler {
                     failed,
                 })) = seen
                 else {
-                    // Of what the observer did not see, the books say nothing.
-                    books.blind += 1;
-                    *last = Instant::now();
+                    let is_excused = disturbances.hides(index) || now.hides(index);
+                    books.lock().enter_blind(index, passed, is_excused);
                     continue;
                 };
-                // What was noted while the sample was taken counts as well.
-                let now = self.shared.lock().clone();
                 let both = |of: &Disturbances| of.disturbed.contains(&index);
                 let unexplained = failed
                     .into_iter()
-                    .filter(|(_, _, last_heartbeat)| !now.explains(index, *last_heartbeat))
+                    .filter(|(_, owner, last_heartbeat)| {
+                        !now.explains(index, owner, *last_heartbeat)
+                    })
                     .map(|(id, owner, _)| (id, owner));
                 let sample = Sample {
                     lost: unexplained.collect(),
@@ -101,22 +115,21 @@ impl Sampler {
                     struck: disturbances.struck || now.struck,
                     refused: disturbances.refused.contains(&index) && now.refused.contains(&index),
                     deleted: now.deleted,
-                    passed: last.elapsed(),
+                    passed,
                 };
-                *last = Instant::now();
-                books.enter(index, &sample);
+                books.lock().enter(index, &sample);
             }
             sleep(INTERVAL).await;
         }
     }
 
-    async fn see(&self, index: usize) -> Result<Seen> {
-        let selector = format!("bytebase.com/cluster={}", cluster_name(index));
+    async fn see(&self, subject: &Subject) -> Result<Seen> {
+        let Subject { name, pool, .. } = subject;
+        let selector = format!("bytebase.com/cluster={name}");
         let pods = self
             .pods
             .list(&ListParams::default().labels(&selector))
             .await?;
-        let pool = self.pools.get(index).context("no such cluster")?;
         // Read as Bytebase stores it; that the token is genuine is not this observer's business.
         let license: Option<String> = sqlx::query_scalar(
             "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id AND s.name = 'SYSTEM' WHERE NOT w.deleted",
@@ -143,8 +156,11 @@ impl Sampler {
         let failed: Vec<(i64, String, i64)> = sqlx::query_as(
             "SELECT t.id, t.replica_id, (extract(epoch FROM coalesce(h.last_heartbeat, t.updated_at)) * 1000)::bigint
              FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
-             WHERE t.status IN ('FAILED', 'CANCELED') AND t.replica_id IS NOT NULL",
+             WHERE t.replica_id IS NOT NULL AND NOT starts_with(coalesce(t.result->>'detail', ''), $2)
+             AND (t.status IN ('FAILED', 'CANCELED') OR (t.status = 'RUNNING' AND h.last_heartbeat < now() - make_interval(secs => $1)))",
         )
+        .bind(DEAD_AFTER.as_secs_f64())
+        .bind(OF_THE_TARGET)
         .fetch_all(pool)
         .await?;
         // Of no replica: queued work that Bytebase itself failed.
@@ -153,8 +169,11 @@ impl Sampler {
         )
         .fetch_all(pool)
         .await?;
+        // A replica that promotes work holds it alone, for a moment.
         let held = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.objid = 1001 AND l.mode = 'ShareLock' AND l.granted)",
+            "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN pg_stat_activity a USING (pid)
+             WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.classid = 0 AND l.objid = 1001 AND l.objsubid = 1 AND l.granted
+             AND (l.mode = 'ShareLock' OR a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '2 seconds'))",
         )
         .fetch_one(pool)
         .await?;
@@ -182,7 +201,8 @@ struct Seen {
     held: bool,
     /// Queued task runs that failed although no replica had begun them.
     given_up: Vec<i64>,
-    /// Task runs that failed: id, owner, and the owner's last heartbeat.
+    /// Task runs that failed, or that no one runs any more: id, owner, and the owner's last
+    /// heartbeat.
     failed: Vec<(i64, String, Timestamp)>,
 }
 

@@ -188,9 +188,10 @@ impl Round {
         }
     }
 
-    /// Whether pods of this cluster may be down for another reason than the operator's hand.
+    /// Whether pods of this cluster may be down for another reason than the operator's hand. What
+    /// strikes the operator alone, or Kubernetes, takes no pod down.
     pub fn disturbs(&self, cluster: usize) -> bool {
-        self.disaster.is_some()
+        self.disaster == Some(Disaster::StopDatabase)
             || self.actions.iter().any(|(index, action)| {
                 *index == cluster
                     && matches!(
@@ -198,27 +199,23 @@ impl Round {
                         Action::KillReplica(_)
                             | Action::FreezeReplica(_)
                             | Action::DeletePod(_)
-                            | Action::CutConnections
                             | Action::SwapDatabase
-                            | Action::DeleteOwned
-                            | Action::EditOwned
                     )
             })
     }
 }
 
 impl Round {
-    /// Whether a replica of this cluster may lose tasks that it runs: its process is struck, its
-    /// database goes, or its sessions end while the password that it was started with is no longer
-    /// right. Everything else ends replicas on purpose.
+    /// Whether any replica of this cluster may lose tasks that it runs: its database goes, or its
+    /// sessions end while the password that it was started with is no longer right. A process that
+    /// is killed is noted by the id of its replica. Everything else ends replicas on purpose, or lets
+    /// them live: one that stands still does so for less than a minute.
     pub fn may_lose_tasks(&self, cluster: usize) -> bool {
         let sessions_end = self.disaster == Some(Disaster::StopDatabase);
         self.actions.iter().any(|(index, action)| {
             *index == cluster
                 && match action {
-                    Action::KillReplica(_) | Action::FreezeReplica(_) | Action::SwapDatabase => {
-                        true
-                    }
+                    Action::SwapDatabase => true,
                     Action::RotatePassword | Action::RotateAndScale(_) => sessions_end,
                     _ => false,
                 }
@@ -330,6 +327,29 @@ mod tests {
             }
         }
         assert_eq!(kinds.len(), 18 + 5, "{kinds:?}");
+    }
+
+    #[test]
+    fn what_takes_no_pod_down_is_no_excuse_for_two_that_are() {
+        let round = |action, disaster| Round {
+            actions: vec![(1, action)],
+            pause: 0,
+            disaster,
+        };
+        for disaster in [
+            Disaster::KillLeader,
+            Disaster::FreezeLeader,
+            Disaster::KillApiServer,
+            Disaster::KillEtcd,
+        ] {
+            assert!(!round(Action::Edit, Some(disaster)).disturbs(1));
+        }
+        assert!(round(Action::Edit, Some(Disaster::StopDatabase)).disturbs(0));
+        assert!(!round(Action::DeleteOwned, None).disturbs(1));
+        let killed = round(Action::KillReplica(0), None);
+        assert!(killed.disturbs(1) && !killed.disturbs(0));
+        // The others of its cluster lose nothing.
+        assert!(!killed.may_lose_tasks(1));
     }
 
     #[test]
