@@ -39,6 +39,13 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE)
     .takes(140),
     Scenario::new(
+        "license-ends-while-deleted",
+        "A license that ends while a finalizer holds up the deletion of a cluster ends all replicas but one in time, and nothing else changes.",
+        |sandbox| Box::pin(license_ends_while_deleted(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(140),
+    Scenario::new(
         "shared-after-restart",
         "Whatever the operator reads first after a restart, the older of two clusters has the database.",
         |sandbox| Box::pin(shared_after_restart(sandbox)),
@@ -247,6 +254,37 @@ async fn license_ends_while_refused(sandbox: Sandbox) -> Result<()> {
         template(&sandbox).await? == before,
         "the template that was refused has been written"
     );
+    Ok(())
+}
+
+/// The cluster is deleted before the license ends, and another party's finalizer holds that up: the
+/// gate acts all the same. Once the finalizer is gone, so is everything else.
+async fn license_ends_while_deleted(sandbox: Sandbox) -> Result<()> {
+    let ends = bring_up_until(&sandbox, 140).await?;
+    let before = template(&sandbox).await?;
+    let finalizers = async |finalizers: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        let parameters = PatchParams::default();
+        sandbox.clusters().patch(NAME, &parameters, &patch).await
+    };
+    finalizers(json!(["example.com/held"])).await?;
+    let gated = async {
+        let delete = ["delete", "bytebasecluster", NAME, "--wait=false"];
+        sandbox.kubectl(&delete).await?;
+        back_to_one_before(&sandbox, ends).await?;
+        ensure!(
+            template(&sandbox).await? == before,
+            "the deletion changed the template"
+        );
+        let stalled = sandbox
+            .wait_condition(NAME, "Stalled", "True", "BeingDeleted")
+            .await?;
+        support::says(&stalled, &["finalizers"])
+    }
+    .await;
+    finalizers(Value::Null).await?;
+    gated?;
+    support::wait_pods(&sandbox, 0).await?;
     Ok(())
 }
 

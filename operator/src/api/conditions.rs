@@ -119,6 +119,9 @@ pub enum Reason {
     /// The Kubernetes cluster does not know a kind that the spec asks for: its definition is not
     /// installed.
     KindNotInstalled,
+    /// The cluster is being deleted, and a finalizer of another party holds that up. Nothing is
+    /// changed any more but what the license gate asks for.
+    BeingDeleted,
 
     // DatabaseReady
     /// Every check passes.
@@ -314,7 +317,8 @@ impl Reason {
             | Self::InvalidSpec
             | Self::ReferenceMissing
             | Self::InvalidSecret
-            | Self::KindNotInstalled => ConditionType::ConfigurationValid,
+            | Self::KindNotInstalled
+            | Self::BeingDeleted => ConditionType::ConfigurationValid,
             Self::DatabaseChecksPassed
             | Self::DatabaseNotProbed
             | Self::DatabaseCannotRead
@@ -437,6 +441,7 @@ impl Reason {
             | Self::ReferenceMissing
             | Self::InvalidSecret
             | Self::KindNotInstalled
+            | Self::BeingDeleted
             | Self::DatabaseCannotRead
             | Self::DatabaseUnreachable
             | Self::DatabaseAuthenticationFailed

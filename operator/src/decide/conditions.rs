@@ -119,26 +119,37 @@ pub fn invalid(
     } else {
         String::new()
     };
+    let (reason, until, unchecked, waiting) = if validation.is_deleted {
+        (
+            Reason::BeingDeleted,
+            "any more",
+            "not checked while the cluster is being deleted",
+            "waiting for the cluster to go",
+        )
+    } else {
+        (
+            Reason::InvalidConfiguration,
+            "until the configuration is corrected",
+            "not checked while the configuration cannot be used",
+            "waiting for a change of the spec or of what it names",
+        )
+    };
     let message = format!(
-        "nothing is changed until the configuration is corrected: {}{gate}",
+        "nothing is changed {until}: {}{gate}",
         configuration.message
     );
-    let unchecked = unknown(
-        Reason::InvalidConfiguration,
-        "not checked while the configuration cannot be used",
-    );
+    let unchecked = unknown(reason, unchecked);
     let database = match (database, &observation.remembered.refusal) {
         (Some(database), _) => database_ready(database),
         // A refusal stands until a good reading takes it back.
         (None, Some(refusal)) => no(refusal.reason, &refusal.message),
         (None, None) => unchecked.clone(),
     };
-    let waiting = "waiting for a change of the spec or of what it names";
     let licensed = Verdict::new(license.allows.status(), license.reason, &license.message);
     vec![
-        no(Reason::InvalidConfiguration, &message).of(ConditionType::Ready),
-        no(Reason::InvalidConfiguration, waiting).of(ConditionType::Reconciling),
-        yes(Reason::InvalidConfiguration, message).of(ConditionType::Stalled),
+        no(reason, &message).of(ConditionType::Ready),
+        no(reason, waiting).of(ConditionType::Reconciling),
+        yes(reason, message).of(ConditionType::Stalled),
         database.of(ConditionType::DatabaseReady),
         licensed.of(ConditionType::HaLicensed),
         unchecked.clone().of(ConditionType::ReplicasHealthy),

@@ -286,8 +286,9 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
     }
 }
 
-/// A cluster that cannot be used: nothing is changed, what runs is still observed. Only the license
-/// gate acts all the same, since Bytebase obeys the license whatever the spec says.
+/// A cluster that cannot be used, or is being deleted: nothing is changed, what runs is still
+/// observed. Only the license gate acts all the same, since Bytebase obeys the license whatever the
+/// spec says.
 fn blocked(
     validation: &Validation,
     problems: &[Problem],
@@ -320,6 +321,11 @@ fn blocked(
     let hastened = match haste {
         Haste::Ended if acts => haste::hastened(observation, health, &license),
         _ => haste::Hastened::default(),
+    };
+    let phase = if validation.is_deleted {
+        Phase::Stalled
+    } else {
+        Phase::Invalid
     };
     let set = observation.stateful_set.as_ref();
     let resize = set.filter(|set| acts && set.replicas > 1);
@@ -358,7 +364,9 @@ fn blocked(
         }
         .or_seldom(pace::is_stopped(wanted, observation)),
         unmatched: health.unmatched.clone(),
-        unsettled: matches!(observation.database, DatabaseView::NotProbed),
+        // Of a cluster that goes in a moment nothing is reported but what the gate does.
+        unsettled: matches!(observation.database, DatabaseView::NotProbed)
+            || (validation.is_deleted && !closed),
         report: Report {
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, &license),
@@ -374,7 +382,7 @@ fn blocked(
                 None => observation.remembered.database.clone(),
             },
             target_replicas: closed.then(|| running(observation).min(1)),
-            ..report(Phase::Invalid, observation, health, &hastened.let_go)
+            ..report(phase, observation, health, &hastened.let_go)
         },
         let_go: hastened.let_go,
     }

@@ -35,8 +35,8 @@ pub struct Plan {
     pub call: Wanted,
     /// What to report.
     pub report: Report,
-    /// The first probe has not ended, so the report would be out of date in a moment: the status
-    /// as it stands is nearer to the truth.
+    /// The first probe has not ended, so the report would be out of date in a moment, or the cluster
+    /// is about to go: the status as it stands is nearer to the truth.
     pub unsettled: bool,
     /// When to requeue although nothing happened.
     pub next: Option<Timestamp>,

@@ -147,12 +147,16 @@ impl Pass<'_> {
             key,
         } = *self;
         let uid = cluster.metadata.uid.as_deref();
-        if cluster.metadata.deletion_timestamp.is_some() {
-            // Everything it owns goes with it by its owner references.
+        let sources = &context.sources;
+        if cluster.metadata.deletion_timestamp.is_some()
+            && !sources.has_set(key, uid.unwrap_or_default())
+        {
+            // Everything it owns goes with it by its owner references. Its replicas run on only as
+            // long as a finalizer of another party keeps the cluster, and no cascade has begun.
             context.forget(key, uid);
             return Ok((Action::await_change(), 0));
         }
-        let (sources, writer) = (&context.sources, &context.writer);
+        let writer = &context.writer;
         let namespace = cluster.namespace().unwrap_or_default();
         if let Some(message) = sources.caches.unseen(&namespace) {
             // Nothing can be decided without it.

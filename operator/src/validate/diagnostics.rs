@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 pub struct Problem {
     /// Path of the field, such as `spec.database.urlSecretRef`.
     pub field: String,
-    /// `InvalidSpec`, `ReferenceMissing`, `InvalidSecret` or `KindNotInstalled`.
+    /// `InvalidSpec`, `ReferenceMissing`, `InvalidSecret`, `KindNotInstalled` or `BeingDeleted`.
     pub reason: Reason,
     /// What is wrong and what to do; never a secret.
     pub message: String,
@@ -55,6 +55,15 @@ impl Problem {
             format!(
                 "this Kubernetes cluster has no {plural}.{group}: install the definitions of {brought_by}, or take the field out"
             ),
+        )
+    }
+
+    /// The cluster is being deleted.
+    pub(super) fn being_deleted() -> Self {
+        Self::blocking(
+            "metadata.deletionTimestamp",
+            Reason::BeingDeleted,
+            "the cluster is being deleted, and its replicas run until whoever set one of metadata.finalizers has taken it out",
         )
     }
 

@@ -64,6 +64,8 @@ pub struct Validation {
     pub database: Option<ValidDatabase>,
     /// What the license gate must know, whether the spec can be used or not.
     pub gate: GateTerms,
+    /// The cluster is being deleted, which blocks.
+    pub is_deleted: bool,
 }
 
 /// What the license gate must know of a spec that cannot be used.
@@ -138,6 +140,10 @@ pub fn validate(
     now: Timestamp,
 ) -> Validation {
     let mut diagnostics = Diagnostics::default();
+    let is_deleted = cluster.metadata.deletion_timestamp.is_some();
+    if is_deleted {
+        diagnostics.problems.push(Problem::being_deleted());
+    }
     let spec = &cluster.spec;
     let identity = identity(cluster, &mut diagnostics);
     let image = image::validate(&spec.version, spec.image.as_ref(), &mut diagnostics);
@@ -226,6 +232,7 @@ pub fn validate(
                 .map_or_else(Enforcement::default, |license| license.enforcement),
             paused: spec.paused,
         },
+        is_deleted,
     }
 }
 

@@ -5,6 +5,7 @@ use super::{condition, plan, size, state};
 use crate::api::status::DatabaseStatus;
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
+use crate::decide::decide;
 use crate::decide::pace::STOPPED_PROBE;
 use crate::decide::plan::Plan;
 use crate::desired::template::{Standing, template};
@@ -13,14 +14,38 @@ use crate::observation::{
     StoredLicense,
 };
 use crate::testing::{
-    after, called, days, facts, failure, forged, healthy, heartbeats, no_license, observation,
-    stored, valid, with_facts,
+    after, called, cluster, days, facts, failure, forged, healthy, heartbeats, key, no_license,
+    now, observation, references, settings, stored, valid, with_facts,
 };
+use crate::validate::validate;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use strum::IntoEnumIterator as _;
+
+#[test]
+fn of_a_cluster_that_is_being_deleted_nothing_changes_but_what_the_license_gate_asks_for() {
+    let mut being_deleted = cluster(&json!({"externalURL": "https://new.example.com"}));
+    being_deleted.metadata.deletion_timestamp = Some(Time(now()));
+    let validation = validate(&being_deleted, &references(), Some(&key()), now());
+    for (license, resized) in [(stored(&json!({})), None), (no_license(), Some(1))] {
+        let plan = decide(&validation, &healthy(3, license), &settings());
+        assert_eq!((plan.objects.len(), plan.prune.len()), (0, 0));
+        assert_eq!(
+            (plan.eviction.as_ref(), called(&plan).is_some()),
+            (None, false)
+        );
+        assert_eq!(plan.resize.map(|size| size.replicas), resized);
+        assert_eq!(
+            plan.unsettled,
+            resized.is_none(),
+            "that is all that is reported"
+        );
+        let reported = state(&plan, ConditionType::Ready);
+        assert_eq!(reported, (Some(false), Reason::BeingDeleted));
+    }
+}
 
 /// What the database lets the operator know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::testing::{api_server, cluster, facts, no_license, settings};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::core::Status;
@@ -412,6 +412,45 @@ async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
         assert_eq!(size.filter(|_| is_refused), expected, "{calls:?}");
         assert_eq!(calls.contains(&"/".to_owned()), is_refused, "{calls:?}");
     }
+}
+
+/// Such as another party's finalizer holds up.
+#[tokio::test]
+async fn a_deletion_that_is_held_up_does_not_keep_the_license_gate_open() {
+    let mut world = World::new(&json!({"replicas": 3}));
+    let unlicensed = json!({"conditions": [{
+        "type": "HALicensed", "status": "False", "reason": "LicenseMissing", "message": "m",
+        "lastTransitionTime": "2026-06-01T00:00:00Z",
+    }]});
+    world.cluster.status = serde_json::from_value(unlicensed).unwrap();
+    world.reconcile().await;
+    world.echo();
+    world.cluster.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    world.cluster.spec.external_url = "https://elsewhere.example.com".to_owned();
+    let caches = &world.context.sources.caches;
+    let set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
+    let show = |is_deleted: bool| {
+        let mut set = set.clone();
+        set.data["spec"]["replicas"] = json!(3);
+        set.metadata.deletion_timestamp = is_deleted.then(|| Time(Timestamp::now()));
+        let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
+        owned.unwrap().1.put(set);
+    };
+    show(false);
+    let (_, calls) = world.reconcile().await;
+    // A patch of its size alone names no kind.
+    assert_eq!(calls[..2], ["/", "status"]);
+    let patch = world.written.lock().unwrap().pop().unwrap();
+    assert_eq!(patch["spec"]["replicas"], 1);
+    let status = world.status.lock().unwrap().clone();
+    assert_eq!(
+        (&status["phase"], &status["targetReplicas"]),
+        (&json!("Stalled"), &json!(1))
+    );
+    // Foreground deletion has begun.
+    show(true);
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    assert_eq!(world.context.remembers(), []);
 }
 
 #[tokio::test]
