@@ -5,6 +5,8 @@ use crate::scenario::sandbox::cluster_resource;
 use crate::session::harness::Harness;
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
@@ -134,6 +136,42 @@ impl<'a> Fleet<'a> {
             .try_collect::<Vec<_>>()
             .await?;
         self.wait_for_children(start).await
+    }
+
+    /// Writes what the controller of StatefulSets, which is parked, would write where a quota lets it
+    /// make no pod: that it has seen each of them, and an event.
+    pub async fn refuse_pods(&self) -> Result<()> {
+        let (sets, events) = (self.api("apps", "StatefulSet"), self.api("", "Event"));
+        let all = sets.list(&ListParams::default()).await?.items;
+        stream::iter(all)
+            .map(|set| {
+                let (sets, events) = (&sets, &events);
+                async move {
+                    let name = set.name_any();
+                    let seen = json!({"status": {"observedGeneration": set.metadata.generation, "replicas": 0}});
+                    let parameters = PatchParams::default();
+                    sets.patch_status(&name, &parameters, &Patch::Merge(seen))
+                        .await?;
+                    let refused = format!("{name}.refused");
+                    let now = Timestamp::now().to_string();
+                    let event = json!({
+                        "apiVersion": "v1", "kind": "Event", "metadata": {"name": refused},
+                        "involvedObject": {
+                            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": name,
+                            "namespace": self.namespace, "uid": set.metadata.uid,
+                        },
+                        "type": "Warning", "reason": "FailedCreate",
+                        "message": format!("create Pod {name}-0 in StatefulSet {name} failed error: pods \"{name}-0\" is forbidden: exceeded quota: pods, requested: pods=1, used: pods=0, limited: pods=0"),
+                        "source": {"component": "statefulset-controller"},
+                        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+                    });
+                    apply(events, refused, event).await
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect::<Vec<_>>()
+            .await?;
+        Ok(())
     }
 
     async fn wait_for_children(&self, start: Instant) -> Result<Duration> {

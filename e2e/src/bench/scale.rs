@@ -127,8 +127,9 @@ async fn leadership(harness: &Harness, table: &mut Table) -> Result<()> {
     leader.end(Signal::TERM).await
 }
 
-/// Clusters with replicas of which no pod can be made: the controller that makes them is parked,
-/// and a quota that is used up does the same.
+/// Clusters with replicas of which no pod can be made: the controller that makes them is parked, and
+/// what it would report of a quota that is used up is written in its place. What joins them wants
+/// replicas as well, and is compared with the same among clusters at rest.
 async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let size = arguments.clusters;
     say(&format!("{size} clusters that want no replica"));
@@ -136,7 +137,7 @@ async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> R
     let operator = Operator::start(harness, "calm", "calm").await?;
     calm.apply().await?;
     sleep(SETTLING * 2).await;
-    let usual = joins(&calm).await?;
+    let usual = joins(&calm.wanting(3)).await?;
     operator.end(Signal::TERM).await?;
 
     say(&format!("{size} clusters whose pods cannot be made"));
@@ -144,6 +145,7 @@ async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> R
     let fleet = fleet.wanting(3);
     let operator = Operator::start(harness, "storm", "storm").await?;
     fleet.apply().await?;
+    fleet.refuse_pods().await?;
     // Past the moment at which each of them is late.
     sleep(Duration::from_secs(arguments.quiet).saturating_sub(LAST_MINUTE)).await;
     let before = Requests::read(harness).await?;
@@ -163,7 +165,7 @@ async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> R
         "≤ 2",
     );
     table.row(
-        "objects of a new cluster among them, ÷ the same where pods can be made",
+        "objects of a new cluster among them, ÷ the same among as many that want no replica",
         ratio(joins(&fleet).await?, usual),
         "≤ 1.1",
     );

@@ -24,8 +24,12 @@ use testkit::{ports, programs};
 
 /// Bytebase wants up to 50 sessions a replica; several scenarios with three replicas run at once.
 const MAX_CONNECTIONS: u32 = 600;
+/// Members of this role, if there is one, log in with a client's certificate as well.
+pub const CERTIFIED: &str = "certified";
 /// From anywhere that can reach the two addresses it listens on, with a password.
-const CLIENTS: &str = "host all all 0.0.0.0/0 scram-sha-256\n\
+const CLIENTS: &str = "hostssl all +certified 0.0.0.0/0 scram-sha-256 clientcert=verify-ca\n\
+     hostnossl all +certified 0.0.0.0/0 reject\n\
+     host all all 0.0.0.0/0 scram-sha-256\n\
      host replication postgres 127.0.0.1/32 scram-sha-256\n";
 /// A fast shutdown ends all sessions and writes one checkpoint.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -379,6 +383,7 @@ impl Server {
              ssl = on\n\
              ssl_cert_file = '{certificates}/server.crt'\n\
              ssl_key_file = '{certificates}/server.key'\n\
+             ssl_ca_file = '{certificates}/ca.crt'\n\
              log_line_prefix = '%m [%p] %q%u@%d/%a '\n\
              log_lock_waits = on\n"
         )

@@ -365,7 +365,8 @@ impl Sandbox {
             self.namespace(),
             path.trim_start_matches('/')
         );
-        self.harness().kubectl.run(&["get", "--raw", &path]).await
+        let request = axum::http::Request::get(path).body(Vec::new())?;
+        Ok(self.client().request_text(request).await?)
     }
 
     /// A local port that leads to `pod/NAME` or `service/NAME`, for what the API server's own proxy

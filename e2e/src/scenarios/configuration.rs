@@ -147,14 +147,17 @@ async fn wrong_license(sandbox: Sandbox) -> Result<()> {
     let before = support::lives(&sandbox).await?;
     // What is stored counts; a Secret that is wrong is reported and ends no replica.
     let token = sandbox.harness().license.sign(&License::default());
-    let cut: String = token.chars().take(token.len() / 2).collect();
-    for wrong in ["not a license at all", cut.as_str()] {
+    let (cut, _) = token
+        .rsplit_once('.')
+        .context("a license has three parts")?;
+    for (wrong, parts) in [("not a license at all", 1), (cut, 2)] {
         sandbox
             .create_secret(LICENSE_SECRET, &[("license", wrong)])
             .await?;
-        let reported = sandbox
-            .wait_condition(NAME, "ConfigurationValid", "False", "InvalidSecret")
-            .await?;
+        let condition = ("ConfigurationValid", "False", "InvalidSecret");
+        let words = format!("the license has {parts}");
+        support::wait_message(&sandbox, condition, &words).await?;
+        let reported = support::condition_now(&sandbox, "ConfigurationValid").await?;
         support::says(&reported, &["spec.license.secretRef", LICENSE_SECRET])?;
     }
     sandbox

@@ -1,10 +1,13 @@
 //! What the metadata database holds, and what its role may do there, before a replica is started.
 
+use super::database_server::lead;
 use super::support::{self, DATABASE_SECRET, Lives, NAME};
 use crate::scenario::sandbox::{Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use serde_json::json;
 use std::time::Duration;
 
@@ -12,11 +15,11 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "before-the-first-pod",
-        "A refused password holds back the first pod, an unreachable database only the second.",
+        "A refused password holds back the first pod, a database that was never read does for two minutes; a first replica that never served is taken back once other tables are found there.",
         |sandbox| Box::pin(before_the_first_pod(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(180),
+    .takes(200),
     Scenario::new(
         "foreign-tables",
         "Another application's tables hold back the first pod.",
@@ -40,10 +43,11 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "rights-lost",
-        "A role that lost the right to create tables, or a table of Bytebase's, keeps its replicas: no upgrade begins.",
+        "A role that lost sight of Bytebase's tables, the right to create tables, or one of the tables, keeps its replicas: no upgrade begins.",
         |sandbox| Box::pin(rights_lost(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(70),
     Scenario::new(
         "rights-missing",
         "For a role that may not create tables, the condition says which GRANT it lacks.",
@@ -66,11 +70,18 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
-/// Definite failures hold back the first pod; an unreachable database holds back only the second.
+/// PostgreSQL has another, and nothing else of ours listens at the gateway's low ports.
+const CLOSED_PORT: u16 = 1;
+
+/// Definite failures hold back the first pod; a database that cannot be reached and was never read
+/// does so for two minutes, and then only the second.
 async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     let right = sandbox.database().url();
     let wrong = right.replace(&sandbox.database().password, "not-the-password-of-anybody");
-    let cluster = support::licensed(&sandbox, 2);
+    let mut cluster = support::licensed(&sandbox, 2);
+    // No replica comes up, whatever it can reach, before the spec says otherwise.
+    let version = cluster["spec"]["version"].clone();
+    cluster["spec"]["env"] = json!([{"name": "BYTEBASE_STUB_FAILING_VERSION", "value": version}]);
     support::start(&sandbox, &support::minimal(&sandbox, 0)).await?;
     sandbox
         .create_secret(DATABASE_SECRET, &[("PG_URL", &wrong)])
@@ -87,28 +98,62 @@ async fn before_the_first_pod(sandbox: Sandbox) -> Result<()> {
     let none = || async { Ok(support::pods(&sandbox).await?.len()) };
     wait::throughout("no pod", Duration::from_secs(5), none, |count| *count == 0).await?;
 
-    // TEST-NET-1 leads nowhere.
-    let nowhere = format!(
-        "postgres://somebody:not-the-password-of-anybody@192.0.2.1:{}/none",
-        sandbox.database().port()
+    blind_start(&sandbox).await?;
+    // A port that was cut off, with another application's tables behind it.
+    support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
+    lead("database", &sandbox, sandbox.database().port()).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
+        .await?;
+    support::wait_pods(&sandbox, 0).await?;
+    let unread = &sandbox.status(NAME).await?["database"]["unreadSince"];
+    ensure!(
+        unread.is_null(),
+        "unread since {unread}, although it was read"
     );
-    sandbox
-        .create_secret(DATABASE_SECRET, &[("PG_URL", &nowhere)])
-        .await?;
-    sandbox
-        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
-        .await?;
-    // It is tried for two minutes first.
-    let patience = Duration::from_mins(3);
-    wait::until("one pod", patience, none, |count| *count == 1).await?;
-    wait::throughout("one pod", Duration::from_secs(5), none, |count| *count == 1).await?;
 
-    sandbox.create_database_secret(DATABASE_SECRET).await?;
+    support::execute(&sandbox, "DROP TABLE invoices").await?;
+    support::patch_spec(&sandbox, json!({"env": null})).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     ensure!(support::pods(&sandbox).await?.len() == 2);
     Ok(())
+}
+
+/// By a name that leads to a port at which nothing listens: the first replica, and no second, starts
+/// after two minutes of trying.
+async fn blind_start(sandbox: &Sandbox) -> Result<()> {
+    let name = format!("database.{}.svc:5432", sandbox.namespace());
+    let url = sandbox.database().url_at(&name, "sslmode=disable");
+    lead("database", sandbox, CLOSED_PORT).await?;
+    let asked = Timestamp::now();
+    support::set_url(sandbox, &url).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
+        .await?;
+    let since = sandbox.status(NAME).await?["database"]["unreadSince"].clone();
+    let since: Timestamp = since.as_str().context("unreadSince is absent")?.parse()?;
+    // By another clock, and without its fractions of a second.
+    let early = SignedDuration::from_secs(2);
+    ensure!(
+        since >= asked - early,
+        "unread since {since}, and the name is in use since {asked}"
+    );
+    let pods = || support::pods(sandbox);
+    let patience = Duration::from_mins(3);
+    let pods = wait::until("one pod", patience, pods, |pods| !pods.is_empty()).await?;
+    let made = pods.first().and_then(ResourceExt::creation_timestamp);
+    let made = made.context("a pod without a time")?.0;
+    ensure!(
+        made >= since + SignedDuration::from_mins(2) - early,
+        "a pod was made at {made}, and the database has been tried since {since}"
+    );
+    let count = || async { Ok(support::pods(sandbox).await?.len()) };
+    wait::throughout("one pod", Duration::from_secs(5), count, |count| {
+        *count == 1
+    })
+    .await
 }
 
 async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
@@ -231,6 +276,7 @@ async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     cluster["spec"]["version"] = json!("3.20.0");
     support::start(&sandbox, &cluster).await?;
     support::well(&sandbox).await?;
+    out_of_sight(&sandbox).await?;
     let postgres = &sandbox.harness().postgres;
     let name = &sandbox.database().name;
     let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC, pg_database_owner";
@@ -241,6 +287,10 @@ async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     support::says(&reported, &["may no longer create tables"])?;
     let before = support::lives(&sandbox).await?;
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    // The operator has seen the new version.
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
+        .await?;
     untouched(&sandbox, &before).await?;
 
     let owner = |owner: &str| format!("ALTER TABLE setting OWNER TO {owner}");
@@ -260,6 +310,37 @@ async fn rights_lost(sandbox: Sandbox) -> Result<()> {
     postgres.execute_in(name, &owner(name)).await?;
     support::well(&sandbox).await?;
     support::rolled_out(&sandbox).await
+}
+
+/// The role is led to another schema: no table of Bytebase's is seen, and what they hold is unknown,
+/// not nothing.
+async fn out_of_sight(sandbox: &Sandbox) -> Result<()> {
+    let (postgres, database) = (&sandbox.harness().postgres, sandbox.database());
+    let name = &database.name;
+    let before = support::lives(sandbox).await?;
+    for statement in [
+        format!("CREATE SCHEMA elsewhere AUTHORIZATION {name}"),
+        format!("ALTER ROLE {name} SET search_path = elsewhere"),
+        // The replicas keep the sessions that they have.
+        format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'bytebase-operator'"
+        ),
+    ] {
+        postgres.execute_in(name, &statement).await?;
+    }
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseSchemaUnknown")
+        .await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "Unknown", "")
+        .await?;
+    untouched(sandbox, &before).await?;
+    let back = format!("ALTER ROLE {name} RESET search_path");
+    postgres.execute_in(name, &back).await?;
+    // A replica may have opened one meanwhile.
+    postgres.disconnect(database).await?;
+    support::well(sandbox).await?;
+    untouched(sandbox, &before).await
 }
 
 /// Every replica runs on as it did.

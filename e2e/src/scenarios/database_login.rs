@@ -1,7 +1,8 @@
 //! The login to the metadata database: refused, changed, rotated, and written in every form.
 
+use super::drains::{done_then_ended, running_task};
 use super::support::{self, DATABASE_SECRET, NAME};
-use crate::postgres::Database;
+use crate::postgres::{CERTIFIED, Database};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
@@ -53,6 +54,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(monitor_role(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "client-certificate",
+        "Where the server asks for a client's certificate, a replica and its drain hook log in with the one in their pod, and the operator with a login of its own.",
+        |sandbox| Box::pin(client_certificate(sandbox)),
+    )
+    .stand_in_only(stand_in::INDEPENDENT)
+    .takes(60),
 ];
 
 /// Longer than a heartbeat counts as fresh.
@@ -313,6 +321,65 @@ async fn cloud_iam(sandbox: Sandbox) -> Result<()> {
         })
         .await?;
     Ok(())
+}
+
+/// The files that `sslcert` and `sslkey` name are in the pod alone. A drain hook that could not log in
+/// would let the pod go two minutes after it began.
+async fn client_certificate(sandbox: Sandbox) -> Result<()> {
+    let (postgres, database) = (&sandbox.harness().postgres, sandbox.database());
+    let name = &database.name;
+    let role = format!("{name}_certified");
+    let password = "password-beside-a-certificate-no-one-may-see";
+    sandbox.plant("password beside a certificate", password);
+    // The scenario and the operator go on as the owner of the database, without a certificate.
+    let prepare = format!(
+        "DO $$ BEGIN CREATE ROLE {CERTIFIED}; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+         CREATE ROLE {role} LOGIN PASSWORD '{password}' IN ROLE {CERTIFIED}; \
+         GRANT USAGE, CREATE ON SCHEMA public TO {role}; \
+         ALTER DEFAULT PRIVILEGES FOR ROLE {role} GRANT ALL ON TABLES TO {name}; \
+         ALTER DEFAULT PRIVILEGES FOR ROLE {role} GRANT ALL ON SEQUENCES TO {name}; \
+         GRANT pg_monitor TO {name}"
+    );
+    postgres.execute_in(name, &prepare).await?;
+    let client = postgres.certificates()?.client()?;
+    let files = [
+        ("tls.crt", client.certificate.as_str()),
+        ("tls.key", &client.key),
+    ];
+    sandbox.create_secret("client", &files).await?;
+    sandbox
+        .create_secret("monitor", &[("PG_URL", &database.url())])
+        .await?;
+    let mut cluster = support::minimal(&sandbox, 1);
+    let spec = &mut cluster["spec"];
+    spec["rollout"]["drainTimeoutSeconds"] = json!(120);
+    spec["volumes"] = json!([{"name": "client", "secret": {"secretName": "client"}}]);
+    spec["volumeMounts"] = json!([{"name": "client", "mountPath": "/etc/client"}]);
+    let url = format!(
+        "postgres://{role}:{password}@{}:{}/{name}?sslmode=require&sslcert=/etc/client/tls.crt&sslkey=/etc/client/tls.key",
+        database.host(),
+        database.port(),
+    );
+    support::start_with(&sandbox, &cluster, &url).await?;
+    let reported = sandbox
+        .wait_condition(
+            NAME,
+            "DatabaseReady",
+            "Unknown",
+            "DatabaseAuthenticationFailed",
+        )
+        .await?;
+    support::says(&reported, &["certificate"])?;
+    let monitor = json!({"monitorSecretRef": {"name": "monitor", "key": "PG_URL"}});
+    support::patch_spec(&sandbox, json!({"database": monitor})).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let (task, pod) = running_task(&sandbox, 20).await?;
+    sandbox
+        .kubectl(&["delete", "pod", &pod.name_any(), "--wait=false"])
+        .await?;
+    done_then_ended(&sandbox, task, &pod).await
 }
 
 async fn monitor_role(sandbox: Sandbox) -> Result<()> {

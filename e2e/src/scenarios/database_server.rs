@@ -7,8 +7,11 @@ use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use testkit::certificates::Authority;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -42,10 +45,11 @@ pub const SCENARIOS: &[Scenario] = &[
     .exclusive(),
     Scenario::new(
         "black-hole",
-        "Databases that never answer delay no other cluster.",
+        "Ten clusters whose database servers swallow every packet delay neither an edit nor the start of another.",
         |sandbox| Box::pin(black_hole(sandbox)),
     )
-    .stand_in_only(stand_in::TIMES),
+    .stand_in_only(stand_in::TIMES)
+    .takes(60),
     Scenario::new(
         "connection-budget",
         "More replicas than the server has connections for are reported, with the numbers.",
@@ -147,7 +151,7 @@ async fn moved_name(sandbox: Sandbox) -> Result<()> {
 }
 
 /// Has a Service lead to this port of the database server.
-async fn lead(name: &str, sandbox: &Sandbox, port: u16) -> Result<()> {
+pub async fn lead(name: &str, sandbox: &Sandbox, port: u16) -> Result<()> {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"name": "postgres", "port": 5432}]},
@@ -218,7 +222,36 @@ async fn connection_budget(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
-/// The first cluster's database answers nothing; the next one of the same operator does not notice.
+/// Clusters whose servers do not answer: more than the operator has log in at a time.
+const LOST: usize = 10;
+
+/// A port to which packets go and from which none come back: Linux drops those that ask for one
+/// connection more than a listener has room for.
+struct BlackHole {
+    address: SocketAddr,
+    _full: (TcpListener, Vec<TcpStream>),
+}
+
+impl BlackHole {
+    async fn open(host: &str) -> Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(host.parse()?, 0))?;
+        let listener = socket.listen(1)?;
+        let address = listener.local_addr()?;
+        let mut waiting = Vec::new();
+        let patience = Duration::from_millis(500);
+        while let Ok(connected) = timeout(patience, TcpStream::connect(address)).await {
+            waiting.push(connected?);
+            ensure!(waiting.len() < 10, "the port takes connections");
+        }
+        Ok(Self {
+            address,
+            _full: (listener, waiting),
+        })
+    }
+}
+
+/// The databases of ten clusters answer nothing; the others of the same operator do not notice.
 async fn black_hole(sandbox: Sandbox) -> Result<()> {
     let database = sandbox.database();
     let alone = Instant::now();
@@ -228,18 +261,28 @@ async fn black_hole(sandbox: Sandbox) -> Result<()> {
         .await?;
     let alone = alone.elapsed();
 
-    // TEST-NET-1 leads nowhere.
-    let lost = database.url_at("192.0.2.1:5432", "sslmode=disable");
-    sandbox.create_secret("lost", &[("PG_URL", &lost)]).await?;
-    for name in ["lost-a", "lost-b", "lost-c"] {
-        sandbox
-            .apply_yaml(&named(&sandbox, name, "lost").to_string())
+    let hole = BlackHole::open(database.host()).await?;
+    let address = hole.address.to_string();
+    let lost: Vec<_> = (0..LOST).map(|index| format!("lost-{index}")).collect();
+    let cluster = |name: &String| {
+        let mut cluster = named(&sandbox, name, "");
+        // Each of its own: of several on one database only the oldest would wait for an answer.
+        let url = format!("postgres://bytebase@{address}/{name}?sslmode=disable");
+        cluster["spec"]["database"] = json!({"url": url});
+        cluster
+    };
+    let all: Vec<_> = lost.iter().map(cluster).collect();
+    let all = json!({"apiVersion": "v1", "kind": "List", "items": all});
+    sandbox.apply_yaml(&all.to_string()).await?;
+    let edit = support::edit_takes(&sandbox, "before").await?;
+    // A login without an answer ends after five seconds.
+    ensure!(edit < Duration::from_secs(4), "the edit took {edit:?}");
+    for name in &lost {
+        let reported = sandbox
+            .wait_condition(name, "DatabaseReady", "Unknown", "DatabaseUnreachable")
             .await?;
+        support::says(&reported, &[&address])?;
     }
-    let reported = sandbox
-        .wait_condition("lost-a", "DatabaseReady", "Unknown", "DatabaseUnreachable")
-        .await?;
-    support::says(&reported, &["192.0.2.1:5432"])?;
 
     let (role, after) = (&database.name, format!("{}_after", database.name));
     sandbox
@@ -265,8 +308,10 @@ async fn black_hole(sandbox: Sandbox) -> Result<()> {
         among_lost < alone + Duration::from_secs(10),
         "alone {alone:?}, among black holes {among_lost:?}"
     );
-    let lost = sandbox.status("lost-c").await?;
-    ensure!(lost["phase"] != "Ready", "{lost}");
+    for name in &lost {
+        let status = sandbox.status(name).await?;
+        ensure!(status["phase"] != "Ready", "{name}: {status}");
+    }
     Ok(())
 }
 

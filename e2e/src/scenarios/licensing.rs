@@ -128,9 +128,8 @@ async fn admin_before_exposure(sandbox: Sandbox) -> Result<()> {
 }
 
 async fn expiry(sandbox: Sandbox) -> Result<()> {
-    // A guard of ten seconds instead of ten minutes. The steps down to one replica, and the end of
-    // a pod before them, come on top with ten seconds of grace each: a license that ends in 130 s
-    // counts for 45.
+    // A guard of ten seconds instead of ten minutes. The two steps down to one replica, and the end
+    // of a pod before them, come on top with 27 s each: a license that ends in 130 s counts for 39.
     let options = OperatorOptions {
         values: json!({"licenseGuardSeconds": 10}),
         ..OperatorOptions::default()
@@ -275,49 +274,46 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
     let key = &sandbox.harness().license;
     let other_key = LicenseKey::open(&sandbox.folder().join("other-key"))?;
     let good = key.sign(&License::default());
-    let half = good.get(..good.len() / 2).unwrap_or_default().to_owned();
+    let (cut, _) = good.rsplit_once('.').context("a license has three parts")?;
     let elsewhere = License {
         workspace_id: "somebody-elses".to_owned(),
         ..License::default()
     };
     let expired = License::default().expires_in(SignedDuration::from_hours(-1));
-    for (what, token, condition, reason) in [
-        ("cut short", half, "ConfigurationValid", "InvalidSecret"),
+    let invalid = ("ConfigurationValid", "False", "InvalidSecret");
+    let unlicensed = |reason| ("HALicensed", "False", reason);
+    for (what, token, condition, words) in [
+        ("cut short", cut.to_owned(), invalid, "the license has 2"),
         (
             "signed with another key",
             other_key.sign(&License::default()),
-            "ConfigurationValid",
-            "InvalidSecret",
+            invalid,
+            "does not fit the verification key",
         ),
         (
             "nothing like it",
             "a license, says whoever wrote this".to_owned(),
-            "ConfigurationValid",
-            "InvalidSecret",
+            invalid,
+            "the license has 1",
         ),
-        (
-            "empty",
-            String::new(),
-            "ConfigurationValid",
-            "InvalidSecret",
-        ),
+        ("empty", String::new(), invalid, "is empty"),
         (
             "of another workspace",
             key.sign(&elsewhere),
-            "HALicensed",
-            "LicenseOtherWorkspace",
+            unlicensed("LicenseOtherWorkspace"),
+            "",
         ),
         (
             "expired",
             key.sign(&expired),
-            "HALicensed",
-            "LicenseExpired",
+            unlicensed("LicenseExpired"),
+            "",
         ),
         (
             "without HA",
             key.sign(&License::default().ha(false)),
-            "HALicensed",
-            "LicenseWithoutHa",
+            unlicensed("LicenseWithoutHa"),
+            "",
         ),
     ] {
         // An empty value is in every text, and no secret.
@@ -330,8 +326,7 @@ async fn refused_forms(sandbox: &Sandbox) -> Result<()> {
                 .create_secret(LICENSE_SECRET, &[("license", &token)])
                 .await?;
         }
-        sandbox
-            .wait_condition(NAME, condition, "False", reason)
+        support::wait_message(sandbox, condition, words)
             .await
             .context(what)?;
         // "without HA" is installed all the same, for the plan that comes with it.

@@ -13,31 +13,38 @@ use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "license-ends-unread",
-        "A license that ends while the database cannot be read ends all replicas but one in time.",
+        "A license that ends while the database cannot be read ends all replicas but one in time, and when it ends stays in the metrics.",
         |sandbox| Box::pin(license_ends_unread(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(140),
+    Scenario::new(
+        "license-ends-while-check-fails",
+        "A license that ends while a check of the database fails ends all replicas but one in time.",
+        |sandbox| Box::pin(license_ends_while_check_fails(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(110),
     Scenario::new(
         "license-ends-while-invalid",
         "A license that ends while the spec is invalid ends all replicas but one in time, and changes nothing else.",
         |sandbox| Box::pin(license_ends_while_invalid(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(140),
+    .takes(110),
     Scenario::new(
         "license-ends-while-refused",
         "A license that ends while the API server refuses the new pod template ends all replicas but one in time, on the old template.",
         |sandbox| Box::pin(license_ends_while_refused(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(140),
+    .takes(110),
     Scenario::new(
         "license-ends-while-deleted",
         "A license that ends while a finalizer holds up the deletion of a cluster ends all replicas but one in time, and nothing else changes.",
@@ -195,6 +202,24 @@ fn other_bytebase(sandbox: &Sandbox) -> Value {
     })
 }
 
+/// A check of the database fails before the license ends, on what can be read as before: what keeps
+/// a cluster at its size does not keep the gate from acting.
+async fn license_ends_while_check_fails(sandbox: Sandbox) -> Result<()> {
+    let ends = bring_up_until(&sandbox, 140).await?;
+    let name = &sandbox.database().name;
+    let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC, pg_database_owner";
+    let postgres = &sandbox.harness().postgres;
+    postgres.execute_in(name, revoke).await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabasePermissionDenied")
+        .await?;
+    ensure!(
+        support::pods(&sandbox).await?.len() == 3,
+        "a check that fails ended a replica"
+    );
+    back_to_one_before(&sandbox, ends).await
+}
+
 /// The database is cut off before the license ends: its end was read, and it counts.
 async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 140).await?;
@@ -209,6 +234,9 @@ async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     let expiry = &sandbox.status(NAME).await?["license"]["expirationTime"];
     ensure!(expiry.is_string(), "the end of the license is forgotten");
     back_to_one_before(&sandbox, ends).await?;
+    sandbox
+        .wait_condition(NAME, "HALicensed", "False", "LicenseExpired")
+        .await?;
     let postgres = &sandbox.harness().postgres;
     postgres.allow_connections(sandbox.database(), true).await
 }
@@ -310,15 +338,29 @@ async fn bring_up_until(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
     Ok(ends)
 }
 
+/// One replica is left before the license ends, and alerts see all the time when it does.
 async fn back_to_one_before(sandbox: &Sandbox, ends: Timestamp) -> Result<()> {
-    support::wait_pods(sandbox, 1).await?;
+    let expiry = "bytebase_cluster_license_expiry_timestamp_seconds";
+    let ends_at = f64::from(u32::try_from(ends.as_second())?);
+    let seen = || async {
+        let served = support::metric(sandbox, expiry).await?;
+        Ok((support::pods(sandbox).await?.len(), served))
+    };
+    let is_served = |(_, served): &(usize, Option<f64>)| {
+        ensure!(
+            *served == Some(ends_at),
+            "{expiry} is {served:?}, and the license ends at {ends_at}"
+        );
+        Ok(())
+    };
+    wait::until_while("one replica", PATIENCE, seen, is_served, |(pods, _)| {
+        *pods == 1
+    })
+    .await?;
     ensure!(
         Timestamp::now() < ends,
         "back to one replica only after the license ended"
     );
-    sandbox
-        .wait_condition(NAME, "HALicensed", "False", "LicenseExpired")
-        .await?;
     Ok(())
 }
 
@@ -554,19 +596,8 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         sandbox.clusters().patch(name, &parameters, &patch).await?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let asked = Instant::now();
-    support::patch_spec(
-        &sandbox,
-        json!({"service": {"annotations": {"example.com/asked": "now"}}}),
-    )
-    .await?;
-    let done = || async {
-        let service = sandbox.api::<Service>().get(NAME).await?;
-        Ok(service.annotations().contains_key("example.com/asked"))
-    };
-    wait::until("the edit of another cluster", PATIENCE, done, |done| *done).await?;
+    let took = support::edit_takes(&sandbox, NAME).await?;
     // A call without an answer ends after ten seconds.
-    let took = asked.elapsed();
     ensure!(took < Duration::from_secs(5), "the edit took {took:?}");
     println!(
         "    an edit beside {SWALLOWING} replicas that never answer after {:.1} s",
@@ -677,23 +708,7 @@ async fn cut_off(sandbox: &Sandbox) -> Result<()> {
 
 /// The database is refused for this reason, and the message says so.
 async fn refused(sandbox: &Sandbox, reason: &str, words: &str) -> Result<()> {
-    let refused = || async {
-        let condition = support::condition_now(sandbox, "DatabaseReady").await?;
-        Ok(condition)
-    };
-    wait::until(
-        &format!("{reason}, with the words {words:?}"),
-        PATIENCE,
-        refused,
-        |condition| {
-            let message = condition["message"].as_str().unwrap_or_default();
-            condition["status"] == "False"
-                && condition["reason"] == reason
-                && message.contains(words)
-        },
-    )
-    .await?;
-    Ok(())
+    support::wait_message(sandbox, ("DatabaseReady", "False", reason), words).await
 }
 
 async fn no_pods(sandbox: &Sandbox) -> Result<()> {

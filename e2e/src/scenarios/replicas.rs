@@ -6,7 +6,7 @@ use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
@@ -19,10 +19,11 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
     Scenario::new(
         "scale-down-stepwise",
-        "Replicas leave one at a time.",
+        "Replicas leave one at a time, and a busy one whose pod has no drain hook not before its task is done, as status says.",
         |sandbox| Box::pin(scale_down_is_stepwise(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(60),
     Scenario::new(
         "replica-killed",
         "A replica killed with -9 comes back under a new id, and its old row is no foreign replica.",
@@ -84,10 +85,22 @@ async fn scale(sandbox: Sandbox) -> Result<()> {
 }
 
 async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
-    support::ready(&sandbox, 3).await?;
+    let mut cluster = support::licensed(&sandbox, 3);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    // Nothing in the pods waits for a task, so the operator does.
+    let no_hook = json!({"preStop": {"exec": {"command": ["bytebase", "--help"]}}});
+    let bytebase = json!({"name": "bytebase", "lifecycle": no_hook});
+    cluster["spec"]["podTemplate"] = json!({"spec": {"containers": [bytebase]}});
+    support::start(&sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let task = running_on(&sandbox, "demo-2").await?;
     sandbox
         .kubectl(&["scale", "bytebasecluster", NAME, "--replicas=1"])
         .await?;
+    waits_for_task_on(&sandbox, "demo-2").await?;
+    set_status(&sandbox, task, "DONE").await?;
     let gone = || async {
         let pods = support::pods(&sandbox).await?;
         let ending = pods
@@ -106,6 +119,74 @@ async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     Ok(())
+}
+
+/// A task that the replica in this pod runs, and that lasts until it is said to be done. Returns its
+/// id once the operator has read it.
+async fn running_on(sandbox: &Sandbox, pod: &str) -> Result<i64> {
+    let status = sandbox.status(NAME).await?;
+    let mut replicas = status["replicaStatuses"].as_array().into_iter().flatten();
+    let replica = replicas.find(|replica| replica["pod"] == pod);
+    let id = replica.and_then(|replica| replica["replicaID"].as_str());
+    let pool = sandbox.sql().await?;
+    let given: std::result::Result<i64, _> = sqlx::query_scalar(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', $1, now()) RETURNING id",
+    )
+    .bind(id.with_context(|| format!("{pod} has no replica"))?)
+    .fetch_one(&pool)
+    .await;
+    pool.close().await;
+    let task = given?;
+    let read = || support::metric(sandbox, "bytebase_cluster_tasks_running");
+    wait::until("the task to be read", PATIENCE, read, |tasks| {
+        *tasks == Some(1.0)
+    })
+    .await?;
+    Ok(task)
+}
+
+async fn set_status(sandbox: &Sandbox, task: i64, status: &str) -> Result<()> {
+    let pool = sandbox.sql().await?;
+    let done = sqlx::query("UPDATE task_run SET status = $2, updated_at = now() WHERE id = $1")
+        .bind(task)
+        .bind(status)
+        .execute(&pool)
+        .await;
+    pool.close().await;
+    ensure!(done?.rows_affected() == 1, "the task is gone");
+    Ok(())
+}
+
+/// The scale-down waits for the task of this replica, and status says for how long already.
+async fn waits_for_task_on(sandbox: &Sandbox, pod: &str) -> Result<()> {
+    let waits = |status: &Value| {
+        let rollout = &status["rollout"];
+        rollout["waitingFor"] == "IdleReplica" && rollout["pod"] == pod
+    };
+    let status = sandbox
+        .wait_status(NAME, "the scale-down to wait", waits)
+        .await?;
+    let rollout = status["rollout"].clone();
+    let message = rollout["message"].as_str().unwrap_or_default();
+    ensure!(
+        rollout["runningTasks"] == 1
+            && rollout["since"].is_string()
+            && rollout["deadline"].is_string()
+            && message.contains("the scale-down is waiting for"),
+        "{rollout:#}"
+    );
+    let before = support::lives(sandbox).await?;
+    let seen = || async {
+        let status = sandbox.status(NAME).await?;
+        Ok((
+            status["rollout"]["since"].clone(),
+            support::lives(sandbox).await?,
+        ))
+    };
+    wait::throughout("three replicas", support::PAUSE, seen, |(since, lives)| {
+        *since == rollout["since"] && *lives == before && lives.len() == 3
+    })
+    .await
 }
 
 /// SIGKILL leaves the row of the old process behind; the new process has a new id.
@@ -131,9 +212,23 @@ async fn killed(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    // The row of the process that was killed is no foreign replica.
-    let condition = support::condition_now(&sandbox, "ReplicasHealthy").await?;
-    ensure!(condition["reason"] != "ForeignReplica", "{condition}");
+    // The row of the process that was killed is no foreign replica, as long as it looks alive.
+    let seen = || async {
+        let condition = support::condition_now(&sandbox, "ReplicasHealthy").await?;
+        Ok((condition, support::active_rows(&sandbox).await?))
+    };
+    let is_its_own = |(condition, _): &(Value, i64)| {
+        ensure!(condition["reason"] != "ForeignReplica", "{condition}");
+        Ok(())
+    };
+    wait::until_while(
+        "two active rows",
+        PATIENCE,
+        seen,
+        is_its_own,
+        |(_, rows)| *rows == 2,
+    )
+    .await?;
     Ok(())
 }
 

@@ -7,12 +7,12 @@ use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Name of the cluster in every scenario.
 pub const NAME: &str = "demo";
@@ -151,6 +151,10 @@ pub fn lives_of(pods: &[Pod]) -> Lives {
 /// none was ended since `before`.
 pub async fn put_database_secret_back(sandbox: &Sandbox, before: &Lives) -> Result<()> {
     sandbox.create_database_secret(DATABASE_SECRET).await?;
+    // Replicas may have been Ready all the time; what was wrong is reported by one of these.
+    for condition in ["ConfigurationValid", "DatabaseReady", "RolloutComplete"] {
+        sandbox.wait_condition(NAME, condition, "True", "").await?;
+    }
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -213,8 +217,8 @@ pub async fn install_license(sandbox: &Sandbox, license: &License) -> Result<()>
 }
 
 /// Puts a license that ends in so many seconds into the Secret and the database, and waits until
-/// the operator has read it. Returns when it ends. The time that a bring-up takes is none of the
-/// license's: it depends on the machine.
+/// the operator has read it. Returns when it ends, as status says. The time that a bring-up takes is
+/// none of the license's: it depends on the machine.
 pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestamp> {
     let left = SignedDuration::from_secs(seconds);
     let license = License::default().expires_in(left);
@@ -230,8 +234,41 @@ pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestam
         Ok(end.and_then(|end| end.parse::<Timestamp>().ok()))
     };
     let short = |end: &Option<Timestamp>| end.is_some_and(|end| end <= ends);
-    wait::until("the shorter license in status", PATIENCE, expiry, short).await?;
-    Ok(ends)
+    let read = wait::until("the shorter license in status", PATIENCE, expiry, short).await?;
+    read.context("the license has no end")
+}
+
+/// The value of a metric that the operator's only process serves of the cluster; `None` if it serves
+/// none.
+pub async fn metric(sandbox: &Sandbox, metric: &str) -> Result<Option<f64>> {
+    let pods = sandbox.operator_pods().await?;
+    let pod = pods.first().context("there is no operator")?;
+    let text = sandbox
+        .get_from_pod(&pod.name_any(), 8080, "metrics")
+        .await?;
+    let namespace = sandbox.namespace();
+    let labels = format!("{metric}{{namespace=\"{namespace}\",name=\"{NAME}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&labels));
+    Ok(value.map(str::parse).transpose()?)
+}
+
+/// How long an edit of a cluster takes to reach its Service.
+pub async fn edit_takes(sandbox: &Sandbox, name: &str) -> Result<Duration> {
+    const EDITED: &str = "example.com/edited";
+    let mark = format!("{:08x}", rand::random::<u32>());
+    let patch = json!({"spec": {"service": {"annotations": {EDITED: mark}}}});
+    let asked = Instant::now();
+    sandbox
+        .clusters()
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    let found = || async {
+        let service = sandbox.api::<Service>().get(name).await?;
+        Ok(service.annotations().get(EDITED).cloned())
+    };
+    let is_there = |found: &Option<String>| found.as_ref() == Some(&mark);
+    wait::until("the edit in the Service", PATIENCE, found, is_there).await?;
+    Ok(asked.elapsed())
 }
 
 /// The lease that operators in the sandbox's namespace lead by: who holds it, and when it was
@@ -277,6 +314,23 @@ pub async fn wait_event(sandbox: &Sandbox, reason: &str) -> Result<()> {
         PATIENCE,
         || event_reasons(sandbox),
         |reasons: &Vec<String>| reasons.iter().any(|seen| seen == reason),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Waits for a condition with these words in its message: the same reason may have stood before, for
+/// something else.
+pub async fn wait_message(
+    sandbox: &Sandbox,
+    (kind, status, reason): (&str, &str, &str),
+    words: &str,
+) -> Result<()> {
+    wait::until(
+        &format!("{kind}={status} {reason}, with the words {words:?}"),
+        PATIENCE,
+        || condition_now(sandbox, kind),
+        |now| now["status"] == status && now["reason"] == reason && says(now, &[words]).is_ok(),
     )
     .await?;
     Ok(())
