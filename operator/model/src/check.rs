@@ -2,7 +2,8 @@
 
 use crate::database::{Content, Database};
 use crate::judge::broken_by;
-use crate::promises::Promise;
+use crate::owners::Whose;
+use crate::promises::{Promise, RECOVERS, RECOVERS_BUT_FOR_ONE};
 use crate::rules::Rules;
 use crate::visit::keeps;
 use crate::world::{
@@ -57,6 +58,7 @@ impl Checked {
             start: 0,
             size,
             template: 0,
+            whose: Whose::Own,
         });
         let pods: Vec<_> = (0..if self.running { size } else { 0 })
             .map(|ordinal| Pod::active(ordinal, ordinal, 0))
@@ -115,6 +117,9 @@ impl Checked {
         world.database.up = true;
         world.database.content = Content::Bytebase;
         world.database.other = false;
+        if world.set.is_some_and(|set| !set.whose.is_own()) {
+            world = world.after(Action::GiveBack);
+        }
         world = match world.spec.form {
             Form::Valid => world,
             Form::Invalid => world.after(Action::Mistake),
@@ -211,6 +216,7 @@ fn as_wanted(world: &World) -> bool {
         // Just before the gate closes either size is right.
         || (nearly && world.pods.len() <= usize::from(world.spec.replicas));
     sized
+        && world.set.is_none_or(|set| set.whose == Whose::Own)
         && world.pods.iter().all(|pod| {
             pod.replica == Replica::Active
                 && pod.ending.is_none()
@@ -244,6 +250,7 @@ impl Model for Checked {
             FirstHasPlace,
             FirstInReach,
             Meant,
+            Others,
             NotUnderstood,
             IdleFirst,
             Finished,
@@ -252,12 +259,11 @@ impl Model for Checked {
             NewServes,
             Alone
         ];
+        properties.push(Property::always(RECOVERS, |model: &Self, world| {
+            model.recovers(world, false)
+        }));
         properties.push(Property::always(
-            "the wanted state is reached, and kept, once the world behaves, or what stands in the way is reported",
-            |model: &Self, world| model.recovers(world, false),
-        ));
-        properties.push(Property::always(
-            "the same where a replica does not come up for good",
+            RECOVERS_BUT_FOR_ONE,
             |model: &Self, world: &World| {
                 let mut pods = world.pods.iter();
                 !pods.any(|pod| pod.replica == Replica::Failing) || model.recovers(world, true)

@@ -9,6 +9,8 @@ pub enum Content {
     Foreign,
     /// Bytebase's, in a form that this operator does not understand.
     Renamed,
+    /// Bytebase's, behind a pooler in transaction mode.
+    Pooled,
 }
 
 /// The metadata database.

@@ -10,6 +10,11 @@ pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
     writes.iter().find_map(|write| match write {
         Write::Set(set) => resizes(world, *set),
         Write::Evict(eviction) => evicts(world, eviction.uid),
+        Write::LetGo(uid) => {
+            let mut pods = world.pods.iter();
+            let early = pods.any(|pod| pod.uid == *uid && world.is_cut_short(*pod));
+            early.then_some(Promise::Finished)
+        }
         Write::Status(_) => None,
     })
 }
@@ -18,6 +23,9 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     let before = world.operator.cache.0.map_or(0, |set| set.size);
     let changes = world.operator.cache.0.map(|set| set.template) != Some(after.template);
     if is_older(world, after.template) && after.size > 0 && (changes || after.size > before) {
+        return Some(Promise::NotOlder);
+    }
+    if goes_back_unread(world, after.template) {
         return Some(Promise::NotOlder);
     }
     if after.size < before && is_migrating(world) && !world.knows_license_ended() {
@@ -53,6 +61,15 @@ fn is_older(world: &World, template: u8) -> bool {
     schema.is_some_and(|schema| minor(template) < schema)
 }
 
+/// The template goes back to an older version than what has served, on a schema that was never
+/// read. What stands may have come back already.
+fn goes_back_unread(world: &World, template: u8) -> bool {
+    let known = &world.ghost.known.process;
+    let stands = world.operator.cache.0.map(|set| minor(set.template));
+    let oldest = known.served.min(stands);
+    !known.database && oldest.is_some_and(|oldest| minor(template) < oldest)
+}
+
 /// The latest reading shows a schema migration.
 fn is_migrating(world: &World) -> bool {
     matches!(&world.operator.reading, Reading::Good(database, _) if database.migrates)
@@ -80,6 +97,9 @@ fn keeps_one(world: &World, after: Set) -> bool {
 
 fn evicts(world: &World, uid: u8) -> Option<Promise> {
     let (set, pods) = &world.operator.cache;
+    if set.is_some_and(|set| !set.whose.is_own()) {
+        return Some(Promise::Others);
+    }
     let is_current = |pod: &Pod| set.is_some_and(|set| set.template == pod.template);
     if !world.knows_license_ended() {
         if set.is_some_and(|set| is_older(world, set.template)) {
@@ -119,7 +139,8 @@ fn first(world: &World) -> Option<Promise> {
             .database
             .then_some(Promise::FirstInReach),
         Reading::Good(database, _) => {
-            let has_place = database.content != Content::Foreign && !database.other;
+            let is_fit = !matches!(database.content, Content::Foreign | Content::Pooled);
+            let has_place = is_fit && !database.other;
             (!has_place).then_some(Promise::FirstHasPlace)
         }
     }

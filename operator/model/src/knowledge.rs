@@ -35,14 +35,35 @@ pub struct Knowledge {
     pub database: bool,
     /// The minor version of the schema that was last read.
     pub schema: Option<u32>,
+    /// The minor version that served when a decision was last made, of several the oldest, as long
+    /// as the database was never read. After that the schema says more.
+    pub served: Option<u32>,
+    /// Since which tick it has been known that no license allows several replicas.
+    pub unlicensed: Option<u8>,
 }
 
 impl Knowledge {
-    /// Another reading has ended.
-    pub fn learn(&mut self, reading: &Reading) {
+    /// Another reading has ended at this tick.
+    pub fn learn(&mut self, reading: &Reading, tick: u8) {
         self.database |= matches!(reading, Reading::Good(..));
         self.license = Self::of_license(reading).unwrap_or(self.license);
         self.schema = Self::of_schema(reading, self.schema);
+        self.is_at(tick);
+    }
+
+    /// Replicas serve whose oldest minor version is this, or none do.
+    pub fn sees(&mut self, serves: Option<u32>) {
+        self.served = serves.or(self.served).filter(|_| !self.database);
+    }
+
+    /// This tick has come.
+    pub fn is_at(&mut self, tick: u8) {
+        let since = self.unlicensed.unwrap_or(tick);
+        self.unlicensed = match self.license {
+            license if !license.has_ended(tick) => None,
+            LicenseRead::Ends(end) => Some(since.max(end)),
+            LicenseRead::Never | LicenseRead::Absent => Some(since),
+        };
     }
 
     /// The minor version of the schema after a reading, which need not understand it.
@@ -51,7 +72,7 @@ impl Knowledge {
             return before;
         };
         match database.content {
-            Content::Bytebase => Some(database.schema),
+            Content::Bytebase | Content::Pooled => Some(database.schema),
             // An emptied database has none.
             Content::Foreign => None,
             Content::Renamed => before,
@@ -64,9 +85,11 @@ impl Knowledge {
             return None;
         };
         match (database.content, database.license) {
-            (Content::Bytebase, Some(end)) => Some(LicenseRead::Ends(end)),
+            (Content::Bytebase | Content::Pooled, Some(end)) => Some(LicenseRead::Ends(end)),
             // Among another application's tables there is none either.
-            (Content::Bytebase, None) | (Content::Foreign, _) => Some(LicenseRead::Absent),
+            (Content::Bytebase | Content::Pooled, None) | (Content::Foreign, _) => {
+                Some(LicenseRead::Absent)
+            }
             (Content::Renamed, _) => None,
         }
     }

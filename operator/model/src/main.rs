@@ -8,11 +8,13 @@
     reason = "a command-line program that prints what it visited"
 )]
 
+mod bugs;
 mod check;
 mod database;
 mod drains;
 mod judge;
 mod knowledge;
+mod owners;
 mod profile;
 mod profiles;
 mod promises;

@@ -1,6 +1,6 @@
 //! What one run is: where it begins, what may happen in it, and which planted bugs it must find.
 
-use crate::rules::Bug;
+use crate::bugs::Bug;
 use crate::world::{Budget, Strategy};
 
 /// One run.

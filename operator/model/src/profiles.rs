@@ -1,15 +1,16 @@
 //! What may happen in one run: each profile lets the things interact that belong together, so that
 //! every order of them can be visited.
 
+use crate::bugs::Bug;
 use crate::check::Checked;
 use crate::profile::Profile;
-use crate::rules::{Bug, Rules};
+use crate::rules::Rules;
 use crate::sharing;
 use crate::upgrades;
 use crate::visit;
 use crate::world::{Budget, Strategy};
 use anyhow::{Context as _, Result, bail, ensure};
-use stateright::{Checker as _, HasDiscoveries, Model as _, UniformChooser};
+use stateright::{Checker as _, HasDiscoveries, Model as _, Property, UniformChooser};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,9 @@ fn profiles(quick: bool) -> Vec<Profile> {
     let more = u8::from(!quick);
     let mut profiles = first_replica(more);
     profiles.extend(license(more));
+    profiles.extend(license_beside_trouble(more));
     profiles.extend(rollout(more));
+    profiles.extend(others(more));
     profiles.extend(upgrades::profiles(more));
     profiles
 }
@@ -125,7 +128,7 @@ fn license(more: u8) -> Vec<Profile> {
                 ticks: 2,
                 ..none
             },
-            finds: &[Bug::UnknownServesNot],
+            finds: &[Bug::UnknownServesNot, Bug::GateShrinksToLowest],
             ..Profile::default()
         },
         Profile {
@@ -162,6 +165,54 @@ fn license(more: u8) -> Vec<Profile> {
                 ticks: 1,
                 ..none
             },
+            ..Profile::default()
+        },
+    ]
+}
+
+fn license_beside_trouble(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "license ends: a pooler in between, death",
+            license: Some(5),
+            budget: Budget {
+                poolers: 1,
+                crashes: 1,
+                ticks: 6,
+                ..none
+            },
+            finds: &[Bug::GateBlindWhileRefused],
+            ..Profile::default()
+        },
+        Profile {
+            name: "license ends: tasks that take longer than they may",
+            license: Some(3),
+            replicas: 2 + more,
+            budget: Budget {
+                tasks: 2,
+                crashes: more,
+                ticks: 9,
+                ..none
+            },
+            ..Profile::default()
+        },
+        Profile {
+            name: "license taken away: tasks that take longer than they may, outage",
+            replicas: 2,
+            budget: Budget {
+                renewals: 1,
+                tasks: 2,
+                outages: more,
+                crashes: more,
+                ticks: 7,
+                ..none
+            },
+            finds: &[
+                Bug::DrainNotHastened,
+                Bug::DrainHastenedAtOnce,
+                Bug::UnlicensedSinceForgotten,
+            ],
             ..Profile::default()
         },
     ]
@@ -239,6 +290,7 @@ fn rollout(more: u8) -> Vec<Profile> {
         },
         Profile {
             name: "tables that are not understood",
+            replicas: 2 + more,
             budget: Budget {
                 renames: 1,
                 crashes: 1,
@@ -251,6 +303,36 @@ fn rollout(more: u8) -> Vec<Profile> {
     ]
 }
 
+fn others(more: u8) -> Vec<Profile> {
+    let none = Budget::default();
+    vec![
+        Profile {
+            name: "a StatefulSet of the cluster's name by another hand",
+            replicas: 1,
+            running: false,
+            budget: Budget {
+                takings: 1,
+                edits: 1,
+                crashes: more,
+                ..none
+            },
+            finds: &[Bug::NameTakenIgnored],
+            ..Profile::default()
+        },
+        Profile {
+            name: "rollout: the StatefulSet is left behind, or becomes another's",
+            replicas: 1 + more,
+            budget: Budget {
+                takings: 1 + more,
+                edits: 1,
+                ..none
+            },
+            finds: &[Bug::OwnerIgnored],
+            ..Profile::default()
+        },
+    ]
+}
+
 /// Everything at once, for walks at random.
 fn wild() -> Budget {
     Budget {
@@ -258,6 +340,7 @@ fn wild() -> Budget {
         outages: 9,
         swaps: 5,
         renames: 5,
+        poolers: 5,
         others: 5,
         scales: 9,
         edits: 2,
@@ -268,6 +351,7 @@ fn wild() -> Budget {
         deletions: 9,
         renewals: 9,
         tasks: 9,
+        takings: 3,
         ticks: 60,
         ..Budget::default()
     }
@@ -278,6 +362,7 @@ fn wild() -> Budget {
 fn wild_upgrades() -> Budget {
     Budget {
         upgrades: 3,
+        downgrades: 1,
         failures: 5,
         schemas: 1,
         switches: 3,
@@ -293,6 +378,7 @@ pub fn run(quick: bool) -> Result<()> {
     let states = visit(&profiles(quick))? + sharing::run(quick)?;
     walk(quick)?;
     plant(&Bug::ALL, &profiles(true))?;
+    all_can_be_broken()?;
     let found = Bug::ALL.len() + sharing::planted();
     println!(
         "model: {states} states visited, {found} of {found} planted bugs found, {:.0} s",
@@ -402,6 +488,19 @@ pub fn walk(quick: bool) -> Result<()> {
     Ok(())
 }
 
+/// A property that no planted bug breaks may be one that nothing can break.
+fn all_can_be_broken() -> Result<()> {
+    let model = checked(&Profile::default(), None)?;
+    for Property { name, .. } in model.properties() {
+        let mut bugs = Bug::ALL.iter();
+        ensure!(
+            bugs.any(|bug| bug.breaks() == name),
+            "no planted bug breaks that {name}"
+        );
+    }
+    Ok(())
+}
+
 /// Plants each bug in turn and searches for it, where it is to be found.
 fn plant(bugs: &[Bug], homes: &[Profile]) -> Result<()> {
     for bug in bugs {
@@ -409,7 +508,8 @@ fn plant(bugs: &[Bug], homes: &[Profile]) -> Result<()> {
         let profile = homes
             .find(|profile| profile.finds.contains(bug))
             .with_context(|| format!("no profile is to find {bug:?}"))?;
-        visit::until_found(&format!("{bug:?}"), checked(profile, Some(*bug))?, None)?;
+        let model = checked(profile, Some(*bug))?;
+        visit::until_found(&format!("{bug:?}"), model, Some(bug.breaks()))?;
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! The operator's own rules in the world: what it knows becomes an observation, `decide` is asked,
 //! and its plan becomes writes. Bugs can be planted in between.
 
+use crate::bugs::Bug;
 use crate::database::{Active, Content, Database, Reading};
 use crate::knowledge::LicenseRead;
+use crate::owners::{NAME, UID, Whose};
 use crate::world::{
     Eviction, Form, Pod, Replica, Set, Spec, Status, Strategy, VERSIONS, Waited, World, Write,
 };
@@ -31,100 +33,10 @@ use uuid::Uuid;
 
 /// The database that every spec names.
 pub const ENDPOINT: &str = "db.example.com:5432/bytebase";
+/// A pod that is asked to end has so many minutes for its tasks: longer than any run lasts.
+const DRAIN: i64 = 90;
 /// Identity of the foreign Bytebase's replica: of no pod.
 const OTHER: u128 = 0xffff;
-
-/// A fault in the rules, to see that the checker finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
-    /// Nothing of the database is read back from the status, a refusal included.
-    RefusalForgotten,
-    /// What was read of the database is not put into the status.
-    NothingStored,
-    /// Whether the database was ever read is not read back from the status.
-    IdentityForgotten,
-    /// The end of the license is not read back from the status.
-    LicenseForgotten,
-    /// That several replicas were not allowed is not read back from the status.
-    AbsenceForgotten,
-    /// The license gate does not act while the spec is invalid.
-    GateBlindWhileInvalid,
-    /// The license gate waits for pods that cannot end.
-    GateWaitsForStuck,
-    /// Heartbeats of others do not count.
-    OthersIgnored,
-    /// What cannot be understood counts as none.
-    UnknownIsNone,
-    /// The license is forgotten as soon as a reading does not understand it.
-    UnderstandingForgotten,
-    /// Every pod counts as Ready and active during a rollout.
-    EveryPodServes,
-    /// An eviction of a pod that is gone hits its successor: the cache may lag behind.
-    EvictionWithoutUid,
-    /// What was evicted is taken for running until the watch shows otherwise.
-    EvictionForgotten,
-    /// Running tasks are not asked after.
-    TasksIgnored,
-    /// A process that has just started takes the missing reading for an outage.
-    NoReadingIsOutage,
-    /// Since when a rollout has waited for an idle replica is not read back from the status.
-    PatienceForgotten,
-    /// A replica whose heartbeat is unknown is taken for one that does not serve.
-    UnknownServesNot,
-    /// The version of the schema is not read back from the status.
-    SchemaForgotten,
-    /// Nor is it kept in the process when a reading does not understand it.
-    SchemaNotKept,
-    /// Which version the StatefulSet has is not asked after.
-    StandingVersionIgnored,
-    /// Pods that only the StatefulSet's controller knows of are not waited for.
-    ControllerIgnored,
-    /// A pod on the new template counts as Ready and active.
-    NewTakenForServing,
-    /// A schema migration is not seen.
-    MigrationUnseen,
-    /// An eviction cuts the drain short.
-    DrainCutShort,
-    /// With downtime the first replica starts as soon as all the others were asked to end.
-    StartsEarly,
-    /// With downtime nothing holds the others back until the first replica serves.
-    RestNotHeld,
-    /// A process that starts in the middle of a rollout with downtime takes it for any other.
-    DowntimeForgotten,
-}
-
-impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 27] = [
-        Self::RefusalForgotten,
-        Self::NothingStored,
-        Self::IdentityForgotten,
-        Self::LicenseForgotten,
-        Self::AbsenceForgotten,
-        Self::GateBlindWhileInvalid,
-        Self::GateWaitsForStuck,
-        Self::OthersIgnored,
-        Self::UnknownIsNone,
-        Self::UnderstandingForgotten,
-        Self::EveryPodServes,
-        Self::EvictionWithoutUid,
-        Self::EvictionForgotten,
-        Self::TasksIgnored,
-        Self::NoReadingIsOutage,
-        Self::PatienceForgotten,
-        Self::UnknownServesNot,
-        Self::SchemaForgotten,
-        Self::SchemaNotKept,
-        Self::StandingVersionIgnored,
-        Self::ControllerIgnored,
-        Self::NewTakenForServing,
-        Self::MigrationUnseen,
-        Self::DrainCutShort,
-        Self::StartsEarly,
-        Self::RestNotHeld,
-        Self::DowntimeForgotten,
-    ];
-}
 
 /// The rules, with what is the same in every state worked out once.
 pub struct Rules {
@@ -237,7 +149,7 @@ fn cluster(spec: Spec) -> anyhow::Result<BytebaseCluster> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "bytebase.com/v1alpha1",
         "kind": "BytebaseCluster",
-        "metadata": {"name": "demo", "namespace": "team", "uid": "of-demo"},
+        "metadata": {"name": NAME, "namespace": "team", "uid": UID},
         "spec": {
             "version": version(spec.template),
             "externalURL": url,
@@ -353,9 +265,15 @@ impl Rules {
         (stalled.status == Some(true)).then_some(stalled.reason)
     }
 
+    /// The StatefulSet, unless it is another's.
+    fn own(&self, set: Option<Set>) -> Option<Set> {
+        set.filter(|set| self.has(Bug::OwnerIgnored) || set.whose.counts_as_own())
+    }
+
     fn writes(&self, world: &World, plan: &Plan) -> Vec<Write> {
         let mut writes = Vec::new();
-        let cached = world.operator.cache.0;
+        let cached = self.own(world.operator.cache.0);
+        let is_taken = cached != world.operator.cache.0;
         if let (Some(size), Some(set)) = (plan.resize, cached)
             && !self.has(Bug::GateBlindWhileInvalid)
         {
@@ -369,6 +287,8 @@ impl Rules {
         let object = objects.find(|object| object.kind == Kind::StatefulSet);
         if let Some(set) = object.map(|object| self.set(&object.value))
             && cached != Some(set)
+            && (!is_taken || self.has(Bug::NameTakenIgnored))
+            && !self.keeps_from_shrinking(set, cached, world, plan)
         {
             writes.push(Write::Set(self.unheld(set, cached)));
         }
@@ -383,7 +303,7 @@ impl Rules {
             }));
         }
         // Only when everything stands, as the operator itself does.
-        if let (Some(eviction), true) = (&plan.eviction, writes.is_empty())
+        if let (Some(eviction), true) = (&plan.eviction, writes.is_empty() && !is_taken)
             && let Some(pod) = find(world, &eviction.uid)
         {
             writes.push(Write::Evict(Eviction {
@@ -394,6 +314,7 @@ impl Rules {
                 hurried: self.has(Bug::DrainCutShort),
             }));
         }
+        writes.extend(self.let_go(world, plan).into_iter().map(Write::LetGo));
         if !plan.unsettled {
             let mut status = status(plan, &world.status, world.tick);
             status.served &= self.for_several;
@@ -407,10 +328,42 @@ impl Rules {
         writes
     }
 
-    /// A StatefulSet of one replica that begins again, with all the others if that bug is planted.
+    /// A planted bug keeps the size of a StatefulSet while a reading refuses the database.
+    fn keeps_from_shrinking(
+        &self,
+        set: Set,
+        before: Option<Set>,
+        world: &World,
+        plan: &Plan,
+    ) -> bool {
+        let is_read = matches!(world.operator.reading, Reading::Good(..));
+        self.has(Bug::GateBlindWhileRefused)
+            && is_read
+            && refused(plan, ConditionType::DatabaseReady).is_some()
+            && before.is_some_and(|before| set.size < before.size)
+    }
+
+    /// Uids of the pods whose drain hooks are asked to let their replicas end.
+    fn let_go(&self, world: &World, plan: &Plan) -> Vec<u8> {
+        let (set, pods) = &world.operator.cache;
+        let at_once = self.has(Bug::DrainHastenedAtOnce) && plan.report.unlicensed_since.is_some();
+        let is_meant = |pod: &&Pod| {
+            let goes = set.is_some_and(|set| !set.ordinals().contains(&pod.ordinal));
+            plan.let_go.contains(&name(pod.ordinal)) || (at_once && goes && pod.ending.is_some())
+        };
+        let pods = pods.iter().filter(|_| !self.has(Bug::DrainNotHastened));
+        pods.filter(is_meant).map(|pod| pod.uid).collect()
+    }
+
+    /// A StatefulSet of one replica that begins again, with all the others if that bug is planted;
+    /// or one that shrinks, towards its lowest ordinal if that one is.
     fn unheld(&self, set: Set, before: Option<Set>) -> Set {
         let begins = set.size == 1 && before.is_some_and(|before| before.size == 0);
+        let lowest = before.filter(|before| {
+            self.has(Bug::GateShrinksToLowest) && set.size > 0 && set.size < before.size
+        });
         Set {
+            start: lowest.map_or(set.start, |before| before.start),
             size: if begins && self.has(Bug::RestNotHeld) {
                 2
             } else {
@@ -429,11 +382,13 @@ impl Rules {
             start: number(&spec["ordinals"]["start"]),
             size: number(&spec["replicas"]),
             template: to_u8(template.unwrap_or(0)),
+            whose: Whose::Own,
         }
     }
 
     fn observe(&self, world: &World) -> Observation {
-        let (set, pods) = &world.operator.cache;
+        let pods = &world.operator.cache.1;
+        let set = self.own(world.operator.cache.0);
         let mut reading = world.operator.reading.clone();
         if let Reading::Good(_, active) = &mut reading {
             let assumed = pods
@@ -520,7 +475,7 @@ impl Rules {
         );
         let made = at(0);
         PodView {
-            name: format!("demo-{}", pod.ordinal),
+            name: name(pod.ordinal),
             uid: pod.uid.to_string(),
             ordinal: i32::from(pod.ordinal),
             revision: Some(pod.template.to_string()),
@@ -533,13 +488,11 @@ impl Rules {
             container_id: None,
             ends_by: pod
                 .ending
-                .filter(|_| !self.has(Bug::GateWaitsForStuck))
-                .map(at),
+                .map(|since| at(since) + SignedDuration::from_mins(DRAIN)),
             grace: None,
             drains: true,
             login: PodLogin::default(),
-            // Every ending of the model's world is short.
-            ending_since: None,
+            ending_since: pod.ending.map(at),
             unready_since: (!serves).then_some(made),
             replica_id: (is_up || assumed).then(|| id(pod.uid)),
             log_quote: None,
@@ -605,7 +558,7 @@ impl Rules {
             can_create: true,
             missing_schema: None,
             not_owned: None,
-            transaction_pooler: Some(false),
+            transaction_pooler: Some(database.content == Content::Pooled),
             identity: identity(0),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
@@ -675,7 +628,10 @@ impl Rules {
                     expiration_time: Some(Time(at(end))),
                     ..LicenseStatus::default()
                 }),
-            unlicensed_since: None,
+            unlicensed_since: status
+                .unlicensed_since
+                .filter(|_| !self.has(Bug::UnlicensedSinceForgotten))
+                .map(at),
             unlicensed: status
                 .unlicensed
                 .filter(|_| !self.has(Bug::AbsenceForgotten)),
@@ -684,7 +640,10 @@ impl Rules {
                 .schema
                 .filter(|_| !self.has(Bug::SchemaForgotten))
                 .map(schema_version),
-            version: None,
+            version: status
+                .version
+                .filter(|_| !self.has(Bug::VersionForgotten))
+                .map(|minor| schema_version(minor).to_string()),
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,
@@ -694,13 +653,18 @@ impl Rules {
                 .filter(|_| !self.has(Bug::PatienceForgotten))
                 .map(|waited| RememberedRollout {
                     waiting_for: waited.for_,
-                    pod: waited.ordinal.map(|ordinal| format!("demo-{ordinal}")),
+                    pod: waited.ordinal.map(name),
                     since: at(waited.since),
                     // What comes between begins it again here, which is the longer wait.
                     busy_since: None,
                 }),
         }
     }
+}
+
+/// Name of the pod of this ordinal.
+fn name(ordinal: u8) -> String {
+    format!("{NAME}-{ordinal}")
 }
 
 /// The pod of this uid, as the operator knows it.
@@ -714,34 +678,43 @@ fn to_u8<N: TryInto<u8>>(number: N) -> u8 {
     number.try_into().unwrap_or(0)
 }
 
+/// Why a condition is reported as False.
+fn refused(plan: &Plan, type_: ConditionType) -> Option<(Reason, String)> {
+    let mut conditions = plan.report.conditions.iter();
+    let condition = conditions.find(|condition| condition.type_ == type_)?;
+    let refused = condition.status == Some(false);
+    refused.then(|| (condition.reason, condition.message.clone()))
+}
+
+/// The tick of a moment.
+fn tick_of(moment: Timestamp) -> Option<u8> {
+    u8::try_from(moment.duration_since(at(0)).as_mins()).ok()
+}
+
+/// The minor version in a text.
+fn minor_of(version: Option<&str>) -> Option<u32> {
+    Version::parse(version?).ok().map(|version| version.minor)
+}
+
 /// The part of the new status that later decisions may rest on.
 fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     let database = plan.report.database.as_ref();
-    let refused = |type_: ConditionType| {
-        let mut conditions = plan.report.conditions.iter();
-        let condition = conditions.find(|condition| condition.type_ == type_)?;
-        let refused = condition.status == Some(false);
-        refused.then(|| (condition.reason, condition.message.clone()))
-    };
     let license = plan.report.license.as_ref();
     let end = license.and_then(|license| license.expiration_time.as_ref());
+    let schema = minor_of(plan.report.schema_version.as_deref());
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
         identity: database.is_some_and(|database| database.identity.is_some()),
         served: database.is_some_and(|database| database.has_served),
-        refusal: refused(ConditionType::DatabaseReady),
-        unlicensed: refused(ConditionType::HaLicensed).map(|(reason, _)| reason),
-        schema: plan
-            .report
-            .schema_version
-            .as_deref()
-            .and_then(|text| Version::parse(text).ok())
-            .map(|version| version.minor),
+        refusal: refused(plan, ConditionType::DatabaseReady),
+        unlicensed: refused(plan, ConditionType::HaLicensed).map(|(reason, _)| reason),
+        unlicensed_since: plan.report.unlicensed_since.and_then(tick_of),
+        schema,
+        // No refusal of a version rests on it where the schema is known. Whether a replica that
+        // does not come up is taken back does, and is decided here as if none had ever served.
+        version: minor_of(plan.report.version.as_deref()).filter(|_| schema.is_none()),
         license: match end {
-            Some(end) => {
-                let minutes = end.0.duration_since(at(0)).as_mins();
-                u8::try_from(minutes).ok()
-            }
+            Some(end) => tick_of(end.0),
             None => license.and(before.license),
         },
         rollout: plan
@@ -768,7 +741,7 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
     let before = before.filter(|before| {
         rollout.continues(&RolloutStatus {
             waiting_for: Some(before.for_),
-            pod: before.ordinal.map(|ordinal| format!("demo-{ordinal}")),
+            pod: before.ordinal.map(name),
             ..RolloutStatus::default()
         })
     });

@@ -1,8 +1,8 @@
 //! What may happen while the user wants another minor version: the first replica of it migrates the
 //! schema, under which no older one starts any more.
 
+use crate::bugs::Bug;
 use crate::profile::Profile;
-use crate::rules::Bug;
 use crate::world::{Budget, Strategy};
 
 /// All runs.
@@ -71,6 +71,19 @@ fn rolling(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::DrainCutShort],
+            ..Profile::default()
+        },
+        Profile {
+            name: "way back: an outage before the first reading, a user deletes a pod, death",
+            replicas: 1 + more,
+            budget: Budget {
+                downgrades: 1,
+                outages: 1,
+                deletions: 1,
+                crashes: 1,
+                ..none
+            },
+            finds: &[Bug::VersionForgotten],
             ..Profile::default()
         },
         Profile {

@@ -6,6 +6,7 @@
 
 use crate::database::{Active, Content, Database, Reading};
 use crate::knowledge::{Knowledge, Known, LicenseRead};
+use crate::owners::Whose;
 use crate::promises::Promise;
 use bytebase_operator::api::Reason;
 use bytebase_operator::api::status::RolloutWait;
@@ -14,13 +15,18 @@ use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 /// Versions that a user may want, by the index of the pod template. The first three share a schema.
-pub const VERSIONS: [Version; 5] = [
+pub const VERSIONS: [Version; 6] = [
     Version::new(3, 21, 1),
     Version::new(3, 21, 2),
     Version::new(3, 21, 3),
     Version::new(3, 22, 0),
     Version::new(3, 23, 1),
+    Version::new(3, 20, 2),
 ];
+/// The version to which a user may go back from the beginning.
+const OLDER: u8 = 5;
+/// Minutes for which a replica may go on with its tasks after the license has ended.
+const DRAIN_LIMIT: u8 = 5;
 /// The version at the beginning, and those to which it is upgraded.
 const UPGRADES: [u8; 3] = [0, 3, 4];
 
@@ -38,6 +44,8 @@ pub struct Set {
     pub size: u8,
     /// Index of the pod template.
     pub template: u8,
+    /// Whose it is.
+    pub whose: Whose,
 }
 
 impl Set {
@@ -135,8 +143,12 @@ pub struct Status {
     pub license: Option<u8>,
     /// What was last read allowed one replica only.
     pub unlicensed: Option<Reason>,
+    /// Since which tick no license has allowed several replicas.
+    pub unlicensed_since: Option<u8>,
     /// The minor version of the schema that was last read.
     pub schema: Option<u32>,
+    /// The minor version that served last, as long as that of the schema is not known.
+    pub version: Option<u32>,
     /// What a rollout waits for, where a later decision rests on it.
     pub rollout: Option<Waited>,
 }
@@ -175,6 +187,8 @@ pub enum Write {
     Set(Set),
     /// Eviction of a pod.
     Evict(Eviction),
+    /// The drain hook of the pod of this uid is asked to let its replica end.
+    LetGo(u8),
     /// The status.
     Status(Status),
 }
@@ -280,6 +294,8 @@ pub struct Budget {
     pub swaps: u8,
     /// The tables of the database change their form, and back.
     pub renames: u8,
+    /// A pooler in transaction mode is put before the database, and taken away.
+    pub poolers: u8,
     /// Another Bytebase starts.
     pub others: u8,
     /// The user changes the size.
@@ -288,6 +304,8 @@ pub struct Budget {
     pub edits: u8,
     /// The user wants another minor version, a newer one or the one before.
     pub upgrades: u8,
+    /// The user wants the minor version from before the beginning.
+    pub downgrades: u8,
     /// The user wants the other strategy.
     pub switches: u8,
     /// The schema changes by another hand: a backup is restored, or another Bytebase migrates it.
@@ -308,6 +326,8 @@ pub struct Budget {
     pub renewals: u8,
     /// A replica claims a task.
     pub tasks: u8,
+    /// Another party makes a StatefulSet of the cluster's name, or changes whose it is.
+    pub takings: u8,
     /// Minutes that pass.
     pub ticks: u8,
 }
@@ -415,6 +435,8 @@ pub enum Action {
     Edit,
     /// The user wants this version.
     Upgrade(u8),
+    /// The user wants the version from before the beginning.
+    Downgrade,
     /// The user wants the other strategy.
     Switch,
     /// The schema has this minor version from now on, by another hand.
@@ -423,6 +445,10 @@ pub enum Action {
     Mistake,
     /// The user pauses the cluster or resumes it.
     Pause,
+    /// Another party makes the StatefulSet this, from none or from what it was.
+    Take(Whose),
+    /// It deletes what is its own.
+    GiveBack,
     /// A minute passes.
     Tick,
 }
@@ -442,6 +468,7 @@ impl World {
             .iter()
             .filter_map(|write| match write {
                 Write::Evict(eviction) => Some(eviction.uid),
+                Write::LetGo(uid) => Some(*uid),
                 Write::Set(_) | Write::Status(_) => None,
             });
         uids.extend(evicted);
@@ -465,8 +492,10 @@ impl World {
         }
         self.operator.evicted.iter_mut().for_each(number);
         for write in &mut self.operator.pending {
-            if let Write::Evict(eviction) = write {
-                number(&mut eviction.uid);
+            match write {
+                Write::Evict(eviction) => number(&mut eviction.uid),
+                Write::LetGo(uid) => number(uid),
+                Write::Set(_) | Write::Status(_) => {}
             }
         }
         self
@@ -613,8 +642,11 @@ impl World {
             Content::Bytebase => {
                 may(budget.swaps, Action::Swap(Content::Foreign));
                 may(budget.renames, Action::Swap(Content::Renamed));
+                may(budget.poolers, Action::Swap(Content::Pooled));
             }
-            Content::Foreign | Content::Renamed => may(1, Action::Swap(Content::Bytebase)),
+            Content::Foreign | Content::Renamed | Content::Pooled => {
+                may(1, Action::Swap(Content::Bytebase));
+            }
         }
         if self.database.other {
             may(1, Action::Other);
@@ -629,6 +661,9 @@ impl World {
         may(budget.edits, Action::Edit);
         for version in self.next_versions() {
             may(budget.upgrades, Action::Upgrade(version));
+        }
+        if self.spec.template == UPGRADES[0] {
+            may(budget.downgrades, Action::Downgrade);
         }
         may(budget.switches, Action::Switch);
         for schema in [UPGRADES[0], UPGRADES[1]].map(minor) {
@@ -648,6 +683,15 @@ impl World {
             may(budget.renewals, Action::License(None));
         }
         may(budget.renewals, Action::License(Some(self.tick + 9)));
+        match self.set.map(|set| set.whose) {
+            None => may(budget.takings, Action::Take(Whose::ByHand)),
+            Some(Whose::Own) => {
+                may(budget.takings, Action::Take(Whose::Left));
+                may(budget.takings, Action::Take(Whose::Taken));
+            }
+            Some(Whose::Left) => {}
+            Some(Whose::Taken | Whose::ByHand) => may(1, Action::GiveBack),
+        }
         for pod in &self.pods {
             let ordinal = pod.ordinal;
             match (pod.replica, pod.ending) {
@@ -720,7 +764,8 @@ impl World {
                 world.operator.schema = Knowledge::of_schema(&world.operator.reading, before);
                 let understood = Knowledge::of_license(&world.operator.reading);
                 world.operator.license = understood.unwrap_or(world.operator.license);
-                world.ghost.known.process.learn(&world.operator.reading);
+                let known = &mut world.ghost.known.process;
+                known.learn(&world.operator.reading, world.tick);
             }
             Action::Write => world.write(),
             Action::Crash => {
@@ -754,14 +799,9 @@ impl World {
                 world.ghost.evicted.retain(|evicted| *evicted != ordinal);
                 world.becomes(ordinal, Replica::Active);
             }
-            Action::End(ordinal) => {
-                let cut_short = world.pod(ordinal).is_some_and(|pod| pod.works());
-                if cut_short && !world.knows_license_ended() {
-                    world.ghost.broken = Some(Promise::Finished);
-                }
+            Action::End(ordinal) | Action::Expire(ordinal) => {
                 world.pods.retain(|pod| pod.ordinal != ordinal);
             }
-            Action::Expire(ordinal) => world.pods.retain(|pod| pod.ordinal != ordinal),
             _ => world.happens(action),
         }
         world
@@ -804,11 +844,15 @@ impl World {
                     budget.outages -= 1;
                 }
                 self.database.up = !self.database.up;
+                // Hooks that could not be asked are asked again.
+                let drains = self.pods.iter().any(|pod| pod.drains());
+                self.operator.settled &= !drains;
             }
             Action::Swap(content) => {
                 match content {
                     Content::Foreign => budget.swaps -= 1,
                     Content::Renamed => budget.renames -= 1,
+                    Content::Pooled => budget.poolers -= 1,
                     Content::Bytebase => {}
                 }
                 self.database.content = content;
@@ -827,6 +871,11 @@ impl World {
                 budget.schemas -= 1;
                 self.database.schema = schema;
             }
+            Action::Take(whose) => {
+                budget.takings -= 1;
+                self.is_taken(whose);
+            }
+            Action::GiveBack => self.is_given_back(),
             Action::Tick => {
                 budget.ticks -= 1;
                 self.minute_passes();
@@ -850,6 +899,10 @@ impl World {
             Action::Upgrade(version) => {
                 budget.upgrades -= 1;
                 self.spec.template = version;
+            }
+            Action::Downgrade => {
+                budget.downgrades -= 1;
+                self.spec.template = OLDER;
             }
             Action::Switch => {
                 budget.switches -= 1;
@@ -880,10 +933,34 @@ impl World {
         self.operator.settled = false;
     }
 
+    /// Another party has a StatefulSet of the cluster's name.
+    fn is_taken(&mut self, whose: Whose) {
+        if self.set.is_none() {
+            self.set = Some(Set {
+                start: 0,
+                size: 1,
+                template: 0,
+                whose,
+            });
+            self.acted_on = self.set;
+        }
+        let sets = [&mut self.set, &mut self.acted_on].into_iter().flatten();
+        sets.for_each(|set| set.whose = whose);
+    }
+
+    /// It deletes that with its pods.
+    fn is_given_back(&mut self) {
+        (self.set, self.acted_on) = (None, None);
+        for pod in &mut self.pods {
+            pod.ending = pod.ending.or(Some(self.tick));
+        }
+    }
+
     /// Time goes on.
     pub fn minute_passes(&mut self) {
         self.tick += 1;
         self.operator.settled = false;
+        self.ghost.known.process.is_at(self.tick);
         self.license_has_ended();
     }
 
@@ -894,12 +971,37 @@ impl World {
 
     /// No one had anything left to do, so what knew of the end of the license has acted on it.
     fn license_has_ended(&mut self) {
-        let able = |pod: &&Pod| pod.replica != Replica::Stuck && pod.ending.is_none();
-        let active = self.pods.iter().filter(able).count();
+        let Some(since) = self.ghost.known.process.unlicensed else {
+            return;
+        };
+        let is_own = self.set.is_some_and(|set| set.whose.is_own());
+        // Before the end one after the other goes, each with its tasks done.
+        let waits = self.tick == since && self.pods.iter().any(|pod| pod.drains());
         // A pause is the user's own risk.
-        if self.knows_license_ended() && active > 1 && self.spec.form != Form::Paused {
+        if !is_own || waits || self.spec.form == Form::Paused {
+            return;
+        }
+        let able = |pod: &&Pod| pod.replica != Replica::Stuck;
+        let able = self.pods.iter().filter(able);
+        let stay = able.clone().filter(|pod| pod.ending.is_none()).count();
+        let has_time = |pod: &Pod| {
+            let began = pod.ending.map(|ending| ending.max(since));
+            began.is_some_and(|began| self.tick <= began + DRAIN_LIMIT)
+        };
+        let beat = able.filter(|pod| pod.replica == Replica::Active && !has_time(pod));
+        // No hook can be asked without the database, and a schema migration is never cut short.
+        let can_ask = self.database.up && !self.migrates();
+        if stay > 1 || (can_ask && beat.count() > 1) {
             self.ghost.broken = Some(Promise::Licensed);
         }
+    }
+
+    /// The end of a drain that is cut short at this moment comes early: a license that has ended
+    /// leaves it some minutes.
+    pub fn is_cut_short(&self, pod: Pod) -> bool {
+        let began = pod.ending.unwrap_or(self.tick);
+        let is_late = self.knows_license_ended() && self.tick >= began + DRAIN_LIMIT;
+        pod.works() && !is_late
     }
 
     fn becomes(&mut self, ordinal: u8, replica: Replica) {
@@ -936,6 +1038,9 @@ impl World {
     fn write(&mut self) {
         match self.operator.pending.remove(0) {
             Write::Set(set) if self.operator.decided_on.take() == self.set => {
+                if self.set.is_some_and(|before| !before.whose.is_own()) {
+                    self.ghost.broken = Some(Promise::Others);
+                }
                 self.set = Some(set);
                 if !self.slow {
                     self.acted_on = self.set;
@@ -947,6 +1052,13 @@ impl World {
                 self.operator.pending.retain(stays);
             }
             Write::Evict(eviction) => self.evict(eviction),
+            Write::LetGo(uid) => {
+                let is_up = self.database.up;
+                let mut pods = self.pods.iter_mut();
+                if let Some(pod) = pods.find(|pod| pod.uid == uid && is_up) {
+                    pod.hurried = true;
+                }
+            }
             Write::Status(status) => self.status = status,
         }
         if self.operator.pending.is_empty() {
@@ -963,11 +1075,33 @@ impl World {
         if awaits_echo && self.spec.strategy == Strategy::Maintenance {
             writes.retain(|write| !matches!(write, Write::Set(_)));
         }
+        writes.retain(|write| !matches!(write, Write::LetGo(uid) if !self.can_ask(*uid)));
         writes
+    }
+
+    /// Whether the drain hook of this pod can be asked something that it has not been asked.
+    fn can_ask(&self, uid: u8) -> bool {
+        let mut pods = self.pods.iter();
+        self.database.up && pods.any(|pod| pod.uid == uid && !pod.hurried)
+    }
+
+    /// The oldest minor version of the replicas that are seen to serve.
+    fn serves(&self) -> Option<u32> {
+        let (operator, (_, pods)) = (&self.operator, &self.operator.cache);
+        let serve = pods.iter().filter(|pod| {
+            let ends = pod.ending.is_some() || operator.evicted == Some(pod.uid);
+            pod.replica == Replica::Active && !ends
+        });
+        serve.map(|pod| minor(pod.template)).min()
     }
 
     /// A reconcile has decided on these writes.
     pub fn decides(&mut self, writes: Vec<Write>) {
+        // Before the first reading it writes no status.
+        if self.operator.reading != Reading::None {
+            let serves = self.serves();
+            self.ghost.known.process.sees(serves);
+        }
         self.ghost.known.decides();
         if writes.is_empty() {
             self.ghost.known.wrote_all();
@@ -992,8 +1126,12 @@ impl World {
         }
         pod.ending = pod.ending.or(Some(tick));
         pod.hurried |= eviction.hurried;
+        let evicted = *pod;
         self.operator.evicted = Some(eviction.uid);
-        let ordinal = pod.ordinal;
+        if eviction.hurried && self.is_cut_short(evicted) {
+            self.ghost.broken = Some(Promise::Finished);
+        }
+        let ordinal = evicted.ordinal;
         // What has been scaled away since is not down.
         let wanted = self.set.map_or(0..0, Set::ordinals);
         self.ghost.evicted.retain(|other| wanted.contains(other));
