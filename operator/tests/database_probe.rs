@@ -280,6 +280,43 @@ async fn an_older_bytebase_without_some_tables_is_still_bytebases() {
 }
 
 #[tokio::test]
+async fn sessions_beside_a_bytebase_from_before_heartbeats_are_seen_whoever_reads() {
+    server().database("unheard", PASSWORD);
+    server().sql(
+        "unheard",
+        "SET ROLE unheard; CREATE TABLE principal (); CREATE TABLE instance_change_history (id bigserial, version text);
+         INSERT INTO instance_change_history (version) VALUES ('3.13.32')",
+    );
+    let url = url(server().port, "unheard");
+    let sees_all = monitor(&url, "unheard_monitor", server().port);
+    let sees_little = monitor(&url, "unheard_reader", server().port);
+    server().sql("postgres", "REVOKE pg_monitor FROM unheard_reader");
+    let others = async |access: &Access| {
+        let facts = facts(access.clone()).await;
+        let others = facts.sessions.unwrap().others;
+        others.into_iter().collect::<Vec<_>>()
+    };
+    let readers = [access(url.clone()), sees_all, sees_little];
+    let operator = session(&url, "bytebase-operator").await;
+    let hook = session(&url, "drain/demo-0").await;
+    for reader in &readers {
+        assert_eq!(others(reader).await, [""; 0], "{:?}", reader.login);
+    }
+    let bytebase = [session(&url, "").await, session(&url, "").await];
+    let person = session(&url, "psql").await;
+    for reader in &readers {
+        assert_eq!(others(reader).await, ["unheard", "unheard (psql)"]);
+    }
+    // A Bytebase that has the table sends heartbeats.
+    server().sql(
+        "unheard",
+        "SET ROLE unheard; CREATE TABLE replica_heartbeat (replica_id text PRIMARY KEY, last_heartbeat timestamptz NOT NULL)",
+    );
+    assert_eq!(others(&readers[0]).await, [""; 0]);
+    drop((operator, hook, bytebase, person));
+}
+
+#[tokio::test]
 async fn another_applications_tables_are_foreign() {
     server().database("foreign1", PASSWORD);
     server().sql(

@@ -4,7 +4,7 @@
 
 /// `application_name` of a hook's sessions: this and the name of its pod. Not as Bytebase's own,
 /// among which the hook finds the replica's.
-const SESSIONS: &str = "drain/";
+pub const SESSIONS: &str = "drain/";
 
 /// Longest name that PostgreSQL keeps (`NAMEDATALEN`).
 const LONGEST_NAME: usize = 63;

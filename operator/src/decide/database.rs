@@ -538,6 +538,9 @@ fn in_use(
     } else {
         "a replica of this cluster starts by itself"
     };
+    if starts && let Some(message) = may_be_unheard(&place, what, observation) {
+        return Some((Reason::DatabaseInUse, message));
+    }
     let active = if starts {
         active_when_read(observation)
     } else {
@@ -563,6 +566,37 @@ fn in_use(
             "{who} not belong to this cluster, or ended less than 30 seconds ago, sent heartbeats to {place}: stop the other Bytebase; {what} 30 seconds after {they} stopped"
         ),
     ))
+}
+
+/// Whether a Bytebase that runs here would send no heartbeats, since its tables are older than those.
+/// Its sessions alone show it.
+pub fn is_unheard(facts: &DatabaseFacts) -> bool {
+    matches!(facts.schema, SchemaState::Bytebase { .. }) && facts.heartbeats == Fact::Absent
+}
+
+/// Why a Bytebase from before heartbeats may run, whose tables the first replica would migrate under
+/// it. Whose sessions these are cannot be known: any role may be its own.
+fn may_be_unheard(place: &str, what: &str, observation: &Observation) -> Option<String> {
+    const NAMED: usize = 3;
+    let facts = observation.facts().filter(|facts| is_unheard(facts))?;
+    let holds = format!(
+        "{place} holds the tables of a Bytebase from before 3.14, which sends no heartbeats and shows by its sessions alone"
+    );
+    let Some(sessions) = &facts.sessions else {
+        return Some(format!("{holds}: these are still to be read"));
+    };
+    let others = &sessions.others;
+    let named: Vec<_> = others.iter().take(NAMED).map(String::as_str).collect();
+    let more = match others.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!others.is_empty()).then(|| {
+        format!(
+            "{holds}, and there are sessions of {}{more}: stop the other Bytebase, and close all other sessions on this database; {what} when there are none",
+            named.join(", ")
+        )
+    })
 }
 
 /// Whether no replica of this cluster that runs has ever sent a heartbeat to the database that was

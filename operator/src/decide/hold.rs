@@ -157,7 +157,7 @@ pub(super) fn hold(
         )
     } else if database.allows == Allows::Nothing {
         let message = match (database.status, database.reason) {
-            (_, Reason::DatabaseInUse) => "heartbeats that belong to no pod of this cluster to end",
+            (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
             // A pod that ends now could not start again.
             (None, _) => "the database to be readable again",
             // A pod that ends now might come back into a database that refuses it.

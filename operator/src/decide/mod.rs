@@ -355,8 +355,11 @@ fn blocked(
             } else {
                 pace::QUIET_PROBE
             },
-            // Whether a replica that has to go migrates the schema.
-            sessions: pace::is_unnamed(health) || (acts && health.replicas.len() > 1),
+            // Whether a replica that has to go migrates the schema, and whether a Bytebase runs that
+            // nothing else shows.
+            sessions: pace::is_unnamed(health)
+                || (acts && health.replicas.len() > 1)
+                || observation.facts().is_some_and(database::is_unheard),
             new_session: database.as_ref().is_some_and(pace::is_refused),
             keep_session: true,
             try_login: false,

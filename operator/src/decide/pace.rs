@@ -1,7 +1,7 @@
 //! When to read the database, and when to reconcile again although nothing happened.
 
 use super::conditions::Findings;
-use super::database::DatabaseVerdict;
+use super::database::{self, DatabaseVerdict};
 use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::Rollout;
@@ -44,6 +44,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
     let set = observation.stateful_set.as_ref();
     let facts = observation.facts();
     let is_queued = facts.is_some_and(|facts| matches!(facts.pending_tasks, Fact::Known(1..)));
+    let is_unheard = facts.is_some_and(database::is_unheard);
     let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
     Reading {
         every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
@@ -54,7 +55,9 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             // Else no reading would show that it is over.
             || queue::held_by(observation).next().is_some()
             // Only there is to be seen what keeps it waiting.
-            || is_queued,
+            || is_queued
+            // Nor is a Bytebase that sends no heartbeats seen anywhere else.
+            || is_unheard,
         new_session: is_refused(database),
         keep_session: true,
         try_login: login::is_to_be_tried(&cluster.database, changed_login.is_some(), observation),

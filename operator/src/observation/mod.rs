@@ -222,6 +222,9 @@ pub struct Sessions {
     /// `application_name` of each session that keeps all replicas from promoting queued work
     /// (advisory lock 1001), in their order.
     pub queue_held_by: BTreeSet<String>,
+    /// Other clients, by role and application, where Bytebase's tables are older than heartbeats;
+    /// empty elsewhere. Neither operators nor drain hooks are among them.
+    pub others: BTreeSet<String>,
 }
 
 /// Which database this is.

@@ -372,6 +372,46 @@ fn a_database_whose_active_replicas_had_no_time_to_be_heard_is_waited_for() {
 }
 
 #[test]
+fn beside_a_bytebase_that_would_send_no_heartbeats_nothing_starts_while_there_are_other_sessions() {
+    let seen = |sessions: Option<&[&str]>| {
+        let others = |others: &[&str]| Sessions {
+            others: others.iter().map(ToString::to_string).collect(),
+            ..Sessions::default()
+        };
+        let read = changed(|facts| {
+            facts.schema = SchemaState::Bytebase {
+                version: Some(Version::new(3, 13, 32)),
+            };
+            facts.heartbeats = Fact::Absent;
+            facts.sessions = sessions.map(others);
+        });
+        observation(None, read)
+    };
+    let roles = ["a", "b (psql)", "c", "d", "e"];
+    for (sessions, named) in [
+        (None, "still to be read"),
+        (Some(&roles[..2]), "sessions of a, b (psql):"),
+        (Some(&roles[..]), "sessions of a, b (psql), c and 2 more:"),
+    ] {
+        let held = plan(&json!({}), &seen(sessions));
+        assert_eq!(state(&held, DATABASE), (None, Reason::DatabaseInUse));
+        assert_eq!(size(&held), None, "{named}");
+        assert!(held.reading.sessions, "only they can show that it is over");
+        let message = condition(&held.report, DATABASE).message.clone();
+        assert!(message.contains(named), "{message}");
+        // Nor while it cannot be read, by a process that knows nothing but the status.
+        let gone = then(held, observation(None, outage()));
+        assert_eq!(size(&plan(&json!({}), &gone)), None, "{named}");
+    }
+    let alone = plan(&json!({}), &seen(Some(&[])));
+    assert_eq!(size(&alone), Some(1), "the first replica migrates alone");
+    // In an empty database there is nothing to break.
+    let mut empty = seen(Some(&roles[..]));
+    empty = with_facts(empty, |facts| facts.schema = SchemaState::Empty);
+    assert_eq!(size(&plan(&json!({}), &empty)), Some(3));
+}
+
+#[test]
 fn a_pooler_of_which_nothing_is_known_holds_the_first_replica_and_keeps_a_refusal() {
     let unknown = || changed(|facts| facts.transaction_pooler = None);
     let first = plan(&json!({}), &observation(None, unknown()));

@@ -135,6 +135,7 @@ prop_compose! {
             sessions: with_sessions.then(|| Sessions {
                 listeners: listeners.map(|list| list.into_iter().map(|(application_name, client_address)| ListenSession { application_name, client_address }).collect()),
                 migration_running,
+                others: held_by.clone(),
                 queue_held_by: held_by,
             }),
             running_tasks: fact(unknown[2], running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect()),

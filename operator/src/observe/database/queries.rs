@@ -132,6 +132,7 @@ struct Document {
     foreign: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
     sessions: Option<SessionsSeen>,
+    others: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
     heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
     version: Option<String>,
     license: Option<(String, Option<String>)>,
@@ -288,11 +289,10 @@ fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
     }
     let sessions = document.sessions.as_mut();
     let holders = sessions.and_then(|sessions| sessions.queue_held_by.as_mut());
-    for Name(name) in holders
-        .into_iter()
-        .flat_map(|holders| &mut holders.0)
-        .flatten()
-    {
+    let holders = holders.into_iter().flat_map(|holders| &mut holders.0);
+    let others = document.others.iter_mut().flat_map(|others| &mut others.0);
+    let others = others.flat_map(|(role, name)| [role, name]);
+    for Name(name) in holders.chain(others).flatten() {
         *name = place.foreign(name);
     }
     // No other table was asked for.
@@ -512,6 +512,10 @@ const SESSIONS_OF_DATABASE: &str = include_str!("sql/sessions_of_database.sql");
 /// and monitors are not counted as such.
 const SESSIONS: &str = include_str!("sql/sessions.sql");
 
+/// Clients that are neither an operator nor a drain hook. To a login without `pg_monitor` the server
+/// does not say which sessions are of clients; it names the role and the application all the same.
+const OTHERS: &str = include_str!("sql/others.sql");
+
 const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
 
 const VERSION: &str =
@@ -545,6 +549,8 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let parts: String = [
         (!shape.principal, FOREIGN),
         (sessions, SESSIONS),
+        // By nothing else a Bytebase shows that sends no heartbeats yet.
+        (sessions && shape.principal && !heartbeat, OTHERS),
         (heartbeat, HEARTBEATS),
         (history, VERSION),
         (workspace && setting, LICENSE),
@@ -574,6 +580,8 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{parts}", &parts)
         .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
+        .replace("{operator}", connect::APPLICATION_NAME)
+        .replace("{hooks}", hook::SESSIONS)
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
@@ -864,7 +872,9 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         schema,
         license: license.of(|| stored_license(document.license)),
         heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default().0)),
-        sessions: document.sessions.map(sessions),
+        sessions: document
+            .sessions
+            .map(|seen| sessions(seen, document.others.unwrap_or_default())),
         running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default().0)),
         pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
         available_tasks: tasks.of(|| document.available.unwrap_or(0)),
@@ -882,7 +892,10 @@ fn running_tasks(rows: Vec<(String, u64)>) -> Vec<RunningTasks> {
         .collect()
 }
 
-fn sessions(seen: SessionsSeen) -> Sessions {
+fn sessions(
+    seen: SessionsSeen,
+    others: AtMost<(Option<Name>, Option<Name>), MAX_ROWS>,
+) -> Sessions {
     let visible = seen.sees_all || seen.hidden != Some(true);
     let listeners = visible.then(|| {
         let mut listeners: Vec<ListenSession> = seen
@@ -907,6 +920,18 @@ fn sessions(seen: SessionsSeen) -> Sessions {
         queue_held_by: holders
             .map(|holder| holder.map_or_else(String::new, |Name(name)| name))
             .collect(),
+        others: others.0.into_iter().map(other).collect(),
+    }
+}
+
+/// A session as a message names it: its role, and the application if that has a name.
+fn other((role, application): (Option<Name>, Option<Name>)) -> String {
+    let [role, application] =
+        [role, application].map(|name| name.map_or_else(String::new, |Name(name)| name));
+    if application.is_empty() {
+        role
+    } else {
+        format!("{role} ({application})")
     }
 }
 
