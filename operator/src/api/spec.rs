@@ -60,7 +60,7 @@ pub const MOST_REPLICAS: i32 = 50;
 )]
 pub struct BytebaseClusterSpec {
     /// Bytebase version, which is also the image tag unless `image.tag` names another: `3.21.1`.
-    /// At least 3.17.0 for more than one replica. `latest` is accepted with a warning: no one
+    /// 3.17.0 or later. `latest` is accepted with a warning: no one
     /// can know what it runs before the metadata schema shows it.
     #[schemars(
         length(min = 1, max = 128),

@@ -57,7 +57,7 @@ impl TemplateHold {
     }
 
     /// Version of the template that will stand. Where the database alone holds the new one, nothing
-    /// starts, and that the spec names a version from before high availability counts already.
+    /// starts.
     pub(super) fn version(
         &self,
         cluster: &ValidCluster,

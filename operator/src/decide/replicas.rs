@@ -146,7 +146,7 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
         return Some((
             Reason::HeldBackByVersion,
             format!(
-                "Bytebase {version} is older than {}, the first that supports HA: raise spec.version",
+                "the current pod template names Bytebase {version}, which is older than {}, the first that supports HA: more replicas start on the new template, which waits: see RolloutComplete",
                 Version::HA_FLOOR
             ),
         ));

@@ -62,7 +62,17 @@ pub(super) fn validate(
             "must say what the digest holds: latest says nothing about it",
         );
     }
-    if label.version().is_none() {
+    let version = label.version();
+    if let Some(version) = version.filter(|version| !version.supports_ha()) {
+        diagnostics.invalid(
+            "spec.version",
+            format!(
+                "Bytebase {version} is older than {}, the first that supports the HA mode in which every replica is started: name that or a later one. It migrates a metadata schema that an older Bytebase has left behind, so make a backup of the database first",
+                Version::HA_FLOOR
+            ),
+        );
+    }
+    if version.is_none() {
         diagnostics.warn("spec.version: names no version. The metadata schema says whether what runs supports several replicas, and nothing says beforehand whether an image is older than the schema: name a release such as 3.21.1");
     }
     let mut names = BTreeSet::new();
@@ -80,7 +90,7 @@ pub(super) fn validate(
     };
     Some(Image {
         reference,
-        version: label.version(),
+        version,
         label: version.to_owned(),
         pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
         pull_secrets: image.pull_secrets.clone(),

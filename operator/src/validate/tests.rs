@@ -41,6 +41,18 @@ fn wrong_images() -> Vec<Wrong> {
     vec![
         (json!({"version": ""}), "spec.version", InvalidSpec, "empty"),
         (
+            json!({"version": "3.16.9"}),
+            "spec.version",
+            InvalidSpec,
+            "older than 3.17.0",
+        ),
+        (
+            json!({"version": "3.16.9", "image": {"digest": format!("sha256:{}", "0".repeat(64))}}),
+            "spec.version",
+            InvalidSpec,
+            "older than 3.17.0",
+        ),
+        (
             json!({"version": "3.21.1@sha256:0"}),
             "spec.version",
             InvalidSpec,

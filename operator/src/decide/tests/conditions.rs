@@ -3,6 +3,7 @@
 use super::{condition, plan, state};
 use crate::api::status::Phase;
 use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
 use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
@@ -245,11 +246,11 @@ fn beginnings() -> Vec<Case> {
         },
         Case {
             ready: (Some(true), Reason::HeldBackByVersion),
-            spec: json!({"version": "3.16.0"}),
             ..case(
-                "too old for HA",
+                "a schema too old for HA",
                 with_facts(healthy(1, stored(&json!({}))), |facts| {
-                    facts.schema = crate::observation::SchemaState::Empty;
+                    let version = Some(Version::new(3, 16, 2));
+                    facts.schema = crate::observation::SchemaState::Bytebase { version };
                 }),
                 Phase::Limited,
             )
