@@ -67,20 +67,29 @@ const MAX_COUNT: u32 = 10_000;
 /// for a table that came or went in between.
 const MAX_ROUNDS: u32 = 3;
 
-/// Tables the document draws from, the columns it needs of each, and the first Bytebase (major,
-/// minor) that has them all. One that lacks a column is of an older Bytebase, or of one that this
-/// operator does not know; which of the two, the version of the schema says.
-const EXPECTED: [(&str, &[&str], (u32, u32)); 5] = [
+/// Tables the document draws from, the columns it needs of each, and the first version of the schema
+/// that has them all. One that lacks a column is of an older Bytebase, or of one that this operator
+/// does not know; which of the two, the version of the schema says. To its patch number: a migration
+/// may end between any two.
+const EXPECTED: [(&str, &[&str], Version); 5] = [
     (
         "replica_heartbeat",
         &["replica_id", "last_heartbeat"],
-        (3, 14),
+        HEARTBEATS_SINCE,
     ),
-    ("instance_change_history", &["id", "version"], (0, 0)),
-    ("workspace", &["resource_id", "deleted"], (3, 17)),
-    ("setting", &["name", "workspace", "value"], (3, 17)),
-    ("task_run", &["status", "replica_id"], (3, 14)),
+    (
+        "instance_change_history",
+        &["id", "version"],
+        Version::new(0, 0, 0),
+    ),
+    ("workspace", &["resource_id", "deleted"], WORKSPACES_SINCE),
+    ("setting", &["name", "workspace", "value"], WORKSPACES_SINCE),
+    ("task_run", &["status", "replica_id"], HEARTBEATS_SINCE),
 ];
+
+const HEARTBEATS_SINCE: Version = Version::new(3, 14, 27);
+const WORKSPACES_SINCE: Version = Version::new(3, 17, 9);
+
 /// The encoding that Bytebase needs.
 const UTF8: &str = "UTF8";
 
@@ -756,7 +765,7 @@ fn tables_understood(
     history_is_empty: bool,
 ) -> [Fact<()>; EXPECTED.len()] {
     let mut place = 0;
-    EXPECTED.map(|(.., (major, minor))| {
+    EXPECTED.map(|(.., since)| {
         let readable = shape.tables[place];
         place += 1;
         let SchemaState::Bytebase { version } = schema else {
@@ -764,7 +773,7 @@ fn tables_understood(
         };
         // The first migration has made some tables and is still to record itself.
         let too_old = match version {
-            Some(version) => (version.major, version.minor) < (major, minor),
+            Some(version) => *version < since,
             None => history_is_empty,
         };
         match (readable, too_old) {
@@ -1271,11 +1280,29 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_the_schema_has_had_since_this_version_is_unknown_where_it_is_not_seen() {
+        for (lost, version) in [
+            ("replica_heartbeat", "3.14.27"),
+            ("task_run", "3.14.27"),
+            ("workspace", "3.17.9"),
+            ("setting", "3.17.9"),
+        ] {
+            let facts = without(lost, false, version);
+            assert_eq!(facts.not_understood, [lost], "{version}");
+        }
+    }
+
+    #[test]
     fn what_an_earlier_bytebase_did_not_have_yet_is_known_to_be_absent() {
         for (lost, version) in [
             ("replica_heartbeat", "3.13.0"),
             ("task_run", "3.13.0"),
             ("workspace", "3.16.2"),
+            // A migration was cut off just before.
+            ("replica_heartbeat", "3.14.26"),
+            ("task_run", "3.14.26"),
+            ("workspace", "3.17.8"),
+            ("setting", "3.17.8"),
             // The first migration is still to record itself.
             ("task_run", ""),
         ] {
