@@ -446,14 +446,20 @@ async fn rights_that_the_next_migration_needs_are_read() {
     server().sql("shrunk", "GRANT shrunk_owner TO shrunk");
     assert_eq!(facts(access(url.clone())).await.not_owned, None);
     // One that nothing else is read of counts too, and one that is not Bytebase's does not.
-    server().sql(
-        "shrunk",
-        "CREATE TABLE audit_log (); CREATE TABLE copy_of_principal ()",
-    );
-    let seen = facts(access(url.clone())).await;
-    assert_eq!(seen.not_owned.as_deref(), Some("audit_log"));
-    server().sql("shrunk", "ALTER TABLE audit_log OWNER TO shrunk");
-    assert_eq!(facts(access(url.clone())).await.not_owned, None);
+    server().sql("shrunk", "CREATE TABLE copy_of_principal ()");
+    for table in [
+        "audit_log",
+        "email_verification_code",
+        "server_config",
+        "subscription",
+        "vcs_provider_user",
+    ] {
+        server().sql("shrunk", &format!("CREATE TABLE {table} ()"));
+        let seen = facts(access(url.clone())).await;
+        assert_eq!(seen.not_owned.as_deref(), Some(table));
+        server().sql("shrunk", &format!("ALTER TABLE {table} OWNER TO shrunk"));
+        assert_eq!(facts(access(url.clone())).await.not_owned, None);
+    }
     assert_eq!(facts(watcher).await.not_owned, None);
     server().sql(
         "shrunk",
