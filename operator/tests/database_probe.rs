@@ -377,6 +377,71 @@ async fn another_applications_tables_are_foreign() {
     );
 }
 
+/// As Bytebase sees it, to which any table counts that the server lets it know of.
+#[tokio::test]
+async fn a_principal_off_the_path_is_found_where_the_role_has_any_right_to_it() {
+    server().database("off_path", PASSWORD);
+    let url = url(server().port, "off_path");
+    let monitor = monitor(&url, "off_path_monitor", server().port);
+    server().sql(
+        "off_path",
+        "CREATE SCHEMA app; CREATE TABLE app.principal (id int, name text)",
+    );
+    let check = async |found: bool| {
+        let expected = if found {
+            SchemaState::OffPath {
+                schema: "app".to_owned(),
+            }
+        } else {
+            SchemaState::Empty
+        };
+        for access in [access(url.clone()), monitor.clone()] {
+            assert_eq!(facts(access).await.schema, expected);
+        }
+        let shown = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'principal'";
+        let mut bytebase = session(&url, "bytebase").await;
+        let shown: i64 = sqlx::query_scalar(shown)
+            .fetch_one(&mut bytebase)
+            .await
+            .unwrap();
+        assert_eq!(shown > 0, found, "as Bytebase asks");
+    };
+    check(false).await;
+    for (grant, revoke) in [
+        (
+            "GRANT UPDATE (name) ON app.principal TO off_path",
+            "REVOKE UPDATE (name) ON app.principal FROM off_path",
+        ),
+        (
+            "GRANT TRIGGER ON app.principal TO PUBLIC",
+            "REVOKE TRIGGER ON app.principal FROM PUBLIC",
+        ),
+        (
+            "ALTER TABLE app.principal OWNER TO off_path",
+            "ALTER TABLE app.principal OWNER TO postgres",
+        ),
+    ] {
+        server().sql("off_path", grant);
+        check(true).await;
+        server().sql("off_path", revoke);
+        check(false).await;
+    }
+    // On the path it shows as what it is.
+    server().sql(
+        "off_path",
+        "GRANT USAGE ON SCHEMA app TO off_path; ALTER TABLE app.principal OWNER TO off_path",
+    );
+    let mut on_path = url.clone();
+    on_path
+        .runtime_params
+        .insert("search_path".to_owned(), "public, app".to_owned());
+    let seen = facts(access(on_path)).await;
+    assert!(
+        matches!(seen.schema, SchemaState::Foreign { .. }),
+        "{seen:?}"
+    );
+}
+
 #[tokio::test]
 async fn the_encoding_is_reported() {
     server().sql(
@@ -975,7 +1040,10 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
     server().sql("pathed", "SET ROLE pathed; CREATE SCHEMA bb");
     let tables = format!("SET ROLE pathed; SET search_path = bb; {BYTEBASE_TABLES}");
     server().sql("pathed", &tables);
-    assert_eq!(facts(monitor(&replicas)).await.schema, SchemaState::Empty);
+    let off_path = SchemaState::OffPath {
+        schema: "bb".to_owned(),
+    };
+    assert_eq!(facts(monitor(&replicas)).await.schema, off_path);
     let mut by_url = replicas.clone();
     by_url
         .runtime_params

@@ -716,6 +716,18 @@ fn fatal(
             ),
         ));
     }
+    // Where Bytebase's own tables went out of sight, another message says so.
+    if let SchemaState::OffPath { schema } = &facts.schema
+        && !observation.has_lost_tables(facts)
+    {
+        let role = &database.replicas.user;
+        return Some((
+            Reason::DatabaseForeignTables,
+            format!(
+                "{place} holds a table \"principal\" in the schema \"{schema}\", off the search_path of role \"{role}\": Bytebase takes the database for one of its own by that table, and then fails at each start. If the table is Bytebase's, name the schema in the search_path (ALTER ROLE \"{role}\" SET search_path = \"{schema}\"); if it is another application's, give Bytebase an empty database of its own"
+            ),
+        ));
+    }
     // What a monitoring login finds out about another role is not certain enough for a refusal.
     if database.monitored {
         return None;
@@ -740,7 +752,7 @@ fn lacking_right(place: &str, role: &str, facts: &DatabaseFacts) -> Option<(Reas
     let is_bytebases = match facts.schema {
         SchemaState::Empty => false,
         SchemaState::Bytebase { .. } => true,
-        SchemaState::Foreign { .. } => return None,
+        SchemaState::OffPath { .. } | SchemaState::Foreign { .. } => return None,
     };
     let message = if let Some(schema) = &facts.missing_schema {
         format!(

@@ -20,7 +20,9 @@ pub fn version(observation: &Observation) -> Option<Version> {
             version: Some(version),
         }) => Some(*version),
         // An emptied database has none.
-        Some(SchemaState::Empty | SchemaState::Foreign { .. }) => None,
+        Some(SchemaState::Empty | SchemaState::OffPath { .. } | SchemaState::Foreign { .. }) => {
+            None
+        }
         Some(SchemaState::Bytebase { version: None }) | None => {
             observation.remembered.schema_version
         }

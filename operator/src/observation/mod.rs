@@ -265,6 +265,12 @@ pub enum SchemaState {
         /// recorded one.
         version: Option<Version>,
     },
+    /// No table in sight, and one called `principal` in a schema off the `search_path`: Bytebase takes
+    /// it for its own, and then does not find it.
+    OffPath {
+        /// The schema.
+        schema: String,
+    },
     /// Tables that are not Bytebase's.
     Foreign {
         /// One of them, to name in the message.

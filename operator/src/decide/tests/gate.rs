@@ -262,6 +262,16 @@ fn worlds_by_database() -> Vec<World> {
             Knowledge::Hold,
         ),
         (
+            "a principal off the path",
+            bad(|facts| {
+                facts.schema = SchemaState::OffPath {
+                    schema: "app".to_owned(),
+                }
+            }),
+            None,
+            Knowledge::Hold,
+        ),
+        (
             "transaction pooler",
             bad(|facts| facts.transaction_pooler = Some(true)),
             None,

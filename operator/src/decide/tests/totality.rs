@@ -94,6 +94,7 @@ fn schemas() -> impl Strategy<Value = SchemaState> {
             version: version.map(|(major, minor, patch)| Version::new(major, minor, patch)),
         }),
         texts().prop_map(|example| SchemaState::Foreign { example }),
+        texts().prop_map(|schema| SchemaState::OffPath { schema }),
     ]
 }
 

@@ -558,7 +558,9 @@ impl State {
                 }
                 self.schema_version = match facts.schema {
                     SchemaState::Bytebase { version } => version.or(self.schema_version),
-                    SchemaState::Empty | SchemaState::Foreign { .. } => None,
+                    SchemaState::Empty
+                    | SchemaState::OffPath { .. }
+                    | SchemaState::Foreign { .. } => None,
                 };
                 self.facts = Some((now, Arc::new(facts)));
                 self.outcome = Knowledge::Good;

@@ -139,6 +139,7 @@ struct Document {
     not_owned: Option<String>,
     principal: Option<String>,
     foreign: Option<String>,
+    off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
     sessions: Option<SessionsSeen>,
     others: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
@@ -287,9 +288,17 @@ fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
         not_owned,
         principal,
         foreign,
+        off_path,
         ..
     } = &mut document;
-    let names = [unseen, missing_schema, not_owned, principal, foreign];
+    let names = [
+        unseen,
+        missing_schema,
+        not_owned,
+        principal,
+        foreign,
+        off_path,
+    ];
     for name in names.into_iter().flatten() {
         *name = place.foreign(name);
     }
@@ -504,6 +513,10 @@ const NOT_OWNED: &str = include_str!("sql/not_owned.sql");
 /// A table that is neither of the server (whose objects have the oids below) nor of an extension.
 const FOREIGN: &str = include_str!("sql/foreign.sql");
 
+/// A schema off the `search_path` with a `principal`, as Bytebase looks for one: among all tables
+/// that `information_schema.tables` shows to its role.
+const OFF_PATH: &str = include_str!("sql/off_path.sql");
+
 /// From the functions below `pg_stat_activity`: the view makes a row of every session of the server
 /// before it leaves out those of other databases. Even so the server copies the state of every
 /// session it has room for. What a session does is shown to the role that logged in to it, and to
@@ -557,6 +570,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let parts: String = [
         (!shape.principal, FOREIGN),
+        (!shape.principal, OFF_PATH),
         (sessions, SESSIONS),
         // By nothing else a Bytebase shows that sends no heartbeats yet.
         (sessions && shape.principal && !heartbeat, OTHERS),
@@ -944,8 +958,9 @@ fn other((role, application): (Option<Name>, Option<Name>)) -> String {
     }
 }
 
-/// Bytebase takes any visible `principal` for its own; a sibling shows whether it is. Two of them
-/// without it are of a Bytebase whose tables have other names than this operator knows.
+/// Bytebase takes any `principal` for its own, a visible one or another; a sibling shows whether it
+/// is. Two of them without it are of a Bytebase whose tables have other names than this operator
+/// knows.
 fn schema_state(document: &Document) -> SchemaState {
     let has = |name: &str| document.tables_seen().any(|t| t.name == name);
     let siblings = [has("replica_heartbeat"), has("instance_change_history")];
@@ -957,7 +972,12 @@ fn schema_state(document: &Document) -> SchemaState {
         (Some(example), _) | (None, Some(example)) => SchemaState::Foreign {
             example: example.clone(),
         },
-        (None, None) => SchemaState::Empty,
+        (None, None) => match &document.off_path {
+            Some(schema) => SchemaState::OffPath {
+                schema: schema.clone(),
+            },
+            None => SchemaState::Empty,
+        },
     }
 }
 
@@ -1025,7 +1045,7 @@ pub(super) mod tests {
             let echo = serde_json::json!({
                 "server_version_num": 1, "in_recovery": false, "read_only": false, "encoding": name, "max_connections": 1,
                 "reserved_connections": 1, "schema": name, "unseen": name, "missing_schema": name, "not_owned": name,
-                "principal": name, "foreign": name, "sessions": {"migration_running": false, "sees_all": true,
+                "principal": name, "foreign": name, "off_path": name, "sessions": {"migration_running": false, "sees_all": true,
                 "queue_held_by": [name.get(..MAX_NAME).unwrap_or(name)]},
                 "tables": [{"name": name, "complete": true, "readable": false}],
             });
