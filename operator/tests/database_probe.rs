@@ -249,6 +249,11 @@ async fn tables_that_come_and_go_under_a_probe_are_followed() {
     assert_eq!(grown.schema, SchemaState::Bytebase { version: None });
     assert!(matches!(
         grown.license,
+        Fact::Known(StoredLicense::NoWorkspace)
+    ));
+    server().sql("growing", "INSERT INTO principal DEFAULT VALUES");
+    assert!(matches!(
+        next().await.license,
         Fact::Known(StoredLicense::Absent { .. })
     ));
     server().sql(
@@ -265,6 +270,29 @@ async fn tables_that_come_and_go_under_a_probe_are_followed() {
     assert!(renamed.heartbeats.is_unknown());
     assert_eq!(renamed.pending_tasks, Fact::Known(1));
     assert_eq!(renamed.not_understood, ["replica_heartbeat", "workspace"]);
+}
+
+#[tokio::test]
+async fn a_reader_to_whom_users_are_not_shown_knows_of_no_lack_of_them() {
+    let url = bytebase("unshown");
+    let monitor = monitor(&url, "unshown_monitor", server().port);
+    server().sql(
+        "unshown",
+        "INSERT INTO workspace VALUES ('w'); REVOKE pg_read_all_data FROM unshown_monitor;
+         GRANT SELECT ON replica_heartbeat, instance_change_history, workspace, setting, task_run TO unshown_monitor",
+    );
+    let signed_up = async |access: Access| match facts(access).await.license {
+        Fact::Known(StoredLicense::NoWorkspace) => false,
+        Fact::Known(StoredLicense::Absent { .. }) => true,
+        other => panic!("{other:?}"),
+    };
+    assert!(!signed_up(access(url)).await);
+    assert!(signed_up(monitor.clone()).await);
+    server().sql(
+        "unshown",
+        "GRANT SELECT (id) ON principal TO unshown_monitor",
+    );
+    assert!(!signed_up(monitor).await);
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ fn read(
             absent(
                 Reason::AwaitingFirstSignUp,
                 &format!(
-                    "no one has signed up yet, so Bytebase has no workspace to store a license in; {how}"
+                    "no one has signed up yet, so no license can be stored in Bytebase; {how}"
                 ),
                 None,
             )

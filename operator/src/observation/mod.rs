@@ -281,7 +281,7 @@ pub enum SchemaState {
 /// The license as stored in the metadata database.
 #[derive(Clone)]
 pub enum StoredLicense {
-    /// There is no workspace before the first sign-up, and nowhere to store a license.
+    /// No one has signed up, so there is no workspace to store a license in, or no user who could.
     NoWorkspace,
     /// A workspace without a license.
     Absent {

@@ -103,6 +103,8 @@ const SETTING_TABLE: usize = 3;
 pub struct Shape {
     /// It has Bytebase's `principal`, so tables of others need not be searched for.
     principal: bool,
+    /// Who signed up may be read of it.
+    users: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
 }
@@ -138,6 +140,7 @@ struct Document {
     missing_schema: Option<String>,
     not_owned: Option<String>,
     principal: Option<String>,
+    users_shown: Option<bool>,
     foreign: Option<String>,
     off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
@@ -146,6 +149,7 @@ struct Document {
     heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
     version: Option<String>,
     license: Option<(String, Option<String>)>,
+    has_users: Option<bool>,
     running: Option<AtMost<(String, u64), MAX_ROWS>>,
     pending: Option<u64>,
     available: Option<u64>,
@@ -547,6 +551,9 @@ const LICENSE: &str = include_str!("sql/license.sql");
 
 const WORKSPACE: &str = include_str!("sql/workspace.sql");
 
+/// Where there are workspaces, this table holds those who have signed up and nothing else.
+const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
+
 /// Tasks without an owner are left out, as Bytebase leaves them out when it searches for work of
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
@@ -578,6 +585,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         (history, VERSION),
         (workspace && setting, LICENSE),
         (workspace && !setting, WORKSPACE),
+        (workspace && shape.users, USERS),
         (tasks, TASKS),
     ]
     .into_iter()
@@ -767,6 +775,7 @@ impl Document {
         };
         Shape {
             principal: self.principal.is_some(),
+            users: self.users_shown == Some(true),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
@@ -831,11 +840,14 @@ fn heartbeats(rows: Vec<(Option<String>, f64)>) -> Vec<Heartbeat> {
     heartbeats
 }
 
-fn stored_license(row: Option<(String, Option<String>)>) -> StoredLicense {
+/// A workspace may be there before anyone has signed up: an upgrade of an old Bytebase makes one, and
+/// a sign-up makes it first, and the user in it only then.
+fn stored_license(row: Option<(String, Option<String>)>, has_users: Option<bool>) -> StoredLicense {
     let Some((workspace_id, token)) = row else {
         return StoredLicense::NoWorkspace;
     };
     match token.filter(|token| !token.trim().is_empty()) {
+        None if has_users == Some(false) => StoredLicense::NoWorkspace,
         None => StoredLicense::Absent { workspace_id },
         Some(token) => StoredLicense::Present {
             workspace_id,
@@ -893,7 +905,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         // One reading alone shows no more.
         writable_for: Duration::ZERO,
         schema,
-        license: license.of(|| stored_license(document.license)),
+        license: license.of(|| stored_license(document.license, document.has_users)),
         heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default().0)),
         sessions: document
             .sessions
@@ -1237,6 +1249,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_workspace_without_a_user_is_none_that_anyone_signed_up_in() {
+        let read = |license: &str, has_users: &str| {
+            let facts = read_with_license(&format!(r#"{license}, "has_users": {has_users}"#));
+            facts.license.known().cloned().unwrap()
+        };
+        let without = r#"["w", null]"#;
+        assert!(matches!(read(without, "false"), StoredLicense::NoWorkspace));
+        // Whether there is one may not be shown.
+        for has_users in ["true", "null"] {
+            assert!(matches!(
+                read(without, has_users),
+                StoredLicense::Absent { .. }
+            ));
+        }
+        assert!(matches!(
+            read(r#"["w", "ey"]"#, "false"),
+            StoredLicense::Present { .. }
+        ));
+    }
+
+    #[test]
     fn an_empty_license_is_none() {
         let read = |license: &str| read_with_license(license).license;
         assert!(matches!(
@@ -1347,6 +1380,7 @@ pub(super) mod tests {
         assert!(empty.contains("'foreign'") && empty.contains("pg_locks"));
         let all = Shape {
             principal: true,
+            users: true,
             tables: [true; 5],
         };
         let full = query(all, false, &Login::Bytebase, &url);

@@ -1,7 +1,7 @@
 SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}
 WITH expected(name, columns) AS (VALUES {expected}),
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()),
-principal AS (SELECT c.oid, c.relowner, c.relnamespace, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+principal_table AS (SELECT c.oid, c.relowner, c.relnamespace, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with}
 SELECT json_build_object(
 'server_version_num', current_setting('server_version_num')::int,
@@ -17,7 +17,8 @@ SELECT json_build_object(
 'can_create', {create},
 'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END,
 'not_owned', {not_owned},
-'principal', (SELECT nspname || '.principal' FROM principal),
+'principal', (SELECT nspname || '.principal' FROM principal_table),
+'users_shown', (SELECT has_any_column_privilege(oid, 'SELECT') FROM principal_table),
 'tables', (SELECT json_agg(json_build_object('name', e.name,
   'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     AND a.attname::text = ANY (e.columns)) = cardinality(e.columns),

@@ -1,4 +1,4 @@
-(SELECT c.relname FROM principal p JOIN pg_class c ON c.relnamespace = p.relnamespace AND c.relkind IN ('r', 'p')
+(SELECT c.relname FROM principal_table p JOIN pg_class c ON c.relnamespace = p.relnamespace AND c.relkind IN ('r', 'p')
   JOIN pg_roles r ON r.rolname = {worker} AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
   WHERE c.relname IN ('access_grant', 'audit_log', 'changelog', 'db', 'db_group', 'db_schema', 'email_verification_code',
     'export_archive', 'idp', 'instance', 'instance_change_history', 'issue', 'issue_comment',
