@@ -269,6 +269,16 @@ async fn tables_that_come_and_go_under_a_probe_are_followed() {
     let renamed = next().await;
     assert!(renamed.heartbeats.is_unknown());
     assert_eq!(renamed.pending_tasks, Fact::Known(1));
+    server().sql(
+        "growing",
+        "ALTER TABLE task_run ADD run_at timestamptz; UPDATE task_run SET run_at = now() + interval '1 day'",
+    );
+    assert_eq!(next().await.pending_tasks, Fact::Known(0), "not due");
+    server().sql(
+        "growing",
+        "INSERT INTO task_run (status, run_at) VALUES ('PENDING', NULL), ('PENDING', now() - interval '1 s')",
+    );
+    assert_eq!(next().await.pending_tasks, Fact::Known(2));
     assert_eq!(renamed.not_understood, ["replica_heartbeat", "workspace"]);
 }
 

@@ -190,7 +190,7 @@ pub struct DatabaseFacts {
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Fact<Vec<RunningTasks>>,
-    /// Task runs waiting to be promoted.
+    /// Task runs waiting to be promoted; those that are to wait for a later time are not among them.
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: Fact<u64>,

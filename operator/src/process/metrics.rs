@@ -384,7 +384,7 @@ const GAUGES: [ClusterGauge; 9] = [
     },
     ClusterGauge {
         name: "bytebase_cluster_tasks_pending",
-        help: "Task runs waiting to be promoted",
+        help: "Task runs that are due and wait to be promoted",
         points: |_, live| some(live.and_then(|l| l.pending).map(count)),
     },
     ClusterGauge {

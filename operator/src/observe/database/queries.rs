@@ -105,6 +105,8 @@ pub struct Shape {
     principal: bool,
     /// Who signed up may be read of it.
     users: bool,
+    /// `task_run` says from when on each may run.
+    run_at: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
 }
@@ -141,6 +143,7 @@ struct Document {
     not_owned: Option<String>,
     principal: Option<String>,
     users_shown: Option<bool>,
+    task_times: Option<AtMost<Name, MAX_ROWS>>,
     foreign: Option<String>,
     off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
@@ -558,6 +561,9 @@ const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
+/// A task run that is to wait for its time waits for no promotion, perhaps for days.
+const DUE: &str = "AND (run_at IS NULL OR run_at <= now())";
+
 /// `url` is what was logged in by.
 fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     let mut expected = String::new();
@@ -609,6 +615,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
     CATALOG
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
         .replace("{parts}", &parts)
+        .replace("{due}", if shape.run_at { DUE } else { "" })
         .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
         .replace("{operator}", connect::APPLICATION_NAME)
@@ -773,9 +780,14 @@ impl Document {
             let mut tables = self.tables_seen();
             tables.any(|table| table.name == name && table.complete)
         };
+        let has_time = |column: &str| {
+            let mut times = AtMost::rows(self.task_times.as_ref());
+            times.any(|Name(time)| time == column)
+        };
         Shape {
             principal: self.principal.is_some(),
             users: self.users_shown == Some(true),
+            run_at: has_time("run_at"),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
@@ -1381,6 +1393,7 @@ pub(super) mod tests {
         let all = Shape {
             principal: true,
             users: true,
+            run_at: true,
             tables: [true; 5],
         };
         let full = query(all, false, &Login::Bytebase, &url);
