@@ -12,7 +12,7 @@ const LONGEST_NAME: usize = 63;
 /// The operator asks a hook to let its replica end by an advisory lock of two keys: this, and
 /// [`session_key!`](crate::session_key) of the hook's session. It holds as long as the operator
 /// wants it, and the server releases it when the operator's session is gone. Bytebase's own
-/// advisory locks have one key.
+/// advisory locks have one key, or two of which the first is a small number (1004, 1005, 1008).
 pub const LET_GO: i32 = 1_627_389_952;
 
 /// SQL: the key of a session, of its row in `pg_stat_activity`. Its number alone may be that of
