@@ -228,6 +228,31 @@ async fn bytebases_tables_are_read() {
 }
 
 #[tokio::test]
+async fn tasks_that_their_replica_has_not_begun_are_read_where_the_table_says_since_when() {
+    let url = bytebase("unbegun");
+    let owner = Uuid::new_v4();
+    server().sql(
+        "unbegun",
+        &format!("INSERT INTO task_run VALUES ('RUNNING', '{owner}', NULL)"),
+    );
+    let unbegun = async || {
+        let rows = facts(access(url.clone())).await.unbegun_tasks.into_iter();
+        rows.map(|tasks| (tasks.replica_id, tasks.count))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(unbegun().await, []);
+    server().sql(
+        "unbegun",
+        &format!(
+            "ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now() - interval '11 minutes';
+             INSERT INTO task_run VALUES ('RUNNING', '{owner}', NULL, now() - interval '9 minutes'), ('RUNNING', '{owner}', now()),
+               ('PENDING', NULL, NULL), ('DONE', '{owner}', NULL)"
+        ),
+    );
+    assert_eq!(unbegun().await, [(owner, 1)]);
+}
+
+#[tokio::test]
 async fn tables_that_come_and_go_under_a_probe_are_followed() {
     server().database("growing", PASSWORD);
     let mut probe = Probe::start(

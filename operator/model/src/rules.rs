@@ -579,6 +579,7 @@ impl Rules {
                 ..Sessions::default()
             }),
             running_tasks: Fact::Known(running_tasks.collect()),
+            unbegun_tasks: Vec::new(),
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),
             not_understood: if not_understood {

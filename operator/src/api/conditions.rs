@@ -231,8 +231,8 @@ pub enum Reason {
     PodCreationFailed,
     /// No replica is wanted.
     NoReplicas,
-    /// Only an event: tasks are marked as running whose replica is gone. `status.stuckTasks` counts
-    /// them.
+    /// Only an event: tasks are marked as running whose replica is gone, or has never begun them.
+    /// `status.stuckTasks` counts them.
     TasksStuck,
 
     // RolloutComplete

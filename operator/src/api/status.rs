@@ -96,8 +96,9 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub queue_hold: Option<QueueHoldStatus>,
-    /// Running tasks whose replica has sent no heartbeat for two minutes, and that no other replica
-    /// has set to FAILED, as an active replica does.
+    /// Running tasks that no replica works on: their replica has sent no heartbeat for two minutes,
+    /// and no other has set them to FAILED, as an active replica does; or it works, and has never
+    /// begun them.
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -404,7 +405,7 @@ pub enum DrainState {
     NotReached,
 }
 
-/// Running tasks whose replica is gone.
+/// Running tasks that no replica works on.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct StuckTasks {
@@ -413,6 +414,17 @@ pub struct StuckTasks {
     /// Ids of the replicas that ran the stuck tasks.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "replicaIDs")]
     pub replica_ids: Vec<String>,
+    /// Number of running tasks that a replica which works took over ten minutes ago and has not
+    /// begun since. They end only with that replica, and a drain of it waits for them.
+    #[serde(default)]
+    pub unbegun: i64,
+    /// Ids of the replicas that have not begun them.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        rename = "unbegunReplicaIDs"
+    )]
+    pub unbegun_replica_ids: Vec<String>,
 }
 
 /// State of a heartbeat.

@@ -6,10 +6,11 @@ use super::health::{Health, Replica};
 use super::rollout::Rollout;
 use super::step::{Eviction, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
-use crate::observation::Observation;
 use crate::observation::heartbeat::DEAD_AFTER;
+use crate::observation::{Observation, RunningTasks};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -92,7 +93,8 @@ pub fn restart(
 }
 
 /// Running tasks whose replica sends no heartbeat any more and that no other one has failed, which
-/// is what Bytebase does with them as long as one replica works.
+/// is what Bytebase does with them as long as one replica works; and those that a replica which does
+/// has never begun, which Bytebase leaves as they are.
 pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
     let facts = observation.facts()?;
     let heartbeats = facts.heartbeats.known()?;
@@ -102,19 +104,29 @@ pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
             .filter(|heartbeat| heartbeat.replica_id == id);
         ages.map(|heartbeat| heartbeat.age).min()
     };
-    let stuck = facts.running_tasks.known()?.iter().filter(|tasks| {
-        tasks.count > 0 && age(tasks.replica_id).is_none_or(|age| age >= STUCK_AFTER)
-    });
-    let (mut count, mut replica_ids) = (0_u64, Vec::new());
-    for tasks in stuck {
-        count = count.saturating_add(tasks.count);
-        replica_ids.push(tasks.replica_id.to_string());
-    }
-    replica_ids.sort();
-    replica_ids.dedup();
-    (count > 0).then(|| StuckTasks {
-        tasks: i64::try_from(count).unwrap_or(i64::MAX),
-        replica_ids,
+    let is_gone = |id: Uuid| age(id).is_none_or(|age| age >= STUCK_AFTER);
+    let running = facts.running_tasks.known()?.iter();
+    let left = running.filter(|tasks| tasks.count > 0 && is_gone(tasks.replica_id));
+    let unbegun = facts.unbegun_tasks.iter();
+    let unbegun = unbegun.filter(|tasks| tasks.count > 0 && !is_gone(tasks.replica_id));
+    let sum = |tasks: &[&RunningTasks]| {
+        let counts = tasks.iter().map(|tasks| tasks.count);
+        let count = counts.fold(0_u64, u64::saturating_add);
+        i64::try_from(count).unwrap_or(i64::MAX)
+    };
+    let ids = |tasks: &[&RunningTasks]| {
+        let ids: BTreeSet<_> = tasks
+            .iter()
+            .map(|tasks| tasks.replica_id.to_string())
+            .collect();
+        Vec::from_iter(ids)
+    };
+    let (left, unbegun): (Vec<_>, Vec<_>) = (left.collect(), unbegun.collect());
+    (!left.is_empty() || !unbegun.is_empty()).then(|| StuckTasks {
+        tasks: sum(&left),
+        replica_ids: ids(&left),
+        unbegun: sum(&unbegun),
+        unbegun_replica_ids: ids(&unbegun),
     })
 }
 

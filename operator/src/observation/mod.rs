@@ -190,6 +190,9 @@ pub struct DatabaseFacts {
     pub sessions: Option<Sessions>,
     /// Running task runs by owner.
     pub running_tasks: Fact<Vec<RunningTasks>>,
+    /// Those of them that their owner took over ten minutes ago and has not begun since, as far as
+    /// that can be read.
+    pub unbegun_tasks: Vec<RunningTasks>,
     /// Task runs waiting to be promoted; those that are to wait for a later time are not among them.
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.

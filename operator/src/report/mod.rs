@@ -542,7 +542,7 @@ pub fn notices(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -
         })
         .chain(queue_notice(previous, next))
         .chain(queue_overdue(previous, next))
-        .chain(stuck_notice(previous, next))
+        .chain(stuck_notices(previous, next))
         .chain(drain_notices(previous, next))
         .collect()
 }
@@ -589,20 +589,32 @@ fn queue_overdue(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus)
 }
 
 /// Tasks are stuck that were not before.
-fn stuck_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) -> Option<Notice> {
-    let stuck = next.stuck_tasks.as_ref()?;
-    let before = previous.stuck_tasks.as_ref();
-    before.is_none().then(|| {
+fn stuck_notices(
+    previous: &BytebaseClusterStatus,
+    next: &BytebaseClusterStatus,
+) -> impl Iterator<Item = Notice> {
+    let [before, stuck] =
+        [previous, next].map(|status| status.stuck_tasks.clone().unwrap_or_default());
+    let are = |count| match count {
+        1 => ("1 task is".to_owned(), "it"),
+        count => (format!("{count} tasks are"), "them"),
+    };
+    let left = (stuck.tasks > 0 && before.tasks == 0).then(|| {
+        let (tasks, them) = are(stuck.tasks);
         let ids = stuck.replica_ids.join(", ");
-        let (tasks, them) = match stuck.tasks {
-            1 => ("1 task is".to_owned(), "it"),
-            tasks => (format!("{tasks} tasks are"), "them"),
-        };
-        let message = format!(
+        format!(
             "{tasks} marked as running whose replica has sent no heartbeat for two minutes ({ids}): Bytebase sets {them} to FAILED as soon as a replica works"
-        );
-        happened(Reason::TasksStuck, message)
-    })
+        )
+    });
+    let unbegun = (stuck.unbegun > 0 && before.unbegun == 0).then(|| {
+        let (tasks, them) = are(stuck.unbegun);
+        let ids = stuck.unbegun_replica_ids.join(", ");
+        format!(
+            "{tasks} marked as running that a replica took over ten minutes ago and has not begun since ({ids}): Bytebase sets {them} to FAILED only after that replica has ended, and the drain of its pod waits for {them} until its time-out; delete the pod when nothing else runs there"
+        )
+    });
+    let messages = left.into_iter().chain(unbegun);
+    messages.map(|message| happened(Reason::TasksStuck, message))
 }
 
 /// Drains that have begun, or have come near their end.

@@ -866,6 +866,8 @@ fn what_lasts_too_long_is_reported_once() {
         stuck_tasks: (tasks > 0).then(|| StuckTasks {
             tasks,
             replica_ids: vec!["an-id".to_owned()],
+            unbegun: tasks - 1,
+            unbegun_replica_ids: vec!["its-id".to_owned()],
         }),
         replica_statuses: vec![drain(tasks, state)],
         ..Report::default()
@@ -881,7 +883,14 @@ fn what_lasts_too_long_is_reported_once() {
     let published = notices(&before, &over);
     let words = [
         (Reason::QueueHeldLong, "held by psql"),
-        (Reason::TasksStuck, "2 tasks are marked as running"),
+        (
+            Reason::TasksStuck,
+            "2 tasks are marked as running whose replica has sent no heartbeat for two minutes (an-id)",
+        ),
+        (
+            Reason::TasksStuck,
+            "1 task is marked as running that a replica took over ten minutes ago and has not begun since (its-id)",
+        ),
         (
             Reason::DrainEndsSoon,
             "demo-1 still runs 2 tasks, which are cancelled",

@@ -199,6 +199,27 @@ fn tasks_are_stuck_when_their_replica_has_sent_no_heartbeat_for_two_minutes() {
 }
 
 #[test]
+fn tasks_are_stuck_that_a_replica_which_works_has_never_begun() {
+    let with = |age| {
+        with_facts(without_heartbeats(&[1], age), |facts| {
+            *running(facts) = tasks(&[(0, 5), (1, 2)]);
+            facts.unbegun_tasks = tasks(&[(0, 3), (1, 1)]);
+        })
+    };
+    let stuck = |seen: &Observation| plan(&json!({}), seen).report.stuck_tasks.unwrap();
+    let works = stuck(&with(119));
+    assert_eq!((works.tasks, works.unbegun), (0, 4));
+    assert_eq!(
+        works.unbegun_replica_ids,
+        [id(0).to_string(), id(1).to_string()]
+    );
+    // Those of one that is gone count as such.
+    let gone = stuck(&with(120));
+    assert_eq!((gone.tasks, gone.unbegun), (2, 3));
+    assert_eq!(gone.unbegun_replica_ids, [id(0).to_string()]);
+}
+
+#[test]
 fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
     let held = |seconds: i64| {
         let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {

@@ -35,6 +35,7 @@ pub struct FactsDigest {
     replicas: Fact<BTreeMap<Uuid, Freshness>>,
     sessions: Option<Sessions>,
     running: Fact<BTreeMap<Uuid, u64>>,
+    unbegun: BTreeMap<Uuid, u64>,
     pending: Fact<bool>,
     available: Fact<bool>,
     login: Option<LoginTrial>,
@@ -90,6 +91,7 @@ impl FactsDigest {
             heartbeats,
             sessions,
             running_tasks,
+            unbegun_tasks,
             pending_tasks,
             available_tasks,
             // Says of the facts above which are unknown, which they say themselves.
@@ -129,6 +131,7 @@ impl FactsDigest {
             }),
             sessions: sessions.clone(),
             running: running_tasks.map(running),
+            unbegun: running(unbegun_tasks),
             pending: pending_tasks.map(|count| *count > 0),
             available: available_tasks.map(|count| *count > 0),
             login: login.clone(),
@@ -194,6 +197,7 @@ pub(super) mod tests {
             ),
             sessions: None,
             running_tasks: Fact::Known(vec![]),
+            unbegun_tasks: vec![],
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),
             not_understood: Vec::new(),
@@ -234,7 +238,7 @@ pub(super) mod tests {
     fn what_matters_changes_the_digest() {
         type Change = fn(&mut DatabaseFacts);
         let base = facts(&[3]);
-        let changes: [(&str, Change); 19] = [
+        let changes: [(&str, Change); 20] = [
             ("license", |f| {
                 f.license = Fact::Known(StoredLicense::Present {
                     workspace_id: "w".into(),
@@ -254,6 +258,12 @@ pub(super) mod tests {
                     replica_id: Uuid::from_u128(1),
                     count: 1,
                 }]);
+            }),
+            ("unbegun tasks", |f| {
+                f.unbegun_tasks = vec![RunningTasks {
+                    replica_id: Uuid::from_u128(1),
+                    count: 1,
+                }];
             }),
             ("pending", |f| f.pending_tasks = Fact::Known(1)),
             ("available", |f| f.available_tasks = Fact::Known(1)),

@@ -99,6 +99,10 @@ const WORKSPACE_TABLE: usize = 2;
 const SETTING_TABLE: usize = 3;
 
 /// What a database was last seen to hold.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is of another table or column, which comes and goes by itself"
+)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// It has Bytebase's `principal`, so tables of others need not be searched for.
@@ -107,6 +111,8 @@ pub struct Shape {
     users: bool,
     /// `task_run` says from when on each may run.
     run_at: bool,
+    /// And since when each has run, and when it was last changed.
+    begun: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
 }
@@ -154,6 +160,7 @@ struct Document {
     license: Option<(String, Option<String>)>,
     has_users: Option<bool>,
     running: Option<AtMost<(String, u64), MAX_ROWS>>,
+    unbegun: Option<AtMost<(String, u64), MAX_ROWS>>,
     pending: Option<u64>,
     available: Option<u64>,
 }
@@ -561,6 +568,13 @@ const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
+/// A replica takes a task run and begins it within the second. Where that fails in between, for want
+/// of the database, it stays as it is for as long as the replica lives.
+const UNBEGUN: &str = include_str!("sql/unbegun.sql");
+
+/// As an interval of SQL.
+const UNBEGUN_AFTER: &str = "10 minutes";
+
 /// A task run that is to wait for its time waits for no promotion, perhaps for days.
 const DUE: &str = "AND (run_at IS NULL OR run_at <= now())";
 
@@ -593,6 +607,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         (workspace && !setting, WORKSPACE),
         (workspace && shape.users, USERS),
         (tasks, TASKS),
+        (tasks && shape.begun, UNBEGUN),
     ]
     .into_iter()
     .filter_map(|(wanted, part)| wanted.then_some(part))
@@ -616,6 +631,7 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
         .replace("{parts}", &parts)
         .replace("{due}", if shape.run_at { DUE } else { "" })
+        .replace("{unbegun_after}", UNBEGUN_AFTER)
         .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
         .replace("{operator}", connect::APPLICATION_NAME)
@@ -788,6 +804,7 @@ impl Document {
             principal: self.principal.is_some(),
             users: self.users_shown == Some(true),
             run_at: has_time("run_at"),
+            begun: has_time("started_at") && has_time("updated_at"),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
@@ -923,6 +940,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
             .sessions
             .map(|seen| sessions(seen, document.others.unwrap_or_default())),
         running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default().0)),
+        unbegun_tasks: running_tasks(document.unbegun.unwrap_or_default().0),
         pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
         available_tasks: tasks.of(|| document.available.unwrap_or(0)),
         not_understood,
@@ -1394,6 +1412,7 @@ pub(super) mod tests {
             principal: true,
             users: true,
             run_at: true,
+            begun: true,
             tables: [true; 5],
         };
         let full = query(all, false, &Login::Bytebase, &url);
