@@ -891,6 +891,63 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
 }
 
 #[tokio::test]
+async fn catalogs_are_read_where_something_is_under_way_or_has_changed_and_seldom_otherwise() {
+    let url = bytebase("catalogs");
+    let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
+    let at_once = DEFAULT_INTERVAL / 2;
+    assert!(probe.wake(at_once).await.is_some());
+    let reading = |sessions| Reading {
+        every: DEFAULT_INTERVAL,
+        sessions,
+        new_session: false,
+        keep_session: true,
+        try_login: false,
+        awaited: 0,
+    };
+    let limit = |limit: u32| {
+        let sql = format!("ALTER DATABASE catalogs CONNECTION LIMIT {limit}");
+        server().sql("postgres", &sql);
+    };
+    let seen = |latest: Latest| match latest.view {
+        DatabaseView::Probed(Ok(facts)) => facts,
+        other => panic!("{other:?}"),
+    };
+    probe.probes.pace(&"it", reading(false));
+    limit(77);
+    probe.probes.poke(&"it");
+    assert!(probe.wake(at_once / 2).await.is_none());
+    let quiet = seen(probe.probes.latest(&"it"));
+    assert_eq!((quiet.sessions, quiet.database_connections), (None, None));
+
+    // A step rests on what holds now.
+    probe.probes.pace(&"it", reading(true));
+    let stepping = seen(probe.wake(at_once).await.expect("no reading"));
+    assert_eq!(stepping.database_connections, Some(77));
+
+    // Of a migration the quiet readings show the version.
+    probe.probes.pace(&"it", reading(false));
+    limit(78);
+    let sql = "INSERT INTO instance_change_history (version) VALUES ('3.99.0')";
+    server().sql("catalogs", sql);
+    probe.probes.poke(&"it");
+    let migrated = seen(probe.wake(at_once).await.expect("no reading"));
+    let version = SchemaState::Bytebase {
+        version: Some("3.99.0".parse().unwrap()),
+    };
+    assert_eq!(migrated.schema, version);
+    assert_eq!(migrated.database_connections, Some(78));
+
+    // And what is not there any more cannot be read.
+    server().sql(
+        "catalogs",
+        "ALTER TABLE task_run RENAME COLUMN replica_id TO owner",
+    );
+    probe.probes.poke(&"it");
+    let renamed = seen(probe.wake(at_once).await.expect("no reading"));
+    assert_eq!(renamed.running_tasks, Fact::Unknown);
+}
+
+#[tokio::test]
 async fn one_more_replica_whose_heartbeat_is_awaited_is_a_reason_to_read_at_once() {
     let url = bytebase("awaited");
     let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
@@ -1526,10 +1583,15 @@ async fn the_servers_time_for_a_reading() {
         count.fetch_add(1, Ordering::Relaxed);
     });
     let probes = Probes::new(wake, ToString::to_string, observer);
-    for sessions in [false, true] {
+    // A quiet cluster is read as in the first line, and every half a minute as in the second.
+    for (what, every, sessions) in [
+        ("what is live", DEFAULT_INTERVAL, false),
+        ("catalogs too", Duration::from_millis(50), false),
+        ("sessions too", Duration::from_millis(50), true),
+    ] {
         probes.ensure(&"it", access(url.clone()));
         let pace = Reading {
-            every: Duration::from_millis(50),
+            every,
             sessions,
             new_session: false,
             keep_session: true,
@@ -1537,18 +1599,24 @@ async fn the_servers_time_for_a_reading() {
             awaited: 0,
         };
         probes.pace(&"it", pace);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let read_for = async |seconds| {
+            for _ in 0..seconds * 5 {
+                probes.poke(&"it");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        read_for(3).await;
         let sample = || {
             let active = "SELECT active_time FROM pg_stat_database WHERE datname = 'cost'";
             let active: f64 = server().sql("postgres", active).trim().parse().unwrap();
             (active, readings.load(Ordering::Relaxed))
         };
         let (active, before) = sample();
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        read_for(20).await;
         let (now, after) = sample();
         let readings = after - before;
         println!(
-            "sessions read: {sessions}: {readings} readings, {:.3} ms of the server each",
+            "{what}: {readings} readings, {:.3} ms of the server each",
             (now - active) / f64::from(readings)
         );
     }

@@ -205,7 +205,7 @@ fn other_bytebase(sandbox: &Sandbox) -> Value {
 /// A check of the database fails before the license ends, on what can be read as before: what keeps
 /// a cluster at its size does not keep the gate from acting.
 async fn license_ends_while_check_fails(sandbox: Sandbox) -> Result<()> {
-    let ends = bring_up_until(&sandbox, 140).await?;
+    let ends = bring_up_until(&sandbox, 170).await?;
     let name = &sandbox.database().name;
     let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC, pg_database_owner";
     let postgres = &sandbox.harness().postgres;

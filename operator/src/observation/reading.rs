@@ -1,5 +1,6 @@
 //! How the metadata database is to be read, and what the latest reading says.
 
+use super::heartbeat::HEARTBEAT_INTERVAL;
 use super::{DatabaseFacts, DatabaseView};
 use std::time::Duration;
 
@@ -28,6 +29,13 @@ pub struct Reading {
     /// Replicas that are Ready and of which no fresh heartbeat has been seen: the next step of a
     /// rollout waits for it, so that one more of them is a reason to read at once.
     pub awaited: usize,
+}
+
+impl Reading {
+    /// Whether nothing is under way that a reading is to show at once.
+    pub fn is_quiet(self) -> bool {
+        self.every >= HEARTBEAT_INTERVAL && !self.sessions && !self.new_session
+    }
 }
 
 /// What a probe knows at the moment of asking.

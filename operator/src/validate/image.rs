@@ -62,8 +62,8 @@ pub(super) fn validate(
             "must say what the digest holds: latest says nothing about it",
         );
     }
-    let version = label.version();
-    if let Some(version) = version.filter(|version| !version.supports_ha()) {
+    let known = label.version();
+    if let Some(version) = known.filter(|version| !version.supports_ha()) {
         diagnostics.invalid(
             "spec.version",
             format!(
@@ -72,7 +72,7 @@ pub(super) fn validate(
             ),
         );
     }
-    if version.is_none() {
+    if known.is_none() {
         diagnostics.warn("spec.version: names no version. The metadata schema says whether what runs supports several replicas, and nothing says beforehand whether an image is older than the schema: name a release such as 3.21.1");
     }
     let mut names = BTreeSet::new();
@@ -90,7 +90,7 @@ pub(super) fn validate(
     };
     Some(Image {
         reference,
-        version,
+        version: known,
         label: version.to_owned(),
         pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
         pull_secrets: image.pull_secrets.clone(),

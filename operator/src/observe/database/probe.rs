@@ -9,7 +9,7 @@
 use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::digest::Digest;
-use super::queries::{self, SessionFacts, Shape};
+use super::queries::{self, Seen, SessionFacts};
 use super::{Access, Login, preflight};
 use crate::contract::hook;
 use crate::contract::version::Version;
@@ -167,7 +167,7 @@ struct Session {
     connection: PgConnection,
     host: usize,
     facts: SessionFacts,
-    shape: Shape,
+    seen: Seen,
     opened: Instant,
     /// Whether it holds locks by which drain hooks are asked to let their replicas end.
     asks: bool,
@@ -803,7 +803,6 @@ impl Prober {
     }
 
     async fn read_facts(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
-        let sessions = reading.sessions;
         let lifetime = if reading.new_session {
             REFUSED_CONNECTION_LIFETIME
         } else {
@@ -811,7 +810,7 @@ impl Prober {
         };
         if let Some(session) = self.session.take() {
             if session.opened.elapsed() < lifetime {
-                match self.read(session, sessions).await {
+                match self.read(session, reading).await {
                     // A connection that broke while it lay idle says little: the server may be back
                     // already.
                     Err(failure) if broken(&failure) => {}
@@ -823,14 +822,14 @@ impl Prober {
         }
         let openings = self.openings.clone();
         let session = openings.take_turn(self.open()).await?;
-        self.read(session, sessions).await
+        self.read(session, reading).await
     }
 
     /// Reads, and keeps the session only if that worked.
     async fn read(
         &mut self,
         mut session: Session,
-        sessions: bool,
+        reading: Reading,
     ) -> Result<DatabaseFacts, ProbeFailure> {
         let place = Place::new(
             &self.access.url,
@@ -839,8 +838,8 @@ impl Prober {
         );
         let facts = queries::read(
             &mut session.connection,
-            &mut session.shape,
-            sessions,
+            &mut session.seen,
+            reading,
             &session.facts,
             &place,
             &self.access.login,
@@ -873,7 +872,7 @@ impl Prober {
             connection,
             host,
             facts,
-            shape: Shape::default(),
+            seen: Seen::default(),
             opened: Instant::now(),
             asks: false,
         })

@@ -4,7 +4,8 @@
 //! statement, so that it works through any pooler, and one snapshot, so that the facts belong
 //! together. A query that names a missing table fails as a whole, so the document also says which
 //! tables there are, and the query is built for those seen last time ([`Shape`]): one round trip
-//! while nothing changes, a second one when a table has appeared or gone.
+//! while nothing changes, a second one when a table has appeared or gone. In a quiet cluster most
+//! readings leave out what catalogs say ([`Seen`]).
 //!
 //! Tables are named without a schema, as Bytebase names them: the `search_path` decides.
 
@@ -14,6 +15,7 @@ use super::connect;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
 use crate::contract::{hook, session_key};
+use crate::observation::reading::Reading;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
@@ -21,7 +23,7 @@ use crate::observation::{
 use futures::TryStreamExt as _;
 use secrecy::SecretString;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -90,6 +92,9 @@ const EXPECTED: [(&str, &[&str], Version); 5] = [
 const HEARTBEATS_SINCE: Version = Version::new(3, 14, 27);
 const WORKSPACES_SINCE: Version = Version::new(3, 17, 9);
 
+/// What the catalogs say is read this often in a quiet cluster.
+const CATALOG_KEPT: Duration = Duration::from_secs(30);
+
 /// The encoding that Bytebase needs.
 const UTF8: &str = "UTF8";
 
@@ -98,13 +103,32 @@ const HISTORY: usize = 1;
 const WORKSPACE_TABLE: usize = 2;
 const SETTING_TABLE: usize = 3;
 
+/// What earlier readings of a database found, on one connection.
+#[derive(Default)]
+pub struct Seen {
+    shape: Shape,
+    /// What its catalogs said, and when they were read.
+    catalog: Option<(Instant, Catalog)>,
+    /// The version of the schema then. Another one means that a migration has been there.
+    version: Option<String>,
+}
+
+/// How much one message asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// [`Live`] without the sessions.
+    Live,
+    /// All, with the sessions or without.
+    Whole { sessions: bool },
+}
+
 /// What a database was last seen to hold.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is of another table or column, which comes and goes by itself"
 )]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
+struct Shape {
     /// It has Bytebase's `principal`, so tables of others need not be searched for.
     principal: bool,
     /// Who signed up may be read of it.
@@ -128,12 +152,17 @@ pub struct SessionFacts {
     pub transaction_pooler: Option<bool>,
 }
 
-/// The document. Its field names are those of the query.
-#[derive(Deserialize)]
+/// All that a reading knows. The field names of its parts are those of the query.
 struct Document {
+    catalog: Catalog,
+    live: Live,
+}
+
+/// What the server's catalogs and settings say. While nothing is under way it changes by the hand of
+/// an administrator only.
+#[derive(Clone, Deserialize)]
+struct Catalog {
     server_version_num: u32,
-    in_recovery: bool,
-    read_only: bool,
     encoding: String,
     max_connections: u32,
     reserved_connections: u32,
@@ -153,6 +182,13 @@ struct Document {
     foreign: Option<String>,
     off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
+}
+
+/// What the tables of Bytebase and the sessions of the database say.
+#[derive(Deserialize)]
+struct Live {
+    in_recovery: bool,
+    read_only: bool,
     sessions: Option<SessionsSeen>,
     others: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
     heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
@@ -176,7 +212,7 @@ struct SessionsSeen {
     listeners: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct TableSeen {
     name: String,
     complete: bool,
@@ -185,11 +221,12 @@ struct TableSeen {
 
 /// A name that is kept. A longer one than a server can have makes the whole answer one that is not
 /// understood: names fill the memory as long as the cluster is there.
+#[derive(Clone)]
 struct Name(String);
 
 /// A list that is read as far as it was asked for: a server that sends more must not fill the
 /// memory.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct AtMost<T, const N: u32>(Vec<T>);
 
 // === impl Name ===
@@ -243,22 +280,30 @@ impl<T, const N: u32> AtMost<T, N> {
 
 // === Reading ===
 
-/// Reads the facts, with the other sessions if `sessions`. `shape` is what the last call on this
-/// connection found, and is left at what this one finds.
+/// Reads the facts. `seen` is what earlier calls on this connection found, and is left at what this
+/// one finds.
 pub async fn read(
     connection: &mut PgConnection,
-    shape: &mut Shape,
-    sessions: bool,
+    seen: &mut Seen,
+    reading: Reading,
     session: &SessionFacts,
     place: &Place<'_>,
     login: &Login,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
-        let sql = query(*shape, sessions, login, place.url());
-        let row = match fetch(connection, sql).await {
+        let known = seen.known(reading);
+        let extent = match &known {
+            Some(_) => Extent::Live,
+            None => Extent::Whole {
+                sessions: reading.sessions,
+            },
+        };
+        let row = match fetch(connection, query(seen.shape, extent, login, place.url())).await {
             Ok(row) => row,
-            Err(Failed::Sql(error)) if *shape != Shape::default() && shape_is_outdated(&error) => {
-                *shape = Shape::default();
+            Err(Failed::Sql(error))
+                if seen.shape != Shape::default() && shape_is_outdated(&error) =>
+            {
+                *seen = Seen::default();
                 continue;
             }
             Err(Failed::Sql(error)) => return Err(classify::query(&error, place)),
@@ -266,17 +311,29 @@ pub async fn read(
                 return Err(classify::timed_out(place, Phase::Query, READ_TIMEOUT));
             }
         };
-        let document = parse(&text_of(&row), place)?;
-        let found = shape_of(&document, place, login)?;
-        if found == *shape {
-            let knows_role = document.knows_role == Some(true);
-            let facts = facts(document, found, session);
+        let live = Live::parse(&column(&row, 0), place)?;
+        let is_of_known = known.is_some();
+        let catalog = match known {
+            Some(catalog) => catalog,
+            None => Catalog::parse(&column(&row, 1), place)?,
+        };
+        let found = shape_of(&catalog, place, login)?;
+        let is_same = found == seen.shape && !(is_of_known && live.version != seen.version);
+        if !is_of_known || !is_same {
+            *seen = Seen {
+                shape: found,
+                catalog: is_same.then(|| (Instant::now(), catalog.clone())),
+                version: live.version.clone(),
+            };
+        }
+        if is_same {
+            let knows_role = catalog.knows_role == Some(true);
+            let facts = facts(Document { catalog, live }, found, session);
             return match login.distrust(&facts, place.database(), knows_role) {
                 None => Ok(facts),
                 Some(why) => Err(elsewhere(place, &why)),
             };
         }
-        *shape = found;
     }
     Err(place.failure(
         FailureClass::Unknown,
@@ -285,54 +342,80 @@ pub async fn read(
     ))
 }
 
-/// Reads the document. What messages take over from it is made fit for them.
-fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
-    let mut document: Document = serde_json::from_str(text).map_err(|error| {
+impl Seen {
+    /// What need not be read now: catalogs cost the server twice as much as all the rest. Each step of
+    /// a rollout rests on a reading of its own with the sessions, so on catalogs as they are then.
+    fn known(&self, reading: Reading) -> Option<Catalog> {
+        let (at, catalog) = self.catalog.as_ref()?;
+        let suffices = reading.is_quiet() && self.shape.principal && at.elapsed() < CATALOG_KEPT;
+        suffices.then(|| catalog.clone())
+    }
+}
+
+/// Reads one part of the answer.
+fn part<T: DeserializeOwned>(text: &str, place: &Place<'_>) -> Result<T, ProbeFailure> {
+    serde_json::from_str(text).map_err(|error| {
         // The error itself quotes what it stumbled over.
         let text = format!(
             "the answer is not what was asked for (at column {})",
             error.column()
         );
         place.failure(FailureClass::Unknown, FailureReason::Other, &text)
-    })?;
-    let Document {
-        encoding,
-        unseen,
-        missing_schema,
-        not_owned,
-        principal,
-        foreign,
-        off_path,
-        ..
-    } = &mut document;
-    let names = [
-        unseen,
-        missing_schema,
-        not_owned,
-        principal,
-        foreign,
-        off_path,
-    ];
-    for name in names.into_iter().flatten() {
-        *name = place.foreign(name);
+    })
+}
+
+impl Catalog {
+    /// What messages take over from it is made fit for them.
+    fn parse(text: &str, place: &Place<'_>) -> Result<Self, ProbeFailure> {
+        let mut catalog: Self = part(text, place)?;
+        let Self {
+            encoding,
+            unseen,
+            missing_schema,
+            not_owned,
+            principal,
+            foreign,
+            off_path,
+            ..
+        } = &mut catalog;
+        let names = [
+            unseen,
+            missing_schema,
+            not_owned,
+            principal,
+            foreign,
+            off_path,
+        ];
+        for name in names.into_iter().flatten() {
+            *name = place.foreign(name);
+        }
+        if encoding != UTF8 {
+            *encoding = place.foreign(encoding);
+        }
+        // No other table was asked for.
+        if let Some(tables) = &mut catalog.tables {
+            let is_expected =
+                |table: &TableSeen| EXPECTED.iter().any(|(name, ..)| *name == table.name);
+            tables.0.retain(is_expected);
+        }
+        Ok(catalog)
     }
-    if encoding != UTF8 {
-        *encoding = place.foreign(encoding);
+}
+
+impl Live {
+    /// What messages take over from it is made fit for them.
+    fn parse(text: &str, place: &Place<'_>) -> Result<Self, ProbeFailure> {
+        let mut live: Self = part(text, place)?;
+        let sessions = live.sessions.as_mut();
+        let holders = sessions.and_then(|sessions| sessions.queue_held_by.as_mut());
+        let holders = holders.into_iter().flat_map(|holders| &mut holders.0);
+        let others = live.others.iter_mut().flat_map(|others| &mut others.0);
+        let others = others.flat_map(|(role, name)| [role, name]);
+        for Name(name) in holders.chain(others).flatten() {
+            *name = place.foreign(name);
+        }
+        Ok(live)
     }
-    let sessions = document.sessions.as_mut();
-    let holders = sessions.and_then(|sessions| sessions.queue_held_by.as_mut());
-    let holders = holders.into_iter().flat_map(|holders| &mut holders.0);
-    let others = document.others.iter_mut().flat_map(|others| &mut others.0);
-    let others = others.flat_map(|(role, name)| [role, name]);
-    for Name(name) in holders.chain(others).flatten() {
-        *name = place.foreign(name);
-    }
-    // No other table was asked for.
-    if let Some(tables) = &mut document.tables {
-        let is_expected = |table: &TableSeen| EXPECTED.iter().any(|(name, ..)| *name == table.name);
-        tables.0.retain(is_expected);
-    }
-    Ok(document)
 }
 
 fn elsewhere(place: &Place<'_>, why: &str) -> ProbeFailure {
@@ -448,9 +531,14 @@ pub(super) async fn fetch(connection: &mut PgConnection, sql: String) -> Result<
     }
 }
 
-/// The first column, whatever its bytes: a database in `SQL_ASCII` may hold any.
+/// The first column.
 pub(super) fn text_of(row: &PgRow) -> String {
-    row.try_get_raw(0)
+    column(row, 0)
+}
+
+/// A column, whatever its bytes: a database in `SQL_ASCII` may hold any.
+fn column(row: &PgRow, place: usize) -> String {
+    row.try_get_raw(place)
         .ok()
         .and_then(|value| {
             value
@@ -504,6 +592,12 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
 
 /// What is read from catalogs, and needs no table of Bytebase's. Words in braces are filled in.
 const CATALOG: &str = include_str!("sql/catalog.sql");
+
+/// What goes before each reading.
+const BEGIN: &str = include_str!("sql/begin.sql");
+
+/// What is read each time. Words in braces are filled in.
+const LIVE: &str = include_str!("sql/live.sql");
 
 /// What a new session of Bytebase's role has as one setting, by the server's own order of
 /// precedence: for the role in the database, for the role, for the database. NULL where it is
@@ -579,7 +673,8 @@ const UNBEGUN_AFTER: &str = "10 minutes";
 const DUE: &str = "AND (run_at IS NULL OR run_at <= now())";
 
 /// `url` is what was logged in by.
-fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
+fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
+    let sessions = extent == Extent::Whole { sessions: true };
     let mut expected = String::new();
     for (name, columns, _) in EXPECTED {
         let comma = if expected.is_empty() { "" } else { ", " };
@@ -595,9 +690,10 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         ),
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
+    let wanted = |(wanted, part): (bool, &'static str)| wanted.then_some(part);
+    let strangers = [(!shape.principal, FOREIGN), (!shape.principal, OFF_PATH)];
+    let strangers: String = strangers.into_iter().filter_map(wanted).collect();
     let parts: String = [
-        (!shape.principal, FOREIGN),
-        (!shape.principal, OFF_PATH),
         (sessions, SESSIONS),
         // By nothing else a Bytebase shows that sends no heartbeats yet.
         (sessions && shape.principal && !heartbeat, OTHERS),
@@ -610,8 +706,15 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
         (tasks && shape.begun, UNBEGUN),
     ]
     .into_iter()
-    .filter_map(|(wanted, part)| wanted.then_some(part))
+    .filter_map(wanted)
     .collect();
+    let live = LIVE.replace("{parts}", &parts);
+    let question = match extent {
+        Extent::Live => format!("SELECT {live}"),
+        Extent::Whole { .. } => CATALOG
+            .replace("{parts}", &strangers)
+            .replace("{live}", &live),
+    };
     let (path, unseen) = match login {
         Login::Bytebase => (String::new(), String::new()),
         Login::Monitor(watched) => {
@@ -627,9 +730,8 @@ fn query(shape: Shape, sessions: bool, login: &Login, url: &PgUrl) -> String {
             (PATH_OF_ROLE.replace("{path}", &path), UNSEEN.to_owned())
         }
     };
-    CATALOG
+    format!("{BEGIN}{question}")
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
-        .replace("{parts}", &parts)
         .replace("{due}", if shape.run_at { DUE } else { "" })
         .replace("{unbegun_after}", UNBEGUN_AFTER)
         .replace("{timeout}", STATEMENT_TIMEOUT)
@@ -736,10 +838,10 @@ fn literal(text: &str) -> String {
 ///
 /// A right that is missing fails the probe: there is no honest value for a heartbeat that may not
 /// be seen.
-fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
+fn shape_of(catalog: &Catalog, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
     let role = place.role();
-    if document.schema.is_none() && *login != Login::Bytebase {
-        let text = match &document.missing_schema {
+    if catalog.schema.is_none() && *login != Login::Bytebase {
+        let text = match &catalog.missing_schema {
             Some(schema) => format!(
                 "the search_path of Bytebase's role names the schema \"{schema}\", which does not exist; create it, owned by that role"
             ),
@@ -753,7 +855,7 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    if let Some(unseen) = &document.unseen {
+    if let Some(unseen) = &catalog.unseen {
         let text = format!(
             "role \"{role}\" may not use the schema \"{unseen}\", in which Bytebase's role looks for its tables; GRANT USAGE ON SCHEMA \"{unseen}\" TO \"{role}\""
         );
@@ -764,10 +866,10 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
         ));
     }
     // `principal` is not ours to judge by: without it these tables belong to another application.
-    if document.principal.is_none() {
+    if catalog.principal.is_none() {
         return Ok(Shape::default());
     }
-    let denied: Vec<&str> = document
+    let denied: Vec<&str> = catalog
         .tables_seen()
         .filter(|t| !t.readable)
         .map(|t| t.name.as_str())
@@ -783,10 +885,10 @@ fn shape_of(document: &Document, place: &Place<'_>, login: &Login) -> Result<Sha
             &text,
         ));
     }
-    Ok(document.shape())
+    Ok(catalog.shape())
 }
 
-impl Document {
+impl Catalog {
     fn tables_seen(&self) -> impl Iterator<Item = &TableSeen> {
         AtMost::rows(self.tables.as_ref())
     }
@@ -887,9 +989,10 @@ fn stored_license(row: Option<(String, Option<String>)>, has_users: Option<bool>
 
 fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFacts {
     let schema = schema_state(&document);
-    let history_is_empty = shape.tables[HISTORY] && document.version.is_none();
+    let Document { catalog, live } = document;
+    let history_is_empty = shape.tables[HISTORY] && live.version.is_none();
     let mut understood = tables_understood(shape, &schema, history_is_empty);
-    if let Some((workspace_id, token)) = &document.license {
+    if let Some((workspace_id, token)) = &live.license {
         // It is kept, and would fill the memory.
         if workspace_id.len() > MAX_WORKSPACE {
             understood[WORKSPACE_TABLE] = Fact::Unknown;
@@ -903,7 +1006,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
     }
     let [heartbeat, _, workspace, setting, tasks] = understood;
     // Without `setting` a workspace can still be seen not to be there.
-    let license = match (setting, &document.license) {
+    let license = match (setting, &live.license) {
         (Fact::Unknown, Some(_)) => Fact::Unknown,
         (Fact::Absent, _) | (Fact::Unknown, None) => workspace,
         (Fact::Known(()), _) => workspace.and(setting),
@@ -915,34 +1018,34 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         _ => unknown.map(|((name, ..), _)| *name).collect(),
     };
     DatabaseFacts {
-        server_version_num: document.server_version_num,
-        in_recovery: document.in_recovery,
-        read_only: document.read_only,
-        encoding: document.encoding,
-        max_connections: document.max_connections,
-        reserved_connections: document.reserved_connections,
-        role_connections: document.role_connections,
-        database_connections: document.database_connections,
+        server_version_num: catalog.server_version_num,
+        in_recovery: live.in_recovery,
+        read_only: live.read_only,
+        encoding: catalog.encoding,
+        max_connections: catalog.max_connections,
+        reserved_connections: catalog.reserved_connections,
+        role_connections: catalog.role_connections,
+        database_connections: catalog.database_connections,
         // NULL without a usable schema, and where only a monitor reads and Bytebase's role is not
         // known: nothing speaks against it.
-        can_create: document.can_create.unwrap_or(document.schema.is_some()),
-        missing_schema: document.missing_schema,
-        not_owned: document.not_owned,
+        can_create: catalog.can_create.unwrap_or(catalog.schema.is_some()),
+        missing_schema: catalog.missing_schema,
+        not_owned: catalog.not_owned,
         transaction_pooler: session.transaction_pooler,
         identity: session.identity.clone(),
         server_uptime: session.server_since.elapsed(),
         // One reading alone shows no more.
         writable_for: Duration::ZERO,
         schema,
-        license: license.of(|| stored_license(document.license, document.has_users)),
-        heartbeats: heartbeat.of(|| heartbeats(document.heartbeats.unwrap_or_default().0)),
-        sessions: document
+        license: license.of(|| stored_license(live.license, live.has_users)),
+        heartbeats: heartbeat.of(|| heartbeats(live.heartbeats.unwrap_or_default().0)),
+        sessions: live
             .sessions
-            .map(|seen| sessions(seen, document.others.unwrap_or_default())),
-        running_tasks: tasks.of(|| running_tasks(document.running.unwrap_or_default().0)),
-        unbegun_tasks: running_tasks(document.unbegun.unwrap_or_default().0),
-        pending_tasks: tasks.of(|| document.pending.unwrap_or(0)),
-        available_tasks: tasks.of(|| document.available.unwrap_or(0)),
+            .map(|seen| sessions(seen, live.others.unwrap_or_default())),
+        running_tasks: tasks.of(|| running_tasks(live.running.unwrap_or_default().0)),
+        unbegun_tasks: running_tasks(live.unbegun.unwrap_or_default().0),
+        pending_tasks: tasks.of(|| live.pending.unwrap_or(0)),
+        available_tasks: tasks.of(|| live.available.unwrap_or(0)),
         not_understood,
         login: None,
     }
@@ -1003,18 +1106,18 @@ fn other((role, application): (Option<Name>, Option<Name>)) -> String {
 /// Bytebase takes any `principal` for its own, a visible one or another; a sibling shows whether it
 /// is. Two of them without it are of a Bytebase whose tables have other names than this operator
 /// knows.
-fn schema_state(document: &Document) -> SchemaState {
-    let has = |name: &str| document.tables_seen().any(|t| t.name == name);
+fn schema_state(Document { catalog, live }: &Document) -> SchemaState {
+    let has = |name: &str| catalog.tables_seen().any(|t| t.name == name);
     let siblings = [has("replica_heartbeat"), has("instance_change_history")];
-    match (&document.principal, &document.foreign) {
+    match (&catalog.principal, &catalog.foreign) {
         (Some(_), _) if siblings.contains(&true) => SchemaState::Bytebase {
-            version: document.version.as_deref().and_then(version),
+            version: live.version.as_deref().and_then(version),
         },
         (None, _) if siblings == [true, true] => SchemaState::Bytebase { version: None },
         (Some(example), _) | (None, Some(example)) => SchemaState::Foreign {
             example: example.clone(),
         },
-        (None, None) => match &document.off_path {
+        (None, None) => match &catalog.off_path {
             Some(schema) => SchemaState::OffPath {
                 schema: schema.clone(),
             },
@@ -1061,7 +1164,18 @@ pub(super) mod tests {
         for (key, value) in extra.as_object().unwrap() {
             base[key] = value.clone();
         }
-        serde_json::from_value(base).unwrap()
+        Document {
+            catalog: serde_json::from_value(base.clone()).unwrap(),
+            live: serde_json::from_value(base).unwrap(),
+        }
+    }
+
+    /// Both parts of an answer in one.
+    fn parse(text: &str, place: &Place<'_>) -> Result<Document, ProbeFailure> {
+        Ok(Document {
+            catalog: Catalog::parse(text, place)?,
+            live: Live::parse(text, place)?,
+        })
     }
 
     pub(in super::super) fn read(json: &str) -> DatabaseFacts {
@@ -1071,7 +1185,7 @@ pub(super) mod tests {
             transaction_pooler: Some(false),
         };
         let document = document(json);
-        let shape = document.shape();
+        let shape = document.catalog.shape();
         facts(document, shape, &session)
     }
 
@@ -1093,12 +1207,12 @@ pub(super) mod tests {
             });
             let mut document = parse(&echo.to_string(), &place).unwrap();
             for login in [Login::Bytebase, Login::Monitor(Watched::of(&url, &url))] {
-                document.schema = None;
-                let failure = shape_of(&document, &place, &login).unwrap_err();
+                document.catalog.schema = None;
+                let failure = shape_of(&document.catalog, &place, &login).unwrap_err();
                 assert!(!failure.message.contains(name), "{}", failure.message);
             }
-            document.unseen = None;
-            let shape = shape_of(&document, &place, &Login::Bytebase).unwrap();
+            document.catalog.unseen = None;
+            let shape = shape_of(&document.catalog, &place, &Login::Bytebase).unwrap();
             assert_eq!(shape.tables, [false; EXPECTED.len()]);
             let session = SessionFacts {
                 identity: DatabaseIdentity::new("id", "1"),
@@ -1405,7 +1519,12 @@ pub(super) mod tests {
     #[test]
     fn the_query_names_only_tables_that_are_there() {
         let url = url("db", 5432);
-        let empty = query(Shape::default(), true, &Login::Bytebase, &url);
+        let empty = query(
+            Shape::default(),
+            Extent::Whole { sessions: true },
+            &Login::Bytebase,
+            &url,
+        );
         assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
         assert!(empty.contains("'foreign'") && empty.contains("pg_locks"));
         let all = Shape {
@@ -1415,14 +1534,22 @@ pub(super) mod tests {
             begun: true,
             tables: [true; 5],
         };
-        let full = query(all, false, &Login::Bytebase, &url);
+        let full = query(
+            all,
+            Extent::Whole { sessions: false },
+            &Login::Bytebase,
+            &url,
+        );
         assert!(
             full.contains("FROM replica_heartbeat")
                 && full.contains("FROM task_run")
                 && full.contains("LIMIT 100")
         );
         assert!(!full.contains("'foreign'") && !full.contains("backend_idset"));
-        for text in [empty, full] {
+        let live = query(all, Extent::Live, &Login::Bytebase, &url);
+        assert!(live.contains("FROM replica_heartbeat") && live.contains("FROM task_run"));
+        assert!(!live.contains("server_version_num") && !live.contains("backend_idset"));
+        for text in [empty, full, live] {
             assert!(!text.contains('{'), "{text}");
         }
     }

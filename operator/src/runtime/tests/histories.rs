@@ -669,12 +669,7 @@ impl World {
         if starts || moves {
             let known = &known.process;
             prop_assert_eq!(known.host, after.1);
-            prop_assert_ne!(
-                known.view,
-                View::NotRead,
-                "{} starts without a reading",
-                name
-            );
+            prop_assert_ne!(known.view, View::NotRead, "{} starts unread", name);
             if known.view == View::Failed {
                 prop_assert!(
                     known.finding.is_none(),

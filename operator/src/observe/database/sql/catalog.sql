@@ -1,12 +1,9 @@
-SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}
 WITH expected(name, columns) AS (VALUES {expected}),
 me AS (SELECT oid FROM pg_database WHERE datname = current_database()),
 principal_table AS (SELECT c.oid, c.relowner, c.relnamespace, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid = to_regclass('principal') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')){with}
-SELECT json_build_object(
+SELECT {live}, json_build_object(
 'server_version_num', current_setting('server_version_num')::int,
-'in_recovery', pg_is_in_recovery(),
-'read_only', {read_only},
 'encoding', current_setting('server_encoding'),
 'max_connections', current_setting('max_connections')::int,
 'reserved_connections', current_setting('superuser_reserved_connections')::int

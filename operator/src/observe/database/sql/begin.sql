@@ -1,0 +1,1 @@
+SET TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{timeout}'; {path}

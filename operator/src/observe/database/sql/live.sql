@@ -1,0 +1,2 @@
+json_build_object('in_recovery', pg_is_in_recovery(), 'read_only', {read_only}
+{parts})::text
