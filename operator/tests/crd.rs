@@ -366,7 +366,8 @@ fn people_find_their_columns_and_kubectl_can_scale() {
     assert_eq!(
         columns,
         [
-            "Phase", "Ready", "Active", "Replicas", "Version", "Rollout", "HA", "Age", "URL"
+            "Phase", "Ready", "Active", "Replicas", "Version", "Rollout", "HA", "Age", "Reason",
+            "URL"
         ]
     );
     assert_eq!(
