@@ -245,8 +245,8 @@ async fn tasks_that_their_replica_has_not_begun_are_read_where_the_table_says_si
         "unbegun",
         &format!(
             "ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now() - interval '11 minutes';
-             INSERT INTO task_run VALUES ('RUNNING', '{owner}', NULL, now() - interval '9 minutes'), ('RUNNING', '{owner}', now()),
-               ('PENDING', NULL, NULL), ('DONE', '{owner}', NULL)"
+             INSERT INTO task_run VALUES ('RUNNING', '{owner}', NULL, now() - interval '9 minutes'), ('RUNNING', '{owner}', now(), DEFAULT),
+               ('PENDING', NULL, NULL, DEFAULT), ('DONE', '{owner}', NULL, DEFAULT)"
         ),
     );
     assert_eq!(unbegun().await, [(owner, 1)]);
