@@ -204,7 +204,6 @@ fn license_beside_trouble(more: u8) -> Vec<Profile> {
                 renewals: 1,
                 tasks: 2,
                 outages: more,
-                crashes: more,
                 ticks: 7,
                 ..none
             },
@@ -323,7 +322,7 @@ fn others(more: u8) -> Vec<Profile> {
             name: "rollout: the StatefulSet is left behind, or becomes another's",
             replicas: 1 + more,
             budget: Budget {
-                takings: 1 + more,
+                takings: 1,
                 edits: 1,
                 ..none
             },
