@@ -643,7 +643,7 @@ impl World {
             (host.unwrap(), finding)
         });
         self.known.insert(uid.clone(), known);
-        let created = cluster.creation_timestamp();
+        let created = cluster.creation_timestamp().map(|time| time.0);
         let was_refused = self.is_refused_as_shared(name);
         self.context.writer.leadership.renew();
         while self.queue.try_recv().is_ok() {}
@@ -687,11 +687,8 @@ impl World {
             }
             let served = served || (known.view == View::Good && known.serves);
             for (other, known_of_other) in &self.known {
-                let older = self.older(other, name, created.as_ref().map(|time| time.0));
-                let goes_before = |claim: &(usize, Option<Finding>)| {
-                    let theirs = self.has_served_as_claimed(other, name, *claim);
-                    if theirs == served { older } else { theirs }
-                };
+                let goes_before =
+                    |claim: &_| self.goes_before(other, *claim, name, created, served);
                 let Some((at, claimed)) = known_of_other.claimed.filter(goes_before) else {
                     continue;
                 };
@@ -774,6 +771,24 @@ impl World {
             name
         );
         Ok(())
+    }
+
+    /// Whether the database that the cluster of this uid claims is its own before that of one that was
+    /// made then, and has served there or not.
+    fn goes_before(
+        &self,
+        uid: &str,
+        claim: (usize, Option<Finding>),
+        name: &str,
+        created: Option<jiff::Timestamp>,
+        served: bool,
+    ) -> bool {
+        let theirs = self.has_served_as_claimed(uid, name, claim);
+        if theirs == served {
+            self.older(uid, name, created)
+        } else {
+            theirs
+        }
     }
 
     /// Whether the cluster of this uid has served on the database that it claims, if it is there and
