@@ -13,7 +13,7 @@ use crate::kubernetes::{Guarded, Kind};
 use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::DynamicObject;
@@ -24,6 +24,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use std::any::Any;
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -267,26 +268,41 @@ impl Watch {
             + Send
             + 'static,
     {
-        let mut events = Box::pin(watcher::watcher(
-            self.api::<Guarded<PartialObjectMeta<K>>>(),
-            everything(),
-        ));
+        let api = self.api::<Guarded<PartialObjectMeta<K>>>();
+        let begin = move || watcher::watcher(api.clone(), everything());
         let context = Arc::clone(&self.context);
-        let namespace = self.namespace.clone();
-        self.essential.spawn(self.task(kind), async move {
-            let mut pauses = Pauses::default();
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => named_event(&context, kind, namespace.as_deref(), event),
-                    Err(error) => {
-                        let namespace = namespace.as_deref();
-                        context.references.watched(kind, namespace, false);
-                        context.watch_failed(kind, namespace, &error);
-                        tokio::time::sleep(pauses.after(&error, Instant::now())).await;
-                    }
-                }
+        let task = follow_names(context, kind, self.namespace.clone(), begin);
+        self.essential.spawn(self.task(kind), task);
+    }
+}
+
+/// Follows a watch of names, and begins it again with a listing whenever it fails: one that goes on
+/// where it broke off shows nothing until an object changes, and nothing that was read would be kept
+/// until then.
+pub(super) async fn follow_names<K, W>(
+    context: Arc<Context>,
+    kind: Kind,
+    namespace: Option<String>,
+    begin: impl Fn() -> W,
+) where
+    K: kube::Resource<DynamicType = ()>,
+    W: Stream<Item = watcher::Result<Event<Guarded<PartialObjectMeta<K>>>>>,
+{
+    let namespace = namespace.as_deref();
+    let mut pauses = Pauses::default();
+    loop {
+        let mut events = pin!(begin());
+        let error = loop {
+            match events.next().await {
+                Some(Ok(event)) => named_event(&context, kind, namespace, event),
+                Some(Err(error)) => break error,
+                // It never does.
+                None => return,
             }
-        });
+        };
+        context.references.watched(kind, namespace, false);
+        context.watch_failed(kind, namespace, &error);
+        tokio::time::sleep(pauses.after(&error, Instant::now())).await;
     }
 }
 
@@ -397,7 +413,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
 
     pub(super) async fn run<W>(mut self, watch: impl Fn() -> W + Send)
     where
-        W: futures::Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
+        W: Stream<Item = Result<Event<Guarded<K>>, watcher::Error>> + Send,
     {
         let mut events = Box::pin(watch());
         let mut pauses = Pauses::default();

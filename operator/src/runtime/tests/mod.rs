@@ -18,7 +18,7 @@ use crate::process::queue::{Key, name};
 use crate::testing::{api_server, cluster, facts, no_license, settings};
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -27,6 +27,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -565,6 +566,27 @@ async fn a_watch_that_is_refused_sees_again_once_it_stands_and_not_by_a_listing(
     };
     assert!(blind_after(185).await, "an API server that does not answer");
     assert!(!blind_after(15).await, "a watch that has nothing to show");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_names_that_fails_once_lists_again_so_that_what_is_read_is_kept() {
+    let world = World::new(&json!({}));
+    let begun = Cell::new(0);
+    let begin = || {
+        begun.set(begun.get() + 1);
+        let listed = [Ok(Event::Init), Ok(Event::InitDone)];
+        let fails = (begun.get() == 1).then(|| Err(watches::tests::watch_refused(503)));
+        let events = futures::stream::iter(listed.into_iter().chain(fails));
+        events.chain(futures::stream::pending())
+    };
+    let context = Arc::clone(&world.context);
+    let following = watches::follow_names::<Secret, _>(context, Kind::Secret, None, begin);
+    assert!(
+        time::timeout(Duration::from_mins(1), following)
+            .await
+            .is_err()
+    );
+    assert_eq!(begun.get(), 2);
 }
 
 #[tokio::test]
