@@ -101,8 +101,11 @@ pub fn since(observation: &Observation) -> Timestamp {
 /// Since when this one has, of those that are taken away one after the other.
 pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
     let is_anothers = |before: &RememberedRollout| {
-        before.waiting_for == RolloutWait::IdleReplica
-            && before.pod.as_ref() != Some(&replica.pod.name)
+        let is_of_one = matches!(
+            before.waiting_for,
+            RolloutWait::IdleReplica | RolloutWait::Eviction | RolloutWait::DisruptionBudget
+        );
+        is_of_one && before.pod.as_ref() != Some(&replica.pod.name)
     };
     match &observation.remembered.rollout {
         // It may have ended while the operator was away.

@@ -343,6 +343,12 @@ pub fn way_back(pod: &PodView, outdated: &[&Replica<'_>], observation: &Observat
     if read(new).is_some_and(|new| !old.older_minor_than(new)) {
         return String::new();
     }
+    if !old.supports_ha() {
+        return format!(
+            ". spec.version cannot go back to {old}: every replica is started in the HA mode, which Bytebase has from {} on",
+            Version::HA_FLOOR
+        );
+    }
     match schema::version(observation) {
         Some(schema) if old.older_minor_than(schema) => {
             let Version { major, minor, .. } = schema;

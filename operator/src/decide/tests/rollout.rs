@@ -433,6 +433,11 @@ fn the_way_back_of_a_version_without_a_number_is_what_the_schema_says() {
         ("3.20.2", (3, 20), "spec.version may go back to 3.20.2"),
         ("3.20.2", (3, 22), "leads back to Bytebase 3.20.2"),
         (
+            "3.16.2",
+            (3, 16),
+            "spec.version cannot go back to 3.16.2: every replica is started in the HA mode, which Bytebase has from 3.17.0 on",
+        ),
+        (
             "mine",
             (3, 22),
             "Which Bytebase mine is cannot be known, so neither can whether it runs on the schema",
@@ -1293,6 +1298,13 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
         ended.remembered.rollout.as_mut().unwrap().pod = Some("demo-3".to_owned());
         let expected = if replicas == 0 { 0 } else { 3 };
         assert_eq!(sized(replicas, &ended), expected);
+        // Nor is that of a pod that a rollout was to end.
+        let mut refused = seen.clone();
+        refused.pods[0].revision = Some(OLD.to_owned());
+        let before = refused.remembered.rollout.as_mut().unwrap();
+        before.waiting_for = RolloutWait::DisruptionBudget;
+        before.pod = Some("demo-0".to_owned());
+        assert_eq!(sized(replicas, &refused), expected);
         seen.remembered.rollout = None;
         let idle = with_facts(seen, |facts| running(facts).clear());
         assert_eq!(sized(replicas, &idle), next);
