@@ -136,12 +136,15 @@ impl Sources {
         found.is_some_and(|found| found.metadata.uid.as_deref() == uid)
     }
 
-    /// Whether a cluster has a StatefulSet that stands: one of its own that is not being deleted.
+    /// Whether a cluster has a StatefulSet that stands: one of its own that wants replicas and is not
+    /// being deleted.
     pub fn has_set(&self, key: &Key, uid: &str) -> bool {
         let (namespace, name) = (key.namespace.as_deref().unwrap_or_default(), &key.name);
         let set = self.caches.get(Kind::StatefulSet, namespace, name);
         set.is_some_and(|set| {
-            set.metadata.deletion_timestamp.is_none() && Owner { uid, name }.controls(&set)
+            set.metadata.deletion_timestamp.is_none()
+                && set.data["spec"]["replicas"] != 0
+                && Owner { uid, name }.controls(&set)
         })
     }
 

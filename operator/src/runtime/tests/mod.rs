@@ -430,14 +430,14 @@ async fn a_deletion_that_is_held_up_does_not_keep_the_license_gate_open() {
     world.cluster.spec.external_url = "https://elsewhere.example.com".to_owned();
     let caches = &world.context.sources.caches;
     let set = caches.get(Kind::StatefulSet, "apps", "demo").unwrap();
-    let show = |is_deleted: bool| {
+    let show = |replicas: i32, is_deleted: bool| {
         let mut set = set.clone();
-        set.data["spec"]["replicas"] = json!(3);
+        set.data["spec"]["replicas"] = json!(replicas);
         set.metadata.deletion_timestamp = is_deleted.then(|| Time(Timestamp::now()));
         let owned = caches.owned().find(|(kind, _)| *kind == Kind::StatefulSet);
         owned.unwrap().1.put(set);
     };
-    show(false);
+    show(3, false);
     let (_, calls) = world.reconcile().await;
     // A patch of its size alone names no kind.
     assert_eq!(calls[..2], ["/", "status"]);
@@ -448,10 +448,12 @@ async fn a_deletion_that_is_held_up_does_not_keep_the_license_gate_open() {
         (&status["phase"], &status["targetReplicas"]),
         (&json!("Stalled"), &json!(1))
     );
-    // Foreground deletion has begun.
-    show(true);
-    assert_eq!(world.reconcile().await.1, NOTHING);
-    assert_eq!(world.context.remembers(), []);
+    // Foreground deletion has begun. One without replicas leaves its database to others.
+    for (replicas, is_deleted) in [(3, true), (0, false)] {
+        show(replicas, is_deleted);
+        assert_eq!(world.reconcile().await.1, NOTHING);
+        assert_eq!(world.context.remembers(), []);
+    }
 }
 
 #[tokio::test]
