@@ -629,6 +629,21 @@ fn all_are_heard(observation: &Observation) -> bool {
     })
 }
 
+/// Whether nothing but time can show that no other Bytebase is active on a database which passed its
+/// checks before: an operator that has just started has not heard it for long enough. Until then what
+/// status says of it is nearer to the truth.
+pub fn is_heard_again(observation: &Observation) -> bool {
+    let remembered = &observation.remembered;
+    let before = remembered.database.as_ref();
+    let before = before.and_then(|database| database.identity.as_ref());
+    let is_same = |facts: &DatabaseFacts| before == Some(&facts.identity.database);
+    observation.facts().is_some_and(is_same)
+        && remembered.refusal.is_none()
+        && is_first_start(observation)
+        && active_when_read(observation) == 0
+        && !all_are_heard(observation)
+}
+
 /// Heartbeats that were fresh when they were read. That they have grown old since then proves
 /// nothing: no reading has shown whether there were others.
 fn active_when_read(observation: &Observation) -> usize {

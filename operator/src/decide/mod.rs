@@ -369,7 +369,8 @@ fn blocked(
         unmatched: health.unmatched.clone(),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
-            || (validation.is_deleted && !closed),
+            || (validation.is_deleted && !closed)
+            || database::is_heard_again(observation),
         report: Report {
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, &license),

@@ -573,11 +573,11 @@ async fn a_watch_that_is_refused_sees_again_once_it_stands_and_not_by_a_listing(
 #[tokio::test(start_paused = true)]
 async fn a_watch_of_names_that_fails_once_lists_again_so_that_what_is_read_is_kept() {
     let world = World::new(&json!({}));
-    let begun = Cell::new(0);
+    let times = Cell::new(0);
     let begin = || {
-        begun.set(begun.get() + 1);
+        times.set(times.get() + 1);
         let listed = [Ok(Event::Init), Ok(Event::InitDone)];
-        let fails = (begun.get() == 1).then(|| Err(watches::tests::watch_refused(503)));
+        let fails = (times.get() == 1).then(|| Err(watches::tests::watch_refused(503)));
         let events = futures::stream::iter(listed.into_iter().chain(fails));
         events.chain(futures::stream::pending())
     };
@@ -588,7 +588,7 @@ async fn a_watch_of_names_that_fails_once_lists_again_so_that_what_is_read_is_ke
             .await
             .is_err()
     );
-    assert_eq!(begun.get(), 2);
+    assert_eq!(times.get(), 2);
 }
 
 #[tokio::test]
