@@ -146,6 +146,18 @@ fn bytebase(name: &str) -> PgUrl {
     url(server().port, name)
 }
 
+/// As often as while all is well.
+fn usual(sessions: bool, awaited: usize) -> Reading {
+    Reading {
+        every: DEFAULT_INTERVAL,
+        sessions,
+        new_session: false,
+        keep_session: true,
+        try_login: false,
+        awaited,
+    }
+}
+
 // === What a database holds ===
 
 #[tokio::test]
@@ -869,14 +881,7 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
     let first = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(first.unwrap().listeners.unwrap().len(), 1);
 
-    let reading = |sessions| Reading {
-        every: DEFAULT_INTERVAL,
-        sessions,
-        new_session: false,
-        keep_session: true,
-        try_login: false,
-        awaited: 0,
-    };
+    let reading = |sessions| usual(sessions, 0);
     probe.probes.pace(&"it", reading(false));
     probe.probes.poke(&"it");
     assert!(
@@ -896,14 +901,7 @@ async fn catalogs_are_read_where_something_is_under_way_or_has_changed_and_seldo
     let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
     let at_once = DEFAULT_INTERVAL / 2;
     assert!(probe.wake(at_once).await.is_some());
-    let reading = |sessions| Reading {
-        every: DEFAULT_INTERVAL,
-        sessions,
-        new_session: false,
-        keep_session: true,
-        try_login: false,
-        awaited: 0,
-    };
+    let reading = |sessions| usual(sessions, 0);
     let limit = |limit: u32| {
         let sql = format!("ALTER DATABASE catalogs CONNECTION LIMIT {limit}");
         server().sql("postgres", &sql);
@@ -957,14 +955,7 @@ async fn one_more_replica_whose_heartbeat_is_awaited_is_a_reason_to_read_at_once
         let sql = "INSERT INTO replica_heartbeat VALUES (gen_random_uuid(), clock_timestamp())";
         server().sql("awaited", sql);
     };
-    let reading = |awaited| Reading {
-        every: DEFAULT_INTERVAL,
-        sessions: true,
-        new_session: false,
-        keep_session: true,
-        try_login: false,
-        awaited,
-    };
+    let reading = |awaited| usual(true, awaited);
     heartbeat();
     probe.probes.pace(&"it", reading(1));
     assert!(probe.wake(at_once).await.is_some());

@@ -691,8 +691,8 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let wanted = |(wanted, part): (bool, &'static str)| wanted.then_some(part);
-    let strangers = [(!shape.principal, FOREIGN), (!shape.principal, OFF_PATH)];
-    let strangers: String = strangers.into_iter().filter_map(wanted).collect();
+    let foreign = [(!shape.principal, FOREIGN), (!shape.principal, OFF_PATH)];
+    let foreign: String = foreign.into_iter().filter_map(wanted).collect();
     let parts: String = [
         (sessions, SESSIONS),
         // By nothing else a Bytebase shows that sends no heartbeats yet.
@@ -712,7 +712,7 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     let question = match extent {
         Extent::Live => format!("SELECT {live}"),
         Extent::Whole { .. } => CATALOG
-            .replace("{parts}", &strangers)
+            .replace("{parts}", &foreign)
             .replace("{live}", &live),
     };
     let (path, unseen) = match login {

@@ -379,15 +379,21 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
 }
 
-/// Such as a policy refuses.
-#[tokio::test]
-async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
+/// With a cluster that wants three replicas, of which no license allows so many.
+fn unlicensed() -> World {
     let mut world = World::new(&json!({"replicas": 3}));
     let unlicensed = json!({"conditions": [{
         "type": "HALicensed", "status": "False", "reason": "LicenseMissing", "message": "m",
         "lastTransitionTime": "2026-06-01T00:00:00Z",
     }]});
     world.cluster.status = serde_json::from_value(unlicensed).unwrap();
+    world
+}
+
+/// Such as a policy refuses.
+#[tokio::test]
+async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
+    let mut world = unlicensed();
     world.reconcile().await;
     world.echo();
     world.runs_new_pod();
@@ -418,12 +424,7 @@ async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
 /// Such as another party's finalizer holds up.
 #[tokio::test]
 async fn a_deletion_that_is_held_up_does_not_keep_the_license_gate_open() {
-    let mut world = World::new(&json!({"replicas": 3}));
-    let unlicensed = json!({"conditions": [{
-        "type": "HALicensed", "status": "False", "reason": "LicenseMissing", "message": "m",
-        "lastTransitionTime": "2026-06-01T00:00:00Z",
-    }]});
-    world.cluster.status = serde_json::from_value(unlicensed).unwrap();
+    let mut world = unlicensed();
     world.reconcile().await;
     world.echo();
     world.cluster.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
