@@ -252,6 +252,11 @@ pub struct DatabaseStatus {
     /// while that one is stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_served: bool,
+    /// Whether the database at this endpoint was last seen to hold a Bytebase workspace, which the
+    /// first person to sign up makes. Where replicas run and it is gone, as while a backup is being
+    /// restored, the operator starts no replica, ends none and makes no account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_workspace: bool,
     /// Version of the server, such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,

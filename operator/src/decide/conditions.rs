@@ -301,6 +301,16 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     match held {
         Some((reason, message)) if serving >= may_run => yes(*reason, held_back(findings, message)),
         None if serving >= may_run => yes(Reason::AllReplicasActive, serving_of(serving, may_run)),
+        _ if health.all_run_elsewhere() && ready_pods >= may_run => {
+            let (pods, _) = ready_pods_are(ready_pods);
+            unknown(
+                Reason::HeartbeatsUnknown,
+                format!(
+                    "{pods} Ready, and may still run on another database than the one that was read, which has no heartbeats of {them}{limit}",
+                    them = if ready_pods == 1 { "it" } else { "them" },
+                ),
+            )
+        }
         _ if !health.readable && ready_pods >= may_run => {
             let (pods, their) = ready_pods_are(ready_pods);
             unknown(

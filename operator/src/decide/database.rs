@@ -6,7 +6,7 @@ use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginStat
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, LoginTrial,
-    Observation, ProbeFailure, Refusal, Remembered, SchemaState,
+    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
@@ -394,6 +394,7 @@ fn judge_facts(
             || observation
                 .remembered
                 .has_served_on(&facts.identity.database),
+        has_workspace: has_workspace(observation, facts),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
@@ -424,7 +425,7 @@ fn judge_facts(
             None,
             Reason::DatabaseSchemaUnknown,
             format!(
-                "Bytebase's tables were in {} before, and role \"{}\" sees none of them now: no replica is started or replaced until it does. Perhaps its search_path was changed, or they were dropped",
+                "Bytebase's tables and workspace were in {} before, and role \"{}\" does not see them now: no replica is started or replaced until it does. Perhaps a backup is being restored, the role's search_path was changed, or they were dropped. If Bytebase is to begin there as a new one, set replicas to 0, and back when all pods have ended",
                 database.replicas.identity_hint(),
                 database.replicas.user
             ),
@@ -471,6 +472,18 @@ fn judge_facts(
             server_version(facts.server_version_num)
         ),
     )
+}
+
+/// Whether there is a workspace, as far as that can be read, or else as it was.
+fn has_workspace(observation: &Observation, facts: &DatabaseFacts) -> bool {
+    match facts.license {
+        Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. }) => true,
+        Fact::Known(StoredLicense::NoWorkspace) | Fact::Absent => false,
+        Fact::Unknown => {
+            let before = observation.remembered.database.as_ref();
+            before.is_some_and(|database| database.has_workspace)
+        }
+    }
 }
 
 /// Whether nothing of this cluster runs or is about to.

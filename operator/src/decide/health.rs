@@ -32,6 +32,9 @@ pub struct Replica<'a> {
     pub running_tasks: Option<u64>,
     /// Nothing speaks against it: Ready, and its heartbeat fresh where heartbeats can ever be read.
     pub serves: bool,
+    /// It was started with another login, and the database that was read has no heartbeat of it: it
+    /// may run on another one, of which nothing is known.
+    pub elsewhere: bool,
 }
 
 /// Whether every active replica has had the time to send a heartbeat. Right after an outage all
@@ -50,6 +53,21 @@ impl<'a> Replica<'a> {
             given_up: false,
             running_tasks: None,
             serves: pod.is_ready() && (active || !readable_ever),
+            elsewhere: false,
+        }
+    }
+
+    /// The same where the database that was read may not be the one that it runs on.
+    fn unless_elsewhere(self, facts: &DatabaseFacts, differs: bool) -> Self {
+        let has_no_row = self.id.is_some() && self.heartbeat == HeartbeatState::Missing;
+        let has_no_session = self.id.is_none() && listens(self.pod, facts) != Some(true);
+        let runs = self.pod.started_at.is_some();
+        if !(differs && runs && (has_no_row || has_no_session)) {
+            return self;
+        }
+        Replica {
+            elsewhere: true,
+            ..Replica::new(self.pod, HeartbeatState::Unknown, true)
         }
     }
 
@@ -85,8 +103,9 @@ pub struct Health<'a> {
 }
 
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
-/// the pod's name or address.
-pub fn join(observation: &Observation) -> Health<'_> {
+/// the pod's name or address. `differs`: whether a pod was started with another login to the
+/// database than the one that is wanted, which leads to the database that was read.
+pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> Health<'_> {
     let facts = observation.facts();
     let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
         let readable_ever = !matches!(observation.database, DatabaseView::CannotRead);
@@ -116,7 +135,10 @@ pub fn join(observation: &Observation) -> Health<'_> {
     let sessions = UnnamedSessions::of(observation, facts, unmatched.len());
     let pods = observation.pods.iter();
     let replicas: Vec<_> = pods
-        .map(|pod| replica(pod, facts, sessions, observation.now))
+        .map(|pod| {
+            let replica = replica(pod, facts, sessions, observation.now);
+            replica.unless_elsewhere(facts, differs(pod))
+        })
         .collect();
     Health {
         foreign: foreign(&replicas, &unmatched, observation),
@@ -278,11 +300,19 @@ impl Health<'_> {
     }
 
     /// Pods with a fresh heartbeat, whatever Kubernetes says of them; `None` when heartbeats
-    /// cannot be read.
+    /// cannot be read, or not those of every replica.
     pub fn active(&self) -> Option<usize> {
         let is_active = |replica: &&Replica<'_>| replica.heartbeat == HeartbeatState::Fresh;
-        self.readable
-            .then(|| self.replicas.iter().filter(is_active).count())
+        let is_known = self.readable && !self.replicas.iter().any(|replica| replica.elsewhere);
+        is_known.then(|| self.replicas.iter().filter(is_active).count())
+    }
+
+    /// Whether every replica that runs may run on another database than the one that was read:
+    /// what was read there says nothing of them.
+    pub fn all_run_elsewhere(&self) -> bool {
+        let runs = |replica: &&Replica<'_>| replica.pod.started_at.is_some();
+        let mut running = self.replicas.iter().filter(runs).peekable();
+        running.peek().is_some() && running.all(|replica| replica.elsewhere)
     }
 
     /// Replicas that are Ready and of which no fresh heartbeat has been seen.

@@ -354,7 +354,11 @@ fn next(
     // Every other one must carry the load while this one is away. One that carries none, since
     // another container of its pod fails, may be one of several that wait for the same correction.
     let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
-    let is_weak = |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !replica.serves;
+    // What runs on the database that is being left carries its load there.
+    let carries_none =
+        |replica: &Replica<'_>| !replica.serves && !(replica.elsewhere && replica.may_serve());
+    let is_weak =
+        |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && carries_none(replica);
     if let Some(weak) = health.replicas.iter().find(is_weak)
         && carries_load
     {
@@ -401,6 +405,7 @@ fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
         return false;
     }
     let is_idle = || match replica.running_tasks {
+        _ if replica.elsewhere => false,
         Some(tasks) => observation.facts().is_some() && tasks == 0,
         None => observation.facts().is_some_and(
             |facts| matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),

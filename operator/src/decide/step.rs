@@ -396,8 +396,13 @@ fn state_of(replica: &Replica<'_>) -> String {
         Some(why) => format!("not Ready: {why}"),
         None => "not Ready".to_owned(),
     };
+    let place = if replica.elsewhere {
+        " (it may run on another database than the one that was read)"
+    } else {
+        ""
+    };
     format!(
-        "{ready}, heartbeat {}",
+        "{ready}, heartbeat {}{place}",
         replica.heartbeat.as_ref().to_lowercase()
     )
 }

@@ -520,16 +520,41 @@ impl Observation {
         }
     }
 
-    /// Whether Bytebase's tables were seen before in the database of these facts and are not now,
-    /// although replicas of this cluster run: they are out of sight (another `search_path`), or
-    /// dropped. What they hold is not known to be nothing.
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
+    /// are not now, although replicas of this cluster run: they are out of sight (another
+    /// `search_path`), dropped, or not restored from a backup yet. What they hold is not known to
+    /// be nothing. Another identity does not show that it is: a restore may have made the database
+    /// again.
     pub fn has_lost_tables(&self, facts: &DatabaseFacts) -> bool {
-        let before = self.remembered.database.as_ref();
-        let before = before.and_then(|database| database.identity.as_ref());
-        !self.pods.is_empty()
-            && self.remembered.schema_version.is_some()
-            && before == Some(&facts.identity.database)
-            && !matches!(facts.schema, SchemaState::Bytebase { .. })
+        let before = &self.remembered;
+        let had_workspace = before.database.as_ref();
+        let had_workspace = had_workspace.is_some_and(|database| database.has_workspace);
+        let has_none = matches!(
+            facts.license,
+            Fact::Absent | Fact::Known(StoredLicense::NoWorkspace)
+        );
+        let is_bytebase = matches!(facts.schema, SchemaState::Bytebase { .. });
+        let lost_tables = before.schema_version.is_some() && !is_bytebase;
+        !self.pods.is_empty() && (lost_tables || (had_workspace && has_none))
+    }
+
+    /// The same for replicas that all run on another database than the one that was read. The
+    /// license, the tasks and the workspace there are not theirs. That is how the one they move to
+    /// is judged all the same: by its checks, and by the heartbeats of others.
+    #[must_use]
+    pub fn of_another_database(mut self) -> Self {
+        let read = match &mut self.database {
+            DatabaseView::Probed(Ok(facts)) => Some(facts),
+            _ => None,
+        };
+        let last = self.last_facts.as_mut().map(|(_, facts)| facts);
+        for facts in read.into_iter().chain(last) {
+            facts.license = Fact::Unknown;
+            facts.running_tasks = Fact::Unknown;
+            facts.pending_tasks = Fact::Unknown;
+            facts.available_tasks = Fact::Unknown;
+        }
+        self
     }
 
     /// The same, in which what lost tables hold is unknown.

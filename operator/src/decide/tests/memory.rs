@@ -6,12 +6,12 @@ use super::{condition, plan, size, state};
 use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
-use crate::decide::plan::Plan;
-use crate::decide::plan::Size;
+use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
-    Refusal, Remembered, RunningTasks, SchemaState, Sessions, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
+    ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, Sessions,
+    StoredLicense,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -469,6 +469,44 @@ fn what_tables_hold_that_are_out_of_sight_is_not_known_to_be_nothing() {
         let state = state(&plan(&json!({}), &stopped), DATABASE);
         assert_eq!(state.0, Some(!holds));
     }
+}
+
+#[test]
+fn a_workspace_that_a_restore_has_not_brought_back_yet_is_not_made_by_the_operator() {
+    let spec = json!({
+        "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
+    });
+    let signs_up = |plan: &Plan| {
+        matches!(&plan.call, Wanted::Call(call)
+            if matches!(call.request, BytebaseRequest::CreateFirstAdmin { .. }))
+    };
+    let empty = || healthy(3, StoredLicense::NoWorkspace);
+    assert!(signs_up(&plan(&spec, &empty())));
+    let mut last = plan(&spec, &healthy(3, stored(&json!({}))));
+    for _ in 0..2 {
+        // The restore may have made the database again, and its tables before the version in them.
+        let restoring = with_facts(empty(), |facts| {
+            facts.identity = DatabaseIdentity::new("one", "2");
+            facts.schema = SchemaState::Bytebase { version: None };
+        });
+        last = plan(&spec, &then(last, restoring).with_lost_tables_unknown());
+        assert!(!signs_up(&last));
+        assert_eq!(last.report.target_replicas, Some(3));
+        assert_eq!(
+            state(&last, DATABASE),
+            (None, Reason::DatabaseSchemaUnknown)
+        );
+        assert_eq!(state(&last, LICENSED), (None, Reason::LicenseUnknown));
+    }
+    let restored = plan(&spec, &then(last, healthy(3, stored(&json!({})))));
+    assert_eq!(state(&restored, DATABASE).0, Some(true));
+    // Without replicas it is one on which Bytebase begins again.
+    let stopped = with_facts(observation(Some(0), changed(|_| {})), |facts| {
+        facts.license = Fact::Known(StoredLicense::NoWorkspace);
+    });
+    let stopped = plan(&spec, &then(restored, stopped).with_lost_tables_unknown());
+    let again = plan(&spec, &then(stopped, empty()).with_lost_tables_unknown());
+    assert!(signs_up(&again));
 }
 
 #[test]
@@ -1226,11 +1264,14 @@ fn a_downgrade_is_refused_while_the_schema_cannot_be_read() {
         state(&plan(&older, seen), ConditionType::RolloutComplete).1 == Reason::DowngradeRefused
     };
     assert!(refused(&seen));
-    // An emptied database has no schema any more.
-    let mut emptied = healthy(3, stored(&json!({})));
-    emptied.remembered = seen.remembered.clone();
-    let emptied = with_facts(emptied, |facts| facts.schema = SchemaState::Empty);
-    assert!(!refused(&emptied));
+    // A database that was emptied while no replica ran has no schema any more.
+    let emptied = |replicas| {
+        let mut emptied = healthy(replicas, stored(&json!({})));
+        emptied.remembered = seen.remembered.clone();
+        with_facts(emptied, |facts| facts.schema = SchemaState::Empty)
+    };
+    assert!(!refused(&emptied(0)));
+    assert!(refused(&emptied(3)));
 }
 
 #[test]
