@@ -28,6 +28,7 @@ pub(crate) mod verdict;
 use crate::api::status::{LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
+use crate::desired::template::Template;
 use crate::observation::reading::Reading;
 use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
@@ -64,22 +65,27 @@ pub struct Settings {
 
 /// Decides what is to be done for one cluster.
 pub fn decide(validation: &Validation, observation: &Observation, settings: &Settings) -> Plan {
-    let problems = || validation.problems.iter().cloned();
+    let problems = &validation.problems;
     let Some(cluster) = &validation.cluster else {
-        return blocked(
-            validation,
-            &Vec::from_iter(problems()),
-            observation,
-            settings,
-        );
+        return blocked(validation, problems, observation, settings);
     };
-    let template = match objects::template(cluster, settings, observation) {
-        Ok(template) => template,
+    match objects::template(cluster, settings, observation) {
+        Ok(template) => usable(cluster, template, validation, observation, settings),
         Err(problem) => {
-            let problems: Vec<_> = problems().chain([problem]).collect();
-            return blocked(validation, &problems, observation, settings);
+            let problems: Vec<_> = problems.iter().cloned().chain([problem]).collect();
+            blocked(validation, &problems, observation, settings)
         }
-    };
+    }
+}
+
+/// A cluster whose spec can be used.
+fn usable(
+    cluster: &ValidCluster,
+    template: Template,
+    validation: &Validation,
+    observation: &Observation,
+    settings: &Settings,
+) -> Plan {
     let health = health::join(observation, |pod| login::differs(&pod.login, &template));
     let changed_login = login::changed(&template, observation);
     let judge = |observation: &Observation| {

@@ -170,10 +170,10 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
     let ahead = grounds
         .ahead
         .filter(|_| grounds.database.allows == database::Allows::All);
-    let licenses = [Some(grounds.license), ahead].into_iter().flatten();
+    let mut licenses = [Some(grounds.license), ahead].into_iter().flatten();
     let is_closed = |license: &&LicenseVerdict| {
         grounds.enforcement == Enforcement::Enforce && license.allows == license::Licensed::No
     };
-    let closed = licenses.filter(is_closed).next();
+    let closed = licenses.find(is_closed);
     closed.map(|license| (Reason::HeldBackByLicense, license.message.clone()))
 }

@@ -355,10 +355,10 @@ fn next(
     // another container of its pod fails, may be one of several that wait for the same correction.
     let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
     // What runs on the database that is being left carries its load there.
-    let carries_none =
-        |replica: &Replica<'_>| !replica.serves && !(replica.elsewhere && replica.may_serve());
+    let stands_in =
+        |replica: &Replica<'_>| replica.serves || (replica.elsewhere && replica.may_serve());
     let is_weak =
-        |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && carries_none(replica);
+        |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !stands_in(replica);
     if let Some(weak) = health.replicas.iter().find(is_weak)
         && carries_load
     {
