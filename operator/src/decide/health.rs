@@ -57,16 +57,13 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// The same where the database that was read may not be the one that it runs on.
-    fn unless_elsewhere(self, facts: &DatabaseFacts, differs: bool) -> Self {
-        let has_no_row = self.id.is_some() && self.heartbeat == HeartbeatState::Missing;
-        let has_no_session = self.id.is_none() && listens(self.pod, facts) != Some(true);
-        let runs = self.pod.started_at.is_some();
-        if !(differs && runs && (has_no_row || has_no_session)) {
+    /// The same where the database that was read is not the one that it runs on.
+    fn where_it_runs(self, elsewhere: bool) -> Self {
+        if !elsewhere {
             return self;
         }
         Replica {
-            elsewhere: true,
+            elsewhere,
             ..Replica::new(self.pod, HeartbeatState::Unknown, true)
         }
     }
@@ -107,11 +104,18 @@ pub struct Health<'a> {
 /// database than the one that is wanted, which leads to the database that was read.
 pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> Health<'_> {
     let facts = observation.facts();
+    let elsewhere = |pod: &PodView| {
+        let last = observation.last_facts.as_ref();
+        last.is_some_and(|(_, facts)| differs(pod) && is_unseen(pod, facts))
+    };
     let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
         let readable_ever = !matches!(observation.database, DatabaseView::CannotRead);
-        let replicas = observation.pods.iter().map(|pod| Replica {
-            running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
-            ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
+        let replicas = observation.pods.iter().map(|pod| {
+            let replica = Replica {
+                running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
+                ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
+            };
+            replica.where_it_runs(elsewhere(pod))
         });
         return Health {
             replicas: replicas.collect(),
@@ -137,7 +141,7 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
     let replicas: Vec<_> = pods
         .map(|pod| {
             let replica = replica(pod, facts, sessions, observation.now);
-            replica.unless_elsewhere(facts, differs(pod))
+            replica.where_it_runs(elsewhere(pod))
         })
         .collect();
     Health {
@@ -218,6 +222,16 @@ fn replica<'a>(
         running_tasks: running_tasks(id, facts),
         ..Replica::new(pod, heartbeat, true)
     }
+}
+
+/// Whether a process runs in this pod of which these facts of the database show nothing.
+fn is_unseen(pod: &PodView, facts: &DatabaseFacts) -> bool {
+    let mut rows = facts.heartbeats.rows().iter();
+    let is_seen = match pod.replica_id {
+        Some(id) => rows.any(|row| row.replica_id == id),
+        None => listens(pod, facts) == Some(true),
+    };
+    pod.started_at.is_some() && !is_seen
 }
 
 /// When the process began whose heartbeats count: an old pod may have restarted a moment ago.

@@ -667,8 +667,12 @@ fn a_database_to_which_replicas_are_to_move_says_nothing_of_those_that_run() {
         let mut history = History::new(&json!({}));
         let before = history.step(BEFORE, History::read());
         assert!(before.report.license.is_some());
-        for _ in 0..2 {
-            let seen = elsewhere(&history, change);
+        let read = elsewhere(&history, change);
+        let lost = Observation {
+            database: outage().database,
+            ..read.clone()
+        };
+        for seen in [read.clone(), read, lost] {
             let plan = history.step(OTHER_HOST, seen);
             is_held(&plan, RolloutWait::Login);
             assert_eq!(plan.report.target_replicas, Some(3));
