@@ -237,6 +237,7 @@ pub fn pod(ordinal: i32) -> PodView {
         ends_by: None,
         grace: None,
         drains: true,
+        drain_timeout: None,
         login: PodLogin::default(),
         ending_since: None,
         unready_since: None,

@@ -567,10 +567,10 @@ pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         .map(drop)
 }
 
-/// Leaves a hold behind that outlives this process by a moment: the server notices that the session
-/// has gone only when the sleep is over, and by then the replica has been asked to end.
-pub async fn leave_held(connection: &mut PgConnection) {
-    let sleep = sqlx::raw_sql("SELECT pg_sleep(3)").execute(connection);
-    // Long enough for the statement to be sent; its answer is not waited for.
-    let _ = timeout(Duration::from_millis(300), sleep).await;
+/// Goes on with a hold for five seconds, also where this process ends before: the server notices
+/// that the session has gone only when the sleep is over, and by then the replica has been asked to
+/// end.
+pub async fn hold_on(mut connection: PgConnection) {
+    let sleep = sqlx::raw_sql("SELECT pg_sleep(5)").execute(&mut connection);
+    let _ = sleep.await;
 }

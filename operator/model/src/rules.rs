@@ -491,6 +491,7 @@ impl Rules {
                 .map(|since| at(since) + SignedDuration::from_mins(DRAIN)),
             grace: None,
             drains: true,
+            drain_timeout: None,
             login: PodLogin::default(),
             ending_since: pod.ending.map(at),
             unready_since: (!serves).then_some(made),

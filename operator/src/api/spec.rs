@@ -328,7 +328,8 @@ pub struct DatabaseSpec {
     pub url: Option<String>,
     /// Host name or address of the server: the form in parts, in which nothing needs
     /// percent-encoding. `localhost`, and the directory of a Unix socket, are a proxy in the pod:
-    /// the operator then needs `monitorSecretRef` to read the database.
+    /// the operator then needs `monitorSecretRef` to read the database, and the proxy must be an
+    /// init container with `restartPolicy: Always`, or it ends before running tasks are finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,

@@ -350,18 +350,23 @@ pub struct ReplicaStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
     /// How far the pod is that finishes its tasks before it ends. `Draining`: it is finishing them.
-    /// `EndsSoon`: less than five minutes are left, or less than a tenth of its time if that is
-    /// shorter. `CutShort`: the license does not allow several replicas, and the operator asks its
-    /// drain hook to let it end at once. `NotReached`: the license asks for the same, but the
-    /// operator cannot reach its drain hook, so that what the replica runs may go on until
-    /// `endsBy`. Absent: it is not ending, or has nothing to finish.
+    /// `EndsSoon`: less than five minutes are left until `drainsUntil`, or less than a tenth of its
+    /// time if that is shorter. `CutShort`: the license does not allow several replicas, and the
+    /// operator asks its drain hook to let it end at once. `NotReached`: the license asks for the
+    /// same, but the operator cannot reach its drain hook, so that what the replica runs may go on
+    /// until `drainsUntil`. Absent: it is not ending, has nothing to finish, or has no drain hook.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub drain: Option<DrainState>,
-    /// When Kubernetes ends the pod by force at the latest. Absent while it is not ending.
+    /// When what the replica of an ending pod still runs is cancelled: its drain hook waits no
+    /// longer. Absent while the pod is not ending, and where it has no drain hook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drains_until: Option<Time>,
+    /// When Kubernetes ends the pod by force at the latest, which may be long after `drainsUntil`.
+    /// Absent while it is not ending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_by: Option<Time>,
     /// Whether the pod is of the current template.
@@ -398,15 +403,15 @@ pub struct LogLine {
 pub enum DrainState {
     /// It is finishing them.
     Draining,
-    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What
-    /// it has not finished by then is cancelled.
+    /// Less than five minutes are left until `drainsUntil`, or less than a tenth of its time if
+    /// that is shorter. What it has not finished by then is cancelled.
     EndsSoon,
     /// The license does not allow several replicas, and the operator asks its drain hook to let it
     /// end at once. What it has not finished then is cancelled.
     CutShort,
     /// The license does not allow several replicas, and the operator cannot ask its drain hook to
     /// let it end at once: it finds no session of the hook in the metadata database, or may not see
-    /// whose it is. What it runs may go on until `endsBy`.
+    /// whose it is. What it runs may go on until `drainsUntil`.
     NotReached,
 }
 

@@ -111,6 +111,11 @@ pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -
             "spec.database: the drain hook cannot log in by cloud IAM, so a replica that ends waits for spec.rollout.preStopSeconds only, and its running tasks are cancelled then: set database.monitorSecretRef, by which the hook sees them".to_owned(),
         );
     }
+    if database.replicas.is_inside_the_pod() && ends_beside_bytebase(&template["spec"]) {
+        return Some(
+            "spec.database: the host is in the pod itself, and no init container of spec.podTemplate has restartPolicy Always. If the proxy to the database is a container beside Bytebase, Kubernetes ends it at the moment at which it asks the pod to end, so the drain hook sees no running tasks, and they are cancelled: make the proxy an init container with restartPolicy Always, which ends after Bytebase".to_owned(),
+        );
+    }
     let needed = grace(&cluster.rollout, terms);
     let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
     (grace < needed).then(|| {
@@ -118,6 +123,14 @@ pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -
             "spec.podTemplate: terminationGracePeriodSeconds is {grace}, so Kubernetes ends a replica after that time, and cancels its running tasks, although its drain may take {needed} s: take the field out, or shorten spec.rollout.drainTimeoutSeconds"
         )
     })
+}
+
+/// Whether a pod of this spec has other containers than Bytebase's, none of which outlives it.
+fn ends_beside_bytebase(spec: &Value) -> bool {
+    let list = |name: &str| spec[name].as_array().into_iter().flatten();
+    let outlives = |container: &Value| container["restartPolicy"] == "Always";
+    list("containers").any(|container| container["name"] != CONTAINER)
+        && !list("initContainers").any(outlives)
 }
 
 fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {

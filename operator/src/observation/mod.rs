@@ -641,6 +641,9 @@ pub struct PodView {
     pub grace: Option<jiff::SignedDuration>,
     /// It has the drain hook, so its replica finishes its tasks before it ends.
     pub drains: bool,
+    /// How long its hook waits for them at the most; `None` where there is no hook, or its command
+    /// does not say so.
+    pub drain_timeout: Option<jiff::SignedDuration>,
     /// What its hook logs in by, where it was made by this operator.
     pub login: PodLogin,
     /// When its deletion began, if it did; a shorter grace period begins it again.
@@ -705,6 +708,23 @@ impl PodView {
     /// Ready, and not on its way out.
     pub fn is_ready(&self) -> bool {
         self.ready && !self.deleting
+    }
+
+    /// How long its replica has for its tasks once the pod is asked to end, where it has the drain
+    /// hook: Kubernetes ends it by force after its grace period, whatever the hook waits for. `None`
+    /// where that is not known.
+    pub fn drain_time(&self) -> Option<jiff::SignedDuration> {
+        let times = [self.drain_timeout, self.grace].into_iter();
+        times.flatten().min().filter(|_| self.drains)
+    }
+
+    /// When what its replica still runs is cancelled: its hook has waited for as long as it may, or
+    /// Kubernetes ends the pod by force. `None` where it is not ending, or has no hook.
+    pub fn drains_until(&self) -> Option<jiff::Timestamp> {
+        let ends_by = self.ends_by.filter(|_| self.drains)?;
+        let waits_until = self.ending_since.zip(self.drain_timeout);
+        let waits_until = waits_until.and_then(|(since, timeout)| since.checked_add(timeout).ok());
+        Some(waits_until.map_or(ends_by, |until| until.min(ends_by)))
     }
 }
 

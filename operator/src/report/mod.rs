@@ -651,9 +651,9 @@ fn drain_began(replica: &ReplicaStatus) -> Notice {
     };
     let message = format!(
         "{pod} was asked to end and finishes {tasks} first, {} at the latest",
-        replica.ends_by.as_ref().map_or_else(
+        replica.drains_until.as_ref().map_or_else(
             || "until its time is up".to_owned(),
-            |by| format!("until {:.0}", by.0)
+            |until| format!("until {:.0}", until.0)
         )
     );
     of_drain(replica, false, Reason::DrainBegan, message)
@@ -665,10 +665,13 @@ fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
         1 => "1 task, which is".to_owned(),
         tasks => format!("{tasks} tasks, which are"),
     };
-    let by = replica.ends_by.as_ref();
-    let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
+    let until = replica.drains_until.as_ref();
+    let until = until.map_or_else(
+        || "when its time is up".to_owned(),
+        |until| format!("at {:.0}", until.0),
+    );
     let message = format!(
-        "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+        "{pod} still runs {tasks} cancelled {until} if not finished by then: spec.rollout.drainTimeoutSeconds gives the next pod more time"
     );
     of_drain(replica, true, Reason::DrainEndsSoon, message)
 }
@@ -694,12 +697,12 @@ fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
         Some(tasks) => format!("the {tasks} tasks that it runs"),
         None => "what it runs".to_owned(),
     };
-    let by = replica.ends_by.as_ref();
-    let by = by.map_or_else(String::new, |by| {
-        format!(", until {:.0} at the latest", by.0)
+    let until = replica.drains_until.as_ref();
+    let until = until.map_or_else(String::new, |until| {
+        format!(", until {:.0} at the latest", until.0)
     });
     let message = format!(
-        "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{by}, and meanwhile Bytebase may fail queued tasks",
+        "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{until}, and meanwhile Bytebase may fail queued tasks",
         pod = replica.pod,
         minutes = PATIENCE.as_mins(),
     );

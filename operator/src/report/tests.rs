@@ -740,7 +740,8 @@ fn a_drain_is_reported_once_when_it_begins() {
         replica_statuses: vec![ReplicaStatus {
             running_tasks: Some(tasks),
             drain: (ending && tasks > 0).then_some(DrainState::Draining),
-            ends_by: ending.then(|| Time(later(60))),
+            drains_until: ending.then(|| Time(later(60))),
+            ends_by: ending.then(|| Time(later(125))),
             ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
         }],
         ..Report::default()
@@ -767,7 +768,7 @@ fn a_drain_is_reported_once_when_it_begins() {
         let next = status(&runs, report, &[], None, now());
         notices(&runs, &next).remove(0).subject
     };
-    assert_ne!(subject(later(60)), subject(later(300)), "of another drain");
+    assert_ne!(subject(later(125)), subject(later(300)), "of another drain");
     let (idle, none) = after(&draining, true, 0);
     assert_eq!(none, []);
     assert_eq!(after(&idle, true, 1).1, [], "it goes on");
@@ -813,7 +814,8 @@ fn a_drain_that_cannot_be_cut_short_is_a_warning_that_says_until_when_it_may_go_
         replica_statuses: vec![ReplicaStatus {
             running_tasks: tasks,
             drain: Some(drain),
-            ends_by: Some(Time(later(60))),
+            drains_until: Some(Time(later(60))),
+            ends_by: Some(Time(later(125))),
             ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
         }],
         ..Report::default()
@@ -854,7 +856,8 @@ fn what_lasts_too_long_is_reported_once() {
     let drain = |tasks, drain| ReplicaStatus {
         running_tasks: Some(tasks),
         drain: Some(drain),
-        ends_by: Some(Time(later(60))),
+        drains_until: Some(Time("2026-06-01T01:00:00Z".parse().unwrap())),
+        ends_by: Some(Time("2026-06-01T01:01:05Z".parse().unwrap())),
         ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
     };
     let report = |overdue, tasks, state| Report {
@@ -893,7 +896,7 @@ fn what_lasts_too_long_is_reported_once() {
         ),
         (
             Reason::DrainEndsSoon,
-            "demo-1 still runs 2 tasks, which are cancelled",
+            "demo-1 still runs 2 tasks, which are cancelled at 2026-06-01T01:00:00Z if not finished by then",
         ),
     ];
     assert_eq!(published.len(), words.len());

@@ -1,7 +1,7 @@
 //! What the findings mean to people: phase and conditions of typical worlds.
 
 use super::{condition, plan, state};
-use crate::api::status::Phase;
+use crate::api::status::{DrainState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
@@ -536,12 +536,23 @@ fn a_scale_down_says_which_pod_it_waits_for() {
             count: 1,
         }];
     });
-    let plan = plan(&json!({"replicas": 1}), &seen);
-    let message = &condition(&plan.report, ConditionType::Reconciling).message;
+    let waits = |seen: &Observation| {
+        let plan = plan(&json!({"replicas": 1}), seen);
+        let waiting = condition(&plan.report, ConditionType::Reconciling);
+        let message = waiting.message.clone();
+        (message, plan.report.replica_statuses[2].drain)
+    };
+    let (message, drain) = waits(&seen);
     assert_eq!(
         message,
         "the scale-down is waiting for demo-2 to finish the tasks that it runs and to end, at the latest at 2026-06-01T00:10:00Z"
     );
+    assert_eq!(drain, Some(DrainState::Draining));
+    // Without the drain hook it finishes nothing.
+    seen.pods[2].drains = false;
+    let (message, drain) = waits(&seen);
+    assert_eq!(message, "the scale-down is waiting for demo-2 to end");
+    assert_eq!(drain, None);
 }
 
 #[test]
@@ -824,6 +835,41 @@ fn a_drain_hook_that_has_no_login_is_warned_of() {
         let plan = plan(&spec, &seen);
         let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
         let words = "the drain hook cannot log in by cloud IAM";
+        assert_eq!(message.contains(words), warns, "{spec}: {message}");
+    }
+}
+
+#[test]
+fn a_proxy_to_the_database_that_ends_before_the_drain_does_is_warned_of() {
+    let monitor = json!({"name": "pg", "key": "PG_URL"});
+    let within = json!({"url": "postgres://u@localhost/x", "monitorSecretRef": monitor});
+    let outside = json!({"urlSecretRef": monitor});
+    let beside = json!({"containers": [{"name": "proxy", "image": "proxy:1"}]});
+    let before = json!({"initContainers": [
+        {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"},
+    ]});
+    let once = json!({
+        "containers": [{"name": "proxy", "image": "proxy:1"}],
+        "initContainers": [{"name": "setup", "image": "setup:1"}],
+    });
+    for (database, overlay, drain, warns) in [
+        (&within, &beside, "Enabled", true),
+        (&within, &once, "Enabled", true),
+        (&within, &before, "Enabled", false),
+        (&within, &beside, "Disabled", false),
+        (&outside, &beside, "Enabled", false),
+        // A webhook adds the proxy to the pods.
+        (&within, &json!({}), "Enabled", false),
+    ] {
+        let spec = json!({
+            "database": database,
+            "podTemplate": {"spec": overlay},
+            "rollout": {"drain": drain},
+        });
+        let seen = observation(None, DatabaseView::CannotRead);
+        let plan = plan(&spec, &seen);
+        let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
+        let words = "no init container of spec.podTemplate has restartPolicy Always";
         assert_eq!(message.contains(words), warns, "{spec}: {message}");
     }
 }

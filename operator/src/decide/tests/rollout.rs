@@ -173,13 +173,25 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
     for pod in &mut seen.pods {
         pod.drains = false;
     }
-    // Whichever replica a budget kept, it may have been idle then.
-    for (before, expected) in [
-        (RolloutWait::DisruptionBudget, None),
-        (RolloutWait::Eviction, Some("demo-1")),
+    // Whatever kept the replica from being ended, it may have been idle then.
+    for before in [
+        RolloutWait::DisruptionBudget,
+        RolloutWait::Eviction,
+        RolloutWait::StatefulSetController,
     ] {
-        seen.remembered.rollout = Some(waited(before, "demo-1", 99));
-        assert_eq!(evicted(&plan(&json!({}), &seen)), expected, "{before:?}");
+        let waited = waited(before, "demo-1", 9999);
+        seen.remembered.rollout = Some(waited.clone());
+        assert_eq!(evicted(&plan(&json!({}), &seen)), None, "{before:?}");
+        // Or its time was up, and stays so.
+        let since = after(SignedDuration::from_hours(-1));
+        seen.remembered.rollout = Some(RememberedRollout {
+            busy_since: Some(since),
+            ..waited
+        });
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(evicted(&plan), Some("demo-1"), "{before:?}");
+        let reported = plan.report.rollout.unwrap().busy_since;
+        assert_eq!(reported, Some(Time(since)), "{before:?}");
     }
     let evicts = |rollout: Value, seconds, seen: &Observation| {
         let mut seen = seen.clone();
@@ -203,6 +215,54 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
     assert!(!evicts(short.clone(), 599, &seen) && evicts(short, 600, &seen));
     // No one asks for a drain.
     assert!(evicts(json!({"drain": "Disabled"}), 60, &seen));
+}
+
+#[test]
+fn a_busy_replica_with_less_time_than_a_drain_has_a_whole_drain_to_become_idle() {
+    let secs = SignedDuration::from_secs;
+    for (grace, timeout, wanted, patience) in [
+        (Some(3665), Some(3600), 3600, 60),
+        // An overlay shortens the one, or the other.
+        (Some(60), Some(3600), 3600, 3600),
+        (Some(3665), Some(60), 3600, 3600),
+        // A longer drain is wanted than the one that the pod was made for.
+        (Some(3665), Some(3600), 14400, 14400),
+        (Some(3665), Some(3600), 600, 60),
+        // Not known.
+        (None, None, 3600, 60),
+        (None, Some(60), 3600, 3600),
+        (Some(60), None, 3600, 3600),
+    ] {
+        let mut seen = busy([3, 1, 2]);
+        for pod in &mut seen.pods {
+            (pod.grace, pod.drain_timeout) = (grace.map(secs), timeout.map(secs));
+        }
+        let spec = json!({"rollout": {"drainTimeoutSeconds": wanted}});
+        let case = format!("{grace:?} {timeout:?} {wanted}");
+        let waiting = plan(&spec, &seen);
+        assert_eq!(waiting.next, Some(after(secs(patience))), "{case}");
+        let message = &condition(&waiting.report, ROLLOUT).message;
+        let words = if patience == 60 {
+            "it finishes its tasks first".to_owned()
+        } else {
+            let given = grace.into_iter().chain(timeout).min().unwrap();
+            format!("its pod gives it only {given} s to finish its tasks")
+        };
+        assert!(message.contains(&words), "{case}: {message}");
+        for (seconds, expected) in [(patience - 1, None), (patience, Some("demo-1"))] {
+            seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));
+            assert_eq!(evicted(&plan(&spec, &seen)), expected, "{case} {seconds}");
+        }
+        // So does a scale-down.
+        let mut fewer = spec.clone();
+        fewer["replicas"] = json!(2);
+        seen.remembered.rollout = None;
+        for pod in &mut seen.pods {
+            pod.revision = Some(NEW.to_owned());
+        }
+        let expected = if patience == 60 { 2 } else { 3 };
+        assert_eq!(size(&plan(&fewer, &seen)), Some(expected), "{case}");
+    }
 }
 
 #[test]

@@ -263,6 +263,7 @@ prop_compose! {
             ends_by: times.1,
             grace: None,
             drains: flags[0] != flags[1],
+            drain_timeout: flags[0].then_some(jiff::SignedDuration::MAX),
             login: PodLogin {
                 checksum: version.clone(),
                 sources: if flags[1] { "other/PG_URL".to_owned() } else { String::new() },
