@@ -8,8 +8,8 @@ use crate::decide::Settings;
 use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, Observation, PodLogin, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState,
-    Sessions, StatefulSetView, StoredLicense,
+    Heartbeat, Holder, Observation, PodLogin, PodView, ProbeFailure, Remembered, RunningTasks,
+    SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use axum::http::Uri;
@@ -268,6 +268,14 @@ pub fn heartbeat(ordinal: i32, seconds: u64) -> Heartbeat {
     Heartbeat {
         replica_id: id(ordinal),
         age: Duration::from_secs(seconds),
+    }
+}
+
+/// Another cluster, with replicas on the same database.
+pub fn holder(name: &str) -> Holder {
+    Holder {
+        name: name.to_owned(),
+        usage: Usage::Runs,
     }
 }
 

@@ -19,8 +19,8 @@ use bytebase_operator::desired::template::{self, Template};
 use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodLogin, PodTrouble, PodView, ProbeFailure, Refusal, Remembered,
-    RememberedRollout, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    Holder, Observation, PodLogin, PodTrouble, PodView, ProbeFailure, Refusal, Remembered,
+    RememberedRollout, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -441,7 +441,10 @@ impl Rules {
             kinds_not_installed: Vec::new(),
             database,
             last_facts,
-            database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
+            database_shared_with: world.operator.shared.then(|| Holder {
+                name: "the-other".to_owned(),
+                usage: Usage::Runs,
+            }),
             remembered: self.remembered(&world.status),
             call_failure: None,
             asked: None,
@@ -607,11 +610,20 @@ impl Rules {
         let forgets = self.has(Bug::IdentityForgotten) || self.has(Bug::RefusalForgotten);
         let identity = status.identity && !forgets;
         let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
+        let served_on = status.served.then(|| self::identity(0).database);
+        if status.elsewhere {
+            // Only of a cluster that is stopped.
+            return Remembered {
+                served_on,
+                ..Remembered::default()
+            };
+        }
         Remembered {
+            served_on: served_on.clone(),
             database: Some(DatabaseStatus {
                 endpoint: endpoint.then(|| ENDPOINT.to_owned()),
                 identity: identity.then(|| self::identity(0).database),
-                has_served: identity && status.served,
+                served_on,
                 // In this world a database that was never read has been tried for long enough.
                 unread_since: (!identity).then(|| Time(at(0) - SignedDuration::from_hours(1))),
                 ..DatabaseStatus::default()
@@ -707,7 +719,8 @@ fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
         identity: database.is_some_and(|database| database.identity.is_some()),
-        served: database.is_some_and(|database| database.has_served),
+        served: database.is_some_and(|database| database.served_on.is_some()),
+        elsewhere: false,
         refusal: refused(plan, ConditionType::DatabaseReady),
         unlicensed: refused(plan, ConditionType::HaLicensed).map(|(reason, _)| reason),
         unlicensed_since: plan.report.unlicensed_since.and_then(tick_of),

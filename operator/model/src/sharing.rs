@@ -3,9 +3,13 @@
 //! them lives in a [`World`] of its
 //! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
 //! real ones.
+//!
+//! The database has two names. A user may give a cluster that is stopped the other one: then nothing is
+//! known of what its spec names, until that has been read.
 
 use crate::check::{Checked, fingerprint};
 use crate::database::Reading;
+use crate::knowledge::LicenseRead;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
 use crate::world::{Action, Budget, Replica, Status, Strategy, World, Write};
@@ -40,6 +44,8 @@ enum Bug {
     StartTellsApart,
     /// That a cluster has served is not read back from the status.
     ServingForgotten,
+    /// It is not, where the spec names another place than before.
+    ServingBoundToName,
 }
 
 const OF_THE_OLDER: [Bug; 3] = [
@@ -48,6 +54,7 @@ const OF_THE_OLDER: [Bug; 3] = [
     Bug::StartTellsApart,
 ];
 const OF_THE_YOUNGER: [Bug; 1] = [Bug::ServingForgotten];
+const OF_THE_RENAMED: [Bug; 1] = [Bug::ServingBoundToName];
 
 /// The older and the younger cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,9 +68,12 @@ struct Pair {
     noted: [Noted; 2],
     /// Who was read first, and with which start: only for the bug that goes by it.
     first: Option<(usize, u8)>,
+    /// Whether the spec of each names the database by its other name.
+    renamed: [bool; 2],
     crashes: u8,
     outages: u8,
     restarts: u8,
+    renamings: u8,
     /// One started on what the other was known to have.
     broken: bool,
 }
@@ -71,9 +81,8 @@ struct Pair {
 /// What a process has noted of the claim of one cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Noted {
-    /// What its status said at the start of the process: that an endpoint is known; that an identity
-    /// is, and that it has served there.
-    learned: Option<(bool, bool)>,
+    /// What its status said at the start of the process, if that named an endpoint.
+    learned: Option<Learned>,
     /// The start of the server that a reconcile noted last.
     seen: Option<u8>,
     /// Whether the latest reconcile noted one; `None`: there was no reconcile.
@@ -84,17 +93,32 @@ struct Noted {
     served: bool,
 }
 
+/// What the status of a cluster said of its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Learned {
+    /// The endpoint was the other name.
+    renamed: bool,
+    /// An identity was known.
+    identity: bool,
+    /// It had served there.
+    served: bool,
+}
+
 impl Noted {
     /// What a process that starts finds in a status.
-    fn learned(status: &Status) -> Self {
+    fn learned(status: &Status, renamed: bool) -> Self {
         Self {
-            learned: status.endpoint.then_some((status.identity, status.served)),
+            learned: status.endpoint.then_some(Learned {
+                renamed: renamed != status.elsewhere,
+                identity: status.identity,
+                served: status.served,
+            }),
             ..Self::default()
         }
     }
 
     fn knows_identity(self) -> bool {
-        self.learned.is_some_and(|(identity, _)| identity) || self.seen.is_some()
+        self.learned.is_some_and(|learned| learned.identity) || self.seen.is_some()
     }
 }
 
@@ -109,6 +133,8 @@ enum Step {
     Outage,
     /// Its server is restarted, so quickly that no process notices.
     Restart,
+    /// The spec of a stopped cluster names the database by its other name.
+    Rename(usize),
 }
 
 /// The rules, and where they begin.
@@ -137,10 +163,11 @@ struct Profile {
     crashes: u8,
     outages: u8,
     restarts: u8,
+    renamings: u8,
     finds: &'static [Bug],
 }
 
-const PROFILES: [Profile; 4] = [
+const PROFILES: [Profile; 5] = [
     Profile {
         name: "one database, two clusters: death, a quick restart of the server, a pod is deleted",
         subject: 0,
@@ -151,6 +178,7 @@ const PROFILES: [Profile; 4] = [
         crashes: 1,
         outages: 0,
         restarts: 1,
+        renamings: 0,
         finds: &OF_THE_OLDER,
     },
     Profile {
@@ -163,6 +191,7 @@ const PROFILES: [Profile; 4] = [
         crashes: 0,
         outages: 1,
         restarts: 0,
+        renamings: 0,
         finds: &[],
     },
     Profile {
@@ -175,6 +204,7 @@ const PROFILES: [Profile; 4] = [
         crashes: 0,
         outages: 0,
         restarts: 0,
+        renamings: 0,
         finds: &[],
     },
     Profile {
@@ -187,7 +217,21 @@ const PROFILES: [Profile; 4] = [
         crashes: 1,
         outages: 0,
         restarts: 0,
+        renamings: 0,
         finds: &OF_THE_YOUNGER,
+    },
+    Profile {
+        name: "one database, two clusters: the younger serves, is stopped and given another name of it, death",
+        subject: 1,
+        running: true,
+        large: false,
+        scales: 2,
+        deletions: 0,
+        crashes: 1,
+        outages: 0,
+        restarts: 0,
+        renamings: 1,
+        finds: &OF_THE_RENAMED,
     },
 ];
 
@@ -207,7 +251,7 @@ pub fn run(quick: bool) -> Result<usize> {
 
 /// How many bugs are planted.
 pub const fn planted() -> usize {
-    OF_THE_OLDER.len() + OF_THE_YOUNGER.len()
+    OF_THE_OLDER.len() + OF_THE_YOUNGER.len() + OF_THE_RENAMED.len()
 }
 
 impl Sharing {
@@ -245,9 +289,8 @@ impl Sharing {
     fn reconciled(&self, pair: &Pair, index: usize) -> Pair {
         let mut next = pair.clone();
         let world = &pair.clusters[index];
-        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
-        let forgotten = self.bug == Some(Bug::ServingForgotten);
-        let served = serves(world) || (world.status.served && !forgotten);
+        let stopped = is_stopped(world);
+        let served = serves(world) || self.remembers_serving(&world.status);
         if stopped && !served {
             next.noted[index] = Noted::default();
         } else {
@@ -273,6 +316,16 @@ impl Sharing {
         next
     }
 
+    /// Whether it is read back from the status that the cluster has served.
+    fn remembers_serving(&self, status: &Status) -> bool {
+        status.served
+            && match self.bug {
+                Some(Bug::ServingForgotten) => false,
+                Some(Bug::ServingBoundToName) => !status.elsewhere,
+                _ => true,
+            }
+    }
+
     /// Whether the other cluster has the database.
     fn is_shared(&self, pair: &Pair, index: usize) -> bool {
         if self.bug == Some(Bug::FirstReadHasIt) {
@@ -281,7 +334,7 @@ impl Sharing {
         let runs = runs(&pair.clusters[index]);
         let read = [0, 1].map(|of| pair.read[of].filter(|_| is_good(&pair.clusters[of])));
         let statuses = pair.clusters.each_ref().map(|cluster| &cluster.status);
-        let mark = fingerprint(&(index, runs, read, statuses, pair.noted));
+        let mark = fingerprint(&(index, runs, read, statuses, pair.noted, pair.renamed));
         let before = self.claimed.lock().get(&mark).copied();
         before.unwrap_or_else(|| {
             let shared = self.ask_claims(pair, index, runs, read);
@@ -312,21 +365,15 @@ impl Sharing {
         let forgotten = self.bug == Some(Bug::ServingForgotten);
         let clusters = [0, 1].map(|index| {
             let learned = pair.noted[index].learned;
-            cluster(
-                index,
-                learned.map(|(read, served)| (read, served && !forgotten)),
-            )
+            let learned = learned.map(|learned| Learned {
+                served: learned.served && !forgotten,
+                ..learned
+            });
+            cluster(index, learned)
         });
         let keys = clusters.each_ref().map(ObjectRef::from_obj);
-        let remembered = |index: usize| {
-            let mut remembered = self.rules.remembered(&pair.clusters[index].status);
-            if let Some(database) = &mut remembered.database
-                && self.bug == Some(Bug::ServingForgotten)
-            {
-                database.has_served = false;
-            }
-            remembered
-        };
+        let remembered = |index: usize| self.rules.remembered(&pair.clusters[index].status);
+        let served_on = identity(0).database;
         for (index, noted) in pair.noted.iter().enumerate() {
             if noted.learned.is_some() && self.bug != Some(Bug::ClaimsNotLearned) {
                 claims.learn(&clusters[index]);
@@ -335,15 +382,18 @@ impl Sharing {
             let presence = Presence {
                 is_refused: false,
                 runs: noted.runs,
-                serves: noted.served,
+                moves: false,
+                is_readable: None,
+                served_on: noted.served.then_some(served_on.as_str()),
             };
+            let endpoint = endpoint(pair.renamed[index]);
             let claimant = Claimant::of(&clusters[index], &keys[index]);
             let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
             if seen.is_some() {
-                claims.set(&claimant, ENDPOINT, seen, presence, &remembered);
+                claims.set(&claimant, endpoint, seen, presence, &remembered);
             }
             if noted.sees == Some(false) {
-                claims.set(&claimant, ENDPOINT, None, presence, &remembered);
+                claims.set(&claimant, endpoint, None, presence, &remembered);
             }
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {
@@ -352,7 +402,7 @@ impl Sharing {
         };
         let remembered = remembered(index);
         let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
-        let shared = claims.shared_with(&uid, runs, &remembered, latest);
+        let shared = claims.holder(&uid, runs, &remembered, latest);
         shared.is_some()
     }
 
@@ -372,7 +422,7 @@ impl Sharing {
                     let cluster = &mut next.clusters[index];
                     cluster.budget.crashes = 1;
                     *cluster = cluster.after(Action::Crash);
-                    next.noted[index] = Noted::learned(&cluster.status);
+                    next.noted[index] = Noted::learned(&cluster.status, pair.renamed[index]);
                 }
                 next.read = [None; 2];
                 next.first = None;
@@ -388,6 +438,7 @@ impl Sharing {
                 next.restarts -= 1;
                 next.start += 1;
             }
+            Step::Rename(index) => next.rename(index),
         }
         next.meet();
         next
@@ -401,6 +452,7 @@ impl Sharing {
             cluster.budget = Budget::default();
         }
         (pair.crashes, pair.outages, pair.restarts) = (0, 0, 0);
+        pair.renamings = 0;
         let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let mut recovers = false;
@@ -452,7 +504,27 @@ impl Pair {
         steps.extend((self.crashes > 0).then_some(Step::Crash));
         steps.extend((self.outages > 0 || !is_up).then_some(Step::Outage));
         steps.extend((self.restarts > 0 && is_up).then_some(Step::Restart));
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let may = self.renamings > 0 && is_stopped(cluster) && cluster.status.served;
+            steps.extend((may && has_ended(cluster)).then_some(Step::Rename(index)));
+        }
         steps
+    }
+
+    /// The spec of a cluster names the database by its other name. A process begins to read that one.
+    fn rename(&mut self, index: usize) {
+        self.renamings -= 1;
+        self.renamed[index] = !self.renamed[index];
+        self.read[index] = None;
+        let noted = &mut self.noted[index];
+        (noted.seen, noted.sees) = (None, noted.sees.map(|_| false));
+        let World {
+            status, operator, ..
+        } = &mut self.clusters[index];
+        status.elsewhere = !status.elsewhere;
+        (operator.reading, operator.last_good) = (Reading::None, None);
+        (operator.license, operator.schema) = (LicenseRead::Never, None);
+        operator.settled = false;
     }
 
     /// A reading of one cluster has ended.
@@ -476,7 +548,7 @@ impl Pair {
         if world.status.served != theirs.status.served {
             return world.status.served;
         }
-        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
+        let stopped = is_stopped(world);
         index == 0 && self.noted[index].knows_identity() && !stopped
     }
 
@@ -523,6 +595,26 @@ fn serves(world: &World) -> bool {
     })
 }
 
+/// Whether no replica is wanted, and none is left, as far as the operator sees.
+fn is_stopped(world: &World) -> bool {
+    world.spec.replicas == 0 && world.operator.cache.1.is_empty()
+}
+
+/// Whether no replica is left or is to come, and no write of before is still to be made.
+fn has_ended(world: &World) -> bool {
+    let none = world.set.is_none_or(|set| set.size == 0) && world.pods.is_empty();
+    none && world.operator.pending.is_empty() && !runs(world)
+}
+
+/// One of the two names of the database.
+fn endpoint(renamed: bool) -> &'static str {
+    if renamed {
+        "primary.example.com:5432/bytebase"
+    } else {
+        ENDPOINT
+    }
+}
+
 fn is_active(world: &World) -> bool {
     !world.active().is_empty()
 }
@@ -535,12 +627,14 @@ fn starts(world: &World) -> bool {
 }
 
 /// The older or the younger one, with what its status says of its database.
-fn cluster(index: usize, learned: Option<(bool, bool)>) -> BytebaseCluster {
+fn cluster(index: usize, learned: Option<Learned>) -> BytebaseCluster {
     let name = ["older", "younger"][index];
-    let status = learned.map(|(identity, served)| {
+    let status = learned.map(|learned| {
+        let database = crate::rules::identity(0).database;
         json!({"database": {
-            "endpoint": ENDPOINT, "identity": identity.then(|| crate::rules::identity(0).database),
-            "hasServed": served,
+            "endpoint": endpoint(learned.renamed),
+            "identity": learned.identity.then_some(&database),
+            "servedOn": learned.served.then_some(&database),
         }})
     });
     let made = Timestamp::UNIX_EPOCH + Duration::from_secs(u64::from(index == 1));
@@ -572,12 +666,14 @@ impl Model for Sharing {
             read: [None; 2],
             noted: clusters
                 .each_ref()
-                .map(|world| Noted::learned(&world.status)),
+                .map(|world| Noted::learned(&world.status, false)),
             clusters,
             first: None,
+            renamed: [false; 2],
             crashes: self.profile.crashes,
             outages: self.profile.outages,
             restarts: self.profile.restarts,
+            renamings: self.profile.renamings,
             broken: false,
         };
         pair.meet();

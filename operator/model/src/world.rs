@@ -129,6 +129,10 @@ impl Pod {
 }
 
 /// What the status holds that a later decision may rest on.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of its own in the status"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Status {
     /// The endpoint is known.
@@ -137,6 +141,8 @@ pub struct Status {
     pub identity: bool,
     /// A replica has been seen to serve there; only where another cluster may be on the database.
     pub served: bool,
+    /// The endpoint is not the one that the spec names by now, which leads to the same database.
+    pub elsewhere: bool,
     /// It was refused.
     pub refusal: Option<(Reason, String)>,
     /// The tick at which the license ends that was last read.

@@ -247,10 +247,17 @@ pub struct DatabaseStatus {
     /// system identifier and the database's oid. Two clusters with the same one share a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Whether a replica of this cluster has been seen to send heartbeats to the database in
-    /// `identity`. Of the clusters on one database it belongs to one that has served there, also
-    /// while that one is stopped.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// The database, by its identity, to which replicas of this cluster were last seen to send
+    /// heartbeats. It belongs to this cluster, also while that is stopped, and whatever place its
+    /// spec names, until its replicas are seen on another database, or until a reading shows that
+    /// the spec leads to another one and no replica is left. Absent: none has been seen, or it was
+    /// given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_on: Option<String>,
+    /// Written by an earlier operator only, which had it in place of `servedOn`: replicas have been
+    /// seen to send heartbeats to the database in `identity`. The operator reads it once, and puts
+    /// `servedOn` in its place.
+    #[serde(default, skip_serializing_if = "never_written")]
     pub has_served: bool,
     /// Whether the database at this endpoint was last seen to hold a Bytebase workspace, which the
     /// first person to sign up makes. Where replicas run and it is gone, as while a backup is being
@@ -289,6 +296,24 @@ pub struct DatabaseStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub changed_login: Option<ChangedLogin>,
+}
+
+impl DatabaseStatus {
+    /// What an earlier operator wrote, as this one does.
+    #[must_use]
+    pub fn of_today(mut self) -> Self {
+        // The API server drops what the definition does not name also when it reads what is stored.
+        // So the field of before stays in the definition.
+        if std::mem::take(&mut self.has_served) && self.served_on.is_none() {
+            self.served_on.clone_from(&self.identity);
+        }
+        self
+    }
+}
+
+/// Of a field that is only ever read.
+fn never_written<T>(_: &T) -> bool {
+    true
 }
 
 /// A login by other values than those that the running pods were started with.

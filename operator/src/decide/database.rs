@@ -5,8 +5,8 @@ use crate::api::Reason;
 use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginState};
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, LoginTrial,
-    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, Holder, LoginTrial,
+    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense, Usage, has_replicas,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
@@ -112,9 +112,10 @@ fn of_reading(
     let status = last.as_ref().and_then(|last| last.facts.clone());
     let status = DatabaseStatus {
         endpoint: Some(endpoint.clone()),
-        ..status
-            .or_else(|| observation.remembered.database.clone())
-            .unwrap_or_default()
+        ..status.unwrap_or_else(|| DatabaseStatus {
+            served_on: observation.remembered.served_on.clone(),
+            ..observation.remembered.database.clone().unwrap_or_default()
+        })
     };
     let status = DatabaseStatus {
         login: login_state(database, observation),
@@ -145,7 +146,7 @@ fn of_reading(
         let message = format!("{}{NOT_CHECKED_AGAIN}{why}", &message[..said]);
         plain(Allows::Nothing, Some(false), refusal.reason, &message)
     };
-    let used_by = |other: &str| {
+    let used_by = |other: &Holder| {
         let (reason, message) = shared(&endpoint, other);
         plain(Allows::Nothing, Some(false), reason, &message)
     };
@@ -390,10 +391,12 @@ fn judge_facts(
     let status = DatabaseStatus {
         endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),
-        has_served: facts.shows_heartbeat_of(&observation.pods)
-            || observation
-                .remembered
-                .has_served_on(&facts.identity.database),
+        served_on: observation.remembered.served_on_after(
+            facts,
+            &observation.pods,
+            !is_first_start(observation),
+        ),
+        has_served: false,
         has_workspace: has_workspace(observation, facts),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
@@ -489,7 +492,7 @@ fn has_workspace(observation: &Observation, facts: &DatabaseFacts) -> bool {
 /// Whether nothing of this cluster runs or is about to.
 fn is_first_start(observation: &Observation) -> bool {
     let set = observation.stateful_set.as_ref();
-    observation.pods.is_empty() && set.is_none_or(|set| set.replicas == 0)
+    !has_replicas(set.map(|set| set.replicas), &observation.pods)
 }
 
 /// Why nothing starts where it could not be found out whether a pooler in transaction mode is in
@@ -675,13 +678,22 @@ fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
     observation.stateful_set.is_some() && !was_in_use && health.foreign == 0
 }
 
-fn shared(place: &str, other: &str) -> (Reason, String) {
-    (
-        Reason::DatabaseShared,
-        format!(
-            "{place} is already used by the BytebaseCluster {other}: give this cluster a database of its own"
+fn shared(place: &str, other: &Holder) -> (Reason, String) {
+    const OWN: &str = "give this cluster a database of its own";
+    let name = &other.name;
+    let message = match other.usage {
+        Usage::Runs => format!("{place} is already used by the BytebaseCluster {name}: {OWN}"),
+        Usage::Unread => format!(
+            "{place} belongs to the BytebaseCluster {name}, whose heartbeats cannot be read now: {OWN}. If that one no longer uses this database, as where this is a copy of it, delete that one, or point it to another database"
         ),
-    )
+        Usage::Idle => format!(
+            "{place} belongs to the BytebaseCluster {name}, which is stopped, or has no replica there yet: {OWN}. If that one no longer needs this database, delete that one, or point it to another database"
+        ),
+        Usage::Moves => format!(
+            "{place} belongs to the BytebaseCluster {name}, which has served there. Its spec names another place now, and it keeps this database until that place has been read, leads to another database, and none of its replicas is left on this one: {OWN}, or delete that one"
+        ),
+    };
+    (Reason::DatabaseShared, message)
 }
 
 /// Findings with which Bytebase would fail or do harm.

@@ -362,9 +362,8 @@ pub struct Observation {
     /// Facts of the last successful probe and their age, kept while later probes fail; the license
     /// and the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
-    /// Another `BytebaseCluster` that has the same database: its name, or that it is one of another
-    /// namespace.
-    pub database_shared_with: Option<String>,
+    /// Another `BytebaseCluster` that has the same database.
+    pub database_shared_with: Option<Holder>,
     /// What the status says of earlier reconciles, of whatever operator process.
     pub remembered: Remembered,
     /// The last call to Bytebase's API, if it failed.
@@ -387,6 +386,9 @@ pub struct Observation {
 pub struct Remembered {
     /// The metadata database as last reported.
     pub database: Option<DatabaseStatus>,
+    /// The identity of the database on which replicas were last seen to serve, whichever the spec
+    /// names.
+    pub served_on: Option<String>,
     /// What came of the last try to log in as the replicas do, to whichever database.
     pub login: Option<LoginState>,
     /// The reason and message with which `DatabaseReady` was last False.
@@ -416,6 +418,29 @@ pub struct Remembered {
     pub queue_held_since: Option<jiff::Timestamp>,
     /// By pod: how far it was with finishing its tasks.
     pub drains: BTreeMap<String, DrainState>,
+}
+
+/// Another `BytebaseCluster` that has the database which the spec names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name, or that it is one of another namespace.
+    pub name: String,
+    /// How far it uses the database.
+    pub usage: Usage,
+}
+
+/// How far a cluster uses a database that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
+pub enum Usage {
+    /// It has replicas there.
+    Runs,
+    /// So it has, but whether they send heartbeats cannot be read.
+    Unread,
+    /// It has none there now.
+    Idle,
+    /// It has served there, and its spec names another place now. Nothing shows yet that this is
+    /// another database, or its replicas are still to move there.
+    Moves,
 }
 
 /// What came of asking the drain hooks of some pods to let their replicas end, by the names of the
@@ -502,13 +527,45 @@ impl DatabaseFacts {
 }
 
 impl Remembered {
-    /// Whether a replica of the cluster has been seen to serve on the database of this identity.
-    pub fn has_served_on(&self, identity: &str) -> bool {
-        let database = self.database.as_ref();
-        database.is_some_and(|database| {
-            database.has_served && database.identity.as_deref() == Some(identity)
-        })
+    /// The identity of the database that the cluster has by having served there, after this reading
+    /// of the one that its spec names: the last one on which its own heartbeats were seen. It is
+    /// given up where the spec leads to another one, as the reading shows, and nothing of the cluster
+    /// is left that could run on the one before. A place that has not been read may be another name
+    /// of the same database.
+    pub fn served_on_after(
+        &self,
+        facts: &DatabaseFacts,
+        pods: &[PodView],
+        has_replicas: bool,
+    ) -> Option<String> {
+        let read = &facts.identity.database;
+        if facts.shows_heartbeat_of(pods) {
+            return Some(read.clone());
+        }
+        let before = self.served_on.as_ref();
+        before
+            .filter(|before| *before == read || has_replicas)
+            .cloned()
     }
+
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
+    /// are not now, although there are pods of the cluster.
+    pub fn has_lost_tables(&self, facts: &DatabaseFacts, pods: &[PodView]) -> bool {
+        let had_workspace = self.database.as_ref();
+        let had_workspace = had_workspace.is_some_and(|database| database.has_workspace);
+        let has_none = matches!(
+            facts.license,
+            Fact::Absent | Fact::Known(StoredLicense::NoWorkspace)
+        );
+        let is_bytebase = matches!(facts.schema, SchemaState::Bytebase { .. });
+        let lost_tables = self.schema_version.is_some() && !is_bytebase;
+        !pods.is_empty() && (lost_tables || (had_workspace && has_none))
+    }
+}
+
+/// Whether something of a cluster runs or is about to: there are pods, or its StatefulSet wants some.
+pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
+    !pods.is_empty() || set_size.unwrap_or(0) != 0
 }
 
 impl Observation {
@@ -526,16 +583,7 @@ impl Observation {
     /// be nothing. Another identity does not show that it is: a restore may have made the database
     /// again.
     pub fn has_lost_tables(&self, facts: &DatabaseFacts) -> bool {
-        let before = &self.remembered;
-        let had_workspace = before.database.as_ref();
-        let had_workspace = had_workspace.is_some_and(|database| database.has_workspace);
-        let has_none = matches!(
-            facts.license,
-            Fact::Absent | Fact::Known(StoredLicense::NoWorkspace)
-        );
-        let is_bytebase = matches!(facts.schema, SchemaState::Bytebase { .. });
-        let lost_tables = before.schema_version.is_some() && !is_bytebase;
-        !self.pods.is_empty() && (lost_tables || (had_workspace && has_none))
+        self.remembered.has_lost_tables(facts, &self.pods)
     }
 
     /// The same for replicas that all run on another database than the one that was read. The

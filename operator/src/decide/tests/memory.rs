@@ -9,15 +9,15 @@ use crate::contract::version::Version;
 use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
     ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, Sessions,
-    StoredLicense,
+    StoredLicense, Usage,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    after, days, facts, failure, healthy, heartbeat, heartbeats, no_license, now, observation,
-    settings, stored, token, with_facts,
+    after, days, facts, failure, healthy, heartbeat, heartbeats, holder, no_license, now,
+    observation, settings, stored, token, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -40,9 +40,12 @@ fn status_after(plan: Plan, before: &BytebaseClusterStatus) -> BytebaseClusterSt
 }
 
 /// The same cluster a moment later, seen by a process that knows nothing but the status.
-fn then(plan: Plan, mut next: Observation) -> Observation {
-    let status = status_after(plan, &BytebaseClusterStatus::default());
-    next.remembered = remembered(&status, Some(ENDPOINT));
+fn then(plan: Plan, next: Observation) -> Observation {
+    then_of(&status_after(plan, &BytebaseClusterStatus::default()), next)
+}
+
+fn then_of(status: &BytebaseClusterStatus, mut next: Observation) -> Observation {
+    next.remembered = remembered(status, Some(ENDPOINT));
     next
 }
 
@@ -60,7 +63,7 @@ fn changed(change: impl FnOnce(&mut DatabaseFacts)) -> DatabaseView {
 fn refusals() -> Vec<(Observation, Reason)> {
     let seen = |view| observation(None, view);
     let mut shared = seen(changed(|_| {}));
-    shared.database_shared_with = Some("other/bytebase".to_owned());
+    shared.database_shared_with = Some(holder("bytebase"));
     vec![
         (
             seen(changed(|facts| {
@@ -150,6 +153,55 @@ fn a_refusal_of_one_database_says_nothing_of_another() {
 }
 
 #[test]
+fn the_database_on_which_a_cluster_has_served_is_kept_until_it_is_known_to_have_left_it() {
+    let identity = |name: &str| DatabaseIdentity::new(name, "1");
+    let served_on = |plan: &Plan| {
+        let database = plan.report.database.clone();
+        database.and_then(|database| database.served_on)
+    };
+    let (first, second) = (identity("one").database, identity("two").database);
+    // What the next process finds once the spec names another place.
+    let moved = |status: &BytebaseClusterStatus, mut next: Observation| {
+        next.remembered = remembered(status, Some("another.example.com:5432/bytebase"));
+        next
+    };
+    let none = BytebaseClusterStatus::default();
+    let stop = json!({"replicas": 0});
+    let running = || healthy(1, stored(&json!({})));
+    let serves = plan(&json!({}), &running());
+    assert_eq!(served_on(&serves), Some(first.clone()));
+    let served = status_after(serves, &none);
+    let stopped = plan(&stop, &then_of(&served, observation(None, changed(|_| {}))));
+    assert_eq!(served_on(&stopped), Some(first.clone()));
+    let stopped = status_after(stopped, &served);
+
+    // Another place may be another name of the same database, until it is read as another one.
+    let read = |name: &str| changed(|facts| facts.identity = identity(name));
+    let edited = plan(&stop, &moved(&stopped, observation(None, outage())));
+    assert_eq!(served_on(&edited), Some(first.clone()));
+    assert_eq!(edited.report.database.as_ref().unwrap().identity, None);
+    let edited = status_after(edited, &stopped);
+    let back = plan(&stop, &then_of(&edited, observation(None, outage())));
+    assert_eq!(served_on(&back), Some(first.clone()));
+    let same = plan(&stop, &moved(&edited, observation(None, read("one"))));
+    assert_eq!(served_on(&same), Some(first.clone()));
+    let other = plan(&stop, &moved(&edited, observation(None, read("two"))));
+    assert_eq!(served_on(&other), None);
+    let mut since = observation(None, outage());
+    since.last_facts = observation(None, read("two")).last_facts;
+    assert_eq!(served_on(&plan(&stop, &moved(&edited, since))), None);
+
+    // As long as there are replicas they may be on the database of before.
+    let elsewhere = with_facts(running(), |facts| facts.identity = identity("two"));
+    let unheard = with_facts(elsewhere.clone(), |facts| heartbeats(facts).clear());
+    let moving = plan(&json!({}), &moved(&served, unheard));
+    assert_eq!(served_on(&moving), Some(first));
+    let moving = status_after(moving, &served);
+    let there = plan(&json!({}), &moved(&moving, elsewhere));
+    assert_eq!(served_on(&there), Some(second));
+}
+
+#[test]
 fn what_was_read_counts_before_any_reconcile_has_seen_it() {
     for (seen, reason) in refusals() {
         let Some(read) = seen.last_facts else {
@@ -206,7 +258,7 @@ fn the_first_replica_waits_for_a_database_that_was_read_before() {
     assert_eq!(size(&seen), None);
     // Nor while the spec of an older cluster names the same database.
     let mut named = observation(None, outage());
-    named.database_shared_with = Some("other/bytebase".to_owned());
+    named.database_shared_with = Some(holder("bytebase"));
     let named = plan(&json!({}), &named);
     assert_eq!(
         state(&named, DATABASE),
@@ -223,6 +275,31 @@ fn blind(before: Plan, seconds: i64, reason: FailureReason) -> Observation {
     );
     seen.now = after(secs(seconds));
     seen
+}
+
+#[test]
+fn of_a_shared_database_the_message_says_how_far_the_other_cluster_uses_it_and_what_to_do() {
+    for (usage, says) in [
+        (Usage::Runs, ["already used by", "give this cluster"]),
+        (Usage::Unread, ["cannot be read", "delete that one, or"]),
+        (Usage::Idle, ["is stopped", "point it to another database"]),
+        (Usage::Moves, ["has served there", "or delete that one"]),
+    ] {
+        for view in [changed(|_| {}), outage()] {
+            let mut seen = observation(None, view);
+            seen.database_shared_with = Some(Holder {
+                usage,
+                ..holder("bytebase")
+            });
+            let refused = plan(&json!({}), &seen);
+            let message = &condition(&refused.report, DATABASE).message;
+            assert!(
+                message.contains("the BytebaseCluster bytebase"),
+                "{message}"
+            );
+            assert!(says.iter().all(|say| message.contains(say)), "{message}");
+        }
+    }
 }
 
 #[test]

@@ -10,9 +10,9 @@ use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
     Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
-    FailureReason, Heartbeat, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
+    FailureReason, Heartbeat, Holder, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
     PodTrouble, PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout,
-    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -183,6 +183,7 @@ prop_compose! {
                 identity: parts[1].then(|| "0123456789abcdef".to_owned()),
                 ..DatabaseStatus::default()
             }),
+            served_on: parts[2].then(|| "0123456789abcdef".to_owned()),
             login: parts[0].then_some(LoginState::Accepted),
             refusal: parts[2].then(|| Refusal { reason: Reason::DatabaseForeignTables, message: format!("it was {message}") }),
             license: parts[3].then(|| LicenseStatus {
@@ -201,6 +202,12 @@ prop_compose! {
             rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None }),
         }
     }
+}
+
+fn holders() -> impl Strategy<Value = Holder> {
+    let usages: Vec<Usage> = Usage::iter().collect();
+    let usages = proptest::sample::select(usages);
+    (texts(), usages).prop_map(|(name, usage)| Holder { name, usage })
 }
 
 fn views() -> impl Strategy<Value = DatabaseView> {
@@ -314,7 +321,7 @@ prop_compose! {
         kinds_not_installed in proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
-        database_shared_with in proptest::option::weighted(0.1, texts()),
+        database_shared_with in proptest::option::weighted(0.1, holders().boxed()),
         (remembered, (service_exposes, awaits_logs), failed) in (remembered().boxed(), any::<(bool, bool)>(), proptest::option::of(texts())),
         unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (

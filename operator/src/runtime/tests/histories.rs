@@ -62,6 +62,8 @@ enum Event {
     Rename(usize, usize),
     /// A user gives a cluster another database.
     Edit(usize, usize),
+    /// A user names the database of a cluster by another host that leads there.
+    Respell(usize),
     Scale(usize, usize),
     /// The spec cannot be used, or can again.
     Valid(usize, bool),
@@ -121,6 +123,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (three(), three(), 1..3_usize).prop_map(|(n, h, s)| Event::MakeAgain(n, h, s)),
         2 => (three(), three()).prop_map(|(from, to)| Event::Rename(from, to)),
         3 => (three(), three()).prop_map(|(n, h)| Event::Edit(n, h)),
+        3 => three().prop_map(Event::Respell),
         3 => (three(), three()).prop_map(|(n, s)| Event::Scale(n, s)),
         2 => (three(), any::<bool>()).prop_map(|(n, valid)| Event::Valid(n, valid)),
         2 => (three(), three()).prop_map(|(h, s)| Event::Lead(h, s)),
@@ -290,6 +293,8 @@ struct Known {
     stored: Knowledge,
     /// What the process has claimed for it.
     claimed: Option<(usize, Option<Finding>)>,
+    /// The server that is its own since it has served there.
+    served_on: Option<u8>,
 }
 
 struct World {
@@ -319,6 +324,13 @@ fn key(name: &str) -> Key {
 
 fn uid_of(object: &Value) -> String {
     object["metadata"]["uid"].as_str().unwrap().to_owned()
+}
+
+fn url(host: usize) -> String {
+    format!(
+        "postgres://bytebase@{}.example.com:5432/bytebase",
+        HOSTS[host]
+    )
 }
 
 /// The host in a pod template or a spec.
@@ -393,12 +405,8 @@ impl World {
         if self.object(&path).is_some() {
             return false;
         }
-        let url = format!(
-            "postgres://bytebase@{}.example.com:5432/bytebase",
-            HOSTS[host]
-        );
         let spec = json!({
-            "replicas": SIZES[size], "database": {"url": url}, "ingress": {"enabled": false},
+            "replicas": SIZES[size], "database": {"url": url(host)}, "ingress": {"enabled": false},
         });
         let mut object = serde_json::to_value(cluster(&spec)).unwrap();
         self.uids += 1;
@@ -425,6 +433,17 @@ impl World {
         object["metadata"]["generation"] = json!(generation + 1);
         let object = self.stored.lock().unwrap().put(&path, object);
         self.show(Watched::Apply, object);
+    }
+
+    fn respell(&self, name: &str) {
+        let spec = self.object(&format!("{PLACE}{name}"));
+        let Some(host) = spec.and_then(|object| host_in(&object["spec"])) else {
+            return;
+        };
+        let mut others = (0..3).filter(|other| *other != host);
+        if let Some(other) = others.find(|other| self.leads_to[*other] == self.leads_to[host]) {
+            self.edit(name, &json!({"database": {"url": url(other)}}));
+        }
     }
 
     /// The watch lists all clusters again.
@@ -635,8 +654,8 @@ impl World {
             };
         }
         let stopped = spec["replicas"] == 0 && before.0.0 == 0;
-        let served = host.is_some_and(|host| self.has_served(name, host, known.process.finding));
-        known.claimed = (!stopped || served).then(|| {
+        known.served_on = self.served_on_after(name, before.0.0, &known.process);
+        known.claimed = (!stopped || known.served_on.is_some()).then(|| {
             let finding = known.process.finding;
             let claimed = known.claimed.filter(|(at, _)| Some(*at) == host);
             let finding = finding.or(claimed.and_then(|(_, finding)| finding));
@@ -667,7 +686,7 @@ impl World {
         let starts = after.0 > 0 && before.0.0 == 0 && !has_pods;
         let moves = after.0 > 0 && before.0.0 > 0 && after.1 != before.0.1;
         if starts || moves {
-            let known = &known.process;
+            let (served_on, known) = (known.served_on, &known.process);
             prop_assert_eq!(known.host, after.1);
             prop_assert_ne!(known.view, View::NotRead, "{} starts unread", name);
             if known.view == View::Failed {
@@ -685,13 +704,36 @@ impl World {
                     name
                 );
             }
-            let served = served || (known.view == View::Good && known.serves);
             for (other, known_of_other) in &self.known {
-                let goes_before =
-                    |claim: &_| self.goes_before(other, *claim, name, created, served);
-                let Some((at, claimed)) = known_of_other.claimed.filter(goes_before) else {
+                if !self.is_another(other, name) {
+                    continue;
+                }
+                let Some((at, claimed)) = known_of_other.claimed else {
                     continue;
                 };
+                // The one that it starts on, if that is known.
+                let contested = known.finding.or(claimed).map(|finding| finding.server.0);
+                let has_served = |on: Option<u8>| contested.is_some() && on == contested;
+                let (theirs, mine) = (known_of_other.served_on, served_on);
+                let (theirs, mine) = (has_served(theirs), has_served(mine));
+                let is_elsewhere =
+                    known.finding.is_some() && claimed.map(|claimed| claimed.server.0) != contested;
+                if theirs && !mine && is_elsewhere {
+                    prop_assert!(
+                        !starts && !was_refused,
+                        "{} starts where {} has served, whose spec names another place",
+                        name,
+                        other
+                    );
+                }
+                let goes_before = if theirs == mine {
+                    self.older(other, name, created)
+                } else {
+                    theirs
+                };
+                if !goes_before {
+                    continue;
+                }
                 let now = &known_of_other.process;
                 let shared = match (known.finding, claimed) {
                     // Both were read, and the older one lately; or what was known of it counts.
@@ -735,16 +777,36 @@ impl World {
         wakes
     }
 
-    /// Whether the status of a cluster says that it has served on the database of this host, as it
-    /// was found.
-    fn has_served(&self, name: &str, host: usize, finding: Option<Finding>) -> bool {
+    /// The server on which the status of a cluster says that it has served.
+    fn served_on(&self, name: &str) -> Option<u8> {
         let object = self.object(&format!("{PLACE}{name}")).unwrap_or_default();
-        let database = &object["status"]["database"];
-        let identity =
-            |finding: Finding| DatabaseIdentity::new(&finding.server.0.to_string(), "").database;
-        database["hasServed"] == true
-            && database["endpoint"] == format!("{}.example.com:5432/bytebase", HOSTS[host])
-            && finding.is_none_or(|finding| database["identity"] == identity(finding))
+        let served_on = &object["status"]["database"]["servedOn"];
+        let is_meant =
+            |server: &u8| *served_on == DatabaseIdentity::new(&server.to_string(), "").database;
+        (0..3).find(is_meant)
+    }
+
+    /// The same after what is known of the database that the spec names.
+    fn served_on_after(&self, name: &str, size: i64, known: &Knowledge) -> Option<u8> {
+        let before = self.served_on(name);
+        let Some(finding) = known.finding.filter(|_| known.view != View::NotRead) else {
+            return before;
+        };
+        let read = finding.server.0;
+        if known.view == View::Good && known.serves {
+            return Some(read);
+        }
+        let mut ordinals = 0..4;
+        let has_pods =
+            ordinals.any(|ordinal| self.object(&format!("{PODS}{name}-{ordinal}")).is_some());
+        before.filter(|before| *before == read || size > 0 || has_pods)
+    }
+
+    /// Whether the cluster of this uid is there and has another name.
+    fn is_another(&self, uid: &str, name: &str) -> bool {
+        let clusters = self.context.sources.caches.clusters.store().state();
+        let mut clusters = clusters.iter();
+        clusters.any(|other| other.uid().as_deref() == Some(uid) && other.name_any() != name)
     }
 
     /// No cluster that has served on a database is held by one that has not.
@@ -754,13 +816,14 @@ impl World {
             object["status"]["database"].clone()
         };
         let mine = database(name);
-        if !self.is_refused_as_shared(name) || mine["hasServed"] != true {
+        let has_served = mine["servedOn"].is_string() && mine["servedOn"] == mine["identity"];
+        if !self.is_refused_as_shared(name) || !has_served {
             return Ok(());
         }
         let mut others = NAMES.iter().filter(|other| **other != name);
         let is_served = others.any(|other| {
             let theirs = database(other);
-            theirs["hasServed"] == true && theirs["identity"] == mine["identity"]
+            theirs["servedOn"] == mine["identity"]
         });
         // What a reading has shown need not be in status yet.
         let mut others = self.known.iter().filter(|(other, _)| *other != uid);
@@ -771,40 +834,6 @@ impl World {
             name
         );
         Ok(())
-    }
-
-    /// Whether the database that the cluster of this uid claims is its own before that of one that was
-    /// made then, and has served there or not.
-    fn goes_before(
-        &self,
-        uid: &str,
-        claim: (usize, Option<Finding>),
-        name: &str,
-        created: Option<jiff::Timestamp>,
-        served: bool,
-    ) -> bool {
-        let theirs = self.has_served_as_claimed(uid, name, claim);
-        if theirs == served {
-            self.older(uid, name, created)
-        } else {
-            theirs
-        }
-    }
-
-    /// Whether the cluster of this uid has served on the database that it claims, if it is there and
-    /// another one than this.
-    fn has_served_as_claimed(
-        &self,
-        uid: &str,
-        name: &str,
-        (host, finding): (usize, Option<Finding>),
-    ) -> bool {
-        let clusters = self.context.sources.caches.clusters.store().state();
-        let mut clusters = clusters.iter();
-        clusters.any(|other| {
-            let is_meant = other.uid().as_deref() == Some(uid) && other.name_any() != name;
-            is_meant && self.has_served(&other.name_any(), host, finding)
-        })
     }
 
     /// Whether the status refuses the database since another cluster has it.
@@ -907,6 +936,16 @@ impl World {
             let finding = known.stored.finding;
             known.claimed = known.stored.host.map(|host| (host, finding));
         }
+        let served_on = NAMES.map(|name| (self.seen(name), self.served_on(name)));
+        for (cluster, served_on) in served_on {
+            let uid = cluster
+                .and_then(|cluster| cluster.uid())
+                .unwrap_or_default();
+            let known = self.known.get_mut(&uid);
+            if let Some(known) = known {
+                known.served_on = served_on;
+            }
+        }
     }
 
     /// A process that starts while all is quiet writes nothing, in whatever order it reads.
@@ -1005,12 +1044,9 @@ impl World {
                 }
             }
             Event::Edit(name, host) => {
-                let url = format!(
-                    "postgres://bytebase@{}.example.com:5432/bytebase",
-                    HOSTS[host]
-                );
-                self.edit(NAMES[name], &json!({"database": {"url": url}}));
+                self.edit(NAMES[name], &json!({"database": {"url": url(host)}}));
             }
+            Event::Respell(name) => self.respell(NAMES[name]),
             Event::Scale(name, size) => {
                 self.edit(NAMES[name], &json!({"replicas": SIZES[size]}));
             }
@@ -1216,17 +1252,75 @@ fn pod(name: &str, ordinal: i64, set: &Value, now: i64) -> Value {
     })
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_there() {
+    const ORDER: [usize; 3] = [0, 1, 2];
+    const MINUTES: Event = Event::Wait(120);
+    let happen = async |world: &mut World, events: &[Event]| {
+        for event in events {
+            world.happens(event.clone()).await.unwrap();
+        }
+        let uid = world.seen("b").and_then(|cluster| cluster.uid());
+        let runs = uid.is_some_and(|uid| world.runs("b", &uid).0 > 0);
+        (runs, world.is_refused_as_shared("b"))
+    };
+    let held = (false, true);
+    for restart in [false, true] {
+        runtime().block_on(async {
+            let mut world = World::new();
+            let served = [Event::Make(0, 0, 1), Event::Settle(ORDER)];
+            happen(&mut world, &served).await;
+            let stopped = [Event::Scale(0, 0), Event::Settle(ORDER), MINUTES];
+            happen(&mut world, &stopped).await;
+            assert_eq!(world.served_on("a"), Some(0));
+            // By a name that is not read yet.
+            let renamed = [Event::Respell(0), Event::Reconcile(0)];
+            happen(&mut world, &renamed).await;
+            if restart {
+                happen(&mut world, &[Event::Restart(ORDER), Event::Reconcile(0)]).await;
+            }
+            let wanted = [
+                Event::Make(1, 0, 1),
+                Event::Reconcile(1),
+                Event::Read(1),
+                Event::Wait(1),
+            ];
+            assert_eq!(happen(&mut world, &wanted).await, held);
+            let read = [Event::Settle(ORDER), MINUTES, Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &read).await, held);
+            // By one that leads nowhere, and back.
+            let lost = [
+                Event::Up(1, false),
+                Event::Edit(0, 1),
+                Event::Settle(ORDER),
+                MINUTES,
+                Event::Settle(ORDER),
+            ];
+            assert_eq!(happen(&mut world, &lost).await, held);
+            let back = [Event::Edit(0, 0), Event::Reconcile(0), Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &back).await, held);
+            // By one that leads to another database.
+            let left = [Event::Up(1, true), Event::Edit(0, 1), Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &left).await, (true, false));
+            assert_eq!(world.served_on("a"), None);
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_was_learnt_stands_in_every_history_of_several_clusters(events in events()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        runtime().block_on(async {
             let mut world = World::new();
             for event in events {
                 world.happens(event).await?;
