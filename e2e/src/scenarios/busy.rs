@@ -511,7 +511,8 @@ async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
     ];
     let published = sandbox.kubectl(&events).await?;
     ensure!(
-        published.contains("asked to let it end at once"),
+        published.contains("asked to let it end at once")
+            && published.contains("those whose replica_id is "),
         "{published}"
     );
     Ok(())

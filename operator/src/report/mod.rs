@@ -684,11 +684,22 @@ fn drain_cut(replica: &ReplicaStatus) -> Notice {
         None => "what it has not finished is cancelled then".to_owned(),
     };
     let message = format!(
-        "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
+        "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}{}",
         replica.pod,
-        PATIENCE.as_mins()
+        PATIENCE.as_mins(),
+        which_tasks(replica)
     );
     of_drain(replica, true, Reason::HeldBackByLicense, message)
+}
+
+/// Which tasks these are, in the database: also those that it claims after the last reading. Of a
+/// replica that has ended status says no id any more.
+fn which_tasks(replica: &ReplicaStatus) -> String {
+    let id = replica.replica_id.as_ref();
+    let id = id.filter(|_| replica.running_tasks != Some(0));
+    id.map_or_else(String::new, |id| {
+        format!(" (in Bytebase's table task_run: those whose replica_id is {id})")
+    })
 }
 
 fn drain_goes_on(replica: &ReplicaStatus) -> Notice {

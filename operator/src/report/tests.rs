@@ -801,6 +801,14 @@ fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
         let expected = (Reason::HeldBackByLicense, true);
         assert_eq!((notice.reason, notice.warning), expected);
         assert!(notice.message.ends_with(lost), "{}", notice.message);
+        // Which tasks these are can be found, where the id of the replica is known.
+        let mut named = report(tasks, DrainState::CutShort);
+        named.replica_statuses[0].replica_id = Some("id-1".to_owned());
+        let named = status(&before, named, &[], None, now());
+        let message = &notices(&before, &named)[0].message;
+        let which = " (in Bytebase's table task_run: those whose replica_id is id-1)";
+        let which = if tasks == Some(0) { "" } else { which };
+        assert!(message.ends_with(&format!("{lost}{which}")), "{message}");
         // It goes on with fewer, or as the next process sees it.
         let still = report(Some(0), DrainState::CutShort);
         let still = status(&cut, still, &[], None, later(9));
