@@ -47,7 +47,16 @@ pub struct Rules {
     /// Another cluster may be on the database.
     for_several: bool,
     /// Decisions by all that they rest on: most states differ in something else.
-    decided: Mutex<HashMap<Ground, Vec<Write>>>,
+    decided: Mutex<HashMap<Ground, Decided>>,
+}
+
+/// What a reconcile decides.
+#[derive(Clone, Debug, Default)]
+pub struct Decided {
+    /// Its writes, in their order.
+    pub writes: Vec<Write>,
+    /// The tick at which the operator comes back by itself.
+    pub due: Option<u8>,
 }
 
 /// All that a decision rests on, and what its writes are held against.
@@ -220,8 +229,8 @@ impl Rules {
         self.bug == Some(bug)
     }
 
-    /// What a reconcile decides in this world, as writes in their order.
-    pub fn reconcile(&self, world: &World) -> Vec<Write> {
+    /// What a reconcile decides in this world.
+    pub fn reconcile(&self, world: &World) -> Decided {
         let ground = Ground {
             spec: world.spec,
             cache: world.operator.cache.clone(),
@@ -238,14 +247,19 @@ impl Rules {
             tick: world.tick,
         };
         let decided = || self.decided.lock();
-        if let Some(writes) = decided().get(&ground) {
-            return writes.clone();
+        if let Some(before) = decided().get(&ground) {
+            return before.clone();
         }
-        let writes = self
-            .plan(world)
-            .map_or_else(Vec::new, |plan| self.writes(world, &plan));
-        decided().insert(ground, writes.clone());
-        writes
+        let plan = self.plan(world);
+        let now = plan.map_or_else(Decided::default, |plan| Decided {
+            writes: self.writes(world, &plan),
+            due: plan
+                .next
+                .filter(|_| !self.has(Bug::ComesBackNever))
+                .and_then(tick_after),
+        });
+        decided().insert(ground, now.clone());
+        now
     }
 
     fn plan(&self, world: &World) -> Option<Plan> {
@@ -433,7 +447,11 @@ impl Rules {
                 template_digest: self.templates[usize::from(set.template)].digest.clone(),
                 version: (!self.has(Bug::StandingVersionIgnored)).then(|| version(set.template)),
             }),
-            pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
+            pods: pods
+                .iter()
+                .filter(|pod| !self.takes_for_gone(**pod, world))
+                .map(|pod| self.pod(*pod, world))
+                .collect(),
             awaits_logs: false,
             ingress_has_address: None,
             service_exposes: false,
@@ -460,6 +478,13 @@ impl Rules {
         let (set, _) = &world.operator.cache;
         let is_new = set.is_some_and(|set| set.template == pod.template);
         self.has(Bug::EveryPodServes) || (self.has(Bug::NewTakenForServing) && is_new)
+    }
+
+    /// A planted bug has a pod that ends, or is to, count as gone.
+    fn takes_for_gone(&self, pod: Pod, world: &World) -> bool {
+        let (set, _) = &world.operator.cache;
+        let is_covered = set.is_some_and(|set| set.ordinals().contains(&pod.ordinal));
+        self.has(Bug::EndingTakenForGone) && (pod.ending.is_some() || !is_covered)
     }
 
     fn pod(&self, pod: Pod, world: &World) -> PodView {
@@ -502,6 +527,9 @@ impl Rules {
             log_quote: None,
             restarts: 0,
             trouble: match pod.replica {
+                Replica::Starting if self.has(Bug::ComingUpIgnored) => {
+                    Some(PodTrouble::Crashing("it keeps ending".to_owned()))
+                }
                 Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),
                 _ => stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             },
@@ -703,6 +731,12 @@ fn refused(plan: &Plan, type_: ConditionType) -> Option<(Reason, String)> {
 /// The tick of a moment.
 fn tick_of(moment: Timestamp) -> Option<u8> {
     u8::try_from(moment.duration_since(at(0)).as_mins()).ok()
+}
+
+/// The first tick that is not before a moment.
+fn tick_after(moment: Timestamp) -> Option<u8> {
+    let seconds = moment.duration_since(at(0)).as_secs();
+    u8::try_from((seconds + 59) / 60).ok()
 }
 
 /// The minor version in a text.

@@ -7,13 +7,14 @@
 //! The database has two names. A user may give a cluster that is stopped the other one: then nothing is
 //! known of what its spec names, until that has been read.
 
+use crate::bugs;
 use crate::check::{Checked, fingerprint};
 use crate::database::Reading;
 use crate::knowledge::LicenseRead;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
 use crate::world::{Action, Budget, Replica, Status, Strategy, World, Write};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Presence, Sighting};
 use jiff::Timestamp;
@@ -31,6 +32,7 @@ const RECOVERY: usize = 200;
 const RUNS_FOR: Duration = Duration::from_secs(100);
 const ONE_HAS_IT: &str =
     "(c) a cluster does not start on a database that another one is known to have";
+const ALONE: &str = "each cluster keeps the promises of one alone";
 const SERVES: &str = "once the world behaves, a cluster that wants the database serves, unless another one has it and is stopped";
 
 /// A fault in how it is decided who has the database.
@@ -46,15 +48,37 @@ enum Bug {
     ServingForgotten,
     /// It is not, where the spec names another place than before.
     ServingBoundToName,
+    /// A cluster neither asks who has the database nor sees that replicas of the other are active.
+    OtherIgnored,
+    /// Each of two holds the other, whichever is older.
+    AgeIgnored,
 }
 
-const OF_THE_OLDER: [Bug; 3] = [
-    Bug::FirstReadHasIt,
-    Bug::ClaimsNotLearned,
-    Bug::StartTellsApart,
-];
-const OF_THE_YOUNGER: [Bug; 1] = [Bug::ServingForgotten];
-const OF_THE_RENAMED: [Bug; 1] = [Bug::ServingBoundToName];
+impl Bug {
+    /// All of them.
+    const ALL: [Self; 7] = [
+        Self::FirstReadHasIt,
+        Self::ClaimsNotLearned,
+        Self::StartTellsApart,
+        Self::ServingForgotten,
+        Self::ServingBoundToName,
+        Self::OtherIgnored,
+        Self::AgeIgnored,
+    ];
+
+    /// The property that it breaks, by which it must be found.
+    const fn breaks(self) -> &'static str {
+        match self {
+            Self::FirstReadHasIt
+            | Self::ClaimsNotLearned
+            | Self::StartTellsApart
+            | Self::ServingForgotten
+            | Self::ServingBoundToName => ONE_HAS_IT,
+            Self::OtherIgnored => ALONE,
+            Self::AgeIgnored => SERVES,
+        }
+    }
+}
 
 /// The older and the younger cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -179,7 +203,12 @@ const PROFILES: [Profile; 5] = [
         outages: 0,
         restarts: 1,
         renamings: 0,
-        finds: &OF_THE_OLDER,
+        finds: &[
+            Bug::FirstReadHasIt,
+            Bug::ClaimsNotLearned,
+            Bug::StartTellsApart,
+            Bug::OtherIgnored,
+        ],
     },
     Profile {
         name: "one database, two clusters: both new, outage",
@@ -192,7 +221,7 @@ const PROFILES: [Profile; 5] = [
         outages: 1,
         restarts: 0,
         renamings: 0,
-        finds: &[],
+        finds: &[Bug::AgeIgnored],
     },
     Profile {
         name: "one database, two clusters: both new, the older is stopped and wanted",
@@ -218,7 +247,7 @@ const PROFILES: [Profile; 5] = [
         outages: 0,
         restarts: 0,
         renamings: 0,
-        finds: &OF_THE_YOUNGER,
+        finds: &[Bug::ServingForgotten],
     },
     Profile {
         name: "one database, two clusters: the younger serves, is stopped and given another name of it, death",
@@ -231,7 +260,7 @@ const PROFILES: [Profile; 5] = [
         outages: 0,
         restarts: 0,
         renamings: 1,
-        finds: &OF_THE_RENAMED,
+        finds: &[Bug::ServingBoundToName],
     },
 ];
 
@@ -241,23 +270,30 @@ pub fn run(quick: bool) -> Result<usize> {
     let mut states = 0;
     for profile in PROFILES.iter().filter(|profile| !(quick && profile.large)) {
         states += visit::every_state(profile.name, Sharing::new(profile, None)?)?;
-        for bug in profile.finds {
-            let model = Sharing::new(profile, Some(*bug))?;
-            visit::until_found(&format!("{bug:?}"), model, Some(ONE_HAS_IT))?;
-        }
     }
+    for bug in Bug::ALL {
+        let mut homes = PROFILES.iter();
+        let profile = homes
+            .find(|profile| profile.finds.contains(&bug))
+            .with_context(|| format!("no profile is to find {bug:?}"))?;
+        let model = Sharing::new(profile, Some(bug))?;
+        visit::until_found(&format!("{bug:?}"), model, bug.breaks())?;
+    }
+    let model = Sharing::new(&PROFILES[0], None)?;
+    visit::all_can_be_broken(&model, Bug::ALL.map(Bug::breaks))?;
     Ok(states)
 }
 
 /// How many bugs are planted.
 pub const fn planted() -> usize {
-    OF_THE_OLDER.len() + OF_THE_YOUNGER.len() + OF_THE_RENAMED.len()
+    Bug::ALL.len()
 }
 
 impl Sharing {
     fn new(profile: &'static Profile, bug: Option<Bug>) -> Result<Self> {
+        let in_rules = (bug == Some(Bug::OtherIgnored)).then_some(bugs::Bug::OthersIgnored);
         Ok(Self {
-            rules: Arc::new(Rules::new(None)?.for_several()),
+            rules: Arc::new(Rules::new(in_rules)?.for_several()),
             bug,
             profile,
             recovered: Mutex::default(),
@@ -328,8 +364,14 @@ impl Sharing {
 
     /// Whether the other cluster has the database.
     fn is_shared(&self, pair: &Pair, index: usize) -> bool {
-        if self.bug == Some(Bug::FirstReadHasIt) {
-            return pair.first.is_some_and(|(first, _)| first != index);
+        let other = &pair.noted[1 - index];
+        match self.bug {
+            Some(Bug::FirstReadHasIt) => {
+                return pair.first.is_some_and(|(first, _)| first != index);
+            }
+            Some(Bug::OtherIgnored) => return false,
+            Some(Bug::AgeIgnored) if other.knows_identity() => return true,
+            _ => {}
         }
         let runs = runs(&pair.clusters[index]);
         let read = [0, 1].map(|of| pair.read[of].filter(|_| is_good(&pair.clusters[of])));
@@ -692,13 +734,10 @@ impl Model for Sharing {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(ONE_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
-            Property::always(
-                "each cluster keeps the promises of one alone",
-                |_: &Self, pair: &Pair| {
-                    let mut clusters = pair.clusters.iter();
-                    clusters.all(|cluster| cluster.ghost.broken.is_none())
-                },
-            ),
+            Property::always(ALONE, |_: &Self, pair: &Pair| {
+                let mut clusters = pair.clusters.iter();
+                clusters.all(|cluster| cluster.ghost.broken.is_none())
+            }),
             Property::always(SERVES, |model: &Self, pair| model.recovers(pair)),
         ]
     }

@@ -231,6 +231,8 @@ pub struct Operator {
     pub decided_on: Option<Set>,
     /// Nothing has changed since a reconcile that wrote nothing.
     pub settled: bool,
+    /// The tick at which there is to be another all the same.
+    pub due: Option<u8>,
     /// Another process was there before it.
     pub succeeds: bool,
 }
@@ -251,6 +253,7 @@ impl Operator {
             pending: Vec::new(),
             decided_on: None,
             settled: false,
+            due: None,
             succeeds,
         }
     }
@@ -482,9 +485,11 @@ impl World {
         uids
     }
 
-    /// The same world with the smallest uids: which they are never matters, only which are equal.
+    /// The same world with the smallest uids: which they are never matters, only which are equal. Nor
+    /// does it when there is to be a reconcile that comes at once.
     #[must_use]
     pub fn renumbered(mut self) -> Self {
+        self.operator.due = self.operator.due.filter(|_| self.operator.settled);
         let uids: Vec<u8> = self.uids().into_iter().collect();
         let number = |uid: &mut u8| {
             let place = uids.binary_search(uid).unwrap_or(0);
@@ -962,10 +967,10 @@ impl World {
         }
     }
 
-    /// Time goes on.
+    /// Time goes on. That alone wakes no operator but one that has said that it would come back.
     pub fn minute_passes(&mut self) {
         self.tick += 1;
-        self.operator.settled = false;
+        self.operator.settled &= self.operator.due.is_none_or(|due| due > self.tick);
         self.ghost.known.process.is_at(self.tick);
         self.license_has_ended();
     }
@@ -1102,7 +1107,7 @@ impl World {
     }
 
     /// A reconcile has decided on these writes.
-    pub fn decides(&mut self, writes: Vec<Write>) {
+    pub fn decides(&mut self, writes: Vec<Write>, due: Option<u8>) {
         // Before the first reading it writes no status.
         if self.operator.reading != Reading::None {
             let serves = self.serves();
@@ -1113,6 +1118,7 @@ impl World {
             self.ghost.known.wrote_all();
         }
         self.operator.settled = writes.is_empty();
+        self.operator.due = due;
         let writes_set = writes.iter().any(|write| matches!(write, Write::Set(_)));
         self.operator.decided_on = self.operator.cache.0.filter(|_| writes_set);
         self.operator.pending = writes;

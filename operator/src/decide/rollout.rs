@@ -165,6 +165,7 @@ impl Rollout {
             RolloutWait::IdleReplica => true,
             RolloutWait::DatabaseReading
             | RolloutWait::SchemaMigration
+            | RolloutWait::OtherReplicas
             | RolloutWait::SecretInPods => has_clock,
             _ => false,
         });

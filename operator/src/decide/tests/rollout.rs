@@ -1276,6 +1276,67 @@ fn shrinking_takes_one_at_a_time_and_no_eviction_beside_it() {
 }
 
 #[test]
+fn a_scale_down_takes_none_that_serves_before_one_is_back_that_a_rollout_has_replaced() {
+    let sized = |seen: &Observation| {
+        let plan = plan(&json!({"replicas": 2}), seen);
+        let reported = condition(&plan.report, ConditionType::Reconciling);
+        (size(&plan), reported.message.clone(), plan.next)
+    };
+    let waits = |seen: &Observation, words: &str| {
+        let (size, message, next) = sized(seen);
+        assert_eq!(size, Some(3), "{words}");
+        assert!(message.contains(words), "{message}");
+        next
+    };
+    let replaced = |ordinal: usize| {
+        let mut seen = healthy(3, stored(&json!({})));
+        seen.pods[ordinal].created_at = after(SignedDuration::from_secs(-60));
+        seen.pods[ordinal].ready = false;
+        with_facts(seen, |facts| {
+            heartbeats(facts).remove(ordinal);
+        })
+    };
+    // It is made, comes up, and sends heartbeats.
+    let mut missing = replaced(1);
+    missing.pods.remove(1);
+    waits(
+        &missing,
+        "waiting for 1 of 2 pods that are to stay to exist",
+    );
+    let down = replaced(1);
+    let next = waits(
+        &down,
+        "waiting for demo-1 to be Ready and to send heartbeats",
+    );
+    assert_eq!(next, Some(after(SignedDuration::from_secs(900 - 60))));
+    let mut ready = down.clone();
+    ready.pods[1].ready = true;
+    waits(
+        &ready,
+        "waiting for demo-1 to be Ready and to send heartbeats",
+    );
+    // The one that is taken away carries no load; or what is down does not come up, cannot be made,
+    // or has been there for long.
+    let mut refused = missing;
+    refused.refused_pod = Some(PodRefusal {
+        message: "exceeded quota".to_owned(),
+        since: after(SignedDuration::from_secs(-60)),
+    });
+    let mut broken = down.clone();
+    broken.pods[1].trouble = Some(PodTrouble::Crashing("Cannot new server".to_owned()));
+    let mut late = down.clone();
+    late.pods[1].created_at = after(SignedDuration::from_secs(-900));
+    for seen in [replaced(2), refused, broken, late] {
+        assert_eq!(sized(&seen).0, Some(2));
+    }
+    // The license gate has no time for it.
+    let unlicensed = with_facts(down, |facts| {
+        facts.license = Fact::Known(crate::testing::no_license());
+    });
+    assert_eq!(sized(&unlicensed).0, Some(1));
+}
+
+#[test]
 fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_become_idle() {
     let of = |ordinal| {
         let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
