@@ -1,12 +1,15 @@
 //! Histories of several clusters, their databases and the operator's processes, by whole
 //! reconciles. The claims, the probes, the memories and the writes are the real ones; only what a
 //! reading finds is made up, and the API server, the controllers and the clock are stood in for.
+//!
+//! While time passes a cluster is reconciled as it would be in a cluster: when something wakes it,
+//! and when its last reconcile said that it would come again.
 
 use super::super::context::{Context, Options, Parts};
 use super::super::reconcile::reconcile;
 use super::super::watches;
 use crate::api::BytebaseCluster;
-use crate::kubernetes::Guarded;
+use crate::kubernetes::{Guarded, Kind};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ProbeFailure,
@@ -23,6 +26,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event as Watched;
 use proptest::prelude::*;
@@ -84,8 +88,11 @@ enum Event {
     Restart([usize; 3]),
     /// Everything is read and reconciled until nothing is written any more.
     Settle([usize; 3]),
-    /// Seconds pass.
-    Wait(u16),
+    /// Seconds pass, in which the probes read, or do not.
+    Wait {
+        seconds: u16,
+        reads: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +143,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => three().prop_map(Event::Reconcile),
         5 => order().prop_map(Event::Restart),
         8 => order().prop_map(Event::Settle),
-        3 => (1..900_u16).prop_map(Event::Wait),
+        4 => (1..2000_u16, any::<bool>()).prop_map(|(seconds, reads)| Event::Wait { seconds, reads }),
     ];
     proptest::collection::vec(event, 1..40)
 }
@@ -309,6 +316,12 @@ struct World {
     queue: UnboundedReceiver<Key>,
     /// Clusters that the reconcile of another one has woken.
     woken: BTreeSet<String>,
+    /// Clusters that anything else has woken.
+    queued: BTreeSet<String>,
+    /// When each cluster is to be reconciled again, as its last reconcile said.
+    due: BTreeMap<String, i64>,
+    /// What the watches have shown of all but the clusters, by the paths of the API.
+    shown: BTreeMap<String, Value>,
     /// By uid.
     known: BTreeMap<String, Known>,
     uids: u32,
@@ -360,6 +373,9 @@ impl World {
             context,
             queue,
             woken: BTreeSet::new(),
+            queued: BTreeSet::new(),
+            due: BTreeMap::new(),
+            shown: BTreeMap::new(),
             elapsed,
             stored,
             servers: [0, 1, 2].map(server),
@@ -405,8 +421,10 @@ impl World {
         if self.object(&path).is_some() {
             return false;
         }
+        // With a longer drain the license gate closes hours before the end.
         let spec = json!({
             "replicas": SIZES[size], "database": {"url": url(host)}, "ingress": {"enabled": false},
+            "rollout": {"drainTimeoutSeconds": 60},
         });
         let mut object = serde_json::to_value(cluster(&spec)).unwrap();
         self.uids += 1;
@@ -519,34 +537,39 @@ impl World {
         }
     }
 
-    /// The watches show what is stored of all but the clusters.
-    fn watch(&self) {
-        let stored = self.stored.lock().unwrap();
-        let caches = &self.context.sources.caches;
-        for (kind, cache) in caches.owned() {
-            let objects = stored.objects.values();
-            let objects = objects.filter(|object| object["kind"] == kind.name());
-            let objects = objects.map(|object| serde_json::from_value(object.clone()).unwrap());
-            let objects: Vec<DynamicObject> = objects.collect();
-            let seen: HashSet<_> = objects.iter().map(ObjectName::of).collect();
-            for object in objects {
-                cache.put(object);
-            }
-            for object in cache.vanished(None, &seen) {
-                cache.remove(object);
+    /// The watches show what has changed of all but the clusters.
+    fn watch(&mut self) {
+        let mut stored = self.stored.lock().unwrap().objects.clone();
+        stored.retain(|path, _| !path.starts_with(PLACE));
+        let shown = std::mem::replace(&mut self.shown, stored);
+        for (path, object) in &shown {
+            if !self.shown.contains_key(path) {
+                self.shows(Watched::Delete, Watched::Delete, object);
             }
         }
-        let mut feed = watches::pods(&self.context);
-        feed.event(Watched::Init);
-        for (_, object) in stored
-            .objects
-            .iter()
-            .filter(|(path, _)| path.starts_with(PODS))
-        {
-            let pod: Pod = serde_json::from_value(object.clone()).unwrap();
-            feed.event(Watched::InitApply(Guarded::Read(pod)));
+        for (path, object) in &self.shown {
+            if shown.get(path) != Some(object) {
+                self.shows(Watched::Apply, Watched::Apply, object);
+            }
         }
-        feed.event(Watched::InitDone);
+    }
+
+    /// The watch of a pod or of another object shows it.
+    fn shows(
+        &self,
+        of_pod: impl FnOnce(Guarded<Pod>) -> Watched<Guarded<Pod>>,
+        of_other: impl FnOnce(Guarded<DynamicObject>) -> Watched<Guarded<DynamicObject>>,
+        object: &Value,
+    ) {
+        let read = object.clone();
+        if object["kind"] == "Pod" {
+            let pod = Guarded::Read(serde_json::from_value(read).unwrap());
+            watches::pods(&self.context).event(of_pod(pod));
+            return;
+        }
+        let kind = Kind::owned().find(|kind| object["kind"] == kind.name());
+        let other = Guarded::Read(serde_json::from_value(read).unwrap());
+        watches::owned(&self.context, kind.unwrap()).event(of_other(other));
     }
 
     /// Active replicas on a server: id, age of the last heartbeat, and name of the cluster.
@@ -665,7 +688,9 @@ impl World {
         let created = cluster.creation_timestamp().map(|time| time.0);
         let was_refused = self.is_refused_as_shared(name);
         self.context.writer.leadership.renew();
-        while self.queue.try_recv().is_ok() {}
+        self.gather();
+        self.queued.remove(name);
+        self.due.remove(name);
         let mut done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
         // It is woken once its logs have been read.
         for _ in 0..REST {
@@ -680,6 +705,10 @@ impl World {
         if let (Err(error), true) = (&done, is_there) {
             let message = format!("a reconcile of {name} failed: {error}");
             return Err(TestCaseError::fail(message));
+        }
+        if is_there && let Some(pause) = done.as_ref().ok().and_then(pause_of) {
+            let pause = i64::try_from(pause.as_millis().div_ceil(1000)).unwrap();
+            self.due.insert(name.to_owned(), self.now() + pause);
         }
         let after = self.runs(name, &uid);
         let wrote = self.writes() > before.1;
@@ -759,6 +788,13 @@ impl World {
                 .and_modify(|known| known.stored = known.process);
         }
         Ok(wrote)
+    }
+
+    /// Takes note of the clusters that are woken.
+    fn gather(&mut self) {
+        while let Ok(woken) = self.queue.try_recv() {
+            self.queued.insert(woken.name);
+        }
     }
 
     /// Whether the reads that have begun wake this cluster. Others that are woken are noted.
@@ -871,7 +907,7 @@ impl World {
         Err(TestCaseError::fail(message))
     }
 
-    /// No more replicas run than the license allows that was understood last.
+    /// No more replicas run at this moment than the license allows that was understood last.
     fn is_licensed(&self, name: &str) -> Result<(), TestCaseError> {
         let Some(uid) = self.seen(name).and_then(|cluster| cluster.uid()) else {
             return Ok(());
@@ -917,10 +953,69 @@ impl World {
         )))
     }
 
+    /// Seconds pass. A cluster is reconciled when it is woken and when it is due, and at no other
+    /// time: what must be so by then is so by itself.
+    async fn wait(&mut self, seconds: i64, reads: bool) -> Result<(), TestCaseError> {
+        let end = self.now() + seconds;
+        loop {
+            self.act().await?;
+            for name in NAMES {
+                // The first reading of a process ends, or fails, within seconds.
+                if reads || self.is_unread(name) {
+                    self.read(name);
+                }
+            }
+            self.act().await?;
+            let now = self.now();
+            if now >= end {
+                return Ok(());
+            }
+            let next = self.due.values().copied().min().unwrap_or(end).min(end);
+            self.elapsed.store(next, Ordering::Relaxed);
+            tokio::time::advance(self::seconds(next - now)).await;
+            for name in NAMES {
+                self.is_licensed(name)?;
+            }
+        }
+    }
+
+    /// Reconciles what is woken, and what is due, until nothing is.
+    async fn act(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..REST {
+            self.gather();
+            let now = self.now();
+            let due = self.due.iter().filter(|(_, due)| **due <= now);
+            let due: BTreeSet<_> = due.map(|(name, _)| name.clone()).collect();
+            self.due.retain(|name, _| !due.contains(name));
+            let mut names = std::mem::take(&mut self.queued);
+            names.append(&mut self.woken);
+            names.extend(due);
+            if names.is_empty() {
+                return NAMES.iter().try_for_each(|name| self.is_licensed(name));
+            }
+            for name in names {
+                self.reconcile(&name).await?;
+            }
+        }
+        let stored = self.stored.lock().unwrap();
+        let message = format!("woken again and again: {:?}", stored.writes);
+        Err(TestCaseError::fail(message))
+    }
+
+    /// Whether the process has not read the database of this cluster yet.
+    fn is_unread(&self, name: &str) -> bool {
+        let uid = self.seen(name).and_then(|cluster| cluster.uid());
+        let known = uid.and_then(|uid| self.known.get(&uid));
+        known.is_some_and(|known| known.process.view == View::NotRead)
+    }
+
     /// Another process, which finds what is stored.
     fn restart(&mut self) {
         (self.context, self.queue) = process(&self.stored, &self.elapsed, &self.http);
         self.woken.clear();
+        self.queued.clear();
+        self.due.clear();
+        self.shown.clear();
         self.list();
         self.watch();
         for name in NAMES {
@@ -1084,15 +1179,7 @@ impl World {
             }
             Event::Restart(_) => self.restart(),
             Event::Settle(order) => self.settle(&order).await?,
-            Event::Wait(seconds) => {
-                self.elapsed
-                    .fetch_add(i64::from(seconds), Ordering::Relaxed);
-                tokio::time::advance(Duration::from_secs(u64::from(seconds))).await;
-                // What was due has been done.
-                for name in NAMES {
-                    self.rest(name).await?;
-                }
-            }
+            Event::Wait { seconds, reads } => self.wait(seconds.into(), reads).await?,
         }
         // Those whose verdict may change by what happened to another one.
         for _ in 0..REST {
@@ -1117,7 +1204,8 @@ impl World {
         }
         for _ in 0..3 {
             self.settle(&[0, 1, 2]).await?;
-            self.happens(Event::Wait(61)).await?;
+            let (seconds, reads) = (61, true);
+            self.happens(Event::Wait { seconds, reads }).await?;
         }
         self.settle(&[2, 1, 0]).await?;
         let clusters = self.context.sources.caches.clusters.store().state();
@@ -1145,6 +1233,23 @@ impl World {
         }
         self.restart_in_quiet(&[1, 0, 2]).await
     }
+}
+
+/// After how long a reconcile is to be made again. An [`Action`] does not say so but by this.
+fn pause_of(action: &Action) -> Option<Duration> {
+    let text = format!("{action:?}");
+    let pause = text.strip_prefix("Action { requeue_after: ").unwrap();
+    let pause = pause.strip_suffix(" }").unwrap();
+    if pause == "None" {
+        return None;
+    }
+    let pause = pause.strip_prefix("Some(").unwrap();
+    let pause = pause.strip_suffix("s)").unwrap();
+    let seconds = match pause.strip_suffix('m') {
+        Some(milliseconds) => milliseconds.parse::<f64>().unwrap() / 1e3,
+        None => pause.parse().unwrap(),
+    };
+    Some(Duration::from_secs_f64(seconds))
 }
 
 /// A process of the operator that knows nothing yet.
@@ -1263,7 +1368,10 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_there() {
     const ORDER: [usize; 3] = [0, 1, 2];
-    const MINUTES: Event = Event::Wait(120);
+    const MINUTES: Event = Event::Wait {
+        seconds: 120,
+        reads: true,
+    };
     let happen = async |world: &mut World, events: &[Event]| {
         for event in events {
             world.happens(event.clone()).await.unwrap();
@@ -1291,7 +1399,10 @@ fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_the
                 Event::Make(1, 0, 1),
                 Event::Reconcile(1),
                 Event::Read(1),
-                Event::Wait(1),
+                Event::Wait {
+                    seconds: 1,
+                    reads: true,
+                },
             ];
             assert_eq!(happen(&mut world, &wanted).await, held);
             let read = [Event::Settle(ORDER), MINUTES, Event::Settle(ORDER)];
@@ -1312,6 +1423,66 @@ fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_the
             assert_eq!(happen(&mut world, &left).await, (true, false));
             assert_eq!(world.served_on("a"), None);
         });
+    }
+}
+
+/// What stands between a cluster of several replicas and the end of its license.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Outage,
+    NotUnderstood,
+    Invalid,
+    Restart,
+    RestartInOutage,
+}
+
+impl Trouble {
+    const ALL: [Self; 6] = [
+        Self::None,
+        Self::Outage,
+        Self::NotUnderstood,
+        Self::Invalid,
+        Self::Restart,
+        Self::RestartInOutage,
+    ];
+
+    fn events(self) -> Vec<Event> {
+        let (outage, restart) = (Event::Up(0, false), Event::Restart([0, 1, 2]));
+        match self {
+            Self::None => vec![],
+            Self::Outage => vec![outage, Event::Read(0)],
+            Self::NotUnderstood => vec![Event::Hold(0, Content::Renamed), Event::Read(0)],
+            Self::Invalid => vec![Event::Valid(0, false)],
+            // Not in quiet, where it would read at once.
+            Self::Restart => vec![Event::Reconcile(0), restart],
+            Self::RestartInOutage => vec![outage, restart],
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_license_gate_closes_in_time_with_nothing_to_wake_it() {
+    for trouble in Trouble::ALL {
+        for reads in [true, false] {
+            let mut world = World::new();
+            let events = [
+                Event::Make(0, 0, 2),
+                Event::Settle([0, 1, 2]),
+                Event::Store(0, License::Ends(3000)),
+                Event::Settle([0, 1, 2]),
+            ];
+            for event in events.into_iter().chain(trouble.events()) {
+                world.happens(event).await.unwrap();
+            }
+            let runs = |world: &World| world.runs("a", "uid-1").0;
+            for (seconds, expected) in [(60, 3), (4000, 1)] {
+                let wait = Event::Wait { seconds, reads };
+                let done = world.happens(wait).await;
+                done.unwrap_or_else(|error| panic!("{trouble:?}: {error}"));
+                assert_eq!(runs(&world), expected, "{trouble:?}, after {seconds} s");
+            }
+        }
     }
 }
 
