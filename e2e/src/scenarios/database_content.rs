@@ -163,10 +163,7 @@ async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
         .await?;
     support::says(&reported, &["invoices"])?;
-    ensure!(
-        support::pods(&sandbox).await?.is_empty(),
-        "a pod was started on another application's tables"
-    );
+    support::no_pods(&sandbox).await?;
     support::execute(&sandbox, "DROP TABLE invoices").await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -186,13 +183,8 @@ async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
         .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
         .await?;
     support::says(&reported, &[&format!("used by the BytebaseCluster {NAME}")])?;
-    ensure!(
-        sandbox
-            .pods("bytebase.com/cluster=second")
-            .await?
-            .is_empty(),
-        "the second cluster started on the first one's database"
-    );
+    let pods = || sandbox.pods("bytebase.com/cluster=second");
+    wait::throughout("no pod of the second", support::PAUSE, pods, Vec::is_empty).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;

@@ -1,7 +1,7 @@
 //! The login to the metadata database: refused, changed, rotated, and written in every form.
 
 use super::drains::{done_then_ended, running_task};
-use super::support::{self, DATABASE_SECRET, NAME};
+use super::support::{self, DATABASE_SECRET, Lives, NAME};
 use crate::postgres::{CERTIFIED, Database};
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
@@ -9,7 +9,7 @@ use crate::wait;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The scenarios of this file.
@@ -96,13 +96,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
         .await?;
     support::says(&reported, &[sandbox.database().host()])?;
     // A replica that runs is not replaced by one that is known to fail.
-    wait::throughout(
-        "the running replica",
-        Duration::from_secs(8),
-        || support::lives(&sandbox),
-        |lives| *lives == before,
-    )
-    .await?;
+    held_back(&sandbox, &before).await?;
     support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
 }
@@ -130,18 +124,7 @@ async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
             .wait_condition(NAME, "DatabaseReady", status, "")
             .await?;
         support::restart_operator(&sandbox).await?;
-        sandbox
-            .wait_status(NAME, "the login to be held back", |status| {
-                status["rollout"]["waitingFor"] == "Login"
-            })
-            .await?;
-        wait::throughout(
-            "the running replicas",
-            Duration::from_secs(10),
-            || support::lives(&sandbox),
-            |lives| *lives == before,
-        )
-        .await?;
+        held_back(&sandbox, &before).await?;
     }
     support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
@@ -218,6 +201,24 @@ async fn database_moves(sandbox: Sandbox) -> Result<()> {
     )
     .await?;
     support::rolled_out(&sandbox).await
+}
+
+/// The rollout waits for the new login, and no replica ends. Without that wait it would be held for
+/// two minutes all the same, by the one for the Secret to come into the pods.
+async fn held_back(sandbox: &Sandbox, before: &Lives) -> Result<()> {
+    let seen = || async {
+        let waits_for = sandbox.status(NAME).await?["rollout"]["waitingFor"].clone();
+        Ok((waits_for, support::lives(sandbox).await?))
+    };
+    let waits = |(waits_for, _): &(Value, Lives)| waits_for == "Login";
+    wait::until("the login to be held back", PATIENCE, seen, waits).await?;
+    wait::throughout(
+        "a login that is held back from the same replicas",
+        Duration::from_secs(10),
+        seen,
+        |seen| waits(seen) && seen.1 == *before,
+    )
+    .await
 }
 
 async fn rotation(sandbox: Sandbox) -> Result<()> {
