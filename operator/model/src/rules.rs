@@ -699,6 +699,7 @@ impl Rules {
                     since: at(waited.since),
                     // What comes between begins it again here, which is the longer wait.
                     busy_since: None,
+                    scale_down_only: waited.scale_down_only,
                 }),
         }
     }
@@ -791,6 +792,7 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
         rollout.continues(&RolloutStatus {
             waiting_for: Some(before.for_),
             pod: before.ordinal.map(name),
+            scale_down_only: before.scale_down_only,
             ..RolloutStatus::default()
         })
     });
@@ -798,5 +800,6 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
         for_,
         ordinal,
         since: before.map_or(tick, |before| before.since),
+        scale_down_only: rollout.scale_down_only,
     })
 }

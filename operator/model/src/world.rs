@@ -168,6 +168,8 @@ pub struct Waited {
     pub ordinal: Option<u8>,
     /// Since this tick.
     pub since: u8,
+    /// Only a scale-down has waited.
+    pub scale_down_only: bool,
 }
 
 /// Eviction of a pod.

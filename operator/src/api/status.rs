@@ -553,6 +553,10 @@ pub struct RolloutStatus {
     /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_since: Option<Time>,
+    /// Whether the time since `busySince` is that of a scale-down alone: a rollout that follows it
+    /// begins a time of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scale_down_only: bool,
 }
 
 /// What a rollout waits for, in one word.
@@ -621,6 +625,8 @@ impl RolloutStatus {
     /// pod. Which replica is nearest to being idle does not matter.
     pub fn continues(&self, before: &Self) -> bool {
         let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
-        self.waiting_for == before.waiting_for && (for_any_pod || self.pod == before.pod)
+        self.waiting_for == before.waiting_for
+            && self.scale_down_only == before.scale_down_only
+            && (for_any_pod || self.pod == before.pod)
     }
 }

@@ -16,6 +16,15 @@ use serde_json::Value;
 /// that runs the fewest tasks, whose drain hook waits for them. One without a hook is given longer.
 const IDLE_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
+/// For what a replica is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// For one of the current template.
+    Rollout,
+    /// Since fewer are wanted.
+    ScaleDown,
+}
+
 /// A busy replica is the candidate only if every outdated one is busy. It is given time to become
 /// idle, by the clock of status, so that a restart of the operator begins none of it again.
 ///
@@ -51,7 +60,7 @@ pub fn idle_replica(
     if before.is_some_and(|before| before.ends(candidate, sees.is_ok())) {
         return None;
     }
-    let since = since(observation);
+    let since = since(End::Rollout, observation);
     let until = since.checked_add(whole_drain.unwrap_or(IDLE_PATIENCE));
     let until = until.ok().filter(|until| observation.now < *until)?;
     let its_tasks = sees
@@ -73,9 +82,13 @@ fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
 }
 
 /// What status says of a rollout whose clock goes on. Where a pod was to be ended, that may have
-/// been done, and the next one has its own time.
-fn clock(observation: &Observation) -> Option<&RememberedRollout> {
+/// been done, and the next one has its own time. What a scale-down alone has waited counts for no
+/// rollout that follows it: none was to end these replicas then.
+fn clock(end: End, observation: &Observation) -> Option<&RememberedRollout> {
     let before = observation.remembered.rollout.as_ref()?;
+    if end == End::Rollout && before.scale_down_only {
+        return None;
+    }
     let set = observation.stateful_set.as_ref()?;
     let may_have_ended = matches!(
         before.waiting_for,
@@ -90,9 +103,9 @@ fn clock(observation: &Observation) -> Option<&RememberedRollout> {
 }
 
 /// Since when all that are to be ended have run tasks.
-pub fn since(observation: &Observation) -> Timestamp {
+pub fn since(end: End, observation: &Observation) -> Timestamp {
     let now = observation.now;
-    let since = clock(observation).and_then(|before| {
+    let since = clock(end, observation).and_then(|before| {
         let waits = before.waiting_for == RolloutWait::IdleReplica;
         // As an older operator reported it.
         before.busy_since.or(waits.then_some(before.since))
@@ -112,7 +125,30 @@ pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
     match &observation.remembered.rollout {
         // It may have ended while the operator was away.
         Some(before) if is_anothers(before) => observation.now,
-        _ => since(observation),
+        _ => since(End::ScaleDown, observation),
+    }
+}
+
+/// Whether the time since then, for which a scale-down waits, is its own alone. It is a rollout's as
+/// well where the replica was to be replaced from then on.
+pub fn is_scale_downs_alone(
+    wait: &Wait,
+    busy_since: Option<Timestamp>,
+    observation: &Observation,
+) -> bool {
+    let set = observation.stateful_set.as_ref();
+    let set = set.filter(|set| set.settled);
+    let is_meant = |pod: &&PodView| wait.pod.as_ref() == Some(&pod.name);
+    let is_outdated = set.and_then(|set| {
+        let pod = observation.pods.iter().find(is_meant)?;
+        Some(pod.revision != set.update_revision)
+    });
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.busy_since == busy_since);
+    match (before, is_outdated) {
+        (Some(before), Some(is_outdated)) => before.scale_down_only || !is_outdated,
+        (Some(before), None) => before.scale_down_only,
+        (None, is_outdated) => is_outdated != Some(true),
     }
 }
 
@@ -120,11 +156,12 @@ pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
 /// a moment, or keeps any replica from being ended, makes none of them idle. Nor does an end that
 /// fails, of a replica that may run some.
 pub fn busy_since(
+    end: End,
     step: &Step,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Timestamp> {
-    let known = || clock(observation)?.busy_since;
+    let known = || clock(end, observation)?.busy_since;
     let wait = match step {
         Step::Wait(wait) => wait,
         Step::Evict(eviction) => {
@@ -159,7 +196,7 @@ pub fn unfinished(
     health: &Health<'_>,
 ) -> Option<Wait> {
     let why = "every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance)";
-    let since = |_: &Replica<'_>| since(observation);
+    let since = |_: &Replica<'_>| since(End::Rollout, observation);
     let template = &template.value;
     first_unfinished(cluster, template, &health.replicas, why, since, observation)
 }

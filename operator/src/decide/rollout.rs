@@ -6,7 +6,7 @@
 
 use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
-use super::idle::{self, has_no_process, idle_replica, is_behind};
+use super::idle::{self, End, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
@@ -158,8 +158,11 @@ impl Rollout {
         let has_clock = before.is_some_and(|before| before.busy_since.is_some());
         // A pod that the scale-down has ended, or waits for, is not the next one that it takes.
         let busy_since = match scale_down {
-            Some(wait) => idle::busy_since(&Step::Wait(wait.clone()), observation, health),
-            None => idle::busy_since(&self.step, observation, health),
+            Some(wait) => {
+                let step = Step::Wait(wait.clone());
+                idle::busy_since(End::ScaleDown, &step, observation, health)
+            }
+            None => idle::busy_since(End::Rollout, &self.step, observation, health),
         };
         let scale_down = scale_down.filter(|wait| match wait.for_ {
             RolloutWait::IdleReplica => true,
@@ -172,6 +175,8 @@ impl Rollout {
         // What has stalled goes on being reported, with its own clock.
         let is_stalled = matches!(self.step, Step::Stalled { .. });
         let scale_down = scale_down.filter(|_| !is_stalled);
+        let scale_down_only = scale_down
+            .is_some_and(|wait| idle::is_scale_downs_alone(wait, busy_since, observation));
         let message = match scale_down {
             Some(wait) => format!("the scale-down is waiting for {}", wait.message),
             None => self.verdict().message,
@@ -199,6 +204,7 @@ impl Rollout {
             since: None,
             deadline: deadline.map(Time),
             busy_since: busy_since.map(Time),
+            scale_down_only,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
 use super::health::{Health, Replica, lasting_refusal};
+use super::idle::{self, End};
+use super::login;
 use super::plan::Size;
 use super::step::{
     Wait, describe, is_outdated, is_overdue, next_overdue, schema_migration, wait_for_end,
 };
-use super::{idle, login};
 use crate::api::status::{ChangedLogin, RolloutWait};
 use crate::desired::template::Template;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
@@ -195,7 +196,7 @@ pub fn hold(
     let why = "fewer replicas are wanted, so it is ended";
     let since = |replica: &Replica<'_>| match target {
         // All end together.
-        0 => idle::since(observation),
+        0 => idle::since(End::ScaleDown, observation),
         _ => idle::since_of(replica, observation),
     };
     idle::first_unfinished(cluster, login, taken, why, since, observation)

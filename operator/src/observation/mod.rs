@@ -464,6 +464,8 @@ pub struct RememberedRollout {
     pub since: jiff::Timestamp,
     /// Since when every replica that is to be replaced has run tasks.
     pub busy_since: Option<jiff::Timestamp>,
+    /// Only a scale-down has waited since then.
+    pub scale_down_only: bool,
 }
 
 /// A definite finding against a metadata database.

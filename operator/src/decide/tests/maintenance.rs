@@ -145,6 +145,7 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
     ] {
         seen.remembered.rollout = Some(RememberedRollout {
             busy_since,
+            scale_down_only: false,
             waiting_for,
             pod: None,
             since: after(SignedDuration::from_secs(-seconds)),
@@ -316,6 +317,7 @@ fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
     assert_eq!(waits(&paused), Some(RolloutWait::FirstReplica));
     seen.remembered.rollout = Some(RememberedRollout {
         busy_since: None,
+        scale_down_only: false,
         waiting_for: RolloutWait::FirstReplica,
         pod: Some("demo-0".to_owned()),
         since: after(SignedDuration::from_secs(-9)),

@@ -100,7 +100,12 @@ fn idle_pods_go_before_busy_ones() {
 
 /// All three outdated, and each runs so many tasks.
 fn busy(tasks: [u64; 3]) -> Observation {
-    with_facts(outdated(&[0, 1, 2]), |facts| {
+    with_tasks(outdated(&[0, 1, 2]), tasks)
+}
+
+/// Each of three replicas runs so many tasks.
+fn with_tasks(seen: Observation, tasks: [u64; 3]) -> Observation {
+    with_facts(seen, |facts| {
         *running(facts) = (0..)
             .zip(tasks)
             .map(|(ordinal, count)| RunningTasks {
@@ -115,6 +120,7 @@ fn busy(tasks: [u64; 3]) -> Observation {
 fn waited(waiting_for: RolloutWait, pod: &str, seconds: i64) -> RememberedRollout {
     RememberedRollout {
         busy_since: None,
+        scale_down_only: false,
         waiting_for,
         pod: Some(pod.to_owned()),
         since: after(SignedDuration::from_secs(-seconds)),
@@ -1438,6 +1444,54 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
     assert_eq!(sized(3, &unlicensed), 1);
     let spec = json!({"replicas": 1, "rollout": {"drain": "Disabled"}});
     assert_eq!(size(&plan(&spec, &busy)), Some(2));
+}
+
+/// Every replica runs tasks that no drain hook waits for, and these are outdated.
+fn unhooked(ordinals: &[usize]) -> Observation {
+    let mut seen = with_tasks(outdated(ordinals), [3, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.drains = false;
+    }
+    seen
+}
+
+#[test]
+fn a_rollout_has_no_time_that_a_scale_down_has_waited_before_it() {
+    let hours = |hours| after(SignedDuration::from_hours(hours));
+    let reported = |replicas: i32, seen: &Observation| {
+        let plan = plan(&json!({"replicas": replicas}), seen);
+        let status = plan.report.rollout.clone().unwrap();
+        let busy_since = status.busy_since.map(|since| since.0);
+        (evicted(&plan).is_some(), busy_since, status.scale_down_only)
+    };
+    let after_status = |mut seen: Observation, scale_down_only| {
+        seen.remembered.rollout = Some(RememberedRollout {
+            busy_since: Some(hours(-1)),
+            scale_down_only,
+            ..waited(RolloutWait::IdleReplica, "demo-2", 3600)
+        });
+        seen
+    };
+    assert_eq!(reported(2, &unhooked(&[])), (false, Some(now()), true));
+    // It is taken back, and the template changed.
+    let mut taken_back = after_status(unhooked(&[0, 1, 2]), true);
+    assert_eq!(reported(3, &taken_back), (false, Some(now()), false));
+    taken_back.stateful_set.as_mut().unwrap().settled = false;
+    assert_eq!(reported(3, &taken_back), (false, None, false));
+    // The template changes while it goes on: its clock does, and is no rollout's later either.
+    let edited = after_status(unhooked(&[0, 1, 2]), true);
+    assert_eq!(reported(2, &edited), (false, Some(hours(-1)), true));
+    // A rollout's own clock goes on through a scale-down of the same replica.
+    let rollout = after_status(unhooked(&[0, 1, 2]), false);
+    assert_eq!(reported(3, &rollout), (true, Some(hours(-1)), false));
+    assert_eq!(reported(2, &rollout), (false, Some(hours(-1)), false));
+    assert_eq!(
+        reported(2, &unhooked(&[0, 1, 2])),
+        (false, Some(now()), false)
+    );
+    // Once the rollout is taken back, it is the scale-down's alone.
+    let reverted = after_status(unhooked(&[]), false);
+    assert_eq!(reported(2, &reverted), (false, Some(hours(-1)), true));
 }
 
 #[test]

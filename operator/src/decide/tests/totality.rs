@@ -199,7 +199,7 @@ prop_compose! {
             stale_since: BTreeMap::default(),
             queue_held_since: end,
             drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
-            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None }),
+            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None, scale_down_only: false }),
         }
     }
 }
