@@ -4,7 +4,6 @@
 
 pub mod bytebase;
 mod calls;
-pub mod contains;
 mod contest;
 pub mod error;
 pub mod event;

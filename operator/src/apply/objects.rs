@@ -1,6 +1,5 @@
 //! Server-side apply, prune and evict.
 
-use super::contains::{contains, difference};
 use super::error::Ending;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
@@ -8,6 +7,7 @@ use crate::decide::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
+use crate::kubernetes::contains::{contains, difference};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{

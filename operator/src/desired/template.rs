@@ -7,6 +7,7 @@
 
 use super::CONTAINER;
 use super::drain::{grace, image_in, program, starts_hook};
+use super::drift;
 use super::pod_template::{Additions, LATEST_DEFAULTS, defaults_in, pod_template};
 use crate::validate::{DrainTerms, ValidCluster, ValidDrain};
 use serde_json::{Value, json};
@@ -46,7 +47,8 @@ pub fn template(
         ValidDrain::Enabled(terms) => Some(terms),
         ValidDrain::Disabled => None,
     };
-    let digest = digest(&pod_template(cluster, Additions::default())?, terms);
+    let plain = pod_template(cluster, Additions::default())?;
+    let digest = digest(&plain, terms);
     // One that an older operator made has changed only if more than the additions would change,
     // which is not known: it gets them with its next change.
     let is_same =
@@ -67,9 +69,15 @@ pub fn template(
         && !changes
         && before.defaults > LATEST_DEFAULTS
     {
-        // A newer operator made it, and what that added this one does not know.
+        // A newer operator made it. What that added this one does not know; all else is what this one
+        // makes of the spec, whatever is added to it, and no other party is to change that.
+        let added = Additions {
+            drain_image,
+            defaults: LATEST_DEFAULTS,
+        };
+        let known = drift::common(&plain, &pod_template(cluster, added)?);
         return Ok(Template {
-            value: live.clone(),
+            value: drift::undone(live, &known)?,
             digest: Some(digest),
         });
     }
