@@ -689,6 +689,7 @@ impl Rules {
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,
+            queue_overdue: false,
             drains: BTreeMap::new(),
             rollout: status
                 .rollout

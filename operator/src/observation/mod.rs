@@ -416,6 +416,8 @@ pub struct Remembered {
     pub stale_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
     /// Since when the queue has been held.
     pub queue_held_since: Option<jiff::Timestamp>,
+    /// It has been held for longer than drain hooks hold it.
+    pub queue_overdue: bool,
     /// By pod: how far it was with finishing its tasks.
     pub drains: BTreeMap<String, DrainState>,
 }

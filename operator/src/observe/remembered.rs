@@ -84,6 +84,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
         stale_since: stale_since(status),
         queue_held_since: queue_held_since(status),
+        queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         ..of_license
     }
 }

@@ -172,6 +172,7 @@ fn sample(
         target: count(status.target_replicas.unwrap_or(0)),
         ready: count(status.ready_replicas),
         queue_held: status.queue_hold.is_some(),
+        queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         license_expiry: expiry.map(|time| time.0.as_second()),
         pods: pods
             .iter()

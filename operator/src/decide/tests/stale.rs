@@ -238,6 +238,13 @@ fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
         assert_eq!(plan.report.queue_hold.unwrap().overdue, overdue);
     }
     assert_eq!(plan(&spec, &held(150)).next, Some(after(secs(10))));
+    // Where the spec cannot be used, it is what it was before.
+    for overdue in [false, true] {
+        let mut seen = held(160);
+        seen.remembered.queue_overdue = overdue;
+        let invalid = plan(&json!({"externalURL": "nonsense"}), &seen);
+        assert_eq!(invalid.report.queue_hold.unwrap().overdue, overdue);
+    }
 }
 
 #[test]
