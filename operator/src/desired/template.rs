@@ -9,7 +9,7 @@ use super::CONTAINER;
 use super::drain::{grace, image_in, program, starts_hook};
 use super::drift;
 use super::pod_template::{Additions, LATEST_DEFAULTS, defaults_in, pod_template};
-use crate::validate::{DrainTerms, ValidCluster, ValidDrain};
+use crate::validate::{DrainTerms, SHUTDOWN_SECONDS, ValidCluster, ValidDrain, ValidRollout};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -98,10 +98,10 @@ pub fn template(
 /// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`:
 /// the operator's own image, if it knows it.
 pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
-    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
-        return None;
-    };
     let template = &template.value;
+    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
+        return cut_short(&cluster.rollout, template);
+    };
     if image_in(template).is_none() {
         return own.is_none().then(|| {
             "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
@@ -139,6 +139,20 @@ fn ends_beside_bytebase(spec: &Value) -> bool {
     let outlives = |container: &Value| container["restartPolicy"] == "Always";
     list("containers").any(|container| container["name"] != CONTAINER)
         && !list("initContainers").any(outlives)
+}
+
+/// The overlay leaves a replica that does not drain too little time to end.
+fn cut_short(rollout: &ValidRollout, template: &Value) -> Option<String> {
+    let pause = rollout.pre_stop_seconds;
+    let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
+    // Of a short field another remark speaks.
+    let is_overlaid = grace < pause + rollout.termination_grace_seconds;
+    (is_overlaid && grace < pause + SHUTDOWN_SECONDS).then(|| {
+        format!(
+            "spec.podTemplate: terminationGracePeriodSeconds is {grace}, and a replica takes up to {} s to end (preStopSeconds, and {SHUTDOWN_SECONDS} s that Bytebase gives open requests), so Kubernetes may end it before they are answered: take the field out",
+            pause + SHUTDOWN_SECONDS
+        )
+    })
 }
 
 fn digest(without: &Value, terms: Option<&DrainTerms>) -> String {

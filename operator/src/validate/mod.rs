@@ -29,8 +29,8 @@ pub use metadata::{
     Annotations, Labels, MetadataError, ValidMetadata, is_in_own_domain, is_own_label,
 };
 pub use pods::{
-    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES, ValidDrain,
-    ValidPods, ValidRollout,
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES,
+    SHUTDOWN_SECONDS, ValidDrain, ValidPods, ValidRollout,
 };
 pub use references::{Fetched, References, wanted_references};
 pub use secrets::known_secrets;

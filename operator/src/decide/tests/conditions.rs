@@ -919,6 +919,11 @@ fn an_overlay_that_takes_the_drain_away_is_warned_of() {
         assert!(found.is_some_and(|found| found.contains(words)), "{spec}");
         assert_eq!(warned("Disabled", &spec), None);
     }
+    // Without a drain there is still Bytebase's own end, after the pause of 5 s.
+    for (seconds, warns) in [(14, true), (15, false)] {
+        let spec = overlay(json!({"terminationGracePeriodSeconds": seconds}));
+        assert_eq!(warned("Disabled", &spec).is_some(), warns, "{seconds}");
+    }
 }
 
 #[test]
