@@ -701,6 +701,7 @@ impl Rules {
                     // What comes between begins it again here, which is the longer wait.
                     busy_since: None,
                     scale_down_only: waited.scale_down_only,
+                    message: String::new(),
                 }),
         }
     }

@@ -127,7 +127,7 @@ impl Rollout {
                 ..
             }) => no(
                 Reason::RolloutWaiting,
-                format!("waiting for a PodDisruptionBudget to let {pod} go: {refused}"),
+                format!("{}{refused}", waiting_for_budget(pod)),
             ),
             Step::Evict(eviction) => no(
                 Reason::RolloutProgressing,
@@ -140,7 +140,7 @@ impl Rollout {
             Step::Stalled { reason, why, .. } => no(*reason, why),
         };
         if let Some(behind) = &self.behind_schema {
-            verdict.message = format!("{}; {behind}", verdict.message);
+            verdict.message += &and_behind(behind);
         }
         verdict
     }
@@ -234,6 +234,7 @@ pub fn step(
         Stage::Finish | Stage::Stop => 0,
         Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
     };
+    let behind_schema = behind_schema(observation, &outdated);
     let step = if let Some(step) = maintenance::step(stage, cluster, template, observation, health)
     {
         step
@@ -247,15 +248,13 @@ pub fn step(
     } else if outdated.is_empty() {
         Step::Done
     } else {
-        refused(
-            next(cluster, observation, health, set, &outdated),
-            observation,
-        )
+        let step = next(cluster, observation, health, set, &outdated);
+        refused(step, behind_schema.as_deref(), observation)
     };
     Rollout {
         updated,
         step,
-        behind_schema: behind_schema(observation, &outdated),
+        behind_schema,
     }
 }
 
@@ -277,17 +276,43 @@ fn behind_schema(observation: &Observation, outdated: &[&Replica<'_>]) -> Option
     }
 }
 
-/// An eviction that is refused again and again is still what comes next.
-fn refused(step: Step, observation: &Observation) -> Step {
-    match (step, &observation.refused_eviction) {
-        (Step::Evict(eviction), Some(refusal)) if refusal.uid == eviction.uid => {
-            Step::Evict(Eviction {
-                refused: Some(refusal.why.clone()),
-                ..eviction
-            })
-        }
-        (step, _) => step,
-    }
+/// Begins the message while a PodDisruptionBudget refuses the eviction of a pod.
+fn waiting_for_budget(pod: &str) -> String {
+    format!("waiting for a PodDisruptionBudget to let {pod} go: ")
+}
+
+/// Ends the message while replicas are behind the schema.
+fn and_behind(behind: &str) -> String {
+    format!("; {behind}")
+}
+
+/// An eviction that is refused again and again is still what comes next. `behind`: which replicas
+/// are behind the schema.
+fn refused(step: Step, behind: Option<&str>, observation: &Observation) -> Step {
+    let Step::Evict(eviction) = step else {
+        return step;
+    };
+    let refused = match &observation.refused_eviction {
+        Some(refusal) => (refusal.uid == eviction.uid).then(|| refusal.why.clone()),
+        None => refused_before(&eviction.pod, behind, observation),
+    };
+    Step::Evict(Eviction {
+        refused,
+        ..eviction
+    })
+}
+
+/// Why this eviction was refused when status was last written: perhaps by another process of the
+/// operator, and this one has not tried it often enough.
+fn refused_before(pod: &str, behind: Option<&str>, observation: &Observation) -> Option<String> {
+    let before = observation.remembered.rollout.as_ref()?;
+    let is_same = before.waiting_for == RolloutWait::DisruptionBudget;
+    let is_same = is_same && before.pod.as_deref() == Some(pod);
+    let message = is_same.then_some(before.message.as_str())?;
+    let behind = behind.map(and_behind).unwrap_or_default();
+    let message = message.strip_suffix(&behind).unwrap_or(message);
+    let why = message.strip_prefix(&waiting_for_budget(pod))?;
+    Some(why.to_owned())
 }
 
 fn next(

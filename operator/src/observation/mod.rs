@@ -468,6 +468,8 @@ pub struct RememberedRollout {
     pub busy_since: Option<jiff::Timestamp>,
     /// Only a scale-down has waited since then.
     pub scale_down_only: bool,
+    /// In a sentence.
+    pub message: String,
 }
 
 /// A definite finding against a metadata database.

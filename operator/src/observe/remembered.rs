@@ -147,6 +147,7 @@ fn rollout(status: &BytebaseClusterStatus) -> Option<RememberedRollout> {
         since: rollout.since.as_ref()?.0,
         busy_since: rollout.busy_since.as_ref().map(|since| since.0),
         scale_down_only: rollout.scale_down_only,
+        message: rollout.message.clone(),
     })
 }
 

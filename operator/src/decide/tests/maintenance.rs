@@ -146,6 +146,7 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
         seen.remembered.rollout = Some(RememberedRollout {
             busy_since,
             scale_down_only: false,
+            message: String::new(),
             waiting_for,
             pod: None,
             since: after(SignedDuration::from_secs(-seconds)),
@@ -318,6 +319,7 @@ fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
     seen.remembered.rollout = Some(RememberedRollout {
         busy_since: None,
         scale_down_only: false,
+        message: String::new(),
         waiting_for: RolloutWait::FirstReplica,
         pod: Some("demo-0".to_owned()),
         since: after(SignedDuration::from_secs(-9)),

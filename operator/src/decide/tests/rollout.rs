@@ -121,6 +121,7 @@ fn waited(waiting_for: RolloutWait, pod: &str, seconds: i64) -> RememberedRollou
     RememberedRollout {
         busy_since: None,
         scale_down_only: false,
+        message: String::new(),
         waiting_for,
         pod: Some(pod.to_owned()),
         since: after(SignedDuration::from_secs(-seconds)),
@@ -1027,6 +1028,36 @@ fn a_roll_that_a_budget_holds_says_so_and_goes_on_trying() {
                 .contains("waiting for a PodDisruptionBudget to let demo-2 go: the budget needs 3"),
             reason == Reason::RolloutWaiting,
             "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_restart_takes_no_refusal_of_a_budget_out_of_status() {
+    let mut seen = outdated(&[2]);
+    seen.refused_eviction = Some(RefusedEviction {
+        uid: seen.pods[2].uid.clone(),
+        why: "the budget needs 3".to_owned(),
+    });
+    for version in ["3.21.1", "3.20.1"] {
+        seen.pods[2].version = Some(version.to_owned());
+        let before = plan(&json!({}), &seen).report;
+        let rollout = before.rollout.clone().unwrap();
+        let mut restarted = seen.clone();
+        restarted.refused_eviction = None;
+        restarted.remembered.rollout = Some(RememberedRollout {
+            message: rollout.message,
+            ..waited(RolloutWait::DisruptionBudget, "demo-2", 99)
+        });
+        let after = plan(&json!({}), &restarted);
+        assert_eq!(evicted(&after), Some("demo-2"));
+        assert_eq!(after.report, before, "{version}");
+        // What was said of another pod says nothing of this one.
+        restarted.remembered.rollout.as_mut().unwrap().pod = Some("demo-1".to_owned());
+        let after = plan(&json!({}), &restarted);
+        assert_eq!(
+            state(&after, ROLLOUT),
+            (Some(false), Reason::RolloutProgressing)
         );
     }
 }

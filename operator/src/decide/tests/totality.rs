@@ -200,7 +200,7 @@ prop_compose! {
             queue_held_since: end,
             queue_overdue: parts[1],
             drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
-            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None, scale_down_only: false }),
+            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None, scale_down_only: parts[0], message }),
         }
     }
 }
