@@ -109,27 +109,8 @@ fn of_reading(
     let last = observation.last_facts.as_ref();
     let last = last.filter(|_| observation.facts().is_none());
     let last = last.map(|(_, facts)| read(facts));
-    let status = last.as_ref().and_then(|last| last.facts.clone());
-    let status = DatabaseStatus {
-        endpoint: Some(endpoint.clone()),
-        ..status.unwrap_or_else(|| DatabaseStatus {
-            served_on: observation.remembered.served_on.clone(),
-            ..observation.remembered.database.clone().unwrap_or_default()
-        })
-    };
-    let status = DatabaseStatus {
-        login: login_state(database, observation),
-        unread_since: unread_since(&status, wanted, observation),
-        ..status
-    };
-    let found = last.filter(|last| last.status == Some(false));
-    let found = found.map(|last| Refusal {
-        reason: last.reason,
-        message: last.message,
-    });
-    let refusal = found.or_else(|| observation.remembered.refusal.clone());
-    // Who else uses it is known without any reading, so that is never remembered.
-    let refusal = refusal.filter(|refusal| refusal.reason != Reason::DatabaseShared);
+    let status = last_status(last.as_ref(), database, wanted, observation);
+    let refusal = last_refusal(last, observation);
     let refusal = refusal.as_ref();
     let plain = |allows, ok, reason, message: &str| DatabaseVerdict {
         allows,
@@ -201,6 +182,41 @@ fn of_reading(
         }
         DatabaseView::Probed(Ok(facts)) => read(facts),
     }
+}
+
+/// What status says of a database while it cannot be read. `last`: the verdict on the last reading of
+/// this process.
+fn last_status(
+    last: Option<&DatabaseVerdict>,
+    database: &ValidDatabase,
+    wanted: i32,
+    observation: &Observation,
+) -> DatabaseStatus {
+    let status = last.and_then(|last| last.facts.clone());
+    let status = DatabaseStatus {
+        endpoint: Some(database.replicas.identity_hint()),
+        ..status.unwrap_or_else(|| DatabaseStatus {
+            served_on: observation.remembered.served_on.clone(),
+            ..observation.remembered.database.clone().unwrap_or_default()
+        })
+    };
+    DatabaseStatus {
+        login: login_state(database, observation),
+        unread_since: unread_since(&status, wanted, observation),
+        ..status
+    }
+}
+
+/// The refusal that stands while a database cannot be read.
+fn last_refusal(last: Option<DatabaseVerdict>, observation: &Observation) -> Option<Refusal> {
+    let found = last.filter(|last| last.status == Some(false));
+    let found = found.map(|last| Refusal {
+        reason: last.reason,
+        message: last.message,
+    });
+    let refusal = found.or_else(|| observation.remembered.refusal.clone());
+    // Who else uses it is known without any reading, so that is never remembered.
+    refusal.filter(|refusal| refusal.reason != Reason::DatabaseShared)
 }
 
 /// Whether the first replica may start on a database that has never been read.
