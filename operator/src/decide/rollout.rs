@@ -164,6 +164,8 @@ impl Rollout {
             }
             None => idle::busy_since(End::Rollout, &self.step, observation, health),
         };
+        let is_alone = |wait| idle::is_scale_downs_alone(wait, busy_since, observation);
+        let scale_down_only = busy_since.is_some() && scale_down.is_some_and(is_alone);
         let scale_down = scale_down.filter(|wait| match wait.for_ {
             RolloutWait::IdleReplica => true,
             RolloutWait::DatabaseReading
@@ -175,8 +177,6 @@ impl Rollout {
         // What has stalled goes on being reported, with its own clock.
         let is_stalled = matches!(self.step, Step::Stalled { .. });
         let scale_down = scale_down.filter(|_| !is_stalled);
-        let scale_down_only = scale_down
-            .is_some_and(|wait| idle::is_scale_downs_alone(wait, busy_since, observation));
         let message = match scale_down {
             Some(wait) => format!("the scale-down is waiting for {}", wait.message),
             None => self.verdict().message,

@@ -574,6 +574,7 @@ pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
     !pods.is_empty() || set_size.unwrap_or(0) != 0
 }
 
+
 impl Observation {
     /// The facts of the latest probe, if it succeeded.
     pub fn facts(&self) -> Option<&DatabaseFacts> {
