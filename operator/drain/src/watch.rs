@@ -181,12 +181,13 @@ struct Beginning {
 }
 
 /// SQL: when the statements began that are heartbeats, as in [`Activity::heartbeats`], of the
-/// sessions of the name `$1` that are no older than `$2` seconds.
+/// sessions of the name `$1` that are no older than `$2` seconds. Without a backslash, which means
+/// something else where `standard_conforming_strings` is off.
 macro_rules! heartbeats {
     () => {
         "(SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = $1 \
-         AND query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
+         AND query ~* '^[[:space:]]*insert[[:space:]]+into[[:space:]]+([^[:space:]]+[.])?replica_heartbeat[[:>:]]' \
          AND backend_start >= clock_timestamp() - make_interval(secs => $2))"
     };
 }

@@ -122,6 +122,21 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     }
 }
 
+#[tokio::test]
+async fn a_replica_is_known_where_a_backslash_in_a_string_escapes() {
+    let database = Database::new("escapes", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let hook = database.options(HOOK);
+    let hook = hook.options([("standard_conforming_strings", "off")]);
+    let mut hook = hook.connect().await.unwrap();
+    let mut watch = watch_of("demo-1".to_owned());
+    for known in [None, Some("own")] {
+        heartbeat(&mut own, "own").await;
+        let seen = read(&mut watch, &mut hook).await;
+        assert_eq!(seen.replica.as_deref(), known);
+    }
+}
+
 /// As if the last heartbeat had come so long ago, in seconds.
 fn backdate(database: &Database, replica: &str, seconds: f64) {
     database.sql(&format!(
