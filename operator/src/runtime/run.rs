@@ -27,8 +27,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 
-/// Events of one cluster within this long make one reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Longest that databases wait for the first reconcile of every cluster, since one may hang.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
@@ -212,9 +210,9 @@ async fn work(
     let queue = keys
         .map(Ok::<_, std::convert::Infallible>)
         .take_until(drain.cancelled_owned());
-    let config = controller::Config::default()
-        .concurrency(CONCURRENCY)
-        .debounce(DEBOUNCE);
+    // Without its `debounce`, by which each event would postpone the reconcile again: the queue has
+    // gathered them.
+    let config = controller::Config::default().concurrency(CONCURRENCY);
     let store = context.sources.caches.clusters.store();
     applier(
         |cluster, context| Box::pin(reconcile(cluster, context)),
