@@ -330,6 +330,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         ingress_has_address: Some(true),
         route: None,
         kinds_not_installed: Vec::new(),
+        kinds_unseen: Vec::new(),
         database,
         last_facts,
         database_shared_with: None,

@@ -457,6 +457,7 @@ impl Rules {
             service_exposes: false,
             route: None,
             kinds_not_installed: Vec::new(),
+            kinds_unseen: Vec::new(),
             database,
             last_facts,
             database_shared_with: world.operator.shared.then(|| Holder {

@@ -55,6 +55,9 @@ const WRITES_TIMEOUT: Duration = Duration::from_secs(35);
 /// Each is tried for so long in any case.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
+/// What no watch shows is read again after so long.
+const READ_UNSEEN: Duration = Duration::from_mins(1);
+
 /// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
 /// the longest: a budget often lags behind the pods for a moment.
 const FIRST_BUDGET_RETRY: Duration = Duration::from_millis(250);
@@ -79,12 +82,17 @@ pub struct Writer {
     pub queue: Queue,
     /// Asked for an object of a kind, by namespace and name, as the watch last showed it.
     pub cached: FindCached,
+    /// Whether the watch of a kind shows all that there is in a namespace.
+    pub sees: SeesKind,
     /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
     pub call_succeeded: CallSucceeded,
 }
 
 /// Finds an object by kind, namespace and name.
 pub type FindCached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
+
+/// Whether a kind can be seen in a namespace.
+pub type SeesKind = Box<dyn Fn(Kind, &str) -> bool + Send + Sync>;
 
 /// Takes note of a cluster.
 pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;
@@ -170,9 +178,23 @@ struct Write<'d> {
     by: Option<String>,
 }
 
+/// What came of an object that is no longer wanted.
+enum Pruned {
+    /// No watch shows whether it stands, and it cannot be read.
+    Unread(FailureKind),
+    /// Whether there was one to delete.
+    Tried(Result<bool, ApplyFailure>),
+}
+
 impl Execution<'_> {
+    /// An object as its watch shows it. What a watch showed before it was lost counts for nothing.
     fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
-        (self.writer.cached)(kind, self.objects.namespace, name)
+        let is_seen = self.sees(kind);
+        is_seen.then(|| (self.writer.cached)(kind, self.objects.namespace, name))?
+    }
+
+    fn sees(&self, kind: Kind) -> bool {
+        (self.writer.sees)(kind, self.objects.namespace)
     }
 
     fn forget_kept(&mut self) {
@@ -262,6 +284,9 @@ impl Execution<'_> {
 
     /// What is to be done about one object.
     fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Next<'d> {
+        if !self.sees(desired.kind) {
+            self.outcome.requeue_after(READ_UNSEEN);
+        }
         let cached = self.cached(desired.kind, &desired.name);
         let before = cached.as_ref().and_then(ResourceExt::resource_version);
         let candidate = Candidate::new(desired, before);
@@ -307,7 +332,14 @@ impl Execution<'_> {
                 // Asked before the write, which takes the fields over.
                 write.by = self.objects.last_manager(desired).await;
             }
-            self.objects.apply(desired, write.cached.take()).await
+            let live = if self.sees(desired.kind) {
+                write.cached.take()
+            } else {
+                // Where it cannot be read, the write shows whether it is there.
+                let live = self.objects.read(desired.kind, &desired.name).await;
+                live.unwrap_or_default()
+            };
+            self.objects.apply(desired, live).await
         });
         let applied = applied.await;
         Ok((write, applied))
@@ -406,19 +438,32 @@ impl Execution<'_> {
         let execution = &*self;
         let name_of_all = &self.cluster.name_any();
         let pruned = kinds.iter().map(|kind| async move {
-            let cached = execution.cached(*kind, name_of_all)?;
-            let prune = execution.objects.prune(*kind, &cached);
+            let live = if execution.sees(*kind) {
+                execution.cached(*kind, name_of_all)?
+            } else {
+                let read = execution.objects.read(*kind, name_of_all);
+                let read = execution.in_time("get", *kind, name_of_all, read).await;
+                match read {
+                    Ok(live) => live?,
+                    Err(failure) => return Some((*kind, Pruned::Unread(failure.kind))),
+                }
+            };
+            let prune = execution.objects.prune(*kind, &live);
             let pruned = execution.in_time("delete", *kind, name_of_all, prune).await;
-            Some((*kind, pruned))
+            Some((*kind, Pruned::Tried(pruned)))
         });
         for (kind, pruned) in join_all(pruned).await.into_iter().flatten() {
             match pruned {
-                Ok(false) => {}
-                Ok(true) => {
+                // Status says that the kind cannot be seen, and a right that comes shows by its
+                // watch.
+                Pruned::Tried(Ok(false))
+                | Pruned::Unread(FailureKind::Forbidden | FailureKind::Refused) => {}
+                Pruned::Unread(_) => self.outcome.requeue_after(READ_UNSEEN),
+                Pruned::Tried(Ok(true)) => {
                     self.wrote(WriteVerb::Delete, kind);
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
-                Err(failure) => self.outcome.failures.push(failure),
+                Pruned::Tried(Err(failure)) => self.outcome.failures.push(failure),
             }
         }
         Ok(())

@@ -93,6 +93,19 @@ impl Objects<'_> {
         Api::namespaced_with(self.client.clone(), self.namespace, &resource(kind))
     }
 
+    /// Reads one object, where no watch shows it.
+    pub async fn read(
+        &self,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, ApplyFailure> {
+        let live = self.api(kind).get_opt(name).await;
+        live.map_err(|error| {
+            let what = format!("get {}/{name}", kind.plural());
+            ApplyFailure::new(&error, &what, kind.exposes())
+        })
+    }
+
     /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean
     /// that it carries other labels.
     pub async fn apply(

@@ -357,6 +357,9 @@ pub struct Observation {
     pub route: Option<RouteView>,
     /// Kinds whose definitions are not installed.
     pub kinds_not_installed: Vec<Kind>,
+    /// Kinds of which the operator cannot see what stands, each with why and what to do. Never the
+    /// StatefulSet: nothing is decided without it.
+    pub kinds_unseen: Vec<(Kind, String)>,
     /// The metadata database.
     pub database: DatabaseView,
     /// Facts of the last successful probe and their age, kept while later probes fail; the license
@@ -576,6 +579,14 @@ pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
 
 
 impl Observation {
+    /// Why what stands of this kind cannot be seen, and what to do, if so.
+    pub fn unseen(&self, kind: Kind) -> Option<&str> {
+        let mut kinds = self.kinds_unseen.iter();
+        kinds
+            .find(|(unseen, _)| *unseen == kind)
+            .map(|(_, why)| why.as_str())
+    }
+
     /// The facts of the latest probe, if it succeeded.
     pub fn facts(&self) -> Option<&DatabaseFacts> {
         match &self.database {

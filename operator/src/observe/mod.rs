@@ -210,10 +210,13 @@ impl Subject<'_> {
             pods: &pods,
         };
         let database = self.database(validation.database.as_ref(), present, &own.status);
+        let kinds_unseen = sources.caches.kinds_unseen(namespace);
+        // What a watch showed before it was lost need not stand any more.
+        let is_seen = |wanted| kinds_unseen.iter().all(|(kind, _)| *kind != wanted);
         let ingress = sources
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
-            .filter(|ingress| self.owns(ingress));
+            .filter(|ingress| self.owns(ingress) && is_seen(Kind::Ingress));
         Observation {
             now,
             stateful_set: set.as_ref().map(cluster::stateful_set),
@@ -232,9 +235,10 @@ impl Subject<'_> {
             route: sources
                 .caches
                 .get(Kind::HttpRoute, namespace, name)
-                .filter(|route| self.owns(route))
+                .filter(|route| self.owns(route) && is_seen(Kind::HttpRoute))
                 .map(|route| route::view(&route)),
             kinds_not_installed: sources.caches.not_installed(),
+            kinds_unseen,
             database: database.view,
             last_facts: database.last_facts,
             database_shared_with: database.shared_with,

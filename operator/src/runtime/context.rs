@@ -120,7 +120,7 @@ impl Context {
         } = parts;
         let queue = Queue::new(queue);
         let sources = Sources::new(client.clone(), probes, queue.clone(), clock);
-        let caches = Arc::clone(&sources.caches);
+        let (caches, seen) = (Arc::clone(&sources.caches), Arc::clone(&sources.caches));
         let first_pass = FirstPass::new(Arc::clone(&sources.probes));
         let probes = Arc::clone(&sources.probes);
         let writer = Writer {
@@ -136,6 +136,7 @@ impl Context {
             calls: Arc::default(),
             queue: queue.clone(),
             cached: Box::new(move |kind, namespace, name| caches.get(kind, namespace, name)),
+            sees: Box::new(move |kind, namespace| seen.sees(kind, namespace)),
             call_succeeded: Arc::new(move |key| probes.poke(key)),
         };
         Self {

@@ -675,6 +675,36 @@ fn with_two_ways_in_the_worse_one_is_reported() {
 }
 
 #[test]
+fn a_kind_that_cannot_be_watched_is_named_and_what_it_shows_is_unknown() {
+    let unseen = |spec: &Value| {
+        let seen = healthy(1, stored(&json!({})));
+        let seen = changed(seen, |seen| {
+            seen.ingress_has_address = None;
+            seen.kinds_unseen = vec![(Kind::Ingress, "grant its role watch".to_owned())];
+        });
+        plan(spec, &seen)
+    };
+    let off = json!({"ingress": {"enabled": false}});
+    for (spec, exposed) in [
+        (&json!({}), (None, Reason::CannotWatch)),
+        (&off, (Some(false), Reason::IngressDisabled)),
+    ] {
+        let plan = unseen(spec);
+        assert_eq!(state(&plan, ConditionType::Exposed), exposed);
+        assert_eq!(
+            state(&plan, ConditionType::ConfigurationValid),
+            (Some(true), Reason::ValidWithWarnings)
+        );
+        for type_ in [ConditionType::Exposed, ConditionType::ConfigurationValid] {
+            let message = &condition(&plan.report, type_).message;
+            assert!(message.contains("grant its role watch"), "{message}");
+        }
+    }
+    let message = &condition(&unseen(&off).report, ConditionType::Exposed).message;
+    assert!(message.contains("may still stand"), "{message}");
+}
+
+#[test]
 fn a_kind_that_is_not_installed_is_reported_and_stops_nothing_else() {
     let spec = json!({"gateway": {"parentRefs": [{"name": "public"}]}, "monitoring": {"serviceMonitor": {}}});
     let kinds = |plan: &Plan| {

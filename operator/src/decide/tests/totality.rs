@@ -319,7 +319,10 @@ prop_compose! {
         route in proptest::option::of(proptest::sample::select(vec![
             RouteView::Accepted, RouteView::Pending, RouteView::Refused("no listener".to_owned()),
         ])),
-        kinds_not_installed in proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
+        (kinds_not_installed, unseen) in (
+            proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
+            proptest::sample::subsequence(vec![Kind::Service, Kind::Ingress, Kind::HttpRoute], 0..=3),
+        ),
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, holders().boxed()),
@@ -338,6 +341,7 @@ prop_compose! {
             ingress_has_address,
             route,
             kinds_not_installed,
+            kinds_unseen: unseen.into_iter().map(|kind| (kind, format!("{kind} is hidden"))).collect(),
             database,
             last_facts,
             database_shared_with,

@@ -68,6 +68,8 @@ struct World {
     calls: Arc<Mutex<Vec<String>>>,
     /// Objects as they were last written.
     written: Arc<Mutex<Vec<Value>>>,
+    /// Objects that stand, each by the end of its path.
+    standing: Arc<Mutex<BTreeMap<String, Value>>>,
     /// The status as it was last written.
     status: Arc<Mutex<Value>>,
     /// The log of every pod; `None`: it is never answered for.
@@ -93,10 +95,22 @@ fn call(method: &str, body: &Value) -> String {
     }
 }
 
+/// The answer to a call that is refused.
+fn refusal(code: u16) -> Value {
+    let causes = json!([{"reason": "DisruptionBudget", "message": "refused"}]);
+    let details = (code == 429).then(|| json!({"causes": causes}));
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
+        "details": details,
+    })
+}
+
 impl World {
     fn new(spec: &Value) -> Self {
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
         let written: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let standing: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
+        let stands = standing.clone();
         let refused: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
         let (status, log): (Arc<Mutex<Value>>, Arc<Mutex<Option<Value>>>) = Default::default();
         let (called, store, refusals) = (calls.clone(), written.clone(), refused.clone());
@@ -110,15 +124,16 @@ impl World {
             let call = call(method, &body);
             called.lock().unwrap().push(call.clone());
             if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
-                let causes = json!([{"reason": "DisruptionBudget", "message": "refused"}]);
-                let details = (*code == 429).then(|| json!({"causes": causes}));
-                let refusal = json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
-                    "details": details,
-                });
-                return (*code != NO_ANSWER).then_some((*code, refusal));
+                return (*code != NO_ANSWER).then(|| (*code, refusal(*code)));
             }
+            let path = uri.path().rsplit('/').take(2).collect::<Vec<_>>();
+            let path = format!("{}/{}", path[1], path[0]);
+            let stands = &mut *stands.lock().unwrap();
             let answer = match (method, call.as_str()) {
+                ("GET", _) if path != "secrets/pg" => match stands.get(&path) {
+                    Some(object) => object.clone(),
+                    None => return Some((404, refusal(404))),
+                },
                 ("GET", _) => json!({
                     "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg", "namespace": "apps", "resourceVersion": "1"},
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
@@ -135,6 +150,7 @@ impl World {
                     let version = versions.fetch_add(1, Ordering::Relaxed).to_string();
                     object["metadata"]["resourceVersion"] = json!(version);
                     store.lock().unwrap().push(object.clone());
+                    stands.insert(path, object.clone());
                     object
                 }
                 _ => body,
@@ -166,6 +182,7 @@ impl World {
             cluster,
             calls,
             written,
+            standing,
             status,
             log,
             queue: Mutex::new(woken),
@@ -377,6 +394,49 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     world.admit("status");
     let (_, calls) = world.reconcile().await;
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
+}
+
+#[tokio::test]
+async fn an_object_that_no_watch_shows_is_read_by_its_name() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let cache_of = |kind| {
+        let caches = &world.context.sources.caches;
+        let owned = caches.owned().find(|(of, _)| *of == kind);
+        Arc::clone(owned.unwrap().1)
+    };
+    // Its watch is lost, and what it showed last is not true any more.
+    cache_of(Kind::Service).lost(None, Some(403));
+    world.standing.lock().unwrap().remove("services/demo");
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls, ["GET", "GET", "Service/demo"]);
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    cache_of(Kind::Service).listed(None);
+    world.echo();
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    // The operator has just started, and may not watch it.
+    let ingresses = cache_of(Kind::Ingress);
+    let caches = &world.context.sources.caches;
+    ingresses.remove(caches.get(Kind::Ingress, "apps", "demo").unwrap());
+    ingresses.expect_watch(None);
+    ingresses.not_listed(None, Some(403));
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "status"]);
+    assert_eq!(requeue, Some(Action::requeue(Duration::from_mins(1))));
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, ["GET"], "it stands as it is wanted");
+    world.cluster.spec = cluster(&json!({"ingress": {"enabled": false}})).spec;
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "DELETE"]);
+    // Whether it stands cannot be found out at all.
+    world.refuse("GET", 403);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "status"]);
+    assert_eq!(requeue, Some(Action::await_change()));
+    let status = world.status.lock().unwrap().to_string();
+    assert!(status.contains("may still stand"), "{status}");
 }
 
 /// With a cluster that wants three replicas, of which no license allows so many.
