@@ -184,16 +184,13 @@ impl Calls {
 
     /// Makes a call in a task of its own, unless the same one is running already or is still to
     /// wait; then returns when it may be tried. `ended` gets what came of it.
-    pub fn make<F>(
+    pub fn make(
         self: &Arc<Self>,
         key: &Key,
         call: BytebaseCall,
         http: &reqwest::Client,
-        ended: impl FnOnce(BytebaseCall, Result<(), CallError>) -> F + Send + 'static,
-    ) -> Result<(), Timestamp>
-    where
-        F: Future<Output = ()> + Send,
-    {
+        ended: impl FnOnce(BytebaseCall, Result<(), CallError>) + Send + 'static,
+    ) -> Result<(), Timestamp> {
         self.begin(key, &call, Timestamp::now())?;
         let (calls, key, http) = (Arc::clone(self), key.clone(), http.clone());
         tokio::spawn(async move {
@@ -202,7 +199,7 @@ impl Calls {
             let result = call_ended.catch_unwind().await;
             let result = result.unwrap_or(Err(CallError::Defect));
             calls.ended(&key, &result, Timestamp::now());
-            ended(call, result).await;
+            ended(call, result);
         });
         Ok(())
     }

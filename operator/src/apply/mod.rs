@@ -507,7 +507,7 @@ impl Execution<'_> {
         let (publisher, queue) = (self.writer.publisher.clone(), self.writer.queue.clone());
         let (cluster, key) = (self.cluster.clone(), self.key.clone());
         let succeeded = Arc::clone(&self.writer.call_succeeded);
-        let made = calls.make(self.key, call, http, move |call, result| async move {
+        let made = calls.make(self.key, call, http, move |call, result| {
             match result {
                 Ok(()) => {
                     let notice = Notice {
@@ -517,7 +517,7 @@ impl Execution<'_> {
                         subject: String::new(),
                         message: done(&cluster, &call),
                     };
-                    publisher.publish(&cluster, &[notice]).await;
+                    publisher.publish(&cluster, &[notice]);
                     succeeded(&key);
                 }
                 Err(error) => {

@@ -126,7 +126,7 @@ pub async fn report_unseen(
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
         let due = due(key, notices(&previous, &status), memory, now);
-        writer.publisher.publish(cluster, &due).await;
+        writer.publisher.publish(cluster, &due);
     }
     Ok(())
 }

@@ -128,11 +128,7 @@ impl Context {
             http,
             leadership: leadership.clone(),
             metrics: Arc::clone(&metrics),
-            publisher: Publisher {
-                client: client.clone(),
-                instance: options.instance.clone(),
-                leadership,
-            },
+            publisher: Publisher::new(client.clone(), options.instance.clone(), leadership),
             calls: Arc::default(),
             queue: queue.clone(),
             cached: Box::new(move |kind, namespace, name| caches.get(kind, namespace, name)),

@@ -214,7 +214,7 @@ impl Pass<'_> {
         let reported = reported.await;
         // Before anything else that takes time: the watch is about to show what was written.
         context.remember(key, memory);
-        writer.publisher.publish(cluster, &outcome.notices).await;
+        writer.publisher.publish(cluster, &outcome.notices);
         reported?;
         let failed = |failure: &&ApplyFailure| failure.kind.asks_for_another_try();
         if let Some(failure) = outcome.failures.iter().find(failed) {

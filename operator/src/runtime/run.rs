@@ -35,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const OWN_POD_RETRY: Duration = Duration::from_secs(2);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Longest that the last events may take at shutdown.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// How to run.
 pub struct Run {
@@ -171,9 +173,15 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     drain.cancel();
     // The lease goes on being renewed until the last write is done.
     let drained = tokio::time::timeout(DRAIN, async {
+        let ends = async {
+            let _ = (&mut work).await;
+            // What the last of them reported, if the API server takes it soon.
+            let events = context.writer.publisher.flush();
+            let _ = tokio::time::timeout(LAST_EVENTS, events).await;
+        };
         tokio::select! {
             lost = contender.keep() => Err(RunError::LeaseLost(lost.to_string())),
-            _ = &mut work => Ok(()),
+            () = ends => Ok(()),
         }
     });
     drained.await.unwrap_or(Ok(()))?;

@@ -699,6 +699,7 @@ impl World {
             }
             done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
         }
+        self.context.writer.publisher.flush().await;
         let stored = self.object(&format!("{PLACE}{name}"));
         let is_there = stored.is_some_and(|object| uid_of(&object) == uid)
             && self.seen(name).and_then(|seen| seen.uid()).as_ref() == Some(&uid);

@@ -199,11 +199,18 @@ impl World {
         std::iter::from_fn(|| queue.try_recv().ok()).count() > 0
     }
 
-    /// Reconciles once. Returns when the next one is due, and what was called.
+    /// Reconciles once, and lets its events be published. Returns when the next one is due, and
+    /// what was called.
     async fn reconcile(&self) -> (Option<Action>, Vec<String>) {
+        let done = self.pass().await;
+        self.context.writer.publisher.flush().await;
+        (done, std::mem::take(&mut self.calls.lock().unwrap()))
+    }
+
+    /// Reconciles once.
+    async fn pass(&self) -> Option<Action> {
         let cluster = Arc::new(self.cluster.clone());
-        let done = reconcile(cluster, Arc::clone(&self.context)).await;
-        (done.ok(), std::mem::take(&mut self.calls.lock().unwrap()))
+        reconcile(cluster, Arc::clone(&self.context)).await.ok()
     }
 
     /// By this code, or by [`NO_ANSWER`].
@@ -710,6 +717,20 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
     for call in ["Service/demo", "Ingress/demo", "status"] {
         assert!(calls.contains(&call.to_owned()), "{call}: {calls:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reconcile_waits_for_an_event() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    for call in EVENTS {
+        world.refuse(call, NO_ANSWER);
+    }
+    let started = time::Instant::now();
+    assert!(time::timeout(MOMENT, world.pass()).await.is_ok());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    let status = world.status.lock().unwrap().clone();
+    assert!(status["conditions"].is_array(), "{status}");
 }
 
 #[tokio::test(start_paused = true)]
