@@ -84,8 +84,11 @@ pub struct Writer {
     pub cached: FindCached,
     /// Whether the watch of a kind shows all that there is in a namespace.
     pub sees: SeesKind,
-    /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
-    pub call_succeeded: CallSucceeded,
+    /// Called when a call to Bytebase's API has ended, answered or not, since its database may hold
+    /// something new.
+    pub call_ended: CallEnded,
+    /// Whether a cluster's database has been read by a reading that began after this moment.
+    pub is_read_since: IsReadSince,
 }
 
 /// Finds an object by kind, namespace and name.
@@ -95,7 +98,10 @@ pub type FindCached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Se
 pub type SeesKind = Box<dyn Fn(Kind, &str) -> bool + Send + Sync>;
 
 /// Takes note of a cluster.
-pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;
+pub type CallEnded = Arc<dyn Fn(&Key) + Send + Sync>;
+
+/// Whether there is a reading of a cluster's database that young.
+pub type IsReadSince = Box<dyn Fn(&Key, tokio::time::Instant) -> bool + Send + Sync>;
 
 /// Carries out a plan. One refused object does not keep the others from standing.
 pub async fn apply(
@@ -126,6 +132,9 @@ pub async fn apply(
         ends_at: tokio::time::Instant::now() + WRITES_TIMEOUT,
     };
     execution.forget_kept();
+    if let Some(left) = execution.memory.perhaps_evicted_for() {
+        execution.outcome.requeue_after(left);
+    }
     let missing = execution.stand(plan, observation).await?;
     execution.outcome.overruled = execution.memory.overruled();
     // What the API server, or who it asks, has against a new template must not keep the license gate open.
@@ -226,9 +235,14 @@ impl Execution<'_> {
         name: &str,
         write: impl Future<Output = Result<T, ApplyFailure>>,
     ) -> Result<T, ApplyFailure> {
-        let left = self.ends_at.duration_since(tokio::time::Instant::now());
-        let done = timeout(left.clamp(SHORTEST_TRY, WRITE_TIMEOUT), write).await;
+        let done = timeout(self.time_left(), write).await;
         done.unwrap_or_else(|_| Err(ApplyFailure::timed_out(verb, kind, name)))
+    }
+
+    /// How long one more write may take.
+    fn time_left(&self) -> Duration {
+        let left = self.ends_at.duration_since(tokio::time::Instant::now());
+        left.clamp(SHORTEST_TRY, WRITE_TIMEOUT)
     }
 
     /// Counts a write of an object that the cluster owns.
@@ -471,10 +485,12 @@ impl Execution<'_> {
 
     async fn evict(&mut self, eviction: &Eviction) -> Result<(), NotLeading> {
         self.writer.leadership.check()?;
-        let evict = self.objects.evict(eviction);
-        let evicted_pod = self.in_time("evict", Kind::Pod, &eviction.pod, evict);
-        let evicted_pod = evicted_pod.await;
-        match evicted_pod {
+        let evicted_pod = timeout(self.time_left(), self.objects.evict(eviction)).await;
+        let unanswered = |_| {
+            let failure = ApplyFailure::timed_out("evict", Kind::Pod, &eviction.pod);
+            Ok(Evicted::Unanswered(failure))
+        };
+        match evicted_pod.unwrap_or_else(unanswered) {
             Ok(Evicted::Done) => {
                 self.outcome.writes += 1;
                 self.memory.note_evicted(&eviction.uid);
@@ -486,6 +502,11 @@ impl Execution<'_> {
             Ok(Evicted::Refused(why)) => {
                 let times = self.memory.note_refused(&eviction.uid, why);
                 self.outcome.requeue_after(budget_pause(times));
+            }
+            // By then the watch shows whether it is ending; until then no other one is ended.
+            Ok(Evicted::Unanswered(failure)) => {
+                self.memory.note_perhaps_evicted(&eviction.uid);
+                self.outcome.failures.push(failure);
             }
             Err(failure) => self.outcome.failures.push(failure),
         }
@@ -506,8 +527,9 @@ impl Execution<'_> {
         self.writer.leadership.check()?;
         let (publisher, queue) = (self.writer.publisher.clone(), self.writer.queue.clone());
         let (cluster, key) = (self.cluster.clone(), self.key.clone());
-        let succeeded = Arc::clone(&self.writer.call_succeeded);
-        let made = calls.make(self.key, call, http, move |call, result| {
+        let call_ended = Arc::clone(&self.writer.call_ended);
+        let is_read_since = |moment| (self.writer.is_read_since)(self.key, moment);
+        let made = calls.make(self.key, call, http, is_read_since, move |call, result| {
             match result {
                 Ok(()) => {
                     let notice = Notice {
@@ -518,12 +540,12 @@ impl Execution<'_> {
                         message: done(&cluster, &call),
                     };
                     publisher.publish(&cluster, &[notice]);
-                    succeeded(&key);
                 }
                 Err(error) => {
                     tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
                 }
             }
+            call_ended(&key);
             queue.enqueue(key);
         });
         if let Err(not_before) = made

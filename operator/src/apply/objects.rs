@@ -51,6 +51,8 @@ pub enum Evicted {
     Gone,
     /// A PodDisruptionBudget does not let it go now; in the words of the API server.
     Refused(String),
+    /// Whether the pod is ending is not known.
+    Unanswered(ApplyFailure),
 }
 
 /// The resource of a kind.
@@ -405,11 +407,16 @@ impl Objects<'_> {
             Err(kube::Error::Api(status)) if status.message.contains(TWO_BUDGETS) => {
                 Ok(Evicted::Refused(status.message.clone()))
             }
-            Err(error) => Err(ApplyFailure::new(
-                &error,
-                &format!("create pods/{}/eviction", eviction.pod),
-                false,
-            )),
+            Err(error) => {
+                let what = format!("create pods/{}/eviction", eviction.pod);
+                let failure = ApplyFailure::new(&error, &what, false);
+                let is_busy = matches!(&error, kube::Error::Api(status) if status.code < 500);
+                if failure.kind == FailureKind::Transient && !is_busy {
+                    Ok(Evicted::Unanswered(failure))
+                } else {
+                    Err(failure)
+                }
+            }
         }
     }
 }
@@ -950,6 +957,7 @@ mod tests {
             why: String::new(),
             refused: None,
         };
+        let unanswered = Evicted::Unanswered(ApplyFailure::timed_out("evict", Kind::Pod, "demo-2"));
         for (answer, expected) in [
             ((429, refusal), Ok(Evicted::Refused(why.to_owned()))),
             (
@@ -964,7 +972,8 @@ mod tests {
             (status(429), Err(FailureKind::Transient)),
             (status(404), Ok(Evicted::Gone)),
             (status(409), Ok(Evicted::Gone)),
-            (status(504), Err(FailureKind::Transient)),
+            // It may have been done all the same.
+            (status(504), Ok(unanswered.clone())),
         ] {
             let (client, calls) = respond(vec![answer]);
             let objects = Objects {
@@ -972,7 +981,10 @@ mod tests {
                 namespace: "team",
                 owner: OWNER,
             };
-            let done = objects.evict(&eviction).await;
+            let mut done = objects.evict(&eviction).await;
+            if matches!(done, Ok(Evicted::Unanswered(_))) {
+                done = Ok(unanswered.clone());
+            }
             assert_eq!(done.map_err(|failure| failure.kind), expected);
             let calls = calls.lock().unwrap();
             let uid = &calls[0].2["deleteOptions"]["preconditions"]["uid"];

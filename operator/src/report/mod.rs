@@ -26,6 +26,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use memory::WrittenStatus;
 use serde_json::json;
+use std::ops::RangeInclusive;
 
 /// Names of sessions in status. A hold has one or two; a database may name any number.
 const MOST_HOLDERS: usize = 10;
@@ -73,11 +74,12 @@ pub async fn report(
         outcome.requeue_after(ECHO);
         return Ok(());
     }
+    let pass = observation.now..=outcome.present();
     mark_lasting(
         &mut outcome.failures,
         &previous,
         &mut memory.failing_since,
-        observation.now,
+        &pass,
     );
     let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
@@ -359,12 +361,13 @@ fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) ->
 const FAILING: SignedDuration = SignedDuration::from_secs(30);
 
 /// Marks failures that were to pass and have not. `since`: since when there have been some, as far
-/// as this process knows; another process may have reported them before.
+/// as this process knows; another process may have reported them before. `pass`: from the
+/// observation to now, in which a write may have been waited for all the time.
 fn mark_lasting(
     failures: &mut [ApplyFailure],
     previous: &BytebaseClusterStatus,
     since: &mut Option<Timestamp>,
-    now: Timestamp,
+    pass: &RangeInclusive<Timestamp>,
 ) {
     let mut passing = failures
         .iter_mut()
@@ -374,13 +377,13 @@ fn mark_lasting(
         *since = None;
         return;
     }
-    let since = *since.get_or_insert(now);
+    let since = *since.get_or_insert(*pass.start());
     let reported = previous.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::Stalled.as_ref()
             && condition.status == "True"
             && condition.reason == Reason::ApplyFailed.as_ref()
     });
-    if reported || now.duration_since(since) >= FAILING {
+    if reported || pass.end().duration_since(since) >= FAILING {
         passing.for_each(|failure| failure.kind = FailureKind::Lasting);
     }
 }

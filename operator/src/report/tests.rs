@@ -696,9 +696,10 @@ fn a_cluster_whose_objects_cannot_be_seen_is_not_reported_as_it_was() {
 #[test]
 fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     let failing = || vec![refused(FailureKind::Transient, false)];
+    let at = |seconds: i64| later(seconds)..=later(seconds);
     let kind_after = |seconds: i64, previous: &BytebaseClusterStatus, since: &mut Option<_>| {
         let mut failures = failing();
-        mark_lasting(&mut failures, previous, since, later(seconds));
+        mark_lasting(&mut failures, previous, since, &at(seconds));
         failures[0].kind
     };
     let none = BytebaseClusterStatus::default();
@@ -726,11 +727,15 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     assert!(stalled.message.contains(&failures[0].message));
     // Another process goes on from what the status says.
     assert_eq!(kind_after(0, &after, &mut None), FailureKind::Lasting);
+    // The writes of one reconcile may be waited for as long.
+    let mut failures = failing();
+    mark_lasting(&mut failures, &none, &mut None, &(later(0)..=later(40)));
+    assert_eq!(failures[0].kind, FailureKind::Lasting);
     // A success ends it.
-    mark_lasting(&mut [], &after, &mut since, later(40));
+    mark_lasting(&mut [], &after, &mut since, &at(40));
     assert_eq!(since, None);
     let conflict = &mut [refused(FailureKind::Conflict, false)];
-    mark_lasting(conflict, &after, &mut None, later(40));
+    mark_lasting(conflict, &after, &mut None, &at(40));
     assert_eq!(conflict[0].kind, FailureKind::Conflict);
 }
 

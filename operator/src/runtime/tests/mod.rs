@@ -3,7 +3,7 @@
 mod histories;
 
 use super::context::{Context, Options, Parts};
-use super::reconcile::reconcile;
+use super::reconcile::{Error, after_failure, reconcile};
 use super::server::Readiness;
 use super::watches;
 use crate::api::BytebaseCluster;
@@ -699,6 +699,21 @@ fn lead_on(world: &World) {
     });
 }
 
+#[tokio::test]
+async fn a_failure_of_a_cluster_that_is_gone_is_not_remembered() {
+    let world = World::new(&json!({}));
+    let fails = || {
+        let cluster = Arc::new(world.cluster.clone());
+        after_failure(cluster, &Error::TimedOut, Arc::clone(&world.context))
+    };
+    assert_ne!(fails(), Action::await_change());
+    assert!(world.context.remembers_failures());
+    let mut feed = watches::clusters(&world.context);
+    feed.event(Event::Delete(Guarded::Read(world.cluster.clone())));
+    assert_eq!(fails(), Action::await_change());
+    assert!(!world.context.remembers_failures());
+}
+
 /// Such as a webhook that does not answer stands before.
 #[tokio::test(start_paused = true)]
 async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
@@ -717,6 +732,8 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
     for call in ["Service/demo", "Ingress/demo", "status"] {
         assert!(calls.contains(&call.to_owned()), "{call}: {calls:?}");
     }
+    let status = world.status.lock().unwrap().clone();
+    assert_eq!(status["phase"], "Stalled", "it is reported: {status}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -780,6 +797,26 @@ async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
     // The watch still shows the pod as before.
     let (_, calls) = world.reconcile().await;
     assert_eq!(evictions(&calls), 0, "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_eviction_was_not_answered_counts_as_ending_for_a_moment() {
+    for code in [NO_ANSWER, 504] {
+        let world = World::new(&json!({}));
+        world.reconcile().await;
+        world.echo();
+        world.runs_outdated_pod();
+        world.refuse("Eviction/demo-0", code);
+        lead_on(&world);
+        let evicts = |calls: &[String]| calls.contains(&"Eviction/demo-0".to_owned());
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!((requeue, evicts(&calls)), (None, true), "{calls:?}");
+        world.admit("Eviction/demo-0");
+        let (requeue, calls) = world.reconcile().await;
+        assert!(!evicts(&calls), "{code}: {calls:?}");
+        let soon = requeue.is_some_and(|requeue| requeue != Action::await_change());
+        assert!(soon, "it is tried again: {requeue:?}");
+    }
 }
 
 #[tokio::test]
