@@ -333,7 +333,11 @@ mod tests {
 
     /// Makes a call at a moment, with this result.
     fn tried(calls: &Calls, call: &BytebaseCall, second: i64, result: &Result<(), CallError>) {
-        assert_eq!(calls.begin(&key(), call, at(second), |_| true), Ok(()), "at {second}");
+        assert_eq!(
+            calls.begin(&key(), call, at(second), |_| true),
+            Ok(()),
+            "at {second}"
+        );
         calls.ended(&key(), result, at(second));
     }
 
@@ -423,7 +427,10 @@ mod tests {
         let calls = Calls::default();
         tried(&calls, &install("p"), 0, &Ok(()));
         assert_eq!(calls.failure(&key()), None);
-        assert_eq!(calls.begin(&key(), &install("p"), at(59), |_| true), Err(at(60)));
+        assert_eq!(
+            calls.begin(&key(), &install("p"), at(59), |_| true),
+            Err(at(60))
+        );
         // Another one is.
         tried(&calls, &install("q"), 1, &Ok(()));
         // Once it is not wanted it may be wanted again.
@@ -475,13 +482,19 @@ mod tests {
     #[test]
     fn one_call_runs_at_a_time_and_an_outdated_result_says_nothing() {
         let calls = Calls::default();
-        assert_eq!(calls.begin(&key(), &install("old"), at(0), |_| true), Ok(()));
+        assert_eq!(
+            calls.begin(&key(), &install("old"), at(0), |_| true),
+            Ok(())
+        );
         let second = calls.begin(&key(), &install("new"), at(1), |_| true);
         assert_eq!(second, Err(Timestamp::MAX));
         let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
         calls.ended(&key(), &refused, at(2));
         assert_eq!(calls.failure(&key()), None);
-        assert_eq!(calls.begin(&key(), &install("new"), at(2), |_| true), Ok(()));
+        assert_eq!(
+            calls.begin(&key(), &install("new"), at(2), |_| true),
+            Ok(())
+        );
     }
 
     #[test]
@@ -512,6 +525,9 @@ mod tests {
         tried(&calls, &install("p"), 60, &lost);
         assert!(calls.failure(&key()).is_some());
         // Where nothing has answered for so long nothing is about to.
-        assert_eq!(calls.begin(&key(), &install("p"), at(119), |_| true), Err(at(120)));
+        assert_eq!(
+            calls.begin(&key(), &install("p"), at(119), |_| true),
+            Err(at(120))
+        );
     }
 }

@@ -291,7 +291,11 @@ mod tests {
         let mut memory = Memory::default();
         memory.note_perhaps_evicted("a");
         assert_eq!(memory.evicted().as_deref(), Some("a"));
-        assert!(memory.perhaps_evicted_for().is_some_and(|left| left <= ECHO));
+        assert!(
+            memory
+                .perhaps_evicted_for()
+                .is_some_and(|left| left <= ECHO)
+        );
         memory.evicted.as_mut().unwrap().until = Some(Instant::now());
         assert_eq!(memory.evicted(), None);
         memory.note_evicted("b");

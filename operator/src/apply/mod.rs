@@ -202,8 +202,9 @@ impl Execution<'_> {
         is_seen.then(|| (self.writer.cached)(kind, self.objects.namespace, name))?
     }
 
+    /// Of StatefulSets the observation has asked.
     fn sees(&self, kind: Kind) -> bool {
-        (self.writer.sees)(kind, self.objects.namespace)
+        kind == Kind::StatefulSet || (self.writer.sees)(kind, self.objects.namespace)
     }
 
     fn forget_kept(&mut self) {
