@@ -6,7 +6,8 @@ use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginStat
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, Holder, LoginTrial,
-    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense, Usage, has_replicas,
+    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense, Usage,
+    has_replicas,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};

@@ -485,7 +485,11 @@ fn what_is_added_to_a_template_changes_nothing_else_of_it() {
         let plain = made(Additions::default());
         for defaults in 0..=LATEST_DEFAULTS {
             let known = drift::common(&plain, &made(Additions { defaults, ..HOOK }));
-            assert_eq!(drift::undone(&latest, &known).unwrap(), latest, "{defaults}");
+            assert_eq!(
+                drift::undone(&latest, &known).unwrap(),
+                latest,
+                "{defaults}"
+            );
         }
         let defaults = made(Additions {
             defaults: LATEST_DEFAULTS,

@@ -577,7 +577,6 @@ pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
     !pods.is_empty() || set_size.unwrap_or(0) != 0
 }
 
-
 impl Observation {
     /// Why what stands of this kind cannot be seen, and what to do, if so.
     pub fn unseen(&self, kind: Kind) -> Option<&str> {

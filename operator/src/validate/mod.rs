@@ -38,8 +38,8 @@ pub use service::{
     Cidr, CidrError, DualStack, IpFamilies, LoadBalancerClass, ServiceReach, ValidService,
 };
 
-use crate::api::{BytebaseCluster, BytebaseClusterSpec};
 use crate::api::spec::{Enforcement, MOST_REPLICAS};
+use crate::api::{BytebaseCluster, BytebaseClusterSpec};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
 use diagnostics::Diagnostics;
