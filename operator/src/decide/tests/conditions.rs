@@ -700,7 +700,8 @@ fn a_kind_that_cannot_be_watched_is_named_and_what_it_shows_is_unknown() {
             assert!(message.contains("grant its role watch"), "{message}");
         }
     }
-    let message = &condition(&unseen(&off).report, ConditionType::Exposed).message;
+    let unwanted = unseen(&off);
+    let message = &condition(&unwanted.report, ConditionType::Exposed).message;
     assert!(message.contains("may still stand"), "{message}");
 }
 

@@ -13,7 +13,7 @@ use crate::observation::{
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
-    OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
+    NEW, OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
