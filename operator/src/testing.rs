@@ -406,3 +406,14 @@ pub fn api_server(
     });
     kube::Client::new(service, namespace)
 }
+
+/// The status in the body of a request that writes one, of the cluster that it names: it replaces
+/// what was there, whoever wrote that.
+pub fn written_status(body: &Value) -> Option<(&Value, &Value)> {
+    let [test, add] = body.as_array()?.as_slice() else {
+        return None;
+    };
+    let is = |step: &Value, op: &str, path: &str| step["op"] == op && step["path"] == path;
+    (is(test, "test", "/metadata/uid") && is(add, "add", "/status"))
+        .then(|| (&test["value"], &add["value"]))
+}
