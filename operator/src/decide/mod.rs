@@ -124,7 +124,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
     let stage = held.stage(stage, cluster.paused, observation);
     let rollout = rollout::step(cluster, &template, stage, observation, &health);
-    let because = hold::hold(cluster, observation, &database, &target, &template);
+    let because = held.rollout(cluster, observation, &database, &target, &template);
     let rollout = match (&held.downgrade, &held.login, because) {
         (Some(downgrade), ..) => rollout.refused(downgrade),
         (None, Some(login), _) if !cluster.paused => rollout.held_by_login(login),
