@@ -319,6 +319,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         pods: (0..running.unwrap_or(0)).map(pod).collect(),
         awaits_logs: false,
         ingress_has_address: Some(true),
+        exposed_hosts: Vec::new(),
         route: None,
         kinds_not_installed: Vec::new(),
         database,

@@ -436,6 +436,7 @@ impl Rules {
             pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
             awaits_logs: false,
             ingress_has_address: None,
+            exposed_hosts: Vec::new(),
             service_exposes: false,
             route: None,
             kinds_not_installed: Vec::new(),
@@ -645,6 +646,7 @@ impl Rules {
                 .version
                 .filter(|_| !self.has(Bug::VersionForgotten))
                 .map(|minor| schema_version(minor).to_string()),
+            url: None,
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,

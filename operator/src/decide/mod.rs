@@ -273,7 +273,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         report: Report {
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
-            url: Some(cluster.url.as_str().to_owned()),
+            url: Some(objects::reported_url(cluster, rollout, observation).to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, license),
