@@ -8,8 +8,8 @@ use crate::decide::Settings;
 use crate::decide::plan::{BytebaseCall, Plan, Wanted};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
-    Heartbeat, Observation, PodLogin, PodView, ProbeFailure, Remembered, RunningTasks, SchemaState,
-    Sessions, StatefulSetView, StoredLicense,
+    Heartbeat, Holder, Observation, PodLogin, PodView, ProbeFailure, Remembered, RunningTasks,
+    SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use crate::validate::{Fetched, References, ValidCluster, Validation, validate};
 use axum::http::Uri;
@@ -237,6 +237,7 @@ pub fn pod(ordinal: i32) -> PodView {
         ends_by: None,
         grace: None,
         drains: true,
+        drain_timeout: None,
         login: PodLogin::default(),
         ending_since: None,
         unready_since: None,
@@ -267,6 +268,14 @@ pub fn heartbeat(ordinal: i32, seconds: u64) -> Heartbeat {
     Heartbeat {
         replica_id: id(ordinal),
         age: Duration::from_secs(seconds),
+    }
+}
+
+/// Another cluster, with replicas on the same database.
+pub fn holder(name: &str) -> Holder {
+    Holder {
+        name: name.to_owned(),
+        usage: Usage::Runs,
     }
 }
 
@@ -322,6 +331,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         exposed_hosts: Vec::new(),
         route: None,
         kinds_not_installed: Vec::new(),
+        kinds_unseen: Vec::new(),
         database,
         last_facts,
         database_shared_with: None,

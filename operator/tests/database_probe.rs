@@ -1079,6 +1079,35 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     );
 }
 
+#[tokio::test]
+async fn a_reading_is_of_after_a_moment_only_if_it_began_after_it() {
+    let before = tokio::time::Instant::now();
+    let mut probe = Probe::start(access(bytebase("after")), DEFAULT_INTERVAL);
+    assert!(!probe.probes.is_read_since(&"it", before), "it is not read");
+    probe.wake(Duration::from_secs(20)).await.unwrap();
+    assert!(probe.probes.is_read_since(&"it", before));
+    let after = tokio::time::Instant::now();
+    assert!(!probe.probes.is_read_since(&"it", after));
+    probe.probes.poke(&"it");
+    let read = async {
+        while !probe.probes.is_read_since(&"it", after) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), read).await.unwrap();
+}
+
+#[tokio::test]
+async fn listening_sessions_are_seen_where_a_backslash_in_a_string_escapes() {
+    let url = bytebase("escapes");
+    server().sql(
+        "escapes",
+        "ALTER DATABASE escapes SET standard_conforming_strings = off",
+    );
+    let _replica = listener(&url, "bb-0").await;
+    assert_eq!(listeners(&facts(access(url)).await).unwrap().len(), 1);
+}
+
 /// What a session does is shown to its role, not to the owner of the tables.
 #[tokio::test]
 async fn sessions_of_a_login_that_is_not_the_owner_are_not_taken_for_none() {

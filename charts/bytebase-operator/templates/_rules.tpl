@@ -17,7 +17,7 @@ A comment above each rule names the calls that need it. No rule names a resource
   resources: [bytebaseclusters/finalizers]
   verbs: [update]
 # The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` reads an object that
-# stands in the way of a new one, because the watch does not show it: it belongs to another party, or has lost the operator's labels. Never deleted: that is left to Kubernetes' garbage collection.
+# stands in the way of a new one, because the watch does not show it: it belongs to another party, or has lost the operator's labels. It also reads what is there of a kind below whose watch is refused. Never deleted: that is left to Kubernetes' garbage collection.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]

@@ -12,8 +12,9 @@ use crate::cluster::engine::Engine;
 use crate::machine::command::Call;
 use crate::machine::tools::Tools;
 use crate::session::state::State;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// How long a parked component may take to end. By then the kubelet knows that it is not to start
 /// it again.
 const PARTING: Duration = Duration::from_secs(5);
+const KUBELET: &str = "kubelet";
 
 /// Where the node finds the policy by which the API server keeps its record of calls.
 const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
@@ -223,10 +225,11 @@ impl Cluster {
     }
 
     /// Undoes what a scenario that failed half-way may have left: frozen or parked components, a
-    /// stopped kubelet.
+    /// stopped or frozen kubelet.
     pub async fn heal(&self) -> Result<()> {
-        for component in [Component::ApiServer, Component::Etcd] {
-            for pid in self.processes_named(component.program()).await? {
+        let components = [Component::ApiServer, Component::Etcd].map(Component::program);
+        for program in components.into_iter().chain([KUBELET]) {
+            for pid in self.processes_named(program).await? {
                 self.on_node(&format!("kill -CONT {pid}")).await?;
             }
         }
@@ -241,6 +244,25 @@ impl Cluster {
     /// Stops the kubelet: pods run on, and nothing takes care of them.
     pub async fn stop_kubelet(&self) -> Result<()> {
         self.on_node("systemctl stop kubelet").await?;
+        Ok(())
+    }
+
+    /// Freezes the kubelet: it takes every connection and answers none. Pods run on.
+    pub async fn freeze_kubelet(&self) -> Result<()> {
+        self.signal_kubelet("STOP").await
+    }
+
+    /// Has a frozen kubelet go on.
+    pub async fn thaw_kubelet(&self) -> Result<()> {
+        self.signal_kubelet("CONT").await
+    }
+
+    async fn signal_kubelet(&self, signal: &str) -> Result<()> {
+        let pids = self.processes_named(KUBELET).await?;
+        let [pid] = pids.as_slice() else {
+            bail!("{} processes are a kubelet", pids.len());
+        };
+        self.on_node(&format!("kill -{signal} {pid}")).await?;
         Ok(())
     }
 
@@ -292,6 +314,15 @@ impl Cluster {
         parse_pids(&self.on_node(&script).await?)
     }
 
+    /// Where the connections over IPv4 lead to that the processes of a container have open.
+    pub async fn connections_of(&self, container: &str) -> Result<Vec<SocketAddrV4>> {
+        let pids = self.processes_of(container).await?;
+        let pid = pids.first().context("the container runs no process")?;
+        // All processes of a pod share them.
+        let table = self.on_node(&format!("cat /proc/{pid}/net/tcp")).await?;
+        parse_connections(&table)
+    }
+
     fn kind(&self, arguments: &[&str]) -> Call {
         let call = Call::new(&self.kind, arguments).env("KIND_CLUSTER_NAME", &self.name);
         self.engine.with_host(call)
@@ -305,9 +336,36 @@ fn parse_pids(printed: &str) -> Result<Vec<u32>> {
         .collect()
 }
 
+/// The other ends of the connections that are established, in the kernel's table: a line each, with
+/// address and port in hexadecimal digits, the last byte of the address first.
+fn parse_connections(table: &str) -> Result<Vec<SocketAddrV4>> {
+    const ESTABLISHED: &str = "01";
+    let rows = table.lines().skip(1).map(|line| {
+        let mut words = line.split_whitespace().skip(2);
+        (words.next().unwrap_or_default(), words.next())
+    });
+    let open = rows.filter(|(_, state)| *state == Some(ESTABLISHED));
+    open.map(|(remote, _)| {
+        let (address, port) = remote.split_once(':').context("no port")?;
+        let address = u32::from_str_radix(address, 16)?.swap_bytes();
+        let port = u16::from_str_radix(port, 16)?;
+        Ok(SocketAddrV4::new(address.into(), port))
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_those_that_are_established() -> Result<()> {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+            0: 0500F40A:9C40 0700F40A:1F90 01 00000000:00000000 00:00000000 00000000\n   \
+            1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000\n";
+        assert_eq!(parse_connections(table)?, ["10.244.0.7:8080".parse()?]);
+        Ok(())
+    }
 
     #[test]
     fn process_numbers_are_read_one_a_line() -> Result<()> {

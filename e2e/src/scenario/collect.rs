@@ -4,11 +4,14 @@
 
 use crate::machine::command::tail;
 use crate::scenario::sandbox::{Sandbox, cluster_resource};
-use anyhow::Result;
+use crate::scenarios::support::{is_ending, is_ready};
+use crate::wait;
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
+use std::time::Duration;
 
 /// Kinds the operator may make or touch. Secrets are left out on purpose.
 const KINDS: &str = "pods,statefulsets,deployments,services,configmaps,ingresses,\
@@ -16,36 +19,86 @@ const KINDS: &str = "pods,statefulsets,deployments,services,configmaps,ingresses
 /// Lines of a log in the digest; the files have all of it.
 const DIGEST_LINES: usize = 15;
 const DATABASE_LINES: usize = 400;
+/// A Ready operator answers within so long.
+const METRICS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every text in which a secret must not stand: objects of the namespace, status of the clusters,
 /// events, the operator's logs and metrics.
 pub async fn public_places(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
-    let mut places = vec![(
-        "the namespace's objects".to_owned(),
-        sandbox.kubectl(&["get", KINDS, "-o", "yaml"]).await?,
-    )];
+    let mut places = objects(sandbox).await?;
     if has_clusters(sandbox).await? {
-        let status = sandbox
-            .kubectl(&[
-                "get",
-                &cluster_resource().plural,
-                "-o",
-                "jsonpath={.items[*].status}",
-            ])
-            .await?;
-        places.push(("the status".to_owned(), status));
+        places.extend(statuses(sandbox).await?);
     }
     places.extend(sandbox.operator_logs()?);
     for pod in sandbox.operator_pods().await? {
         let name = pod.metadata.name.clone().unwrap_or_default();
         if let Some(port) = metrics_port(&pod)
-            // A pod on its way in or out does not answer.
-            && let Ok(metrics) = sandbox.get_from_pod(&name, port, "metrics").await
+            && let Some(metrics) = metrics(sandbox, &name, port).await?
         {
             places.push((format!("the metrics of {name}"), metrics));
         }
     }
     Ok(places)
+}
+
+/// Each object of the namespace.
+async fn objects(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
+    let printed = sandbox.kubectl(&["get", KINDS, "-o", "json"]).await?;
+    let listed: Value = serde_json::from_str(&printed).context("the namespace's objects")?;
+    let objects = listed["items"].as_array().context("no list of objects")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let place = |object: &Value| {
+        let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+        (format!("{kind} {name}"), strings(object))
+    };
+    Ok(objects.iter().map(place).collect())
+}
+
+/// The status of each cluster. A spec may hold what the operator must not repeat, and one that is
+/// too deep to be read.
+async fn statuses(sandbox: &Sandbox) -> Result<Vec<(String, String)>> {
+    let columns = "jsonpath={range .items[*]}{.metadata.name}{\"\\t\"}{.status}{\"\\n\"}{end}";
+    let plural = cluster_resource().plural;
+    let printed = sandbox.kubectl(&["get", &plural, "-o", columns]).await?;
+    let mut places = Vec::new();
+    for (name, status) in printed.lines().filter_map(|line| line.split_once('\t')) {
+        // The operator has not seen the cluster yet.
+        if status.is_empty() {
+            continue;
+        }
+        let place = format!("the status of {name}");
+        let status: Value = serde_json::from_str(status).with_context(|| place.clone())?;
+        places.push((place, strings(&status)));
+    }
+    Ok(places)
+}
+
+/// The texts in a value, each on lines of its own. Printed as YAML, a long one would be broken into
+/// several lines.
+fn strings(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text}\n"),
+        Value::Array(list) => list.iter().map(strings).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| format!("{key}\n{}", strings(value)))
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => String::new(),
+    }
+}
+
+/// The metrics of an operator pod; of one on its way in or out, which does not answer, `None`.
+async fn metrics(sandbox: &Sandbox, pod: &str, port: u16) -> Result<Option<String>> {
+    let read = || async {
+        let answer = sandbox.get_from_pod(pod, port, "metrics").await;
+        match (answer, sandbox.api::<Pod>().get_opt(pod).await?) {
+            (Ok(metrics), _) => Ok(Some(metrics)),
+            (Err(error), Some(pod)) if is_ready(&pod) && !is_ending(&pod) => Err(error),
+            (Err(_), _) => Ok(None),
+        }
+    };
+    // The kubelet may not have noticed yet that it has been killed.
+    wait::until("the metrics", METRICS_PATIENCE, read, |_| true).await
 }
 
 /// Writes everything to the scenario's folder. Returns the digest for the terminal. What cannot be
@@ -212,6 +265,18 @@ mod tests {
             "type": "Ready", "status": "False", "reason": "NoDatabase", "message": "refused",
         });
         assert_eq!(one_line(&condition), "Ready=False NoDatabase: refused");
+    }
+
+    #[test]
+    fn every_text_of_an_object_stands_on_lines_of_its_own() {
+        let object = serde_json::json!({
+            "metadata": {"annotations": {"a": "one\ntwo"}},
+            "spec": {"list": ["three", 4, null]},
+        });
+        let texts = strings(&object);
+        for text in ["a", "one", "two", "three"] {
+            assert!(texts.lines().any(|line| line == text), "{texts}");
+        }
     }
 
     #[test]

@@ -1,64 +1,143 @@
 //! Looking for secrets where none may be: whatever a scenario planted must not turn up in anything
 //! the operator wrote.
 
-use k8s_openapi::ByteString;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use std::collections::BTreeSet;
+
+/// Anything shorter turns up anywhere by chance.
+const SHORTEST: usize = 8;
+/// Begins the first and the last line of a key or a certificate; they are the same in all.
+const PEM_BOUNDARY: &str = "-----";
 
 /// A secret that was planted, under the name an error may call it by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planted {
     pub label: String,
-    value: String,
+    /// What is looked for; nothing if the secret is too short.
+    forms: BTreeSet<String>,
 }
 
 impl Planted {
-    /// A secret to look for.
-    pub fn new(label: impl Into<String>, value: impl Into<String>) -> Self {
+    /// A secret to look for: each of its lines, and what base64 makes of it. Of a key that stands in
+    /// a log line by line, no line is the whole of it.
+    pub fn new(label: impl Into<String>, value: impl AsRef<str>) -> Self {
+        let value = value.as_ref();
+        let lines = value.lines().map(str::trim);
+        let lines: Vec<_> = lines
+            .filter(|line| line.len() >= SHORTEST && !line.starts_with(PEM_BOUNDARY))
+            .collect();
+        let whole = (!lines.is_empty()).then_some(value);
+        let encoded = lines.iter().copied().chain(whole).flat_map(in_base64);
+        let plain = lines.iter().map(|line| (*line).to_owned());
         Self {
             label: label.into(),
-            value: value.into(),
+            forms: plain.chain(encoded).collect(),
         }
+    }
+
+    fn stands_in(&self, readings: &[String]) -> bool {
+        let forms = &mut self.forms.iter();
+        forms.any(|form| readings.iter().any(|reading| reading.contains(form)))
     }
 }
 
-/// Every place that holds one of the secrets, plain or in base64. `places` are names with texts. A
-/// find names the secret and the place, and shows neither the secret nor the line.
+/// Every place that holds one of the secrets. `places` are names with texts. A find names the secret
+/// and the place, and shows neither the secret nor the line.
 pub fn find(planted: &[Planted], places: &[(String, String)]) -> Vec<String> {
-    let mut found = Vec::new();
-    for Planted { label, value } in planted {
-        // A short word turns up anywhere by chance.
-        if value.len() < 8 {
-            found.push(format!("the {label} is too short to be looked for"));
-            continue;
-        }
-        let encoded = base64(value);
-        for (place, text) in places {
-            let line = text
-                .lines()
-                .position(|line| line.contains(value.as_str()) || line.contains(&encoded));
+    let too_short = planted.iter().filter(|secret| secret.forms.is_empty());
+    let mut found: Vec<_> = too_short
+        .map(|secret| format!("the {} is too short to be looked for", secret.label))
+        .collect();
+    for (place, text) in places {
+        let lines: Vec<_> = text.lines().map(readings).collect();
+        for secret in planted {
+            let line = lines.iter().position(|line| secret.stands_in(line));
             if let Some(line) = line {
-                found.push(format!("the {label} stands in {place}, line {}", line + 1));
+                let (label, line) = (&secret.label, line + 1);
+                found.push(format!("the {label} stands in {place}, line {line}"));
             }
         }
     }
     found
 }
 
-fn base64(value: &str) -> String {
-    let encoded = serde_json::to_value(ByteString(value.as_bytes().to_vec())).unwrap_or_default();
-    // Without the padding it is also found inside a longer text.
-    encoded
-        .as_str()
-        .unwrap_or_default()
-        .trim_end_matches('=')
-        .to_owned()
+/// What base64 makes of a text wherever it begins inside a longer one: for each place that its first
+/// byte may have in a group of three, the characters in which no other byte has a part.
+fn in_base64(text: &str) -> impl Iterator<Item = String> {
+    (0..3).map(move |skipped| {
+        let bytes = text.as_bytes().get(skipped..).unwrap_or_default();
+        let groups = bytes.len() / 3 * 3;
+        STANDARD_NO_PAD.encode(bytes.get(..groups).unwrap_or_default())
+    })
+}
+
+/// A line as it stands, and what it says in JSON, in YAML and in a URL. A log in JSON may quote JSON.
+fn readings(line: &str) -> Vec<String> {
+    let once = unescaped(line);
+    let twice = unescaped(&once);
+    let mut readings = vec![line.to_owned(), once, twice, line.replace("''", "'")];
+    let decoded: Vec<_> = readings.iter().map(|text| percent_decoded(text)).collect();
+    readings.extend(decoded);
+    readings.sort();
+    readings.dedup();
+    readings
+}
+
+/// The text without the backslashes of JSON and of quoted YAML.
+fn unescaped(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(char) = rest.next() {
+        let next = if char == '\\' { rest.next() } else { None };
+        plain.push(match next {
+            None => char,
+            Some('n') => '\n',
+            Some('r') => '\r',
+            Some('t') => '\t',
+            Some('u') => {
+                let digits: String = rest.by_ref().take(4).collect();
+                let code = u32::from_str_radix(&digits, 16).ok();
+                code.and_then(char::from_u32)
+                    .unwrap_or(char::REPLACEMENT_CHARACTER)
+            }
+            Some(other) => other,
+        });
+    }
+    plain
+}
+
+/// The text with `%41` as `A`.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let mut byte = [*first];
+        rest = match rest {
+            [b'%', high, low, after @ ..]
+                if hex::decode_to_slice([*high, *low], &mut byte).is_ok() =>
+            {
+                after
+            }
+            _ => after,
+        };
+        bytes.extend(byte);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HARD: &str = "it's \\ a \"password\" & more";
+
     fn places(text: &str) -> Vec<(String, String)> {
         vec![("the log".to_owned(), text.to_owned())]
+    }
+
+    fn is_found(secret: &str, text: &str) -> bool {
+        !find(&[Planted::new("secret", secret)], &places(text)).is_empty()
     }
 
     #[test]
@@ -76,6 +155,58 @@ mod tests {
 
     #[test]
     fn a_secret_too_short_to_look_for_is_an_error() {
-        assert_eq!(find(&[Planted::new("password", "abc")], &[]).len(), 1);
+        for short in ["abc", "", "one\ntwo", "-----BEGIN KEY-----\nabc"] {
+            assert_eq!(find(&[Planted::new("password", short)], &[]).len(), 1);
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_secret_is_found_and_what_all_keys_have_is_not() {
+        let key = "-----BEGIN KEY-----\nMC4CAQAwBQYDK2Vw\n  BCIEIJ+9kPjQ4Zq0\n-----END KEY-----\n";
+        for text in [
+            "key: MC4CAQAwBQYDK2Vw",
+            "BCIEIJ+9kPjQ4Zq0",
+            r#"{"key":"-----BEGIN KEY-----\nMC4CAQAwBQYDK2Vw\n"}"#,
+        ] {
+            assert!(is_found(key, text), "{text}");
+        }
+        assert!(is_found(key, &STANDARD_NO_PAD.encode(key)));
+        assert!(!is_found(
+            key,
+            "-----BEGIN KEY-----\nanother\n-----END KEY-----"
+        ));
+    }
+
+    #[test]
+    fn a_secret_is_found_however_it_is_written() {
+        let json = serde_json::json!({ "message": HARD }).to_string();
+        let quoted = serde_json::json!({ "message": json }).to_string();
+        for text in [
+            HARD,
+            &json,
+            &quoted,
+            &json.replace('&', "\\u0026"),
+            "message: 'it''s \\ a \"password\" & more'",
+            "it%27s%20%5C%20a%20%22password%22%20%26%20more",
+            "it's%20%5c%20a%20\"password\"%20&%20more",
+        ] {
+            assert!(is_found(HARD, text), "{text}");
+        }
+        assert!(!is_found(HARD, "it's a password & more"));
+    }
+
+    #[test]
+    fn a_secret_is_found_in_base64_wherever_it_begins() {
+        for before in ["", "u", "us", "use"] {
+            let login = STANDARD_NO_PAD.encode(format!("{before}:{HARD}@host"));
+            assert!(is_found(HARD, &login), "{before}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_escape_stays_as_it_is() {
+        assert_eq!(unescaped("a\\"), "a\\");
+        assert_eq!(unescaped("\\u00e4\\ud800"), "ä\u{fffd}");
+        assert_eq!(percent_decoded("100 % %4 %zz %41"), "100 % %4 %zz A");
     }
 }

@@ -30,7 +30,7 @@ const LONG: Duration = Duration::from_mins(25);
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "busy-through-changes",
-        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back, while the operator is killed again and again.",
+        "Under a steady load no task is lost when version and password change and when the size goes from three to one and back, while the operator is killed at each step of the rollout, and again and again.",
         |sandbox| Box::pin(through_changes(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -161,7 +161,7 @@ impl Work {
         let Subject { pool, target, .. } = &self.subject;
         let given = self.load.end().await?;
         ensure!(given > 0, "the load gave no task");
-        let killed = Vec::from_iter(self.noted.lock().killed.clone());
+        let killed = Vec::from_iter(self.noted.lock().losing.clone());
         let left = "SELECT status, count(*) FROM task_run
             WHERE status <> 'DONE' AND NOT coalesce(replica_id = ANY($1), false) GROUP BY 1 ORDER BY 1";
         let left = || async {
@@ -234,15 +234,43 @@ async fn through_changes(sandbox: Sandbox) -> Result<()> {
             status["rollout"]["waitingFor"] == "SecretInPods"
         })
         .await?;
+    let mut met = BTreeSet::new();
     tokio::select! {
-        done = roll_and_scale(&sandbox, &work) => done?,
+        done = rolled_out(&sandbox, "rolled=yes", 3) => done?,
+        failed = killed_at_each_step(&sandbox, &mut met) => failed?,
+    }
+    println!("    killed at the first sight of {met:?}");
+    ensure!(
+        met.contains("SecretInPods") && met.len() >= STEPS_MET,
+        "the operator was killed at {met:?} alone"
+    );
+    tokio::select! {
+        done = there_and_back(&sandbox, &work) => done?,
         failed = killed_again_and_again(&sandbox) => failed?,
     }
     work.end().await
 }
 
-async fn roll_and_scale(sandbox: &Sandbox, work: &Work) -> Result<()> {
-    rolled_out(sandbox, "rolled=yes", 3).await?;
+/// What a rollout of three busy replicas waits for at least, and shows for long enough to be seen:
+/// which of `IdleReplica`, `Drain`, `PodEnd` and `ReadyReplica` it is, the load decides.
+const STEPS_MET: usize = 3;
+
+/// Kills the operator at the first sight of each thing that the rollout waits for, and enters it.
+/// Ends in an error alone.
+async fn killed_at_each_step(sandbox: &Sandbox, met: &mut BTreeSet<String>) -> Result<()> {
+    loop {
+        // A request that fails has seen nothing.
+        let status = sandbox.status(NAME).await.unwrap_or_default();
+        let waits_for = status["rollout"]["waitingFor"].as_str();
+        if waits_for.is_some_and(|waits_for| met.insert(waits_for.to_owned())) {
+            super::operator::kill(sandbox).await?;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// To one replica, and to three again.
+async fn there_and_back(sandbox: &Sandbox, work: &Work) -> Result<()> {
     for replicas in [1, 3] {
         for model in &mut work.noted.lock().models {
             model.replicas = replicas;
@@ -270,7 +298,7 @@ async fn killed_again_and_again(sandbox: &Sandbox) -> Result<()> {
 /// all.
 async fn all_busy(work: &Work, replicas: i64) -> Result<()> {
     let pool = &work.subject.pool;
-    let killed = Vec::from_iter(work.noted.lock().killed.clone());
+    let killed = Vec::from_iter(work.noted.lock().losing.clone());
     let give = "INSERT INTO task_run (status, payload) VALUES ('AVAILABLE', '{\"seconds\": 30}')";
     let owners = "SELECT count(DISTINCT replica_id) FROM task_run WHERE status = 'RUNNING' AND replica_id <> ALL($1)";
     let busy = || async {
@@ -291,7 +319,7 @@ async fn restart_a_container(sandbox: &Sandbox, work: &Work) -> Result<()> {
     let pods = support::pods(sandbox).await?;
     let pod = pods.first().context("no pod")?;
     let killed = replica_id(sandbox, pod).await?;
-    work.noted.lock().killed.insert(killed.clone());
+    work.noted.lock().losing.insert(killed.clone());
     sandbox.strike(pod, "bytebase", Blow::Kill).await?;
     let now = || replica_id(sandbox, pod);
     wait::until("another process", PATIENCE, now, |now| *now != killed).await?;
@@ -410,7 +438,7 @@ async fn hook_killed(sandbox: Sandbox) -> Result<()> {
     // The queue may have to be free for as long as it may be held.
     let turn = Duration::from_secs(load::HOLD_LIMIT.into()) + PATIENCE;
     wait::until("the hold", turn, || sandbox.status(NAME), held).await?;
-    work.noted.lock().killed.insert(owner);
+    work.noted.lock().losing.insert(owner);
     sandbox
         .strike_program(&pod, "bytebase", "bytebase-drain", Blow::Kill)
         .await?;
@@ -485,10 +513,8 @@ async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
     }
     support::shorten_license(&sandbox, 5).await?;
     let ending = || async {
-        let pods = support::pods(&sandbox).await?.into_iter();
-        Ok(pods
-            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
-            .count())
+        let pods = support::pods(&sandbox).await?;
+        Ok(pods.iter().filter(|pod| support::is_ending(pod)).count())
     };
     wait::until("a replica that ends", ROLLOUT, ending, |now| *now >= 1).await?;
     let asked = Instant::now();
@@ -511,7 +537,8 @@ async fn license_cuts_drains(sandbox: Sandbox) -> Result<()> {
     ];
     let published = sandbox.kubectl(&events).await?;
     ensure!(
-        published.contains("asked to let it end at once"),
+        published.contains("asked to let it end at once")
+            && published.contains("those whose replica_id is "),
         "{published}"
     );
     Ok(())

@@ -1,15 +1,20 @@
 //! Kubernetes itself fails: no replica ends for it, and what was asked for meanwhile is done
 //! afterwards.
 
+use super::operator;
 use super::support::{self, Lives, NAME};
 use crate::cluster::Component;
 use crate::cluster::faults::{self, Blow};
-use crate::scenario::sandbox::{PATIENCE, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// The scenarios of this file.
@@ -41,7 +46,21 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .exclusive(),
+    Scenario::new(
+        "kubelet-frozen",
+        "Logs of twelve clusters that a new leader wants, and that the kubelet takes the requests for and never gives, delay no edit of another.",
+        |sandbox| Box::pin(kubelet_frozen(sandbox)),
+    )
+    .stand_in_only(stand_in::MANY)
+    .takes(150)
+    .exclusive(),
 ];
+
+/// Clusters whose logs are wanted. Each is read for five seconds, and then not for two, so that more
+/// than eight are being read at any time, which is what the operator reconciles at a time.
+const WANTED: usize = 12;
+/// Edits meanwhile; the longest counts.
+const EDITS: usize = 3;
 
 /// The API server takes its time to come back, and the kubelet waits between its starts.
 const BACK: Duration = Duration::from_mins(3);
@@ -124,6 +143,72 @@ async fn kubelet_stopped(sandbox: Sandbox) -> Result<()> {
     all_is_well(&sandbox).await
 }
 
+/// The kubelet stands still, with its port open, while another operator process takes over that does
+/// not know the ids of the replicas: these are in their logs.
+async fn kubelet_frozen(sandbox: Sandbox) -> Result<()> {
+    let options = OperatorOptions {
+        replicas: 2,
+        ..OperatorOptions::default()
+    };
+    sandbox.install_operator(&options).await?;
+    support::secrets(&sandbox).await?;
+    let cluster = support::minimal(&sandbox, 1).to_string();
+    sandbox.apply_yaml(&cluster).await?;
+    let names = support::many(&sandbox, "unread", WANTED).await?;
+    // The kubelet could not start another.
+    operator::wait_for_pair(&sandbox).await?;
+    let before = support::edit_takes(&sandbox, NAME).await?;
+    sandbox.harness().cluster.freeze_kubelet().await?;
+    let edited = edit_beside_unread_logs(&sandbox, &names).await;
+    sandbox.harness().cluster.thaw_kubelet().await?;
+    let after = edited?;
+    println!(
+        "    an edit after {:.1} s, and beside logs that never come after {:.1} s",
+        before.as_secs_f32(),
+        after.as_secs_f32()
+    );
+    operator::wait_for_pair(&sandbox).await?;
+    all_is_well(&sandbox).await
+}
+
+/// How long an edit takes while a new leader wants the logs of these clusters.
+async fn edit_beside_unread_logs(sandbox: &Sandbox, names: &[String]) -> Result<Duration> {
+    let first = operator::holder(sandbox).await?;
+    let leader = sandbox.api::<Pod>().get(&operator::pod_of(&first)).await?;
+    sandbox
+        .strike(&leader, operator::CONTAINER, Blow::Kill)
+        .await?;
+    // No process leads until the Lease has run out. The next one finds no id in the status.
+    let (clusters, parameters) = (sandbox.clusters(), PatchParams::default());
+    let without_ids = Patch::Merge(json!({"status": {"replicaStatuses": null}}));
+    let forgotten = names
+        .iter()
+        .map(|name| clusters.patch_status(name, &parameters, &without_ids));
+    try_join_all(forgotten).await?;
+    let second = operator::next_holder(sandbox, &first).await?;
+    let pod = operator::pod_of(&second);
+    let wanted = || async {
+        let calls = sandbox.calls().await?.into_iter();
+        let logs = calls.filter(|call| call.pod == pod && call.resource == "pods/log");
+        Ok(logs.map(|call| call.name).collect::<BTreeSet<_>>().len())
+    };
+    // The API server notes a request down when the operator has given it up.
+    wait::until("the logs to be wanted", PATIENCE, wanted, |pods| {
+        *pods >= names.len()
+    })
+    .await?;
+    let mut longest = Duration::ZERO;
+    for _ in 0..EDITS {
+        longest = longest.max(support::edit_takes(sandbox, NAME).await?);
+    }
+    // A request for a log that is not answered ends after five seconds.
+    ensure!(
+        longest < Duration::from_secs(4),
+        "an edit took {longest:?}, beside logs that never come"
+    );
+    Ok(longest)
+}
+
 /// Every connection of the operator to the API server is broken off, and none is made for some
 /// seconds.
 async fn watches_cut(sandbox: Sandbox) -> Result<()> {
@@ -148,9 +233,12 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         let label = format!("cut-{round}");
         let wish = support::patch_spec(&sandbox, json!({"podLabels": {"wish": label}})).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
+        let counted = cluster.on_node("iptables -S INPUT -v").await;
         cluster.on_node(&format!("iptables -D {rule}")).await?;
         gone?;
         wish?;
+        let cut = packets(&counted?, &address)?;
+        ensure!(cut > 0, "{blow}: no packet of the operator was cut off");
         let selector = format!("wish={label}");
         let changed = || sandbox.pods(&selector);
         wait::until("the wish in the pod", PATIENCE, changed, |pods| {
@@ -164,6 +252,16 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         wait::until("what was deleted, again", PATIENCE, again, |_| true).await?;
     }
     Ok(())
+}
+
+/// Packets that the rule for this address has met, as `iptables -S -v` counts them.
+fn packets(rules: &str, address: &str) -> Result<u64> {
+    let source = format!("-s {address}/32 ");
+    let mut of_address = rules.lines().filter(|rule| rule.contains(&source));
+    let rule = of_address.next().context("the rule is gone")?;
+    let (_, counters) = rule.split_once(" -c ").context("no counter")?;
+    let count = counters.split_whitespace().next().unwrap_or_default();
+    Ok(count.parse()?)
 }
 
 /// Says how long something took: recovery is what these scenarios are slow at.
@@ -227,4 +325,19 @@ async fn still_works(sandbox: &Sandbox) -> Result<()> {
     })
     .await?;
     all_is_well(sandbox).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packets_of_one_rule_are_read() -> Result<()> {
+        let rules = "-P INPUT ACCEPT -c 9 900\n\
+            -A INPUT -s 10.244.0.50/32 -p tcp -m tcp --dport 6443 -c 7 420 -j DROP\n\
+            -A INPUT -s 10.244.0.5/32 -p tcp -m tcp --dport 6443 -c 12 720 -j REJECT --reject-with tcp-reset\n";
+        assert_eq!(packets(rules, "10.244.0.5")?, 12);
+        assert!(packets(rules, "10.244.0.6").is_err());
+        Ok(())
+    }
 }

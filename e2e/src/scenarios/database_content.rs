@@ -32,10 +32,10 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "database-kept",
-        "A cluster that has served keeps its database from an older one that has not, also while it is stopped.",
+        "A cluster that has served keeps its database from an older one that has not, also while it is stopped and its spec names another place, until that is read as another database.",
         |sandbox| Box::pin(kept_by_the_younger(sandbox)),
     )
-    .takes(180),
+    .takes(220),
     Scenario::new(
         "database-read-only",
         "A database that takes no writes holds back the first pod until it does.",
@@ -163,10 +163,7 @@ async fn foreign_tables(sandbox: Sandbox) -> Result<()> {
         .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
         .await?;
     support::says(&reported, &["invoices"])?;
-    ensure!(
-        support::pods(&sandbox).await?.is_empty(),
-        "a pod was started on another application's tables"
-    );
+    support::no_pods(&sandbox).await?;
     support::execute(&sandbox, "DROP TABLE invoices").await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -186,13 +183,8 @@ async fn shared_by_two(sandbox: Sandbox) -> Result<()> {
         .wait_condition("second", "DatabaseReady", "False", "DatabaseShared")
         .await?;
     support::says(&reported, &[&format!("used by the BytebaseCluster {NAME}")])?;
-    ensure!(
-        sandbox
-            .pods("bytebase.com/cluster=second")
-            .await?
-            .is_empty(),
-        "the second cluster started on the first one's database"
-    );
+    let pods = || sandbox.pods("bytebase.com/cluster=second");
+    wait::throughout("no pod of the second", support::PAUSE, pods, Vec::is_empty).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -241,13 +233,50 @@ async fn kept_by_the_younger(sandbox: Sandbox) -> Result<()> {
     let pods = || sandbox.pods("bytebase.com/cluster=second");
     let none = |pods: &Vec<_>| pods.is_empty();
     wait::throughout("no pod of the older one", support::PAUSE, pods, none).await?;
-    shared().await?;
+    held_since(&sandbox, "is stopped").await?;
+
+    // A place that cannot be read may be another name of the same database, as the next one is.
+    lead("gone", &sandbox, CLOSED_PORT).await?;
+    lead("alias", &sandbox, sandbox.database().port()).await?;
+    let at = |host: &str| {
+        let server = format!("{host}.{}.svc:5432", sandbox.namespace());
+        sandbox.database().url_at(&server, "sslmode=disable")
+    };
+    name_database(&sandbox, "gone", &at("gone")).await?;
     sandbox
-        .kubectl(&["delete", "bytebasecluster", NAME])
+        .wait_condition(NAME, "DatabaseReady", "Unknown", "DatabaseUnreachable")
         .await?;
+    held_since(&sandbox, "names another place").await?;
+    name_database(&sandbox, "alias", &at("alias")).await?;
+    held_since(&sandbox, "is stopped").await?;
+    wait::throughout("no pod of the older one", support::PAUSE, pods, none).await?;
+    let name = &sandbox.database().name;
+    let another = sandbox
+        .database()
+        .url()
+        .replace(&format!("/{name}?"), "/postgres?");
+    name_database(&sandbox, "another", &another).await?;
     sandbox
         .wait_condition("second", "Ready", "True", "AllReplicasActive")
         .await?;
+    Ok(())
+}
+
+/// Has the younger one name a database by a Secret of its own.
+async fn name_database(sandbox: &Sandbox, secret: &str, url: &str) -> Result<()> {
+    sandbox.create_secret(secret, &[("PG_URL", url)]).await?;
+    let database = json!({"urlSecretRef": {"name": secret, "key": "PG_URL"}});
+    support::patch_spec(sandbox, json!({"database": database})).await
+}
+
+/// Waits until the older one is refused the database with these words.
+async fn held_since(sandbox: &Sandbox, words: &str) -> Result<()> {
+    let is_held = |status: &serde_json::Value| {
+        condition(&status["conditions"], "DatabaseReady").is_some_and(|now| {
+            now["reason"] == "DatabaseShared" && support::says(now, &[words]).is_ok()
+        })
+    };
+    sandbox.wait_status("second", words, is_held).await?;
     Ok(())
 }
 

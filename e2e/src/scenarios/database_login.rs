@@ -1,14 +1,15 @@
 //! The login to the metadata database: refused, changed, rotated, and written in every form.
 
 use super::drains::{done_then_ended, running_task};
-use super::support::{self, DATABASE_SECRET, NAME};
+use super::support::{self, DATABASE_SECRET, Lives, NAME};
 use crate::postgres::{CERTIFIED, Database};
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The scenarios of this file.
@@ -37,6 +38,13 @@ pub const SCENARIOS: &[Scenario] = &[
         |sandbox| Box::pin(rotation_too_late(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
+    Scenario::new(
+        "database-moves",
+        "Replicas keep running on their database while another one is refused, and move to one without a license one at a time.",
+        |sandbox| Box::pin(database_moves(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(150),
     Scenario::new(
         "keyword-form",
         "PG_URL in keyword form, with a password full of quotes and backslashes.",
@@ -88,13 +96,7 @@ async fn wrong_password(sandbox: Sandbox) -> Result<()> {
         .await?;
     support::says(&reported, &[sandbox.database().host()])?;
     // A replica that runs is not replaced by one that is known to fail.
-    wait::throughout(
-        "the running replica",
-        Duration::from_secs(8),
-        || support::lives(&sandbox),
-        |lives| *lives == before,
-    )
-    .await?;
+    held_back(&sandbox, &before).await?;
     support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
 }
@@ -122,21 +124,101 @@ async fn bad_rotation(sandbox: Sandbox) -> Result<()> {
             .wait_condition(NAME, "DatabaseReady", status, "")
             .await?;
         support::restart_operator(&sandbox).await?;
-        sandbox
-            .wait_status(NAME, "the login to be held back", |status| {
-                status["rollout"]["waitingFor"] == "Login"
-            })
-            .await?;
-        wait::throughout(
-            "the running replicas",
-            Duration::from_secs(10),
-            || support::lives(&sandbox),
-            |lives| *lives == before,
-        )
-        .await?;
+        held_back(&sandbox, &before).await?;
     }
     support::put_database_secret_back(&sandbox, &before).await?;
     Ok(())
+}
+
+/// What is read in a database that no replica uses yet, such as that it stores no license, ends none
+/// of them.
+async fn database_moves(sandbox: Sandbox) -> Result<()> {
+    support::ready(&sandbox, 3).await?;
+    let before = support::lives(&sandbox).await?;
+    let postgres = &sandbox.harness().postgres;
+    let name = format!("{}_next", sandbox.database().name);
+    let next = postgres.create_database(&name).await?;
+    sandbox.plant("the password of the other database", &next.password);
+    postgres
+        .execute_in(&name, "CREATE TABLE invoices (id int)")
+        .await?;
+    let url = next.url();
+    sandbox
+        .create_secret(DATABASE_SECRET, &[("PG_URL", &url)])
+        .await?;
+    sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
+        .await?;
+    let seen = || async {
+        let status = sandbox.status(NAME).await?;
+        let held = status["rollout"]["waitingFor"].clone();
+        let licensed = condition(&status["conditions"], "HALicensed");
+        let licensed = licensed.map(|licensed| licensed["status"].clone());
+        Ok((support::lives(&sandbox).await?, held, licensed))
+    };
+    wait::throughout(
+        "the replicas, which run on another database than the one that is refused",
+        Duration::from_secs(10),
+        seen,
+        |(lives, held, licensed)| {
+            *lives == before && held == "Login" && *licensed == Some(json!("Unknown"))
+        },
+    )
+    .await?;
+
+    // Empty, it passes every check, and stores no license either.
+    postgres.execute_in(&name, "DROP TABLE invoices").await?;
+    let pods = || support::pods(&sandbox);
+    let ready = |pods: &[Pod]| pods.iter().filter(|pod| support::is_ready(pod)).count();
+    let ends = |pods: &[Pod]| {
+        let ending = |pod: &&Pod| pod.metadata.deletion_timestamp.is_some();
+        pods.iter().filter(ending).count()
+    };
+    wait::until_while(
+        "one replica that has not moved yet",
+        2 * PATIENCE,
+        pods,
+        |pods| {
+            ensure!(ends(pods) <= 1, "two replicas end at the same time");
+            ensure!(ready(pods) >= 1, "no replica is Ready");
+            Ok(())
+        },
+        |pods: &Vec<Pod>| pods.len() == 1 && ends(pods) == 0,
+    )
+    .await?;
+    // There the operator signs up and installs the license, so that all of them may run again.
+    let moved = || async {
+        let status = sandbox.status(NAME).await?;
+        let endpoint = status["database"]["endpoint"].as_str().unwrap_or_default();
+        Ok((endpoint.to_owned(), status["activeReplicas"].clone()))
+    };
+    let path = format!("/{name}");
+    wait::until(
+        "three replicas on the other database",
+        2 * PATIENCE,
+        moved,
+        |(endpoint, active)| endpoint.ends_with(&path) && *active == 3,
+    )
+    .await?;
+    support::rolled_out(&sandbox).await
+}
+
+/// The rollout waits for the new login, and no replica ends. Without that wait it would be held for
+/// two minutes all the same, by the one for the Secret to come into the pods.
+async fn held_back(sandbox: &Sandbox, before: &Lives) -> Result<()> {
+    let seen = || async {
+        let waits_for = sandbox.status(NAME).await?["rollout"]["waitingFor"].clone();
+        Ok((waits_for, support::lives(sandbox).await?))
+    };
+    let waits = |(waits_for, _): &(Value, Lives)| waits_for == "Login";
+    wait::until("the login to be held back", PATIENCE, seen, waits).await?;
+    wait::throughout(
+        "a login that is held back from the same replicas",
+        Duration::from_secs(10),
+        seen,
+        |seen| waits(seen) && seen.1 == *before,
+    )
+    .await
 }
 
 async fn rotation(sandbox: Sandbox) -> Result<()> {

@@ -5,6 +5,10 @@ use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
+use crate::soak::Subject;
+use crate::soak::disturbances::Shared;
+use crate::soak::observer::Observer;
+use crate::soak::plan::Model;
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -12,7 +16,7 @@ use k8s_openapi::api::policy::v1::Eviction;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
 use kube::core::Status;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -42,11 +46,11 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(90),
     Scenario::new(
         "queue-hold",
-        "Where new work keeps coming to a replica that drains, its hook holds the queue and the status says so; no task is lost.",
+        "Where new work keeps coming to a replica that drains, its hook holds the queue, for as long as it may and then not for as long, and the status says so; no task is lost.",
         |sandbox| Box::pin(queue_hold(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(90),
+    .takes(190),
     Scenario::new(
         "drain-after-restart",
         "A container that has started again waits for no task of the process before it.",
@@ -60,6 +64,11 @@ pub const SCENARIOS: &[Scenario] = &[
 const LONG: i32 = 30;
 /// Longest until such a task is over and its pod has ended.
 const OVER: Duration = Duration::from_secs(90);
+/// `holdLimitSeconds` where the queue is held: longer than the tasks that keep coming take.
+const HOLD_LIMIT: Duration = Duration::from_secs(20);
+/// Seconds that a task takes that is not over when a hold is. A hook that knows its replica after twenty
+/// seconds may have to wait for as long as the queue is free, and holds it then.
+const OUTLIVES_HOLDS: i32 = 90;
 
 /// A task run: its id, its status, and who runs it.
 pub type TaskRun = (i64, String, Option<String>);
@@ -276,20 +285,30 @@ async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
     }
 }
 
-/// New work keeps coming to a replica that drains: its hook holds the queue, which is visible,
-/// until the replica has ended. No task is lost.
+/// New work keeps coming to a replica that drains: its hook holds the queue, which is visible, for
+/// as long as it may and not until the replica has finished its long task; the observer of the soak
+/// sees to the times. No task is lost.
 async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 2);
-    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
-    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(20);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(300);
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(HOLD_LIMIT.as_secs());
     support::start(&sandbox, &cluster).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    let pool = sandbox.sql().await?;
+    let (name, pool) = (NAME.to_owned(), sandbox.sql().await?);
+    let mut subject = Subject::new(&sandbox, name, sandbox.database(), pool.clone()).await?;
+    subject.hold_limit = HOLD_LIMIT;
+    let noted = Shared::default();
+    noted.lock().models = vec![Model {
+        replicas: 2,
+        ..Model::default()
+    }];
+    let observer = Observer::start(sandbox.api(), vec![subject], noted.clone());
     let load = tokio::spawn(task_each_second(pool.clone()));
-    let (_, pod) = running_task(&sandbox, 1).await?;
+    let (long, pod) = running_task(&sandbox, OUTLIVES_HOLDS).await?;
     let name = pod.name_any();
+    noted.lock().deleted.extend(pod.uid());
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
@@ -299,21 +318,28 @@ async fn queue_hold(sandbox: Sandbox) -> Result<()> {
             status["queueHold"]["heldBy"] == json!([holder])
         })
         .await?;
-    wait_ended(&sandbox, &pod, OVER).await?;
+    let is_free = |status: &Value| status["queueHold"].is_null();
+    sandbox
+        .wait_status(NAME, "the end of the hold", is_free)
+        .await?;
+    let (_, state, _) = task(&sandbox, long).await?;
+    ensure!(
+        state == "RUNNING",
+        "the queue was free only when the long task was {state}"
+    );
+    wait_ended(&sandbox, &pod, 2 * OVER).await?;
     load.abort();
     let done = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
     let left = || async { Ok(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await?) };
     // A task that was lost is FAILED and stays so.
     wait::until("every task to be done", OVER, left, |left| *left == 0).await?;
-    pool.close().await;
-    sandbox
-        .wait_status(NAME, "the end of the hold", |status| {
-            status["queueHold"].is_null()
-        })
-        .await?;
+    sandbox.wait_status(NAME, "no hold", is_free).await?;
     for reason in ["QueueHeld", "QueueFree"] {
         support::wait_event(&sandbox, reason).await?;
     }
+    let books = observer.end()?;
+    ensure!(books.clean(), "the books are not clean:\n{books}");
+    pool.close().await;
     Ok(())
 }
 
@@ -353,11 +379,12 @@ async fn without_operator(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// Waits until so many operators are available; for none until the last has ended.
 pub async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
     let selector = format!("app.kubernetes.io/instance={}", sandbox.release());
-    let replicas = format!("--replicas={replicas}");
+    let wanted = format!("--replicas={replicas}");
     sandbox
-        .kubectl(&["scale", "deployment", "-l", &selector, &replicas])
+        .kubectl(&["scale", "deployment", "-l", &selector, &wanted])
         .await?;
     let arguments = [
         "rollout",
@@ -368,6 +395,10 @@ pub async fn scale_operator(sandbox: &Sandbox, replicas: u32) -> Result<()> {
         "--timeout=60s",
     ];
     sandbox.kubectl(&arguments).await?;
+    if replicas == 0 {
+        let operators = || sandbox.operator_pods();
+        wait::until("no operator", PATIENCE, operators, Vec::is_empty).await?;
+    }
     Ok(())
 }
 

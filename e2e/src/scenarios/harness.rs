@@ -28,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .harness_only(),
     Scenario::new(
         "harness-leak",
-        "A secret outside of a Secret is found, plain or encoded.",
+        "A secret outside of a Secret is found, in whatever form it is written, and each line of it.",
         |sandbox| Box::pin(leak(sandbox)),
     )
     .harness_only(),
@@ -89,15 +89,26 @@ async fn network(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// Of several lines, and with what JSON, YAML and URLs write otherwise.
+const HARD: &str = "-----BEGIN KEY-----\nthe-first-of-several-lines\nit's a \"quoted\" \\ word & more\n-----END KEY-----\n";
+
 async fn leak(sandbox: Sandbox) -> Result<()> {
-    sandbox
-        .create_secret("kept", &[("token", "not-for-other-eyes")])
-        .await?;
+    let secrets = [("token", "not-for-other-eyes"), ("key", HARD)];
+    sandbox.create_secret("kept", &secrets).await?;
     let found = leaks::find(&sandbox.planted(), &collect::public_places(&sandbox).await?);
     ensure!(found.is_empty(), "found in a clean namespace: {found:?}");
 
-    // As it is, and in base64.
-    for text in ["not-for-other-eyes", "bm90LWZvci1vdGhlci1leWVz"] {
+    for text in [
+        "not-for-other-eyes",
+        // In base64.
+        "bm90LWZvci1vdGhlci1leWVz",
+        "one line: the-first-of-several-lines",
+        "it's a \"quoted\" \\ word & more",
+        // In JSON, as Go writes it.
+        r#"{"message": "it's a \"quoted\" \\ word \u0026 more"}"#,
+        "message: 'it''s a \"quoted\" \\ word & more'",
+        "it%27s%20a%20%22quoted%22%20%5C%20word%20%26%20more",
+    ] {
         sandbox
             .kubectl(&[
                 "create",
@@ -107,7 +118,10 @@ async fn leak(sandbox: Sandbox) -> Result<()> {
             ])
             .await?;
         let found = leaks::find(&sandbox.planted(), &collect::public_places(&sandbox).await?);
-        ensure!(found.len() == 1, "not found exactly once: {found:?}");
+        ensure!(
+            found.len() == 1,
+            "{text}: not found exactly once: {found:?}"
+        );
         sandbox
             .kubectl(&["delete", "configmap", "careless"])
             .await?;

@@ -8,7 +8,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -183,19 +186,26 @@ async fn status_put_back(sandbox: &Sandbox) -> Result<()> {
 
 /// Another party changes the PodDisruptionBudget back as fast as the operator writes it.
 async fn contested(sandbox: Sandbox) -> Result<()> {
+    /// So often the other party writes in the time in which writes are counted.
+    const FIGHTS: usize = 5;
+
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
     let budget = "poddisruptionbudget/demo";
-    let fighter = tokio::spawn({
-        let sandbox = sandbox.clone();
+    // It ends with this function at the latest.
+    let mut fighter = JoinSet::<()>::new();
+    let blows = Arc::new(AtomicUsize::new(0));
+    fighter.spawn({
+        let (sandbox, blows) = (sandbox.clone(), Arc::clone(&blows));
         async move {
             let edit = r#"{"spec":{"maxUnavailable":3}}"#;
             let manager = "--field-manager=fighter";
             let arguments = ["patch", budget, "--type=merge", "-p", edit, manager];
-            // It ends with its cluster, or when it is aborted.
-            while sandbox.kubectl(&arguments).await.is_ok() {
+            loop {
+                let done = sandbox.kubectl(&arguments).await.is_ok();
+                blows.fetch_add(usize::from(done), Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
@@ -213,14 +223,19 @@ async fn contested(sandbox: Sandbox) -> Result<()> {
             calls.filter(|call| call.resource == "poddisruptionbudgets" && call.verb == "patch");
         anyhow::Ok(ours.count())
     };
-    let before = writes().await?;
+    let (before, fought) = (writes().await?, blows.load(Ordering::Relaxed));
     tokio::time::sleep(Duration::from_secs(20)).await;
     let during = writes().await? - before;
     ensure!(
         during <= 1,
         "{during} writes in 20 s against another party's"
     );
-    fighter.abort();
+    let fought = blows.load(Ordering::Relaxed) - fought;
+    ensure!(
+        fought >= FIGHTS,
+        "the other party has written {fought} times in 20 s"
+    );
+    fighter.shutdown().await;
     sandbox.wait_condition(NAME, "Stalled", "False", "").await?;
     let path = "jsonpath={.spec.maxUnavailable}";
     let now = sandbox.kubectl(&["get", budget, "-o", path]).await?;

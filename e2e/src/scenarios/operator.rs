@@ -52,7 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The operator's container, as the chart names it.
-const CONTAINER: &str = "operator";
+pub(super) const CONTAINER: &str = "operator";
 
 /// An eviction whose caller is killed in the middle of it may be entered in the budget without the
 /// pod being deleted. Kubernetes then lets no other pod go for so long.
@@ -369,7 +369,7 @@ async fn pair(sandbox: &Sandbox) -> Result<()> {
     wait_for_pair(sandbox).await
 }
 
-async fn wait_for_pair(sandbox: &Sandbox) -> Result<()> {
+pub(super) async fn wait_for_pair(sandbox: &Sandbox) -> Result<()> {
     let pods = || sandbox.operator_pods();
     wait::until("two operators", PATIENCE, pods, |pods| {
         pods.len() == 2
@@ -408,11 +408,13 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .find(|status| status.name == CONTAINER)
 }
 
-async fn holder(sandbox: &Sandbox) -> Result<String> {
+/// Who leads.
+pub(super) async fn holder(sandbox: &Sandbox) -> Result<String> {
     Ok(support::lease(sandbox).await?.0)
 }
 
-async fn next_holder(sandbox: &Sandbox, before: &str) -> Result<String> {
+/// Who leads once `before` does not.
+pub(super) async fn next_holder(sandbox: &Sandbox, before: &str) -> Result<String> {
     wait::until(
         "another leader",
         PATIENCE,
@@ -423,7 +425,7 @@ async fn next_holder(sandbox: &Sandbox, before: &str) -> Result<String> {
 }
 
 /// The identity is the pod's name and a random part.
-fn pod_of(identity: &str) -> String {
+pub(super) fn pod_of(identity: &str) -> String {
     identity
         .rsplit_once('-')
         .map_or(identity, |(pod, _)| pod)

@@ -2,17 +2,19 @@
 //! silent, a log that was rotated.
 
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
-use crate::cluster::faults::Blow;
+use crate::cluster::faults::{Blow, container_id};
 use crate::scenario::license::License;
 use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The scenarios of this file.
@@ -60,10 +62,10 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(120),
     Scenario::new(
         "refusal-outlives-outage",
-        "A refused database that is cut off is still refused, also by a new operator process.",
+        "A refused database that is cut off is still refused, also by a new operator process, and after the two minutes in which one that was never read holds back the first replica.",
         |sandbox| Box::pin(refusal_outlives_outage(sandbox)),
     )
-    .takes(120),
+    .takes(250),
     Scenario::new(
         "take-over",
         "A Bytebase that runs already holds back the first replica, which starts by itself once it is stopped.",
@@ -122,8 +124,12 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Long enough for a pod to be made by an operator that should not.
 const PAUSE: Duration = Duration::from_secs(8);
-/// Clusters whose replicas do not answer; the operator reconciles eight at a time.
+/// By then a first replica would have started on a database that was never read: after two minutes.
+const BLIND_START: Duration = Duration::from_secs(135);
+/// Clusters whose replicas do not answer: more than the operator reconciles at a time.
 const SWALLOWING: usize = 10;
+/// Clusters that the operator reconciles at a time.
+const AT_A_TIME: usize = 8;
 /// The license guard of these scenarios, in seconds. Two steps down, and the end of a pod before
 /// them, come on top: with twelve seconds of grace 27 s each.
 const GUARD: i64 = 10;
@@ -138,8 +144,16 @@ async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
     refused(&sandbox, "DatabaseForeignTables", "cannot be read now").await?;
     no_pods(&sandbox).await?;
     support::restart_operator(&sandbox).await?;
-    no_pods(&sandbox).await?;
-    refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
+    // The status is as it was, so that nothing shows who wrote it. Of another spec only the new
+    // process can say the same.
+    support::patch_spec(&sandbox, json!({"podLabels": {"asked": "of-the-new"}})).await?;
+    let reported = sandbox
+        .wait_condition(NAME, "DatabaseReady", "False", "DatabaseForeignTables")
+        .await?;
+    support::says(&reported, &["invoices", "cannot be read now"])?;
+    let pods = || support::pods(&sandbox);
+    wait::throughout("no pod", BLIND_START, pods, Vec::is_empty).await?;
+    refused(&sandbox, "DatabaseForeignTables", "cannot be read now").await?;
     let postgres = &sandbox.harness().postgres;
     postgres.allow_connections(sandbox.database(), true).await?;
     no_pods(&sandbox).await?;
@@ -553,49 +567,28 @@ async fn license_by_hand(sandbox: Sandbox) -> Result<()> {
 /// Calls to replicas that take them and never answer hold up no other cluster: more of them than
 /// the operator reconciles at a time.
 async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
-    let names: Vec<_> = (0..SWALLOWING)
-        .map(|index| format!("silent-{index}"))
-        .collect();
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
-    for name in &names {
-        let database = format!("{}_{}", sandbox.database().name, name.replace('-', "_"));
-        let database = sandbox
-            .harness()
-            .postgres
-            .create_database(&database)
-            .await?;
-        sandbox
-            .create_secret(name, &[("PG_URL", &database.url())])
-            .await?;
-        let mut cluster = support::minimal(&sandbox, 1);
-        cluster["metadata"]["name"] = json!(name);
-        cluster["spec"]["ingress"] = json!({"enabled": false});
-        cluster["spec"]["database"]["urlSecretRef"]["name"] = json!(name);
-        sandbox.apply_yaml(&cluster.to_string()).await?;
-    }
-    for name in names.iter().map(String::as_str).chain([NAME]) {
-        sandbox
-            .wait_condition(name, "ReplicasHealthy", "True", "AllReplicasHealthy")
-            .await?;
-    }
+    let names = support::many(&sandbox, "silent", SWALLOWING).await?;
+    let mut silent = Vec::new();
     for name in &names {
         let pods = sandbox
             .pods(&format!("bytebase.com/cluster={name}"))
             .await?;
-        let pod = pods.first().context("there is no pod")?;
-        sandbox.strike(pod, "bytebase", Blow::Freeze).await?;
+        silent.push(pods.into_iter().next().context("there is no pod")?);
     }
-    // For half a minute Kubernetes and the database still call them well, so each of them is asked
-    // to sign the first admin up.
-    let admin = json!({"spec": {"admin": {
-        "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
-    }}});
-    for name in &names {
-        let patch = Patch::Merge(&admin);
-        let parameters = PatchParams::default();
-        sandbox.clusters().patch(name, &parameters, &patch).await?;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // All at once: for half a minute Kubernetes and the database still call them well, so each of
+    // them is asked to sign the first admin up.
+    let frozen = silent
+        .iter()
+        .map(|pod| sandbox.strike(pod, "bytebase", Blow::Freeze));
+    try_join_all(frozen).await?;
+    let (admin, clusters) = (first_admin(), sandbox.clusters());
+    let parameters = PatchParams::default();
+    let asked = names
+        .iter()
+        .map(|name| clusters.patch(name, &parameters, &admin));
+    try_join_all(asked).await?;
+    unanswered(&sandbox, &silent).await?;
     let took = support::edit_takes(&sandbox, NAME).await?;
     // A call without an answer ends after ten seconds.
     ensure!(took < Duration::from_secs(5), "the edit took {took:?}");
@@ -603,6 +596,37 @@ async fn swallowed_calls(sandbox: Sandbox) -> Result<()> {
         "    an edit beside {SWALLOWING} replicas that never answer after {:.1} s",
         took.as_secs_f32()
     );
+    Ok(())
+}
+
+/// Has a cluster sign the first admin up.
+fn first_admin() -> Patch<Value> {
+    Patch::Merge(json!({"spec": {"admin": {
+        "credentialsSecretRef": {"name": support::ADMIN_SECRET}, "createFirst": true,
+    }}}))
+}
+
+/// Waits until the operator has connections open to as many of these replicas as it reconciles
+/// clusters at a time. Each is a call: there was none before they stood still.
+async fn unanswered(sandbox: &Sandbox, silent: &[Pod]) -> Result<()> {
+    let operator = sandbox.operator_pods().await?;
+    let operator = operator.first().context("there is no operator")?;
+    let container = container_id(operator, super::operator::CONTAINER)?;
+    let address = |pod: &Pod| Some(format!("{}:8080", pod.status.as_ref()?.pod_ip.as_ref()?));
+    let addresses: BTreeSet<_> = silent.iter().filter_map(address).collect();
+    let called = || async {
+        let cluster = &sandbox.harness().cluster;
+        let open = cluster.connections_of(&container).await?;
+        let open = open.iter().map(ToString::to_string);
+        let called: BTreeSet<_> = open.filter(|to| addresses.contains(to)).collect();
+        Ok(called.len())
+    };
+    // After that the replicas count as stale, and are not called any more.
+    let patience = Duration::from_secs(30);
+    wait::until("calls without an answer", patience, called, |called| {
+        *called >= AT_A_TIME
+    })
+    .await?;
     Ok(())
 }
 

@@ -103,10 +103,7 @@ async fn scale_down_is_stepwise(sandbox: Sandbox) -> Result<()> {
     set_status(&sandbox, task, "DONE").await?;
     let gone = || async {
         let pods = support::pods(&sandbox).await?;
-        let ending = pods
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
-            .count();
+        let ending = pods.iter().filter(|pod| support::is_ending(pod)).count();
         ensure!(ending <= 1, "{ending} replicas end at once");
         Ok(pods.len())
     };

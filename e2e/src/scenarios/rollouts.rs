@@ -62,17 +62,15 @@ async fn image_change(sandbox: Sandbox) -> Result<()> {
     let start = Instant::now();
     loop {
         let pods = support::pods(&sandbox).await?;
-        let ending = pods
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
-            .count();
+        let ending = pods.iter().filter(|pod| support::is_ending(pod)).count();
         ensure!(ending <= 1, "{ending} replicas end at once");
-        let status = sandbox.status(NAME).await?;
-        let ready = status["readyReplicas"].as_i64().unwrap_or(0);
+        // By Kubernetes' own word.
+        let ready = pods.iter().filter(|pod| support::is_ready(pod)).count();
         ensure!(
             ready >= 2,
             "only {ready} of 3 replicas are Ready during the rollout"
         );
+        let status = sandbox.status(NAME).await?;
         if status["version"] == "3.21.1" && status["phase"] == "Ready" {
             break;
         }

@@ -109,6 +109,31 @@ pub fn second(sandbox: &Sandbox) -> Value {
     second
 }
 
+/// Makes so many clusters of one replica, each with a database of its own, and waits until they are
+/// healthy, and so is the one of [`NAME`]. Returns their names.
+pub async fn many(sandbox: &Sandbox, name: &str, count: usize) -> Result<Vec<String>> {
+    let names: Vec<_> = (0..count).map(|index| format!("{name}-{index}")).collect();
+    for name in &names {
+        let database = format!("{}_{}", sandbox.database().name, name.replace('-', "_"));
+        let postgres = &sandbox.harness().postgres;
+        let database = postgres.create_database(&database).await?;
+        sandbox
+            .create_secret(name, &[("PG_URL", &database.url())])
+            .await?;
+        let mut cluster = minimal(sandbox, 1);
+        cluster["metadata"]["name"] = json!(name);
+        cluster["spec"]["ingress"] = json!({"enabled": false});
+        cluster["spec"]["database"]["urlSecretRef"]["name"] = json!(name);
+        sandbox.apply_yaml(&cluster.to_string()).await?;
+    }
+    for name in names.iter().map(String::as_str).chain([NAME]) {
+        sandbox
+            .wait_condition(name, "ReplicasHealthy", "True", "AllReplicasHealthy")
+            .await?;
+    }
+    Ok(names)
+}
+
 /// Whether Kubernetes calls a pod Ready.
 pub fn is_ready(pod: &Pod) -> bool {
     pod.status
@@ -118,6 +143,11 @@ pub fn is_ready(pod: &Pod) -> bool {
             list.iter()
                 .any(|condition| condition.type_ == "Ready" && condition.status == "True")
         })
+}
+
+/// Whether a pod is on its way out.
+pub fn is_ending(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
 }
 
 /// Pods of the cluster.

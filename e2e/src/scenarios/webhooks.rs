@@ -127,7 +127,7 @@ async fn on_a_platform(sandbox: &Sandbox) -> Result<()> {
         2 * PATIENCE,
         seen,
         |(_, status, pods)| {
-            let ending = pods.iter().filter(|pod| is_ending(pod)).count();
+            let ending = pods.iter().filter(|pod| support::is_ending(pod)).count();
             ensure!(ending <= 1, "{ending} replicas end at once");
             not_stalled(status)
         },
@@ -252,10 +252,6 @@ fn not_stalled(status: &Value) -> Result<()> {
     let stalled = condition(&status["conditions"], "Stalled").context("no condition Stalled")?;
     ensure!(stalled["status"] == "False", "{stalled:#}");
     Ok(())
-}
-
-fn is_ending(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
 }
 
 /// An annotation's key, as a path has it.

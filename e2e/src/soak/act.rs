@@ -110,10 +110,6 @@ impl Stage {
             disturbances.disturbed = (0..models.len())
                 .filter(|index| round.disturbs(*index))
                 .collect();
-            for index in (0..models.len()).filter(|index| round.may_lose_tasks(*index)) {
-                let windows = disturbances.losses.entry(index).or_default();
-                windows.push((Timestamp::now(), None));
-            }
         }
         for (index, action) in &round.actions {
             let model = models.get(*index).context("no such cluster")?;
@@ -122,6 +118,9 @@ impl Stage {
                 .with_context(|| format!("{action:?} on {index}"))?;
         }
         sleep(Duration::from_millis(round.pause)).await;
+        for index in (0..models.len()).filter(|index| round.locks_out(*index)) {
+            self.note_losing(index).await?;
+        }
         if let Some(disaster) = round.disaster {
             self.strike(disaster)
                 .await
@@ -131,9 +130,20 @@ impl Stage {
         let mut disturbances = self.disturbances.lock();
         disturbances.disturbed.clear();
         disturbances.struck = false;
-        for (_, until) in disturbances.losses.values_mut().flatten() {
+        for (_, until) in &mut disturbances.outages {
             until.get_or_insert_with(Timestamp::now);
         }
+        Ok(())
+    }
+
+    /// Notes that the replicas that are there now may lose what they run. One that starts later has
+    /// what it needs.
+    async fn note_losing(&self, index: usize) -> Result<()> {
+        let there = "SELECT replica_id FROM replica_heartbeat WHERE last_heartbeat > now() - interval '1 minute'";
+        let ids: Vec<String> = sqlx::query_scalar(there)
+            .fetch_all(self.pool(index)?)
+            .await?;
+        self.disturbances.lock().losing.extend(ids);
         Ok(())
     }
 
@@ -173,7 +183,7 @@ impl Stage {
             Action::KillReplica(which) => {
                 let pod = self.pod(index, which).await?;
                 let id = replica_id(&self.sandbox, &pod).await?;
-                self.disturbances.lock().killed.insert(id);
+                self.disturbances.lock().losing.insert(id);
                 self.sandbox.strike(&pod, "bytebase", Blow::Kill).await
             }
             Action::FreezeReplica(which) => {
@@ -194,7 +204,7 @@ impl Stage {
                 Ok(())
             }
             Action::SwapDatabase => self.swap_database(index).await,
-            Action::CutOffRefused => self.cut_off_refused(index).await,
+            Action::CutOffRefused(cut) => self.cut_off_refused(index, cut).await,
             Action::StartBesideForeign => self.start_beside_foreign(index).await,
         }
     }
@@ -202,6 +212,7 @@ impl Stage {
     /// An empty database under the same name, as after a restore that went wrong; then a
     /// user restarts Bytebase.
     async fn swap_database(&self, index: usize) -> Result<()> {
+        self.note_losing(index).await?;
         let database = self.databases.get(index).context("no such cluster")?;
         let postgres = &self.sandbox.harness().postgres;
         postgres.allow_connections(database, false).await?;
@@ -223,7 +234,7 @@ impl Stage {
     }
 
     /// Bytebase's own table is out of sight, so the others count as another application's.
-    async fn cut_off_refused(&self, index: usize) -> Result<()> {
+    async fn cut_off_refused(&self, index: usize, cut: Duration) -> Result<()> {
         let database = self.databases.get(index).context("no such cluster")?;
         let postgres = &self.sandbox.harness().postgres;
         self.run(index, "ALTER TABLE principal RENAME TO hidden")
@@ -236,7 +247,7 @@ impl Stage {
         self.patch(index, json!({"replicas": 1})).await?;
         postgres.allow_connections(database, false).await?;
         postgres.disconnect(database).await?;
-        sleep(DATABASE_DOWN).await;
+        sleep(cut).await;
         postgres.allow_connections(database, true).await?;
         sleep(PAUSE).await;
         self.disturbances.lock().refused.remove(&index);
@@ -306,6 +317,8 @@ impl Stage {
                 faults::strike_component(&harness.cluster, Component::Etcd, Blow::Kill).await
             }
             Disaster::StopDatabase => {
+                let from = Timestamp::now();
+                self.disturbances.lock().outages.push((from, None));
                 harness.postgres.stop().await?;
                 sleep(DATABASE_DOWN).await;
                 harness.postgres.start().await

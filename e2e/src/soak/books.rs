@@ -1,6 +1,5 @@
 //! The books: what must never happen, found in what was seen. Pure.
 
-use super::load::HOLD_LIMIT;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -15,10 +14,9 @@ pub const TOLERANCE: Duration = Duration::from_mins(8);
 pub const AFTER_THE_END: Duration = Duration::from_mins(7);
 /// So much longer if a disaster kept the operator from acting.
 pub const DISASTER: Duration = Duration::from_mins(3);
-/// The queue may be held for half of any time of this length.
-const HOLD_CYCLE: Duration = Duration::from_secs(HOLD_LIMIT as u64 * 2);
-/// That half, `holdLimitSeconds` of the clusters, and the samples around it.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(HOLD_LIMIT as u64 + 3);
+/// The queue may be held for `holdLimitSeconds` of any time that is twice as long, and for as long as
+/// this by the samples around it.
+const SAMPLES: Duration = Duration::from_secs(3);
 /// A hook may hold it for its last reading as well, at any time.
 pub const LAST_READING: Duration = Duration::from_secs(8);
 /// Of so many seconds one may have passed unseen, although nothing was struck.
@@ -60,6 +58,8 @@ pub struct Sample {
     pub struck: bool,
     /// A session keeps all replicas from promoting work.
     pub held: bool,
+    /// `holdLimitSeconds` of the cluster.
+    pub hold_limit: Duration,
     /// Task runs that are lost, since their replica ended without being struck: id and owner.
     pub lost: Vec<(i64, String)>,
     /// Queued task runs that Bytebase has failed, which it does after ten minutes with several
@@ -126,7 +126,7 @@ impl Books {
             .all(|list| list.is_empty())
     }
 
-    /// Enters that nothing was seen. `is_excused`: something was struck, or the database is out of
+    /// Enters that no pods were seen. `is_excused`: something was struck, or the database is out of
     /// reach on purpose.
     pub fn enter_blind(&mut self, cluster: usize, passed: Duration, is_excused: bool) {
         self.blind += 1;
@@ -139,10 +139,23 @@ impl Books {
         account.before.clear();
     }
 
+    /// Enters one sample of which the database said nothing: what the pods show counts all the same.
+    pub fn enter_unread(&mut self, cluster: usize, sample: &Sample, is_excused: bool) {
+        self.blind += 1;
+        if !is_excused {
+            self.unseen += sample.passed;
+        }
+        self.judge(cluster, sample);
+    }
+
     /// Enters one sample.
     pub fn enter(&mut self, cluster: usize, sample: &Sample) {
         self.samples += 1;
         self.seen += sample.passed;
+        self.judge(cluster, sample);
+    }
+
+    fn judge(&mut self, cluster: usize, sample: &Sample) {
         let account = self.accounts.entry(cluster).or_default();
         account.clock += sample.passed;
         self.too_many_without_ha
@@ -211,18 +224,19 @@ impl Account {
             Duration::ZERO
         };
         self.holds.push_back((self.clock, held, gone));
-        let begins = self.clock.saturating_sub(HOLD_CYCLE);
+        let cycle = sample.hold_limit * 2;
+        let begins = self.clock.saturating_sub(cycle);
         while self.holds.front().is_some_and(|(at, ..)| *at <= begins) {
             self.holds.pop_front();
         }
         let held: Duration = self.holds.iter().map(|(_, held, _)| *held).sum();
         let gone: u32 = self.holds.iter().map(|(.., gone)| *gone).sum();
         let ending = count(sample.pods.iter().filter(|pod| pod.ending).count());
-        if held <= LONGEST_HOLD + LAST_READING * (gone + ending) {
+        if held <= sample.hold_limit + SAMPLES + LAST_READING * (gone + ending) {
             return None;
         }
         self.holds.clear();
-        let (held, cycle) = (held.as_secs(), HOLD_CYCLE.as_secs());
+        let (held, cycle) = (held.as_secs(), cycle.as_secs());
         Some(format!("cluster {cluster}: for {held} of {cycle} s"))
     }
 }
@@ -302,7 +316,7 @@ impl fmt::Display for Books {
         }
         write!(
             formatter,
-            "| samples taken (samples that saw nothing; seconds unseen although nothing was struck) | {} ({}; {}) |",
+            "| samples taken (samples without the database or the pods; seconds of them although nothing was struck) | {} ({}; {}) |",
             self.samples,
             self.blind,
             self.unseen.as_secs()
@@ -313,6 +327,8 @@ impl fmt::Display for Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOLD_LIMIT: Duration = Duration::from_secs(20);
 
     fn pod(name: &str, ready: bool, ending: bool) -> PodSeen {
         PodSeen {
@@ -334,6 +350,7 @@ mod tests {
             pods: pods.to_vec(),
             ha: true,
             target: 3,
+            hold_limit: HOLD_LIMIT,
             passed: Duration::from_secs(1),
             ..Sample::default()
         }
@@ -423,8 +440,8 @@ mod tests {
             assert_eq!(books.clean(), books.held_too_long.is_empty());
             books.held_too_long.len()
         };
-        let (limit, longest) = (HOLD_LIMIT as usize, LONGEST_HOLD.as_secs());
-        let longest = usize::try_from(longest).unwrap_or(0);
+        let seconds = |time: Duration| usize::try_from(time.as_secs()).unwrap_or(0);
+        let (limit, longest) = (seconds(HOLD_LIMIT), seconds(HOLD_LIMIT + SAMPLES));
         let held = |pods: &[PodSeen], seconds| vec![sample(true, pods); seconds];
         let free = |seconds| vec![sample(false, &[]); seconds];
         assert_eq!(too_long(&held(&[], longest)), 0);
@@ -435,7 +452,7 @@ mod tests {
             assert_eq!(too_long(&twice), expected, "{pause}");
         }
         // Each hook may read once more.
-        let more = usize::try_from(LAST_READING.as_secs()).unwrap_or(0);
+        let more = seconds(LAST_READING);
         let pod = [pod("a-0", true, true)];
         assert_eq!(too_long(&held(&pod, longest + more)), 0);
         assert_eq!(too_long(&held(&pod, longest + more + 1)), 1);
@@ -447,8 +464,7 @@ mod tests {
         for second in 0..2 * limit {
             books.enter(0, &sample(true, &[]));
             if second % limit == limit - 1 {
-                let free = Duration::from_secs(HOLD_LIMIT.into());
-                books.enter_blind(0, free, true);
+                books.enter_blind(0, HOLD_LIMIT, true);
             }
         }
         assert!(books.clean());
@@ -463,8 +479,9 @@ mod tests {
         books.enter_blind(1, Duration::from_mins(1), true);
         assert!(books.clean());
         books.enter_blind(1, Duration::from_secs(1), false);
+        books.enter_unread(1, &sample(&[]), true);
         assert!(books.clean());
-        books.enter_blind(1, Duration::from_secs(1), false);
+        books.enter_unread(1, &sample(&[]), false);
         assert!(!books.clean());
         // Two that go while nothing is seen may have gone one after the other.
         let mut books = Books::default();
@@ -480,17 +497,22 @@ mod tests {
     #[test]
     fn no_pod_may_be_there_while_its_database_is_refused() {
         for (refused, pods, expected) in [(true, 1, 1), (true, 0, 0), (false, 1, 0)] {
-            let mut books = Books::default();
             let pods = vec![pod("a-0", false, false); pods];
-            books.enter(
-                0,
-                &Sample {
-                    refused,
-                    ..sample(&pods)
-                },
-            );
-            assert_eq!(books.started_on_refused.len(), expected);
-            assert_eq!(books.clean(), expected == 0);
+            let seen = Sample {
+                refused,
+                ..sample(&pods)
+            };
+            for is_read in [true, false] {
+                let mut books = Books::default();
+                books.enter(0, &sample(&[]));
+                if is_read {
+                    books.enter(0, &seen);
+                } else {
+                    books.enter_unread(0, &seen, true);
+                }
+                assert_eq!(books.started_on_refused.len(), expected);
+                assert_eq!(books.clean(), expected == 0);
+            }
         }
     }
 
@@ -514,6 +536,19 @@ mod tests {
         let mut ours = sample(&[ending, pod("a-1", true, true)]);
         ours.deleted.insert("uid-a-1".to_owned());
         assert_eq!(entries(&[sample(&[up, other]), ours]).1, 0);
+    }
+
+    #[test]
+    fn pods_are_judged_while_the_database_says_nothing() {
+        let mut books = Books::default();
+        let both = [pod("a-0", true, false), pod("a-1", true, false)];
+        books.enter(0, &sample(&both));
+        let ending = both.map(|pod| PodSeen {
+            ending: true,
+            ..pod
+        });
+        books.enter_unread(0, &sample(&ending), true);
+        assert_eq!(books.two_down_by_operator.len(), 1);
     }
 
     #[test]

@@ -3,11 +3,9 @@
 use super::plan::Model;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A replica sends a heartbeat this often.
-const HEARTBEAT: SignedDuration = SignedDuration::from_secs(10);
 /// A cluster may look settled before what was done to it shows.
 const LINGERS: SignedDuration = SignedDuration::from_secs(30);
 
@@ -22,10 +20,11 @@ pub struct Disturbances {
     /// Clusters whose database is refused or in use by another Bytebase, and which have no replica:
     /// none may start.
     pub refused: BTreeSet<usize>,
-    /// Ids of replicas whose process we killed: they lose what they run.
-    pub killed: BTreeSet<String>,
-    /// When any replica of a cluster might lose tasks: from when until when.
-    pub losses: BTreeMap<usize, Vec<(Timestamp, Option<Timestamp>)>>,
+    /// Ids of replicas that may lose what they run: we killed the process, or took its database or
+    /// its login away.
+    pub losing: BTreeSet<String>,
+    /// When the whole server was away, and with it the users' databases: from when until when.
+    pub outages: Vec<(Timestamp, Option<Timestamp>)>,
     /// Uids of pods that we deleted.
     pub deleted: BTreeSet<String>,
 }
@@ -36,17 +35,11 @@ impl Disturbances {
         self.struck || self.disturbed.contains(&cluster) || self.refused.contains(&cluster)
     }
 
-    /// Whether a replica of this cluster whose last heartbeat was then may have lost its tasks to
-    /// us.
-    pub fn explains(&self, cluster: usize, replica: &str, last_heartbeat: Timestamp) -> bool {
-        if self.killed.contains(replica) {
-            return true;
-        }
-        // It was alive for up to ten seconds after that.
-        let ended = last_heartbeat + HEARTBEAT;
-        let windows = self.losses.get(&cluster);
-        windows.into_iter().flatten().any(|(from, until)| {
-            ended >= *from && until.is_none_or(|until| last_heartbeat <= until + LINGERS)
+    /// Whether the users' databases were away when a replica reported that it could not go on with
+    /// one. It does so once it has its own database back.
+    pub fn took_targets(&self, reported: Timestamp) -> bool {
+        self.outages.iter().any(|(from, until)| {
+            reported >= *from && until.is_none_or(|until| reported <= until + LINGERS)
         })
     }
 }
@@ -59,5 +52,25 @@ impl Shared {
     /// What is noted now; to be changed in place.
     pub fn lock(&self) -> MutexGuard<'_, Disturbances> {
         self.0.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_outage_excuses_what_failed_at_a_users_database() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let mut disturbances = Disturbances::default();
+        assert!(!disturbances.took_targets(at(100)));
+        disturbances.outages.push((at(100), None));
+        for (second, excused) in [(99, false), (100, true), (900, true)] {
+            assert_eq!(disturbances.took_targets(at(second)), excused, "{second}");
+        }
+        disturbances.outages = vec![(at(100), Some(at(200)))];
+        for (second, excused) in [(230, true), (231, false)] {
+            assert_eq!(disturbances.took_targets(at(second)), excused, "{second}");
+        }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Subject {
     pub pool: PgPool,
     /// The database that its users' migrations are for.
     pub target: Database,
+    /// `holdLimitSeconds` of the cluster.
+    pub hold_limit: Duration,
 }
 
 impl Subject {
@@ -50,7 +52,12 @@ impl Subject {
         let target = format!("{}_target", metadata.name);
         let target = sandbox.harness().postgres.create_database(&target).await?;
         sandbox.plant("password of the users' database", &target.password);
-        Ok(Self { name, pool, target })
+        Ok(Self {
+            name,
+            pool,
+            target,
+            hold_limit: Duration::from_secs(load::HOLD_LIMIT.into()),
+        })
     }
 }
 
@@ -63,7 +70,7 @@ pub struct Arguments {
     /// Clusters at a time
     #[arg(long, env = "CLUSTERS", default_value_t = 3)]
     pub clusters: usize,
-    /// Tasks that each cluster is given, per minute
+    /// Tasks that each cluster is given, per minute: three clusters get one a second in all
     #[arg(long, env = "TASKS", default_value_t = 20)]
     pub tasks: u32,
     /// Seed of an earlier run, to have the same rounds again

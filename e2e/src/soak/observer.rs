@@ -6,12 +6,14 @@ use super::books::{Books, PodSeen, Sample};
 use super::disturbances::{Disturbances, Shared};
 use super::plan::Model;
 use anyhow::{Result, ensure};
+use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use parking_lot::Mutex;
 use serde_json::Value;
+use sqlx::PgPool;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -21,13 +23,12 @@ use tokio::time::{sleep, timeout};
 const INTERVAL: Duration = Duration::from_millis(500);
 /// A license counts until so long before its end.
 const GUARD: SignedDuration = SignedDuration::from_mins(10);
-/// Longest a sample may take; while something is struck, nothing answers.
+/// Longest that either part of a sample may take; while something is struck, nothing answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Any other replica fails the tasks of one that has sent no heartbeat for a minute. Where no other
 /// works, they would stay RUNNING for ever. The database may be away for some of that time.
 const DEAD_AFTER: Duration = Duration::from_secs(75);
-/// How the stand-in begins why a task failed that its own replica reports as failed: the users'
-/// databases go with the server as well.
+/// How the stand-in begins why a task failed that its own replica reports as failed.
 const OF_THE_TARGET: &str = "the target database: ";
 
 /// The task that takes the samples.
@@ -71,139 +72,179 @@ struct Sampler {
 }
 
 impl Sampler {
+    /// Each cluster at its own pace: one whose database does not answer makes samples of the others
+    /// no rarer.
     async fn watch(self, books: Arc<Mutex<Books>>) {
-        let mut last = vec![Instant::now(); self.subjects.len()];
+        let clusters = self.subjects.iter().enumerate();
+        let watched = clusters.map(|(index, subject)| self.watch_one(index, subject, &books));
+        join_all(watched).await;
+    }
+
+    async fn watch_one(&self, index: usize, subject: &Subject, books: &Mutex<Books>) {
+        let mut last = Instant::now();
+        let mut license = None;
         loop {
-            for (index, (subject, last)) in self.subjects.iter().zip(&mut last).enumerate() {
-                let disturbances = self.shared.lock().clone();
-                let seen = timeout(PATIENCE, self.see(subject)).await;
-                // What was noted while the sample was taken counts as well.
-                let now = self.shared.lock().clone();
-                let passed = last.elapsed();
-                *last = Instant::now();
-                let Ok(Ok(Seen {
-                    pods,
-                    active,
-                    ha,
-                    ended,
-                    held,
-                    given_up,
-                    failed,
-                })) = seen
-                else {
-                    let is_excused = disturbances.hides(index) || now.hides(index);
-                    books.lock().enter_blind(index, passed, is_excused);
-                    continue;
-                };
-                let both = |of: &Disturbances| of.disturbed.contains(&index);
-                let unexplained = failed
-                    .into_iter()
-                    .filter(|(_, owner, last_heartbeat)| {
-                        !now.explains(index, owner, *last_heartbeat)
-                    })
-                    .map(|(id, owner, _)| (id, owner));
+            let before = self.shared.lock().clone();
+            let pods = timeout(PATIENCE, self.see(&subject.name)).await;
+            let reading = timeout(PATIENCE, read(&subject.pool)).await;
+            // What was noted while the sample was taken counts as well.
+            let after = self.shared.lock().clone();
+            let passed = last.elapsed();
+            last = Instant::now();
+            let is_excused = before.hides(index) || after.hides(index);
+            if let Ok(Ok(pods)) = pods {
+                let reading = reading.ok().and_then(Result::ok);
+                if let Some(reading) = &reading {
+                    license.clone_from(&reading.license);
+                }
+                let is_read = reading.is_some();
                 let sample = Sample {
-                    lost: unexplained.collect(),
-                    given_up,
-                    held,
-                    pods,
-                    active,
-                    ha,
-                    ended,
-                    target: now.models.get(index).map_or(0, Model::target),
-                    disturbed: both(&disturbances) || both(&now),
-                    struck: disturbances.struck || now.struck,
-                    refused: disturbances.refused.contains(&index) && now.refused.contains(&index),
-                    deleted: now.deleted,
+                    hold_limit: subject.hold_limit,
                     passed,
+                    ..sample(index, pods, reading, license.as_deref(), &before, &after)
                 };
-                books.lock().enter(index, &sample);
+                let mut books = books.lock();
+                if is_read {
+                    books.enter(index, &sample);
+                } else {
+                    books.enter_unread(index, &sample, is_excused);
+                }
+            } else {
+                books.lock().enter_blind(index, passed, is_excused);
             }
             sleep(INTERVAL).await;
         }
     }
 
-    async fn see(&self, subject: &Subject) -> Result<Seen> {
-        let Subject { name, pool, .. } = subject;
+    async fn see(&self, name: &str) -> Result<Vec<PodSeen>> {
         let selector = format!("bytebase.com/cluster={name}");
-        let pods = self
-            .pods
-            .list(&ListParams::default().labels(&selector))
-            .await?;
-        // Read as Bytebase stores it; that the token is genuine is not this observer's business.
-        let license: Option<String> = sqlx::query_scalar(
-            "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id AND s.name = 'SYSTEM' WHERE NOT w.deleted",
-        )
-        .fetch_optional(pool)
-        .await?
-        .flatten();
-        // None is stored either where no one has signed up, as in a database that was put in the
-        // place of another.
-        let allows = |at| {
-            let token = license.as_deref();
-            token.is_some_and(|token| allows_several(token, at))
-        };
-        let now = Timestamp::now();
-        // It counts until so long before its end.
-        let (ha, ended) = (allows(now + GUARD), !allows(now));
-        // A replica sends a heartbeat every ten seconds; the row of one that ended stays.
-        let active = sqlx::query_scalar(
-            "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
-        )
-        .fetch_one(pool)
-        .await?;
-        // In milliseconds, which every task takes longer than.
-        let failed: Vec<(i64, String, i64)> = sqlx::query_as(
-            "SELECT t.id, t.replica_id, (extract(epoch FROM coalesce(h.last_heartbeat, t.updated_at)) * 1000)::bigint
-             FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
-             WHERE t.replica_id IS NOT NULL AND NOT starts_with(coalesce(t.result->>'detail', ''), $2)
-             AND (t.status IN ('FAILED', 'CANCELED') OR (t.status = 'RUNNING' AND h.last_heartbeat < now() - make_interval(secs => $1)))",
-        )
-        .bind(DEAD_AFTER.as_secs_f64())
-        .bind(OF_THE_TARGET)
-        .fetch_all(pool)
-        .await?;
-        // Of no replica: queued work that Bytebase itself failed.
-        let given_up = sqlx::query_scalar(
-            "SELECT id FROM task_run WHERE status = 'FAILED' AND replica_id IS NULL",
-        )
-        .fetch_all(pool)
-        .await?;
-        // A replica that promotes work holds it alone, for a moment.
-        let held = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN pg_stat_activity a USING (pid)
-             WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.classid = 0 AND l.objid = 1001 AND l.objsubid = 1 AND l.granted
-             AND (l.mode = 'ShareLock' OR a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '2 seconds'))",
-        )
-        .fetch_one(pool)
-        .await?;
-        let failed = failed.into_iter().map(|(id, owner, milliseconds)| {
-            Ok((id, owner, Timestamp::from_millisecond(milliseconds)?))
-        });
-        Ok(Seen {
-            pods: pods.iter().map(seen).collect(),
-            active,
-            ha,
-            ended,
-            held,
-            given_up,
-            failed: failed.collect::<Result<_>>()?,
-        })
+        let parameters = ListParams::default().labels(&selector);
+        let pods = self.pods.list(&parameters).await?;
+        Ok(pods.iter().map(seen).collect())
     }
 }
 
-/// What one sample brought.
-struct Seen {
-    pods: Vec<PodSeen>,
+/// What the database says.
+#[derive(Default)]
+struct Reading {
+    /// The stored license, if there is one. There is none either where no one has signed up, as in a
+    /// database that was put in the place of another.
+    license: Option<String>,
     active: i64,
-    ha: bool,
-    ended: bool,
     held: bool,
     /// Queued task runs that failed although no replica had begun them.
     given_up: Vec<i64>,
-    /// Task runs that failed, or that no one runs any more: id, owner, and the owner's last
-    /// heartbeat.
-    failed: Vec<(i64, String, Timestamp)>,
+    /// Task runs that failed, or that no one runs any more.
+    failed: Vec<Failed>,
+}
+
+struct Failed {
+    id: i64,
+    owner: String,
+    /// When its replica reported that it could not go on at a users' database; `None` for every
+    /// other end.
+    at_target: Option<Timestamp>,
+}
+
+async fn read(pool: &PgPool) -> Result<Reading> {
+    // Read as Bytebase stores it; that the token is genuine is not this observer's business.
+    let license: Option<String> = sqlx::query_scalar(
+        "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id AND s.name = 'SYSTEM' WHERE NOT w.deleted",
+    )
+    .fetch_optional(pool)
+    .await?
+    .flatten();
+    // A replica sends a heartbeat every ten seconds; the row of one that ended stays.
+    let active = sqlx::query_scalar(
+        "SELECT count(*) FROM replica_heartbeat WHERE last_heartbeat > now() - interval '15 seconds'",
+    )
+    .fetch_one(pool)
+    .await?;
+    // In milliseconds, which every task takes longer than.
+    let failed: Vec<(i64, String, Option<i64>)> = sqlx::query_as(
+        "SELECT t.id, t.replica_id,
+                CASE WHEN starts_with(t.result->>'detail', $2) THEN (extract(epoch FROM t.updated_at) * 1000)::bigint END
+         FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
+         WHERE t.replica_id IS NOT NULL
+         AND (t.status IN ('FAILED', 'CANCELED') OR (t.status = 'RUNNING' AND h.last_heartbeat < now() - make_interval(secs => $1)))",
+    )
+    .bind(DEAD_AFTER.as_secs_f64())
+    .bind(OF_THE_TARGET)
+    .fetch_all(pool)
+    .await?;
+    // Of no replica: queued work that Bytebase itself failed.
+    let given_up = sqlx::query_scalar(
+        "SELECT id FROM task_run WHERE status = 'FAILED' AND replica_id IS NULL",
+    )
+    .fetch_all(pool)
+    .await?;
+    // A replica that promotes work holds it alone, for a moment.
+    let held = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN pg_stat_activity a USING (pid)
+         WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.classid = 0 AND l.objid = 1001 AND l.objsubid = 1 AND l.granted
+         AND (l.mode = 'ShareLock' OR a.xact_start IS NULL OR a.xact_start < clock_timestamp() - interval '2 seconds'))",
+    )
+    .fetch_one(pool)
+    .await?;
+    let failed = failed.into_iter().map(|(id, owner, milliseconds)| {
+        let at_target = milliseconds.map(Timestamp::from_millisecond).transpose()?;
+        Ok(Failed {
+            id,
+            owner,
+            at_target,
+        })
+    });
+    Ok(Reading {
+        license,
+        active,
+        held,
+        given_up,
+        failed: failed.collect::<Result<_>>()?,
+    })
+}
+
+/// What is known at this moment. Where the database says nothing, the pods that are Ready stand for
+/// active replicas, and the license is the one that was read last.
+fn sample(
+    cluster: usize,
+    pods: Vec<PodSeen>,
+    reading: Option<Reading>,
+    license: Option<&str>,
+    before: &Disturbances,
+    after: &Disturbances,
+) -> Sample {
+    let now = Timestamp::now();
+    let allows = |at| license.is_some_and(|token| allows_several(token, at));
+    let model = after.models.get(cluster);
+    // The operator may have read another license just before the database went away.
+    let may_be_another = reading.is_none() && model.is_some_and(|model| !model.ha);
+    let ready = pods.iter().filter(|pod| pod.ready).count();
+    let reading = reading.unwrap_or_else(|| Reading {
+        active: i64::try_from(ready).unwrap_or(i64::MAX),
+        ..Reading::default()
+    });
+    let is_explained = |failed: &Failed| {
+        let at_target = failed.at_target;
+        after.losing.contains(&failed.owner) || at_target.is_some_and(|at| after.took_targets(at))
+    };
+    let lost = reading.failed.into_iter();
+    let lost = lost.filter(|failed| !is_explained(failed));
+    Sample {
+        lost: lost.map(|failed| (failed.id, failed.owner)).collect(),
+        given_up: reading.given_up,
+        held: reading.held,
+        pods,
+        active: reading.active,
+        // It counts until so long before its end.
+        ha: allows(now + GUARD),
+        ended: may_be_another || !allows(now),
+        target: model.map_or(0, Model::target),
+        disturbed: before.disturbed.contains(&cluster) || after.disturbed.contains(&cluster),
+        struck: before.struck || after.struck,
+        refused: before.refused.contains(&cluster) && after.refused.contains(&cluster),
+        deleted: after.deleted.clone(),
+        ..Sample::default()
+    }
 }
 
 fn seen(pod: &Pod) -> PodSeen {
@@ -266,6 +307,70 @@ mod tests {
         for (at, allows) in [(1599, true), (1600, false)] {
             let at = Timestamp::from_second(at).expect("a time");
             assert_eq!(allows_several(token, at), allows);
+        }
+    }
+
+    fn ready(name: &str) -> PodSeen {
+        PodSeen {
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            ready: true,
+            ending: false,
+            ready_since: None,
+            ending_since: None,
+        }
+    }
+
+    #[test]
+    fn without_a_reading_the_pods_and_the_license_of_before_count() {
+        // {"ha":true}
+        let license = Some("e30.eyJoYSI6dHJ1ZX0.x");
+        let noted = |ha| Disturbances {
+            models: vec![Model {
+                ha,
+                ..Model::default()
+            }],
+            refused: [0].into(),
+            ..Disturbances::default()
+        };
+        let pods = vec![ready("a-0"), ready("a-1")];
+        for (ha, read, active, ended) in [
+            (true, false, 2, false),
+            (false, false, 2, true),
+            (false, true, 0, false),
+        ] {
+            let (noted, reading) = (noted(ha), read.then(Reading::default));
+            let seen = sample(0, pods.clone(), reading, license, &noted, &noted);
+            assert_eq!((seen.active, seen.ended), (active, ended), "{ha} {read}");
+            assert!(seen.refused && seen.ha);
+        }
+    }
+
+    #[test]
+    fn a_task_is_lost_unless_its_replica_or_its_database_was_struck() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let failed = |owner: &str, at_target| Failed {
+            id: 1,
+            owner: owner.to_owned(),
+            at_target,
+        };
+        let noted = Disturbances {
+            losing: ["struck".to_owned()].into(),
+            outages: vec![(at(100), Some(at(200)))],
+            ..Disturbances::default()
+        };
+        for (failed, is_lost) in [
+            (failed("a", None), true),
+            (failed("struck", None), false),
+            (failed("a", Some(at(150))), false),
+            (failed("a", Some(at(50))), true),
+        ] {
+            let reading = Some(Reading {
+                failed: vec![failed],
+                ..Reading::default()
+            });
+            let seen = sample(0, Vec::new(), reading, None, &noted, &noted);
+            assert_eq!(!seen.lost.is_empty(), is_lost);
         }
     }
 }

@@ -5,11 +5,15 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use std::fmt;
+use std::time::Duration;
 
 /// Versions that a cluster goes through, upwards only: a schema never goes back.
 pub const VERSIONS: [&str; 4] = ["3.20.0", "3.20.1", "3.21.1", "3.22.0"];
 /// Wanted replicas that users ask for.
 const SIZES: [i32; 4] = [0, 1, 2, 3];
+/// How long a refused database is cut off: for some readings, or for longer than the two minutes after
+/// which a first replica starts on a database that was never read.
+const CUTS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(135)];
 
 /// Name of a cluster.
 pub fn cluster_name(index: usize) -> String {
@@ -93,8 +97,9 @@ pub enum Action {
     CutConnections,
     /// An empty database takes the place of its own under the same name, and its pods are deleted.
     SwapDatabase,
-    /// Stopped, its database is refused; it is to start again, and the database is cut off.
-    CutOffRefused,
+    /// Stopped, its database is refused; it is to start again, and the database is cut off for so
+    /// long.
+    CutOffRefused(Duration),
     /// Stopped, a replica of another Bytebase is active on its database; it is to start again.
     StartBesideForeign,
 }
@@ -167,7 +172,7 @@ impl Round {
                 match action {
                     Action::Edit | Action::PauseAndResume => model.edits += 1,
                     Action::Scale(size) => model.replicas = *size,
-                    Action::CutOffRefused | Action::StartBesideForeign => model.replicas = 1,
+                    Action::CutOffRefused(_) | Action::StartBesideForeign => model.replicas = 1,
                     Action::Upgrade => model.version += 1,
                     Action::RotatePassword => model.passwords += 1,
                     Action::RotateAndScale(size) => {
@@ -189,37 +194,31 @@ impl Round {
     }
 
     /// Whether pods of this cluster may be down for another reason than the operator's hand. What
-    /// strikes the operator alone, or Kubernetes, takes no pod down.
+    /// strikes the operator alone, the databases or Kubernetes takes no pod down.
     pub fn disturbs(&self, cluster: usize) -> bool {
-        self.disaster == Some(Disaster::StopDatabase)
-            || self.actions.iter().any(|(index, action)| {
-                *index == cluster
-                    && matches!(
-                        action,
-                        Action::KillReplica(_)
-                            | Action::FreezeReplica(_)
-                            | Action::DeletePod(_)
-                            | Action::SwapDatabase
-                    )
-            })
-    }
-}
-
-impl Round {
-    /// Whether any replica of this cluster may lose tasks that it runs: its database goes, or its
-    /// sessions end while the password that it was started with is no longer right. A process that
-    /// is killed is noted by the id of its replica. Everything else ends replicas on purpose, or lets
-    /// them live: one that stands still does so for less than a minute.
-    pub fn may_lose_tasks(&self, cluster: usize) -> bool {
-        let sessions_end = self.disaster == Some(Disaster::StopDatabase);
         self.actions.iter().any(|(index, action)| {
             *index == cluster
-                && match action {
-                    Action::SwapDatabase => true,
-                    Action::RotatePassword | Action::RotateAndScale(_) => sessions_end,
-                    _ => false,
-                }
+                && matches!(
+                    action,
+                    Action::KillReplica(_)
+                        | Action::FreezeReplica(_)
+                        | Action::DeletePod(_)
+                        | Action::SwapDatabase
+                )
         })
+    }
+
+    /// Whether the disaster ends the sessions of this cluster's replicas while the password that they
+    /// were started with is no longer right: those that are there then may lose the tasks that they
+    /// run.
+    pub fn locks_out(&self, cluster: usize) -> bool {
+        let rotates =
+            |action: &Action| matches!(action, Action::RotatePassword | Action::RotateAndScale(_));
+        self.disaster == Some(Disaster::StopDatabase)
+            && self
+                .actions
+                .iter()
+                .any(|(index, action)| *index == cluster && rotates(action))
     }
 }
 
@@ -243,7 +242,8 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
         possible.push(Action::Upgrade);
     }
     if model.replicas == 0 {
-        possible.extend([Action::CutOffRefused, Action::StartBesideForeign]);
+        possible.extend(CUTS.choose(rng).map(|cut| Action::CutOffRefused(*cut)));
+        possible.push(Action::StartBesideForeign);
     }
     // The license is installed by a replica, so one must run for it to change hands.
     if model.replicas > 0 {
@@ -271,6 +271,7 @@ fn draw_action(rng: &mut StdRng, model: &Model) -> Action {
 mod tests {
     use super::*;
     use rand::SeedableRng;
+    use std::collections::BTreeSet;
 
     fn rounds(seed: u64, count: usize) -> Vec<Round> {
         let mut rng = StdRng::seed_from_u64(seed);
@@ -292,7 +293,7 @@ mod tests {
 
     #[test]
     fn everything_is_drawn_and_nothing_impossible() {
-        let mut kinds = std::collections::BTreeSet::new();
+        let (mut kinds, mut cuts) = (BTreeSet::new(), BTreeSet::new());
         for seed in 0..200 {
             let mut models = vec![Model::default(); 3];
             for round in rounds(seed, 30) {
@@ -312,7 +313,11 @@ mod tests {
                         Action::Scale(size) | Action::RotateAndScale(size) => {
                             assert_ne!(*size, model.replicas);
                         }
-                        Action::CutOffRefused | Action::StartBesideForeign => {
+                        Action::CutOffRefused(cut) => {
+                            cuts.insert(*cut);
+                            assert_eq!(model.replicas, 0);
+                        }
+                        Action::StartBesideForeign => {
                             assert_eq!(model.replicas, 0);
                         }
                         _ => {}
@@ -327,6 +332,7 @@ mod tests {
             }
         }
         assert_eq!(kinds.len(), 18 + 5, "{kinds:?}");
+        assert!(cuts.iter().eq(&CUTS), "{cuts:?}");
     }
 
     #[test]
@@ -341,28 +347,26 @@ mod tests {
             Disaster::FreezeLeader,
             Disaster::KillApiServer,
             Disaster::KillEtcd,
+            Disaster::StopDatabase,
         ] {
             assert!(!round(Action::Edit, Some(disaster)).disturbs(1));
         }
-        assert!(round(Action::Edit, Some(Disaster::StopDatabase)).disturbs(0));
         assert!(!round(Action::DeleteOwned, None).disturbs(1));
         let killed = round(Action::KillReplica(0), None);
         assert!(killed.disturbs(1) && !killed.disturbs(0));
-        // The others of its cluster lose nothing.
-        assert!(!killed.may_lose_tasks(1));
     }
 
     #[test]
-    fn a_password_that_is_rotated_loses_tasks_only_with_the_sessions() {
+    fn a_password_that_is_rotated_locks_out_only_who_has_lost_the_sessions() {
         let round = |disaster| Round {
             actions: vec![(1, Action::RotatePassword)],
             pause: 0,
             disaster,
         };
-        assert!(!round(None).may_lose_tasks(1));
-        assert!(!round(Some(Disaster::KillLeader)).may_lose_tasks(1));
+        assert!(!round(None).locks_out(1));
+        assert!(!round(Some(Disaster::KillLeader)).locks_out(1));
         let stopped = round(Some(Disaster::StopDatabase));
-        assert!(stopped.may_lose_tasks(1) && !stopped.may_lose_tasks(0));
+        assert!(stopped.locks_out(1) && !stopped.locks_out(0));
     }
 
     #[test]

@@ -11,14 +11,18 @@ use bytebase_drain::drain::{
 use sqlx::postgres::PgConnection;
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 /// While nothing changes, what is waited for is said again after so long.
 const REMINDER: Duration = Duration::from_mins(1);
 /// Another number of the same is said after so long: under load it changes with each reading.
 const ANOTHER_NUMBER: Duration = Duration::from_secs(10);
-/// Longest that the queue is held for the last reading.
-const LAST_HOLD: Duration = Duration::from_secs(5);
+/// Longest that a hold waits for the question by which it goes on for the last reading.
+const BEFORE_LAST: Duration = Duration::from_secs(2);
+/// Longest from the beginning of that to the return by the last reading. The rest of the five
+/// seconds of [`watch::hold_on`] is for what follows, until the replica has been asked to end.
+const LAST_READING: Duration = Duration::from_secs(3);
 
 /// Waits. It never fails: whatever goes wrong, the replica ends in the end.
 pub fn wait(terms: Terms, log: Log) {
@@ -56,6 +60,7 @@ async fn drain(terms: Terms, log: Log) {
         reads: None,
         due: None,
         holds: None,
+        holds_last: None,
         failure: None,
         works: false,
         said: None,
@@ -101,6 +106,8 @@ struct Hook {
     due: Option<Instant>,
     /// The session that holds the queue.
     holds: Option<PgConnection>,
+    /// The one that holds it for the last reading, and since when at the latest.
+    holds_last: Option<(JoinHandle<()>, Instant)>,
     /// Why there is no reading.
     failure: Option<String>,
     /// The server works all the same: it has no room for one more session, or refuses the question.
@@ -145,7 +152,7 @@ impl Hook {
                 let seen = self.read_once().await?;
                 if !seen.is_lifeless() {
                     // What is held is held at the server that was left.
-                    self.holds = None;
+                    (self.holds, self.holds_last) = (None, None);
                 }
                 Some(seen)
             }
@@ -238,43 +245,38 @@ impl Hook {
     }
 
     /// The last act: reads once more, while no work can be promoted if that can be had. Whether the
-    /// replica may end by that.
+    /// replica may end by that. Nothing comes between that reading and the return: a replica claims
+    /// what is queued already, whether the queue is held or not.
     async fn leaves(&mut self, terms: &Terms, state: &mut State, start: Instant) -> bool {
         if terms.hold_limit.is_zero() {
             return true;
         }
-        let held = self.hold_last().await;
+        let holder = self.hold_last().await;
+        self.holds_last = holder.map(|holder| {
+            let since = Instant::now();
+            // It is sent while the answers of the reading are awaited.
+            (tokio::spawn(watch::hold_on(holder)), since)
+        });
         let seen = self.read().await;
-        // The server ends the hold after its time.
-        let is_held = self.holds.is_some() && held.is_some_and(|since| since.elapsed() < LAST_HOLD);
-        let leaves = may_end(state, start.elapsed(), seen.as_ref(), is_held);
-        if let Some(connection) = &mut self.holds {
-            if !leaves {
-                let _ = watch::release(connection).await;
-                self.holds = None;
-            } else if is_held {
-                // Not closed: the process ends.
-                watch::leave_held(connection).await;
-            }
-        }
-        leaves
+        // Where the replica may not leave, the server ends the hold after its time.
+        let is_held = self
+            .holds_last
+            .take()
+            .is_some_and(|(holds, since)| !holds.is_finished() && since.elapsed() < LAST_READING);
+        may_end(state, start.elapsed(), seen.as_ref(), is_held)
     }
 
-    /// Holds the queue for the last reading, and says since when. By the session that holds it
-    /// already, unless the server has ended that.
-    async fn hold_last(&mut self) -> Option<Instant> {
-        if let Some(mut connection) = self.holds.take() {
-            let since = Instant::now();
-            if let Ok(is_held) = watch::hold(&mut connection, LAST_HOLD).await {
-                self.holds = Some(connection);
-                return is_held.then_some(since);
-            }
+    /// A session that holds the queue for the last reading: the one that holds it already, unless
+    /// the server has ended that.
+    async fn hold_last(&mut self) -> Option<PgConnection> {
+        if let Some(mut connection) = self.holds.take()
+            && let Ok(is_held) = watch::hold(&mut connection, BEFORE_LAST).await
+        {
+            return is_held.then_some(connection);
         }
         let (mut connection, _) = self.logins.dial().await.ok()?;
-        let since = Instant::now();
-        let is_held = watch::hold(&mut connection, LAST_HOLD).await.ok()?;
-        self.holds = Some(connection);
-        is_held.then_some(since)
+        let is_held = watch::hold(&mut connection, BEFORE_LAST).await.ok()?;
+        is_held.then_some(connection)
     }
 
     fn say(&mut self, what: For, holds: bool) {

@@ -181,12 +181,13 @@ struct Beginning {
 }
 
 /// SQL: when the statements began that are heartbeats, as in [`Activity::heartbeats`], of the
-/// sessions of the name `$1` that are no older than `$2` seconds.
+/// sessions of the name `$1` that are no older than `$2` seconds. Without a backslash, which means
+/// something else where `standard_conforming_strings` is off.
 macro_rules! heartbeats {
     () => {
         "(SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = $1 \
-         AND query ~* '^\\s*insert\\s+into\\s+(\\S+\\.)?replica_heartbeat\\M' \
+         AND query ~* '^[[:space:]]*insert[[:space:]]+into[[:space:]]+([^[:space:]]+[.])?replica_heartbeat[[:>:]]' \
          AND backend_start >= clock_timestamp() - make_interval(secs => $2))"
     };
 }
@@ -567,10 +568,10 @@ pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         .map(drop)
 }
 
-/// Leaves a hold behind that outlives this process by a moment: the server notices that the session
-/// has gone only when the sleep is over, and by then the replica has been asked to end.
-pub async fn leave_held(connection: &mut PgConnection) {
-    let sleep = sqlx::raw_sql("SELECT pg_sleep(3)").execute(connection);
-    // Long enough for the statement to be sent; its answer is not waited for.
-    let _ = timeout(Duration::from_millis(300), sleep).await;
+/// Goes on with a hold for five seconds, also where this process ends before: the server notices
+/// that the session has gone only when the sleep is over, and by then the replica has been asked to
+/// end.
+pub async fn hold_on(mut connection: PgConnection) {
+    let sleep = sqlx::raw_sql("SELECT pg_sleep(5)").execute(&mut connection);
+    let _ = sleep.await;
 }

@@ -122,6 +122,21 @@ async fn a_replica_is_known_by_two_heartbeats_of_its_own_sessions() {
     }
 }
 
+#[tokio::test]
+async fn a_replica_is_known_where_a_backslash_in_a_string_escapes() {
+    let database = Database::new("escapes", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let hook = database.options(HOOK);
+    let hook = hook.options([("standard_conforming_strings", "off")]);
+    let mut hook = hook.connect().await.unwrap();
+    let mut watch = watch_of("demo-1".to_owned());
+    for known in [None, Some("own")] {
+        heartbeat(&mut own, "own").await;
+        let seen = read(&mut watch, &mut hook).await;
+        assert_eq!(seen.replica.as_deref(), known);
+    }
+}
+
 /// As if the last heartbeat had come so long ago, in seconds.
 fn backdate(database: &Database, replica: &str, seconds: f64) {
     database.sql(&format!(
@@ -803,12 +818,16 @@ async fn the_last_hold_outlives_its_process_by_a_moment() {
             .await
             .unwrap()
     );
-    watch::leave_held(&mut holder).await;
+    let holds = tokio::spawn(watch::hold_on(holder));
+    // It is sent while a reading is awaited.
+    let mut watch = watch_of("demo-1".to_owned());
+    read(&mut watch, &mut replica).await;
     // As the end of a process does.
-    drop(holder);
+    holds.abort();
     assert!(!promotes(&mut replica).await);
     let took = until_it_promotes(&mut replica).await;
-    assert!(took >= Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(7), "{took:?}");
 }
 
 /// The program itself, beside no Bytebase: the first process of this machine stands for it.
@@ -1117,6 +1136,11 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     let mut idle = hook(&database, &log, &["--timeout=60", "--pause=2"], "demo-1");
     let took = ended(&mut idle, Duration::from_secs(20)).unwrap();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
+    // No work is promoted before the replica has been asked to end.
+    let mut replica = database.session("demo-0").await;
+    assert!(!promotes(&mut replica).await);
+    let took = until_it_promotes(&mut replica).await;
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
     let _own = database.session("demo-1").await;
     database.sql(
         "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",

@@ -29,6 +29,8 @@ pub enum Bug {
     DrainHastenedAtOnce,
     /// Since when no license has allowed several replicas is not read back from the status.
     UnlicensedSinceForgotten,
+    /// When the operator is to come back by itself is lost.
+    ComesBackNever,
     /// Heartbeats of others do not count.
     OthersIgnored,
     /// What cannot be understood counts as none.
@@ -41,6 +43,10 @@ pub enum Bug {
     EvictionWithoutUid,
     /// What was evicted is taken for running until the watch shows otherwise.
     EvictionForgotten,
+    /// A pod that ends, or is to, is taken for gone: the next step does not wait for it.
+    EndingTakenForGone,
+    /// A replica that comes up is taken for one that does not, which a scale-down does not wait for.
+    ComingUpIgnored,
     /// Running tasks are not asked after.
     TasksIgnored,
     /// A process that has just started takes the missing reading for an outage.
@@ -79,7 +85,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::RefusalForgotten,
         Self::NothingStored,
         Self::IdentityForgotten,
@@ -92,12 +98,15 @@ impl Bug {
         Self::DrainNotHastened,
         Self::DrainHastenedAtOnce,
         Self::UnlicensedSinceForgotten,
+        Self::ComesBackNever,
         Self::OthersIgnored,
         Self::UnknownIsNone,
         Self::UnderstandingForgotten,
         Self::EveryPodServes,
         Self::EvictionWithoutUid,
         Self::EvictionForgotten,
+        Self::EndingTakenForGone,
+        Self::ComingUpIgnored,
         Self::TasksIgnored,
         Self::NoReadingIsOutage,
         Self::PatienceForgotten,
@@ -127,8 +136,11 @@ impl Bug {
             | Self::GateWaitsForStuck
             | Self::DrainNotHastened
             | Self::UnlicensedSinceForgotten
+            | Self::ComesBackNever
             | Self::UnderstandingForgotten => Promise::Licensed.text(),
-            Self::EvictionForgotten => Promise::OneDown.text(),
+            Self::EvictionForgotten | Self::EndingTakenForGone | Self::ComingUpIgnored => {
+                Promise::OneDown.text()
+            }
             Self::GateShrinksToLowest | Self::UnknownServesNot => Promise::KeepsOne.text(),
             Self::NoReadingIsOutage => Promise::FirstAfterReading.text(),
             Self::OthersIgnored => Promise::FirstHasPlace.text(),

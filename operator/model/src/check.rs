@@ -4,7 +4,7 @@ use crate::database::{Content, Database};
 use crate::judge::broken_by;
 use crate::owners::Whose;
 use crate::promises::{Promise, RECOVERS, RECOVERS_BUT_FOR_ONE};
-use crate::rules::Rules;
+use crate::rules::{Decided, Rules};
 use crate::visit::keeps;
 use crate::world::{
     Action, Budget, Form, Ghost, Operator, Pod, Replica, Set, Spec, Status, Strategy, Waited,
@@ -95,9 +95,10 @@ impl Checked {
 
     fn reconciled(&self, world: &World) -> World {
         let mut next = world.clone();
-        let writes = world.made(self.rules.reconcile(world));
+        let Decided { writes, due } = self.rules.reconcile(world);
+        let writes = world.made(writes);
         next.ghost.broken = next.ghost.broken.or_else(|| broken_by(world, &writes));
-        next.decides(writes);
+        next.decides(writes, due);
         next
     }
 

@@ -5,6 +5,9 @@ use crate::knowledge::LicenseRead;
 use crate::promises::Promise;
 use crate::world::{Form, Pod, Replica, Set, Strategy, World, Write, minor};
 
+/// Minutes that a replica has to come up, from the beginning of the world: no pod is younger.
+const COMES_UP: u8 = 15;
+
 /// The promise that these writes break, by what the operator knows.
 pub fn broken_by(world: &World, writes: &[Write]) -> Option<Promise> {
     writes.iter().find_map(|write| match write {
@@ -35,7 +38,7 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     if is_first {
         return first(world);
     }
-    if after.size > 0 && taken_away(world, after) > 1 && !world.knows_license_ended() {
+    if after.size > 0 && takes_down_two(world, after) && !world.knows_license_ended() {
         return Some(Promise::OneDown);
     }
     if after.size > 0 && after.size < before && !keeps_one(world, after) {
@@ -44,15 +47,59 @@ fn resizes(world: &World, after: Set) -> Option<Promise> {
     shrinks_blindly(world, before, after).then_some(Promise::NotUnderstood)
 }
 
-/// How many pods this size ends, of those that the operator sees. Several ordinals without a pod
-/// may go.
-fn taken_away(world: &World, after: Set) -> usize {
-    let (set, pods) = &world.operator.cache;
-    let goes = |pod: &&Pod| {
-        let is_covered = set.is_some_and(|set| set.ordinals().contains(&pod.ordinal));
-        is_covered && pod.ending.is_none() && !after.ordinals().contains(&pod.ordinal)
+/// Whether this size takes down two pods, by what the operator sees: both by itself, or one while
+/// another is away. Several ordinals without a pod may go.
+fn takes_down_two(world: &World, after: Set) -> bool {
+    let pods = &world.operator.cache.1;
+    let closes = gate_may_close(world);
+    let goes = |pod: &&Pod| !after.ordinals().contains(&pod.ordinal);
+    let taken: Vec<_> = pods
+        .iter()
+        .filter(|pod| !ends(world, pod))
+        .filter(goes)
+        .collect();
+    // The license gate goes past a pod that cannot end.
+    let is_passed = |pod: &Pod| closes && pod.replica == Replica::Stuck;
+    let ending = |pod: &Pod| ends(world, pod) && !is_passed(pod);
+    // Nor does it wait for one that comes back, and nothing waits for one that does not.
+    let fails = |ordinal: u8| {
+        let mut pods = pods.iter();
+        pods.any(|pod| pod.ordinal == ordinal && pod.replica == Replica::Failing)
     };
-    pods.iter().filter(goes).count()
+    let is_away = |ordinal: &u8| after.ordinals().contains(ordinal) && !fails(*ordinal);
+    let awaited = !closes && world.tick < COMES_UP;
+    let away = awaited && world.ghost.evicted.iter().any(is_away);
+    let serves = |pod: &&Pod| serves(world, pod);
+    let beside_one = pods.iter().any(ending) || (away && taken.iter().any(serves));
+    taken.len() > 1 || (beside_one && !taken.is_empty())
+}
+
+/// Whether a pod ends or is to, as the operator sees it.
+fn ends(world: &World, pod: &Pod) -> bool {
+    let covers = |set: Set| set.ordinals().contains(&pod.ordinal);
+    pod.ending.is_some()
+        || world.operator.evicted == Some(pod.uid)
+        || !world.operator.cache.0.is_some_and(covers)
+}
+
+/// Whether a replica serves, or may, as the operator sees it.
+fn serves(world: &World, pod: &Pod) -> bool {
+    let may_be_active = match &world.operator.reading {
+        Reading::Good(database, active) => {
+            database.content == Content::Renamed || active.iter().any(|other| other.uid == pod.uid)
+        }
+        Reading::None | Reading::Failed => true,
+    };
+    pod.replica == Replica::Active && !ends(world, pod) && may_be_active
+}
+
+/// The license that the operator knows of ends soon: the gate closes up to two minutes before.
+fn gate_may_close(world: &World) -> bool {
+    match world.ghost.known.process.license {
+        LicenseRead::Never => false,
+        LicenseRead::Absent => true,
+        LicenseRead::Ends(end) => world.tick.saturating_add(3) >= end,
+    }
 }
 
 /// A replica of this template would run on a newer schema, by what the operator knows.
@@ -77,21 +124,8 @@ fn is_migrating(world: &World) -> bool {
 
 /// Of the replicas that serve, by what the operator sees, one stays; or there is none.
 fn keeps_one(world: &World, after: Set) -> bool {
-    let (set, pods) = &world.operator.cache;
-    let may_be_active = |pod: &Pod| match &world.operator.reading {
-        Reading::Good(database, active) => {
-            database.content == Content::Renamed || active.iter().any(|other| other.uid == pod.uid)
-        }
-        Reading::None | Reading::Failed => true,
-    };
-    let serves = |pod: &&Pod| {
-        pod.replica == Replica::Active
-            && pod.ending.is_none()
-            && set.is_some_and(|set| set.ordinals().contains(&pod.ordinal))
-            && world.operator.evicted != Some(pod.uid)
-            && may_be_active(pod)
-    };
-    let mut serving = pods.iter().filter(serves).peekable();
+    let pods = world.operator.cache.1.iter();
+    let mut serving = pods.filter(|pod| serves(world, pod)).peekable();
     serving.peek().is_none() || serving.any(|pod| after.ordinals().contains(&pod.ordinal))
 }
 
@@ -107,6 +141,10 @@ fn evicts(world: &World, uid: u8) -> Option<Promise> {
         }
         if is_migrating(world) {
             return Some(Promise::MigrationEnds);
+        }
+        let mut others = pods.iter().filter(|pod| pod.uid != uid);
+        if others.any(|pod| ends(world, pod)) {
+            return Some(Promise::OneDown);
         }
         let ended = pods.iter().find(|pod| pod.uid == uid);
         let served = ended.is_some_and(|pod| pod.replica == Replica::Active);
@@ -150,16 +188,10 @@ fn shrinks_blindly(world: &World, before: u8, after: Set) -> bool {
     let Reading::Good(database, _) = &world.operator.reading else {
         return false;
     };
-    let licensed = match world.ghost.known.process.license {
-        LicenseRead::Never => true,
-        LicenseRead::Absent => false,
-        // The gate closes up to two minutes before the end.
-        LicenseRead::Ends(end) => world.tick.saturating_add(3) < end,
-    };
     // A rollout with downtime ends them all because the user wants that.
     let is_wanted = world.spec.strategy == Strategy::Maintenance && after.size == 0;
     database.content == Content::Renamed
-        && licensed
+        && !gate_may_close(world)
         && !is_wanted
         && world.spec.form != Form::Invalid
         && after.size < before.min(world.spec.replicas)

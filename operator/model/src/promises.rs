@@ -48,7 +48,7 @@ impl Promise {
                 "(a) at the end of the license, or a minute later where one finishes its tasks, all replicas but one that can be ended are ending, and five minutes after that no more than one sends heartbeats"
             }
             Self::OneDown => {
-                "(b) the operator takes down one pod at a time, but for a license that has ended"
+                "(b) the operator takes down one pod at a time, and none that serves while one that it has taken down may come up again, but for a license that has ended or is about to"
             }
             Self::KeepsOne => {
                 "(b) a scale-down to fewer replicas keeps one that serves, or that may as long as heartbeats are unknown"

@@ -19,8 +19,8 @@ use bytebase_operator::desired::template::{self, Template};
 use bytebase_operator::kubernetes::Kind;
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat,
-    Observation, PodLogin, PodTrouble, PodView, ProbeFailure, Refusal, Remembered,
-    RememberedRollout, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    Holder, Observation, PodLogin, PodTrouble, PodView, ProbeFailure, Refusal, Remembered,
+    RememberedRollout, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use bytebase_operator::validate::{References, Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -47,7 +47,16 @@ pub struct Rules {
     /// Another cluster may be on the database.
     for_several: bool,
     /// Decisions by all that they rest on: most states differ in something else.
-    decided: Mutex<HashMap<Ground, Vec<Write>>>,
+    decided: Mutex<HashMap<Ground, Decided>>,
+}
+
+/// What a reconcile decides.
+#[derive(Clone, Debug, Default)]
+pub struct Decided {
+    /// Its writes, in their order.
+    pub writes: Vec<Write>,
+    /// The tick at which the operator comes back by itself.
+    pub due: Option<u8>,
 }
 
 /// All that a decision rests on, and what its writes are held against.
@@ -220,8 +229,8 @@ impl Rules {
         self.bug == Some(bug)
     }
 
-    /// What a reconcile decides in this world, as writes in their order.
-    pub fn reconcile(&self, world: &World) -> Vec<Write> {
+    /// What a reconcile decides in this world.
+    pub fn reconcile(&self, world: &World) -> Decided {
         let ground = Ground {
             spec: world.spec,
             cache: world.operator.cache.clone(),
@@ -238,14 +247,19 @@ impl Rules {
             tick: world.tick,
         };
         let decided = || self.decided.lock();
-        if let Some(writes) = decided().get(&ground) {
-            return writes.clone();
+        if let Some(before) = decided().get(&ground) {
+            return before.clone();
         }
-        let writes = self
-            .plan(world)
-            .map_or_else(Vec::new, |plan| self.writes(world, &plan));
-        decided().insert(ground, writes.clone());
-        writes
+        let plan = self.plan(world);
+        let now = plan.map_or_else(Decided::default, |plan| Decided {
+            writes: self.writes(world, &plan),
+            due: plan
+                .next
+                .filter(|_| !self.has(Bug::ComesBackNever))
+                .and_then(tick_after),
+        });
+        decided().insert(ground, now.clone());
+        now
     }
 
     fn plan(&self, world: &World) -> Option<Plan> {
@@ -433,16 +447,24 @@ impl Rules {
                 template_digest: self.templates[usize::from(set.template)].digest.clone(),
                 version: (!self.has(Bug::StandingVersionIgnored)).then(|| version(set.template)),
             }),
-            pods: pods.iter().map(|pod| self.pod(*pod, world)).collect(),
+            pods: pods
+                .iter()
+                .filter(|pod| !self.takes_for_gone(**pod, world))
+                .map(|pod| self.pod(*pod, world))
+                .collect(),
             awaits_logs: false,
             ingress_has_address: None,
             exposed_hosts: Vec::new(),
             service_exposes: false,
             route: None,
             kinds_not_installed: Vec::new(),
+            kinds_unseen: Vec::new(),
             database,
             last_facts,
-            database_shared_with: world.operator.shared.then(|| "the-older".to_owned()),
+            database_shared_with: world.operator.shared.then(|| Holder {
+                name: "the-other".to_owned(),
+                usage: Usage::Runs,
+            }),
             remembered: self.remembered(&world.status),
             call_failure: None,
             asked: None,
@@ -458,6 +480,13 @@ impl Rules {
         let (set, _) = &world.operator.cache;
         let is_new = set.is_some_and(|set| set.template == pod.template);
         self.has(Bug::EveryPodServes) || (self.has(Bug::NewTakenForServing) && is_new)
+    }
+
+    /// A planted bug has a pod that ends, or is to, count as gone.
+    fn takes_for_gone(&self, pod: Pod, world: &World) -> bool {
+        let (set, _) = &world.operator.cache;
+        let is_covered = set.is_some_and(|set| set.ordinals().contains(&pod.ordinal));
+        self.has(Bug::EndingTakenForGone) && (pod.ending.is_some() || !is_covered)
     }
 
     fn pod(&self, pod: Pod, world: &World) -> PodView {
@@ -492,6 +521,7 @@ impl Rules {
                 .map(|since| at(since) + SignedDuration::from_mins(DRAIN)),
             grace: None,
             drains: true,
+            drain_timeout: None,
             login: PodLogin::default(),
             ending_since: pod.ending.map(at),
             unready_since: (!serves).then_some(made),
@@ -499,6 +529,9 @@ impl Rules {
             log_quote: None,
             restarts: 0,
             trouble: match pod.replica {
+                Replica::Starting if self.has(Bug::ComingUpIgnored) => {
+                    Some(PodTrouble::Crashing("it keeps ending".to_owned()))
+                }
                 Replica::Failing => Some(PodTrouble::Crashing("it keeps ending".to_owned())),
                 _ => stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             },
@@ -607,11 +640,20 @@ impl Rules {
         let forgets = self.has(Bug::IdentityForgotten) || self.has(Bug::RefusalForgotten);
         let identity = status.identity && !forgets;
         let endpoint = status.endpoint && !self.has(Bug::RefusalForgotten);
+        let served_on = status.served.then(|| self::identity(0).database);
+        if status.elsewhere {
+            // Only of a cluster that is stopped.
+            return Remembered {
+                served_on,
+                ..Remembered::default()
+            };
+        }
         Remembered {
+            served_on: served_on.clone(),
             database: Some(DatabaseStatus {
                 endpoint: endpoint.then(|| ENDPOINT.to_owned()),
                 identity: identity.then(|| self::identity(0).database),
-                has_served: identity && status.served,
+                served_on,
                 // In this world a database that was never read has been tried for long enough.
                 unread_since: (!identity).then(|| Time(at(0) - SignedDuration::from_hours(1))),
                 ..DatabaseStatus::default()
@@ -650,6 +692,7 @@ impl Rules {
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,
+            queue_overdue: false,
             drains: BTreeMap::new(),
             rollout: status
                 .rollout
@@ -660,6 +703,8 @@ impl Rules {
                     since: at(waited.since),
                     // What comes between begins it again here, which is the longer wait.
                     busy_since: None,
+                    scale_down_only: waited.scale_down_only,
+                    message: String::new(),
                 }),
         }
     }
@@ -694,6 +739,12 @@ fn tick_of(moment: Timestamp) -> Option<u8> {
     u8::try_from(moment.duration_since(at(0)).as_mins()).ok()
 }
 
+/// The first tick that is not before a moment.
+fn tick_after(moment: Timestamp) -> Option<u8> {
+    let seconds = moment.duration_since(at(0)).as_secs();
+    u8::try_from((seconds + 59) / 60).ok()
+}
+
 /// The minor version in a text.
 fn minor_of(version: Option<&str>) -> Option<u32> {
     Version::parse(version?).ok().map(|version| version.minor)
@@ -708,7 +759,8 @@ fn status(plan: &Plan, before: &Status, tick: u8) -> Status {
     Status {
         endpoint: database.is_some_and(|database| database.endpoint.is_some()),
         identity: database.is_some_and(|database| database.identity.is_some()),
-        served: database.is_some_and(|database| database.has_served),
+        served: database.is_some_and(|database| database.served_on.is_some()),
+        elsewhere: false,
         refusal: refused(plan, ConditionType::DatabaseReady),
         unlicensed: refused(plan, ConditionType::HaLicensed).map(|(reason, _)| reason),
         unlicensed_since: plan.report.unlicensed_since.and_then(tick_of),
@@ -745,6 +797,7 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
         rollout.continues(&RolloutStatus {
             waiting_for: Some(before.for_),
             pod: before.ordinal.map(name),
+            scale_down_only: before.scale_down_only,
             ..RolloutStatus::default()
         })
     });
@@ -752,5 +805,6 @@ fn waited(rollout: &RolloutStatus, before: Option<Waited>, tick: u8) -> Option<W
         for_,
         ordinal,
         since: before.map_or(tick, |before| before.since),
+        scale_down_only: rollout.scale_down_only,
     })
 }

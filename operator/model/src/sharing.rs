@@ -3,13 +3,18 @@
 //! them lives in a [`World`] of its
 //! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
 //! real ones.
+//!
+//! The database has two names. A user may give a cluster that is stopped the other one: then nothing is
+//! known of what its spec names, until that has been read.
 
+use crate::bugs;
 use crate::check::{Checked, fingerprint};
 use crate::database::Reading;
+use crate::knowledge::LicenseRead;
 use crate::rules::{ENDPOINT, Rules, identity};
 use crate::visit;
 use crate::world::{Action, Budget, Replica, Status, Strategy, World, Write};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytebase_operator::api::BytebaseCluster;
 use bytebase_operator::observe::claims::{Claimant, Claims, Presence, Sighting};
 use jiff::Timestamp;
@@ -27,6 +32,7 @@ const RECOVERY: usize = 200;
 const RUNS_FOR: Duration = Duration::from_secs(100);
 const ONE_HAS_IT: &str =
     "(c) a cluster does not start on a database that another one is known to have";
+const ALONE: &str = "each cluster keeps the promises of one alone";
 const SERVES: &str = "once the world behaves, a cluster that wants the database serves, unless another one has it and is stopped";
 
 /// A fault in how it is decided who has the database.
@@ -40,14 +46,39 @@ enum Bug {
     StartTellsApart,
     /// That a cluster has served is not read back from the status.
     ServingForgotten,
+    /// It is not, where the spec names another place than before.
+    ServingBoundToName,
+    /// A cluster neither asks who has the database nor sees that replicas of the other are active.
+    OtherIgnored,
+    /// Each of two holds the other, whichever is older.
+    AgeIgnored,
 }
 
-const OF_THE_OLDER: [Bug; 3] = [
-    Bug::FirstReadHasIt,
-    Bug::ClaimsNotLearned,
-    Bug::StartTellsApart,
-];
-const OF_THE_YOUNGER: [Bug; 1] = [Bug::ServingForgotten];
+impl Bug {
+    /// All of them.
+    const ALL: [Self; 7] = [
+        Self::FirstReadHasIt,
+        Self::ClaimsNotLearned,
+        Self::StartTellsApart,
+        Self::ServingForgotten,
+        Self::ServingBoundToName,
+        Self::OtherIgnored,
+        Self::AgeIgnored,
+    ];
+
+    /// The property that it breaks, by which it must be found.
+    const fn breaks(self) -> &'static str {
+        match self {
+            Self::FirstReadHasIt
+            | Self::ClaimsNotLearned
+            | Self::StartTellsApart
+            | Self::ServingForgotten
+            | Self::ServingBoundToName => ONE_HAS_IT,
+            Self::OtherIgnored => ALONE,
+            Self::AgeIgnored => SERVES,
+        }
+    }
+}
 
 /// The older and the younger cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,9 +92,12 @@ struct Pair {
     noted: [Noted; 2],
     /// Who was read first, and with which start: only for the bug that goes by it.
     first: Option<(usize, u8)>,
+    /// Whether the spec of each names the database by its other name.
+    renamed: [bool; 2],
     crashes: u8,
     outages: u8,
     restarts: u8,
+    renamings: u8,
     /// One started on what the other was known to have.
     broken: bool,
 }
@@ -71,9 +105,8 @@ struct Pair {
 /// What a process has noted of the claim of one cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Noted {
-    /// What its status said at the start of the process: that an endpoint is known; that an identity
-    /// is, and that it has served there.
-    learned: Option<(bool, bool)>,
+    /// What its status said at the start of the process, if that named an endpoint.
+    learned: Option<Learned>,
     /// The start of the server that a reconcile noted last.
     seen: Option<u8>,
     /// Whether the latest reconcile noted one; `None`: there was no reconcile.
@@ -84,17 +117,32 @@ struct Noted {
     served: bool,
 }
 
+/// What the status of a cluster said of its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Learned {
+    /// The endpoint was the other name.
+    renamed: bool,
+    /// An identity was known.
+    identity: bool,
+    /// It had served there.
+    served: bool,
+}
+
 impl Noted {
     /// What a process that starts finds in a status.
-    fn learned(status: &Status) -> Self {
+    fn learned(status: &Status, renamed: bool) -> Self {
         Self {
-            learned: status.endpoint.then_some((status.identity, status.served)),
+            learned: status.endpoint.then_some(Learned {
+                renamed: renamed != status.elsewhere,
+                identity: status.identity,
+                served: status.served,
+            }),
             ..Self::default()
         }
     }
 
     fn knows_identity(self) -> bool {
-        self.learned.is_some_and(|(identity, _)| identity) || self.seen.is_some()
+        self.learned.is_some_and(|learned| learned.identity) || self.seen.is_some()
     }
 }
 
@@ -109,6 +157,8 @@ enum Step {
     Outage,
     /// Its server is restarted, so quickly that no process notices.
     Restart,
+    /// The spec of a stopped cluster names the database by its other name.
+    Rename(usize),
 }
 
 /// The rules, and where they begin.
@@ -137,10 +187,11 @@ struct Profile {
     crashes: u8,
     outages: u8,
     restarts: u8,
+    renamings: u8,
     finds: &'static [Bug],
 }
 
-const PROFILES: [Profile; 4] = [
+const PROFILES: [Profile; 5] = [
     Profile {
         name: "one database, two clusters: death, a quick restart of the server, a pod is deleted",
         subject: 0,
@@ -151,7 +202,13 @@ const PROFILES: [Profile; 4] = [
         crashes: 1,
         outages: 0,
         restarts: 1,
-        finds: &OF_THE_OLDER,
+        renamings: 0,
+        finds: &[
+            Bug::FirstReadHasIt,
+            Bug::ClaimsNotLearned,
+            Bug::StartTellsApart,
+            Bug::OtherIgnored,
+        ],
     },
     Profile {
         name: "one database, two clusters: both new, outage",
@@ -163,7 +220,8 @@ const PROFILES: [Profile; 4] = [
         crashes: 0,
         outages: 1,
         restarts: 0,
-        finds: &[],
+        renamings: 0,
+        finds: &[Bug::AgeIgnored],
     },
     Profile {
         name: "one database, two clusters: both new, the older is stopped and wanted",
@@ -175,6 +233,7 @@ const PROFILES: [Profile; 4] = [
         crashes: 0,
         outages: 0,
         restarts: 0,
+        renamings: 0,
         finds: &[],
     },
     Profile {
@@ -187,7 +246,21 @@ const PROFILES: [Profile; 4] = [
         crashes: 1,
         outages: 0,
         restarts: 0,
-        finds: &OF_THE_YOUNGER,
+        renamings: 0,
+        finds: &[Bug::ServingForgotten],
+    },
+    Profile {
+        name: "one database, two clusters: the younger serves, is stopped and given another name of it, death",
+        subject: 1,
+        running: true,
+        large: false,
+        scales: 2,
+        deletions: 0,
+        crashes: 1,
+        outages: 0,
+        restarts: 0,
+        renamings: 1,
+        finds: &[Bug::ServingBoundToName],
     },
 ];
 
@@ -197,23 +270,30 @@ pub fn run(quick: bool) -> Result<usize> {
     let mut states = 0;
     for profile in PROFILES.iter().filter(|profile| !(quick && profile.large)) {
         states += visit::every_state(profile.name, Sharing::new(profile, None)?)?;
-        for bug in profile.finds {
-            let model = Sharing::new(profile, Some(*bug))?;
-            visit::until_found(&format!("{bug:?}"), model, Some(ONE_HAS_IT))?;
-        }
     }
+    for bug in Bug::ALL {
+        let mut homes = PROFILES.iter();
+        let profile = homes
+            .find(|profile| profile.finds.contains(&bug))
+            .with_context(|| format!("no profile is to find {bug:?}"))?;
+        let model = Sharing::new(profile, Some(bug))?;
+        visit::until_found(&format!("{bug:?}"), model, bug.breaks())?;
+    }
+    let model = Sharing::new(&PROFILES[0], None)?;
+    visit::all_can_be_broken(&model, Bug::ALL.map(Bug::breaks))?;
     Ok(states)
 }
 
 /// How many bugs are planted.
 pub const fn planted() -> usize {
-    OF_THE_OLDER.len() + OF_THE_YOUNGER.len()
+    Bug::ALL.len()
 }
 
 impl Sharing {
     fn new(profile: &'static Profile, bug: Option<Bug>) -> Result<Self> {
+        let in_rules = (bug == Some(Bug::OtherIgnored)).then_some(bugs::Bug::OthersIgnored);
         Ok(Self {
-            rules: Arc::new(Rules::new(None)?.for_several()),
+            rules: Arc::new(Rules::new(in_rules)?.for_several()),
             bug,
             profile,
             recovered: Mutex::default(),
@@ -245,9 +325,8 @@ impl Sharing {
     fn reconciled(&self, pair: &Pair, index: usize) -> Pair {
         let mut next = pair.clone();
         let world = &pair.clusters[index];
-        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
-        let forgotten = self.bug == Some(Bug::ServingForgotten);
-        let served = serves(world) || (world.status.served && !forgotten);
+        let stopped = is_stopped(world);
+        let served = serves(world) || self.remembers_serving(&world.status);
         if stopped && !served {
             next.noted[index] = Noted::default();
         } else {
@@ -273,15 +352,31 @@ impl Sharing {
         next
     }
 
+    /// Whether it is read back from the status that the cluster has served.
+    fn remembers_serving(&self, status: &Status) -> bool {
+        status.served
+            && match self.bug {
+                Some(Bug::ServingForgotten) => false,
+                Some(Bug::ServingBoundToName) => !status.elsewhere,
+                _ => true,
+            }
+    }
+
     /// Whether the other cluster has the database.
     fn is_shared(&self, pair: &Pair, index: usize) -> bool {
-        if self.bug == Some(Bug::FirstReadHasIt) {
-            return pair.first.is_some_and(|(first, _)| first != index);
+        let other = &pair.noted[1 - index];
+        match self.bug {
+            Some(Bug::FirstReadHasIt) => {
+                return pair.first.is_some_and(|(first, _)| first != index);
+            }
+            Some(Bug::OtherIgnored) => return false,
+            Some(Bug::AgeIgnored) if other.knows_identity() => return true,
+            _ => {}
         }
         let runs = runs(&pair.clusters[index]);
         let read = [0, 1].map(|of| pair.read[of].filter(|_| is_good(&pair.clusters[of])));
         let statuses = pair.clusters.each_ref().map(|cluster| &cluster.status);
-        let mark = fingerprint(&(index, runs, read, statuses, pair.noted));
+        let mark = fingerprint(&(index, runs, read, statuses, pair.noted, pair.renamed));
         let before = self.claimed.lock().get(&mark).copied();
         before.unwrap_or_else(|| {
             let shared = self.ask_claims(pair, index, runs, read);
@@ -312,21 +407,15 @@ impl Sharing {
         let forgotten = self.bug == Some(Bug::ServingForgotten);
         let clusters = [0, 1].map(|index| {
             let learned = pair.noted[index].learned;
-            cluster(
-                index,
-                learned.map(|(read, served)| (read, served && !forgotten)),
-            )
+            let learned = learned.map(|learned| Learned {
+                served: learned.served && !forgotten,
+                ..learned
+            });
+            cluster(index, learned)
         });
         let keys = clusters.each_ref().map(ObjectRef::from_obj);
-        let remembered = |index: usize| {
-            let mut remembered = self.rules.remembered(&pair.clusters[index].status);
-            if let Some(database) = &mut remembered.database
-                && self.bug == Some(Bug::ServingForgotten)
-            {
-                database.has_served = false;
-            }
-            remembered
-        };
+        let remembered = |index: usize| self.rules.remembered(&pair.clusters[index].status);
+        let served_on = identity(0).database;
         for (index, noted) in pair.noted.iter().enumerate() {
             if noted.learned.is_some() && self.bug != Some(Bug::ClaimsNotLearned) {
                 claims.learn(&clusters[index]);
@@ -335,15 +424,18 @@ impl Sharing {
             let presence = Presence {
                 is_refused: false,
                 runs: noted.runs,
-                serves: noted.served,
+                moves: false,
+                is_readable: None,
+                served_on: noted.served.then_some(served_on.as_str()),
             };
+            let endpoint = endpoint(pair.renamed[index]);
             let claimant = Claimant::of(&clusters[index], &keys[index]);
             let seen = noted.seen.map(sighting).filter(|_| noted.sees.is_some());
             if seen.is_some() {
-                claims.set(&claimant, ENDPOINT, seen, presence, &remembered);
+                claims.set(&claimant, endpoint, seen, presence, &remembered);
             }
             if noted.sees == Some(false) {
-                claims.set(&claimant, ENDPOINT, None, presence, &remembered);
+                claims.set(&claimant, endpoint, None, presence, &remembered);
             }
         }
         let latest = |key: &ObjectRef<BytebaseCluster>| {
@@ -352,7 +444,7 @@ impl Sharing {
         };
         let remembered = remembered(index);
         let uid = clusters[index].metadata.uid.clone().unwrap_or_default();
-        let shared = claims.shared_with(&uid, runs, &remembered, latest);
+        let shared = claims.holder(&uid, runs, &remembered, latest);
         shared.is_some()
     }
 
@@ -372,7 +464,7 @@ impl Sharing {
                     let cluster = &mut next.clusters[index];
                     cluster.budget.crashes = 1;
                     *cluster = cluster.after(Action::Crash);
-                    next.noted[index] = Noted::learned(&cluster.status);
+                    next.noted[index] = Noted::learned(&cluster.status, pair.renamed[index]);
                 }
                 next.read = [None; 2];
                 next.first = None;
@@ -388,6 +480,7 @@ impl Sharing {
                 next.restarts -= 1;
                 next.start += 1;
             }
+            Step::Rename(index) => next.rename(index),
         }
         next.meet();
         next
@@ -401,6 +494,7 @@ impl Sharing {
             cluster.budget = Budget::default();
         }
         (pair.crashes, pair.outages, pair.restarts) = (0, 0, 0);
+        pair.renamings = 0;
         let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let mut recovers = false;
@@ -452,7 +546,27 @@ impl Pair {
         steps.extend((self.crashes > 0).then_some(Step::Crash));
         steps.extend((self.outages > 0 || !is_up).then_some(Step::Outage));
         steps.extend((self.restarts > 0 && is_up).then_some(Step::Restart));
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let may = self.renamings > 0 && is_stopped(cluster) && cluster.status.served;
+            steps.extend((may && has_ended(cluster)).then_some(Step::Rename(index)));
+        }
         steps
+    }
+
+    /// The spec of a cluster names the database by its other name. A process begins to read that one.
+    fn rename(&mut self, index: usize) {
+        self.renamings -= 1;
+        self.renamed[index] = !self.renamed[index];
+        self.read[index] = None;
+        let noted = &mut self.noted[index];
+        (noted.seen, noted.sees) = (None, noted.sees.map(|_| false));
+        let World {
+            status, operator, ..
+        } = &mut self.clusters[index];
+        status.elsewhere = !status.elsewhere;
+        (operator.reading, operator.last_good) = (Reading::None, None);
+        (operator.license, operator.schema) = (LicenseRead::Never, None);
+        operator.settled = false;
     }
 
     /// A reading of one cluster has ended.
@@ -476,7 +590,7 @@ impl Pair {
         if world.status.served != theirs.status.served {
             return world.status.served;
         }
-        let stopped = world.spec.replicas == 0 && world.operator.cache.1.is_empty();
+        let stopped = is_stopped(world);
         index == 0 && self.noted[index].knows_identity() && !stopped
     }
 
@@ -523,6 +637,26 @@ fn serves(world: &World) -> bool {
     })
 }
 
+/// Whether no replica is wanted, and none is left, as far as the operator sees.
+fn is_stopped(world: &World) -> bool {
+    world.spec.replicas == 0 && world.operator.cache.1.is_empty()
+}
+
+/// Whether no replica is left or is to come, and no write of before is still to be made.
+fn has_ended(world: &World) -> bool {
+    let none = world.set.is_none_or(|set| set.size == 0) && world.pods.is_empty();
+    none && world.operator.pending.is_empty() && !runs(world)
+}
+
+/// One of the two names of the database.
+fn endpoint(renamed: bool) -> &'static str {
+    if renamed {
+        "primary.example.com:5432/bytebase"
+    } else {
+        ENDPOINT
+    }
+}
+
 fn is_active(world: &World) -> bool {
     !world.active().is_empty()
 }
@@ -535,12 +669,14 @@ fn starts(world: &World) -> bool {
 }
 
 /// The older or the younger one, with what its status says of its database.
-fn cluster(index: usize, learned: Option<(bool, bool)>) -> BytebaseCluster {
+fn cluster(index: usize, learned: Option<Learned>) -> BytebaseCluster {
     let name = ["older", "younger"][index];
-    let status = learned.map(|(identity, served)| {
+    let status = learned.map(|learned| {
+        let database = crate::rules::identity(0).database;
         json!({"database": {
-            "endpoint": ENDPOINT, "identity": identity.then(|| crate::rules::identity(0).database),
-            "hasServed": served,
+            "endpoint": endpoint(learned.renamed),
+            "identity": learned.identity.then_some(&database),
+            "servedOn": learned.served.then_some(&database),
         }})
     });
     let made = Timestamp::UNIX_EPOCH + Duration::from_secs(u64::from(index == 1));
@@ -572,12 +708,14 @@ impl Model for Sharing {
             read: [None; 2],
             noted: clusters
                 .each_ref()
-                .map(|world| Noted::learned(&world.status)),
+                .map(|world| Noted::learned(&world.status, false)),
             clusters,
             first: None,
+            renamed: [false; 2],
             crashes: self.profile.crashes,
             outages: self.profile.outages,
             restarts: self.profile.restarts,
+            renamings: self.profile.renamings,
             broken: false,
         };
         pair.meet();
@@ -596,13 +734,10 @@ impl Model for Sharing {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(ONE_HAS_IT, |_: &Self, pair: &Pair| !pair.broken),
-            Property::always(
-                "each cluster keeps the promises of one alone",
-                |_: &Self, pair: &Pair| {
-                    let mut clusters = pair.clusters.iter();
-                    clusters.all(|cluster| cluster.ghost.broken.is_none())
-                },
-            ),
+            Property::always(ALONE, |_: &Self, pair: &Pair| {
+                let mut clusters = pair.clusters.iter();
+                clusters.all(|cluster| cluster.ghost.broken.is_none())
+            }),
             Property::always(SERVES, |model: &Self, pair| model.recovers(pair)),
         ]
     }

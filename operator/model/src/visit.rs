@@ -1,7 +1,7 @@
 //! Has the checker visit a world.
 
 use anyhow::{Result, bail, ensure};
-use stateright::{Checker as _, HasDiscoveries, Model, Path};
+use stateright::{Checker as _, HasDiscoveries, Model, Path, Property};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -48,35 +48,41 @@ where
     Ok(states)
 }
 
-/// Visits states until a planted bug is found: by this property, or by any.
-pub fn until_found<M>(bug: &str, model: M, property: Option<&'static str>) -> Result<()>
+/// Visits states until a planted bug is found, by the property that it breaks.
+pub fn until_found<M>(bug: &str, model: M, property: &'static str) -> Result<()>
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq,
 {
     let begun = Instant::now();
-    let found = match property {
-        Some(property) => HasDiscoveries::AnyOf(BTreeSet::from([property])),
-        None => HasDiscoveries::Any,
-    };
     let checker = model
         .checker()
         .threads(THREADS)
-        .finish_when(found)
+        .finish_when(HasDiscoveries::AnyOf(BTreeSet::from([property])))
         .spawn_bfs()
         .join();
     let mut discoveries = checker.discoveries();
-    if let Some(property) = property {
-        discoveries.retain(|found, _| *found == property);
-    }
-    ensure!(!discoveries.is_empty(), "{bug} was planted and not found");
-    for (_, path) in discoveries {
-        println!(
-            "model: {bug} found after {} steps, {:.1} s",
-            path.into_actions().len(),
-            begun.elapsed().as_secs_f32()
-        );
+    let Some(path) = discoveries.remove(property) else {
+        bail!("{bug} was planted and not found");
+    };
+    println!(
+        "model: {bug} found after {} steps, {:.1} s",
+        path.into_actions().len(),
+        begun.elapsed().as_secs_f32()
+    );
+    Ok(())
+}
+
+/// A property that no planted bug breaks may be one that nothing can break. `broken`: those that one
+/// of the bugs breaks.
+pub fn all_can_be_broken<M: Model>(
+    model: &M,
+    broken: impl IntoIterator<Item = &'static str>,
+) -> Result<()> {
+    let broken: BTreeSet<_> = broken.into_iter().collect();
+    for Property { name, .. } in model.properties() {
+        ensure!(broken.contains(name), "no planted bug breaks that {name}");
     }
     Ok(())
 }

@@ -129,6 +129,10 @@ impl Pod {
 }
 
 /// What the status holds that a later decision may rest on.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a field of its own in the status"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Status {
     /// The endpoint is known.
@@ -137,6 +141,8 @@ pub struct Status {
     pub identity: bool,
     /// A replica has been seen to serve there; only where another cluster may be on the database.
     pub served: bool,
+    /// The endpoint is not the one that the spec names by now, which leads to the same database.
+    pub elsewhere: bool,
     /// It was refused.
     pub refusal: Option<(Reason, String)>,
     /// The tick at which the license ends that was last read.
@@ -162,6 +168,8 @@ pub struct Waited {
     pub ordinal: Option<u8>,
     /// Since this tick.
     pub since: u8,
+    /// Only a scale-down has waited.
+    pub scale_down_only: bool,
 }
 
 /// Eviction of a pod.
@@ -225,6 +233,8 @@ pub struct Operator {
     pub decided_on: Option<Set>,
     /// Nothing has changed since a reconcile that wrote nothing.
     pub settled: bool,
+    /// The tick at which there is to be another all the same.
+    pub due: Option<u8>,
     /// Another process was there before it.
     pub succeeds: bool,
 }
@@ -245,6 +255,7 @@ impl Operator {
             pending: Vec::new(),
             decided_on: None,
             settled: false,
+            due: None,
             succeeds,
         }
     }
@@ -476,9 +487,11 @@ impl World {
         uids
     }
 
-    /// The same world with the smallest uids: which they are never matters, only which are equal.
+    /// The same world with the smallest uids: which they are never matters, only which are equal. Nor
+    /// does it when there is to be a reconcile that comes at once.
     #[must_use]
     pub fn renumbered(mut self) -> Self {
+        self.operator.due = self.operator.due.filter(|_| self.operator.settled);
         let uids: Vec<u8> = self.uids().into_iter().collect();
         let number = |uid: &mut u8| {
             let place = uids.binary_search(uid).unwrap_or(0);
@@ -956,10 +969,10 @@ impl World {
         }
     }
 
-    /// Time goes on.
+    /// Time goes on. That alone wakes no operator but one that has said that it would come back.
     pub fn minute_passes(&mut self) {
         self.tick += 1;
-        self.operator.settled = false;
+        self.operator.settled &= self.operator.due.is_none_or(|due| due > self.tick);
         self.ghost.known.process.is_at(self.tick);
         self.license_has_ended();
     }
@@ -1096,7 +1109,7 @@ impl World {
     }
 
     /// A reconcile has decided on these writes.
-    pub fn decides(&mut self, writes: Vec<Write>) {
+    pub fn decides(&mut self, writes: Vec<Write>, due: Option<u8>) {
         // Before the first reading it writes no status.
         if self.operator.reading != Reading::None {
             let serves = self.serves();
@@ -1107,6 +1120,7 @@ impl World {
             self.ghost.known.wrote_all();
         }
         self.operator.settled = writes.is_empty();
+        self.operator.due = due;
         let writes_set = writes.iter().any(|write| matches!(write, Write::Set(_)));
         self.operator.decided_on = self.operator.cache.0.filter(|_| writes_set);
         self.operator.pending = writes;

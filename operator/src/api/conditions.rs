@@ -168,7 +168,7 @@ pub enum Reason {
     DatabaseTransactionPooler,
     /// `max_connections` is too small for the wanted replicas.
     DatabaseConnectionBudget,
-    /// Another `BytebaseCluster` uses the same database.
+    /// Another `BytebaseCluster` has the same database.
     DatabaseShared,
     /// Replicas that do not belong to this cluster send heartbeats to the database, so the first
     /// replica waits until they have stopped.

@@ -328,7 +328,8 @@ pub struct DatabaseSpec {
     pub url: Option<String>,
     /// Host name or address of the server: the form in parts, in which nothing needs
     /// percent-encoding. `localhost`, and the directory of a Unix socket, are a proxy in the pod:
-    /// the operator then needs `monitorSecretRef` to read the database.
+    /// the operator then needs `monitorSecretRef` to read the database, and the proxy must be an
+    /// init container with `restartPolicy: Always`, or it ends before running tasks are finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
@@ -711,7 +712,8 @@ pub struct RolloutSpec {
     #[schemars(range(min = 0, max = 300))]
     pub pre_stop_seconds: Option<i32>,
     /// Seconds that a replica has to end once it is sent SIGTERM, after the preStop pause and its
-    /// drain. Default 60.
+    /// drain. Bytebase gives open requests up to 10 seconds then, so fewer than 10 may cut them off.
+    /// Default 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,

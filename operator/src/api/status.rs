@@ -247,11 +247,23 @@ pub struct DatabaseStatus {
     /// system identifier and the database's oid. Two clusters with the same one share a database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
-    /// Whether a replica of this cluster has been seen to send heartbeats to the database in
-    /// `identity`. Of the clusters on one database it belongs to one that has served there, also
-    /// while that one is stopped.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// The database, by its identity, to which replicas of this cluster were last seen to send
+    /// heartbeats. It belongs to this cluster, also while that is stopped, and whatever place its
+    /// spec names, until its replicas are seen on another database, or until a reading shows that
+    /// the spec leads to another one and no replica is left. Absent: none has been seen, or it was
+    /// given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_on: Option<String>,
+    /// Written by an earlier operator only, which had it in place of `servedOn`: replicas have been
+    /// seen to send heartbeats to the database in `identity`. The operator reads it once, and puts
+    /// `servedOn` in its place.
+    #[serde(default, skip_serializing_if = "never_written")]
     pub has_served: bool,
+    /// Whether the database at this endpoint was last seen to hold a Bytebase workspace, which the
+    /// first person to sign up makes. Where replicas run and it is gone, as while a backup is being
+    /// restored, the operator starts no replica, ends none and makes no account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_workspace: bool,
     /// Version of the server, such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
@@ -284,6 +296,24 @@ pub struct DatabaseStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub changed_login: Option<ChangedLogin>,
+}
+
+impl DatabaseStatus {
+    /// What an earlier operator wrote, as this one does.
+    #[must_use]
+    pub fn of_today(mut self) -> Self {
+        // The API server drops what the definition does not name also when it reads what is stored.
+        // So the field of before stays in the definition.
+        if std::mem::take(&mut self.has_served) && self.served_on.is_none() {
+            self.served_on.clone_from(&self.identity);
+        }
+        self
+    }
+}
+
+/// Of a field that is only ever read.
+fn never_written<T>(_: &T) -> bool {
+    true
 }
 
 /// A login by other values than those that the running pods were started with.
@@ -345,18 +375,23 @@ pub struct ReplicaStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
     /// How far the pod is that finishes its tasks before it ends. `Draining`: it is finishing them.
-    /// `EndsSoon`: less than five minutes are left, or less than a tenth of its time if that is
-    /// shorter. `CutShort`: the license does not allow several replicas, and the operator asks its
-    /// drain hook to let it end at once. `NotReached`: the license asks for the same, but the
-    /// operator cannot reach its drain hook, so that what the replica runs may go on until
-    /// `endsBy`. Absent: it is not ending, or has nothing to finish.
+    /// `EndsSoon`: less than five minutes are left until `drainsUntil`, or less than a tenth of its
+    /// time if that is shorter. `CutShort`: the license does not allow several replicas, and the
+    /// operator asks its drain hook to let it end at once. `NotReached`: the license asks for the
+    /// same, but the operator cannot reach its drain hook, so that what the replica runs may go on
+    /// until `drainsUntil`. Absent: it is not ending, has nothing to finish, or has no drain hook.
     #[serde(
         default,
         deserialize_with = "or_default",
         skip_serializing_if = "Option::is_none"
     )]
     pub drain: Option<DrainState>,
-    /// When Kubernetes ends the pod by force at the latest. Absent while it is not ending.
+    /// When what the replica of an ending pod still runs is cancelled: its drain hook waits no
+    /// longer. Absent while the pod is not ending, and where it has no drain hook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drains_until: Option<Time>,
+    /// When Kubernetes ends the pod by force at the latest, which may be long after `drainsUntil`.
+    /// Absent while it is not ending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_by: Option<Time>,
     /// Whether the pod is of the current template.
@@ -393,15 +428,15 @@ pub struct LogLine {
 pub enum DrainState {
     /// It is finishing them.
     Draining,
-    /// Less than five minutes are left, or less than a tenth of its time if that is shorter. What
-    /// it has not finished by then is cancelled.
+    /// Less than five minutes are left until `drainsUntil`, or less than a tenth of its time if
+    /// that is shorter. What it has not finished by then is cancelled.
     EndsSoon,
     /// The license does not allow several replicas, and the operator asks its drain hook to let it
     /// end at once. What it has not finished then is cancelled.
     CutShort,
     /// The license does not allow several replicas, and the operator cannot ask its drain hook to
     /// let it end at once: it finds no session of the hook in the metadata database, or may not see
-    /// whose it is. What it runs may go on until `endsBy`.
+    /// whose it is. What it runs may go on until `drainsUntil`.
     NotReached,
 }
 
@@ -518,6 +553,10 @@ pub struct RolloutStatus {
     /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub busy_since: Option<Time>,
+    /// Whether the time since `busySince` is that of a scale-down alone: a rollout that follows it
+    /// begins a time of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scale_down_only: bool,
 }
 
 /// What a rollout waits for, in one word.
@@ -586,6 +625,8 @@ impl RolloutStatus {
     /// pod. Which replica is nearest to being idle does not matter.
     pub fn continues(&self, before: &Self) -> bool {
         let for_any_pod = self.waiting_for == Some(RolloutWait::IdleReplica);
-        self.waiting_for == before.waiting_for && (for_any_pod || self.pod == before.pod)
+        self.waiting_for == before.waiting_for
+            && self.scale_down_only == before.scale_down_only
+            && (for_any_pod || self.pod == before.pod)
     }
 }

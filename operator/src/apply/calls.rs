@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// First pause after Bytebase refused a call; doubles up to the longest, since each try with a
 /// wrong password counts towards locking the account.
@@ -56,6 +57,8 @@ struct Entry {
     /// nothing of it.
     refused: Option<RefusedCall>,
     unanswered: u32,
+    /// When the last of these ended. Bytebase may have done what it was asked for all the same.
+    unanswered_at: Option<Instant>,
     retry_at: Timestamp,
     message: Option<String>,
 }
@@ -99,7 +102,17 @@ impl Calls {
 
     /// Begins a call unless the same one is running, or failed and is still to wait. `Ok`: it may
     /// be made now, and [`Self::ended`] must follow. `Err`: not before this moment.
-    fn begin(&self, key: &Key, call: &BytebaseCall, now: Timestamp) -> Result<(), Timestamp> {
+    ///
+    /// `is_read_since`: whether the database has been read by a reading that began after this
+    /// moment. Where a call was not answered, what was read before does not say that it is still
+    /// wanted.
+    fn begin(
+        &self,
+        key: &Key,
+        call: &BytebaseCall,
+        now: Timestamp,
+        is_read_since: impl FnOnce(Instant) -> bool,
+    ) -> Result<(), Timestamp> {
         let fingerprint = fingerprint(call);
         let mut entries = self.0.lock();
         let entry = entries
@@ -114,13 +127,21 @@ impl Calls {
             return Err(Timestamp::MAX);
         }
         if is_other {
-            *entry = Entry::new(fingerprint.clone());
+            *entry = Entry {
+                unanswered_at: entry.unanswered_at,
+                ..Entry::new(fingerprint.clone())
+            };
         }
         // The clock may have been set back since it was written down.
         let latest = now.saturating_add(LONGEST_REFUSED_RETRY);
         entry.retry_at = entry.retry_at.min(latest.unwrap_or(Timestamp::MAX));
         if now < entry.retry_at {
             return Err(entry.retry_at);
+        }
+        if entry.unanswered_at.is_some_and(|at| !is_read_since(at)) {
+            return Err(now
+                .saturating_add(UNANSWERED_RETRY)
+                .unwrap_or(Timestamp::MAX));
         }
         entry.fingerprint = fingerprint;
         entry.running = true;
@@ -150,9 +171,11 @@ impl Calls {
             }
             Err(error) => error,
         };
+        entry.unanswered_at = None;
         entry.retry_at = match error {
             CallError::Unreachable(_) => {
                 entry.unanswered += 1;
+                entry.unanswered_at = Some(Instant::now());
                 after(if entry.unanswered > UNANSWERED {
                     FAILED_RETRY
                 } else {
@@ -184,17 +207,15 @@ impl Calls {
 
     /// Makes a call in a task of its own, unless the same one is running already or is still to
     /// wait; then returns when it may be tried. `ended` gets what came of it.
-    pub fn make<F>(
+    pub fn make(
         self: &Arc<Self>,
         key: &Key,
         call: BytebaseCall,
         http: &reqwest::Client,
-        ended: impl FnOnce(BytebaseCall, Result<(), CallError>) -> F + Send + 'static,
-    ) -> Result<(), Timestamp>
-    where
-        F: Future<Output = ()> + Send,
-    {
-        self.begin(key, &call, Timestamp::now())?;
+        is_read_since: impl FnOnce(Instant) -> bool,
+        ended: impl FnOnce(BytebaseCall, Result<(), CallError>) + Send + 'static,
+    ) -> Result<(), Timestamp> {
+        self.begin(key, &call, Timestamp::now(), is_read_since)?;
         let (calls, key, http) = (Arc::clone(self), key.clone(), http.clone());
         tokio::spawn(async move {
             let call_ended = AssertUnwindSafe(bytebase::perform(&http, &call));
@@ -202,7 +223,7 @@ impl Calls {
             let result = call_ended.catch_unwind().await;
             let result = result.unwrap_or(Err(CallError::Defect));
             calls.ended(&key, &result, Timestamp::now());
-            ended(call, result).await;
+            ended(call, result);
         });
         Ok(())
     }
@@ -271,6 +292,7 @@ impl Entry {
             outdated: false,
             refused: None,
             unanswered: 0,
+            unanswered_at: None,
             retry_at: Timestamp::MIN,
             message: None,
         }
@@ -311,7 +333,11 @@ mod tests {
 
     /// Makes a call at a moment, with this result.
     fn tried(calls: &Calls, call: &BytebaseCall, second: i64, result: &Result<(), CallError>) {
-        assert_eq!(calls.begin(&key(), call, at(second)), Ok(()), "at {second}");
+        assert_eq!(
+            calls.begin(&key(), call, at(second), |_| true),
+            Ok(()),
+            "at {second}"
+        );
         calls.ended(&key(), result, at(second));
     }
 
@@ -325,7 +351,7 @@ mod tests {
             let next = moment + 60 * minutes;
             let failure = calls.failure(&key()).unwrap();
             assert!(failure.message.contains("email or password"), "{failure:?}");
-            let early = calls.begin(&key(), &install("wrong"), at(next - 1));
+            let early = calls.begin(&key(), &install("wrong"), at(next - 1), |_| true);
             assert_eq!(early, Err(at(next)));
             moment = next;
         }
@@ -354,7 +380,7 @@ mod tests {
         };
         let calls = after();
         assert_eq!(
-            calls.begin(&key(), &install("wrong"), at(100)),
+            calls.begin(&key(), &install("wrong"), at(100), |_| true),
             Err(at(180))
         );
         tried(&calls, &install("wrong"), 180, &refused());
@@ -369,7 +395,7 @@ mod tests {
         let long_ago = at(-1_000_000);
         let latest = long_ago.saturating_add(LONGEST_REFUSED_RETRY).unwrap();
         assert_eq!(
-            calls.begin(&key(), &install("wrong"), long_ago),
+            calls.begin(&key(), &install("wrong"), long_ago, |_| true),
             Err(latest)
         );
     }
@@ -401,7 +427,10 @@ mod tests {
         let calls = Calls::default();
         tried(&calls, &install("p"), 0, &Ok(()));
         assert_eq!(calls.failure(&key()), None);
-        assert_eq!(calls.begin(&key(), &install("p"), at(59)), Err(at(60)));
+        assert_eq!(
+            calls.begin(&key(), &install("p"), at(59), |_| true),
+            Err(at(60))
+        );
         // Another one is.
         tried(&calls, &install("q"), 1, &Ok(()));
         // Once it is not wanted it may be wanted again.
@@ -423,26 +452,59 @@ mod tests {
         assert_eq!(calls.failure(&key()), None);
     }
 
+    /// Bytebase may have signed the admin up, and would answer a second try that the account is
+    /// there already.
+    #[test]
+    fn a_call_that_was_not_answered_is_repeated_only_on_what_was_read_after_it() {
+        let calls = Calls::default();
+        let before = Instant::now();
+        tried(
+            &calls,
+            &install("p"),
+            0,
+            &Err(CallError::Unreachable(String::new())),
+        );
+        let reads = [(5, false, Err(at(6))), (6, true, Ok(()))];
+        for (second, is_read, expected) in reads {
+            let begun = calls.begin(&key(), &install("p"), at(second), |moment| {
+                assert!(moment >= before);
+                is_read
+            });
+            assert_eq!(begun, expected);
+        }
+        // One that was answered is not waited for.
+        let failed = Err(CallError::Rights(StatusCode::FORBIDDEN));
+        calls.ended(&key(), &failed, at(7));
+        let begun = calls.begin(&key(), &install("p"), at(100), |_| false);
+        assert_eq!(begun, Ok(()));
+    }
+
     #[test]
     fn one_call_runs_at_a_time_and_an_outdated_result_says_nothing() {
         let calls = Calls::default();
-        assert_eq!(calls.begin(&key(), &install("old"), at(0)), Ok(()));
-        let second = calls.begin(&key(), &install("new"), at(1));
+        assert_eq!(
+            calls.begin(&key(), &install("old"), at(0), |_| true),
+            Ok(())
+        );
+        let second = calls.begin(&key(), &install("new"), at(1), |_| true);
         assert_eq!(second, Err(Timestamp::MAX));
         let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
         calls.ended(&key(), &refused, at(2));
         assert_eq!(calls.failure(&key()), None);
-        assert_eq!(calls.begin(&key(), &install("new"), at(2)), Ok(()));
+        assert_eq!(
+            calls.begin(&key(), &install("new"), at(2), |_| true),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_late_answer_says_nothing_of_a_cluster_that_was_made_again() {
         for again in [false, true] {
             let calls = Calls::default();
-            assert_eq!(calls.begin(&key(), &install("p"), at(0)), Ok(()));
+            assert_eq!(calls.begin(&key(), &install("p"), at(0), |_| true), Ok(()));
             calls.forget(&key());
             if again {
-                let same = calls.begin(&key(), &install("p"), at(1));
+                let same = calls.begin(&key(), &install("p"), at(1), |_| true);
                 assert_eq!(same, Err(Timestamp::MAX), "one call at a time");
             }
             let refused = Err(CallError::Login(StatusCode::UNAUTHORIZED));
@@ -463,6 +525,9 @@ mod tests {
         tried(&calls, &install("p"), 60, &lost);
         assert!(calls.failure(&key()).is_some());
         // Where nothing has answered for so long nothing is about to.
-        assert_eq!(calls.begin(&key(), &install("p"), at(119)), Err(at(120)));
+        assert_eq!(
+            calls.begin(&key(), &install("p"), at(119), |_| true),
+            Err(at(120))
+        );
     }
 }

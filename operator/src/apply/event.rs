@@ -11,6 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 /// Longest note the API server takes.
 const LONGEST_NOTE: usize = 1024;
@@ -43,42 +48,117 @@ impl Notice {
     }
 }
 
+/// So many events of one cluster wait at most. More of them come only where none is taken.
+const MOST_WAITING: usize = 32;
+/// Events that are on their way at a time, of all clusters.
+const AT_A_TIME: usize = 32;
+
 /// Publishes events in the name of one operator process.
+///
+/// An event waits for the API server in a task of its cluster, and no reconcile does: a webhook
+/// that it asks first may not answer.
 #[derive(Clone)]
 pub struct Publisher {
     /// Client for the write.
-    pub client: Client,
+    client: Client,
     /// Name of the process.
-    pub instance: String,
+    instance: String,
     /// An event is a write too: only the leader says what it does.
-    pub leadership: Leadership,
+    leadership: Leadership,
+    waiting: Arc<Waiting>,
+}
+
+/// Events that are still to be published.
+struct Waiting {
+    /// Of each cluster that a task publishes for, in their order.
+    events: Mutex<HashMap<Key, VecDeque<Event>>>,
+    turns: Semaphore,
+    tasks: TaskTracker,
 }
 
 impl Publisher {
-    /// Logs notices of a cluster and publishes each as an event. Events are hints: a failure is
-    /// logged and nothing waits for it.
-    pub async fn publish(&self, cluster: &BytebaseCluster, notices: &[Notice]) {
+    /// Publishes by this client and in the name of this process, for as long as it leads.
+    pub fn new(client: Client, instance: String, leadership: Leadership) -> Self {
+        let tasks = TaskTracker::new();
+        // `flush` waits for those that there are; more may follow.
+        tasks.close();
+        Self {
+            client,
+            instance,
+            leadership,
+            waiting: Arc::new(Waiting {
+                events: Mutex::default(),
+                turns: Semaphore::new(AT_A_TIME),
+                tasks,
+            }),
+        }
+    }
+
+    /// Logs notices of a cluster and has each published as an event, one after the other. Events
+    /// are hints: a failure is logged and nothing waits for it.
+    pub fn publish(&self, cluster: &BytebaseCluster, notices: &[Notice]) {
         let key = ObjectRef::from_obj(cluster);
         for notice in notices {
             notice.log(&key);
             if self.leadership.is_valid() {
-                publish(&self.client, cluster, &self.instance, notice).await;
+                self.enqueue(&key, event(cluster, &self.instance, notice));
             }
         }
     }
+
+    fn enqueue(&self, key: &Key, event: Event) {
+        let mut events = self.waiting.events.lock();
+        if let Some(waiting) = events.get_mut(key) {
+            if waiting.len() < MOST_WAITING {
+                waiting.push_back(event);
+            } else {
+                unpublished(key, &event, "too many wait for the API server");
+            }
+            return;
+        }
+        events.insert(key.clone(), VecDeque::from([event]));
+        let (publisher, key) = (self.clone(), key.clone());
+        let task = async move { publisher.publish_all(&key).await };
+        self.waiting.tasks.spawn(task);
+    }
+
+    /// Publishes the events of a cluster until none waits.
+    async fn publish_all(&self, key: &Key) {
+        while let Some(event) = self.next(key) {
+            let _turn = self.waiting.turns.acquire().await;
+            if self.leadership.is_valid() {
+                publish(&self.client, key, &event).await;
+            }
+        }
+    }
+
+    /// The next event of a cluster. `None`: there is none, and the next one needs another task.
+    fn next(&self, key: &Key) -> Option<Event> {
+        let mut events = self.waiting.events.lock();
+        let next = events.get_mut(key)?.pop_front();
+        if next.is_none() {
+            events.remove(key);
+        }
+        next
+    }
+
+    /// Waits until no event waits any more.
+    pub async fn flush(&self) {
+        self.waiting.tasks.wait().await;
+    }
 }
 
-async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, notice: &Notice) {
-    let namespace = cluster.namespace().unwrap_or_default();
+/// A notice as an event of now.
+fn event(cluster: &BytebaseCluster, instance: &str, notice: &Notice) -> Event {
     let mut note = notice.message.clone();
     if note.len() > LONGEST_NOTE {
         note.truncate(note.floor_char_boundary(LONGEST_NOTE - 3));
         note.push('…');
     }
-    let event = Event {
+    Event {
         metadata: ObjectMeta {
             generate_name: Some(format!("{}-", cluster.name_any())),
-            namespace: Some(namespace.clone()),
+            namespace: cluster.namespace(),
             ..ObjectMeta::default()
         },
         type_: Some(if notice.warning { "Warning" } else { "Normal" }.to_owned()),
@@ -90,18 +170,24 @@ async fn publish(client: &Client, cluster: &BytebaseCluster, instance: &str, not
         reporting_controller: Some(format!("bytebase.com/{FIELD_MANAGER}")),
         reporting_instance: Some(instance.chars().take(128).collect()),
         ..Event::default()
-    };
-    if let Err(error) = Api::<Event>::namespaced(client.clone(), &namespace)
-        .create(&PostParams::default(), &event)
-        .await
-    {
-        tracing::warn!(
-            cluster = %name(&ObjectRef::from_obj(cluster)),
-            reason = notice.reason.as_ref(),
-            error = plain(&error),
-            "an event could not be published"
-        );
     }
+}
+
+async fn publish(client: &Client, key: &Key, event: &Event) {
+    let namespace = key.namespace.as_deref().unwrap_or_default();
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    if let Err(error) = api.create(&PostParams::default(), event).await {
+        unpublished(key, event, &plain(&error));
+    }
+}
+
+fn unpublished(key: &Key, event: &Event, error: &str) {
+    tracing::warn!(
+        cluster = %name(key),
+        reason = event.reason,
+        error,
+        "an event could not be published"
+    );
 }
 
 #[cfg(test)]
@@ -112,28 +198,66 @@ mod tests {
     use crate::testing::{api_server, cluster};
     use serde_json::json;
 
-    #[tokio::test]
-    async fn an_event_that_cannot_be_published_is_logged_with_its_cluster() {
-        let log = Log::begin(LogFormat::Json, "info");
-        let publisher = Publisher {
-            client: api_server("apps", |_, _, _| {
-                let status = json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "message": "no room", "reason": "Forbidden", "code": 403,
-                });
-                Some((403, status))
-            }),
-            instance: "operator-0".to_owned(),
-            leadership: Leadership::renewed(),
-        };
-        let notice = Notice {
+    fn publisher(client: Client) -> Publisher {
+        Publisher::new(client, "operator-0".to_owned(), Leadership::renewed())
+    }
+
+    fn notice(message: &str) -> Notice {
+        Notice {
             warning: false,
             condition: None,
             reason: Reason::QueueFree,
             subject: String::new(),
-            message: "replicas promote queued work again".to_owned(),
-        };
-        publisher.publish(&cluster(&json!({})), &[notice]).await;
+            message: message.to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn events_of_a_cluster_keep_their_order_and_no_other_one_waits_for_them() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let published: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (notes, asked) = (Arc::clone(&published), Arc::new(Mutex::new(0)));
+        let count = Arc::clone(&asked);
+        let publisher = publisher(api_server("apps", move |_, _, event| {
+            let note = event["note"].as_str().unwrap_or_default().to_owned();
+            *count.lock() += 1;
+            if note == "silent" {
+                return None;
+            }
+            notes.lock().push(note);
+            Some((201, event))
+        }));
+        let [mut one, mut other] = [cluster(&json!({})), cluster(&json!({}))];
+        one.metadata.name = Some("one".to_owned());
+        other.metadata.name = Some("other".to_owned());
+        // The API server never answers for the first one's last.
+        publisher.publish(&one, &[notice("1"), notice("2")]);
+        publisher.publish(&one, &[notice("3"), notice("silent")]);
+        while *asked.lock() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let many: Vec<_> = (0..=MOST_WAITING).map(|_| notice("late")).collect();
+        publisher.publish(&one, &many);
+        assert_eq!(log.lines("could not be published").len(), 1, "one too many");
+        publisher.publish(&other, &[notice("4")]);
+        while *asked.lock() < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*published.lock(), ["1", "2", "3", "4"]);
+    }
+
+    #[tokio::test]
+    async fn an_event_that_cannot_be_published_is_logged_with_its_cluster() {
+        let log = Log::begin(LogFormat::Json, "info");
+        let publisher = publisher(api_server("apps", |_, _, _| {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "message": "no room", "reason": "Forbidden", "code": 403,
+            });
+            Some((403, status))
+        }));
+        publisher.publish(&cluster(&json!({})), &[notice("it is free")]);
+        publisher.flush().await;
         let lines = log.lines("an event could not be published");
         assert_eq!(lines.len(), 1, "{}", log.text());
         assert_eq!(lines[0]["cluster"], "apps/demo");

@@ -10,7 +10,7 @@ use crate::kubernetes::Kind;
 use crate::observation::{PodView, RefusedEviction};
 use crate::process::queue::Key;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// After so many refusals in a row, some eight seconds, it is reported.
 const LASTING_REFUSAL: u32 = 6;
@@ -20,8 +20,8 @@ const LASTING_REFUSAL: u32 = 6;
 pub struct Memory {
     /// The last eviction, if a PodDisruptionBudget refused it, and how often in a row.
     refused_eviction: Option<(RefusedEviction, u32)>,
-    /// Uid of the pod that was evicted last, while the watch may still show it as before.
-    evicted: Option<String>,
+    /// The pod that was evicted last, while the watch may still show it as before.
+    evicted: Option<EvictedPod>,
     /// Objects that the API server took and changed nothing of.
     kept: HashMap<Slot, Kept>,
     /// Objects that were written on a version that was not the present one any more, and since
@@ -33,6 +33,14 @@ pub struct Memory {
     contests: HashMap<Slot, Contest>,
     /// Whether this process has taken from status what an earlier one wrote of a refused call.
     calls_recalled: bool,
+}
+
+/// A pod that was evicted.
+#[derive(Clone, Debug)]
+struct EvictedPod {
+    uid: String,
+    /// Until when it counts as such, where the eviction was not answered.
+    until: Option<Instant>,
 }
 
 /// Kind and name of an object.
@@ -66,6 +74,12 @@ pub(super) struct Candidate {
     hash: String,
 }
 
+impl EvictedPod {
+    fn counts(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() < until)
+    }
+}
+
 impl Candidate {
     /// Of a desired object. `before`: `resourceVersion` in the cache; `None` if it is not there.
     pub(super) fn new(desired: &DesiredObject, before: Option<String>) -> Self {
@@ -89,7 +103,14 @@ impl Memory {
 
     /// Uid of the pod that was evicted last, while the watch may still show it as before.
     pub fn evicted(&self) -> Option<String> {
-        self.evicted.clone()
+        let evicted = self.evicted.as_ref().filter(|pod| pod.counts());
+        evicted.map(|pod| pod.uid.clone())
+    }
+
+    /// For how long one counts as evicted whose eviction was not answered.
+    pub(super) fn perhaps_evicted_for(&self) -> Option<Duration> {
+        let until = self.evicted.as_ref()?.until?;
+        Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// The last eviction, if it has been refused for a while.
@@ -100,14 +121,12 @@ impl Memory {
             .map(|(refused, _)| refused.clone())
     }
 
-    /// Forgets an eviction whose pod has gone.
+    /// Forgets an eviction whose pod has gone, and one that was not answered after a while.
     pub(super) fn forget_gone(&mut self, pods: &[PodView]) {
-        let is_there = pods
-            .iter()
-            .any(|pod| Some(&pod.uid) == self.evicted.as_ref());
-        if !is_there {
-            self.evicted = None;
-        }
+        self.evicted.take_if(|evicted| {
+            let is_there = pods.iter().any(|pod| pod.uid == evicted.uid);
+            !is_there || !evicted.counts()
+        });
     }
 
     /// Forgets writes whose echo is not to be waited for any longer.
@@ -208,7 +227,18 @@ impl Memory {
     /// Notes an eviction.
     pub(super) fn note_evicted(&mut self, uid: &str) {
         self.refused_eviction = None;
-        self.evicted = Some(uid.to_owned());
+        self.evicted = Some(EvictedPod {
+            uid: uid.to_owned(),
+            until: None,
+        });
+    }
+
+    /// Notes an eviction that was not answered: the pod may be ending.
+    pub(super) fn note_perhaps_evicted(&mut self, uid: &str) {
+        self.evicted = Some(EvictedPod {
+            uid: uid.to_owned(),
+            until: Some(Instant::now() + ECHO),
+        });
     }
 
     /// Notes an eviction that a PodDisruptionBudget refused, and returns how often in a row.
@@ -254,6 +284,25 @@ mod tests {
         memory.forget_kept(|_, name| name != "three");
         assert_eq!(memory.overruled(), of(&["two"]));
         assert!(memory.is_kept(&candidate("form")) && !memory.is_kept(&candidate("one")));
+    }
+
+    #[test]
+    fn an_eviction_that_was_not_answered_counts_for_a_moment_and_another_until_the_pod_is_gone() {
+        let mut memory = Memory::default();
+        memory.note_perhaps_evicted("a");
+        assert_eq!(memory.evicted().as_deref(), Some("a"));
+        assert!(
+            memory
+                .perhaps_evicted_for()
+                .is_some_and(|left| left <= ECHO)
+        );
+        memory.evicted.as_mut().unwrap().until = Some(Instant::now());
+        assert_eq!(memory.evicted(), None);
+        memory.note_evicted("b");
+        assert_eq!(memory.evicted().as_deref(), Some("b"));
+        assert_eq!(memory.perhaps_evicted_for(), None);
+        memory.forget_gone(&[]);
+        assert_eq!(memory.evicted(), None);
     }
 
     #[test]

@@ -4,7 +4,6 @@
 
 pub mod bytebase;
 mod calls;
-pub mod contains;
 mod contest;
 pub mod error;
 pub mod event;
@@ -59,6 +58,8 @@ const SHORTEST_TRY: Duration = Duration::from_secs(1);
 /// An object that is being deleted, and that the watch does not show, is asked for again after so
 /// long: no event shows its end.
 const UNWATCHED_RETRY: Duration = Duration::from_secs(10);
+/// What no watch shows is read again after so long.
+const READ_UNSEEN: Duration = Duration::from_mins(1);
 
 /// A pod that a PodDisruptionBudget protects is tried again after so long, doubled each time up to
 /// the longest: a budget often lags behind the pods for a moment.
@@ -84,15 +85,26 @@ pub struct Writer {
     pub queue: Queue,
     /// Asked for an object of a kind, by namespace and name, as the watch last showed it.
     pub cached: FindCached,
-    /// Called when a call to Bytebase's API has succeeded, since its database holds something new.
-    pub call_succeeded: CallSucceeded,
+    /// Whether the watch of a kind shows all that there is in a namespace.
+    pub sees: SeesKind,
+    /// Called when a call to Bytebase's API has ended, answered or not, since its database may hold
+    /// something new.
+    pub call_ended: CallEnded,
+    /// Whether a cluster's database has been read by a reading that began after this moment.
+    pub is_read_since: IsReadSince,
 }
 
 /// Finds an object by kind, namespace and name.
 pub type FindCached = Box<dyn Fn(Kind, &str, &str) -> Option<DynamicObject> + Send + Sync>;
 
+/// Whether a kind can be seen in a namespace.
+pub type SeesKind = Box<dyn Fn(Kind, &str) -> bool + Send + Sync>;
+
 /// Takes note of a cluster.
-pub type CallSucceeded = Arc<dyn Fn(&Key) + Send + Sync>;
+pub type CallEnded = Arc<dyn Fn(&Key) + Send + Sync>;
+
+/// Whether there is a reading of a cluster's database that young.
+pub type IsReadSince = Box<dyn Fn(&Key, tokio::time::Instant) -> bool + Send + Sync>;
 
 /// Carries out a plan. One refused object does not keep the others from standing.
 pub async fn apply(
@@ -123,6 +135,9 @@ pub async fn apply(
         ends_at: tokio::time::Instant::now() + WRITES_TIMEOUT,
     };
     execution.forget_kept();
+    if let Some(left) = execution.memory.perhaps_evicted_for() {
+        execution.outcome.requeue_after(left);
+    }
     let missing = execution.stand(plan, observation).await?;
     execution.outcome.overruled = execution.memory.overruled();
     // What the API server, or who it asks, has against a new template must not keep the license gate open.
@@ -175,9 +190,24 @@ struct Write<'d> {
     by: Option<String>,
 }
 
+/// What came of an object that is no longer wanted.
+enum Pruned {
+    /// No watch shows whether it stands, and it cannot be read.
+    Unread(FailureKind),
+    /// Whether there was one to delete.
+    Tried(Result<bool, ApplyFailure>),
+}
+
 impl Execution<'_> {
+    /// An object as its watch shows it. What a watch showed before it was lost counts for nothing.
     fn cached(&self, kind: Kind, name: &str) -> Option<DynamicObject> {
-        (self.writer.cached)(kind, self.objects.namespace, name)
+        let is_seen = self.sees(kind);
+        is_seen.then(|| (self.writer.cached)(kind, self.objects.namespace, name))?
+    }
+
+    /// Of StatefulSets the observation has asked.
+    fn sees(&self, kind: Kind) -> bool {
+        kind == Kind::StatefulSet || (self.writer.sees)(kind, self.objects.namespace)
     }
 
     fn forget_kept(&mut self) {
@@ -209,9 +239,14 @@ impl Execution<'_> {
         name: &str,
         write: impl Future<Output = Result<T, ApplyFailure>>,
     ) -> Result<T, ApplyFailure> {
-        let left = self.ends_at.duration_since(tokio::time::Instant::now());
-        let done = timeout(left.clamp(SHORTEST_TRY, WRITE_TIMEOUT), write).await;
+        let done = timeout(self.time_left(), write).await;
         done.unwrap_or_else(|_| Err(ApplyFailure::timed_out(verb, kind, name)))
+    }
+
+    /// How long one more write may take.
+    fn time_left(&self) -> Duration {
+        let left = self.ends_at.duration_since(tokio::time::Instant::now());
+        left.clamp(SHORTEST_TRY, WRITE_TIMEOUT)
     }
 
     /// Counts a write of an object that the cluster owns.
@@ -267,6 +302,9 @@ impl Execution<'_> {
 
     /// What is to be done about one object.
     fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Next<'d> {
+        if !self.sees(desired.kind) {
+            self.outcome.requeue_after(READ_UNSEEN);
+        }
         let cached = self.cached(desired.kind, &desired.name);
         let before = cached.as_ref().and_then(ResourceExt::resource_version);
         let candidate = Candidate::new(desired, before);
@@ -312,7 +350,14 @@ impl Execution<'_> {
                 // Asked before the write, which takes the fields over.
                 write.by = self.objects.last_manager(desired).await;
             }
-            self.objects.apply(desired, write.cached.take()).await
+            let live = if self.sees(desired.kind) {
+                write.cached.take()
+            } else {
+                // Where it cannot be read, the write shows whether it is there.
+                let live = self.objects.read(desired.kind, &desired.name).await;
+                live.unwrap_or_default()
+            };
+            self.objects.apply(desired, live).await
         });
         let applied = applied.await;
         Ok((write, applied))
@@ -423,19 +468,32 @@ impl Execution<'_> {
         let execution = &*self;
         let name_of_all = &self.cluster.name_any();
         let pruned = kinds.iter().map(|kind| async move {
-            let cached = execution.cached(*kind, name_of_all)?;
-            let prune = execution.objects.prune(*kind, &cached);
+            let live = if execution.sees(*kind) {
+                execution.cached(*kind, name_of_all)?
+            } else {
+                let read = execution.objects.read(*kind, name_of_all);
+                let read = execution.in_time("get", *kind, name_of_all, read).await;
+                match read {
+                    Ok(live) => live?,
+                    Err(failure) => return Some((*kind, Pruned::Unread(failure.kind))),
+                }
+            };
+            let prune = execution.objects.prune(*kind, &live);
             let pruned = execution.in_time("delete", *kind, name_of_all, prune).await;
-            Some((*kind, pruned))
+            Some((*kind, Pruned::Tried(pruned)))
         });
         for (kind, pruned) in join_all(pruned).await.into_iter().flatten() {
             match pruned {
-                Ok(false) => {}
-                Ok(true) => {
+                // Status says that the kind cannot be seen, and a right that comes shows by its
+                // watch.
+                Pruned::Tried(Ok(false))
+                | Pruned::Unread(FailureKind::Forbidden | FailureKind::Refused) => {}
+                Pruned::Unread(_) => self.outcome.requeue_after(READ_UNSEEN),
+                Pruned::Tried(Ok(true)) => {
                     self.wrote(WriteVerb::Delete, kind);
                     tracing::info!(cluster = %name(self.key), object = %kind, "deleted, since it is no longer wanted");
                 }
-                Err(failure) => self.outcome.failures.push(failure),
+                Pruned::Tried(Err(failure)) => self.outcome.failures.push(failure),
             }
         }
         Ok(())
@@ -443,10 +501,12 @@ impl Execution<'_> {
 
     async fn evict(&mut self, eviction: &Eviction) -> Result<(), NotLeading> {
         self.writer.leadership.check()?;
-        let evict = self.objects.evict(eviction);
-        let evicted_pod = self.in_time("evict", Kind::Pod, &eviction.pod, evict);
-        let evicted_pod = evicted_pod.await;
-        match evicted_pod {
+        let evicted_pod = timeout(self.time_left(), self.objects.evict(eviction)).await;
+        let unanswered = |_| {
+            let failure = ApplyFailure::timed_out("evict", Kind::Pod, &eviction.pod);
+            Ok(Evicted::Unanswered(failure))
+        };
+        match evicted_pod.unwrap_or_else(unanswered) {
             Ok(Evicted::Done) => {
                 self.outcome.writes += 1;
                 self.memory.note_evicted(&eviction.uid);
@@ -458,6 +518,11 @@ impl Execution<'_> {
             Ok(Evicted::Refused(why)) => {
                 let times = self.memory.note_refused(&eviction.uid, why);
                 self.outcome.requeue_after(budget_pause(times));
+            }
+            // By then the watch shows whether it is ending; until then no other one is ended.
+            Ok(Evicted::Unanswered(failure)) => {
+                self.memory.note_perhaps_evicted(&eviction.uid);
+                self.outcome.failures.push(failure);
             }
             Err(failure) => self.outcome.failures.push(failure),
         }
@@ -478,8 +543,9 @@ impl Execution<'_> {
         self.writer.leadership.check()?;
         let (publisher, queue) = (self.writer.publisher.clone(), self.writer.queue.clone());
         let (cluster, key) = (self.cluster.clone(), self.key.clone());
-        let succeeded = Arc::clone(&self.writer.call_succeeded);
-        let made = calls.make(self.key, call, http, move |call, result| async move {
+        let call_ended = Arc::clone(&self.writer.call_ended);
+        let is_read_since = |moment| (self.writer.is_read_since)(self.key, moment);
+        let made = calls.make(self.key, call, http, is_read_since, move |call, result| {
             match result {
                 Ok(()) => {
                     let notice = Notice {
@@ -489,13 +555,13 @@ impl Execution<'_> {
                         subject: String::new(),
                         message: done(&cluster, &call),
                     };
-                    publisher.publish(&cluster, &[notice]).await;
-                    succeeded(&key);
+                    publisher.publish(&cluster, &[notice]);
                 }
                 Err(error) => {
                     tracing::warn!(cluster = %name(&key), %error, "a call to Bytebase failed");
                 }
             }
+            call_ended(&key);
             queue.enqueue(key);
         });
         if let Err(not_before) = made

@@ -1,6 +1,5 @@
 //! Server-side apply, prune and evict.
 
-use super::contains::{contains, difference};
 use super::error::Ending;
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
@@ -8,6 +7,7 @@ use crate::decide::step::Eviction;
 use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
+use crate::kubernetes::contains::{contains, difference};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
@@ -55,6 +55,8 @@ pub enum Evicted {
     Gone,
     /// A PodDisruptionBudget does not let it go now; in the words of the API server.
     Refused(String),
+    /// Whether the pod is ending is not known.
+    Unanswered(ApplyFailure),
 }
 
 /// The resource of a kind.
@@ -95,6 +97,19 @@ pub struct Objects<'a> {
 impl Objects<'_> {
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), self.namespace, &resource(kind))
+    }
+
+    /// Reads one object, where no watch shows it.
+    pub async fn read(
+        &self,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Option<DynamicObject>, ApplyFailure> {
+        let live = self.api(kind).get_opt(name).await;
+        live.map_err(|error| {
+            let what = format!("get {}/{name}", kind.plural());
+            ApplyFailure::new(&error, &what, kind.exposes())
+        })
     }
 
     /// Makes one object stand. `cached`: the object as the watch last saw it; `None` may also mean
@@ -393,11 +408,16 @@ impl Objects<'_> {
             Err(kube::Error::Api(status)) if status.message.contains(TWO_BUDGETS) => {
                 Ok(Evicted::Refused(status.message.clone()))
             }
-            Err(error) => Err(ApplyFailure::new(
-                &error,
-                &format!("create pods/{}/eviction", eviction.pod),
-                false,
-            )),
+            Err(error) => {
+                let what = format!("create pods/{}/eviction", eviction.pod);
+                let failure = ApplyFailure::new(&error, &what, false);
+                let is_busy = matches!(&error, kube::Error::Api(status) if status.code < 500);
+                if failure.kind == FailureKind::Transient && !is_busy {
+                    Ok(Evicted::Unanswered(failure))
+                } else {
+                    Err(failure)
+                }
+            }
         }
     }
 }
@@ -968,6 +988,7 @@ mod tests {
             why: String::new(),
             refused: None,
         };
+        let unanswered = Evicted::Unanswered(ApplyFailure::timed_out("evict", Kind::Pod, "demo-2"));
         for (answer, expected) in [
             ((429, refusal), Ok(Evicted::Refused(why.to_owned()))),
             (
@@ -982,7 +1003,8 @@ mod tests {
             (status(429), Err(FailureKind::Transient)),
             (status(404), Ok(Evicted::Gone)),
             (status(409), Ok(Evicted::Gone)),
-            (status(504), Err(FailureKind::Transient)),
+            // It may have been done all the same.
+            (status(504), Ok(unanswered.clone())),
         ] {
             let (client, calls) = respond(vec![answer]);
             let objects = Objects {
@@ -990,7 +1012,10 @@ mod tests {
                 namespace: "team",
                 owner: OWNER,
             };
-            let done = objects.evict(&eviction).await;
+            let mut done = objects.evict(&eviction).await;
+            if matches!(done, Ok(Evicted::Unanswered(_))) {
+                done = Ok(unanswered.clone());
+            }
             assert_eq!(done.map_err(|failure| failure.kind), expected);
             let calls = calls.lock().unwrap();
             let uid = &calls[0].2["deleteOptions"]["preconditions"]["uid"];

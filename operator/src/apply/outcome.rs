@@ -4,6 +4,7 @@ use super::ApplyFailure;
 use super::event::Notice;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// No requeue comes sooner, so that a clock that stands still makes no loop of it.
 const SHORTEST_REQUEUE: Duration = Duration::from_millis(100);
@@ -27,6 +28,8 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// The moment of the observation, from which requeues count.
     now: Timestamp,
+    /// The same moment, by a clock that only goes forward.
+    begun: Instant,
     /// When the cluster is to be reconciled again although nothing happens: the moment that the
     /// plan named, or an earlier one that a write asks for.
     next: Option<Timestamp>,
@@ -43,8 +46,16 @@ impl Outcome {
             overruled: Vec::new(),
             notices: Vec::new(),
             now,
+            begun: Instant::now(),
             next,
         }
+    }
+
+    /// What time it is, by the clock of the observation: writes may have taken most of a minute.
+    pub fn present(&self) -> Timestamp {
+        let took = SignedDuration::try_from(self.begun.elapsed());
+        let present = took.ok().and_then(|took| self.now.checked_add(took).ok());
+        present.unwrap_or(self.now)
     }
 
     /// Brings the next reconcile forward, so that it begins this long after the observation.

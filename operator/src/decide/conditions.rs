@@ -301,6 +301,16 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     match held {
         Some((reason, message)) if serving >= may_run => yes(*reason, held_back(findings, message)),
         None if serving >= may_run => yes(Reason::AllReplicasActive, serving_of(serving, may_run)),
+        _ if health.all_run_elsewhere() && ready_pods >= may_run => {
+            let (pods, _) = ready_pods_are(ready_pods);
+            unknown(
+                Reason::HeartbeatsUnknown,
+                format!(
+                    "{pods} Ready, and may still run on another database than the one that was read, which has no heartbeats of {them}{limit}",
+                    them = if ready_pods == 1 { "it" } else { "them" },
+                ),
+            )
+        }
         _ if !health.readable && ready_pods >= may_run => {
             let (pods, their) = ready_pods_are(ready_pods);
             unknown(
@@ -494,17 +504,49 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
     } else {
         ""
     };
+    let hidden = hidden_ways(findings);
     let Some(worst) = worst else {
         return no(
             Reason::IngressDisabled,
-            format!("neither ingress nor gateway is on: reach the Service some other way{open}"),
+            format!(
+                "neither ingress nor gateway is on: reach the Service some other way{open}{hidden}"
+            ),
         );
     };
     let mut messages: Vec<_> = ways.iter().map(|way| way.message.as_str()).collect();
     // What is held back is held back for the same reason.
     messages.dedup();
-    let message = format!("{}{open}", messages.join("; "));
+    let message = format!("{}{open}{hidden}", messages.join("; "));
     Verdict::new(worst.status, worst.reason, message)
+}
+
+/// Ways in that the spec does not ask for, and of which the operator cannot see whether they stand.
+fn hidden_ways(findings: &Findings<'_>) -> String {
+    let Findings {
+        cluster,
+        observation,
+        ..
+    } = *findings;
+    let unwanted = [
+        (Kind::Ingress, cluster.ingress.is_none()),
+        (Kind::HttpRoute, cluster.route.is_none()),
+    ];
+    let hidden = unwanted.into_iter().filter_map(|(kind, is_unwanted)| {
+        let why = observation.unseen(kind).filter(|_| is_unwanted)?;
+        Some(format!(
+            "; an {kind} of an earlier spec may still stand: {why}"
+        ))
+    });
+    hidden.collect()
+}
+
+/// A way in that is wanted, and of which the operator cannot see whether it stands.
+fn hidden_way(findings: &Findings<'_>, kind: Kind, host: &str) -> Option<Verdict> {
+    let why = findings.observation.unseen(kind)?;
+    Some(unknown(
+        Reason::CannotWatch,
+        format!("whether the {kind} for {host} works is not known: {why}"),
+    ))
 }
 
 /// A way in that waits for the first admin.
@@ -539,6 +581,9 @@ fn why_unseen(findings: &Findings<'_>) -> String {
 
 fn ingress_way(findings: &Findings<'_>) -> Option<Verdict> {
     let host = &findings.cluster.ingress.as_ref()?.host;
+    if let Some(hidden) = hidden_way(findings, Kind::Ingress, host) {
+        return Some(hidden);
+    }
     Some(match findings.observation.ingress_has_address {
         Some(true) => yes(
             Reason::IngressReady,
@@ -566,6 +611,9 @@ fn route_way(findings: &Findings<'_>) -> Option<Verdict> {
             Reason::KindNotInstalled,
             Problem::kind_not_installed(Kind::HttpRoute).message,
         ));
+    }
+    if let Some(hidden) = hidden_way(findings, Kind::HttpRoute, host) {
+        return Some(hidden);
     }
     Some(match &observation.route {
         Some(RouteView::Accepted) => yes(

@@ -5,8 +5,9 @@ use crate::api::Reason;
 use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginState};
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, LoginTrial,
-    Observation, ProbeFailure, Refusal, Remembered, SchemaState,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, Holder, LoginTrial,
+    Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense, Usage,
+    has_replicas,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
@@ -109,26 +110,8 @@ fn of_reading(
     let last = observation.last_facts.as_ref();
     let last = last.filter(|_| observation.facts().is_none());
     let last = last.map(|(_, facts)| read(facts));
-    let status = last.as_ref().and_then(|last| last.facts.clone());
-    let status = DatabaseStatus {
-        endpoint: Some(endpoint.clone()),
-        ..status
-            .or_else(|| observation.remembered.database.clone())
-            .unwrap_or_default()
-    };
-    let status = DatabaseStatus {
-        login: login_state(database, observation),
-        unread_since: unread_since(&status, wanted, observation),
-        ..status
-    };
-    let found = last.filter(|last| last.status == Some(false));
-    let found = found.map(|last| Refusal {
-        reason: last.reason,
-        message: last.message,
-    });
-    let refusal = found.or_else(|| observation.remembered.refusal.clone());
-    // Who else uses it is known without any reading, so that is never remembered.
-    let refusal = refusal.filter(|refusal| refusal.reason != Reason::DatabaseShared);
+    let status = last_status(last.as_ref(), database, wanted, observation);
+    let refusal = last_refusal(last, observation);
     let refusal = refusal.as_ref();
     let plain = |allows, ok, reason, message: &str| DatabaseVerdict {
         allows,
@@ -145,7 +128,7 @@ fn of_reading(
         let message = format!("{}{NOT_CHECKED_AGAIN}{why}", &message[..said]);
         plain(Allows::Nothing, Some(false), refusal.reason, &message)
     };
-    let used_by = |other: &str| {
+    let used_by = |other: &Holder| {
         let (reason, message) = shared(&endpoint, other);
         plain(Allows::Nothing, Some(false), reason, &message)
     };
@@ -200,6 +183,41 @@ fn of_reading(
         }
         DatabaseView::Probed(Ok(facts)) => read(facts),
     }
+}
+
+/// What status says of a database while it cannot be read. `last`: the verdict on the last reading of
+/// this process.
+fn last_status(
+    last: Option<&DatabaseVerdict>,
+    database: &ValidDatabase,
+    wanted: i32,
+    observation: &Observation,
+) -> DatabaseStatus {
+    let status = last.and_then(|last| last.facts.clone());
+    let status = DatabaseStatus {
+        endpoint: Some(database.replicas.identity_hint()),
+        ..status.unwrap_or_else(|| DatabaseStatus {
+            served_on: observation.remembered.served_on.clone(),
+            ..observation.remembered.database.clone().unwrap_or_default()
+        })
+    };
+    DatabaseStatus {
+        login: login_state(database, observation),
+        unread_since: unread_since(&status, wanted, observation),
+        ..status
+    }
+}
+
+/// The refusal that stands while a database cannot be read.
+fn last_refusal(last: Option<DatabaseVerdict>, observation: &Observation) -> Option<Refusal> {
+    let found = last.filter(|last| last.status == Some(false));
+    let found = found.map(|last| Refusal {
+        reason: last.reason,
+        message: last.message,
+    });
+    let refusal = found.or_else(|| observation.remembered.refusal.clone());
+    // Who else uses it is known without any reading, so that is never remembered.
+    refusal.filter(|refusal| refusal.reason != Reason::DatabaseShared)
 }
 
 /// Whether the first replica may start on a database that has never been read.
@@ -390,10 +408,13 @@ fn judge_facts(
     let status = DatabaseStatus {
         endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),
-        has_served: facts.shows_heartbeat_of(&observation.pods)
-            || observation
-                .remembered
-                .has_served_on(&facts.identity.database),
+        served_on: observation.remembered.served_on_after(
+            facts,
+            &observation.pods,
+            !is_first_start(observation),
+        ),
+        has_served: false,
+        has_workspace: has_workspace(observation, facts),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),
@@ -424,7 +445,7 @@ fn judge_facts(
             None,
             Reason::DatabaseSchemaUnknown,
             format!(
-                "Bytebase's tables were in {} before, and role \"{}\" sees none of them now: no replica is started or replaced until it does. Perhaps its search_path was changed, or they were dropped",
+                "Bytebase's tables and workspace were in {} before, and role \"{}\" does not see them now: no replica is started or replaced until it does. Perhaps a backup is being restored, the role's search_path was changed, or they were dropped. If Bytebase is to begin there as a new one, set replicas to 0, and back when all pods have ended",
                 database.replicas.identity_hint(),
                 database.replicas.user
             ),
@@ -473,10 +494,22 @@ fn judge_facts(
     )
 }
 
+/// Whether there is a workspace, as far as that can be read, or else as it was.
+fn has_workspace(observation: &Observation, facts: &DatabaseFacts) -> bool {
+    match facts.license {
+        Fact::Known(StoredLicense::Absent { .. } | StoredLicense::Present { .. }) => true,
+        Fact::Known(StoredLicense::NoWorkspace) | Fact::Absent => false,
+        Fact::Unknown => {
+            let before = observation.remembered.database.as_ref();
+            before.is_some_and(|database| database.has_workspace)
+        }
+    }
+}
+
 /// Whether nothing of this cluster runs or is about to.
 fn is_first_start(observation: &Observation) -> bool {
     let set = observation.stateful_set.as_ref();
-    observation.pods.is_empty() && set.is_none_or(|set| set.replicas == 0)
+    !has_replicas(set.map(|set| set.replicas), &observation.pods)
 }
 
 /// Why nothing starts where it could not be found out whether a pooler in transaction mode is in
@@ -662,13 +695,22 @@ fn may_be_its_own(observation: &Observation, health: &Health<'_>) -> bool {
     observation.stateful_set.is_some() && !was_in_use && health.foreign == 0
 }
 
-fn shared(place: &str, other: &str) -> (Reason, String) {
-    (
-        Reason::DatabaseShared,
-        format!(
-            "{place} is already used by the BytebaseCluster {other}: give this cluster a database of its own"
+fn shared(place: &str, other: &Holder) -> (Reason, String) {
+    const OWN: &str = "give this cluster a database of its own";
+    let name = &other.name;
+    let message = match other.usage {
+        Usage::Runs => format!("{place} is already used by the BytebaseCluster {name}: {OWN}"),
+        Usage::Unread => format!(
+            "{place} belongs to the BytebaseCluster {name}, whose heartbeats cannot be read now: {OWN}. If that one no longer uses this database, as where this is a copy of it, delete that one, or point it to another database"
         ),
-    )
+        Usage::Idle => format!(
+            "{place} belongs to the BytebaseCluster {name}, which is stopped, or has no replica there yet: {OWN}. If that one no longer needs this database, delete that one, or point it to another database"
+        ),
+        Usage::Moves => format!(
+            "{place} belongs to the BytebaseCluster {name}, which has served there. Its spec names another place now, and it keeps this database until that place has been read, leads to another database, and none of its replicas is left on this one: {OWN}, or delete that one"
+        ),
+    };
+    (Reason::DatabaseShared, message)
 }
 
 /// Findings with which Bytebase would fail or do harm.

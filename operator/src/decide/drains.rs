@@ -5,21 +5,27 @@ use crate::api::status::DrainState;
 use crate::observation::{Observation, PodView};
 use jiff::{SignedDuration, Timestamp};
 
-/// A drain is near its end when so much of its time is left, or a tenth of it if that is less.
+/// A drain is near its end, at which tasks are cancelled, when so much of its time is left, or a
+/// tenth of it if that is less.
 const SOON: SignedDuration = SignedDuration::from_mins(5);
 
-/// Whether a replica finishes its tasks before it ends, and how near its end is.
+/// Whether a replica finishes its tasks before it ends, and how near the end of that is.
 pub fn state(replica: &Replica<'_>, now: Timestamp) -> Option<DrainState> {
-    let pod = replica.pod;
-    if !pod.deleting || replica.running_tasks.unwrap_or(0) == 0 || pod.ends_by.is_none() {
+    if !finishes_tasks(replica) {
         return None;
     }
-    let soon = ends_soon_at(pod).is_some_and(|soon| soon <= now);
+    let soon = ends_soon_at(replica.pod)? <= now;
     Some(if soon {
         DrainState::EndsSoon
     } else {
         DrainState::Draining
     })
+}
+
+/// Whether it is ending and runs tasks that the drain hook in its pod waits for. Without a hook they
+/// are being cancelled.
+pub fn finishes_tasks(replica: &Replica<'_>) -> bool {
+    replica.pod.deleting && replica.pod.drains && replica.running_tasks.unwrap_or(0) > 0
 }
 
 /// The same of a replica whose drain hook is to let it end at once. Not every hook can be asked for
@@ -33,6 +39,8 @@ pub fn state_if_let_go(replica: &Replica<'_>, observation: &Observation) -> Opti
     let is_missed = asked.is_none_or(|asked| asked.missed.contains(name));
     let may_run_tasks = replica.running_tasks != Some(0);
     match before {
+        // What it runs is being cancelled already.
+        _ if !replica.pod.drains => None,
         _ if is_reached => Some(DrainState::CutShort),
         Some(DrainState::CutShort | DrainState::NotReached) => before.copied(),
         _ if is_missed && may_run_tasks => Some(DrainState::NotReached),
@@ -51,7 +59,7 @@ pub fn soon_at(health: &Health<'_>, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn ends_soon_at(pod: &PodView) -> Option<Timestamp> {
-    let ends_by = pod.ends_by?;
-    let whole = ends_by.duration_since(pod.ending_since.unwrap_or(ends_by));
-    ends_by.checked_sub(SOON.min(whole / 10)).ok()
+    let until = pod.drains_until()?;
+    let whole = until.duration_since(pod.ending_since.unwrap_or(until));
+    until.checked_sub(SOON.min(whole / 10)).ok()
 }

@@ -32,6 +32,9 @@ pub struct Replica<'a> {
     pub running_tasks: Option<u64>,
     /// Nothing speaks against it: Ready, and its heartbeat fresh where heartbeats can ever be read.
     pub serves: bool,
+    /// It was started with another login, and the database that was read has no heartbeat of it: it
+    /// may run on another one, of which nothing is known.
+    pub elsewhere: bool,
 }
 
 /// Whether every active replica has had the time to send a heartbeat. Right after an outage all
@@ -50,6 +53,18 @@ impl<'a> Replica<'a> {
             given_up: false,
             running_tasks: None,
             serves: pod.is_ready() && (active || !readable_ever),
+            elsewhere: false,
+        }
+    }
+
+    /// The same where the database that was read is not the one that it runs on.
+    fn where_it_runs(self, elsewhere: bool) -> Self {
+        if !elsewhere {
+            return self;
+        }
+        Replica {
+            elsewhere,
+            ..Replica::new(self.pod, HeartbeatState::Unknown, true)
         }
     }
 
@@ -85,14 +100,22 @@ pub struct Health<'a> {
 }
 
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
-/// the pod's name or address.
-pub fn join(observation: &Observation) -> Health<'_> {
+/// the pod's name or address. `differs`: whether a pod was started with another login to the
+/// database than the one that is wanted, which leads to the database that was read.
+pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> Health<'_> {
     let facts = observation.facts();
+    let elsewhere = |pod: &PodView| {
+        let last = observation.last_facts.as_ref();
+        last.is_some_and(|(_, facts)| differs(pod) && is_unseen(pod, facts))
+    };
     let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
         let readable_ever = !matches!(observation.database, DatabaseView::CannotRead);
-        let replicas = observation.pods.iter().map(|pod| Replica {
-            running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
-            ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
+        let replicas = observation.pods.iter().map(|pod| {
+            let replica = Replica {
+                running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
+                ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
+            };
+            replica.where_it_runs(elsewhere(pod))
         });
         return Health {
             replicas: replicas.collect(),
@@ -116,7 +139,10 @@ pub fn join(observation: &Observation) -> Health<'_> {
     let sessions = UnnamedSessions::of(observation, facts, unmatched.len());
     let pods = observation.pods.iter();
     let replicas: Vec<_> = pods
-        .map(|pod| replica(pod, facts, sessions, observation.now))
+        .map(|pod| {
+            let replica = replica(pod, facts, sessions, observation.now);
+            replica.where_it_runs(elsewhere(pod))
+        })
         .collect();
     Health {
         foreign: foreign(&replicas, &unmatched, observation),
@@ -196,6 +222,16 @@ fn replica<'a>(
         running_tasks: running_tasks(id, facts),
         ..Replica::new(pod, heartbeat, true)
     }
+}
+
+/// Whether a process runs in this pod of which these facts of the database show nothing.
+fn is_unseen(pod: &PodView, facts: &DatabaseFacts) -> bool {
+    let mut rows = facts.heartbeats.rows().iter();
+    let is_seen = match pod.replica_id {
+        Some(id) => rows.any(|row| row.replica_id == id),
+        None => listens(pod, facts) == Some(true),
+    };
+    pod.started_at.is_some() && !is_seen
 }
 
 /// When the process began whose heartbeats count: an old pod may have restarted a moment ago.
@@ -278,11 +314,19 @@ impl Health<'_> {
     }
 
     /// Pods with a fresh heartbeat, whatever Kubernetes says of them; `None` when heartbeats
-    /// cannot be read.
+    /// cannot be read, or not those of every replica.
     pub fn active(&self) -> Option<usize> {
         let is_active = |replica: &&Replica<'_>| replica.heartbeat == HeartbeatState::Fresh;
-        self.readable
-            .then(|| self.replicas.iter().filter(is_active).count())
+        let is_known = self.readable && !self.replicas.iter().any(|replica| replica.elsewhere);
+        is_known.then(|| self.replicas.iter().filter(is_active).count())
+    }
+
+    /// Whether every replica that runs may run on another database than the one that was read:
+    /// what was read there says nothing of them.
+    pub fn all_run_elsewhere(&self) -> bool {
+        let runs = |replica: &&Replica<'_>| replica.pod.started_at.is_some();
+        let mut running = self.replicas.iter().filter(runs).peekable();
+        running.peek().is_some() && running.all(|replica| replica.elsewhere)
     }
 
     /// Replicas that are Ready and of which no fresh heartbeat has been seen.

@@ -16,6 +16,15 @@ use serde_json::Value;
 /// that runs the fewest tasks, whose drain hook waits for them. One without a hook is given longer.
 const IDLE_PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
+/// For what a replica is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// For one of the current template.
+    Rollout,
+    /// Since fewer are wanted.
+    ScaleDown,
+}
+
 /// A busy replica is the candidate only if every outdated one is busy. It is given time to become
 /// idle, by the clock of status, so that a restart of the operator begins none of it again.
 ///
@@ -51,10 +60,12 @@ pub fn idle_replica(
     if before.is_some_and(|before| before.ends(candidate, sees.is_ok())) {
         return None;
     }
-    let since = since(observation);
+    let since = since(End::Rollout, observation);
     let until = since.checked_add(whole_drain.unwrap_or(IDLE_PATIENCE));
     let until = until.ok().filter(|until| observation.now < *until)?;
-    let its_tasks = sees.err().unwrap_or("it finishes its tasks first");
+    let its_tasks = sees
+        .err()
+        .unwrap_or_else(|| "it finishes its tasks first".to_owned());
     let message = format!(
         "a replica to be idle: {state} is ended at {until:.0} if none is idle by then; {its_tasks}"
     );
@@ -71,9 +82,13 @@ fn drain_timeout(cluster: &ValidCluster) -> Option<SignedDuration> {
 }
 
 /// What status says of a rollout whose clock goes on. Where a pod was to be ended, that may have
-/// been done, and the next one has its own time.
-fn clock(observation: &Observation) -> Option<&RememberedRollout> {
+/// been done, and the next one has its own time. What a scale-down alone has waited counts for no
+/// rollout that follows it: none was to end these replicas then.
+fn clock(end: End, observation: &Observation) -> Option<&RememberedRollout> {
     let before = observation.remembered.rollout.as_ref()?;
+    if end == End::Rollout && before.scale_down_only {
+        return None;
+    }
     let set = observation.stateful_set.as_ref()?;
     let may_have_ended = matches!(
         before.waiting_for,
@@ -88,9 +103,9 @@ fn clock(observation: &Observation) -> Option<&RememberedRollout> {
 }
 
 /// Since when all that are to be ended have run tasks.
-pub fn since(observation: &Observation) -> Timestamp {
+pub fn since(end: End, observation: &Observation) -> Timestamp {
     let now = observation.now;
-    let since = clock(observation).and_then(|before| {
+    let since = clock(end, observation).and_then(|before| {
         let waits = before.waiting_for == RolloutWait::IdleReplica;
         // As an older operator reported it.
         before.busy_since.or(waits.then_some(before.since))
@@ -110,19 +125,43 @@ pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
     match &observation.remembered.rollout {
         // It may have ended while the operator was away.
         Some(before) if is_anothers(before) => observation.now,
-        _ => since(observation),
+        _ => since(End::ScaleDown, observation),
+    }
+}
+
+/// Whether the time since then, for which a scale-down waits, is its own alone. It is a rollout's as
+/// well where the replica was to be replaced from then on.
+pub fn is_scale_downs_alone(
+    wait: &Wait,
+    busy_since: Option<Timestamp>,
+    observation: &Observation,
+) -> bool {
+    let set = observation.stateful_set.as_ref();
+    let set = set.filter(|set| set.settled);
+    let is_meant = |pod: &&PodView| wait.pod.as_ref() == Some(&pod.name);
+    let is_outdated = set.and_then(|set| {
+        let pod = observation.pods.iter().find(is_meant)?;
+        Some(pod.revision != set.update_revision)
+    });
+    let before = observation.remembered.rollout.as_ref();
+    let before = before.filter(|before| before.busy_since == busy_since);
+    match (before, is_outdated) {
+        (Some(before), Some(is_outdated)) => before.scale_down_only || !is_outdated,
+        (Some(before), None) => before.scale_down_only,
+        (None, is_outdated) => is_outdated != Some(true),
     }
 }
 
 /// Since when every replica that is to be replaced has run tasks, for status. What is not known for
-/// a moment, or keeps any replica from being ended, makes none of them idle. Nor does a refused
-/// eviction of a replica that may run some.
+/// a moment, or keeps any replica from being ended, makes none of them idle. Nor does an end that
+/// fails, of a replica that may run some.
 pub fn busy_since(
+    end: End,
     step: &Step,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Timestamp> {
-    let known = || clock(observation)?.busy_since;
+    let known = || clock(end, observation)?.busy_since;
     let wait = match step {
         Step::Wait(wait) => wait,
         Step::Evict(eviction) => {
@@ -134,7 +173,7 @@ pub fn busy_since(
         Step::Done | Step::Stalled { .. } => return None,
     };
     match wait.for_ {
-        RolloutWait::IdleReplica => wait.busy_since,
+        RolloutWait::IdleReplica | RolloutWait::AllPodsEnd => wait.busy_since,
         RolloutWait::Database
         | RolloutWait::DatabaseReading
         | RolloutWait::SchemaMigration
@@ -148,23 +187,18 @@ pub fn busy_since(
 }
 
 /// What a rollout that ends all replicas at once waits for before that: the first of them that
-/// runs, or may run, tasks which no drain hook in its pod waits for. It has the time of a drain.
+/// runs, or may run, tasks which no drain hook in its pod waits for. It has the time of a drain, and
+/// this is the wait for it also where that is over.
 pub fn unfinished(
     cluster: &ValidCluster,
     template: &Template,
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Wait> {
-    let before = observation.remembered.rollout.as_ref();
-    // Their time was up already, and their end is on its way.
-    if before.is_some_and(|before| before.waiting_for == RolloutWait::AllPodsEnd) {
-        return None;
-    }
     let why = "every replica ends before the first starts on the new template (spec.rollout.strategy is Maintenance)";
-    let since = |_: &Replica<'_>| since(observation);
+    let since = |_: &Replica<'_>| since(End::Rollout, observation);
     let template = &template.value;
-    let wait = first_unfinished(cluster, template, &health.replicas, why, since, observation)?;
-    (!wait.is_over(observation.now)).then_some(wait)
+    first_unfinished(cluster, template, &health.replicas, why, since, observation)
 }
 
 /// The wait for the first of these replicas that runs, or may run, tasks which no drain hook in its
@@ -204,20 +238,28 @@ pub fn first_unfinished<'r, 'o: 'r>(
 }
 
 /// Whether the pod has a drain hook that can see what its replica runs, where the login is that of
-/// this template; otherwise what comes of that.
+/// this template, and may wait for it for as long as the spec says; otherwise what comes of that.
 fn sees_tasks(
     cluster: &ValidCluster,
     candidate: &Replica<'_>,
     template: Option<&Value>,
-) -> Result<(), &'static str> {
-    let is_locked_out =
-        |template| login::is_locked_out(&candidate.pod.login, &cluster.database, template);
-    if !candidate.pod.drains {
-        Err("its pod has no drain hook, so its tasks are cancelled then")
+) -> Result<(), String> {
+    let pod = candidate.pod;
+    let is_locked_out = |template| login::is_locked_out(&pod.login, &cluster.database, template);
+    // It was made for a shorter drain, or an overlay gives it less time to end.
+    let time = pod.drain_time();
+    let cut_short = time.filter(|time| drain_timeout(cluster).is_some_and(|wanted| *time < wanted));
+    if !pod.drains {
+        Err("its pod has no drain hook, so its tasks are cancelled then".to_owned())
     } else if template.is_some_and(is_locked_out) {
         Err(
-            "the login to the metadata database is in another Secret than the one in its pod, so its drain hook may see no tasks, and they are cancelled then: until that time let the old login work, or write the new one into the old Secret as well",
+            "the login to the metadata database is in another Secret than the one in its pod, so its drain hook may see no tasks, and they are cancelled then: until that time let the old login work, or write the new one into the old Secret as well".to_owned(),
         )
+    } else if let Some(time) = cut_short {
+        Err(format!(
+            "its pod gives it only {} s to finish its tasks, less than spec.rollout.drainTimeoutSeconds, and those that take longer are cancelled",
+            time.as_secs()
+        ))
     } else {
         Ok(())
     }
@@ -225,17 +267,17 @@ fn sees_tasks(
 
 impl RememberedRollout {
     /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its
-    /// tasks.
+    /// tasks. One that would lose them may have been idle when its end failed, so it has its time
+    /// before it.
     fn ends(&self, replica: &Replica<'_>, finishes: bool) -> bool {
         match self.waiting_for {
+            _ if !finishes => false,
             // It is left out while something cannot be written that pods are made from.
             RolloutWait::Eviction | RolloutWait::StatefulSetController => {
                 self.pod.as_deref() == Some(&replica.pod.name)
             }
-            // Whichever runs the fewest tasks meanwhile, once a budget allows it. What was refused
-            // may have been idle then, and one that would lose its tasks has its own time before
-            // it.
-            RolloutWait::DisruptionBudget => finishes,
+            // Whichever runs the fewest tasks meanwhile, once a budget allows it.
+            RolloutWait::DisruptionBudget => true,
             _ => false,
         }
     }

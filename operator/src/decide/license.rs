@@ -130,6 +130,12 @@ pub fn judge(
         },
         DatabaseView::Probed(Err(failure)) => unread(&failure.message),
         DatabaseView::Probed(Ok(facts)) => read(facts).unwrap_or_else(|| {
+            if facts.not_understood.is_empty() {
+                // [`Observation::of_another_database`], or lost tables.
+                return unread(
+                    "the replicas may run on another database than the one that was read",
+                );
+            }
             let tables = facts.not_understood.join(", ");
             unread(&format!("this operator does not understand {tables}"))
         }),

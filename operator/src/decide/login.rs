@@ -48,6 +48,12 @@ pub fn changed(template: &Template, observation: &Observation) -> Option<Changed
     Some(ChangedLogin { since, mark })
 }
 
+/// Whether a pod was started with other values than those of this template.
+pub fn differs(login: &PodLogin, template: &Template) -> bool {
+    let wanted = desired::login(&template.value).map(|(checksum, _)| checksum);
+    login.checksum.is_some() && login.checksum.as_deref() != wanted
+}
+
 /// The changed login as status has it.
 pub fn remembered(observation: &Observation) -> Option<&ChangedLogin> {
     let database = observation.remembered.database.as_ref()?;

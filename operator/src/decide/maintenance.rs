@@ -83,8 +83,9 @@ pub fn stage(
     let is_down = set.replicas == 0 && set.settled && is_gone;
     let was_stopped = set.replicas == 0;
     if !is_down && (was_stopped || is_old(set, template, health)) {
-        let finishes =
-            !was_stopped && idle::unfinished(cluster, template, observation, health).is_some();
+        let unfinished = || idle::unfinished(cluster, template, observation, health);
+        let is_awaited = |wait: Wait| !wait.is_over(observation.now);
+        let finishes = !was_stopped && unfinished().is_some_and(is_awaited);
         return if finishes { Stage::Finish } else { Stage::Stop };
     }
     // One that runs alone and is to is no rollout, whatever its heartbeat does. But one that was
@@ -127,10 +128,15 @@ pub fn step(
     match stage {
         Stage::Idle => None,
         Stage::Finish => idle::unfinished(cluster, template, observation, health).map(Step::Wait),
-        Stage::Stop if set.replicas > 0 => Some(Step::Wait(
-            schema_migration(observation)
-                .unwrap_or_else(|| Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())),
-        )),
+        Stage::Stop if set.replicas > 0 => Some(Step::Wait(match schema_migration(observation) {
+            Some(migration) => migration,
+            None => Wait {
+                // Its time is over, and stays so where the write fails.
+                busy_since: idle::unfinished(cluster, template, observation, health)
+                    .and_then(|unfinished| unfinished.busy_since),
+                ..Wait::new(RolloutWait::AllPodsEnd, every_pod_to_end())
+            },
+        })),
         Stage::Stop if let Some(stalled) = overdue(observation, health) => Some(stalled),
         Stage::Stop => {
             let ends = health.replicas.iter().map(|replica| replica.pod.ends_by);

@@ -28,6 +28,7 @@ pub(crate) mod verdict;
 use crate::api::status::{LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
+use crate::desired::template::Template;
 use crate::observation::reading::Reading;
 use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
@@ -41,6 +42,7 @@ use objects::Desired;
 use plan::{Plan, Report, Wanted};
 use replicas::Grounds;
 use scale::Haste;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use step::Step;
 
@@ -63,31 +65,40 @@ pub struct Settings {
 
 /// Decides what is to be done for one cluster.
 pub fn decide(validation: &Validation, observation: &Observation, settings: &Settings) -> Plan {
-    let health = health::join(observation);
+    let problems = &validation.problems;
     let Some(cluster) = &validation.cluster else {
-        return blocked(
-            validation,
-            &validation.problems,
-            observation,
-            settings,
-            &health,
-        );
+        return blocked(validation, problems, observation, settings);
     };
-    let template = match objects::template(cluster, settings, observation) {
-        Ok(template) => template,
+    match objects::template(cluster, settings, observation) {
+        Ok(template) => usable(cluster, template, validation, observation, settings),
         Err(problem) => {
-            let problems = validation.problems.iter().cloned().chain([problem]);
-            let problems: Vec<_> = problems.collect();
-            return blocked(validation, &problems, observation, settings, &health);
+            let problems: Vec<_> = problems.iter().cloned().chain([problem]).collect();
+            blocked(validation, &problems, observation, settings)
         }
-    };
+    }
+}
+
+/// A cluster whose spec can be used.
+fn usable(
+    cluster: &ValidCluster,
+    template: Template,
+    validation: &Validation,
+    observation: &Observation,
+    settings: &Settings,
+) -> Plan {
+    let health = health::join(observation, |pod| login::differs(&pod.login, &template));
     let changed_login = login::changed(&template, observation);
-    let license = license::judge(
-        license::Terms::of(cluster),
-        observation,
-        guard(settings, cluster.replicas, observation),
-        settings.license_key.as_ref(),
-    );
+    let judge = |observation: &Observation| {
+        license::judge(
+            license::Terms::of(cluster),
+            observation,
+            guard(settings, cluster.replicas, observation),
+            settings.license_key.as_ref(),
+        )
+    };
+    let (seen, ahead) = seen_from_replicas(observation, &health, judge);
+    let license = judge(&seen);
+    let observation = &*seen;
     let database = database::judge(
         &cluster.database,
         cluster.replicas,
@@ -117,6 +128,7 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
         running: running(observation),
         database: &database,
         license: &license,
+        ahead: ahead.as_ref(),
         view: &observation.database,
         foreign: health.foreign,
     });
@@ -161,6 +173,21 @@ pub fn decide(validation: &Validation, observation: &Observation, settings: &Set
     };
     let desired = objects::objects(&findings, settings, template, held.holds());
     plan(&findings, desired, validation)
+}
+
+/// What there is to know of the replicas that run, and of the license where they are to move: while
+/// all of them run on another database than the one that was read, what was read of that one binds
+/// none of them, and theirs does until they have left it.
+fn seen_from_replicas<'o>(
+    observation: &'o Observation,
+    health: &Health<'_>,
+    judge: impl Fn(&Observation) -> LicenseVerdict,
+) -> (Cow<'o, Observation>, Option<LicenseVerdict>) {
+    if !health.all_run_elsewhere() {
+        return (Cow::Borrowed(observation), None);
+    }
+    let seen = observation.clone().of_another_database();
+    (Cow::Owned(seen), Some(judge(observation)))
 }
 
 /// What is taken back, to none, is no matter of the license.
@@ -294,8 +321,10 @@ fn blocked(
     problems: &[Problem],
     observation: &Observation,
     settings: &Settings,
-    health: &Health<'_>,
 ) -> Plan {
+    // Which login the spec means is not known. That it had changed is, and stays so.
+    let changed_login = login::remembered(observation);
+    let health = health::join(observation, |_| changed_login.is_some());
     let GateTerms {
         wanted,
         enforcement,
@@ -304,12 +333,17 @@ fn blocked(
     // Fewer that are wanted do not end before the spec is corrected. Where a step opens the gate
     // again, it closes in time for the next one.
     let size = wanted.max(running(observation));
-    let license = license::judge(
-        license::Terms::default(),
-        observation,
-        guard(settings, size, observation),
-        settings.license_key.as_ref(),
-    );
+    let judge = |observation: &Observation| {
+        license::judge(
+            license::Terms::default(),
+            observation,
+            guard(settings, size, observation),
+            settings.license_key.as_ref(),
+        )
+    };
+    let (seen, _) = seen_from_replicas(observation, &health, judge);
+    let license = judge(&seen);
+    let (observation, health) = (&*seen, &health);
     // What is read meanwhile goes into status: a decision on the corrected spec may rest on it.
     let database = validation.database.as_ref();
     let database =
@@ -382,7 +416,7 @@ fn blocked(
                 observation,
             ),
             database: match database {
-                Some(database) => database.reported(login::remembered(observation)),
+                Some(database) => database.reported(changed_login),
                 None => observation.remembered.database.clone(),
             },
             target_replicas: closed.then(|| running(observation).min(1)),
@@ -420,6 +454,7 @@ fn report(
         } else {
             drains::state(replica, observation.now)
         },
+        drains_until: replica.pod.drains_until().map(Time),
         ends_by: replica.pod.ends_by.map(Time),
         updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),
         message: replica

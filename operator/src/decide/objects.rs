@@ -71,7 +71,8 @@ pub(super) fn objects(
     let warnings = template::warning(cluster, settings.own_image.as_deref(), &template)
         .into_iter()
         .chain(spot::warning(&template.value))
-        .chain(early_gate(findings, settings));
+        .chain(early_gate(findings, settings))
+        .chain(unseen(observation));
     let warnings = warnings.collect();
     let replicas = stage.limit(target.replicas);
     let first = Size { start: 0, replicas };
@@ -182,6 +183,14 @@ pub(super) fn reported_url<'a>(
     let before = observation.remembered.url.as_deref();
     let before = before.filter(|_| rollout.step != Step::Done);
     before.unwrap_or(cluster.url.as_str())
+}
+
+/// What of the cluster's objects no watch shows.
+fn unseen(observation: &Observation) -> impl Iterator<Item = String> {
+    let kinds = observation.kinds_unseen.iter();
+    kinds.map(|(_, why)| {
+        format!("{why}. Until then it reads this cluster's own by their names, about once a minute")
+    })
 }
 
 /// Whether pods run, or would be made, under the ServiceAccount of the cluster's own. Without it

@@ -9,17 +9,20 @@ use jiff::{SignedDuration, Timestamp};
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// The hold of the queue, if there is one. Without a valid spec it is not known how long one may
-/// last.
+/// last: one that was overdue before still is.
 pub(super) fn hold(
     cluster: Option<&ValidCluster>,
     observation: &Observation,
 ) -> Option<QueueHoldStatus> {
     let held_by: Vec<_> = held_by(observation).cloned().collect();
-    let overdue_at = cluster.and_then(|cluster| overdue_at(cluster, observation));
+    let is_overdue = match cluster {
+        Some(cluster) => overdue_at(cluster, observation).is_some_and(|at| at <= observation.now),
+        None => observation.remembered.queue_overdue,
+    };
     (!held_by.is_empty()).then(|| QueueHoldStatus {
         held_by,
         since: None,
-        overdue: overdue_at.is_some_and(|at| at <= observation.now),
+        overdue: is_overdue,
     })
 }
 

@@ -47,6 +47,8 @@ pub struct Grounds<'a> {
     pub database: &'a DatabaseVerdict,
     /// Verdict on the license.
     pub license: &'a LicenseVerdict,
+    /// Verdict on the license of the database to which all replicas are still to move.
+    pub ahead: Option<&'a LicenseVerdict>,
     /// What is known of the database.
     pub view: &'a DatabaseView,
     /// Active replicas that do not belong to the cluster.
@@ -83,7 +85,8 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
         }
         (database::Allows::Nothing, _, Some((reason, message)))
         | (_, Some(_), Some((reason, message)))
-            if running > 1 =>
+            // A schema to which they do not move says nothing of those that run.
+            if running > 1 && (grounds.ahead.is_none() || *reason == Reason::HeldBackByLicense) =>
         {
             return held(1, *reason, message);
         }
@@ -163,7 +166,14 @@ fn gate(grounds: &Grounds<'_>) -> Option<(Reason, String)> {
             ),
         ));
     }
-    let closed = grounds.enforcement == Enforcement::Enforce
-        && grounds.license.allows == license::Licensed::No;
-    closed.then(|| (Reason::HeldBackByLicense, grounds.license.message.clone()))
+    // Where they may move, no more of them arrive than are allowed there.
+    let ahead = grounds
+        .ahead
+        .filter(|_| grounds.database.allows == database::Allows::All);
+    let mut licenses = [Some(grounds.license), ahead].into_iter().flatten();
+    let is_closed = |license: &&LicenseVerdict| {
+        grounds.enforcement == Enforcement::Enforce && license.allows == license::Licensed::No
+    };
+    let closed = licenses.find(is_closed);
+    closed.map(|license| (Reason::HeldBackByLicense, license.message.clone()))
 }

@@ -6,7 +6,7 @@
 
 use super::database::reason_of;
 use super::health::{Health, Replica, process_start};
-use super::idle::{self, has_no_process, idle_replica, is_behind};
+use super::idle::{self, End, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
 use super::step::{
     Eviction, Step, Wait, controllers_step, describe, is_outdated, overdue, schema_migration,
@@ -126,7 +126,7 @@ impl Rollout {
                 ..
             }) => no(
                 Reason::RolloutWaiting,
-                format!("waiting for a PodDisruptionBudget to let {pod} go: {refused}"),
+                format!("{}{refused}", waiting_for_budget(pod)),
             ),
             Step::Evict(eviction) => no(
                 Reason::RolloutProgressing,
@@ -139,7 +139,7 @@ impl Rollout {
             Step::Stalled { reason, why, .. } => no(*reason, why),
         };
         if let Some(behind) = &self.behind_schema {
-            verdict.message = format!("{}; {behind}", verdict.message);
+            verdict.message += &and_behind(behind);
         }
         verdict
     }
@@ -157,13 +157,19 @@ impl Rollout {
         let has_clock = before.is_some_and(|before| before.busy_since.is_some());
         // A pod that the scale-down has ended, or waits for, is not the next one that it takes.
         let busy_since = match scale_down {
-            Some(wait) => idle::busy_since(&Step::Wait(wait.clone()), observation, health),
-            None => idle::busy_since(&self.step, observation, health),
+            Some(wait) => {
+                let step = Step::Wait(wait.clone());
+                idle::busy_since(End::ScaleDown, &step, observation, health)
+            }
+            None => idle::busy_since(End::Rollout, &self.step, observation, health),
         };
+        let is_alone = |wait| idle::is_scale_downs_alone(wait, busy_since, observation);
+        let scale_down_only = busy_since.is_some() && scale_down.is_some_and(is_alone);
         let scale_down = scale_down.filter(|wait| match wait.for_ {
             RolloutWait::IdleReplica => true,
             RolloutWait::DatabaseReading
             | RolloutWait::SchemaMigration
+            | RolloutWait::OtherReplicas
             | RolloutWait::SecretInPods => has_clock,
             _ => false,
         });
@@ -197,6 +203,7 @@ impl Rollout {
             since: None,
             deadline: deadline.map(Time),
             busy_since: busy_since.map(Time),
+            scale_down_only,
         })
     }
 }
@@ -226,6 +233,7 @@ pub fn step(
         Stage::Finish | Stage::Stop => 0,
         Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
     };
+    let behind_schema = behind_schema(observation, &outdated);
     let step = if let Some(step) = maintenance::step(stage, cluster, template, observation, health)
     {
         step
@@ -239,15 +247,13 @@ pub fn step(
     } else if outdated.is_empty() {
         Step::Done
     } else {
-        refused(
-            next(cluster, observation, health, set, &outdated),
-            observation,
-        )
+        let step = next(cluster, observation, health, set, &outdated);
+        refused(step, behind_schema.as_deref(), observation)
     };
     Rollout {
         updated,
         step,
-        behind_schema: behind_schema(observation, &outdated),
+        behind_schema,
     }
 }
 
@@ -269,17 +275,43 @@ fn behind_schema(observation: &Observation, outdated: &[&Replica<'_>]) -> Option
     }
 }
 
-/// An eviction that is refused again and again is still what comes next.
-fn refused(step: Step, observation: &Observation) -> Step {
-    match (step, &observation.refused_eviction) {
-        (Step::Evict(eviction), Some(refusal)) if refusal.uid == eviction.uid => {
-            Step::Evict(Eviction {
-                refused: Some(refusal.why.clone()),
-                ..eviction
-            })
-        }
-        (step, _) => step,
-    }
+/// Begins the message while a PodDisruptionBudget refuses the eviction of a pod.
+fn waiting_for_budget(pod: &str) -> String {
+    format!("waiting for a PodDisruptionBudget to let {pod} go: ")
+}
+
+/// Ends the message while replicas are behind the schema.
+fn and_behind(behind: &str) -> String {
+    format!("; {behind}")
+}
+
+/// An eviction that is refused again and again is still what comes next. `behind`: which replicas
+/// are behind the schema.
+fn refused(step: Step, behind: Option<&str>, observation: &Observation) -> Step {
+    let Step::Evict(eviction) = step else {
+        return step;
+    };
+    let refused = match &observation.refused_eviction {
+        Some(refusal) => (refusal.uid == eviction.uid).then(|| refusal.why.clone()),
+        None => refused_before(&eviction.pod, behind, observation),
+    };
+    Step::Evict(Eviction {
+        refused,
+        ..eviction
+    })
+}
+
+/// Why this eviction was refused when status was last written: perhaps by another process of the
+/// operator, and this one has not tried it often enough.
+fn refused_before(pod: &str, behind: Option<&str>, observation: &Observation) -> Option<String> {
+    let before = observation.remembered.rollout.as_ref()?;
+    let is_same = before.waiting_for == RolloutWait::DisruptionBudget;
+    let is_same = is_same && before.pod.as_deref() == Some(pod);
+    let message = is_same.then_some(before.message.as_str())?;
+    let behind = behind.map(and_behind).unwrap_or_default();
+    let message = message.strip_suffix(&behind).unwrap_or(message);
+    let why = message.strip_prefix(&waiting_for_budget(pod))?;
+    Some(why.to_owned())
 }
 
 fn next(
@@ -353,7 +385,11 @@ fn next(
     // Every other one must carry the load while this one is away. One that carries none, since
     // another container of its pod fails, may be one of several that wait for the same correction.
     let carries_load = candidate.pod.ready || candidate.pod.trouble.is_none();
-    let is_weak = |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !replica.serves;
+    // What runs on the database that is being left carries its load there.
+    let stands_in =
+        |replica: &Replica<'_>| replica.serves || (replica.elsewhere && replica.may_serve());
+    let is_weak =
+        |replica: &&Replica<'_>| replica.pod.uid != candidate.pod.uid && !stands_in(replica);
     if let Some(weak) = health.replicas.iter().find(is_weak)
         && carries_load
     {
@@ -400,6 +436,7 @@ fn is_broken(replica: &Replica<'_>, observation: &Observation) -> bool {
         return false;
     }
     let is_idle = || match replica.running_tasks {
+        _ if replica.elsewhere => false,
         Some(tasks) => observation.facts().is_some() && tasks == 0,
         None => observation.facts().is_some_and(
             |facts| matches!(&facts.running_tasks, Fact::Known(tasks) if tasks.is_empty()),

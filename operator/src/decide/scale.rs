@@ -1,15 +1,19 @@
 //! How many pods the StatefulSet has on its way from one size to another.
 
-use super::health::{Health, Replica};
+use super::health::{Health, Replica, lasting_refusal};
+use super::idle::{self, End};
+use super::login;
 use super::plan::Size;
-use super::step::{Wait, is_overdue, next_overdue, schema_migration, wait_for_end};
-use super::{idle, login};
+use super::step::{
+    Wait, describe, is_outdated, is_overdue, next_overdue, schema_migration, wait_for_end,
+};
 use crate::api::status::{ChangedLogin, RolloutWait};
 use crate::desired::template::Template;
 use crate::observation::{DatabaseView, Observation, StatefulSetView};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::cmp::Reverse;
+use std::ops::Range;
 
 /// Why a StatefulSet shrinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,14 +187,50 @@ pub fn hold(
     taken.retain(|replica| {
         covers(replica) && !left.contains(&replica.pod.ordinal) && !replica.pod.deleting
     });
+    let takes_load = target > 0 && taken.iter().any(|replica| replica.may_serve());
+    let comes_up = || comes_up(cluster, set, &left, observation, health);
+    if let Some(wait) = takes_load.then(comes_up).flatten() {
+        return Some(wait);
+    }
     let login = changed.map_or(&set.template, |_| &template.value);
     let why = "fewer replicas are wanted, so it is ended";
     let since = |replica: &Replica<'_>| match target {
         // All end together.
-        0 => idle::since(observation),
+        0 => idle::since(End::ScaleDown, observation),
         _ => idle::since_of(replica, observation),
     };
     idle::first_unfinished(cluster, login, taken, why, since, observation)
+}
+
+/// A replica that stays and was made a moment ago, as one is that a rollout has replaced: none that
+/// serves is taken away before it is up. One that cannot be made, or does not come up, is not waited
+/// for. Where no pod is made and nothing says why, its controller does not run, which would have to
+/// take the other one away.
+fn comes_up(
+    cluster: &ValidCluster,
+    set: &StatefulSetView,
+    left: &Range<i32>,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Option<Wait> {
+    let replicas = health.replicas.iter();
+    let stay = replicas.filter(|replica| left.contains(&replica.pod.ordinal));
+    let (exist, wanted) = (stay.clone().count(), left.len());
+    if exist < wanted && lasting_refusal(observation).is_none() {
+        let message = format!("{exist} of {wanted} pods that are to stay to exist");
+        return Some(Wait::new(RolloutWait::OtherReplicas, message));
+    }
+    let mut down = stay.filter(|replica| {
+        !replica.may_serve() && replica.pod.trouble.is_none() && !is_outdated(replica, set)
+    });
+    down.find_map(|replica| {
+        let timeout = cluster.rollout.ready_timeout;
+        let until = replica.pod.created_at.checked_add(timeout).ok()?;
+        let (pod, state) = (&replica.pod.name, describe(replica));
+        let message = format!("{pod} to be Ready and to send heartbeats: {state}");
+        let wait = Wait::new(RolloutWait::OtherReplicas, message).about(replica);
+        (observation.now < until).then(|| wait.until(Some(until)))
+    })
 }
 
 /// The end of a replica that a scale-down waits for, before its next step or as its last one.

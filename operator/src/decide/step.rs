@@ -2,7 +2,7 @@
 //! waits for.
 
 use super::health::{Health, Replica, lasting_refusal};
-use super::schema;
+use super::{drains, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
 use crate::contract::version::Version;
@@ -144,15 +144,15 @@ pub fn schema_migration(observation: &Observation) -> Option<Wait> {
 /// the message, which would change with every one.
 pub fn wait_for_end(ending: &Replica<'_>) -> Wait {
     let name = &ending.pod.name;
-    match (ending.running_tasks, ending.pod.ends_by) {
-        (Some(1..), Some(by)) => {
+    match ending.pod.ends_by {
+        Some(by) if drains::finishes_tasks(ending) => {
             let message = format!(
                 "{name} to finish the tasks that it runs and to end, at the latest at {by:.0}"
             );
             let wait = Wait::new(RolloutWait::Drain, message).with_tasks(ending);
             wait.until(Some(by))
         }
-        (_, by) => {
+        by => {
             let wait = Wait::new(RolloutWait::PodEnd, format!("{name} to end"));
             wait.about(ending).until(by)
         }
@@ -386,9 +386,10 @@ fn state_of(replica: &Replica<'_>) -> String {
         return trouble.message().to_owned();
     }
     if replica.pod.deleting {
-        return match replica.running_tasks {
-            Some(1..) => "ending, once it has finished the tasks that it runs".to_owned(),
-            _ => "ending".to_owned(),
+        return if drains::finishes_tasks(replica) {
+            "ending, once it has finished the tasks that it runs".to_owned()
+        } else {
+            "ending".to_owned()
         };
     }
     let ready = match &replica.pod.waits_for {
@@ -396,8 +397,13 @@ fn state_of(replica: &Replica<'_>) -> String {
         Some(why) => format!("not Ready: {why}"),
         None => "not Ready".to_owned(),
     };
+    let place = if replica.elsewhere {
+        " (it may run on another database than the one that was read)"
+    } else {
+        ""
+    };
     format!(
-        "{ready}, heartbeat {}",
+        "{ready}, heartbeat {}{place}",
         replica.heartbeat.as_ref().to_lowercase()
     )
 }

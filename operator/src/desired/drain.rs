@@ -6,6 +6,7 @@ use crate::api::spec::SecretKeyRef;
 use crate::validate::{
     DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, UrlSource, ValidDatabase, ValidRollout,
 };
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, ExecAction, KeyToPath, Lifecycle, LifecycleHandler,
     PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SecretProjection, Volume,
@@ -20,6 +21,10 @@ pub const INSTALLER: &str = "bytebase-drain";
 const LOGIN_VOLUME: &str = "bytebase-drain-login";
 /// The hook in the image.
 const PROGRAM: &str = "/bytebase-drain"; // a path that the volume must not hide
+/// The option of the hook that says how long it waits at the most, in seconds.
+const TIMEOUT_OPTION: &str = "--timeout=";
+/// The same of how long it waits at least.
+const PAUSE_OPTION: &str = "--pause=";
 
 /// Grace period of pods with the hook, in seconds.
 pub(super) fn grace(rollout: &ValidRollout, terms: &DrainTerms) -> i64 {
@@ -45,6 +50,21 @@ pub(super) fn starts_hook(containers: &Value) -> bool {
 pub fn is_hook<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
     let program = program();
     words.any(|word| word.contains(&program))
+}
+
+/// How long the hook that a command starts waits for running tasks, if the command says so;
+/// perhaps in one word for a shell.
+pub fn timeout<'a>(words: impl Iterator<Item = &'a str>) -> Option<SignedDuration> {
+    let words: Vec<_> = words.collect();
+    let seconds = |option| {
+        let (_, value) = words.iter().find_map(|word| word.split_once(option))?;
+        let digits = value
+            .split(|letter: char| !letter.is_ascii_digit())
+            .next()?;
+        digits.parse().ok().map(SignedDuration::from_secs)
+    };
+    // Its pause passes in any case.
+    Some(seconds(TIMEOUT_OPTION)?.max(seconds(PAUSE_OPTION).unwrap_or_default()))
 }
 
 /// The image of the hook in a template.
@@ -141,8 +161,8 @@ pub(super) fn add(
         let command = [
             program(),
             "wait".to_owned(),
-            format!("--timeout={}", terms.timeout_seconds),
-            format!("--pause={}", rollout.pre_stop_seconds),
+            format!("{TIMEOUT_OPTION}{}", terms.timeout_seconds),
+            format!("{PAUSE_OPTION}{}", rollout.pre_stop_seconds),
             format!("--hold-limit={}", terms.hold_limit_seconds),
         ];
         container.lifecycle = Some(Lifecycle {

@@ -3,6 +3,7 @@
 mod container;
 mod disruption_budget;
 pub mod drain;
+mod drift;
 mod http_route;
 mod ingress;
 mod network_policy;

@@ -55,10 +55,10 @@ impl EntryKey {
 }
 
 /// Deepest nesting of a pod template; what is deeper is no pod template.
-const DEPTH: usize = 32;
+pub(super) const DEPTH: usize = 32;
 
 /// Keys of the entries of a list field; none of a list that is replaced.
-fn list_keys(field: &str) -> &'static [&'static str] {
+pub(super) fn list_keys(field: &str) -> &'static [&'static str] {
     let found = LIST_KEYS.iter().find(|(name, _)| *name == field);
     found.map_or(&[], |(_, keys)| keys)
 }
@@ -70,13 +70,13 @@ fn part<'v>(entry: &'v Value, key: &str) -> Option<&'v Value> {
 }
 
 /// Where the first entry of each identity stands.
-struct Places {
+pub(super) struct Places {
     keys: &'static [&'static str],
     by_identity: HashMap<Vec<Option<Value>>, usize>,
 }
 
 impl Places {
-    fn of(entries: &[Value], keys: &'static [&'static str]) -> Self {
+    pub(super) fn of(entries: &[Value], keys: &'static [&'static str]) -> Self {
         let by_identity = HashMap::with_capacity(entries.len());
         let mut places = Self { keys, by_identity };
         for (place, entry) in entries.iter().enumerate() {
@@ -95,7 +95,7 @@ impl Places {
         self.by_identity.entry(identity).or_insert(place);
     }
 
-    fn find(&self, entry: &Value) -> Option<usize> {
+    pub(super) fn find(&self, entry: &Value) -> Option<usize> {
         self.by_identity.get(&self.identity(entry)).copied()
     }
 }
@@ -118,7 +118,7 @@ pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result
     Ok(normal)
 }
 
-fn merge_into(
+pub(super) fn merge_into(
     base: &mut Value,
     overlay: &Value,
     field: &str,

@@ -30,7 +30,8 @@ pub const VERSION_ANNOTATION: &str = "bytebase.com/version";
 /// says.
 const DEFAULTS_ANNOTATION: &str = "bytebase.com/pod-defaults";
 /// How many there are. The next one gets the next number, so that templates which have those before
-/// it stay as they are until they change.
+/// it stay as they are until they change. It only adds fields, and entries to lists that have keys:
+/// an operator that does not know it takes any other difference for another party's change.
 pub const LATEST_DEFAULTS: u32 = 2;
 /// By which the cluster autoscaler lets a pod go although it has volumes that go with it.
 const SAFE_TO_EVICT_ANNOTATION: &str =

@@ -7,8 +7,9 @@
 
 use super::CONTAINER;
 use super::drain::{grace, image_in, program, starts_hook};
+use super::drift;
 use super::pod_template::{Additions, LATEST_DEFAULTS, defaults_in, pod_template};
-use crate::validate::{DrainTerms, ValidCluster, ValidDrain};
+use crate::validate::{DrainTerms, SHUTDOWN_SECONDS, ValidCluster, ValidDrain, ValidRollout};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -46,7 +47,8 @@ pub fn template(
         ValidDrain::Enabled(terms) => Some(terms),
         ValidDrain::Disabled => None,
     };
-    let digest = digest(&pod_template(cluster, Additions::default())?, terms);
+    let plain = pod_template(cluster, Additions::default())?;
+    let digest = digest(&plain, terms);
     // One that an older operator made has changed only if more than the additions would change,
     // which is not known: it gets them with its next change.
     let is_same =
@@ -67,9 +69,15 @@ pub fn template(
         && !changes
         && before.defaults > LATEST_DEFAULTS
     {
-        // A newer operator made it, and what that added this one does not know.
+        // A newer operator made it. What that added this one does not know; all else is what this one
+        // makes of the spec, whatever is added to it, and no other party is to change that.
+        let added = Additions {
+            drain_image,
+            defaults: LATEST_DEFAULTS,
+        };
+        let known = drift::common(&plain, &pod_template(cluster, added)?);
         return Ok(Template {
-            value: live.clone(),
+            value: drift::undone(live, &known)?,
             digest: Some(digest),
         });
     }
@@ -90,10 +98,10 @@ pub fn template(
 /// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`:
 /// the operator's own image, if it knows it.
 pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
-    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
-        return None;
-    };
     let template = &template.value;
+    let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
+        return cut_short(&cluster.rollout, template);
+    };
     if image_in(template).is_none() {
         return own.is_none().then(|| {
             "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
@@ -111,11 +119,38 @@ pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -
             "spec.database: the drain hook cannot log in by cloud IAM, so a replica that ends waits for spec.rollout.preStopSeconds only, and its running tasks are cancelled then: set database.monitorSecretRef, by which the hook sees them".to_owned(),
         );
     }
+    if database.replicas.is_inside_the_pod() && ends_beside_bytebase(&template["spec"]) {
+        return Some(
+            "spec.database: the host is in the pod itself, and no init container of spec.podTemplate has restartPolicy Always. If the proxy to the database is a container beside Bytebase, Kubernetes ends it at the moment at which it asks the pod to end, so the drain hook sees no running tasks, and they are cancelled: make the proxy an init container with restartPolicy Always, which ends after Bytebase".to_owned(),
+        );
+    }
     let needed = grace(&cluster.rollout, terms);
     let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
     (grace < needed).then(|| {
         format!(
             "spec.podTemplate: terminationGracePeriodSeconds is {grace}, so Kubernetes ends a replica after that time, and cancels its running tasks, although its drain may take {needed} s: take the field out, or shorten spec.rollout.drainTimeoutSeconds"
+        )
+    })
+}
+
+/// Whether a pod of this spec has other containers than Bytebase's, none of which outlives it.
+fn ends_beside_bytebase(spec: &Value) -> bool {
+    let list = |name: &str| spec[name].as_array().into_iter().flatten();
+    let outlives = |container: &Value| container["restartPolicy"] == "Always";
+    list("containers").any(|container| container["name"] != CONTAINER)
+        && !list("initContainers").any(outlives)
+}
+
+/// The overlay leaves a replica that does not drain too little time to end.
+fn cut_short(rollout: &ValidRollout, template: &Value) -> Option<String> {
+    let pause = rollout.pre_stop_seconds;
+    let grace = template["spec"]["terminationGracePeriodSeconds"].as_i64()?;
+    // Of a short field another remark speaks.
+    let is_overlaid = grace < pause + rollout.termination_grace_seconds;
+    (is_overlaid && grace < pause + SHUTDOWN_SECONDS).then(|| {
+        format!(
+            "spec.podTemplate: terminationGracePeriodSeconds is {grace}, and a replica takes up to {} s to end (preStopSeconds, and {SHUTDOWN_SECONDS} s that Bytebase gives open requests), so Kubernetes may end it before they are answered: take the field out",
+            pause + SHUTDOWN_SECONDS
         )
     })
 }

@@ -6,6 +6,7 @@
 //! it stays as it is. Written again with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::drain;
+use super::drift;
 use super::template::{self, Standing, Template};
 use super::{
     Additions, DesiredObject, Doors, LATEST_DEFAULTS, companions, headless_service, http_route,
@@ -406,6 +407,95 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
         };
         let made = pod_template(&valid(&spec), additions).unwrap();
         assert_eq!(&made["metadata"]["annotations"][key], expected, "{drain}");
+    }
+}
+
+/// The template of this spec as a newer operator made it, which has other defaults and another hook.
+fn newer(spec: &Value) -> Template {
+    let mut made = template::template(&valid(spec), Some("op:1"), Standing::default()).unwrap();
+    let template = &mut made.value;
+    template["metadata"]["annotations"]["bytebase.com/pod-defaults"] = json!("99");
+    template["spec"]["hostname"] = json!("newer");
+    template["spec"]["nodeSelector"]["kubernetes.io/arch"] = json!("amd64");
+    template["spec"]["terminationGracePeriodSeconds"] = json!(9999);
+    let bytebase = &mut template["spec"]["containers"][0];
+    bytebase["lifecycle"]["preStop"]["exec"]["command"] = json!(["newer"]);
+    let added = json!({"name": "NEWER", "value": "1"});
+    bytebase["env"].as_array_mut().unwrap().insert(0, added);
+    // As the API server writes them.
+    if bytebase["resources"].is_object() {
+        bytebase["resources"]["limits"]["memory"] = json!("2048Mi");
+    }
+    made
+}
+
+#[test]
+fn in_a_template_of_a_newer_operator_the_change_of_another_party_is_undone_and_nothing_else() {
+    for spec in [minimal(), full()] {
+        let made = newer(&spec);
+        let kept = |live: &Value| {
+            let standing = Standing {
+                live: Some(live),
+                additions: template::additions_in(live),
+                digest: made.digest.as_deref(),
+            };
+            template::template(&valid(&spec), Some("op:1"), standing).unwrap()
+        };
+        assert_eq!(kept(&made.value), made, "{spec}");
+        for (path, theirs) in [
+            ("/spec/containers/0/image", json!("theirs")),
+            ("/spec/containers/0/args", json!(["--port", "1"])),
+            ("/spec/containers/0/readinessProbe", Value::Null),
+            (
+                "/spec/containers/0/env/2/valueFrom/fieldRef/fieldPath",
+                json!("metadata.uid"),
+            ),
+            ("/spec/automountServiceAccountToken", json!(true)),
+            ("/metadata/labels", json!({"theirs": "1"})),
+        ] {
+            let mut live = made.value.clone();
+            let before = live.pointer(path).cloned();
+            *live.pointer_mut(path).unwrap() = theirs;
+            let after = kept(&live).value;
+            if path.ends_with("labels") {
+                let before = before.unwrap();
+                let mut labels = before.as_object().unwrap().iter();
+                let after = &after["metadata"]["labels"];
+                assert!(labels.all(|(key, value)| after[key] == *value), "{after}");
+            } else {
+                assert_eq!(after.pointer(path), before.as_ref(), "{path}");
+            }
+            assert_eq!(after["spec"]["hostname"], "newer");
+        }
+        // What the hook and the defaults bring may have another form by now.
+        let mut live = made.value.clone();
+        live["spec"]["terminationGracePeriodSeconds"] = json!(1);
+        assert_eq!(kept(&live).value, live);
+    }
+}
+
+#[test]
+fn what_is_added_to_a_template_changes_nothing_else_of_it() {
+    for spec in [minimal(), full()] {
+        let made = |additions| pod_template(&valid(&spec), additions).unwrap();
+        let latest = made(Additions {
+            defaults: LATEST_DEFAULTS,
+            ..HOOK
+        });
+        let plain = made(Additions::default());
+        for defaults in 0..=LATEST_DEFAULTS {
+            let known = drift::common(&plain, &made(Additions { defaults, ..HOOK }));
+            assert_eq!(
+                drift::undone(&latest, &known).unwrap(),
+                latest,
+                "{defaults}"
+            );
+        }
+        let defaults = made(Additions {
+            defaults: LATEST_DEFAULTS,
+            ..Additions::default()
+        });
+        assert_eq!(drift::undone(&defaults, &plain).unwrap(), defaults);
     }
 }
 

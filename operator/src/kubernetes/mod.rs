@@ -3,6 +3,7 @@
 //!
 //! Pure: no client, and nothing else of this crate.
 
+pub mod contains;
 pub(crate) mod error_text;
 pub mod guarded;
 pub mod kinds;

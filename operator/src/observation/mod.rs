@@ -359,14 +359,16 @@ pub struct Observation {
     pub route: Option<RouteView>,
     /// Kinds whose definitions are not installed.
     pub kinds_not_installed: Vec<Kind>,
+    /// Kinds of which the operator cannot see what stands, each with why and what to do. Never the
+    /// StatefulSet: nothing is decided without it.
+    pub kinds_unseen: Vec<(Kind, String)>,
     /// The metadata database.
     pub database: DatabaseView,
     /// Facts of the last successful probe and their age, kept while later probes fail; the license
     /// and the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
-    /// Another `BytebaseCluster` that has the same database: its name, or that it is one of another
-    /// namespace.
-    pub database_shared_with: Option<String>,
+    /// Another `BytebaseCluster` that has the same database.
+    pub database_shared_with: Option<Holder>,
     /// What the status says of earlier reconciles, of whatever operator process.
     pub remembered: Remembered,
     /// The last call to Bytebase's API, if it failed.
@@ -389,6 +391,9 @@ pub struct Observation {
 pub struct Remembered {
     /// The metadata database as last reported.
     pub database: Option<DatabaseStatus>,
+    /// The identity of the database on which replicas were last seen to serve, whichever the spec
+    /// names.
+    pub served_on: Option<String>,
     /// What came of the last try to log in as the replicas do, to whichever database.
     pub login: Option<LoginState>,
     /// The reason and message with which `DatabaseReady` was last False.
@@ -418,8 +423,33 @@ pub struct Remembered {
     pub stale_since: BTreeMap<String, (Option<Uuid>, jiff::Timestamp)>,
     /// Since when the queue has been held.
     pub queue_held_since: Option<jiff::Timestamp>,
+    /// It has been held for longer than drain hooks hold it.
+    pub queue_overdue: bool,
     /// By pod: how far it was with finishing its tasks.
     pub drains: BTreeMap<String, DrainState>,
+}
+
+/// Another `BytebaseCluster` that has the database which the spec names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name, or that it is one of another namespace.
+    pub name: String,
+    /// How far it uses the database.
+    pub usage: Usage,
+}
+
+/// How far a cluster uses a database that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumIter)]
+pub enum Usage {
+    /// It has replicas there.
+    Runs,
+    /// So it has, but whether they send heartbeats cannot be read.
+    Unread,
+    /// It has none there now.
+    Idle,
+    /// It has served there, and its spec names another place now. Nothing shows yet that this is
+    /// another database, or its replicas are still to move there.
+    Moves,
 }
 
 /// What came of asking the drain hooks of some pods to let their replicas end, by the names of the
@@ -443,6 +473,10 @@ pub struct RememberedRollout {
     pub since: jiff::Timestamp,
     /// Since when every replica that is to be replaced has run tasks.
     pub busy_since: Option<jiff::Timestamp>,
+    /// Only a scale-down has waited since then.
+    pub scale_down_only: bool,
+    /// In a sentence.
+    pub message: String,
 }
 
 /// A definite finding against a metadata database.
@@ -506,16 +540,56 @@ impl DatabaseFacts {
 }
 
 impl Remembered {
-    /// Whether a replica of the cluster has been seen to serve on the database of this identity.
-    pub fn has_served_on(&self, identity: &str) -> bool {
-        let database = self.database.as_ref();
-        database.is_some_and(|database| {
-            database.has_served && database.identity.as_deref() == Some(identity)
-        })
+    /// The identity of the database that the cluster has by having served there, after this reading
+    /// of the one that its spec names: the last one on which its own heartbeats were seen. It is
+    /// given up where the spec leads to another one, as the reading shows, and nothing of the cluster
+    /// is left that could run on the one before. A place that has not been read may be another name
+    /// of the same database.
+    pub fn served_on_after(
+        &self,
+        facts: &DatabaseFacts,
+        pods: &[PodView],
+        has_replicas: bool,
+    ) -> Option<String> {
+        let read = &facts.identity.database;
+        if facts.shows_heartbeat_of(pods) {
+            return Some(read.clone());
+        }
+        let before = self.served_on.as_ref();
+        before
+            .filter(|before| *before == read || has_replicas)
+            .cloned()
+    }
+
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
+    /// are not now, although there are pods of the cluster.
+    pub fn has_lost_tables(&self, facts: &DatabaseFacts, pods: &[PodView]) -> bool {
+        let had_workspace = self.database.as_ref();
+        let had_workspace = had_workspace.is_some_and(|database| database.has_workspace);
+        let has_none = matches!(
+            facts.license,
+            Fact::Absent | Fact::Known(StoredLicense::NoWorkspace)
+        );
+        let is_bytebase = matches!(facts.schema, SchemaState::Bytebase { .. });
+        let lost_tables = self.schema_version.is_some() && !is_bytebase;
+        !pods.is_empty() && (lost_tables || (had_workspace && has_none))
     }
 }
 
+/// Whether something of a cluster runs or is about to: there are pods, or its StatefulSet wants some.
+pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
+    !pods.is_empty() || set_size.unwrap_or(0) != 0
+}
+
 impl Observation {
+    /// Why what stands of this kind cannot be seen, and what to do, if so.
+    pub fn unseen(&self, kind: Kind) -> Option<&str> {
+        let mut kinds = self.kinds_unseen.iter();
+        kinds
+            .find(|(unseen, _)| *unseen == kind)
+            .map(|(_, why)| why.as_str())
+    }
+
     /// The facts of the latest probe, if it succeeded.
     pub fn facts(&self) -> Option<&DatabaseFacts> {
         match &self.database {
@@ -524,16 +598,32 @@ impl Observation {
         }
     }
 
-    /// Whether Bytebase's tables were seen before in the database of these facts and are not now,
-    /// although replicas of this cluster run: they are out of sight (another `search_path`), or
-    /// dropped. What they hold is not known to be nothing.
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
+    /// are not now, although replicas of this cluster run: they are out of sight (another
+    /// `search_path`), dropped, or not restored from a backup yet. What they hold is not known to
+    /// be nothing. Another identity does not show that it is: a restore may have made the database
+    /// again.
     pub fn has_lost_tables(&self, facts: &DatabaseFacts) -> bool {
-        let before = self.remembered.database.as_ref();
-        let before = before.and_then(|database| database.identity.as_ref());
-        !self.pods.is_empty()
-            && self.remembered.schema_version.is_some()
-            && before == Some(&facts.identity.database)
-            && !matches!(facts.schema, SchemaState::Bytebase { .. })
+        self.remembered.has_lost_tables(facts, &self.pods)
+    }
+
+    /// The same for replicas that all run on another database than the one that was read. The
+    /// license, the tasks and the workspace there are not theirs. That is how the one they move to
+    /// is judged all the same: by its checks, and by the heartbeats of others.
+    #[must_use]
+    pub fn of_another_database(mut self) -> Self {
+        let read = match &mut self.database {
+            DatabaseView::Probed(Ok(facts)) => Some(facts),
+            _ => None,
+        };
+        let last = self.last_facts.as_mut().map(|(_, facts)| facts);
+        for facts in read.into_iter().chain(last) {
+            facts.license = Fact::Unknown;
+            facts.running_tasks = Fact::Unknown;
+            facts.pending_tasks = Fact::Unknown;
+            facts.available_tasks = Fact::Unknown;
+        }
+        self
     }
 
     /// The same, in which what lost tables hold is unknown.
@@ -620,6 +710,9 @@ pub struct PodView {
     pub grace: Option<jiff::SignedDuration>,
     /// It has the drain hook, so its replica finishes its tasks before it ends.
     pub drains: bool,
+    /// How long its hook waits for them at the most; `None` where there is no hook, or its command
+    /// does not say so.
+    pub drain_timeout: Option<jiff::SignedDuration>,
     /// What its hook logs in by, where it was made by this operator.
     pub login: PodLogin,
     /// When its deletion began, if it did; a shorter grace period begins it again.
@@ -684,6 +777,23 @@ impl PodView {
     /// Ready, and not on its way out.
     pub fn is_ready(&self) -> bool {
         self.ready && !self.deleting
+    }
+
+    /// How long its replica has for its tasks once the pod is asked to end, where it has the drain
+    /// hook: Kubernetes ends it by force after its grace period, whatever the hook waits for. `None`
+    /// where that is not known.
+    pub fn drain_time(&self) -> Option<jiff::SignedDuration> {
+        let times = [self.drain_timeout, self.grace].into_iter();
+        times.flatten().min().filter(|_| self.drains)
+    }
+
+    /// When what its replica still runs is cancelled: its hook has waited for as long as it may, or
+    /// Kubernetes ends the pod by force. `None` where it is not ending, or has no hook.
+    pub fn drains_until(&self) -> Option<jiff::Timestamp> {
+        let ends_by = self.ends_by.filter(|_| self.drains)?;
+        let waits_until = self.ending_since.zip(self.drain_timeout);
+        let waits_until = waits_until.and_then(|(since, timeout)| since.checked_add(timeout).ok());
+        Some(waits_until.map_or(ends_by, |until| until.min(ends_by)))
     }
 }
 

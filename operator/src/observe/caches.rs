@@ -23,6 +23,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// A type whose objects can be cached.
 pub trait Cached:
@@ -181,18 +182,57 @@ fn deserialize<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
     serde_json::from_slice(json).ok()
 }
 
+/// A listing that has been refused for so long is not about to come in: after an outage of the API
+/// server each kind comes back by itself, seconds after the others.
+const LASTS_FROM: Duration = Duration::from_secs(15);
+
 /// A listing that has not come in.
+#[derive(Clone, Copy, Default)]
 struct Lacking {
+    /// The HTTP status with which the API server refuses it, if it does.
     refusal: Option<u16>,
+    /// Since when it has been refused each time.
+    since: Option<Instant>,
+}
+
+impl Lacking {
+    /// After another failure.
+    fn failed(self, refusal: Option<u16>) -> Self {
+        Self {
+            refusal,
+            since: refusal.and_then(|_| self.since.or_else(|| Some(Instant::now()))),
+        }
+    }
+
+    /// Whether it is worth a word.
+    fn lasts(self) -> bool {
+        let has_lasted = |since: Instant| since.elapsed() >= LASTS_FROM;
+        self.refusal == Some(403) || self.since.is_some_and(has_lasted)
+    }
+
+    /// What cannot be seen, and what to do.
+    fn message(self, kind: Kind, namespace: &str) -> String {
+        let plural = kind.plural();
+        match self.refusal {
+            Some(403) => format!(
+                "the operator may not watch {plural} in namespace {namespace}: grant its role get, list and watch on them"
+            ),
+            Some(code) => format!(
+                "the operator cannot list {plural} in namespace {namespace}, which the API server answers with HTTP status {code}; it goes on trying"
+            ),
+            None => format!(
+                "the operator cannot list {plural} in namespace {namespace} now; it goes on trying"
+            ),
+        }
+    }
 }
 
 /// The objects of one kind, fed by one watch or (one per namespace) by several.
 pub struct Cache<K: Cached, S: Storage<K> = Serialized> {
     storage: S,
     /// Namespaces (`None`: all) of which what is here is not known to be all: the first listing has
-    /// not come in, or the watch is lost. Each with the HTTP status with which the API server
-    /// refuses it, if it does.
-    waiting: Mutex<BTreeMap<Option<String>, Option<u16>>>,
+    /// not come in, or the watch is lost.
+    waiting: Mutex<BTreeMap<Option<String>, Lacking>>,
     /// The API server does not know the kind.
     not_installed: AtomicBool,
     kind: PhantomData<fn() -> K>,
@@ -214,7 +254,7 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     pub fn expect_watch(&self, namespace: Option<&str>) {
         self.waiting
             .lock()
-            .insert(namespace.map(str::to_owned), None);
+            .insert(namespace.map(str::to_owned), Lacking::default());
     }
 
     /// The first listing of a watch failed, or that after its loss, with this HTTP status if the
@@ -222,15 +262,18 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     pub fn not_listed(&self, namespace: Option<&str>, refusal: Option<u16>) {
         let mut waiting = self.waiting.lock();
         if let Some(known) = waiting.get_mut(&namespace.map(str::to_owned)) {
-            *known = refusal;
+            *known = known.failed(refusal);
         }
     }
 
     /// A watch has been away for so long that what is here counts for nothing until it has listed
     /// everything again. True if that is news.
     pub fn lost(&self, namespace: Option<&str>, refusal: Option<u16>) -> bool {
-        let namespace = namespace.map(str::to_owned);
-        self.waiting.lock().insert(namespace, refusal).is_none()
+        let mut waiting = self.waiting.lock();
+        let before = waiting.get(&namespace.map(str::to_owned)).copied();
+        let lacking = before.unwrap_or_default().failed(refusal);
+        waiting.insert(namespace.map(str::to_owned), lacking);
+        before.is_none()
     }
 
     /// A watch has brought a listing. True if it was waited for.
@@ -242,10 +285,10 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     /// The listing that lacks for this namespace; `None` if what is not here does not exist.
     fn lacking(&self, namespace: &str) -> Option<Lacking> {
         let waiting = self.waiting.lock();
-        let refusal = waiting
-            .get(&None)
-            .or_else(|| waiting.get(&Some(namespace.to_owned())))?;
-        Some(Lacking { refusal: *refusal })
+        let lacking = waiting.get(&None);
+        lacking
+            .or_else(|| waiting.get(&Some(namespace.to_owned())))
+            .copied()
     }
 
     /// Notes whether the API server lacks the kind; true if that is news.
@@ -336,18 +379,24 @@ impl Caches {
         let (kind, lacking) = found
             .into_iter()
             .find_map(|(kind, lacking)| Some((kind, lacking?)))?;
-        let plural = kind.plural();
-        Some(match lacking.refusal {
-            Some(403) => format!(
-                "the operator may not watch {plural} in namespace {namespace}: grant its role get, list and watch on them"
-            ),
-            Some(code) => format!(
-                "the operator cannot list {plural} in namespace {namespace}, which the API server answers with HTTP status {code}; it goes on trying"
-            ),
-            None => format!(
-                "the operator cannot list {plural} in namespace {namespace} now; it goes on trying"
-            ),
-        })
+        Some(lacking.message(kind, namespace))
+    }
+
+    /// Whether what is here of an owned kind in this namespace is all that there is.
+    pub fn sees(&self, kind: Kind, namespace: &str) -> bool {
+        let cache = self.owned.get(&kind);
+        cache.is_none_or(|cache| cache.lacking(namespace).is_none())
+    }
+
+    /// The other owned kinds that cannot be seen in a namespace and are not about to be, each with
+    /// why and what to do.
+    pub fn kinds_unseen(&self, namespace: &str) -> Vec<(Kind, String)> {
+        let others = self.owned().filter(|(kind, _)| *kind != Kind::StatefulSet);
+        let lacking = others.filter_map(|(kind, cache)| Some((kind, cache.lacking(namespace)?)));
+        lacking
+            .filter(|(_, lacking)| lacking.lasts())
+            .map(|(kind, lacking)| (kind, lacking.message(kind, namespace)))
+            .collect()
     }
 
     /// Why the controller of this StatefulSet could not make one of these pods.
@@ -487,5 +536,33 @@ mod tests {
         // A watch over all namespaces stands for each.
         sets.expect_watch(None);
         assert!(caches.unseen("a").is_some());
+    }
+
+    #[test]
+    fn a_kind_that_lacks_alone_is_named_once_it_is_not_about_to_be_seen() {
+        let caches = Caches::default();
+        let cache = &caches.owned[&Kind::Ingress];
+        let named = || -> Vec<Kind> {
+            let kinds = caches.kinds_unseen("a").into_iter();
+            kinds.map(|(kind, _)| kind).collect()
+        };
+        assert!(caches.sees(Kind::Ingress, "a"));
+        cache.expect_watch(None);
+        assert!(!caches.sees(Kind::Ingress, "a") && caches.sees(Kind::Service, "a"));
+        for refusal in [None, Some(503)] {
+            cache.not_listed(None, refusal);
+            assert_eq!(named(), [], "it may come any moment");
+        }
+        cache.not_listed(None, Some(403));
+        assert_eq!(named(), [Kind::Ingress]);
+        let long_ago = Instant::now().checked_sub(LASTS_FROM);
+        cache.waiting.lock().get_mut(&None).unwrap().since = long_ago;
+        cache.lost(None, Some(503));
+        assert_eq!(named(), [Kind::Ingress], "it has been refused for long");
+        cache.not_listed(None, None);
+        assert_eq!(named(), [], "the API server does not answer");
+        cache.listed(None);
+        assert!(caches.sees(Kind::Ingress, "a"));
+        assert_eq!(caches.unseen("a"), None, "the others are seen");
     }
 }

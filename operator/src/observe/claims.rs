@@ -4,12 +4,15 @@
 //! exactly one is held by no other; and that someone's spec names a database, or that pods of theirs
 //! run, takes it from no cluster that has served there.
 //!
+//! A cluster that has served keeps its database whatever place its spec names, since another name may
+//! lead to the same one: see [`Remembered::served_on_after`].
+//!
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
 
 use crate::api::status::LoginState;
 use crate::api::{BytebaseCluster, Reason};
-use crate::observation::{DatabaseIdentity, Remembered};
+use crate::observation::{DatabaseIdentity, Holder, Remembered, Usage};
 use crate::process::queue::{Key, name};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -51,27 +54,35 @@ enum Mark {
 struct Claim {
     key: Key,
     created: Timestamp,
+    /// The place that its spec names.
     endpoint: Option<Mark>,
+    /// The database to which that leads, if that has been read.
     database: Option<Mark>,
+    /// The database that is its own since it has served there.
+    served_on: Option<Mark>,
     /// What the latest reading found of the server, if it was a good one.
     sighting: Option<Sighting>,
     /// [`Presence::is_refused`].
     is_refused: bool,
-    /// [`Presence::runs`].
+    /// It has replicas, or a StatefulSet that wants some, and they are not to move there only now.
     runs: bool,
-    /// Its replicas have been seen to serve on `database`, now or ever.
-    has_served: bool,
+    /// Whether its replicas send heartbeats cannot be read.
+    is_unread: bool,
 }
 
 /// What a reconcile sees of a cluster at its database.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Presence {
+pub struct Presence<'a> {
     /// The server refuses its login, and it has no replica: none can start.
     pub is_refused: bool,
-    /// It has replicas, or a StatefulSet that wants some, and they are not to move there only now.
+    /// It has replicas, or a StatefulSet that wants some.
     pub runs: bool,
-    /// One of its replicas sends heartbeats to the database that was read.
-    pub serves: bool,
+    /// They were started with another login than the one by which it is read now.
+    pub moves: bool,
+    /// Whether its heartbeats can be read. `None`: no reading has ended yet.
+    pub is_readable: Option<bool>,
+    /// [`Remembered::served_on_after`] its latest reading.
+    pub served_on: Option<&'a str>,
 }
 
 /// What a reading finds of the server that it reached.
@@ -123,7 +134,9 @@ impl Claims {
         let Some(database) = database else {
             return;
         };
-        let replicas = cluster.status.as_ref().map_or(0, |status| status.replicas);
+        let database = database.clone().of_today();
+        let status = cluster.status.as_ref();
+        let replicas = status.map_or(0, |status| status.replicas);
         let mut index = self.0.lock();
         if index.claims.contains_key(claimant.uid) {
             return;
@@ -135,11 +148,14 @@ impl Claims {
                 .endpoint
                 .as_deref()
                 .map(|endpoint| mark_of_endpoint(endpoint, &key)),
-            database: database.identity.clone().map(Mark::Database),
+            runs: replicas > 0
+                && (database.changed_login.is_none()
+                    || are_there(database.identity.as_ref(), database.served_on.as_ref())),
+            database: database.identity.map(Mark::Database),
+            served_on: database.served_on.map(Mark::Database),
             sighting: None,
             is_refused: replicas == 0 && database.login == Some(LoginState::Refused),
-            runs: replicas > 0 && database.changed_login.is_none(),
-            has_served: database.has_served,
+            is_unread: status.is_some_and(|status| status.active_replicas.is_none()),
         };
         index.put(claimant.uid, claim);
     }
@@ -152,7 +168,7 @@ impl Claims {
         claimant: &Claimant<'_>,
         endpoint: &str,
         sighting: Option<Sighting>,
-        presence: Presence,
+        presence: Presence<'_>,
         remembered: &Remembered,
     ) -> Vec<Key> {
         let mut index = self.0.lock();
@@ -171,49 +187,55 @@ impl Claims {
             .map(|sighting| Mark::Database(sighting.identity.database.clone()))
             .or(known)
             .or_else(|| stored?.identity.clone().map(Mark::Database));
-        let has_served = |mark: &Mark| match mark {
-            Mark::Database(identity) => presence.serves || remembered.has_served_on(identity),
-            Mark::Endpoint(_) => false,
-        };
+        let served_on = presence.served_on.map(str::to_owned).map(Mark::Database);
+        // A process that has not read it yet goes by what status says.
+        let was_unread = before.is_some_and(|claim| claim.is_unread);
         let claim = Claim {
             key: claimant.key.clone(),
             created: claimant.created,
             endpoint: Some(endpoint),
-            has_served: database.as_ref().is_some_and(has_served),
+            runs: presence.runs
+                && (!presence.moves || are_there(database.as_ref(), served_on.as_ref())),
             database,
+            served_on,
             sighting,
             is_refused: presence.is_refused,
-            runs: presence.runs,
+            is_unread: presence
+                .is_readable
+                .map_or(was_unread, |readable| !readable),
         };
         index.put(claimant.uid, claim)
     }
 
-    /// Another cluster that has the same database. `runs`: whether there are replicas of this one.
-    /// `latest`: what the latest reading of another cluster found, which that may not be reconciled
-    /// with yet.
-    pub fn shared_with(
+    /// Another cluster that has the same database, by its full name. `runs`: whether there are
+    /// replicas of this one. `latest`: what the latest reading of another cluster found, which that
+    /// may not be reconciled with yet.
+    pub fn holder(
         &self,
         uid: &str,
         runs: bool,
         remembered: &Remembered,
         latest: impl Fn(&Key) -> Option<Sighting>,
-    ) -> Option<String> {
+    ) -> Option<Holder> {
         let index = self.0.lock();
         let claim = index.claims.get(uid)?;
         let seniority = claim.seniority(uid);
         let marks = [&claim.database, &claim.endpoint].into_iter().flatten();
         marks
             .flat_map(|mark| index.by_mark.get(mark).into_iter().flatten())
-            .find(|age| {
-                let other = index.claims.get(&age.2).filter(|_| age.2 != uid);
-                let other = other.filter(|other| other.goes_before(claim, **age < seniority));
-                other.is_some_and(|other| {
-                    let theirs = latest(&other.key);
-                    let theirs = theirs.as_ref().or(other.sighting.as_ref());
-                    claim.is_on_database_of(other, theirs, runs, remembered)
+            .find_map(|age| {
+                let other = index.claims.get(&age.2).filter(|_| age.2 != uid)?;
+                if !other.goes_before(claim, *age < seniority) {
+                    return None;
+                }
+                let theirs = latest(&other.key);
+                let theirs = theirs.as_ref().or(other.sighting.as_ref());
+                let is_shared = claim.is_on_database_of(other, theirs, runs, remembered);
+                is_shared.then(|| Holder {
+                    name: age.1.clone(),
+                    usage: other.usage_of_named(claim),
                 })
             })
-            .map(|(_, name, _)| name.clone())
     }
 
     /// Uids of all that claim.
@@ -230,6 +252,12 @@ impl Claims {
             None => Vec::new(),
         }
     }
+}
+
+/// Whether replicas that have another login serve on the very database that the spec names: by another
+/// name of it, or as another role.
+fn are_there<T: PartialEq>(database: Option<&T>, served_on: Option<&T>) -> bool {
+    database.is_some() && database == served_on
 }
 
 /// An endpoint means the same everywhere if it holds a full name or an address, unless that is the
@@ -263,21 +291,52 @@ impl Claim {
             &self.endpoint,
             &self.database,
             server(self),
-            (self.is_refused, self.runs, self.has_served),
+            &self.served_on,
+            (self.is_refused, self.runs, self.is_unread),
         ) == (
             &other.endpoint,
             &other.database,
             server(other),
-            (other.is_refused, other.runs, other.has_served),
+            &other.served_on,
+            (other.is_refused, other.runs, other.is_unread),
         )
     }
 
-    /// Whether the database would be this one's, if both are on one.
+    /// By what it may be found.
+    fn marks(&self) -> impl Iterator<Item = &Mark> {
+        let marks = [&self.endpoint, &self.database, &self.served_on];
+        marks.into_iter().flatten()
+    }
+
+    /// Whether the specs of both name one database, as far as that has been read: a name that both
+    /// hold is enough until it has been of both.
+    fn names_that_of(&self, other: &Self) -> bool {
+        match (&self.database, &other.database) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            _ => self.endpoint == other.endpoint,
+        }
+    }
+
+    /// How far this one uses the database that the spec of `other` names, and that it has.
+    fn usage_of_named(&self, other: &Self) -> Usage {
+        match self {
+            _ if !self.names_that_of(other) => Usage::Moves,
+            Self { runs: false, .. } => Usage::Idle,
+            Self {
+                is_unread: true, ..
+            } => Usage::Unread,
+            Self { .. } => Usage::Runs,
+        }
+    }
+
+    /// Whether the database that the spec of `other` names would be this one's, if both are on one.
     fn goes_before(&self, other: &Self, is_older: bool) -> bool {
+        let named = other.database.as_ref().or(self.database.as_ref());
         // Whoever may write a spec may have pods, and a name in it that leads anywhere later. They
         // count where both have been read, since a first replica beside them could be a second one.
         let is_known = self.database.is_some() && self.database == other.database;
-        let rank = |claim: &Self| (claim.has_served, is_known && claim.runs);
+        let has_served = |claim: &Self| named.is_some() && claim.served_on.as_ref() == named;
+        let rank = |claim: &Self| (has_served(claim), is_known && claim.runs);
         let (mine, theirs) = (rank(self), rank(other));
         mine > theirs || (mine == theirs && is_older)
     }
@@ -291,19 +350,26 @@ impl Claim {
         runs: bool,
         remembered: &Remembered,
     ) -> bool {
-        match (&self.database, &other.database) {
-            (Some(mine), Some(theirs)) if mine != theirs => return false,
-            (Some(_), Some(_)) => {}
-            // One of them has never been read: then the spec is all there is.
-            _ if self.endpoint != other.endpoint => return false,
-            // Whoever may write a spec may name any database in it. One whose login the server
-            // refuses starts nothing on it, and stops none of another user's.
-            (_, None) if other.is_refused && self.key.namespace != other.key.namespace => {
-                return false;
-            }
-            _ => {}
+        let names_it = self.names_that_of(other);
+        let has_served = self.database.is_some() && self.database == other.served_on;
+        if !names_it && !has_served {
+            return false;
         }
-        // A clone has the identity of its original.
+        // Whoever may write a spec may name any database in it. One whose login the server refuses
+        // starts nothing on it, and stops none of another user's, unless it has served there.
+        if other.database.is_none()
+            && !has_served
+            && other.is_refused
+            && self.key.namespace != other.key.namespace
+        {
+            return false;
+        }
+        // A clone has the identity of its original. What the other one sees of another database says
+        // nothing of this one.
+        let theirs = theirs.filter(|theirs| {
+            let seen = Mark::Database(theirs.identity.database.clone());
+            self.database.as_ref() == Some(&seen)
+        });
         if let (Some(mine), Some(theirs)) = (&self.sighting, theirs) {
             if mine.identity == theirs.identity {
                 return true;
@@ -349,7 +415,7 @@ impl Index {
     /// Returns the other clusters that it may concern, if it is another claim than before.
     fn put(&mut self, uid: &str, claim: Claim) -> Vec<Key> {
         let before = self.take(uid);
-        for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
+        for mark in claim.marks() {
             let seniorities = self.by_mark.entry(mark.clone()).or_default();
             seniorities.insert(claim.seniority(uid));
         }
@@ -365,7 +431,7 @@ impl Index {
 
     fn take(&mut self, uid: &str) -> Option<Claim> {
         let claim = self.claims.remove(uid)?;
-        for mark in [&claim.endpoint, &claim.database].into_iter().flatten() {
+        for mark in claim.marks() {
             if let Some(seniorities) = self.by_mark.get_mut(mark) {
                 seniorities.remove(&claim.seniority(uid));
                 if seniorities.is_empty() {
@@ -378,9 +444,8 @@ impl Index {
 
     /// Clusters with a mark of this claim.
     fn neighbours(&self, claim: &Claim) -> Vec<Key> {
-        [&claim.endpoint, &claim.database]
-            .into_iter()
-            .flatten()
+        let marks = claim.marks();
+        marks
             .flat_map(|mark| self.by_mark.get(mark).into_iter().flatten())
             .filter_map(|(.., uid)| Some(self.claims.get(uid)?.key.clone()))
             .collect()
@@ -395,15 +460,30 @@ mod tests {
     use serde_json::json;
     use std::cmp::Reverse;
 
-    const WAITS: Presence = Presence {
+    const WAITS: Presence<'static> = Presence {
         is_refused: false,
         runs: false,
-        serves: false,
+        moves: false,
+        is_readable: Some(true),
+        served_on: None,
     };
-    const RUNS: Presence = Presence {
+    const RUNS: Presence<'static> = Presence {
         runs: true,
         ..WAITS
     };
+
+    impl Claims {
+        fn shared_with(
+            &self,
+            uid: &str,
+            runs: bool,
+            remembered: &Remembered,
+            latest: impl Fn(&Key) -> Option<Sighting>,
+        ) -> Option<String> {
+            let holder = self.holder(uid, runs, remembered, latest)?;
+            Some(holder.name)
+        }
+    }
 
     fn key(name: &str) -> Key {
         ObjectRef::new(name).within("prod")
@@ -595,7 +675,7 @@ mod tests {
         for code in 0..64_u8 {
             let presences = [0, 2, 4].map(|shift| Presence {
                 runs: code >> shift & 1 == 1,
-                serves: code >> shift & 2 == 2,
+                served_on: (code >> shift & 2 == 2).then_some("db"),
                 ..WAITS
             });
             let claims = Claims::default();
@@ -610,8 +690,10 @@ mod tests {
                 claims.set(&claimant, &endpoint, Some(seen), presence, &none);
             }
             let rank = |place: &usize| {
-                let Presence { runs, serves, .. } = presences[*place];
-                (serves, runs, Reverse(*place))
+                let Presence {
+                    runs, served_on, ..
+                } = presences[*place];
+                (served_on.is_some(), runs, Reverse(*place))
             };
             let first = (0..3).max_by_key(rank);
             for (place, presence) in presences.iter().enumerate() {
@@ -633,10 +715,10 @@ mod tests {
         let status = young.status.as_mut().unwrap();
         status.replicas = 0;
         let before = status.database.as_mut().unwrap();
-        before.has_served = true;
-        let served = Remembered {
-            database: Some(before.clone()),
-            ..Remembered::default()
+        before.served_on = Some("db".to_owned());
+        let served = Presence {
+            served_on: Some("db"),
+            ..WAITS
         };
         let key = ObjectRef::from_obj(&young);
         let claimant = Claimant::of(&young, &key);
@@ -645,8 +727,8 @@ mod tests {
         claims.learn(&young);
         let old = |database| set(&claims, 1, "a.x:1/d", Some((database, "s")));
         let young = |seen| {
-            claims.set(&claimant, "b.x:1/d", seen, WAITS, &served);
-            claims.shared_with("2", false, &served, |_| None)
+            claims.set(&claimant, "b.x:1/d", seen, served, &none);
+            claims.shared_with("2", false, &none, |_| None)
         };
         assert_eq!(old("db").as_deref(), Some("prod/2"));
         assert_eq!(young(None), None);
@@ -657,9 +739,128 @@ mod tests {
         assert_eq!(young(Some(sighting("db2", "s"))).as_deref(), Some("prod/1"));
         assert_eq!(old("db2"), None);
         // Nor does it say anything of a place that it was moved to.
-        claims.set(&claimant, "a.x:1/d", None, WAITS, &none);
+        claims.set(&claimant, "a.x:1/d", None, served, &none);
         let moved = claims.shared_with("2", false, &none, |_| None);
         assert_eq!(moved.as_deref(), Some("prod/1"));
+    }
+
+    /// What holds the cluster "1", which is older and reads this at a place of its own.
+    fn holder_of_older(claims: &Claims, database: &str) -> Option<Holder> {
+        set(claims, 1, "a.x:1/d", Some((database, "s")));
+        claims.holder("1", false, &Remembered::default(), |_| None)
+    }
+
+    #[test]
+    fn a_database_stays_with_the_cluster_that_has_served_there_whatever_place_its_spec_names() {
+        let none = Remembered::default();
+        for runs in [false, true] {
+            let mut young = with_status("2", "2026-01-01T00:00:00Z", "b.x:1/d", "db");
+            let status = young.status.as_mut().unwrap();
+            status.replicas = i32::from(runs);
+            status.database.as_mut().unwrap().served_on = Some("db".to_owned());
+            let key = ObjectRef::from_obj(&young);
+            let claimant = Claimant::of(&young, &key);
+            let claims = Claims::default();
+            claims.learn(&young);
+            let holds = |usage| {
+                let name = "prod/2".to_owned();
+                Some(Holder { name, usage })
+            };
+            let moved = Presence {
+                runs,
+                moves: runs,
+                served_on: Some("db"),
+                ..WAITS
+            };
+            claims.set(&claimant, "c.x:1/d", None, moved, &none);
+            assert_eq!(holder_of_older(&claims, "db"), holds(Usage::Moves));
+            assert_eq!(holder_of_older(&claims, "db2"), None);
+            holder_of_older(&claims, "db");
+            // It is the same database by another name.
+            let seen = Some(sighting("db", "s"));
+            let concerned = claims.set(&claimant, "c.x:1/d", seen, moved, &none);
+            assert!(concerned.contains(&ObjectRef::new("1").within("prod")));
+            let usage = if runs { Usage::Runs } else { Usage::Idle };
+            assert_eq!(holder_of_older(&claims, "db"), holds(usage));
+            assert_eq!(claims.holder("2", runs, &none, |_| None), None);
+            // It is another one, to which its replicas move; and they have moved.
+            let seen = Some(sighting("db3", "s"));
+            claims.set(&claimant, "c.x:1/d", seen.clone(), moved, &none);
+            assert_eq!(holder_of_older(&claims, "db"), holds(Usage::Moves));
+            let left = Presence {
+                served_on: runs.then_some("db3"),
+                ..moved
+            };
+            let concerned = claims.set(&claimant, "c.x:1/d", seen, left, &none);
+            assert!(concerned.contains(&ObjectRef::new("1").within("prod")));
+            assert_eq!(holder_of_older(&claims, "db"), None);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_operator_wrote_of_serving_is_a_claim() {
+        let mut young = with_status("2", "2026-01-01T00:00:00Z", "b.x:1/d", "db");
+        young.status.as_mut().unwrap().replicas = 0;
+        for has_served in [false, true] {
+            let database = young.status.as_mut().unwrap().database.as_mut();
+            database.unwrap().has_served = has_served;
+            let claims = Claims::default();
+            claims.learn(&young);
+            assert_eq!(holder_of_older(&claims, "db").is_some(), has_served);
+        }
+    }
+
+    #[test]
+    fn how_far_a_cluster_uses_a_database_is_said_of_it_before_and_after_a_restart() {
+        let none = Remembered::default();
+        let held = |claims: &Claims| {
+            let claimant = Claimant {
+                key: &key("2"),
+                uid: "2",
+                created: Timestamp::now(),
+            };
+            let seen = Some(sighting("db", "s"));
+            claims.set(&claimant, "b.x:1/d", seen, WAITS, &none);
+            let holder = claims.holder("2", false, &none, |_| None);
+            holder.map(|holder| holder.usage)
+        };
+        let claims = Claims::default();
+        for (runs, is_readable, usage) in [
+            (true, Some(true), Usage::Runs),
+            (true, Some(false), Usage::Unread),
+            // One whose spec was edited is still to be read.
+            (true, None, Usage::Unread),
+            (true, Some(true), Usage::Runs),
+            (true, None, Usage::Runs),
+            (false, Some(true), Usage::Idle),
+            (false, Some(false), Usage::Idle),
+        ] {
+            let claimant = Claimant {
+                key: &key("1"),
+                uid: "1",
+                created: Timestamp::UNIX_EPOCH,
+            };
+            let presence = Presence {
+                runs,
+                is_readable,
+                ..WAITS
+            };
+            let seen = (is_readable == Some(true)).then(|| sighting("db", "s"));
+            claims.set(&claimant, "a.x:1/d", seen, presence, &none);
+            assert_eq!(held(&claims), Some(usage), "{runs} {is_readable:?}");
+        }
+        for (replicas, active, usage) in [
+            (1, Some(1), Usage::Runs),
+            (1, None, Usage::Unread),
+            (0, None, Usage::Idle),
+        ] {
+            let mut older = with_status("1", "2020-01-01T00:00:00Z", "a.x:1/d", "db");
+            let status = older.status.as_mut().unwrap();
+            (status.replicas, status.active_replicas) = (replicas, active);
+            let claims = Claims::default();
+            claims.learn(&older);
+            assert_eq!(held(&claims), Some(usage), "{replicas} {active:?}");
+        }
     }
 
     #[test]
@@ -673,7 +874,10 @@ mod tests {
                 uid: "2",
                 created: Timestamp::from_second(2).unwrap(),
             };
-            let presence = Presence { serves, ..RUNS };
+            let presence = Presence {
+                served_on: serves.then_some("db"),
+                ..RUNS
+            };
             let seen = Some(sighting("db", "s"));
             claims.set(&claimant, "h.x:1/d", seen, presence, &none);
             assert_eq!(shared_with(&claims, "1", &none).is_some(), serves);

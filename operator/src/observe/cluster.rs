@@ -137,7 +137,8 @@ pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<St
 
 /// Whether a pod is one of this cluster's StatefulSet, by owner and labels. Where there is none,
 /// one that nothing controls is as well: it lost its StatefulSet (`kubectl delete statefulset
-/// --cascade=orphan`), and the next one takes it over.
+/// --cascade=orphan`), and the next one takes it over. One that ends with the StatefulSet before
+/// (`kubectl delete statefulset`) is as well: it works until its drain is over.
 pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let labelled = selector_labels(name)
         .iter()
@@ -145,7 +146,10 @@ pub fn is_ours(pod: &Pod, name: &str, stateful_set_uid: Option<&str>) -> bool {
     let mut owners = pod.owner_references().iter();
     let controller = owners.find(|owner| owner.controller == Some(true));
     let belongs = match (controller, stateful_set_uid) {
-        (Some(owner), uid) => owner.kind == "StatefulSet" && uid.is_none_or(|uid| uid == owner.uid),
+        (Some(owner), uid) => {
+            let ends_with_it = pod.metadata.deletion_timestamp.is_some() && owner.name == name;
+            owner.kind == "StatefulSet" && uid.is_none_or(|uid| uid == owner.uid || ends_with_it)
+        }
         (None, uid) => uid.is_none(),
     };
     labelled && belongs
@@ -174,6 +178,35 @@ mod tests {
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_ends_with_the_stateful_set_before_belongs_to_the_cluster() {
+        let owned = |kind: &str, name: &str, uid: &str, deleting: bool| -> Pod {
+            serde_json::from_value(json!({"metadata": {
+                "name": "demo-2",
+                "labels": selector_labels("demo"),
+                "deletionTimestamp": deleting.then_some("2026-06-01T01:00:00Z"),
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid,
+                    "controller": true,
+                }],
+            }}))
+            .unwrap()
+        };
+        for (kind, name, uid, deleting, expected) in [
+            ("StatefulSet", "demo", "now", false, true),
+            ("StatefulSet", "demo", "before", true, true),
+            ("StatefulSet", "demo", "before", false, false),
+            ("StatefulSet", "other", "before", true, false),
+            ("ReplicaSet", "demo", "before", true, false),
+        ] {
+            let pod = owned(kind, name, uid, deleting);
+            let is_ours = is_ours(&pod, "demo", Some("now"));
+            assert_eq!(is_ours, expected, "{kind} {name} {uid} {deleting}");
+        }
+        let before = owned("StatefulSet", "demo", "before", true);
+        assert!(!is_ours(&before, "another", Some("now")));
     }
 
     #[tokio::test]

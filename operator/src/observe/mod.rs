@@ -21,8 +21,8 @@ use crate::desired::ownership::Owner;
 use crate::kubernetes::Kind;
 use crate::observation::reading::Latest;
 use crate::observation::{
-    CallFailure, DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodRefusal,
-    PodView, ProbeFailure, RefusedEviction, Remembered,
+    CallFailure, DatabaseFacts, DatabaseView, FailureClass, FailureReason, Holder, Observation,
+    PodRefusal, PodView, ProbeFailure, RefusedEviction, Remembered, has_replicas,
 };
 use crate::process::queue::{Key, Queue, name};
 use crate::validate::{References, ValidDatabase, Validation, known_secrets};
@@ -204,13 +204,21 @@ impl Subject<'_> {
             (_, []) if sized.unwrap_or(0) == 0 => DatabaseUse::Waits,
             _ => DatabaseUse::Runs,
         };
-        let database = self.database(validation.database.as_ref(), usage, &pods, &own.status);
+        let present = Present {
+            usage,
+            has_replicas: has_replicas(sized, &pods),
+            pods: &pods,
+        };
+        let database = self.database(validation.database.as_ref(), present, &own.status);
+        let kinds_unseen = sources.caches.kinds_unseen(namespace);
+        // What a watch showed before it was lost need not stand any more.
+        let is_seen = |wanted| kinds_unseen.iter().all(|(kind, _)| *kind != wanted);
         let ingress = sources
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
-            .filter(|ingress| self.owns(ingress));
+            .filter(|ingress| self.owns(ingress) && is_seen(Kind::Ingress));
         let route = sources.caches.get(Kind::HttpRoute, namespace, name);
-        let route = route.filter(|route| self.owns(route));
+        let route = route.filter(|route| self.owns(route) && is_seen(Kind::HttpRoute));
         Observation {
             now,
             stateful_set: set.as_ref().map(cluster::stateful_set),
@@ -229,6 +237,7 @@ impl Subject<'_> {
             exposed_hosts: route::exposed_hosts(ingress.as_ref(), route.as_ref()),
             route: route.as_ref().map(route::view),
             kinds_not_installed: sources.caches.not_installed(),
+            kinds_unseen,
             database: database.view,
             last_facts: database.last_facts,
             database_shared_with: database.shared_with,
@@ -329,23 +338,26 @@ impl Subject<'_> {
     fn database(
         &self,
         valid: Option<&ValidDatabase>,
-        usage: DatabaseUse,
-        pods: &[PodView],
+        present: Present<'_>,
         status: &BytebaseClusterStatus,
     ) -> DatabaseKnowledge {
         let Self { sources, key, .. } = *self;
+        let usage = present.usage;
         if usage != DatabaseUse::Stopped {
             sources.probes.resume(key);
         }
         let latest = self.probed(valid);
         let endpoint = valid.map(|database| database.replicas.identity_hint());
         let remembered = remembered::remembered(status, endpoint.as_deref());
+        let served_on = served_on(&latest, &remembered, present);
         // One that is stopped leaves a database to others on which it has never served.
-        let shared_with = if usage == DatabaseUse::Stopped && !has_served(&latest, &remembered) {
+        let shared_with = if usage == DatabaseUse::Stopped && served_on.is_none() {
             sources.release(self.cluster.metadata.uid.as_deref().unwrap_or_default());
             None
         } else {
-            valid.and_then(|valid| self.shared_with(valid, usage, pods, &latest, &remembered))
+            valid.and_then(|valid| {
+                self.shared_with(valid, present, &latest, served_on.as_deref(), &remembered)
+            })
         };
         DatabaseKnowledge {
             view: latest.view,
@@ -390,22 +402,23 @@ impl Subject<'_> {
     fn shared_with(
         &self,
         database: &ValidDatabase,
-        usage: DatabaseUse,
-        pods: &[PodView],
+        present: Present<'_>,
         latest: &Latest,
+        served_on: Option<&str>,
         remembered: &Remembered,
-    ) -> Option<String> {
+    ) -> Option<Holder> {
+        let usage = present.usage;
         let claimant = Claimant::of(self.cluster, self.key);
         let endpoint = database.replicas.identity_hint();
         let Sources { claims, probes, .. } = self.sources;
         let runs = usage == DatabaseUse::Runs;
-        // Replicas that are to move here run elsewhere.
         let before = remembered.database.as_ref();
-        let are_here = before.is_some_and(|before| before.changed_login.is_none());
         let presence = Presence {
             is_refused: usage == DatabaseUse::Waits && is_refused(latest, remembered),
-            runs: runs && are_here,
-            serves: read(latest).is_some_and(|(_, facts)| facts.shows_heartbeat_of(pods)),
+            runs,
+            moves: before.is_none_or(|before| before.changed_login.is_some()),
+            is_readable: is_readable(latest, remembered, present.pods),
+            served_on,
         };
         let seen = sighting(latest);
         let concerned = claims.set(&claimant, &endpoint, seen, presence, remembered);
@@ -414,12 +427,15 @@ impl Subject<'_> {
             return None;
         }
         let latest = |key: &Key| sighting(&probes.latest(key));
-        let other = claims.shared_with(claimant.uid, runs, remembered, latest)?;
+        let other = claims.holder(claimant.uid, runs, remembered, latest)?;
         // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
-        let name = other.strip_prefix(own);
+        let name = other.name.strip_prefix(own);
         let name = name.and_then(|name| name.strip_prefix('/'));
-        Some(name.map_or_else(|| "of another namespace".to_owned(), str::to_owned))
+        Some(Holder {
+            name: name.map_or_else(|| "of another namespace".to_owned(), str::to_owned),
+            usage: other.usage,
+        })
     }
 }
 
@@ -432,6 +448,15 @@ enum DatabaseUse {
     Waits,
     /// There are replicas, or are to be by its StatefulSet.
     Runs,
+}
+
+/// What there is of a cluster.
+#[derive(Clone, Copy)]
+struct Present<'a> {
+    usage: DatabaseUse,
+    /// [`has_replicas`].
+    has_replicas: bool,
+    pods: &'a [PodView],
 }
 
 /// What the latest reading found of the server, if it is a good one.
@@ -455,13 +480,26 @@ fn read(latest: &Latest) -> Option<(Duration, &DatabaseFacts)> {
     Some((*age, facts))
 }
 
-/// Whether the cluster has served on the database as it was last read.
-fn has_served(latest: &Latest, remembered: &Remembered) -> bool {
-    let last = latest.last_good.as_ref();
-    let last = last.map(|(_, facts)| facts.identity.database.as_str());
-    let before = remembered.database.as_ref();
-    let identity = last.or_else(|| before?.identity.as_deref());
-    identity.is_some_and(|identity| remembered.has_served_on(identity))
+/// [`Remembered::served_on_after`] the last good reading.
+fn served_on(latest: &Latest, remembered: &Remembered, present: Present<'_>) -> Option<String> {
+    let Present {
+        has_replicas, pods, ..
+    } = present;
+    match &latest.last_good {
+        Some((_, facts)) => remembered.served_on_after(facts, pods, has_replicas),
+        None => remembered.served_on.clone(),
+    }
+}
+
+/// Whether heartbeats can be read, as the status reports it. `None`: no reading has ended yet.
+fn is_readable(latest: &Latest, remembered: &Remembered, pods: &[PodView]) -> Option<bool> {
+    match &latest.view {
+        DatabaseView::NotProbed => None,
+        DatabaseView::Probed(Err(_)) | DatabaseView::CannotRead => Some(false),
+        DatabaseView::Probed(Ok(facts)) => {
+            Some(!facts.heartbeats.is_unknown() && !remembered.has_lost_tables(facts, pods))
+        }
+    }
 }
 
 /// Whether the server refuses the login, as far as is known: no replica may start by it.
@@ -477,7 +515,7 @@ fn is_refused(latest: &Latest, remembered: &Remembered) -> bool {
 struct DatabaseKnowledge {
     view: DatabaseView,
     last_facts: Option<(Duration, DatabaseFacts)>,
-    shared_with: Option<String>,
+    shared_with: Option<Holder>,
     remembered: Remembered,
 }
 

@@ -4,11 +4,12 @@ use crate::desired::drain::{self, INSTALLER};
 use crate::desired::{CHECKSUM_ANNOTATION, CONTAINER, VERSION_ANNOTATION};
 use crate::observation::{PodLogin, PodTrouble, PodView};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, Volume};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec, Volume};
 use kube::ResourceExt as _;
 use uuid::Uuid;
 
-/// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small.
+/// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small. Of containers
+/// that is Bytebase's own, where the drain hook is started at its end.
 pub fn trim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
@@ -16,40 +17,39 @@ pub fn trim(pod: &mut Pod) {
             .retain(|name, _| [VERSION_ANNOTATION, CHECKSUM_ANNOTATION].contains(&name.as_str()));
     }
     if let Some(spec) = &mut pod.spec {
-        let has_hook = starts_hook(&spec.containers);
-        *spec = k8s_openapi::api::core::v1::PodSpec {
+        *spec = PodSpec {
             node_name: spec.node_name.take(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
-            init_containers: spec
-                .init_containers
-                .take()
-                .filter(|_| has_hook)
-                .map(installer),
+            containers: with_hook(spec).into_iter().collect(),
             volumes: spec.volumes.take().map(of_login),
-            ..Default::default()
+            ..PodSpec::default()
         };
     }
 }
 
-/// Whether the drain hook, if it is there, is started at the pod's end.
-fn starts_hook(containers: &[Container]) -> bool {
-    let mut containers = containers.iter();
-    let bytebase = containers.find(|container| container.name == CONTAINER);
-    let command = bytebase.and_then(|container| {
-        let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
-        handler.exec.as_ref()?.command.as_ref()
-    });
-    drain::is_hook(command.into_iter().flatten().map(String::as_str))
+/// The container of Bytebase with the command that starts the drain hook at its end, where the hook
+/// was copied into the pod, by whichever operator made it. Nothing else of the container.
+fn with_hook(spec: &mut PodSpec) -> Option<Container> {
+    let mut installers = spec.init_containers.iter().flatten();
+    installers.find(|container| container.name == INSTALLER)?;
+    let mut containers = spec.containers.iter_mut();
+    let bytebase = containers.find(|container| container.name == CONTAINER)?;
+    let kept = Container {
+        name: CONTAINER.to_owned(),
+        lifecycle: bytebase.lifecycle.take(),
+        ..Container::default()
+    };
+    drain::is_hook(words(pre_stop(&kept))).then_some(kept)
 }
 
-/// Of init containers only that there is the one which brings the drain hook.
-fn installer(mut containers: Vec<Container>) -> Vec<Container> {
-    containers.retain(|container| container.name == INSTALLER);
-    let names = containers.into_iter().map(|container| Container {
-        name: container.name,
-        ..Container::default()
-    });
-    names.collect()
+/// What is run before Bytebase is asked to end.
+fn pre_stop(container: &Container) -> Option<&Vec<String>> {
+    let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
+    handler.exec.as_ref()?.command.as_ref()
+}
+
+fn words(command: Option<&Vec<String>>) -> impl Iterator<Item = &str> {
+    command.into_iter().flatten().map(String::as_str)
 }
 
 fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
@@ -57,14 +57,16 @@ fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
     volumes
 }
 
-/// A pod as a plain value, without the line of its log that says why it is not up. `replica_id`
-/// comes from its log, and from events why a volume of it cannot be mounted.
+/// A pod, as far as [`trim`] has kept it, as a plain value, without the line of its log that says
+/// why it is not up. `replica_id` comes from its log, and from events why a volume of it cannot be
+/// mounted.
 pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Option<PodView> {
     let name = pod.name_any();
     let ordinal = name.rsplit_once('-')?.1.parse().ok()?;
     let status = pod.status.as_ref();
     let container = container(pod);
     let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
+    let hook = hook(pod);
     Some(PodView {
         ordinal,
         uid: pod.uid()?,
@@ -87,7 +89,8 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
             .as_ref()
             .and_then(|spec| spec.termination_grace_period_seconds)
             .map(SignedDuration::from_secs),
-        drains: has_hook(pod),
+        drains: hook.is_some(),
+        drain_timeout: drain::timeout(words(hook)),
         login: login(pod),
         ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
@@ -104,13 +107,10 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
     })
 }
 
-/// Whether the drain hook was copied into it, by whichever operator made it, and is started at its
-/// end.
-fn has_hook(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let installers = spec.and_then(|spec| spec.init_containers.as_ref());
-    let mut installers = installers.into_iter().flatten();
-    installers.any(|container| container.name == INSTALLER)
+/// The command that starts the drain hook at its end, if it has one.
+fn hook(pod: &Pod) -> Option<&Vec<String>> {
+    let mut containers = pod.spec.as_ref()?.containers.iter();
+    pre_stop(containers.find(|container| container.name == CONTAINER)?)
 }
 
 fn login(pod: &Pod) -> PodLogin {
@@ -358,29 +358,54 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_pod_shows_whether_it_has_the_drain_hook() {
+    fn what_is_kept_of_a_pod_shows_whether_it_has_the_drain_hook_and_how_long_that_waits() {
         let hook = json!([{"name": "other"}, {"name": INSTALLER, "image": "i"}]);
-        let starts = json!(["/bytebase-drain-bin/bytebase-drain", "wait"]);
-        for (init, command, drains) in [
-            (json!(null), &starts, false),
-            (json!([{"name": "other", "image": "i"}]), &starts, false),
-            (hook.clone(), &starts, true),
+        let program = "/bytebase-drain-bin/bytebase-drain";
+        let starts = json!([
+            program,
+            "wait",
+            "--timeout=70",
+            "--pause=5",
+            "--hold-limit=9"
+        ]);
+        let shell = json!(["sh", "-c", format!("exec {program} wait --timeout=70")]);
+        let paused = json!([program, "wait", "--timeout=1", "--pause=5"]);
+        for (init, command, drains, seconds) in [
+            (json!(null), &starts, false, None),
+            (
+                json!([{"name": "other", "image": "i"}]),
+                &starts,
+                false,
+                None,
+            ),
+            (hook.clone(), &starts, true, Some(70)),
+            (hook.clone(), &shell, true, Some(70)),
+            (hook.clone(), &paused, true, Some(5)),
+            (hook.clone(), &json!([program, "wait"]), true, None),
             // Another handler has taken its place.
-            (hook, &json!(["sleep", "5"]), false),
+            (hook, &json!(["sleep", "--timeout=5"]), false, None),
         ] {
             let lifecycle = json!({"preStop": {"exec": {"command": command}}});
             let mut pod: Pod = serde_json::from_value(json!({
                 "metadata": {"name": "demo-1", "uid": "u"},
                 "spec": {
-                    "containers": [{"name": CONTAINER, "lifecycle": lifecycle}],
+                    "containers": [
+                        {"name": "other", "image": "i"},
+                        {"name": CONTAINER, "image": "i", "lifecycle": lifecycle},
+                    ],
                     "initContainers": init,
                 },
             }))
             .unwrap();
             trim(&mut pod);
-            assert_eq!(view(&pod, None, None).unwrap().drains, drains, "{init}");
-            let kept = pod.spec.unwrap().init_containers.unwrap_or_default();
-            assert!(kept.iter().all(|container| container.image.is_none()));
+            let seen = view(&pod, None, None).unwrap();
+            assert_eq!(seen.drains, drains, "{init} {command}");
+            let expected = seconds.map(SignedDuration::from_secs);
+            assert_eq!(seen.drain_timeout, expected, "{init} {command}");
+            let kept = pod.spec.unwrap();
+            assert_eq!(kept.init_containers, None);
+            assert!(kept.containers.iter().all(|kept| kept.image.is_none()));
+            assert_eq!(kept.containers.len(), usize::from(drains));
         }
     }
 

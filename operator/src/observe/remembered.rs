@@ -2,7 +2,8 @@
 //! know (a newer one wrote it) is not remembered, and nothing fails.
 
 use crate::api::status::{
-    DrainState, HeartbeatState, LicenseSource, LicenseStatus, LoginState, SignatureState,
+    DatabaseStatus, DrainState, HeartbeatState, LicenseSource, LicenseStatus, LoginState,
+    SignatureState,
 };
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::contract::version::Version;
@@ -46,7 +47,9 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         drains: drains(status),
         ..Remembered::default()
     };
-    let before = status.database.as_ref();
+    let database = status.database.clone().map(DatabaseStatus::of_today);
+    let before = database.as_ref();
+    let served_on = before.and_then(|database| database.served_on.clone());
     let before = before.and_then(|database| database.endpoint.as_deref());
     if let (Some(before), Some(now)) = (before, endpoint)
         && before != now
@@ -62,11 +65,14 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             rollout: rollout(status),
             url: status.url.clone(),
             login: login(status),
+            // Another name may lead to the same database.
+            served_on,
             ..of_license
         };
     }
     Remembered {
-        database: status.database.clone(),
+        database,
+        served_on,
         login: login(status),
         refusal: refusal(ConditionType::DatabaseReady),
         schema_version: status
@@ -80,6 +86,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
         stale_since: stale_since(status),
         queue_held_since: queue_held_since(status),
+        queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         ..of_license
     }
 }
@@ -141,6 +148,8 @@ fn rollout(status: &BytebaseClusterStatus) -> Option<RememberedRollout> {
         pod: rollout.pod.clone(),
         since: rollout.since.as_ref()?.0,
         busy_since: rollout.busy_since.as_ref().map(|since| since.0),
+        scale_down_only: rollout.scale_down_only,
+        message: rollout.message.clone(),
     })
 }
 
@@ -224,6 +233,36 @@ mod tests {
         let all = of(Some("old.example.com:5432/bytebase"));
         assert!(all.refusal.is_some() && all.unlicensed.is_some() && all.license.is_some());
         assert_eq!(of(None), all, "a spec that names none takes nothing back");
+    }
+
+    #[test]
+    fn the_database_on_which_a_cluster_has_served_is_remembered_whichever_its_spec_names() {
+        let before = "old.example.com:5432/bytebase";
+        let served_on = |database: Value, endpoint| {
+            let status = json!({"database": database});
+            remembered(&serde_json::from_value(status).unwrap(), endpoint).served_on
+        };
+        let known = Some("1234".to_owned());
+        for at in [None, Some(before), Some("new.example.com:5432/bytebase")] {
+            let database = json!({"endpoint": before, "identity": "1234", "servedOn": "1234"});
+            assert_eq!(served_on(database, at), known, "{at:?}");
+            let database = json!({"endpoint": before, "servedOn": "1234"});
+            assert_eq!(served_on(database, at), known, "{at:?}");
+            let database = json!({"endpoint": before, "identity": "1234"});
+            assert_eq!(served_on(database, at), None, "{at:?}");
+            // As an earlier operator wrote it.
+            let database = json!({"endpoint": before, "identity": "1234", "hasServed": true});
+            assert_eq!(served_on(database, at), known, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_operator_wrote_of_serving_is_written_as_this_one_does() {
+        let status = json!({"database": {"identity": "1234", "hasServed": true}});
+        let database = read(status).database.unwrap();
+        assert!(!database.has_served);
+        let written = serde_json::to_value(&database).unwrap();
+        assert_eq!(written, json!({"identity": "1234", "servedOn": "1234"}));
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct ClusterSample {
     pub license_expiry: Option<i64>,
     /// A session of the database keeps the replicas from promoting queued work.
     pub queue_held: bool,
+    /// It has done so for longer than drain hooks may.
+    pub queue_overdue: bool,
     /// Each pod and the replica that runs in it, as far as known.
     pub pods: Vec<(String, Option<Uuid>)>,
     /// Condition type and status (`True`, `False`, `Unknown`).
@@ -351,7 +353,7 @@ fn count(n: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
-const GAUGES: [ClusterGauge; 9] = [
+const GAUGES: [ClusterGauge; 10] = [
     ClusterGauge {
         name: "bytebase_cluster_replicas_wanted",
         help: "spec.replicas",
@@ -396,6 +398,11 @@ const GAUGES: [ClusterGauge; 9] = [
         name: "bytebase_cluster_queue_held",
         help: "Whether a session keeps the replicas from promoting queued work: 1 or 0",
         points: |c, _| one(f64::from(u8::from(c.queue_held))),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_queue_hold_overdue",
+        help: "Whether a session keeps queued work from being promoted for longer than drain hooks may: 1 or 0",
+        points: |c, _| one(f64::from(u8::from(c.queue_overdue))),
     },
 ];
 
@@ -537,6 +544,7 @@ mod tests {
             pods: vec![("bb-0".to_owned(), Some(id)), ("bb-1".to_owned(), None)],
             conditions: vec![("Ready", "Unknown")],
             queue_held: true,
+            queue_overdue: true,
             ..ClusterSample::default()
         };
         metrics.set_cluster("prod", "bb", sample);
@@ -573,6 +581,10 @@ mod tests {
         assert_eq!(
             lines(&metrics, "queue_held"),
             [r#"bytebase_cluster_queue_held{namespace="prod",name="bb"} 1.0"#]
+        );
+        assert_eq!(
+            lines(&metrics, "queue_hold_overdue"),
+            [r#"bytebase_cluster_queue_hold_overdue{namespace="prod",name="bb"} 1.0"#]
         );
         let conditions = lines(&metrics, "cluster_condition");
         assert_eq!(conditions.len(), 3);

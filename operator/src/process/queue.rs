@@ -4,10 +4,12 @@ use crate::api::BytebaseCluster;
 use futures::Stream;
 use kube::runtime::reflector::{Lookup, ObjectRef};
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::time::{Instant, sleep_until};
 
 /// Namespace and name of a cluster.
 pub type Key = ObjectRef<BytebaseCluster>;
@@ -45,11 +47,41 @@ impl Queue {
     }
 }
 
+/// Events of one cluster within so long make one reconcile. It counts from the first of them:
+/// others that keep coming hold none back.
+const GATHERED_FOR: Duration = Duration::from_millis(250);
+
 /// Each cluster once, however often it was put in: a standby takes none out for weeks.
 #[derive(Default)]
 struct Waiting {
-    keys: Mutex<HashSet<Key>>,
+    line: Mutex<Line>,
     arrived: Notify,
+}
+
+/// What waits, by when it was put in first.
+#[derive(Default)]
+struct Line {
+    order: VecDeque<(Instant, Key)>,
+    keys: HashSet<Key>,
+}
+
+impl Line {
+    fn put(&mut self, key: Key) {
+        if self.keys.insert(key.clone()) {
+            self.order.push_back((Instant::now() + GATHERED_FOR, key));
+        }
+    }
+
+    /// The next one that is due, or when it will be. `None`: nothing waits.
+    fn take(&mut self) -> Option<Result<Key, Instant>> {
+        let (due, _) = self.order.front()?;
+        if *due > Instant::now() {
+            return Some(Err(*due));
+        }
+        let (_, key) = self.order.pop_front()?;
+        self.keys.remove(&key);
+        Some(Ok(key))
+    }
 }
 
 /// Gathers what comes in, from now on, and hands it out when it is asked for it.
@@ -58,24 +90,21 @@ pub fn gather(mut incoming: UnboundedReceiver<Key>) -> impl Stream<Item = Key> +
     let filled = Arc::clone(&waiting);
     tokio::spawn(async move {
         while let Some(key) = incoming.recv().await {
-            filled.keys.lock().insert(key);
+            filled.line.lock().put(key);
             filled.arrived.notify_one();
         }
     });
-    futures::stream::unfold(
-        (waiting, Vec::<Key>::new()),
-        |(waiting, mut taken)| async move {
-            loop {
-                if let Some(key) = taken.pop() {
-                    return Some((key, (waiting, taken)));
-                }
-                taken.extend(std::mem::take(&mut *waiting.keys.lock()));
-                if taken.is_empty() {
-                    waiting.arrived.notified().await;
-                }
+    futures::stream::unfold(waiting, |waiting| async move {
+        loop {
+            let next = waiting.line.lock().take();
+            match next {
+                Some(Ok(key)) => return Some((key, waiting)),
+                // None comes in that is due before.
+                Some(Err(due)) => sleep_until(due).await,
+                None => waiting.arrived.notified().await,
             }
-        },
-    )
+        }
+    })
 }
 
 #[cfg(test)]
@@ -83,12 +112,13 @@ mod tests {
     use super::*;
     use futures::StreamExt as _;
     use tokio::sync::mpsc::unbounded_channel;
+    use tokio::time::{sleep, timeout};
 
     fn key(name: &str) -> Key {
         ObjectRef::new(name).within("team")
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_cluster_waits_once_however_often_it_comes_in() {
         let (queue, incoming) = unbounded_channel();
         let mut gathered = Box::pin(gather(incoming));
@@ -96,15 +126,36 @@ mod tests {
             queue.send(key("a")).unwrap();
         }
         queue.send(key("b")).unwrap();
-        // The one thread of this test runs the gathering task until it has nothing more to take.
-        tokio::task::yield_now().await;
-        let mut found = [gathered.next().await, gathered.next().await].map(Option::unwrap);
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        assert_eq!(found, [key("a"), key("b")]);
-        let more = futures::poll!(gathered.next());
-        assert!(more.is_pending());
+        assert_eq!(gathered.next().await, Some(key("a")));
+        assert_eq!(gathered.next().await, Some(key("b")));
+        let more = timeout(GATHERED_FOR * 2, gathered.next()).await;
+        assert!(more.is_err(), "{more:?}");
         // What comes in later is handed out as well.
         queue.send(key("a")).unwrap();
         assert_eq!(gathered.next().await, Some(key("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_that_keep_coming_hold_no_cluster_back() {
+        let (queue, incoming) = unbounded_channel();
+        let mut gathered = Box::pin(gather(incoming));
+        let trickle = queue.clone();
+        tokio::spawn(async move {
+            loop {
+                trickle.send(key("busy")).unwrap();
+                sleep(GATHERED_FOR / 10).await;
+            }
+        });
+        let start = Instant::now();
+        for turn in 1..=5 {
+            assert_eq!(gathered.next().await, Some(key("busy")));
+            let took = start.elapsed();
+            assert!(took >= GATHERED_FOR * turn, "one for many: {took:?}");
+            assert!(took <= GATHERED_FOR * turn * 12 / 10, "{turn}: {took:?}");
+        }
+        // Nor any other one.
+        queue.send(key("other")).unwrap();
+        let other = async { while gathered.next().await != Some(key("other")) {} };
+        assert!(timeout(GATHERED_FOR * 11 / 10, other).await.is_ok());
     }
 }

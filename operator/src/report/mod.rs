@@ -26,6 +26,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use memory::WrittenStatus;
 use serde_json::json;
+use std::ops::RangeInclusive;
 
 /// Names of sessions in status. A hold has one or two; a database may name any number.
 const MOST_HOLDERS: usize = 10;
@@ -73,11 +74,12 @@ pub async fn report(
         outcome.requeue_after(ECHO);
         return Ok(());
     }
+    let pass = observation.now..=outcome.present();
     mark_lasting(
         &mut outcome.failures,
         &previous,
         &mut memory.failing_since,
-        observation.now,
+        &pass,
     );
     let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
@@ -126,7 +128,7 @@ pub async fn report_unseen(
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
         let due = due(key, notices(&previous, &status), memory, now);
-        writer.publisher.publish(cluster, &due).await;
+        writer.publisher.publish(cluster, &due);
     }
     Ok(())
 }
@@ -172,6 +174,7 @@ fn sample(
         target: count(status.target_replicas.unwrap_or(0)),
         ready: count(status.ready_replicas),
         queue_held: status.queue_hold.is_some(),
+        queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         license_expiry: expiry.map(|time| time.0.as_second()),
         pods: pods
             .iter()
@@ -358,12 +361,13 @@ fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) ->
 const FAILING: SignedDuration = SignedDuration::from_secs(30);
 
 /// Marks failures that were to pass and have not. `since`: since when there have been some, as far
-/// as this process knows; another process may have reported them before.
+/// as this process knows; another process may have reported them before. `pass`: from the
+/// observation to now, in which a write may have been waited for all the time.
 fn mark_lasting(
     failures: &mut [ApplyFailure],
     previous: &BytebaseClusterStatus,
     since: &mut Option<Timestamp>,
-    now: Timestamp,
+    pass: &RangeInclusive<Timestamp>,
 ) {
     let mut passing = failures
         .iter_mut()
@@ -373,13 +377,13 @@ fn mark_lasting(
         *since = None;
         return;
     }
-    let since = *since.get_or_insert(now);
+    let since = *since.get_or_insert(*pass.start());
     let reported = previous.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::Stalled.as_ref()
             && condition.status == "True"
             && condition.reason == Reason::ApplyFailed.as_ref()
     });
-    if reported || now.duration_since(since) >= FAILING {
+    if reported || pass.end().duration_since(since) >= FAILING {
         passing.for_each(|failure| failure.kind = FailureKind::Lasting);
     }
 }
@@ -651,9 +655,9 @@ fn drain_began(replica: &ReplicaStatus) -> Notice {
     };
     let message = format!(
         "{pod} was asked to end and finishes {tasks} first, {} at the latest",
-        replica.ends_by.as_ref().map_or_else(
+        replica.drains_until.as_ref().map_or_else(
             || "until its time is up".to_owned(),
-            |by| format!("until {:.0}", by.0)
+            |until| format!("until {:.0}", until.0)
         )
     );
     of_drain(replica, false, Reason::DrainBegan, message)
@@ -665,10 +669,13 @@ fn drain_ends_soon(replica: &ReplicaStatus) -> Notice {
         1 => "1 task, which is".to_owned(),
         tasks => format!("{tasks} tasks, which are"),
     };
-    let by = replica.ends_by.as_ref();
-    let by = by.map_or_else(String::new, |by| format!(" at {:.0}", by.0));
+    let until = replica.drains_until.as_ref();
+    let until = until.map_or_else(
+        || "when its time is up".to_owned(),
+        |until| format!("at {:.0}", until.0),
+    );
     let message = format!(
-        "{pod} still runs {tasks} cancelled when Kubernetes ends it by force{by}: spec.rollout.drainTimeoutSeconds gives the next pod more time"
+        "{pod} still runs {tasks} cancelled {until} if not finished by then: spec.rollout.drainTimeoutSeconds gives the next pod more time"
     );
     of_drain(replica, true, Reason::DrainEndsSoon, message)
 }
@@ -681,11 +688,22 @@ fn drain_cut(replica: &ReplicaStatus) -> Notice {
         None => "what it has not finished is cancelled then".to_owned(),
     };
     let message = format!(
-        "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}",
+        "the drain hook of {} is asked to let it end at once, since the license does not allow several replicas and it has had {} minutes for its tasks: {lost}{}",
         replica.pod,
-        PATIENCE.as_mins()
+        PATIENCE.as_mins(),
+        which_tasks(replica)
     );
     of_drain(replica, true, Reason::HeldBackByLicense, message)
+}
+
+/// Which tasks these are, in the database: also those that it claims after the last reading. Of a
+/// replica that has ended status says no id any more.
+fn which_tasks(replica: &ReplicaStatus) -> String {
+    let id = replica.replica_id.as_ref();
+    let id = id.filter(|_| replica.running_tasks != Some(0));
+    id.map_or_else(String::new, |id| {
+        format!(" (in Bytebase's table task_run: those whose replica_id is {id})")
+    })
 }
 
 fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
@@ -694,12 +712,12 @@ fn drain_goes_on(replica: &ReplicaStatus) -> Notice {
         Some(tasks) => format!("the {tasks} tasks that it runs"),
         None => "what it runs".to_owned(),
     };
-    let by = replica.ends_by.as_ref();
-    let by = by.map_or_else(String::new, |by| {
-        format!(", until {:.0} at the latest", by.0)
+    let until = replica.drains_until.as_ref();
+    let until = until.map_or_else(String::new, |until| {
+        format!(", until {:.0} at the latest", until.0)
     });
     let message = format!(
-        "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{by}, and meanwhile Bytebase may fail queued tasks",
+        "the license does not allow several replicas, and {pod} has had {minutes} minutes for its tasks, but its drain hook cannot be asked to let it end: {runs} may go on{until}, and meanwhile Bytebase may fail queued tasks",
         pod = replica.pod,
         minutes = PATIENCE.as_mins(),
     );

@@ -696,9 +696,10 @@ fn a_cluster_whose_objects_cannot_be_seen_is_not_reported_as_it_was() {
 #[test]
 fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     let failing = || vec![refused(FailureKind::Transient, false)];
+    let at = |seconds: i64| later(seconds)..=later(seconds);
     let kind_after = |seconds: i64, previous: &BytebaseClusterStatus, since: &mut Option<_>| {
         let mut failures = failing();
-        mark_lasting(&mut failures, previous, since, later(seconds));
+        mark_lasting(&mut failures, previous, since, &at(seconds));
         failures[0].kind
     };
     let none = BytebaseClusterStatus::default();
@@ -726,11 +727,15 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     assert!(stalled.message.contains(&failures[0].message));
     // Another process goes on from what the status says.
     assert_eq!(kind_after(0, &after, &mut None), FailureKind::Lasting);
+    // The writes of one reconcile may be waited for as long.
+    let mut failures = failing();
+    mark_lasting(&mut failures, &none, &mut None, &(later(0)..=later(40)));
+    assert_eq!(failures[0].kind, FailureKind::Lasting);
     // A success ends it.
-    mark_lasting(&mut [], &after, &mut since, later(40));
+    mark_lasting(&mut [], &after, &mut since, &at(40));
     assert_eq!(since, None);
     let conflict = &mut [refused(FailureKind::Conflict, false)];
-    mark_lasting(conflict, &after, &mut None, later(40));
+    mark_lasting(conflict, &after, &mut None, &at(40));
     assert_eq!(conflict[0].kind, FailureKind::Conflict);
 }
 
@@ -740,7 +745,8 @@ fn a_drain_is_reported_once_when_it_begins() {
         replica_statuses: vec![ReplicaStatus {
             running_tasks: Some(tasks),
             drain: (ending && tasks > 0).then_some(DrainState::Draining),
-            ends_by: ending.then(|| Time(later(60))),
+            drains_until: ending.then(|| Time(later(60))),
+            ends_by: ending.then(|| Time(later(125))),
             ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
         }],
         ..Report::default()
@@ -767,7 +773,7 @@ fn a_drain_is_reported_once_when_it_begins() {
         let next = status(&runs, report, &[], None, now());
         notices(&runs, &next).remove(0).subject
     };
-    assert_ne!(subject(later(60)), subject(later(300)), "of another drain");
+    assert_ne!(subject(later(125)), subject(later(300)), "of another drain");
     let (idle, none) = after(&draining, true, 0);
     assert_eq!(none, []);
     assert_eq!(after(&idle, true, 1).1, [], "it goes on");
@@ -800,6 +806,14 @@ fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
         let expected = (Reason::HeldBackByLicense, true);
         assert_eq!((notice.reason, notice.warning), expected);
         assert!(notice.message.ends_with(lost), "{}", notice.message);
+        // Which tasks these are can be found, where the id of the replica is known.
+        let mut named = report(tasks, DrainState::CutShort);
+        named.replica_statuses[0].replica_id = Some("id-1".to_owned());
+        let named = status(&before, named, &[], None, now());
+        let message = &notices(&before, &named)[0].message;
+        let which = " (in Bytebase's table task_run: those whose replica_id is id-1)";
+        let which = if tasks == Some(0) { "" } else { which };
+        assert!(message.ends_with(&format!("{lost}{which}")), "{message}");
         // It goes on with fewer, or as the next process sees it.
         let still = report(Some(0), DrainState::CutShort);
         let still = status(&cut, still, &[], None, later(9));
@@ -813,7 +827,8 @@ fn a_drain_that_cannot_be_cut_short_is_a_warning_that_says_until_when_it_may_go_
         replica_statuses: vec![ReplicaStatus {
             running_tasks: tasks,
             drain: Some(drain),
-            ends_by: Some(Time(later(60))),
+            drains_until: Some(Time(later(60))),
+            ends_by: Some(Time(later(125))),
             ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
         }],
         ..Report::default()
@@ -854,7 +869,8 @@ fn what_lasts_too_long_is_reported_once() {
     let drain = |tasks, drain| ReplicaStatus {
         running_tasks: Some(tasks),
         drain: Some(drain),
-        ends_by: Some(Time(later(60))),
+        drains_until: Some(Time("2026-06-01T01:00:00Z".parse().unwrap())),
+        ends_by: Some(Time("2026-06-01T01:01:05Z".parse().unwrap())),
         ..serde_json::from_value(json!({"pod": "demo-1", "heartbeat": "Fresh"})).unwrap()
     };
     let report = |overdue, tasks, state| Report {
@@ -893,7 +909,7 @@ fn what_lasts_too_long_is_reported_once() {
         ),
         (
             Reason::DrainEndsSoon,
-            "demo-1 still runs 2 tasks, which are cancelled",
+            "demo-1 still runs 2 tasks, which are cancelled at 2026-06-01T01:00:00Z if not finished by then",
         ),
     ];
     assert_eq!(published.len(), words.len());

@@ -49,6 +49,12 @@ impl<K: Eq + Hash> Backoff<K> {
         self.failures.remove(key);
     }
 
+    /// Whether no object has failed last.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.failures.is_empty()
+    }
+
     /// Forgets an object that is gone.
     pub fn forget(&mut self, key: &K) {
         self.failures.remove(key);

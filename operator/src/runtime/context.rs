@@ -120,23 +120,21 @@ impl Context {
         } = parts;
         let queue = Queue::new(queue);
         let sources = Sources::new(client.clone(), probes, queue.clone(), clock);
-        let caches = Arc::clone(&sources.caches);
+        let (caches, seen) = (Arc::clone(&sources.caches), Arc::clone(&sources.caches));
         let first_pass = FirstPass::new(Arc::clone(&sources.probes));
-        let probes = Arc::clone(&sources.probes);
+        let (probes, read) = (Arc::clone(&sources.probes), Arc::clone(&sources.probes));
         let writer = Writer {
             client: client.clone(),
             http,
             leadership: leadership.clone(),
             metrics: Arc::clone(&metrics),
-            publisher: Publisher {
-                client: client.clone(),
-                instance: options.instance.clone(),
-                leadership,
-            },
+            publisher: Publisher::new(client.clone(), options.instance.clone(), leadership),
             calls: Arc::default(),
             queue: queue.clone(),
             cached: Box::new(move |kind, namespace, name| caches.get(kind, namespace, name)),
-            call_succeeded: Arc::new(move |key| probes.poke(key)),
+            sees: Box::new(move |kind, namespace| seen.sees(kind, namespace)),
+            call_ended: Arc::new(move |key| probes.poke(key)),
+            is_read_since: Box::new(move |key, moment| read.is_read_since(key, moment)),
         };
         Self {
             options,
@@ -238,9 +236,21 @@ impl Context {
         self.first_pass.begin(keys.collect());
     }
 
-    /// How long to wait after a failure.
-    pub fn failed(&self, key: &Key) -> Duration {
-        self.backoff.lock().failed(key.clone(), rand::random())
+    /// How long to wait after a failure. `None`: the cluster is gone.
+    pub fn failed(&self, key: &Key, uid: Option<&str>) -> Option<Duration> {
+        let wait = self.backoff.lock().failed(key.clone(), rand::random());
+        if self.sources.is_there(key, uid) {
+            return Some(wait);
+        }
+        // It went meanwhile, and what is counted after that would stay for ever.
+        self.backoff.lock().forget(key);
+        None
+    }
+
+    /// Whether a failure of some cluster is remembered.
+    #[cfg(test)]
+    pub fn remembers_failures(&self) -> bool {
+        !self.backoff.lock().is_empty()
     }
 
     /// Ends the back-off.

@@ -118,7 +118,10 @@ pub fn after_failure(
     context: Arc<Context>,
 ) -> Action {
     let key = ObjectRef::from_obj(cluster.as_ref());
-    let wait = context.failed(&key);
+    let Some(wait) = context.failed(&key, cluster.metadata.uid.as_deref()) else {
+        tracing::debug!(cluster = %name(&key), error = plain(error), "a reconcile failed of a cluster that is gone");
+        return Action::await_change();
+    };
     tracing::warn!(cluster = %name(&key), error = plain(error), retry_in = ?wait, "a reconcile failed");
     Action::requeue(wait)
 }
@@ -214,7 +217,7 @@ impl Pass<'_> {
         let reported = reported.await;
         // Before anything else that takes time: the watch is about to show what was written.
         context.remember(key, memory);
-        writer.publisher.publish(cluster, &outcome.notices).await;
+        writer.publisher.publish(cluster, &outcome.notices);
         reported?;
         let failed = |failure: &&ApplyFailure| failure.kind.asks_for_another_try();
         if let Some(failure) = outcome.failures.iter().find(failed) {

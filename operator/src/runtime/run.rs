@@ -27,8 +27,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 
-/// Events of one cluster within this long make one reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(250);
 /// Longest that databases wait for the first reconcile of every cluster, since one may hang.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
@@ -37,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 const OWN_POD_RETRY: Duration = Duration::from_secs(2);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Longest that the last events may take at shutdown.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// How to run.
 pub struct Run {
@@ -173,9 +173,15 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     drain.cancel();
     // The lease goes on being renewed until the last write is done.
     let drained = tokio::time::timeout(DRAIN, async {
+        let ends = async {
+            let _ = (&mut work).await;
+            // What the last of them reported, if the API server takes it soon.
+            let events = context.writer.publisher.flush();
+            let _ = tokio::time::timeout(LAST_EVENTS, events).await;
+        };
         tokio::select! {
             lost = contender.keep() => Err(RunError::LeaseLost(lost.to_string())),
-            _ = &mut work => Ok(()),
+            () = ends => Ok(()),
         }
     });
     drained.await.unwrap_or(Ok(()))?;
@@ -212,9 +218,9 @@ async fn work(
     let queue = keys
         .map(Ok::<_, std::convert::Infallible>)
         .take_until(drain.cancelled_owned());
-    let config = controller::Config::default()
-        .concurrency(CONCURRENCY)
-        .debounce(DEBOUNCE);
+    // Without its `debounce`, by which each event would postpone the reconcile again: the queue has
+    // gathered them.
+    let config = controller::Config::default().concurrency(CONCURRENCY);
     let store = context.sources.caches.clusters.store();
     applier(
         |cluster, context| Box::pin(reconcile(cluster, context)),

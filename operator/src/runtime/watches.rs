@@ -388,6 +388,17 @@ pub(super) fn pods(context: &Arc<Context>) -> Feed<Pod, impl Storage<Pod>> {
     Feed::new(context, Kind::Pod, cache, pod::trim, key_by_label)
 }
 
+/// The feed of what they own of a kind.
+#[cfg(test)]
+pub(super) fn owned(
+    context: &Arc<Context>,
+    kind: Kind,
+) -> Feed<DynamicObject, impl Storage<DynamicObject>> {
+    let mut caches = context.sources.caches.owned();
+    let (_, cache) = caches.find(|(owned, _)| *owned == kind).unwrap();
+    Feed::new(context, kind, cache, strip_types, key_by_label)
+}
+
 impl<K: Cached, S: Storage<K>> Feed<K, S> {
     /// Of all namespaces, without a handle on readiness.
     fn new(

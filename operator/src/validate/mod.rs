@@ -29,8 +29,8 @@ pub use metadata::{
     Annotations, Labels, MetadataError, ValidMetadata, is_in_own_domain, is_own_label,
 };
 pub use pods::{
-    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES, ValidDrain,
-    ValidPods, ValidRollout,
+    DRAIN_DIRECTORY, DRAIN_LOGIN_DIRECTORY, DrainTerms, LEAKING_ENV, RESERVED_VOLUMES,
+    SHUTDOWN_SECONDS, ValidDrain, ValidPods, ValidRollout,
 };
 pub use references::{Fetched, References, wanted_references};
 pub use secrets::known_secrets;
@@ -38,8 +38,8 @@ pub use service::{
     Cidr, CidrError, DualStack, IpFamilies, LoadBalancerClass, ServiceReach, ValidService,
 };
 
-use crate::api::BytebaseCluster;
 use crate::api::spec::{Enforcement, MOST_REPLICAS};
+use crate::api::{BytebaseCluster, BytebaseClusterSpec};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
 use diagnostics::Diagnostics;
@@ -151,18 +151,7 @@ pub fn validate(
         let range = format!("must be between 0 and {MOST_REPLICAS}");
         diagnostics.invalid("spec.replicas", range);
     }
-    let url = match ExternalUrl::parse(&spec.external_url) {
-        Ok(url) => {
-            if let Some(warning) = url.warning() {
-                diagnostics.warn(format!("spec.externalURL: {warning}"));
-            }
-            Some(url)
-        }
-        Err(error) => {
-            diagnostics.invalid("spec.externalURL", error.to_string());
-            None
-        }
-    };
+    let url = external_url(&spec.external_url, &mut diagnostics);
     let version = image.as_ref().and_then(|image| image.version);
     let database = database::validate(&spec.database, version, references, now, &mut diagnostics);
     let license = license::validate(spec.license.as_ref(), references, key, &mut diagnostics);
@@ -224,15 +213,34 @@ pub fn validate(
         ends_soon,
         changes_at,
         database: usable_database,
-        gate: GateTerms {
-            wanted: spec.replicas,
-            enforcement: spec
-                .license
-                .as_ref()
-                .map_or_else(Enforcement::default, |license| license.enforcement),
-            paused: spec.paused,
-        },
+        gate: GateTerms::of(spec),
         is_deleted,
+    }
+}
+
+impl GateTerms {
+    fn of(spec: &BytebaseClusterSpec) -> Self {
+        let license = spec.license.as_ref();
+        Self {
+            wanted: spec.replicas,
+            enforcement: license.map_or_else(Enforcement::default, |license| license.enforcement),
+            paused: spec.paused,
+        }
+    }
+}
+
+fn external_url(text: &str, diagnostics: &mut Diagnostics) -> Option<ExternalUrl> {
+    match ExternalUrl::parse(text) {
+        Ok(url) => {
+            if let Some(warning) = url.warning() {
+                diagnostics.warn(format!("spec.externalURL: {warning}"));
+            }
+            Some(url)
+        }
+        Err(error) => {
+            diagnostics.invalid("spec.externalURL", error.to_string());
+            None
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub const LEAKING_ENV: [&str; 6] = [
     "PGPORT",
     "PGDATABASE",
 ];
+/// So many seconds Bytebase gives the requests that are open when it is sent SIGTERM.
+pub const SHUTDOWN_SECONDS: i64 = 10;
 /// Where the drain hook lies in the Bytebase container.
 pub const DRAIN_DIRECTORY: &str = "/bytebase-drain-bin";
 /// Where the Secrets of the login lie for the hook.
@@ -167,6 +169,11 @@ pub(super) fn rollout(spec: Option<&RolloutSpec>, diagnostics: &mut Diagnostics)
             "spec.rollout.drainImage",
             "must be the reference of an image, such as registry.example.com/bytebase-operator:1.0.0",
         );
+    }
+    if let Some(given @ 1..) = termination_grace_seconds
+        && i64::from(given) < SHUTDOWN_SECONDS
+    {
+        diagnostics.warn(format!("spec.rollout.terminationGraceSeconds: is {given}, and Bytebase gives the requests that are open at its end up to {SHUTDOWN_SECONDS} s, so Kubernetes may end a replica before they are answered: set {SHUTDOWN_SECONDS} or more"));
     }
     let mut seconds = |field, given, default, range| {
         i64::from(diagnostics.number(&format!("spec.rollout.{field}"), given, default, range))

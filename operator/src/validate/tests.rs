@@ -993,6 +993,11 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
             None,
         ),
         (
+            json!({"rollout": {"terminationGraceSeconds": 9}}),
+            Some("terminationGraceSeconds: is 9"),
+        ),
+        (json!({"rollout": {"terminationGraceSeconds": 10}}), None),
+        (
             json!({
                 "podLabels": {"app.kubernetes.io/part-of": "platform", "notbytebase.com/a": "b"},
                 "podAnnotations": {"app.kubernetes.io/name": "any"},

@@ -312,7 +312,10 @@ pub fn run(quick: bool) -> Result<()> {
             .find(|profile| profile.finds.contains(&bug))
             .with_context(|| format!("no profile is to find {bug:?}"))?;
         let model = checked(profile, Some(bug));
-        visit::until_found(&format!("{bug:?}"), model, Some(bug.breaks()))?;
+        visit::until_found(&format!("{bug:?}"), model, bug.breaks())?;
+    }
+    if let Some(profile) = all.first() {
+        visit::all_can_be_broken(&checked(profile, None), Bug::ALL.map(Bug::breaks))?;
     }
     println!(
         "model: drains: {states} states visited, {0} of {0} planted bugs found, {1:.0} s",

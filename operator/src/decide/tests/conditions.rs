@@ -1,7 +1,7 @@
 //! What the findings mean to people: phase and conditions of typical worlds.
 
 use super::{condition, plan, state};
-use crate::api::status::Phase;
+use crate::api::status::{DrainState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
@@ -536,12 +536,23 @@ fn a_scale_down_says_which_pod_it_waits_for() {
             count: 1,
         }];
     });
-    let plan = plan(&json!({"replicas": 1}), &seen);
-    let message = &condition(&plan.report, ConditionType::Reconciling).message;
+    let waits = |seen: &Observation| {
+        let plan = plan(&json!({"replicas": 1}), seen);
+        let waiting = condition(&plan.report, ConditionType::Reconciling);
+        let message = waiting.message.clone();
+        (message, plan.report.replica_statuses[2].drain)
+    };
+    let (message, drain) = waits(&seen);
     assert_eq!(
         message,
         "the scale-down is waiting for demo-2 to finish the tasks that it runs and to end, at the latest at 2026-06-01T00:10:00Z"
     );
+    assert_eq!(drain, Some(DrainState::Draining));
+    // Without the drain hook it finishes nothing.
+    seen.pods[2].drains = false;
+    let (message, drain) = waits(&seen);
+    assert_eq!(message, "the scale-down is waiting for demo-2 to end");
+    assert_eq!(drain, None);
 }
 
 #[test]
@@ -661,6 +672,36 @@ fn with_two_ways_in_the_worse_one_is_reported() {
         });
         assert_eq!(state(&plan(spec, &seen), ConditionType::Exposed), expected);
     }
+}
+
+#[test]
+fn a_kind_that_cannot_be_watched_is_named_and_what_it_shows_is_unknown() {
+    let unseen = |spec: &Value| {
+        let seen = healthy(1, stored(&json!({})));
+        let seen = changed(seen, |seen| {
+            seen.ingress_has_address = None;
+            seen.kinds_unseen = vec![(Kind::Ingress, "grant its role watch".to_owned())];
+        });
+        plan(spec, &seen)
+    };
+    let off = json!({"ingress": {"enabled": false}});
+    for (spec, exposed) in [
+        (&json!({}), (None, Reason::CannotWatch)),
+        (&off, (Some(false), Reason::IngressDisabled)),
+    ] {
+        let plan = unseen(spec);
+        assert_eq!(state(&plan, ConditionType::Exposed), exposed);
+        assert_eq!(
+            state(&plan, ConditionType::ConfigurationValid),
+            (Some(true), Reason::ValidWithWarnings)
+        );
+        for type_ in [ConditionType::Exposed, ConditionType::ConfigurationValid] {
+            let message = &condition(&plan.report, type_).message;
+            assert!(message.contains("grant its role watch"), "{message}");
+        }
+    }
+    let message = &condition(&unseen(&off).report, ConditionType::Exposed).message;
+    assert!(message.contains("may still stand"), "{message}");
 }
 
 #[test]
@@ -829,6 +870,41 @@ fn a_drain_hook_that_has_no_login_is_warned_of() {
 }
 
 #[test]
+fn a_proxy_to_the_database_that_ends_before_the_drain_does_is_warned_of() {
+    let monitor = json!({"name": "pg", "key": "PG_URL"});
+    let within = json!({"url": "postgres://u@localhost/x", "monitorSecretRef": monitor});
+    let outside = json!({"urlSecretRef": monitor});
+    let beside = json!({"containers": [{"name": "proxy", "image": "proxy:1"}]});
+    let before = json!({"initContainers": [
+        {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"},
+    ]});
+    let once = json!({
+        "containers": [{"name": "proxy", "image": "proxy:1"}],
+        "initContainers": [{"name": "setup", "image": "setup:1"}],
+    });
+    for (database, overlay, drain, warns) in [
+        (&within, &beside, "Enabled", true),
+        (&within, &once, "Enabled", true),
+        (&within, &before, "Enabled", false),
+        (&within, &beside, "Disabled", false),
+        (&outside, &beside, "Enabled", false),
+        // A webhook adds the proxy to the pods.
+        (&within, &json!({}), "Enabled", false),
+    ] {
+        let spec = json!({
+            "database": database,
+            "podTemplate": {"spec": overlay},
+            "rollout": {"drain": drain},
+        });
+        let seen = observation(None, DatabaseView::CannotRead);
+        let plan = plan(&spec, &seen);
+        let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
+        let words = "no init container of spec.podTemplate has restartPolicy Always";
+        assert_eq!(message.contains(words), warns, "{spec}: {message}");
+    }
+}
+
+#[test]
 fn an_overlay_that_takes_the_drain_away_is_warned_of() {
     let warned = |drain: &str, spec: &Value| {
         let mut spec = spec.clone();
@@ -872,6 +948,11 @@ fn an_overlay_that_takes_the_drain_away_is_warned_of() {
         };
         assert!(found.is_some_and(|found| found.contains(words)), "{spec}");
         assert_eq!(warned("Disabled", &spec), None);
+    }
+    // Without a drain there is still Bytebase's own end, after the pause of 5 s.
+    for (seconds, warns) in [(14, true), (15, false)] {
+        let spec = overlay(json!({"terminationGracePeriodSeconds": seconds}));
+        assert_eq!(warned("Disabled", &spec).is_some(), warns, "{seconds}");
     }
 }
 

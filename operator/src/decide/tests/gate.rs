@@ -15,8 +15,8 @@ use crate::observation::{
     StoredLicense,
 };
 use crate::testing::{
-    after, called, cluster, days, facts, failure, forged, healthy, heartbeats, key, no_license,
-    now, observation, references, settings, stored, valid, with_facts,
+    after, called, cluster, days, facts, failure, forged, healthy, heartbeats, holder, key,
+    no_license, now, observation, references, settings, stored, valid, with_facts,
 };
 use crate::validate::validate;
 use jiff::SignedDuration;
@@ -309,7 +309,7 @@ fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Obse
             .map(|ordinal| crate::testing::heartbeat(ordinal, 1))
             .collect();
     });
-    seen.database_shared_with = shared.map(str::to_owned);
+    seen.database_shared_with = shared.map(holder);
     // One that was never read has been tried for long enough.
     seen.remembered.database = Some(DatabaseStatus {
         unread_since: Some(Time(after(SignedDuration::from_mins(-2)))),
@@ -366,7 +366,7 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
     assert!(plan(&json!({}), &bad).reading.new_session);
     let mut shared = well.clone();
-    shared.database_shared_with = Some("other/demo".to_owned());
+    shared.database_shared_with = Some(holder("demo"));
     assert!(plan(&json!({}), &shared).reading.new_session);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);

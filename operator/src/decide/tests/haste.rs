@@ -134,6 +134,10 @@ fn a_drain_is_cut_short_where_its_hook_was_asked_and_goes_on_where_it_could_not_
             assert_eq!(let_go(&plan), ["demo-2"]);
             let state = state_of(&plan, 2);
             assert_eq!(state, expected, "{before:?}, {asked:?}, {tasks}");
+            // Without a hook there is nothing to cut short.
+            seen.pods[2].drains = false;
+            let plan = super::plan(&spec, &seen);
+            assert_eq!(state_of(&plan, 2), None);
         }
     }
 }

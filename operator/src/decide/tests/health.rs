@@ -20,7 +20,7 @@ fn three() -> Observation {
 }
 
 fn states(observation: &Observation) -> Vec<HeartbeatState> {
-    join(observation)
+    join(observation, |_| false)
         .replicas
         .iter()
         .map(|replica| replica.heartbeat)
@@ -48,7 +48,7 @@ fn a_pod_is_joined_to_its_row_by_the_id_in_its_log() {
         ];
     });
     assert_eq!(states(&seen), [Stale, Missing, Fresh]);
-    let health = join(&seen);
+    let health = join(&seen, |_| false);
     let tasks: Vec<_> = health
         .replicas
         .iter()
@@ -110,7 +110,7 @@ fn without_an_id_the_session_counts_by_name_or_address() {
 fn unreadable_heartbeats_are_unknown_and_no_replica_is_foreign() {
     let mut seen = three();
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
-    let health = join(&seen);
+    let health = join(&seen, |_| false);
     assert!(!health.readable && health.active().is_none() && health.unmatched.is_empty());
     assert_eq!(states(&seen), [Unknown; 3]);
 }
@@ -222,12 +222,12 @@ fn as_many_rows_as_ready_pods_without_an_id_are_ours() {
     seen.pods[2].replica_id = None;
     let long_ago = after(SignedDuration::from_secs(-90));
     seen.unmatched_since = [7, 8, 9].map(|number| (id(number), long_ago)).into();
-    assert_eq!(join(&seen).unmatched, [id(7), id(8), id(9)]);
-    assert_eq!(join(&seen).foreign, 1);
+    assert_eq!(join(&seen, |_| false).unmatched, [id(7), id(8), id(9)]);
+    assert_eq!(join(&seen, |_| false).foreign, 1);
     // A pod that keeps ending hides no other.
     seen.pods[1].ready = false;
     seen.pods[2].ready = false;
-    assert_eq!(join(&seen).foreign, 3);
+    assert_eq!(join(&seen, |_| false).foreign, 3);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A changed login to the metadata database is tried before the first replica gets it.
 
 use super::{condition, size, state};
-use crate::api::status::{BytebaseClusterStatus, LoginState, RolloutWait};
+use crate::api::status::{BytebaseClusterStatus, HeartbeatState, LoginState, RolloutWait};
 use crate::api::{ConditionType, Reason};
+use crate::contract::version::Version;
 use crate::decide::plan::Plan;
 use crate::decide::{Settings, decide};
 use crate::desired::drain::login_sources;
@@ -10,8 +11,8 @@ use crate::desired::login;
 use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, LoginTrial, Observation, PodLogin, PodTrouble,
-    ProbeFailure, RunningTasks,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, Observation,
+    PodLogin, PodTrouble, ProbeFailure, RunningTasks, SchemaState,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -618,6 +619,129 @@ fn the_license_of_the_database_that_replicas_run_on_binds_them_until_they_have_m
         state(&plan, ConditionType::HaLicensed),
         (Some(false), Reason::LicenseExpired)
     );
+}
+
+/// Three replicas that were started with the login that stands, as they are seen beside a reading of
+/// another database, which has no heartbeats of theirs.
+fn elsewhere(history: &History, change: impl FnOnce(&mut DatabaseFacts)) -> Observation {
+    let (checksum, _) = login(&history.set.template).unwrap();
+    let sources = login_sources(&history.set.template["spec"]["volumes"]);
+    let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        heartbeats(facts).clear();
+        change(facts);
+    });
+    for pod in &mut seen.pods {
+        pod.login = PodLogin {
+            checksum: Some(checksum.to_owned()),
+            sources: sources.clone(),
+        };
+    }
+    seen
+}
+
+fn holds_no_license(facts: &mut DatabaseFacts) {
+    facts.schema = SchemaState::Empty;
+    facts.license = Fact::Absent;
+}
+
+#[test]
+fn a_database_to_which_replicas_are_to_move_says_nothing_of_those_that_run() {
+    let refuses: fn(&mut DatabaseFacts) = |facts| {
+        holds_no_license(facts);
+        facts.can_create = false;
+    };
+    let foreign: fn(&mut DatabaseFacts) = |facts| {
+        holds_no_license(facts);
+        facts.schema = SchemaState::Foreign {
+            example: "invoices".to_owned(),
+        };
+    };
+    let old: fn(&mut DatabaseFacts) = |facts| {
+        holds_no_license(facts);
+        facts.schema = SchemaState::Bytebase {
+            version: Some(Version::new(3, 12, 0)),
+        };
+        facts.not_owned = Some("principal".to_owned());
+    };
+    for change in [refuses, foreign, old] {
+        let mut history = History::new(&json!({}));
+        let before = history.step(BEFORE, History::read());
+        assert!(before.report.license.is_some());
+        let read = elsewhere(&history, change);
+        let lost = Observation {
+            database: outage().database,
+            ..read.clone()
+        };
+        for seen in [read.clone(), read, lost] {
+            let plan = history.step(OTHER_HOST, seen);
+            is_held(&plan, RolloutWait::Login);
+            assert_eq!(plan.report.target_replicas, Some(3));
+            assert_eq!(plan.report.license, before.report.license);
+            assert_eq!(
+                state(&plan, ConditionType::HaLicensed),
+                (None, Reason::LicenseUnknown)
+            );
+            assert_eq!(plan.report.active_replicas, None);
+            for replica in &plan.report.replica_statuses {
+                assert_eq!(replica.heartbeat, HeartbeatState::Unknown);
+                assert_eq!(replica.running_tasks, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn replicas_move_one_at_a_time_to_a_database_without_a_license() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let seen = elsewhere(&history, holds_no_license);
+    history.step(OTHER_HOST, seen);
+    history.now = after(seconds(120));
+    let seen = elsewhere(&history, holds_no_license);
+    let plan = history.step(OTHER_HOST, seen);
+    assert_eq!(plan.report.target_replicas, Some(1));
+    assert_eq!(size(&plan), Some(2), "the license that they run on lasts");
+    assert!(plan.eviction.is_none());
+}
+
+#[test]
+fn a_license_on_another_database_opens_no_gate() {
+    let mut history = History::new(&json!({}));
+    history.set.replicas = 1;
+    let one = |license| {
+        let mut seen = healthy(1, license);
+        seen.pods.truncate(1);
+        seen
+    };
+    history.step(BEFORE, one(no_license()));
+    let mut seen = elsewhere(&history, |facts| facts.can_create = false);
+    seen.pods.truncate(1);
+    for _ in 0..2 {
+        let plan = history.step(OTHER_HOST, seen.clone());
+        assert_eq!(plan.report.target_replicas, Some(1));
+        assert_eq!(state(&plan, ConditionType::HaLicensed).0, Some(false));
+    }
+}
+
+#[test]
+fn a_replica_on_the_database_that_is_left_has_its_time_and_is_not_given_up() {
+    for (drains, waits_for) in [(false, Some(RolloutWait::IdleReplica)), (true, None)] {
+        let mut history = History::new(&json!({}));
+        history.step(BEFORE, History::read());
+        let mut seen = elsewhere(&history, |_| {});
+        for pod in &mut seen.pods {
+            pod.revision = Some(OLD.to_owned());
+            pod.drains = drains;
+        }
+        let valid = wants(OTHER_HOST, &json!({})).cluster.unwrap();
+        let written = template(&valid, Some(IMAGE), Standing::default()).unwrap();
+        history.set.template = written.value;
+        history.set.template_digest = written.digest;
+        let plan = history.step(OTHER_HOST, seen);
+        let expected = waits_for.unwrap_or(RolloutWait::Eviction);
+        assert_eq!(waits(&plan), Some(expected));
+        assert_eq!(plan.eviction.is_some(), drains);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::testing::{
     running, settings, stored, validation, with_facts,
 };
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -132,24 +133,41 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
         written(&plan(&no_drain, &seen)).is_some(),
         "no one asks for a drain"
     );
-    for (waiting_for, seconds, expected) in [
-        (RolloutWait::IdleReplica, 3599, false),
-        (RolloutWait::IdleReplica, 3600, true),
-        // Their end is on its way.
-        (RolloutWait::AllPodsEnd, 0, true),
-        (RolloutWait::Database, 9999, false),
+    let hour = after(SignedDuration::from_hours(-1));
+    for (waiting_for, seconds, busy_since, expected) in [
+        (RolloutWait::IdleReplica, 3599, None, false),
+        (RolloutWait::IdleReplica, 3600, None, true),
+        // Its time was up, and their end failed.
+        (RolloutWait::AllPodsEnd, 0, Some(hour), true),
+        // It was idle then.
+        (RolloutWait::AllPodsEnd, 9999, None, false),
+        (RolloutWait::Database, 9999, None, false),
     ] {
         seen.remembered.rollout = Some(RememberedRollout {
-            busy_since: None,
+            busy_since,
+            scale_down_only: false,
+            message: String::new(),
             waiting_for,
             pod: None,
             since: after(SignedDuration::from_secs(-seconds)),
         });
         assert_eq!(stops(&seen), expected, "{waiting_for:?} {seconds}");
+        if expected {
+            let rollout = plan(&spec(&json!({})), &seen).report.rollout.unwrap();
+            assert_eq!(rollout.waiting_for, Some(RolloutWait::AllPodsEnd));
+            assert_eq!(rollout.busy_since, Some(Time(hour)));
+        }
     }
-    seen.remembered.rollout = None;
+    // An idle moment ends its time, also where their end fails then.
     let idle = with_facts(seen, |facts| running(facts).clear());
-    assert!(stops(&idle));
+    for busy_since in [None, Some(hour)] {
+        let mut seen = idle.clone();
+        let before = seen.remembered.rollout.as_mut().unwrap();
+        (before.waiting_for, before.busy_since) = (RolloutWait::IdleReplica, busy_since);
+        assert!(stops(&seen));
+        let rollout = plan(&spec(&json!({})), &seen).report.rollout.unwrap();
+        assert_eq!(rollout.busy_since, None);
+    }
 }
 
 #[test]
@@ -300,6 +318,8 @@ fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
     assert_eq!(waits(&paused), Some(RolloutWait::FirstReplica));
     seen.remembered.rollout = Some(RememberedRollout {
         busy_since: None,
+        scale_down_only: false,
+        message: String::new(),
         waiting_for: RolloutWait::FirstReplica,
         pod: Some("demo-0".to_owned()),
         since: after(SignedDuration::from_secs(-9)),

@@ -6,18 +6,18 @@ use super::{condition, plan, size, state};
 use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
-use crate::decide::plan::Plan;
-use crate::decide::plan::Size;
+use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, Observation,
-    Refusal, Remembered, RunningTasks, SchemaState, Sessions, StoredLicense,
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
+    ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, Sessions,
+    StoredLicense, Usage,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    after, days, facts, failure, healthy, heartbeat, heartbeats, no_license, now, observation,
-    settings, stored, token, with_facts,
+    after, days, facts, failure, healthy, heartbeat, heartbeats, holder, no_license, now,
+    observation, settings, stored, token, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -40,9 +40,12 @@ fn status_after(plan: Plan, before: &BytebaseClusterStatus) -> BytebaseClusterSt
 }
 
 /// The same cluster a moment later, seen by a process that knows nothing but the status.
-fn then(plan: Plan, mut next: Observation) -> Observation {
-    let status = status_after(plan, &BytebaseClusterStatus::default());
-    next.remembered = remembered(&status, Some(ENDPOINT));
+fn then(plan: Plan, next: Observation) -> Observation {
+    then_of(&status_after(plan, &BytebaseClusterStatus::default()), next)
+}
+
+fn then_of(status: &BytebaseClusterStatus, mut next: Observation) -> Observation {
+    next.remembered = remembered(status, Some(ENDPOINT));
     next
 }
 
@@ -60,7 +63,7 @@ fn changed(change: impl FnOnce(&mut DatabaseFacts)) -> DatabaseView {
 fn refusals() -> Vec<(Observation, Reason)> {
     let seen = |view| observation(None, view);
     let mut shared = seen(changed(|_| {}));
-    shared.database_shared_with = Some("other/bytebase".to_owned());
+    shared.database_shared_with = Some(holder("bytebase"));
     vec![
         (
             seen(changed(|facts| {
@@ -150,6 +153,55 @@ fn a_refusal_of_one_database_says_nothing_of_another() {
 }
 
 #[test]
+fn the_database_on_which_a_cluster_has_served_is_kept_until_it_is_known_to_have_left_it() {
+    let identity = |name: &str| DatabaseIdentity::new(name, "1");
+    let served_on = |plan: &Plan| {
+        let database = plan.report.database.clone();
+        database.and_then(|database| database.served_on)
+    };
+    let (first, second) = (identity("one").database, identity("two").database);
+    // What the next process finds once the spec names another place.
+    let moved = |status: &BytebaseClusterStatus, mut next: Observation| {
+        next.remembered = remembered(status, Some("another.example.com:5432/bytebase"));
+        next
+    };
+    let none = BytebaseClusterStatus::default();
+    let stop = json!({"replicas": 0});
+    let running = || healthy(1, stored(&json!({})));
+    let serves = plan(&json!({}), &running());
+    assert_eq!(served_on(&serves), Some(first.clone()));
+    let served = status_after(serves, &none);
+    let stopped = plan(&stop, &then_of(&served, observation(None, changed(|_| {}))));
+    assert_eq!(served_on(&stopped), Some(first.clone()));
+    let stopped = status_after(stopped, &served);
+
+    // Another place may be another name of the same database, until it is read as another one.
+    let read = |name: &str| changed(|facts| facts.identity = identity(name));
+    let edited = plan(&stop, &moved(&stopped, observation(None, outage())));
+    assert_eq!(served_on(&edited), Some(first.clone()));
+    assert_eq!(edited.report.database.as_ref().unwrap().identity, None);
+    let edited = status_after(edited, &stopped);
+    let back = plan(&stop, &then_of(&edited, observation(None, outage())));
+    assert_eq!(served_on(&back), Some(first.clone()));
+    let same = plan(&stop, &moved(&edited, observation(None, read("one"))));
+    assert_eq!(served_on(&same), Some(first.clone()));
+    let other = plan(&stop, &moved(&edited, observation(None, read("two"))));
+    assert_eq!(served_on(&other), None);
+    let mut since = observation(None, outage());
+    since.last_facts = observation(None, read("two")).last_facts;
+    assert_eq!(served_on(&plan(&stop, &moved(&edited, since))), None);
+
+    // As long as there are replicas they may be on the database of before.
+    let elsewhere = with_facts(running(), |facts| facts.identity = identity("two"));
+    let unheard = with_facts(elsewhere.clone(), |facts| heartbeats(facts).clear());
+    let moving = plan(&json!({}), &moved(&served, unheard));
+    assert_eq!(served_on(&moving), Some(first));
+    let moving = status_after(moving, &served);
+    let there = plan(&json!({}), &moved(&moving, elsewhere));
+    assert_eq!(served_on(&there), Some(second));
+}
+
+#[test]
 fn what_was_read_counts_before_any_reconcile_has_seen_it() {
     for (seen, reason) in refusals() {
         let Some(read) = seen.last_facts else {
@@ -206,7 +258,7 @@ fn the_first_replica_waits_for_a_database_that_was_read_before() {
     assert_eq!(size(&seen), None);
     // Nor while the spec of an older cluster names the same database.
     let mut named = observation(None, outage());
-    named.database_shared_with = Some("other/bytebase".to_owned());
+    named.database_shared_with = Some(holder("bytebase"));
     let named = plan(&json!({}), &named);
     assert_eq!(
         state(&named, DATABASE),
@@ -223,6 +275,31 @@ fn blind(before: Plan, seconds: i64, reason: FailureReason) -> Observation {
     );
     seen.now = after(secs(seconds));
     seen
+}
+
+#[test]
+fn of_a_shared_database_the_message_says_how_far_the_other_cluster_uses_it_and_what_to_do() {
+    for (usage, says) in [
+        (Usage::Runs, ["already used by", "give this cluster"]),
+        (Usage::Unread, ["cannot be read", "delete that one, or"]),
+        (Usage::Idle, ["is stopped", "point it to another database"]),
+        (Usage::Moves, ["has served there", "or delete that one"]),
+    ] {
+        for view in [changed(|_| {}), outage()] {
+            let mut seen = observation(None, view);
+            seen.database_shared_with = Some(Holder {
+                usage,
+                ..holder("bytebase")
+            });
+            let refused = plan(&json!({}), &seen);
+            let message = &condition(&refused.report, DATABASE).message;
+            assert!(
+                message.contains("the BytebaseCluster bytebase"),
+                "{message}"
+            );
+            assert!(says.iter().all(|say| message.contains(say)), "{message}");
+        }
+    }
 }
 
 #[test]
@@ -469,6 +546,44 @@ fn what_tables_hold_that_are_out_of_sight_is_not_known_to_be_nothing() {
         let state = state(&plan(&json!({}), &stopped), DATABASE);
         assert_eq!(state.0, Some(!holds));
     }
+}
+
+#[test]
+fn a_workspace_that_a_restore_has_not_brought_back_yet_is_not_made_by_the_operator() {
+    let spec = json!({
+        "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
+    });
+    let signs_up = |plan: &Plan| {
+        matches!(&plan.call, Wanted::Call(call)
+            if matches!(call.request, BytebaseRequest::CreateFirstAdmin { .. }))
+    };
+    let empty = || healthy(3, StoredLicense::NoWorkspace);
+    assert!(signs_up(&plan(&spec, &empty())));
+    let mut last = plan(&spec, &healthy(3, stored(&json!({}))));
+    for _ in 0..2 {
+        // The restore may have made the database again, and its tables before the version in them.
+        let restoring = with_facts(empty(), |facts| {
+            facts.identity = DatabaseIdentity::new("one", "2");
+            facts.schema = SchemaState::Bytebase { version: None };
+        });
+        last = plan(&spec, &then(last, restoring).with_lost_tables_unknown());
+        assert!(!signs_up(&last));
+        assert_eq!(last.report.target_replicas, Some(3));
+        assert_eq!(
+            state(&last, DATABASE),
+            (None, Reason::DatabaseSchemaUnknown)
+        );
+        assert_eq!(state(&last, LICENSED), (None, Reason::LicenseUnknown));
+    }
+    let restored = plan(&spec, &then(last, healthy(3, stored(&json!({})))));
+    assert_eq!(state(&restored, DATABASE).0, Some(true));
+    // Without replicas it is one on which Bytebase begins again.
+    let stopped = with_facts(observation(Some(0), changed(|_| {})), |facts| {
+        facts.license = Fact::Known(StoredLicense::NoWorkspace);
+    });
+    let stopped = plan(&spec, &then(restored, stopped).with_lost_tables_unknown());
+    let again = plan(&spec, &then(stopped, empty()).with_lost_tables_unknown());
+    assert!(signs_up(&again));
 }
 
 #[test]
@@ -1226,11 +1341,14 @@ fn a_downgrade_is_refused_while_the_schema_cannot_be_read() {
         state(&plan(&older, seen), ConditionType::RolloutComplete).1 == Reason::DowngradeRefused
     };
     assert!(refused(&seen));
-    // An emptied database has no schema any more.
-    let mut emptied = healthy(3, stored(&json!({})));
-    emptied.remembered = seen.remembered.clone();
-    let emptied = with_facts(emptied, |facts| facts.schema = SchemaState::Empty);
-    assert!(!refused(&emptied));
+    // A database that was emptied while no replica ran has no schema any more.
+    let emptied = |replicas| {
+        let mut emptied = healthy(replicas, stored(&json!({})));
+        emptied.remembered = seen.remembered.clone();
+        with_facts(emptied, |facts| facts.schema = SchemaState::Empty)
+    };
+    assert!(!refused(&emptied(0)));
+    assert!(refused(&emptied(3)));
 }
 
 #[test]

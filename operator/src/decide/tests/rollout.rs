@@ -100,7 +100,12 @@ fn idle_pods_go_before_busy_ones() {
 
 /// All three outdated, and each runs so many tasks.
 fn busy(tasks: [u64; 3]) -> Observation {
-    with_facts(outdated(&[0, 1, 2]), |facts| {
+    with_tasks(outdated(&[0, 1, 2]), tasks)
+}
+
+/// Each of three replicas runs so many tasks.
+fn with_tasks(seen: Observation, tasks: [u64; 3]) -> Observation {
+    with_facts(seen, |facts| {
         *running(facts) = (0..)
             .zip(tasks)
             .map(|(ordinal, count)| RunningTasks {
@@ -115,6 +120,8 @@ fn busy(tasks: [u64; 3]) -> Observation {
 fn waited(waiting_for: RolloutWait, pod: &str, seconds: i64) -> RememberedRollout {
     RememberedRollout {
         busy_since: None,
+        scale_down_only: false,
+        message: String::new(),
         waiting_for,
         pod: Some(pod.to_owned()),
         since: after(SignedDuration::from_secs(-seconds)),
@@ -173,13 +180,25 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
     for pod in &mut seen.pods {
         pod.drains = false;
     }
-    // Whichever replica a budget kept, it may have been idle then.
-    for (before, expected) in [
-        (RolloutWait::DisruptionBudget, None),
-        (RolloutWait::Eviction, Some("demo-1")),
+    // Whatever kept the replica from being ended, it may have been idle then.
+    for before in [
+        RolloutWait::DisruptionBudget,
+        RolloutWait::Eviction,
+        RolloutWait::StatefulSetController,
     ] {
-        seen.remembered.rollout = Some(waited(before, "demo-1", 99));
-        assert_eq!(evicted(&plan(&json!({}), &seen)), expected, "{before:?}");
+        let waited = waited(before, "demo-1", 9999);
+        seen.remembered.rollout = Some(waited.clone());
+        assert_eq!(evicted(&plan(&json!({}), &seen)), None, "{before:?}");
+        // Or its time was up, and stays so.
+        let since = after(SignedDuration::from_hours(-1));
+        seen.remembered.rollout = Some(RememberedRollout {
+            busy_since: Some(since),
+            ..waited
+        });
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(evicted(&plan), Some("demo-1"), "{before:?}");
+        let reported = plan.report.rollout.unwrap().busy_since;
+        assert_eq!(reported, Some(Time(since)), "{before:?}");
     }
     let evicts = |rollout: Value, seconds, seen: &Observation| {
         let mut seen = seen.clone();
@@ -203,6 +222,54 @@ fn a_busy_replica_without_the_drain_hook_is_given_a_whole_drain_to_become_idle()
     assert!(!evicts(short.clone(), 599, &seen) && evicts(short, 600, &seen));
     // No one asks for a drain.
     assert!(evicts(json!({"drain": "Disabled"}), 60, &seen));
+}
+
+#[test]
+fn a_busy_replica_with_less_time_than_a_drain_has_a_whole_drain_to_become_idle() {
+    let secs = SignedDuration::from_secs;
+    for (grace, timeout, wanted, patience) in [
+        (Some(3665), Some(3600), 3600, 60),
+        // An overlay shortens the one, or the other.
+        (Some(60), Some(3600), 3600, 3600),
+        (Some(3665), Some(60), 3600, 3600),
+        // A longer drain is wanted than the one that the pod was made for.
+        (Some(3665), Some(3600), 14400, 14400),
+        (Some(3665), Some(3600), 600, 60),
+        // Not known.
+        (None, None, 3600, 60),
+        (None, Some(60), 3600, 3600),
+        (Some(60), None, 3600, 3600),
+    ] {
+        let mut seen = busy([3, 1, 2]);
+        for pod in &mut seen.pods {
+            (pod.grace, pod.drain_timeout) = (grace.map(secs), timeout.map(secs));
+        }
+        let spec = json!({"rollout": {"drainTimeoutSeconds": wanted}});
+        let case = format!("{grace:?} {timeout:?} {wanted}");
+        let waiting = plan(&spec, &seen);
+        assert_eq!(waiting.next, Some(after(secs(patience))), "{case}");
+        let message = &condition(&waiting.report, ROLLOUT).message;
+        let words = if patience == 60 {
+            "it finishes its tasks first".to_owned()
+        } else {
+            let given = grace.into_iter().chain(timeout).min().unwrap();
+            format!("its pod gives it only {given} s to finish its tasks")
+        };
+        assert!(message.contains(&words), "{case}: {message}");
+        for (seconds, expected) in [(patience - 1, None), (patience, Some("demo-1"))] {
+            seen.remembered.rollout = Some(waited(RolloutWait::IdleReplica, "demo-1", seconds));
+            assert_eq!(evicted(&plan(&spec, &seen)), expected, "{case} {seconds}");
+        }
+        // So does a scale-down.
+        let mut fewer = spec.clone();
+        fewer["replicas"] = json!(2);
+        seen.remembered.rollout = None;
+        for pod in &mut seen.pods {
+            pod.revision = Some(NEW.to_owned());
+        }
+        let expected = if patience == 60 { 2 } else { 3 };
+        assert_eq!(size(&plan(&fewer, &seen)), Some(expected), "{case}");
+    }
 }
 
 #[test]
@@ -966,6 +1033,36 @@ fn a_roll_that_a_budget_holds_says_so_and_goes_on_trying() {
 }
 
 #[test]
+fn a_restart_takes_no_refusal_of_a_budget_out_of_status() {
+    let mut seen = outdated(&[2]);
+    seen.refused_eviction = Some(RefusedEviction {
+        uid: seen.pods[2].uid.clone(),
+        why: "the budget needs 3".to_owned(),
+    });
+    for version in ["3.21.1", "3.20.1"] {
+        seen.pods[2].version = Some(version.to_owned());
+        let before = plan(&json!({}), &seen).report;
+        let rollout = before.rollout.clone().unwrap();
+        let mut restarted = seen.clone();
+        restarted.refused_eviction = None;
+        restarted.remembered.rollout = Some(RememberedRollout {
+            message: rollout.message,
+            ..waited(RolloutWait::DisruptionBudget, "demo-2", 99)
+        });
+        let after = plan(&json!({}), &restarted);
+        assert_eq!(evicted(&after), Some("demo-2"));
+        assert_eq!(after.report, before, "{version}");
+        // What was said of another pod says nothing of this one.
+        restarted.remembered.rollout.as_mut().unwrap().pod = Some("demo-1".to_owned());
+        let after = plan(&json!({}), &restarted);
+        assert_eq!(
+            state(&after, ROLLOUT),
+            (Some(false), Reason::RolloutProgressing)
+        );
+    }
+}
+
+#[test]
 fn sessions_are_read_only_where_something_depends_on_them() {
     let unread = |facts: &mut DatabaseFacts| facts.sessions = None;
     let mut seen = with_facts(healthy(3, stored(&json!({}))), unread);
@@ -1216,6 +1313,67 @@ fn shrinking_takes_one_at_a_time_and_no_eviction_beside_it() {
 }
 
 #[test]
+fn a_scale_down_takes_none_that_serves_before_one_is_back_that_a_rollout_has_replaced() {
+    let sized = |seen: &Observation| {
+        let plan = plan(&json!({"replicas": 2}), seen);
+        let reported = condition(&plan.report, ConditionType::Reconciling);
+        (size(&plan), reported.message.clone(), plan.next)
+    };
+    let waits = |seen: &Observation, words: &str| {
+        let (size, message, next) = sized(seen);
+        assert_eq!(size, Some(3), "{words}");
+        assert!(message.contains(words), "{message}");
+        next
+    };
+    let replaced = |ordinal: usize| {
+        let mut seen = healthy(3, stored(&json!({})));
+        seen.pods[ordinal].created_at = after(SignedDuration::from_secs(-60));
+        seen.pods[ordinal].ready = false;
+        with_facts(seen, |facts| {
+            heartbeats(facts).remove(ordinal);
+        })
+    };
+    // It is made, comes up, and sends heartbeats.
+    let mut missing = replaced(1);
+    missing.pods.remove(1);
+    waits(
+        &missing,
+        "waiting for 1 of 2 pods that are to stay to exist",
+    );
+    let down = replaced(1);
+    let next = waits(
+        &down,
+        "waiting for demo-1 to be Ready and to send heartbeats",
+    );
+    assert_eq!(next, Some(after(SignedDuration::from_secs(900 - 60))));
+    let mut ready = down.clone();
+    ready.pods[1].ready = true;
+    waits(
+        &ready,
+        "waiting for demo-1 to be Ready and to send heartbeats",
+    );
+    // The one that is taken away carries no load; or what is down does not come up, cannot be made,
+    // or has been there for long.
+    let mut refused = missing;
+    refused.refused_pod = Some(PodRefusal {
+        message: "exceeded quota".to_owned(),
+        since: after(SignedDuration::from_secs(-60)),
+    });
+    let mut broken = down.clone();
+    broken.pods[1].trouble = Some(PodTrouble::Crashing("Cannot new server".to_owned()));
+    let mut late = down.clone();
+    late.pods[1].created_at = after(SignedDuration::from_secs(-900));
+    for seen in [replaced(2), refused, broken, late] {
+        assert_eq!(sized(&seen).0, Some(2));
+    }
+    // The license gate has no time for it.
+    let unlicensed = with_facts(down, |facts| {
+        facts.license = Fact::Known(crate::testing::no_license());
+    });
+    assert_eq!(sized(&unlicensed).0, Some(1));
+}
+
+#[test]
 fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_become_idle() {
     let of = |ordinal| {
         let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
@@ -1317,6 +1475,54 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
     assert_eq!(sized(3, &unlicensed), 1);
     let spec = json!({"replicas": 1, "rollout": {"drain": "Disabled"}});
     assert_eq!(size(&plan(&spec, &busy)), Some(2));
+}
+
+/// Every replica runs tasks that no drain hook waits for, and these are outdated.
+fn unhooked(ordinals: &[usize]) -> Observation {
+    let mut seen = with_tasks(outdated(ordinals), [3, 1, 2]);
+    for pod in &mut seen.pods {
+        pod.drains = false;
+    }
+    seen
+}
+
+#[test]
+fn a_rollout_has_no_time_that_a_scale_down_has_waited_before_it() {
+    let hours = |hours| after(SignedDuration::from_hours(hours));
+    let reported = |replicas: i32, seen: &Observation| {
+        let plan = plan(&json!({"replicas": replicas}), seen);
+        let status = plan.report.rollout.clone().unwrap();
+        let busy_since = status.busy_since.map(|since| since.0);
+        (evicted(&plan).is_some(), busy_since, status.scale_down_only)
+    };
+    let after_status = |mut seen: Observation, scale_down_only| {
+        seen.remembered.rollout = Some(RememberedRollout {
+            busy_since: Some(hours(-1)),
+            scale_down_only,
+            ..waited(RolloutWait::IdleReplica, "demo-2", 3600)
+        });
+        seen
+    };
+    assert_eq!(reported(2, &unhooked(&[])), (false, Some(now()), true));
+    // It is taken back, and the template changed.
+    let mut taken_back = after_status(unhooked(&[0, 1, 2]), true);
+    assert_eq!(reported(3, &taken_back), (false, Some(now()), false));
+    taken_back.stateful_set.as_mut().unwrap().settled = false;
+    assert_eq!(reported(3, &taken_back), (false, None, false));
+    // The template changes while it goes on: its clock does, and is no rollout's later either.
+    let edited = after_status(unhooked(&[0, 1, 2]), true);
+    assert_eq!(reported(2, &edited), (false, Some(hours(-1)), true));
+    // A rollout's own clock goes on through a scale-down of the same replica.
+    let rollout = after_status(unhooked(&[0, 1, 2]), false);
+    assert_eq!(reported(3, &rollout), (true, Some(hours(-1)), false));
+    assert_eq!(reported(2, &rollout), (false, Some(hours(-1)), false));
+    assert_eq!(
+        reported(2, &unhooked(&[0, 1, 2])),
+        (false, Some(now()), false)
+    );
+    // Once the rollout is taken back, it is the scale-down's alone.
+    let reverted = after_status(unhooked(&[]), false);
+    assert_eq!(reported(2, &reverted), (false, Some(hours(-1)), true));
 }
 
 #[test]

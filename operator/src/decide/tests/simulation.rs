@@ -197,12 +197,14 @@ proptest! {
     #[test]
     fn never_two_serving_pods_are_down_by_our_hand_and_the_roll_ends(
         pods in proptest::collection::vec(sim_pod(), 1..6),
+        first in 1..6_i32,
         wanted in 1..6_i32,
+        changes_at in 0..30_i64,
         delays in proptest::collection::vec((0..5_u32, 0..4_u32, 1..4_u32), 1..6),
         settles_in in 0..3_u32,
     ) {
         let mut world = World {
-            validation: validation(&json!({"replicas": wanted})),
+            validation: validation(&json!({"replicas": first})),
             replicas: i32::try_from(pods.len()).unwrap(),
             settles_in,
             pods: (0..).zip(pods).filter_map(|(ordinal, pod)| Some((ordinal, pod?))).collect(),
@@ -213,6 +215,9 @@ proptest! {
             down: BTreeSet::new(),
         };
         for _ in 0..400 {
+            if world.tick == changes_at {
+                world.validation = validation(&json!({"replicas": wanted}));
+            }
             let seen = world.observe();
             let plan = decide(&world.validation, &seen, &settings());
             let stalled = super::state(&plan, ConditionType::Stalled);
@@ -220,7 +225,7 @@ proptest! {
             world.apply(&plan);
             world.step();
             prop_assert!(world.down.len() <= 1, "tick {}: {:?} are down, {:?}", world.tick, world.down, world.pods);
-            if world.finished(wanted) {
+            if world.tick > changes_at && world.finished(wanted) {
                 break;
             }
         }

@@ -13,6 +13,7 @@ use crate::testing::{
     OLD, after, failure, healthy, heartbeats, id, now, running, stored, with_facts,
 };
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -237,6 +238,13 @@ fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
         assert_eq!(plan.report.queue_hold.unwrap().overdue, overdue);
     }
     assert_eq!(plan(&spec, &held(150)).next, Some(after(secs(10))));
+    // Where the spec cannot be used, it is what it was before.
+    for overdue in [false, true] {
+        let mut seen = held(160);
+        seen.remembered.queue_overdue = overdue;
+        let invalid = plan(&json!({"externalURL": "nonsense"}), &seen);
+        assert_eq!(invalid.report.queue_hold.unwrap().overdue, overdue);
+    }
 }
 
 #[test]
@@ -251,16 +259,19 @@ fn queued_work_is_a_reason_to_read_who_holds_the_queue() {
 
 #[test]
 fn a_drain_is_near_its_end_in_the_last_five_minutes_or_the_last_tenth() {
-    let drain = |whole: i64, left: i64, count| {
+    let ending = |whole: i64, left: i64, count| {
         let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
             *running(facts) = tasks(&[(1, count)]);
         });
         let pod = &mut seen.pods[1];
         pod.deleting = true;
         pod.ending_since = Some(after(secs(left - whole)));
-        pod.ends_by = Some(after(secs(left)));
-        plan(&json!({}), &seen)
+        // Kubernetes ends it by force only after that.
+        pod.drain_timeout = Some(secs(whole));
+        pod.ends_by = Some(after(secs(left + 65)));
+        seen
     };
+    let drain = |whole, left, count| plan(&json!({}), &ending(whole, left, count));
     let state = |plan: &Plan| plan.report.replica_statuses[1].drain;
     for (whole, left, expected) in [
         (3600, 301, DrainState::Draining),
@@ -271,8 +282,24 @@ fn a_drain_is_near_its_end_in_the_last_five_minutes_or_the_last_tenth() {
     ] {
         let plan = drain(whole, left, 1);
         assert_eq!(state(&plan), Some(expected), "{whole} {left}");
-        assert!(plan.report.replica_statuses[1].ends_by.is_some());
+        let reported = &plan.report.replica_statuses[1];
+        assert_eq!(reported.drains_until, Some(Time(after(secs(left)))));
+        assert_eq!(reported.ends_by, Some(Time(after(secs(left + 65)))));
     }
+    // Kubernetes does not wait for the hook, or what its command says is not known.
+    for timeout in [Some(secs(9999)), None] {
+        let mut seen = ending(3600, 235, 1);
+        seen.pods[1].drain_timeout = timeout;
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(state(&plan), Some(DrainState::EndsSoon));
+        let reported = &plan.report.replica_statuses[1];
+        assert_eq!(reported.drains_until, reported.ends_by);
+    }
+    // Without a hook they are being cancelled.
+    let mut cancels = ending(3600, 3000, 1);
+    cancels.pods[1].drains = false;
+    let reported = &plan(&json!({}), &cancels).report.replica_statuses[1];
+    assert_eq!((reported.drain, &reported.drains_until), (None, &None));
     assert_eq!(drain(3600, 310, 1).next, Some(after(secs(10))));
     assert_eq!(state(&drain(3600, 10, 0)), None);
     assert_eq!(

@@ -10,9 +10,9 @@ use crate::decide::decide;
 use crate::kubernetes::Kind;
 use crate::observation::{
     Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
-    FailureReason, Heartbeat, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
+    FailureReason, Heartbeat, Holder, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
     PodTrouble, PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout,
-    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense,
+    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -183,6 +183,7 @@ prop_compose! {
                 identity: parts[1].then(|| "0123456789abcdef".to_owned()),
                 ..DatabaseStatus::default()
             }),
+            served_on: parts[2].then(|| "0123456789abcdef".to_owned()),
             login: parts[0].then_some(LoginState::Accepted),
             refusal: parts[2].then(|| Refusal { reason: Reason::DatabaseForeignTables, message: format!("it was {message}") }),
             license: parts[3].then(|| LicenseStatus {
@@ -198,10 +199,17 @@ prop_compose! {
             foreign_replicas: parts[2],
             stale_since: BTreeMap::default(),
             queue_held_since: end,
+            queue_overdue: parts[1],
             drains: parts[1].then(|| ("demo-0".to_owned(), DrainState::NotReached)).into_iter().collect(),
-            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None }),
+            rollout: rollout.map(|(waiting_for, pod, since)| RememberedRollout { waiting_for, pod, since, busy_since: None, scale_down_only: parts[0], message }),
         }
     }
+}
+
+fn holders() -> impl Strategy<Value = Holder> {
+    let usages: Vec<Usage> = Usage::iter().collect();
+    let usages = proptest::sample::select(usages);
+    (texts(), usages).prop_map(|(name, usage)| Holder { name, usage })
 }
 
 fn views() -> impl Strategy<Value = DatabaseView> {
@@ -264,6 +272,7 @@ prop_compose! {
             ends_by: times.1,
             grace: None,
             drains: flags[0] != flags[1],
+            drain_timeout: flags[0].then_some(jiff::SignedDuration::MAX),
             login: PodLogin {
                 checksum: version.clone(),
                 sources: if flags[1] { "other/PG_URL".to_owned() } else { String::new() },
@@ -312,10 +321,13 @@ prop_compose! {
         route in proptest::option::of(proptest::sample::select(vec![
             RouteView::Accepted, RouteView::Pending, RouteView::Refused("no listener".to_owned()),
         ])),
-        kinds_not_installed in proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
+        (kinds_not_installed, unseen) in (
+            proptest::sample::subsequence(vec![Kind::HttpRoute, Kind::ServiceMonitor], 0..=2),
+            proptest::sample::subsequence(vec![Kind::Service, Kind::Ingress, Kind::HttpRoute], 0..=3),
+        ),
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
-        database_shared_with in proptest::option::weighted(0.1, texts()),
+        database_shared_with in proptest::option::weighted(0.1, holders().boxed()),
         (remembered, (service_exposes, awaits_logs), failed) in (remembered().boxed(), any::<(bool, bool)>(), proptest::option::of(texts())),
         unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (
@@ -332,6 +344,7 @@ prop_compose! {
             exposed_hosts,
             route,
             kinds_not_installed,
+            kinds_unseen: unseen.into_iter().map(|kind| (kind, format!("{kind} is hidden"))).collect(),
             database,
             last_facts,
             database_shared_with,

@@ -133,6 +133,8 @@ struct State {
     outcome: Knowledge,
     /// Of the last good probe.
     facts: Option<(Instant, Arc<DatabaseFacts>)>,
+    /// When that began.
+    begun: Option<Instant>,
     /// The stored license as it was last understood: a later reading need not understand it.
     license: Fact<StoredLicense>,
     /// The version of the schema, likewise.
@@ -340,6 +342,14 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         }
     }
 
+    /// Whether what is known was read by a reading that began after this moment.
+    pub fn is_read_since(&self, key: &K, moment: Instant) -> bool {
+        let entries = self.entries.lock();
+        let shared = entries.get(key).map(|entry| &entry.shared);
+        let begun = shared.and_then(|shared| shared.state.lock().begun);
+        begun.is_some_and(|begun| begun >= moment)
+    }
+
     /// Whether a reading has been asked for that has not begun.
     #[cfg(test)]
     pub fn is_poked(&self, key: &K) -> bool {
@@ -402,6 +412,7 @@ impl Shared {
                     Knowledge::CannotRead
                 },
                 facts: None,
+                begun: None,
                 license: Fact::Unknown,
                 schema_version: None,
                 digest: None,
@@ -522,6 +533,19 @@ impl State {
         self.reading = FIRST_READING;
     }
 
+    /// Keeps the outcome of a reading, as [`Self::record`] does, and when that began.
+    fn record_of(
+        &mut self,
+        started: Instant,
+        outcome: Result<DatabaseFacts, ProbeFailure>,
+        now: Instant,
+    ) -> bool {
+        if outcome.is_ok() {
+            self.begun = Some(started);
+        }
+        self.record(outcome, now)
+    }
+
     /// Keeps an outcome read at `now`, and says whether it is news.
     ///
     /// One failure that says nothing definite is tried again before it is reported: a thousand
@@ -638,7 +662,7 @@ async fn turn(
 
     let interval = shared.state.lock().reading.every;
     let pause = pause(outcome.as_ref(), *failures, interval, rand::random());
-    if shared.state.lock().record(outcome, read) {
+    if shared.state.lock().record_of(started, outcome, read) {
         wake();
     }
     let let_go = shared.state.lock().let_go.clone();

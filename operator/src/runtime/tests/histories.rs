@@ -1,12 +1,15 @@
 //! Histories of several clusters, their databases and the operator's processes, by whole
 //! reconciles. The claims, the probes, the memories and the writes are the real ones; only what a
 //! reading finds is made up, and the API server, the controllers and the clock are stood in for.
+//!
+//! While time passes a cluster is reconciled as it would be in a cluster: when something wakes it,
+//! and when its last reconcile said that it would come again.
 
 use super::super::context::{Context, Options, Parts};
 use super::super::reconcile::reconcile;
 use super::super::watches;
 use crate::api::BytebaseCluster;
-use crate::kubernetes::Guarded;
+use crate::kubernetes::{Guarded, Kind};
 use crate::observation::heartbeat::Freshness;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ProbeFailure,
@@ -25,6 +28,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event as Watched;
 use proptest::prelude::*;
@@ -64,6 +68,8 @@ enum Event {
     Rename(usize, usize),
     /// A user gives a cluster another database.
     Edit(usize, usize),
+    /// A user names the database of a cluster by another host that leads there.
+    Respell(usize),
     Scale(usize, usize),
     /// The spec cannot be used, or can again.
     Valid(usize, bool),
@@ -84,8 +90,11 @@ enum Event {
     Restart([usize; 3]),
     /// Everything is read and reconciled until nothing is written any more.
     Settle([usize; 3]),
-    /// Seconds pass.
-    Wait(u16),
+    /// Seconds pass, in which the probes read, or do not.
+    Wait {
+        seconds: u16,
+        reads: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +132,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (three(), three(), 1..3_usize).prop_map(|(n, h, s)| Event::MakeAgain(n, h, s)),
         2 => (three(), three()).prop_map(|(from, to)| Event::Rename(from, to)),
         3 => (three(), three()).prop_map(|(n, h)| Event::Edit(n, h)),
+        3 => three().prop_map(Event::Respell),
         3 => (three(), three()).prop_map(|(n, s)| Event::Scale(n, s)),
         2 => (three(), any::<bool>()).prop_map(|(n, valid)| Event::Valid(n, valid)),
         2 => (three(), three()).prop_map(|(h, s)| Event::Lead(h, s)),
@@ -135,7 +145,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => three().prop_map(Event::Reconcile),
         5 => order().prop_map(Event::Restart),
         8 => order().prop_map(Event::Settle),
-        3 => (1..900_u16).prop_map(Event::Wait),
+        4 => (1..2000_u16, any::<bool>()).prop_map(|(seconds, reads)| Event::Wait { seconds, reads }),
     ];
     proptest::collection::vec(event, 1..40)
 }
@@ -296,6 +306,8 @@ struct Known {
     stored: Knowledge,
     /// What the process has claimed for it.
     claimed: Option<(usize, Option<Finding>)>,
+    /// The server that is its own since it has served there.
+    served_on: Option<u8>,
 }
 
 struct World {
@@ -310,6 +322,12 @@ struct World {
     queue: UnboundedReceiver<Key>,
     /// Clusters that the reconcile of another one has woken.
     woken: BTreeSet<String>,
+    /// Clusters that anything else has woken.
+    queued: BTreeSet<String>,
+    /// When each cluster is to be reconciled again, as its last reconcile said.
+    due: BTreeMap<String, i64>,
+    /// What the watches have shown of all but the clusters, by the paths of the API.
+    shown: BTreeMap<String, Value>,
     /// By uid.
     known: BTreeMap<String, Known>,
     uids: u32,
@@ -325,6 +343,13 @@ fn key(name: &str) -> Key {
 
 fn uid_of(object: &Value) -> String {
     object["metadata"]["uid"].as_str().unwrap().to_owned()
+}
+
+fn url(host: usize) -> String {
+    format!(
+        "postgres://bytebase@{}.example.com:5432/bytebase",
+        HOSTS[host]
+    )
 }
 
 /// The host in a pod template or a spec.
@@ -354,6 +379,9 @@ impl World {
             context,
             queue,
             woken: BTreeSet::new(),
+            queued: BTreeSet::new(),
+            due: BTreeMap::new(),
+            shown: BTreeMap::new(),
             elapsed,
             stored,
             servers: [0, 1, 2].map(server),
@@ -399,12 +427,10 @@ impl World {
         if self.object(&path).is_some() {
             return false;
         }
-        let url = format!(
-            "postgres://bytebase@{}.example.com:5432/bytebase",
-            HOSTS[host]
-        );
+        // With a longer drain the license gate closes hours before the end.
         let spec = json!({
-            "replicas": SIZES[size], "database": {"url": url}, "ingress": {"enabled": false},
+            "replicas": SIZES[size], "database": {"url": url(host)}, "ingress": {"enabled": false},
+            "rollout": {"drainTimeoutSeconds": 60},
         });
         let mut object = serde_json::to_value(cluster(&spec)).unwrap();
         self.uids += 1;
@@ -431,6 +457,17 @@ impl World {
         object["metadata"]["generation"] = json!(generation + 1);
         let object = self.stored.lock().unwrap().put(&path, object);
         self.show(Watched::Apply, object);
+    }
+
+    fn respell(&self, name: &str) {
+        let spec = self.object(&format!("{PLACE}{name}"));
+        let Some(host) = spec.and_then(|object| host_in(&object["spec"])) else {
+            return;
+        };
+        let mut others = (0..3).filter(|other| *other != host);
+        if let Some(other) = others.find(|other| self.leads_to[*other] == self.leads_to[host]) {
+            self.edit(name, &json!({"database": {"url": url(other)}}));
+        }
     }
 
     /// The watch lists all clusters again.
@@ -506,34 +543,39 @@ impl World {
         }
     }
 
-    /// The watches show what is stored of all but the clusters.
-    fn watch(&self) {
-        let stored = self.stored.lock().unwrap();
-        let caches = &self.context.sources.caches;
-        for (kind, cache) in caches.owned() {
-            let objects = stored.objects.values();
-            let objects = objects.filter(|object| object["kind"] == kind.name());
-            let objects = objects.map(|object| serde_json::from_value(object.clone()).unwrap());
-            let objects: Vec<DynamicObject> = objects.collect();
-            let seen: HashSet<_> = objects.iter().map(ObjectName::of).collect();
-            for object in objects {
-                cache.put(object);
-            }
-            for object in cache.vanished(None, &seen) {
-                cache.remove(object);
+    /// The watches show what has changed of all but the clusters.
+    fn watch(&mut self) {
+        let mut stored = self.stored.lock().unwrap().objects.clone();
+        stored.retain(|path, _| !path.starts_with(PLACE));
+        let shown = std::mem::replace(&mut self.shown, stored);
+        for (path, object) in &shown {
+            if !self.shown.contains_key(path) {
+                self.shows(Watched::Delete, Watched::Delete, object);
             }
         }
-        let mut feed = watches::pods(&self.context);
-        feed.event(Watched::Init);
-        for (_, object) in stored
-            .objects
-            .iter()
-            .filter(|(path, _)| path.starts_with(PODS))
-        {
-            let pod: Pod = serde_json::from_value(object.clone()).unwrap();
-            feed.event(Watched::InitApply(Guarded::Read(pod)));
+        for (path, object) in &self.shown {
+            if shown.get(path) != Some(object) {
+                self.shows(Watched::Apply, Watched::Apply, object);
+            }
         }
-        feed.event(Watched::InitDone);
+    }
+
+    /// The watch of a pod or of another object shows it.
+    fn shows(
+        &self,
+        of_pod: impl FnOnce(Guarded<Pod>) -> Watched<Guarded<Pod>>,
+        of_other: impl FnOnce(Guarded<DynamicObject>) -> Watched<Guarded<DynamicObject>>,
+        object: &Value,
+    ) {
+        let read = object.clone();
+        if object["kind"] == "Pod" {
+            let pod = Guarded::Read(serde_json::from_value(read).unwrap());
+            watches::pods(&self.context).event(of_pod(pod));
+            return;
+        }
+        let kind = Kind::owned().find(|kind| object["kind"] == kind.name());
+        let other = Guarded::Read(serde_json::from_value(read).unwrap());
+        watches::owned(&self.context, kind.unwrap()).event(of_other(other));
     }
 
     /// Active replicas on a server: id, age of the last heartbeat, and name of the cluster.
@@ -641,8 +683,8 @@ impl World {
             };
         }
         let stopped = spec["replicas"] == 0 && before.0.0 == 0;
-        let served = host.is_some_and(|host| self.has_served(name, host, known.process.finding));
-        known.claimed = (!stopped || served).then(|| {
+        known.served_on = self.served_on_after(name, before.0.0, &known.process);
+        known.claimed = (!stopped || known.served_on.is_some()).then(|| {
             let finding = known.process.finding;
             let claimed = known.claimed.filter(|(at, _)| Some(*at) == host);
             let finding = finding.or(claimed.and_then(|(_, finding)| finding));
@@ -652,7 +694,9 @@ impl World {
         let created = cluster.creation_timestamp().map(|time| time.0);
         let was_refused = self.is_refused_as_shared(name);
         self.context.writer.leadership.renew();
-        while self.queue.try_recv().is_ok() {}
+        self.gather();
+        self.queued.remove(name);
+        self.due.remove(name);
         let mut done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
         // It is woken once its logs have been read.
         for _ in 0..REST {
@@ -661,6 +705,7 @@ impl World {
             }
             done = reconcile(Arc::clone(&cluster), Arc::clone(&self.context)).await;
         }
+        self.context.writer.publisher.flush().await;
         let stored = self.object(&format!("{PLACE}{name}"));
         let is_there = stored.is_some_and(|object| uid_of(&object) == uid)
             && self.seen(name).and_then(|seen| seen.uid()).as_ref() == Some(&uid);
@@ -668,12 +713,16 @@ impl World {
             let message = format!("a reconcile of {name} failed: {error}");
             return Err(TestCaseError::fail(message));
         }
+        if is_there && let Some(pause) = done.as_ref().ok().and_then(pause_of) {
+            let pause = i64::try_from(pause.as_millis().div_ceil(1000)).unwrap();
+            self.due.insert(name.to_owned(), self.now() + pause);
+        }
         let after = self.runs(name, &uid);
         let wrote = self.writes() > before.1;
         let starts = after.0 > 0 && before.0.0 == 0 && !has_pods;
         let moves = after.0 > 0 && before.0.0 > 0 && after.1 != before.0.1;
         if starts || moves {
-            let known = &known.process;
+            let (served_on, known) = (known.served_on, &known.process);
             prop_assert_eq!(known.host, after.1);
             prop_assert_ne!(known.view, View::NotRead, "{} starts unread", name);
             if known.view == View::Failed {
@@ -691,13 +740,36 @@ impl World {
                     name
                 );
             }
-            let served = served || (known.view == View::Good && known.serves);
             for (other, known_of_other) in &self.known {
-                let goes_before =
-                    |claim: &_| self.goes_before(other, *claim, name, created, served);
-                let Some((at, claimed)) = known_of_other.claimed.filter(goes_before) else {
+                if !self.is_another(other, name) {
+                    continue;
+                }
+                let Some((at, claimed)) = known_of_other.claimed else {
                     continue;
                 };
+                // The one that it starts on, if that is known.
+                let contested = known.finding.or(claimed).map(|finding| finding.server.0);
+                let has_served = |on: Option<u8>| contested.is_some() && on == contested;
+                let (theirs, mine) = (known_of_other.served_on, served_on);
+                let (theirs, mine) = (has_served(theirs), has_served(mine));
+                let is_elsewhere =
+                    known.finding.is_some() && claimed.map(|claimed| claimed.server.0) != contested;
+                if theirs && !mine && is_elsewhere {
+                    prop_assert!(
+                        !starts && !was_refused,
+                        "{} starts where {} has served, whose spec names another place",
+                        name,
+                        other
+                    );
+                }
+                let goes_before = if theirs == mine {
+                    self.older(other, name, created)
+                } else {
+                    theirs
+                };
+                if !goes_before {
+                    continue;
+                }
                 let now = &known_of_other.process;
                 let shared = match (known.finding, claimed) {
                     // Both were read, and the older one lately; or what was known of it counts.
@@ -725,6 +797,13 @@ impl World {
         Ok(wrote)
     }
 
+    /// Takes note of the clusters that are woken.
+    fn gather(&mut self) {
+        while let Ok(woken) = self.queue.try_recv() {
+            self.queued.insert(woken.name);
+        }
+    }
+
     /// Whether the reads that have begun wake this cluster. Others that are woken are noted.
     async fn wakes(&mut self, name: &str) -> bool {
         for _ in 0..100 {
@@ -741,16 +820,36 @@ impl World {
         wakes
     }
 
-    /// Whether the status of a cluster says that it has served on the database of this host, as it
-    /// was found.
-    fn has_served(&self, name: &str, host: usize, finding: Option<Finding>) -> bool {
+    /// The server on which the status of a cluster says that it has served.
+    fn served_on(&self, name: &str) -> Option<u8> {
         let object = self.object(&format!("{PLACE}{name}")).unwrap_or_default();
-        let database = &object["status"]["database"];
-        let identity =
-            |finding: Finding| DatabaseIdentity::new(&finding.server.0.to_string(), "").database;
-        database["hasServed"] == true
-            && database["endpoint"] == format!("{}.example.com:5432/bytebase", HOSTS[host])
-            && finding.is_none_or(|finding| database["identity"] == identity(finding))
+        let served_on = &object["status"]["database"]["servedOn"];
+        let is_meant =
+            |server: &u8| *served_on == DatabaseIdentity::new(&server.to_string(), "").database;
+        (0..3).find(is_meant)
+    }
+
+    /// The same after what is known of the database that the spec names.
+    fn served_on_after(&self, name: &str, size: i64, known: &Knowledge) -> Option<u8> {
+        let before = self.served_on(name);
+        let Some(finding) = known.finding.filter(|_| known.view != View::NotRead) else {
+            return before;
+        };
+        let read = finding.server.0;
+        if known.view == View::Good && known.serves {
+            return Some(read);
+        }
+        let mut ordinals = 0..4;
+        let has_pods =
+            ordinals.any(|ordinal| self.object(&format!("{PODS}{name}-{ordinal}")).is_some());
+        before.filter(|before| *before == read || size > 0 || has_pods)
+    }
+
+    /// Whether the cluster of this uid is there and has another name.
+    fn is_another(&self, uid: &str, name: &str) -> bool {
+        let clusters = self.context.sources.caches.clusters.store().state();
+        let mut clusters = clusters.iter();
+        clusters.any(|other| other.uid().as_deref() == Some(uid) && other.name_any() != name)
     }
 
     /// No cluster that has served on a database is held by one that has not.
@@ -760,13 +859,14 @@ impl World {
             object["status"]["database"].clone()
         };
         let mine = database(name);
-        if !self.is_refused_as_shared(name) || mine["hasServed"] != true {
+        let has_served = mine["servedOn"].is_string() && mine["servedOn"] == mine["identity"];
+        if !self.is_refused_as_shared(name) || !has_served {
             return Ok(());
         }
         let mut others = NAMES.iter().filter(|other| **other != name);
         let is_served = others.any(|other| {
             let theirs = database(other);
-            theirs["hasServed"] == true && theirs["identity"] == mine["identity"]
+            theirs["servedOn"] == mine["identity"]
         });
         // What a reading has shown need not be in status yet.
         let mut others = self.known.iter().filter(|(other, _)| *other != uid);
@@ -777,40 +877,6 @@ impl World {
             name
         );
         Ok(())
-    }
-
-    /// Whether the database that the cluster of this uid claims is its own before that of one that was
-    /// made then, and has served there or not.
-    fn goes_before(
-        &self,
-        uid: &str,
-        claim: (usize, Option<Finding>),
-        name: &str,
-        created: Option<jiff::Timestamp>,
-        served: bool,
-    ) -> bool {
-        let theirs = self.has_served_as_claimed(uid, name, claim);
-        if theirs == served {
-            self.older(uid, name, created)
-        } else {
-            theirs
-        }
-    }
-
-    /// Whether the cluster of this uid has served on the database that it claims, if it is there and
-    /// another one than this.
-    fn has_served_as_claimed(
-        &self,
-        uid: &str,
-        name: &str,
-        (host, finding): (usize, Option<Finding>),
-    ) -> bool {
-        let clusters = self.context.sources.caches.clusters.store().state();
-        let mut clusters = clusters.iter();
-        clusters.any(|other| {
-            let is_meant = other.uid().as_deref() == Some(uid) && other.name_any() != name;
-            is_meant && self.has_served(&other.name_any(), host, finding)
-        })
     }
 
     /// Whether the status refuses the database since another cluster has it.
@@ -848,7 +914,7 @@ impl World {
         Err(TestCaseError::fail(message))
     }
 
-    /// No more replicas run than the license allows that was understood last.
+    /// No more replicas run at this moment than the license allows that was understood last.
     fn is_licensed(&self, name: &str) -> Result<(), TestCaseError> {
         let Some(uid) = self.seen(name).and_then(|cluster| cluster.uid()) else {
             return Ok(());
@@ -894,10 +960,69 @@ impl World {
         )))
     }
 
+    /// Seconds pass. A cluster is reconciled when it is woken and when it is due, and at no other
+    /// time: what must be so by then is so by itself.
+    async fn wait(&mut self, seconds: i64, reads: bool) -> Result<(), TestCaseError> {
+        let end = self.now() + seconds;
+        loop {
+            self.act().await?;
+            for name in NAMES {
+                // The first reading of a process ends, or fails, within seconds.
+                if reads || self.is_unread(name) {
+                    self.read(name);
+                }
+            }
+            self.act().await?;
+            let now = self.now();
+            if now >= end {
+                return Ok(());
+            }
+            let next = self.due.values().copied().min().unwrap_or(end).min(end);
+            self.elapsed.store(next, Ordering::Relaxed);
+            tokio::time::advance(self::seconds(next - now)).await;
+            for name in NAMES {
+                self.is_licensed(name)?;
+            }
+        }
+    }
+
+    /// Reconciles what is woken, and what is due, until nothing is.
+    async fn act(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..REST {
+            self.gather();
+            let now = self.now();
+            let due = self.due.iter().filter(|(_, due)| **due <= now);
+            let due: BTreeSet<_> = due.map(|(name, _)| name.clone()).collect();
+            self.due.retain(|name, _| !due.contains(name));
+            let mut names = std::mem::take(&mut self.queued);
+            names.append(&mut self.woken);
+            names.extend(due);
+            if names.is_empty() {
+                return NAMES.iter().try_for_each(|name| self.is_licensed(name));
+            }
+            for name in names {
+                self.reconcile(&name).await?;
+            }
+        }
+        let stored = self.stored.lock().unwrap();
+        let message = format!("woken again and again: {:?}", stored.writes);
+        Err(TestCaseError::fail(message))
+    }
+
+    /// Whether the process has not read the database of this cluster yet.
+    fn is_unread(&self, name: &str) -> bool {
+        let uid = self.seen(name).and_then(|cluster| cluster.uid());
+        let known = uid.and_then(|uid| self.known.get(&uid));
+        known.is_some_and(|known| known.process.view == View::NotRead)
+    }
+
     /// Another process, which finds what is stored.
     fn restart(&mut self) {
         (self.context, self.queue) = process(&self.stored, &self.elapsed, &self.http);
         self.woken.clear();
+        self.queued.clear();
+        self.due.clear();
+        self.shown.clear();
         self.list();
         self.watch();
         for name in NAMES {
@@ -912,6 +1037,16 @@ impl World {
             };
             let finding = known.stored.finding;
             known.claimed = known.stored.host.map(|host| (host, finding));
+        }
+        let served_on = NAMES.map(|name| (self.seen(name), self.served_on(name)));
+        for (cluster, served_on) in served_on {
+            let uid = cluster
+                .and_then(|cluster| cluster.uid())
+                .unwrap_or_default();
+            let known = self.known.get_mut(&uid);
+            if let Some(known) = known {
+                known.served_on = served_on;
+            }
         }
     }
 
@@ -1011,12 +1146,9 @@ impl World {
                 }
             }
             Event::Edit(name, host) => {
-                let url = format!(
-                    "postgres://bytebase@{}.example.com:5432/bytebase",
-                    HOSTS[host]
-                );
-                self.edit(NAMES[name], &json!({"database": {"url": url}}));
+                self.edit(NAMES[name], &json!({"database": {"url": url(host)}}));
             }
+            Event::Respell(name) => self.respell(NAMES[name]),
             Event::Scale(name, size) => {
                 self.edit(NAMES[name], &json!({"replicas": SIZES[size]}));
             }
@@ -1054,15 +1186,7 @@ impl World {
             }
             Event::Restart(_) => self.restart(),
             Event::Settle(order) => self.settle(&order).await?,
-            Event::Wait(seconds) => {
-                self.elapsed
-                    .fetch_add(i64::from(seconds), Ordering::Relaxed);
-                tokio::time::advance(Duration::from_secs(u64::from(seconds))).await;
-                // What was due has been done.
-                for name in NAMES {
-                    self.rest(name).await?;
-                }
-            }
+            Event::Wait { seconds, reads } => self.wait(seconds.into(), reads).await?,
         }
         // Those whose verdict may change by what happened to another one.
         for _ in 0..REST {
@@ -1087,7 +1211,8 @@ impl World {
         }
         for _ in 0..3 {
             self.settle(&[0, 1, 2]).await?;
-            self.happens(Event::Wait(61)).await?;
+            let (seconds, reads) = (61, true);
+            self.happens(Event::Wait { seconds, reads }).await?;
         }
         self.settle(&[2, 1, 0]).await?;
         let clusters = self.context.sources.caches.clusters.store().state();
@@ -1115,6 +1240,23 @@ impl World {
         }
         self.restart_in_quiet(&[1, 0, 2]).await
     }
+}
+
+/// After how long a reconcile is to be made again. An [`Action`] does not say so but by this.
+fn pause_of(action: &Action) -> Option<Duration> {
+    let text = format!("{action:?}");
+    let pause = text.strip_prefix("Action { requeue_after: ").unwrap();
+    let pause = pause.strip_suffix(" }").unwrap();
+    if pause == "None" {
+        return None;
+    }
+    let pause = pause.strip_prefix("Some(").unwrap();
+    let pause = pause.strip_suffix("s)").unwrap();
+    let seconds = match pause.strip_suffix('m') {
+        Some(milliseconds) => milliseconds.parse::<f64>().unwrap() / 1e3,
+        None => pause.parse().unwrap(),
+    };
+    Some(Duration::from_secs_f64(seconds))
 }
 
 /// A process of the operator that knows nothing yet.
@@ -1222,17 +1364,141 @@ fn pod(name: &str, ordinal: i64, set: &Value, now: i64) -> Value {
     })
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_there() {
+    const ORDER: [usize; 3] = [0, 1, 2];
+    const MINUTES: Event = Event::Wait {
+        seconds: 120,
+        reads: true,
+    };
+    let happen = async |world: &mut World, events: &[Event]| {
+        for event in events {
+            world.happens(event.clone()).await.unwrap();
+        }
+        let uid = world.seen("b").and_then(|cluster| cluster.uid());
+        let runs = uid.is_some_and(|uid| world.runs("b", &uid).0 > 0);
+        (runs, world.is_refused_as_shared("b"))
+    };
+    let held = (false, true);
+    for restart in [false, true] {
+        runtime().block_on(async {
+            let mut world = World::new();
+            let served = [Event::Make(0, 0, 1), Event::Settle(ORDER)];
+            happen(&mut world, &served).await;
+            let stopped = [Event::Scale(0, 0), Event::Settle(ORDER), MINUTES];
+            happen(&mut world, &stopped).await;
+            assert_eq!(world.served_on("a"), Some(0));
+            // By a name that is not read yet.
+            let renamed = [Event::Respell(0), Event::Reconcile(0)];
+            happen(&mut world, &renamed).await;
+            if restart {
+                happen(&mut world, &[Event::Restart(ORDER), Event::Reconcile(0)]).await;
+            }
+            let wanted = [
+                Event::Make(1, 0, 1),
+                Event::Reconcile(1),
+                Event::Read(1),
+                Event::Wait {
+                    seconds: 1,
+                    reads: true,
+                },
+            ];
+            assert_eq!(happen(&mut world, &wanted).await, held);
+            let read = [Event::Settle(ORDER), MINUTES, Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &read).await, held);
+            // By one that leads nowhere, and back.
+            let lost = [
+                Event::Up(1, false),
+                Event::Edit(0, 1),
+                Event::Settle(ORDER),
+                MINUTES,
+                Event::Settle(ORDER),
+            ];
+            assert_eq!(happen(&mut world, &lost).await, held);
+            let back = [Event::Edit(0, 0), Event::Reconcile(0), Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &back).await, held);
+            // By one that leads to another database.
+            let left = [Event::Up(1, true), Event::Edit(0, 1), Event::Settle(ORDER)];
+            assert_eq!(happen(&mut world, &left).await, (true, false));
+            assert_eq!(world.served_on("a"), None);
+        });
+    }
+}
+
+/// What stands between a cluster of several replicas and the end of its license.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    Outage,
+    NotUnderstood,
+    Invalid,
+    Restart,
+    RestartInOutage,
+}
+
+impl Trouble {
+    const ALL: [Self; 6] = [
+        Self::None,
+        Self::Outage,
+        Self::NotUnderstood,
+        Self::Invalid,
+        Self::Restart,
+        Self::RestartInOutage,
+    ];
+
+    fn events(self) -> Vec<Event> {
+        let (outage, restart) = (Event::Up(0, false), Event::Restart([0, 1, 2]));
+        match self {
+            Self::None => vec![],
+            Self::Outage => vec![outage, Event::Read(0)],
+            Self::NotUnderstood => vec![Event::Hold(0, Content::Renamed), Event::Read(0)],
+            Self::Invalid => vec![Event::Valid(0, false)],
+            // Not in quiet, where it would read at once.
+            Self::Restart => vec![Event::Reconcile(0), restart],
+            Self::RestartInOutage => vec![outage, restart],
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_license_gate_closes_in_time_with_nothing_to_wake_it() {
+    for trouble in Trouble::ALL {
+        for reads in [true, false] {
+            let mut world = World::new();
+            let events = [
+                Event::Make(0, 0, 2),
+                Event::Settle([0, 1, 2]),
+                Event::Store(0, License::Ends(3000)),
+                Event::Settle([0, 1, 2]),
+            ];
+            for event in events.into_iter().chain(trouble.events()) {
+                world.happens(event).await.unwrap();
+            }
+            let runs = |world: &World| world.runs("a", "uid-1").0;
+            for (seconds, expected) in [(60, 3), (4000, 1)] {
+                let wait = Event::Wait { seconds, reads };
+                let done = world.happens(wait).await;
+                done.unwrap_or_else(|error| panic!("{trouble:?}: {error}"));
+                assert_eq!(runs(&world), expected, "{trouble:?}, after {seconds} s");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_was_learnt_stands_in_every_history_of_several_clusters(events in events()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(async {
+        runtime().block_on(async {
             let mut world = World::new();
             for event in events {
                 world.happens(event).await?;

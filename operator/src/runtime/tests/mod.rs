@@ -3,7 +3,7 @@
 mod histories;
 
 use super::context::{Context, Options, Parts};
-use super::reconcile::reconcile;
+use super::reconcile::{Error, after_failure, reconcile};
 use super::server::Readiness;
 use super::watches;
 use crate::api::BytebaseCluster;
@@ -68,6 +68,8 @@ struct World {
     calls: Arc<Mutex<Vec<String>>>,
     /// Objects as they were last written.
     written: Arc<Mutex<Vec<Value>>>,
+    /// Objects that stand, each by the end of its path.
+    standing: Arc<Mutex<BTreeMap<String, Value>>>,
     /// The status as it was last written.
     status: Arc<Mutex<Value>>,
     /// The log of every pod; `None`: it is never answered for.
@@ -93,10 +95,22 @@ fn call(method: &str, body: &Value) -> String {
     }
 }
 
+/// The answer to a call that is refused.
+fn refusal(code: u16) -> Value {
+    let causes = json!([{"reason": "DisruptionBudget", "message": "refused"}]);
+    let details = (code == 429).then(|| json!({"causes": causes}));
+    json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
+        "details": details,
+    })
+}
+
 impl World {
     fn new(spec: &Value) -> Self {
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
         let written: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let standing: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
+        let stands = standing.clone();
         let refused: Arc<Mutex<BTreeMap<&'static str, u16>>> = Arc::default();
         let (status, log): (Arc<Mutex<Value>>, Arc<Mutex<Option<Value>>>) = Default::default();
         let (called, store, refusals) = (calls.clone(), written.clone(), refused.clone());
@@ -110,15 +124,16 @@ impl World {
             let call = call(method, &body);
             called.lock().unwrap().push(call.clone());
             if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
-                let causes = json!([{"reason": "DisruptionBudget", "message": "refused"}]);
-                let details = (*code == 429).then(|| json!({"causes": causes}));
-                let refusal = json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "", "message": "refused",
-                    "details": details,
-                });
-                return (*code != NO_ANSWER).then_some((*code, refusal));
+                return (*code != NO_ANSWER).then(|| (*code, refusal(*code)));
             }
+            let path = uri.path().rsplit('/').take(2).collect::<Vec<_>>();
+            let path = format!("{}/{}", path[1], path[0]);
+            let stands = &mut *stands.lock().unwrap();
             let answer = match (method, call.as_str()) {
+                ("GET", _) if path != "secrets/pg" => match stands.get(&path) {
+                    Some(object) => object.clone(),
+                    None => return Some((404, refusal(404))),
+                },
                 ("GET", _) => json!({
                     "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg", "namespace": "apps", "resourceVersion": "1"},
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
@@ -137,6 +152,7 @@ impl World {
                     let version = versions.fetch_add(1, Ordering::Relaxed).to_string();
                     object["metadata"]["resourceVersion"] = json!(version);
                     store.lock().unwrap().push(object.clone());
+                    stands.insert(path, object.clone());
                     object
                 }
                 _ => body,
@@ -168,6 +184,7 @@ impl World {
             cluster,
             calls,
             written,
+            standing,
             status,
             log,
             queue: Mutex::new(woken),
@@ -184,11 +201,18 @@ impl World {
         std::iter::from_fn(|| queue.try_recv().ok()).count() > 0
     }
 
-    /// Reconciles once. Returns when the next one is due, and what was called.
+    /// Reconciles once, and lets its events be published. Returns when the next one is due, and
+    /// what was called.
     async fn reconcile(&self) -> (Option<Action>, Vec<String>) {
+        let done = self.pass().await;
+        self.context.writer.publisher.flush().await;
+        (done, std::mem::take(&mut self.calls.lock().unwrap()))
+    }
+
+    /// Reconciles once.
+    async fn pass(&self) -> Option<Action> {
         let cluster = Arc::new(self.cluster.clone());
-        let done = reconcile(cluster, Arc::clone(&self.context)).await;
-        (done.ok(), std::mem::take(&mut self.calls.lock().unwrap()))
+        reconcile(cluster, Arc::clone(&self.context)).await.ok()
     }
 
     /// By this code, or by [`NO_ANSWER`].
@@ -379,6 +403,49 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_published_once_it_is
     world.admit("status");
     let (_, calls) = world.reconcile().await;
     assert_eq!(calls, [&["status"][..], &EVENTS].concat());
+}
+
+#[tokio::test]
+async fn an_object_that_no_watch_shows_is_read_by_its_name() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let cache_of = |kind| {
+        let caches = &world.context.sources.caches;
+        let owned = caches.owned().find(|(of, _)| *of == kind);
+        Arc::clone(owned.unwrap().1)
+    };
+    // Its watch is lost, and what it showed last is not true any more.
+    cache_of(Kind::Service).lost(None, Some(403));
+    world.standing.lock().unwrap().remove("services/demo");
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls, ["GET", "GET", "Service/demo"]);
+    assert_eq!(requeue, Some(Action::requeue(ECHO)));
+    cache_of(Kind::Service).listed(None);
+    world.echo();
+    assert_eq!(world.reconcile().await.1, NOTHING);
+    // The operator has just started, and may not watch it.
+    let ingresses = cache_of(Kind::Ingress);
+    let caches = &world.context.sources.caches;
+    ingresses.remove(caches.get(Kind::Ingress, "apps", "demo").unwrap());
+    ingresses.expect_watch(None);
+    ingresses.not_listed(None, Some(403));
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "status"]);
+    assert_eq!(requeue, Some(Action::requeue(Duration::from_mins(1))));
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls, ["GET"], "it stands as it is wanted");
+    world.cluster.spec = cluster(&json!({"ingress": {"enabled": false}})).spec;
+    let (_, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "DELETE"]);
+    // Whether it stands cannot be found out at all.
+    world.refuse("GET", 403);
+    let (requeue, calls) = world.reconcile().await;
+    assert_eq!(calls[..2], ["GET", "status"]);
+    assert_eq!(requeue, Some(Action::await_change()));
+    let status = world.status.lock().unwrap().to_string();
+    assert!(status.contains("may still stand"), "{status}");
 }
 
 /// With a cluster that wants three replicas, of which no license allows so many.
@@ -701,6 +768,21 @@ fn lead_on(world: &World) {
     });
 }
 
+#[tokio::test]
+async fn a_failure_of_a_cluster_that_is_gone_is_not_remembered() {
+    let world = World::new(&json!({}));
+    let fails = || {
+        let cluster = Arc::new(world.cluster.clone());
+        after_failure(cluster, &Error::TimedOut, Arc::clone(&world.context))
+    };
+    assert_ne!(fails(), Action::await_change());
+    assert!(world.context.remembers_failures());
+    let mut feed = watches::clusters(&world.context);
+    feed.event(Event::Delete(Guarded::Read(world.cluster.clone())));
+    assert_eq!(fails(), Action::await_change());
+    assert!(!world.context.remembers_failures());
+}
+
 /// Such as a webhook that does not answer stands before.
 #[tokio::test(start_paused = true)]
 async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_the_slot() {
@@ -719,6 +801,22 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
     for call in ["Service/demo", "Ingress/demo", "status"] {
         assert!(calls.contains(&call.to_owned()), "{call}: {calls:?}");
     }
+    let status = world.status.lock().unwrap().clone();
+    assert_eq!(status["phase"], "Stalled", "it is reported: {status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_reconcile_waits_for_an_event() {
+    let world = World::new(&json!({}));
+    world.reconcile().await;
+    for call in EVENTS {
+        world.refuse(call, NO_ANSWER);
+    }
+    let started = time::Instant::now();
+    assert!(time::timeout(MOMENT, world.pass()).await.is_ok());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    let status = world.status.lock().unwrap().clone();
+    assert!(status["conditions"].is_array(), "{status}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -768,6 +866,26 @@ async fn a_pod_is_evicted_once_and_a_budget_is_asked_again() {
     // The watch still shows the pod as before.
     let (_, calls) = world.reconcile().await;
     assert_eq!(evictions(&calls), 0, "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_eviction_was_not_answered_counts_as_ending_for_a_moment() {
+    for code in [NO_ANSWER, 504] {
+        let world = World::new(&json!({}));
+        world.reconcile().await;
+        world.echo();
+        world.runs_outdated_pod();
+        world.refuse("Eviction/demo-0", code);
+        lead_on(&world);
+        let evicts = |calls: &[String]| calls.contains(&"Eviction/demo-0".to_owned());
+        let (requeue, calls) = world.reconcile().await;
+        assert_eq!((requeue, evicts(&calls)), (None, true), "{calls:?}");
+        world.admit("Eviction/demo-0");
+        let (requeue, calls) = world.reconcile().await;
+        assert!(!evicts(&calls), "{code}: {calls:?}");
+        let soon = requeue.is_some_and(|requeue| requeue != Action::await_change());
+        assert!(soon, "it is tried again: {requeue:?}");
+    }
 }
 
 #[tokio::test]

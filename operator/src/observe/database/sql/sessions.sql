@@ -13,4 +13,4 @@
       OR EXISTS (SELECT FROM pg_roles r, principal_table p
         WHERE r.oid = s.role AND NOT r.rolsuper AND pg_has_role(r.oid, p.relowner, 'MEMBER')))),
 'listeners', (SELECT json_agg(json_build_array(a.application_name, host(a.client_addr))) FROM (SELECT pid FROM sessions
-  WHERE query ~* '^\s*listen\s+"?bytebase_signal"?\s*;?\s*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a))
+  WHERE query ~* '^[[:space:]]*listen[[:space:]]+"?bytebase_signal"?[[:space:]]*;?[[:space:]]*$' LIMIT {rows}) l, pg_stat_get_activity(l.pid) a))

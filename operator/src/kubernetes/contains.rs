@@ -1,6 +1,6 @@
 //! Whether a live object already is what is desired, so that an unchanged world costs no write.
 
-use crate::kubernetes::quantity;
+use super::quantity;
 use serde_json::Value;
 use std::collections::HashMap;
 
