@@ -328,6 +328,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         pods: (0..running.unwrap_or(0)).map(pod).collect(),
         awaits_logs: false,
         ingress_has_address: Some(true),
+        exposed_hosts: Vec::new(),
         route: None,
         kinds_not_installed: Vec::new(),
         kinds_unseen: Vec::new(),
@@ -415,4 +416,15 @@ pub fn api_server(
         }
     });
     kube::Client::new(service, namespace)
+}
+
+/// The status in the body of a request that writes one, of the cluster that it names: it replaces
+/// what was there, whoever wrote that.
+pub fn written_status(body: &Value) -> Option<(&Value, &Value)> {
+    let [test, add] = body.as_array()?.as_slice() else {
+        return None;
+    };
+    let is = |step: &Value, op: &str, path: &str| step["op"] == op && step["path"] == path;
+    (is(test, "test", "/metadata/uid") && is(add, "add", "/status"))
+        .then(|| (&test["value"], &add["value"]))
 }

@@ -2,7 +2,6 @@
 //! with.
 
 use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
-use crate::scenario::sandbox::cluster_resource;
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::{
@@ -129,13 +128,9 @@ pub async fn measure(
 }
 
 async fn write_status(clusters: &Api<DynamicObject>, name: &str, status: Value) -> Result<()> {
-    let resource = cluster_resource();
-    let patch = json!({
-        "apiVersion": resource.api_version, "kind": resource.kind,
-        "metadata": {"name": name}, "status": status,
-    });
-    let parameters = PatchParams::apply("bench").force();
-    let patch = Patch::Apply(patch);
+    let patch = json!([{"op": "add", "path": "/status", "value": status}]);
+    let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
+    let parameters = PatchParams::default();
     clusters.patch_status(name, &parameters, &patch).await?;
     Ok(())
 }

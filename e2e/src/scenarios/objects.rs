@@ -6,6 +6,7 @@ use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "drift",
-        "Each owned object is put back when edited or deleted; foreign fields stay, and none becomes the operator's for good.",
+        "Each owned object is put back when edited or deleted; foreign fields stay, and none becomes the operator's for good. What another party writes into the status goes.",
         |sandbox| Box::pin(drift(sandbox)),
     ),
     Scenario::new(
@@ -135,6 +136,7 @@ async fn drift(sandbox: Sandbox) -> Result<()> {
             "{object}: the operator owns fields by {owned}"
         );
     }
+    status_put_back(&sandbox).await?;
     for (object, _, _) in OWNED {
         let uid = || async {
             sandbox
@@ -150,6 +152,34 @@ async fn drift(sandbox: Sandbox) -> Result<()> {
     }
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
+}
+
+/// As a backup that is restored with its status, whose fields belong to whoever restored it.
+async fn status_put_back(sandbox: &Sandbox) -> Result<()> {
+    let before = sandbox.status(NAME).await?;
+    let mut replicas = before["replicaStatuses"].clone();
+    replicas
+        .as_array_mut()
+        .context("no replicas in status")?
+        .push(json!({"pod": "demo-7", "ready": true, "heartbeat": "Fresh"}));
+    let restored = json!({"status": {
+        "rollout": {"waitingFor": "Drain", "message": "of long ago"},
+        "stuckTasks": {"tasks": 3}, "replicaStatuses": replicas,
+    }});
+    let parameters = PatchParams {
+        field_manager: Some("restore".to_owned()),
+        ..PatchParams::default()
+    };
+    let restore = Patch::Merge(restored);
+    let clusters = sandbox.clusters();
+    clusters.patch_status(NAME, &parameters, &restore).await?;
+    let fields = ["rollout", "stuckTasks", "replicaStatuses"];
+    sandbox
+        .wait_status(NAME, "what was restored of the status gone", |status| {
+            fields.iter().all(|field| status[field] == before[field])
+        })
         .await?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::{Blow, container_id};
 use crate::scenario::license::License;
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox};
+use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -102,7 +102,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(100),
     Scenario::new(
         "made-again",
-        "A cluster made again under its name is not held back by itself, and a deleted one leaves no session.",
+        "A cluster made again under its name is not held back by itself, nor by what still ends of it, and a deleted one leaves no session.",
         |sandbox| Box::pin(made_again(sandbox)),
     )
     .takes(100),
@@ -637,22 +637,30 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    for _ in 0..2 {
-        sandbox
-            .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])
-            .await?;
-        let gone = || async {
-            let found = sandbox.clusters().get_opt(NAME).await?;
-            Ok(found.is_none())
+    // As a cloud's finalizer does, the first time: the Ingress ends long after its cluster.
+    finalizers_of_ingress(&sandbox, json!(["example.com/held"])).await?;
+    let again = async {
+        make_again(&sandbox).await?;
+        let seen = || sandbox.status(NAME);
+        let is_not_stalled = |status: &Value| {
+            let stalled = condition(&status["conditions"], "Stalled");
+            let is_stalled = stalled.is_some_and(|stalled| stalled["status"] == "True");
+            ensure!(!is_stalled, "the Ingress of before stalls it: {stalled:?}");
+            Ok(())
         };
-        wait::until("the end of the cluster", PATIENCE, gone, |gone| *gone).await?;
-        sandbox
-            .apply_yaml(&support::minimal(&sandbox, 1).to_string())
-            .await?;
-        sandbox
-            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
-            .await?;
+        let is_up = |status: &Value| status["readyReplicas"] == 1;
+        wait::until_while("a Ready replica", PATIENCE, seen, is_not_stalled, is_up).await
     }
+    .await;
+    finalizers_of_ingress(&sandbox, Value::Null).await?;
+    again?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    make_again(&sandbox).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
     let sessions = || async {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'bytebase-operator'",
@@ -685,6 +693,28 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
         .await?;
     wait::until("no session of the operator", PATIENCE, sessions, none).await?;
     Ok(())
+}
+
+async fn finalizers_of_ingress(sandbox: &Sandbox, finalizers: Value) -> Result<()> {
+    let patch = json!({"metadata": {"finalizers": finalizers}}).to_string();
+    let patch = ["patch", "ingress", NAME, "--type=merge", "-p", &patch];
+    sandbox.kubectl(&patch).await?;
+    Ok(())
+}
+
+/// Deletes the cluster, and makes it again as soon as its name is free.
+async fn make_again(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])
+        .await?;
+    let gone = || async {
+        let found = sandbox.clusters().get_opt(NAME).await?;
+        Ok(found.is_none())
+    };
+    wait::until("the end of the cluster", PATIENCE, gone, |gone| *gone).await?;
+    sandbox
+        .apply_yaml(&support::minimal(sandbox, 1).to_string())
+        .await
 }
 
 /// A Service that can be reached from outside waits for the first admin, like the Ingress.

@@ -454,6 +454,7 @@ impl Rules {
                 .collect(),
             awaits_logs: false,
             ingress_has_address: None,
+            exposed_hosts: Vec::new(),
             service_exposes: false,
             route: None,
             kinds_not_installed: Vec::new(),
@@ -687,6 +688,7 @@ impl Rules {
                 .version
                 .filter(|_| !self.has(Bug::VersionForgotten))
                 .map(|minor| schema_version(minor).to_string()),
+            url: None,
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,

@@ -43,7 +43,7 @@ pub struct BytebaseClusterStatus {
     /// Label selector of the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// External URL in its normal form.
+    /// External URL of the replicas, in its normal form; during a rollout, the one that is being left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Version that the Ready replicas run; during a rollout, the version that is being left. While

@@ -36,7 +36,7 @@ pub enum FailureKind {
     Lasting,
     /// It worked, and another party keeps changing the object back.
     ChangedBack,
-    /// The object is being deleted; its end wakes the next reconcile.
+    /// The object is being deleted, or about to be; its end wakes the next reconcile.
     Ending,
     /// It has been for a while, and a finalizer keeps it.
     Stuck,
@@ -49,11 +49,27 @@ pub struct Ending {
     pub since: Timestamp,
     /// What it waits for.
     pub finalizers: Vec<String>,
+    /// Whether the watch shows it, and so its end.
+    pub is_watched: bool,
 }
 
 /// A finalizer that stands for so long may stand for ever: its controller may be away. One that takes
 /// a load balancer of a cloud down needs some minutes.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
+/// The garbage collector comes to what a cluster has left behind within seconds, and later where it
+/// has just started, or has much to do.
+const COLLECTED_AFTER: SignedDuration = SignedDuration::from_mins(2);
+
+/// Until when the garbage collector is waited for: it has had something to do once both the cluster
+/// and the object, made at these times, were there.
+pub(super) fn collected_by(times: [Option<Timestamp>; 2]) -> Timestamp {
+    let since = times.into_iter().flatten().max();
+    let since = since.unwrap_or(Timestamp::MIN);
+    since
+        .saturating_add(COLLECTED_AFTER)
+        .unwrap_or(Timestamp::MAX)
+}
 
 impl Ending {
     /// From when on it is not about to go by itself.
@@ -94,6 +110,37 @@ impl ApplyFailure {
             message: format!(
                 "{verb} {}/{name}: the API server did not answer in time; a webhook that it asks first may not answer",
                 kind.plural(),
+            ),
+        }
+    }
+
+    /// An object of that name is another's.
+    pub(super) fn name_taken(desired: &DesiredObject) -> Self {
+        Self {
+            kind: FailureKind::NameTaken,
+            exposes: desired.kind.exposes(),
+            message: format!(
+                "{}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
+                desired.kind.plural(),
+                desired.name
+            ),
+        }
+    }
+
+    /// An earlier cluster of this name has left the object behind. `by`: until when the garbage
+    /// collector is waited for.
+    pub(super) fn left_behind(desired: &DesiredObject, by: Timestamp, now: Timestamp) -> Self {
+        Self {
+            kind: if now < by {
+                FailureKind::Ending
+            } else {
+                FailureKind::NameTaken
+            },
+            exposes: desired.kind.exposes(),
+            message: format!(
+                "{}/{} belongs to an earlier BytebaseCluster of this name, and Kubernetes' garbage collector has not deleted it: delete it, then the operator makes its own",
+                desired.kind.plural(),
+                desired.name
             ),
         }
     }
@@ -191,6 +238,7 @@ mod tests {
         ] {
             let ending = Ending {
                 since: now(),
+                is_watched: true,
                 finalizers: vec![finalizer.to_owned()],
             };
             let later = after(SignedDuration::from_secs(seconds));
@@ -200,6 +248,29 @@ mod tests {
                 "services/demo is being deleted and does not go, since its finalizers stand: {finalizer}."
             );
             assert!(failure.message.starts_with(&words), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_cluster_has_left_behind_is_reported_once_no_one_has_deleted_it_for_long() {
+        let desired = DesiredObject {
+            kind: Kind::Ingress,
+            name: "demo".to_owned(),
+            value: serde_json::json!({}),
+        };
+        let at = |seconds| after(SignedDuration::from_secs(seconds));
+        // By the younger of cluster and object: a backup may bring back either of them first.
+        for times in [
+            [Some(at(0)), Some(at(-9999))],
+            [Some(at(-9999)), Some(at(0))],
+        ] {
+            let by = collected_by(times);
+            for (seconds, kind) in [(119, FailureKind::Ending), (120, FailureKind::NameTaken)] {
+                let failure = ApplyFailure::left_behind(&desired, by, at(seconds));
+                assert_eq!((failure.kind, failure.exposes), (kind, true), "{seconds}");
+                let words = "ingresses/demo belongs to an earlier BytebaseCluster of this name";
+                assert!(failure.message.starts_with(words), "{}", failure.message);
+            }
         }
     }
 

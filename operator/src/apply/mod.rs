@@ -55,6 +55,9 @@ const WRITES_TIMEOUT: Duration = Duration::from_secs(35);
 /// Each is tried for so long in any case.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 
+/// An object that is being deleted, and that the watch does not show, is asked for again after so
+/// long: no event shows its end.
+const UNWATCHED_RETRY: Duration = Duration::from_secs(10);
 /// What no watch shows is read again after so long.
 const READ_UNSEEN: Duration = Duration::from_mins(1);
 
@@ -386,6 +389,18 @@ impl Execution<'_> {
                     self.outcome
                         .requeue_after(pause_until(ending.stuck_from(), now));
                 }
+                if !ending.is_watched {
+                    self.outcome.requeue_after(UNWATCHED_RETRY);
+                }
+                self.outcome.failures.push(failure);
+            }
+            Ok(Applied::LeftBehind(made)) => {
+                let cluster = self.cluster.creation_timestamp().map(|time| time.0);
+                let by = error::collected_by([cluster, made]);
+                if by > now {
+                    self.outcome.requeue_after(pause_until(by, now));
+                }
+                let failure = ApplyFailure::left_behind(desired, by, now);
                 self.outcome.failures.push(failure);
             }
             Ok(Applied::Kept(field)) => self.memory.note_kept(candidate, field),

@@ -8,6 +8,7 @@ use crate::desired::DesiredObject;
 use crate::desired::ownership::{HASH_ANNOTATION, Owner};
 use crate::kubernetes::Kind;
 use crate::kubernetes::contains::{contains, difference};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1 as policy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
@@ -38,8 +39,11 @@ pub enum Applied {
     Kept(Option<String>),
     /// It was written.
     Written,
-    /// It is being deleted; its end wakes the next reconcile.
+    /// It is being deleted, whoever's it is.
     Ending(Ending),
+    /// An earlier cluster of this name has left it behind, and the garbage collector has not come to
+    /// it yet. When it was made.
+    LeftBehind(Option<Timestamp>),
 }
 
 /// What came of an eviction.
@@ -125,22 +129,19 @@ impl Objects<'_> {
                 None => return Ok(Applied::Written),
             },
         };
-        if !self.owner.has(&live) {
-            return Err(ApplyFailure {
-                kind: FailureKind::NameTaken,
-                exposes: desired.kind.exposes(),
-                message: format!(
-                    "{}/{} exists and is not this cluster's: rename or delete it, or give the cluster another name",
-                    desired.kind.plural(),
-                    desired.name
-                ),
-            });
-        }
         if let Some(since) = &live.metadata.deletion_timestamp {
             return Ok(Applied::Ending(Ending {
                 since: since.0,
                 finalizers: live.finalizers().to_vec(),
+                is_watched: is_seen,
             }));
+        }
+        if self.owner.succeeds_owner_of(&live) {
+            let made = live.creation_timestamp();
+            return Ok(Applied::LeftBehind(made.map(|time| time.0)));
+        }
+        if !self.owner.has(&live) {
+            return Err(ApplyFailure::name_taken(desired));
         }
         if !is_seen && desired.kind == Kind::StatefulSet && self.owner.controls(&live) {
             // It was decided on as if there were none: the labels show it to the next decision.
@@ -639,8 +640,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_stands_in_the_way_is_touched_only_if_it_is_ours() {
+        let mut theirs = live("theirs");
+        theirs["metadata"]["ownerReferences"][0]["name"] = json!("other");
         for refusal in [409, 422] {
-            let (done, methods, _) = make(vec![status(refusal), (200, live("theirs"))]).await;
+            let (done, methods, _) = make(vec![status(refusal), (200, theirs.clone())]).await;
             assert_eq!(
                 (done, methods.as_str()),
                 (Err(FailureKind::NameTaken), "PATCH GET")
@@ -723,13 +726,41 @@ mod tests {
             namespace: "team",
             owner: OWNER,
         };
-        let cached = serde_json::from_value(ending).unwrap();
+        // Whoever's it is: that of an earlier cluster of this name may take minutes to end.
+        for owner in ["ours", "theirs"] {
+            ending["metadata"]["ownerReferences"][0]["uid"] = json!(owner);
+            let cached = serde_json::from_value(ending.clone()).unwrap();
+            let done = objects.apply(&desired(), Some(cached)).await;
+            let expected = Applied::Ending(Ending {
+                since: "2026-06-01T00:00:00Z".parse().unwrap(),
+                finalizers: vec!["example.com/cloud".to_owned()],
+                is_watched: true,
+            });
+            assert_eq!(done, Ok(expected), "{owner}");
+        }
+        assert!(calls.lock().unwrap().is_empty());
+        // The watch does not show the end of what lacks the operator's labels.
+        let (done, ..) = make(vec![status(409), (200, ending)]).await;
+        assert!(
+            matches!(&done, Ok(Applied::Ending(ending)) if !ending.is_watched),
+            "{done:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_cluster_of_this_name_has_left_behind_is_not_written() {
+        let mut left = live("theirs");
+        left["metadata"]["creationTimestamp"] = json!("2026-06-01T00:00:00Z");
+        let (client, calls) = respond(vec![]);
+        let objects = Objects {
+            client: &client,
+            namespace: "team",
+            owner: OWNER,
+        };
+        let cached = serde_json::from_value(left).unwrap();
         let done = objects.apply(&desired(), Some(cached)).await;
-        let expected = Applied::Ending(Ending {
-            since: "2026-06-01T00:00:00Z".parse().unwrap(),
-            finalizers: vec!["example.com/cloud".to_owned()],
-        });
-        assert_eq!(done, Ok(expected));
+        let made = "2026-06-01T00:00:00Z".parse().unwrap();
+        assert_eq!(done, Ok(Applied::LeftBehind(Some(made))));
         assert!(calls.lock().unwrap().is_empty());
     }
 

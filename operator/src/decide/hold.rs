@@ -4,7 +4,7 @@ use super::database::{Allows, DatabaseVerdict};
 use super::maintenance::{self, Stage};
 use super::replicas::Target;
 use super::rollout::Hold;
-use super::step::Wait;
+use super::step::{Wait, schema_migration};
 use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::RolloutWait;
@@ -23,6 +23,8 @@ pub(super) struct TemplateHold {
     pub(super) login: Option<login::Held>,
     /// The database must be read first, or has been refused.
     database: bool,
+    /// A schema migration that has to end first.
+    migration: Option<Wait>,
 }
 
 impl TemplateHold {
@@ -38,10 +40,16 @@ impl TemplateHold {
                 .or_else(|| unread_downgrade(cluster, observation, template)),
             login,
             database: database.allows <= Allows::Wait,
+            migration: migration(cluster, observation),
         }
     }
 
     pub(super) fn holds(&self) -> bool {
+        self.holds_the_end_of_pods() || self.migration.is_some()
+    }
+
+    /// What holds a rollout with downtime as well, which waits for a migration by itself.
+    fn holds_the_end_of_pods(&self) -> bool {
         self.downgrade.is_some() || self.waits()
     }
 
@@ -64,10 +72,13 @@ impl TemplateHold {
         observation: &Observation,
     ) -> Option<Version> {
         match &observation.stateful_set {
-            Some(set) if self.downgrade.is_some() || self.login.is_some() => set
-                .version
-                .as_deref()
-                .and_then(|text| Version::parse(text).ok()),
+            Some(set)
+                if self.downgrade.is_some() || self.login.is_some() || self.migration.is_some() =>
+            {
+                set.version
+                    .as_deref()
+                    .and_then(|text| Version::parse(text).ok())
+            }
             _ => cluster.image.version,
         }
     }
@@ -87,12 +98,58 @@ impl TemplateHold {
         })
     }
 
+    /// What keeps a rollout from its next step.
+    pub(super) fn rollout(
+        &self,
+        cluster: &ValidCluster,
+        observation: &Observation,
+        database: &DatabaseVerdict,
+        target: &Target,
+        template: &Template,
+    ) -> Option<Hold> {
+        let set = observation.stateful_set.as_ref()?;
+        let (for_, message) = if cluster.paused {
+            (RolloutWait::Resume, "spec.paused to be lifted")
+        } else if database.allows == Allows::Wait {
+            (
+                RolloutWait::DatabaseReading,
+                "the first reading of the database",
+            )
+        } else if database.allows == Allows::Nothing {
+            let message = match (database.status, database.reason) {
+                (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
+                // A pod that ends now could not start again.
+                (None, _) => "the database to be readable again",
+                // A pod that ends now might come back into a database that refuses it.
+                _ => "the database to pass its checks",
+            };
+            (RolloutWait::Database, message)
+        } else if let Some(wait) = &self.migration {
+            return Some(Hold {
+                wait: wait.clone(),
+                holds_template: true,
+            });
+        } else if target.replicas < set.replicas {
+            // The operator never ends two at once.
+            return Some(Hold {
+                wait: Wait::new(RolloutWait::ScaleDown, "the scale-down to end"),
+                holds_template: false,
+            });
+        } else {
+            return None;
+        };
+        Some(Hold {
+            wait: Wait::new(for_, message),
+            holds_template: maintenance::changes(set, template),
+        })
+    }
+
     /// Where a rollout with downtime stands while this lasts.
     pub(super) fn stage(&self, stage: Stage, paused: bool, observation: &Observation) -> Stage {
         let set = observation.stateful_set.as_ref();
         let is_down = set.is_some_and(|set| set.replicas == 0);
         let stays_down = stage == Stage::Stop && is_down && !self.starts_again();
-        if stays_down || !(self.holds() || paused) {
+        if stays_down || !(self.holds_the_end_of_pods() || paused) {
             stage
         } else {
             stage.held()
@@ -107,7 +164,7 @@ fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String
     let schema = schema::version(observation)?;
     image.older_minor_than(schema).then(|| {
         let Version { major, minor, .. } = schema;
-        format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later, or restore a backup of the database")
+        format!("the metadata schema is at {major}.{minor}, newer than Bytebase {image}, which would start on it and then break: set spec.version to {major}.{minor} or later. To go back, restore a backup of the database while no replica runs: set spec.replicas to 0 and wait until no pod is left, restore it, then set spec.version and spec.replicas")
     })
 }
 
@@ -139,42 +196,13 @@ fn unread_downgrade(
     })
 }
 
-/// What keeps a rollout from its next step.
-pub(super) fn hold(
-    cluster: &ValidCluster,
-    observation: &Observation,
-    database: &DatabaseVerdict,
-    target: &Target,
-    template: &Template,
-) -> Option<Hold> {
+/// The schema migration that runs, or may, while the version that began it is taken back. It may end
+/// on a schema that the version which is wanted would break on, and a pod that another party ended
+/// would have come back as that version by then.
+fn migration(cluster: &ValidCluster, observation: &Observation) -> Option<Wait> {
     let set = observation.stateful_set.as_ref()?;
-    let (for_, message) = if cluster.paused {
-        (RolloutWait::Resume, "spec.paused to be lifted")
-    } else if database.allows == Allows::Wait {
-        (
-            RolloutWait::DatabaseReading,
-            "the first reading of the database",
-        )
-    } else if database.allows == Allows::Nothing {
-        let message = match (database.status, database.reason) {
-            (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
-            // A pod that ends now could not start again.
-            (None, _) => "the database to be readable again",
-            // A pod that ends now might come back into a database that refuses it.
-            _ => "the database to pass its checks",
-        };
-        (RolloutWait::Database, message)
-    } else if target.replicas < set.replicas {
-        // The operator never ends two at once.
-        return Some(Hold {
-            wait: Wait::new(RolloutWait::ScaleDown, "the scale-down to end"),
-            holds_template: false,
-        });
-    } else {
-        return None;
-    };
-    Some(Hold {
-        wait: Wait::new(for_, message),
-        holds_template: maintenance::changes(set, template),
-    })
+    let image = cluster.image.version?;
+    let stands = Version::parse(set.version.as_deref()?).ok()?;
+    let is_taken_back = image.older_minor_than(stands) && !observation.pods.is_empty();
+    is_taken_back.then(|| schema_migration(observation))?
 }

@@ -136,7 +136,7 @@ fn usable(
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
     let stage = held.stage(stage, cluster.paused, observation);
     let rollout = rollout::step(cluster, &template, stage, observation, &health);
-    let because = hold::hold(cluster, observation, &database, &target, &template);
+    let because = held.rollout(cluster, observation, &database, &target, &template);
     let rollout = match (&held.downgrade, &held.login, because) {
         (Some(downgrade), ..) => rollout.refused(downgrade),
         (None, Some(login), _) if !cluster.paused => rollout.held_by_login(login),
@@ -300,7 +300,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         report: Report {
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
-            url: Some(cluster.url.as_str().to_owned()),
+            url: Some(objects::reported_url(cluster, rollout, observation).to_owned()),
             queue_hold: queue::hold(Some(cluster), observation),
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, license),

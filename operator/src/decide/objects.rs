@@ -4,10 +4,13 @@ use super::conditions::Findings;
 use super::license::{self, LicenseVerdict};
 use super::maintenance::Stage;
 use super::plan::Size;
+use super::rollout::Rollout;
 use super::scale::{self, Haste};
+use super::step::Step;
 use super::{Settings, guard};
 use crate::api::Reason;
 use crate::api::spec::Enforcement;
+use crate::contract::external_url::ExternalUrl;
 use crate::desired::spot;
 use crate::desired::template::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
@@ -114,7 +117,12 @@ pub(super) fn objects(
     } else {
         Doors::AsWanted
     };
-    let wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
+    let mut wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
+    if let Some(host) = left_host(findings) {
+        for object in &mut wanted {
+            desired::lead_in_from(object, &host);
+        }
+    }
     let is_needed = |kind| kind == Kind::ServiceAccount && needs_account(cluster, observation);
     let is_unwanted = |kind| wanted.iter().all(|object| object.kind != kind);
     let prune = Kind::owned()
@@ -146,6 +154,35 @@ pub(super) fn objects(
         warnings,
         gate_size,
     }
+}
+
+/// Host of the external URL that is being left. As long as replicas may have been started with it
+/// they send there whoever logs in by an identity provider, so it goes on leading in where it does.
+fn left_host(findings: &Findings<'_>) -> Option<String> {
+    let Findings {
+        cluster,
+        observation,
+        rollout,
+        ..
+    } = *findings;
+    let url = ExternalUrl::parse(reported_url(cluster, rollout, observation)).ok()?;
+    let host = url.host();
+    let leads_in = observation
+        .exposed_hosts
+        .iter()
+        .any(|exposed| exposed == host);
+    (leads_in && host != cluster.url.host()).then(|| host.to_owned())
+}
+
+/// The external URL for status: during a rollout the one that is being left.
+pub(super) fn reported_url<'a>(
+    cluster: &'a ValidCluster,
+    rollout: &Rollout,
+    observation: &'a Observation,
+) -> &'a str {
+    let before = observation.remembered.url.as_deref();
+    let before = before.filter(|_| rollout.step != Step::Done);
+    before.unwrap_or(cluster.url.as_str())
 }
 
 /// What of the cluster's objects no watch shows.

@@ -89,7 +89,6 @@ impl Rollout {
                 pod: None,
                 why: why.to_owned(),
             },
-            behind_schema: None,
             ..self
         }
     }

@@ -353,7 +353,7 @@ pub fn way_back(pod: &PodView, outdated: &[&Replica<'_>], observation: &Observat
         Some(schema) if old.older_minor_than(schema) => {
             let Version { major, minor, .. } = schema;
             format!(
-                ". The schema is at {major}.{minor} already: only a backup of the database leads back to Bytebase {old}"
+                ". The schema is at {major}.{minor} already: only a backup of the database leads back to Bytebase {old}, restored while spec.replicas is 0 and no pod is left"
             )
         }
         Some(_) if schema::is_settled(observation) => {

@@ -37,6 +37,15 @@ pub fn http_route(cluster: &ValidCluster) -> Option<DesiredObject> {
     ))
 }
 
+/// Adds another host to a spec.
+pub(super) fn lead_in_from(spec: &mut Value, host: &str) {
+    if let Some(hosts) = spec["hostnames"].as_array_mut()
+        && hosts.iter().all(|present| present != host)
+    {
+        hosts.push(json!(host));
+    }
+}
+
 /// With every default written out: a list that lacks what the API server adds to it would differ
 /// from what stands.
 fn backend(service: &str, port: i32) -> Value {

@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule,
     IngressServiceBackend, IngressSpec, IngressTLS, ServiceBackendPort,
 };
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Paths that must not be reachable from outside: both answer without a login. A longer path wins
@@ -53,6 +54,24 @@ pub fn ingress(cluster: &ValidCluster) -> Option<DesiredObject> {
             ..Ingress::default()
         },
     ))
+}
+
+/// Adds a rule for another host to a spec, and has the certificate count for it.
+pub(super) fn lead_in_from(spec: &mut Value, host: &str) {
+    let Some(rules) = spec["rules"].as_array_mut() else {
+        return;
+    };
+    let Some(mut rule) = rules.first().filter(|rule| rule["host"] != host).cloned() else {
+        return;
+    };
+    rule["host"] = json!(host);
+    rules.push(rule);
+    let tls = spec.get_mut("tls").and_then(Value::as_array_mut);
+    for entry in tls.into_iter().flatten() {
+        if let Some(hosts) = entry["hosts"].as_array_mut() {
+            hosts.push(json!(host));
+        }
+    }
 }
 
 /// The Service and its port to which the private paths lead.

@@ -105,6 +105,17 @@ pub fn companions(
     .collect()
 }
 
+/// Has an Ingress or an HTTPRoute lead in from one more host, likewise. Of other kinds nothing
+/// changes.
+pub fn lead_in_from(object: &mut DesiredObject, host: &str) {
+    let spec = &mut object.value["spec"];
+    match object.kind {
+        Kind::Ingress => ingress::lead_in_from(spec, host),
+        Kind::HttpRoute => http_route::lead_in_from(spec, host),
+        _ => {}
+    }
+}
+
 /// Name of the headless Service.
 pub fn headless_name(cluster: &str) -> String {
     format!("{cluster}-headless")

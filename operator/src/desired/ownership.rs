@@ -1,7 +1,9 @@
 //! Which objects are a cluster's.
 
 use super::{CLUSTER_LABEL, MANAGED_BY};
-use kube::ResourceExt;
+use crate::api::BytebaseCluster;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource as _, ResourceExt};
 
 /// Annotation with a hash of what was applied: shows that a field was taken back, which its absence
 /// from the desired object cannot, and that an operator wrote the object.
@@ -30,6 +32,20 @@ impl Owner<'_> {
                 && object.annotations().contains_key(HASH_ANNOTATION);
         }
         self.controls(object)
+    }
+
+    /// Whether an object is that of an earlier cluster of this name, and of no one else. That cluster
+    /// is gone, since this one has its name, and the garbage collector deletes what it has left.
+    pub fn succeeds_owner_of(&self, object: &impl ResourceExt) -> bool {
+        let owners = object.owner_references();
+        let is_earlier = |owner: &OwnerReference| {
+            let group = owner.api_version.split('/').next();
+            group == Some(BytebaseCluster::group(&()).as_ref())
+                && owner.kind == BytebaseCluster::kind(&())
+                && owner.name == self.name
+                && owner.uid != self.uid
+        };
+        !owners.is_empty() && owners.iter().all(is_earlier)
     }
 
     /// Whether this cluster controls an object: what is no longer wanted is deleted only then.
@@ -79,6 +95,44 @@ mod tests {
                 owner.controls(&object),
                 expected && owners != json!([]) && !owners.is_null()
             );
+        }
+    }
+
+    #[test]
+    fn an_earlier_cluster_is_one_of_this_name_and_kind_with_another_uid() {
+        let owner = Owner {
+            uid: "u-2",
+            name: "demo",
+        };
+        let by = |group: &str, kind: &str, name: &str, uid: &str| json!({"apiVersion": format!("{group}/v1beta1"), "kind": kind, "name": name, "uid": uid, "controller": true});
+        let earlier = || by("bytebase.com", "BytebaseCluster", "demo", "u-1");
+        for (owners, expected) in [
+            (json!([earlier()]), true),
+            (
+                json!([by("bytebase.com", "BytebaseCluster", "demo", "u-2")]),
+                false,
+            ),
+            (
+                json!([by("bytebase.com", "BytebaseCluster", "other", "u-1")]),
+                false,
+            ),
+            (
+                json!([by("example.com", "BytebaseCluster", "demo", "u-1")]),
+                false,
+            ),
+            (json!([by("bytebase.com", "Other", "demo", "u-1")]), false),
+            // It stays for the other owner.
+            (
+                json!([earlier(), by("apps", "Deployment", "d", "u-3")]),
+                false,
+            ),
+            (json!([]), false),
+        ] {
+            let object: ConfigMap = serde_json::from_value(json!({"metadata": {
+                "name": "demo", "ownerReferences": &owners,
+            }}))
+            .unwrap();
+            assert_eq!(owner.succeeds_owner_of(&object), expected, "{owners}");
         }
     }
 }

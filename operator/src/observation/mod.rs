@@ -351,6 +351,8 @@ pub struct Observation {
     pub awaits_logs: bool,
     /// Whether the Ingress is there and has an address. `None`: it is not there.
     pub ingress_has_address: Option<bool>,
+    /// Hosts that the Ingress and the HTTPRoute lead in from, where they are there.
+    pub exposed_hosts: Vec<String>,
     /// The client Service stands, and lets people in from outside by its type.
     pub service_exposes: bool,
     /// The HTTPRoute, if it is there.
@@ -410,6 +412,8 @@ pub struct Remembered {
     pub schema_version: Option<Version>,
     /// The version that served last, as `spec.version` named it.
     pub version: Option<String>,
+    /// The external URL that replicas were started with before the rollout that is under way.
+    pub url: Option<String>,
     /// What a rollout waited for.
     pub rollout: Option<RememberedRollout>,
     /// Replicas that do not belong to the cluster were active on its database.

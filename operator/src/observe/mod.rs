@@ -217,12 +217,14 @@ impl Subject<'_> {
             .caches
             .read::<Ingress>(Kind::Ingress, namespace, name)
             .filter(|ingress| self.owns(ingress) && is_seen(Kind::Ingress));
+        let route = sources.caches.get(Kind::HttpRoute, namespace, name);
+        let route = route.filter(|route| self.owns(route) && is_seen(Kind::HttpRoute));
         Observation {
             now,
             stateful_set: set.as_ref().map(cluster::stateful_set),
             pods,
             awaits_logs: await_logs,
-            ingress_has_address: ingress.map(|ingress| {
+            ingress_has_address: ingress.as_ref().map(|ingress| {
                 let balancer = ingress
                     .status
                     .as_ref()
@@ -232,11 +234,8 @@ impl Subject<'_> {
                     .is_some_and(|addresses| !addresses.is_empty())
             }),
             service_exposes: self.service_exposes(),
-            route: sources
-                .caches
-                .get(Kind::HttpRoute, namespace, name)
-                .filter(|route| self.owns(route) && is_seen(Kind::HttpRoute))
-                .map(|route| route::view(&route)),
+            exposed_hosts: route::exposed_hosts(ingress.as_ref(), route.as_ref()),
+            route: route.as_ref().map(route::view),
             kinds_not_installed: sources.caches.not_installed(),
             kinds_unseen,
             database: database.view,

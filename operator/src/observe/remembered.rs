@@ -63,6 +63,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         };
         return Remembered {
             rollout: rollout(status),
+            url: status.url.clone(),
             login: login(status),
             // Another name may lead to the same database.
             served_on,
@@ -79,6 +80,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
             .as_deref()
             .and_then(|version| Version::parse(version).ok()),
         version: status.version.clone(),
+        url: status.url.clone(),
         rollout: rollout(status),
         foreign_replicas: refusal(ConditionType::ReplicasHealthy)
             .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),

@@ -1,6 +1,8 @@
-//! An HTTPRoute as it stands. Only what the operator reads of it is typed.
+//! An HTTPRoute as it stands. Only what the operator reads of it is typed. And the hosts of Ingress
+//! and HTTPRoute.
 
 use crate::observation::RouteView;
+use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde::Deserialize;
@@ -18,6 +20,8 @@ struct Route {
 struct RouteSpec {
     #[serde(default)]
     parent_refs: Vec<ParentRef>,
+    #[serde(default)]
+    hostnames: Vec<String>,
 }
 
 /// A Gateway, or one of its listeners.
@@ -70,6 +74,17 @@ impl ParentRef {
         (place(self), &self.name, &self.section_name, self.port)
             == (place(other), &other.name, &other.section_name, other.port)
     }
+}
+
+/// Hosts that lead in, by either of the two.
+pub fn exposed_hosts(ingress: Option<&Ingress>, route: Option<&DynamicObject>) -> Vec<String> {
+    let spec = ingress.and_then(|ingress| ingress.spec.as_ref());
+    let rules = spec.and_then(|spec| spec.rules.as_ref());
+    let hosts = rules.into_iter().flatten();
+    let hosts = hosts.filter_map(|rule| rule.host.clone());
+    let route = route.and_then(|route| Route::deserialize(&route.data).ok());
+    let names = route.map(|route| route.spec.hostnames);
+    hosts.chain(names.into_iter().flatten()).collect()
 }
 
 /// The route as a plain value: refused if one of the Gateways that it names refuses it, accepted once
@@ -163,5 +178,20 @@ mod tests {
         ] {
             assert_eq!(seen(&conditions), wanted, "{conditions}");
         }
+    }
+
+    #[test]
+    fn hosts_lead_in_by_an_ingress_and_by_a_route() {
+        let ingress =
+            json!({"spec": {"rules": [{"host": "a.example.com"}, {}, {"host": "b.example.com"}]}});
+        let ingress: Ingress = serde_json::from_value(ingress).unwrap();
+        let route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {},
+            "spec": {"hostnames": ["c.example.com"]},
+        });
+        let route: DynamicObject = serde_json::from_value(route).unwrap();
+        let both = exposed_hosts(Some(&ingress), Some(&route));
+        assert_eq!(both, ["a.example.com", "b.example.com", "c.example.com"]);
+        assert_eq!(exposed_hosts(None, None), [""; 0]);
     }
 }

@@ -786,8 +786,9 @@ fn is_warning(type_: ConditionType, reason: Reason, replicas: i32) -> bool {
     }
 }
 
-/// Writes status by server-side apply, so that fields that are gone go. Returns the
-/// `resourceVersion` of the cluster with it.
+/// Writes status as a whole: what it leaves out goes, whoever wrote it. A server-side apply would
+/// keep each field that another client has written as well, such as the tool that restores a backup,
+/// and the next decisions would rest on it. Returns the `resourceVersion` of the cluster with it.
 async fn write(
     client: &Client,
     cluster: &BytebaseCluster,
@@ -796,17 +797,18 @@ async fn write(
     let namespace = cluster.namespace().unwrap_or_default();
     // The answer repeats the spec, which may be one that cannot be read.
     let api: Api<Guarded<BytebaseCluster>> = Api::namespaced(client.clone(), &namespace);
-    let patch = json!({
-        "apiVersion": "bytebase.com/v1alpha1",
-        "kind": "BytebaseCluster",
-        "metadata": { "name": cluster.name_any(), "uid": cluster.uid() },
-        "status": status,
-    });
-    api.patch_status(
-        &cluster.name_any(),
-        &PatchParams::apply(FIELD_MANAGER).force(),
-        &Patch::Apply(patch),
-    )
-    .await
-    .map(|written| written.meta().resource_version.clone())
+    let patch = json!([
+        // A precondition: never the successor of the cluster that was decided on.
+        {"op": "test", "path": "/metadata/uid", "value": cluster.uid()},
+        {"op": "add", "path": "/status", "value": status},
+    ]);
+    let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
+    let patch = Patch::<()>::Json(patch);
+    let parameters = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let name = cluster.name_any();
+    let written = api.patch_status(&name, &parameters, &patch).await?;
+    Ok(written.meta().resource_version.clone())
 }

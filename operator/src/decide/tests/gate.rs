@@ -2,7 +2,7 @@
 //! enforcement and version.
 
 use super::{condition, plan, size, state};
-use crate::api::status::DatabaseStatus;
+use crate::api::status::{DatabaseStatus, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
@@ -11,7 +11,7 @@ use crate::decide::plan::Plan;
 use crate::decide::schema;
 use crate::desired::template::{Standing, template};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState, Sessions,
     StoredLicense,
 };
 use crate::testing::{
@@ -749,6 +749,74 @@ fn no_replica_starts_on_a_template_that_is_older_than_the_schema() {
     // What stands may start where only what is wanted is older, and what runs may become fewer.
     assert_eq!(size(&plan(&older(3), &stands(1, "3.21.1"))), Some(3));
     assert_eq!(size(&plan(&older(1), &stands(2, "3.20.9"))), Some(1));
+    // As a backup is to be restored.
+    assert_eq!(size(&plan(&older(0), &stands(2, "3.21.1"))), Some(0));
+}
+
+/// Three replicas, or one, of which the last is on a new version and not up.
+fn upgrading(replicas: i32, schema: (u32, u32), sessions: Option<Sessions>) -> Observation {
+    let mut seen = on_schema(replicas, Some(schema));
+    seen = with_facts(seen, |facts| facts.sessions = sessions);
+    let (last, others) = seen.pods.split_last_mut().unwrap();
+    last.ready = false;
+    for pod in others {
+        pod.revision = Some(crate::testing::OLD.to_owned());
+        pod.version = Some("3.20.2".to_owned());
+    }
+    seen
+}
+
+#[test]
+fn a_version_that_is_taken_back_while_it_migrates_the_schema_keeps_its_template_until_the_end() {
+    let migrates = Sessions {
+        migration_running: true,
+        ..Sessions::default()
+    };
+    let rollout = |plan: &Plan| {
+        let (status, reason) = state(plan, ConditionType::RolloutComplete);
+        assert_eq!(status, Some(false));
+        let waits = plan.report.rollout.as_ref().unwrap().waiting_for.unwrap();
+        (reason, waits)
+    };
+    for replicas in [1, 3] {
+        let back = json!({"version": "3.20.2", "replicas": replicas});
+        for (sessions, waits) in [
+            (Some(migrates.clone()), RolloutWait::SchemaMigration),
+            (None, RolloutWait::DatabaseReading),
+        ] {
+            let plan = plan(&back, &upgrading(replicas, (3, 20), sessions));
+            assert_eq!(size(&plan), None, "{replicas}: as it is");
+            assert!(plan.eviction.is_none() && plan.reading.sessions);
+            assert_eq!(rollout(&plan), (Reason::RolloutWaiting, waits));
+            // Nothing else is held up.
+            assert_eq!(plan.report.target_replicas, Some(replicas));
+        }
+        // It has failed, and may be tried again: the way back is open.
+        let none = || Some(Sessions::default());
+        let failed = plan(&back, &upgrading(replicas, (3, 20), none()));
+        assert_eq!(size(&failed), Some(replicas));
+        // It has changed the schema.
+        let changed = plan(&back, &upgrading(replicas, (3, 21), none()));
+        assert_eq!(size(&changed), None, "{replicas}: as it is");
+        let refused = (Reason::DowngradeRefused, RolloutWait::Correction);
+        assert_eq!(rollout(&changed), refused);
+        let message = &condition(&changed.report, ConditionType::RolloutComplete).message;
+        let behind =
+            "2 replicas still run a version that is older than the schema, which is at 3.21";
+        assert_eq!(message.contains(behind), replicas == 3, "{message}");
+        // Neither a newer version nor another patch release of the same waits.
+        for version in ["3.22.0", "3.21.0"] {
+            let on = json!({"version": version, "replicas": replicas});
+            let plan = plan(&on, &upgrading(replicas, (3, 20), Some(migrates.clone())));
+            assert_eq!(size(&plan), Some(replicas), "{version}");
+        }
+    }
+    // No pod that could come back.
+    let mut stopped = upgrading(1, (3, 20), None);
+    stopped.pods.clear();
+    let stopped = with_facts(stopped, |facts| heartbeats(facts).clear());
+    let back = json!({"version": "3.20.2", "replicas": 1});
+    assert_eq!(size(&plan(&back, &stopped)), Some(1));
 }
 
 #[test]

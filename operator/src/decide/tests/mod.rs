@@ -2,6 +2,7 @@
 
 mod argo_cd;
 mod conditions;
+mod external_url;
 mod gate;
 mod haste;
 mod health;

@@ -195,6 +195,7 @@ prop_compose! {
             unlicensed: unlicensed.then_some(Reason::LicenseMissing),
             schema_version: parts[1].then(|| Version::new(3, 21, 5)),
             version: parts[2].then(|| message.clone()),
+            url: parts[0].then(|| "https://old.example.com".to_owned()),
             foreign_replicas: parts[2],
             stale_since: BTreeMap::default(),
             queue_held_since: end,
@@ -316,6 +317,7 @@ prop_compose! {
         stateful_set in proptest::option::of(sets().boxed()),
         pods in proptest::collection::vec(pods().boxed(), 0..5),
         ingress_has_address: Option<bool>,
+        exposed_hosts in proptest::collection::vec(prop_oneof![Just("old.example.com".to_owned()), texts()], 0..3),
         route in proptest::option::of(proptest::sample::select(vec![
             RouteView::Accepted, RouteView::Pending, RouteView::Refused("no listener".to_owned()),
         ])),
@@ -339,6 +341,7 @@ prop_compose! {
             pods,
             awaits_logs,
             ingress_has_address,
+            exposed_hosts,
             route,
             kinds_not_installed,
             kinds_unseen: unseen.into_iter().map(|kind| (kind, format!("{kind} is hidden"))).collect(),

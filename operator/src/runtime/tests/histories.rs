@@ -20,7 +20,9 @@ use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
-use crate::testing::{after, api_server, cluster, facts, no_license, settings, stored};
+use crate::testing::{
+    after, api_server, cluster, facts, no_license, settings, stored, written_status,
+};
 use axum::http::Uri;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
@@ -214,10 +216,14 @@ impl Stored {
             {
                 refused(409)
             }
-            ("PATCH", Some(mut before)) if is_status => {
-                before["status"] = body["status"].clone();
-                (200, self.put(place, before))
-            }
+            ("PATCH", Some(mut before)) if is_status => match written_status(&body) {
+                Some((uid, status)) if *uid == before["metadata"]["uid"] => {
+                    before["status"] = status.clone();
+                    (200, self.put(place, before))
+                }
+                Some(_) => refused(422),
+                None => refused(400),
+            },
             // The size of a StatefulSet alone.
             ("PATCH", Some(mut before)) if body["kind"].is_null() => {
                 crate::testing::merge(&mut before["spec"], &body["spec"]);

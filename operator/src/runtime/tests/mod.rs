@@ -15,7 +15,7 @@ use crate::observe::database::probe::Probes;
 use crate::process::lease::Leadership;
 use crate::process::metrics::Metrics;
 use crate::process::queue::{Key, name};
-use crate::testing::{api_server, cluster, facts, no_license, settings};
+use crate::testing::{api_server, cluster, facts, no_license, settings, written_status};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -84,7 +84,7 @@ struct World {
 fn call(method: &str, body: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match method {
-        "PATCH" if !body["status"].is_null() => "status".to_owned(),
+        "PATCH" if written_status(body).is_some() => "status".to_owned(),
         "PATCH" => {
             let (kind, name) = (text(&body["kind"]), text(&body["metadata"]["name"]));
             format!("{kind}/{name}")
@@ -139,7 +139,9 @@ impl World {
                     "data": {"PG_URL": k8s_openapi::ByteString(URL.to_vec())},
                 }),
                 ("PATCH", "status") => {
-                    *reported.lock().unwrap() = body["status"].clone();
+                    let (uid, status) = written_status(&body).unwrap();
+                    assert_eq!(uid, cluster(&json!({})).metadata.uid.as_deref().unwrap());
+                    *reported.lock().unwrap() = status.clone();
                     let mut answer = serde_json::to_value(cluster(&json!({}))).unwrap();
                     answer["metadata"]["resourceVersion"] = json!(AFTER_STATUS);
                     answer
@@ -455,6 +457,73 @@ fn unlicensed() -> World {
     }]});
     world.cluster.status = serde_json::from_value(unlicensed).unwrap();
     world
+}
+
+/// Such as `kubectl replace --force` has: background deletion ends the cluster before what it owns.
+#[tokio::test]
+async fn what_an_earlier_cluster_of_this_name_has_left_behind_stalls_no_cluster_before_it_is_late()
+{
+    let finalizer = json!({
+        "deletionTimestamp": Timestamp::now(), "finalizers": ["example.com/cloud"],
+    });
+    for (age, ends, stalls) in [
+        (Duration::ZERO, &finalizer, false),
+        (Duration::from_mins(9), &finalizer, false),
+        (Duration::ZERO, &json!({}), false),
+        (Duration::from_mins(3), &json!({}), true),
+    ] {
+        let mut world = World::new(&json!({}));
+        world.cluster.metadata.creation_timestamp = Some(Time(Timestamp::now() - age));
+        world.reconcile().await;
+        for object in world.written.lock().unwrap().iter_mut() {
+            if object["kind"] == "Ingress" {
+                object["metadata"]["ownerReferences"][0]["uid"] = json!("uid-before");
+                object["metadata"]["creationTimestamp"] = json!("2026-06-01T00:00:00Z");
+                crate::testing::merge(&mut object["metadata"], ends);
+            }
+        }
+        world.echo();
+        let (requeue, calls) = world.reconcile().await;
+        let case = format!("{age:?} {ends} {requeue:?} {calls:?}");
+        assert!(!calls.contains(&"Ingress/demo".to_owned()), "{case}");
+        let status = world.status.lock().unwrap().clone();
+        let mut conditions = status["conditions"].as_array().unwrap().iter();
+        let stalled = conditions.find(|condition| condition["type"] == "Stalled");
+        let stalled = stalled.unwrap();
+        let expected = if stalls {
+            ("True", "NameTaken")
+        } else {
+            ("False", "NotStalled")
+        };
+        let found = ["status", "reason"].map(|field| stalled[field].as_str().unwrap());
+        assert_eq!(found, <[&str; 2]>::from(expected), "{case}");
+        // What is wanted does not stand yet, and is asked for again.
+        assert_eq!(requeue.is_none(), stalls, "{case}");
+        assert_ne!(requeue, Some(Action::await_change()), "{case}");
+    }
+}
+
+/// Such as `kubectl replace --subresource=status` of a dump, or a backup that is restored with it.
+#[tokio::test]
+async fn what_another_client_has_written_into_the_status_goes_in_one_write() {
+    let mut world = World::new(&json!({}));
+    world.reconcile().await;
+    world.echo();
+    world.reconcile().await;
+    let before = world.status.lock().unwrap().clone();
+    let mut restored = before.clone();
+    crate::testing::merge(
+        &mut restored,
+        &json!({
+            "rollout": {"waitingFor": "Drain", "message": "m"},
+            "stuckTasks": {"tasks": 3, "replicaIDs": ["r"]},
+            "replicaStatuses": [{"pod": "demo-7", "ready": true, "heartbeat": "Fresh"}],
+        }),
+    );
+    world.cluster.status = serde_json::from_value(restored).unwrap();
+    world.cluster.metadata.resource_version = Some("20".to_owned());
+    assert_eq!(world.reconcile().await.1, ["status"]);
+    assert_eq!(*world.status.lock().unwrap(), before);
 }
 
 /// Such as a policy refuses.
