@@ -794,7 +794,7 @@ fn a_version_that_is_taken_back_while_it_migrates_the_schema_keeps_its_template_
         // It has failed, and may be tried again: the way back is open.
         let none = || Some(Sessions::default());
         let failed = plan(&back, &upgrading(replicas, (3, 20), none()));
-        assert_eq!(size(&failed), Some(replicas));
+        assert_eq!(size(&failed), Some(i64::from(replicas)));
         // It has changed the schema.
         let changed = plan(&back, &upgrading(replicas, (3, 21), none()));
         assert_eq!(size(&changed), None, "{replicas}: as it is");
@@ -808,7 +808,7 @@ fn a_version_that_is_taken_back_while_it_migrates_the_schema_keeps_its_template_
         for version in ["3.22.0", "3.21.0"] {
             let on = json!({"version": version, "replicas": replicas});
             let plan = plan(&on, &upgrading(replicas, (3, 20), Some(migrates.clone())));
-            assert_eq!(size(&plan), Some(replicas), "{version}");
+            assert_eq!(size(&plan), Some(i64::from(replicas)), "{version}");
         }
     }
     // No pod that could come back.

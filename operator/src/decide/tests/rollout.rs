@@ -647,7 +647,7 @@ fn replicas_that_send_no_heartbeats_any_more_do_not_wait_for_each_other() {
     assert_eq!(evicted(&plan(&json!({}), &heard)), Some("demo-2"));
     // The one that was replaced must be up before the next goes.
     let mut replaced = silent(61);
-    replaced.pods[2].revision = Some(crate::testing::NEW.to_owned());
+    replaced.pods[2].revision = Some(NEW.to_owned());
     replaced.pods[2].created_at = now();
     waits_for(
         &plan(&json!({}), &replaced),
@@ -835,7 +835,7 @@ fn a_container_that_fails_beside_each_bytebase_does_not_hold_its_own_correction_
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
     // Those on the new template have to serve all the same.
     let mut corrected = seen;
-    corrected.pods[2].revision = Some(crate::testing::NEW.to_owned());
+    corrected.pods[2].revision = Some(NEW.to_owned());
     corrected.pods[2].created_at = now();
     waits_for(&plan(&json!({}), &corrected), "demo-2 to be Ready");
 }
@@ -1238,8 +1238,8 @@ fn a_corrected_spec_gets_through_a_stalled_rollout() {
     seen.pods[2].created_at = after(SignedDuration::from_hours(-9));
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
     // Taken back: the two that never left are on the present template.
-    seen.pods[0].revision = Some(crate::testing::NEW.to_owned());
-    seen.pods[1].revision = Some(crate::testing::NEW.to_owned());
+    seen.pods[0].revision = Some(NEW.to_owned());
+    seen.pods[1].revision = Some(NEW.to_owned());
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-2"));
 }
 
