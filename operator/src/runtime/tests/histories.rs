@@ -722,7 +722,8 @@ impl World {
         let starts = after.0 > 0 && before.0.0 == 0 && !has_pods;
         let moves = after.0 > 0 && before.0.0 > 0 && after.1 != before.0.1;
         if starts || moves {
-            let (served_on, known) = (known.served_on, &known.process);
+            let knows = known;
+            let known = &known.process;
             prop_assert_eq!(known.host, after.1);
             prop_assert_ne!(known.view, View::NotRead, "{} starts unread", name);
             if known.view == View::Failed {
@@ -740,49 +741,7 @@ impl World {
                     name
                 );
             }
-            for (other, known_of_other) in &self.known {
-                if !self.is_another(other, name) {
-                    continue;
-                }
-                let Some((at, claimed)) = known_of_other.claimed else {
-                    continue;
-                };
-                // The one that it starts on, if that is known.
-                let contested = known.finding.or(claimed).map(|finding| finding.server.0);
-                let has_served = |on: Option<u8>| contested.is_some() && on == contested;
-                let (theirs, mine) = (known_of_other.served_on, served_on);
-                let (theirs, mine) = (has_served(theirs), has_served(mine));
-                let is_elsewhere =
-                    known.finding.is_some() && claimed.map(|claimed| claimed.server.0) != contested;
-                if theirs && !mine && is_elsewhere {
-                    prop_assert!(
-                        !starts && !was_refused,
-                        "{} starts where {} has served, whose spec names another place",
-                        name,
-                        other
-                    );
-                }
-                let goes_before = if theirs == mine {
-                    self.older(other, name, created)
-                } else {
-                    theirs
-                };
-                if !goes_before {
-                    continue;
-                }
-                let now = &known_of_other.process;
-                let shared = match (known.finding, claimed) {
-                    // Both were read, and the older one lately; or what was known of it counts.
-                    (Some(mine), Some(theirs)) if now.view == View::Good => {
-                        mine.server == theirs.server && now.finding == claimed
-                    }
-                    (Some(mine), Some(theirs)) => {
-                        (starts || was_refused) && mine.server.0 == theirs.server.0
-                    }
-                    _ => Some(at) == known.host,
-                };
-                prop_assert!(!shared, "{} starts on the database of {}", name, other);
-            }
+            self.is_of_no_other(name, created, &knows, starts, was_refused)?;
         }
         self.controllers();
         if let Some(object) = self.object(&format!("{PLACE}{name}")) {
@@ -802,6 +761,63 @@ impl World {
         while let Ok(woken) = self.queue.try_recv() {
             self.queued.insert(woken.name);
         }
+    }
+
+    /// Whether the database on which a cluster starts, or to which it moves, is no other one's, by what
+    /// is known of both.
+    fn is_of_no_other(
+        &self,
+        name: &str,
+        created: Option<jiff::Timestamp>,
+        known: &Known,
+        starts: bool,
+        was_refused: bool,
+    ) -> Result<(), TestCaseError> {
+        let (served_on, known) = (known.served_on, &known.process);
+        for (other, known_of_other) in &self.known {
+            if !self.is_another(other, name) {
+                continue;
+            }
+            let Some((at, claimed)) = known_of_other.claimed else {
+                continue;
+            };
+            // The one that it starts on, if that is known.
+            let contested = known.finding.or(claimed).map(|finding| finding.server.0);
+            let has_served = |on: Option<u8>| contested.is_some() && on == contested;
+            let (theirs, mine) = (known_of_other.served_on, served_on);
+            let (theirs, mine) = (has_served(theirs), has_served(mine));
+            let is_elsewhere =
+                known.finding.is_some() && claimed.map(|claimed| claimed.server.0) != contested;
+            if theirs && !mine && is_elsewhere {
+                prop_assert!(
+                    !starts && !was_refused,
+                    "{} starts where {} has served, whose spec names another place",
+                    name,
+                    other
+                );
+            }
+            let goes_before = if theirs == mine {
+                self.older(other, name, created)
+            } else {
+                theirs
+            };
+            if !goes_before {
+                continue;
+            }
+            let now = &known_of_other.process;
+            let shared = match (known.finding, claimed) {
+                // Both were read, and the older one lately; or what was known of it counts.
+                (Some(mine), Some(theirs)) if now.view == View::Good => {
+                    mine.server == theirs.server && now.finding == claimed
+                }
+                (Some(mine), Some(theirs)) => {
+                    (starts || was_refused) && mine.server.0 == theirs.server.0
+                }
+                _ => Some(at) == known.host,
+            };
+            prop_assert!(!shared, "{} starts on the database of {}", name, other);
+        }
+        Ok(())
     }
 
     /// Whether the reads that have begun wake this cluster. Others that are woken are noted.
