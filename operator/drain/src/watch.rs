@@ -572,6 +572,7 @@ pub async fn release(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// that the session has gone only when the sleep is over, and by then the replica has been asked to
 /// end.
 pub async fn hold_on(mut connection: PgConnection) {
-    let sleep = sqlx::raw_sql("SELECT pg_sleep(5)").execute(&mut connection);
-    let _ = sleep.await;
+    let _ = sqlx::raw_sql("SELECT pg_sleep(5)")
+        .execute(&mut connection)
+        .await;
 }

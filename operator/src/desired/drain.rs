@@ -56,7 +56,7 @@ pub fn is_hook<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
 /// perhaps in one word for a shell.
 pub fn timeout<'a>(words: impl Iterator<Item = &'a str>) -> Option<SignedDuration> {
     let words: Vec<_> = words.collect();
-    let seconds = |option| {
+    let seconds = |option: &str| {
         let (_, value) = words.iter().find_map(|word| word.split_once(option))?;
         let digits = value
             .split(|letter: char| !letter.is_ascii_digit())
