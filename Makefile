@@ -33,12 +33,12 @@ unit: ## Tests that need no cluster
 TOOL = $$(sed -n 's/^$(1)=//p' .cache/setup.env)
 OPERATOR := cargo run --quiet --package bytebase-operator --
 GENERATED := crds/bytebaseclusters.bytebase.com.yaml charts/bytebase-operator/files/crd.yaml config/crd/bytebaseclusters.bytebase.com.yaml \
-	config/rbac/rbac.yaml config/manager/manager.yaml docs/reference.md
+	config/rbac/rbac.yaml config/manager/manager.yaml docs/reference.md charts/bytebase-operator/README.md
 # Where `generate` writes.
 OUT ?= .
 
 .PHONY: generate
-generate: setup ## Write CRDs, kustomize objects and the reference page from the types and the chart
+generate: setup ## Write CRDs, kustomize objects, the reference page and the chart's README from the types and the chart
 	mkdir -p $(OUT)/crds $(OUT)/charts/bytebase-operator/files $(OUT)/config/crd $(OUT)/docs
 	$(OPERATOR) crd > $(OUT)/.crd.yaml
 	mv $(OUT)/.crd.yaml $(OUT)/crds/bytebaseclusters.bytebase.com.yaml
@@ -47,6 +47,8 @@ generate: setup ## Write CRDs, kustomize objects and the reference page from the
 	$(OPERATOR) reference > $(OUT)/.reference.md
 	mv $(OUT)/.reference.md $(OUT)/docs/reference.md
 	HELM=$(call TOOL,HELM) charts/render-config.sh $(abspath $(OUT))/config
+	charts/render-readme.sh > $(OUT)/.readme.md
+	mv $(OUT)/.readme.md $(OUT)/charts/bytebase-operator/README.md
 
 .PHONY: generated
 generated: ## Check that everything generated is up to date

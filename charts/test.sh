@@ -102,6 +102,7 @@ exists Service bytebase-operator-metrics
 missing ServiceMonitor
 missing PrometheusRule
 missing PodDisruptionBudget
+missing NetworkPolicy
 missing ConfigMap
 has Deployment bytebase-operator 'replicas: 2'
 has Deployment bytebase-operator 'image: ghcr.io/bytebase-operator/bytebase-operator:'"$(sed -n 's/^appVersion: "\(.*\)"$/\1/p' "$chart/Chart.yaml")"
@@ -219,6 +220,29 @@ has PrometheusRule bytebase-operator 'alert: BytebaseNotReady'
 # Prometheus' own templates are passed on as they are.
 has PrometheusRule bytebase-operator 'summary: Bytebase {{ $labels.namespace }}/{{ $labels.name }} is not Ready'
 
+begin 'network policy'
+render --set networkPolicy.enabled=true
+has NetworkPolicy bytebase-operator $'podSelector:\nmatchLabels:\napp.kubernetes.io/instance: bytebase-operator\napp.kubernetes.io/name: bytebase-operator\npolicyTypes:\n- Ingress\n- Egress'
+# Every address of an API server and of a database, unless they are named.
+has NetworkPolicy bytebase-operator $'egress:\n- ports:\n- port: 443\nprotocol: TCP\n- port: 6443\nprotocol: TCP\n- ports:\n- port: 53\nprotocol: UDP\n- port: 53\nprotocol: TCP\n- ports:\n- port: 5432\nprotocol: TCP\n- ports:\n- port: 8080'
+has NetworkPolicy bytebase-operator $'- port: 8080\nprotocol: TCP\nto:\n- namespaceSelector: {}\npodSelector:\nmatchLabels:\napp.kubernetes.io/managed-by: bytebase-operator'
+has NetworkPolicy bytebase-operator $'ingress:\n- ports:\n- port: http\nprotocol: TCP\npodSelector:'
+cat > "$work/policy.yaml" <<'END'
+watchNamespaces: [team-a, team-b]
+networkPolicy:
+  enabled: true
+  metricsFrom: [{ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: monitoring } } }]
+  apiServer: { ports: [16443], to: [{ ipBlock: { cidr: 192.0.2.1/32 } }] }
+  databases: { ports: [5432, 6432], to: [{ ipBlock: { cidr: 198.51.100.0/24 } }] }
+  extraEgress: [{ ports: [{ port: 3128 }] }]
+END
+render --values "$work/policy.yaml"
+has NetworkPolicy bytebase-operator $'- port: 16443\nprotocol: TCP\nto:\n- ipBlock:\ncidr: 192.0.2.1/32'
+has NetworkPolicy bytebase-operator $'- port: 5432\nprotocol: TCP\n- port: 6432\nprotocol: TCP\nto:\n- ipBlock:\ncidr: 198.51.100.0/24'
+has NetworkPolicy bytebase-operator $'- namespaceSelector:\nmatchExpressions:\n- key: kubernetes.io/metadata.name\noperator: In\nvalues:\n- team-a\n- team-b\npodSelector:'
+has NetworkPolicy bytebase-operator $'- ports:\n- port: 3128'
+has NetworkPolicy bytebase-operator $'ingress:\n- from:\n- namespaceSelector:\nmatchLabels:\nkubernetes.io/metadata.name: monitoring\nports:\n- port: http'
+
 begin 'switched off'
 render --set crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine,metrics.service.enabled=false
 for kind in CustomResourceDefinition ClusterRole ClusterRoleBinding Role RoleBinding ServiceAccount Service; do
@@ -244,6 +268,23 @@ refused 'installed' --set crds.installed=true
 refused 'bindAddress' --set bindAddress=::
 refused 'metrics.service.enabled' --set metrics.service.enabled=false,metrics.serviceMonitor.enabled=true
 refused 'serviceAccount.name' --set serviceAccount.create=false
+refused 'ports' --set-json 'networkPolicy.databases.ports=[]'
+refused 'ports' --set 'networkPolicy.apiServer.ports={https}'
+
+begin 'values'
+"$repository/charts/render-readme.sh" > "$work/readme"
+check 'charts/bytebase-operator/README.md is out of date: run make generate' diff "$chart/README.md" "$work/readme"
+# Each value that the page lists, misspelt: one refusal names all of them.
+values=$(sed -n 's/^| `\([A-Za-z.]*\)` |.*/\1/p' "$work/readme")
+check 'the page lists the values' test "$(wc -l <<< "$values")" -gt 50
+misspelt=$(sed 's/$/x=1/' <<< "$values" | paste -sd ,)
+"$helm" template bytebase-operator "$chart" --set "$misspelt" > /dev/null 2> "$work/refused" || true
+for value in $values; do
+  key=${value##*.}
+  parent=${value%"$key"}
+  parent=${parent:+/${parent%.}}
+  check "${value}x is accepted" grep -qE "^ *- at '${parent//.//}': .*'${key}x'" "$work/refused"
+done
 
 # --- Rights
 
