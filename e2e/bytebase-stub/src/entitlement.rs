@@ -29,7 +29,7 @@ struct Cached<T> {
 }
 
 impl Entitlement {
-    /// Without `ha` no one notifies this process of changes, and it never asks again: what it read
+    /// Without `ha` this process takes itself for the only one, and never asks again: what it read
     /// first stays.
     pub fn new(verifier: Verifier, knobs: &Knobs, ha: bool) -> Self {
         Self {
@@ -59,7 +59,8 @@ impl Entitlement {
         Ok(license)
     }
 
-    /// The next question goes to the database.
+    /// The next question goes to the database. Only the replica that stored a license calls this;
+    /// the others trust what they read before for as long as they ever do.
     pub fn forget(&self) {
         *self.license.lock() = None;
     }

@@ -113,6 +113,18 @@ fn read_version(env: &dyn Fn(&str) -> Option<String>) -> Result<Version, KnobErr
     stated.map_or(Ok(DEFAULT_VERSION), |text| text.trim().parse())
 }
 
+impl Version {
+    /// The versions that the files of migrations from `stored` on have, which is older: a file for
+    /// each patch. Those of minor versions in between are left out.
+    pub fn files_since(self, stored: Self) -> Vec<Self> {
+        let is_patch = (self.major, self.minor) == (stored.major, stored.minor);
+        let first = if is_patch { stored.patch + 1 } else { 0 };
+        (first..=self.patch)
+            .map(|patch| Self { patch, ..self })
+            .collect()
+    }
+}
+
 impl FromStr for Version {
     type Err = KnobError;
 
@@ -172,5 +184,17 @@ mod tests {
         assert!(version("3.21.10") > version("3.21.9"));
         assert!(version("3.9.0") < version("3.21.1-rc1"));
         assert!("latest".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn a_migration_has_a_file_for_each_patch() {
+        let version = |text: &str| text.parse::<Version>().unwrap();
+        let files = |from: &str, to: &str| -> Vec<String> {
+            let files = version(to).files_since(version(from));
+            files.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(files("3.20.1", "3.20.3"), ["3.20.2", "3.20.3"]);
+        assert_eq!(files("3.19.4", "3.21.1"), ["3.21.0", "3.21.1"]);
+        assert_eq!(files("3.21.1", "3.22.0"), ["3.22.0"]);
     }
 }

@@ -52,20 +52,30 @@ async fn migrate_locked(
     if stored.is_some_and(|stored| stored >= version) {
         return Ok(());
     }
-    match stored {
-        None => tracing::info!("creating the schema at version {version}"),
-        Some(stored) => tracing::info!("migrating the schema from {stored} to {version}"),
+    let files = match stored {
+        None => {
+            tracing::info!("creating the schema at version {version}");
+            vec![version]
+        }
+        Some(stored) => {
+            tracing::info!("migrating the schema from {stored} to {version}");
+            version.files_since(stored)
+        }
+    };
+    let takes = takes / u32::try_from(files.len()).unwrap_or(u32::MAX).max(1);
+    // A transaction for each file, as in Bytebase: one that is cut off leaves a version in between.
+    for file in files {
+        let mut transaction = session.begin().await?;
+        if stored.is_none() {
+            sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
+        }
+        sqlx::query("INSERT INTO instance_change_history (version) VALUES ($1)")
+            .bind(file.to_string())
+            .execute(&mut *transaction)
+            .await?;
+        tokio::time::sleep(takes).await;
+        transaction.commit().await?;
     }
-    let mut transaction = session.begin().await?;
-    if stored.is_none() {
-        sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
-    }
-    sqlx::query("INSERT INTO instance_change_history (version) VALUES ($1)")
-        .bind(version.to_string())
-        .execute(&mut *transaction)
-        .await?;
-    tokio::time::sleep(takes).await;
-    transaction.commit().await?;
     tracing::info!("schema migrated");
     Ok(())
 }

@@ -16,10 +16,15 @@ CREATE TABLE principal (
     email text NOT NULL UNIQUE,
     name text NOT NULL,
     password_hash text NOT NULL,
-    workspace_admin boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE principal IS 'sign-up → principal; the first one administers the workspace';
+COMMENT ON TABLE principal IS 'sign-up → principal';
+CREATE TABLE policy (
+    workspace text NOT NULL REFERENCES workspace (resource_id),
+    type text NOT NULL,
+    payload jsonb NOT NULL DEFAULT '{}',
+    PRIMARY KEY (workspace, type)
+);
 CREATE TABLE setting (
     name text NOT NULL,
     workspace text NOT NULL REFERENCES workspace (resource_id),

@@ -186,11 +186,7 @@ fn start_runners(app: &App, ha: bool, tasks: &TaskTracker) {
         stop.clone(),
     ));
     if ha {
-        tasks.spawn(signals::run(
-            database.clone(),
-            app.entitlement.clone(),
-            stop.clone(),
-        ));
+        tasks.spawn(signals::run(database.clone(), stop.clone()));
     }
     tasks.spawn(session_lock::run(database.clone(), stop.clone()));
     let scheduler = Scheduler::new(

@@ -1,36 +1,24 @@
-//! Word between replicas: one session that listens, and one notification when the license changes.
+//! Word between replicas: one session that listens. Bytebase signals that a task run was cancelled,
+//! and the stand-in cancels none, so nothing follows from what is heard. Of a new license no signal
+//! speaks.
 
-use crate::{database::Database, entitlement::Entitlement};
-use sqlx::{Executor as _, PgConnection, postgres::PgListener};
-use std::{sync::Arc, time::Duration};
+use crate::database::Database;
+use sqlx::{Executor as _, postgres::PgListener};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Found by its exact text in `pg_stat_activity`: unquoted, and never followed by another query.
 const LISTEN: &str = "LISTEN bytebase_signal";
-const CHANNEL: &str = "bytebase_signal";
-const LICENSE_CHANGED: &str = "license";
-/// After a lost session, long enough not to hammer a database that comes up.
-const RETRY: Duration = Duration::from_secs(2);
-
-/// Notifies every replica, as part of the transaction on `session`.
-pub async fn license_changed(session: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("SELECT pg_notify($1, $2)")
-        .bind(CHANNEL)
-        .bind(LICENSE_CHANGED)
-        .execute(session)
-        .await
-        .map(|_| ())
-}
+/// After a lost session.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Listens until the end, with a new session whenever the last one was lost.
-pub async fn run(database: Database, entitlement: Arc<Entitlement>, stop: CancellationToken) {
+pub async fn run(database: Database, stop: CancellationToken) {
     let listening = async {
         loop {
-            if let Err(error) = listen(&database, &entitlement).await {
+            if let Err(error) = listen(&database).await {
                 tracing::warn!(%error, "the listening session was lost");
             }
-            // Something may have been said while no session listened.
-            entitlement.forget();
             tokio::time::sleep(RETRY).await;
         }
     };
@@ -40,14 +28,10 @@ pub async fn run(database: Database, entitlement: Arc<Entitlement>, stop: Cancel
     }
 }
 
-async fn listen(database: &Database, entitlement: &Entitlement) -> sqlx::Result<()> {
+async fn listen(database: &Database) -> sqlx::Result<()> {
     let mut listener = PgListener::connect_with(database.pool()).await?;
     listener.eager_reconnect(false);
     listener.execute(LISTEN).await?;
-    while let Some(signal) = listener.try_recv().await? {
-        if signal.payload() == LICENSE_CHANGED {
-            entitlement.forget();
-        }
-    }
+    while listener.try_recv().await?.is_some() {}
     Ok(())
 }

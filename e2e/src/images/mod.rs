@@ -21,11 +21,9 @@ pub const TAG: &str = "e2e";
 pub const PROBE_IMAGE: &str = "localhost/e2e-probe:e2e";
 /// Repository under which the stand-in answers for Bytebase.
 pub const BYTEBASE_REPOSITORY: &str = "docker.io/bytebase/bytebase";
-/// The versions the stand-in plays: one below the floor of high availability, the floor, two that
-/// are a minor release apart, and patches of both. Each image says in
-/// `/etc/bytebase-stub/version` which it is.
-pub const STAND_IN_VERSIONS: [&str; 6] =
-    ["3.16.1", "3.17.0", "3.20.0", "3.20.1", "3.21.1", "3.22.0"];
+/// The versions the stand-in plays: the floor of high availability, three that are a minor release
+/// apart, and a patch. Each image says in `/etc/bytebase-stub/version` which it is.
+pub const STAND_IN_VERSIONS: [&str; 5] = ["3.17.0", "3.20.0", "3.20.1", "3.21.1", "3.22.0"];
 /// What `BYTEBASE_IMAGE` may replace: the version scenarios use when they don't care.
 pub const DEFAULT_VERSION: &str = "3.21.1";
 

@@ -21,6 +21,9 @@ use std::{num::NonZeroU32, sync::Arc};
 const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9_999);
 const ISSUER: &str = "bytebase";
 const AUDIENCE: &str = "bb.user.access";
+const ADMIN_ROLE: &str = "roles/workspaceAdmin";
+/// What Bytebase asks for where the workspace has no rule of its own.
+const SHORTEST_PASSWORD: usize = 8;
 const REFUSED: ApiError = ApiError::Unauthenticated("the email or password is not valid");
 const NO_TOKEN: ApiError = ApiError::Unauthenticated("access token not found or not valid");
 
@@ -55,50 +58,79 @@ struct TokenClaims {
     exp: i64,
 }
 
-/// Whoever comes first becomes the administrator and makes the workspace.
+/// Whoever comes first becomes the administrator of the workspace, which is made then.
+///
+/// As in Bytebase the workspace comes first and the user in it only then: what ends in between
+/// leaves a workspace without users.
 pub async fn sign_up(
     State(app): Shared,
     body: Result<Json<SignUp>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Json(body) = body.map_err(|_| ApiError::Invalid("the body is not a sign-up"))?;
     let email = body.email.trim().to_lowercase();
-    if !email.contains('@') || body.password.is_empty() {
-        return Err(ApiError::Invalid("an email and a password are needed"));
+    if !email.contains('@') {
+        return Err(ApiError::Invalid("an email is needed"));
     }
-    let mut transaction = app.database.pool().begin().await?;
-    // Two who come first at the same moment: one of them waits here.
-    sqlx::query("LOCK TABLE principal IN SHARE ROW EXCLUSIVE MODE")
-        .execute(&mut *transaction)
-        .await?;
-    let first: bool = sqlx::query_scalar("SELECT NOT EXISTS (SELECT FROM principal)")
-        .fetch_one(&mut *transaction)
-        .await?;
+    if body.title.is_empty() {
+        return Err(ApiError::Invalid("a title is needed"));
+    }
+    if body.password.len() < SHORTEST_PASSWORD {
+        return Err(ApiError::Invalid("the password is too short"));
+    }
+    let pool = app.database.pool();
+    let is_known: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM principal WHERE email = $1)")
+            .bind(&email)
+            .fetch_one(pool)
+            .await?;
+    if is_known {
+        return Err(ApiError::Exists);
+    }
+    ensure_workspace(pool, &email).await?;
     let id: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO principal (email, name, password_hash, workspace_admin) VALUES ($1, $2, $3, $4)
+        "INSERT INTO principal (email, name, password_hash) VALUES ($1, $2, $3)
          ON CONFLICT (email) DO NOTHING RETURNING id",
     )
     .bind(&email)
     .bind(&body.title)
     .bind(hash(&body.password))
-    .bind(first)
-    .fetch_optional(&mut *transaction)
+    .fetch_optional(pool)
     .await?;
     let id = id.ok_or(ApiError::Exists)?;
-    if first {
-        create_workspace(&mut transaction).await?;
-    }
-    transaction.commit().await?;
-    tracing::info!(principal = id, admin = first, "signed up");
+    tracing::info!(principal = id, "signed up");
     let token = issue(&app, id).await?;
     Ok(Json(
         json!({"token": token, "user": {"name": format!("users/{email}"), "email": email, "title": body.title}}),
     ))
 }
 
-async fn create_workspace(session: &mut PgConnection) -> sqlx::Result<()> {
+/// Makes the workspace for its administrator, unless there is one.
+async fn ensure_workspace(pool: &PgPool, admin: &str) -> sqlx::Result<()> {
+    let mut transaction = pool.begin().await?;
+    // Two who come first at the same moment: one of them waits here.
+    sqlx::query("LOCK TABLE workspace IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let is_there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM workspace WHERE NOT deleted)")
+            .fetch_one(&mut *transaction)
+            .await?;
+    if !is_there {
+        create_workspace(&mut transaction, admin).await?;
+    }
+    transaction.commit().await
+}
+
+async fn create_workspace(session: &mut PgConnection, admin: &str) -> sqlx::Result<()> {
     let workspace = format!("ws-{}", uuid::Uuid::new_v4().simple());
     sqlx::query("INSERT INTO workspace (resource_id) VALUES ($1)")
         .bind(&workspace)
+        .execute(&mut *session)
+        .await?;
+    let policy = json!({"bindings": [{"role": ADMIN_ROLE, "members": [format!("users/{admin}")]}]});
+    sqlx::query("INSERT INTO policy (workspace, type, payload) VALUES ($1, 'IAM', $2::jsonb)")
+        .bind(&workspace)
+        .bind(policy.to_string())
         .execute(&mut *session)
         .await?;
     // The secret is in the database, so that a token of one replica is good on every other.
@@ -150,9 +182,12 @@ impl FromRequestParts<Arc<App>> for User {
             .claims;
         let id: i64 = claims.sub.parse().map_err(|_| NO_TOKEN)?;
         let admin = sqlx::query_scalar(
-            "SELECT workspace_admin FROM principal WHERE id = $1 AND NOT deleted",
+            "SELECT EXISTS (SELECT FROM policy, jsonb_array_elements(payload->'bindings') binding
+                 WHERE type = 'IAM' AND binding->>'role' = $2 AND binding->'members' ? ('users/' || email))
+             FROM principal WHERE id = $1 AND NOT deleted",
         )
         .bind(id)
+        .bind(ADMIN_ROLE)
         .fetch_optional(app.database.pool())
         .await?
         .ok_or(NO_TOKEN)?;

@@ -34,9 +34,9 @@ async fn whoever_signs_up_first_becomes_admin_and_makes_the_workspace() {
         true
     );
     let (one, two, three) = tokio::join!(
-        server.sign_up("one@example.com", "pa55"),
-        server.sign_up("two@example.com", "pa55"),
-        server.sign_up("three@example.com", "pa55")
+        server.sign_up("one@example.com", "pa55word"),
+        server.sign_up("two@example.com", "pa55word"),
+        server.sign_up("three@example.com", "pa55word")
     );
     assert_eq!((one, two, three), (200, 200, 200));
     assert_eq!(
@@ -47,12 +47,16 @@ async fn whoever_signs_up_first_becomes_admin_and_makes_the_workspace() {
     );
     assert_eq!(
         database
-            .number("SELECT count(*) FROM principal WHERE workspace_admin")
+            .number("SELECT jsonb_array_length(payload->'bindings'->0->'members') FROM policy")
             .await,
         1
     );
-    assert_eq!(server.sign_up("one@example.com", "other").await, 409);
-    assert_eq!(server.sign_up("nobody", "pa55").await, 400);
+    assert_eq!(server.sign_up("one@example.com", "another-one").await, 409);
+    assert_eq!(server.sign_up("nobody", "pa55word").await, 400);
+    assert_eq!(server.sign_up("short@example.com", "pa55wor").await, 400);
+    let untitled = json!({"email": "untitled@example.com", "password": "pa55word"});
+    let path = "/v1/auth/signup";
+    assert_eq!(server.call("POST", path, None, &untitled).await.0, 400);
     let wrong = json!({"email": "one@example.com", "password": "other"});
     assert_eq!(
         server.call("POST", "/v1/auth/login", None, &wrong).await.0,
@@ -61,26 +65,59 @@ async fn whoever_signs_up_first_becomes_admin_and_makes_the_workspace() {
 }
 
 #[tokio::test]
+async fn a_sign_up_that_breaks_off_leaves_a_workspace_that_is_only_its_own_emails() {
+    let database = Database::create().await;
+    let server = Setup::replica(&database).start().await;
+    // Between the workspace and the user in it.
+    database
+        .execute(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$;
+             CREATE TRIGGER fail BEFORE INSERT ON principal EXECUTE FUNCTION fail()",
+        )
+        .await;
+    assert_eq!(server.sign_up(ADMIN.0, ADMIN.1).await, 500);
+    let counts =
+        "SELECT (SELECT count(*) FROM workspace) || ' ' || (SELECT count(*) FROM principal)";
+    assert_eq!(database.text(counts).await, "1 0");
+    database.execute("DROP TRIGGER fail ON principal").await;
+    assert_eq!(server.sign_up("other@example.com", "pa55word").await, 200);
+    let other = server.log_in("other@example.com", "pa55word").await;
+    let good = license(&json!({}));
+    assert_eq!(server.upload(Some(&other), &good).await, 403);
+    let admin = administrator(&server).await;
+    assert_eq!(server.upload(Some(&admin), &good).await, 200);
+    assert_eq!(database.text(counts).await, "1 2");
+}
+
+#[tokio::test]
 async fn a_license_needs_the_administrators_token_and_shows_on_every_replica() {
     let database = Database::create().await;
-    let (first, second) = (
+    let quick = Setup::replica(&database).env("BYTEBASE_STUB_LICENSE_CACHE_SECONDS", "0.2");
+    let (first, second, third) = (
         Setup::replica(&database).start().await,
         Setup::replica(&database).start().await,
+        quick.start().await,
     );
     let admin = administrator(&first).await;
-    first.sign_up("user@example.com", "pa55").await;
-    let user = first.log_in("user@example.com", "pa55").await;
+    first.sign_up("user@example.com", "pa55word").await;
+    let user = first.log_in("user@example.com", "pa55word").await;
     let good = license(&json!({}));
     assert_eq!(first.upload(None, &good).await, 401);
     assert_eq!(first.upload(Some("nonsense"), &good).await, 401);
     assert_eq!(first.upload(Some(&user), &good).await, 403);
 
     assert_eq!(second.get("/v1/subscription", None).await.0, 401);
-    let (status, before) = second.get("/v1/subscription", Some(&user)).await;
-    assert_eq!(
-        (status, &before["plan"], &before["ha"]),
-        (200, &json!("FREE"), &json!(false))
+    let shown = async |server: &Server| {
+        let (status, shown) = server.get("/v1/subscription", Some(&user)).await;
+        assert_eq!(status, 200);
+        (shown["plan"].clone(), shown["ha"].clone())
+    };
+    let (free, licensed) = (
+        (json!("FREE"), json!(false)),
+        (json!("ENTERPRISE"), json!(true)),
     );
+    assert_eq!(shown(&first).await, free);
+    assert_eq!(shown(&second).await, free);
     // With line breaks, as people paste it; with a token that the other replica made.
     let (head, tail) = good.split_at(100);
     assert_eq!(
@@ -93,18 +130,20 @@ async fn a_license_needs_the_administrators_token_and_shows_on_every_replica() {
         "SELECT s.value->>'license' FROM workspace w JOIN setting s ON s.workspace = w.resource_id
                   AND s.name = 'SYSTEM' WHERE NOT w.deleted";
     assert_eq!(database.text(stored).await, good);
-    // Caches live for a minute here: only the signal can have reached the first one.
-    eventually("the first one knows", async || {
-        let (_, after) = first.get("/v1/subscription", Some(&user)).await;
-        after["plan"] == "ENTERPRISE" && after["ha"] == true
+    // The one that stored it knows at once, the others when what they remember is old enough: after
+    // a minute on the first one.
+    assert_eq!(shown(&second).await, licensed);
+    eventually("the third one knows", async || {
+        shown(&third).await == licensed
     })
     .await;
+    assert_eq!(shown(&first).await, free);
 
     for log in [first.log(), second.log()] {
         for secret in [
             PASSWORD,
             ADMIN.1,
-            "pa55",
+            "pa55word",
             admin.as_str(),
             user.as_str(),
             good.as_str(),

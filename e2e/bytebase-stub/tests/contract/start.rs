@@ -284,7 +284,30 @@ async fn a_newer_binary_migrates_and_an_older_one_starts_as_it_is() {
             .await;
     }
     let versions = "SELECT string_agg(version, ' ' ORDER BY id) FROM instance_change_history";
-    assert_eq!(database.text(versions).await, "3.20.0 3.21.5");
+    assert_eq!(
+        database.text(versions).await,
+        "3.20.0 3.21.0 3.21.1 3.21.2 3.21.3 3.21.4 3.21.5"
+    );
+}
+
+#[tokio::test]
+async fn a_migration_that_is_cut_off_leaves_a_version_in_between() {
+    let database = Database::create().await;
+    let setup = |version| Setup::replica(&database).env("BYTEBASE_STUB_VERSION", version);
+    setup("3.20.0").start().await;
+    let mut server = setup("3.21.1")
+        .env("BYTEBASE_STUB_MIGRATION_SECONDS", "4")
+        .spawn();
+    let versions = "SELECT string_agg(version, ' ' ORDER BY id) FROM instance_change_history";
+    let half = "3.20.0 3.21.0";
+    eventually("the first of two files", async || {
+        database.text(versions).await == half
+    })
+    .await;
+    server.kill();
+    assert_eq!(database.text(versions).await, half);
+    setup("3.21.1").start().await;
+    assert_eq!(database.text(versions).await, "3.20.0 3.21.0 3.21.1");
 }
 
 #[tokio::test]
