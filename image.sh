@@ -32,6 +32,11 @@ RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release \
 built=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')/$target/release
 mkdir -p "dist/$arch"
 cp "$built/bytebase-operator" "$built/bytebase-drain" "dist/$arch/"
+# A static program brings this machine's libc, and one that is too old cannot start what was linked (operator/build.rs).
+"dist/$arch/bytebase-operator" --version >/dev/null || {
+  echo "image: what was built does not run here: build with glibc 2.36 or later (Debian 12, Ubuntu 24.04)" >&2
+  exit 1
+}
 # Given by hand as well: not every builder knows it by itself.
 "$found" build --build-arg "TARGETARCH=$arch" --tag "$image" .
 

@@ -11,11 +11,13 @@ use tempfile::TempDir;
 /// Writes down what it is called with.
 const DOCKER: &str = "#!/bin/sh\necho \"$*\" >> docker.calls\n";
 const RUSTC: &str = "#!/bin/sh\necho 'host: x86_64-unknown-linux-gnu'\n";
-/// Builds two empty programs where it says.
+/// Builds two programs where it says, of which the operator ends with the code in `code`.
 const CARGO: &str = r#"#!/bin/sh
 if [ "$1" = metadata ]; then echo "{\"target_directory\":\"$PWD/built\"}"; exit; fi
 folder=built/x86_64-unknown-linux-gnu/release
-mkdir -p "$folder" && touch "$folder/bytebase-operator" "$folder/bytebase-drain"
+mkdir -p "$folder" && touch "$folder/bytebase-drain"
+printf '#!/bin/sh\nexit %s\n' "$(cat code 2>/dev/null || echo 0)" > "$folder/bytebase-operator"
+chmod +x "$folder/bytebase-operator"
 "#;
 
 /// A folder with the script, and with the programs that it calls.
@@ -93,5 +95,18 @@ fn the_values_of_the_chart_are_those_of_the_image_that_was_built() -> Result<()>
         assert!(dist.join("bytebase-operator").exists());
         assert!(dist.join("bytebase-drain").exists());
     }
+    Ok(())
+}
+
+#[test]
+fn what_does_not_start_becomes_no_image() -> Result<()> {
+    let folder = folder()?;
+    fs::write(folder.path().join("code"), "139")?;
+    let output = run(folder.path(), "name:dev")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("glibc 2.36"), "{text}");
+    let calls = fs::read_to_string(folder.path().join("docker.calls"))?;
+    assert_eq!(calls.lines().collect::<Vec<_>>(), ["info"]);
     Ok(())
 }
