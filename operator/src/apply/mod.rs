@@ -302,16 +302,18 @@ impl Execution<'_> {
 
     /// What is to be done about one object.
     fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Next<'d> {
-        if !self.sees(desired.kind) {
+        let sees = self.sees(desired.kind);
+        if !sees {
             self.outcome.requeue_after(READ_UNSEEN);
         }
         let cached = self.cached(desired.kind, &desired.name);
         let before = cached.as_ref().and_then(ResourceExt::resource_version);
         let candidate = Candidate::new(desired, before);
-        if self.memory.awaits_echo(&candidate) {
+        // Where no watch shows it, no echo comes, and it may have changed since.
+        if sees && self.memory.awaits_echo(&candidate) {
             return Next::Later(ECHO);
         }
-        if self.memory.is_kept(&candidate) {
+        if sees && self.memory.is_kept(&candidate) {
             return Next::Nothing;
         }
         if self.is_outdated(desired, cached.as_ref(), observation) {
