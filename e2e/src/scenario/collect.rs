@@ -79,10 +79,12 @@ fn strings(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text}\n"),
         Value::Array(list) => list.iter().map(strings).collect(),
-        Value::Object(fields) => fields
-            .iter()
-            .map(|(key, value)| format!("{key}\n{}", strings(value)))
-            .collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            let texts =
+                fields.flat_map(|(key, value)| [key.clone(), "\n".to_owned(), strings(value)]);
+            texts.collect()
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => String::new(),
     }
 }

@@ -55,12 +55,12 @@ fn takes_down_two(world: &World, after: Set) -> bool {
     let goes = |pod: &&Pod| !after.ordinals().contains(&pod.ordinal);
     let taken: Vec<_> = pods
         .iter()
-        .filter(|pod| !ends(world, pod))
+        .filter(|pod| !ends(world, **pod))
         .filter(goes)
         .collect();
     // The license gate goes past a pod that cannot end.
     let is_passed = |pod: &Pod| closes && pod.replica == Replica::Stuck;
-    let ending = |pod: &Pod| ends(world, pod) && !is_passed(pod);
+    let ending = |pod: &Pod| ends(world, *pod) && !is_passed(pod);
     // Nor does it wait for one that comes back, and nothing waits for one that does not.
     let fails = |ordinal: u8| {
         let mut pods = pods.iter();
@@ -69,13 +69,13 @@ fn takes_down_two(world: &World, after: Set) -> bool {
     let is_away = |ordinal: &u8| after.ordinals().contains(ordinal) && !fails(*ordinal);
     let awaited = !closes && world.tick < COMES_UP;
     let away = awaited && world.ghost.evicted.iter().any(is_away);
-    let serves = |pod: &&Pod| serves(world, pod);
+    let serves = |pod: &&Pod| serves(world, **pod);
     let beside_one = pods.iter().any(ending) || (away && taken.iter().any(serves));
     taken.len() > 1 || (beside_one && !taken.is_empty())
 }
 
 /// Whether a pod ends or is to, as the operator sees it.
-fn ends(world: &World, pod: &Pod) -> bool {
+fn ends(world: &World, pod: Pod) -> bool {
     let covers = |set: Set| set.ordinals().contains(&pod.ordinal);
     pod.ending.is_some()
         || world.operator.evicted == Some(pod.uid)
@@ -83,7 +83,7 @@ fn ends(world: &World, pod: &Pod) -> bool {
 }
 
 /// Whether a replica serves, or may, as the operator sees it.
-fn serves(world: &World, pod: &Pod) -> bool {
+fn serves(world: &World, pod: Pod) -> bool {
     let may_be_active = match &world.operator.reading {
         Reading::Good(database, active) => {
             database.content == Content::Renamed || active.iter().any(|other| other.uid == pod.uid)
@@ -125,7 +125,7 @@ fn is_migrating(world: &World) -> bool {
 /// Of the replicas that serve, by what the operator sees, one stays; or there is none.
 fn keeps_one(world: &World, after: Set) -> bool {
     let pods = world.operator.cache.1.iter();
-    let mut serving = pods.filter(|pod| serves(world, pod)).peekable();
+    let mut serving = pods.filter(|pod| serves(world, **pod)).peekable();
     serving.peek().is_none() || serving.any(|pod| after.ordinals().contains(&pod.ordinal))
 }
 
@@ -143,7 +143,7 @@ fn evicts(world: &World, uid: u8) -> Option<Promise> {
             return Some(Promise::MigrationEnds);
         }
         let mut others = pods.iter().filter(|pod| pod.uid != uid);
-        if others.any(|pod| ends(world, pod)) {
+        if others.any(|pod| ends(world, *pod)) {
             return Some(Promise::OneDown);
         }
         let ended = pods.iter().find(|pod| pod.uid == uid);

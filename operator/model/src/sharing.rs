@@ -672,7 +672,7 @@ fn starts(world: &World) -> bool {
 fn cluster(index: usize, learned: Option<Learned>) -> BytebaseCluster {
     let name = ["older", "younger"][index];
     let status = learned.map(|learned| {
-        let database = crate::rules::identity(0).database;
+        let database = identity(0).database;
         json!({"database": {
             "endpoint": endpoint(learned.renamed),
             "identity": learned.identity.then_some(&database),

@@ -218,7 +218,7 @@ mod tests {
         let published: Arc<Mutex<Vec<String>>> = Arc::default();
         let (notes, asked) = (Arc::clone(&published), Arc::new(Mutex::new(0)));
         let count = Arc::clone(&asked);
-        let publisher = publisher(api_server("apps", move |_, _, event| {
+        let writer = publisher(api_server("apps", move |_, _, event| {
             let note = event["note"].as_str().unwrap_or_default().to_owned();
             *count.lock() += 1;
             if note == "silent" {
@@ -231,15 +231,15 @@ mod tests {
         one.metadata.name = Some("one".to_owned());
         other.metadata.name = Some("other".to_owned());
         // The API server never answers for the first one's last.
-        publisher.publish(&one, &[notice("1"), notice("2")]);
-        publisher.publish(&one, &[notice("3"), notice("silent")]);
+        writer.publish(&one, &[notice("1"), notice("2")]);
+        writer.publish(&one, &[notice("3"), notice("silent")]);
         while *asked.lock() < 4 {
             tokio::task::yield_now().await;
         }
         let many: Vec<_> = (0..=MOST_WAITING).map(|_| notice("late")).collect();
-        publisher.publish(&one, &many);
+        writer.publish(&one, &many);
         assert_eq!(log.lines("could not be published").len(), 1, "one too many");
-        publisher.publish(&other, &[notice("4")]);
+        writer.publish(&other, &[notice("4")]);
         while *asked.lock() < 5 {
             tokio::task::yield_now().await;
         }

@@ -19,7 +19,7 @@ pub(super) fn hold(
         Some(cluster) => overdue_at(cluster, observation).is_some_and(|at| at <= observation.now),
         None => observation.remembered.queue_overdue,
     };
-    (!held_by.is_empty()).then(|| QueueHoldStatus {
+    (!held_by.is_empty()).then_some(QueueHoldStatus {
         held_by,
         since: None,
         overdue: is_overdue,

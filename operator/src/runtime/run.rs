@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Longest that databases wait for the first reconcile of every cluster, since one may hang.
@@ -171,20 +172,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     }
     tracing::info!("stopping: running reconciles end first");
     drain.cancel();
-    // The lease goes on being renewed until the last write is done.
-    let drained = tokio::time::timeout(DRAIN, async {
-        let ends = async {
-            let _ = (&mut work).await;
-            // What the last of them reported, if the API server takes it soon.
-            let events = context.writer.publisher.flush();
-            let _ = tokio::time::timeout(LAST_EVENTS, events).await;
-        };
-        tokio::select! {
-            lost = contender.keep() => Err(RunError::LeaseLost(lost.to_string())),
-            () = ends => Ok(()),
-        }
-    });
-    drained.await.unwrap_or(Ok(()))?;
+    ends(&context, &mut contender, &mut work).await?;
     work.abort();
     contender.release().await;
     stop.cancel();
@@ -193,6 +181,27 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets what runs end. The lease goes on being renewed until the last write is done.
+async fn ends(
+    context: &Context,
+    contender: &mut Contender,
+    work: &mut JoinHandle<()>,
+) -> Result<(), RunError> {
+    let ends = async {
+        let _ = work.await;
+        // What the last of them reported, if the API server takes it soon.
+        let events = context.writer.publisher.flush();
+        let _ = tokio::time::timeout(LAST_EVENTS, events).await;
+    };
+    let drained = tokio::time::timeout(DRAIN, async {
+        tokio::select! {
+            lost = contender.keep() => Err(RunError::LeaseLost(lost.to_string())),
+            () = ends => Ok(()),
+        }
+    });
+    drained.await.unwrap_or(Ok(()))
 }
 
 /// Takes clusters off the queue until it is asked to drain.

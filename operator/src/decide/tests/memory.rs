@@ -168,9 +168,9 @@ fn the_database_on_which_a_cluster_has_served_is_kept_until_it_is_known_to_have_
     let none = BytebaseClusterStatus::default();
     let stop = json!({"replicas": 0});
     let running = || healthy(1, stored(&json!({})));
-    let serves = plan(&json!({}), &running());
-    assert_eq!(served_on(&serves), Some(first.clone()));
-    let served = status_after(serves, &none);
+    let active = plan(&json!({}), &running());
+    assert_eq!(served_on(&active), Some(first.clone()));
+    let served = status_after(active, &none);
     let stopped = plan(&stop, &then_of(&served, observation(None, changed(|_| {}))));
     assert_eq!(served_on(&stopped), Some(first.clone()));
     let stopped = status_after(stopped, &served);

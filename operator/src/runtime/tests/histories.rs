@@ -725,7 +725,7 @@ impl World {
         let starts = after.0 > 0 && before.0.0 == 0 && !has_pods;
         let moves = after.0 > 0 && before.0.0 > 0 && after.1 != before.0.1;
         if starts || moves {
-            let knows = known;
+            let all = known;
             let known = &known.process;
             prop_assert_eq!(known.host, after.1);
             prop_assert_ne!(known.view, View::NotRead, "{} starts unread", name);
@@ -744,7 +744,7 @@ impl World {
                     name
                 );
             }
-            self.is_of_no_other(name, created, &knows, starts, was_refused)?;
+            self.is_of_no_other(name, created, &all, starts, was_refused)?;
         }
         self.controllers();
         let seen = self.seen(name).and_then(|seen| seen.resource_version());
@@ -1203,12 +1203,12 @@ impl World {
                 self.reconcile(NAMES[name]).await?;
             }
             Event::Restart(order) if settled => {
-                self.restart_in_quiet(&order).await?;
+                Box::pin(self.restart_in_quiet(&order)).await?;
                 self.settled = true;
             }
             Event::Restart(_) => self.restart(),
-            Event::Settle(order) => self.settle(&order).await?,
-            Event::Wait { seconds, reads } => self.wait(seconds.into(), reads).await?,
+            Event::Settle(order) => Box::pin(self.settle(&order)).await?,
+            Event::Wait { seconds, reads } => Box::pin(self.wait(seconds.into(), reads)).await?,
         }
         // Those whose verdict may change by what happened to another one.
         for _ in 0..REST {
