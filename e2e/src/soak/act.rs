@@ -203,15 +203,15 @@ impl Stage {
                 self.sandbox.harness().postgres.disconnect(database).await?;
                 Ok(())
             }
-            Action::SwapDatabase => self.swap_database(index).await,
+            Action::SwapDatabase => self.swap_database(index, model).await,
             Action::CutOffRefused(cut) => self.cut_off_refused(index, cut).await,
             Action::StartBesideForeign => self.start_beside_foreign(index).await,
         }
     }
 
-    /// An empty database under the same name, as after a restore that went wrong; then a
-    /// user restarts Bytebase.
-    async fn swap_database(&self, index: usize) -> Result<()> {
+    /// An empty database under the same name, as after a restore that went wrong; then a user has
+    /// Bytebase begin there as a new one, for which the cluster has to be stopped.
+    async fn swap_database(&self, index: usize, model: &Model) -> Result<()> {
         self.note_losing(index).await?;
         let database = self.databases.get(index).context("no such cluster")?;
         let postgres = &self.sandbox.harness().postgres;
@@ -229,8 +229,13 @@ impl Stage {
         let pods = self.sandbox.pods(&selector).await?;
         let uids = pods.iter().filter_map(ResourceExt::uid);
         self.disturbances.lock().deleted.extend(uids);
-        self.kubectl(&["delete", "pods", "-l", &selector, "--wait=false"])
-            .await
+        self.patch(index, json!({"replicas": 0})).await?;
+        let stopped = |status: &Value| status["phase"] == "Stopped";
+        let name = cluster_name(index);
+        self.sandbox
+            .wait_status(&name, "the cluster stopped", stopped)
+            .await?;
+        self.patch(index, json!({"replicas": model.replicas})).await
     }
 
     /// Bytebase's own table is out of sight, so the others count as another application's.

@@ -106,7 +106,10 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
     let facts = observation.facts();
     let elsewhere = |pod: &PodView| {
         let last = observation.last_facts.as_ref();
-        last.is_some_and(|(_, facts)| differs(pod) && is_unseen(pod, facts))
+        last.is_some_and(|(_, facts)| {
+            let has_left = has_served_another(observation, facts);
+            (has_left || differs(pod)) && is_unseen(pod, facts, has_left)
+        })
     };
     let Some(facts) = facts.filter(|facts| !facts.heartbeats.is_unknown()) else {
         let readable_ever = !matches!(observation.database, DatabaseView::CannotRead);
@@ -224,11 +227,19 @@ fn replica<'a>(
     }
 }
 
+/// Whether the database on which replicas of the cluster were last seen is another one than that of
+/// these facts. The one that is named now may have been made again, or be the one to move to.
+fn has_served_another(observation: &Observation, facts: &DatabaseFacts) -> bool {
+    let served_on = observation.remembered.served_on.as_ref();
+    served_on.is_some_and(|served_on| *served_on != facts.identity.database)
+}
+
 /// Whether a process runs in this pod of which these facts of the database show nothing.
-fn is_unseen(pod: &PodView, facts: &DatabaseFacts) -> bool {
+/// `is_another`: none was ever seen there. Rows that are not fresh then came with a copy.
+fn is_unseen(pod: &PodView, facts: &DatabaseFacts, is_another: bool) -> bool {
     let mut rows = facts.heartbeats.rows().iter();
     let is_seen = match pod.replica_id {
-        Some(id) => rows.any(|row| row.replica_id == id),
+        Some(id) => rows.any(|row| row.replica_id == id && (is_fresh(row) || !is_another)),
         None => listens(pod, facts) == Some(true),
     };
     pod.started_at.is_some() && !is_seen

@@ -50,8 +50,16 @@ pub fn changed(template: &Template, observation: &Observation) -> Option<Changed
 
 /// Whether a pod was started with other values than those of this template.
 pub fn differs(login: &PodLogin, template: &Template) -> bool {
-    let wanted = desired::login(&template.value).map(|(checksum, _)| checksum);
-    login.checksum.is_some() && login.checksum.as_deref() != wanted
+    let has = login.checksum.as_deref();
+    has.is_some_and(|checksum| {
+        desired::login(&template.value) != Some((checksum, login.url.as_deref()))
+    })
+}
+
+/// The same where there is no template, by what the login holds beside a plain URL.
+pub fn is_of_another(login: &PodLogin, database: &ValidDatabase) -> bool {
+    let has = login.checksum.as_ref();
+    has.is_some_and(|checksum| *checksum != database.checksum)
 }
 
 /// The changed login as status has it.

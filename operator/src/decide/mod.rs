@@ -324,7 +324,11 @@ fn blocked(
 ) -> Plan {
     // Which login the spec means is not known. That it had changed is, and stays so.
     let changed_login = login::remembered(observation);
-    let health = health::join(observation, |_| changed_login.is_some());
+    let wanted_login = validation.database.as_ref();
+    let health = health::join(observation, |pod| match wanted_login {
+        Some(database) => login::is_of_another(&pod.login, database),
+        None => changed_login.is_some(),
+    });
     let GateTerms {
         wanted,
         enforcement,

@@ -118,8 +118,8 @@ pub(super) fn objects(
         Doors::AsWanted
     };
     let mut wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
-    if let Some(host) = left_host(findings) {
-        for object in &mut wanted {
+    for object in &mut wanted {
+        if let Some(host) = left_host(object.kind, findings) {
             desired::lead_in_from(object, &host);
         }
     }
@@ -157,8 +157,9 @@ pub(super) fn objects(
 }
 
 /// Host of the external URL that is being left. As long as replicas may have been started with it
-/// they send there whoever logs in by an identity provider, so it goes on leading in where it does.
-fn left_host(findings: &Findings<'_>) -> Option<String> {
+/// they send there whoever logs in by an identity provider, so it goes on leading in where it does,
+/// or may: what no watch shows may have it.
+fn left_host(kind: Kind, findings: &Findings<'_>) -> Option<String> {
     let Findings {
         cluster,
         observation,
@@ -167,10 +168,8 @@ fn left_host(findings: &Findings<'_>) -> Option<String> {
     } = *findings;
     let url = ExternalUrl::parse(reported_url(cluster, rollout, observation)).ok()?;
     let host = url.host();
-    let leads_in = observation
-        .exposed_hosts
-        .iter()
-        .any(|exposed| exposed == host);
+    let mut exposed = observation.exposed_hosts.iter();
+    let leads_in = exposed.any(|exposed| exposed == host) || observation.unseen(kind).is_some();
     (leads_in && host != cluster.url.host()).then(|| host.to_owned())
 }
 

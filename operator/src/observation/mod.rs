@@ -572,7 +572,9 @@ impl Remembered {
         );
         let is_bytebase = matches!(facts.schema, SchemaState::Bytebase { .. });
         let lost_tables = self.schema_version.is_some() && !is_bytebase;
-        !pods.is_empty() && (lost_tables || (had_workspace && has_none))
+        // Also of facts in which that has been taken into account.
+        let is_known = facts.not_understood == [ALL_TABLES];
+        !pods.is_empty() && (is_known || lost_tables || (had_workspace && has_none))
     }
 }
 
@@ -767,6 +769,8 @@ pub enum PodTrouble {
 pub struct PodLogin {
     /// Of the secret values that its containers were started with.
     pub checksum: Option<String>,
+    /// `PG_URL`, where that is in no Secret.
+    pub url: Option<String>,
     /// The Secrets whose present values it is brought, by [`login_sources`].
     ///
     /// [`login_sources`]: crate::desired::drain::login_sources

@@ -8,6 +8,9 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, 
 use kube::ResourceExt as _;
 use uuid::Uuid;
 
+/// The variable from which a replica has its connection string.
+const PG_URL: &str = "PG_URL";
+
 /// Keeps of a pod only what [`view`] needs, so that a cache of thousands stays small. Of containers
 /// that is Bytebase's own, where the drain hook is started at its end.
 pub fn trim(pod: &mut Pod) {
@@ -20,26 +23,34 @@ pub fn trim(pod: &mut Pod) {
         *spec = PodSpec {
             node_name: spec.node_name.take(),
             termination_grace_period_seconds: spec.termination_grace_period_seconds,
-            containers: with_hook(spec).into_iter().collect(),
+            containers: bytebase(spec).into_iter().collect(),
             volumes: spec.volumes.take().map(of_login),
             ..PodSpec::default()
         };
     }
 }
 
-/// The container of Bytebase with the command that starts the drain hook at its end, where the hook
-/// was copied into the pod, by whichever operator made it. Nothing else of the container.
-fn with_hook(spec: &mut PodSpec) -> Option<Container> {
+/// The container of Bytebase with the plain `PG_URL`, and with the command that starts the drain hook
+/// at its end, where the hook was copied into the pod, by whichever operator made it. Nothing else of
+/// the container.
+fn bytebase(spec: &mut PodSpec) -> Option<Container> {
     let mut installers = spec.init_containers.iter().flatten();
-    installers.find(|container| container.name == INSTALLER)?;
+    let has_hook = installers.any(|container| container.name == INSTALLER);
     let mut containers = spec.containers.iter_mut();
     let bytebase = containers.find(|container| container.name == CONTAINER)?;
-    let kept = Container {
+    let mut kept = Container {
         name: CONTAINER.to_owned(),
         lifecycle: bytebase.lifecycle.take(),
+        env: bytebase.env.take(),
         ..Container::default()
     };
-    drain::is_hook(words(pre_stop(&kept))).then_some(kept)
+    if let Some(variables) = &mut kept.env {
+        variables.retain(|variable| variable.name == PG_URL && variable.value.is_some());
+    }
+    if !(has_hook && drain::is_hook(words(pre_stop(&kept)))) {
+        kept.lifecycle = None;
+    }
+    Some(kept)
 }
 
 /// What is run before Bytebase is asked to end.
@@ -117,8 +128,14 @@ fn login(pod: &Pod) -> PodLogin {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
     // Plain data: it always has a form as JSON.
     let volumes = volumes.and_then(|volumes| serde_json::to_value(volumes).ok());
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut bytebase = containers.filter(|container| container.name == CONTAINER);
+    let variables = bytebase.next().and_then(|bytebase| bytebase.env.as_ref());
+    let mut variables = variables.into_iter().flatten();
+    let url = variables.find(|variable| variable.name == PG_URL);
     PodLogin {
         checksum: pod.annotations().get(CHECKSUM_ANNOTATION).cloned(),
+        url: url.and_then(|url| url.value.clone()),
         sources: drain::login_sources(&volumes.unwrap_or_default()),
     }
 }
@@ -405,7 +422,8 @@ mod tests {
             let kept = pod.spec.unwrap();
             assert_eq!(kept.init_containers, None);
             assert!(kept.containers.iter().all(|kept| kept.image.is_none()));
-            assert_eq!(kept.containers.len(), usize::from(drains));
+            assert_eq!(kept.containers.len(), 1);
+            assert_eq!(kept.containers[0].lifecycle.is_some(), drains);
         }
     }
 

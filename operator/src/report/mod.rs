@@ -8,7 +8,8 @@ mod tests;
 pub use memory::Memory;
 
 use crate::api::status::{
-    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
+    DatabaseStatus, DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus,
+    RolloutStatus, RolloutWait,
 };
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
@@ -69,7 +70,11 @@ pub async fn report(
     }
     // What was decided was decided on objects that are not the same any more. Once: status must
     // come in any case.
-    memory.status_due = outcome.applied > 0 && outcome.failures.is_empty() && !memory.status_due;
+    // That a database is empty, which was read without a replica on it, must be known before one is.
+    memory.status_due = outcome.applied > 0
+        && outcome.failures.is_empty()
+        && !memory.status_due
+        && !empties(&previous, &plan.report);
     if memory.status_due {
         outcome.requeue_after(ECHO);
         return Ok(());
@@ -108,6 +113,15 @@ pub async fn report(
         });
     }
     Ok(())
+}
+
+/// Whether the database that held a workspace or a schema, by the status, holds none now.
+fn empties(previous: &BytebaseClusterStatus, report: &Report) -> bool {
+    let had = previous.database.as_ref();
+    let has = report.database.as_ref();
+    let workspace = |database: &DatabaseStatus| database.has_workspace;
+    let loses_workspace = had.is_some_and(workspace) && !has.is_some_and(workspace);
+    loses_workspace || (previous.schema_version.is_some() && report.schema_version.is_none())
 }
 
 /// Reports that the operator cannot see the objects of a cluster, so that a status of before does

@@ -11,14 +11,14 @@ use crate::desired::login;
 use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial, Observation,
-    PodLogin, PodTrouble, ProbeFailure, RunningTasks, SchemaState,
+    DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial,
+    Observation, PodLogin, PodTrouble, ProbeFailure, RunningTasks, SchemaState,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    CA_CERTIFICATE, NEW, OLD, after, cluster, failure, healthy, heartbeats, id, key, no_license,
-    observation, references, running, secret, settings, stored, with_facts,
+    CA_CERTIFICATE, NEW, OLD, after, cluster, failure, healthy, heartbeat, heartbeats, id, key,
+    no_license, observation, references, running, secret, settings, stored, with_facts,
 };
 use crate::validate::{Validation, validate};
 use jiff::{SignedDuration, Timestamp};
@@ -375,6 +375,7 @@ fn a_scale_down_gives_a_busy_replica_that_is_brought_no_new_login_a_whole_drain(
     for pod in &mut busy.pods {
         pod.login = PodLogin {
             checksum: login(&started).map(|(checksum, _)| checksum.to_owned()),
+            url: None,
             sources: login_sources(&started["spec"]["volumes"]),
         };
     }
@@ -421,6 +422,7 @@ fn a_busy_replica_that_is_brought_no_new_login_has_a_whole_drain_to_become_idle(
         let started = History::new(&of("pg")).set.template;
         let login = PodLogin {
             checksum: login(&started).map(|(checksum, _)| checksum.to_owned()),
+            url: None,
             sources: login_sources(&started["spec"]["volumes"]),
         };
         let mut busy = with_facts(History::read(), |facts| {
@@ -624,7 +626,7 @@ fn the_license_of_the_database_that_replicas_run_on_binds_them_until_they_have_m
 /// Three replicas that were started with the login that stands, as they are seen beside a reading of
 /// another database, which has no heartbeats of theirs.
 fn elsewhere(history: &History, change: impl FnOnce(&mut DatabaseFacts)) -> Observation {
-    let (checksum, _) = login(&history.set.template).unwrap();
+    let (checksum, url) = login(&history.set.template).unwrap();
     let sources = login_sources(&history.set.template["spec"]["volumes"]);
     let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
         heartbeats(facts).clear();
@@ -633,6 +635,7 @@ fn elsewhere(history: &History, change: impl FnOnce(&mut DatabaseFacts)) -> Obse
     for pod in &mut seen.pods {
         pod.login = PodLogin {
             checksum: Some(checksum.to_owned()),
+            url: url.map(str::to_owned),
             sources: sources.clone(),
         };
     }
@@ -686,6 +689,70 @@ fn a_database_to_which_replicas_are_to_move_says_nothing_of_those_that_run() {
                 assert_eq!(replica.heartbeat, HeartbeatState::Unknown);
                 assert_eq!(replica.running_tasks, None);
             }
+        }
+    }
+}
+
+/// Three replicas whose login is written in another form, and that form for another host.
+fn forms() -> [(Value, Value); 2] {
+    let inline =
+        |host: &str| json!({"database": {"url": format!("postgres://bytebase@{host}/bytebase")}});
+    let parts = |host: &str| {
+        json!({"database": {
+            "host": host, "name": "bytebase",
+            "userSecretRef": {"name": "login", "key": "user"},
+            "passwordSecretRef": {"name": "login", "key": "password"},
+        }})
+    };
+    let (old, new) = ("db.example.com", "new.example.com");
+    [(inline(old), inline(new)), (parts(old), parts(new))]
+}
+
+#[test]
+fn in_whatever_form_another_database_is_named_it_says_nothing_of_replicas_that_run() {
+    for (before, after) in forms() {
+        let mut history = History::new(&before);
+        history.step(BEFORE, History::read());
+        let read = elsewhere(&history, |facts| {
+            holds_no_license(facts);
+            facts.identity = DatabaseIdentity::new("another", "1");
+            facts.can_create = false;
+        });
+        history.changes = after.clone();
+        let plan = history.step(BEFORE, read.clone());
+        assert_eq!(plan.report.target_replicas, Some(3), "{after}");
+        assert_eq!(plan.report.active_replicas, None, "{after}");
+        // Nor where another mistake comes with it.
+        history.changes["externalURL"] = json!("not a URL");
+        let plan = history.step(BEFORE, read);
+        assert!(plan.resize.is_none(), "{after}");
+        assert_eq!(
+            state(&plan, ConditionType::HaLicensed),
+            (None, Reason::LicenseUnknown),
+            "{after}"
+        );
+    }
+}
+
+#[test]
+fn the_rows_of_a_copy_say_nothing_of_replicas_that_run_on_the_original() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let copied = |history: &History| {
+        elsewhere(history, |facts| {
+            facts.identity = DatabaseIdentity::new("copy", "1");
+            let rows = (0..3).map(|ordinal| heartbeat(ordinal, 600));
+            *heartbeats(facts) = rows.collect();
+        })
+    };
+    for seconds_later in [0, 120] {
+        history.now = after(seconds(seconds_later));
+        let seen = copied(&history);
+        let plan = history.step(OTHER_HOST, seen);
+        assert!(plan.eviction.is_none());
+        for replica in &plan.report.replica_statuses {
+            assert_eq!(replica.heartbeat, HeartbeatState::Unknown);
+            assert_eq!(replica.running_tasks, None);
         }
     }
 }

@@ -108,6 +108,7 @@ fn busy_replicas_without_the_drain_hook_are_given_a_whole_drain_before_all_end()
     for pod in &mut seen.pods {
         pod.login = PodLogin {
             checksum: login(&wanted.value).map(|(checksum, _)| checksum.to_owned()),
+            url: None,
             sources: drain::login_sources(&wanted.value["spec"]["volumes"]),
         };
     }

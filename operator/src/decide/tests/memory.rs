@@ -566,8 +566,14 @@ fn a_workspace_that_a_restore_has_not_brought_back_yet_is_not_made_by_the_operat
             facts.identity = DatabaseIdentity::new("one", "2");
             facts.schema = SchemaState::Bytebase { version: None };
         });
-        last = plan(&spec, &then(last, restoring).with_lost_tables_unknown());
+        let seen = then(last, restoring).with_lost_tables_unknown();
+        last = plan(&spec, &seen);
         assert!(!signs_up(&last));
+        let message = &condition(&last.report, DATABASE).message;
+        assert!(message.contains("being restored"), "{message}");
+        let mut changed = spec.clone();
+        changed["version"] = json!("3.22.0");
+        assert_eq!(size(&plan(&changed, &seen)), None, "no template is written");
         assert_eq!(last.report.target_replicas, Some(3));
         assert_eq!(
             state(&last, DATABASE),

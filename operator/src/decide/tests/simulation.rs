@@ -5,6 +5,7 @@ use super::size;
 use crate::api::ConditionType;
 use crate::decide::decide;
 use crate::decide::plan::Plan;
+use crate::kubernetes::Kind;
 use crate::observation::{DatabaseView, Heartbeat, Observation};
 use crate::testing::{
     NEW, OLD, after, facts, heartbeats, observation, pod, settings, stored, validation,
@@ -12,7 +13,7 @@ use crate::testing::{
 use crate::validate::Validation;
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use uuid::Uuid;
@@ -40,6 +41,7 @@ impl SimPod {
 
 struct World {
     validation: Validation,
+    start: i32,
     replicas: i32,
     /// Ticks until the controller has seen the present template.
     settles_in: u32,
@@ -77,7 +79,9 @@ impl World {
             .collect();
         let mut seen = observation(Some(self.replicas), DatabaseView::Probed(Ok(facts)));
         seen.now = after(SignedDuration::from_secs(self.tick * STEP));
-        seen.stateful_set.as_mut().unwrap().settled = self.settles_in == 0;
+        let set = seen.stateful_set.as_mut().unwrap();
+        set.settled = self.settles_in == 0;
+        set.start = self.start;
         seen.pods = self
             .pods
             .iter()
@@ -119,7 +123,12 @@ impl World {
             let ordinal = *found.expect("an eviction of a pod that is there").0;
             self.end(ordinal);
         }
-        self.replicas = i32::try_from(size(plan).expect("a StatefulSet")).unwrap();
+        let set = plan.objects.iter();
+        let mut set = set.filter(|object| object.kind == Kind::StatefulSet);
+        let spec = &set.next().expect("a StatefulSet").value["spec"];
+        let number = |value: &Value| i32::try_from(value.as_i64().unwrap_or(0)).unwrap();
+        self.start = number(&spec["ordinals"]["start"]);
+        self.replicas = number(&spec["replicas"]);
     }
 
     /// The controller and the kubelets do their part.
@@ -136,7 +145,7 @@ impl World {
         }
         self.pods.retain(|_, pod| pod.ends_in != Some(0));
         for ordinal in (0..50).rev() {
-            if ordinal >= self.replicas {
+            if !self.covers(ordinal) {
                 self.end(ordinal);
             } else if !self.pods.contains_key(&ordinal) {
                 let (ready, heartbeat, _) = self.delay(0);
@@ -152,11 +161,16 @@ impl World {
                 self.pods.insert(ordinal, pod);
             }
         }
-        let (pods, replicas) = (&self.pods, self.replicas);
-        self.down.retain(|ordinal| {
-            let pod = pods.get(ordinal);
-            !pod.is_some_and(SimPod::serves) && (*ordinal < replicas || pod.is_some())
+        let mut down = std::mem::take(&mut self.down);
+        down.retain(|ordinal| {
+            let pod = self.pods.get(ordinal);
+            !pod.is_some_and(SimPod::serves) && (self.covers(*ordinal) || pod.is_some())
         });
+        self.down = down;
+    }
+
+    fn covers(&self, ordinal: i32) -> bool {
+        (self.start..self.start + self.replicas).contains(&ordinal)
     }
 
     fn finished(&self, wanted: i32) -> bool {
@@ -205,6 +219,7 @@ proptest! {
     ) {
         let mut world = World {
             validation: validation(&json!({"replicas": first})),
+            start: 0,
             replicas: i32::try_from(pods.len()).unwrap(),
             settles_in,
             pods: (0..).zip(pods).filter_map(|(ordinal, pod)| Some((ordinal, pod?))).collect(),

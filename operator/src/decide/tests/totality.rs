@@ -275,6 +275,7 @@ prop_compose! {
             drain_timeout: flags[0].then_some(jiff::SignedDuration::MAX),
             login: PodLogin {
                 checksum: version.clone(),
+                url: version.clone(),
                 sources: if flags[1] { "other/PG_URL".to_owned() } else { String::new() },
             },
             ending_since: times.1,
