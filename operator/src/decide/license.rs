@@ -131,7 +131,7 @@ pub fn judge(
         DatabaseView::Probed(Err(failure)) => unread(&failure.message),
         DatabaseView::Probed(Ok(facts)) => read(facts).unwrap_or_else(|| {
             if facts.not_understood.is_empty() {
-                // [`Observation::of_another_database`], or lost tables.
+                // By [`Observation::of_another_database`]. Lost tables are named as not understood.
                 return unread(
                     "the replicas may run on another database than the one that was read",
                 );

@@ -322,7 +322,8 @@ fn blocked(
     observation: &Observation,
     settings: &Settings,
 ) -> Plan {
-    // Which login the spec means is not known. That it had changed is, and stays so.
+    // There is no template whose login pods could differ from. What the spec says of the database
+    // stands in for it where that can be used; else that the login had changed, which stays so.
     let changed_login = login::remembered(observation);
     let wanted_login = validation.database.as_ref();
     let health = health::join(observation, |pod| match wanted_login {
