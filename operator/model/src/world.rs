@@ -959,11 +959,14 @@ impl World {
         }
         let sets = [&mut self.set, &mut self.acted_on].into_iter().flatten();
         sets.for_each(|set| set.whose = whose);
+        // The watch brings this change also where the StatefulSet is by now as it showed it before.
+        self.operator.settled = false;
     }
 
     /// It deletes that with its pods.
     fn is_given_back(&mut self) {
         (self.set, self.acted_on) = (None, None);
+        self.operator.settled = false;
         for pod in &mut self.pods {
             pod.ending = pod.ending.or(Some(self.tick));
         }
