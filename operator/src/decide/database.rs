@@ -447,7 +447,7 @@ fn judge_facts(
             format!(
                 "Bytebase's tables and workspace were in {} before, and role \"{}\" does not see them now: no replica is started or replaced until it does. Perhaps a backup is being restored, the role's search_path was changed, or they were dropped. If Bytebase is to begin there as a new one, set replicas to 0, and back when all pods have ended",
                 database.replicas.identity_hint(),
-                database.replicas.user
+                database.replicas.shown_user()
             ),
         );
     }
@@ -777,7 +777,7 @@ fn fatal(
     if let SchemaState::OffPath { schema } = &facts.schema
         && !observation.has_lost_tables(facts)
     {
-        let role = &database.replicas.user;
+        let role = database.replicas.shown_user();
         return Some((
             Reason::DatabaseForeignTables,
             format!(
@@ -789,7 +789,7 @@ fn fatal(
     if database.monitored {
         return None;
     }
-    lacking_right(&place, &database.replicas.user, facts)
+    lacking_right(&place, database.replicas.shown_user(), facts)
 }
 
 /// A right that Bytebase's role seems to lack for the migration of the next version: nothing is
@@ -800,7 +800,7 @@ fn unsure_right(database: &ValidDatabase, facts: &DatabaseFacts) -> Option<(Reas
         return None;
     }
     let place = database.replicas.identity_hint();
-    lacking_right(&place, &database.replicas.user, facts)
+    lacking_right(&place, database.replicas.shown_user(), facts)
 }
 
 /// A right that Bytebase's migrations need: the first, or that of the version which the next pod
@@ -850,7 +850,7 @@ fn too_few_connections(
         (1, false) => POOL,
         _ => budget,
     };
-    let role = &database.replicas.user;
+    let role = database.replicas.shown_user();
     let limits = [
         (Some(server), true),
         (facts.role_connections, false),

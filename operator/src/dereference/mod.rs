@@ -19,9 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-/// A failure of the API server's own is repeated; one that lasts so long is reported as what it is,
-/// and the cluster goes on without the object.
+/// A read that fails is repeated; where that lasts so long it is reported as what it is, and the
+/// cluster goes on without the object: the license gate waits for no Secret.
 const UNREADABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// A read takes milliseconds. One without an answer has failed after so long: a reconcile waits for
+/// it, and with it one of the few that run beside each other.
+const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads the Secrets and ConfigMaps that a cluster names, and notes in `index` that it names them.
 /// What was read a moment ago and has not changed since is not read again.
@@ -49,6 +53,9 @@ pub async fn dereference(
         config_maps,
     })
 }
+
+/// What is logged of a read that has taken too long.
+const NO_ANSWER: &str = "the API server has not answered in time";
 
 /// The values of an object, by key.
 type Values = BTreeMap<String, Vec<u8>>;
@@ -114,18 +121,23 @@ impl Reader<'_> {
     where
         K: kube::Resource + Clone + Debug + DeserializeOwned,
     {
-        let read = api.get(name).await;
-        let fails = matches!(&read, Err(kube::Error::Api(status)) if status.code >= 500);
+        let read = tokio::time::timeout(READ_WITHIN, api.get(name)).await;
+        let read = read.unwrap_or_else(|_| Err(kube::Error::Service(NO_ANSWER.into())));
+        let code = match &read {
+            Err(kube::Error::Api(status)) => Some(status.code),
+            Ok(_) | Err(_) => None,
+        };
+        let fails = read.is_err() && !matches!(code, Some(403 | 404));
         let since = fails.then_some(self.now);
         let failing = self.index.failing(kind, self.namespace, name, since);
         let lasts = failing
             .is_some_and(|since| self.now.saturating_duration_since(since) >= UNREADABLE_AFTER);
-        let object = match read {
-            Ok(object) => object,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Fetched::Missing),
-            Err(kube::Error::Api(status)) if status.code == 403 => return Ok(Fetched::Forbidden),
-            Err(kube::Error::Api(status)) if lasts => return Ok(Fetched::Unreadable(status.code)),
-            Err(error) => return Err(error),
+        let object = match (read, code) {
+            (Ok(object), _) => object,
+            (Err(_), Some(404)) => return Ok(Fetched::Missing),
+            (Err(_), Some(403)) => return Ok(Fetched::Forbidden),
+            (Err(_), code) if lasts => return Ok(Fetched::Unreadable(code)),
+            (Err(error), _) => return Err(error),
         };
         let metadata = object.meta().clone();
         let values = values(object).into_iter();
@@ -179,6 +191,32 @@ mod tests {
         // It counts from the beginning again.
         code.store(503, Ordering::Relaxed);
         assert!(read(400).await.is_err());
+    }
+
+    /// Such as where the API server waits for the service that decrypts Secrets.
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_is_not_answered_for_long_is_reported_too() {
+        let client = crate::testing::api_server("apps", |_, _, _| None);
+        let spec = json!({"database": {"urlSecretRef": {"name": "pg", "key": "url"}}});
+        let cluster = crate::testing::cluster(&spec);
+        let index = ReferenceIndex::default();
+        let (key, start) = (Key::from_obj(&cluster), Instant::now());
+        let read = async |seconds| {
+            let begun = tokio::time::Instant::now();
+            let now = start + Duration::from_secs(seconds);
+            let read = dereference(&client, &index, &key, &cluster, now).await;
+            (read, begun.elapsed())
+        };
+        for seconds in [0, 11, 29] {
+            let (read, took) = read(seconds).await;
+            assert!(read.is_err(), "after {seconds} s");
+            assert!(took <= READ_WITHIN + Duration::from_secs(1), "{took:?}");
+        }
+        let lasting = read(30).await.0.unwrap();
+        assert!(lasting.holds_unreadable());
+        let validation = validate(&cluster, &lasting, None, crate::testing::now());
+        let message = &validation.problems[0].message;
+        assert!(message.contains("has not answered"), "{message}");
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub enum Fetched {
     Missing,
     /// The operator's role may not read it.
     Forbidden,
-    /// The API server has failed at it for long, with this HTTP status.
-    Unreadable(u16),
+    /// The API server has failed at it for long, with this HTTP status, or without an answer.
+    Unreadable(Option<u16>),
 }
 
 impl Fetched {
@@ -36,7 +36,7 @@ impl fmt::Debug for Fetched {
             Self::Present(keys) => write!(f, "Present({:?})", keys.keys().collect::<Vec<_>>()),
             Self::Missing => f.write_str("Missing"),
             Self::Forbidden => f.write_str("Forbidden"),
-            Self::Unreadable(code) => write!(f, "Unreadable({code})"),
+            Self::Unreadable(code) => write!(f, "Unreadable({code:?})"),
         }
     }
 }
@@ -191,7 +191,10 @@ fn lookup(
             "the operator may not read {kind} {name}: grant its role get on {}s in this namespace",
             kind.to_lowercase()
         ))),
-        Some(Fetched::Unreadable(code)) => Err(missing(format!(
+        Some(Fetched::Unreadable(None)) => Err(missing(format!(
+            "the API server has not answered for over half a minute when {kind} {name} was read. See whether `kubectl get` of it answers"
+        ))),
+        Some(Fetched::Unreadable(Some(code))) => Err(missing(format!(
             "the API server cannot read {kind} {name}: it has answered with HTTP status {code} for over half a minute, as it does where the object cannot be decrypted. If `kubectl get` fails as well, write the object again"
         ))),
         Some(Fetched::Missing) | None => Err(missing(format!(

@@ -54,13 +54,18 @@ pub struct PgUrl {
     form: PgUrlForm,
 }
 
-/// The two ways to write a connection string.
+/// Stands for a role whose name only a Secret gives.
+const HIDDEN_USER: &str = "(the user in userSecretRef)";
+
+/// The ways to write a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PgUrlForm {
     /// `postgresql://…`: every supported Bytebase.
     Uri,
     /// `host=… user=…`: from 3.18.0.
     KeywordValue,
+    /// In parts: no string is written at all.
+    Parts,
 }
 
 /// A connection given in parts, none of them percent-encoded.
@@ -254,7 +259,7 @@ impl PgUrl {
             }
             raw.add(&name, value, index + 1)?;
         }
-        Self::from_raw(raw, PgUrlForm::Uri)
+        Self::from_raw(raw, PgUrlForm::Parts)
     }
 
     /// Adds a password given beside the string (`PGPASSWORD`): one in the string goes first, and an
@@ -265,6 +270,15 @@ impl PgUrl {
             .password
             .or(password.filter(|password| !password.expose_secret().is_empty()));
         self
+    }
+
+    /// Name of the role for messages. Of a connection in parts it is the value of a Secret, into
+    /// which people also put the password by mistake, so something else stands for it.
+    pub fn shown_user(&self) -> &str {
+        match self.form {
+            PgUrlForm::Uri | PgUrlForm::KeywordValue => &self.user,
+            PgUrlForm::Parts => HIDDEN_USER,
+        }
     }
 
     /// How the string was written.
@@ -588,7 +602,7 @@ impl fmt::Debug for PgUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgUrl")
             .field("hosts", &self.hosts)
-            .field("user", &self.user)
+            .field("user", &self.shown_user())
             .field("has_password", &self.has_password())
             .field("database", &self.database)
             .field("ssl_mode", &self.ssl_mode)

@@ -822,6 +822,20 @@ fn parts() -> PgParts {
 }
 
 #[test]
+fn the_user_of_parts_is_shown_nowhere() {
+    let url = PgUrl::from_parts(PgParts {
+        user: "h0rse".into(),
+        ..parts()
+    });
+    let url = url.expect("good parts");
+    assert_eq!(url.user, "h0rse");
+    assert!(!url.shown_user().contains("h0rse"));
+    assert!(!format!("{url:?}").contains("h0rse"), "{url:?}");
+    // What a URL says stays as it is.
+    assert_eq!(parsed("postgres://bb:p@h/d").shown_user(), "bb");
+}
+
+#[test]
 fn parts_need_no_encoding() {
     let url = PgUrl::from_parts(parts()).expect("good parts");
     assert_eq!(

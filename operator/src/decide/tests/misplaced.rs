@@ -2,30 +2,27 @@
 
 use crate::api::status::BytebaseClusterStatus;
 use crate::decide::decide;
-use crate::observation::DatabaseView;
+use crate::observation::{DatabaseFacts, DatabaseView, SchemaState};
 use crate::report;
 use crate::testing::{ENDLESS_CERTIFICATE, cluster, facts, no_license, now, references, settings};
 use crate::validate::{Fetched, validate};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from. Names
-/// of the database's users are left out: they are shown.
-fn places() -> [(Value, &'static str, &'static str); 8] {
+/// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from.
+fn places() -> [(Value, &'static str, &'static str); 9] {
     let admin = json!({"admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true}});
     let reference = |name: &str, key: &str| json!({"name": name, "key": key});
     let database = |changes: Value| json!({"database": changes});
+    let in_parts = database(json!({
+        "urlSecretRef": null, "host": "db.example.com", "name": "bytebase",
+        "userSecretRef": reference("login", "user"),
+        "passwordSecretRef": reference("login", "password"),
+    }));
     [
         (json!({}), "pg", "PG_URL"),
-        (
-            database(json!({
-                "urlSecretRef": null, "host": "db.example.com", "name": "bytebase",
-                "userSecretRef": reference("login", "user"),
-                "passwordSecretRef": reference("login", "password"),
-            })),
-            "login",
-            "password",
-        ),
+        (in_parts.clone(), "login", "user"),
+        (in_parts, "login", "password"),
         (
             database(json!({"caSecretRef": reference("ca", "ca.crt")})),
             "ca",
@@ -93,6 +90,22 @@ fn misplaced(key: &[String]) -> Vec<Vec<u8>> {
     bytes
 }
 
+/// What is said of each of these names the role.
+fn readings() -> Vec<DatabaseFacts> {
+    let plain = || facts(0, no_license());
+    let mut few = plain();
+    few.role_connections = Some(5);
+    let mut lacking = plain();
+    lacking.can_create = false;
+    let mut absent = plain();
+    absent.missing_schema = Some("bb".to_owned());
+    let mut off_path = plain();
+    off_path.schema = SchemaState::OffPath {
+        schema: "bb".to_owned(),
+    };
+    vec![plain(), few, lacking, absent, off_path]
+}
+
 #[test]
 fn no_part_of_a_misplaced_key_is_shown() {
     // Base64 that no message holds by chance.
@@ -101,8 +114,10 @@ fn no_part_of_a_misplaced_key_is_shown() {
         letters.collect::<String>()
     };
     let key = [2, 5, 7].map(line);
-    let database = DatabaseView::Probed(Ok(facts(0, no_license())));
-    let observation = crate::testing::observation(None, database);
+    let readings = readings().into_iter();
+    let observations: Vec<_> = readings
+        .map(|facts| crate::testing::observation(None, DatabaseView::Probed(Ok(facts))))
+        .collect();
     for (changes, name, key_of_secret) in places() {
         for misplaced in misplaced(&key) {
             let mut references = references();
@@ -116,12 +131,15 @@ fn no_part_of_a_misplaced_key_is_shown() {
                 fetched.insert(name.to_owned(), Fetched::Present(values));
             }
             let validation = validate(&cluster(&changes), &references, None, now());
-            let plan = decide(&validation, &observation, &settings());
-            let before = BytebaseClusterStatus::default();
-            let status = report::status(&before, plan.report.clone(), &[], Some(1), now());
-            let notices = report::notices(&before, &status);
-            let status = serde_json::to_string(&status).unwrap();
-            let shown = format!("{validation:?} {plan:?} {notices:?} {status}");
+            let mut shown = format!("{validation:?}");
+            for observation in &observations {
+                let plan = decide(&validation, observation, &settings());
+                let before = BytebaseClusterStatus::default();
+                let status = report::status(&before, plan.report.clone(), &[], Some(1), now());
+                let notices = report::notices(&before, &status);
+                let status = serde_json::to_string(&status).unwrap();
+                shown.push_str(&format!("{plan:?} {notices:?} {status}"));
+            }
             for part in key.iter().flat_map(|line| line.as_bytes().chunks(8)) {
                 let part = std::str::from_utf8(part).unwrap();
                 let text = String::from_utf8_lossy(&misplaced);

@@ -44,9 +44,9 @@ impl<'a> Place<'a> {
         Self { url, host, login }
     }
 
-    /// The role that logs in.
+    /// The role that logs in, for messages.
     pub fn role(&self) -> &str {
-        &self.url.user
+        self.url.shown_user()
     }
 
     /// What is logged in by.
@@ -74,13 +74,15 @@ impl<'a> Place<'a> {
     }
 
     /// Text that came from the other side, made fit for a status message: one line, bounded, and
-    /// without the password, which a server that is not what it claims to be could send back.
+    /// without the password, which a server that is not what it claims to be could send back, nor
+    /// the user where that is a Secret's.
     pub fn foreign(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        if let Some(password) = &self.url.password {
-            let password = password.expose_secret();
-            if !password.is_empty() {
-                text = text.replace(password, "***");
+        let password = self.url.password.as_ref().map(ExposeSecret::expose_secret);
+        let user = Some(&*self.url.user).filter(|user| self.is_secret(user));
+        for secret in [password, user].into_iter().flatten() {
+            if !secret.is_empty() {
+                text = text.replace(secret, "***");
             }
         }
         let mut line: String = text
@@ -90,6 +92,11 @@ impl<'a> Place<'a> {
             .collect();
         line.truncate(line.trim_end().len());
         line
+    }
+
+    /// Whether this name of the role is shown nowhere. That of the database stands in the spec.
+    fn is_secret(&self, user: &str) -> bool {
+        user != self.role() && user != self.url.database
     }
 }
 
@@ -620,6 +627,45 @@ mod tests {
             let failure = classify_server(PASSWORD, PASSWORD, Some(PASSWORD), phase);
             assert!(!failure.message.contains(PASSWORD), "{}", failure.message);
             assert!(!failure.message.contains("SQLSTATE"), "{}", failure.message);
+        }
+    }
+
+    /// A password that stands where the user belongs is sent as one, and servers repeat it.
+    #[test]
+    fn the_user_of_a_secret_gets_into_no_message() {
+        const USER: &str = "h0rse-b4ttery";
+        let mut parts = PgParts {
+            host: "db".to_owned(),
+            port: None,
+            database: "meta".to_owned(),
+            user: USER.to_owned(),
+            password: Some("p".into()),
+            params: BTreeMap::new(),
+        };
+        let monitor = Login::Monitor(Watched::of(
+            &PgUrl::from_parts(parts.clone()).unwrap(),
+            &url("db", 5432),
+        ));
+        for password in [Some("p".into()), None] {
+            parts.password = password;
+            let url = PgUrl::from_parts(parts.clone()).unwrap();
+            for login in [&Login::Bytebase, &monitor] {
+                let place = Place::new(&url, &url.hosts[0], login);
+                for phase in [Phase::Connect, Phase::Query] {
+                    for sqlstate in [
+                        "28P01", "28000", "3D000", "42501", "53300", "42704", "08P01", "XX000",
+                    ] {
+                        let error = ServerError {
+                            sqlstate,
+                            message: &format!("no such user: \"{USER}\" of \"meta\""),
+                            routine: None,
+                        };
+                        let message = refused(&error, &place, phase).message;
+                        assert!(!message.contains(USER), "{message}");
+                        assert!(message.contains("\"***\" of \"meta\""), "{message}");
+                    }
+                }
+            }
         }
     }
 

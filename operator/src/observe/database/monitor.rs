@@ -14,6 +14,8 @@ const OR_RENAMED: &str = "or PG_URL leads through a pooler that names it otherwi
 pub struct Watched {
     /// The role that Bytebase logs in as.
     pub role: String,
+    /// The same for messages.
+    shown_role: String,
     /// The name of Bytebase's database.
     pub database: String,
     /// The monitoring login goes to the very server and database of `PG_URL`, so what that server
@@ -27,7 +29,7 @@ pub struct Watched {
 impl fmt::Debug for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watched")
-            .field("role", &self.role)
+            .field("role", &self.shown_role)
             .field("database", &self.database)
             .field("same_place", &self.same_place)
             .field("settings", &self.settings.len())
@@ -40,6 +42,7 @@ impl Watched {
     pub fn of(replicas: &PgUrl, monitor: &PgUrl) -> Self {
         Self {
             role: replicas.user.clone(),
+            shown_role: replicas.shown_user().to_owned(),
             database: replicas.database.clone(),
             same_place: replicas.hosts == monitor.hosts && replicas.database == monitor.database,
             settings: connect::server_parameters(replicas),
@@ -59,7 +62,7 @@ impl Watched {
         if self.same_place {
             return None;
         }
-        let (role, wanted) = (&self.role, &self.database);
+        let (role, wanted) = (&self.shown_role, &self.database);
         if facts.in_recovery {
             Some("the server is a standby, which says nothing certain of the primary".to_owned())
         } else if !knows_role {
