@@ -557,7 +557,7 @@ fn in_use(
     health: &Health<'_>,
     moves: bool,
 ) -> Option<(Reason, String)> {
-    let elsewhere = moves && runs_elsewhere(observation);
+    let elsewhere = moves && health.none_is_heard_here();
     let starts = elsewhere || is_first_start(observation);
     // A replica that was started before the database could be read: what has just come up, or
     // ended, may be its own.
@@ -629,21 +629,6 @@ fn may_be_unheard(place: &str, what: &str, observation: &Observation) -> Option<
             "{holds}, and there are sessions of {}{more}: stop the other Bytebase, and close all other sessions on this database; {what} when there are none",
             named.join(", ")
         )
-    })
-}
-
-/// Whether no replica of this cluster that runs has ever sent a heartbeat to the database that was
-/// read. Which are its own must be known; a pod in which none runs sends none.
-fn runs_elsewhere(observation: &Observation) -> bool {
-    let rows = observation.facts().map(|facts| facts.heartbeats.rows());
-    let rows = rows.unwrap_or_default();
-    let mut pods = observation
-        .pods
-        .iter()
-        .filter(|pod| pod.started_at.is_some());
-    pods.all(|pod| {
-        pod.replica_id
-            .is_some_and(|id| rows.iter().all(|row| row.replica_id != id))
     })
 }
 

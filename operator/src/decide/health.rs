@@ -335,9 +335,21 @@ impl Health<'_> {
     /// Whether every replica that runs may run on another database than the one that was read:
     /// what was read there says nothing of them.
     pub fn all_run_elsewhere(&self) -> bool {
-        let runs = |replica: &&Replica<'_>| replica.pod.started_at.is_some();
-        let mut running = self.replicas.iter().filter(runs).peekable();
-        running.peek().is_some() && running.all(|replica| replica.elsewhere)
+        self.running().next().is_some() && self.running().all(|replica| replica.elsewhere)
+    }
+
+    /// The same where heartbeats in what was read are to be another Bytebase's, which takes more and
+    /// less: the id of each replica must be known, or one of the heartbeats may be its own although
+    /// its session cannot be seen; and a pod in which no replica runs sends none, so this also holds
+    /// where none of them does.
+    pub fn none_is_heard_here(&self) -> bool {
+        self.running()
+            .all(|replica| replica.elsewhere && replica.id.is_some())
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Replica<'_>> {
+        let replicas = self.replicas.iter();
+        replicas.filter(|replica| replica.pod.started_at.is_some())
     }
 
     /// Replicas that are Ready and of which no fresh heartbeat has been seen.

@@ -815,16 +815,12 @@ fn a_replica_on_the_database_that_is_left_has_its_time_and_is_not_given_up() {
 fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
     let mut history = History::new(&json!({}));
     history.step(BEFORE, History::read());
-    let occupied = |age| {
-        with_facts(History::read(), |facts| {
-            let rows = heartbeats(facts);
-            rows.truncate(1);
-            rows[0].replica_id = uuid::Uuid::from_u128(99);
-            rows[0].age = std::time::Duration::from_secs(age);
-        })
+    let occupied = |history: &History, age| {
+        elsewhere(history, |facts| heartbeats(facts).push(heartbeat(9, age)))
     };
+    let seen = occupied(&history, 3);
     for _ in 0..2 {
-        let held = history.step(OTHER_HOST, occupied(3));
+        let held = history.step(OTHER_HOST, seen.clone());
         is_held(&held, RolloutWait::Login);
         assert_eq!(
             state(&held, ConditionType::DatabaseReady).1,
@@ -833,7 +829,7 @@ fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
     }
     // A pod in which no replica runs sends no heartbeat to any.
     for gone in [&[1][..], &[0, 1, 2]] {
-        let mut seen = occupied(3);
+        let mut seen = seen.clone();
         for ordinal in gone {
             let pod = &mut seen.pods[*ordinal];
             (pod.ready, pod.replica_id, pod.started_at) = (false, None, None);
@@ -841,13 +837,61 @@ fn replicas_move_to_no_database_on_which_another_bytebase_is_active() {
         is_held(&history.step(OTHER_HOST, seen), RolloutWait::Login);
     }
     history.now = after(seconds(120));
-    assert!(writes_template(&history.step(OTHER_HOST, occupied(31))));
+    let seen = occupied(&history, 31);
+    assert!(writes_template(&history.step(OTHER_HOST, seen)));
     // Another password alone leads to no other database.
     let mut rotated = History::new(&json!({}));
     rotated.step(BEFORE, History::read());
     is_held(
         &rotated.step(OTHER_PASSWORD, History::read()),
         RolloutWait::SecretInPods,
+    );
+}
+
+#[test]
+fn replicas_move_to_no_copy_of_their_database_on_which_another_bytebase_is_active() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    // It has the rows of the replicas themselves, as old as the copy.
+    let copied = |history: &History, others_age| {
+        elsewhere(history, |facts| {
+            facts.identity = DatabaseIdentity::new("copy", "1");
+            let rows = (0..3).map(|ordinal| heartbeat(ordinal, 600));
+            *heartbeats(facts) = rows.chain([heartbeat(9, others_age)]).collect();
+        })
+    };
+    let seen = copied(&history, 3);
+    for _ in 0..2 {
+        let held = history.step(OTHER_HOST, seen.clone());
+        is_held(&held, RolloutWait::Login);
+        assert_eq!(
+            state(&held, ConditionType::DatabaseReady).1,
+            Reason::DatabaseInUse
+        );
+    }
+    history.now = after(seconds(120));
+    let seen = copied(&history, 31);
+    assert!(writes_template(&history.step(OTHER_HOST, seen)));
+}
+
+#[test]
+fn a_replica_that_may_be_one_of_those_that_are_heard_is_not_taken_for_another_bytebase() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    // Neither ids nor sessions show whose heartbeats these are: they may be those of the replicas,
+    // which get another password.
+    let mut seen = elsewhere(&history, |facts| {
+        *heartbeats(facts) = (0..3).map(|ordinal| heartbeat(ordinal, 3)).collect();
+        facts.sessions.as_mut().unwrap().listeners = None;
+    });
+    for pod in &mut seen.pods {
+        pod.replica_id = None;
+    }
+    let held = history.step(OTHER_PASSWORD, seen);
+    is_held(&held, RolloutWait::SecretInPods);
+    assert_ne!(
+        state(&held, ConditionType::DatabaseReady).1,
+        Reason::DatabaseInUse
     );
 }
 
