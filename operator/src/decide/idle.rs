@@ -90,16 +90,31 @@ fn clock(end: End, observation: &Observation) -> Option<&RememberedRollout> {
         return None;
     }
     let set = observation.stateful_set.as_ref()?;
-    let may_have_ended = matches!(
-        before.waiting_for,
-        RolloutWait::Eviction | RolloutWait::DisruptionBudget
-    );
     let is_left = |pod: &PodView| {
         before.pod.as_ref() == Some(&pod.name)
             && !pod.deleting
             && pod.revision != set.update_revision
     };
-    (!may_have_ended || observation.pods.iter().any(is_left)).then_some(before)
+    (!before.was_to_end_one() || observation.pods.iter().any(is_left)).then_some(before)
+}
+
+/// The clock that goes on while something else is waited for. That of a replica which a scale-down
+/// has taken away does not: the next one is taken after a time of its own.
+fn carried(end: End, observation: &Observation) -> Option<Timestamp> {
+    let before = clock(end, observation)?;
+    if end == End::ScaleDown {
+        let set = observation.stateful_set.as_ref()?;
+        let mut pods = observation.pods.iter();
+        let is_gone = || {
+            pods.clone()
+                .all(|pod| before.pod.as_ref() != Some(&pod.name))
+        };
+        let was_taken = before.waiting_for == RolloutWait::IdleReplica && is_gone();
+        if was_taken || pods.any(|pod| !set.covers(pod.ordinal)) {
+            return None;
+        }
+    }
+    before.busy_since
 }
 
 /// Since when all that are to be ended have run tasks.
@@ -115,12 +130,15 @@ pub fn since(end: End, observation: &Observation) -> Timestamp {
 
 /// Since when this one has, of those that are taken away one after the other.
 pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
+    let set = observation.stateful_set.as_ref();
+    let set = set.filter(|set| set.settled);
+    let is_updated = set.is_some_and(|set| replica.pod.revision == set.update_revision);
     let is_anothers = |before: &RememberedRollout| {
-        let is_of_one = matches!(
-            before.waiting_for,
-            RolloutWait::IdleReplica | RolloutWait::Eviction | RolloutWait::DisruptionBudget
-        );
-        is_of_one && before.pod.as_ref() != Some(&replica.pod.name)
+        let is_of_one = before.was_to_end_one() || before.waiting_for == RolloutWait::IdleReplica;
+        // What waits for none of them may be a rollout, which is to end no replica of the present
+        // template.
+        let is_of_others = is_updated && !before.scale_down_only;
+        (is_of_one || is_of_others) && before.pod.as_ref() != Some(&replica.pod.name)
     };
     match &observation.remembered.rollout {
         // It may have ended while the operator was away.
@@ -161,7 +179,7 @@ pub fn busy_since(
     observation: &Observation,
     health: &Health<'_>,
 ) -> Option<Timestamp> {
-    let known = || clock(end, observation)?.busy_since;
+    let known = || carried(end, observation);
     let wait = match step {
         Step::Wait(wait) => wait,
         Step::Evict(eviction) => {
@@ -266,6 +284,17 @@ fn sees_tasks(
 }
 
 impl RememberedRollout {
+    /// Whether one pod was to be ended, which may have been done since.
+    fn was_to_end_one(&self) -> bool {
+        match self.waiting_for {
+            RolloutWait::Eviction | RolloutWait::DisruptionBudget => true,
+            // About a pod it is only where something could not be written that the next one is made
+            // from, which may have been written a moment later.
+            RolloutWait::StatefulSetController => self.pod.is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the operator had begun to end this pod. `finishes`: its drain hook waits for its
     /// tasks. One that would lose them may have been idle when its end failed, so it has its time
     /// before it.

@@ -1526,6 +1526,89 @@ fn a_rollout_has_no_time_that_a_scale_down_has_waited_before_it() {
 }
 
 #[test]
+fn an_eviction_that_was_held_back_gives_the_next_replica_none_of_its_time() {
+    let hour_ago = after(SignedDuration::from_hours(-1));
+    let before = |waiting_for, pod: Option<&str>| RememberedRollout {
+        busy_since: Some(hour_ago),
+        pod: pod.map(str::to_owned),
+        ..waited(waiting_for, "", 5)
+    };
+    let reported = |replicas: i32, seen: &Observation| {
+        let plan = plan(&json!({"replicas": replicas}), seen);
+        let busy_since = plan.report.rollout.clone().unwrap().busy_since;
+        let ended = evicted(&plan).map(str::to_owned);
+        (ended, size(&plan), busy_since.map(|since| since.0))
+    };
+    let mut seen = unhooked(&[0, 1, 2]);
+    let held_back = before(RolloutWait::StatefulSetController, Some("demo-1"));
+    seen.remembered.rollout = Some(held_back);
+    let demo_1 = Some("demo-1".to_owned());
+    assert_eq!(
+        reported(3, &seen),
+        (demo_1.clone(), Some(3), Some(hour_ago))
+    );
+    // It was evicted a moment later, or another party ended it.
+    let mut replaced = seen.clone();
+    replaced.pods[1].revision = Some(NEW.to_owned());
+    assert_eq!(reported(3, &replaced), (None, Some(3), Some(now())));
+    // Nor is it the time of one that is taken away.
+    assert_eq!(reported(2, &seen), (None, Some(3), Some(now())));
+    // That of all goes on while the StatefulSet controller is waited for, which is about none.
+    seen.remembered.rollout = Some(before(RolloutWait::StatefulSetController, None));
+    assert_eq!(reported(3, &seen), (demo_1, Some(3), Some(hour_ago)));
+}
+
+#[test]
+fn a_scale_down_has_no_time_that_a_rollout_has_waited_for_others() {
+    for (outdated, expected, since) in [
+        (&[0][..], Some(3), now()),
+        (&[0, 2][..], Some(2), after(SignedDuration::from_hours(-1))),
+    ] {
+        let mut seen = unhooked(outdated);
+        seen.remembered.rollout = Some(RememberedRollout {
+            busy_since: Some(after(SignedDuration::from_hours(-1))),
+            pod: None,
+            ..waited(RolloutWait::Database, "", 5)
+        });
+        let plan = plan(&json!({"replicas": 2}), &seen);
+        assert_eq!(size(&plan), expected, "{outdated:?}");
+        let status = plan.report.rollout.unwrap();
+        assert_eq!(status.busy_since, Some(Time(since)), "{outdated:?}");
+    }
+}
+
+#[test]
+fn the_time_of_a_replica_that_a_scale_down_has_taken_ends_also_while_a_migration_runs() {
+    let hour_ago = after(SignedDuration::from_hours(-1));
+    let mut seen = with_facts(unhooked(&[]), |facts| facts.sessions = Some(migration()));
+    seen.remembered.rollout = Some(RememberedRollout {
+        busy_since: Some(hour_ago),
+        scale_down_only: true,
+        ..waited(RolloutWait::IdleReplica, "demo-2", 3600)
+    });
+    let reported = |seen: &Observation| {
+        let plan = plan(&json!({"replicas": 1}), seen);
+        let status = plan.report.rollout.unwrap();
+        assert_eq!(status.waiting_for, Some(RolloutWait::SchemaMigration));
+        status.busy_since.map(|since| since.0)
+    };
+    assert_eq!(reported(&seen), Some(hour_ago), "it is still there");
+    seen.stateful_set = Some(crate::testing::set(2));
+    let gone = {
+        let mut seen = seen.clone();
+        seen.pods.pop();
+        seen
+    };
+    seen.pods[2].deleting = true;
+    let mut noted = seen.clone();
+    let before = noted.remembered.rollout.as_mut().unwrap();
+    (before.waiting_for, before.pod) = (RolloutWait::SchemaMigration, None);
+    for seen in [seen, gone, noted] {
+        assert_eq!(reported(&seen), None);
+    }
+}
+
+#[test]
 fn growing_and_stopping_happen_at_once() {
     let mut seen = healthy(1, stored(&json!({})));
     assert_eq!(size(&plan(&json!({}), &seen)), Some(3));
