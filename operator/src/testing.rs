@@ -239,6 +239,7 @@ pub fn pod(ordinal: i32) -> PodView {
         drains: true,
         drain_timeout: None,
         login: PodLogin::default(),
+        external_url: None,
         ending_since: None,
         unready_since: None,
         waits_for: None,

@@ -523,6 +523,7 @@ impl Rules {
             drains: true,
             drain_timeout: None,
             login: PodLogin::default(),
+            external_url: None,
             ending_since: pod.ending.map(at),
             unready_since: (!serves).then_some(made),
             replica_id: (is_up || assumed).then(|| id(pod.uid)),

@@ -18,6 +18,7 @@ use crate::kubernetes::Kind;
 use crate::observation::{Fact, Observation, PodView, StatefulSetView, StoredLicense};
 use crate::validate::{Problem, ValidCluster};
 use jiff::SignedDuration;
+use std::collections::BTreeSet;
 
 /// The pod template that should stand.
 pub(super) fn template(
@@ -119,7 +120,7 @@ pub(super) fn objects(
     };
     let mut wanted = desired::companions(cluster, settings.operator_namespace.as_deref(), doors);
     for object in &mut wanted {
-        if let Some(host) = left_host(object.kind, findings) {
+        for host in left_hosts(object.kind, findings) {
             desired::lead_in_from(object, &host);
         }
     }
@@ -156,21 +157,31 @@ pub(super) fn objects(
     }
 }
 
-/// Host of the external URL that is being left. As long as replicas may have been started with it
-/// they send there whoever logs in by an identity provider, so it goes on leading in where it does,
-/// or may: what no watch shows may have it.
-fn left_host(kind: Kind, findings: &Findings<'_>) -> Option<String> {
+/// Hosts of the external URLs that are being left. As long as replicas may have been started with
+/// one they send there whoever logs in by an identity provider, so it goes on leading in where it
+/// does, or may: what no watch shows may have it. There are several where the URL has changed again
+/// before the last replica left the first one.
+fn left_hosts(kind: Kind, findings: &Findings<'_>) -> BTreeSet<String> {
     let Findings {
         cluster,
         observation,
         rollout,
         ..
     } = *findings;
-    let url = ExternalUrl::parse(reported_url(cluster, rollout, observation)).ok()?;
-    let host = url.host();
-    let mut exposed = observation.exposed_hosts.iter();
-    let leads_in = exposed.any(|exposed| exposed == host) || observation.unseen(kind).is_some();
-    (leads_in && host != cluster.url.host()).then(|| host.to_owned())
+    let pods = observation.pods.iter();
+    let started_with = pods.filter_map(|pod| pod.external_url.as_deref());
+    // Of this template one may just have been made that no watch shows yet.
+    let set = observation.stateful_set.as_ref();
+    let stands = set.and_then(|set| desired::external_url(&set.template));
+    let urls = started_with.chain(stands);
+    let urls = urls.chain([reported_url(cluster, rollout, observation)]);
+    let leads_in = |host: &String| {
+        observation.exposed_hosts.contains(host) || observation.unseen(kind).is_some()
+    };
+    urls.filter_map(|url| ExternalUrl::parse(url).ok())
+        .map(|url| url.host().to_owned())
+        .filter(|host| host != cluster.url.host() && leads_in(host))
+        .collect()
 }
 
 /// The external URL for status: during a rollout the one that is being left.

@@ -24,7 +24,8 @@ use http_route::http_route;
 use ingress::ingress;
 use network_policy::network_policy;
 pub use pod_template::{
-    Additions, CHECKSUM_ANNOTATION, LATEST_DEFAULTS, VERSION_ANNOTATION, login, pod_template,
+    Additions, CHECKSUM_ANNOTATION, EXTERNAL_URL, LATEST_DEFAULTS, VERSION_ANNOTATION,
+    external_url, external_url_in, login, pod_template,
 };
 use service_account::service_account;
 use service_monitor::service_monitor;

@@ -45,6 +45,8 @@ const OS_LABEL: &str = "kubernetes.io/os";
 /// Group and user `bytebase` of the image.
 const USER: i64 = 113;
 const DATA_DIR: &str = "/var/opt/bytebase";
+/// The argument before the external URL.
+pub const EXTERNAL_URL: &str = "--external-url";
 /// A first start may migrate for many minutes while the others wait for its lock: an hour before
 /// any is killed. Checked often, since a replica that has nothing to migrate is up in a second or
 /// two.
@@ -106,6 +108,21 @@ pub fn login(template: &Value) -> Option<(&str, Option<&str>)> {
     let mut variables = bytebase["env"].as_array()?.iter();
     let url = variables.find(|variable| variable["name"] == "PG_URL")?;
     Some((checksum, url["value"].as_str()))
+}
+
+/// The external URL that a replica is started with by this template.
+pub fn external_url(template: &Value) -> Option<&str> {
+    let mut containers = template["spec"]["containers"].as_array()?.iter();
+    let bytebase = containers.find(|container| container["name"] == CONTAINER)?;
+    let arguments = bytebase["args"].as_array()?.iter();
+    external_url_in(arguments.filter_map(Value::as_str))
+}
+
+/// The same by these arguments of the container.
+pub fn external_url_in<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut arguments = arguments.into_iter();
+    arguments.find(|argument| *argument == EXTERNAL_URL)?;
+    arguments.next()
 }
 
 fn base(cluster: &ValidCluster) -> PodTemplateSpec {
@@ -223,7 +240,7 @@ fn container(cluster: &ValidCluster) -> Container {
         "8080",
         "--data",
         DATA_DIR,
-        "--external-url",
+        EXTERNAL_URL,
         cluster.url.as_str(),
         "--ha",
         "--enable-json-logging",

@@ -717,6 +717,8 @@ pub struct PodView {
     pub drain_timeout: Option<jiff::SignedDuration>,
     /// What its hook logs in by, where it was made by this operator.
     pub login: PodLogin,
+    /// The external URL that its replica is started with.
+    pub external_url: Option<String>,
     /// When its deletion began, if it did; a shorter grace period begins it again.
     pub ending_since: Option<jiff::Timestamp>,
     /// Since when it has not been Ready; `None` while it is.

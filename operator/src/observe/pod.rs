@@ -1,7 +1,9 @@
 //! Pods as plain values.
 
 use crate::desired::drain::{self, INSTALLER};
-use crate::desired::{CHECKSUM_ANNOTATION, CONTAINER, VERSION_ANNOTATION};
+use crate::desired::{
+    CHECKSUM_ANNOTATION, CONTAINER, EXTERNAL_URL, VERSION_ANNOTATION, external_url_in,
+};
 use crate::observation::{PodLogin, PodTrouble, PodView};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec, Volume};
@@ -30,9 +32,9 @@ pub fn trim(pod: &mut Pod) {
     }
 }
 
-/// The container of Bytebase with the plain `PG_URL`, and with the command that starts the drain hook
-/// at its end, where the hook was copied into the pod, by whichever operator made it. Nothing else of
-/// the container.
+/// The container of Bytebase with the plain `PG_URL` and the external URL, and with the command that
+/// starts the drain hook at its end, where the hook was copied into the pod, by whichever operator
+/// made it. Nothing else of the container.
 fn bytebase(spec: &mut PodSpec) -> Option<Container> {
     let mut installers = spec.init_containers.iter().flatten();
     let has_hook = installers.any(|container| container.name == INSTALLER);
@@ -42,6 +44,7 @@ fn bytebase(spec: &mut PodSpec) -> Option<Container> {
         name: CONTAINER.to_owned(),
         lifecycle: bytebase.lifecycle.take(),
         env: bytebase.env.take(),
+        args: external_url(bytebase).map(|url| vec![EXTERNAL_URL.to_owned(), url]),
         ..Container::default()
     };
     if let Some(variables) = &mut kept.env {
@@ -53,6 +56,11 @@ fn bytebase(spec: &mut PodSpec) -> Option<Container> {
     Some(kept)
 }
 
+/// What Bytebase is started with as its external URL.
+fn external_url(bytebase: &Container) -> Option<String> {
+    external_url_in(words(bytebase.args.as_ref())).map(str::to_owned)
+}
+
 /// What is run before Bytebase is asked to end.
 fn pre_stop(container: &Container) -> Option<&Vec<String>> {
     let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
@@ -61,6 +69,12 @@ fn pre_stop(container: &Container) -> Option<&Vec<String>> {
 
 fn words(command: Option<&Vec<String>>) -> impl Iterator<Item = &str> {
     command.into_iter().flatten().map(String::as_str)
+}
+
+/// The container of Bytebase, as far as it was kept.
+fn bytebase_of(pod: &Pod) -> Option<&Container> {
+    let mut containers = pod.spec.as_ref()?.containers.iter();
+    containers.find(|container| container.name == CONTAINER)
 }
 
 fn of_login(mut volumes: Vec<Volume>) -> Vec<Volume> {
@@ -103,6 +117,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         drains: hook.is_some(),
         drain_timeout: drain::timeout(words(hook)),
         login: login(pod),
+        external_url: bytebase_of(pod).and_then(external_url),
         ending_since: ending_since(pod),
         unready_since: condition(pod, "Ready")
             .filter(|_| !ready)
@@ -120,17 +135,14 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
 
 /// The command that starts the drain hook at its end, if it has one.
 fn hook(pod: &Pod) -> Option<&Vec<String>> {
-    let mut containers = pod.spec.as_ref()?.containers.iter();
-    pre_stop(containers.find(|container| container.name == CONTAINER)?)
+    pre_stop(bytebase_of(pod)?)
 }
 
 fn login(pod: &Pod) -> PodLogin {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
     // Plain data: it always has a form as JSON.
     let volumes = volumes.and_then(|volumes| serde_json::to_value(volumes).ok());
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut bytebase = containers.filter(|container| container.name == CONTAINER);
-    let variables = bytebase.next().and_then(|bytebase| bytebase.env.as_ref());
+    let variables = bytebase_of(pod).and_then(|bytebase| bytebase.env.as_ref());
     let mut variables = variables.into_iter().flatten();
     let url = variables.find(|variable| variable.name == PG_URL);
     PodLogin {
@@ -451,6 +463,31 @@ mod tests {
         let login = view(&pod, None, None).unwrap().login;
         assert_eq!(login.checksum.as_deref(), Some("now"));
         assert_eq!(login.sources, "login/user login/pass ca/ca.crt");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_pod_shows_the_external_url_that_it_is_started_with() {
+        let url = "https://old.example.com";
+        for (arguments, expected) in [
+            (
+                json!(["--port", "8080", EXTERNAL_URL, url, "--ha"]),
+                Some(url),
+            ),
+            (json!(["--ha", EXTERNAL_URL]), None),
+            (json!(null), None),
+        ] {
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "spec": {"containers": [
+                    {"name": "other", "args": [EXTERNAL_URL, "https://other.example.com"]},
+                    {"name": CONTAINER, "args": arguments},
+                ]},
+            }))
+            .unwrap();
+            trim(&mut pod);
+            let seen = view(&pod, None, None).unwrap().external_url;
+            assert_eq!(seen.as_deref(), expected, "{arguments}");
+        }
     }
 
     #[test]

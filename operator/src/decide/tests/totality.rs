@@ -278,6 +278,7 @@ prop_compose! {
                 url: version.clone(),
                 sources: if flags[1] { "other/PG_URL".to_owned() } else { String::new() },
             },
+            external_url: version.as_ref().map(|host| format!("https://{host}")),
             ending_since: times.1,
             unready_since: times.2,
             waits_for: None,
