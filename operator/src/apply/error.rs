@@ -2,7 +2,7 @@
 
 use crate::api::Reason;
 use crate::desired::DesiredObject;
-use crate::kubernetes::Kind;
+use crate::kubernetes::{Kind, is_garbage_collectors};
 use jiff::{SignedDuration, Timestamp};
 
 /// A write that did not come off.
@@ -152,7 +152,7 @@ impl ApplyFailure {
         let is_kept = ending
             .finalizers
             .iter()
-            .any(|finalizer| !["foregroundDeletion", "orphan"].contains(&finalizer.as_str()));
+            .any(|finalizer| !is_garbage_collectors(finalizer));
         let is_stuck = is_kept && now >= ending.stuck_from();
         Self {
             kind: if is_stuck {

@@ -408,7 +408,7 @@ fn blocked(
         unmatched: health.unmatched.clone(),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
-            || (validation.is_deleted && !closed)
+            || goes_unreported(validation, closed, observation)
             || database::is_heard_again(observation),
         report: Report {
             license: license.status.clone(),
@@ -429,6 +429,14 @@ fn blocked(
         },
         let_go: hastened.let_go,
     }
+}
+
+/// Whether a cluster is being deleted and goes in a moment, and the license gate has nothing to do
+/// until then: it is open, or no more than one replica is left.
+fn goes_unreported(validation: &Validation, closed: bool, observation: &Observation) -> bool {
+    let set = observation.stateful_set.as_ref();
+    let is_alone = set.is_none_or(|set| set.replicas <= 1) && observation.pods.len() <= 1;
+    validation.is_deleted && (!closed || (is_alone && !validation.is_held))
 }
 
 fn to_i32(count: usize) -> i32 {

@@ -11,3 +11,8 @@ pub(crate) mod quantity;
 
 pub use guarded::{Guarded, Readable};
 pub use kinds::Kind;
+
+/// Whether this finalizer is one of the garbage collector's, which takes it out by itself.
+pub fn is_garbage_collectors(finalizer: &str) -> bool {
+    ["foregroundDeletion", "orphan"].contains(&finalizer)
+}

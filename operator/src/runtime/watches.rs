@@ -9,7 +9,7 @@ use super::tasks::Essential;
 use crate::api::BytebaseCluster;
 use crate::apply::objects::resource;
 use crate::desired::{CLUSTER_LABEL, MANAGED_BY};
-use crate::kubernetes::{Guarded, Kind};
+use crate::kubernetes::{Guarded, Kind, is_garbage_collectors};
 use crate::observe::caches::{Cache, Cached, ObjectName, Storage};
 use crate::observe::{pod, pod_events};
 use crate::process::queue::Key;
@@ -173,6 +173,9 @@ fn strip<K: Cached>(object: &mut K) {
 /// likes.
 fn trim_cluster(cluster: &mut BytebaseCluster) {
     let metadata = std::mem::take(&mut cluster.metadata);
+    // That there is one of another party's is all that is asked of them.
+    let finalizers = metadata.finalizers.into_iter().flatten();
+    let mut others = finalizers.filter(|finalizer| !is_garbage_collectors(finalizer));
     cluster.metadata = ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
@@ -181,6 +184,7 @@ fn trim_cluster(cluster: &mut BytebaseCluster) {
         generation: metadata.generation,
         creation_timestamp: metadata.creation_timestamp,
         deletion_timestamp: metadata.deletion_timestamp,
+        finalizers: others.next().map(|finalizer| vec![finalizer]),
         ..ObjectMeta::default()
     };
 }
@@ -769,6 +773,26 @@ pub(super) mod tests {
             let last = (0..12).map(|_| pauses.after(&refused(code), now)).last();
             let last = last.unwrap_or_default();
             assert!(last <= cap && last >= cap.mul_f64(0.8), "{code}: {last:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_cluster_shows_whether_another_party_may_hold_its_deletion_up() {
+        for (finalizers, kept) in [
+            (&["foregroundDeletion"][..], None),
+            (
+                &["orphan", "example.com/held", "example.com/too"][..],
+                Some("example.com/held"),
+            ),
+        ] {
+            let mut cluster = crate::testing::cluster(&serde_json::json!({}));
+            let all = finalizers
+                .iter()
+                .map(|finalizer: &&str| (*finalizer).to_owned());
+            cluster.metadata.finalizers = Some(all.collect());
+            trim_cluster(&mut cluster);
+            let kept = kept.map(|finalizer: &str| vec![finalizer.to_owned()]);
+            assert_eq!(cluster.metadata.finalizers, kept, "{finalizers:?}");
         }
     }
 

@@ -58,12 +58,16 @@ impl Problem {
         )
     }
 
-    /// The cluster is being deleted.
-    pub(super) fn being_deleted() -> Self {
+    /// The cluster is being deleted. `is_held`: another party has set a finalizer.
+    pub(super) fn being_deleted(is_held: bool) -> Self {
         Self::blocking(
             "metadata.deletionTimestamp",
             Reason::BeingDeleted,
-            "the cluster is being deleted, and its replicas run until whoever set one of metadata.finalizers has taken it out",
+            if is_held {
+                "the cluster is being deleted, and its replicas run until whoever set one of metadata.finalizers has taken it out"
+            } else {
+                "the cluster is being deleted, and goes when Kubernetes' garbage collector has deleted what was made for it"
+            },
         )
     }
 

@@ -42,6 +42,7 @@ use crate::api::spec::{Enforcement, MOST_REPLICAS};
 use crate::api::{BytebaseCluster, BytebaseClusterSpec};
 use crate::contract::external_url::ExternalUrl;
 use crate::contract::license::LicenseKey;
+use crate::kubernetes::is_garbage_collectors;
 use diagnostics::Diagnostics;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -66,6 +67,8 @@ pub struct Validation {
     pub gate: GateTerms,
     /// The cluster is being deleted, which blocks.
     pub is_deleted: bool,
+    /// It has a finalizer of another party, which may hold its deletion up.
+    pub is_held: bool,
 }
 
 /// What the license gate must know of a spec that cannot be used.
@@ -141,8 +144,10 @@ pub fn validate(
 ) -> Validation {
     let mut diagnostics = Diagnostics::default();
     let is_deleted = cluster.metadata.deletion_timestamp.is_some();
+    let mut finalizers = cluster.finalizers().iter();
+    let is_held = finalizers.any(|finalizer| !is_garbage_collectors(finalizer));
     if is_deleted {
-        diagnostics.problems.push(Problem::being_deleted());
+        diagnostics.problems.push(Problem::being_deleted(is_held));
     }
     let spec = &cluster.spec;
     let identity = identity(cluster, &mut diagnostics);
@@ -215,6 +220,7 @@ pub fn validate(
         database: usable_database,
         gate: GateTerms::of(spec),
         is_deleted,
+        is_held,
     }
 }
 

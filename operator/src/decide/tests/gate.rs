@@ -48,6 +48,31 @@ fn of_a_cluster_that_is_being_deleted_nothing_changes_but_what_the_license_gate_
     }
 }
 
+#[test]
+fn the_deletion_of_the_one_replica_that_may_run_is_reported_only_where_it_is_held_up() {
+    for (finalizers, reported) in [
+        (&["foregroundDeletion"][..], false),
+        (&["foregroundDeletion", "example.com/held"][..], true),
+    ] {
+        let mut being_deleted = cluster(&json!({"replicas": 1}));
+        being_deleted.metadata.deletion_timestamp = Some(Time(now()));
+        let set = finalizers.iter().map(|finalizer| (*finalizer).to_owned());
+        being_deleted.metadata.finalizers = Some(set.collect());
+        let validation = validate(&being_deleted, &references(), Some(&key()), now());
+        let plan = decide(&validation, &healthy(1, no_license()), &settings());
+        assert_eq!(plan.unsettled, !reported, "{finalizers:?}");
+        assert!(plan.resize.is_none());
+        let stalled = condition(&plan.report, ConditionType::Stalled);
+        let blames = stalled.message.contains("metadata.finalizers");
+        assert_eq!(blames, reported, "{}", stalled.message);
+        // One that ends beside it is there by the gate.
+        let mut two = healthy(2, no_license());
+        two.stateful_set = Some(crate::testing::set(1));
+        two.pods[1].deleting = true;
+        assert!(!decide(&validation, &two, &settings()).unsettled);
+    }
+}
+
 /// What the database lets the operator know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Knowledge {
