@@ -301,7 +301,7 @@ fn answers(reason: FailureReason) -> bool {
 }
 
 /// Whether the database was last refused for this.
-fn was_refused(observation: &Observation, for_: Reason) -> bool {
+pub fn was_refused(observation: &Observation, for_: Reason) -> bool {
     let refusal = observation.remembered.refusal.as_ref();
     refusal.is_some_and(|refusal| refusal.reason == for_)
 }
@@ -519,12 +519,17 @@ fn may_be_pooled(
     observation: &Observation,
     facts: &DatabaseFacts,
 ) -> Option<(Option<bool>, String)> {
-    if facts.transaction_pooler.is_some() {
+    let was = was_refused(observation, Reason::DatabaseTransactionPooler);
+    let cannot_try = was && database.is_read_elsewhere() && !is_tried(facts);
+    if facts.transaction_pooler.is_some() && !cannot_try {
         return None;
     }
-    let was = was_refused(observation, Reason::DatabaseTransactionPooler);
     let place = database.replicas.identity_hint();
-    let why = "it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds";
+    let why = if cannot_try {
+        "the operator cannot log in there as Bytebase does now, and its monitoring login leads to another place; the operator tries again every few seconds"
+    } else {
+        "it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds"
+    };
     if was {
         let message = format!(
             "{place} was a pooler in transaction mode when that could last be found out. Whether it still is, is not known: {why}"
@@ -536,6 +541,11 @@ fn may_be_pooled(
             format!("whether {place} is a pooler in transaction mode is not known: {why}");
         (None, message)
     })
+}
+
+/// Whether the operator has logged in as Bytebase does, beside its monitoring login.
+fn is_tried(facts: &DatabaseFacts) -> bool {
+    matches!(facts.login, Some(LoginTrial::Accepted))
 }
 
 /// Without heartbeats it cannot be ruled out that a replica runs already.

@@ -4,9 +4,10 @@
 //! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
 //! written only when the server has accepted it, and when the running pods know it.
 
-use super::database::{Allows, DatabaseVerdict, can_tell};
+use super::database::{Allows, DatabaseVerdict, can_tell, was_refused};
 use super::health::{Health, Replica};
 use super::step::Wait;
+use crate::api::Reason;
 use crate::api::status::{ChangedLogin, HeartbeatState, RolloutWait};
 use crate::desired::template::Template;
 use crate::desired::{self, drain};
@@ -69,10 +70,12 @@ pub fn remembered(observation: &Observation) -> Option<&ChangedLogin> {
 }
 
 /// Whether the operator must log in as the replicas do beside its monitoring login: to try a
-/// changed login, or to learn once whether it could.
+/// changed login, to learn once whether it could, or to find that a pooler which that login was
+/// refused for is gone.
 pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Observation) -> bool {
     let can_be_tried = database.monitored && database.is_open_to_the_operator();
-    can_be_tried && (changes || observation.remembered.login.is_none())
+    let was_pooled = was_refused(observation, Reason::DatabaseTransactionPooler);
+    can_be_tried && (changes || was_pooled || observation.remembered.login.is_none())
 }
 
 /// Decides it for a login that is [`changed`].

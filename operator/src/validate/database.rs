@@ -148,6 +148,13 @@ pub(super) fn validate(
 }
 
 impl ValidDatabase {
+    /// Whether the operator reads at another place than where the replicas log in: what stands
+    /// before the one says nothing of the other.
+    pub fn is_read_elsewhere(&self) -> bool {
+        let operator = self.operator.as_ref().filter(|_| self.monitored);
+        operator.is_some_and(|operator| !operator.is_at_the_place_of(&self.replicas))
+    }
+
     /// Whether the operator can log in as the replicas do: neither by cloud IAM nor through a proxy
     /// in the pod.
     pub fn is_open_to_the_operator(&self) -> bool {

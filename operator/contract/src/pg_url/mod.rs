@@ -281,6 +281,11 @@ impl PgUrl {
         }
     }
 
+    /// Whether both name the same servers and the same database.
+    pub fn is_at_the_place_of(&self, other: &Self) -> bool {
+        self.hosts == other.hosts && self.database == other.database
+    }
+
     /// How the string was written.
     pub fn form(&self) -> PgUrlForm {
         self.form

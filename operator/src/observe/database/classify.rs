@@ -440,7 +440,9 @@ mod tests {
     use super::super::connect::tests::{PASSWORD, url};
     use super::super::monitor::Watched;
     use super::*;
+    use crate::contract::pg_url::PgParts;
     use rustls::pki_types::UnixTime;
+    use std::collections::BTreeMap;
 
     fn classify_server(
         sqlstate: &str,

@@ -44,7 +44,7 @@ impl Watched {
             role: replicas.user.clone(),
             shown_role: replicas.shown_user().to_owned(),
             database: replicas.database.clone(),
-            same_place: replicas.hosts == monitor.hosts && replicas.database == monitor.database,
+            same_place: monitor.is_at_the_place_of(replicas),
             settings: connect::server_parameters(replicas),
         }
     }

@@ -47,16 +47,8 @@ pub async fn read(
     let read = Instant::now();
     let pooler = match pooler {
         Some(known) => Some(known),
-        // A monitoring login works through any pooler, and Bytebase need not go through this one.
-        None if !access.login.shares_the_place() => Some(false),
         None if is_direct(*address, server.reached_at) => Some(false),
-        None => timeout(
-            SECOND_SESSION_TIMEOUT,
-            // Large, and rarely there.
-            Box::pin(shares_a_server_process(connection, access, lookups)),
-        )
-        .await
-        .unwrap_or(None),
+        None => is_pooled(connection, access, lookups).await,
     };
     let facts = SessionFacts {
         identity: server.identity,
@@ -64,6 +56,29 @@ pub async fn read(
         transaction_pooler: pooler,
     };
     Ok((facts, pooler))
+}
+
+/// Whether a pooler in transaction mode stands before a login that was made to find out no more than
+/// that. `None` if that is not known.
+pub async fn pooler(dialled: &mut Dialled, access: &Access, lookups: &Lookups) -> Option<bool> {
+    let place = Place::new(&access.url, &access.url.hosts[dialled.host], &access.login);
+    let server = queries::read_server(&mut dialled.connection, &place).await;
+    let reached_at = server.ok().and_then(|server| server.reached_at);
+    if is_direct(dialled.address, reached_at) {
+        return Some(false);
+    }
+    is_pooled(&mut dialled.connection, access, lookups).await
+}
+
+async fn is_pooled(
+    connection: &mut PgConnection,
+    access: &Access,
+    lookups: &Lookups,
+) -> Option<bool> {
+    // Large, and rarely there.
+    let finds_out = Box::pin(shares_a_server_process(connection, access, lookups));
+    let found = timeout(SECOND_SESSION_TIMEOUT, finds_out).await;
+    found.unwrap_or(None)
 }
 
 /// Whether the server was reached at the very address that was dialled. Then there is no room for a

@@ -189,6 +189,9 @@ struct Prober {
     pooler: Option<(bool, Instant)>,
     /// What came of the login that Bytebase uses, beside a monitoring one, and when.
     trial: Option<(LoginTrial, Instant)>,
+    /// Whether that login leads through a pooler in transaction mode, where the monitoring login
+    /// leads to another place.
+    trial_pooler: Option<bool>,
 }
 
 // === impl Probes ===
@@ -250,6 +253,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
                 session: None,
                 pooler: None,
                 trial: None,
+                trial_pooler: None,
             };
             let (wake, key) = (self.wake.clone(), key.clone());
             let observer = Arc::clone(&self.observer);
@@ -742,6 +746,13 @@ impl Prober {
         let mut outcome = self.read_facts(reading).await;
         if let Ok(facts) = &mut outcome {
             facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
+            if !self.access.login.shares_the_place() {
+                facts.transaction_pooler = match &self.trial {
+                    Some((LoginTrial::Accepted, _)) => self.trial_pooler,
+                    // What stands before the monitoring login says nothing of Bytebase's.
+                    Some((LoginTrial::Failed(_), _)) | None => Some(false),
+                };
+            }
         }
         if !reading.keep_session
             && let Some(session) = self.session.take()
@@ -794,8 +805,14 @@ impl Prober {
         let Some(access) = &self.access.trial else {
             return;
         };
+        let shares_the_place = self.access.login.shares_the_place();
         let lasts = match &self.trial {
             None => None,
+            Some((LoginTrial::Accepted, at))
+                if !shares_the_place && self.trial_pooler != Some(false) =>
+            {
+                Some((TRIAL_RETRY, at))
+            }
             Some((LoginTrial::Accepted, _)) => return,
             Some((LoginTrial::Failed(failure), at)) => {
                 let refused = failure.class == FailureClass::Definite;
@@ -817,7 +834,12 @@ impl Prober {
             .take_turn(connect::dial(access, &self.lookups))
             .await
         {
-            Ok(dialled) => {
+            Ok(mut dialled) => {
+                if !shares_the_place {
+                    let found = preflight::pooler(&mut dialled, access, &self.lookups).await;
+                    // What was found before stands where it could not be found out.
+                    self.trial_pooler = found.or(self.trial_pooler);
+                }
                 connect::close(dialled.connection).await;
                 LoginTrial::Accepted
             }
