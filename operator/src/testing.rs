@@ -337,7 +337,7 @@ pub fn observation(running: Option<i32>, database: DatabaseView) -> Observation 
         last_facts,
         database_shared_with: None,
         remembered: Remembered::default(),
-        service_exposes: false,
+        service_way: None,
         call_failure: None,
         asked: Some(Asked::default()),
         unmatched_since: BTreeMap::new(),

@@ -455,7 +455,7 @@ impl Rules {
             awaits_logs: false,
             ingress_has_address: None,
             exposed_hosts: Vec::new(),
-            service_exposes: false,
+            service_way: None,
             route: None,
             kinds_not_installed: Vec::new(),
             kinds_unseen: Vec::new(),

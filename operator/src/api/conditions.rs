@@ -263,7 +263,7 @@ pub enum Reason {
     IngressReady,
     /// The Ingress is there; its controller has not given it an address.
     IngressPending,
-    /// Neither `ingress` nor `gateway` is on.
+    /// Neither `ingress` nor `gateway` is on, and the Service is reached from inside only.
     IngressDisabled,
     /// Held back until the first admin exists.
     AwaitingFirstAdmin,
@@ -275,6 +275,11 @@ pub enum Reason {
     RoutePending,
     /// A Gateway refuses the HTTPRoute, or cannot resolve what it names.
     RouteRefused,
+    /// The Service is the only way in and serves: at a port of every node, or at the address of its
+    /// load balancer.
+    ServiceReady,
+    /// The Service is the only way in and has no address, or not yet the type that the spec asks for.
+    ServicePending,
 }
 
 /// What an event with a reason asks of its reader.
@@ -387,7 +392,9 @@ impl Reason {
             | Self::IngressFailed
             | Self::RouteAccepted
             | Self::RoutePending
-            | Self::RouteRefused => ConditionType::Exposed,
+            | Self::RouteRefused
+            | Self::ServiceReady
+            | Self::ServicePending => ConditionType::Exposed,
         }
     }
     /// How an event with this reason is marked.
@@ -428,7 +435,9 @@ impl Reason {
             | Self::IngressDisabled
             | Self::AwaitingFirstAdmin
             | Self::RouteAccepted
-            | Self::RoutePending => Weight::Normal,
+            | Self::RoutePending
+            | Self::ServiceReady
+            | Self::ServicePending => Weight::Normal,
             Self::AwaitingFirstSignUp | Self::LicenseNotInstalled => Weight::FirstStart,
             Self::InvalidConfiguration
             | Self::ApplyFailed

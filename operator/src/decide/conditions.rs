@@ -15,8 +15,8 @@ use crate::api::status::{ChangedLogin, HeartbeatState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::desired;
 use crate::kubernetes::Kind;
-use crate::observation::{DatabaseView, Observation, PodTrouble, RouteView};
-use crate::validate::{Problem, ValidCluster, Validation};
+use crate::observation::{DatabaseView, Observation, PodTrouble, RouteView, ServiceWay};
+use crate::validate::{Problem, ServiceReach, ValidCluster, Validation};
 use std::iter;
 
 /// Everything the conditions speak of.
@@ -45,7 +45,7 @@ pub struct Findings<'a> {
     pub scale_wait: Option<&'a Wait>,
     /// It takes no step before that.
     pub keeps_size: bool,
-    /// Ingress and HTTPRoute wait for the first admin.
+    /// What lets users in waits for the first admin.
     pub exposure_held: bool,
 }
 
@@ -488,7 +488,7 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
     let ways = [
         ingress_way(findings),
         route_way(findings),
-        held_service(findings),
+        service_way(findings),
     ];
     let ways: Vec<_> = ways.into_iter().flatten().collect();
     // With two ways in, the worse one is the news.
@@ -509,7 +509,7 @@ fn exposed(findings: &Findings<'_>) -> Verdict {
         return no(
             Reason::IngressDisabled,
             format!(
-                "neither ingress nor gateway is on: reach the Service some other way{open}{hidden}"
+                "neither ingress nor gateway is on, and the Service is reached from inside only: reach it some other way{open}{hidden}"
             ),
         );
     };
@@ -540,12 +540,13 @@ fn hidden_ways(findings: &Findings<'_>) -> String {
     hidden.collect()
 }
 
-/// A way in that is wanted, and of which the operator cannot see whether it stands.
-fn hidden_way(findings: &Findings<'_>, kind: Kind, host: &str) -> Option<Verdict> {
+/// A way in that is wanted, and of which the operator cannot see whether it stands. `way`: the one of
+/// this kind.
+fn hidden_way(findings: &Findings<'_>, kind: Kind, way: &str) -> Option<Verdict> {
     let why = findings.observation.unseen(kind)?;
     Some(unknown(
         Reason::CannotWatch,
-        format!("whether the {kind} for {host} works is not known: {why}"),
+        format!("whether the {kind} {way} works is not known: {why}"),
     ))
 }
 
@@ -557,10 +558,52 @@ fn awaits_admin(findings: &Findings<'_>) -> Verdict {
     no(Reason::AwaitingFirstAdmin, message)
 }
 
-/// A Service that lets users in by itself, where that is held back. What stands is not taken away.
-fn held_service(findings: &Findings<'_>) -> Option<Verdict> {
-    let is_held = findings.exposure_held && !findings.observation.service_exposes;
-    (is_held && desired::service_exposes(findings.cluster)).then(|| awaits_admin(findings))
+/// A Service that lets users in by its type. Beside an Ingress or an HTTPRoute, by which users come,
+/// it is worth a word only while it is held back.
+fn service_way(findings: &Findings<'_>) -> Option<Verdict> {
+    let Findings {
+        cluster,
+        observation,
+        exposure_held,
+        ..
+    } = *findings;
+    if !desired::service_exposes(cluster) {
+        return None;
+    }
+    let stands = observation.service_way;
+    // What stands is not taken away.
+    if exposure_held && stands.is_none() {
+        return Some(awaits_admin(findings));
+    }
+    if cluster.ingress.is_some() || cluster.route.is_some() {
+        return None;
+    }
+    let name = &cluster.identity.name;
+    if let Some(hidden) = hidden_way(findings, Kind::Service, name) {
+        return Some(hidden);
+    }
+    Some(match (&cluster.service.reach, stands) {
+        (ServiceReach::Nodes { .. }, Some(ServiceWay::Nodes)) => yes(
+            Reason::ServiceReady,
+            format!("the Service {name} is reached at a port of every node"),
+        ),
+        (ServiceReach::Balanced { .. }, Some(ServiceWay::Balanced { has_address: true })) => yes(
+            Reason::ServiceReady,
+            format!("the Service {name} has the address of a load balancer"),
+        ),
+        (ServiceReach::Balanced { .. }, Some(ServiceWay::Balanced { has_address: false })) => {
+            unknown(
+                Reason::ServicePending,
+                format!(
+                    "the Service {name} has no address yet: no load balancer has been made for it, or none is reported"
+                ),
+            )
+        }
+        _ => no(
+            Reason::ServicePending,
+            format!("the Service {name} is not yet there with the type of spec.service.type"),
+        ),
+    })
 }
 
 /// Why the operator cannot see whether the first admin exists, and so would wait for ever.
@@ -581,7 +624,7 @@ fn why_unseen(findings: &Findings<'_>) -> String {
 
 fn ingress_way(findings: &Findings<'_>) -> Option<Verdict> {
     let host = &findings.cluster.ingress.as_ref()?.host;
-    if let Some(hidden) = hidden_way(findings, Kind::Ingress, host) {
+    if let Some(hidden) = hidden_way(findings, Kind::Ingress, &format!("for {host}")) {
         return Some(hidden);
     }
     Some(match findings.observation.ingress_has_address {
@@ -612,7 +655,7 @@ fn route_way(findings: &Findings<'_>) -> Option<Verdict> {
             Problem::kind_not_installed(Kind::HttpRoute).message,
         ));
     }
-    if let Some(hidden) = hidden_way(findings, Kind::HttpRoute, host) {
+    if let Some(hidden) = hidden_way(findings, Kind::HttpRoute, &format!("for {host}")) {
         return Some(hidden);
     }
     Some(match &observation.route {

@@ -113,7 +113,7 @@ pub(super) fn objects(
         None if held => None,
         _ => Some(desired::stateful_set(cluster, &size.ordinals(), template)),
     };
-    let doors = if exposure_held && !observation.service_exposes {
+    let doors = if exposure_held && observation.service_way.is_none() {
         Doors::Closed
     } else {
         Doors::AsWanted

@@ -353,8 +353,9 @@ pub struct Observation {
     pub ingress_has_address: Option<bool>,
     /// Hosts that the Ingress and the HTTPRoute lead in from, where they are there.
     pub exposed_hosts: Vec<String>,
-    /// The client Service stands, and lets people in from outside by its type.
-    pub service_exposes: bool,
+    /// How the client Service lets people in from outside by its type. `None`: it does not, or is not
+    /// there.
+    pub service_way: Option<ServiceWay>,
     /// The HTTPRoute, if it is there.
     pub route: Option<RouteView>,
     /// Kinds whose definitions are not installed.
@@ -504,6 +505,18 @@ pub struct PodRefusal {
     pub since: jiff::Timestamp,
     /// Why, in the words of what refuses: a quota, pod security, a webhook.
     pub message: String,
+}
+
+/// How a Service lets people in from outside, without any Ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceWay {
+    /// At a port of every node.
+    Nodes,
+    /// By a load balancer.
+    Balanced {
+        /// It has an address.
+        has_address: bool,
+    },
 }
 
 /// What the Gateways make of the HTTPRoute.

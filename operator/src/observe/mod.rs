@@ -22,7 +22,7 @@ use crate::kubernetes::Kind;
 use crate::observation::reading::Latest;
 use crate::observation::{
     CallFailure, DatabaseFacts, DatabaseView, FailureClass, FailureReason, Holder, Observation,
-    PodRefusal, PodView, ProbeFailure, RefusedEviction, Remembered, has_replicas,
+    PodRefusal, PodView, ProbeFailure, RefusedEviction, Remembered, ServiceWay, has_replicas,
 };
 use crate::process::queue::{Key, Queue, name};
 use crate::validate::{References, ValidDatabase, Validation, known_secrets};
@@ -233,7 +233,7 @@ impl Subject<'_> {
                     .and_then(|balancer| balancer.ingress.as_ref())
                     .is_some_and(|addresses| !addresses.is_empty())
             }),
-            service_exposes: self.service_exposes(),
+            service_way: self.service_way(),
             exposed_hosts: route::exposed_hosts(ingress.as_ref(), route.as_ref()),
             route: route.as_ref().map(route::view),
             kinds_not_installed: sources.caches.not_installed(),
@@ -304,13 +304,12 @@ impl Subject<'_> {
         uid.is_some_and(|uid| Owner { uid, name }.has(object))
     }
 
-    /// Whether the client Service stands and lets people in by its type.
-    fn service_exposes(&self) -> bool {
+    /// How the client Service lets people in by its type, where it stands and does.
+    fn service_way(&self) -> Option<ServiceWay> {
         let caches = &self.sources.caches;
         let service = caches.read::<Service>(Kind::Service, self.namespace, self.name);
         let service = service.filter(|service| self.owns(service));
-        let type_ = service.and_then(|service| service.spec?.type_);
-        type_.is_some_and(|type_| type_ != "ClusterIP")
+        service.as_ref().and_then(route::service_way)
     }
 
     fn log_reader(&self) -> LogReader {

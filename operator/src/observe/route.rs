@@ -1,7 +1,8 @@
 //! An HTTPRoute as it stands. Only what the operator reads of it is typed. And the hosts of Ingress
-//! and HTTPRoute.
+//! and HTTPRoute, and how a Service lets people in by itself.
 
-use crate::observation::RouteView;
+use crate::observation::{RouteView, ServiceWay};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
@@ -85,6 +86,22 @@ pub fn exposed_hosts(ingress: Option<&Ingress>, route: Option<&DynamicObject>) -
     let route = route.and_then(|route| Route::deserialize(&route.data).ok());
     let names = route.map(|route| route.spec.hostnames);
     hosts.chain(names.into_iter().flatten()).collect()
+}
+
+/// How a Service lets people in from outside by its type; `None` if it does not.
+pub fn service_way(service: &Service) -> Option<ServiceWay> {
+    match service.spec.as_ref()?.type_.as_deref()? {
+        "ClusterIP" => None,
+        "LoadBalancer" => {
+            let status = service.status.as_ref();
+            let balancer = status.and_then(|status| status.load_balancer.as_ref());
+            let addresses = balancer.and_then(|balancer| balancer.ingress.as_ref());
+            Some(ServiceWay::Balanced {
+                has_address: addresses.is_some_and(|addresses| !addresses.is_empty()),
+            })
+        }
+        _ => Some(ServiceWay::Nodes),
+    }
 }
 
 /// The route as a plain value: refused if one of the Gateways that it names refuses it, accepted once
@@ -177,6 +194,41 @@ mod tests {
             (json!([[yes], [now]]), RouteView::Accepted),
         ] {
             assert_eq!(seen(&conditions), wanted, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn a_service_lets_people_in_by_its_type_and_a_load_balancer_by_its_address() {
+        let balanced = |has_address| Some(ServiceWay::Balanced { has_address });
+        for (service, expected) in [
+            (json!({}), None),
+            (json!({"spec": {}}), None),
+            (json!({"spec": {"type": "ClusterIP"}}), None),
+            (
+                json!({"spec": {"type": "NodePort"}}),
+                Some(ServiceWay::Nodes),
+            ),
+            (json!({"spec": {"type": "LoadBalancer"}}), balanced(false)),
+            (
+                json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {}}}),
+                balanced(false),
+            ),
+            (
+                json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": []}}}),
+                balanced(false),
+            ),
+            (
+                json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}}),
+                balanced(true),
+            ),
+            // The address of a load balancer of before is left behind for a moment.
+            (
+                json!({"spec": {"type": "ClusterIP"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}),
+                None,
+            ),
+        ] {
+            let seen: Service = serde_json::from_value(service.clone()).unwrap();
+            assert_eq!(service_way(&seen), expected, "{service}");
         }
     }
 

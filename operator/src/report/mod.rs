@@ -762,8 +762,13 @@ fn queue_notice(previous: &BytebaseClusterStatus, next: &BytebaseClusterStatus) 
 fn worth_reporting(type_: ConditionType, reason: Reason, known: bool) -> bool {
     let derived =
         matches!(type_, ConditionType::Reconciling) || matches!(reason, Reason::NotStalled);
-    // Every cluster begins with an Ingress without an address and a database that was not read yet.
-    let derived = derived || matches!(reason, Reason::IngressPending | Reason::DatabaseNotProbed);
+    // Every cluster begins with an Ingress or a Service without an address and a database that was not
+    // read yet.
+    let derived = derived
+        || matches!(
+            reason,
+            Reason::IngressPending | Reason::ServicePending | Reason::DatabaseNotProbed
+        );
     let quiet = matches!(
         reason,
         Reason::LicenseUnknown

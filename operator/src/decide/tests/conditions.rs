@@ -8,7 +8,7 @@ use crate::decide::plan::Plan;
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, RunningTasks,
-    StoredLicense,
+    ServiceWay, StoredLicense,
 };
 use crate::testing::{
     after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored,
@@ -671,6 +671,71 @@ fn with_two_ways_in_the_worse_one_is_reported() {
             seen.route = route;
         });
         assert_eq!(state(&plan(spec, &seen), ConditionType::Exposed), expected);
+    }
+}
+
+#[test]
+fn a_service_that_is_the_only_way_in_is_reported_as_it_is() {
+    let spec = |type_: &str| json!({"service": {"type": type_}, "ingress": {"enabled": false}});
+    let balanced = |has_address| Some(ServiceWay::Balanced { has_address });
+    let nodes = Some(ServiceWay::Nodes);
+    for (type_, way, expected) in [
+        ("ClusterIP", None, (Some(false), Reason::IngressDisabled)),
+        ("NodePort", None, (Some(false), Reason::ServicePending)),
+        ("NodePort", nodes, (Some(true), Reason::ServiceReady)),
+        ("LoadBalancer", None, (Some(false), Reason::ServicePending)),
+        // The type that it is leaving.
+        ("LoadBalancer", nodes, (Some(false), Reason::ServicePending)),
+        (
+            "LoadBalancer",
+            balanced(false),
+            (None, Reason::ServicePending),
+        ),
+        (
+            "LoadBalancer",
+            balanced(true),
+            (Some(true), Reason::ServiceReady),
+        ),
+    ] {
+        let seen = changed(healthy(1, stored(&json!({}))), |seen| {
+            seen.ingress_has_address = None;
+            seen.service_way = way;
+        });
+        let plan = plan(&spec(type_), &seen);
+        assert_eq!(
+            state(&plan, ConditionType::Exposed),
+            expected,
+            "{type_} {way:?}"
+        );
+    }
+    let hidden = changed(healthy(1, stored(&json!({}))), |seen| {
+        seen.kinds_unseen = vec![(Kind::Service, "grant its role watch".to_owned())];
+    });
+    let hidden = plan(&spec("NodePort"), &hidden);
+    let exposed = condition(&hidden.report, ConditionType::Exposed);
+    assert_eq!(
+        (exposed.status, exposed.reason, exposed.message.as_str()),
+        (
+            None,
+            Reason::CannotWatch,
+            "whether the Service demo works is not known: grant its role watch"
+        )
+    );
+}
+
+#[test]
+fn a_service_beside_an_ingress_is_not_what_is_reported() {
+    let spec = json!({"service": {"type": "LoadBalancer"}});
+    for way in [None, Some(ServiceWay::Balanced { has_address: false })] {
+        let seen = changed(healthy(1, stored(&json!({}))), |seen| {
+            seen.service_way = way;
+        });
+        let exposed = plan(&spec, &seen);
+        assert_eq!(
+            state(&exposed, ConditionType::Exposed),
+            (Some(true), Reason::IngressReady),
+            "{way:?}"
+        );
     }
 }
 

@@ -10,8 +10,8 @@ use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
-    ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, Sessions,
-    StoredLicense, Usage,
+    ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, ServiceWay,
+    Sessions, StoredLicense, Usage,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -1379,8 +1379,22 @@ fn a_service_from_outside_waits_for_the_first_admin_too() {
             (Some(false), Reason::AwaitingFirstAdmin)
         );
         // What lets people in already is not taken away.
-        seen.service_exposes = true;
-        assert_eq!(service_type(&plan(&spec(type_), &seen)), type_);
+        seen.service_way = Some(if type_ == "NodePort" {
+            ServiceWay::Nodes
+        } else {
+            ServiceWay::Balanced { has_address: true }
+        });
+        let stands = plan(&spec(type_), &seen);
+        assert_eq!(service_type(&stands), type_);
+        assert_eq!(
+            state(&stands, ConditionType::Exposed),
+            (Some(true), Reason::ServiceReady)
+        );
+        let message = &condition(&stands.report, ConditionType::Exposed).message;
+        assert!(
+            message.contains("whoever does first becomes the admin"),
+            "{message}"
+        );
         let open = plan(&spec(type_), &healthy(1, stored(&json!({}))));
         assert_eq!(service_type(&open), type_);
     }

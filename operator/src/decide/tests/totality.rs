@@ -12,7 +12,8 @@ use crate::observation::{
     Asked, CallFailure, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass,
     FailureReason, Heartbeat, Holder, ListenSession, LogQuote, Observation, PodLogin, PodRefusal,
     PodTrouble, PodView, ProbeFailure, Refusal, RefusedEviction, Remembered, RememberedRollout,
-    RouteView, RunningTasks, SchemaState, Sessions, StatefulSetView, StoredLicense, Usage,
+    RouteView, RunningTasks, SchemaState, ServiceWay, Sessions, StatefulSetView, StoredLicense,
+    Usage,
 };
 use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::report;
@@ -330,7 +331,7 @@ prop_compose! {
         database in views().boxed(),
         last_facts in proptest::option::of((durations().boxed(), all_facts().boxed())),
         database_shared_with in proptest::option::weighted(0.1, holders().boxed()),
-        (remembered, (service_exposes, awaits_logs), failed) in (remembered().boxed(), any::<(bool, bool)>(), proptest::option::of(texts())),
+        (remembered, (service_way, is_asked, awaits_logs), failed) in (remembered().boxed(), (service_ways(), any::<bool>(), any::<bool>()), proptest::option::of(texts())),
         unmatched_since in proptest::collection::btree_map(ids(), timestamps().boxed(), 0..4),
         (refused_pod, refused) in (
             proptest::option::of((timestamps().boxed(), texts())),
@@ -351,9 +352,9 @@ prop_compose! {
             last_facts,
             database_shared_with,
             remembered,
-            service_exposes,
+            service_way,
             call_failure: failed.map(|message| CallFailure { message, refused: None }),
-            asked: service_exposes.then(|| Asked {
+            asked: is_asked.then(|| Asked {
                 reached: BTreeSet::default(),
                 missed: ["demo-0".to_owned()].into(),
             }),
@@ -362,6 +363,16 @@ prop_compose! {
             refused_eviction: refused.map(|(uid, why)| RefusedEviction { uid, why }),
         }
     }
+}
+
+fn service_ways() -> impl Strategy<Value = Option<ServiceWay>> {
+    let balanced = |has_address| Some(ServiceWay::Balanced { has_address });
+    proptest::sample::select(vec![
+        None,
+        Some(ServiceWay::Nodes),
+        balanced(false),
+        balanced(true),
+    ])
 }
 
 fn specs() -> impl Strategy<Value = Value> {
