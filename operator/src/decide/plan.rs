@@ -38,6 +38,10 @@ pub struct Plan {
     /// The first probe has not ended, so the report would be out of date in a moment, or the cluster
     /// is about to go: the status as it stands is nearer to the truth.
     pub unsettled: bool,
+    /// The database has not been heard for long enough since it could be read, and a database that is
+    /// known has to be no more than that: where status says of this very spec what an earlier reading
+    /// found, it is nearer to the truth than the report.
+    pub hears_again: bool,
     /// When to requeue although nothing happened.
     pub next: Option<Timestamp>,
     /// How to read the database while this lasts.

@@ -14,10 +14,11 @@ use crate::api::status::{
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
+use crate::decide::database::reason_of;
 use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observation::{LOG_PATIENCE, Observation, PodView};
+use crate::observation::{FailureReason, LOG_PATIENCE, Observation, PodView};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
 use crate::process::queue::Key;
@@ -28,6 +29,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use memory::WrittenStatus;
 use serde_json::json;
 use std::ops::RangeInclusive;
+use strum::IntoEnumIterator as _;
 
 /// Names of sessions in status. A hold has one or two; a database may name any number.
 const MOST_HOLDERS: usize = 10;
@@ -59,7 +61,9 @@ pub async fn report(
     let before = cluster.resource_version();
     let previous = memory.last_status(cluster);
     memory.forget_echoed(cluster);
-    if plan.unsettled && outcome.failures.is_empty() {
+    let is_early = plan.unsettled
+        || (plan.hears_again && speaks_of_now(&previous, cluster.metadata.generation));
+    if is_early && outcome.failures.is_empty() {
         return Ok(());
     }
     // An eviction is to be reported as such.
@@ -113,6 +117,22 @@ pub async fn report(
         });
     }
     Ok(())
+}
+
+/// Whether status speaks of this spec, and of a database that was read. Then nothing but what a process
+/// remembers can have been lost since.
+fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> bool {
+    let mut conditions = status.conditions.iter();
+    let database = conditions.find(|known| known.type_ == ConditionType::DatabaseReady.as_ref());
+    let was_read = database.is_some_and(|database| {
+        // That a right seems to be lacking is what a reading shows as well.
+        let failures = FailureReason::iter().map(reason_of);
+        let mut unread = failures
+            .filter(|reason| *reason != Reason::DatabasePermissionDenied)
+            .chain([Reason::DatabaseNotProbed]);
+        unread.all(|reason| reason.as_ref() != database.reason)
+    });
+    status.observed_generation == generation && was_read
 }
 
 /// Whether the database that held a workspace or a schema, by the status, holds none now.

@@ -1,7 +1,8 @@
 //! Status and events.
 
 use super::{
-    LONGEST_MESSAGE, mark_lasting, notices, status, unseen, with_eviction_left_out, with_overruled,
+    LONGEST_MESSAGE, mark_lasting, notices, speaks_of_now, status, unseen, with_eviction_left_out,
+    with_overruled,
 };
 use crate::api::status::{
     DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
@@ -9,20 +10,27 @@ use crate::api::status::{
 };
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
-use crate::decide::plan::{ConditionDraft, Report};
-use crate::observation::{FailureClass, FailureReason, Observation, SchemaState};
+use crate::decide::plan::{ConditionDraft, Plan, Report};
+use crate::observation::{
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
+};
 use crate::observe::remembered::remembered;
 use crate::testing::{
-    after, failure, healthy, heartbeat, heartbeats, no_license, now, settings, stored, validation,
-    with_facts,
+    after, facts, failure, healthy, heartbeat, heartbeats, no_license, now, observation, settings,
+    stored, validation, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+fn plan(spec: &Value, seen: &Observation) -> Plan {
+    crate::decide::decide(&validation(spec), seen, &settings())
+}
 
 fn report(spec: &Value, seen: &Observation) -> Report {
-    crate::decide::decide(&validation(spec), seen, &settings()).report
+    plan(spec, seen).report
 }
 
 fn later(seconds: i64) -> jiff::Timestamp {
@@ -91,6 +99,81 @@ fn nothing_changes_in_status_while_nothing_changes_in_the_world() {
         assert_eq!(before, next);
         assert!(notices(&before, &next).is_empty());
     }
+}
+
+/// A database on which a replica ended minutes ago, as read by a process that has heard it for so
+/// many seconds.
+fn heard_for(seconds: u64, change: impl FnOnce(&mut DatabaseFacts)) -> DatabaseView {
+    let mut facts = facts(0, stored(&json!({})));
+    heartbeats(&mut facts).push(heartbeat(9, 300));
+    facts.writable_for = Duration::from_secs(seconds);
+    change(&mut facts);
+    DatabaseView::Probed(Ok(facts))
+}
+
+#[test]
+fn a_restart_leaves_the_status_of_a_cluster_without_pods_alone_until_its_database_was_heard() {
+    let endpoint = Some("db.example.com:5432/bytebase");
+    for (spec, replicas) in [
+        (json!({"paused": true}), None),
+        (json!({"paused": true}), Some(0)),
+        (json!({"externalURL": "nonsense"}), None),
+        (json!({"externalURL": "nonsense"}), Some(0)),
+        // Its version is older than the schema, so nothing starts.
+        (json!({"version": "3.20.0"}), Some(0)),
+        (json!({"replicas": 0}), Some(0)),
+    ] {
+        let seen = |view| observation(replicas, view);
+        let mut settled = seen(heard_for(3600, |_| {}));
+        let before = first(report(&spec, &settled));
+        settled.remembered = remembered(&before, endpoint);
+        let before = status(&before, report(&spec, &settled), &[], Some(4), now());
+        assert_eq!(of(&before, ConditionType::DatabaseReady).status, "True");
+        for (view, is_written) in [
+            (DatabaseView::NotProbed, false),
+            (heard_for(0, |_| {}), false),
+            (heard_for(44, |_| {}), false),
+            (heard_for(45, |_| {}), true),
+        ] {
+            let mut again = seen(view);
+            again.remembered = remembered(&before, endpoint);
+            let plan = plan(&spec, &again);
+            let keeps = plan.unsettled || (plan.hears_again && speaks_of_now(&before, Some(4)));
+            // Nothing need be heard of a database that no replica is to use.
+            assert!(keeps != is_written || spec["replicas"] == 0, "{spec}");
+            if !keeps {
+                let next = status(&before, plan.report, &[], Some(4), later(60));
+                assert_eq!(before, next, "{spec}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_new_is_reported_while_the_database_is_still_to_be_heard() {
+    let spec = json!({"paused": true});
+    let endpoint = Some("db.example.com:5432/bytebase");
+    let before = first(report(&spec, &observation(None, heard_for(3600, |_| {}))));
+    let keeps = |before: &BytebaseClusterStatus, view, generation| {
+        let mut again = observation(None, view);
+        again.remembered = remembered(before, endpoint);
+        let plan = plan(&spec, &again);
+        plan.unsettled || (plan.hears_again && speaks_of_now(before, Some(generation)))
+    };
+    assert!(keeps(&before, heard_for(5, |_| {}), 4));
+    assert!(!keeps(&before, heard_for(5, |_| {}), 5), "another spec");
+    // The server has become another, or was not to be read before.
+    let standby = heard_for(0, |facts| facts.in_recovery = true);
+    assert!(!keeps(&before, standby, 4));
+    let in_use = heard_for(5, |facts| heartbeats(facts).push(heartbeat(8, 5)));
+    assert!(!keeps(&before, in_use, 4));
+    let mut outage = observation(
+        None,
+        failure(FailureClass::Unknown, FailureReason::Unreachable),
+    );
+    outage.remembered = remembered(&before, endpoint);
+    let unread = status(&before, report(&spec, &outage), &[], Some(4), later(10));
+    assert!(!keeps(&unread, heard_for(5, |_| {}), 4));
 }
 
 #[test]
