@@ -130,7 +130,7 @@ fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> boo
         let mut unread = failures
             .filter(|reason| *reason != Reason::DatabasePermissionDenied)
             .chain([Reason::DatabaseNotProbed]);
-        unread.all(|reason| reason.as_ref() != database.reason)
+        unread.all(|reason| database.reason != reason.as_ref())
     });
     status.observed_generation == generation && was_read
 }
