@@ -113,6 +113,16 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub refused_call: Option<RefusedCall>,
+    /// Objects of the cluster that are not what the operator writes: a webhook of the Kubernetes
+    /// cluster, or the API server itself, changes them in each write, and the operator leaves them
+    /// so.
+    #[serde(
+        default,
+        deserialize_with = "readable_items",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["object"]))]
+    pub overruled: Vec<OverruledObject>,
     /// The conditions of the cluster.
     #[serde(
         default,
@@ -140,6 +150,19 @@ pub struct RefusedCall {
     /// Two digits of a checksum of the values of the refused call, by which a corrected Secret is
     /// noticed.
     pub mark: String,
+}
+
+/// An object that a webhook, or the API server itself, keeps otherwise than the operator writes it.
+/// Only a write shows that, so an operator that is started again, and writes nothing of a cluster that
+/// is paused, knows it from here.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+#[schemars(description = "")]
+pub struct OverruledObject {
+    /// Kind and name of the object, such as `services/demo`.
+    pub object: String,
+    /// A field of the object that is not what the operator writes.
+    pub field: String,
 }
 
 /// Where the cluster stands, in one word.

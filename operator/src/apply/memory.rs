@@ -4,7 +4,8 @@ use super::Calls;
 use super::ECHO;
 use super::contest::Contest;
 use super::objects::hash;
-use crate::api::status::RefusedCall;
+use crate::api::BytebaseClusterStatus;
+use crate::api::status::OverruledObject;
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
 use crate::observation::{PodView, RefusedEviction};
@@ -31,8 +32,8 @@ pub struct Memory {
     writes: HashMap<Slot, RecentWrite>,
     /// Objects that were written lately, which another party may keep changing back.
     contests: HashMap<Slot, Contest>,
-    /// Whether this process has taken from status what an earlier one wrote of a refused call.
-    calls_recalled: bool,
+    /// Whether this process has taken from status what an earlier one wrote down.
+    is_recalled: bool,
 }
 
 /// A pod that was evicted.
@@ -49,7 +50,7 @@ type Slot = (Kind, String);
 /// An object that was asked for in vain.
 #[derive(Clone, Debug)]
 struct Kept {
-    /// Its `resourceVersion`.
+    /// Its `resourceVersion`; `None` where an earlier process asked.
     before: Option<String>,
     /// Hash of what was asked for.
     hash: String,
@@ -92,12 +93,27 @@ impl Candidate {
 }
 
 impl Memory {
-    /// Has a process that sees the cluster for the first time take over the refused call that
-    /// status tells of. Later ones are its own.
-    pub fn recall_call(&mut self, calls: &Calls, key: &Key, refused: Option<&RefusedCall>) {
-        let recalled = std::mem::replace(&mut self.calls_recalled, true);
-        if let Some(refused) = refused.filter(|_| !recalled) {
+    /// Has a process that sees the cluster for the first time take over from status the refused call
+    /// and what a webhook keeps otherwise. Later ones are its own.
+    pub fn recall(&mut self, calls: &Calls, key: &Key, status: &BytebaseClusterStatus) {
+        if std::mem::replace(&mut self.is_recalled, true) {
+            return;
+        }
+        if let Some(refused) = &status.refused_call {
             calls.recall(key, refused);
+        }
+        for OverruledObject { object, field } in &status.overruled {
+            let slot = object.split_once('/').and_then(|(plural, name)| {
+                let kind = Kind::owned().find(|kind| kind.plural() == plural)?;
+                Some((kind, name.to_owned()))
+            });
+            // Of no version: the next write of it, if there is one, shows how it is now.
+            let kept = Kept {
+                before: None,
+                hash: String::new(),
+                field: Some(field.clone()),
+            };
+            self.kept.extend(slot.map(|slot| (slot, kept)));
         }
     }
 
@@ -176,12 +192,13 @@ impl Memory {
         self.kept.retain(|(kind, name), _| is_there(*kind, name));
     }
 
-    /// Objects that a webhook keeps otherwise than they were written, by kind and name, and one
-    /// such field of each.
-    pub(super) fn overruled(&self) -> Vec<(String, String)> {
+    /// Objects that a webhook keeps otherwise than they were written.
+    pub(super) fn overruled(&self) -> Vec<OverruledObject> {
         let kept = self.kept.iter().filter_map(|((kind, name), kept)| {
-            let field = kept.field.clone()?;
-            Some((format!("{}/{name}", kind.plural()), field))
+            Some(OverruledObject {
+                object: format!("{}/{name}", kind.plural()),
+                field: kept.field.clone()?,
+            })
         });
         let mut overruled: Vec<_> = kept.collect();
         overruled.sort();
@@ -267,9 +284,11 @@ mod tests {
         let field = || Some("spec.type".to_owned());
         let of = |names: &[&str]| -> Vec<_> {
             let names = names.iter();
-            names
-                .map(|name| (format!("services/{name}"), "spec.type".to_owned()))
-                .collect()
+            let overruled = |name: &&str| OverruledObject {
+                object: format!("services/{name}"),
+                field: "spec.type".to_owned(),
+            };
+            names.map(overruled).collect()
         };
         for (name, field) in [
             ("two", field()),
@@ -284,6 +303,49 @@ mod tests {
         memory.forget_kept(|_, name| name != "three");
         assert_eq!(memory.overruled(), of(&["two"]));
         assert!(memory.is_kept(&candidate("form")) && !memory.is_kept(&candidate("one")));
+    }
+
+    #[test]
+    fn what_a_webhook_keeps_is_known_to_the_next_process_which_writes_nothing() {
+        let candidate = |name: &str| Candidate {
+            slot: (Kind::Service, name.to_owned()),
+            before: Some("7".to_owned()),
+            hash: "a".to_owned(),
+        };
+        let mut before = Memory::default();
+        for name in ["one", "two", "three", "gone"] {
+            before.note_kept(candidate(name), Some("spec.type".to_owned()));
+        }
+        let mut status = BytebaseClusterStatus {
+            overruled: before.overruled(),
+            ..BytebaseClusterStatus::default()
+        };
+        // A kind that this operator does not know, and a word without a kind.
+        for object in ["pancakes/demo", "demo"] {
+            status.overruled.push(OverruledObject {
+                object: object.to_owned(),
+                field: "spec.type".to_owned(),
+            });
+        }
+        let (calls, key) = (Calls::default(), Key::new("demo").within("apps"));
+        let mut memory = Memory::default();
+        memory.recall(&calls, &key, &status);
+        assert_eq!(memory.overruled(), before.overruled());
+        // Nothing keeps this process from a write, which shows how it is now.
+        assert!(!memory.is_kept(&candidate("one")));
+        memory.note_standing(&candidate("one"));
+        memory.note_kept(candidate("two"), Some("spec.ports".to_owned()));
+        memory.forget_kept(|_, name| name != "gone");
+        // What was found out since is not taken back by the same status.
+        memory.recall(&calls, &key, &status);
+        let now: Vec<_> = memory
+            .overruled()
+            .into_iter()
+            .map(|overruled| (overruled.object, overruled.field))
+            .collect();
+        let expected = [("three", "spec.type"), ("two", "spec.ports")];
+        let expected = expected.map(|(name, field)| (format!("services/{name}"), field.to_owned()));
+        assert_eq!(now, expected);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::ApplyFailure;
 use super::event::Notice;
+use crate::api::status::OverruledObject;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,9 +22,8 @@ pub struct Outcome {
     /// What pods are made from that does not stand yet, by kind and name, where an eviction was
     /// left out for it.
     pub withheld_for: Vec<String>,
-    /// Objects that a webhook keeps otherwise than they were written, by kind and name, and one
-    /// such field of each.
-    pub overruled: Vec<(String, String)>,
+    /// Objects that a webhook keeps otherwise than they were written.
+    pub overruled: Vec<OverruledObject>,
     /// What is to be published.
     pub notices: Vec<Notice>,
     /// The moment of the observation, from which requeues count.

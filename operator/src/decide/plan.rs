@@ -2,8 +2,8 @@
 
 use super::step::Eviction;
 use crate::api::status::{
-    DatabaseStatus, LicenseStatus, Phase, QueueHoldStatus, RefusedCall, ReplicaStatus,
-    RolloutStatus, StuckTasks,
+    DatabaseStatus, LicenseStatus, OverruledObject, Phase, QueueHoldStatus, RefusedCall,
+    ReplicaStatus, RolloutStatus, StuckTasks,
 };
 use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
@@ -157,6 +157,8 @@ pub struct Report {
     pub stuck_tasks: Option<StuckTasks>,
     /// The call to Bytebase's API that it refuses.
     pub refused_call: Option<RefusedCall>,
+    /// Objects that a webhook keeps otherwise than they were written; filled in by `report`.
+    pub overruled: Vec<OverruledObject>,
     /// Conditions.
     pub conditions: Vec<ConditionDraft>,
 }

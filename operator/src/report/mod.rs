@@ -8,8 +8,8 @@ mod tests;
 pub use memory::Memory;
 
 use crate::api::status::{
-    DatabaseStatus, DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus,
-    RolloutStatus, RolloutWait,
+    DatabaseStatus, DrainState, HeartbeatState, OverruledObject, Phase, QueueHoldStatus,
+    ReplicaStatus, RolloutStatus, RolloutWait,
 };
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
@@ -93,7 +93,7 @@ pub async fn report(
     let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
         &previous,
-        with_overruled(report, &outcome.overruled),
+        with_overruled(report, outcome.overruled.clone()),
         &outcome.failures,
         cluster.metadata.generation,
         observation.now,
@@ -244,6 +244,7 @@ pub fn status(
         queue_hold,
         stuck_tasks,
         refused_call,
+        overruled,
         conditions,
     } = report;
     let stalled = failures
@@ -280,6 +281,7 @@ pub fn status(
         queue_hold: queue_hold.map(|hold| queue_since(hold, previous, &now)),
         stuck_tasks,
         refused_call,
+        overruled,
         conditions: with_failures(conditions, failures)
             .into_iter()
             .map(|draft| {
@@ -451,8 +453,8 @@ fn with_eviction_left_out(mut report: Report, missing: &[String]) -> Report {
 
 /// What a webhook keeps otherwise than the operator writes it is a remark on a configuration that is
 /// valid.
-fn with_overruled(mut report: Report, overruled: &[(String, String)]) -> Report {
-    let remarks = overruled.iter().map(|(object, field)| {
+fn with_overruled(mut report: Report, overruled: Vec<OverruledObject>) -> Report {
+    let remarks = overruled.iter().map(|OverruledObject { object, field }| {
         format!(
             "{object}: {field} is not what the operator writes: a webhook of the Kubernetes cluster, or the API server itself, changes it in each write. The operator leaves it so; to have it otherwise, make an exception in that webhook"
         )
@@ -469,6 +471,7 @@ fn with_overruled(mut report: Report, overruled: &[(String, String)]) -> Report 
             draft.message = format!("{}; {remarks}", draft.message);
         }
     }
+    report.overruled = overruled;
     report
 }
 

@@ -5,8 +5,8 @@ use super::{
     with_overruled,
 };
 use crate::api::status::{
-    DrainState, HeartbeatState, Phase, QueueHoldStatus, ReplicaStatus, RolloutStatus, RolloutWait,
-    StuckTasks,
+    DrainState, HeartbeatState, OverruledObject, Phase, QueueHoldStatus, ReplicaStatus,
+    RolloutStatus, RolloutWait, StuckTasks,
 };
 use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
@@ -375,10 +375,17 @@ fn what_a_blocked_cluster_cannot_report_is_kept() {
 
 #[test]
 fn what_a_webhook_keeps_otherwise_is_a_remark_on_a_valid_configuration() {
-    let overruled = [("services/demo".to_owned(), "spec.type".to_owned())];
+    let overruled = vec![OverruledObject {
+        object: "services/demo".to_owned(),
+        field: "spec.type".to_owned(),
+    }];
     let said = |reason, valid| {
         let report = one(ConditionType::ConfigurationValid, valid, reason, "before");
-        let found = with_overruled(report, &overruled).conditions.remove(0);
+        let report = with_overruled(report, overruled.clone());
+        // The next process knows it whatever else is wrong.
+        let status = first(report.clone());
+        assert_eq!(status.overruled, overruled, "{reason}");
+        let found = report.conditions.into_iter().next().unwrap();
         (found.reason, found.message)
     };
     let (reason, remark) = said(Reason::Valid, Some(true));

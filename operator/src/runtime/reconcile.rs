@@ -181,8 +181,7 @@ impl Pass<'_> {
 
         let mut memory = context.recall(key, uid);
         let status = memory.report.last_status(cluster);
-        let refused_call = status.refused_call.as_ref();
-        memory.apply.recall_call(&writer.calls, key, refused_call);
+        memory.apply.recall(&writer.calls, key, &status);
         let own = OwnActions {
             status,
             evicted: memory.apply.evicted(),
