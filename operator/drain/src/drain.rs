@@ -48,6 +48,9 @@ pub struct Seen {
     pub migrates: bool,
     /// The operator asks this hook to let its replica end, whatever tasks it runs.
     pub asked: bool,
+    /// Bytebase's tables are in the database, whether this login may use them or not. `None` where
+    /// it may be another database than Bytebase's.
+    pub has_tables: Option<bool>,
     /// Running task runs: owner, and the database's clock at their start. `None`: the table is
     /// there and cannot be understood, or is locked.
     pub running: Option<Vec<Run>>,
@@ -92,8 +95,11 @@ pub struct Run {
 pub struct State {
     /// The database's clock at the first reading.
     began: Option<f64>,
-    /// When the database answered last, since the beginning of the drain.
+    /// When the database answered last, since the beginning of the drain. One without Bytebase's
+    /// tables has no answer.
     answered: Duration,
+    /// Bytebase's tables were there, or were so when the replica sent the heartbeat that gave it away.
+    saw_tables: bool,
     /// Since when each reading has been answered and has shown no session of the replica. What was
     /// not seen does not count.
     disconnected: Option<Duration>,
@@ -110,13 +116,14 @@ impl Hash for State {
         let Self {
             began,
             answered,
+            saw_tables,
             disconnected,
             hung,
             idle_since,
             unheld,
         } = self;
         began.map(f64::to_bits).hash(hasher);
-        (answered, disconnected, hung, idle_since, unheld).hash(hasher);
+        (answered, saw_tables, disconnected, hung, idle_since, unheld).hash(hasher);
     }
 }
 
@@ -129,8 +136,11 @@ impl State {
 
     /// There was a reading, answered or not.
     fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
-        if seen.is_some() {
-            self.answered = elapsed;
+        if let Some(seen) = seen {
+            if seen.has_tables != Some(false) {
+                self.answered = elapsed;
+            }
+            self.saw_tables |= seen.has_tables == Some(true) || seen.replica.is_some();
         }
         // What says nothing of the replica's sessions proves neither that it has one nor that it
         // has none.
@@ -144,6 +154,21 @@ impl State {
             .filter(|seen| seen.is_quiet())
             .map(|_| self.hung.unwrap_or(elapsed));
     }
+
+    /// Whether it cannot be known what the replica runs, since Bytebase's tables are not in the
+    /// database: they were dropped, with their database or without. A replica that has never come
+    /// up on an empty database runs nothing. It is one that has no session: one that works asks for
+    /// its heartbeat, whether the tables are there or not, and one that comes up makes them.
+    fn misses_tables(&self, elapsed: Duration, seen: &Seen) -> bool {
+        let has_asked_nothing = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
+        let is_away = seen.sessions == Some(0) && self.disconnected.is_some_and(has_asked_nothing);
+        seen.has_tables == Some(false) && (self.saw_tables || !is_away)
+    }
+
+    /// Whether nothing is learnt by waiting on for an answer.
+    fn gives_up(&self, elapsed: Duration) -> bool {
+        elapsed.saturating_sub(self.answered) >= UNREACHABLE
+    }
 }
 
 /// What is waited for.
@@ -155,6 +180,8 @@ pub enum For {
     TasksOfAnyone(usize),
     /// The tasks cannot be counted.
     UnknownTasks,
+    /// Bytebase's tables, which are not in the database.
+    Tables,
     /// The schema migration that this replica runs.
     Migration,
     /// Work that is queued already and may still be claimed.
@@ -174,6 +201,8 @@ pub enum LetGo {
     TimedOut,
     /// The database has not answered for too long.
     Unreachable,
+    /// Bytebase's tables have not been in the database for too long.
+    TablesGone,
     /// It has had no session for too long: others have given up its tasks.
     Disconnected,
     /// The operator asks for it: there may not be several replicas, and the tasks have had their
@@ -212,8 +241,7 @@ pub fn step(
     }
     state.note(elapsed, seen);
     let Some(seen) = seen else {
-        let gives_up = elapsed.saturating_sub(state.answered) >= UNREACHABLE;
-        return if gives_up && elapsed >= terms.pause {
+        return if state.gives_up(elapsed) && elapsed >= terms.pause {
             Step::LetGo(LetGo::Unreachable)
         } else {
             wait(For::Database)
@@ -235,6 +263,13 @@ pub fn step(
     let is_hung = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
     if seen.is_quiet() && state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Hung);
+    }
+    if state.misses_tables(elapsed, seen) {
+        return if state.gives_up(elapsed) && elapsed >= terms.pause {
+            Step::LetGo(LetGo::TablesGone)
+        } else {
+            wait(For::Tables)
+        };
     }
     let Some(running) = &seen.running else {
         return wait(For::UnknownTasks);
@@ -288,7 +323,7 @@ pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_hel
     };
     let runs = seen.running.as_deref();
     let is_idle = runs.is_some_and(|running| own(seen, running).is_empty());
-    if !is_idle || seen.migrates {
+    if !is_idle || seen.migrates || state.misses_tables(elapsed, seen) {
         return false;
     }
     if !is_held {
@@ -342,6 +377,7 @@ mod tests {
             quiet: Some(4.0),
             migrates: false,
             asked: false,
+            has_tables: Some(true),
             running: Some(
                 owners
                     .iter()
@@ -585,6 +621,101 @@ mod tests {
         assert_eq!(at(339, None), Step::LetGo(LetGo::Unreachable));
     }
 
+    /// A reading of a database without Bytebase's tables.
+    fn without_tables(sessions: Option<u64>) -> Seen {
+        Seen {
+            sessions,
+            quiet: sessions.filter(|count| *count > 0).map(|_| 4.0),
+            has_tables: Some(false),
+            ..seen(None, &[])
+        }
+    }
+
+    #[test]
+    fn tables_that_went_in_the_middle_of_a_drain_leave_unknown_what_runs() {
+        for sessions in [Some(2), None] {
+            let mut state = State::default();
+            let mut at = |seconds, seen: Option<&Seen>| {
+                let elapsed = Duration::from_secs(seconds);
+                step(&mut state, &TERMS, elapsed, seen, false)
+            };
+            let gone = without_tables(sessions);
+            let busy = seen(None, &["a"]);
+            assert_eq!(at(10, Some(&busy)), waits(For::TasksOfAnyone(1)));
+            for seconds in [11, 60, 129] {
+                assert_eq!(at(seconds, Some(&gone)), waits(For::Tables));
+            }
+            // A backup was restored: the two minutes begin again with the next loss.
+            assert_eq!(at(129, Some(&busy)), waits(For::TasksOfAnyone(1)));
+            assert_eq!(at(130, Some(&gone)), waits(For::Tables));
+            // Dropped, for a moment away, and made again: one loss.
+            assert_eq!(at(200, None), waits(For::Database));
+            assert_eq!(at(248, Some(&gone)), waits(For::Tables));
+            assert_eq!(at(249, Some(&gone)), Step::LetGo(LetGo::TablesGone));
+        }
+    }
+
+    #[test]
+    fn a_replica_that_has_never_come_up_on_an_empty_database_is_not_waited_for() {
+        let mut state = State::default();
+        let mut at = |seconds, seen: &Seen| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(seen), false)
+        };
+        let away = without_tables(Some(0));
+        assert_eq!(at(0, &away), waits(For::Tables));
+        assert_eq!(at(14, &away), waits(For::Tables));
+        assert_eq!(at(15, &away), Step::LetGo(LetGo::Idle));
+        let elapsed = Duration::from_secs(15);
+        assert!(may_end(&mut state, elapsed, Some(&away), true));
+    }
+
+    #[test]
+    fn whether_a_replica_has_come_up_is_unknown_before_it_was_seen_to_be_away() {
+        for sessions in [Some(2), None] {
+            let mut state = State::default();
+            let mut at = |seconds, seen: &Seen| {
+                let elapsed = Duration::from_secs(seconds);
+                step(&mut state, &TERMS, elapsed, Some(seen), false)
+            };
+            let connected = without_tables(sessions);
+            for seconds in [0, 15, 119] {
+                assert_eq!(at(seconds, &connected), waits(For::Tables));
+            }
+            assert_eq!(at(120, &connected), Step::LetGo(LetGo::TablesGone));
+        }
+        // One that comes up makes the tables.
+        let mut state = State::default();
+        let mut at = |seconds, seen: &Seen| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(seen), false)
+        };
+        let migrating = Seen {
+            migrates: true,
+            ..without_tables(Some(2))
+        };
+        assert_eq!(at(5, &without_tables(Some(1))), waits(For::Tables));
+        assert_eq!(at(6, &migrating), waits(For::Migration));
+        assert_eq!(at(500, &seen(None, &[])), Step::LetGo(LetGo::Idle));
+    }
+
+    #[test]
+    fn a_replica_that_is_known_has_come_up() {
+        let mut state = State::default();
+        let mut at = |seconds, seen: &Seen| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(seen), false)
+        };
+        let gone = Seen {
+            replica: Some("a".to_owned()),
+            ..without_tables(Some(0))
+        };
+        assert_eq!(at(0, &gone), waits(For::Tables));
+        assert_eq!(at(59, &gone), waits(For::Tables));
+        let disconnected = Step::LetGo(LetGo::Disconnected);
+        assert_eq!(at(60, &gone), disconnected, "as with tables");
+    }
+
     #[test]
     fn a_replica_without_a_session_for_a_minute_has_lost_its_tasks() {
         let mut state = State::default();
@@ -677,6 +808,7 @@ mod tests {
         unknown.running = None;
         let busy = seen(Some("a"), &["a"]);
         let unsure = seen(None, &["b"]);
+        let gone = without_tables(Some(2));
         let mut state = State::default();
         assert!(ends(&mut state, Some(&idle), true));
         for not in [
@@ -685,6 +817,7 @@ mod tests {
             Some(&unknown),
             Some(&busy),
             Some(&unsure),
+            Some(&gone),
         ] {
             assert!(!ends(&mut state, not, true), "{not:?}");
         }

@@ -288,6 +288,7 @@ impl Hook {
                 "waiting: {count} running tasks may be this replica's, which has not shown yet which one it is"
             ),
             For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it or leads to another database".to_owned(),
+            For::Tables => "waiting: none of Bytebase's tables is in the metadata database, so it cannot be known what this replica runs".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
             For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),
@@ -317,6 +318,7 @@ impl Hook {
                 "the metadata database could not be read for two minutes ({}): what this replica still runs is cancelled",
                 self.failure.as_deref().unwrap_or("no answer")
             ),
+            LetGo::TablesGone => "none of Bytebase's tables has been in the metadata database for two minutes (it was emptied, or dropped and made again, or this replica never came up): what this replica still runs is cancelled".to_owned(),
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
             LetGo::Asked => "the operator asks for the end of this replica, since the license does not allow several replicas (any more): what this replica still runs is cancelled".to_owned(),
             LetGo::Hung => "this replica hangs: it has asked nothing of the metadata database for over a minute, not even by a heartbeat, so its tasks do not go on: it may end".to_owned(),

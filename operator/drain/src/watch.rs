@@ -249,7 +249,7 @@ impl Watch {
         if begins.is_elsewhere(whose) {
             // This role may not use the schema, there are several, or it is another database.
         } else if !begins.has_tasks {
-            // A database before its first migration has no tasks.
+            // A database before its first migration has no tasks, nor has one whose tables are gone.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
             match within(connection, tasks).await {
@@ -258,6 +258,7 @@ impl Watch {
                 Err(Spoilt::SessionOver) => goes_on = false,
             }
         }
+        let has_tables = begins.has_tables(whose);
         let activity = begins.activity;
         let seen = Seen {
             clock: begins.clock,
@@ -266,6 +267,7 @@ impl Watch {
             quiet: activity.quiet.filter(|_| is_named),
             migrates: activity.migrates,
             asked: activity.asked,
+            has_tables,
             running,
             available,
         };
@@ -410,13 +412,21 @@ impl Watch {
 impl Beginning {
     /// The tasks are not where this role finds tables, as far as is known: it may not use their
     /// schema, or there are several. Where there is none at all, a login by `PG_URL` has come before
-    /// the first migration, and a monitoring one perhaps to another database.
+    /// the first migration or after their loss, and a monitoring one perhaps to another database.
     fn is_elsewhere(&self, whose: Whose) -> bool {
         let is_certain = self.has_tasks && self.sees_it && self.schemas == 1;
         match whose {
             Whose::Bytebases => self.schemas > 0 && !self.has_tasks,
             Whose::Another => self.schemas > 0 && !is_certain,
             Whose::Monitors => !(is_certain && self.is_perhaps_bytebases()),
+        }
+    }
+
+    /// Whether Bytebase's tables are there, as far as it is known that this is its database.
+    fn has_tables(&self, whose: Whose) -> Option<bool> {
+        match whose {
+            Whose::Bytebases | Whose::Another => Some(self.schemas > 0 || self.has_tasks),
+            Whose::Monitors => self.is_perhaps_bytebases().then_some(true),
         }
     }
 

@@ -324,14 +324,20 @@ async fn what_is_missing_and_what_is_not_understood_are_two_things() {
     let mut watch = watch_of("demo-1".to_owned());
     let empty = read(&mut watch, &mut hook).await;
     assert_eq!((empty.running, empty.available), (Some(vec![]), Some(0)));
-    assert_eq!(empty.sessions, Some(0));
+    assert_eq!((empty.sessions, empty.has_tables), (Some(0), Some(false)));
     database.sql(SCHEMA);
     database.sql("ALTER TABLE task_run RENAME COLUMN replica_id TO owner");
-    assert_eq!(read(&mut watch, &mut hook).await.running, None);
+    let unlike = read(&mut watch, &mut hook).await;
+    assert_eq!((unlike.running, unlike.has_tables), (None, Some(true)));
     database.sql("ALTER TABLE task_run RENAME COLUMN status TO state");
     assert_eq!(read(&mut watch, &mut hook).await.available, None);
     let mut unnamed = watch_of(String::new());
     assert_eq!(read(&mut unnamed, &mut hook).await.sessions, None);
+    // A table of the name alone is from before heartbeats.
+    database.sql("DROP TABLE replica_heartbeat");
+    assert_eq!(read(&mut watch, &mut hook).await.has_tables, Some(true));
+    database.sql("DROP TABLE task_run");
+    assert_eq!(read(&mut watch, &mut hook).await.has_tables, Some(false));
 }
 
 /// As a migration of a newer replica locks it, or a VACUUM FULL.
@@ -583,6 +589,8 @@ async fn a_monitoring_login_to_another_database_shows_nothing_of_the_replica() {
         let found = (seen.running.clone(), seen.sessions, seen.is_lifeless());
         let expected = (counts.then(Vec::new), counts.then_some(0), counts);
         assert_eq!(found, expected, "{} {whose:?}", database.name);
+        let has_tables = counts.then_some(database.name != empty.name);
+        assert_eq!(seen.has_tables, has_tables, "{} {whose:?}", database.name);
     }
     // A pod of a neighbour may have the same name.
     let mut own = neighbours.session("demo-1").await;
@@ -1150,6 +1158,33 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     assert!(took >= Duration::from_millis(2900), "{took:?}");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("the time for the drain is up"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_takes_tables_that_are_gone_for_no_end_of_its_tasks() {
+    let database = Database::new("vanished", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    let _own = database.session("demo-1").await;
+    database.sql(
+        "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
+    );
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    until_it_says(&log, "a running task may be this replica's").await;
+    database.sql("DROP TABLE task_run, replica_heartbeat");
+    until_it_says(
+        &log,
+        "none of Bytebase's tables is in the metadata database",
+    )
+    .await;
+    assert_eq!(ended(&mut program, Duration::from_secs(3)), None);
+    // As from a backup.
+    database.sql(SCHEMA);
+    let took = ended(&mut program, Duration::from_secs(20));
+    assert!(took.is_some());
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("runs no task and may end"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,6 +78,7 @@ impl World {
             },
             migrates: pod.migrates && pod.cut.is_none() && sees_migration,
             asked,
+            has_tables: Some(true),
             running: match (self.understood, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
                 (false, true) => Some(Vec::new()),
@@ -281,6 +282,7 @@ fn nothing(tick: u8) -> Seen {
         quiet: None,
         migrates: false,
         asked: false,
+        has_tables: None,
         running: None,
         available: None,
     }
