@@ -659,12 +659,12 @@ fn all_are_heard(observation: &Observation) -> bool {
 
 /// Whether nothing but time can show that no other Bytebase is active on a database which was not
 /// refused before: an operator that has just started has not heard it for long enough.
-pub fn is_heard_again(verdict: &DatabaseVerdict, observation: &Observation) -> bool {
+pub fn is_heard_again(verdict: Option<&DatabaseVerdict>, observation: &Observation) -> bool {
     let remembered = &observation.remembered;
     let before = remembered.database.as_ref();
     let before = before.and_then(|database| database.identity.as_ref());
     let is_same = |facts: &DatabaseFacts| before == Some(&facts.identity.database);
-    verdict.reason == Reason::DatabaseInUse
+    verdict.is_some_and(|verdict| verdict.reason == Reason::DatabaseInUse)
         && observation.facts().is_some_and(is_same)
         && remembered.refusal.is_none()
         && is_first_start(observation)

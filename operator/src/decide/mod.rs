@@ -297,7 +297,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         let_go: hastened.let_go,
         unmatched: health.unmatched.clone(),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
-        hears_again: database::is_heard_again(database, observation),
+        hears_again: database::is_heard_again(Some(database), observation),
         report: Report {
             target_replicas: Some(target.replicas),
             selector: Some(desired::selector_text(&cluster.identity.name)),
@@ -410,9 +410,7 @@ fn blocked(
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
             || goes_unreported(validation, closed, observation),
-        hears_again: database
-            .as_ref()
-            .is_some_and(|database| database::is_heard_again(database, observation)),
+        hears_again: database::is_heard_again(database.as_ref(), observation),
         report: Report {
             license: license.status.clone(),
             unlicensed_since: haste::unlicensed_since(observation, &license),

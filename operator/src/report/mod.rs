@@ -14,11 +14,10 @@ use crate::api::status::{
 use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, Weight};
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
-use crate::decide::database::reason_of;
 use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observation::{FailureReason, LOG_PATIENCE, Observation, PodView};
+use crate::observation::{LOG_PATIENCE, Observation, PodView};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
 use crate::process::queue::Key;
@@ -29,7 +28,6 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use memory::WrittenStatus;
 use serde_json::json;
 use std::ops::RangeInclusive;
-use strum::IntoEnumIterator as _;
 
 /// Names of sessions in status. A hold has one or two; a database may name any number.
 const MOST_HOLDERS: usize = 10;
@@ -119,18 +117,19 @@ pub async fn report(
     Ok(())
 }
 
-/// Whether status speaks of this spec, and of a database that was read. Then nothing but what a process
-/// remembers can have been lost since.
+/// Whether status speaks of this spec, and of what a reading of its database found. Then nothing but
+/// what a process remembers can have been lost since.
 fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> bool {
     let mut conditions = status.conditions.iter();
     let database = conditions.find(|known| known.type_ == ConditionType::DatabaseReady.as_ref());
     let was_read = database.is_some_and(|database| {
-        // That a right seems to be lacking is what a reading shows as well.
-        let failures = FailureReason::iter().map(reason_of);
-        let mut unread = failures
-            .filter(|reason| *reason != Reason::DatabasePermissionDenied)
-            .chain([Reason::DatabaseNotProbed]);
-        unread.all(|reason| database.reason != reason.as_ref())
+        // What a reading leaves unsure.
+        let unsure = [
+            Reason::DatabaseSchemaUnknown,
+            Reason::DatabasePermissionDenied,
+        ];
+        let mut unsure = unsure.iter();
+        database.status == "True" || unsure.any(|reason| database.reason == reason.as_ref())
     });
     status.observed_generation == generation && was_read
 }
