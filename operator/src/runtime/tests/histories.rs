@@ -1455,6 +1455,42 @@ fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_the
     }
 }
 
+/// Its database has the heartbeats of a replica that ended, and a process that has just started cannot
+/// know at once that no other one is active.
+#[test]
+fn a_restart_leaves_the_status_of_a_cluster_whose_replicas_are_all_gone_as_it_is() {
+    const ORDER: [usize; 3] = [0, 1, 2];
+    const MINUTES: Event = Event::Wait {
+        seconds: 120,
+        reads: true,
+    };
+    let happen = async |world: &mut World, events: &[Event]| {
+        for event in events {
+            world.happens(event.clone()).await.unwrap();
+        }
+    };
+    for change in [
+        json!({"replicas": 1, "paused": true}),
+        json!({"replicas": 1, "externalURL": "nonsense"}),
+    ] {
+        runtime().block_on(async {
+            let mut world = World::new();
+            let served = [Event::Make(0, 0, 1), Event::Settle(ORDER)];
+            happen(&mut world, &served).await;
+            let stopped = [Event::Scale(0, 0), Event::Settle(ORDER), MINUTES];
+            happen(&mut world, &stopped).await;
+            world.edit("a", &change);
+            let settled = [Event::Settle(ORDER), MINUTES, Event::Settle(ORDER)];
+            happen(&mut world, &settled).await;
+            let statuses = world.statuses();
+            assert!(statuses[0].contains("DatabaseChecksPassed"), "{change}");
+            // In quiet, where it may write nothing.
+            happen(&mut world, &[Event::Restart(ORDER), MINUTES]).await;
+            assert_eq!(world.statuses(), statuses, "{change}");
+        });
+    }
+}
+
 /// What stands between a cluster of several replicas and the end of its license.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
