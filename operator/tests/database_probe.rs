@@ -1278,6 +1278,44 @@ async fn a_login_of_bytebases_is_tried_beside_a_monitor_only_when_asked_for() {
     }
 }
 
+/// The monitoring login goes past the pooler that the replicas go through.
+#[tokio::test]
+async fn a_pooler_before_bytebases_own_login_is_found_beside_a_monitor() {
+    let replicas = bytebase("behind");
+    let pooler = server().pooler("transaction", &[("behind", PASSWORD)]);
+    for (port, expected) in [(pooler.port, true), (server().port, false)] {
+        let mut own = replicas.clone();
+        own.hosts[0].port = port;
+        let mut access = monitor(&own, "behind_monitor", server().port);
+        // Another name of the same place.
+        access.url.hosts[0].host = "localhost".to_owned();
+        access.login = Login::Monitor(Watched::of(&own, &access.url));
+        access.trial = Some(Box::new(self::access(own)));
+        let mut probe = Probe::start(access, DEFAULT_INTERVAL);
+        let pooled = |latest: Latest| match latest.view {
+            DatabaseView::Probed(Ok(facts)) => facts.transaction_pooler,
+            other => panic!("{other:?}"),
+        };
+        let patience = Duration::from_secs(10);
+        let first = probe.wake(patience).await.expect("no outcome");
+        assert_eq!(pooled(first), Some(false), "nothing says so yet");
+        let reading = Reading {
+            every: DEFAULT_INTERVAL,
+            sessions: true,
+            new_session: false,
+            keep_session: true,
+            try_login: true,
+            awaited: 0,
+        };
+        probe.probes.pace(&"it", reading);
+        let tried = probe.wake(patience).await.expect("no trial");
+        assert_eq!(pooled(tried), Some(expected));
+        // It stands in the readings after it.
+        let later = probe.wake(patience).await.expect("no outcome");
+        assert_eq!(pooled(later), Some(expected));
+    }
+}
+
 #[tokio::test]
 async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     let replicas = bytebase("watched");

@@ -62,7 +62,19 @@ impl Seen {
     /// The replica has no session, or has asked nothing for long. A server that Bytebase has left
     /// shows the same, so this counts by a session that has just been opened.
     pub fn is_lifeless(&self) -> bool {
-        self.sessions == Some(0) || self.is_quiet()
+        self.is_away() || self.is_quiet()
+    }
+
+    /// Bytebase's tables are not in the database: they were dropped, with their database or
+    /// without, or no replica has come up yet. What this one runs cannot be known from it.
+    fn misses_tables(&self) -> bool {
+        self.has_tables == Some(false)
+    }
+
+    /// The replica has no session here, and one that works always has. What it runs may be in
+    /// another database by now: names and Secrets lead to such a one.
+    fn is_away(&self) -> bool {
+        self.sessions == Some(0)
     }
 
     fn is_quiet(&self) -> bool {
@@ -98,8 +110,6 @@ pub struct State {
     /// When the database answered last, since the beginning of the drain. One without Bytebase's
     /// tables has no answer.
     answered: Duration,
-    /// Bytebase's tables were there, or were so when the replica sent the heartbeat that gave it away.
-    saw_tables: bool,
     /// Since when each reading has been answered and has shown no session of the replica. What was
     /// not seen does not count.
     disconnected: Option<Duration>,
@@ -116,14 +126,13 @@ impl Hash for State {
         let Self {
             began,
             answered,
-            saw_tables,
             disconnected,
             hung,
             idle_since,
             unheld,
         } = self;
         began.map(f64::to_bits).hash(hasher);
-        (answered, saw_tables, disconnected, hung, idle_since, unheld).hash(hasher);
+        (answered, disconnected, hung, idle_since, unheld).hash(hasher);
     }
 }
 
@@ -137,10 +146,9 @@ impl State {
     /// There was a reading, answered or not.
     fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
         if let Some(seen) = seen {
-            if seen.has_tables != Some(false) {
+            if !seen.misses_tables() {
                 self.answered = elapsed;
             }
-            self.saw_tables |= seen.has_tables == Some(true) || seen.replica.is_some();
         }
         // What says nothing of the replica's sessions proves neither that it has one nor that it
         // has none.
@@ -148,21 +156,11 @@ impl State {
             return;
         }
         self.disconnected = seen
-            .filter(|seen| seen.sessions == Some(0))
+            .filter(|seen| seen.is_away())
             .map(|_| self.disconnected.unwrap_or(elapsed));
         self.hung = seen
             .filter(|seen| seen.is_quiet())
             .map(|_| self.hung.unwrap_or(elapsed));
-    }
-
-    /// Whether it cannot be known what the replica runs, since Bytebase's tables are not in the
-    /// database: they were dropped, with their database or without. A replica that has never come
-    /// up on an empty database runs nothing. It is one that has no session: one that works asks for
-    /// its heartbeat, whether the tables are there or not, and one that comes up makes them.
-    fn misses_tables(&self, elapsed: Duration, seen: &Seen) -> bool {
-        let has_asked_nothing = |since| elapsed.saturating_sub(since) >= HUNG_AFTER;
-        let is_away = seen.sessions == Some(0) && self.disconnected.is_some_and(has_asked_nothing);
-        seen.has_tables == Some(false) && (self.saw_tables || !is_away)
     }
 
     /// Whether nothing is learnt by waiting on for an answer.
@@ -182,6 +180,8 @@ pub enum For {
     UnknownTasks,
     /// Bytebase's tables, which are not in the database.
     Tables,
+    /// A session of the replica, which has none in the database.
+    Session,
     /// The schema migration that this replica runs.
     Migration,
     /// Work that is queued already and may still be claimed.
@@ -249,8 +249,7 @@ pub fn step(
     };
     let began = *state.began.get_or_insert(seen.clock);
     let is_dead = |since| elapsed.saturating_sub(since) >= DEAD_AFTER;
-    let has_none = seen.sessions == Some(0);
-    if has_none && state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
+    if seen.is_away() && state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Disconnected);
     }
     if seen.migrates {
@@ -264,7 +263,7 @@ pub fn step(
     if seen.is_quiet() && state.hung.is_some_and(is_hung) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Hung);
     }
-    if state.misses_tables(elapsed, seen) {
+    if seen.misses_tables() {
         return if state.gives_up(elapsed) && elapsed >= terms.pause {
             Step::LetGo(LetGo::TablesGone)
         } else {
@@ -291,6 +290,9 @@ pub fn step(
     }
     if elapsed < terms.pause {
         return wait(For::Pause);
+    }
+    if seen.is_away() {
+        return wait(For::Session);
     }
     // What is queued already may still be claimed by this replica.
     let idle = elapsed.saturating_sub(*state.idle_since.get_or_insert(elapsed));
@@ -323,7 +325,7 @@ pub fn may_end(state: &mut State, elapsed: Duration, seen: Option<&Seen>, is_hel
     };
     let runs = seen.running.as_deref();
     let is_idle = runs.is_some_and(|running| own(seen, running).is_empty());
-    if !is_idle || seen.migrates || state.misses_tables(elapsed, seen) {
+    if !is_idle || seen.migrates || seen.misses_tables() || seen.is_away() {
         return false;
     }
     if !is_held {
@@ -655,23 +657,47 @@ mod tests {
         }
     }
 
+    /// Such as the server to which a name or a Secret leads by now, while the one on which the
+    /// replica works has no room for a moment.
     #[test]
-    fn a_replica_that_has_never_come_up_on_an_empty_database_is_not_waited_for() {
+    fn a_replica_without_a_session_is_not_idle() {
         let mut state = State::default();
         let mut at = |seconds, seen: &Seen| {
             let elapsed = Duration::from_secs(seconds);
             step(&mut state, &TERMS, elapsed, Some(seen), false)
         };
+        let busy = seen(Some("a"), &["a"]);
+        let elsewhere = Seen {
+            sessions: Some(0),
+            ..seen(Some("a"), &[])
+        };
+        assert_eq!(at(20, &busy), waits(For::Tasks(1)));
+        assert_eq!(at(21, &elsewhere), waits(For::Session));
+        assert_eq!(at(22, &busy), waits(For::Tasks(1)));
+        assert_eq!(at(23, &elsewhere), waits(For::Session));
+        assert_eq!(at(82, &elsewhere), waits(For::Session));
+        assert_eq!(at(83, &elsewhere), Step::LetGo(LetGo::Disconnected));
+        let elapsed = Duration::from_secs(24);
+        assert!(!may_end(
+            &mut State::default(),
+            elapsed,
+            Some(&elsewhere),
+            true
+        ));
+        // The same on an empty database, where one may never have come up.
+        let mut state = State::default();
         let away = without_tables(Some(0));
-        assert_eq!(at(0, &away), waits(For::Tables));
-        assert_eq!(at(14, &away), waits(For::Tables));
-        assert_eq!(at(15, &away), Step::LetGo(LetGo::Idle));
-        let elapsed = Duration::from_secs(15);
-        assert!(may_end(&mut state, elapsed, Some(&away), true));
+        let mut at = |seconds| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(&away), false)
+        };
+        assert_eq!(at(0), waits(For::Tables));
+        assert_eq!(at(59), waits(For::Tables));
+        assert_eq!(at(60), Step::LetGo(LetGo::Disconnected));
     }
 
     #[test]
-    fn whether_a_replica_has_come_up_is_unknown_before_it_was_seen_to_be_away() {
+    fn whether_a_replica_with_a_session_has_come_up_is_unknown_without_tables() {
         for sessions in [Some(2), None] {
             let mut state = State::default();
             let mut at = |seconds, seen: &Seen| {
@@ -697,23 +723,6 @@ mod tests {
         assert_eq!(at(5, &without_tables(Some(1))), waits(For::Tables));
         assert_eq!(at(6, &migrating), waits(For::Migration));
         assert_eq!(at(500, &seen(None, &[])), Step::LetGo(LetGo::Idle));
-    }
-
-    #[test]
-    fn a_replica_that_is_known_has_come_up() {
-        let mut state = State::default();
-        let mut at = |seconds, seen: &Seen| {
-            let elapsed = Duration::from_secs(seconds);
-            step(&mut state, &TERMS, elapsed, Some(seen), false)
-        };
-        let gone = Seen {
-            replica: Some("a".to_owned()),
-            ..without_tables(Some(0))
-        };
-        assert_eq!(at(0, &gone), waits(For::Tables));
-        assert_eq!(at(59, &gone), waits(For::Tables));
-        let disconnected = Step::LetGo(LetGo::Disconnected);
-        assert_eq!(at(60, &gone), disconnected, "as with tables");
     }
 
     #[test]

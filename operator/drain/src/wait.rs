@@ -289,6 +289,7 @@ impl Hook {
             ),
             For::UnknownTasks => "waiting: running tasks cannot be counted, since the table task_run is locked or not as this version knows it, or this login may not see it or leads to another database".to_owned(),
             For::Tables => "waiting: none of Bytebase's tables is in the metadata database, so it cannot be known what this replica runs".to_owned(),
+            For::Session => "waiting: this replica has no session in the metadata database that this login leads to, so it may run its tasks by another".to_owned(),
             For::Migration => "waiting for the schema migration that this replica runs".to_owned(),
             For::QueuedWork(1) => "waiting for a queued task to be claimed".to_owned(),
             For::QueuedWork(count) => format!("waiting for {count} queued tasks to be claimed"),

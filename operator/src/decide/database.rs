@@ -520,16 +520,23 @@ fn may_be_pooled(
     facts: &DatabaseFacts,
 ) -> Option<(Option<bool>, String)> {
     let was = was_refused(observation, Reason::DatabaseTransactionPooler);
-    let cannot_try = was && database.is_read_elsewhere() && !is_tried(facts);
-    if facts.transaction_pooler.is_some() && !cannot_try {
+    // A monitoring login that leads to another place does not show what stands before Bytebase's.
+    let elsewhere = database.is_read_elsewhere() && database.is_open_to_the_operator();
+    let untried = match &facts.login {
+        Some(LoginTrial::Accepted) => None,
+        Some(LoginTrial::Failed(_)) => was.then_some(
+            "the operator's monitoring login leads to another place, and by Bytebase's own the operator cannot log in now; it tries again every few seconds",
+        ),
+        None => (was || observation.remembered.login.is_none()).then_some(
+            "the operator's monitoring login leads to another place, and it has not logged in as Bytebase does yet",
+        ),
+    };
+    let untried = untried.filter(|_| elsewhere);
+    if facts.transaction_pooler.is_some() && untried.is_none() {
         return None;
     }
     let place = database.replicas.identity_hint();
-    let why = if cannot_try {
-        "the operator cannot log in there as Bytebase does now, and its monitoring login leads to another place; the operator tries again every few seconds"
-    } else {
-        "it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds"
-    };
+    let why = untried.unwrap_or("it gave the operator no second session, of which each replica needs several; the operator tries again every few seconds");
     if was {
         let message = format!(
             "{place} was a pooler in transaction mode when that could last be found out. Whether it still is, is not known: {why}"
@@ -541,11 +548,6 @@ fn may_be_pooled(
             format!("whether {place} is a pooler in transaction mode is not known: {why}");
         (None, message)
     })
-}
-
-/// Whether the operator has logged in as Bytebase does, beside its monitoring login.
-fn is_tried(facts: &DatabaseFacts) -> bool {
-    matches!(facts.login, Some(LoginTrial::Accepted))
 }
 
 /// Without heartbeats it cannot be ruled out that a replica runs already.

@@ -272,6 +272,9 @@ fn keeps(base: &Value, merged: &Value) -> Result<(), String> {
     if before.get("args") != after.get("args") || after.get("command").is_some() {
         return Err("changes the command or the arguments of the bytebase container: every replica must start with the same --ha and --external-url".to_owned());
     }
+    if before.get("image") != after.get("image") {
+        return Err("changes the image of the bytebase container, by which the operator would no longer know its version: use spec.version and spec.image".to_owned());
+    }
     for name in ["PG_URL", "PGAPPNAME", "PGUSER", "PGPASSWORD"] {
         if variable(before, name) != variable(after, name) {
             return Err(format!(

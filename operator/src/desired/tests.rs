@@ -1012,9 +1012,9 @@ fn an_overlay_changes_what_it_names() {
             ),
         ),
         (
-            container(&json!({"image": "mine:1"})),
-            "/spec/containers/0/image",
-            Some(json!("mine:1")),
+            container(&json!({"imagePullPolicy": "Always"})),
+            "/spec/containers/0/imagePullPolicy",
+            Some(json!("Always")),
         ),
         (
             container(&json!({"ports": [{"containerPort": 9, "name": "x"}]})),
@@ -1108,6 +1108,8 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
             "changes the command or the arguments",
         ),
         (with_null("args"), "changes the command or the arguments"),
+        (container(&json!({"image": "mine:1"})), "changes the image"),
+        (with_null("image"), "changes the image"),
         (
             container(&json!({"command": ["sh"]})),
             "changes the command or the arguments",

@@ -690,7 +690,7 @@ fn a_license_that_is_not_stored_is_a_step_of_the_first_start_and_later_a_warning
 
 #[test]
 fn the_first_status_of_a_new_cluster_is_no_news() {
-    let seen = crate::testing::observation(None, crate::observation::DatabaseView::NotProbed);
+    let seen = observation(None, DatabaseView::NotProbed);
     let status = first(report(&json!({}), &seen));
     let published: Vec<_> = notices(&BytebaseClusterStatus::default(), &status)
         .into_iter()

@@ -6,23 +6,26 @@ use super::{condition, plan, size, state};
 use crate::api::status::{BytebaseClusterStatus, DatabaseStatus, HeartbeatState, LicenseStatus};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
+use crate::decide::decide;
 use crate::decide::plan::{BytebaseRequest, Plan, Size, Wanted};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, Holder,
-    ListenSession, Observation, Refusal, Remembered, RunningTasks, SchemaState, ServiceWay,
-    Sessions, StoredLicense, Usage,
+    ListenSession, LoginTrial, Observation, ProbeFailure, Refusal, Remembered, RunningTasks,
+    SchemaState, ServiceWay, Sessions, StoredLicense, Usage,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
 use crate::testing::{
-    after, days, facts, failure, healthy, heartbeat, heartbeats, holder, no_license, now,
-    observation, settings, stored, token, with_facts,
+    after, cluster, days, facts, failure, healthy, heartbeat, heartbeats, holder, no_license, now,
+    observation, references, settings, stored, token, with_facts,
 };
+use crate::validate::{Fetched, validate};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The database that the spec of these tests names.
@@ -509,6 +512,72 @@ fn a_pooler_of_which_nothing_is_known_holds_the_first_replica_and_keeps_a_refusa
         assert_eq!(state(&last, DATABASE), (Some(false), pooler));
         assert_eq!(size(&last), None);
     }
+}
+
+#[test]
+fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
+    use LoginTrial::{Accepted, Failed};
+    let spec = |monitor: &str| {
+        let mut spec = cluster(&json!({"database": {
+            "urlSecretRef": {"name": "pg", "key": "PG_URL"},
+            "monitorSecretRef": {"name": "monitor", "key": "PG_URL"},
+        }}));
+        spec.spec.replicas = 1;
+        let mut references = references();
+        let url = format!("postgres://watcher:pw@{monitor}/bytebase");
+        let values = BTreeMap::from([("PG_URL".to_owned(), url.into_bytes().into())]);
+        references
+            .secrets
+            .insert("monitor".to_owned(), Fetched::Present(values));
+        validate(&spec, &references, None, now())
+    };
+    let failed = || {
+        Failed(ProbeFailure {
+            class: FailureClass::Unknown,
+            reason: FailureReason::Unreachable,
+            message: "no answer".to_owned(),
+        })
+    };
+    let seen = |login: Option<LoginTrial>, pooler| {
+        changed(|facts| {
+            facts.login.clone_from(&login);
+            facts.transaction_pooler = pooler;
+        })
+    };
+    let elsewhere = spec("direct.example.com");
+    let decide_on = |seen: &Observation| decide(&elsewhere, seen, &settings());
+    let next = |last: Plan, login: Option<LoginTrial>, pooled| {
+        decide_on(&then(last, observation(None, seen(login, Some(pooled)))))
+    };
+    let pooler = Reason::DatabaseTransactionPooler;
+    // Nothing starts before the login has been tried; one that cannot be is not waited for.
+    let first = decide_on(&observation(None, seen(None, Some(false))));
+    assert_eq!(state(&first, DATABASE), (None, pooler));
+    assert!(size(&first).is_none() && first.reading.try_login);
+    for login in [Accepted, failed()] {
+        let tried = then(
+            first.clone(),
+            observation(None, seen(Some(login), Some(false))),
+        );
+        assert_eq!(size(&decide_on(&tried)), Some(1));
+    }
+    // A pooler that was found stands until the same login finds it gone, over restarts.
+    let mut last = next(first, Some(Accepted), true);
+    for unsure in [None, Some(failed()), None, Some(failed())] {
+        assert_eq!(state(&last, DATABASE), (Some(false), pooler));
+        assert!(size(&last).is_none() && last.reading.try_login);
+        last = next(last, unsure, false);
+    }
+    assert_eq!(state(&last, DATABASE), (Some(false), pooler));
+    let gone = next(last, Some(Accepted), false);
+    assert_eq!(size(&gone), Some(1));
+    // One that leads to the same place shows it by itself.
+    let same = decide(
+        &spec("db.example.com:5432"),
+        &observation(None, seen(None, Some(false))),
+        &settings(),
+    );
+    assert_eq!(size(&same), Some(1));
 }
 
 #[test]

@@ -1268,6 +1268,7 @@ mod tests {
             session: None,
             pooler: None,
             trial: None,
+            trial_pooler: None,
         };
         let (panicked, mut after_panic) = unbounded_channel();
         let first = Mutex::new(Some(panicked));
