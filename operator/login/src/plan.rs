@@ -155,8 +155,16 @@ mod tests {
             "febf::1",
             "::ffff:127.0.0.1",
             "::ffff:169.254.169.254",
+            "fd00:ec2::254",
+            "fd20:ce::254",
         ];
-        let others = ["10.0.0.1", "192.0.2.1", "fd00::1", "::ffff:10.0.0.1"];
+        let others = [
+            "10.0.0.1",
+            "192.0.2.1",
+            "fd00::1",
+            "fd00:ec2::1",
+            "::ffff:10.0.0.1",
+        ];
         for own in own {
             let within = |reach: Reach| reach.within(vec![at(own)]);
             assert_eq!(within(Reach::Anywhere).unwrap(), [at(own)], "{own}");

@@ -2,6 +2,7 @@
 
 use crate::api::BytebaseCluster;
 use futures::Stream;
+use futures::future::BoxFuture;
 use kube::runtime::reflector::{Lookup, ObjectRef};
 use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
@@ -84,16 +85,20 @@ impl Line {
     }
 }
 
-/// Gathers what comes in, from now on, and hands it out when it is asked for it.
-pub fn gather(mut incoming: UnboundedReceiver<Key>) -> impl Stream<Item = Key> + Send {
+/// Gathers what comes in, by a task that the process cannot do without, and hands it out when it is
+/// asked for it. `spawn` starts the task.
+pub fn gather(
+    mut incoming: UnboundedReceiver<Key>,
+    spawn: impl FnOnce(BoxFuture<'static, ()>),
+) -> impl Stream<Item = Key> + Send {
     let waiting = Arc::new(Waiting::default());
     let filled = Arc::clone(&waiting);
-    tokio::spawn(async move {
+    spawn(Box::pin(async move {
         while let Some(key) = incoming.recv().await {
             filled.line.lock().put(key);
             filled.arrived.notify_one();
         }
-    });
+    }));
     futures::stream::unfold(waiting, |waiting| async move {
         loop {
             let next = waiting.line.lock().take();
@@ -114,6 +119,10 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::time::{sleep, timeout};
 
+    fn gathered_from(incoming: UnboundedReceiver<Key>) -> impl Stream<Item = Key> + Send {
+        gather(incoming, |task| drop(tokio::spawn(task)))
+    }
+
     fn key(name: &str) -> Key {
         ObjectRef::new(name).within("team")
     }
@@ -121,7 +130,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cluster_waits_once_however_often_it_comes_in() {
         let (queue, incoming) = unbounded_channel();
-        let mut gathered = Box::pin(gather(incoming));
+        let mut gathered = Box::pin(gathered_from(incoming));
         for _ in 0..50 {
             queue.send(key("a")).unwrap();
         }
@@ -138,7 +147,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn events_that_keep_coming_hold_no_cluster_back() {
         let (queue, incoming) = unbounded_channel();
-        let mut gathered = Box::pin(gather(incoming));
+        let mut gathered = Box::pin(gathered_from(incoming));
         let trickle = queue.clone();
         tokio::spawn(async move {
             loop {

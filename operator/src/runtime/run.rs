@@ -115,7 +115,11 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         settings.own_image = own_image(&client, &lease_namespace, &pod_name).await;
     }
     let (queue, incoming) = unbounded_channel();
-    let keys = gather(incoming);
+    let (essential, mut ended) = Essential::new();
+    let starter = essential.clone();
+    let keys = gather(incoming, move |task| {
+        starter.spawn("the queue of clusters".to_owned(), task);
+    });
     let observer = Arc::clone(&metrics);
     let probes = Probes::new(
         queue.clone(),
@@ -135,7 +139,6 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         queue,
     }));
     serve_live_values(&context, &metrics);
-    let (essential, mut ended) = Essential::new();
     watches::start(&context, &watch_client, &readiness, &essential);
     let keeper = Arc::clone(&context);
     essential.spawn("expiry of what was read".to_owned(), async move {

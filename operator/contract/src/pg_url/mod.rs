@@ -188,6 +188,12 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// Where AWS and Google Cloud serve a machine's credentials by IPv6: neither address is link-local.
+const METADATA_SERVERS: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
+
 /// An address that leads somewhere else from each machine. On the link of a cloud's machine the
 /// credentials of that machine are served.
 pub fn is_of_each_machine(address: IpAddr) -> bool {
@@ -196,7 +202,8 @@ pub fn is_of_each_machine(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
-    address.is_loopback() || address.is_unspecified() || is_link_local
+    let serves_credentials = METADATA_SERVERS.map(IpAddr::V6).contains(&address);
+    address.is_loopback() || address.is_unspecified() || is_link_local || serves_credentials
 }
 
 // === impl PgUrl ===
