@@ -1293,14 +1293,14 @@ async fn a_pooler_before_bytebases_own_login_is_found_beside_a_monitor() {
         access.trial = Some(Box::new(self::access(own)));
         let mut probe = Probe::start(access, DEFAULT_INTERVAL);
         let pooled = |latest: Latest| match latest.view {
-            DatabaseView::Probed(Ok(facts)) => facts.transaction_pooler,
+            DatabaseView::Probed(Ok(facts)) => (facts.login, facts.transaction_pooler),
             other => panic!("{other:?}"),
         };
-        let patience = Duration::from_secs(10);
+        let patience = Duration::from_secs(15);
         let first = probe.wake(patience).await.expect("no outcome");
-        assert_eq!(pooled(first), Some(false), "nothing says so yet");
+        assert_eq!(pooled(first), (None, Some(false)), "nothing says so yet");
         let reading = Reading {
-            every: DEFAULT_INTERVAL,
+            every: Duration::from_secs(1),
             sessions: true,
             new_session: false,
             keep_session: true,
@@ -1309,11 +1309,12 @@ async fn a_pooler_before_bytebases_own_login_is_found_beside_a_monitor() {
         };
         probe.probes.pace(&"it", reading);
         let tried = probe.wake(patience).await.expect("no trial");
-        assert_eq!(pooled(tried), Some(expected));
-        // It stands in the readings after it.
-        let later = probe.wake(patience).await.expect("no outcome");
-        assert_eq!(pooled(later), Some(expected));
+        assert_eq!(pooled(tried), (Some(LoginTrial::Accepted), Some(expected)));
     }
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'behind'";
+    let open = server().sql("postgres", count);
+    // The pooler keeps one session for the next of its clients.
+    assert!(["0", "1"].contains(&open.trim()), "{open}");
 }
 
 #[tokio::test]

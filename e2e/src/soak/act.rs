@@ -230,11 +230,11 @@ impl Stage {
         let uids = pods.iter().filter_map(ResourceExt::uid);
         self.disturbances.lock().deleted.extend(uids);
         self.patch(index, json!({"replicas": 0})).await?;
-        let stopped = |status: &Value| status["phase"] == "Stopped";
         let name = cluster_name(index);
-        self.sandbox
-            .wait_status(&name, "the cluster stopped", stopped)
-            .await?;
+        let status = || self.sandbox.status(&name);
+        let is_stopped = |status: &Value| status["phase"] == "Stopped";
+        // Its hooks wait for the tables for two minutes.
+        wait::until("the cluster stopped", PATIENCE, status, is_stopped).await?;
         self.patch(index, json!({"replicas": model.replicas})).await
     }
 

@@ -113,6 +113,8 @@ pub struct State {
     /// Since when each reading has been answered and has shown no session of the replica. What was
     /// not seen does not count.
     disconnected: Option<Duration>,
+    /// Since when no reading has shown a session of the replica while one was there without any.
+    away: Option<Duration>,
     /// Since when each reading has been answered and has shown that the replica asks nothing.
     hung: Option<Duration>,
     /// When the queue began to be held and nothing of this replica ran.
@@ -127,12 +129,13 @@ impl Hash for State {
             began,
             answered,
             disconnected,
+            away,
             hung,
             idle_since,
             unheld,
         } = self;
         began.map(f64::to_bits).hash(hasher);
-        (answered, disconnected, hung, idle_since, unheld).hash(hasher);
+        (answered, disconnected, away, hung, idle_since, unheld).hash(hasher);
     }
 }
 
@@ -150,6 +153,9 @@ impl State {
                 self.answered = elapsed;
             }
         }
+        if seen.is_some_and(|seen| seen.sessions.is_some() && !seen.is_away()) {
+            self.away = None;
+        }
         // What says nothing of the replica's sessions proves neither that it has one nor that it
         // has none.
         if seen.is_some_and(|seen| seen.sessions.is_none()) {
@@ -161,6 +167,12 @@ impl State {
         self.hung = seen
             .filter(|seen| seen.is_quiet())
             .map(|_| self.hung.unwrap_or(elapsed));
+    }
+
+    /// What was waited for in an idle replica begins again.
+    fn forget_idleness(&mut self) {
+        self.idle_since = None;
+        self.unheld = 0;
     }
 
     /// Whether nothing is learnt by waiting on for an answer.
@@ -264,6 +276,7 @@ pub fn step(
         return Step::LetGo(LetGo::Hung);
     }
     if seen.misses_tables() {
+        state.forget_idleness();
         return if state.gives_up(elapsed) && elapsed >= terms.pause {
             Step::LetGo(LetGo::TablesGone)
         } else {
@@ -276,8 +289,7 @@ pub fn step(
     let own = own(seen, running);
     let window = window(terms.hold_limit, seen.clock);
     if !own.is_empty() {
-        state.idle_since = None;
-        state.unheld = 0;
+        state.forget_idleness();
         // New work keeps coming: without a hold the replica might never become idle.
         let comes_in = seen.replica.is_some() && own.iter().any(|run| run.started > began);
         let what = if seen.replica.is_some() {
@@ -292,7 +304,14 @@ pub fn step(
         return wait(For::Pause);
     }
     if seen.is_away() {
-        return wait(For::Session);
+        state.forget_idleness();
+        // Also where some readings in between were not answered.
+        let since = *state.away.get_or_insert(elapsed);
+        return if elapsed.saturating_sub(since) >= UNREACHABLE {
+            Step::LetGo(LetGo::Disconnected)
+        } else {
+            wait(For::Session)
+        };
     }
     // What is queued already may still be claimed by this replica.
     let idle = elapsed.saturating_sub(*state.idle_since.get_or_insert(elapsed));
@@ -684,6 +703,18 @@ mod tests {
             Some(&elsewhere),
             true
         ));
+        // A database that misses a reading now and then begins no minute again.
+        let mut state = State::default();
+        let mut at = |seconds, seen: Option<&Seen>| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, seen, false)
+        };
+        for seconds in [20, 60, 100, 138] {
+            assert_eq!(at(seconds, Some(&elsewhere)), waits(For::Session));
+            assert_eq!(at(seconds + 1, None), waits(For::Database));
+        }
+        let disconnected = Step::LetGo(LetGo::Disconnected);
+        assert_eq!(at(140, Some(&elsewhere)), disconnected);
         // The same on an empty database, where one may never have come up.
         let mut state = State::default();
         let away = without_tables(Some(0));

@@ -1141,6 +1141,7 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     fs::write(&log, "").unwrap();
+    let _own = database.session("demo-1").await;
     let mut idle = hook(&database, &log, &["--timeout=60", "--pause=2"], "demo-1");
     let took = ended(&mut idle, Duration::from_secs(20)).unwrap();
     assert!(took >= Duration::from_millis(1900), "{took:?}");
@@ -1149,7 +1150,6 @@ async fn the_program_keeps_the_pause_and_the_time_out() {
     assert!(!promotes(&mut replica).await);
     let took = until_it_promotes(&mut replica).await;
     assert!(took >= Duration::from_millis(1500), "{took:?}");
-    let _own = database.session("demo-1").await;
     database.sql(
         "INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
     );
@@ -1199,6 +1199,7 @@ async fn the_program_returns_without_a_hold_only_after_several_attempts() {
         .execute(&mut promoter)
         .await
         .unwrap();
+    let _own = database.session("demo-1").await;
     let mut program = hook(&database, &log, &["--timeout=60", "--pause=0"], "demo-1");
     let took = ended(&mut program, Duration::from_secs(20)).unwrap();
     assert!(took >= Duration::from_millis(1900), "{took:?}");

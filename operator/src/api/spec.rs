@@ -177,8 +177,8 @@ pub struct BytebaseClusterSpec {
     pub pod_annotations: BTreeMap<String, String>,
 
     /// Last resort: a strategic-merge overlay on the finished pod template. What it breaks is
-    /// reported on `ConfigurationValid`; selector labels, the arguments and `PG_URL` cannot be
-    /// taken away.
+    /// reported on `ConfigurationValid`; selector labels, the image of Bytebase, its
+    /// arguments and `PG_URL` cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<RawPodTemplate>,
 

@@ -435,7 +435,7 @@ fn judge_facts(
     if let Some((reason, message)) = fatal {
         return verdict(Allows::Nothing, Some(false), reason, message);
     }
-    if let Some((status, message)) = may_be_pooled(database, observation, facts) {
+    if let Some((status, message)) = may_be_pooled(database, wanted, observation, facts) {
         let reason = Reason::DatabaseTransactionPooler;
         return verdict(Allows::Nothing, status, reason, message);
     }
@@ -507,7 +507,7 @@ fn has_workspace(observation: &Observation, facts: &DatabaseFacts) -> bool {
 }
 
 /// Whether nothing of this cluster runs or is about to.
-fn is_first_start(observation: &Observation) -> bool {
+pub fn is_first_start(observation: &Observation) -> bool {
     let set = observation.stateful_set.as_ref();
     !has_replicas(set.map(|set| set.replicas), &observation.pods)
 }
@@ -516,22 +516,24 @@ fn is_first_start(observation: &Observation) -> bool {
 /// between: one was, when that could last be found out, which stands, or there is no replica yet.
 fn may_be_pooled(
     database: &ValidDatabase,
+    wanted: i32,
     observation: &Observation,
     facts: &DatabaseFacts,
 ) -> Option<(Option<bool>, String)> {
     let was = was_refused(observation, Reason::DatabaseTransactionPooler);
-    // A monitoring login that leads to another place does not show what stands before Bytebase's.
+    // A monitoring login that leads to another place does not show what stands before Bytebase's,
+    // and what that one once led through says nothing of now. Nothing starts where none is wanted.
     let elsewhere = database.is_read_elsewhere() && database.is_open_to_the_operator();
     let untried = match &facts.login {
         Some(LoginTrial::Accepted) => None,
         Some(LoginTrial::Failed(_)) => was.then_some(
             "the operator's monitoring login leads to another place, and by Bytebase's own the operator cannot log in now; it tries again every few seconds",
         ),
-        None => (was || observation.remembered.login.is_none()).then_some(
+        None => (was || is_first_start(observation)).then_some(
             "the operator's monitoring login leads to another place, and it has not logged in as Bytebase does yet",
         ),
     };
-    let untried = untried.filter(|_| elsewhere);
+    let untried = untried.filter(|_| elsewhere && wanted > 0);
     if facts.transaction_pooler.is_some() && untried.is_none() {
         return None;
     }

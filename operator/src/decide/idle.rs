@@ -132,12 +132,12 @@ pub fn since(end: End, observation: &Observation) -> Timestamp {
 pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
     let set = observation.stateful_set.as_ref();
     let set = set.filter(|set| set.settled);
-    let is_updated = set.is_some_and(|set| replica.pod.revision == set.update_revision);
+    let is_outdated = set.is_some_and(|set| replica.pod.revision != set.update_revision);
     let is_anothers = |before: &RememberedRollout| {
         let is_of_one = before.was_to_end_one() || before.waiting_for == RolloutWait::IdleReplica;
         // What waits for none of them may be a rollout, which is to end no replica of the present
         // template.
-        let is_of_others = is_updated && !before.scale_down_only;
+        let is_of_others = !is_outdated && !before.scale_down_only;
         (is_of_one || is_of_others) && before.pod.as_ref() != Some(&replica.pod.name)
     };
     match &observation.remembered.rollout {
@@ -164,7 +164,10 @@ pub fn is_scale_downs_alone(
     let before = observation.remembered.rollout.as_ref();
     let before = before.filter(|before| before.busy_since == busy_since);
     match (before, is_outdated) {
-        (Some(before), Some(is_outdated)) => before.scale_down_only || !is_outdated,
+        // What waits for other replicas is no time of this one's.
+        (Some(before), Some(is_outdated)) => {
+            before.scale_down_only || (!is_outdated && wait.for_ == RolloutWait::IdleReplica)
+        }
         (Some(before), None) => before.scale_down_only,
         (None, is_outdated) => is_outdated != Some(true),
     }

@@ -4,7 +4,7 @@
 //! cannot see their tasks until Kubernetes has brought it to them. So the template with it is
 //! written only when the server has accepted it, and when the running pods know it.
 
-use super::database::{Allows, DatabaseVerdict, can_tell, was_refused};
+use super::database::{Allows, DatabaseVerdict, can_tell, is_first_start, was_refused};
 use super::health::{Health, Replica};
 use super::step::Wait;
 use crate::api::Reason;
@@ -70,12 +70,15 @@ pub fn remembered(observation: &Observation) -> Option<&ChangedLogin> {
 }
 
 /// Whether the operator must log in as the replicas do beside its monitoring login: to try a
-/// changed login, to learn once whether it could, or to find that a pooler which that login was
-/// refused for is gone.
+/// changed login, to learn once whether it could, or to find what stands before it where the
+/// monitoring login does not show that: before the first replica starts, and as long as a pooler
+/// there is refused.
 pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Observation) -> bool {
     let can_be_tried = database.monitored && database.is_open_to_the_operator();
-    let was_pooled = was_refused(observation, Reason::DatabaseTransactionPooler);
-    can_be_tried && (changes || was_pooled || observation.remembered.login.is_none())
+    let finds_pooler = database.is_read_elsewhere()
+        && (is_first_start(observation)
+            || was_refused(observation, Reason::DatabaseTransactionPooler));
+    can_be_tried && (changes || finds_pooler || observation.remembered.login.is_none())
 }
 
 /// Decides it for a login that is [`changed`].

@@ -137,8 +137,8 @@ impl ReferenceIndex {
         }
     }
 
-    /// Notes what came of a read of an object: `at` is the moment of it if the API server has
-    /// answered with a failure of its own, and `None` if it has not. Returns since when it has done
+    /// Notes what came of a read of an object: `at` is the moment of it if the read has failed, and
+    /// `None` if it has not. Returns since when it has done
     /// nothing else.
     pub fn failing(
         &self,

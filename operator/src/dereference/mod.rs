@@ -217,6 +217,7 @@ mod tests {
         let validation = validate(&cluster, &lasting, None, crate::testing::now());
         let message = &validation.problems[0].message;
         assert!(message.contains("has not answered"), "{message}");
+        assert!(!message.contains("decrypted"), "{message}");
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub async fn report(
     let is_early = plan.unsettled
         || (plan.hears_again && speaks_of_now(&previous, cluster.metadata.generation));
     if is_early && outcome.failures.is_empty() {
+        if !plan.unsettled {
+            show(writer, key, sample(cluster, &previous, &observation.pods));
+        }
         return Ok(());
     }
     // An eviction is to be reported as such.
@@ -117,8 +120,8 @@ pub async fn report(
     Ok(())
 }
 
-/// Whether status speaks of this spec, and of what a reading of its database found. Then nothing but
-/// what a process remembers can have been lost since.
+/// Whether status speaks of this spec, of no replica, and of what a reading of its database found.
+/// Then nothing but what a process remembers can have been lost since.
 fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> bool {
     let mut conditions = status.conditions.iter();
     let database = conditions.find(|known| known.type_ == ConditionType::DatabaseReady.as_ref());
@@ -131,7 +134,7 @@ fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> boo
         let mut unsure = unsure.iter();
         database.status == "True" || unsure.any(|reason| database.reason == reason.as_ref())
     });
-    status.observed_generation == generation && was_read
+    status.observed_generation == generation && status.replicas == 0 && was_read
 }
 
 /// Whether the database that held a workspace or a schema, by the status, holds none now.

@@ -162,6 +162,12 @@ fn what_is_new_is_reported_while_the_database_is_still_to_be_heard() {
     };
     assert!(keeps(&before, heard_for(5, |_| {}), 4));
     assert!(!keeps(&before, heard_for(5, |_| {}), 5), "another spec");
+    // Its replicas have gone while the operator was away.
+    let ran = BytebaseClusterStatus {
+        replicas: 3,
+        ..before.clone()
+    };
+    assert!(!keeps(&ran, heard_for(5, |_| {}), 4));
     // The server has become another, or was not to be read before.
     let standby = heard_for(0, |facts| facts.in_recovery = true);
     assert!(!keeps(&before, standby, 4));

@@ -192,7 +192,10 @@ fn lookup(
             kind.to_lowercase()
         ))),
         Some(Fetched::Unreadable(None)) => Err(missing(format!(
-            "the API server has not answered for over half a minute when {kind} {name} was read. See whether `kubectl get` of it answers"
+            "{kind} {name} could not be read for over half a minute: the API server has not answered, or not in a form that can be understood. See whether `kubectl get` of it answers"
+        ))),
+        Some(Fetched::Unreadable(Some(code @ ..500))) => Err(missing(format!(
+            "{kind} {name} could not be read for over half a minute: the API server has refused that with HTTP status {code}"
         ))),
         Some(Fetched::Unreadable(Some(code))) => Err(missing(format!(
             "the API server cannot read {kind} {name}: it has answered with HTTP status {code} for over half a minute, as it does where the object cannot be decrypted. If `kubectl get` fails as well, write the object again"

@@ -188,9 +188,11 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Where AWS and Google Cloud serve a machine's credentials by IPv6: neither address is link-local.
-const METADATA_SERVERS: [Ipv6Addr; 2] = [
+/// Where AWS and Google Cloud serve a machine's credentials, or those of its pods, by IPv6: none of
+/// these addresses is link-local.
+const METADATA_SERVERS: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
 

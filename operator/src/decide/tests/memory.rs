@@ -571,6 +571,19 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
     assert_eq!(state(&last, DATABASE), (Some(false), pooler));
     let gone = next(last, Some(Accepted), false);
     assert_eq!(size(&gone), Some(1));
+    // What could not be found out is asked for until it is, also by the next process, and by one
+    // that knows that the login works.
+    let mut unknown = decide_on(&observation(None, seen(Some(Accepted), None)));
+    for login in [Some(Accepted), None, None, Some(Accepted)] {
+        assert_eq!(state(&unknown, DATABASE), (None, pooler));
+        assert!(size(&unknown).is_none() && unknown.reading.try_login);
+        let view = seen(login.clone(), login.map_or(Some(false), |_| None));
+        unknown = decide_on(&then(unknown, observation(None, view)));
+    }
+    assert_eq!(size(&next(unknown, Some(Accepted), false)), Some(1));
+    // Nothing of it concerns replicas that run, nor a cluster that is to have none.
+    let running = with_facts(healthy(1, stored(&json!({}))), |facts| facts.login = None);
+    assert_eq!(state(&decide_on(&running), DATABASE).0, Some(true));
     // One that leads to the same place shows it by itself.
     let same = decide(
         &spec("db.example.com:5432"),

@@ -71,6 +71,8 @@ const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
 /// A login as Bytebase's that was tried and failed is tried again after this long: one that was
 /// refused in [`REFUSED_RETRY_CAP`].
 const TRIAL_RETRY: Duration = Duration::from_secs(10);
+/// For what stands before that login. A reading waits for it.
+const TRIAL_POOLER: Duration = Duration::from_secs(5);
 
 /// Read this long after an age is crossed, so that the reading is on the far side.
 const CROSSING_MARGIN: Duration = Duration::from_millis(100);
@@ -740,10 +742,10 @@ impl Openings {
 
 impl Prober {
     async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
-        if reading.try_login {
+        let mut outcome = self.read_facts(reading).await;
+        if reading.try_login && outcome.is_ok() {
             self.try_login().await;
         }
-        let mut outcome = self.read_facts(reading).await;
         if let Ok(facts) = &mut outcome {
             facts.login = self.trial.as_ref().map(|(trial, _)| trial.clone());
             if !self.access.login.shares_the_place() {
@@ -836,9 +838,10 @@ impl Prober {
         {
             Ok(mut dialled) => {
                 if !shares_the_place {
-                    let found = preflight::pooler(&mut dialled, access, &self.lookups).await;
+                    let finds = preflight::pooler(&mut dialled, access, &self.lookups);
+                    let found = timeout(TRIAL_POOLER, openings.take_turn(finds)).await;
                     // What was found before stands where it could not be found out.
-                    self.trial_pooler = found.or(self.trial_pooler);
+                    self.trial_pooler = found.unwrap_or(None).or(self.trial_pooler);
                 }
                 connect::close(dialled.connection).await;
                 LoginTrial::Accepted
