@@ -148,10 +148,8 @@ impl State {
 
     /// There was a reading, answered or not.
     fn note(&mut self, elapsed: Duration, seen: Option<&Seen>) {
-        if let Some(seen) = seen {
-            if !seen.misses_tables() {
-                self.answered = elapsed;
-            }
+        if seen.is_some_and(|seen| !seen.misses_tables()) {
+            self.answered = elapsed;
         }
         if seen.is_some_and(|seen| seen.sessions.is_some() && !seen.is_away()) {
             self.away = None;

@@ -1081,6 +1081,7 @@ fn an_overlay_changes_what_it_names() {
 
 /// Overlays that must not be merged, and words of the reason.
 fn hostile_overlays() -> Vec<(Value, &'static str)> {
+    const ARGUMENTS: &str = "changes the command or the arguments";
     vec![
         (
             json!({"spec": {"containers": null}}),
@@ -1099,21 +1100,12 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
             json!({"spec": {"initContainers": [{"name": "x", "$patch": "replace"}]}}),
             "$patch",
         ),
-        (
-            container(&json!({"args": []})),
-            "changes the command or the arguments",
-        ),
-        (
-            container(&json!({"args": ["--port", "8080"]})),
-            "changes the command or the arguments",
-        ),
-        (with_null("args"), "changes the command or the arguments"),
+        (container(&json!({"args": []})), ARGUMENTS),
+        (container(&json!({"args": ["--port", "8080"]})), ARGUMENTS),
+        (with_null("args"), ARGUMENTS),
         (container(&json!({"image": "mine:1"})), "changes the image"),
         (with_null("image"), "changes the image"),
-        (
-            container(&json!({"command": ["sh"]})),
-            "changes the command or the arguments",
-        ),
+        (container(&json!({"command": ["sh"]})), ARGUMENTS),
         (
             container(&json!({"env": [{"name": "PG_URL", "value": "x", "valueFrom": null}]})),
             "changes PG_URL",

@@ -213,7 +213,8 @@ impl Pass<'_> {
             &mut outcome,
             &mut memory.report,
         );
-        let reported = reported.await;
+        // Large: it holds the plan.
+        let reported = Box::pin(reported).await;
         // Before anything else that takes time: the watch is about to show what was written.
         context.remember(key, memory);
         writer.publisher.publish(cluster, &outcome.notices);

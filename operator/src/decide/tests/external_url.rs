@@ -110,7 +110,7 @@ fn where_the_url_changes_again_each_host_that_a_replica_was_started_with_leads_i
     }]}});
     let mut orphaned = seen(WANTED, [BETWEEN, WANTED, WANTED]);
     orphaned.stateful_set = None;
-    for (case, wanted, seen, expected) in [
+    let cases = vec![
         (
             "all three",
             WANTED,
@@ -140,7 +140,8 @@ fn where_the_url_changes_again_each_host_that_a_replica_was_started_with_leads_i
         ),
         ("orphaned", WANTED, orphaned, &[WANTED, BETWEEN][..]),
         ("over", WANTED, seen(WANTED, [WANTED; 3]), &[WANTED][..]),
-    ] {
+    ];
+    for (case, wanted, seen, expected) in cases {
         let plan = plan(&spec(wanted), &seen);
         assert_eq!(hosts(&plan), [expected, expected], "{case}");
     }

@@ -8,6 +8,7 @@ use crate::testing::{ENDLESS_CERTIFICATE, cluster, facts, no_license, now, refer
 use crate::validate::{Fetched, validate};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// Where a spec names a value, and the Secret or ConfigMap and the key that it is read from.
 fn places() -> [(Value, &'static str, &'static str); 9] {
@@ -138,7 +139,7 @@ fn no_part_of_a_misplaced_key_is_shown() {
                 let status = report::status(&before, plan.report.clone(), &[], Some(1), now());
                 let notices = report::notices(&before, &status);
                 let status = serde_json::to_string(&status).unwrap();
-                shown.push_str(&format!("{plan:?} {notices:?} {status}"));
+                write!(shown, "{plan:?} {notices:?} {status}").unwrap();
             }
             for part in key.iter().flat_map(|line| line.as_bytes().chunks(8)) {
                 let part = std::str::from_utf8(part).unwrap();
