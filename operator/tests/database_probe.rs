@@ -1233,6 +1233,16 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
     );
 }
 
+/// Readings that also try Bytebase's own login.
+const WITH_TRIAL: Reading = Reading {
+    every: Duration::from_secs(1),
+    sessions: true,
+    new_session: false,
+    keep_session: true,
+    try_login: true,
+    awaited: 0,
+};
+
 #[tokio::test]
 async fn a_login_of_bytebases_is_tried_beside_a_monitor_only_when_asked_for() {
     let replicas = bytebase("tried");
@@ -1254,15 +1264,7 @@ async fn a_login_of_bytebases_is_tried_beside_a_monitor_only_when_asked_for() {
         let patience = Duration::from_secs(10);
         let first = probe.wake(patience).await.expect("no outcome");
         assert_eq!(login(first), None);
-        let reading = Reading {
-            every: DEFAULT_INTERVAL,
-            sessions: true,
-            new_session: false,
-            keep_session: true,
-            try_login: true,
-            awaited: 0,
-        };
-        probe.probes.pace(&"it", reading);
+        probe.probes.pace(&"it", WITH_TRIAL);
         let found = login(probe.wake(patience).await.expect("no trial"));
         match (found, expected) {
             (Some(LoginTrial::Accepted), None) => {}
@@ -1294,17 +1296,13 @@ async fn a_pooler_before_bytebases_own_login_is_found_beside_a_monitor() {
         let patience = Duration::from_secs(15);
         let first = probe.wake(patience).await.expect("no outcome");
         assert_eq!(found(first), (None, Some(false)), "nothing says so yet");
-        let reading = Reading {
-            every: Duration::from_secs(1),
-            sessions: true,
-            new_session: false,
-            keep_session: true,
-            try_login: true,
-            awaited: 0,
-        };
-        probe.probes.pace(&"it", reading);
-        let tried = probe.wake(patience).await.expect("no trial");
-        assert_eq!(found(tried), (Some(LoginTrial::Accepted), Some(expected)));
+        probe.probes.pace(&"it", WITH_TRIAL);
+        let mut tried = found(probe.wake(patience).await.expect("no trial"));
+        // The second session may have come too late.
+        while tried.1.is_none() {
+            tried = found(probe.wake(patience).await.expect("no other trial"));
+        }
+        assert_eq!(tried, (Some(LoginTrial::Accepted), Some(expected)));
         // The pooler keeps some for its next clients.
         if !expected {
             no_session_stays("behind").await;

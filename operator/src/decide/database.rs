@@ -526,14 +526,19 @@ fn may_be_pooled(
     let elsewhere = database.is_read_elsewhere() && database.is_open_to_the_operator();
     let untried = match &facts.login {
         Some(LoginTrial::Accepted) => None,
-        Some(LoginTrial::Failed(_)) => was.then_some(
-            "the operator's monitoring login leads to another place, and by Bytebase's own the operator cannot log in now; it tries again every few seconds",
-        ),
+        // One that could not be made from here before is not waited for.
+        Some(LoginTrial::Failed(failure)) => {
+            let could = answers(failure.reason) || can_tell(&observation.remembered);
+            let waits = could && failure.class == FailureClass::Unknown;
+            (was || (waits && is_first_start(observation))).then_some(
+                "the operator's monitoring login leads to another place, and by Bytebase's own the operator cannot log in now; it tries again every few seconds",
+            )
+        }
         None => (was || is_first_start(observation)).then_some(
             "the operator's monitoring login leads to another place, and it has not logged in as Bytebase does yet",
         ),
     };
-    let untried = untried.filter(|_| elsewhere && wanted > 0);
+    let untried = untried.filter(|_| elsewhere && (was || wanted > 0));
     if facts.transaction_pooler.is_some() && untried.is_none() {
         return None;
     }
@@ -662,18 +667,24 @@ fn all_are_heard(observation: &Observation) -> bool {
 }
 
 /// Whether nothing but time can show that no other Bytebase is active on a database which was not
-/// refused before: an operator that has just started has not heard it for long enough.
+/// refused before, or nothing but a trial of Bytebase's own login what stands before it: an operator
+/// that has just started has not heard it for long enough, or has not made the trial.
 pub fn is_heard_again(verdict: Option<&DatabaseVerdict>, observation: &Observation) -> bool {
     let remembered = &observation.remembered;
     let before = remembered.database.as_ref();
     let before = before.and_then(|database| database.identity.as_ref());
-    let is_same = |facts: &DatabaseFacts| before == Some(&facts.identity.database);
-    verdict.is_some_and(|verdict| verdict.reason == Reason::DatabaseInUse)
-        && observation.facts().is_some_and(is_same)
+    let (Some(verdict), Some(facts)) = (verdict, observation.facts()) else {
+        return false;
+    };
+    let awaits = match verdict.reason {
+        Reason::DatabaseInUse => active_when_read(observation) == 0 && !all_are_heard(observation),
+        Reason::DatabaseTransactionPooler => facts.login.is_none(),
+        _ => false,
+    };
+    awaits
+        && before == Some(&facts.identity.database)
         && remembered.refusal.is_none()
         && is_first_start(observation)
-        && active_when_read(observation) == 0
-        && !all_are_heard(observation)
 }
 
 /// Heartbeats that were fresh when they were read. That they have grown old since then proves

@@ -72,13 +72,19 @@ pub fn remembered(observation: &Observation) -> Option<&ChangedLogin> {
 /// Whether the operator must log in as the replicas do beside its monitoring login: to try a
 /// changed login, to learn once whether it could, or to find what stands before it where the
 /// monitoring login does not show that: before the first replica starts, and as long as a pooler
-/// there is refused.
-pub fn is_to_be_tried(database: &ValidDatabase, changes: bool, observation: &Observation) -> bool {
+/// there is refused. `wanted`: how many replicas.
+pub fn is_to_be_tried(
+    database: &ValidDatabase,
+    wanted: i32,
+    changes: bool,
+    observation: &Observation,
+) -> bool {
     let can_be_tried = database.monitored && database.is_open_to_the_operator();
-    let finds_pooler = database.is_read_elsewhere()
-        && (is_first_start(observation)
-            || was_refused(observation, Reason::DatabaseTransactionPooler));
-    can_be_tried && (changes || finds_pooler || observation.remembered.login.is_none())
+    let elsewhere = database.is_read_elsewhere();
+    let was_pooled = was_refused(observation, Reason::DatabaseTransactionPooler);
+    let starts = elsewhere && is_first_start(observation);
+    let is_unknown = observation.remembered.login.is_none();
+    can_be_tried && ((elsewhere && was_pooled) || (wanted > 0 && (changes || starts || is_unknown)))
 }
 
 /// Decides it for a login that is [`changed`].

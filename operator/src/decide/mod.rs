@@ -402,7 +402,9 @@ fn blocked(
                 || observation.facts().is_some_and(database::is_unheard),
             new_session: database.as_ref().is_some_and(pace::is_refused),
             keep_session: true,
-            try_login: false,
+            try_login: validation.database.as_ref().is_some_and(|database| {
+                login::is_to_be_tried(database, wanted, false, observation)
+            }),
             awaited: 0,
         }
         .or_seldom(pace::is_stopped(wanted, observation)),

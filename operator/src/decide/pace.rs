@@ -60,7 +60,12 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             || is_unheard,
         new_session: is_refused(database),
         keep_session: true,
-        try_login: login::is_to_be_tried(&cluster.database, changed_login.is_some(), observation),
+        try_login: login::is_to_be_tried(
+            &cluster.database,
+            cluster.replicas,
+            changed_login.is_some(),
+            observation,
+        ),
         awaited: health.awaited(),
     }
 }
@@ -78,7 +83,6 @@ impl Reading {
                 every: STOPPED_PROBE,
                 sessions: false,
                 keep_session: false,
-                try_login: false,
                 awaited: 0,
                 ..self
             }

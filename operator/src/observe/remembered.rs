@@ -64,7 +64,8 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         return Remembered {
             rollout: rollout(status),
             url: status.url.clone(),
-            login: login(status),
+            // It is that of the replicas that still run.
+            login: login(status).filter(|_| status.replicas > 0),
             // Another name may lead to the same database.
             served_on,
             ..of_license

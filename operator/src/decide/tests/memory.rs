@@ -580,8 +580,23 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
         let view = seen(login.clone(), login.map_or(Some(false), |_| None));
         unknown = decide_on(&then(unknown, observation(None, view)));
     }
-    assert_eq!(size(&next(unknown, Some(Accepted), false)), Some(1));
-    // Nothing of it concerns replicas that run, nor a cluster that is to have none.
+    // Nor by a login that is refused for a moment, where it worked before or the server answers.
+    let full = Failed(ProbeFailure {
+        class: FailureClass::Unknown,
+        reason: FailureReason::TooManyConnections,
+        message: "full".to_owned(),
+    });
+    for login in [full, failed()] {
+        let held = next(unknown.clone(), Some(login), false);
+        assert_eq!(state(&held, DATABASE), (None, pooler));
+        assert!(size(&held).is_none() && held.reading.try_login);
+    }
+    assert_eq!(size(&next(unknown.clone(), Some(Accepted), false)), Some(1));
+    // What status says of a cluster without pods stands until the next process has made the trial.
+    let found = next(unknown.clone(), Some(Accepted), false);
+    let again = next(found, None, false);
+    assert!(again.hears_again && again.reading.try_login);
+    // Nothing of it concerns replicas that run.
     let running = with_facts(healthy(1, stored(&json!({}))), |facts| facts.login = None);
     assert_eq!(state(&decide_on(&running), DATABASE).0, Some(true));
     // One that leads to the same place shows it by itself.

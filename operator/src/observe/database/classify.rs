@@ -17,6 +17,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+/// Longest name of a role, in bytes.
+const LONGEST_NAME: usize = 63;
+
 /// Longest text taken over from a server; conditions hold at most 32 KiB and people read one line.
 const MAX_SERVER_TEXT: usize = 300;
 
@@ -76,7 +79,10 @@ impl<'a> Place<'a> {
     /// Text that came from the other side, made fit for a status message: one line, bounded, and
     /// without the password, which a server that is not what it claims to be could send back.
     pub fn foreign(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        self.short(text.to_owned())
+    }
+
+    fn short(&self, mut text: String) -> String {
         if let Some(password) = &self.url.password {
             let password = password.expose_secret();
             if !password.is_empty() {
@@ -95,23 +101,25 @@ impl<'a> Place<'a> {
     /// The same of a refusal, which repeats who logs in: without the user either, where that is a
     /// Secret's. The name of the database stands in the spec.
     fn refusal(&self, text: &str) -> String {
-        let text = self.foreign(text);
         let user = &*self.url.user;
         if user == self.role() || user == self.url.database {
-            return text;
+            return self.foreign(text);
         }
+        // The server takes no more of a name than that.
+        let user = &user[..user.floor_char_boundary(LONGEST_NAME)];
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
         let mut shown = String::with_capacity(text.len());
-        let mut rest = &*text;
+        let mut rest = text;
         while let Some(at) = rest.find(user).filter(|_| !user.is_empty()) {
             let (before, after) = (&rest[..at], &rest[at + user.len()..]);
+            let is_whole = user.len() < LONGEST_NAME;
             let inside = before.ends_with(is_part) || after.starts_with(is_part);
             shown.push_str(before);
-            shown.push_str(if inside { user } else { "***" });
+            shown.push_str(if is_whole && inside { user } else { "***" });
             rest = after;
         }
         shown.push_str(rest);
-        shown
+        self.short(shown)
     }
 }
 
@@ -304,13 +312,13 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         (_, "53300") => place.failure(
             Unknown,
             FailureReason::TooManyConnections,
-            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(&said)),
+            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(error.message)),
         ),
         // Poolers say so under several codes.
-        (Phase::Connect, _) if is_full_pooler(&said) => place.failure(
+        (Phase::Connect, _) if is_full_pooler(error.message) => place.failure(
             Unknown,
             FailureReason::TooManyConnections,
-            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(&said)),
+            &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(error.message)),
         ),
         (_, "57P01" | "57P02" | "57P03" | "57P05") => place.failure(
             Unknown,
@@ -321,15 +329,15 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         // name or `options`: the server reads start-up parameters the same for every client.
         (Phase::Connect, "42704" | "22023" | "55P02" | "42602" | "42601") => parameter(place, &said),
         // Poolers answer most things with 08P01; PgBouncer names the parameter it does not know.
-        (Phase::Connect, "08P01") if said.contains("startup parameter") => parameter(place, &said),
+        (Phase::Connect, "08P01") if error.message.contains("startup parameter") => parameter(place, &said),
         // PgBouncer's words for an unknown role or database, which have no SQLSTATE of their own in
         // older releases.
-        (Phase::Connect, "08P01") if said.contains("no such user") || said.contains("authentication failed") => place.failure(
+        (Phase::Connect, "08P01") if error.message.contains("no such user") || error.message.contains("authentication failed") => place.failure(
             Definite,
             FailureReason::AuthenticationFailed,
             &format!("the pooler refuses role \"{role}\" ({said}); correct the Secret or the pooler's user list"),
         ),
-        (Phase::Connect, "08P01") if said.contains("no such database") => place.failure(
+        (Phase::Connect, "08P01") if error.message.contains("no such database") => place.failure(
             Definite,
             FailureReason::DatabaseMissing,
             &format!("the pooler knows no such database ({said}); create it, or add it to the pooler's configuration"),
@@ -679,13 +687,46 @@ mod tests {
                         };
                         let message = refused(&error, &place, phase).message;
                         assert!(!message.contains(USER), "{message}");
-                        if sqlstate != "57014" {
-                            assert!(message.contains("\"***\" of \"meta\""), "{message}");
-                        }
+                        assert!(message.contains("\"***\" of \"meta\""), "{message}");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_user_that_is_cut_by_the_server_or_longer_than_a_message_is_hidden_too() {
+        let user = "0123456789abcdef".repeat(4);
+        let url = PgUrl::from_parts(PgParts {
+            host: "db".to_owned(),
+            port: None,
+            database: "meta".to_owned(),
+            user: user.clone(),
+            password: Some("p".into()),
+            params: BTreeMap::new(),
+        });
+        let url = url.unwrap();
+        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        for said in [&user[..63], &user] {
+            for before in [0, MAX_SERVER_TEXT - 40] {
+                let text = format!("{}\"{said}\"", "x".repeat(before));
+                let shown = place.refusal(&text);
+                assert!(!shown.contains(&user[..8]), "{shown}");
+            }
+        }
+        // A part of a longer word is none.
+        let short = PgUrl::from_parts(PgParts {
+            host: "db".to_owned(),
+            port: None,
+            database: "meta".to_owned(),
+            user: "pg".to_owned(),
+            password: None,
+            params: BTreeMap::new(),
+        });
+        let short = short.unwrap();
+        let place = Place::new(&short, &short.hosts[0], &Login::Bytebase);
+        let shown = place.refusal("no entry in pg_hba.conf for \"pg\"");
+        assert_eq!(shown, "no entry in pg_hba.conf for \"***\"");
     }
 
     #[test]

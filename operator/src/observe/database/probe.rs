@@ -652,14 +652,14 @@ async fn turn(
     let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
         .catch_unwind()
         .await;
-    let outcome = outcome.unwrap_or_else(|_| {
+    let (outcome, read) = outcome.unwrap_or_else(|_| {
         prober.session = None;
-        Err(prober.failure(
+        let failure = prober.failure(
             FailureReason::Other,
             "reading the answer failed inside the operator; please report this",
-        ))
+        );
+        (Err(failure), Instant::now())
     });
-    let read = Instant::now();
     observer(
         outcome.as_ref().err().map(|f| f.reason),
         read.saturating_duration_since(started),
@@ -741,8 +741,10 @@ impl Openings {
 // === impl Prober ===
 
 impl Prober {
-    async fn probe(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
+    /// Reads, and returns when that was: what a trial of Bytebase's own login takes comes after it.
+    async fn probe(&mut self, reading: Reading) -> (Result<DatabaseFacts, ProbeFailure>, Instant) {
         let mut outcome = self.read_facts(reading).await;
+        let read = Instant::now();
         if reading.try_login && outcome.is_ok() {
             self.try_login().await;
         }
@@ -761,7 +763,12 @@ impl Prober {
         {
             connect::close(session.connection).await;
         }
-        outcome
+        // By then another pooler may stand where that login leads.
+        let was_accepted = matches!(self.trial, Some((LoginTrial::Accepted, _)));
+        if !reading.keep_session && was_accepted {
+            (self.trial, self.trial_pooler) = (None, None);
+        }
+        (outcome, read)
     }
 
     /// Asks the drain hooks of these pods, and no others, to let their replicas end. Returns which
