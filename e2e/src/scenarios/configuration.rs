@@ -215,6 +215,10 @@ async fn key_in_the_wrong_secret(sandbox: Sandbox) -> Result<()> {
     let reference = |key: &str| json!({"name": "misplaced", "key": key});
     let places = [
         json!({"database": {"urlSecretRef": reference("key")}}),
+        json!({"database": {
+            "urlSecretRef": null, "host": "db.example.com", "name": "bytebase",
+            "userSecretRef": reference("key"), "passwordSecretRef": reference("key"),
+        }}),
         json!({"database": {"caSecretRef": reference("key")}}),
         json!({"database": {"monitorSecretRef": reference("key")}}),
         json!({"license": {"secretRef": reference("key")}}),
@@ -222,7 +226,10 @@ async fn key_in_the_wrong_secret(sandbox: Sandbox) -> Result<()> {
     ];
     let spec = support::licensed(&sandbox, 1)["spec"].clone();
     let back = json!({
-        "database": {"urlSecretRef": spec["database"]["urlSecretRef"], "caSecretRef": null, "monitorSecretRef": null},
+        "database": {
+            "urlSecretRef": spec["database"]["urlSecretRef"], "caSecretRef": null, "monitorSecretRef": null,
+            "host": null, "name": null, "userSecretRef": null, "passwordSecretRef": null,
+        },
         "license": spec["license"],
         "admin": spec["admin"],
     });

@@ -3,6 +3,7 @@
 
 use super::support::{self, NAME};
 use crate::cluster::faults::Blow;
+use crate::images::PROBE_IMAGE;
 use crate::scenario::sandbox::{PATIENCE, Sandbox};
 use crate::scenario::{Scenario, stand_in};
 use crate::soak::Subject;
@@ -58,7 +59,17 @@ pub const SCENARIOS: &[Scenario] = &[
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(90),
+    Scenario::new(
+        "preemption",
+        "A replica whose place on the node is taken by a pod of a higher priority finishes its task first, and comes back when there is room.",
+        |sandbox| Box::pin(preemption(sandbox)),
+    )
+    .stand_in_only(stand_in::LICENSE)
+    .takes(90),
 ];
+
+/// Of this the node has room for one pod, and nothing else in the cluster asks for it.
+const ROOM: &str = "e2e.bytebase.com/room";
 
 /// Seconds that a task takes: longer than the grace period without a drain, which is eleven.
 const LONG: i32 = 30;
@@ -430,4 +441,98 @@ async fn after_restart(sandbox: Sandbox) -> Result<()> {
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
     wait_ended(&sandbox, &pod, Duration::from_secs(40)).await
+}
+
+/// The scheduler takes a pod's place for one of a higher priority by deleting it, with its whole
+/// grace period.
+async fn preemption(sandbox: Sandbox) -> Result<()> {
+    let nodes = sandbox.kubectl(&["get", "nodes", "--output=name"]).await?;
+    let node = nodes.lines().next().context("no node")?.to_owned();
+    let field = format!("/status/capacity/{}", ROOM.replace('/', "~1"));
+    let change = |operation: Value| {
+        let (sandbox, node) = (sandbox.clone(), node.clone());
+        async move {
+            let patch = json!([operation]).to_string();
+            let arguments = [
+                "patch",
+                &node,
+                "--subresource=status",
+                "--type=json",
+                "--patch",
+                &patch,
+            ];
+            sandbox.kubectl(&arguments).await
+        }
+    };
+    change(json!({"op": "add", "path": field, "value": "1"})).await?;
+    let class = sandbox.namespace().to_owned();
+    let preempted = for_a_higher_one(&sandbox, &class).await;
+    // Whatever came of it, nothing of this is left.
+    let taken_out = change(json!({"op": "remove", "path": field})).await;
+    let deleted = sandbox
+        .kubectl(&["delete", "priorityclass", &class, "--ignore-not-found"])
+        .await;
+    preempted?;
+    taken_out?;
+    deleted?;
+    Ok(())
+}
+
+/// `class`: name of the priority.
+async fn for_a_higher_one(sandbox: &Sandbox, class: &str) -> Result<()> {
+    let room = json!({"limits": {ROOM: "1"}, "requests": {ROOM: "1"}});
+    let mut cluster = support::licensed(sandbox, 1);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    cluster["spec"]["resources"] = room.clone();
+    support::start(sandbox, &cluster).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    let (id, pod) = running_task(sandbox, LONG).await?;
+    let urgent = json!({
+        "apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
+                "metadata": {"name": class}, "value": 1000,
+            },
+            {
+                "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
+                "spec": {
+                    "priorityClassName": class,
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{
+                        "name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never",
+                        "args": ["serve", "8080"], "resources": room,
+                    }],
+                },
+            },
+        ],
+    });
+    sandbox.apply_yaml(&urgent.to_string()).await?;
+    let name = pod.name_any();
+    let read = || async { Ok(sandbox.api::<Pod>().get(&name).await?) };
+    let ends = |now: &Pod| now.metadata.deletion_timestamp.is_some() && now.uid() == pod.uid();
+    wait::until("the replica's place to be taken", PATIENCE, read, ends).await?;
+    let (_, status, _) = task(sandbox, id).await?;
+    ensure!(
+        status == "RUNNING",
+        "the task was {status} when its pod began to end"
+    );
+    done_then_ended(sandbox, id, &pod).await?;
+    let urgent = || async { Ok(sandbox.api::<Pod>().get("urgent").await?) };
+    let runs = |now: &Pod| {
+        let phase = now
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        phase == Some("Running")
+    };
+    wait::until("the other pod to run", PATIENCE, urgent, runs).await?;
+    // Its successor finds no room, and status says so.
+    sandbox.wait_condition(NAME, "Ready", "False", "").await?;
+    sandbox.kubectl(&["delete", "pod", "urgent"]).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+        .await?;
+    Ok(())
 }

@@ -7,7 +7,7 @@ use super::CONTAINER;
 use crate::kubernetes::error_text::misfit;
 use crate::validate::{is_in_own_domain, is_own_label};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 
 /// What identifies an entry of a list field, by the field's name. The API server takes no two
@@ -103,6 +103,11 @@ impl Places {
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
 /// it.
 pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result<Value, String> {
+    if let Some(path) = emptied(overlay) {
+        return Err(format!(
+            "{path} is empty, which changes nothing: kubectl apply takes a null in it out before the operator could see it. To leave user and group to the platform, set spec.securityContext.userAndGroup to Platform"
+        ));
+    }
     let mut merged = base.clone();
     merge_into(&mut merged, overlay, "", identity, DEPTH)?;
     let typed: PodTemplateSpec = serde_path_to_error::deserialize(&merged)
@@ -262,6 +267,23 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         _ => false,
     }
+}
+
+/// An empty securityContext where the operator's own template has one.
+fn emptied(overlay: &Value) -> Option<String> {
+    let is_emptied = |place: &Value| place.get("securityContext") == Some(&json!({}));
+    let spec = overlay.get("spec")?;
+    let containers = spec.get("containers").and_then(Value::as_array);
+    let containers = containers.into_iter().flatten();
+    let named = containers.filter(|container| container.get("name") == Some(&json!(CONTAINER)));
+    let mut places = [("spec", spec)]
+        .into_iter()
+        .chain(named.map(|container| ("the bytebase container's", container)));
+    let (place, _) = places.find(|(_, place)| is_emptied(place))?;
+    Some(match place {
+        "spec" => "spec.securityContext".to_owned(),
+        whose => format!("{whose} securityContext"),
+    })
 }
 
 /// Selector labels, arguments and the connection are what makes the pods replicas of this cluster.

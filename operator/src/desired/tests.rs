@@ -1178,6 +1178,15 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
     ]
 }
 
+/// As kubectl apply leaves it of a null.
+fn emptied_overlays() -> Vec<(Value, &'static str)> {
+    let empty = json!({"securityContext": {}});
+    vec![
+        (json!({"spec": empty}), "spec.securityContext is empty"),
+        (container(&empty), "is empty, which changes nothing"),
+    ]
+}
+
 /// What the API server would refuse, with words that blame the operator.
 fn doubled_overlays() -> Vec<(Value, &'static str)> {
     let sidecar = |change: Value| {
@@ -1251,6 +1260,7 @@ fn a_hostile_overlay_is_refused_with_a_reason() {
     let overlays = hostile_overlays()
         .into_iter()
         .chain(doubled_overlays())
+        .chain(emptied_overlays())
         .chain(deep_overlays());
     for (overlay, words) in overlays {
         let error = merged(&overlay).expect_err(&overlay.to_string());

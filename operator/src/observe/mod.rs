@@ -427,15 +427,20 @@ impl Subject<'_> {
         }
         let latest = |key: &Key| sighting(&probes.latest(key));
         let other = claims.holder(claimant.uid, runs, remembered, latest)?;
-        // The names of one user's objects are nothing for another.
         let own = self.key.namespace.as_deref().unwrap_or_default();
-        let name = other.name.strip_prefix(own);
-        let name = name.and_then(|name| name.strip_prefix('/'));
         Some(Holder {
-            name: name.map_or_else(|| "of another namespace".to_owned(), str::to_owned),
+            name: name_for(own, &other.name),
             usage: other.usage,
         })
     }
+}
+
+/// What another cluster (`namespace/name`) is called for one of this namespace. The names of one
+/// user's objects are nothing for another.
+fn name_for(namespace: &str, other: &str) -> String {
+    let name = other.strip_prefix(namespace);
+    let name = name.and_then(|name| name.strip_prefix('/'));
+    name.map_or_else(|| "of another namespace".to_owned(), str::to_owned)
 }
 
 /// How far a cluster uses its database.
@@ -538,5 +543,16 @@ mod tests {
         });
         let seen = seen.unwrap();
         assert_eq!((now - seen.at, now - seen.since), (seconds(4), seconds(14)));
+    }
+
+    #[test]
+    fn a_cluster_is_named_to_its_own_namespace_only() {
+        for (namespace, other, expected) in [
+            ("apps", "apps/demo", "demo"),
+            ("apps", "apps-2/demo", "of another namespace"),
+            ("apps-2", "apps/demo", "of another namespace"),
+        ] {
+            assert_eq!(name_for(namespace, other), expected);
+        }
     }
 }

@@ -345,3 +345,17 @@ fn terminated() -> Result<impl Future<Output = ()>, std::io::Error> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_of_the_reconciles_waits_for_no_answer_for_ever_and_tries_nothing_again_by_itself()
+    {
+        let config = Config::new("http://localhost".parse().unwrap());
+        let config = without_retries(&config);
+        assert_eq!(config.read_timeout, Some(ANSWER));
+        assert!(!config.default_retry && config.reset_reader_on_write);
+    }
+}
