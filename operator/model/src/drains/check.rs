@@ -50,6 +50,7 @@ impl Checked {
         let mut world = world.clone();
         world.up = true;
         world.understood = true;
+        world.has_tables = true;
         world.budget = Budget::default();
         world.ghost = Ghost::default();
         for place in world.places() {
@@ -58,7 +59,7 @@ impl Checked {
             // The operator need not ask for a drain to end.
             pod.asked = false;
             if let Some(hook) = world.hook_mut(place) {
-                hook.deaf = false;
+                (hook.deaf, hook.astray) = (false, None);
             }
         }
         let hangs = |place: &u8| world.pod(*place).hangs;
@@ -113,7 +114,7 @@ impl Checked {
         }
         for place in &asked {
             if let Some(hook) = world.hook_mut(*place) {
-                hook.deaf = false;
+                (hook.deaf, hook.astray) = (false, None);
             }
         }
         for _ in 0..ASKED {

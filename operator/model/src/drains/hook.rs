@@ -44,11 +44,15 @@ pub enum Bug {
     RequestCutsMigration,
     /// The hook does not see that it is asked.
     RequestIgnored,
+    /// The hook takes a replica for idle that has no session in the database that it reads.
+    AwayIsIdle,
+    /// The hook takes a database without tables for one without tasks.
+    EmptiedIsIdle,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::EarlierIdTaken,
         Self::EarlierTasksCount,
         Self::HoldForgotten,
@@ -65,6 +69,8 @@ impl Bug {
         Self::AnyRequestCounts,
         Self::RequestCutsMigration,
         Self::RequestIgnored,
+        Self::AwayIsIdle,
+        Self::EmptiedIsIdle,
     ];
 
     /// The promise that it breaks, in words.
@@ -78,7 +84,9 @@ impl Bug {
             | Self::SilenceIsNoSession
             | Self::MigrationIgnored
             | Self::AnyRequestCounts
-            | Self::RequestCutsMigration => Promise::Finished.text(),
+            | Self::RequestCutsMigration
+            | Self::AwayIsIdle
+            | Self::EmptiedIsIdle => Promise::Finished.text(),
             Self::EarlierTasksCount | Self::HungIsBusy => ENDS_SOON,
             Self::NeverHolds => ENDS,
             Self::RequestIgnored => OBEYS,
@@ -155,11 +163,13 @@ pub struct Hook {
     pub holds: bool,
     /// The database is out of its reach.
     pub deaf: bool,
+    /// Its login leads to another database, since this step.
+    pub astray: Option<u8>,
     /// It has read in this step of time.
     pub has_read: bool,
     /// How far it has come.
     pub phase: Phase,
-    /// When the database answered it last. Not for the hook, which keeps its own books.
+    /// When a database with Bytebase's tables answered it last. Not for the hook, which keeps its own books.
     pub answered: u8,
 }
 
@@ -172,6 +182,7 @@ impl Hook {
             heartbeats: Heartbeats::default(),
             holds: false,
             deaf: false,
+            astray: None,
             has_read: false,
             phase: Phase::Reads,
             answered: tick,

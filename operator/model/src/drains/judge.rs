@@ -5,7 +5,7 @@ use super::promises::Promise;
 use super::world::World;
 use std::time::Duration;
 
-/// Without an answer of the database for so long, a hook lets its replica end.
+/// Without an answer of a database that has Bytebase's tables for so long, a hook lets its replica end.
 const UNREACHABLE: Duration = Duration::from_mins(2);
 /// A replica that does nothing on the database for so long, without a session or hung, has lost its
 /// tasks: others give them up.
@@ -32,6 +32,7 @@ pub fn is_excused(world: &World, rules: &Rules, place: u8) -> bool {
             // It does not begin to migrate once it is asked to end.
             || (pod.asked && !pod.migrates)
             || since(hook.answered, tick) >= UNREACHABLE
+            || hook.astray.is_some_and(|since_then| since(since_then, tick) >= DISCONNECTED)
             || pod.cut.is_some_and(|cut| since(cut, tick) >= DISCONNECTED)
     })
 }

@@ -29,7 +29,9 @@ impl World {
             }
             Action::Outage => toggle(&mut self.up, &mut self.budget.outages),
             Action::Rename => toggle(&mut self.understood, &mut self.budget.renames),
+            Action::Drop => toggle(&mut self.has_tables, &mut self.budget.drops),
             Action::Deafen(place) => self.deafen(place),
+            Action::Stray(place) => self.stray(place),
             Action::Cut(place) => {
                 let tick = self.tick;
                 let cut = &mut self.pod_mut(place).cut;
@@ -131,6 +133,17 @@ impl World {
             hook.deaf = !hook.deaf;
             if hook.deaf {
                 self.budget.deafnesses -= 1;
+            }
+        }
+    }
+
+    fn stray(&mut self, place: u8) {
+        let tick = self.tick;
+        if let Some(hook) = self.hook_mut(place) {
+            let strays = hook.astray.is_none();
+            hook.astray = strays.then_some(tick);
+            if strays {
+                self.budget.strays -= 1;
             }
         }
     }

@@ -269,6 +269,34 @@ fn database(more: u8) -> Vec<Profile> {
             },
             finds: &[Bug::SilenceIsNoSession],
         },
+        Profile {
+            name: "drain: the login leads to another database",
+            replicas: 1 + more,
+            begins: 0,
+            timeout: 40,
+            budget: Budget {
+                ends: 1,
+                work: 1,
+                strays: 1,
+                ticks: 13 + more,
+                ..none
+            },
+            finds: &[Bug::AwayIsIdle],
+        },
+        Profile {
+            name: "drain: the tables are dropped, and come back",
+            replicas: 1 + more,
+            begins: 0,
+            timeout: 40,
+            budget: Budget {
+                ends: 1,
+                work: 1,
+                drops: 1,
+                ticks: 22 + 2 * more,
+                ..none
+            },
+            finds: &[Bug::EmptiedIsIdle],
+        },
     ]
 }
 

@@ -1,7 +1,7 @@
 //! What a hook does in the world: it asks the real decisions with what it sees, and does what they
 //! say, as `wait.rs` of the hook does. Planted bugs come in between.
 
-use super::hook::{Attempt, Bug, Phase, Rules, STEP, since};
+use super::hook::{Attempt, Bug, Hook, Phase, Rules, STEP, since};
 use super::judge::is_excused;
 use super::world::{self, Hold, World};
 use bytebase_drain::drain::{LetGo, Run, Seen, Step, may_end, step};
@@ -31,8 +31,7 @@ impl World {
     fn seen(&self, rules: &Rules, place: u8) -> Option<Seen> {
         let pod = self.pod(place);
         let hook = pod.hook()?;
-        let reaches = self.up && !hook.deaf;
-        if !reaches {
+        if !self.up || hook.deaf {
             return (rules.bug == Some(Bug::SilenceIsNoSession)).then(|| nothing(self.tick));
         }
         let from = match rules.bug {
@@ -49,7 +48,18 @@ impl World {
             }),
             started: seconds(run.started) - from,
         };
-        let blind = rules.bug == Some(Bug::UnknownIsIdle);
+        if hook.astray.is_some() {
+            let sees = rules.bug != Some(Bug::AwayIsIdle);
+            return Some(Seen {
+                replica: hook.heartbeats.replica().map(str::to_owned),
+                sessions: sees.then_some(0),
+                has_tables: Some(true),
+                running: Some(Vec::new()),
+                available: Some(0),
+                ..nothing(self.tick)
+            });
+        }
+        let blind = rules.bug == Some(Bug::UnknownIsIdle) || !self.has_tables;
         let known = hook.heartbeats.replica().map(str::to_owned);
         let asked = match rules.bug {
             Some(Bug::AnyRequestCounts) => self.pods.iter().any(|pod| pod.asked),
@@ -78,18 +88,31 @@ impl World {
             },
             migrates: pod.migrates && pod.cut.is_none() && sees_migration,
             asked,
-            has_tables: Some(true),
-            running: match (self.understood, blind) {
+            has_tables: Some(self.has_tables || rules.bug == Some(Bug::EmptiedIsIdle)),
+            running: match (self.understood && self.has_tables, blind) {
                 (true, _) => Some(self.running.iter().map(run).collect()),
                 (false, true) => Some(Vec::new()),
                 (false, false) => None,
             },
-            available: match (self.understood, blind) {
+            available: match (self.understood && self.has_tables, blind) {
                 (true, _) => Some(u64::from(self.available)),
                 (false, true) => Some(0),
                 (false, false) => None,
             },
         })
+    }
+
+    /// A database with Bytebase's tables answers the hook of this pod.
+    fn answers(&self, place: u8) -> bool {
+        let answers = |hook: &Hook| hook.astray.is_some() || self.has_tables;
+        let hook = self.pod(place).hook().filter(|hook| !hook.deaf);
+        self.up && hook.is_some_and(answers)
+    }
+
+    /// The database of its replica answers it.
+    fn is_reached(&self, place: u8) -> bool {
+        let hook = self.pod(place).hook();
+        hook.is_some_and(|hook| self.reaches(hook))
     }
 
     /// One reading, and what follows from it.
@@ -107,11 +130,11 @@ impl World {
             });
         }
         let seen = self.seen(rules, place);
-        let up = self.up;
+        let answers = self.answers(place);
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
-        if up && !hook.deaf {
+        if answers {
             hook.answered = tick;
         }
         hook.has_read = true;
@@ -137,11 +160,10 @@ impl World {
 
     /// Takes, keeps or ends the hold of a hook that waits.
     fn hold(&mut self, place: u8, until: Option<u8>, attempt: Attempt) {
-        let up = self.up;
+        let reaches = self.is_reached(place);
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
-        let reaches = up && !hook.deaf;
         let had = std::mem::take(&mut hook.holds);
         let own = |hold: &&mut Hold| hold.holder == Some(place);
         match (until, had) {
@@ -205,11 +227,10 @@ impl World {
 
     /// Holds the queue for the last reading: by the session that holds it already, if there is one.
     pub fn hold_for_last_reading(&mut self, place: u8, attempt: Attempt) {
-        let (up, tick) = (self.up, self.tick);
+        let (reaches, tick) = (self.is_reached(place), self.tick);
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
-        let reaches = up && !hook.deaf;
         let had = std::mem::take(&mut hook.holds);
         let last = Hold {
             holder: Some(place),
@@ -234,15 +255,16 @@ impl World {
 
     /// Reads for the last time: returns, or goes on waiting.
     pub fn read_last(&mut self, rules: &Rules, place: u8) {
-        let (up, tick) = (self.up, self.tick);
+        let tick = self.tick;
         let seen = self.seen(rules, place);
+        let (answers, reaches) = (self.answers(place), self.is_reached(place));
         let Some(hook) = self.hook_mut(place) else {
             return;
         };
         let Phase::ReadsLast { held } = hook.phase else {
             return;
         };
-        if up && !hook.deaf {
+        if answers {
             hook.answered = tick;
         }
         // A hold that has had its time counts as none.
@@ -254,7 +276,6 @@ impl World {
             self.returns(place, is_excused(self, rules, place));
         } else {
             hook.phase = Phase::Reads;
-            let reaches = up && !hook.deaf;
             self.drop_hold(place, reaches);
         }
     }

@@ -91,6 +91,10 @@ pub struct Budget {
     pub hangs: u8,
     /// Times the table of the tasks is not understood.
     pub renames: u8,
+    /// Times Bytebase's tables are dropped.
+    pub drops: u8,
+    /// Times the login of a hook leads to another database.
+    pub strays: u8,
     /// Times a container restarts.
     pub restarts: u8,
     /// Replicas that migrate the schema.
@@ -135,6 +139,8 @@ pub struct World {
     pub up: bool,
     /// The table of the tasks is as the hook knows it.
     pub understood: bool,
+    /// Bytebase's tables are there.
+    pub has_tables: bool,
     /// Task runs that are queued and that no replica may claim yet.
     pub pending: u8,
     /// Task runs that any replica may claim.
@@ -172,6 +178,10 @@ pub enum Action {
     Hang(u8),
     /// The table of the tasks changes, or is again as it was.
     Rename,
+    /// Bytebase's tables are dropped, or come back from a backup.
+    Drop,
+    /// The login of a hook leads to another database, or back.
+    Stray(u8),
     /// A container restarts. What its process ran is not ended by that.
     Restart(u8),
     /// A replica begins to migrate the schema, or is done.
@@ -213,6 +223,7 @@ impl World {
             tick: begins,
             up: true,
             understood: true,
+            has_tables: true,
             pending: 0,
             available: 0,
             running: Vec::new(),
@@ -253,11 +264,16 @@ impl World {
     }
 
     fn may_promote(&self) -> bool {
-        self.up && self.holds.is_empty() && self.pods.iter().any(Pod::works)
+        self.serves() && self.holds.is_empty() && self.pods.iter().any(Pod::works)
     }
 
     fn may_claim(&self, place: u8) -> bool {
-        self.up && self.available > 0 && self.pod(place).works()
+        self.serves() && self.available > 0 && self.pod(place).works()
+    }
+
+    /// What is done can be written down.
+    fn serves(&self) -> bool {
+        self.up && self.has_tables
     }
 
     /// Everything that may happen.
@@ -271,6 +287,7 @@ impl World {
         };
         may(!self.up || budget.outages > 0, Action::Outage);
         may(!self.understood || budget.renames > 0, Action::Rename);
+        may(!self.has_tables || budget.drops > 0, Action::Drop);
         let serves = |place: &u8| self.pod(*place).stage == Stage::Serves;
         // Which of them goes first makes no difference.
         if let Some(place) = self.places().find(serves) {
@@ -295,6 +312,8 @@ impl World {
             match pod.hook() {
                 Some(hook) => {
                     may(hook.deaf || budget.deafnesses > 0, Action::Deafen(place));
+                    let strays = hook.astray.is_some() || budget.strays > 0;
+                    may(strays, Action::Stray(place));
                     let lives = !matches!(hook.phase, Phase::Gone { .. });
                     may(lives && budget.kills > 0, Action::Kill(place));
                     // Its own session may break off at any time, and the server then forgets.
@@ -327,7 +346,7 @@ impl World {
         );
         let mut before = None;
         for run in &self.running {
-            if self.up && before != Some(run) && self.runs(run.owner) {
+            if self.serves() && before != Some(run) && self.runs(run.owner) {
                 actions.push(Action::Finish(*run));
             }
             before = Some(run);
@@ -342,7 +361,7 @@ impl World {
     }
 
     fn of_hook(&self, place: u8, hook: &Hook, may: &mut impl FnMut(bool, Action)) {
-        let reaches = self.up && !hook.deaf;
+        let reaches = self.reaches(hook);
         let attempts = [
             (Attempt::Held, true),
             (
@@ -372,6 +391,11 @@ impl World {
             Phase::ReadsLast { .. } => may(true, Action::LastReading(place)),
             Phase::Gone { .. } => may(true, Action::End(place)),
         }
+    }
+
+    /// The hook reaches the database of its replica.
+    pub fn reaches(&self, hook: &Hook) -> bool {
+        self.up && !hook.deaf && hook.astray.is_none()
     }
 
     /// Each hook has read, and what is a matter of moments is over.
