@@ -802,10 +802,13 @@ impl World {
                     other
                 );
             }
-            let goes_before = if theirs == mine {
-                self.older(other, name, created)
-            } else {
-                theirs
+            let is_older = || self.older(other, name, created);
+            let goes_before = match (theirs, mine) {
+                // Of two that have served there one that has replicas there goes before, as one has
+                // that moves there by another name of it.
+                (true, true) if !starts => is_older() && self.has_replicas(other),
+                (true, true) | (false, false) => is_older(),
+                (theirs, _) => theirs,
             };
             if !goes_before {
                 continue;
@@ -907,6 +910,11 @@ impl World {
         let conditions = object["status"]["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
         conditions.any(|condition| condition["reason"] == "DatabaseShared")
+    }
+
+    /// Whether the cluster of this uid wants replicas by its StatefulSet.
+    fn has_replicas(&self, uid: &str) -> bool {
+        NAMES.iter().any(|name| self.runs(name, uid).0 > 0)
     }
 
     /// Whether the cluster of this uid is there and older than one that was made then.
