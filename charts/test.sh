@@ -243,6 +243,10 @@ has NetworkPolicy bytebase-operator $'- namespaceSelector:\nmatchExpressions:\n-
 has NetworkPolicy bytebase-operator $'- ports:\n- port: 3128'
 has NetworkPolicy bytebase-operator $'ingress:\n- from:\n- namespaceSelector:\nmatchLabels:\nkubernetes.io/metadata.name: monitoring\nports:\n- port: http'
 
+# As with `helm upgrade --reuse-values` from a chart without these values.
+render --set networkPolicy=null
+missing NetworkPolicy
+
 begin 'switched off'
 render --set crds.install=false,rbac.create=false,serviceAccount.create=false,serviceAccount.name=mine,metrics.service.enabled=false
 for kind in CustomResourceDefinition ClusterRole ClusterRoleBinding Role RoleBinding ServiceAccount Service; do

@@ -277,10 +277,9 @@ pub struct DatabaseStatus {
     /// given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_on: Option<String>,
-    /// Written by an earlier operator only, which had it in place of `servedOn`: replicas have been
-    /// seen to send heartbeats to the database in `identity`. The operator reads it once, and puts
-    /// `servedOn` in its place.
-    #[serde(default, skip_serializing_if = "never_written")]
+    /// Whether `servedOn` is the database in `identity`. An earlier operator had no `servedOn`, so
+    /// where that is absent the operator goes by this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_served: bool,
     /// Whether the database at this endpoint was last seen to hold a Bytebase workspace, which the
     /// first person to sign up makes. Where replicas run and it is gone, as while a backup is being
@@ -322,21 +321,15 @@ pub struct DatabaseStatus {
 }
 
 impl DatabaseStatus {
-    /// What an earlier operator wrote, as this one does.
+    /// What an earlier operator wrote, as this one does. So it is where the definition is an earlier
+    /// one, from which the API server drops `servedOn`.
     #[must_use]
     pub fn of_today(mut self) -> Self {
-        // The API server drops what the definition does not name also when it reads what is stored.
-        // So the field of before stays in the definition.
-        if std::mem::take(&mut self.has_served) && self.served_on.is_none() {
+        if self.has_served && self.served_on.is_none() {
             self.served_on.clone_from(&self.identity);
         }
         self
     }
-}
-
-/// Of a field that is only ever read.
-fn never_written<T>(_: &T) -> bool {
-    true
 }
 
 /// A login by other values than those that the running pods were started with.

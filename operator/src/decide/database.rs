@@ -44,6 +44,7 @@ impl DatabaseVerdict {
         let facts = self.facts.clone()?;
         Some(DatabaseStatus {
             changed_login: changed_login.cloned(),
+            has_served: facts.served_on.is_some() && facts.served_on == facts.identity,
             ..facts
         })
     }

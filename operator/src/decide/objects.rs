@@ -72,6 +72,7 @@ pub(super) fn objects(
     let warnings = template::warning(cluster, settings.own_image.as_deref(), &template)
         .into_iter()
         .chain(spot::warning(&template.value))
+        .chain(cluster.pods.overlay.as_ref().and_then(desired::emptied))
         .chain(early_gate(findings, settings))
         .chain(unseen(observation));
     let warnings = warnings.collect();

@@ -23,6 +23,7 @@ use disruption_budget::pod_disruption_budget;
 use http_route::http_route;
 use ingress::ingress;
 use network_policy::network_policy;
+pub use overlay::emptied;
 pub use pod_template::{
     Additions, CHECKSUM_ANNOTATION, EXTERNAL_URL, LATEST_DEFAULTS, VERSION_ANNOTATION,
     external_url, external_url_in, login, pod_template,

@@ -103,11 +103,6 @@ impl Places {
 /// Merges and checks: the result is a pod template, and what makes it this operator's is still in
 /// it.
 pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result<Value, String> {
-    if let Some(path) = emptied(overlay) {
-        return Err(format!(
-            "{path} is empty, which changes nothing: kubectl apply takes a null in it out before the operator could see it. To leave user and group to the platform, set spec.securityContext.userAndGroup to Platform"
-        ));
-    }
     let mut merged = base.clone();
     merge_into(&mut merged, overlay, "", identity, DEPTH)?;
     let typed: PodTemplateSpec = serde_path_to_error::deserialize(&merged)
@@ -269,8 +264,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// An empty securityContext where the operator's own template has one.
-fn emptied(overlay: &Value) -> Option<String> {
+/// What there is to say of an empty securityContext where the operator's own template has one.
+pub fn emptied(overlay: &Value) -> Option<String> {
     let is_emptied = |place: &Value| place.get("securityContext") == Some(&json!({}));
     let spec = overlay.get("spec")?;
     let containers = spec.get("containers").and_then(Value::as_array);
@@ -280,10 +275,13 @@ fn emptied(overlay: &Value) -> Option<String> {
         .into_iter()
         .chain(named.map(|container| ("the bytebase container's", container)));
     let (place, _) = places.find(|(_, place)| is_emptied(place))?;
-    Some(match place {
+    let what = match place {
         "spec" => "spec.securityContext".to_owned(),
         whose => format!("{whose} securityContext"),
-    })
+    };
+    Some(format!(
+        "spec.podTemplate: {what} is empty, which changes nothing: kubectl apply takes a null in it out before the operator could see it. To leave user and group to the platform, set spec.securityContext.userAndGroup to Platform"
+    ))
 }
 
 /// Selector labels, arguments and the connection are what makes the pods replicas of this cluster.
