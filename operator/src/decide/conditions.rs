@@ -301,7 +301,10 @@ fn ready(findings: &Findings<'_>, healthy: &Verdict) -> Verdict {
     match held {
         Some((reason, message)) if serving >= may_run => yes(*reason, held_back(findings, message)),
         None if serving >= may_run => yes(Reason::AllReplicasActive, serving_of(serving, may_run)),
-        _ if health.all_run_elsewhere() && ready_pods >= may_run => {
+        _ if findings.observation.facts().is_some()
+            && health.all_run_elsewhere()
+            && ready_pods >= may_run =>
+        {
             let (pods, _) = ready_pods_are(ready_pods);
             unknown(
                 Reason::HeartbeatsUnknown,

@@ -17,6 +17,10 @@ pub const FOREIGN_AFTER: Duration = Duration::from_mins(1);
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One pod with its heartbeat.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the replica"
+)]
 #[derive(Clone, Debug)]
 pub struct Replica<'a> {
     /// The pod.
@@ -35,6 +39,9 @@ pub struct Replica<'a> {
     /// It was started with another login, and the database that was read has no heartbeat of it: it
     /// may run on another one, of which nothing is known.
     pub elsewhere: bool,
+    /// The same by a reading that has just been made, which alone is worth a word: the next process
+    /// knows of no other.
+    pub is_seen_elsewhere: bool,
 }
 
 /// Whether every active replica has had the time to send a heartbeat. Right after an outage all
@@ -54,6 +61,7 @@ impl<'a> Replica<'a> {
             running_tasks: None,
             serves: pod.is_ready() && (active || !readable_ever),
             elsewhere: false,
+            is_seen_elsewhere: false,
         }
     }
 
@@ -118,7 +126,10 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
                 running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
                 ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
             };
-            replica.where_it_runs(elsewhere(pod))
+            Replica {
+                is_seen_elsewhere: facts.is_some() && elsewhere(pod),
+                ..replica.where_it_runs(elsewhere(pod))
+            }
         });
         return Health {
             replicas: replicas.collect(),
@@ -144,7 +155,10 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
     let replicas: Vec<_> = pods
         .map(|pod| {
             let replica = replica(pod, facts, sessions, observation.now);
-            replica.where_it_runs(elsewhere(pod))
+            Replica {
+                is_seen_elsewhere: elsewhere(pod),
+                ..replica.where_it_runs(elsewhere(pod))
+            }
         })
         .collect();
     Health {

@@ -397,7 +397,7 @@ fn state_of(replica: &Replica<'_>) -> String {
         Some(why) => format!("not Ready: {why}"),
         None => "not Ready".to_owned(),
     };
-    let place = if replica.elsewhere {
+    let place = if replica.is_seen_elsewhere {
         " (it may run on another database than the one that was read)"
     } else {
         ""
