@@ -65,13 +65,15 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// The same where the database that was read is not the one that it runs on.
-    fn where_it_runs(self, elsewhere: bool) -> Self {
+    /// The same where the database that was read is not the one that it runs on. `is_read`: it has
+    /// just been read.
+    fn where_it_runs(self, elsewhere: bool, is_read: bool) -> Self {
         if !elsewhere {
             return self;
         }
         Replica {
             elsewhere,
+            is_seen_elsewhere: is_read,
             ..Replica::new(self.pod, HeartbeatState::Unknown, true)
         }
     }
@@ -126,10 +128,7 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
                 running_tasks: facts.and_then(|facts| running_tasks(pod.replica_id?, facts)),
                 ..Replica::new(pod, HeartbeatState::Unknown, readable_ever)
             };
-            Replica {
-                is_seen_elsewhere: facts.is_some() && elsewhere(pod),
-                ..replica.where_it_runs(elsewhere(pod))
-            }
+            replica.where_it_runs(elsewhere(pod), facts.is_some())
         });
         return Health {
             replicas: replicas.collect(),
@@ -155,10 +154,7 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
     let replicas: Vec<_> = pods
         .map(|pod| {
             let replica = replica(pod, facts, sessions, observation.now);
-            Replica {
-                is_seen_elsewhere: elsewhere(pod),
-                ..replica.where_it_runs(elsewhere(pod))
-            }
+            replica.where_it_runs(elsewhere(pod), true)
         })
         .collect();
     Health {
