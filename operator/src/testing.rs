@@ -295,6 +295,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
         missing_schema: None,
         not_owned: None,
         transaction_pooler: Some(false),
+        has_version_1_certificate: false,
         identity: DatabaseIdentity::new("one", "1"),
         server_uptime: Duration::from_hours(1),
         writable_for: Duration::from_hours(1),

@@ -2036,7 +2036,6 @@ async fn certificates_are_verified_as_sslmode_says() {
 async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
     let server = Server::start("");
     server.database("old_tls", PASSWORD);
-    server.present_version_1();
     let attempt = |mode: SslMode, ca: Option<CaBundle>| {
         let mut access = access(url(server.port, "old_tls"));
         access.url.ssl_mode = mode;
@@ -2044,14 +2043,19 @@ async fn a_certificate_of_version_1_is_read_as_bytebase_reads_it() {
         access.ca = ca;
         access
     };
+    let before = facts(attempt(SslMode::Require, None)).await;
+    assert!(!before.has_version_1_certificate);
+    server.present_version_1();
     for (mode, ca) in [
         (SslMode::Prefer, None),
         (SslMode::Require, None),
         (SslMode::Require, Some(bundle(&server))),
         (SslMode::VerifyCa, Some(bundle(&server))),
     ] {
-        facts(attempt(mode, ca)).await;
+        assert!(facts(attempt(mode, ca)).await.has_version_1_certificate);
     }
+    let in_clear_text = facts(attempt(SslMode::Disable, None)).await;
+    assert!(!in_clear_text.has_version_1_certificate);
     // It holds no names, and no other authority signed it.
     for access in [
         attempt(SslMode::VerifyFull, Some(bundle(&server))),

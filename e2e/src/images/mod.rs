@@ -75,10 +75,18 @@ impl BytebaseImage {
     }
 }
 
+/// Every pod of every cluster copies the hook when it starts; bytes.
+const LARGEST_HOOK: u64 = 6_000_000;
+
+/// The cargo profile by which the images are built.
+fn profile() -> String {
+    std::env::var("E2E_PROFILE").unwrap_or_else(|_| "release".to_owned())
+}
+
 /// Builds packages as static binaries; returns the binaries by name.
 pub async fn build(packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let target = host_target().await?;
-    let profile = std::env::var("E2E_PROFILE").unwrap_or_else(|_| "release".to_owned());
+    let profile = profile();
     let manifest = repository().join("Cargo.toml").display().to_string();
     let mut arguments = vec![
         "build",
@@ -113,6 +121,11 @@ pub async fn write_product(output: &Path, public_key: &str, with_stand_in: bool)
     // Both, whichever is wanted: cargo unites the features of what it builds together, and would
     // build the operator again without the other.
     let mut programs = build(&["bytebase-operator", "bytebase-drain", "bytebase-stub"]).await?;
+    let hook = fs::metadata(&programs["bytebase-drain"])?.len();
+    ensure!(
+        profile() != "release" || hook <= LARGEST_HOOK,
+        "the drain hook has {hook} bytes, and may have {LARGEST_HOOK}"
+    );
     let stub = programs.remove("bytebase-stub").filter(|_| with_stand_in);
     let scratch = Scratch::beside(output)?;
     let dockerfile = fs::read_to_string(repository().join("Dockerfile"))?;

@@ -214,6 +214,7 @@ async fn attempt(
     attempt: &Attempt,
     attrs: TargetSessionAttrs,
 ) -> Result<Session, Error> {
+    let mut has_version_1_certificate = false;
     let stream: Box<dyn Transport> = match (&attempt.endpoint, attempt.protection) {
         (Endpoint::Socket(path), _) => {
             Box::new(UnixStream::connect(path).await.map_err(Error::Network)?)
@@ -228,12 +229,15 @@ async fn attempt(
                     let sni = target.url.announces_name();
                     let (authorities, certificate) = (target.authorities, target.certificate);
                     let tls = tls::start(stream, host, proof, authorities, certificate, sni);
-                    Box::new(tls.await?)
+                    let (stream, is_version_1) = tls.await?;
+                    has_version_1_certificate = is_version_1;
+                    Box::new(stream)
                 }
             }
         }
     };
     let mut session = wire::start(stream, target.url, target.label).await?;
+    session.has_version_1_certificate = has_version_1_certificate;
     session.check(attrs).await?;
     Ok(session)
 }

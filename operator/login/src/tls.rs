@@ -152,7 +152,8 @@ impl ResolvesClientCert for ClientCertificate {
     }
 }
 
-/// Asks a server for TLS, and sets it up.
+/// Asks a server for TLS, and sets it up. The second value says whether the server showed a
+/// certificate of version 1.
 pub(crate) async fn start(
     mut stream: TcpStream,
     host: &str,
@@ -160,7 +161,7 @@ pub(crate) async fn start(
     authorities: &Authorities,
     certificate: Option<&ClientCertificate>,
     announces_name: bool,
-) -> Result<impl Transport + use<>, Error> {
+) -> Result<(impl Transport + use<>, bool), Error> {
     stream.write_all(&REQUEST).await.map_err(Error::Network)?;
     // A single byte is read, so that nothing that came in clear text is taken for encrypted.
     if stream.read_u8().await.map_err(Error::Network)? != b'S' {
@@ -192,14 +193,18 @@ pub(crate) async fn start(
     config.resumption = Resumption::disabled();
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
     // Boxed: it is large, and would be part of every login in progress.
-    Box::pin(connecting).await.map_err(|error| {
+    let connected = Box::pin(connecting).await.map_err(|error| {
         // rustls reports its own errors through those of the stream.
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
         match cause {
             Some(cause) => Error::Tls(rustls::Error::clone(cause)),
             None => Error::Network(error),
         }
-    })
+    })?;
+    let shown = connected.get_ref().1.peer_certificates();
+    let server = shown.and_then(|chain| chain.first());
+    let is_version_1 = server.and_then(version_1).is_some();
+    Ok((connected, is_version_1))
 }
 
 #[derive(Debug)]

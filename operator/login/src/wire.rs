@@ -53,6 +53,9 @@ pub struct Session {
     pub(crate) wire: Wire,
     /// What the server said of itself, in its order, as far as it is read.
     pub(crate) parameters: Vec<(String, String)>,
+    /// The server's TLS certificate is of X.509 version 1, which holds no names: `verify-full`
+    /// refuses it.
+    pub has_version_1_certificate: bool,
 }
 
 impl Session {
@@ -186,6 +189,7 @@ impl Wire {
                     return Ok(Session {
                         wire: self,
                         parameters,
+                        has_version_1_certificate: false,
                     });
                 }
                 _ => return Err(GARBAGE),

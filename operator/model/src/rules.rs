@@ -594,6 +594,7 @@ impl Rules {
             missing_schema: None,
             not_owned: None,
             transaction_pooler: Some(database.content == Content::Pooled),
+            has_version_1_certificate: false,
             identity: identity(0),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),

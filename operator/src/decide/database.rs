@@ -67,6 +67,9 @@ pub enum Allows {
 /// a reading: longer than a server takes to start, or to be replaced by another.
 const BLIND_AFTER: SignedDuration = SignedDuration::from_mins(2);
 
+/// Remark on a server whose certificate Bytebase's driver takes, and stricter clients do not.
+const VERSION_1_CERTIFICATE: &str = "; its TLS certificate is of X.509 version 1, which holds no names, so sslmode=verify-full would refuse it: have one of version 3 issued";
+
 /// Begins the part of a message that says why a refusal could not be checked again.
 const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
 
@@ -489,8 +492,13 @@ fn judge_facts(
         Some(true),
         Reason::DatabaseChecksPassed,
         format!(
-            "PostgreSQL {} passes every check",
-            server_version(facts.server_version_num)
+            "PostgreSQL {} passes every check{}",
+            server_version(facts.server_version_num),
+            if facts.has_version_1_certificate {
+                VERSION_1_CERTIFICATE
+            } else {
+                ""
+            }
         ),
     )
 }

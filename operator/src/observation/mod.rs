@@ -143,6 +143,7 @@ impl<T> Fact<Vec<T>> {
 }
 
 /// What one successful probe read, in one transaction.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
     /// `server_version_num`, such as 150018.
@@ -171,6 +172,9 @@ pub struct DatabaseFacts {
     /// Two sessions of the operator shared one server process: a transaction-mode pooler stands in
     /// between. `None` if that could not be found out.
     pub transaction_pooler: Option<bool>,
+    /// The server's TLS certificate is of X.509 version 1, which holds no names: `verify-full`
+    /// refuses it.
+    pub has_version_1_certificate: bool,
     /// Identity of the database itself, equal for two connection strings that lead to the same
     /// one.
     pub identity: DatabaseIdentity,

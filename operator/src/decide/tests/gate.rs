@@ -868,6 +868,24 @@ fn too_few_connections_are_reported_and_hold_nothing_back() {
 }
 
 #[test]
+fn a_certificate_of_version_1_is_remarked_on_and_holds_nothing_back() {
+    for is_old in [false, true] {
+        let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            facts.has_version_1_certificate = is_old;
+        });
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(size(&plan), Some(3));
+        let found = condition(&plan.report, ConditionType::DatabaseReady);
+        assert_eq!(
+            (found.status, found.reason),
+            (Some(true), Reason::DatabaseChecksPassed)
+        );
+        let is_said = found.message.contains("of X.509 version 1");
+        assert_eq!(is_said, is_old, "{}", found.message);
+    }
+}
+
+#[test]
 fn the_least_of_several_limits_of_connections_counts() {
     type Change = fn(&mut DatabaseFacts);
     let changes: [(i32, Change, Option<&str>); 8] = [

@@ -40,6 +40,8 @@ pub struct Dialled {
     pub host: usize,
     /// The address that was dialled.
     pub address: Option<SocketAddr>,
+    /// See [`DatabaseFacts::has_version_1_certificate`](crate::observation::DatabaseFacts).
+    pub has_version_1_certificate: bool,
 }
 
 // === Dialling ===
@@ -70,6 +72,7 @@ pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFa
     } = Box::pin(log_in(&target))
         .await
         .map_err(|failures| verdict(access, &failures))?;
+    let has_version_1_certificate = session.has_version_1_certificate;
     let connection = session.into_sqlx().await.map_err(|error| {
         let place = Place::new(url, &url.hosts[host], &access.login);
         classify::login(&error, &place, url.target_session_attrs)
@@ -81,6 +84,7 @@ pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFa
             Endpoint::Tcp(address) => Some(address),
             Endpoint::Socket(_) => None,
         },
+        has_version_1_certificate,
     })
 }
 

@@ -41,6 +41,7 @@ pub async fn read(
         connection,
         host,
         address,
+        has_version_1_certificate,
     } = dialled;
     let place = Place::new(&access.url, &access.url.hosts[*host], &access.login);
     let server = queries::read_server(connection, &place).await?;
@@ -54,6 +55,7 @@ pub async fn read(
         identity: server.identity,
         server_since: read.checked_sub(server.uptime).unwrap_or(read),
         transaction_pooler: pooler,
+        has_version_1_certificate: *has_version_1_certificate,
     };
     Ok((facts, pooler))
 }

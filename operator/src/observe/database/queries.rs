@@ -150,6 +150,8 @@ pub struct SessionFacts {
     pub server_since: Instant,
     /// See [`DatabaseFacts::transaction_pooler`].
     pub transaction_pooler: Option<bool>,
+    /// See [`DatabaseFacts::has_version_1_certificate`].
+    pub has_version_1_certificate: bool,
 }
 
 /// All that a reading knows. The field names of its parts are those of the query.
@@ -1035,6 +1037,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         missing_schema: catalog.missing_schema,
         not_owned: catalog.not_owned,
         transaction_pooler: session.transaction_pooler,
+        has_version_1_certificate: session.has_version_1_certificate,
         identity: session.identity.clone(),
         server_uptime: session.server_since.elapsed(),
         // One reading alone shows no more.
@@ -1186,6 +1189,7 @@ pub(super) mod tests {
             identity: DatabaseIdentity::new("id", "1"),
             server_since: Instant::now(),
             transaction_pooler: Some(false),
+            has_version_1_certificate: false,
         };
         let document = document(json);
         let shape = document.catalog.shape();
@@ -1221,6 +1225,7 @@ pub(super) mod tests {
                 identity: DatabaseIdentity::new("id", "1"),
                 server_since: Instant::now(),
                 transaction_pooler: Some(false),
+                has_version_1_certificate: false,
             };
             let facts = format!("{:?}", facts(document, Shape::default(), &session));
             assert!(!facts.contains(name), "{facts}");
