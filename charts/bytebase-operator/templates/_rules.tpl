@@ -17,14 +17,15 @@ A comment above each rule names the calls that need it. No rule names a resource
   resources: [bytebaseclusters/finalizers]
   verbs: [update]
 # The replicas: watched, and applied (server-side apply is a patch, and a create where there is nothing yet). `get` reads an object that
-# stands in the way of a new one, because the watch does not show it: it belongs to another party, or has lost the operator's labels. It also reads what is there of a kind below whose watch is refused. Never deleted: that is left to Kubernetes' garbage collection.
+# stands in the way of a new one, because the watch does not show it: it belongs to another party, or has lost the operator's labels. It also reads what is there of a kind below whose watch is refused.
+# `delete` is no call of its own: the same plug-in asks for it before it lets an object that was left behind have an owner again. The operator deletes none: that is left to Kubernetes' garbage collection.
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 # The client Service and the headless Service, likewise.
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 # The pods' ServiceAccount: applied, and deleted when `serviceAccount.name` names another.
 - apiGroups: [""]
   resources: [serviceaccounts]

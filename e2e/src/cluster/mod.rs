@@ -34,6 +34,9 @@ const AUDIT_POLICY: &str = "/etc/kubernetes/audit-policy.yaml";
 pub const AUDIT_FOLDER: &str = "/var/log/kubernetes-audit";
 const AUDIT_LOG: &str = "/var/log/kubernetes-audit/audit.log";
 
+/// The admission plug-ins beyond those that are on everywhere.
+const ADMISSION: &str = "NodeRestriction,OwnerReferencesPermissionEnforcement";
+
 /// kind's configuration, as JSON, which is YAML. With an audit policy, the API server keeps a
 /// record of who called what.
 fn configuration(audit_policy: Option<&Path>) -> Value {
@@ -43,6 +46,8 @@ fn configuration(audit_policy: Option<&Path>) -> Value {
         json!({
             "kind": "ClusterConfiguration",
             "etcd": {"local": {"extraArgs": {"unsafe-no-fsync": "true"}}},
+            // As in OpenShift: who gives an object an owner needs certain rights to both of them.
+            "apiServer": {"extraArgs": {"enable-admission-plugins": ADMISSION}},
         }),
         // Recent kubelets refuse machines with the first version of control groups unless
         // configured otherwise.

@@ -29,9 +29,12 @@ pub const SCENARIOS: &[Scenario] = &[
     .stand_in_only(stand_in::LICENSE),
 ];
 
-/// Checked by the API server itself, and only where the plug-in
-/// OwnerReferencesPermissionEnforcement is on.
-const NEVER_CALLED: &str = "bytebaseclusters/finalizers";
+/// Checked by the admission plug-in OwnerReferencesPermissionEnforcement, and never called.
+const NEVER_CALLED: [(&str, &str); 3] = [
+    ("bytebaseclusters/finalizers", "update"),
+    ("statefulsets", "delete"),
+    ("services", "delete"),
+];
 /// Kinds of the scenario `optional-kinds`.
 const OPTIONAL: [&str; 3] = ["httproutes", "servicemonitors", "networkpolicies"];
 
@@ -125,7 +128,7 @@ async fn every_rule_is_needed(sandbox: Sandbox) -> Result<()> {
         let name = role["metadata"]["name"].as_str().context("no name")?;
         let rules = role["rules"].as_array().context("no rules")?;
         for (index, rule) in rules.iter().enumerate() {
-            if rule["resources"][0] == NEVER_CALLED {
+            if rule["resources"][0] == NEVER_CALLED[0].0 {
                 continue;
             }
             if rule["resources"][0] == "pods/eviction" {
@@ -232,7 +235,9 @@ pub async fn unused(sandbox: &Sandbox, counted: impl Fn(&str) -> bool) -> Result
             rights.remove(&(call.group, call.resource, "create".to_owned()));
         }
     }
-    rights.retain(|(_, resource, _)| resource != NEVER_CALLED && counted(resource));
+    rights.retain(|(_, resource, verb)| {
+        !NEVER_CALLED.contains(&(resource.as_str(), verb.as_str())) && counted(resource)
+    });
     Ok(rights)
 }
 

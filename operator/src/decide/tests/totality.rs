@@ -128,6 +128,7 @@ prop_compose! {
             missing_schema: (!good && unknown[0] == 1).then(|| "bb".to_owned()),
             not_owned: (!good && unknown[1] == 1).then(|| "principal".to_owned()),
             transaction_pooler: Some(transaction_pooler && !good),
+            has_version_1_certificate: with_sessions,
             identity: DatabaseIdentity::new("one", "1"),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
