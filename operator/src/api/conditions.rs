@@ -199,7 +199,8 @@ pub enum Reason {
     LicenseNotYetValid,
     /// The license is for another workspace.
     LicenseOtherWorkspace,
-    /// The license cannot be decoded or its signature is wrong.
+    /// The stored license is not understood: it cannot be decoded, or its signature does not fit the
+    /// operator's key.
     LicenseInvalid,
     /// The license cannot be read now.
     LicenseUnknown,

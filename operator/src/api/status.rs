@@ -233,7 +233,7 @@ pub struct LicenseStatus {
     #[serde(deserialize_with = "or_default")]
     pub source: LicenseSource,
     /// What is known of the license's signature: `Verified` with the operator's key, or
-    /// `Unverified`, because the operator has no key.
+    /// `Unverified`, because the operator has no key, or another one than it fits.
     #[serde(deserialize_with = "or_default")]
     pub signature: SignatureState,
 }
@@ -253,7 +253,7 @@ pub enum LicenseSource {
 pub enum SignatureState {
     /// Verified with the operator's key.
     Verified,
-    /// The operator has no key.
+    /// The operator has no key, or another one.
     #[default]
     Unverified,
 }

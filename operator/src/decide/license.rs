@@ -2,8 +2,10 @@
 
 use crate::api::Reason;
 use crate::api::status::{LicenseSource, LicenseStatus, SignatureState};
-use crate::contract::license::{License, LicenseKey, LicenseValidity};
-use crate::observation::{DatabaseFacts, DatabaseView, Fact, Observation, StoredLicense};
+use crate::contract::license::{License, LicenseError, LicenseKey, LicenseValidity};
+use crate::observation::{
+    DatabaseFacts, DatabaseView, Fact, Observation, Remembered, StoredLicense,
+};
 use crate::validate::{SecretLicense, ValidCluster, read_license, reminders};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -106,7 +108,10 @@ pub fn judge(
     key: Option<&LicenseKey>,
 ) -> LicenseVerdict {
     let now = observation.now;
-    let read = |facts: &DatabaseFacts| read(terms, &facts.license, now, guard, key);
+    let read = |facts: &DatabaseFacts| {
+        let verdict = read(terms, &facts.license, now, guard, key)?;
+        Some(until_understood(verdict, &observation.remembered))
+    };
     let unread_for = |why: &str| {
         let last = observation.last_facts.as_ref();
         let last = last.and_then(|(_, facts)| read(facts));
@@ -184,6 +189,33 @@ fn read(
         }
     };
     Some(verdict)
+}
+
+/// A verdict on what was read is unknown only where the stored license is not understood. That
+/// several replicas were not allowed before stands until it is.
+fn until_understood(verdict: LicenseVerdict, before: &Remembered) -> LicenseVerdict {
+    if verdict.allows != Licensed::Unknown {
+        return verdict;
+    }
+    let said = &verdict.message;
+    if before.unlicensed.is_none() {
+        let message = format!("{said}; until then the cluster keeps its size and does not grow");
+        return LicenseVerdict { message, ..verdict };
+    }
+    let message = format!(
+        "{said}; until then no more than one replica runs, since nothing that was stored before allowed more"
+    );
+    // The gate had closed ahead of an end, and what has to go has the time that it was given.
+    let reason = match before.unlicensed_since {
+        Some(_) => Reason::LicenseInvalid,
+        None => Reason::LicenseExpiring,
+    };
+    LicenseVerdict {
+        allows: Licensed::No,
+        reason,
+        message,
+        ..verdict
+    }
 }
 
 /// The verdict while the stored license cannot be read, by what was known last: from a reading of
@@ -327,24 +359,19 @@ fn stored(
         now,
         guard,
     } = *circumstances;
-    let read = read_license(token, key);
-    let secret = secret.filter(|secret| secret.token.expose_secret() != token);
-    let installable = secret.is_some_and(|secret| {
-        secret.license.validity(now, Some(workspace_id)) == LicenseValidity::Valid
-            && match &read {
-                Ok(stored) => is_better(&secret.license, &stored.license, circumstances),
-                Err(_) => true,
-            }
-    });
-    // One in the Secret that is not valid yet becomes installable by itself.
-    let starts_at = secret
-        .and_then(|secret| secret.license.not_before)
-        .filter(|start| *start > now);
-    match read {
-        Ok(SecretLicense {
-            license, signature, ..
-        }) => {
-            let Answer(allows, reason, message) = claims(&license, now, guard, Some(workspace_id));
+    let (license, signature, error) = match read_license(token, key) {
+        Ok(read) => (read.license, read.signature, None),
+        Err(error) => match claims_beside(error, token) {
+            Some(license) => (license, SignatureState::Unverified, Some(error)),
+            None => return not_understood(error),
+        },
+    };
+    let Answer(allows, reason, message) = claims(&license, now, guard, Some(workspace_id));
+    let verdict = match error {
+        Some(error) if allows == Licensed::Yes => not_understood(error),
+        // Whichever key is right: to Bytebase it is what it says, or no license.
+        Some(error) => absent(reason, &format!("{message} ({error})"), None),
+        None => {
             let unverified = if signature == SignatureState::Unverified {
                 " (signature not verified: the operator has no key)"
             } else {
@@ -352,25 +379,47 @@ fn stored(
             };
             LicenseVerdict {
                 allows,
-                reason,
-                message: format!("{message}{unverified}"),
-                status: Some(status(&license, LicenseSource::Database, signature)),
-                installable,
-                changes_at: next_change(&license, now, guard)
-                    .into_iter()
-                    .chain(starts_at)
-                    .min(),
+                ..absent(reason, &format!("{message}{unverified}"), None)
             }
         }
-        Err(error) => LicenseVerdict {
-            installable,
-            changes_at: starts_at,
-            ..absent(
-                Reason::LicenseInvalid,
-                &format!("the stored license is not valid, so Bytebase runs as FREE: {error}"),
-                None,
-            )
-        },
+    };
+    let secret = secret.filter(|secret| secret.token.expose_secret() != token);
+    // One that is not understood may be the newer one.
+    let installable = verdict.allows != Licensed::Unknown
+        && secret.is_some_and(|secret| {
+            secret.license.validity(now, Some(workspace_id)) == LicenseValidity::Valid
+                && is_better(&secret.license, &license, circumstances)
+        });
+    // One in the Secret that is not valid yet becomes installable by itself.
+    let starts_at = secret
+        .and_then(|secret| secret.license.not_before)
+        .filter(|start| *start > now);
+    LicenseVerdict {
+        status: Some(status(&license, LicenseSource::Database, signature)),
+        installable,
+        changes_at: next_change(&license, now, guard)
+            .into_iter()
+            .chain(starts_at)
+            .min(),
+        ..verdict
+    }
+}
+
+/// What a license says whose signature does not fit the operator's key, and is else understood.
+fn claims_beside(error: LicenseError, token: &str) -> Option<License> {
+    let is_readable = error == LicenseError::Signature;
+    is_readable.then(|| License::decode(token).ok()).flatten()
+}
+
+/// A stored license that this operator cannot read. Bytebase has verified it before it stored it, so
+/// it may well allow several replicas: one of a newer Bytebase, of another key, or read with the
+/// wrong one.
+fn not_understood(error: LicenseError) -> LicenseVerdict {
+    LicenseVerdict {
+        reason: Reason::LicenseInvalid,
+        ..unknown(&format!(
+            "the stored license is not understood ({error}): upgrade the operator, check its verification key (license.publicKey of the chart), or install the license in Bytebase again"
+        ))
     }
 }
 

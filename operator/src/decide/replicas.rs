@@ -126,7 +126,9 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
         };
     }
     // Unknown never scales up, and never down: what runs goes on, and one replica is always safe.
-    let (reason, message) = if matches!(grounds.view, DatabaseView::CannotRead) {
+    let is_of_license = matches!(grounds.view, DatabaseView::CannotRead)
+        || license.reason == Reason::LicenseInvalid;
+    let (reason, message) = if is_of_license {
         (Reason::HeldBackByLicense, &license.message)
     } else if is_licensed {
         (Reason::HeldBackByDatabase, &database.message)

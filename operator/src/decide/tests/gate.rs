@@ -187,7 +187,7 @@ fn worlds_by_license() -> Vec<World> {
             None,
             Knowledge::No,
         ),
-        ("wrong signature", good(forged), None, Knowledge::No),
+        ("wrong signature", good(forged), None, Knowledge::Unknown),
         (
             "not a license",
             good(StoredLicense::Present {
@@ -195,7 +195,7 @@ fn worlds_by_license() -> Vec<World> {
                 token: "x".into(),
             }),
             None,
-            Knowledge::No,
+            Knowledge::Unknown,
         ),
     ]
 }

@@ -188,10 +188,6 @@ fn reminders_come_at_30_7_and_1_days() {
 
 #[test]
 fn each_stored_license_has_its_reason() {
-    let invalid = |token: String| StoredLicense::Present {
-        workspace_id: "ws-1".to_owned(),
-        token: token.into(),
-    };
     for (license, reason) in [
         (StoredLicense::NoWorkspace, Reason::AwaitingFirstSignUp),
         (no_license(), Reason::LicenseMissing),
@@ -215,9 +211,6 @@ fn each_stored_license_has_its_reason() {
             stored(&json!({"nbf": after(days(1)).as_second()})),
             Reason::LicenseNotYetValid,
         ),
-        (invalid(forged(&json!({}))), Reason::LicenseInvalid),
-        (invalid("a.b.c".to_owned()), Reason::LicenseInvalid),
-        (invalid(String::new()), Reason::LicenseInvalid),
     ] {
         let plan = plan(&json!({}), &healthy(1, license.clone()));
         let allowed = reason == Reason::LicenseAllowsHa;
@@ -231,6 +224,70 @@ fn each_stored_license_has_its_reason() {
             Some(if allowed { 3 } else { 1 })
         );
     }
+}
+
+fn present(token: &str) -> StoredLicense {
+    StoredLicense::Present {
+        workspace_id: crate::testing::WORKSPACE.to_owned(),
+        token: token.into(),
+    }
+}
+
+/// Bytebase has verified whatever it has stored: one that cannot be read here may be of a newer
+/// Bytebase, or of another key.
+#[test]
+fn a_stored_license_that_is_not_understood_neither_adds_nor_ends_a_replica() {
+    let header = json!({"alg": "RS256", "kid": "v2", "typ": "JWT"});
+    let claims = testkit::license::claims(&json!({}));
+    let of_another_key = testkit::license::token(&header, &claims, &[7; 256]);
+    for (token, words) in [
+        (forged(&json!({})), "does not fit the verification key"),
+        (of_another_key, "does not name the key `v1`"),
+        ("a.b.c".to_owned(), "is not base64url"),
+        ("x".to_owned(), "three parts"),
+    ] {
+        for running in [1, 3] {
+            let plan = plan(&json!({}), &healthy(running, present(&token)));
+            assert_eq!(state(&plan, LICENSED), (None, Reason::LicenseInvalid));
+            assert_eq!(plan.report.target_replicas, Some(running), "{words}");
+            let message = &condition(&plan.report, LICENSED).message;
+            for words in [words, "license.publicKey", "does not grow"] {
+                assert!(message.contains(words), "{message}");
+            }
+            let ready = match running {
+                1 => Reason::HeldBackByLicense,
+                _ => Reason::AllReplicasActive,
+            };
+            assert_eq!(state(&plan, ConditionType::Ready), (Some(true), ready));
+        }
+    }
+}
+
+/// Whichever of the two keys is right: Bytebase takes the license for what it says, or for none.
+#[test]
+fn a_signature_that_does_not_fit_leaves_what_the_license_says_against_several_replicas() {
+    for (claims, reason) in [
+        (ends(secs(0)), Reason::LicenseExpired),
+        (ends(secs(GUARD)), Reason::LicenseExpiring),
+        (json!({"ha": false}), Reason::LicenseWithoutHa),
+        (
+            json!({"workspaceId": "other"}),
+            Reason::LicenseOtherWorkspace,
+        ),
+    ] {
+        let plan = plan(&json!({}), &healthy(3, present(&forged(&claims))));
+        assert_eq!(state(&plan, LICENSED), (Some(false), reason));
+        assert_eq!(plan.report.target_replicas, Some(1), "{reason}");
+        let message = &condition(&plan.report, LICENSED).message;
+        assert!(message.contains("verification key"), "{message}");
+    }
+    let license = present(&forged(&ends(secs(GUARD + 60))));
+    let plan = plan(&json!({}), &healthy(3, license));
+    assert_eq!(state(&plan, LICENSED), (None, Reason::LicenseInvalid));
+    assert_eq!(plan.next, Some(after(secs(60))), "the gate closes in time");
+    let status = plan.report.license.unwrap();
+    assert_eq!(status.expiration_time, Some(Time(after(secs(GUARD + 60)))));
+    assert_eq!(status.signature, SignatureState::Unverified);
 }
 
 #[test]
@@ -254,22 +311,14 @@ fn a_license_that_begins_is_checked_when_it_does() {
         (Some(false), Reason::LicenseNotYetValid)
     );
     assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
-    // And while another one is stored, or a broken one.
-    for license in [
-        stored(&ends(days(60))),
-        StoredLicense::Present {
-            workspace_id: "ws-1".to_owned(),
-            token: "x".into(),
-        },
-    ] {
-        let plan = with_secret(
-            &spec(true),
-            &later,
-            &healthy(1, license),
-            &crate::testing::settings(),
-        );
-        assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
-    }
+    // And while another one is stored.
+    let plan = with_secret(
+        &spec(true),
+        &later,
+        &healthy(1, stored(&ends(days(60)))),
+        &crate::testing::settings(),
+    );
+    assert_eq!((plan.next, installs(&plan)), (Some(after(days(2))), None));
 }
 
 #[test]
@@ -380,12 +429,17 @@ fn licenses_side_by_side() -> Vec<(&'static str, String, StoredLicense, bool)> {
             "stored one with a wrong signature, perpetual",
             good.clone(),
             in_database(&forged(&json!({"exp": null}))),
+            false,
+        ),
+        (
+            "stored one with a wrong signature, and expired",
+            good.clone(),
+            in_database(&forged(&ends(secs(-1)))),
             true,
         ),
-        ("stored one is none", good.clone(), in_database("x"), true),
         (
-            "stored one is none, nor is this valid",
-            token(&ends(secs(0))),
+            "stored one not understood, and maybe newer",
+            good.clone(),
             in_database("x"),
             false,
         ),

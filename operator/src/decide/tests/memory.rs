@@ -843,14 +843,9 @@ fn the_end_of_a_license_counts_while_the_database_cannot_be_read() {
 
 /// What can be stored that allows one replica only, with the reason.
 fn without_ha() -> Vec<(StoredLicense, Reason)> {
-    let present = |token: &str| StoredLicense::Present {
-        workspace_id: crate::testing::WORKSPACE.to_owned(),
-        token: token.to_owned().into(),
-    };
     vec![
         (no_license(), Reason::LicenseMissing),
         (StoredLicense::NoWorkspace, Reason::AwaitingFirstSignUp),
-        (present("nonsense"), Reason::LicenseInvalid),
         (stored(&json!({"ha": false})), Reason::LicenseWithoutHa),
         (
             stored(&json!({"nbf": after(days(1)).as_second()})),
@@ -921,6 +916,60 @@ fn the_gate_rests_on_the_license_that_was_last_understood() {
         assert_eq!(second.report.target_replicas, Some(expected), "{reason}");
         assert_eq!(state(&second, LICENSED).1, reason);
         assert_eq!(condition(&second.report, LICENSED).message, message);
+    }
+}
+
+/// A stored license of a form that this operator does not know.
+fn of_another_form() -> StoredLicense {
+    StoredLicense::Present {
+        workspace_id: crate::testing::WORKSPACE.to_owned(),
+        token: "of.another.form".into(),
+    }
+}
+
+#[test]
+fn the_end_of_a_license_that_is_no_longer_the_stored_one_does_not_count() {
+    let ends = json!({"exp": after(secs(800)).as_second()});
+    let before = plan(&json!({}), &healthy(3, stored(&ends)));
+    assert_eq!(state(&before, LICENSED).0, Some(true));
+    let mut renewed = then(before, healthy(3, of_another_form()));
+    renewed.now = after(secs(900));
+    let renewed = plan(&json!({}), &renewed);
+    assert_eq!(state(&renewed, LICENSED), (None, Reason::LicenseInvalid));
+    assert_eq!(renewed.report.target_replicas, Some(3));
+    assert_eq!(renewed.report.license, None);
+    let mut lost = then(renewed, observation(Some(3), outage()));
+    lost.now = after(secs(1000));
+    let lost = plan(&json!({}), &lost);
+    assert_eq!(state(&lost, LICENSED), (None, Reason::LicenseUnknown));
+    assert_eq!(lost.report.target_replicas, Some(3));
+}
+
+#[test]
+fn a_license_that_is_not_understood_opens_no_gate_that_was_closed() {
+    let ends = |left: SignedDuration| stored(&json!({"exp": after(left).as_second()}));
+    for (license, reason) in [
+        (no_license(), Reason::LicenseInvalid),
+        (StoredLicense::NoWorkspace, Reason::LicenseInvalid),
+        (ends(secs(-1)), Reason::LicenseInvalid),
+        // What has to go has the time that it was given.
+        (ends(secs(735)), Reason::LicenseExpiring),
+    ] {
+        let mut last = plan(&json!({}), &healthy(3, license));
+        let since = last.report.unlicensed_since;
+        for _ in 0..2 {
+            let mut seen = then(last, healthy(3, of_another_form()));
+            last = plan(&json!({}), &seen);
+            assert_eq!(state(&last, LICENSED), (Some(false), reason));
+            assert_eq!(last.report.target_replicas, Some(1), "{reason}");
+            assert_eq!(last.report.unlicensed_since, since, "{reason}");
+            // In an outage by what this process has read.
+            seen.database = outage();
+            let lost = plan(&json!({}), &seen);
+            assert_eq!(state(&lost, LICENSED), (Some(false), reason));
+        }
+        let good = then(last, healthy(3, stored(&json!({}))));
+        assert_eq!(size(&plan(&json!({}), &good)), Some(3), "{reason}");
     }
 }
 
