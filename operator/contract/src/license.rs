@@ -176,6 +176,7 @@ struct Header {
     kid: Option<String>,
 }
 
+/// Bytebase reads a claim that is null as one that is absent.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Claims {
@@ -184,17 +185,13 @@ struct Claims {
     nbf: Option<serde_json::Number>,
     exp: Option<serde_json::Number>,
     plan: Option<String>,
-    #[serde(default)]
-    ha: bool,
-    #[serde(default)]
-    trialing: bool,
+    ha: Option<bool>,
+    trialing: Option<bool>,
     instance: Option<i64>,
     instance_count: Option<i64>,
     seat: Option<i64>,
-    #[serde(default)]
-    org_name: String,
-    #[serde(default)]
-    workspace_id: String,
+    org_name: Option<String>,
+    workspace_id: Option<String>,
 }
 
 /// JWT allows one audience or several.
@@ -279,18 +276,19 @@ impl License {
         };
         Ok(Self {
             plan,
-            ha: claims.ha,
-            trialing: claims.trialing,
+            ha: claims.ha.unwrap_or_default(),
+            trialing: claims.trialing.unwrap_or_default(),
             instance: claims.instance,
             instance_count: claims.instance_count,
             seat: claims.seat,
             organization: claims
                 .org_name
+                .unwrap_or_default()
                 .chars()
                 .filter(|c| !c.is_control())
                 .take(MAX_TEXT)
                 .collect(),
-            workspace_id: Some(claims.workspace_id).filter(|id| !id.is_empty()),
+            workspace_id: claims.workspace_id.filter(|id| !id.is_empty()),
             not_before: claims
                 .nbf
                 .map(|number| timestamp(&number, "nbf"))
@@ -514,6 +512,34 @@ mod tests {
         .expect("a license");
         assert!(!license.ha);
         assert_eq!((license.expires_at, license.workspace_id), (None, None));
+    }
+
+    #[test]
+    fn a_claim_that_is_null_is_read_as_one_that_is_absent() {
+        let all = [
+            "iss",
+            "aud",
+            "nbf",
+            "exp",
+            "plan",
+            "ha",
+            "trialing",
+            "instance",
+            "instanceCount",
+            "seat",
+            "orgName",
+            "workspaceId",
+        ];
+        for name in all {
+            let absent = claims_with(name, Value::Null);
+            let mut null = claims();
+            null[name] = Value::Null;
+            let [null, absent] =
+                [null, absent].map(|claims| License::decode(&unsigned(&header(), &claims)));
+            assert_eq!(null, absent, "{name}");
+            let is_needed = ["iss", "aud", "plan"].contains(&name);
+            assert_eq!(null.is_err(), is_needed, "{name}");
+        }
     }
 
     #[test]
