@@ -625,6 +625,15 @@ fn the_first_admin_is_made_before_anybody_is_let_in() {
 }
 
 #[test]
+fn no_first_admin_is_made_where_no_one_asked_for_one() {
+    let seen = healthy(1, StoredLicense::NoWorkspace);
+    let mut spec = json!({"admin": {"credentialsSecretRef": {"name": "admin"}}});
+    assert!(matches!(plan(&spec, &seen).call, Wanted::No));
+    spec["admin"]["createFirst"] = json!(true);
+    assert!(called(&plan(&spec, &seen)).is_some());
+}
+
+#[test]
 fn a_renewal_that_is_not_installed_is_reported_while_the_stored_license_counts() {
     let mut seen = healthy(3, stored(&ends(days(20))));
     let settings = crate::testing::settings();
