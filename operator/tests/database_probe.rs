@@ -590,6 +590,7 @@ async fn rights_that_the_next_migration_needs_are_read() {
     for table in [
         "audit_log",
         "email_verification_code",
+        "review_run",
         "server_config",
         "subscription",
         "vcs_provider_user",
