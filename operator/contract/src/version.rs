@@ -136,6 +136,9 @@ impl Version {
     /// The oldest release whose HA mode is supported: the one that launched it officially.
     pub const HA_FLOOR: Self = Self::new(3, 17, 0);
 
+    /// The newest minor release against whose tables, locks and licenses this operator was checked.
+    pub const NEWEST_CHECKED: Self = Self::new(3, 23, 0);
+
     /// Puts three numbers together.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self {
@@ -175,6 +178,11 @@ impl Version {
     /// they are not compared.
     pub const fn older_minor_than(self, other: Self) -> bool {
         self.major < other.major || (self.major == other.major && self.minor < other.minor)
+    }
+
+    /// Whether this operator was checked against this release line or a later one.
+    pub const fn is_checked(self) -> bool {
+        !Self::NEWEST_CHECKED.older_minor_than(self)
     }
 
     /// Whether several replicas are supported.
@@ -369,6 +377,19 @@ mod tests {
         assert!(!Version::new(3, 16, 9).supports_ha());
         assert!(Version::new(3, 17, 0).supports_ha());
         assert!(Version::new(4, 0, 0).supports_ha());
+    }
+
+    #[test]
+    fn a_patch_of_the_newest_release_line_is_checked_and_the_next_line_is_not() {
+        let Version { major, minor, .. } = Version::NEWEST_CHECKED;
+        for (version, checked) in [
+            (Version::HA_FLOOR, true),
+            (Version::new(major, minor, u32::MAX), true),
+            (Version::new(major, minor + 1, 0), false),
+            (Version::new(major + 1, 0, 0), false),
+        ] {
+            assert_eq!(version.is_checked(), checked, "{version}");
+        }
     }
 
     #[test]

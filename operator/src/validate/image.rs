@@ -72,6 +72,10 @@ pub(super) fn validate(
             ),
         );
     }
+    if known.is_some_and(|version| !version.is_checked()) {
+        let Version { major, minor, .. } = Version::NEWEST_CHECKED;
+        diagnostics.warn(format!("spec.version: this operator was checked against Bytebase up to {major}.{minor}: upgrade the operator first, if there is a newer one"));
+    }
     if known.is_none() {
         diagnostics.warn("spec.version: names no version. The metadata schema says whether what runs supports several replicas, and nothing says beforehand whether an image is older than the schema: name a release such as 3.21.1");
     }

@@ -931,6 +931,8 @@ fn valid_specs_are_valid_and_remarks_are_reported() {
         (json!({"replicas": 0}), None),
         (json!({"replicas": 50}), None),
         (json!({"version": "latest"}), Some("names no version")),
+        (json!({"version": "3.23.9"}), None),
+        (json!({"version": "3.24.0"}), Some("Bytebase up to 3.23:")),
         (
             json!({"image": {"repository": "registry:5000/bytebase", "tag": "mine", "digest": format!("sha256:{}", "0".repeat(64))}}),
             None,
