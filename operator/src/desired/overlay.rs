@@ -109,7 +109,9 @@ pub(super) fn merge(base: &Value, overlay: &Value, identity: EntryKey) -> Result
         .map_err(|error| format!("does not fit a pod template: {}", misfit(&error)))?;
     let normal = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
     if let Some(path) = lost(&merged, &normal, "") {
-        return Err(format!("{path} is no field of a pod template"));
+        return Err(format!(
+            "{path} is no field of a pod template of Kubernetes 1.33, which this operator knows"
+        ));
     }
     if let Some(doubled) = doubled(&normal, "", "") {
         return Err(doubled);

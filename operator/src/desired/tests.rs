@@ -1138,7 +1138,7 @@ fn hostile_overlays() -> Vec<(Value, &'static str)> {
         (json!({"spec": {"restartPolicy": "Never"}}), "restartPolicy"),
         (
             json!({"spec": {"hostnam": "x"}}),
-            "spec.hostnam is no field",
+            "spec.hostnam is no field of a pod template of Kubernetes 1.33",
         ),
         (json!({"kind": "Pod"}), "kind is no field"),
         (
