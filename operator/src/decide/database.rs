@@ -7,7 +7,7 @@ use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, Holder, LoginTrial,
     Observation, ProbeFailure, Refusal, Remembered, SchemaState, StoredLicense, Usage,
-    has_replicas,
+    has_replicas, no_later,
 };
 use crate::validate::ValidDatabase;
 use jiff::{SignedDuration, Timestamp};
@@ -292,7 +292,7 @@ fn unread_since(status: &DatabaseStatus, wanted: i32, observation: &Observation)
     if status.identity.is_some() || wanted == 0 {
         return None;
     }
-    let before = status.unread_since.clone();
+    let before = no_later(status.unread_since.clone(), Time(observation.now));
     before.or_else(|| fails.then_some(Time(observation.now)))
 }
 

@@ -11,7 +11,7 @@
 use super::health::{Health, Replica};
 use super::license::{LicenseVerdict, Licensed};
 use crate::api::status::{HeartbeatState, LicenseStatus};
-use crate::observation::{Observation, StatefulSetView};
+use crate::observation::{Observation, StatefulSetView, no_later};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 
@@ -78,7 +78,7 @@ pub fn unlicensed_since(observation: &Observation, license: &LicenseVerdict) -> 
     match license.allows {
         Licensed::Yes => None,
         Licensed::No => license.has_ended().then(|| began_at(observation, license)),
-        Licensed::Unknown => observation.remembered.unlicensed_since,
+        Licensed::Unknown => no_later(observation.remembered.unlicensed_since, observation.now),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{login, schema};
 use crate::api::status::RolloutWait;
 use crate::contract::version::Version;
 use crate::desired::template::Template;
-use crate::observation::{Observation, PodView, RememberedRollout};
+use crate::observation::{Observation, PodView, RememberedRollout, no_later};
 use crate::validate::{ValidCluster, ValidDrain};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -114,7 +114,7 @@ fn carried(end: End, observation: &Observation) -> Option<Timestamp> {
             return None;
         }
     }
-    before.busy_since
+    no_later(before.busy_since, observation.now)
 }
 
 /// Since when all that are to be ended have run tasks.
@@ -162,7 +162,8 @@ pub fn is_scale_downs_alone(
         Some(pod.revision != set.update_revision)
     });
     let before = observation.remembered.rollout.as_ref();
-    let before = before.filter(|before| before.busy_since == busy_since);
+    let carried = |before: &&RememberedRollout| no_later(before.busy_since, observation.now);
+    let before = before.filter(|before| carried(before) == busy_since);
     match (before, is_outdated) {
         // What waits for other replicas is no time of this one's.
         (Some(before), Some(is_outdated)) => {

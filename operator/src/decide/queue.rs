@@ -1,7 +1,7 @@
 //! Who keeps the replicas from promoting queued work, and for how long.
 
 use crate::api::status::QueueHoldStatus;
-use crate::observation::Observation;
+use crate::observation::{Observation, no_later};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,7 +29,7 @@ pub(super) fn hold(
 /// When the hold of the queue has lasted for longer than drain hooks hold it.
 pub(super) fn overdue_at(cluster: &ValidCluster, observation: &Observation) -> Option<Timestamp> {
     held_by(observation).next()?;
-    let since = observation.remembered.queue_held_since;
+    let since = no_later(observation.remembered.queue_held_since, observation.now);
     let longest = cluster.rollout.hold_limit() + MARGIN;
     since.unwrap_or(observation.now).checked_add(longest).ok()
 }

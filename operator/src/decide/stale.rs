@@ -7,7 +7,7 @@ use super::rollout::Rollout;
 use super::step::{Eviction, Step, schema_migration};
 use crate::api::status::{HeartbeatState, StuckTasks};
 use crate::observation::heartbeat::DEAD_AFTER;
-use crate::observation::{Observation, RunningTasks};
+use crate::observation::{Observation, RunningTasks, no_later};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
@@ -58,7 +58,8 @@ pub fn restart(
     let due = |replica: &Replica<'_>| {
         let since = observation.remembered.stale_since.get(&replica.pod.name);
         let since = since.filter(|(id, _)| *id == replica.id);
-        since.map_or(observation.now, |(_, since)| *since)
+        let since = no_later(since.map(|(_, since)| *since), observation.now);
+        since.unwrap_or(observation.now)
     };
     let stale = health.replicas.iter().filter(sends_none);
     let Some((since, replica)) = stale

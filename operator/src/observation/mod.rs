@@ -23,6 +23,13 @@ use uuid::Uuid;
 /// twice. The kubelet nearly always answers within a few milliseconds.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A time that status remembers, but no later than now: a leader whose clock was ahead may have
+/// written it. Whatever carries a time on carries this one, so that it is corrected once; otherwise
+/// each pass would count from its own now, and a deadline would never come.
+pub fn no_later<T: Ord>(remembered: Option<T>, now: T) -> Option<T> {
+    remembered.map(|time| time.min(now))
+}
+
 /// What is known of the metadata database.
 #[derive(Clone, Debug)]
 #[expect(

@@ -17,7 +17,7 @@ use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writ
 use crate::decide::haste::PATIENCE;
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::kubernetes::{Guarded, Kind};
-use crate::observation::{LOG_PATIENCE, Observation, PodView};
+use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
 use crate::process::lease::NotLeading;
 use crate::process::metrics::{ClusterSample, WriteVerb};
 use crate::process::queue::Key;
@@ -344,6 +344,11 @@ fn unseen(
     status
 }
 
+/// Since when something has been as it is: as the status before says, else from now on.
+fn carried(before: Option<Time>, now: &Time) -> Option<Time> {
+    no_later(before, now.clone()).or_else(|| Some(now.clone()))
+}
+
 fn rollout_since(
     rollout: RolloutStatus,
     previous: &BytebaseClusterStatus,
@@ -352,9 +357,7 @@ fn rollout_since(
     let before = previous.rollout.as_ref();
     let before = before.filter(|before| rollout.continues(before));
     RolloutStatus {
-        since: before
-            .and_then(|before| before.since.clone())
-            .or_else(|| Some(now.clone())),
+        since: carried(before.and_then(|before| before.since.clone()), now),
         ..rollout
     }
 }
@@ -369,9 +372,7 @@ fn queue_since(
     held_by.truncate(MOST_HOLDERS);
     QueueHoldStatus {
         held_by,
-        since: before
-            .and_then(|before| before.since.clone())
-            .or_else(|| Some(now.clone())),
+        since: carried(before.and_then(|before| before.since.clone()), now),
         ..hold
     }
 }
@@ -388,9 +389,7 @@ fn since(status: ReplicaStatus, previous: &BytebaseClusterStatus, now: &Time) ->
             && is_same(before.heartbeat, status.heartbeat)
     });
     ReplicaStatus {
-        since: before
-            .and_then(|before| before.since.clone())
-            .or_else(|| Some(now.clone())),
+        since: carried(before.and_then(|before| before.since.clone()), now),
         ..status
     }
 }

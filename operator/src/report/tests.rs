@@ -308,6 +308,37 @@ fn a_roll_is_timed_by_what_it_waits_for() {
     assert_eq!(next(&drain, Report::default()), None);
 }
 
+/// A leader whose clock was two hours ahead wrote them.
+#[test]
+fn a_time_that_is_still_to_come_is_carried_on_as_the_present_once() {
+    let seen = healthy(3, stored(&json!({})));
+    let reported = || Report {
+        rollout: Some(RolloutStatus {
+            waiting_for: Some(RolloutWait::Drain),
+            ..RolloutStatus::default()
+        }),
+        queue_hold: Some(QueueHoldStatus {
+            held_by: vec!["psql".to_owned()],
+            ..QueueHoldStatus::default()
+        }),
+        ..report(&json!({}), &seen)
+    };
+    let since = |status: &BytebaseClusterStatus| {
+        let replica = status.replica_statuses[0].since.clone();
+        let rollout = status.rollout.clone().and_then(|rollout| rollout.since);
+        let hold = status.queue_hold.clone().and_then(|hold| hold.since);
+        [replica, rollout, hold].map(|since| since.unwrap().0)
+    };
+    let next = |before: &BytebaseClusterStatus, seconds| {
+        status(before, reported(), &[], Some(4), later(seconds))
+    };
+    let ahead = next(&BytebaseClusterStatus::default(), 7200);
+    assert_eq!(since(&ahead), [later(7200); 3]);
+    let corrected = next(&ahead, 0);
+    assert_eq!(since(&corrected), [now(); 3]);
+    assert_eq!(since(&next(&corrected, 120)), [now(); 3]);
+}
+
 #[test]
 fn a_hold_of_the_queue_is_reported_at_its_beginning_and_end() {
     let held = || Report {

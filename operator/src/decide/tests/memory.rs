@@ -348,6 +348,18 @@ fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_repl
     assert_eq!(size(&plan(&json!({}), &elsewhere)), None);
 }
 
+#[test]
+fn the_first_replica_waits_two_minutes_also_after_a_leader_whose_clock_was_ahead() {
+    let mut ahead = observation(None, outage());
+    ahead.now = after(secs(7200));
+    let ahead = plan(&json!({}), &ahead);
+    let unread = FailureReason::Unreachable;
+    let first = plan(&json!({}), &blind(ahead, 0, unread));
+    assert_eq!((size(&first), first.next), (None, Some(after(secs(120)))));
+    let second = plan(&json!({}), &blind(first, 120, unread));
+    assert_eq!(size(&second), Some(1));
+}
+
 /// A first pod that was started before the database could be read, and does not come up.
 fn started_blindly(database: DatabaseView) -> Observation {
     let mut seen = observation(Some(1), database);

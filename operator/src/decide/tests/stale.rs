@@ -65,6 +65,9 @@ fn a_stale_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other()
     }
     let waits = plan(&opted_in(), &seen(299));
     assert_eq!(waits.next, Some(after(secs(1))));
+    // The clock of the leader before was two hours ahead.
+    let ahead = plan(&opted_in(), &seen(-7200));
+    assert_eq!(ahead.next, Some(after(secs(300))));
     // A process that never saw it before begins to count.
     assert_eq!(
         evicted(&plan(&opted_in(), &without_heartbeats(&[1], 400))),
@@ -238,6 +241,8 @@ fn a_queue_that_is_held_for_longer_than_hooks_hold_it_is_overdue() {
         assert_eq!(plan.report.queue_hold.unwrap().overdue, overdue);
     }
     assert_eq!(plan(&spec, &held(150)).next, Some(after(secs(10))));
+    // The clock of the leader before was two hours ahead.
+    assert_eq!(plan(&spec, &held(-7200)).next, Some(after(secs(160))));
     // Where the spec cannot be used, it is what it was before.
     for overdue in [false, true] {
         let mut seen = held(160);
