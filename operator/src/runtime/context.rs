@@ -157,6 +157,15 @@ impl Context {
         self.queue.enqueue(key);
     }
 
+    /// Has every cluster reconciled.
+    pub fn enqueue_all(&self) {
+        let clusters = self.sources.caches.clusters.store().state();
+        let keys = clusters
+            .iter()
+            .map(|cluster| ObjectRef::from_obj(cluster.as_ref()));
+        self.queue.enqueue_all(keys);
+    }
+
     /// Counts and logs an error of a watch.
     pub fn watch_failed(&self, kind: Kind, namespace: Option<&str>, error: &watcher::Error) {
         if let watcher::Error::WatchError(status) = error

@@ -11,4 +11,5 @@ mod slots;
 pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
+mod wall_clock;
 pub(crate) mod watches;

@@ -5,6 +5,7 @@ use super::reconcile::{after_failure, reconcile};
 use super::server::{Readiness, Server, ServerError};
 use super::slots::CONCURRENCY;
 use super::tasks::Essential;
+use super::wall_clock;
 use super::watches;
 use crate::apply::bytebase;
 use crate::decide::Settings;
@@ -140,13 +141,7 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     }));
     serve_live_values(&context, &metrics);
     watches::start(&context, &watch_client, &readiness, &essential);
-    let keeper = Arc::clone(&context);
-    essential.spawn("expiry of what was read".to_owned(), async move {
-        loop {
-            tokio::time::sleep(dereference::KEEP / 2).await;
-            keeper.references.expire(Instant::now());
-        }
-    });
+    start_keepers(&context, &essential);
     starting.found();
 
     let terminated = terminated()?;
@@ -318,6 +313,19 @@ fn without_retries(config: &Config) -> Config {
     // The time that a connection was not in use does not count.
     config.reset_reader_on_write = true;
     config
+}
+
+/// Starts what goes on beside the watches.
+fn start_keepers(context: &Arc<Context>, essential: &Essential) {
+    let keeper = Arc::clone(context);
+    essential.spawn("expiry of what was read".to_owned(), async move {
+        loop {
+            tokio::time::sleep(dereference::KEEP / 2).await;
+            keeper.references.expire(Instant::now());
+        }
+    });
+    let compared = wall_clock::compare(Arc::clone(context));
+    essential.spawn("comparison of the clocks".to_owned(), compared);
 }
 
 /// Ages come from the probes at each scrape: a quiet cluster is not reconciled.

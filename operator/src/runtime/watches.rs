@@ -496,7 +496,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
         // An API server that does not answer takes no status either.
         if refusal.is_some() {
-            self.enqueue_all();
+            self.context.enqueue_all();
         }
         Next::ListAgain
     }
@@ -572,7 +572,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         // brings back.
         if !self.is_refused && self.cache.listed(self.namespace.as_deref()) && has_failed {
             // Those that had to wait for it.
-            self.enqueue_all();
+            self.context.enqueue_all();
         }
         self.missing = None;
     }
@@ -582,7 +582,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         self.is_refused = false;
         self.failing = None;
         if self.cache.listed(self.namespace.as_deref()) {
-            self.enqueue_all();
+            self.context.enqueue_all();
         }
     }
 
@@ -607,14 +607,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
                 "the API server does not know this kind; it is checked from time to time"
             );
         }
-        self.enqueue_all();
-    }
-
-    /// Has every cluster reconciled.
-    fn enqueue_all(&self) {
-        for cluster in self.context.sources.caches.clusters.store().state() {
-            self.context.enqueue(ObjectRef::from_obj(cluster.as_ref()));
-        }
+        self.context.enqueue_all();
     }
 
     fn put(&self, mut object: K) {

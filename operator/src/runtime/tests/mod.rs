@@ -5,6 +5,7 @@ mod histories;
 use super::context::{Context, Options, Parts};
 use super::reconcile::{Error, after_failure, reconcile};
 use super::server::Readiness;
+use super::wall_clock;
 use super::watches;
 use crate::api::BytebaseCluster;
 use crate::apply::ECHO;
@@ -739,6 +740,16 @@ async fn a_version_that_the_api_server_has_forgotten_is_no_failure_of_a_watch() 
         let counted = metrics.contains(r#"watch_errors_total{kind="Event"} 1"#);
         assert_eq!(counted, counts, "{code}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_does_not_go_on_as_time_does_wakes_every_cluster() {
+    let world = World::new(&json!({}));
+    tokio::spawn(wall_clock::compare(Arc::clone(&world.context)));
+    // The wall clock stands still meanwhile.
+    time::sleep(Duration::from_secs(11)).await;
+    let woken = world.queue.lock().unwrap().try_recv();
+    assert_eq!(woken, Ok(ObjectRef::from_obj(&world.cluster)));
 }
 
 #[tokio::test]
