@@ -162,8 +162,16 @@ impl Memory {
     pub fn note_unmatched(&mut self, unmatched: &[Uuid], now: Timestamp) {
         self.unmatched_since.retain(|id, _| unmatched.contains(id));
         for id in unmatched {
-            self.unmatched_since.entry(*id).or_insert(now);
+            let since = self.unmatched_since.entry(*id).or_insert(now);
+            *since = (*since).min(now);
         }
+    }
+
+    /// Since when each has, by the clock of now: one that was set back must not make any of them
+    /// wait for longer.
+    fn unmatched_by(&self, now: Timestamp) -> BTreeMap<Uuid, Timestamp> {
+        let since = self.unmatched_since.iter();
+        since.map(|(id, since)| (*id, (*since).min(now))).collect()
     }
 }
 
@@ -244,7 +252,7 @@ impl Subject<'_> {
             remembered: database.remembered,
             call_failure: own.call_failure,
             asked: sources.probes.asked(self.key),
-            unmatched_since: memory.unmatched_since.clone(),
+            unmatched_since: memory.unmatched_by(now),
             refused_pod,
             refused_eviction: own.refused_eviction,
         }
@@ -526,7 +534,8 @@ struct DatabaseKnowledge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{facts, no_license};
+    use crate::testing::{after, facts, id, no_license, now};
+    use jiff::SignedDuration;
 
     #[tokio::test(start_paused = true)]
     async fn a_server_counts_from_when_it_was_seen_to_take_writes_not_from_its_start() {
@@ -543,6 +552,22 @@ mod tests {
         });
         let seen = seen.unwrap();
         assert_eq!((now - seen.at, now - seen.since), (seconds(4), seconds(14)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_heartbeat_wait_for_longer() {
+        let at = |seconds| after(SignedDuration::from_secs(seconds));
+        let mut memory = Memory::default();
+        for (seconds, expected) in [(0, 0), (20, 0), (-3600, -3600), (-3560, -3600)] {
+            memory.note_unmatched(&[id(7)], at(seconds));
+            let since = memory.unmatched_by(at(seconds));
+            assert_eq!(since.get(&id(7)), Some(&at(expected)), "{seconds}");
+        }
+        // It was set back since the pass before.
+        let since = memory.unmatched_by(at(-7200));
+        assert_eq!(since.get(&id(7)), Some(&at(-7200)));
+        memory.note_unmatched(&[], now());
+        assert!(memory.unmatched_by(now()).is_empty());
     }
 
     #[test]

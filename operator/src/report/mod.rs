@@ -414,7 +414,9 @@ fn mark_lasting(
         *since = None;
         return;
     }
-    let since = *since.get_or_insert(*pass.start());
+    // A clock that was set back must not make it wait for longer.
+    let before = since.unwrap_or(*pass.start());
+    let since = *since.insert(before.min(*pass.start()));
     let reported = previous.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::Stalled.as_ref()
             && condition.status == "True"

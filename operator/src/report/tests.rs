@@ -858,6 +858,11 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     let mut failures = failing();
     mark_lasting(&mut failures, &none, &mut None, &(later(0)..=later(40)));
     assert_eq!(failures[0].kind, FailureKind::Lasting);
+    // The clock was set back by an hour.
+    let mut back = Some(later(3600));
+    for (seconds, expected) in [(0, FailureKind::Transient), (30, FailureKind::Lasting)] {
+        assert_eq!(kind_after(seconds, &none, &mut back), expected);
+    }
     // A success ends it.
     mark_lasting(&mut [], &after, &mut since, &at(40));
     assert_eq!(since, None);
