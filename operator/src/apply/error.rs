@@ -181,7 +181,9 @@ impl ApplyFailure {
                         status.message
                     ),
                 ),
-                409 => (FailureKind::Conflict, format!("{what}: {}", status.message)),
+                409 if !is_of_a_webhook(&status.message) => {
+                    (FailureKind::Conflict, format!("{what}: {}", status.message))
+                }
                 422 => (
                     FailureKind::Invalid,
                     format!("{what} was refused: {}", status.message),
@@ -208,6 +210,11 @@ impl ApplyFailure {
             message,
         }
     }
+}
+
+/// Whether a message is of a webhook that denied the request, by whichever code it chose.
+pub(super) fn is_of_a_webhook(message: &str) -> bool {
+    message.starts_with("admission webhook ")
 }
 
 /// Whether a message is the authoriser's: `x is forbidden: User "y" cannot patch resource "z"`. A
@@ -271,6 +278,23 @@ mod tests {
                 let words = "ingresses/demo belongs to an earlier BytebaseCluster of this name";
                 assert!(failure.message.starts_with(words), "{}", failure.message);
             }
+        }
+    }
+
+    #[test]
+    fn a_webhook_refuses_by_whichever_code_it_chooses() {
+        let denied = "admission webhook \"w\" denied the request: not on a Friday";
+        let modified = "the object has been modified";
+        for (code, message, kind) in [
+            (409, denied, FailureKind::Refused),
+            (400, denied, FailureKind::Refused),
+            (409, modified, FailureKind::Conflict),
+        ] {
+            let status = Status::failure(message, "").with_code(code);
+            let error = kube::Error::Api(status.boxed());
+            let failure = ApplyFailure::new(&error, "patch services/demo", false);
+            assert_eq!(failure.kind, kind, "{code} {message}");
+            assert!(failure.message.contains(message));
         }
     }
 

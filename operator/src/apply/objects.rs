@@ -1,6 +1,6 @@
 //! Server-side apply, prune and evict.
 
-use super::error::Ending;
+use super::error::{Ending, is_of_a_webhook};
 use super::{ApplyFailure, FIELD_MANAGER, FailureKind};
 use crate::decide::plan::Size;
 use crate::decide::step::Eviction;
@@ -368,7 +368,7 @@ impl Objects<'_> {
         let api = self.api(Kind::StatefulSet);
         match api.patch(&name, &parameters, &Patch::Merge(patch)).await {
             Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(kube::Error::Api(status)) if has_gone_on(&status) => Ok(false),
             Err(error) => {
                 let what = format!("patch statefulsets/{name}");
                 Err(ApplyFailure::new(&error, &what, false))
@@ -400,7 +400,7 @@ impl Objects<'_> {
             .await;
         match done {
             Ok(_) => Ok(Evicted::Done),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Evicted::Gone),
+            Err(kube::Error::Api(status)) if has_gone_on(&status) => Ok(Evicted::Gone),
             Err(kube::Error::Api(status)) if let Some(why) = refusal_of_budget(&status) => {
                 Ok(Evicted::Refused(why))
             }
@@ -429,6 +429,12 @@ fn hold_the_owner(value: &mut Value) {
     for owner in owners.into_iter().flatten() {
         owner["blockOwnerDeletion"] = json!(true);
     }
+}
+
+/// Whether an object is not any more what was decided on: gone, or changed. A webhook may deny a
+/// request by the same codes.
+fn has_gone_on(status: &Status) -> bool {
+    matches!(status.code, 404 | 409) && !is_of_a_webhook(&status.message)
 }
 
 /// Why a PodDisruptionBudget refuses an eviction, if one does. An API server that is busy answers
@@ -531,6 +537,13 @@ mod tests {
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": "refused",
         });
+        (code, status)
+    }
+
+    /// A webhook that denies the request by this code.
+    fn denied(code: u16) -> (u16, Value) {
+        let (code, mut status) = status(code);
+        status["message"] = json!("admission webhook \"w\" denied the request: not on a Friday");
         (code, status)
     }
 
@@ -1003,6 +1016,8 @@ mod tests {
             (status(429), Err(FailureKind::Transient)),
             (status(404), Ok(Evicted::Gone)),
             (status(409), Ok(Evicted::Gone)),
+            (denied(404), Err(FailureKind::Refused)),
+            (denied(409), Err(FailureKind::Refused)),
             // It may have been done all the same.
             (status(504), Ok(unanswered.clone())),
         ] {

@@ -406,10 +406,11 @@ fn mark_lasting(
     since: &mut Option<Timestamp>,
     pass: &RangeInclusive<Timestamp>,
 ) {
-    let mut passing = failures
-        .iter_mut()
-        .filter(|failure| failure.kind == FailureKind::Transient)
-        .peekable();
+    let is_passing = |failure: &&mut ApplyFailure| {
+        let kind = failure.kind;
+        matches!(kind, FailureKind::Transient | FailureKind::Conflict)
+    };
+    let mut passing = failures.iter_mut().filter(is_passing).peekable();
     if passing.peek().is_none() {
         *since = None;
         return;

@@ -866,9 +866,12 @@ fn a_write_that_goes_on_failing_is_reported_in_the_words_of_its_failure() {
     // A success ends it.
     mark_lasting(&mut [], &after, &mut since, &at(40));
     assert_eq!(since, None);
-    let conflict = &mut [refused(FailureKind::Conflict, false)];
-    mark_lasting(conflict, &after, &mut None, &at(40));
-    assert_eq!(conflict[0].kind, FailureKind::Conflict);
+    // So is what is said to have changed in between each time.
+    for (seconds, expected) in [(29, FailureKind::Conflict), (30, FailureKind::Lasting)] {
+        let conflict = &mut [refused(FailureKind::Conflict, false)];
+        mark_lasting(conflict, &none, &mut Some(later(0)), &at(seconds));
+        assert_eq!(conflict[0].kind, expected, "{seconds}");
+    }
 }
 
 #[test]
