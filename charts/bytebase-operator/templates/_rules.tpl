@@ -84,7 +84,7 @@ A comment above each rule names the calls that need it. No rule names a resource
 
 {{/* Leader election, in the operator's own namespace. */}}
 {{- define "bytebase-operator.leaseRules" -}}
-# The image of the operator's own pod, once at its start: replicas copy the drain hook from it.
+# The image of the operator's own pod, at its start: replicas copy the drain hook from it.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get]

@@ -97,7 +97,9 @@ fn findings(given: Given, references: &References) -> (Vec<Problem>, Vec<String>
     warnings.extend(validation.ends_soon);
     if let Some(valid) = &validation.cluster {
         match template::template(valid, Some(IMAGE), Standing::default()) {
-            Ok(template) => warnings.extend(template::warning(valid, Some(IMAGE), &template)),
+            Ok(template) => {
+                warnings.extend(template::warning(valid, Some(IMAGE), None, &template));
+            }
             Err(why) => problems.push(Problem::pod_template(why)),
         }
     }

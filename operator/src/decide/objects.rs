@@ -69,7 +69,9 @@ pub(super) fn objects(
         ..
     } = *findings;
     let set = observation.stateful_set.as_ref();
-    let warnings = template::warning(cluster, settings.own_image.as_deref(), &template)
+    let own = settings.own_image.as_deref();
+    let standing = set.and_then(|set| set.template_digest.as_deref());
+    let warnings = template::warning(cluster, own, standing, &template)
         .into_iter()
         .chain(spot::warning(&template.value))
         .chain(cluster.pods.overlay.as_ref().and_then(desired::emptied))

@@ -96,16 +96,30 @@ pub fn template(
 }
 
 /// What there is to say of a template whose pods cannot finish their tasks as they are to. `own`:
-/// the operator's own image, if it knows it.
-pub fn warning(cluster: &ValidCluster, own: Option<&str>, template: &Template) -> Option<String> {
+/// the operator's own image, if it knows it. `standing`: the digest of the template that stands.
+pub fn warning(
+    cluster: &ValidCluster,
+    own: Option<&str>,
+    standing: Option<&str>,
+    template: &Template,
+) -> Option<String> {
     let template = &template.value;
     let ValidDrain::Enabled(terms) = &cluster.rollout.drain else {
         return cut_short(&cluster.rollout, template);
     };
     if image_in(template).is_none() {
-        return own.is_none().then(|| {
-            "spec.rollout.drain: the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage".to_owned()
-        });
+        let why = match (own, standing) {
+            (None, _) => {
+                "the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage"
+            }
+            // It was made while the image was not known, or by an older operator, and stays as it is.
+            (Some(_), Some(_)) => {
+                "the pods have no drain hook, so one that is to end cancels the tasks that it runs: the hook comes with their next change, or at once with spec.rollout.drain Enabled"
+            }
+            // The digest comes with the next write of the StatefulSet.
+            (Some(_), None) => return None,
+        };
+        return Some(format!("spec.rollout.drain: {why}"));
     }
     if !starts_hook(&template["spec"]["containers"]) {
         return Some(format!(

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,8 +47,6 @@ pub struct Options {
 pub struct Context {
     /// The options of `run`.
     pub options: Options,
-    /// What decisions rest on.
-    pub settings: Settings,
     /// Client of the reconciles.
     pub client: Client,
     /// What observations rest on.
@@ -63,6 +61,7 @@ pub struct Context {
     pub first_pass: FirstPass,
     /// The slots of the reconciles.
     pub slots: Slots,
+    settings: RwLock<Arc<Settings>>,
     queue: Queue,
     memory: Mutex<HashMap<Key, Memory>>,
     backoff: Mutex<Backoff<Key>>,
@@ -138,7 +137,6 @@ impl Context {
         };
         Self {
             options,
-            settings,
             client,
             sources,
             references: ReferenceIndex::default(),
@@ -146,10 +144,27 @@ impl Context {
             metrics,
             first_pass,
             slots: Slots::default(),
+            settings: RwLock::new(Arc::new(settings)),
             queue,
             memory: Mutex::default(),
             backoff: Mutex::new(Backoff::new(backoff::FIRST, BACKOFF_CAP)),
         }
+    }
+
+    /// What decisions rest on, as far as it is known now.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// Takes up the operator's own image, and has every cluster reconciled with it.
+    pub fn learn_own_image(&self, image: String) {
+        let before = self.settings();
+        let settings = Settings {
+            own_image: Some(image),
+            ..Settings::clone(&before)
+        };
+        *self.settings.write() = Arc::new(settings);
+        self.enqueue_all();
     }
 
     /// Has a cluster reconciled.

@@ -4,6 +4,7 @@ pub(crate) mod backoff;
 pub(crate) mod context;
 mod first_pass;
 pub(crate) mod logging;
+mod own_image;
 pub(crate) mod reconcile;
 pub(crate) mod run;
 pub(crate) mod server;

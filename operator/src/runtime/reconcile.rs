@@ -176,7 +176,8 @@ impl Pass<'_> {
             Instant::now(),
         )
         .await?;
-        let license_key = context.settings.license_key.as_ref();
+        let settings = context.settings();
+        let license_key = settings.license_key.as_ref();
         let validation = validate(cluster, &references, license_key, (sources.clock)());
 
         let mut memory = context.recall(key, uid);
@@ -197,7 +198,7 @@ impl Pass<'_> {
             own,
             &memory.observe,
         );
-        let plan = decide(&validation, &seen, &context.settings);
+        let plan = decide(&validation, &seen, &settings);
         sources.probes.pace(key, plan.reading);
         sources.probes.let_go(key, &plan.let_go);
         memory.observe.note_unmatched(&plan.unmatched, seen.now);

@@ -1,6 +1,7 @@
 //! From options to a running operator, and back down.
 
 use super::context::{Context, Options, Parts};
+use super::own_image;
 use super::reconcile::{after_failure, reconcile};
 use super::server::{Readiness, Server, ServerError};
 use super::slots::CONCURRENCY;
@@ -10,17 +11,15 @@ use super::watches;
 use crate::apply::bytebase;
 use crate::decide::Settings;
 use crate::dereference;
-use crate::kubernetes::error_text::plain;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::{self, Contender};
 use crate::process::metrics::{LiveSample, Metrics};
 use crate::process::queue::{Key, gather, name};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::controller::{self, applier};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,8 +32,6 @@ use tokio_util::sync::CancellationToken;
 const FIRST_PASS: Duration = Duration::from_secs(5);
 /// Longest that an answer of the API server to a reconcile may take.
 const ANSWER: Duration = Duration::from_secs(20);
-/// Pause before the operator's own pod is read again, while the API server does not answer.
-const OWN_POD_RETRY: Duration = Duration::from_secs(2);
 /// Longest a reconcile may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(20);
 /// Longest that the last events may take at shutdown.
@@ -90,12 +87,15 @@ pub enum RunError {
 pub async fn run(run: Run) -> Result<(), RunError> {
     let Run {
         options,
-        mut settings,
+        settings,
         http_address,
         lease_namespace,
         lease_name,
         pod_name,
     } = run;
+    // First: nothing that follows may be waited for by a process that is to stop.
+    let terminated = terminated()?;
+    tokio::pin!(terminated);
     let server = Server::bind(http_address, None).await?;
     let readiness = Readiness::default();
     let metrics = Arc::new(Metrics::new());
@@ -112,9 +112,6 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         &lease_name,
         options.instance.clone(),
     );
-    if settings.own_image.is_none() {
-        settings.own_image = own_image(&client, &lease_namespace, &pod_name).await;
-    }
     let (queue, incoming) = unbounded_channel();
     let (essential, mut ended) = Essential::new();
     let starter = essential.clone();
@@ -142,10 +139,9 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     serve_live_values(&context, &metrics);
     watches::start(&context, &watch_client, &readiness, &essential);
     start_keepers(&context, &essential);
+    let image_answered = own_image::start(&context, &essential, lease_namespace, pod_name);
     starting.found();
 
-    let terminated = terminated()?;
-    tokio::pin!(terminated);
     tracing::info!(identity = context.options.instance, namespaces = ?context.options.namespaces, "started; waiting for the lease");
     tokio::select! {
         acquired = contender.acquire() => if let Err(lost) = acquired {
@@ -158,7 +154,8 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     metrics.leads(true);
 
     let drain = CancellationToken::new();
-    let mut work = tokio::spawn(work(Arc::clone(&context), keys, readiness, drain.clone()));
+    let ready = ready(readiness, image_answered);
+    let mut work = tokio::spawn(work(Arc::clone(&context), keys, ready, drain.clone()));
     let lost = tokio::select! {
         lost = contender.keep() => Some(lost),
         Some(task) = ended.recv() => return Err(RunError::TaskEnded(task)),
@@ -202,19 +199,27 @@ async fn ends(
     drained.await.unwrap_or(Ok(()))
 }
 
-/// Takes clusters off the queue until it is asked to drain.
+/// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own image
+/// is known, or has been refused.
+async fn ready(readiness: Readiness, image_answered: CancellationToken) {
+    // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
+    while !readiness.is_ready() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A new cluster that is made a moment too early has no drain hook until its pods change.
+    let _ = tokio::time::timeout(ANSWER, image_answered.cancelled()).await;
+}
+
+/// Takes clusters off the queue, once it is `ready`, until it is asked to drain.
 async fn work(
     context: Arc<Context>,
     keys: impl Stream<Item = Key> + Send,
-    readiness: Readiness,
+    ready: impl Future<Output = ()> + Send,
     drain: CancellationToken,
 ) {
-    // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
-    while !readiness.is_ready() {
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(50)) => {}
-            () = drain.cancelled() => return,
-        }
+    tokio::select! {
+        () = ready => {}
+        () = drain.cancelled() => return,
     }
     context.begin_first_pass();
     let passing = Arc::clone(&context);
@@ -254,38 +259,6 @@ async fn work(
         std::future::ready(())
     })
     .await;
-}
-
-/// The image of the pod that this process runs in: by whatever means it was installed, the kubelet
-/// could pull this one.
-async fn own_image(client: &Client, namespace: &str, pod_name: &str) -> Option<String> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    loop {
-        let error = match api.get(pod_name).await {
-            Ok(pod) => {
-                let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
-                let own = containers
-                    .iter()
-                    .position(|container| container.name == "operator");
-                return containers.into_iter().nth(own.unwrap_or(0))?.image;
-            }
-            Err(error) => error,
-        };
-        let lasts = matches!(&error, kube::Error::Api(status) if matches!(status.code, 403 | 404));
-        tracing::warn!(
-            pod = pod_name,
-            namespace,
-            error = plain(&error),
-            "the operator cannot read its own pod, whose image holds the drain hook for the replicas"
-        );
-        if lasts {
-            tracing::warn!(
-                "new replicas get no drain hook, so one that is to end cancels the tasks that it runs; grant the operator get on its own pod, or set OPERATOR_IMAGE"
-            );
-            return None;
-        }
-        tokio::time::sleep(OWN_POD_RETRY).await;
-    }
 }
 
 /// A watch is silent for as long as nothing happens, so its client must not give up on silence

@@ -5,13 +5,14 @@ use crate::api::status::{DrainState, Phase};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::plan::Plan;
+use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, RunningTasks,
     ServiceWay, StoredLicense,
 };
 use crate::testing::{
-    after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored,
+    after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored, valid,
     with_facts,
 };
 use jiff::SignedDuration;
@@ -906,6 +907,36 @@ fn pods_that_get_no_drain_hook_are_warned_of_unless_none_is_wanted() {
             found.message.contains("get no drain hook"),
             reason == Reason::ValidWithWarnings
         );
+    }
+}
+
+#[test]
+fn pods_that_stand_without_a_drain_hook_are_warned_of_until_they_change() {
+    let remark = "the hook comes with their next change";
+    for (drain, standing, warns) in [
+        (json!({}), Some("same"), true),
+        // They are replaced.
+        (json!({"drain": "Enabled"}), Some("same"), false),
+        (json!({}), Some("another"), false),
+        (json!({"drain": "Disabled"}), Some("same"), false),
+        // The next write of the StatefulSet says whose template it is.
+        (json!({}), None, false),
+    ] {
+        let spec = json!({"rollout": drain});
+        let known = crate::testing::settings();
+        let own = known.own_image.as_deref();
+        let made = template(&valid(&spec), own, Standing::default());
+        let digest = made.unwrap().digest;
+        let world = changed(three(), |seen| {
+            let set = seen.stateful_set.as_mut().unwrap();
+            set.template_digest = match standing {
+                Some("same") => digest,
+                other => other.map(str::to_owned),
+            };
+        });
+        let plan = plan(&spec, &world);
+        let message = &condition(&plan.report, ConditionType::ConfigurationValid).message;
+        assert_eq!(message.contains(remark), warns, "{spec}: {message}");
     }
 }
 

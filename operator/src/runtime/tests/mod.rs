@@ -3,12 +3,15 @@
 mod histories;
 
 use super::context::{Context, Options, Parts};
+use super::own_image;
 use super::reconcile::{Error, after_failure, reconcile};
 use super::server::Readiness;
 use super::wall_clock;
 use super::watches;
 use crate::api::BytebaseCluster;
 use crate::apply::ECHO;
+use crate::decide::Settings;
+use crate::desired::template::additions_in;
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use crate::observe::database::connect::tests::{access, url};
@@ -35,6 +38,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 /// A login that only Bytebase itself can make, so that no probe runs.
 const URL: &[u8] = b"postgres://bytebase@db.example.com/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
@@ -108,6 +112,10 @@ fn refusal(code: u16) -> Value {
 
 impl World {
     fn new(spec: &Value) -> Self {
+        Self::with(spec, settings())
+    }
+
+    fn with(spec: &Value, settings: Settings) -> Self {
         let calls: Arc<Mutex<Vec<String>>> = Arc::default();
         let written: Arc<Mutex<Vec<Value>>> = Arc::default();
         let standing: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
@@ -167,7 +175,7 @@ impl World {
                 cluster_labels: Vec::new(),
                 instance: "operator-0".to_owned(),
             },
-            settings: settings(),
+            settings,
             client,
             http: reqwest::Client::new(),
             probes: Probes::new(queue.clone(), name, Arc::new(|_, _| panic!("probed"))),
@@ -750,6 +758,38 @@ async fn a_wall_clock_that_does_not_go_on_as_time_does_wakes_every_cluster() {
     time::sleep(Duration::from_secs(11)).await;
     let woken = world.queue.lock().unwrap().try_recv();
     assert_eq!(woken, Ok(ObjectRef::from_obj(&world.cluster)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_cluster_gets_the_drain_hook_once_the_operator_may_read_its_own_pod() {
+    let unknown = Settings {
+        own_image: None,
+        ..settings()
+    };
+    let world = World::with(&json!({}), unknown);
+    let own = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator-0", "namespace": "apps"},
+        "spec": {"containers": [{"name": "beside", "image": "b:1"}, {"name": "operator", "image": "op:2"}]},
+    });
+    let standing = &world.standing;
+    standing.lock().unwrap().insert("pods/operator-0".to_owned(), own);
+    world.refuse("GET", 403);
+    let answered = CancellationToken::new();
+    let (namespace, pod) = ("apps".to_owned(), "operator-0".to_owned());
+    let context = Arc::clone(&world.context);
+    tokio::spawn(own_image::learn(context, namespace, pod, answered.clone()));
+    answered.cancelled().await;
+    assert_eq!(world.context.settings().own_image, None);
+    world.admit("GET");
+    time::sleep(Duration::from_secs(31)).await;
+    let woken = world.queue.lock().unwrap().try_recv();
+    assert_eq!(woken, Ok(ObjectRef::from_obj(&world.cluster)));
+    world.reconcile().await;
+    let written = world.written.lock().unwrap();
+    let mut written = written.iter();
+    let set = written.find(|object| object["kind"] == "StatefulSet");
+    let template = &set.unwrap()["spec"]["template"];
+    assert_eq!(additions_in(template).drain_image, Some("op:2"));
 }
 
 #[tokio::test]
