@@ -5,7 +5,7 @@ use crate::api::status::DrainState;
 use crate::api::{BytebaseClusterStatus, Reason};
 use crate::decide::plan::Plan;
 use crate::observation::{
-    Asked, CallFailure, DatabaseView, Observation, RunningTasks, Sessions, StoredLicense,
+    Asked, CallFailure, DatabaseView, Fact, Observation, RunningTasks, Sessions, StoredLicense,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -56,27 +56,35 @@ fn a_drain_without_a_license_has_five_minutes() {
     }
 }
 
+/// The same three of a cluster that is to stop, all of which were asked to end then.
+fn stopping(seconds: i64) -> Observation {
+    let mut seen = draining(seconds, no_license());
+    let [first, second, third] = &mut seen.pods[..] else {
+        panic!("three pods");
+    };
+    for pod in [first, second] {
+        pod.deleting = true;
+        (pod.ending_since, pod.ends_by) = (third.ending_since, third.ends_by);
+    }
+    seen.stateful_set.as_mut().unwrap().replicas = 0;
+    seen
+}
+
 /// A cluster that is to stop has several active replicas all the same, until the first two have
 /// ended.
 #[test]
 fn drains_of_a_cluster_that_is_stopped_have_no_longer_but_for_one() {
-    let stopping = |seconds| {
-        let mut seen = draining(seconds, no_license());
-        let [first, second, third] = &mut seen.pods[..] else {
-            panic!("three pods");
-        };
-        for pod in [first, second] {
-            pod.deleting = true;
-            (pod.ending_since, pod.ends_by) = (third.ending_since, third.ends_by);
-        }
-        let set = seen.stateful_set.as_mut().unwrap();
-        set.replicas = 0;
-        plan(&json!({"replicas": 0}), &seen)
-    };
+    let stopping = |seconds| plan(&json!({"replicas": 0}), &stopping(seconds));
     let early = stopping(299);
     assert_eq!(let_go(&early), [""; 0]);
     assert_eq!(early.next, Some(after(SignedDuration::from_secs(1))));
     assert_eq!(let_go(&stopping(300)).len(), 2);
+}
+
+#[test]
+fn of_replicas_whose_heartbeats_are_unknown_one_is_spared() {
+    let seen = with_facts(stopping(300), |facts| facts.heartbeats = Fact::Unknown);
+    assert_eq!(let_go(&plan(&json!({"replicas": 0}), &seen)).len(), 2);
 }
 
 /// No session of the operator's can ask, which is reported like a request that missed its hook.
@@ -315,6 +323,11 @@ fn a_drain_is_left_its_time_before_the_license_ends_and_where_no_gate_acts() {
             json!({"paused": true}),
             draining(3000, no_license()),
             "paused",
+        ),
+        (
+            json!({"paused": true, "externalURL": "nonsense"}),
+            draining(3000, no_license()),
+            "paused, whatever else is wrong with the spec",
         ),
         (
             json!({"license": {"enforcement": "Warn"}}),

@@ -1222,6 +1222,9 @@ fn heartbeats_that_cannot_be_read_wait_and_never_stall() {
     let mut seen = outdated(&[0, 1]);
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     waits_for(&plan(&json!({}), &seen), "heartbeat unknown");
+    let mut long = seen.clone();
+    long.remembered.rollout = Some(waited(RolloutWait::ReadyReplica, "demo-2", 99_999));
+    waits_for(&plan(&json!({}), &long), "heartbeat unknown");
     // Where they can never be read, Ready is all there is to go by.
     seen.database = DatabaseView::CannotRead;
     assert_eq!(evicted(&plan(&json!({}), &seen)), Some("demo-1"));

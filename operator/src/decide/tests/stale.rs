@@ -97,9 +97,14 @@ fn a_stale_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going(
             facts.sessions = None;
         }
     };
-    let cases: [(&str, Change); 8] = [
+    let cases: [(&str, Change); 9] = [
         ("an outage", |seen| {
             seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+        }),
+        ("a refused database", |seen| {
+            if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
+                facts.transaction_pooler = Some(true);
+            }
         }),
         ("a migration", migrating),
         ("sessions not read", unread),
