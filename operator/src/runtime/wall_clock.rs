@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// How often the two are compared.
 const EVERY: Duration = Duration::from_secs(10);
-/// By less than this no deadline is missed in a way that anyone notices.
+/// A requeue that comes later by less than this does no harm.
 const UNNOTICED: SignedDuration = SignedDuration::from_secs(5);
 
 /// What both clocks say at one moment.

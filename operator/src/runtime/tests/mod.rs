@@ -771,8 +771,8 @@ async fn a_new_cluster_gets_the_drain_hook_once_the_operator_may_read_its_own_po
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator-0", "namespace": "apps"},
         "spec": {"containers": [{"name": "beside", "image": "b:1"}, {"name": "operator", "image": "op:2"}]},
     });
-    let standing = &world.standing;
-    standing.lock().unwrap().insert("pods/operator-0".to_owned(), own);
+    let path = "pods/operator-0".to_owned();
+    world.standing.lock().unwrap().insert(path, own);
     world.refuse("GET", 403);
     let answered = CancellationToken::new();
     let (namespace, pod) = ("apps".to_owned(), "operator-0".to_owned());
