@@ -265,6 +265,51 @@ async fn tasks_that_their_replica_has_not_begun_are_read_where_the_table_says_si
 }
 
 #[tokio::test]
+async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard() {
+    let url = bytebase("abandoned");
+    let (heard, gone) = (Uuid::new_v4(), Uuid::new_v4());
+    let abandoned = r#"{"detail": "Task run abandoned: owning replica stopped responding"}"#;
+    server().sql(
+        "abandoned",
+        &format!(
+            "INSERT INTO replica_heartbeat VALUES ('{heard}', now() - interval '20 s'), ('{gone}', now() - interval '61 s');
+             INSERT INTO task_run VALUES ('RUNNING', '{heard}', now()), ('FAILED', '{heard}', now()), ('DONE', '{heard}', now())"
+        ),
+    );
+    let running = async || {
+        let facts = facts(access(url.clone())).await;
+        assert_eq!(facts.not_understood, [""; 0]);
+        let rows = facts.running_tasks.rows().iter();
+        rows.map(|tasks| (tasks.replica_id, tasks.count))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(running().await, [(heard, 1)], "no column says why");
+    server().sql(
+        "abandoned",
+        &format!(
+            r#"ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
+               INSERT INTO task_run VALUES ('FAILED', '{heard}', now(), '{abandoned}'), ('DONE', '{heard}', now(), '{abandoned}'),
+                 ('FAILED', '{gone}', now(), '{abandoned}'), ('FAILED', NULL, now(), '{abandoned}'), ('FAILED', 'host-1', now(), '{abandoned}'),
+                 ('FAILED', '{heard}', now(), '{{"detail": "syntax error"}}'), ('FAILED', '{heard}', now(), '"Task run abandoned"')"#
+        ),
+    );
+    assert_eq!(running().await, [(heard, 2)]);
+    for (kind, count) in [("json", 2), ("text", 1), ("jsonb", 2)] {
+        server().sql(
+            "abandoned",
+            &format!("ALTER TABLE task_run ALTER result DROP DEFAULT, ALTER result TYPE {kind} USING result::{kind}"),
+        );
+        assert_eq!(running().await, [(heard, count)], "{kind}");
+    }
+    // Its owner writes over it.
+    server().sql(
+        "abandoned",
+        "UPDATE task_run SET status = 'DONE', result = '{}' WHERE status = 'FAILED'",
+    );
+    assert_eq!(running().await, [(heard, 1)]);
+}
+
+#[tokio::test]
 async fn tables_that_come_and_go_under_a_probe_are_followed() {
     server().database("growing", PASSWORD);
     let mut probe = Probe::start(

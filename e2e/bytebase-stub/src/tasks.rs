@@ -134,7 +134,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// A row that another replica failed stays failed.
+    /// Whatever the row says by now: another replica may have failed it while this one was not heard,
+    /// as it is in Bytebase.
     async fn record_ends(&mut self) -> sqlx::Result<()> {
         if self.unrecorded.is_empty() {
             return Ok(());
@@ -151,11 +152,10 @@ impl Scheduler {
                     status = CASE WHEN e.failure IS NULL THEN 'DONE' ELSE 'FAILED' END,
                     result = jsonb_strip_nulls(jsonb_build_object('detail', e.failure))
              FROM unnest($1::bigint[], $2::text[]) e (id, failure)
-             WHERE t.id = e.id AND t.status = 'RUNNING' AND t.replica_id = $3",
+             WHERE t.id = e.id",
         )
         .bind(&ids)
         .bind(&failures)
-        .bind(&self.replica_id)
         .execute(self.database.pool())
         .await?;
         tracing::info!(task_runs = ?ids, "finished task runs");
@@ -163,10 +163,11 @@ impl Scheduler {
         Ok(())
     }
 
+    /// In Bytebase's own words. An owner that lives is not notified, and goes on.
     async fn fail_tasks_of_dead_owners(&self) -> sqlx::Result<()> {
         let failed = sqlx::query(
             "UPDATE task_run SET status = 'FAILED', updated_at = now(),
-                    result = jsonb_build_object('detail', 'the replica that ran it is gone')
+                    result = jsonb_build_object('detail', 'Task run abandoned: owning replica stopped responding')
              WHERE status = 'RUNNING' AND replica_id IS NOT NULL AND NOT EXISTS (
                  SELECT FROM replica_heartbeat h WHERE h.replica_id = task_run.replica_id
                  AND h.last_heartbeat >= now() - make_interval(secs => $1))",

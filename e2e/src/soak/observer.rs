@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(75);
 /// How the stand-in begins why a task failed that its own replica reports as failed.
 const OF_THE_TARGET: &str = "the target database: ";
+/// How it begins why a task failed that other replicas have given up. Its owner goes on with it
+/// where it lives, and writes the end over that.
+const ABANDONED: &str = "Task run abandoned";
 
 /// The task that takes the samples.
 pub struct Observer {
@@ -166,10 +169,13 @@ async fn read(pool: &PgPool) -> Result<Reading> {
                 CASE WHEN starts_with(t.result->>'detail', $2) THEN (extract(epoch FROM t.updated_at) * 1000)::bigint END
          FROM task_run t LEFT JOIN replica_heartbeat h USING (replica_id)
          WHERE t.replica_id IS NOT NULL
-         AND (t.status IN ('FAILED', 'CANCELED') OR (t.status = 'RUNNING' AND h.last_heartbeat < now() - make_interval(secs => $1)))",
+         AND CASE WHEN t.status = 'RUNNING' THEN h.last_heartbeat < now() - make_interval(secs => $1)
+             WHEN starts_with(t.result->>'detail', $3) THEN h.last_heartbeat IS NULL OR h.last_heartbeat < now() - make_interval(secs => $1)
+             ELSE t.status IN ('FAILED', 'CANCELED') END",
     )
     .bind(DEAD_AFTER.as_secs_f64())
     .bind(OF_THE_TARGET)
+    .bind(ABANDONED)
     .fetch_all(pool)
     .await?;
     // Of no replica: queued work that Bytebase itself failed.

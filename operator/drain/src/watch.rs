@@ -169,6 +169,8 @@ struct Beginning {
     keeps_names: bool,
     has_heartbeats: bool,
     has_tasks: bool,
+    /// What came of a task can be read, and whose heartbeat is young.
+    shows_results: bool,
     /// Schemas with Bytebase's tables of tasks and heartbeats, also where this role may not use
     /// them.
     schemas: i64,
@@ -252,7 +254,11 @@ impl Watch {
             // A database before its first migration has no tasks, nor has one whose tables are gone.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
-            match within(connection, tasks).await {
+            let own = self.heartbeats.replica();
+            let shows_results = begins.shows_results;
+            let question =
+                async |connection: &mut PgConnection| tasks(connection, own, shows_results).await;
+            match within(connection, question).await {
                 Ok((found, count)) => (running, available) = (Some(found), count),
                 Err(Spoilt::NotUnderstood) => {}
                 Err(Spoilt::SessionOver) => goes_on = false,
@@ -372,6 +378,10 @@ impl Watch {
              current_setting('application_name') = $5 AS keeps_names, \
              to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
              to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it, \
+             (SELECT count(*) = 3 FROM pg_attribute a WHERE NOT a.attisdropped AND (a.attrelid, a.attname) IN \
+             ((to_regclass('task_run'), 'result'), (to_regclass('replica_heartbeat'), 'replica_id'), (to_regclass('replica_heartbeat'), 'last_heartbeat')) \
+             AND CASE a.attname WHEN 'result' THEN a.atttypid IN ('jsonb'::regtype, 'json'::regtype) WHEN 'last_heartbeat' THEN a.atttypid = 'timestamptz'::regtype ELSE true END \
+             AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')) AS shows_results, \
              coalesce(current_database()::text <> $6, false) AS is_other_database \
              FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
              coalesce(bool_or(c.oid = to_regclass('task_run')), false) AS sees_it \
@@ -401,6 +411,7 @@ impl Watch {
             keeps_names: row.try_get("keeps_names")?,
             has_heartbeats: row.try_get("has_heartbeats")?,
             has_tasks: row.try_get("has_tasks")?,
+            shows_results: row.try_get("shows_results")?,
             schemas: row.try_get("schemas")?,
             schema: row.try_get("schema")?,
             sees_it: row.try_get("sees_it")?,
@@ -505,16 +516,43 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
-/// What runs, and how much is queued if that can be counted.
-///
-/// The state is compared as it is: in a column of a type that has no such word the server refuses
-/// that, where its text would be one that matches nothing.
-async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
-    let rows = ask(
-        "SELECT replica_id::text, coalesce(extract(epoch FROM started_at), 0)::float8 FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+/// SQL: what runs. The state is compared as it is: in a column of a type that has no such word the
+/// server refuses that, where its text would be one that matches nothing.
+macro_rules! running {
+    () => {
+        "SELECT replica_id::text, coalesce(extract(epoch FROM started_at), 0)::float8 \
+         FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL"
+    };
+}
+
+/// SQL: what Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
+/// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
+/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of owners
+/// that are gone stay as they are. What came of a task is read of the few of a living owner.
+macro_rules! abandoned {
+    () => {
+        "SELECT f.owner, f.started FROM (SELECT t.replica_id::text AS owner, \
+         coalesce(extract(epoch FROM t.started_at), 0)::float8 AS started, t.result \
+         FROM task_run t WHERE t.status::text = 'FAILED' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
+         (SELECT h.replica_id::text FROM replica_heartbeat h \
+         WHERE isfinite(h.last_heartbeat) AND h.last_heartbeat > clock_timestamp() - interval '1 minute')) OFFSET 0) f \
+         WHERE f.result ->> 'detail' LIKE 'Task run abandoned%'"
+    };
+}
+
+/// What runs, and how much is queued if that can be counted. `own`: the replica beside, where it is
+/// known. `shows_results`: see [`Beginning::shows_results`].
+async fn tasks(
+    connection: &mut PgConnection,
+    own: Option<&str>,
+    shows_results: bool,
+) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
+    let question = if shows_results {
+        ask(concat!(running!(), " UNION ALL ", abandoned!())).bind(own)
+    } else {
+        ask(running!())
+    };
+    let rows = question.fetch_all(&mut *connection).await?;
     let run = |row: &PgRow| {
         Ok::<_, Spoilt>(Run {
             owner: row.try_get(0)?,

@@ -426,6 +426,69 @@ async fn columns_of_other_types_are_read_or_unknown() {
     }
 }
 
+/// What Bytebase writes where an owner has sent no heartbeat for a minute.
+const ABANDONED: &str = "UPDATE task_run SET status = 'FAILED', result = '{\"detail\": \"Task run abandoned: owning replica stopped responding\"}' WHERE status = 'RUNNING'";
+
+#[tokio::test]
+async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
+    let database = Database::new("abandoned", SCHEMA);
+    let mut own = database.session("demo-1").await;
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    let mut owners = async || {
+        let running = read(&mut watch, &mut hook).await.running.unwrap();
+        let mut owners: Vec<_> = running.into_iter().map(|run| run.owner).collect();
+        owners.sort();
+        owners
+    };
+    backdate(&database, "heard", 30.0);
+    backdate(&database, "gone", 61.0);
+    database.sql(&format!(
+        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
+         INSERT INTO task_run (status, replica_id, started_at) SELECT 'RUNNING', unnest(ARRAY['own', 'heard', 'gone', NULL]), now();
+         {ABANDONED};
+         INSERT INTO task_run (status, replica_id, started_at, result) VALUES ('FAILED', 'heard', now(), '{{\"detail\": \"syntax error\"}}'), ('DONE', 'heard', now(), DEFAULT)"
+    ));
+    assert_eq!(owners().await, ["heard"], "which is its own is not known");
+    for _ in 0..2 {
+        heartbeat(&mut own, "own").await;
+        assert_eq!(owners().await, ["heard", "own"]);
+    }
+    // The own one counts until its next heartbeat too.
+    for replica in ["own", "heard"] {
+        backdate(&database, replica, 3600.0);
+    }
+    assert_eq!(owners().await, ["own"]);
+    database
+        .sql("UPDATE task_run SET status = 'RUNNING', result = DEFAULT WHERE replica_id = 'own'");
+    for (change, expected) in [
+        ("UPDATE task_run SET result = DEFAULT", vec!["own"]),
+        ("ALTER TABLE task_run ALTER result TYPE json", vec!["own"]),
+        (ABANDONED, vec!["own"]),
+        (
+            "UPDATE task_run SET status = 'DONE' WHERE replica_id = 'own'",
+            vec![],
+        ),
+        (
+            "UPDATE task_run SET status = 'RUNNING' WHERE replica_id = 'own'",
+            vec!["own"],
+        ),
+        // Whatever becomes of the column, what runs is seen.
+        (
+            "ALTER TABLE task_run ALTER result DROP DEFAULT, ALTER result TYPE text",
+            vec!["own"],
+        ),
+        ("ALTER TABLE task_run DROP result", vec!["own"]),
+        (
+            "ALTER TABLE replica_heartbeat RENAME last_heartbeat TO seen",
+            vec!["own"],
+        ),
+    ] {
+        database.sql(change);
+        assert_eq!(owners().await, expected, "{change}");
+    }
+}
+
 /// The server shows the sessions of a role that works by `SET ROLE` to that role and not to the
 /// other.
 #[tokio::test]
@@ -906,6 +969,35 @@ async fn the_program_returns_when_the_task_of_its_replica_is_done() {
     for line in said.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_waits_for_a_task_that_others_have_given_up_while_its_replica_lives() {
+    let database = Database::new("given_up", SCHEMA);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    fs::write(&log, "").unwrap();
+    backdate(&database, "gone", 61.0);
+    database.sql(&format!(
+        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
+         INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now()), ('RUNNING', 'gone', now());
+         {ABANDONED}"
+    ));
+    let mut own = database.session("demo-1").await;
+    // After the outage.
+    heartbeat(&mut own, "own").await;
+    let mut program = hook(&database, &log, &["--timeout=60"], "demo-1");
+    until_it_says(&log, "a running task may be this replica's").await;
+    heartbeat(&mut own, "own").await;
+    until_it_says(&log, "waiting for a task that this replica runs").await;
+    assert_eq!(
+        ended(&mut program, Duration::from_millis(1500)),
+        None,
+        "its replica goes on with it"
+    );
+    database.sql("UPDATE task_run SET status = 'DONE', result = '{}' WHERE replica_id = 'own'");
+    let took = ended(&mut program, Duration::from_secs(10)).expect("it waits for one that is gone");
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

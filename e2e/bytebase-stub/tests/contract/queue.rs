@@ -125,6 +125,26 @@ async fn sigterm_drops_running_tasks_at_once_and_another_replica_fails_them_late
         .await;
     // Dead after 3 s, checked for every half second, on a busy machine.
     assert!((3000..6000).contains(&age), "{age}");
+    let detail = database
+        .text("SELECT result->>'detail' FROM task_run")
+        .await;
+    let abandoned = "Task run abandoned: owning replica stopped responding";
+    assert_eq!(detail, abandoned);
+}
+
+#[tokio::test]
+async fn an_owner_writes_the_end_of_a_task_over_what_others_have_made_of_it() {
+    let database = Database::create().await;
+    let _owner = Setup::replica(&database).start().await;
+    database
+        .execute(r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 3}')"#)
+        .await;
+    status_is(&database, "RUNNING").await;
+    database
+        .execute(r#"UPDATE task_run SET status = 'FAILED', result = '{"detail": "Task run abandoned: owning replica stopped responding"}'"#)
+        .await;
+    status_is(&database, "DONE").await;
+    assert_eq!(database.text("SELECT result FROM task_run").await, "{}");
 }
 
 /// Gives a migration in transaction mode on `target`.

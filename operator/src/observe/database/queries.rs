@@ -137,6 +137,8 @@ struct Shape {
     run_at: bool,
     /// And since when each has run, and when it was last changed.
     begun: bool,
+    /// And what came of each.
+    results: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
 }
@@ -181,6 +183,7 @@ struct Catalog {
     principal: Option<String>,
     users_shown: Option<bool>,
     task_times: Option<AtMost<Name, MAX_ROWS>>,
+    results_shown: Option<bool>,
     foreign: Option<String>,
     off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
@@ -667,6 +670,12 @@ const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
+/// Bytebase fails the tasks of a replica that has sent no heartbeat for a minute, and says nothing
+/// of it to that replica. After an outage of the database a replica that lives finds its own failed
+/// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
+/// they are. What came of a task is read of the few that failed under a replica which is heard.
+const ABANDONED: &str = include_str!("sql/abandoned.sql");
+
 /// A replica takes a task run and begins it within the second. Where that fails in between, for want
 /// of the database, it stays as it is for as long as the replica lives.
 const UNBEGUN: &str = include_str!("sql/unbegun.sql");
@@ -713,6 +722,7 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     .into_iter()
     .filter_map(wanted)
     .collect();
+    let abandoned = wanted((heartbeat && shape.results, ABANDONED));
     let live = LIVE.replace("{parts}", &parts);
     let question = match extent {
         Extent::Live => format!("SELECT {live}"),
@@ -738,6 +748,7 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     format!("{BEGIN}{question}")
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
         .replace("{due}", if shape.run_at { DUE } else { "" })
+        .replace("{abandoned}", abandoned.unwrap_or_default())
         .replace("{unbegun_after}", UNBEGUN_AFTER)
         .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
@@ -912,6 +923,7 @@ impl Catalog {
             users: self.users_shown == Some(true),
             run_at: has_time("run_at"),
             begun: has_time("started_at") && has_time("updated_at"),
+            results: self.results_shown == Some(true),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
@@ -1540,6 +1552,7 @@ pub(super) mod tests {
             users: true,
             run_at: true,
             begun: true,
+            results: true,
             tables: [true; 5],
         };
         let full = query(
