@@ -310,6 +310,50 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard(
 }
 
 #[tokio::test]
+async fn tasks_are_unknown_where_the_table_allows_a_state_that_is() {
+    let url = bytebase("states");
+    let owner = Uuid::new_v4();
+    let known = "'PENDING', 'AVAILABLE', 'RUNNING', 'DONE', 'FAILED', 'CANCELED'";
+    server().sql(
+        "states",
+        &format!(
+            "ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now() - interval '11 minutes';
+             INSERT INTO task_run VALUES ('RUNNING', '{owner}', NULL)"
+        ),
+    );
+    for (change, is_understood) in [
+        (format!("ADD CHECK (status IN ({known}))"), true),
+        (
+            format!("DROP CONSTRAINT task_run_status_check, ADD CHECK (status IN ({known}, 'PAUSED'))"),
+            false,
+        ),
+        ("DROP CONSTRAINT task_run_status_check".to_owned(), true),
+        // Of another column, and of two.
+        (
+            "ADD CHECK (replica_id <> 'PAUSED'), ADD CHECK (status <> 'PAUSED' OR replica_id = 'a')"
+                .to_owned(),
+            true,
+        ),
+        ("ALTER status TYPE state USING status::state".to_owned(), false),
+    ] {
+        server().sql(
+            "states",
+            &format!(
+                "DROP TYPE IF EXISTS state; CREATE TYPE state AS ENUM ({known}, 'PAUSED');
+                 ALTER TABLE task_run DROP CONSTRAINT IF EXISTS task_run_check; ALTER TABLE task_run {change}"
+            ),
+        );
+        let facts = facts(access(url.clone())).await;
+        let not_understood: &[&str] = if is_understood { &[] } else { &["task_run"] };
+        assert_eq!(facts.not_understood, not_understood, "{change}");
+        assert_eq!(facts.running_tasks.is_unknown(), !is_understood, "{change}");
+        assert_eq!(facts.pending_tasks.is_unknown(), !is_understood, "{change}");
+        assert_eq!(facts.unbegun_tasks.len(), usize::from(is_understood), "{change}");
+        assert!(!facts.heartbeats.is_unknown(), "{change}");
+    }
+}
+
+#[tokio::test]
 async fn tables_that_come_and_go_under_a_probe_are_followed() {
     server().database("growing", PASSWORD);
     let mut probe = Probe::start(

@@ -516,11 +516,26 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
+/// SQL: the beginning of a question for tasks, which goes on in brackets. In each row, and in one where
+/// there is no task, it says whether each state that the table allows is one that this version
+/// knows, by the words of a constraint on that column alone or of its type. Otherwise RUNNING need
+/// not mean what it did.
+macro_rules! with_states {
+    () => {
+        "SELECT known, owner, started FROM (SELECT NOT EXISTS (SELECT FROM pg_attribute a, LATERAL (SELECT enumlabel::text AS word FROM pg_enum \
+         WHERE enumtypid = a.atttypid UNION ALL SELECT found[1] FROM pg_constraint c, \
+         regexp_matches(pg_get_constraintdef(c.oid), '''([^'']+)''', 'g') m(found) \
+         WHERE c.conrelid = a.attrelid AND c.contype = 'c' AND c.conkey = ARRAY[a.attnum]) s \
+         WHERE a.attrelid = to_regclass('task_run') AND a.attname = 'status' AND NOT a.attisdropped \
+         AND s.word NOT IN ('PENDING', 'AVAILABLE', 'RUNNING', 'DONE', 'FAILED', 'CANCELED')) AS known) k LEFT JOIN ("
+    };
+}
+
 /// SQL: what runs. The state is compared as it is: in a column of a type that has no such word the
 /// server refuses that, where its text would be one that matches nothing.
 macro_rules! running {
     () => {
-        "SELECT replica_id::text, coalesce(extract(epoch FROM started_at), 0)::float8 \
+        "SELECT replica_id::text AS owner, coalesce(extract(epoch FROM started_at), 0)::float8 AS started \
          FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL"
     };
 }
@@ -548,18 +563,29 @@ async fn tasks(
     shows_results: bool,
 ) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
     let question = if shows_results {
-        ask(concat!(running!(), " UNION ALL ", abandoned!())).bind(own)
+        ask(concat!(
+            with_states!(),
+            running!(),
+            " UNION ALL ",
+            abandoned!(),
+            ") r ON true"
+        ))
+        .bind(own)
     } else {
-        ask(running!())
+        ask(concat!(with_states!(), running!(), ") r ON true"))
     };
     let rows = question.fetch_all(&mut *connection).await?;
-    let run = |row: &PgRow| {
-        Ok::<_, Spoilt>(Run {
-            owner: row.try_get(0)?,
-            started: row.try_get(1)?,
-        })
-    };
-    let running = rows.iter().map(run).collect::<Result<_, _>>()?;
+    let mut running = Vec::new();
+    for row in &rows {
+        if !row.try_get::<bool, _>(0)? {
+            return Err(Spoilt::NotUnderstood);
+        }
+        let owner: Option<String> = row.try_get(1)?;
+        if let Some(owner) = owner {
+            let started = row.try_get(2)?;
+            running.push(Run { owner, started });
+        }
+    }
     match available(connection).await {
         Ok(count) => Ok((running, Some(count))),
         Err(Spoilt::NotUnderstood) => Ok((running, None)),

@@ -426,6 +426,35 @@ async fn columns_of_other_types_are_read_or_unknown() {
     }
 }
 
+#[tokio::test]
+async fn tasks_are_unknown_where_the_table_allows_a_state_that_is() {
+    const KNOWN: &str = "'PENDING', 'AVAILABLE', 'RUNNING', 'DONE', 'FAILED', 'CANCELED'";
+    let database = Database::new("states", SCHEMA);
+    database.sql("INSERT INTO task_run (status, replica_id) VALUES ('RUNNING', 'own')");
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    for (states, expected) in [
+        (format!("text, ADD CHECK (status IN ({KNOWN}))"), Some(1)),
+        (format!("varchar(20), ADD CHECK (status IN ({KNOWN}, 'PAUSED'))"), None),
+        // Of another column, and of two.
+        (
+            "text, ADD CHECK (replica_id <> 'PAUSED'), ADD CHECK (status <> 'PAUSED' OR replica_id = 'a')".to_owned(),
+            Some(1),
+        ),
+    ] {
+        database.sql(&format!(
+            "ALTER TABLE task_run DROP CONSTRAINT IF EXISTS task_run_status_check, ALTER status TYPE {states}"
+        ));
+        let seen = read(&mut watch, &mut hook).await;
+        let running = seen.running.map(|running| running.len());
+        assert_eq!(running, expected, "{states}");
+        assert_eq!(seen.available, expected.map(|_| 0), "{states}");
+    }
+    database.sql("DELETE FROM task_run; ALTER TABLE task_run ADD CHECK (status <> 'PAUSED')");
+    let seen = read(&mut watch, &mut hook).await;
+    assert_eq!((seen.running, seen.available), (None, None), "none runs");
+}
+
 /// What Bytebase writes where an owner has sent no heartbeat for a minute.
 const ABANDONED: &str = "UPDATE task_run SET status = 'FAILED', result = '{\"detail\": \"Task run abandoned: owning replica stopped responding\"}' WHERE status = 'RUNNING'";
 

@@ -209,8 +209,9 @@ pub struct DatabaseFacts {
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: Fact<u64>,
-    /// Tables of Bytebase's that lack a column this operator reads, or are not there although the
-    /// schema is new enough to have them: what they hold is [`Fact::Unknown`].
+    /// Tables of Bytebase's that lack a column this operator reads or allow a state that it does not
+    /// know, or are not there although the schema is new enough to have them: what they hold is
+    /// [`Fact::Unknown`].
     pub not_understood: Vec<&'static str>,
     /// What came of logging in as Bytebase does, beside the monitoring login that read the rest.
     /// `None`: not tried.

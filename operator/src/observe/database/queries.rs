@@ -102,6 +102,7 @@ const UTF8: &str = "UTF8";
 const HISTORY: usize = 1;
 const WORKSPACE_TABLE: usize = 2;
 const SETTING_TABLE: usize = 3;
+const TASK_TABLE: usize = 4;
 
 /// What earlier readings of a database found, on one connection.
 #[derive(Default)]
@@ -184,6 +185,8 @@ struct Catalog {
     users_shown: Option<bool>,
     task_times: Option<AtMost<Name, MAX_ROWS>>,
     results_shown: Option<bool>,
+    /// Only where there are tasks.
+    other_states: Option<bool>,
     foreign: Option<String>,
     off_path: Option<String>,
     tables: Option<AtMost<TableSeen, MAX_ROWS>>,
@@ -670,6 +673,11 @@ const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
+/// Whether the table allows a state of tasks that this operator does not know, by the words of a
+/// constraint on that column alone or of its type. Then RUNNING need not mean any more what it did.
+/// The server locks the table to say so, as it does for each reading of tasks.
+const STATES: &str = include_str!("sql/states.sql");
+
 /// Bytebase fails the tasks of a replica that has sent no heartbeat for a minute, and says nothing
 /// of it to that replica. After an outage of the database a replica that lives finds its own failed
 /// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
@@ -705,8 +713,12 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     };
     let [heartbeat, history, workspace, setting, tasks] = shape.tables;
     let wanted = |(wanted, part): (bool, &'static str)| wanted.then_some(part);
-    let foreign = [(!shape.principal, FOREIGN), (!shape.principal, OFF_PATH)];
-    let foreign: String = foreign.into_iter().filter_map(wanted).collect();
+    let of_catalogs = [
+        (!shape.principal, FOREIGN),
+        (!shape.principal, OFF_PATH),
+        (tasks, STATES),
+    ];
+    let of_catalogs: String = of_catalogs.into_iter().filter_map(wanted).collect();
     let parts: String = [
         (sessions, SESSIONS),
         // By nothing else a Bytebase shows that sends no heartbeats yet.
@@ -727,7 +739,7 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     let question = match extent {
         Extent::Live => format!("SELECT {live}"),
         Extent::Whole { .. } => CATALOG
-            .replace("{parts}", &foreign)
+            .replace("{parts}", &of_catalogs)
             .replace("{live}", &live),
     };
     let (path, unseen) = match login {
@@ -1021,6 +1033,9 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
             understood[SETTING_TABLE] = Fact::Unknown;
         }
     }
+    if catalog.other_states == Some(true) {
+        understood[TASK_TABLE] = Fact::Unknown;
+    }
     let [heartbeat, _, workspace, setting, tasks] = understood;
     // Without `setting` a workspace can still be seen not to be there.
     let license = match (setting, &live.license) {
@@ -1061,7 +1076,10 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
             .sessions
             .map(|seen| sessions(seen, live.others.unwrap_or_default())),
         running_tasks: tasks.of(|| running_tasks(live.running.unwrap_or_default().0)),
-        unbegun_tasks: running_tasks(live.unbegun.unwrap_or_default().0),
+        unbegun_tasks: match tasks {
+            Fact::Known(()) => running_tasks(live.unbegun.unwrap_or_default().0),
+            Fact::Absent | Fact::Unknown => Vec::new(),
+        },
         pending_tasks: tasks.of(|| live.pending.unwrap_or(0)),
         available_tasks: tasks.of(|| live.available.unwrap_or(0)),
         not_understood,

@@ -1,0 +1,6 @@
+, 'other_states', EXISTS (SELECT FROM pg_attribute a, LATERAL (SELECT enumlabel::text AS word FROM pg_enum
+  WHERE enumtypid = a.atttypid UNION ALL SELECT found[1] FROM pg_constraint c,
+  regexp_matches(pg_get_constraintdef(c.oid), '''([^'']+)''', 'g') m(found)
+  WHERE c.conrelid = a.attrelid AND c.contype = 'c' AND c.conkey = ARRAY[a.attnum]) s
+  WHERE a.attrelid = to_regclass('task_run') AND a.attname = 'status' AND NOT a.attisdropped
+  AND s.word NOT IN ('PENDING', 'AVAILABLE', 'RUNNING', 'DONE', 'FAILED', 'CANCELED'))
