@@ -516,10 +516,10 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
-/// SQL: the beginning of a question for tasks, which goes on in brackets. In each row, and in one where
-/// there is no task, it says whether each state that the table allows is one that this version
-/// knows, by the words of a constraint on that column alone or of its type. Otherwise RUNNING need
-/// not mean what it did.
+/// SQL: the beginning of a question for tasks, which goes on in brackets. Each row of the answer,
+/// and the one that there is without any task, says whether each state that the table allows is one
+/// that this version knows, by the words of a constraint on that column alone or of its type.
+/// Otherwise RUNNING need not mean what it did.
 macro_rules! with_states {
     () => {
         "SELECT known, owner, started FROM (SELECT NOT EXISTS (SELECT FROM pg_attribute a, LATERAL (SELECT enumlabel::text AS word FROM pg_enum \

@@ -16,8 +16,8 @@ use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
 use crate::observation::reading::{Latest, Reading};
 use crate::observation::{
-    Asked, DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial,
-    ProbeFailure, SchemaState, StoredLicense,
+    Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
+    LoginTrial, ProbeFailure, SchemaState, StoredLicense,
 };
 use bytebase_login::Lookups;
 use futures::FutureExt as _;
@@ -186,6 +186,9 @@ struct Prober {
     openings: Openings,
     lookups: Lookups,
     session: Option<Session>,
+    /// The server of the latest session, and since when it has run, as it was first found. A clock
+    /// that was set back says of each session that the server has just started.
+    server: Option<(DatabaseIdentity, Instant)>,
     /// Outcome of the search for a transaction-mode pooler, and when. That there is none is kept
     /// over a redial; that there is one is what the redial is made for.
     pooler: Option<(bool, Instant)>,
@@ -253,6 +256,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
                 openings: self.openings.clone(),
                 lookups: lookups.clone(),
                 session: None,
+                server: None,
                 pooler: None,
                 trial: None,
                 trial_pooler: None,
@@ -913,6 +917,7 @@ impl Prober {
         let pooler = known.map(|(pooler, _)| pooler);
         let (mut facts, found) =
             preflight::read(&mut dialled, &self.access, &self.lookups, pooler).await?;
+        facts.server_since = self.server_since(&facts);
         match (known, found) {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),
             // It could not be found out this time: what was found before stands.
@@ -932,6 +937,17 @@ impl Prober {
             opened: Instant::now(),
             asks: false,
         })
+    }
+
+    /// Since when the server of a new session has run, by that session or an earlier one.
+    fn server_since(&mut self, facts: &SessionFacts) -> Instant {
+        let before = self.server.take();
+        let before = before.filter(|(identity, _)| *identity == facts.identity);
+        let since = before.map_or(facts.server_since, |(_, since)| {
+            since.min(facts.server_since)
+        });
+        self.server = Some((facts.identity.clone(), since));
+        since
     }
 
     fn failure(&self, reason: FailureReason, text: &str) -> ProbeFailure {
@@ -1202,7 +1218,7 @@ mod tests {
         assert_eq!(writable_for(&state), seconds(4));
         // After a failover a name leads to a server that has run for long.
         let promoted = DatabaseFacts {
-            identity: crate::observation::DatabaseIdentity::new("id", "of a standby"),
+            identity: DatabaseIdentity::new("id", "of a standby"),
             ..read()
         };
         state.record(Ok(promoted), start + seconds(80));
@@ -1266,20 +1282,50 @@ mod tests {
         assert_eq!(last_after(of(None)), of(None));
     }
 
+    /// One that reaches no server.
+    fn prober() -> Prober {
+        Prober {
+            access: access(url("127.0.0.1", 1)),
+            openings: Openings::default(),
+            lookups: Lookups::default(),
+            session: None,
+            server: None,
+            pooler: None,
+            trial: None,
+            trial_pooler: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_whose_clock_was_set_back_has_run_since_it_was_first_found() {
+        let mut prober = prober();
+        let first = Instant::now();
+        let mut since = |after, server_start| {
+            let facts = SessionFacts {
+                identity: DatabaseIdentity::new("id", server_start),
+                server_since: first + seconds(after),
+                transaction_pooler: Some(false),
+                has_version_1_certificate: false,
+            };
+            prober.server_since(&facts) - first
+        };
+        // Each session is opened when the server says that it started.
+        for opened in [0, 8, 16, 50] {
+            assert_eq!(since(opened, "ahead"), Duration::ZERO, "{opened}");
+        }
+        assert_eq!(since(60, "restarted"), seconds(60));
+        assert_eq!(since(68, "restarted"), seconds(60));
+        // By a clock that was set right again it has run for longer.
+        assert_eq!(since(20, "restarted"), seconds(20));
+        assert_eq!(since(90, "ahead"), seconds(90), "another in between");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_fails_in_the_operator_itself_leaves_no_frozen_picture_and_others_follow() {
         let shared = Arc::new(Shared::new(subject(), FIRST_READING, true));
         let known = shared.state.lock().record(Ok(facts(&[5])), Instant::now());
         assert!(known);
-        let prober = Prober {
-            access: access(url("127.0.0.1", 1)),
-            openings: Openings::default(),
-            lookups: Lookups::default(),
-            session: None,
-            pooler: None,
-            trial: None,
-            trial_pooler: None,
-        };
+        let prober = prober();
         let (panicked, mut after_panic) = unbounded_channel();
         let first = Mutex::new(Some(panicked));
         let observer: ProbeObserver = Arc::new(move |_, _| {
