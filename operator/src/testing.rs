@@ -299,6 +299,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
         identity: DatabaseIdentity::new("one", "1"),
         server_uptime: Duration::from_hours(1),
         writable_for: Duration::from_hours(1),
+        server_clock: None,
         schema: SchemaState::Bytebase {
             version: Some(Version::new(3, 21, 5)),
         },

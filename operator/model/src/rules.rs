@@ -598,6 +598,7 @@ impl Rules {
             identity: identity(0),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
+            server_clock: None,
             schema: if foreign {
                 SchemaState::Foreign {
                     example: "wp_posts".to_owned(),

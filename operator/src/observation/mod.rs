@@ -190,6 +190,8 @@ pub struct DatabaseFacts {
     /// For how long each reading has found that this server takes writes, up to this one; no longer
     /// than it has run.
     pub writable_for: Duration,
+    /// What the server's clock showed, since 1970. `None` where that is not understood.
+    pub server_clock: Option<Duration>,
     /// Whose tables these are.
     pub schema: SchemaState,
     /// The license stored by Bytebase.

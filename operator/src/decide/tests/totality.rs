@@ -132,6 +132,7 @@ prop_compose! {
             identity: DatabaseIdentity::new("one", "1"),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
+            server_clock: None,
             schema,
             license: fact(unknown[0], license),
             heartbeats: fact(unknown[1], heartbeats.into_iter().map(|(replica_id, age)| Heartbeat { replica_id, age }).collect()),

@@ -88,6 +88,8 @@ impl FactsDigest {
             // It grows by itself.
             server_uptime: _,
             writable_for,
+            // Likewise.
+            server_clock: _,
             schema,
             license,
             heartbeats,
@@ -188,6 +190,7 @@ pub(super) mod tests {
             identity: DatabaseIdentity::new("id", "1"),
             server_uptime: Duration::from_hours(1),
             writable_for: Duration::from_hours(1),
+            server_clock: None,
             schema: SchemaState::Empty,
             license: Fact::Known(StoredLicense::NoWorkspace),
             heartbeats: Fact::Known(

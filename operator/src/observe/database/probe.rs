@@ -81,6 +81,10 @@ const CROSSING_MARGIN: Duration = Duration::from_millis(100);
 /// started together.
 const SPREAD: f64 = 0.1;
 
+/// The clock of a server has been set forward if it went so much farther than time itself, from one
+/// reading to the next: an answer may take as long.
+const CLOCK_STEP: Duration = Duration::from_secs(5);
+
 /// Least pause between two readings, whatever asks for them.
 const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -506,7 +510,8 @@ impl State {
     ) -> Result<DatabaseFacts, ProbeFailure> {
         let before = self.facts.as_ref().map(|(_, facts)| &facts.identity);
         let is_same = |facts: &DatabaseFacts| before.is_none_or(|before| *before == facts.identity);
-        if !outcome.as_ref().is_ok_and(is_same) {
+        let goes_on = |facts: &DatabaseFacts| is_same(facts) && !self.is_set_forward(facts, now);
+        if !outcome.as_ref().is_ok_and(goes_on) {
             self.writable_since = None;
         }
         let takes_writes = |facts: &DatabaseFacts| !facts.in_recovery && !facts.read_only;
@@ -521,6 +526,17 @@ impl State {
                 .min(facts.server_uptime),
             ..facts
         })
+    }
+
+    /// Whether the server's clock was set forward since the last good reading, which was of the same
+    /// server. Then all heartbeats seem older than they are, until the next ones come.
+    fn is_set_forward(&self, facts: &DatabaseFacts, now: Instant) -> bool {
+        let Some((read, before)) = &self.facts else {
+            return false;
+        };
+        let passed = now.saturating_duration_since(*read);
+        let clocks = before.server_clock.zip(facts.server_clock);
+        clocks.is_some_and(|(then, now)| now.saturating_sub(then) > passed + CLOCK_STEP)
     }
 
     /// Takes up which of these pods' drain hooks were reached. True if that is news. Who was
@@ -1223,6 +1239,48 @@ mod tests {
         };
         state.record(Ok(promoted), start + seconds(80));
         assert_eq!(writable_for(&state), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_let_no_one_write_is_heard_again_first() {
+        let shared = Shared::new(subject(), FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        for (after, read_only) in [(0, false), (60, true), (70, false)] {
+            let read = DatabaseFacts {
+                read_only,
+                ..facts(&[5])
+            };
+            state.record(Ok(read), start + seconds(after));
+        }
+        let (_, facts) = state.facts.as_ref().unwrap();
+        assert_eq!(facts.writable_for, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_clock_was_set_forward_is_heard_again_first() {
+        let shared = Shared::new(subject(), FIRST_READING, true);
+        let mut state = shared.state.lock();
+        let start = Instant::now();
+        let mut writable_for = |after, clock: Option<u64>| {
+            let read = DatabaseFacts {
+                server_clock: clock.map(seconds),
+                ..facts(&[5])
+            };
+            state.record(Ok(read), start + seconds(after));
+            let (_, facts) = state.facts.as_ref().unwrap();
+            facts.writable_for.as_secs()
+        };
+        assert_eq!(writable_for(0, Some(1000)), 0);
+        // An answer that was late, and a clock that was set back.
+        assert_eq!(writable_for(50, Some(1055)), 50);
+        assert_eq!(writable_for(60, Some(500)), 60);
+        assert_eq!(writable_for(70, Some(516)), 0, "six seconds too many");
+        assert_eq!(writable_for(80, Some(526)), 10);
+        // What is not understood is no step.
+        assert_eq!(writable_for(90, None), 20);
+        assert_eq!(writable_for(100, Some(9000)), 30);
+        assert_eq!(writable_for(110, Some(9070)), 0);
     }
 
     #[tokio::test]

@@ -197,6 +197,7 @@ struct Catalog {
 struct Live {
     in_recovery: bool,
     read_only: bool,
+    clock: Option<f64>,
     sessions: Option<SessionsSeen>,
     others: Option<AtMost<(Option<Name>, Option<Name>), MAX_ROWS>>,
     heartbeats: Option<AtMost<(Option<String>, f64), MAX_HEARTBEATS>>,
@@ -1069,6 +1070,9 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         server_uptime: session.server_since.elapsed(),
         // One reading alone shows no more.
         writable_for: Duration::ZERO,
+        server_clock: live
+            .clock
+            .and_then(|clock| Duration::try_from_secs_f64(clock).ok()),
         schema,
         license: license.of(|| stored_license(live.license, live.has_users)),
         heartbeats: heartbeat.of(|| heartbeats(live.heartbeats.unwrap_or_default().0)),
