@@ -105,7 +105,8 @@ pub struct Run {
 /// What is known from one reading to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    /// The database's clock at the first reading.
+    /// The database's clock at the first reading; an earlier time that it showed since, where it was
+    /// set back.
     began: Option<f64>,
     /// When the database answered last, since the beginning of the drain. One without Bytebase's
     /// tables has no answer.
@@ -257,7 +258,8 @@ pub fn step(
             wait(For::Database)
         };
     };
-    let began = *state.began.get_or_insert(seen.clock);
+    let began = state.began.unwrap_or(seen.clock).min(seen.clock);
+    state.began = Some(began);
     let is_dead = |since| elapsed.saturating_sub(since) >= DEAD_AFTER;
     if seen.is_away() && state.disconnected.is_some_and(is_dead) && elapsed >= terms.pause {
         return Step::LetGo(LetGo::Disconnected);
@@ -881,6 +883,47 @@ mod tests {
         // Of an unknown replica it cannot be known whether the work is new to it.
         busy.replica = None;
         assert_eq!(at(60, Some(&busy)), waits(For::TasksOfAnyone(2)));
+    }
+
+    #[test]
+    fn new_work_shows_as_such_by_a_clock_that_was_set_back() {
+        let mut state = State::default();
+        let mut at = |seconds, clock, started| {
+            let mut busy = seen(Some("a"), &["a"]);
+            busy.clock = clock;
+            for run in busy.running.iter_mut().flatten() {
+                run.started = started;
+            }
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(&busy), false)
+        };
+        assert_eq!(at(10, CLOCK + 100.0, CLOCK), waits(For::Tasks(1)));
+        assert_eq!(at(11, CLOCK + 10.0, CLOCK), waits(For::Tasks(1)));
+        let held = Step::Wait {
+            what: For::Tasks(1),
+            hold: Some(600_300.0),
+        };
+        assert_eq!(at(20, CLOCK + 19.0, CLOCK + 12.0), held);
+    }
+
+    #[test]
+    fn queued_work_is_let_through_again_after_the_replica_was_busy() {
+        let mut queued = seen(Some("a"), &[]);
+        queued.available = Some(3);
+        let busy = seen(Some("a"), &["a"]);
+        let mut state = State::default();
+        let mut at = |seconds, seen: &Seen| {
+            let elapsed = Duration::from_secs(seconds);
+            step(&mut state, &TERMS, elapsed, Some(seen), false)
+        };
+        let lets_through = Step::Wait {
+            what: For::QueuedWork(3),
+            hold: Some(600_300.0),
+        };
+        assert_eq!(at(10, &queued), lets_through);
+        assert_eq!(at(11, &busy), waits(For::Tasks(1)));
+        assert_eq!(at(40, &queued), lets_through, "it begins again");
+        assert_eq!(at(52, &queued), Step::LetGo(LetGo::Idle));
     }
 
     #[test]

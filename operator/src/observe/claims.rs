@@ -1014,6 +1014,12 @@ mod tests {
             };
             assert_eq!(shared(None).as_deref(), Some("prod/1"));
             assert_eq!(shared(Some(&restarted)).as_deref(), Some("prod/1"));
+            // An answer that was given before the restart may have come as late.
+            let late = Sighting {
+                at: restarted.since + LATE_ANSWER,
+                ..sighting("db", "s1")
+            };
+            assert_eq!(shared(Some(&late)).as_deref(), Some("prod/1"));
             // Seen again beside it, the older one's server is another.
             let later = Sighting {
                 at: restarted.since + LATE_ANSWER + Duration::from_secs(1),

@@ -204,7 +204,9 @@ mod tests {
     #[test]
     fn what_was_learnt_of_another_database_is_not_remembered() {
         let status = json!({
-            "database": {"endpoint": "old.example.com:5432/bytebase", "identity": "1234"},
+            "database": {
+                "endpoint": "old.example.com:5432/bytebase", "identity": "1234", "login": "Accepted",
+            },
             "schemaVersion": "3.21.5",
             "license": {"source": "Database", "signature": "Verified"},
             "conditions": [
@@ -228,6 +230,7 @@ mod tests {
                 license: all.license.clone(),
                 unlicensed: all.unlicensed,
                 unlicensed_since: all.unlicensed_since,
+                login: Some(LoginState::Accepted),
                 ..Remembered::default()
             }
         );
