@@ -62,7 +62,6 @@ async fn drain(terms: Terms, log: Log) {
         holds: None,
         holds_last: None,
         failure: None,
-        works: false,
         said: None,
         log,
     };
@@ -70,11 +69,9 @@ async fn drain(terms: Terms, log: Log) {
     loop {
         let seen = hook.read().await;
         let held = hook.holds.is_some();
-        if hook.works {
-            state.note_life(start.elapsed());
-        }
-        let next = step(&mut state, &terms, start.elapsed(), seen.as_ref(), held);
-        match next {
+        let failure = hook.failure.as_ref();
+        let elapsed = start.elapsed();
+        match next(&mut state, &terms, elapsed, seen.as_ref(), failure, held) {
             Step::Wait { what, hold } => {
                 hook.say(what, hold.is_some());
                 let clock = seen.as_ref().map_or(0.0, |seen| seen.clock);
@@ -97,6 +94,46 @@ async fn drain(terms: Terms, log: Log) {
     }
 }
 
+/// What to do after a reading, or after the failure of one.
+fn next(
+    state: &mut State,
+    terms: &Terms,
+    elapsed: Duration,
+    seen: Option<&Seen>,
+    failure: Option<&Failure>,
+    is_held: bool,
+) -> Step {
+    if failure.is_some_and(|failure| failure.works) {
+        state.note_life(elapsed);
+    }
+    step(state, terms, elapsed, seen, is_held)
+}
+
+/// Why there is no reading, or none by a new session.
+struct Failure {
+    why: String,
+    /// The server works all the same: it has no room for one more session, or refuses the question.
+    works: bool,
+}
+
+impl From<LoginError> for Failure {
+    fn from(LoginError { why, is_full }: LoginError) -> Self {
+        Self {
+            why,
+            works: is_full,
+        }
+    }
+}
+
+impl From<Unread> for Failure {
+    fn from(unread: Unread) -> Self {
+        Self {
+            why: unread.why(),
+            works: matches!(unread, Unread::Refused(_)),
+        }
+    }
+}
+
 struct Hook {
     logins: Logins,
     watch: Watch,
@@ -108,10 +145,7 @@ struct Hook {
     holds: Option<PgConnection>,
     /// The one that holds it for the last reading, and since when at the latest.
     holds_last: Option<(JoinHandle<()>, Instant)>,
-    /// Why there is no reading.
-    failure: Option<String>,
-    /// The server works all the same: it has no room for one more session, or refuses the question.
-    works: bool,
+    failure: Option<Failure>,
     said: Option<Said>,
     log: Log,
 }
@@ -157,12 +191,23 @@ impl Hook {
                 Some(seen)
             }
             // There may be room for no session more, and this one is kept.
-            None if self.works => Some(seen.without_sessions()),
+            None if self.works() => Some(seen.without_sessions()),
             None => {
                 self.reads = None;
                 None
             }
         }
+    }
+
+    /// Whether the server works although it gave no reading.
+    fn works(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.works)
+    }
+
+    /// Why there is no reading.
+    fn why(&self) -> &str {
+        let failure = self.failure.as_ref();
+        failure.map_or("no answer", |failure| &failure.why)
     }
 
     async fn read_once(&mut self) -> Option<Seen> {
@@ -176,13 +221,12 @@ impl Hook {
                     self.reads = None;
                 }
                 self.due = due.map(|due| Instant::now() + due);
-                (self.failure, self.works) = (None, false);
+                self.failure = None;
                 Some(seen)
             }
             Err(unread) => {
                 self.reads = None;
-                self.failure = Some(unread.why());
-                self.works = matches!(unread, Unread::Refused(_));
+                self.failure = Some(unread.into());
                 None
             }
         }
@@ -209,7 +253,7 @@ impl Hook {
         match self.logins.dial().await {
             Ok(session) => Some(session),
             Err(error) => {
-                (self.failure, self.works) = (Some(error.why), error.is_full);
+                self.failure = Some(error.into());
                 None
             }
         }
@@ -296,7 +340,7 @@ impl Hook {
             For::Pause => return,
             For::Database => format!(
                 "waiting for the metadata database: {}",
-                self.failure.as_deref().unwrap_or("no answer")
+                self.why()
             ),
         };
         if holds {
@@ -317,7 +361,7 @@ impl Hook {
             LetGo::TimedOut => "the time for the drain is up: what this replica still runs is cancelled".to_owned(),
             LetGo::Unreachable => format!(
                 "the metadata database could not be read for two minutes ({}): what this replica still runs is cancelled",
-                self.failure.as_deref().unwrap_or("no answer")
+                self.why()
             ),
             LetGo::TablesGone => "none of Bytebase's tables has been in the metadata database for two minutes (it was emptied, or dropped and made again, or this replica never came up): what this replica still runs is cancelled".to_owned(),
             LetGo::Disconnected => "this replica has had no session on the metadata database for over a minute, so others have given up its tasks: it may end".to_owned(),
@@ -330,6 +374,49 @@ impl Hook {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_works_without_a_reading_is_not_given_up() {
+        let terms = Terms {
+            timeout: Duration::from_mins(10),
+            pause: Duration::ZERO,
+            hold_limit: Duration::ZERO,
+        };
+        let login = |is_full| {
+            let why = "the server refuses the login".to_owned();
+            Failure::from(LoginError { why, is_full })
+        };
+        for (failure, works) in [
+            (login(true), true),
+            (login(false), false),
+            (Unread::Refused("57014".to_owned()).into(), true),
+            (Unread::Standby.into(), false),
+            (Unread::BrokenOff.into(), false),
+        ] {
+            let mut state = State::default();
+            let mut at = |seconds| {
+                let elapsed = Duration::from_secs(seconds);
+                next(&mut state, &terms, elapsed, None, Some(&failure), false)
+            };
+            let waits = Step::Wait {
+                what: For::Database,
+                hold: None,
+            };
+            let why = &failure.why;
+            for seconds in [1, 60, 119] {
+                assert_eq!(at(seconds), waits, "{why}");
+            }
+            let later = if works {
+                waits
+            } else {
+                Step::LetGo(LetGo::Unreachable)
+            };
+            for seconds in [125, 599] {
+                assert_eq!(at(seconds), later, "{why}");
+            }
+            assert_eq!(at(600), Step::LetGo(LetGo::TimedOut), "{why}");
+        }
+    }
 
     #[test]
     fn numbers_that_change_with_each_reading_fill_no_log() {
