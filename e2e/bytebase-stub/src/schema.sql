@@ -43,6 +43,7 @@ CREATE TABLE task_run (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     started_at timestamptz,
+    run_at timestamptz,
     payload jsonb NOT NULL DEFAULT '{}',
     result jsonb NOT NULL DEFAULT '{}'
 );

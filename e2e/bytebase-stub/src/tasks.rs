@@ -108,14 +108,21 @@ impl Scheduler {
 
     async fn claim(&self, session: &mut PgConnection) -> sqlx::Result<()> {
         let claimed: Vec<(i64, Option<f64>, Option<String>)> = sqlx::query_as(
-            "UPDATE task_run SET status = 'RUNNING', replica_id = $1, started_at = now(), updated_at = now()
+            "UPDATE task_run SET status = 'RUNNING', replica_id = $1, updated_at = now()
              WHERE id IN (SELECT id FROM task_run WHERE status = 'AVAILABLE' ORDER BY id FOR UPDATE SKIP LOCKED)
              RETURNING id, (payload->>'seconds')::float8, payload->>'target'",
         )
         .bind(&self.replica_id)
-        .fetch_all(session)
+        .fetch_all(&mut *session)
         .await?;
         for (id, seconds, target) in claimed {
+            // By a statement of its own, so that a claimed task may be seen that has not begun. One
+            // whose beginning the database does not take runs all the same, unlike in Bytebase.
+            let begin = "UPDATE task_run SET started_at = now(), updated_at = now() WHERE id = $1";
+            let begun = sqlx::query(begin).bind(id).execute(&mut *session).await;
+            if let Err(error) = begun {
+                tracing::warn!(task_run = id, %error, "the beginning of a task run is not recorded");
+            }
             tracing::info!(task_run = id, "claimed a task run");
             let takes =
                 Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default();
@@ -201,7 +208,8 @@ async fn promote(session: &mut PgConnection) -> sqlx::Result<()> {
         .await?;
     if ours {
         sqlx::query(
-            "UPDATE task_run SET status = 'AVAILABLE', updated_at = now() WHERE status = 'PENDING'",
+            "UPDATE task_run SET status = 'AVAILABLE', updated_at = now()
+             WHERE status = 'PENDING' AND (run_at IS NULL OR run_at <= now())",
         )
         .execute(&mut *transaction)
         .await?;

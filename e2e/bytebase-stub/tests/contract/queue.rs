@@ -25,11 +25,28 @@ async fn a_pending_task_is_promoted_claimed_and_done() {
         .execute(r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 1}')"#)
         .await;
     status_is(&database, "RUNNING").await;
-    let owner = database
-        .text("SELECT replica_id FROM task_run WHERE started_at IS NOT NULL")
-        .await;
+    let owner = database.text("SELECT replica_id FROM task_run").await;
     assert_eq!(owner, server.replica_id());
     status_is(&database, "DONE").await;
+    let begun = "SELECT count(*) FROM task_run WHERE started_at >= created_at";
+    assert_eq!(database.number(begun).await, 1);
+}
+
+#[tokio::test]
+async fn a_task_that_is_to_run_later_is_not_promoted_before() {
+    let database = Database::create().await;
+    let _server = Setup::replica(&database).start().await;
+    database
+        .execute(
+            "INSERT INTO task_run (run_at) VALUES (now() + interval '1 day'), (now() - interval '1 second')",
+        )
+        .await;
+    let state = |status: &str| format!("SELECT count(*) FROM task_run WHERE status = '{status}'");
+    eventually("the one that is due is done", async || {
+        database.number(&state("DONE")).await == 1
+    })
+    .await;
+    assert_eq!(database.number(&state("PENDING")).await, 1);
 }
 
 #[tokio::test]
