@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-/// Long enough for what has begun to end: debounce, status, a probe.
+/// Long enough for what has begun to end: the queue's 250 ms, status, a reading.
 const SETTLING: Duration = Duration::from_secs(15);
 /// Edits whose latency is compared.
 const EDITS: usize = 20;

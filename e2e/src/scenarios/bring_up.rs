@@ -31,7 +31,7 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(150),
 ];
 
-/// Longer than the probe's interval, the debounce and a heartbeat together.
+/// Longer than the probe's interval, the queue's 250 ms and a heartbeat together.
 const QUIET: Duration = Duration::from_secs(25);
 
 async fn three_replicas(sandbox: Sandbox) -> Result<()> {

@@ -41,8 +41,8 @@ const ADDED: &str = "example.com/platform";
 const TIER: &str = "example.com/tier";
 /// CPU in the spec, and what the webhook makes of it.
 const CPU: (&str, &str) = ("20m", "15m");
-/// How long nothing may be written. Longer than the probe's interval, the debounce and a heartbeat
-/// together.
+/// How long nothing may be written. Longer than the probe's interval, the queue's 250 ms and a
+/// heartbeat together.
 const QUIET: Duration = Duration::from_secs(20);
 
 /// The webhook of a platform changes each StatefulSet and each Service on its way.
