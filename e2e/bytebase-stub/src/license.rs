@@ -14,7 +14,7 @@ const AUDIENCE: &str = "bb.license";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Plan {
-    /// What everybody has.
+    /// What every workspace has.
     Free,
     /// Paid, small.
     Team,

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Whoever holds this lock, shared or not, keeps everybody from promoting.
+/// Whoever holds this lock, shared or not, keeps every replica from promoting.
 const PROMOTION_LOCK: i64 = 1001;
 /// Most ends recorded with one statement.
 const BATCH: usize = 1000;
@@ -217,7 +217,7 @@ async fn promote(session: &mut PgConnection) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// Everybody's queued work, not only ours: the reason for the license gate.
+/// Fails the queued work of all replicas, not only this one's: the reason for the license gate.
 async fn fail_queued_tasks(session: &mut PgConnection) -> sqlx::Result<()> {
     let failed = sqlx::query(
         "UPDATE task_run SET status = 'FAILED', updated_at = now(),

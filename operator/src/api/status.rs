@@ -187,7 +187,7 @@ pub enum Phase {
     Starting,
     /// Every wanted replica is Ready and sends heartbeats.
     Ready,
-    /// Fewer replicas than wanted, held back by a gate.
+    /// Fewer replicas than wanted: the target is lower.
     Limited,
     /// A change is reaching the replicas.
     Rolling,

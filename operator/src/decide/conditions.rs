@@ -1,4 +1,4 @@
-//! Conditions and phase: what the findings mean to people.
+//! Conditions and phase: what the findings mean to users.
 
 use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica, lasting_refusal};
@@ -31,7 +31,7 @@ pub struct Findings<'a> {
     pub license: &'a LicenseVerdict,
     /// Database.
     pub database: &'a DatabaseVerdict,
-    /// Gate.
+    /// How many replicas run.
     pub target: &'a Target,
     /// Rollout.
     pub rollout: &'a Rollout,
@@ -684,7 +684,7 @@ fn route_way(findings: &Findings<'_>) -> Option<Verdict> {
     })
 }
 
-/// One word for people.
+/// Where the cluster stands, in one word for users.
 pub fn phase(findings: &Findings<'_>, conditions: &[ConditionDraft]) -> Phase {
     let of = |type_| conditions.iter().find(|condition| condition.type_ == type_);
     let is = |type_, status| of(type_).is_some_and(|condition| condition.status == Some(status));

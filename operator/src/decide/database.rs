@@ -55,7 +55,7 @@ impl DatabaseVerdict {
 pub enum Allows {
     /// Bytebase would fail, or do harm, or that cannot be ruled out: no first pod, no change.
     Nothing,
-    /// Nothing is known yet: wait for the first probe.
+    /// Nothing is known yet: wait for the first reading.
     Wait,
     /// One replica, on a database that the operator has never been able to see.
     One,
@@ -73,7 +73,7 @@ const VERSION_1_CERTIFICATE: &str = "; its TLS certificate is of X.509 version 1
 /// Begins the part of a message that says why a refusal could not be checked again.
 const NOT_CHECKED_AGAIN: &str = "; the database cannot be read now to check again: ";
 
-/// Judges the latest probe. Where it learned nothing, the last certain knowledge stands: a
+/// Judges the latest reading. Where it brought nothing, the last certain knowledge stands: a
 /// refusal until a good reading takes it back, over outages and restarts. `wanted`: how many
 /// replicas. `moves`: they are to log in by other values than those that they were started with.
 pub fn judge(

@@ -391,9 +391,9 @@ fn blocked(
         .min(),
         reading: Reading {
             every: if closed && set.is_some_and(|set| set.replicas > 1) {
-                pace::BUSY_PROBE
+                pace::BUSY_EVERY
             } else {
-                pace::QUIET_PROBE
+                pace::QUIET_EVERY
             },
             // Whether a replica that has to go migrates the schema, and whether a Bytebase runs that
             // nothing else shows.

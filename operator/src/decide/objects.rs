@@ -50,7 +50,7 @@ pub(super) struct Desired {
     pub(super) gate_size: Option<Size>,
 }
 
-/// What should stand. The StatefulSet is left out until the first probe has ended, and keeps its
+/// What should stand. The StatefulSet is left out until the first reading has ended, and keeps its
 /// present template while the new one would start replicas that are known to fail or to break the
 /// schema.
 pub(super) fn objects(

@@ -15,15 +15,15 @@ use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-/// Probe this often while replicas come and go, so that a step follows soon after what it waits
-/// for.
-pub(super) const BUSY_PROBE: Duration = Duration::from_secs(1);
-/// Probe this often otherwise: as often as replicas send heartbeats.
-pub(super) const QUIET_PROBE: Duration = HEARTBEAT_INTERVAL;
+/// From one reading to the next while replicas come and go, so that a step follows soon after what
+/// it waits for.
+pub(super) const BUSY_EVERY: Duration = Duration::from_secs(1);
+/// From one reading to the next otherwise: as often as replicas send heartbeats.
+pub(super) const QUIET_EVERY: Duration = HEARTBEAT_INTERVAL;
 
-/// Probe this often while a cluster is stopped: its database is for others to work on, and
-/// what becomes of it matters only when the cluster is wanted again.
-pub(super) const STOPPED_PROBE: Duration = Duration::from_mins(1);
+/// From one reading to the next while a cluster is stopped: its database is for others to work on,
+/// and what becomes of it matters only when the cluster is wanted again.
+pub(super) const STOPPED_EVERY: Duration = Duration::from_mins(1);
 
 /// A cluster whose database is shared is reconciled again after this long.
 const SHARED_RETRY: SignedDuration = SignedDuration::from_mins(1);
@@ -47,7 +47,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
     let is_unheard = facts.is_some_and(database::is_unheard);
     let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
     Reading {
-        every: if quiet { QUIET_PROBE } else { BUSY_PROBE },
+        every: if quiet { QUIET_EVERY } else { BUSY_EVERY },
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || shrinks
@@ -80,7 +80,7 @@ impl Reading {
     pub(super) fn or_seldom(self, seldom: bool) -> Self {
         if seldom {
             Self {
-                every: STOPPED_PROBE,
+                every: STOPPED_EVERY,
                 sessions: false,
                 keep_session: false,
                 awaited: 0,

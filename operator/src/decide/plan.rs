@@ -35,8 +35,8 @@ pub struct Plan {
     pub call: Wanted,
     /// What to report.
     pub report: Report,
-    /// The first probe has not ended, so the report would be out of date in a moment, or the cluster
-    /// is about to go: the status as it stands is nearer to the truth.
+    /// The first reading has not ended, so the report would be out of date in a moment, or the
+    /// cluster is about to go: the status as it stands is nearer to the truth.
     pub unsettled: bool,
     /// The database has not been heard for long enough since it could be read, and a database that is
     /// known has to be no more than that: where status says of this very spec what an earlier reading
@@ -131,7 +131,7 @@ pub struct Report {
     pub ready_replicas: i32,
     /// Pods whose heartbeat is fresh.
     pub active_replicas: Option<i32>,
-    /// After the gate.
+    /// The target: after the license gate and the other limits.
     pub target_replicas: Option<i32>,
     /// Selector of the pods.
     pub selector: Option<String>,

@@ -1,4 +1,4 @@
-//! The replica gate: how many replicas run.
+//! The target: how many replicas run.
 
 use super::database::{self, DatabaseVerdict};
 use super::license::{self, LicenseVerdict};
@@ -11,7 +11,7 @@ use crate::observation::DatabaseView;
 /// How many replicas run, and why not as many as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Where the gate leads; a shrinking StatefulSet gets there one replica at a time.
+    /// How many run in the end; a shrinking StatefulSet gets there one replica at a time.
     pub replicas: i32,
     /// Set when it is fewer than wanted: reason of `Ready` and what holds back.
     pub held_back: Option<(Reason, String)>,

@@ -11,7 +11,7 @@ pub struct Verdict {
     pub status: Option<bool>,
     /// Why.
     pub reason: Reason,
-    /// The same for people.
+    /// Status and reason in words, for users.
     pub message: String,
 }
 

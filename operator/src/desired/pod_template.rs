@@ -1,7 +1,7 @@
 //! The pod template: one Bytebase container under the restricted pod security standard.
 //!
-//! A change of what this writes rolls every cluster at the next upgrade of the operator; the golden
-//! file in the tests guards it.
+//! A change of what this writes starts a rollout in every cluster at the next upgrade of the
+//! operator; the golden file in the tests guards it.
 
 use super::container::{CA_VOLUME, mount, restricted};
 use super::overlay::EntryKey;

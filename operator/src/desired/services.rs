@@ -26,7 +26,7 @@ pub(super) enum ServiceRole {
     Headless,
 }
 
-/// Whether the client Service may let people in from outside the Kubernetes cluster.
+/// Whether the client Service may let users in from outside the Kubernetes cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doors {
     /// As the spec says.

@@ -1,9 +1,9 @@
 //! Golden objects, and what the overlay takes.
 //!
 //! The golden files are the promise to clusters that run: **a pod template that differs from its
-//! golden file rolls the pods of every cluster when the operator is upgraded.** Should one of them
-//! have to change, put the change behind a field of the spec, so that a template that does not use
-//! it stays as it is. Written again with `UPDATE_GOLDEN=1 cargo test --lib desired`.
+//! golden file starts a rollout in every cluster when the operator is upgraded.** Should one of
+//! them have to change, put the change behind a field of the spec, so that a template that does not
+//! use it stays as it is. Written again with `UPDATE_GOLDEN=1 cargo test --lib desired`.
 
 use super::drain;
 use super::drift;
@@ -106,7 +106,7 @@ fn golden(name: &str, value: &Value) {
     assert_eq!(
         wanted,
         text,
-        "\n{} differs; if that is meant, UPDATE_GOLDEN=1 writes it again. A changed pod template rolls the pods of every cluster when the operator is upgraded",
+        "\n{} differs; if that is meant, UPDATE_GOLDEN=1 writes it again. A changed pod template starts a rollout in every cluster when the operator is upgraded",
         path.display()
     );
 }

@@ -37,23 +37,23 @@ pub fn no_later<T: Ord>(remembered: Option<T>, now: T) -> Option<T> {
     reason = "there is one per cluster at a time, and it nearly always is the large one"
 )]
 pub enum DatabaseView {
-    /// No probe has ended yet (the operator has just started, or the connection just changed).
+    /// No reading has ended yet (the operator has just started, or the connection just changed).
     NotProbed,
     /// The operator can never log in itself: the login is a cloud IAM one and no monitoring URL was
     /// given.
     CannotRead,
-    /// The outcome of the latest probe.
+    /// The outcome of the latest reading.
     Probed(Result<DatabaseFacts, ProbeFailure>),
 }
 
-/// Why a probe brought no facts.
+/// Why a reading brought no facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeFailure {
     /// Decides what follows.
     pub class: FailureClass,
     /// Why, by a fixed name.
     pub reason: FailureReason,
-    /// For people: what is wrong, where (host, port, database, never the password), what to do.
+    /// For users: what is wrong, where (host, port, database, never the password), what to do.
     pub message: String,
 }
 
@@ -66,7 +66,7 @@ pub enum FailureClass {
     Unknown,
 }
 
-/// The ways a probe fails.
+/// The ways a reading fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::AsRefStr, strum::EnumIter)]
 pub enum FailureReason {
     /// The name does not resolve, the port refuses, or nothing answers in time.
@@ -149,7 +149,7 @@ impl<T> Fact<Vec<T>> {
     }
 }
 
-/// What one successful probe read, in one transaction.
+/// What one good reading brought, in one transaction.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug)]
 pub struct DatabaseFacts {
@@ -368,7 +368,7 @@ pub struct Observation {
     pub ingress_has_address: Option<bool>,
     /// Hosts that the Ingress and the HTTPRoute lead in from, where they are there.
     pub exposed_hosts: Vec<String>,
-    /// How the client Service lets people in from outside by its type. `None`: it does not, or is not
+    /// How the client Service lets users in from outside by its type. `None`: it does not, or is not
     /// there.
     pub service_way: Option<ServiceWay>,
     /// The HTTPRoute, if it is there.
@@ -380,7 +380,7 @@ pub struct Observation {
     pub kinds_unseen: Vec<(Kind, String)>,
     /// The metadata database.
     pub database: DatabaseView,
-    /// Facts of the last successful probe and their age, kept while later probes fail; the license
+    /// Facts of the last good reading and their age, kept while later ones fail; the license
     /// and the version of the schema among them as this process last understood them.
     pub last_facts: Option<(Duration, DatabaseFacts)>,
     /// Another `BytebaseCluster` that has the same database.
@@ -522,7 +522,7 @@ pub struct PodRefusal {
     pub message: String,
 }
 
-/// How a Service lets people in from outside, without any Ingress.
+/// How a Service lets users in from outside, without any Ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceWay {
     /// At a port of every node.
@@ -620,7 +620,7 @@ impl Observation {
             .map(|(_, why)| why.as_str())
     }
 
-    /// The facts of the latest probe, if it succeeded.
+    /// The facts of the latest reading, if it was a good one.
     pub fn facts(&self) -> Option<&DatabaseFacts> {
         match &self.database {
             DatabaseView::Probed(Ok(facts)) => Some(facts),

@@ -21,7 +21,7 @@ pub struct Reading {
     /// once led to; where what that server is forbids something, the name must be resolved again.
     pub new_session: bool,
     /// Whether the session stays open between readings. A database that has a session cannot be
-    /// dropped, renamed or copied, which is what people stop a cluster for.
+    /// dropped, renamed or copied, which is what administrators stop a cluster for.
     pub keep_session: bool,
     /// Whether to log in as Bytebase does as well, where a monitoring login reads: something
     /// depends on whether the server would let the replicas in.
@@ -38,13 +38,13 @@ impl Reading {
     }
 }
 
-/// What a probe knows at the moment of asking.
+/// What the probe knows at the moment of asking.
 #[derive(Clone, Debug)]
 pub struct Latest {
-    /// The outcome of the latest probe, with ages carried forward to now.
+    /// The outcome of the latest reading, with ages carried forward to now.
     pub view: DatabaseView,
-    /// How long ago the last good probe was, and its facts with ages carried forward to now; the
-    /// license as it was last understood, also where that probe did not understand it. `None` while
-    /// nothing counts as read.
+    /// How long ago the last good reading was, and its facts with ages carried forward to now; the
+    /// license as it was last understood, also where that reading did not understand it. `None`
+    /// while nothing counts as read.
     pub last_good: Option<(Duration, DatabaseFacts)>,
 }

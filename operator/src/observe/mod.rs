@@ -312,7 +312,7 @@ impl Subject<'_> {
         uid.is_some_and(|uid| Owner { uid, name }.has(object))
     }
 
-    /// How the client Service lets people in by its type, where it stands and does.
+    /// How the client Service lets users in by its type, where it stands and does.
     fn service_way(&self) -> Option<ServiceWay> {
         let caches = &self.sources.caches;
         let service = caches.read::<Service>(Kind::Service, self.namespace, self.name);

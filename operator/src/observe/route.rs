@@ -1,5 +1,5 @@
 //! An HTTPRoute as it stands. Only what the operator reads of it is typed. And the hosts of Ingress
-//! and HTTPRoute, and how a Service lets people in by itself.
+//! and HTTPRoute, and how a Service lets users in by itself.
 
 use crate::observation::{RouteView, ServiceWay};
 use k8s_openapi::api::core::v1::Service;
@@ -88,7 +88,7 @@ pub fn exposed_hosts(ingress: Option<&Ingress>, route: Option<&DynamicObject>) -
     hosts.chain(names.into_iter().flatten()).collect()
 }
 
-/// How a Service lets people in from outside by its type; `None` if it does not.
+/// How a Service lets users in from outside by its type; `None` if it does not.
 pub fn service_way(service: &Service) -> Option<ServiceWay> {
     match service.spec.as_ref()?.type_.as_deref()? {
         "ClusterIP" => None,

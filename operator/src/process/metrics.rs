@@ -78,7 +78,7 @@ pub enum WriteVerb {
 pub struct ClusterSample {
     /// `spec.replicas`.
     pub wanted: u32,
-    /// After the license gate.
+    /// After the license gate and the other limits.
     pub target: u32,
     /// Pods that are Ready.
     pub ready: u32,

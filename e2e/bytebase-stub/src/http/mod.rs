@@ -110,7 +110,7 @@ async fn metrics(State(app): Shared) -> impl IntoResponse {
     )
 }
 
-/// Open to everybody, as up to 3.21.1.
+/// Open to every caller, as up to 3.21.1.
 async fn info(State(app): Shared) -> Result<Json<Value>, ApiError> {
     let mut session = app.database.pool().acquire().await?;
     let workspace: Option<String> =

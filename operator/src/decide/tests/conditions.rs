@@ -1,4 +1,4 @@
-//! What the findings mean to people: phase and conditions of typical worlds.
+//! What the findings mean to users: phase and conditions of typical worlds.
 
 use super::{condition, plan, state};
 use crate::api::status::{DrainState, Phase};

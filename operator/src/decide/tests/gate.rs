@@ -6,7 +6,7 @@ use crate::api::status::{DatabaseStatus, RolloutWait};
 use crate::api::{ConditionType, Reason};
 use crate::contract::version::Version;
 use crate::decide::decide;
-use crate::decide::pace::STOPPED_PROBE;
+use crate::decide::pace::STOPPED_EVERY;
 use crate::decide::plan::Plan;
 use crate::decide::schema;
 use crate::desired::template::{Standing, template};
@@ -416,7 +416,7 @@ fn no_session_is_kept_on_the_database_of_a_stopped_cluster() {
     ] {
         let reading = plan(&changes, observation).reading;
         assert_eq!(reading.keep_session, keeps, "{changes}");
-        assert_eq!(reading.every >= STOPPED_PROBE, !keeps, "{changes}");
+        assert_eq!(reading.every >= STOPPED_EVERY, !keeps, "{changes}");
     }
 }
 

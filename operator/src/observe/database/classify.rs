@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Longest name of a role, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// Longest text taken over from a server; conditions hold at most 32 KiB and people read one line.
+/// Longest text taken over from a server; conditions hold at most 32 KiB and users read one line.
 const MAX_SERVER_TEXT: usize = 300;
 
 /// What a message needs to say where something went wrong, and what it must never say.
