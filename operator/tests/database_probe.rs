@@ -19,7 +19,7 @@ use bytebase_operator::observation::{
 };
 use bytebase_operator::observe::database::monitor::Watched;
 use bytebase_operator::observe::database::probe::{DEFAULT_INTERVAL, Probes};
-use bytebase_operator::observe::database::{Access, Login};
+use bytebase_operator::observe::database::{Access, WhoseLogin};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -69,7 +69,7 @@ fn access(url: PgUrl) -> Access {
         ca: None,
         // The servers of these tests are on this machine.
         reach: Reach::Anywhere,
-        login: Login::Bytebase,
+        login: WhoseLogin::Bytebase,
         trial: None,
         fingerprint: [1; 32],
     }
@@ -1123,7 +1123,7 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     );
     let mut monitor = access(url.clone());
     monitor.url.user = "watcher".to_owned();
-    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
+    monitor.login = WhoseLogin::Monitor(Watched::of(&url, &monitor.url));
     let refused = outcome(monitor.clone()).await.unwrap_err();
     assert_eq!(
         (refused.class, refused.reason),
@@ -1155,7 +1155,7 @@ async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may
     server().sql("listen", "GRANT pg_read_all_stats TO watcher");
     let seen = listeners(&facts(monitor.clone()).await).unwrap();
     assert_eq!(seen.len(), 1);
-    monitor.login = Login::Monitor(Watched::of(&monitor.url, &monitor.url));
+    monitor.login = WhoseLogin::Monitor(Watched::of(&monitor.url, &monitor.url));
     assert!(!facts(monitor.clone()).await.can_create);
     server().sql(
         "listen",
@@ -1221,15 +1221,15 @@ async fn sessions_of_a_login_that_is_not_the_owner_are_not_taken_for_none() {
     assert_eq!(own().await, Some(1), "of others it need not know");
     let mut monitor = access(url.clone());
     monitor.url.user = "grouped_monitor".to_owned();
-    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
+    monitor.login = WhoseLogin::Monitor(Watched::of(&url, &monitor.url));
     assert_eq!(listeners(&facts(monitor.clone()).await), None);
     // A pooler may give the role another name.
     let mut renamed = url.clone();
     renamed.user = "nowhere".to_owned();
-    monitor.login = Login::Monitor(Watched::of(&renamed, &monitor.url));
+    monitor.login = WhoseLogin::Monitor(Watched::of(&renamed, &monitor.url));
     assert_eq!(listeners(&facts(monitor.clone()).await), None);
     server().sql("grouped", "GRANT grouped TO grouped_monitor");
-    monitor.login = Login::Monitor(Watched::of(&url, &monitor.url));
+    monitor.login = WhoseLogin::Monitor(Watched::of(&url, &monitor.url));
     let seen = listeners(&facts(monitor).await);
     assert_eq!(seen.map(|found| found.len()), Some(1));
     let mut next = url.clone();
@@ -1257,7 +1257,7 @@ fn monitor(replicas: &PgUrl, role: &str, through: u16) -> Access {
     role.clone_into(&mut access.url.user);
     access.url.hosts[0].port = through;
     access.url.runtime_params.clear();
-    access.login = Login::Monitor(Watched::of(replicas, &access.url));
+    access.login = WhoseLogin::Monitor(Watched::of(replicas, &access.url));
     access
 }
 
@@ -1376,7 +1376,7 @@ async fn a_pooler_before_bytebases_own_login_is_found_beside_a_monitor() {
         let mut access = monitor(&own, "behind_monitor", server().port);
         // Another name of the same place.
         access.url.hosts[0].host = "localhost".to_owned();
-        access.login = Login::Monitor(Watched::of(&own, &access.url));
+        access.login = WhoseLogin::Monitor(Watched::of(&own, &access.url));
         access.trial = Some(Box::new(self::access(own)));
         let mut probe = Probe::start(access, DEFAULT_INTERVAL);
         let found = |latest: Latest| match latest.view {
@@ -1425,7 +1425,7 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     // Another database of the server, as by a forgotten name.
     let mut elsewhere = own.clone();
     elsewhere.url.database = "postgres".to_owned();
-    elsewhere.login = Login::Monitor(Watched::of(&replicas, &elsewhere.url));
+    elsewhere.login = WhoseLogin::Monitor(Watched::of(&replicas, &elsewhere.url));
     // Another server, which knows no such role.
     let other = Server::start("");
     other.database("place_monitor", PASSWORD);
@@ -1443,12 +1443,12 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     );
     let mut staging = other_server.clone();
     staging.url.database = "staging".to_owned();
-    staging.login = Login::Monitor(Watched::of(&replicas, &staging.url));
+    staging.login = WhoseLogin::Monitor(Watched::of(&replicas, &staging.url));
     // A database of another name that holds tables of Bytebase, on the same server.
     let _second = bytebase("second_watched");
     let mut second = own.clone();
     second.url.database = "second_watched".to_owned();
-    second.login = Login::Monitor(Watched::of(&replicas, &second.url));
+    second.login = WhoseLogin::Monitor(Watched::of(&replicas, &second.url));
     // A standby of the right server.
     let standby = server().standby();
     let behind = monitor(&replicas, "place_monitor", standby.port);
@@ -1481,7 +1481,7 @@ async fn a_monitor_that_leads_elsewhere_says_nothing_of_bytebases_database() {
     let mut same = monitor(&url(standby.port, "watched"), "place_monitor", standby.port);
     assert!(facts(same.clone()).await.in_recovery);
     same.url.hosts[0].port = pooler.port;
-    same.login = Login::Monitor(Watched::of(&same.url, &same.url));
+    same.login = WhoseLogin::Monitor(Watched::of(&same.url, &same.url));
     assert_eq!(facts(same).await.transaction_pooler, Some(true));
 }
 

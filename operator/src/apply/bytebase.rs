@@ -86,7 +86,7 @@ impl CallError {
 /// empty or missing.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Login {
+struct LoginAnswer {
     token: Option<SecretString>,
     /// By which a login goes on with the second factor.
     mfa_temp_token: Option<SecretString>,
@@ -187,13 +187,13 @@ async fn log_in(
         });
     }
     let body = bounded(answer).await;
-    let login = body.and_then(|body| serde_json::from_slice::<Login>(&body).ok());
+    let login = body.and_then(|body| serde_json::from_slice::<LoginAnswer>(&body).ok());
     let is_given = |token: &SecretString| !token.expose_secret().is_empty();
     match login {
-        Some(Login {
+        Some(LoginAnswer {
             token: Some(token), ..
         }) if is_given(&token) => Ok(token),
-        Some(Login {
+        Some(LoginAnswer {
             mfa_temp_token: Some(temporary),
             ..
         }) if is_given(&temporary) => Err(CallError::SecondFactor),

@@ -170,7 +170,7 @@ struct Execution<'a> {
 }
 
 /// What is to be done about one object.
-enum Next<'d> {
+enum Todo<'d> {
     /// Nothing: it stands.
     Nothing,
     /// Nothing now: what stands is not known yet, or another party keeps changing it back.
@@ -279,12 +279,12 @@ impl Execution<'_> {
             let mut writes = Vec::new();
             for desired in objects {
                 match self.next(desired, observation) {
-                    Next::Nothing => {}
-                    Next::Later(pause) => {
+                    Todo::Nothing => {}
+                    Todo::Later(pause) => {
                         note_missing(desired);
                         self.outcome.requeue_after(pause);
                     }
-                    Next::Write(write) => writes.push(write),
+                    Todo::Write(write) => writes.push(write),
                 }
             }
             let execution = &*self;
@@ -301,7 +301,7 @@ impl Execution<'_> {
     }
 
     /// What is to be done about one object.
-    fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Next<'d> {
+    fn next<'d>(&mut self, desired: &'d DesiredObject, observation: &Observation) -> Todo<'d> {
         let sees = self.sees(desired.kind);
         if !sees {
             self.outcome.requeue_after(READ_UNSEEN);
@@ -311,13 +311,13 @@ impl Execution<'_> {
         let candidate = Candidate::new(desired, before);
         // Where no watch shows it, no echo comes, and it may have changed since.
         if sees && self.memory.awaits_echo(&candidate) {
-            return Next::Later(ECHO);
+            return Todo::Later(ECHO);
         }
         if sees && self.memory.is_kept(&candidate) {
-            return Next::Nothing;
+            return Todo::Nothing;
         }
         if self.is_outdated(desired, cached.as_ref(), observation) {
-            return Next::Later(ECHO);
+            return Todo::Later(ECHO);
         }
         // Whether it stands is asked only where something depends on it: `apply` asks again.
         let contested = |contest: &&Contest| {
@@ -329,9 +329,9 @@ impl Execution<'_> {
             && let Some(left) = contest.left_alone_for(Instant::now())
         {
             self.outcome.failures.extend(changed_back(desired, contest));
-            return Next::Later(left);
+            return Todo::Later(left);
         }
-        Next::Write(Box::new(Write {
+        Todo::Write(Box::new(Write {
             is_contested: contest.is_some(),
             desired,
             cached,

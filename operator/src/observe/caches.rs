@@ -68,12 +68,12 @@ pub trait Storage<K: Cached>: Default + Send + Sync + 'static {
 }
 
 /// Clusters as they are read: what the queue takes them from.
-pub struct Live {
+pub struct Typed {
     writer: Mutex<Writer<BytebaseCluster>>,
     store: Store<BytebaseCluster>,
 }
 
-impl Default for Live {
+impl Default for Typed {
     fn default() -> Self {
         let mut writer = Writer::default();
         // Each watch brings its objects one by one, so the store never starts again as a whole.
@@ -86,13 +86,13 @@ impl Default for Live {
     }
 }
 
-impl Live {
+impl Typed {
     fn apply(&self, event: &watcher::Event<BytebaseCluster>) {
         self.writer.lock().apply_watcher_event(event);
     }
 }
 
-impl Storage<BytebaseCluster> for Live {
+impl Storage<BytebaseCluster> for Typed {
     fn put(&self, object: BytebaseCluster) -> bool {
         let is_new = self.store.get(&ObjectRef::from_obj(&object)).is_none();
         self.apply(&watcher::Event::Apply(object));
@@ -321,7 +321,7 @@ impl<K: Cached, S: Storage<K>> Cache<K, S> {
     }
 }
 
-impl Cache<BytebaseCluster, Live> {
+impl Cache<BytebaseCluster, Typed> {
     /// The reader that the queue takes clusters from.
     pub fn store(&self) -> Store<BytebaseCluster> {
         self.storage.store.clone()
@@ -338,7 +338,7 @@ impl Cache<Pod> {
 /// All caches.
 pub struct Caches {
     /// `BytebaseCluster`s.
-    pub clusters: Arc<Cache<BytebaseCluster, Live>>,
+    pub clusters: Arc<Cache<BytebaseCluster, Typed>>,
     /// Pods, trimmed.
     pub pods: Arc<Cache<Pod>>,
     /// Events about pods that were made or refused.

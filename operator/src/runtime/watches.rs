@@ -362,7 +362,7 @@ struct Failing {
 
 /// What follows from a failure of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Restart {
     /// It goes on from where it was.
     Resume,
     /// It begins again with a listing: only the end of one shows that it sees again, since a watch
@@ -446,7 +446,7 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
                 None => return,
                 Some(Ok(event)) => self.event(event),
                 Some(Err(error)) => {
-                    if self.failed(&error, Instant::now()) == Next::ListAgain {
+                    if self.failed(&error, Instant::now()) == Restart::ListAgain {
                         events = Box::pin(watch());
                     }
                     tokio::time::sleep(pauses.after(&error, Instant::now())).await;
@@ -462,13 +462,13 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
     }
 
     /// Takes note of a failure.
-    pub(super) fn failed(&mut self, error: &watcher::Error, now: Instant) -> Next {
+    pub(super) fn failed(&mut self, error: &watcher::Error, now: Instant) -> Restart {
         // A listing that broke off starts from its beginning.
         self.seen.clear();
         let refusal = refusal(error);
         if refusal == Some(404) && self.kind.is_optional() {
             self.not_installed();
-            return Next::Resume;
+            return Restart::Resume;
         }
         self.context
             .watch_failed(self.kind, self.namespace.as_deref(), error);
@@ -492,13 +492,13 @@ impl<K: Cached, S: Storage<K>> Feed<K, S> {
         }
         let is_lost = failed_for > BLIND_AFTER && failing.tries >= BLIND_TRIES;
         if !is_lost || !self.cache.lost(namespace, refusal) {
-            return Next::Resume;
+            return Restart::Resume;
         }
         // An API server that does not answer takes no status either.
         if refusal.is_some() {
             self.context.enqueue_all();
         }
-        Next::ListAgain
+        Restart::ListAgain
     }
 
     /// Notes a try that failed.

@@ -5,7 +5,7 @@
 //! connection string, must be refused in the same way. Everything that depends on where one stands
 //! is `Unknown`.
 
-use super::Login;
+use super::WhoseLogin;
 use crate::contract::pg_url::{HostPort, PgUrl, TargetSessionAttrs};
 use crate::observation::{FailureClass, FailureReason, ProbeFailure};
 use bytebase_login::error::{in_brackets, is_full_pooler, sqlstate};
@@ -27,12 +27,12 @@ const MAX_SERVER_TEXT: usize = 300;
 pub struct Place<'a> {
     url: &'a PgUrl,
     host: &'a HostPort,
-    login: &'a Login,
+    login: &'a WhoseLogin,
 }
 
 /// What was going on when an error came up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum Moment {
     /// Logging in.
     Connect,
     /// Reading.
@@ -43,7 +43,7 @@ pub enum Phase {
 
 impl<'a> Place<'a> {
     /// One server of a connection string.
-    pub fn new(url: &'a PgUrl, host: &'a HostPort, login: &'a Login) -> Self {
+    pub fn new(url: &'a PgUrl, host: &'a HostPort, login: &'a WhoseLogin) -> Self {
         Self { url, host, login }
     }
 
@@ -66,8 +66,8 @@ impl<'a> Place<'a> {
     /// a monitoring login.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
         let class = match self.login {
-            Login::Bytebase => class,
-            Login::Monitor(_) => FailureClass::Unknown,
+            WhoseLogin::Bytebase => class,
+            WhoseLogin::Monitor(_) => FailureClass::Unknown,
         };
         ProbeFailure {
             class,
@@ -137,10 +137,10 @@ impl fmt::Display for Place<'_> {
 // === Classification ===
 
 /// Nothing came back in time.
-pub fn timed_out(place: &Place<'_>, phase: Phase, after: Duration) -> ProbeFailure {
+pub fn timed_out(place: &Place<'_>, moment: Moment, after: Duration) -> ProbeFailure {
     let seconds = after.as_secs();
-    match phase {
-        Phase::Connect => place.failure(
+    match moment {
+        Moment::Connect => place.failure(
             FailureClass::Unknown,
             FailureReason::Unreachable,
             &format!(
@@ -148,7 +148,7 @@ pub fn timed_out(place: &Place<'_>, phase: Phase, after: Duration) -> ProbeFailu
                  operator and the server"
             ),
         ),
-        Phase::Query => place.failure(
+        Moment::Query => place.failure(
             FailureClass::Unknown,
             FailureReason::Unreachable,
             &format!("the server stopped answering: nothing came back within {seconds} s"),
@@ -159,8 +159,8 @@ pub fn timed_out(place: &Place<'_>, phase: Phase, after: Duration) -> ProbeFailu
 /// Why a login failed. `attrs`: what of the server was asked for.
 pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> ProbeFailure {
     match error {
-        Error::Name(error) | Error::Network(error) => unreachable(place, error, Phase::Connect),
-        Error::TimedOut(after) => timed_out(place, Phase::Connect, *after),
+        Error::Name(error) | Error::Network(error) => unreachable(place, error, Moment::Connect),
+        Error::TimedOut(after) => timed_out(place, Moment::Connect, *after),
         Error::Busy => place.failure(
             FailureClass::Unknown,
             FailureReason::Unreachable,
@@ -182,7 +182,7 @@ pub fn login(error: &Error, place: &Place<'_>, attrs: TargetSessionAttrs) -> Pro
             let said = error.to_string();
             tls(place, &said, tls_hint(place, &error, &said))
         }
-        Error::Refused(refusal) => refused(&ServerError::from(refusal), place, Phase::Connect),
+        Error::Refused(refusal) => refused(&ServerError::from(refusal), place, Moment::Connect),
         Error::Authentication(text) => place.failure(
             FailureClass::Unknown,
             FailureReason::AuthenticationFailed,
@@ -221,10 +221,10 @@ fn unfit(place: &Place<'_>, attrs: TargetSessionAttrs, is_standby: bool) -> Prob
 pub fn query(error: &sqlx::Error, place: &Place<'_>) -> ProbeFailure {
     match error {
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
-            Some(error) => refused(&ServerError::from(error), place, Phase::Query),
+            Some(error) => refused(&ServerError::from(error), place, Moment::Query),
             None => other(place),
         },
-        sqlx::Error::Io(error) => unreachable(place, error, Phase::Query),
+        sqlx::Error::Io(error) => unreachable(place, error, Moment::Query),
         _ => other(place),
     }
 }
@@ -256,19 +256,19 @@ impl<'a> From<&'a Refusal> for ServerError<'a> {
     }
 }
 
-fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFailure {
+fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeFailure {
     use FailureClass::{Definite, Unknown};
     let said = place.refusal(error.message);
     let role = place.role();
-    match (phase, error.sqlstate) {
+    match (moment, error.sqlstate) {
         // Without a password in the connection string Bytebase may still find one that the operator
         // must not read (a password file in the pod).
-        (Phase::Connect, "28P01") if place.url.password.is_none() => place.failure(
+        (Moment::Connect, "28P01") if place.url.password.is_none() => place.failure(
             Unknown,
             FailureReason::AuthenticationFailed,
             &format!("the server asks role \"{role}\" for a password and the connection string has none ({said}); add it"),
         ),
-        (Phase::Connect, "28P01") => place.failure(
+        (Moment::Connect, "28P01") => place.failure(
             Definite,
             FailureReason::AuthenticationFailed,
             &format!("the server refuses the password of role \"{role}\" ({said}); correct the Secret"),
@@ -276,7 +276,7 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         // `ClientAuthentication` is the server routine that finds no line of pg_hba.conf for an
         // address, or one that wants a client certificate: the pods have other addresses, and
         // certificates the operator does not.
-        (Phase::Connect, "28000") if error.routine == Some("ClientAuthentication") => place.failure(
+        (Moment::Connect, "28000") if error.routine == Some("ClientAuthentication") => place.failure(
             Unknown,
             FailureReason::AuthenticationFailed,
             &format!(
@@ -284,24 +284,24 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
                  check `sslmode`"
             ),
         ),
-        (Phase::Connect, "28000") => place.failure(
+        (Moment::Connect, "28000") => place.failure(
             Definite,
             FailureReason::AuthenticationFailed,
             &format!("the server refuses role \"{role}\" ({said}); check that the role exists and may log in"),
         ),
-        (Phase::Connect, "3D000") => place.failure(
+        (Moment::Connect, "3D000") => place.failure(
             Definite,
             FailureReason::DatabaseMissing,
             &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{role}\" as its owner"),
         ),
-        (Phase::Connect, "42501") => place.failure(
+        (Moment::Connect, "42501") => place.failure(
             Definite,
             FailureReason::PermissionDenied,
             &format!("role \"{role}\" may not connect ({said}); GRANT CONNECT ON DATABASE, or make it the owner"),
         ),
         // Of the catalogs and functions of the server Bytebase needs none, and of its tables the
         // reading itself says which may not be read.
-        (Phase::Query, "42501") => place.failure(
+        (Moment::Query, "42501") => place.failure(
             Unknown,
             FailureReason::PermissionDenied,
             &format!(
@@ -315,7 +315,7 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
             &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(error.message)),
         ),
         // Poolers say so under several codes.
-        (Phase::Connect, _) if is_full_pooler(error.message) => place.failure(
+        (Moment::Connect, _) if is_full_pooler(error.message) => place.failure(
             Unknown,
             FailureReason::TooManyConnections,
             &format!("{} ({said}); Bytebase takes up to 50 connections per replica", full(error.message)),
@@ -327,22 +327,22 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, phase: Phase) -> ProbeFai
         ),
         // 42704 unknown parameter, 22023 bad value, 55P02 cannot be set now, 42602/42601 malformed
         // name or `options`: the server reads start-up parameters the same for every client.
-        (Phase::Connect, "42704" | "22023" | "55P02" | "42602" | "42601") => parameter(place, &said),
+        (Moment::Connect, "42704" | "22023" | "55P02" | "42602" | "42601") => parameter(place, &said),
         // Poolers answer most things with 08P01; PgBouncer names the parameter it does not know.
-        (Phase::Connect, "08P01") if error.message.contains("startup parameter") => parameter(place, &said),
+        (Moment::Connect, "08P01") if error.message.contains("startup parameter") => parameter(place, &said),
         // PgBouncer's words for an unknown role or database, which have no SQLSTATE of their own in
         // older releases.
-        (Phase::Connect, "08P01") if error.message.contains("no such user") || error.message.contains("authentication failed") => place.failure(
+        (Moment::Connect, "08P01") if error.message.contains("no such user") || error.message.contains("authentication failed") => place.failure(
             Definite,
             FailureReason::AuthenticationFailed,
             &format!("the pooler refuses role \"{role}\" ({said}); correct the Secret or the pooler's user list"),
         ),
-        (Phase::Connect, "08P01") if error.message.contains("no such database") => place.failure(
+        (Moment::Connect, "08P01") if error.message.contains("no such database") => place.failure(
             Definite,
             FailureReason::DatabaseMissing,
             &format!("the pooler knows no such database ({said}); create it, or add it to the pooler's configuration"),
         ),
-        (Phase::Query, "57014") => place.failure(
+        (Moment::Query, "57014") => place.failure(
             Unknown,
             FailureReason::Other,
             "reading took too long and was cancelled; a table is locked (a schema migration does that) or the server is overloaded",
@@ -433,21 +433,21 @@ fn tls_hint(place: &Place<'_>, error: &rustls::Error, said: &str) -> &'static st
     }
 }
 
-fn unreachable(place: &Place<'_>, error: &io::Error, phase: Phase) -> ProbeFailure {
+fn unreachable(place: &Place<'_>, error: &io::Error, moment: Moment) -> ProbeFailure {
     let said = place.foreign(&error.to_string());
-    let text = match (phase, error.kind()) {
+    let text = match (moment, error.kind()) {
         (_, io::ErrorKind::ConnectionRefused) => {
             format!("nothing listens there ({said}); check the host and the port")
         }
-        (Phase::Connect, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+        (Moment::Connect, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
             format!(
                 "the connection was closed during the login ({said}); check that this is a PostgreSQL server"
             )
         }
-        (Phase::Connect, _) => {
+        (Moment::Connect, _) => {
             format!("cannot connect ({said}); check the host name and the network")
         }
-        (Phase::Query, _) => format!("the connection broke ({said})"),
+        (Moment::Query, _) => format!("the connection broke ({said})"),
     };
     place.failure(FailureClass::Unknown, FailureReason::Unreachable, &text)
 }
@@ -471,23 +471,23 @@ mod tests {
         sqlstate: &str,
         message: &str,
         routine: Option<&str>,
-        phase: Phase,
+        moment: Moment,
     ) -> ProbeFailure {
         let url = url("db.example.com", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let error = ServerError {
             sqlstate,
             message,
             routine,
         };
-        refused(&error, &place, phase)
+        refused(&error, &place, moment)
     }
 
     #[test]
     fn each_sqlstate_has_its_class_and_reason() {
         use FailureClass::{Definite, Unknown};
         use FailureReason as R;
-        use Phase::{Connect, Query};
+        use Moment::{Connect, Query};
         let table = [
             (Connect, "28P01", None, Definite, R::AuthenticationFailed),
             (
@@ -517,12 +517,12 @@ mod tests {
             (Query, "57014", None, Unknown, R::Other),
             (Connect, "XX000", None, Unknown, R::Other),
         ];
-        for (phase, sqlstate, routine, class, reason) in table {
-            let failure = classify_server(sqlstate, "words of the server", routine, phase);
+        for (moment, sqlstate, routine, class, reason) in table {
+            let failure = classify_server(sqlstate, "words of the server", routine, moment);
             assert_eq!(
                 (failure.class, failure.reason),
                 (class, reason),
-                "{phase:?} {sqlstate}"
+                "{moment:?} {sqlstate}"
             );
             assert!(
                 failure.message.contains("db.example.com:5432/meta"),
@@ -546,14 +546,14 @@ mod tests {
             ("no such database: meta", FailureReason::DatabaseMissing),
         ];
         for (message, reason) in table {
-            let failure = classify_server("08P01", message, None, Phase::Connect);
+            let failure = classify_server("08P01", message, None, Moment::Connect);
             assert_eq!(
                 (failure.class, failure.reason),
                 (FailureClass::Definite, reason),
                 "{message}"
             );
         }
-        let failure = classify_server("08P01", "server login failed", None, Phase::Connect);
+        let failure = classify_server("08P01", "server login failed", None, Moment::Connect);
         assert_eq!(failure.class, FailureClass::Unknown);
     }
 
@@ -596,7 +596,7 @@ mod tests {
                 "the pooler",
             ),
         ] {
-            let failure = classify_server(sqlstate, message, None, Phase::Connect);
+            let failure = classify_server(sqlstate, message, None, Moment::Connect);
             assert_eq!(
                 (failure.class, failure.reason),
                 (FailureClass::Unknown, FailureReason::TooManyConnections),
@@ -610,14 +610,14 @@ mod tests {
     fn a_missing_password_is_not_a_wrong_one() {
         let mut url = url("db", 5432);
         url.password = None;
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let error = ServerError {
             sqlstate: "28P01",
             message: "m",
             routine: None,
         };
         assert_eq!(
-            refused(&error, &place, Phase::Connect).class,
+            refused(&error, &place, Moment::Connect).class,
             FailureClass::Unknown
         );
     }
@@ -625,7 +625,7 @@ mod tests {
     #[test]
     fn a_monitors_refusal_says_nothing_definite() {
         let url = url("db", 5432);
-        let login = Login::Monitor(Watched::of(&url, &url));
+        let login = WhoseLogin::Monitor(Watched::of(&url, &url));
         let place = Place::new(&url, &url.hosts[0], &login);
         let error = ServerError {
             sqlstate: "28P01",
@@ -633,7 +633,7 @@ mod tests {
             routine: None,
         };
         assert_eq!(
-            refused(&error, &place, Phase::Connect).class,
+            refused(&error, &place, Moment::Connect).class,
             FailureClass::Unknown
         );
     }
@@ -641,15 +641,15 @@ mod tests {
     #[test]
     fn a_server_that_echoes_the_password_does_not_get_it_into_a_message() {
         let echo = format!("you said {PASSWORD}\nreally\u{1b}[31m");
-        let failure = classify_server("XX000", &echo, None, Phase::Connect);
+        let failure = classify_server("XX000", &echo, None, Moment::Connect);
         assert!(
             failure.message.contains("you said *** really"),
             "{}",
             failure.message
         );
         assert!(!failure.message.chars().any(char::is_control));
-        for phase in [Phase::Connect, Phase::Query] {
-            let failure = classify_server(PASSWORD, PASSWORD, Some(PASSWORD), phase);
+        for moment in [Moment::Connect, Moment::Query] {
+            let failure = classify_server(PASSWORD, PASSWORD, Some(PASSWORD), moment);
             assert!(!failure.message.contains(PASSWORD), "{}", failure.message);
             assert!(!failure.message.contains("SQLSTATE"), "{}", failure.message);
         }
@@ -667,16 +667,16 @@ mod tests {
             password: Some("p".into()),
             params: BTreeMap::new(),
         };
-        let monitor = Login::Monitor(Watched::of(
+        let monitor = WhoseLogin::Monitor(Watched::of(
             &PgUrl::from_parts(parts.clone()).unwrap(),
             &url("db", 5432),
         ));
         for password in [Some("p".into()), None] {
             parts.password = password;
             let url = PgUrl::from_parts(parts.clone()).unwrap();
-            for login in [&Login::Bytebase, &monitor] {
+            for login in [&WhoseLogin::Bytebase, &monitor] {
                 let place = Place::new(&url, &url.hosts[0], login);
-                for phase in [Phase::Connect, Phase::Query] {
+                for moment in [Moment::Connect, Moment::Query] {
                     for sqlstate in [
                         "28P01", "28000", "3D000", "42501", "53300", "42704", "08P01", "XX000",
                     ] {
@@ -685,7 +685,7 @@ mod tests {
                             message: &format!("no such user: \"{USER}\" of \"meta\""),
                             routine: None,
                         };
-                        let message = refused(&error, &place, phase).message;
+                        let message = refused(&error, &place, moment).message;
                         assert!(!message.contains(USER), "{message}");
                         assert!(message.contains("\"***\" of \"meta\""), "{message}");
                     }
@@ -706,7 +706,7 @@ mod tests {
             params: BTreeMap::new(),
         });
         let url = url.unwrap();
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         for said in [&user[..63], &user] {
             for before in [0, MAX_SERVER_TEXT - 40] {
                 let text = format!("{}\"{said}\"", "x".repeat(before));
@@ -724,30 +724,30 @@ mod tests {
             params: BTreeMap::new(),
         });
         let short = short.unwrap();
-        let place = Place::new(&short, &short.hosts[0], &Login::Bytebase);
+        let place = Place::new(&short, &short.hosts[0], &WhoseLogin::Bytebase);
         let shown = place.refusal("no entry in pg_hba.conf for \"pg\"");
         assert_eq!(shown, "no entry in pg_hba.conf for \"***\"");
     }
 
     #[test]
     fn long_words_of_a_server_are_cut() {
-        let failure = classify_server("XX000", &"ä".repeat(100_000), None, Phase::Connect);
+        let failure = classify_server("XX000", &"ä".repeat(100_000), None, Moment::Connect);
         assert!(failure.message.chars().count() < 500);
     }
 
     #[test]
     fn network_errors_are_unknown() {
         let url = url("::1", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         for kind in [
             io::ErrorKind::ConnectionRefused,
             io::ErrorKind::UnexpectedEof,
             io::ErrorKind::TimedOut,
         ] {
-            for phase in [Phase::Connect, Phase::Query] {
-                let failure = match phase {
-                    Phase::Connect => at_login(&Error::Network(kind.into()), &place),
-                    Phase::Query => query(&sqlx::Error::Io(kind.into()), &place),
+            for moment in [Moment::Connect, Moment::Query] {
+                let failure = match moment {
+                    Moment::Connect => at_login(&Error::Network(kind.into()), &place),
+                    Moment::Query => query(&sqlx::Error::Io(kind.into()), &place),
                 };
                 assert_eq!(
                     (failure.class, failure.reason),
@@ -765,7 +765,7 @@ mod tests {
     #[test]
     fn a_library_that_quotes_its_input_is_not_quoted() {
         let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let key = "-----BEGIN PRIVATE KEY-----";
         for error in [
             sqlx::Error::Tls(format!("Invalid certificate {key}").into()),
@@ -804,7 +804,7 @@ mod tests {
             (None, tls(CertificateError::InvalidPurpose), "serverAuth"),
         ] {
             url.ssl_root_cert = ca.map(str::to_owned);
-            let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+            let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
             let failure = at_login(&error, &place);
             assert_eq!(
                 (failure.class, failure.reason),
@@ -817,7 +817,7 @@ mod tests {
     #[test]
     fn the_time_that_passes_is_not_in_what_is_said_of_a_certificate() {
         let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let said = |fault: CertificateError| {
             let error = Error::Tls(rustls::Error::InvalidCertificate(fault));
@@ -842,7 +842,7 @@ mod tests {
     fn target_session_attrs_say_what_a_server_should_have_been() {
         use TargetSessionAttrs::{Primary, ReadOnly, ReadWrite, Standby};
         let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         for (attrs, is_standby, reason) in [
             (ReadWrite, true, FailureReason::Standby),
             (Primary, true, FailureReason::Standby),

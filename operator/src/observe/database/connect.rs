@@ -242,7 +242,7 @@ fn split_options(options: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::Login;
+    use super::super::WhoseLogin;
     use super::*;
     use crate::contract::pg_url::{SslMode, TargetSessionAttrs};
     use crate::testing::CA_CERTIFICATE;
@@ -264,7 +264,7 @@ pub(crate) mod tests {
             url,
             ca: None,
             reach: Reach::Anywhere,
-            login: Login::Bytebase,
+            login: WhoseLogin::Bytebase,
             trial: None,
             fingerprint: [0; 32],
         }

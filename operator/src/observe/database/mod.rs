@@ -10,7 +10,7 @@ pub(crate) mod classify;
 pub(crate) mod connect;
 pub(crate) mod digest;
 pub mod monitor;
-pub(crate) mod preflight;
+pub(crate) mod pooler;
 pub mod probe;
 pub(crate) mod queries;
 
@@ -34,7 +34,7 @@ pub struct Access {
     /// otherwise.
     pub reach: Reach,
     /// Whose login this is.
-    pub login: Login,
+    pub login: WhoseLogin,
     /// The login that Bytebase uses, where this is another one and the operator can try it.
     pub trial: Option<Box<Access>>,
     /// Digest of everything above; a changed one restarts the probe.
@@ -48,9 +48,9 @@ impl Access {
         let ca = database.ca.as_ref().map(|(_, bundle)| bundle);
         let pem = ca.map(CaBundle::to_pem);
         let login = if database.monitored {
-            Login::Monitor(monitor::Watched::of(&database.replicas, url))
+            WhoseLogin::Monitor(monitor::Watched::of(&database.replicas, url))
         } else {
-            Login::Bytebase
+            WhoseLogin::Bytebase
         };
         let trial = database.monitored && database.is_open_to_the_operator();
         let trial = trial.then(|| {
@@ -58,7 +58,7 @@ impl Access {
                 url: database.replicas.clone(),
                 ca: ca.cloned(),
                 reach: Reach::OtherMachines,
-                login: Login::Bytebase,
+                login: WhoseLogin::Bytebase,
                 trial: None,
                 // It is part of the other one's.
                 fingerprint: [0; 32],
@@ -88,7 +88,7 @@ impl Access {
 
 /// Whose login an [`Access`] carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Login {
+pub enum WhoseLogin {
     /// The one Bytebase itself uses: what is refused here is refused to Bytebase.
     Bytebase,
     /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
@@ -97,7 +97,7 @@ pub enum Login {
     Monitor(monitor::Watched),
 }
 
-impl Login {
+impl WhoseLogin {
     /// Whether what the server itself is (its place, a pooler before it) holds for Bytebase as
     /// well.
     pub fn shares_the_place(&self) -> bool {

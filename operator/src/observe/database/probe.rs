@@ -10,7 +10,7 @@ use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::digest::Digest;
 use super::queries::{self, Seen, SessionFacts};
-use super::{Access, Login, preflight};
+use super::{Access, WhoseLogin, pooler};
 use crate::contract::hook;
 use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
@@ -247,7 +247,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
         let namespace = cluster.split('/').next().unwrap_or_default();
         let lookups = lookups.unwrap_or_else(|| Lookups::of(namespace));
         // A cloud IAM login takes a token that only Bytebase's own service account can fetch.
-        let readable = access.url.iam.is_none() || access.login != Login::Bytebase;
+        let readable = access.url.iam.is_none() || access.login != WhoseLogin::Bytebase;
         let fingerprint = access.fingerprint;
         let subject = Subject {
             cluster,
@@ -865,7 +865,7 @@ impl Prober {
         {
             Ok(mut dialled) => {
                 if !shares_the_place {
-                    let finds = preflight::pooler(&mut dialled, access, &self.lookups);
+                    let finds = pooler::find(&mut dialled, access, &self.lookups);
                     let found = timeout(TRIAL_POOLER, openings.take_turn(finds)).await;
                     // What was found before stands where it could not be found out.
                     self.trial_pooler = found.unwrap_or(None).or(self.trial_pooler);
@@ -932,7 +932,7 @@ impl Prober {
             .filter(|(pooler, at)| !pooler && at.elapsed() < CONNECTION_LIFETIME);
         let pooler = known.map(|(pooler, _)| pooler);
         let (mut facts, found) =
-            preflight::read(&mut dialled, &self.access, &self.lookups, pooler).await?;
+            pooler::read(&mut dialled, &self.access, &self.lookups, pooler).await?;
         facts.server_since = self.server_since(&facts);
         match (known, found) {
             (None, Some(found)) => self.pooler = Some((found, Instant::now())),

@@ -9,8 +9,8 @@
 //!
 //! Tables are named without a schema, as Bytebase names them: the `search_path` decides.
 
-use super::Login;
-use super::classify::{self, Phase, Place};
+use super::WhoseLogin;
+use super::classify::{self, Moment, Place};
 use super::connect;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
@@ -297,7 +297,7 @@ pub async fn read(
     reading: Reading,
     session: &SessionFacts,
     place: &Place<'_>,
-    login: &Login,
+    login: &WhoseLogin,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
         let known = seen.known(reading);
@@ -317,7 +317,7 @@ pub async fn read(
             }
             Err(Failed::Sql(error)) => return Err(classify::query(&error, place)),
             Err(Failed::TimedOut) => {
-                return Err(classify::timed_out(place, Phase::Query, READ_TIMEOUT));
+                return Err(classify::timed_out(place, Moment::Query, READ_TIMEOUT));
             }
         };
         let live = Live::parse(&column(&row, 0), place)?;
@@ -458,7 +458,7 @@ pub async fn read_server(
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
         Failed::Sql(error) => classify::query(&error, place),
-        Failed::TimedOut => classify::timed_out(place, Phase::Query, READ_TIMEOUT),
+        Failed::TimedOut => classify::timed_out(place, Moment::Query, READ_TIMEOUT),
     };
     let version = text_of(
         &fetch(connection, VERSION.to_owned())
@@ -696,7 +696,7 @@ const UNBEGUN_AFTER: &str = "10 minutes";
 const DUE: &str = "AND (run_at IS NULL OR run_at <= now())";
 
 /// `url` is what was logged in by.
-fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
+fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> String {
     let sessions = extent == Extent::Whole { sessions: true };
     let mut expected = String::new();
     for (name, columns, _) in EXPECTED {
@@ -706,8 +706,8 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
     }
     let own = "has_schema_privilege(current_schema(), 'CREATE')";
     let create = match login {
-        Login::Bytebase => own.to_owned(),
-        Login::Monitor(_) => format!(
+        WhoseLogin::Bytebase => own.to_owned(),
+        WhoseLogin::Monitor(_) => format!(
             "(SELECT has_schema_privilege(r.oid, current_schema(), 'CREATE') FROM pg_roles r WHERE r.rolname = {})",
             worker_name(login)
         ),
@@ -744,8 +744,8 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
             .replace("{live}", &live),
     };
     let (path, unseen) = match login {
-        Login::Bytebase => (String::new(), String::new()),
-        Login::Monitor(watched) => {
+        WhoseLogin::Bytebase => (String::new(), String::new()),
+        WhoseLogin::Monitor(watched) => {
             let role = literal(&watched.role);
             let path = watched.setting("search_path").map_or_else(
                 || {
@@ -782,11 +782,11 @@ fn query(shape: Shape, extent: Extent, login: &Login, url: &PgUrl) -> String {
 
 /// The name of the role by whose rights Bytebase works, as SQL: a login may have another one as its
 /// setting `role`.
-fn worker_name(login: &Login) -> String {
+fn worker_name(login: &WhoseLogin) -> String {
     const NAME: &str = "role";
     match login {
-        Login::Bytebase => "current_user".to_owned(),
-        Login::Monitor(watched) => {
+        WhoseLogin::Bytebase => "current_user".to_owned(),
+        WhoseLogin::Monitor(watched) => {
             let role = literal(&watched.role);
             let set = watched
                 .setting(NAME)
@@ -797,10 +797,10 @@ fn worker_name(login: &Login) -> String {
 }
 
 /// The name of the role that Bytebase logs in as, as SQL.
-fn role_name(login: &Login) -> String {
+fn role_name(login: &WhoseLogin) -> String {
     match login {
-        Login::Bytebase => "session_user".to_owned(),
-        Login::Monitor(watched) => literal(&watched.role),
+        WhoseLogin::Bytebase => "session_user".to_owned(),
+        WhoseLogin::Monitor(watched) => literal(&watched.role),
     }
 }
 
@@ -822,7 +822,7 @@ fn server_setting(name: &str, default: &str, url: &PgUrl) -> String {
 
 /// Whether a new session of Bytebase's begins read-only, as SQL. The one that asks may be older
 /// than the setting.
-fn read_only(login: &Login, url: &PgUrl) -> String {
+fn read_only(login: &WhoseLogin, url: &PgUrl) -> String {
     const NAME: &str = "default_transaction_read_only";
     let is_on = |value: &str| {
         let value = value.trim().to_ascii_lowercase();
@@ -833,12 +833,12 @@ fn read_only(login: &Login, url: &PgUrl) -> String {
     };
     let own = connect::server_parameters(url);
     let (asked, of_role, otherwise) = match login {
-        Login::Bytebase => (
+        WhoseLogin::Bytebase => (
             connect::setting(&own, NAME),
             role_setting(NAME, "session_user"),
             format!("current_setting('{NAME}')"),
         ),
-        Login::Monitor(watched) => (
+        WhoseLogin::Monitor(watched) => (
             watched.setting(NAME),
             role_setting(NAME, &literal(&watched.role)),
             server_setting(NAME, "off", url),
@@ -867,9 +867,13 @@ fn literal(text: &str) -> String {
 ///
 /// A right that is missing fails the probe: there is no honest value for a heartbeat that may not
 /// be seen.
-fn shape_of(catalog: &Catalog, place: &Place<'_>, login: &Login) -> Result<Shape, ProbeFailure> {
+fn shape_of(
+    catalog: &Catalog,
+    place: &Place<'_>,
+    login: &WhoseLogin,
+) -> Result<Shape, ProbeFailure> {
     let role = place.role();
-    if catalog.schema.is_none() && *login != Login::Bytebase {
+    if catalog.schema.is_none() && *login != WhoseLogin::Bytebase {
         let text = match &catalog.missing_schema {
             Some(schema) => format!(
                 "the search_path of Bytebase's role names the schema \"{schema}\", which does not exist; create it, owned by that role"
@@ -1233,7 +1237,7 @@ pub(super) mod tests {
     #[test]
     fn a_document_that_echoes_the_password_does_not_get_it_into_a_message() {
         let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let long = "x".repeat(100_000);
         for name in [PASSWORD, &long] {
             let wrong = serde_json::json!({ "server_version_num": name }).to_string();
@@ -1247,13 +1251,16 @@ pub(super) mod tests {
                 "tables": [{"name": name, "complete": true, "readable": false}],
             });
             let mut document = parse(&echo.to_string(), &place).unwrap();
-            for login in [Login::Bytebase, Login::Monitor(Watched::of(&url, &url))] {
+            for login in [
+                WhoseLogin::Bytebase,
+                WhoseLogin::Monitor(Watched::of(&url, &url)),
+            ] {
                 document.catalog.schema = None;
                 let failure = shape_of(&document.catalog, &place, &login).unwrap_err();
                 assert!(!failure.message.contains(name), "{}", failure.message);
             }
             document.catalog.unseen = None;
-            let shape = shape_of(&document.catalog, &place, &Login::Bytebase).unwrap();
+            let shape = shape_of(&document.catalog, &place, &WhoseLogin::Bytebase).unwrap();
             assert_eq!(shape.tables, [false; EXPECTED.len()]);
             let session = SessionFacts {
                 identity: DatabaseIdentity::new("id", "1"),
@@ -1362,7 +1369,7 @@ pub(super) mod tests {
     #[test]
     fn an_answer_with_a_longer_name_than_a_server_has_is_not_understood() {
         let url = url("db", 5432);
-        let place = Place::new(&url, &url.hosts[0], &Login::Bytebase);
+        let place = Place::new(&url, &url.hosts[0], &WhoseLogin::Bytebase);
         let read = |length: usize, place_of_name: &str| {
             let mut document = serde_json::json!({
                 "server_version_num": 1, "in_recovery": false, "read_only": false, "encoding": "UTF8",
@@ -1564,7 +1571,7 @@ pub(super) mod tests {
         let empty = query(
             Shape::default(),
             Extent::Whole { sessions: true },
-            &Login::Bytebase,
+            &WhoseLogin::Bytebase,
             &url,
         );
         assert!(!empty.contains("FROM replica_heartbeat") && !empty.contains("FROM task_run"));
@@ -1580,7 +1587,7 @@ pub(super) mod tests {
         let full = query(
             all,
             Extent::Whole { sessions: false },
-            &Login::Bytebase,
+            &WhoseLogin::Bytebase,
             &url,
         );
         assert!(
@@ -1589,7 +1596,7 @@ pub(super) mod tests {
                 && full.contains("LIMIT 100")
         );
         assert!(!full.contains("'foreign'") && !full.contains("backend_idset"));
-        let live = query(all, Extent::Live, &Login::Bytebase, &url);
+        let live = query(all, Extent::Live, &WhoseLogin::Bytebase, &url);
         assert!(live.contains("FROM replica_heartbeat") && live.contains("FROM task_run"));
         assert!(!live.contains("server_version_num") && !live.contains("backend_idset"));
         for text in [empty, full, live] {

@@ -637,17 +637,17 @@ async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed
         feed.failed(&watches::tests::refused(403), at)
     };
     for seconds in [0, 30, 60] {
-        assert_eq!(fails(&mut feed, seconds), watches::Next::Resume);
+        assert_eq!(fails(&mut feed, seconds), watches::Restart::Resume);
     }
     assert_eq!((unseen(), woken()), (None, 0));
-    assert_eq!(fails(&mut feed, 61), watches::Next::ListAgain);
+    assert_eq!(fails(&mut feed, 61), watches::Restart::ListAgain);
     let message = unseen().unwrap();
     assert!(
         message.contains("may not watch pods in namespace apps"),
         "{message}"
     );
     assert_eq!(woken(), 1, "it is reported");
-    assert_eq!(fails(&mut feed, 90), watches::Next::Resume, "it lists");
+    assert_eq!(fails(&mut feed, 90), watches::Restart::Resume, "it lists");
     feed.event(Event::InitDone);
     assert_eq!((unseen(), woken()), (None, 1));
     // One that breaks off had started, and so had one that has not failed for long.
@@ -655,13 +655,13 @@ async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed
     for seconds in [1000, 1050, 1100, 1150] {
         fails(&mut feed, seconds - 20);
         let at = begins + Duration::from_secs(seconds);
-        assert_eq!(feed.failed(&broken(), at), watches::Next::Resume);
+        assert_eq!(feed.failed(&broken(), at), watches::Restart::Resume);
     }
-    assert_eq!(fails(&mut feed, 1300), watches::Next::Resume);
+    assert_eq!(fails(&mut feed, 1300), watches::Restart::Resume);
     assert_eq!((unseen(), woken()), (None, 0));
     // Between these a watch may have stood that had nothing to show.
     for seconds in [2000, 2061, 2122] {
-        assert_eq!(fails(&mut feed, seconds), watches::Next::Resume);
+        assert_eq!(fails(&mut feed, seconds), watches::Restart::Resume);
     }
 }
 

@@ -37,47 +37,44 @@ pub async fn read(
     lookups: &Lookups,
     pooler: Option<bool>,
 ) -> Result<(SessionFacts, Option<bool>), ProbeFailure> {
-    let Dialled {
-        connection,
-        host,
-        address,
-        has_version_1_certificate,
-    } = dialled;
-    let place = Place::new(&access.url, &access.url.hosts[*host], &access.login);
-    let server = queries::read_server(connection, &place).await?;
+    let place = Place::new(&access.url, &access.url.hosts[dialled.host], &access.login);
+    let server = queries::read_server(&mut dialled.connection, &place).await?;
     let read = Instant::now();
     let pooler = match pooler {
         Some(known) => Some(known),
-        None if is_direct(*address, server.reached_at) => Some(false),
-        None => is_pooled(connection, access, lookups).await,
+        None => stands_before(dialled, access, lookups, server.reached_at).await,
     };
     let facts = SessionFacts {
         identity: server.identity,
         server_since: read.checked_sub(server.uptime).unwrap_or(read),
         transaction_pooler: pooler,
-        has_version_1_certificate: *has_version_1_certificate,
+        has_version_1_certificate: dialled.has_version_1_certificate,
     };
     Ok((facts, pooler))
 }
 
 /// Whether a pooler in transaction mode stands before a login that was made to find out no more than
 /// that. `None` if that is not known.
-pub async fn pooler(dialled: &mut Dialled, access: &Access, lookups: &Lookups) -> Option<bool> {
+pub async fn find(dialled: &mut Dialled, access: &Access, lookups: &Lookups) -> Option<bool> {
     let place = Place::new(&access.url, &access.url.hosts[dialled.host], &access.login);
     let server = queries::read_server(&mut dialled.connection, &place).await;
     let reached_at = server.ok().and_then(|server| server.reached_at);
+    stands_before(dialled, access, lookups, reached_at).await
+}
+
+/// Whether a pooler in transaction mode stands before a session whose server says that it was
+/// reached at `reached_at`. `None` if that is not known.
+async fn stands_before(
+    dialled: &mut Dialled,
+    access: &Access,
+    lookups: &Lookups,
+    reached_at: Option<SocketAddr>,
+) -> Option<bool> {
     if is_direct(dialled.address, reached_at) {
         return Some(false);
     }
-    is_pooled(&mut dialled.connection, access, lookups).await
-}
-
-async fn is_pooled(
-    connection: &mut PgConnection,
-    access: &Access,
-    lookups: &Lookups,
-) -> Option<bool> {
     // Large, and rarely there.
+    let connection = &mut dialled.connection;
     let finds_out = Box::pin(shares_a_server_process(connection, access, lookups));
     let found = timeout(SECOND_SESSION_TIMEOUT, finds_out).await;
     found.unwrap_or(None)
