@@ -1,9 +1,9 @@
 //! The custom resource `BytebaseCluster` (group `bytebase.com`, version `v1alpha1`): what a user
 //! writes and what the operator reports.
 
-pub mod conditions;
-pub mod read;
-pub mod spec;
+pub(crate) mod conditions;
+pub(crate) mod read;
+pub(crate) mod spec;
 pub mod status;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -2,7 +2,7 @@
 
 mod container;
 mod disruption_budget;
-pub mod drain;
+pub(crate) mod drain;
 mod drift;
 mod http_route;
 mod ingress;
@@ -13,7 +13,7 @@ mod pod_template;
 mod service_account;
 mod service_monitor;
 mod services;
-pub mod spot;
+pub(crate) mod spot;
 mod stateful_set;
 pub mod template;
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //!
 //! Pure: no client, and nothing else of this crate.
 
-pub mod contains;
+pub(crate) mod contains;
 pub(crate) mod error_text;
-pub mod guarded;
-pub mod kinds;
+pub(crate) mod guarded;
+pub(crate) mod kinds;
 pub(crate) mod quantity;
 
 pub use guarded::{Guarded, Readable};

@@ -1,7 +1,7 @@
 //! What `observe` produces and `decide` rests on: everything seen of one cluster at one moment, as
 //! plain values. It stands below both, so that neither knows the other.
 
-pub mod heartbeat;
+pub(crate) mod heartbeat;
 pub mod reading;
 
 use crate::api::Reason;
@@ -557,7 +557,7 @@ pub struct CallFailure {
 impl DatabaseFacts {
     /// Whether a replica in one of these pods sends heartbeats to this database, by the id in its
     /// log: whoever may log in to the database can hold a session under the name of any pod.
-    pub fn shows_heartbeat_of(&self, pods: &[PodView]) -> bool {
+    fn shows_heartbeat_of(&self, pods: &[PodView]) -> bool {
         let rows = self.heartbeats.rows().iter();
         let mut fresh = rows.filter(|row| Freshness::of(row.age) == Freshness::Fresh);
         fresh.any(|row| {
@@ -681,7 +681,7 @@ impl Observation {
 }
 
 /// In place of the names of all tables that are not understood.
-pub const ALL_TABLES: &str = "all of its tables";
+const ALL_TABLES: &str = "all of its tables";
 
 /// The StatefulSet as it stands.
 #[derive(Clone, Debug)]

@@ -59,8 +59,6 @@ pub enum ErrorClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
 #[strum(serialize_all = "snake_case")]
 pub enum WriteVerb {
-    /// `create`
-    Create,
     /// Server-side apply.
     Apply,
     /// Any other `patch`.
