@@ -33,6 +33,7 @@ use crate::observation::reading::Reading;
 use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
+use database::DatabaseVerdict;
 use health::Health;
 use hold::TemplateHold;
 use jiff::SignedDuration;
@@ -389,25 +390,7 @@ fn blocked(
         .into_iter()
         .flatten()
         .min(),
-        reading: Reading {
-            every: if closed && set.is_some_and(|set| set.replicas > 1) {
-                pace::BUSY_EVERY
-            } else {
-                pace::QUIET_EVERY
-            },
-            // Whether a replica that has to go migrates the schema, and whether a Bytebase runs that
-            // nothing else shows.
-            sessions: pace::is_unnamed(health)
-                || (acts && health.replicas.len() > 1)
-                || observation.facts().is_some_and(database::is_unheard),
-            new_session: database.as_ref().is_some_and(pace::is_refused),
-            keep_session: true,
-            try_login: validation.database.as_ref().is_some_and(|database| {
-                login::is_to_be_tried(database, wanted, false, observation)
-            }),
-            awaited: 0,
-        }
-        .or_seldom(pace::is_stopped(wanted, observation)),
+        reading: blocked_reading(validation, database.as_ref(), closed, observation, health),
         unmatched: health.unmatched.clone(),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
@@ -432,6 +415,38 @@ fn blocked(
         },
         let_go: hastened.let_go,
     }
+}
+
+/// How to read the database of a cluster that cannot be used. `closed`: the license gate.
+fn blocked_reading(
+    validation: &Validation,
+    database: Option<&DatabaseVerdict>,
+    closed: bool,
+    observation: &Observation,
+    health: &Health<'_>,
+) -> Reading {
+    let GateTerms { wanted, paused, .. } = validation.gate;
+    let set = observation.stateful_set.as_ref();
+    let reading = Reading {
+        every: if closed && set.is_some_and(|set| set.replicas > 1) {
+            pace::BUSY_EVERY
+        } else {
+            pace::QUIET_EVERY
+        },
+        // Whether a replica that has to go migrates the schema, and whether a Bytebase runs that
+        // nothing else shows.
+        sessions: pace::is_unnamed(health)
+            || (closed && !paused && health.replicas.len() > 1)
+            || observation.facts().is_some_and(database::is_unheard),
+        new_session: database.is_some_and(pace::is_refused),
+        keep_session: true,
+        try_login: validation
+            .database
+            .as_ref()
+            .is_some_and(|database| login::is_to_be_tried(database, wanted, false, observation)),
+        awaited: 0,
+    };
+    reading.or_seldom(pace::is_stopped(wanted, observation))
 }
 
 /// Whether a cluster is being deleted and goes in a moment, and the license gate has nothing to do

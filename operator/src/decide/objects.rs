@@ -62,8 +62,6 @@ pub(super) fn objects(
     let Findings {
         cluster,
         observation,
-        health,
-        target,
         stage,
         exposure_held,
         ..
@@ -78,23 +76,7 @@ pub(super) fn objects(
         .chain(early_gate(findings, settings))
         .chain(unseen(observation));
     let warnings = warnings.collect();
-    let replicas = stage.limit(target.replicas);
-    let first = Size { start: 0, replicas };
-    let size = set.map_or(first, |set| {
-        let (replicas, haste) = match stage {
-            // The license does not wait for what holds up the end of the last one.
-            Stage::Stop if findings.haste != Haste::Orderly && set.replicas > 1 => {
-                (1, findings.haste)
-            }
-            // Whatever holds the number of replicas back, this is no doing of the license gate.
-            Stage::Stop => (replicas, Haste::Orderly),
-            Stage::Idle | Stage::Finish | Stage::First if findings.keeps_size => {
-                return set.size();
-            }
-            Stage::Idle | Stage::Finish | Stage::First => (replicas, findings.haste),
-        };
-        scale::next_size(set, replicas, haste, observation, health)
-    });
+    let size = next_size(findings);
     // The gate leaves one, whatever else wants none.
     let shrinks = |set: &&StatefulSetView| (1..set.replicas).contains(&size.replicas);
     let gate_size = set.filter(shrinks).map(|_| size);
@@ -137,17 +119,15 @@ pub(super) fn objects(
         |object: &DesiredObject| observation.kinds_not_installed.contains(&object.kind);
     let not_installed = wanted.iter().filter(|object| is_lacking(object));
     let not_installed = not_installed.map(|object| object.kind).rev().collect();
-    let stands = |kind| match kind {
-        Kind::Ingress => observation.ingress_has_address.is_some(),
-        Kind::HttpRoute => observation.route.is_some(),
-        _ => false,
-    };
     let mut objects: Vec<_> = wanted
         .into_iter()
         .chain(stateful_set)
         .filter(|object| !is_lacking(object))
         // What stands already is not taken away.
-        .filter(|object| !exposure_held || !object.kind.exposes() || stands(object.kind))
+        .filter(|object| {
+            let kind = object.kind;
+            !exposure_held || !kind.exposes() || way_in_stands(kind, observation)
+        })
         .collect();
     // Kinds are listed in the order in which they are applied.
     objects.sort_by_key(|object| object.kind);
@@ -157,6 +137,53 @@ pub(super) fn objects(
         not_installed,
         warnings,
         gate_size,
+    }
+}
+
+/// The size that the StatefulSet should have next.
+fn next_size(findings: &Findings<'_>) -> Size {
+    let Findings {
+        observation,
+        health,
+        target,
+        stage,
+        ..
+    } = *findings;
+    let replicas = stage.limit(target.replicas);
+    let Some(set) = &observation.stateful_set else {
+        return Size { start: 0, replicas };
+    };
+    let (replicas, haste) = match stage {
+        // The license does not wait for what holds up the end of the last one.
+        Stage::Stop if findings.haste != Haste::Orderly && set.replicas > 1 => (1, findings.haste),
+        // Whatever holds the number of replicas back, this is no doing of the license gate.
+        Stage::Stop => (replicas, Haste::Orderly),
+        Stage::Idle | Stage::Finish | Stage::First if findings.keeps_size => {
+            return set.size();
+        }
+        Stage::Idle | Stage::Finish | Stage::First => (replicas, findings.haste),
+    };
+    scale::next_size(set, replicas, haste, observation, health)
+}
+
+/// Whether the object of a kind that lets users in from outside stands. The other kinds are named as
+/// well, so that a new one cannot be forgotten.
+fn way_in_stands(kind: Kind, observation: &Observation) -> bool {
+    match kind {
+        Kind::Ingress => observation.ingress_has_address.is_some(),
+        Kind::HttpRoute => observation.route.is_some(),
+        Kind::BytebaseCluster
+        | Kind::ConfigMap
+        | Kind::Event
+        | Kind::Lease
+        | Kind::Pod
+        | Kind::Secret
+        | Kind::ServiceAccount
+        | Kind::NetworkPolicy
+        | Kind::Service
+        | Kind::StatefulSet
+        | Kind::PodDisruptionBudget
+        | Kind::ServiceMonitor => false,
     }
 }
 

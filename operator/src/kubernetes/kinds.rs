@@ -7,6 +7,7 @@
 use strum::IntoEnumIterator as _;
 
 /// What is true of a kind.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy)]
 struct Facts {
     group: &'static str,
@@ -17,6 +18,7 @@ struct Facts {
     is_owned: bool,
     is_prunable: bool,
     exposes: bool,
+    is_needed_by_pods: bool,
     optional: Option<Optional>,
 }
 
@@ -39,6 +41,7 @@ const fn of(group: &'static str, version: &'static str, plural: &'static str) ->
         is_owned: false,
         is_prunable: false,
         exposes: false,
+        is_needed_by_pods: false,
         optional: None,
     }
 }
@@ -71,6 +74,14 @@ impl Facts {
     const fn exposes(self) -> Self {
         Self {
             exposes: true,
+            ..self
+        }
+    }
+
+    /// A pod is made from it, or cannot be made without it.
+    const fn needed_by_pods(self) -> Self {
+        Self {
+            is_needed_by_pods: true,
             ..self
         }
     }
@@ -115,10 +126,10 @@ kinds! {
     Pod: of("", "v1", "pods");
     Secret: of("", "v1", "secrets");
     // What pods need comes before the pods, what lets users in comes last.
-    ServiceAccount: of("", "v1", "serviceaccounts").owned().prunable();
+    ServiceAccount: of("", "v1", "serviceaccounts").owned().prunable().needed_by_pods();
     NetworkPolicy: of("networking.k8s.io", "v1", "networkpolicies").owned().prunable();
     Service: of("", "v1", "services").owned();
-    StatefulSet: of("apps", "v1", "statefulsets").owned();
+    StatefulSet: of("apps", "v1", "statefulsets").owned().needed_by_pods();
     PodDisruptionBudget: of("policy", "v1", "poddisruptionbudgets").owned().prunable();
     ServiceMonitor: of("monitoring.coreos.com", "v1", "servicemonitors").owned().prunable()
         .optional("spec.monitoring.serviceMonitor", "the Prometheus operator");
@@ -180,7 +191,7 @@ impl Kind {
 
     /// Whether a pod is made from it, or cannot be made without it.
     pub const fn is_needed_by_pods(self) -> bool {
-        matches!(self, Self::ServiceAccount | Self::StatefulSet)
+        self.facts().is_needed_by_pods
     }
 
     /// Whether a Kubernetes cluster may well lack the kind.
@@ -254,19 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_cluster_owns_is_pruned_exposes_or_is_optional() {
+    fn only_what_a_cluster_owns_is_pruned_exposes_is_needed_or_is_optional() {
         for kind in Kind::iter() {
             let Facts {
                 is_owned,
                 is_prunable,
                 exposes,
+                is_needed_by_pods,
                 optional,
                 ..
             } = kind.facts();
-            assert!(
-                is_owned || !(is_prunable || exposes || optional.is_some()),
-                "{kind}"
-            );
+            let of_owned = is_prunable || exposes || is_needed_by_pods || optional.is_some();
+            assert!(is_owned || !of_owned, "{kind}");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{Diagnostics, Problem, References};
 use crate::api::Reason;
 use crate::api::spec::{ConfigMapKeyRef, DatabaseSpec, SecretKeyRef};
 use crate::contract::ca_bundle::{CaBundle, Trust};
-use crate::contract::pg_url::{PgParts, PgUrl, Proof, Protection, SslMode};
+use crate::contract::pg_url::{DEFAULT_PORT, PgParts, PgUrl, Proof, Protection, SslMode};
 use crate::contract::version::Version;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -209,7 +209,7 @@ fn parts(
             .entry("sslrootcert".to_owned())
             .or_insert_with(|| CA_PATH.to_owned());
     }
-    let port = spec.port.unwrap_or(5432);
+    let port = spec.port.unwrap_or(i32::from(DEFAULT_PORT));
     let Ok(port) = u16::try_from(port) else {
         diagnostics.invalid("spec.database.port", "must be between 1 and 65535");
         return None;

@@ -54,7 +54,6 @@ pub(super) fn validate(
     key: Option<&LicenseKey>,
     diagnostics: &mut Diagnostics,
 ) -> ValidLicense {
-    let enforcement = spec.map(|license| license.enforcement).unwrap_or_default();
     let reference = spec.and_then(|license| license.secret_ref.as_ref());
     let secret = reference.and_then(|reference| {
         let field = "spec.license.secretRef";
@@ -81,10 +80,15 @@ pub(super) fn validate(
         }
     });
     ValidLicense {
-        enforcement,
+        enforcement: enforcement(spec),
         is_named: reference.is_some(),
         secret,
     }
+}
+
+/// What the license gate does, also where the spec says nothing of a license.
+pub(super) fn enforcement(spec: Option<&LicenseSpec>) -> Enforcement {
+    spec.map(|license| license.enforcement).unwrap_or_default()
 }
 
 /// Decodes a license, and verifies it where there is a key.

@@ -226,10 +226,9 @@ pub fn validate(
 
 impl GateTerms {
     fn of(spec: &BytebaseClusterSpec) -> Self {
-        let license = spec.license.as_ref();
         Self {
             wanted: spec.replicas,
-            enforcement: license.map_or_else(Enforcement::default, |license| license.enforcement),
+            enforcement: license::enforcement(spec.license.as_ref()),
             paused: spec.paused,
         }
     }

@@ -178,8 +178,8 @@ const MAX_HOSTS: usize = 32;
 /// The `sslrootcert` that names no file.
 const SYSTEM: &str = "system";
 
-/// PostgreSQL's own.
-const DEFAULT_PORT: u16 = 5432;
+/// The port of a server where none is named: PostgreSQL's own.
+pub const DEFAULT_PORT: u16 = 5432;
 
 /// Everything but what RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
