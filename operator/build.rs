@@ -1,10 +1,12 @@
 //! Has the linker of a static build write down relative relocations in their packed form: over a
-//! megabyte less in the image, and the program is still loaded at a random address.
+//! megabyte less in the image, and the program is still loaded at a random address. Operator and
+//! drain hook have it in common.
 
 use std::env::var;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    // The features of the target follow from it. A changed script is run again in any case.
+    println!("cargo::rerun-if-env-changed=RUSTFLAGS");
     let features = var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     let is_static = features.split(',').any(|feature| feature == "crt-static");
     // A dynamic build would need the same libc wherever it runs. A static one brings its own, which

@@ -21,6 +21,20 @@ struct Profile {
     finds: &'static [Bug],
 }
 
+impl Default for Profile {
+    /// Two replicas whose drains may take long, and nothing happens.
+    fn default() -> Self {
+        Self {
+            name: "",
+            replicas: 2,
+            begins: 0,
+            timeout: 30,
+            budget: Budget::default(),
+            finds: &[],
+        }
+    }
+}
+
 /// Longest that the queue is held, in steps: it may be held in the first three, then not in three,
 /// and so on.
 const LIMIT: u32 = 3;
@@ -40,9 +54,7 @@ fn queue(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "drains of two: work comes",
-            replicas: 2,
             begins: 2,
-            timeout: 30,
             budget: Budget {
                 ends: 2,
                 work: 2,
@@ -50,25 +62,22 @@ fn queue(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::NoLastReading, Bug::NeverHolds],
+            ..Profile::default()
         },
         Profile {
             name: "drains of two of three: work comes",
             replicas: 3,
             begins: 2,
-            timeout: 30,
             budget: Budget {
                 ends: 2,
                 work: 1 + more,
                 ticks: 4 + more,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
         Profile {
             name: "drain: a promotion, a slow last reading",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1,
                 work: 2,
@@ -78,12 +87,10 @@ fn queue(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::LeavesUnheld],
+            ..Profile::default()
         },
         Profile {
             name: "drains: answers are lost",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1 + more,
                 work: 1,
@@ -91,7 +98,7 @@ fn queue(more: u8) -> Vec<Profile> {
                 ticks: 6 + more,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
     ]
 }
@@ -101,9 +108,6 @@ fn processes(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "drains: containers restarted before",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1 + more,
                 work: 2,
@@ -112,12 +116,11 @@ fn processes(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::EarlierIdTaken, Bug::EarlierTasksCount],
+            ..Profile::default()
         },
         Profile {
             name: "drains of two: hooks killed",
-            replicas: 2,
             begins: 2,
-            timeout: 30,
             budget: Budget {
                 ends: 2,
                 work: 1 + more,
@@ -126,12 +129,10 @@ fn processes(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::HoldForgotten, Bug::WindowsOfItsOwn],
+            ..Profile::default()
         },
         Profile {
             name: "drains of two: a schema migration",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 2,
                 work: more,
@@ -140,11 +141,10 @@ fn processes(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::MigrationIgnored],
+            ..Profile::default()
         },
         Profile {
             name: "drains: the time-out",
-            replicas: 2,
-            begins: 0,
             timeout: 4,
             budget: Budget {
                 ends: 1 + more,
@@ -154,6 +154,7 @@ fn processes(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::NoTimeOut],
+            ..Profile::default()
         },
     ]
 }
@@ -163,9 +164,6 @@ fn operator(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "drains of two: the operator asks",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 2,
                 work: 1,
@@ -174,12 +172,10 @@ fn operator(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::AnyRequestCounts, Bug::RequestIgnored],
+            ..Profile::default()
         },
         Profile {
             name: "drain: the operator asks, a schema migration",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1,
                 work: 1,
@@ -189,12 +185,11 @@ fn operator(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::RequestCutsMigration],
+            ..Profile::default()
         },
         Profile {
             name: "drain: the operator asks, the database goes away",
             replicas: 1,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1,
                 work: 1,
@@ -204,7 +199,7 @@ fn operator(more: u8) -> Vec<Profile> {
                 ticks: 5 + more,
                 ..none
             },
-            finds: &[],
+            ..Profile::default()
         },
     ]
 }
@@ -214,9 +209,6 @@ fn database(more: u8) -> Vec<Profile> {
     vec![
         Profile {
             name: "drain: a table that is not understood",
-            replicas: 2,
-            begins: 0,
-            timeout: 30,
             budget: Budget {
                 ends: 1,
                 work: 2,
@@ -225,11 +217,10 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::UnknownIsIdle],
+            ..Profile::default()
         },
         Profile {
             name: "drains: a replica hangs",
-            replicas: 2,
-            begins: 0,
             timeout: 40,
             budget: Budget {
                 ends: 1 + more,
@@ -239,11 +230,11 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::HungIsBusy],
+            ..Profile::default()
         },
         Profile {
             name: "drain: outages",
             replicas: 1 + more,
-            begins: 0,
             timeout: 40,
             budget: Budget {
                 ends: 1,
@@ -253,11 +244,11 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::LeavesUnanswered],
+            ..Profile::default()
         },
         Profile {
             name: "drain: replica and hook lose the database",
             replicas: 1 + more,
-            begins: 0,
             timeout: 40,
             budget: Budget {
                 ends: 1,
@@ -268,11 +259,11 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::SilenceIsNoSession],
+            ..Profile::default()
         },
         Profile {
             name: "drain: the login leads to another database",
             replicas: 1 + more,
-            begins: 0,
             timeout: 40,
             budget: Budget {
                 ends: 1,
@@ -282,11 +273,11 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::AwayIsIdle],
+            ..Profile::default()
         },
         Profile {
             name: "drain: the tables are dropped, and come back",
             replicas: 1 + more,
-            begins: 0,
             timeout: 40,
             budget: Budget {
                 ends: 1,
@@ -296,6 +287,7 @@ fn database(more: u8) -> Vec<Profile> {
                 ..none
             },
             finds: &[Bug::EmptiedIsIdle],
+            ..Profile::default()
         },
     ]
 }
