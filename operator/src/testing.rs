@@ -92,7 +92,7 @@ pub fn token(changes: &Value) -> String {
     token.clone()
 }
 
-/// The same with a signature that does not fit.
+/// A license with the usual claims, changed, and a signature that does not fit.
 pub fn forged(changes: &Value) -> String {
     testkit::license::token(&header(), &usual(changes), &[7; 256])
 }
@@ -197,7 +197,7 @@ pub fn validation(changes: &Value) -> Validation {
     validate(&cluster(changes), &references(), Some(&key()), now())
 }
 
-/// The same where it must be valid.
+/// The cluster of the spec, which must be valid.
 pub fn valid(changes: &Value) -> ValidCluster {
     let validation = validation(changes);
     validation

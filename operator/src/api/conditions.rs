@@ -398,6 +398,7 @@ impl Reason {
             | Self::ServicePending => ConditionType::Exposed,
         }
     }
+
     /// How an event with this reason is marked.
     ///
     /// Exhaustive on purpose: a new reason does not compile before this is decided.

@@ -36,7 +36,8 @@ pub struct Contest {
 }
 
 impl Contest {
-    /// Whether this content was written lately. Another is another matter.
+    /// Whether this content is among the latest that were written. Where it is not, the operator
+    /// itself wants a change, and no other party is the cause of the write.
     pub fn is_about(&self, hash: &str) -> bool {
         self.contents.iter().any(|content| content == hash)
     }

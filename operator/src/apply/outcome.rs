@@ -28,7 +28,7 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// The moment of the observation, from which requeues count.
     now: Timestamp,
-    /// The same moment, by a clock that only goes forward.
+    /// The moment of the observation, by a clock that only goes forward.
     begun: Instant,
     /// When the cluster is to be reconciled again although nothing happens: the moment that the
     /// plan named, or an earlier one that a write asks for.

@@ -28,9 +28,9 @@ pub fn finishes_tasks(replica: &Replica<'_>) -> bool {
     replica.pod.deleting && replica.pod.drains && replica.running_tasks.unwrap_or(0) > 0
 }
 
-/// The same of a replica whose drain hook is to let it end at once. Not every hook can be asked for
-/// that, and what was reported of it once stays: a hook that has let its replica end is not there
-/// any more.
+/// What there is to say of the drain of a replica whose drain hook is to let it end at once. Not
+/// every hook can be asked for that, and what was reported of it once stays: a hook that has let
+/// its replica end is not there any more.
 pub fn state_if_let_go(replica: &Replica<'_>, observation: &Observation) -> Option<DrainState> {
     let name = &replica.pod.name;
     let before = observation.remembered.drains.get(name);

@@ -82,8 +82,8 @@ pub fn unlicensed_since(observation: &Observation, license: &LicenseVerdict) -> 
     }
 }
 
-/// The same where none does: its end, or as status has it. A moment without a license must not cut
-/// short what began to end long before.
+/// Since when no license has allowed several replicas, where none does: since its end, or as status
+/// has it. A moment without a license must not cut short what began to end long before.
 fn began_at(observation: &Observation, license: &LicenseVerdict) -> Timestamp {
     let now = observation.now;
     let before = &observation.remembered;

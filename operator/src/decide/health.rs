@@ -39,8 +39,8 @@ pub struct Replica<'a> {
     /// It was started with another login, and the database that was read has no heartbeat of it: it
     /// may run on another one, of which nothing is known.
     pub elsewhere: bool,
-    /// The same by a reading that has just been made, which alone is worth a word: the next process
-    /// knows of no other.
+    /// It is so by a reading that has just been made. Only then is it reported: the next process
+    /// knows of no other reading.
     pub is_seen_elsewhere: bool,
 }
 
@@ -65,8 +65,8 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// The same where the database that was read is not the one that it runs on. `is_read`: it has
-    /// just been read.
+    /// This replica, of which nothing is known if it runs on another database than the one that was
+    /// read (`elsewhere`). `is_read`: that has just been read.
     fn where_it_runs(self, elsewhere: bool, is_read: bool) -> Self {
         if !elsewhere {
             return self;
@@ -291,8 +291,9 @@ fn listens(pod: &PodView, facts: &DatabaseFacts) -> Option<bool> {
     }))
 }
 
-/// The second way. A session proves that the replica is connected, which a frozen one is as well:
-/// it counts as active only while there are enough fresh heartbeats to go round.
+/// The heartbeat of a replica whose id is not known, by its session. That proves that the replica
+/// is connected, which a frozen one is as well: it counts as active only while there are enough
+/// fresh heartbeats to go round.
 fn by_session(pod: &PodView, facts: &DatabaseFacts, sessions: UnnamedSessions) -> HeartbeatState {
     match (listens(pod, facts), sessions) {
         (None, _) | (Some(true), UnnamedSessions::SomeFrozen) => HeartbeatState::Unknown,
@@ -348,10 +349,10 @@ impl Health<'_> {
         self.running().next().is_some() && self.running().all(|replica| replica.elsewhere)
     }
 
-    /// The same where heartbeats in what was read are to be another Bytebase's, which takes more and
-    /// less: the id of each replica must be known, or one of the heartbeats may be its own although
-    /// its session cannot be seen; and a pod in which no replica runs sends none, so this also holds
-    /// where none of them does.
+    /// Whether all heartbeats in what was read are another Bytebase's: every replica that runs may
+    /// run on another database, and the id of each is known. Where one is not known, a heartbeat
+    /// may be that replica's although its session cannot be seen. A pod in which no replica runs
+    /// sends none, so this also holds where no pod has one.
     pub fn none_is_heard_here(&self) -> bool {
         self.running()
             .all(|replica| replica.elsewhere && replica.id.is_some())

@@ -168,7 +168,8 @@ fn downgrade(cluster: &ValidCluster, observation: &Observation) -> Option<String
     })
 }
 
-/// The same where the schema was never read: by the versions that have served on it.
+/// Why an older Bytebase must not start on a schema that was never read, by the versions that have
+/// served on it.
 fn unread_downgrade(
     cluster: &ValidCluster,
     observation: &Observation,

@@ -57,7 +57,8 @@ pub fn differs(login: &PodLogin, template: &Template) -> bool {
     })
 }
 
-/// The same where there is no template, by what the login holds beside a plain URL.
+/// Whether a pod was started with other values than those of the spec, where no template was made
+/// of it: what the login holds beside a plain URL is compared.
 pub fn is_of_another(login: &PodLogin, database: &ValidDatabase) -> bool {
     let has = login.checksum.as_ref();
     has.is_some_and(|checksum| *checksum != database.checksum)

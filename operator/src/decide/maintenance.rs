@@ -31,7 +31,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The same where nothing may be ended: what has begun to start goes on to be waited for.
+    /// The stage where nothing may be ended: what has begun to start goes on to be waited for.
     #[must_use]
     pub fn held(self) -> Self {
         match self {

@@ -52,11 +52,11 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || shrinks
             || is_unnamed(health)
-            // Else no reading would show that it is over.
+            // Only the sessions show that the queue is free again.
             || queue::held_by(observation).next().is_some()
-            // Only there is to be seen what keeps it waiting.
+            // Only they show what keeps queued work waiting.
             || is_queued
-            // Nor is a Bytebase that sends no heartbeats seen anywhere else.
+            // Only they show a Bytebase that sends no heartbeats.
             || is_unheard,
         new_session: is_refused(database),
         keep_session: true,
@@ -76,7 +76,7 @@ pub(super) fn is_stopped(wanted: i32, observation: &Observation) -> bool {
 }
 
 impl Reading {
-    /// The same, or only a reading now and then.
+    /// This way of reading, or only a reading now and then.
     pub(super) fn or_seldom(self, seldom: bool) -> Self {
         if seldom {
             Self {

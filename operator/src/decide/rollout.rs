@@ -342,8 +342,8 @@ fn next(
         let message = format!("{} of {replicas} pods to exist", health.replicas.len());
         return controllers_step(RolloutWait::PodCreation, &message, cluster, observation);
     }
-    // But what is not Ready for a moment must not come back from a template that no pod comes up
-    // on.
+    // A replica that is not Ready only for a moment must not come back from a template on which no
+    // pod comes up.
     let fails = |replica: &Replica<'_>| !is_outdated(replica, set) && !replica.may_serve();
     let is_broken = |replica: &&&Replica<'_>| is_broken(replica, observation);
     if let Some(broken) = outdated.iter().find(is_broken)

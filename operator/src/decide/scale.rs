@@ -255,12 +255,13 @@ pub fn waits_for_all(set: &StatefulSetView, target: i32, haste: Haste) -> bool {
     haste == Haste::Orderly || set.replicas <= target
 }
 
-/// A migration that was read so long ago holds nothing up: a drain hook without an answer of the
-/// database waits no longer either.
+/// For how long after the last reading a migration that it found holds a scale-down up. A drain
+/// hook without an answer of the database waits no longer either.
 const MIGRATION_COUNTS: SignedDuration = SignedDuration::from_mins(2);
 
-/// The same while the database cannot be read: what was read last counts for two minutes, and
-/// before the first reading nothing is known. A database that is away for good stops no scale-down.
+/// The schema migration that holds a scale-down up. While the database cannot be read, what was
+/// read last counts for two minutes, and before the first reading one may run. A database that is
+/// away for good stops no scale-down.
 fn known_migration(observation: &Observation) -> Option<Wait> {
     match &observation.database {
         DatabaseView::NotProbed => Some(Wait::new(

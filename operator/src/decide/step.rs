@@ -50,7 +50,7 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// For something that is about no single pod and ends by itself.
+    /// A wait for something that is about no single pod and ends by itself.
     pub fn new(for_: RolloutWait, message: impl Into<String>) -> Self {
         Self {
             for_,
@@ -62,7 +62,7 @@ impl Wait {
         }
     }
 
-    /// The same about one pod.
+    /// This wait about one pod.
     #[must_use]
     pub fn about(self, replica: &Replica<'_>) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl Wait {
         }
     }
 
-    /// The same, with the tasks that its replica runs.
+    /// This wait about one pod, with the tasks that its replica runs.
     #[must_use]
     pub fn with_tasks(self, replica: &Replica<'_>) -> Self {
         Self {
@@ -80,13 +80,13 @@ impl Wait {
         }
     }
 
-    /// With the moment at which it ends at the latest.
+    /// This wait, with the moment at which it ends at the latest.
     #[must_use]
     pub fn until(self, until: Option<Timestamp>) -> Self {
         Self { until, ..self }
     }
 
-    /// The same for running tasks, since then.
+    /// This wait, with the moment since which running tasks have been waited for.
     #[must_use]
     pub fn busy_since(self, since: Timestamp) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Wait {
         }
     }
 
-    /// Whether that moment has come.
+    /// Whether the moment has come at which it ends at the latest.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
@@ -174,7 +174,8 @@ pub fn overdue(observation: &Observation, health: &Health<'_>) -> Option<Step> {
     })
 }
 
-/// The same pod, whether a rollout, a scale-down or its successor waits for its end.
+/// The pod that does not end although its time is up, whether a rollout, a scale-down or its
+/// successor waits for its end.
 pub fn unending<'h, 'o>(
     observation: &Observation,
     health: &'h Health<'o>,

@@ -23,7 +23,7 @@ const LOGIN_VOLUME: &str = "bytebase-drain-login";
 const PROGRAM: &str = "/bytebase-drain"; // a path that the volume must not hide
 /// The option of the hook that says how long it waits at the most, in seconds.
 const TIMEOUT_OPTION: &str = "--timeout=";
-/// The same of how long it waits at least.
+/// The option of the hook that says how long it waits at least, in seconds.
 const PAUSE_OPTION: &str = "--pause=";
 
 /// Grace period of pods with the hook, in seconds.

@@ -107,8 +107,8 @@ pub fn companions(
     .collect()
 }
 
-/// Has an Ingress or an HTTPRoute lead in from one more host, likewise. Of other kinds nothing
-/// changes.
+/// Has an Ingress or an HTTPRoute lead in from one more host, as it does from its own. An object of
+/// another kind stays as it is.
 pub fn lead_in_from(object: &mut DesiredObject, host: &str) {
     let spec = &mut object.value["spec"];
     match object.kind {
@@ -135,7 +135,7 @@ pub fn selector_labels(name: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// The same as text, for the scale subresource.
+/// [`selector_labels`] as text, for the scale subresource.
 pub fn selector_text(name: &str) -> String {
     selector_labels(name)
         .iter()

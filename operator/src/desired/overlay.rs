@@ -28,7 +28,7 @@ const LIST_KEYS: [(&str, &[&str]); 13] = [
     ("schedulingGates", &["name"]),
 ];
 
-/// Is TCP where it is not given.
+/// The key of a port's protocol, which is TCP where none is given.
 const PROTOCOL: &str = "protocol";
 /// An overlay with one constraint of a topology key means the one that is there, whether it gives
 /// this or not; one with several adds those that are not.

@@ -118,7 +118,7 @@ pub fn external_url(template: &Value) -> Option<&str> {
     external_url_in(arguments.filter_map(Value::as_str))
 }
 
-/// The same by these arguments of the container.
+/// The external URL that a replica is started with by these arguments of its container.
 pub fn external_url_in<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut arguments = arguments.into_iter();
     arguments.find(|argument| *argument == EXTERNAL_URL)?;

@@ -637,9 +637,9 @@ impl Observation {
         self.remembered.has_lost_tables(facts, &self.pods)
     }
 
-    /// The same for replicas that all run on another database than the one that was read. The
-    /// license, the tasks and the workspace there are not theirs. That is how the one they move to
-    /// is judged all the same: by its checks, and by the heartbeats of others.
+    /// The observation where all replicas run on another database than the one that was read. The
+    /// license, the tasks and the workspace there are not theirs, and so unknown. The database that
+    /// they move to is judged all the same: by its checks, and by the heartbeats of others.
     #[must_use]
     pub fn of_another_database(mut self) -> Self {
         let read = match &mut self.database {
@@ -656,7 +656,7 @@ impl Observation {
         self
     }
 
-    /// The same, in which what lost tables hold is unknown.
+    /// The observation in which what lost tables hold is unknown.
     #[must_use]
     pub fn with_lost_tables_unknown(mut self) -> Self {
         let last = self.last_facts.as_ref().map(|(_, facts)| facts);

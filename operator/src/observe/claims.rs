@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An answer may come so much later than the server gave it.
+/// So much later than a server gave it, an answer may come in.
 const LATE_ANSWER: Duration = Duration::from_secs(10);
 
 /// The claims of all clusters.

@@ -23,9 +23,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A read that has not ended by then has panicked: the queue for it and itself take less.
 const LOST_READ: Duration = Duration::from_mins(1);
 
-/// After so many reads in vain a log is not about to say anything soon, and the pauses are so many
-/// times as long.
+/// After so many reads in vain a log is not about to say anything soon.
 const SOON: u32 = 30;
+/// The pauses between reads are then so many times as long.
 const LATER: u32 = 15;
 
 /// Where the logs of a cluster's pods are, and whom to wake when one has been read.
@@ -83,20 +83,20 @@ pub trait Finding: Clone + Send + 'static {
 
 /// What a log says.
 pub enum Found<T> {
-    /// Not what it is read for, but it may later.
+    /// The log does not say yet what it is read for, and may later.
     NotYet,
-    /// Nothing that takes back what was known before.
+    /// The log says nothing that takes back what was known before.
     NothingNew,
-    /// This, or that there is nothing.
+    /// The log says this, or (`None`) it is certain that it says nothing.
     Now(Option<T>),
 }
 
 /// What is known out of a log by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownFromLog<T> {
-    /// What it said.
+    /// What the log said.
     pub value: Option<T>,
-    /// Nothing is known, and a first read of it is about to end.
+    /// Nothing is known, and a first read of the log is about to end.
     pub is_awaited: bool,
 }
 
@@ -105,7 +105,7 @@ pub struct KnownFromLog<T> {
 pub struct LogReads<T>(Arc<Mutex<HashMap<ObjectName, Entry<T>>>>);
 
 struct Entry<T> {
-    /// The pod or the container that it is known of; of another one nothing is known.
+    /// The pod or the container of which something is known; of another one nothing is.
     of: String,
     known: Option<T>,
     /// The log that was read last, and how that went.
@@ -114,8 +114,9 @@ struct Entry<T> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Read {
-    /// Since then, after so many that failed.
+    /// The log has been read since then, after so many reads that failed.
     Begun(Instant, u32),
+    /// The latest read failed then, and so many did in all.
     Failed(Instant, u32),
     Done,
 }

@@ -47,11 +47,13 @@ pub const STANDBY_PERIOD: Duration = Duration::from_millis(900);
 /// Between two attempts of a leader whose renewal failed.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// For one attempt. Under a third of the deadline: when an answer is lost there is time for the
-/// conflict that follows, for finding out that it was our own write, and for writing again.
+/// How long one attempt to take or renew the Lease may last. Under a third of the deadline: when an
+/// answer is lost there is time for the conflict that follows, for finding out that it was our own
+/// write, and for writing again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Of the client, where an attempt that was given up may linger.
+/// How long the client waits for a connection, or for what is next on one: a request may linger
+/// there after its attempt was given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API server ends each watch of a standby after so long.

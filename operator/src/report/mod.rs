@@ -73,9 +73,9 @@ pub async fn report(
         outcome.requeue_after(LOG_PATIENCE);
         return Ok(());
     }
-    // What was decided was decided on objects that are not the same any more. Once: status must
-    // come in any case.
-    // That a database is empty, which was read without a replica on it, must be known before one is.
+    // The objects have just been written, so the plan rests on older ones: the next reconcile
+    // reports. Only once, or status would never come. But that a database has become empty is
+    // reported now: a replica that starts there would hide it.
     memory.status_due = outcome.applied > 0
         && outcome.failures.is_empty()
         && !memory.status_due
@@ -120,8 +120,8 @@ pub async fn report(
     Ok(())
 }
 
-/// Whether status speaks of this spec, of no replica, and of what a reading of its database found.
-/// Then nothing but what a process remembers can have been lost since.
+/// Whether the status speaks of this generation, counts no replica, and rests on a reading. Only
+/// what a process holds in memory can have been lost since.
 fn speaks_of_now(status: &BytebaseClusterStatus, generation: Option<i64>) -> bool {
     let mut conditions = status.conditions.iter();
     let database = conditions.find(|known| known.type_ == ConditionType::DatabaseReady.as_ref());
@@ -428,7 +428,8 @@ fn mark_lasting(
     }
 }
 
-/// No pod is being replaced as long as what its successor is made from, `missing`, does not stand.
+/// The report without the eviction that was left out, because objects that pods are made from
+/// (`missing`) do not stand.
 fn with_eviction_left_out(mut report: Report, missing: &[String]) -> Report {
     let evicts = |rollout: &&mut RolloutStatus| {
         let waits = rollout.waiting_for;

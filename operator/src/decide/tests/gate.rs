@@ -343,7 +343,7 @@ fn world(running: Option<i32>, view: DatabaseView, shared: Option<&str>) -> Obse
     seen
 }
 
-/// The same with tables, if there are any, that this version has left behind.
+/// This observation with tables, if there are any, that this version has left behind.
 fn left_by(version: Version, seen: Observation) -> Observation {
     let mut seen = with_facts(seen, |facts| {
         if let SchemaState::Bytebase { version: read } = &mut facts.schema {

@@ -42,7 +42,7 @@ fn status_after(plan: Plan, before: &BytebaseClusterStatus) -> BytebaseClusterSt
     report::status(before, plan.report, &[], Some(1), now())
 }
 
-/// The same cluster a moment later, seen by a process that knows nothing but the status.
+/// What comes next in a cluster after a plan, seen by a process that knows nothing but the status.
 fn then(plan: Plan, next: Observation) -> Observation {
     then_of(&status_after(plan, &BytebaseClusterStatus::default()), next)
 }

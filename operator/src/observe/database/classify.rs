@@ -98,8 +98,8 @@ impl<'a> Place<'a> {
         line
     }
 
-    /// The same of a refusal, which repeats who logs in: without the user either, where that is a
-    /// Secret's. The name of the database stands in the spec.
+    /// The text of a refusal, made fit as by [`Self::foreign`]. It repeats who logs in, so the user
+    /// is left out as well, where that is a Secret's. The name of the database stands in the spec.
     fn refusal(&self, text: &str) -> String {
         let user = &*self.url.user;
         if user == self.role() || user == self.url.database {
@@ -391,7 +391,7 @@ fn tls(place: &Place<'_>, said: &str, hint: &str) -> ProbeFailure {
     )
 }
 
-/// The same without the seconds that have passed: the words would be others each time.
+/// An error without the seconds that have passed: its words would be others each time.
 fn timeless(error: &rustls::Error) -> rustls::Error {
     use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     match error {

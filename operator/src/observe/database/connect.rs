@@ -57,7 +57,7 @@ pub async fn dial(access: &Access, lookups: &Lookups) -> Result<Dialled, ProbeFa
     let target = LoginTo {
         url,
         authorities: &authorities,
-        // The files of one are in the pod.
+        // The files of a client certificate are in the pod, out of the operator's reach.
         certificate: None,
         reach: access.reach,
         lookups,

@@ -14,7 +14,7 @@ const OR_RENAMED: &str = "or PG_URL leads through a pooler that names it otherwi
 pub struct Watched {
     /// The role that Bytebase logs in as.
     pub role: String,
-    /// The same for messages.
+    /// That role as messages show it.
     shown_role: String,
     /// The name of Bytebase's database.
     pub database: String,

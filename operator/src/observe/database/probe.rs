@@ -71,7 +71,7 @@ const REFUSED_RETRY_CAP: Duration = Duration::from_mins(1);
 /// A login as Bytebase's that was tried and failed is tried again after this long: one that was
 /// refused in [`REFUSED_RETRY_CAP`].
 const TRIAL_RETRY: Duration = Duration::from_secs(10);
-/// For what stands before that login. A reading waits for it.
+/// To find out what stands before that login takes so long at most: a reading waits for it.
 const TRIAL_POOLER: Duration = Duration::from_secs(5);
 
 /// Read this long after an age is crossed, so that the reading is on the far side.
@@ -588,7 +588,7 @@ impl State {
         }
         let digest = Digest::of(outcome.as_ref());
         let before = self.digest.as_ref();
-        // After a late reading someone may have been shown that nothing is known.
+        // While the reading was late, status may have said that nothing is known.
         let changed = before.is_none_or(|before| digest.is_news_after(before)) || self.is_late(now);
         self.digest = Some(digest);
         match outcome {

@@ -722,7 +722,7 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
     let of_catalogs: String = of_catalogs.into_iter().filter_map(wanted).collect();
     let parts: String = [
         (sessions, SESSIONS),
-        // By nothing else a Bytebase shows that sends no heartbeats yet.
+        // A Bytebase that sends no heartbeats yet shows by its session alone.
         (sessions && shape.principal && !heartbeat, OTHERS),
         (heartbeat, HEARTBEATS),
         (history, VERSION),
@@ -1027,7 +1027,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
     let history_is_empty = shape.tables[HISTORY] && live.version.is_none();
     let mut understood = tables_understood(shape, &schema, history_is_empty);
     if let Some((workspace_id, token)) = &live.license {
-        // It is kept, and would fill the memory.
+        // What is too long to be kept in memory counts as not understood.
         if workspace_id.len() > MAX_WORKSPACE {
             understood[WORKSPACE_TABLE] = Fact::Unknown;
         }
@@ -1072,7 +1072,7 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
         has_version_1_certificate: session.has_version_1_certificate,
         identity: session.identity.clone(),
         server_uptime: session.server_since.elapsed(),
-        // One reading alone shows no more.
+        // For how long it has been, only several readings show.
         writable_for: Duration::ZERO,
         server_clock: live
             .clock

@@ -854,7 +854,7 @@ impl World {
         (0..3).find(is_meant)
     }
 
-    /// The same after what is known of the database that the spec names.
+    /// That server, after what is known of the database that the spec names.
     fn served_on_after(&self, name: &str, size: i64, known: &Knowledge) -> Option<u8> {
         let before = self.served_on(name);
         let Some(finding) = known.finding.filter(|_| known.view != View::NotRead) else {
