@@ -12,7 +12,7 @@ use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason, LoginTrial,
-    Observation, PodLogin, PodTrouble, ProbeFailure, RunningTasks, SchemaState,
+    Observation, PodLogin, PodTrouble, PodView, ProbeFailure, RunningTasks, SchemaState,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -809,6 +809,43 @@ fn a_replica_on_the_database_that_is_left_has_its_time_and_is_not_given_up() {
         assert_eq!(waits(&plan), Some(expected));
         assert_eq!(plan.eviction.is_some(), drains);
     }
+}
+
+/// The template for [`OTHER_HOST`] stands, and these pods are of the one before, without a drain
+/// hook.
+fn have_begun_to_move(history: &mut History, left: &mut [PodView]) {
+    let valid = wants(OTHER_HOST, &json!({})).cluster.unwrap();
+    let written = template(&valid, Some(IMAGE), Standing::default()).unwrap();
+    history.set.template = written.value;
+    history.set.template_digest = written.digest;
+    for pod in left {
+        pod.revision = Some(OLD.to_owned());
+        pod.drains = false;
+    }
+}
+
+#[test]
+fn a_replica_on_the_database_that_is_left_is_not_broken_for_not_being_ready() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let mut seen = elsewhere(&history, |facts| heartbeats(facts).push(heartbeat(2, 3)));
+    have_begun_to_move(&mut history, &mut seen.pods[..2]);
+    // It has moved.
+    seen.pods[2].login = PodLogin::default();
+    seen.pods[1].ready = false;
+    let plan = history.step(OTHER_HOST, seen);
+    is_held_by(&plan, RolloutWait::IdleReplica);
+}
+
+#[test]
+fn a_replica_on_the_database_that_is_left_stands_in_only_while_it_is_ready() {
+    let mut history = History::new(&json!({}));
+    history.step(BEFORE, History::read());
+    let mut seen = elsewhere(&history, |_| {});
+    have_begun_to_move(&mut history, &mut seen.pods);
+    seen.pods[0].ready = false;
+    let plan = history.step(OTHER_HOST, seen);
+    is_held_by(&plan, RolloutWait::OtherReplicas);
 }
 
 #[test]

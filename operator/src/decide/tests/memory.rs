@@ -418,6 +418,31 @@ fn a_replica_that_was_started_blindly_is_taken_back_by_a_refusal_unless_one_has_
 }
 
 #[test]
+fn a_replica_that_was_started_blindly_and_works_or_is_not_seen_is_not_taken_back() {
+    let foreign = || {
+        changed(|facts| {
+            facts.schema = SchemaState::Foreign {
+                example: "wp_posts".to_owned(),
+            };
+            heartbeats(facts).push(heartbeat(0, 5));
+        })
+    };
+    let mut works = started_blindly(foreign());
+    works.pods[0].replica_id = Some(crate::testing::id(0));
+    works.pods[0].started_at = Some(now());
+    let mut unseen = started_blindly(foreign());
+    unseen.pods.clear();
+    for seen in [works, unseen] {
+        let plan = plan(&json!({}), &seen);
+        assert_eq!(
+            state(&plan, DATABASE),
+            (Some(false), Reason::DatabaseForeignTables)
+        );
+        assert_eq!(plan.report.target_replicas, Some(1));
+    }
+}
+
+#[test]
 fn a_replica_that_was_started_blindly_beside_another_bytebase_is_taken_back() {
     let beside = |since: i64| {
         let mut seen = started_blindly(changed(|facts| {

@@ -1376,30 +1376,46 @@ fn a_scale_down_takes_none_that_serves_before_one_is_back_that_a_rollout_has_rep
     assert_eq!(sized(&unlicensed).0, Some(1));
 }
 
+/// Three replicas without the drain hook, of which this one runs two tasks.
+fn busy_without_hooks(ordinal: i32) -> Observation {
+    let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        *running(facts) = vec![RunningTasks {
+            replica_id: id(ordinal),
+            count: 2,
+        }];
+    });
+    for pod in &mut seen.pods {
+        pod.drains = false;
+    }
+    seen
+}
+
+/// The size to which three replicas go, of which so many are wanted.
+fn sized(replicas: i32, seen: &Observation) -> i64 {
+    let plan = plan(&json!({"replicas": replicas}), seen);
+    size(&plan).unwrap_or(3)
+}
+
+#[test]
+fn the_license_gate_waits_for_no_busy_replica_nor_does_a_scale_down_without_drains() {
+    let busy = busy_without_hooks(2);
+    let unlicensed = with_facts(busy.clone(), |facts| {
+        facts.license = Fact::Known(crate::testing::no_license());
+    });
+    assert_eq!(sized(3, &unlicensed), 1);
+    let spec = json!({"replicas": 1, "rollout": {"drain": "Disabled"}});
+    assert_eq!(size(&plan(&spec, &busy)), Some(2));
+}
+
 #[test]
 fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_become_idle() {
-    let of = |ordinal| {
-        let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
-            *running(facts) = vec![RunningTasks {
-                replica_id: id(ordinal),
-                count: 2,
-            }];
-        });
-        for pod in &mut seen.pods {
-            pod.drains = false;
-        }
-        seen
-    };
-    let sized = |replicas: i32, seen: &Observation| {
-        let plan = plan(&json!({"replicas": replicas}), seen);
-        size(&plan).unwrap_or(3)
-    };
-    assert_eq!(sized(1, &of(0)), 2, "an idle one goes first");
-    let mut hooked = of(2);
+    let idle_first = busy_without_hooks(0);
+    assert_eq!(sized(1, &idle_first), 2, "an idle one goes first");
+    let mut hooked = busy_without_hooks(2);
     hooked.pods[2].drains = true;
     assert_eq!(sized(0, &hooked), 0, "its hook waits");
     for (replicas, next) in [(0, 0), (1, 2)] {
-        let mut seen = of(2);
+        let mut seen = busy_without_hooks(2);
         let waiting = plan(&json!({"replicas": replicas}), &seen);
         assert_eq!(size(&waiting), Some(3));
         assert_eq!(waiting.next, Some(after(SignedDuration::from_hours(1))));
@@ -1470,14 +1486,6 @@ fn a_scale_down_gives_a_busy_replica_without_the_drain_hook_a_whole_drain_to_bec
         let idle = with_facts(seen, |facts| running(facts).clear());
         assert_eq!(sized(replicas, &idle), next);
     }
-    // The license gate does not wait, nor does anything where no one asks for a drain.
-    let busy = of(2);
-    let unlicensed = with_facts(busy.clone(), |facts| {
-        facts.license = Fact::Known(crate::testing::no_license());
-    });
-    assert_eq!(sized(3, &unlicensed), 1);
-    let spec = json!({"replicas": 1, "rollout": {"drain": "Disabled"}});
-    assert_eq!(size(&plan(&spec, &busy)), Some(2));
 }
 
 /// Every replica runs tasks that no drain hook waits for, and these are outdated.
