@@ -735,7 +735,9 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
     .into_iter()
     .filter_map(wanted)
     .collect();
-    let abandoned = wanted((heartbeat && shape.results, ABANDONED));
+    // No index serves these. Steps of a rollout rest on readings that have the sessions.
+    let is_asked = sessions && heartbeat && shape.results;
+    let abandoned = wanted((is_asked, ABANDONED));
     let live = LIVE.replace("{parts}", &parts);
     let question = match extent {
         Extent::Live => format!("SELECT {live}"),
