@@ -413,14 +413,15 @@ fn ha_licensed(findings: &Findings<'_>) -> Verdict {
 }
 
 fn stalled(findings: &Findings<'_>, rollout: &Verdict, healthy: &Verdict) -> Verdict {
-    if matches!(
-        rollout.reason,
-        Reason::RolloutStalled | Reason::DowngradeRefused
-    ) {
+    if rollout.reason == Reason::DowngradeRefused {
         return yes(rollout.reason, rollout.message.clone());
     }
+    // No rollout goes on before the database is well again, whatever else stands in its way.
     if findings.database.status == Some(false) {
         return yes(findings.database.reason, findings.database.message.clone());
+    }
+    if rollout.reason == Reason::RolloutStalled {
+        return yes(rollout.reason, rollout.message.clone());
     }
     if let Some(unending) = unending(findings) {
         return yes(reason_of(unending), why_unending(unending.pod));

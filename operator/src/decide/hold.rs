@@ -116,14 +116,10 @@ impl TemplateHold {
                 "the first reading of the database",
             )
         } else if database.allows == Allows::Nothing {
-            let message = match (database.status, database.reason) {
-                (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
-                // A pod that ends now could not start again.
-                (None, _) => "the database to be readable again",
-                // A pod that ends now might come back into a database that refuses it.
-                _ => "the database to pass its checks",
-            };
-            (RolloutWait::Database, message)
+            return Some(Hold {
+                wait: for_database(database),
+                holds_template: maintenance::changes(set, template),
+            });
         } else if let Some(wait) = &self.migration {
             return Some(Hold {
                 wait: wait.clone(),
@@ -155,6 +151,18 @@ impl TemplateHold {
             stage.held()
         }
     }
+}
+
+/// What a rollout waits for while the database allows nothing.
+pub(super) fn for_database(database: &DatabaseVerdict) -> Wait {
+    let message = match (database.status, database.reason) {
+        (_, Reason::DatabaseInUse) => "another Bytebase that may use the database to end",
+        // A pod that ends now could not start again.
+        (None, _) => "the database to be readable again",
+        // A pod that ends now might come back into a database that refuses it.
+        _ => "the database to pass its checks",
+    };
+    Wait::new(RolloutWait::Database, message)
 }
 
 /// Bytebase checks no version in either direction: an older binary starts on a newer schema and

@@ -136,7 +136,7 @@ fn usable(
     let set = observation.stateful_set.as_ref();
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
     let stage = held.stage(stage, cluster.paused, observation);
-    let rollout = rollout::step(cluster, &template, stage, observation, &health);
+    let rollout = rollout::step(cluster, &template, stage, observation, &health, &database);
     let because = held.rollout(cluster, observation, &database, &target, &template);
     let rollout = match (&held.downgrade, &held.login, because) {
         (Some(downgrade), ..) => rollout.refused(downgrade),

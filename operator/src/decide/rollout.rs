@@ -4,7 +4,7 @@
 //! The StatefulSet is `OnDelete`, so the StatefulSet controller never replaces a pod by itself; the
 //! operator evicts one, and the controller makes it again from the current template.
 
-use super::database::reason_of;
+use super::database::{DatabaseVerdict, reason_of};
 use super::health::{Health, Replica, process_start};
 use super::idle::{self, End, has_no_process, idle_replica, is_behind};
 use super::maintenance::{self, Stage};
@@ -13,7 +13,7 @@ use super::step::{
     unproven_step, wait_for_end,
 };
 use super::verdict::{Verdict, no, yes};
-use super::{login, schema};
+use super::{hold, login, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
@@ -215,6 +215,7 @@ pub fn step(
     stage: Stage,
     observation: &Observation,
     health: &Health<'_>,
+    database: &DatabaseVerdict,
 ) -> Rollout {
     let Some(set) = &observation.stateful_set else {
         return Rollout {
@@ -247,7 +248,7 @@ pub fn step(
     } else if outdated.is_empty() {
         Step::Done
     } else {
-        let step = next(cluster, observation, health, set, &outdated);
+        let step = next(cluster, observation, health, database, set, &outdated);
         refused(step, behind_schema.as_deref(), observation)
     };
     Rollout {
@@ -318,6 +319,7 @@ fn next(
     cluster: &ValidCluster,
     observation: &Observation,
     health: &Health<'_>,
+    database: &DatabaseVerdict,
     set: &StatefulSetView,
     outdated: &[&Replica<'_>],
 ) -> Step {
@@ -353,6 +355,11 @@ fn next(
     }
     let unproven = |replica: &&Replica<'_>| !is_outdated(replica, set) && !replica.serves;
     if let Some(replica) = health.replicas.iter().find(unproven) {
+        // No replica comes up on such a database. The change is not to blame, and to take it back
+        // would write nothing.
+        if database.status == Some(false) {
+            return Step::Wait(hold::for_database(database));
+        }
         return unproven_step(
             RolloutWait::ReadyReplica,
             cluster,

@@ -1157,6 +1157,51 @@ fn the_next_pod_waits_for_the_last_and_not_for_ever() {
 }
 
 #[test]
+fn a_database_that_is_refused_is_blamed_for_what_does_not_come_up_on_it_and_no_change_is() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    for ready in [true, false] {
+        for age in [5, 100] {
+            let mut seen = with_facts(outdated(&[0, 1]), |facts| {
+                heartbeats(facts).remove(2);
+            });
+            seen.pods[2].created_at = after(SignedDuration::from_secs(-age));
+            seen.pods[2].ready = ready;
+            seen.remembered.rollout = Some(waited(RolloutWait::ReadyReplica, "demo-2", age));
+            let read_only = with_facts(seen.clone(), |facts| facts.read_only = true);
+            let refused = plan(&spec, &read_only);
+            waits_for(&refused, "the database to pass its checks");
+            let rollout = refused.report.rollout.clone().unwrap();
+            assert_eq!(rollout.waiting_for, Some(RolloutWait::Database));
+            assert_eq!(
+                state(&refused, ConditionType::Stalled),
+                (Some(true), Reason::DatabaseReadOnly)
+            );
+            // It stays so with the next reconcile.
+            let mut next = read_only;
+            next.remembered.rollout = Some(RememberedRollout {
+                pod: rollout.pod,
+                message: rollout.message,
+                ..waited(RolloutWait::Database, "", 1)
+            });
+            assert_eq!(plan(&spec, &next).report, refused.report);
+        }
+    }
+}
+
+#[test]
+fn what_else_stops_a_rollout_stands_beside_a_database_that_is_refused() {
+    let mut seen = with_facts(outdated(&[0, 1]), |facts| facts.read_only = true);
+    seen.pods[2].deleting = true;
+    seen.pods[2].ends_by = Some(after(SignedDuration::from_secs(-61)));
+    let plan = plan(&json!({}), &seen);
+    assert_eq!(state(&plan, ROLLOUT), (Some(false), Reason::RolloutStalled));
+    assert_eq!(
+        state(&plan, ConditionType::Stalled),
+        (Some(true), Reason::DatabaseReadOnly)
+    );
+}
+
+#[test]
 fn a_replica_that_has_long_been_ready_is_not_late_at_its_first_stale_heartbeat() {
     let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
     let mut seen = stale(outdated(&[0, 1]), 2);
