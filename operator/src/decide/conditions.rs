@@ -220,20 +220,30 @@ fn replicas_healthy(findings: &Findings<'_>) -> Verdict {
     Verdict::new(
         (!only_unknown).then_some(false),
         *reason,
-        format!("{list}{}", why_no_heartbeat(findings.database, &trouble)),
+        format!("{list}{}", why_no_heartbeat(findings, &trouble)),
     )
 }
 
-/// A database that accepts no writes explains why replicas send no heartbeats.
-fn why_no_heartbeat(database: &DatabaseVerdict, trouble: &[(Reason, &Replica<'_>)]) -> String {
+/// A database that accepts no writes explains why replicas send no heartbeats. What all of them have
+/// in common is not the fault of each, also where the database passes every check: none of these
+/// writes anything.
+fn why_no_heartbeat(findings: &Findings<'_>, trouble: &[(Reason, &Replica<'_>)]) -> String {
+    let database = findings.database;
     let silent = trouble
         .iter()
         .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
-    if silent && database.status == Some(false) {
-        format!("; the database explains it: {}", database.message)
-    } else {
-        String::new()
+    match database.status {
+        Some(false) if silent => format!("; the database explains it: {}", database.message),
+        Some(true) if all_are_stale(findings.health) => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete any".to_owned(),
+        _ => String::new(),
     }
+}
+
+/// Whether several replicas are Ready, and the heartbeat of each is stale.
+fn all_are_stale(health: &Health<'_>) -> bool {
+    let replicas = health.replicas.iter();
+    let mut ready = replicas.filter(|replica| replica.pod.is_ready());
+    health.ready_pods() > 1 && ready.all(|replica| replica.heartbeat == HeartbeatState::Stale)
 }
 
 fn reason_of(replica: &Replica<'_>) -> Reason {

@@ -78,6 +78,36 @@ fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
 }
 
 #[test]
+fn heartbeats_that_all_grow_stale_at_once_are_the_fault_of_no_single_replica() {
+    let words = "before you delete any";
+    let stale = |count: usize, seen: Observation| {
+        with_facts(seen, |facts| {
+            for heartbeat in &mut heartbeats(facts)[..count] {
+                heartbeat.age = std::time::Duration::from_secs(45);
+            }
+        })
+    };
+    let without_the_last = |seen| changed(seen, |seen| seen.pods[2].ready = false);
+    let read_only = with_facts(stale(3, three()), |facts| facts.read_only = true);
+    for (wanted, seen, is_common) in [
+        (3, stale(3, three()), true),
+        (3, without_the_last(stale(2, three())), true),
+        (3, stale(2, three()), false),
+        (1, stale(1, healthy(1, stored(&json!({})))), false),
+        // It says why.
+        (3, read_only, false),
+    ] {
+        let plan = plan(&json!({"replicas": wanted}), &seen);
+        for type_ in [ConditionType::ReplicasHealthy, ConditionType::Ready] {
+            let condition = condition(&plan.report, type_);
+            assert_eq!(condition.status, Some(false));
+            let message = &condition.message;
+            assert_eq!(message.contains(words), is_common, "{message}");
+        }
+    }
+}
+
+#[test]
 fn one_replica_is_and_several_are() {
     let without = |ready: usize| {
         changed(three(), |seen| {
