@@ -243,6 +243,7 @@ pub fn pod(ordinal: i32) -> PodView {
         ending_since: None,
         unready_since: None,
         waits_for: None,
+        last_failure: None,
         replica_id: Some(id(ordinal)),
         log_quote: None,
         restarts: 0,

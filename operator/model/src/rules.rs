@@ -537,6 +537,7 @@ impl Rules {
                 _ => stuck.then(|| PodTrouble::NodeSilent("its node is silent".to_owned())),
             },
             waits_for: None,
+            last_failure: None,
             version: Some(version(pod.template)),
         }
     }

@@ -256,6 +256,7 @@ fn reason_of(replica: &Replica<'_>) -> Reason {
         (None, true, HeartbeatState::Stale) => Reason::HeartbeatStale,
         (None, true, HeartbeatState::Missing) => Reason::HeartbeatMissing,
         (None, true, HeartbeatState::Unknown) => Reason::HeartbeatsUnknown,
+        (None, false, _) if replica.pod.last_failure.is_some() => Reason::ReplicaCrashing,
         (None, ..) => Reason::ReplicaNotReady,
     }
 }

@@ -393,8 +393,9 @@ fn state_of(replica: &Replica<'_>) -> String {
             "ending".to_owned()
         };
     }
-    let ready = match &replica.pod.waits_for {
-        _ if replica.pod.ready => "Ready".to_owned(),
+    let pod = replica.pod;
+    let ready = match pod.last_failure.as_ref().or(pod.waits_for.as_ref()) {
+        _ if pod.ready => "Ready".to_owned(),
         Some(why) => format!("not Ready: {why}"),
         None => "not Ready".to_owned(),
     };

@@ -762,6 +762,9 @@ pub struct PodView {
     /// What of it is not ready, where it is not and that can be said. It is shown, and nothing
     /// follows from it.
     pub waits_for: Option<String>,
+    /// How a process of it failed that another one has followed, where the pod has not been Ready
+    /// since. It is shown, and nothing follows from it.
+    pub last_failure: Option<String>,
     /// `bytebase.com/version` of the pod.
     pub version: Option<String>,
 }

@@ -128,6 +128,7 @@ pub fn view(pod: &Pod, replica_id: Option<Uuid>, unmounted: Option<&str>) -> Opt
         restarts: container.map_or(0, |container| container.restart_count),
         trouble: trouble(pod, container, unmounted),
         waits_for: waits_for(pod).filter(|_| !ready),
+        last_failure: last_failure(pod).filter(|_| !ready),
         version: pod.annotations().get(VERSION_ANNOTATION).cloned(),
         name,
     })
@@ -271,6 +272,53 @@ fn waits_for(pod: &Pod) -> Option<String> {
         [] => None,
         [name] => Some(format!("container {name} is not ready")),
         _ => Some(format!("containers {} are not ready", names.join(", "))),
+    }
+}
+
+/// How a process failed that another one has followed: the kubelet is silent about it as long as that
+/// one runs. One that was Ready since its start has left the end before it behind.
+fn last_failure(pod: &Pod) -> Option<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let unready = condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    let unready = unready.map(|time| time.0);
+    let status = pod.status.as_ref()?;
+    let containers = [&status.container_statuses, &status.init_container_statuses];
+    let mut containers = containers.into_iter().flatten().flatten();
+    containers.find_map(|container| failure_before(&pod.name_any(), container, unready))
+}
+
+/// The same of one container. Bytebase ends with code 0 when it cannot start, and its log says why.
+fn failure_before(
+    pod: &str,
+    container: &ContainerStatus,
+    unready: Option<Timestamp>,
+) -> Option<String> {
+    let running = container.state.as_ref()?.running.as_ref()?;
+    let started = running.started_at.as_ref()?.0;
+    if container.ready || unready > Some(started) {
+        return None;
+    }
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    let at = ended.finished_at.as_ref();
+    let at = at.map_or_else(String::new, |time| format!(" at {:.0}", time.0));
+    let (name, restarts) = (&container.name, container.restart_count);
+    let is_bytebase = name == CONTAINER;
+    match last_end(container)? {
+        ("OOMKilled", _) if is_bytebase => Some(format!(
+            "Bytebase was killed{at} for using more memory than the limit in spec.resources allows (restart {restarts})"
+        )),
+        ("OOMKilled", _) => Some(format!(
+            "container {name} was killed{at} for using more memory than its limit (restart {restarts})"
+        )),
+        (_, 0) => None,
+        (_, code) if is_bytebase => Some(format!(
+            "Bytebase ended with code {code}{at} (restart {restarts}; kubectl logs {pod} --previous shows more)"
+        )),
+        (_, code) => Some(format!(
+            "container {name} ended with code {code}{at} (restart {restarts}; kubectl logs {pod} --container {name} --previous shows more)"
+        )),
     }
 }
 
@@ -608,6 +656,71 @@ mod tests {
         }
         let event_of_before = view(&running("containerd://1"), None, Some("gone")).unwrap();
         assert_eq!(event_of_before.trouble, None, "it was mounted in the end");
+    }
+
+    #[test]
+    fn how_a_process_failed_is_said_while_the_next_one_starts() {
+        let seen = |name: &str, unready: &str, ready: bool, last: Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "demo-1", "uid": "u"},
+                "status": {
+                    "conditions": [{
+                        "type": "Ready", "status": if ready { "True" } else { "False" },
+                        "lastTransitionTime": unready,
+                    }],
+                    "containerStatuses": [{
+                        "name": name, "ready": ready, "restartCount": 3, "image": "", "imageID": "",
+                        "state": {"running": {"startedAt": "2026-06-01T00:00:09Z"}},
+                        "lastState": last,
+                    }],
+                },
+            }))
+            .unwrap();
+            let seen = view(&pod, None, None).unwrap();
+            assert_eq!(seen.trouble, None);
+            seen.last_failure
+        };
+        let ended = |reason: &str, code: i32| json!({"terminated": {"reason": reason, "exitCode": code, "finishedAt": "2026-06-01T00:00:05Z"}});
+        let (before, after) = ("2026-06-01T00:00:06Z", "2026-06-01T00:01:00Z");
+        let killed = || ended("OOMKilled", 137);
+        for (name, unready, ready, last, expected) in [
+            (
+                CONTAINER,
+                before,
+                false,
+                killed(),
+                Some(
+                    "Bytebase was killed at 2026-06-01T00:00:05Z for using more memory than the limit in spec.resources allows (restart 3)",
+                ),
+            ),
+            (
+                "proxy",
+                before,
+                false,
+                killed(),
+                Some(
+                    "container proxy was killed at 2026-06-01T00:00:05Z for using more memory than its limit (restart 3)",
+                ),
+            ),
+            (
+                CONTAINER,
+                before,
+                false,
+                ended("Error", 2),
+                Some(
+                    "Bytebase ended with code 2 at 2026-06-01T00:00:05Z (restart 3; kubectl logs demo-1 --previous shows more)",
+                ),
+            ),
+            // Its log says why, and is quoted.
+            (CONTAINER, before, false, ended("Completed", 0), None),
+            (CONTAINER, before, false, json!({}), None),
+            // It has been Ready since, and is not any more for another reason.
+            (CONTAINER, after, false, killed(), None),
+            (CONTAINER, after, true, killed(), None),
+        ] {
+            let failure = seen(name, unready, ready, last);
+            assert_eq!(failure.as_deref(), expected);
+        }
     }
 
     #[test]

@@ -8,9 +8,10 @@ use crate::decide::plan::Plan;
 use crate::desired::template::{Standing, template};
 use crate::kubernetes::Kind;
 use crate::observation::{
-    DatabaseView, FailureClass, FailureReason, Observation, PodTrouble, RouteView, RunningTasks,
-    ServiceWay, StoredLicense,
+    DatabaseView, FailureClass, FailureReason, LogQuote, Observation, PodTrouble, RouteView,
+    RunningTasks, ServiceWay, StoredLicense,
 };
+use crate::redaction::{KnownSecrets, RedactedLine};
 use crate::testing::{
     after, called, failure, healthy, heartbeat, heartbeats, no_license, observation, stored, valid,
     with_facts,
@@ -75,6 +76,38 @@ fn a_database_that_refuses_writes_stands_beside_stale_heartbeats() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn a_process_that_was_killed_is_no_mere_start_and_its_log_is_quoted_as_ever() {
+    let line = "the last line";
+    let mut seen = changed(three(), |seen| {
+        let pod = &mut seen.pods[1];
+        pod.ready = false;
+        pod.unready_since = Some(after(SignedDuration::from_mins(-1)));
+        pod.restarts = 1;
+        pod.waits_for = Some("container proxy is not ready".to_owned());
+        pod.log_quote = RedactedLine::of(line, &KnownSecrets::default()).map(LogQuote::Line);
+    });
+    assert_eq!(
+        state(&plan(&json!({}), &seen), ConditionType::ReplicasHealthy).1,
+        Reason::ReplicaNotReady
+    );
+    let decided = plan(&json!({}), &seen);
+    let killed = "Bytebase was killed for its memory";
+    seen.pods[1].last_failure = Some(killed.to_owned());
+    let plan = plan(&json!({}), &seen);
+    let healthy = condition(&plan.report, ConditionType::ReplicasHealthy);
+    assert_eq!(
+        (healthy.status, healthy.reason),
+        (Some(false), Reason::ReplicaCrashing)
+    );
+    for words in [killed, line] {
+        assert!(healthy.message.contains(words), "{}", healthy.message);
+    }
+    // It is shown, and nothing follows from it.
+    assert_eq!(plan.eviction, decided.eviction);
+    assert_eq!(plan.report.phase, decided.report.phase);
 }
 
 #[test]

@@ -285,6 +285,7 @@ prop_compose! {
             ending_since: times.1,
             unready_since: times.2,
             waits_for: None,
+            last_failure: flags[1].then(|| "it was killed".to_owned()),
             replica_id,
             log_quote: version.as_deref().and_then(|text| RedactedLine::of(text, &KnownSecrets::default())).map(LogQuote::Line).or_else(|| flags[1].then_some(LogQuote::Withheld { previous: flags[0] })),
             restarts,
