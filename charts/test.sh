@@ -217,6 +217,7 @@ has ServiceMonitor bytebase-operator 'honorLabels: true'
 has ServiceMonitor bytebase-operator 'release: prometheus'
 has PrometheusRule bytebase-operator 'release: prometheus'
 has PrometheusRule bytebase-operator 'alert: BytebaseNotReady'
+has PrometheusRule bytebase-operator 'alert: BytebaseDatabaseNotReady'
 # Prometheus' own templates are passed on as they are.
 has PrometheusRule bytebase-operator 'summary: Bytebase {{ $labels.namespace }}/{{ $labels.name }} is not Ready'
 

@@ -510,6 +510,7 @@ fn report(
         replicas: to_i32(health.replicas.len()),
         ready_replicas: to_i32(ready.clone().count()),
         active_replicas: health.active().map(to_i32),
+        foreign_replicas: health.readable.then(|| to_i32(health.foreign)),
         // During a rollout the one that is being left.
         version: ready
             .filter(|replica| replica.pod.version.is_some())

@@ -131,6 +131,9 @@ pub struct Report {
     pub ready_replicas: i32,
     /// Pods whose heartbeat is fresh.
     pub active_replicas: Option<i32>,
+    /// Foreign replicas; `None` where heartbeats cannot be read. No part of the status: the metrics
+    /// show it.
+    pub foreign_replicas: Option<i32>,
     /// The target: after the license gate and the other limits.
     pub target_replicas: Option<i32>,
     /// Selector of the pods.

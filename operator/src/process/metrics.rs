@@ -2,7 +2,6 @@
 //! error.
 
 use crate::kubernetes::Kind;
-use crate::observation::heartbeat::Freshness;
 use crate::observation::reading::Latest;
 use crate::observation::{DatabaseView, FailureReason};
 use parking_lot::Mutex;
@@ -78,8 +77,17 @@ pub struct ClusterSample {
     pub wanted: u32,
     /// After the license gate and the other limits.
     pub target: u32,
-    /// Pods that are Ready.
+    /// Pods that are Ready and not ending.
     pub ready: u32,
+    /// Replicas of the cluster whose heartbeat is fresh; `None`, here and below: that cannot be
+    /// known, so there is a gap and no number.
+    pub active: Option<u32>,
+    /// Active replicas that are not the cluster's.
+    pub foreign: Option<u32>,
+    /// Replicas that finish their tasks before they end.
+    pub draining: u32,
+    /// The operator has no login of its own to the database, so that it can never read it.
+    pub lacks_login: bool,
     /// Seconds since the epoch at which the stored license ends; `None` for one without an end, or
     /// none.
     pub license_expiry: Option<i64>,
@@ -157,12 +165,6 @@ impl LiveSample {
             pending: facts.pending_tasks.known().copied(),
             available: facts.available_tasks.known().copied(),
         })
-    }
-
-    fn active(&self) -> Option<u64> {
-        let fresh = |age: &&Duration| Freshness::of(**age) == Freshness::Fresh;
-        let ages = self.ages.as_ref()?;
-        u64::try_from(ages.values().filter(fresh).count()).ok()
     }
 }
 
@@ -351,7 +353,7 @@ fn count(n: u64) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
-const GAUGES: [ClusterGauge; 10] = [
+const GAUGES: [ClusterGauge; 13] = [
     ClusterGauge {
         name: "bytebase_cluster_replicas_wanted",
         help: "spec.replicas",
@@ -364,13 +366,28 @@ const GAUGES: [ClusterGauge; 10] = [
     },
     ClusterGauge {
         name: "bytebase_cluster_replicas_ready",
-        help: "Pods that are Ready",
+        help: "Pods that are Ready and not ending",
         points: |c, _| one(f64::from(c.ready)),
     },
     ClusterGauge {
         name: "bytebase_cluster_replicas_active",
-        help: "Replicas whose last heartbeat is at most 30 s old",
-        points: |_, live| some(live.and_then(LiveSample::active).map(count)),
+        help: "Replicas of the cluster whose last heartbeat is at most 30 s old",
+        points: |c, _| some(c.active.map(f64::from)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_replicas_foreign",
+        help: "Replicas that do not belong to the cluster and are active on its database",
+        points: |c, _| some(c.foreign.map(f64::from)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_replicas_draining",
+        help: "Replicas that are to end and finish their tasks first",
+        points: |c, _| one(f64::from(c.draining)),
+    },
+    ClusterGauge {
+        name: "bytebase_cluster_database_login_missing",
+        help: "Whether the operator has no login by which it could read the database: 1 or 0",
+        points: |c, _| one(f64::from(u8::from(c.lacks_login))),
     },
     ClusterGauge {
         name: "bytebase_cluster_license_expiry_timestamp_seconds",
@@ -538,6 +555,8 @@ mod tests {
         let id = Uuid::from_u128(1);
         let sample = ClusterSample {
             wanted: 3,
+            active: Some(1),
+            draining: 1,
             license_expiry: Some(1_900_000_000),
             pods: vec![("bb-0".to_owned(), Some(id)), ("bb-1".to_owned(), None)],
             conditions: vec![("Ready", "Unknown")],
@@ -569,6 +588,15 @@ mod tests {
         assert_eq!(
             lines(&metrics, "replicas_active"),
             [r#"bytebase_cluster_replicas_active{namespace="prod",name="bb"} 1.0"#]
+        );
+        assert_eq!(
+            lines(&metrics, "replicas_draining"),
+            [r#"bytebase_cluster_replicas_draining{namespace="prod",name="bb"} 1.0"#]
+        );
+        assert_eq!(
+            lines(&metrics, "replicas_foreign"),
+            [""; 0],
+            "heartbeats cannot be read"
         );
         assert_eq!(
             lines(&metrics, "heartbeat_age"),

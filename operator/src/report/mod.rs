@@ -63,7 +63,9 @@ pub async fn report(
         || (plan.hears_again && speaks_of_now(&previous, cluster.metadata.generation));
     if is_early && outcome.failures.is_empty() {
         if !plan.unsettled {
-            show(writer, key, sample(cluster, &previous, &observation.pods));
+            let foreign = plan.report.foreign_replicas;
+            let sample = sample(cluster, &previous, &observation.pods, foreign);
+            show(writer, key, sample);
         }
         return Ok(());
     }
@@ -91,6 +93,7 @@ pub async fn report(
         &mut memory.failing_since,
         &pass,
     );
+    let foreign = plan.report.foreign_replicas;
     let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
         &previous,
@@ -99,7 +102,8 @@ pub async fn report(
         cluster.metadata.generation,
         observation.now,
     );
-    show(writer, key, sample(cluster, &status, &observation.pods));
+    let sample = sample(cluster, &status, &observation.pods, foreign);
+    show(writer, key, sample);
     if status != previous {
         writer.leadership.check()?;
         let after = write(&writer.client, cluster, &status).await;
@@ -159,7 +163,12 @@ pub async fn report_unseen(
     let previous = memory.last_status(cluster);
     let now = Timestamp::now();
     let status = unseen(&previous, message, now);
-    show(writer, key, sample(cluster, &status, &[]));
+    let sample = ClusterSample {
+        // What was known before is not known to hold any more.
+        active: None,
+        ..sample(cluster, &status, &[], None)
+    };
+    show(writer, key, sample);
     if status != previous {
         let written = write(&writer.client, cluster, &status).await;
         written.map_err(Error::Status)?;
@@ -190,8 +199,15 @@ fn sample(
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,
     pods: &[PodView],
+    foreign: Option<i32>,
 ) -> ClusterSample {
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    let draining = status.replica_statuses.iter();
+    let draining = draining.filter(|replica| replica.drain.is_some()).count();
+    let lacks_login = status.conditions.iter().any(|condition| {
+        condition.type_ == ConditionType::DatabaseReady.as_ref()
+            && condition.reason == Reason::DatabaseCannotRead.as_ref()
+    });
     let conditions = status.conditions.iter().filter_map(|condition| {
         let type_: ConditionType = condition.type_.parse().ok()?;
         let status = match condition.status.as_str() {
@@ -209,6 +225,10 @@ fn sample(
         wanted: count(cluster.spec.replicas),
         target: count(status.target_replicas.unwrap_or(0)),
         ready: count(status.ready_replicas),
+        active: status.active_replicas.map(count),
+        foreign: foreign.map(count),
+        draining: u32::try_from(draining).unwrap_or(u32::MAX),
+        lacks_login,
         queue_held: status.queue_hold.is_some(),
         queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         license_expiry: expiry.map(|time| time.0.as_second()),
@@ -233,6 +253,7 @@ pub fn status(
         replicas,
         ready_replicas,
         active_replicas,
+        foreign_replicas: _,
         target_replicas,
         selector,
         url,

@@ -1,8 +1,8 @@
 //! Status and events.
 
 use super::{
-    LONGEST_MESSAGE, mark_lasting, notices, speaks_of_now, status, unseen, with_eviction_left_out,
-    with_overruled,
+    LONGEST_MESSAGE, mark_lasting, notices, sample, speaks_of_now, status, unseen,
+    with_eviction_left_out, with_overruled,
 };
 use crate::api::status::{
     DrainState, HeartbeatState, OverruledObject, Phase, QueueHoldStatus, ReplicaStatus,
@@ -12,12 +12,14 @@ use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, RunningTasks,
+    SchemaState,
 };
 use crate::observe::remembered::remembered;
+use crate::process::metrics::ClusterSample;
 use crate::testing::{
-    after, facts, failure, healthy, heartbeat, heartbeats, no_license, now, observation, settings,
-    stored, validation, with_facts,
+    after, cluster, facts, failure, healthy, heartbeat, heartbeats, id, no_license, now,
+    observation, running, settings, stored, validation, with_facts,
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -45,6 +47,55 @@ fn first(report: Report) -> BytebaseClusterStatus {
         Some(4),
         now(),
     )
+}
+
+/// What the metrics show after a first reconcile.
+fn shown(seen: &Observation) -> ClusterSample {
+    let report = report(&json!({}), seen);
+    let foreign = report.foreign_replicas;
+    let status = first(report);
+    sample(&cluster(&json!({})), &status, &seen.pods, foreign)
+}
+
+#[test]
+fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themselves() {
+    let counts = |seen: &Observation| {
+        let sample = shown(seen);
+        (sample.active, sample.foreign, sample.draining)
+    };
+    let mut seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
+        heartbeats(facts).push(heartbeat(7, 1));
+        running(facts).push(RunningTasks {
+            replica_id: id(2),
+            count: 1,
+        });
+    });
+    assert_eq!(counts(&seen), (Some(3), Some(0), 0));
+    seen.unmatched_since = [(id(7), later(-300))].into();
+    assert_eq!(counts(&seen), (Some(3), Some(1), 0));
+    seen.pods[2].deleting = true;
+    seen.pods[2].ends_by = Some(later(3600));
+    assert_eq!(counts(&seen), (Some(3), Some(1), 1));
+    // Its own are dead, and the foreign one hides none of them.
+    let dead = with_facts(seen.clone(), |facts| {
+        heartbeats(facts).retain(|heartbeat| heartbeat.replica_id == id(7));
+    });
+    assert_eq!(counts(&dead), (Some(0), Some(1), 1));
+    // One whose id is not known is its own by its session, and no foreign one.
+    let mut unnamed = healthy(1, stored(&json!({})));
+    unnamed.pods[0].replica_id = None;
+    unnamed.unmatched_since = [(id(0), later(-300))].into();
+    assert_eq!(shown(&unnamed).foreign, Some(0));
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    assert_eq!(counts(&seen), (None, None, 0));
+}
+
+#[test]
+fn the_metrics_say_where_the_operator_has_no_login_to_the_database() {
+    let unreadable = |database| shown(&observation(Some(3), database)).lacks_login;
+    assert!(unreadable(DatabaseView::CannotRead));
+    let away = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    assert!(!unreadable(away));
 }
 
 fn of(status: &BytebaseClusterStatus, type_: ConditionType) -> &Condition {

@@ -151,7 +151,6 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         () = &mut terminated => { stop.cancel(); return Ok(()); }
     }
     tracing::info!("leading");
-    metrics.leads(true);
 
     let drain = CancellationToken::new();
     let ready = ready(readiness, image_answered);
@@ -221,6 +220,8 @@ async fn work(
         () = ready => {}
         () = drain.cancelled() => return,
     }
+    // One that sees nothing yet serves no cluster, however long it leads.
+    context.metrics.leads(true);
     context.begin_first_pass();
     let passing = Arc::clone(&context);
     tokio::spawn(async move {
