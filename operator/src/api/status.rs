@@ -300,6 +300,11 @@ pub struct DatabaseStatus {
     /// the server says by then that it is starting or full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_since: Option<Time>,
+    /// The version that the metadata schema had before an older one was read although replicas of a
+    /// newer version run: a backup was restored under them. Absent once the schema is at that
+    /// version again, or none of these replicas is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_before: Option<String>,
     /// What came of the operator's last try to log in as the replicas do, from where it runs.
     /// `Accepted`: the server let it in. `Refused`: the server refused it, and would refuse
     /// Bytebase. `CannotTell`: it cannot be known from there. Where it is certain, a changed login

@@ -1,8 +1,10 @@
 //! What the state of the metadata database allows.
 
 use super::health::Health;
+use super::schema;
 use crate::api::Reason;
 use crate::api::status::{ChangedLogin, DatabaseStatus, HeartbeatState, LoginState};
+use crate::contract::version::Version;
 use crate::observation::heartbeat::{ALL_HEARD_AFTER, Freshness};
 use crate::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Heartbeat, Holder, LoginTrial,
@@ -409,6 +411,7 @@ fn judge_facts(
     facts: &DatabaseFacts,
 ) -> DatabaseVerdict {
     let budget = budget(wanted);
+    let went_back = schema::went_back(observation, facts);
     let status = DatabaseStatus {
         endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),
@@ -424,6 +427,7 @@ fn judge_facts(
         connection_budget: i32::try_from(budget).ok(),
         login: login_state(database, observation),
         unread_since: None,
+        schema_before: went_back.map(|(before, _)| before.to_string()),
         changed_login: None,
     };
     let verdict = |allows, ok, reason, message: String| DatabaseVerdict {
@@ -479,6 +483,9 @@ fn judge_facts(
             ),
         );
     }
+    if let Some(message) = restored(database, went_back, health) {
+        return verdict(Allows::All, None, Reason::DatabaseSchemaUnknown, message);
+    }
     if let Some(message) = too_few_connections(database, wanted, facts) {
         return verdict(
             Allows::All,
@@ -501,6 +508,24 @@ fn judge_facts(
             }
         ),
     )
+}
+
+/// That a backup of an older schema was restored under replicas that run. Nothing is held back for
+/// that: each replica that starts migrates it.
+fn restored(
+    database: &ValidDatabase,
+    went_back: Option<(Version, Version)>,
+    health: &Health<'_>,
+) -> Option<String> {
+    let (before, now) = went_back.filter(|_| !health.all_run_elsewhere())?;
+    Some(format!(
+        "the schema in {} went back from {}.{} to {}.{} under running replicas, as when a backup is restored: they need what it lacks, and Bytebase migrates it only as it starts. Set replicas to 0, and back when all pods have ended, so that it is migrated again",
+        database.replicas.identity_hint(),
+        before.major,
+        before.minor,
+        now.major,
+        now.minor
+    ))
 }
 
 /// Whether there is a workspace, as far as that can be read, or else as it was.

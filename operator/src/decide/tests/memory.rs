@@ -683,6 +683,52 @@ fn what_tables_hold_that_are_out_of_sight_is_not_known_to_be_nothing() {
 }
 
 #[test]
+fn a_schema_that_went_back_under_replicas_is_reported_until_it_is_migrated_or_none_of_them_runs() {
+    let of = |running, minor| {
+        with_facts(healthy(running, stored(&json!({}))), |facts| {
+            let version = Some(Version::new(3, minor, 5));
+            facts.schema = SchemaState::Bytebase { version };
+        })
+    };
+    let none = json!({});
+    let is_well = |seen: &Observation| state(&plan(&none, seen), DATABASE).0 == Some(true);
+    let mut last = plan(&none, &of(3, 21));
+    assert_eq!(state(&last, DATABASE).0, Some(true));
+    for _ in 0..2 {
+        let seen = then(last, of(3, 20));
+        last = plan(&none, &seen);
+        assert_eq!(
+            state(&last, DATABASE),
+            (None, Reason::DatabaseSchemaUnknown)
+        );
+        let message = &condition(&last.report, DATABASE).message;
+        assert!(message.contains("from 3.21 to 3.20"), "{message}");
+        // It is reported, and nothing follows from it.
+        assert_eq!(last.report.schema_version.as_deref(), Some("3.20.5"));
+        assert_eq!(last.report.target_replicas, Some(3));
+    }
+    // An outage takes it from no later process.
+    let away = plan(&none, &then(last.clone(), observation(Some(3), outage())));
+    assert!(!is_well(&then(away, of(3, 20))));
+    assert!(is_well(&then(last.clone(), of(3, 21))), "it was migrated");
+    // The way back: no replica runs, and those that start then find what they migrate.
+    let stopped = plan(&json!({"replicas": 0}), &then(last.clone(), of(0, 20)));
+    assert_eq!(state(&stopped, DATABASE).0, Some(true));
+    assert!(is_well(&then(stopped, of(3, 20))));
+    // Only replicas of before the upgrade are left, which need no more.
+    let mut older = then(last.clone(), of(3, 20));
+    for pod in &mut older.pods {
+        pod.version = Some("3.20.1".to_owned());
+    }
+    assert!(is_well(&older));
+    // What was read of another database says nothing of this one.
+    let mut moved = of(3, 20);
+    let status = status_after(last, &BytebaseClusterStatus::default());
+    moved.remembered = remembered(&status, Some("other.example.com:5432/bytebase"));
+    assert!(is_well(&moved));
+}
+
+#[test]
 fn a_workspace_that_a_restore_has_not_brought_back_yet_is_not_made_by_the_operator() {
     let spec = json!({
         "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
