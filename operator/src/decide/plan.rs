@@ -131,9 +131,6 @@ pub struct Report {
     pub ready_replicas: i32,
     /// Pods whose heartbeat is fresh.
     pub active_replicas: Option<i32>,
-    /// Foreign replicas; `None` where heartbeats cannot be read. No part of the status: the metrics
-    /// show it.
-    pub foreign_replicas: Option<i32>,
     /// The target: after the license gate and the other limits.
     pub target_replicas: Option<i32>,
     /// Selector of the pods.
@@ -158,6 +155,9 @@ pub struct Report {
     pub queue_hold: Option<QueueHoldStatus>,
     /// Running tasks whose replica is gone.
     pub stuck_tasks: Option<StuckTasks>,
+    /// Foreign replicas; `None` where heartbeats cannot be read. No part of the status: the metrics
+    /// show it.
+    pub foreign_replicas: Option<i32>,
     /// The call to Bytebase's API that it refuses.
     pub refused_call: Option<RefusedCall>,
     /// Objects that a webhook keeps otherwise than they were written; filled in by `report`.
