@@ -118,8 +118,9 @@ impl Scheduler {
         for (id, seconds, target) in claimed {
             // By a statement of its own, so that a claimed task may be seen that has not begun. One
             // whose beginning the database does not take runs all the same, unlike in Bytebase.
-            let begin = "UPDATE task_run SET started_at = now(), updated_at = now() WHERE id = $1";
-            let begun = sqlx::query(begin).bind(id).execute(&mut *session).await;
+            let statement =
+                "UPDATE task_run SET started_at = now(), updated_at = now() WHERE id = $1";
+            let begun = sqlx::query(statement).bind(id).execute(&mut *session).await;
             if let Err(error) = begun {
                 tracing::warn!(task_run = id, %error, "the beginning of a task run is not recorded");
             }

@@ -509,6 +509,7 @@ impl IpFamily {
 
 /// Whether the Service has one IP family, or two. `PreferDualStack` makes do with one where the
 /// Kubernetes cluster has no other. Taken out again, the Service keeps what it has.
+#[expect(clippy::enum_variant_names, reason = "Kubernetes' own words")]
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, strum::AsRefStr,
 )]

@@ -317,7 +317,7 @@ fn since_moves_with_the_heartbeat_and_the_process() {
     assert_eq!(next.replica_statuses[1].heartbeat, HeartbeatState::Stale);
     // A new process of the same pod.
     let mut restarted = with_facts(seen, |facts| heartbeats(facts)[0] = heartbeat(7, 1));
-    restarted.pods[0].replica_id = Some(crate::testing::id(7));
+    restarted.pods[0].replica_id = Some(id(7));
     let next = status(
         &before,
         report(&json!({}), &restarted),

@@ -75,7 +75,7 @@ pub async fn learn(
         context.learn_own_image(image);
     }
     answered.cancel();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn image_of(pod: Pod) -> Option<String> {

@@ -1048,8 +1048,8 @@ fn a_license_that_is_not_understood_opens_no_gate_that_was_closed() {
             assert_eq!(last.report.unlicensed_since, since, "{reason}");
             // In an outage by what this process has read.
             seen.database = outage();
-            let lost = plan(&json!({}), &seen);
-            assert_eq!(state(&lost, LICENSED), (Some(false), reason));
+            let unread = plan(&json!({}), &seen);
+            assert_eq!(state(&unread, LICENSED), (Some(false), reason));
         }
         let good = then(last, healthy(3, stored(&json!({}))));
         assert_eq!(size(&plan(&json!({}), &good)), Some(3), "{reason}");

@@ -775,6 +775,7 @@ async fn a_new_cluster_gets_the_drain_hook_once_the_operator_may_read_its_own_po
     world.standing.lock().unwrap().insert(path, own);
     world.refuse("GET", 403);
     let answered = CancellationToken::new();
+    lead_on(&world);
     let (namespace, pod) = ("apps".to_owned(), "operator-0".to_owned());
     let context = Arc::clone(&world.context);
     tokio::spawn(own_image::learn(context, namespace, pod, answered.clone()));
