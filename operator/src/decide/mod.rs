@@ -434,9 +434,11 @@ fn blocked_reading(
             pace::QUIET_EVERY
         },
         // Whether a replica that has to go migrates the schema, and whether a Bytebase runs that
-        // nothing else shows.
+        // nothing else shows. The tasks of a pod that ends are counted as its hook counts them only
+        // by a reading with the sessions.
         sessions: pace::is_unnamed(health)
             || (closed && !paused && health.replicas.len() > 1)
+            || observation.pods.iter().any(|pod| pod.deleting)
             || observation.facts().is_some_and(database::is_unheard),
         new_session: database.is_some_and(pace::is_refused),
         keep_session: true,

@@ -1072,6 +1072,18 @@ fn sessions_are_read_only_where_something_depends_on_them() {
         (10, false)
     );
     assert_eq!(state(&quiet, ConditionType::Ready).0, Some(true));
+    let mut ending = seen.clone();
+    ending.pods[1].deleting = true;
+    for spec in [
+        json!({}),
+        json!({"paused": true}),
+        json!({"externalURL": "nonsense"}),
+        json!({"paused": true, "externalURL": "nonsense"}),
+    ] {
+        for (seen, reads) in [(&seen, false), (&ending, true)] {
+            assert_eq!(plan(&spec, seen).reading.sessions, reads, "{spec} {reads}");
+        }
+    }
     seen.pods[1].replica_id = None;
     assert!(plan(&json!({}), &seen).reading.sessions);
 }
