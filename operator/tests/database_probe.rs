@@ -286,9 +286,13 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard(
     assert_eq!(running().await, [(heard, 1)], "no column says why");
     server().sql(
         "abandoned",
+        "ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now()",
+    );
+    server().sql(
+        "abandoned",
         &format!(
             r#"ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
-               INSERT INTO task_run VALUES ('FAILED', '{heard}', now(), '{abandoned}'), ('DONE', '{heard}', now(), '{abandoned}'),
+               INSERT INTO task_run (status, replica_id, started_at, result) VALUES ('FAILED', '{heard}', now(), '{abandoned}'), ('DONE', '{heard}', now(), '{abandoned}'),
                  ('FAILED', '{gone}', now(), '{abandoned}'), ('FAILED', NULL, now(), '{abandoned}'), ('FAILED', 'host-1', now(), '{abandoned}'),
                  ('FAILED', '{heard}', now(), '{{"detail": "syntax error"}}'), ('FAILED', '{heard}', now(), '"Task run abandoned"')"#
         ),
@@ -301,6 +305,20 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard(
         );
         assert_eq!(running().await, [(heard, count)], "{kind}");
     }
+    // An end that could not be written once never will be.
+    for (hours, count) in [(23, 2), (25, 1)] {
+        server().sql(
+            "abandoned",
+            &format!("UPDATE task_run SET updated_at = now() - interval '{hours} hours'"),
+        );
+        assert_eq!(running().await, [(heard, count)], "{hours}");
+    }
+    let rename = |from: &str, to: &str| format!("ALTER TABLE task_run RENAME {from} TO {to}");
+    server().sql("abandoned", "UPDATE task_run SET updated_at = now()");
+    server().sql("abandoned", &rename("updated_at", "changed"));
+    assert_eq!(running().await, [(heard, 1)], "no column says when");
+    server().sql("abandoned", &rename("changed", "updated_at"));
+    assert_eq!(running().await, [(heard, 2)]);
     // Its owner writes over it.
     server().sql(
         "abandoned",

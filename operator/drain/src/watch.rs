@@ -169,7 +169,7 @@ struct Beginning {
     keeps_names: bool,
     has_heartbeats: bool,
     has_tasks: bool,
-    /// What came of a task can be read, and whose heartbeat is young.
+    /// What came of a task and when can be read, and whose heartbeat is young.
     shows_results: bool,
     /// Schemas with Bytebase's tables of tasks and heartbeats, also where this role may not use
     /// them.
@@ -378,9 +378,9 @@ impl Watch {
              current_setting('application_name') = $5 AS keeps_names, \
              to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
              to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it, \
-             (SELECT count(*) = 3 FROM pg_attribute a WHERE NOT a.attisdropped AND (a.attrelid, a.attname) IN \
-             ((to_regclass('task_run'), 'result'), (to_regclass('replica_heartbeat'), 'replica_id'), (to_regclass('replica_heartbeat'), 'last_heartbeat')) \
-             AND CASE a.attname WHEN 'result' THEN a.atttypid IN ('jsonb'::regtype, 'json'::regtype) WHEN 'last_heartbeat' THEN a.atttypid = 'timestamptz'::regtype ELSE true END \
+             (SELECT count(*) = 4 FROM pg_attribute a WHERE NOT a.attisdropped AND (a.attrelid, a.attname) IN \
+             ((to_regclass('task_run'), 'result'), (to_regclass('task_run'), 'updated_at'), (to_regclass('replica_heartbeat'), 'replica_id'), (to_regclass('replica_heartbeat'), 'last_heartbeat')) \
+             AND CASE a.attname WHEN 'result' THEN a.atttypid IN ('jsonb'::regtype, 'json'::regtype) WHEN 'replica_id' THEN true ELSE a.atttypid = 'timestamptz'::regtype END \
              AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')) AS shows_results, \
              coalesce(current_database()::text <> $6, false) AS is_other_database \
              FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
@@ -543,12 +543,13 @@ macro_rules! running {
 /// SQL: what Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
 /// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
 /// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of owners
-/// that are gone stay as they are. What came of a task is read of the few of a living owner.
+/// that are gone stay as they are. So does one whose end could not be written, which is written once:
+/// hence no longer than for a day. What came of a task is read of the few of a living owner.
 macro_rules! abandoned {
     () => {
         "SELECT f.owner, f.started FROM (SELECT t.replica_id::text AS owner, \
          coalesce(extract(epoch FROM t.started_at), 0)::float8 AS started, t.result \
-         FROM task_run t WHERE t.status::text = 'FAILED' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
+         FROM task_run t WHERE t.status::text = 'FAILED' AND t.updated_at > clock_timestamp() - interval '1 day' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
          (SELECT h.replica_id::text FROM replica_heartbeat h \
          WHERE isfinite(h.last_heartbeat) AND h.last_heartbeat > clock_timestamp() - interval '1 minute')) OFFSET 0) f \
          WHERE f.result ->> 'detail' LIKE 'Task run abandoned%'"

@@ -456,7 +456,7 @@ async fn tasks_are_unknown_where_the_table_allows_a_state_that_is() {
 }
 
 /// What Bytebase writes where an owner has sent no heartbeat for a minute.
-const ABANDONED: &str = "UPDATE task_run SET status = 'FAILED', result = '{\"detail\": \"Task run abandoned: owning replica stopped responding\"}' WHERE status = 'RUNNING'";
+const ABANDONED: &str = "UPDATE task_run SET status = 'FAILED', updated_at = now(), result = '{\"detail\": \"Task run abandoned: owning replica stopped responding\"}' WHERE status = 'RUNNING'";
 
 #[tokio::test]
 async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
@@ -473,7 +473,7 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
     backdate(&database, "heard", 30.0);
     backdate(&database, "gone", 61.0);
     database.sql(&format!(
-        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
+        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}', ADD updated_at timestamptz NOT NULL DEFAULT now();
          INSERT INTO task_run (status, replica_id, started_at) SELECT 'RUNNING', unnest(ARRAY['own', 'heard', 'gone', NULL]), now();
          {ABANDONED};
          INSERT INTO task_run (status, replica_id, started_at, result) VALUES ('FAILED', 'heard', now(), '{{\"detail\": \"syntax error\"}}'), ('DONE', 'heard', now(), DEFAULT)"
@@ -494,6 +494,15 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
         ("UPDATE task_run SET result = DEFAULT", vec!["own"]),
         ("ALTER TABLE task_run ALTER result TYPE json", vec!["own"]),
         (ABANDONED, vec!["own"]),
+        // Its end could not be written, and never will be.
+        (
+            "UPDATE task_run SET updated_at = now() - interval '23 hours'",
+            vec!["own"],
+        ),
+        (
+            "UPDATE task_run SET updated_at = now() - interval '25 hours'",
+            vec![],
+        ),
         (
             "UPDATE task_run SET status = 'DONE' WHERE replica_id = 'own'",
             vec![],
@@ -512,6 +521,7 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
             "ALTER TABLE replica_heartbeat RENAME last_heartbeat TO seen",
             vec!["own"],
         ),
+        ("ALTER TABLE task_run DROP updated_at", vec!["own"]),
     ] {
         database.sql(change);
         assert_eq!(owners().await, expected, "{change}");
@@ -1008,7 +1018,7 @@ async fn the_program_waits_for_a_task_that_others_have_given_up_while_its_replic
     fs::write(&log, "").unwrap();
     backdate(&database, "gone", 61.0);
     database.sql(&format!(
-        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}';
+        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{{}}', ADD updated_at timestamptz NOT NULL DEFAULT now();
          INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now()), ('RUNNING', 'gone', now());
          {ABANDONED}"
     ));

@@ -138,7 +138,7 @@ struct Shape {
     run_at: bool,
     /// And since when each has run, and when it was last changed.
     begun: bool,
-    /// And what came of each.
+    /// And what came of each, and when it was last changed.
     results: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
@@ -682,7 +682,8 @@ const STATES: &str = include_str!("sql/states.sql");
 /// Bytebase fails the tasks of a replica that has sent no heartbeat for a minute, and says nothing
 /// of it to that replica. After an outage of the database a replica that lives finds its own failed
 /// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
-/// they are. What came of a task is read of the few that failed under a replica which is heard.
+/// they are. So does one whose end could not be written, which is written once: hence no longer than
+/// for a day. What came of a task is read of the few that failed under a replica which is heard.
 const ABANDONED: &str = include_str!("sql/abandoned.sql");
 
 /// A replica takes a task run and begins it within the second. Where that fails in between, for want
@@ -942,7 +943,7 @@ impl Catalog {
             users: self.users_shown == Some(true),
             run_at: has_time("run_at"),
             begun: has_time("started_at") && has_time("updated_at"),
-            results: self.results_shown == Some(true),
+            results: self.results_shown == Some(true) && has_time("updated_at"),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
