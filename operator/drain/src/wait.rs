@@ -251,7 +251,10 @@ impl Hook {
     /// A session that reads.
     async fn dial(&mut self) -> Option<(PgConnection, Whose)> {
         match self.logins.dial().await {
-            Ok(session) => Some(session),
+            Ok(session) => {
+                self.watch.changes_session();
+                Some(session)
+            }
             Err(error) => {
                 self.failure = Some(error.into());
                 None

@@ -24,6 +24,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// than for one transaction: the next user of the session may be Bytebase, where a pooler stands
 /// before the server.
 const LIMITS: &str = "BEGIN; SET LOCAL statement_timeout = '4s'; SET LOCAL lock_timeout = '1s'";
+/// The same for what Bytebase has failed as abandoned. No index serves that question, and the last
+/// reading before the replica ends must not take longer than the hold on the queue.
+const ABANDONED_LIMITS: &str =
+    "BEGIN; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'";
+/// That question is asked once in so long, unless something says that the answer is another one.
+const ABANDONED_KEPT: Duration = Duration::from_secs(10);
 /// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by
 /// the server, in this order: with the first message of the statement, which begins the
 /// transaction, and with its last one.
@@ -66,6 +72,33 @@ pub struct Watch {
     heartbeats: Heartbeats,
     /// Statements that were seen since the last reading, as in [`Activity::heartbeats`].
     glimpsed: BTreeSet<String>,
+    abandoned: Abandoned,
+}
+
+/// What Bytebase has failed as abandoned, as it was read last by the session that reads.
+#[derive(Default)]
+struct Abandoned {
+    /// When that was asked for last. `None`: it is to be asked for at once.
+    asked: Option<Instant>,
+    /// Which replica was known then to be the one beside.
+    own: Option<String>,
+    /// The last answer.
+    runs: Vec<Run>,
+    /// What was RUNNING at the last reading of that.
+    before: Vec<Run>,
+}
+
+impl Abandoned {
+    /// Whether the last answer does not serve any more, where this is RUNNING. What was so before
+    /// and is not any more may have been failed as abandoned since.
+    fn is_to_be_asked(&self, own: Option<&str>, running: &[Run], now: Instant) -> bool {
+        let serves = |asked| now.saturating_duration_since(asked) < ABANDONED_KEPT;
+        let is_missing =
+            |run: &Run| own.is_none_or(|own| run.owner == own) && !running.contains(run);
+        !self.asked.is_some_and(serves)
+            || self.own.as_deref() != own
+            || self.before.iter().any(is_missing)
+    }
 }
 
 /// What one reading brought.
@@ -204,7 +237,14 @@ impl Watch {
             database,
             heartbeats: Heartbeats::default(),
             glimpsed: BTreeSet::new(),
+            abandoned: Abandoned::default(),
         }
+    }
+
+    /// The next reading is by another session than the last one: what was read before may be of
+    /// another server, and of before an outage.
+    pub fn changes_session(&mut self) {
+        self.abandoned = Abandoned::default();
     }
 
     /// One reading. `age`: how long the replica's process has run, if that is known.
@@ -234,7 +274,7 @@ impl Watch {
                 let found = candidates(connection, &statements).await?;
                 Ok((found, next_heartbeat(connection).await?))
             };
-            match within(connection, question).await {
+            match within(connection, LIMITS, question).await {
                 Ok((found, next)) => {
                     if let Some(heartbeat) = nearest(&found) {
                         self.heartbeats.note(heartbeat.clone());
@@ -254,13 +294,14 @@ impl Watch {
             // A database before its first migration has no tasks, nor has one whose tables are gone.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
-            let own = self.heartbeats.replica();
-            let shows_results = begins.shows_results;
-            let question =
-                async |connection: &mut PgConnection| tasks(connection, own, shows_results).await;
-            match within(connection, question).await {
-                Ok((found, count)) => (running, available) = (Some(found), count),
-                Err(Spoilt::NotUnderstood) => {}
+            match within(connection, LIMITS, tasks).await {
+                Ok((mut found, count)) => {
+                    if begins.shows_results {
+                        goes_on = self.add_abandoned(connection, &mut found).await;
+                    }
+                    (running, available) = (Some(found), count);
+                }
+                Err(Spoilt::NotUnderstood) => self.abandoned.asked = None,
                 Err(Spoilt::SessionOver) => goes_on = false,
             }
         }
@@ -278,6 +319,31 @@ impl Watch {
             available,
         };
         Ok(Reading { seen, goes_on, due })
+    }
+
+    /// Adds what Bytebase has failed as abandoned to what is RUNNING: as it was read last, where it
+    /// cannot be read now. False if the session is over.
+    async fn add_abandoned(
+        &mut self,
+        connection: &mut PgConnection,
+        running: &mut Vec<Run>,
+    ) -> bool {
+        let own = self.heartbeats.replica();
+        let last = &mut self.abandoned;
+        let mut goes_on = true;
+        if last.is_to_be_asked(own, running, Instant::now()) {
+            let question = async |connection: &mut PgConnection| abandoned(connection, own).await;
+            match within(connection, ABANDONED_LIMITS, question).await {
+                Ok(runs) => last.runs = runs,
+                Err(Spoilt::NotUnderstood) => {}
+                Err(Spoilt::SessionOver) => goes_on = false,
+            }
+            last.asked = Some(Instant::now());
+            last.own = own.map(str::to_owned);
+        }
+        last.before.clone_from(running);
+        running.extend_from_slice(&last.runs);
+        goes_on
     }
 
     /// The replica is not known, and a heartbeat would show which one it is.
@@ -447,13 +513,14 @@ impl Beginning {
     }
 }
 
-/// Asks what may meet a lock, in a transaction with limits of its own.
+/// Asks what may meet a lock, in a transaction of its own, which begins with these limits.
 async fn within<T>(
     connection: &mut PgConnection,
+    limits: &'static str,
     question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Spoilt>,
 ) -> Result<T, Spoilt> {
     let answer = async {
-        sqlx::raw_sql(LIMITS).execute(&mut *connection).await?;
+        sqlx::raw_sql(limits).execute(&mut *connection).await?;
         let answer = question(&mut *connection).await;
         if !matches!(answer, Err(Spoilt::SessionOver)) {
             sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
@@ -540,42 +607,24 @@ macro_rules! running {
     };
 }
 
-/// SQL: what Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
+/// What Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
 /// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
-/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of owners
-/// that are gone stay as they are. So does one whose end could not be written, which is written once:
-/// hence no longer than for a day. What came of a task is read of the few of a living owner.
-macro_rules! abandoned {
-    () => {
-        "SELECT f.owner, f.started FROM (SELECT t.replica_id::text AS owner, \
-         coalesce(extract(epoch FROM t.started_at), 0)::float8 AS started, t.result \
-         FROM task_run t WHERE t.status::text = 'FAILED' AND t.updated_at > clock_timestamp() - interval '1 day' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
-         (SELECT h.replica_id::text FROM replica_heartbeat h \
-         WHERE isfinite(h.last_heartbeat) AND h.last_heartbeat > clock_timestamp() - interval '1 minute')) OFFSET 0) f \
-         WHERE f.result ->> 'detail' LIKE 'Task run abandoned%'"
-    };
-}
+/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of
+/// owners that are gone stay as they are. So does one whose end could not be written, since that is
+/// written once: hence no longer than for a day. What came of a task is read of the few of a living
+/// owner.
+const ABANDONED: &str = "SELECT f.owner, f.started FROM (SELECT t.replica_id::text AS owner, \
+     coalesce(extract(epoch FROM t.started_at), 0)::float8 AS started, t.result \
+     FROM task_run t WHERE t.status::text = 'FAILED' AND t.updated_at > clock_timestamp() - interval '1 day' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
+     (SELECT h.replica_id::text FROM replica_heartbeat h \
+     WHERE isfinite(h.last_heartbeat) AND h.last_heartbeat > clock_timestamp() - interval '1 minute')) OFFSET 0) f \
+     WHERE f.result ->> 'detail' LIKE 'Task run abandoned%'";
 
-/// What runs, and how much is queued if that can be counted. `own`: the replica beside, where it is
-/// known. `shows_results`: see [`Beginning::shows_results`].
-async fn tasks(
-    connection: &mut PgConnection,
-    own: Option<&str>,
-    shows_results: bool,
-) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
-    let question = if shows_results {
-        ask(concat!(
-            with_states!(),
-            running!(),
-            " UNION ALL ",
-            abandoned!(),
-            ") r ON true"
-        ))
-        .bind(own)
-    } else {
-        ask(concat!(with_states!(), running!(), ") r ON true"))
-    };
-    let rows = question.fetch_all(&mut *connection).await?;
+/// What is RUNNING, and how much is queued if that can be counted.
+async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
+    let rows = ask(concat!(with_states!(), running!(), ") r ON true"))
+        .fetch_all(&mut *connection)
+        .await?;
     let mut running = Vec::new();
     for row in &rows {
         if !row.try_get::<bool, _>(0)? {
@@ -592,6 +641,18 @@ async fn tasks(
         Err(Spoilt::NotUnderstood) => Ok((running, None)),
         Err(Spoilt::SessionOver) => Err(Spoilt::SessionOver),
     }
+}
+
+/// What Bytebase has failed as abandoned. `own`: the replica beside, where it is known.
+async fn abandoned(connection: &mut PgConnection, own: Option<&str>) -> Result<Vec<Run>, Spoilt> {
+    let rows = ask(ABANDONED).bind(own).fetch_all(connection).await?;
+    let run = |row: &PgRow| {
+        Ok(Run {
+            owner: row.try_get(0)?,
+            started: row.try_get(1)?,
+        })
+    };
+    rows.iter().map(run).collect()
 }
 
 async fn available(connection: &mut PgConnection) -> Result<u64, Spoilt> {
@@ -650,4 +711,42 @@ pub async fn hold_on(mut connection: PgConnection) {
     let _ = sqlx::raw_sql("SELECT pg_sleep(5)")
         .execute(&mut connection)
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_failed_as_abandoned_is_asked_for_seldom_and_at_once_where_a_task_is_missing() {
+        let run = |owner: &str| Run {
+            owner: owner.to_owned(),
+            started: 1.0,
+        };
+        let now = Instant::now();
+        let last = |own: Option<&str>| Abandoned {
+            asked: Some(now),
+            own: own.map(str::to_owned),
+            runs: Vec::new(),
+            before: vec![run("own"), run("other")],
+        };
+        let runs = [run("own"), run("other")];
+        let (none, own, other, both) = (&runs[..0], &runs[..1], &runs[1..], &runs[..]);
+        let known = Some("own");
+        for (before, after, running, seconds, expected) in [
+            (None, None, both, 9, false),
+            (None, None, both, 10, true),
+            (known, known, both, 9, false),
+            (None, known, both, 1, true),
+            (known, known, own, 1, false),
+            (known, known, other, 1, true),
+            (None, None, own, 1, true),
+            (None, None, none, 1, true),
+        ] {
+            let later = now + Duration::from_secs(seconds);
+            let asks = last(before).is_to_be_asked(after, running, later);
+            assert_eq!(asks, expected, "{before:?} {after:?} {running:?} {seconds}");
+        }
+        assert!(Abandoned::default().is_to_be_asked(None, &[], now));
+    }
 }

@@ -458,17 +458,23 @@ async fn tasks_are_unknown_where_the_table_allows_a_state_that_is() {
 /// What Bytebase writes where an owner has sent no heartbeat for a minute.
 const ABANDONED: &str = "UPDATE task_run SET status = 'FAILED', updated_at = now(), result = '{\"detail\": \"Task run abandoned: owning replica stopped responding\"}' WHERE status = 'RUNNING'";
 
+fn owners(seen: &Seen) -> Vec<String> {
+    let running = seen.running.as_ref().unwrap();
+    let mut owners: Vec<_> = running.iter().map(|run| run.owner.clone()).collect();
+    owners.sort();
+    owners
+}
+
 #[tokio::test]
 async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
     let database = Database::new("abandoned", SCHEMA);
     let mut own = database.session("demo-1").await;
     let mut hook = database.session(HOOK).await;
     let mut watch = watch_of("demo-1".to_owned());
-    let mut owners = async || {
-        let running = read(&mut watch, &mut hook).await.running.unwrap();
-        let mut owners: Vec<_> = running.into_iter().map(|run| run.owner).collect();
-        owners.sort();
-        owners
+    let mut owners_now = async || {
+        // It asks at once.
+        watch.changes_session();
+        owners(&read(&mut watch, &mut hook).await)
     };
     backdate(&database, "heard", 30.0);
     backdate(&database, "gone", 61.0);
@@ -478,16 +484,20 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
          {ABANDONED};
          INSERT INTO task_run (status, replica_id, started_at, result) VALUES ('FAILED', 'heard', now(), '{{\"detail\": \"syntax error\"}}'), ('DONE', 'heard', now(), DEFAULT)"
     ));
-    assert_eq!(owners().await, ["heard"], "which is its own is not known");
+    assert_eq!(
+        owners_now().await,
+        ["heard"],
+        "which is its own is not known"
+    );
     for _ in 0..2 {
         heartbeat(&mut own, "own").await;
-        assert_eq!(owners().await, ["heard", "own"]);
+        assert_eq!(owners_now().await, ["heard", "own"]);
     }
     // The own one counts until its next heartbeat too.
     for replica in ["own", "heard"] {
         backdate(&database, replica, 3600.0);
     }
-    assert_eq!(owners().await, ["own"]);
+    assert_eq!(owners_now().await, ["own"]);
     database
         .sql("UPDATE task_run SET status = 'RUNNING', result = DEFAULT WHERE replica_id = 'own'");
     for (change, expected) in [
@@ -524,7 +534,55 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_lives() {
         ("ALTER TABLE task_run DROP updated_at", vec!["own"]),
     ] {
         database.sql(change);
-        assert_eq!(owners().await, expected, "{change}");
+        assert_eq!(owners_now().await, expected, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_failed_as_abandoned_is_remembered_and_takes_nothing_from_what_runs() {
+    let database = Database::new("remembered", SCHEMA);
+    let mut hook = database.session(HOOK).await;
+    let mut watch = watch_of("demo-1".to_owned());
+    for replica in ["own", "other"] {
+        backdate(&database, replica, 1.0);
+    }
+    database.sql(
+        "ALTER TABLE task_run ADD result jsonb NOT NULL DEFAULT '{}', ADD updated_at timestamptz NOT NULL DEFAULT now();
+         INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'own', now())",
+    );
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), ["own"]);
+    // After an outage another replica may find it between two readings.
+    database.sql(ABANDONED);
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), ["own"]);
+    database.sql("UPDATE task_run SET status = 'DONE'");
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), ["own"], "kept");
+    watch.changes_session();
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), [""; 0]);
+    database.sql("UPDATE task_run SET status = 'FAILED'; INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', 'other', now())");
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), ["other"]);
+    // After a reading that failed the last answer does not serve.
+    let mut migration = database.session("demo-0").await;
+    let mut execute = async |statements: &'static str| {
+        let done = sqlx::raw_sql(statements).execute(&mut migration).await;
+        done.unwrap();
+    };
+    execute("BEGIN; LOCK TABLE task_run").await;
+    assert_eq!(read(&mut watch, &mut hook).await.running, None);
+    execute("ROLLBACK").await;
+    let both = ["other", "own"];
+    assert_eq!(owners(&read(&mut watch, &mut hook).await), both);
+    // Where it is asked for and cannot be read.
+    for (changes, expected) in [(false, &both[1..]), (true, &both[..0])] {
+        if changes {
+            watch.changes_session();
+        }
+        execute("BEGIN; LOCK TABLE replica_heartbeat").await;
+        database.sql("DELETE FROM task_run WHERE status = 'RUNNING'");
+        let reading = watch.read(&mut hook, Bytebases, LONG).await.unwrap();
+        assert!(reading.goes_on && reading.seen.running.is_some());
+        assert_eq!(owners(&reading.seen), expected, "{changes}");
+        assert_eq!(reading.seen.available, Some(0));
+        execute("ROLLBACK").await;
     }
 }
 
@@ -1035,8 +1093,9 @@ async fn the_program_waits_for_a_task_that_others_have_given_up_while_its_replic
         "its replica goes on with it"
     );
     database.sql("UPDATE task_run SET status = 'DONE', result = '{}' WHERE replica_id = 'own'");
-    let took = ended(&mut program, Duration::from_secs(10)).expect("it waits for one that is gone");
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    // What was abandoned is asked for each ten seconds.
+    let took = ended(&mut program, Duration::from_secs(20)).expect("it waits for one that is gone");
+    assert!(took < Duration::from_secs(14), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
