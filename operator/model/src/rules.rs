@@ -663,6 +663,7 @@ impl Rules {
                 ..DatabaseStatus::default()
             }),
             login: None,
+            database_ready: None,
             refusal: status
                 .refusal
                 .clone()

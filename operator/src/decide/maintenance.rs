@@ -4,6 +4,7 @@
 //! Nothing is remembered for it: the StatefulSet keeps its old template until no pod is left, so
 //! its size and its template say how far the rollout has come, to whichever process reads them.
 
+use super::database::DatabaseVerdict;
 use super::health::Health;
 use super::idle;
 use super::step::{
@@ -123,6 +124,7 @@ pub fn step(
     template: &Template,
     observation: &Observation,
     health: &Health<'_>,
+    database: &DatabaseVerdict,
 ) -> Option<Step> {
     let set = observation.stateful_set.as_ref()?;
     match stage {
@@ -157,9 +159,14 @@ pub fn step(
                 cluster,
                 observation,
             ),
-            [first, ..] => {
-                unproven_step(RolloutWait::FirstReplica, cluster, observation, first, &[])
-            }
+            [first, ..] => unproven_step(
+                RolloutWait::FirstReplica,
+                cluster,
+                observation,
+                database,
+                first,
+                &[],
+            ),
         }),
     }
 }

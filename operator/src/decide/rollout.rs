@@ -13,7 +13,7 @@ use super::step::{
     unproven_step, wait_for_end,
 };
 use super::verdict::{Verdict, no, yes};
-use super::{hold, login, schema};
+use super::{login, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutStatus, RolloutWait};
 use crate::contract::version::Version;
@@ -235,8 +235,8 @@ pub fn step(
         Stage::Idle | Stage::First => health.replicas.len() - outdated.len(),
     };
     let behind_schema = behind_schema(observation, &outdated);
-    let step = if let Some(step) = maintenance::step(stage, cluster, template, observation, health)
-    {
+    let downtime = maintenance::step(stage, cluster, template, observation, health, database);
+    let step = if let Some(step) = downtime {
         step
     } else if !set.settled {
         controllers_step(
@@ -355,15 +355,11 @@ fn next(
     }
     let unproven = |replica: &&Replica<'_>| !is_outdated(replica, set) && !replica.serves;
     if let Some(replica) = health.replicas.iter().find(unproven) {
-        // No replica comes up on such a database. The change is not to blame, and to take it back
-        // would write nothing.
-        if database.status == Some(false) {
-            return Step::Wait(hold::for_database(database));
-        }
         return unproven_step(
             RolloutWait::ReadyReplica,
             cluster,
             observation,
+            database,
             replica,
             outdated,
         );

@@ -1,8 +1,9 @@
 //! The next move of a rollout, with or without downtime, or of a scale-down; and what each of them
 //! waits for.
 
+use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica, lasting_refusal};
-use super::{drains, schema};
+use super::{drains, hold, schema};
 use crate::api::Reason;
 use crate::api::status::{HeartbeatState, RolloutWait};
 use crate::contract::version::Version;
@@ -266,15 +267,27 @@ pub fn unproven_step(
     for_: RolloutWait,
     cluster: &ValidCluster,
     observation: &Observation,
+    database: &DatabaseVerdict,
     replica: &Replica<'_>,
     outdated: &[&Replica<'_>],
 ) -> Step {
-    let timeout = cluster.rollout.ready_timeout;
-    let since = unproven_since(for_, replica, timeout, observation);
-    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
-    let (pod, state) = (&replica.pod.name, describe(replica));
     // An unknown heartbeat is the operator's trouble with the database, not the pod's.
     let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
+    // No replica comes up on such a database. The change is not to blame, and to take it back would
+    // write nothing.
+    let is_refused = database.status == Some(false);
+    if database.allows == Allows::Nothing && (failed || is_refused) {
+        let wait = hold::for_database(database).about(replica);
+        return Step::Wait(match for_ {
+            // By this word the others wait for the first one over outages and restarts.
+            RolloutWait::FirstReplica => Wait { for_, ..wait },
+            _ => wait,
+        });
+    }
+    let timeout = cluster.rollout.ready_timeout;
+    let since = unproven_since(for_, timeout, observation, database, replica);
+    let deadline = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    let (pod, state) = (&replica.pod.name, describe(replica));
     if observation.now >= deadline && failed {
         let seconds = timeout.as_secs();
         let back = way_back(replica.pod, outdated, observation);
@@ -293,28 +306,36 @@ pub fn unproven_step(
 }
 
 /// Since when a rollout has waited for a replica. One that was up before and is not now gets its
-/// time again. Of one that is Ready and sends no heartbeats Kubernetes does not say since when,
-/// status does.
+/// time again, and so does one that could not come up while the database did not allow it. Of one
+/// that is Ready and sends no heartbeats Kubernetes does not say since when, status does.
 fn unproven_since(
     for_: RolloutWait,
-    replica: &Replica<'_>,
     timeout: SignedDuration,
     observation: &Observation,
+    database: &DatabaseVerdict,
+    replica: &Replica<'_>,
 ) -> Timestamp {
-    if !replica.pod.ready {
-        return replica.pod.unready_since.unwrap_or(replica.pod.created_at);
-    }
     let now = observation.now;
     let before = observation.remembered.rollout.as_ref();
     let before = before.filter(|before| before.pod.as_deref() == Some(&replica.pod.name));
-    match before {
+    let was_late = before.is_some_and(|before| before.waiting_for == RolloutWait::Correction);
+    let since = match before {
+        _ if !replica.pod.ready => replica.pod.unready_since.unwrap_or(replica.pod.created_at),
         Some(before) if before.waiting_for == for_ => before.since.min(now),
         // Its time was up already.
-        Some(before) if before.waiting_for == RolloutWait::Correction => {
-            now.saturating_sub(timeout).unwrap_or(Timestamp::MIN)
-        }
+        Some(_) if was_late => now.saturating_sub(timeout).unwrap_or(Timestamp::MIN),
         _ => now,
-    }
+    };
+    // Where the database was in the way after that, something else was waited for in between.
+    let well_since = database_well_since(database, observation).filter(|_| !was_late);
+    well_since.map_or(since, |well_since| well_since.max(since))
+}
+
+/// Since when the database has passed its checks, by the clock of status.
+fn database_well_since(database: &DatabaseVerdict, observation: &Observation) -> Option<Timestamp> {
+    let (was_well, since) = observation.remembered.database_ready?;
+    let now = observation.now;
+    (database.status == Some(true)).then(|| if was_well { since.min(now) } else { now })
 }
 
 /// Whether another version that does not come up can be taken back: Bytebase checks no version, and

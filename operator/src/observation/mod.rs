@@ -412,6 +412,8 @@ pub struct Remembered {
     pub served_on: Option<String>,
     /// What came of the last try to log in as the replicas do, to whichever database.
     pub login: Option<LoginState>,
+    /// Whether `DatabaseReady` was True, and since when it was so or was not.
+    pub database_ready: Option<(bool, jiff::Timestamp)>,
     /// The reason and message with which `DatabaseReady` was last False.
     pub refusal: Option<Refusal>,
     /// The stored license as last read. Never one that only lies in a Secret.

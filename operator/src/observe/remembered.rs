@@ -75,6 +75,7 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         database,
         served_on,
         login: login(status),
+        database_ready: database_ready(status),
         refusal: refusal(ConditionType::DatabaseReady),
         schema_version: status
             .schema_version
@@ -90,6 +91,14 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         ..of_license
     }
+}
+
+fn database_ready(status: &BytebaseClusterStatus) -> Option<(bool, Timestamp)> {
+    let ready = ConditionType::DatabaseReady.as_ref();
+    let mut conditions = status.conditions.iter();
+    let condition = conditions.find(|condition| condition.type_ == ready)?;
+    let was_true = condition.status == "True";
+    Some((was_true, condition.last_transition_time.0))
 }
 
 /// Replicas that sent no heartbeat although their pods were Ready.
@@ -186,6 +195,18 @@ mod tests {
         assert_eq!(refused("Unknown", "DatabaseUnreachable").refusal, None);
         assert_eq!(refused("True", "DatabaseChecksPassed").refusal, None);
         assert_eq!(refused("False", "OfALaterOperator").refusal, None);
+    }
+
+    #[test]
+    fn since_when_the_database_has_been_ready_or_has_not_is_remembered() {
+        let ready = |status| {
+            let reason = "DatabaseChecksPassed";
+            read(json!({"conditions": [condition("DatabaseReady", status, reason)]})).database_ready
+        };
+        let since = "2026-06-01T00:00:00Z".parse().unwrap();
+        assert_eq!(ready("True"), Some((true, since)));
+        assert_eq!(ready("False"), Some((false, since)));
+        assert_eq!(ready("Unknown"), Some((false, since)));
     }
 
     #[test]

@@ -334,6 +334,63 @@ fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
 }
 
 #[test]
+fn a_database_that_lets_no_first_replica_come_up_is_blamed_and_no_change_is() {
+    let digest = written(&plan(&spec(&json!({})), &down())).unwrap().1;
+    let mut seen = healthy(1, stored(&json!({})));
+    seen.stateful_set.as_mut().unwrap().template_digest = Some(digest);
+    seen.pods[0].ready = false;
+    seen.pods[0].created_at = after(SignedDuration::from_secs(-500));
+    seen.remembered.rollout = Some(RememberedRollout {
+        busy_since: None,
+        scale_down_only: false,
+        message: String::new(),
+        waiting_for: RolloutWait::FirstReplica,
+        pod: Some("demo-0".to_owned()),
+        since: after(SignedDuration::from_secs(-500)),
+    });
+    for (class, reason, words) in [
+        (
+            FailureClass::Definite,
+            FailureReason::AuthenticationFailed,
+            "the database to pass its checks",
+        ),
+        (
+            FailureClass::Unknown,
+            FailureReason::Unreachable,
+            "the database to be readable again",
+        ),
+    ] {
+        let mut away = seen.clone();
+        away.database = failure(class, reason);
+        let waiting = plan(&spec(&json!({})), &away);
+        // By this word the next reconcile knows that the rollout is not over.
+        assert_eq!(waits(&waiting), Some(RolloutWait::FirstReplica), "{words}");
+        let rollout = waiting.report.rollout.as_ref().unwrap();
+        assert_eq!(rollout.pod.as_deref(), Some("demo-0"));
+        assert!(rollout.message.contains(words), "{}", rollout.message);
+        let stalled = state(&waiting, ConditionType::Stalled);
+        assert_ne!(stalled.1, Reason::RolloutStalled, "{words}");
+    }
+    let stalled = |seen: &Observation| {
+        let reported = state(&plan(&spec(&json!({})), seen), ConditionType::Stalled);
+        reported == (Some(true), Reason::RolloutStalled)
+    };
+    assert!(stalled(&seen));
+    // It has its time from when the database can be used, whether it is Ready by then or not.
+    for ready in [false, true] {
+        seen.pods[0].ready = ready;
+        let mut seen = with_facts(seen.clone(), |facts| heartbeats(facts).clear());
+        for (was_ready, seconds, expected) in
+            [(false, 500, false), (true, 99, false), (true, 100, true)]
+        {
+            let since = after(SignedDuration::from_secs(-seconds));
+            seen.remembered.database_ready = Some((was_ready, since));
+            assert_eq!(stalled(&seen), expected, "Ready {ready}, {seconds} s");
+        }
+    }
+}
+
+#[test]
 fn a_template_that_is_not_written_yet_is_no_complete_rollout() {
     // The API server refuses it, or its echo is late; also beside a scale-down.
     for spec in [json!({}), json!({"replicas": 1})] {

@@ -1184,6 +1184,7 @@ fn a_database_that_is_refused_is_blamed_for_what_does_not_come_up_on_it_and_no_c
             waits_for(&refused, "the database to pass its checks");
             let rollout = refused.report.rollout.clone().unwrap();
             assert_eq!(rollout.waiting_for, Some(RolloutWait::Database));
+            assert_eq!(rollout.pod.as_deref(), Some("demo-2"));
             assert_eq!(
                 state(&refused, ConditionType::Stalled),
                 (Some(true), Reason::DatabaseReadOnly)
@@ -1197,6 +1198,50 @@ fn a_database_that_is_refused_is_blamed_for_what_does_not_come_up_on_it_and_no_c
             });
             assert_eq!(plan(&spec, &next).report, refused.report);
         }
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_read_is_blamed_for_a_pod_that_is_not_ready() {
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[2].ready = false;
+    assert_eq!(
+        state(&plan(&json!({}), &seen), ROLLOUT).1,
+        Reason::RolloutStalled
+    );
+    seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    let away = plan(&json!({}), &seen);
+    waits_for(&away, "the database to be readable again");
+    assert_eq!(state(&away, ConditionType::Stalled).0, Some(false));
+    let rollout = away.report.rollout.unwrap();
+    assert_eq!(rollout.waiting_for, Some(RolloutWait::Database));
+    assert_eq!(rollout.pod.as_deref(), Some("demo-2"));
+}
+
+#[test]
+fn a_pod_that_could_not_come_up_on_the_database_gets_its_time_from_when_it_can() {
+    let spec = json!({"rollout": {"readyTimeoutSeconds": 100}});
+    let mut seen = outdated(&[0, 1]);
+    seen.pods[2].ready = false;
+    seen.pods[2].unready_since = Some(after(SignedDuration::from_secs(-9999)));
+    for (waited_for, was_ready, seconds, left) in [
+        (RolloutWait::Database, false, 500, Some(100)),
+        (RolloutWait::ReadyReplica, true, 1, Some(99)),
+        // What comes between neither ends nor prolongs it.
+        (RolloutWait::SchemaMigration, true, 60, Some(40)),
+        (RolloutWait::ReadyReplica, true, 100, None),
+        // The database was not in its way.
+        (RolloutWait::Correction, true, 1, None),
+    ] {
+        seen.remembered.rollout = Some(waited(waited_for, "demo-2", 1));
+        let since = after(SignedDuration::from_secs(-seconds));
+        seen.remembered.database_ready = Some((was_ready, since));
+        let plan = plan(&spec, &seen);
+        let is_stalled = state(&plan, ROLLOUT).1 == Reason::RolloutStalled;
+        assert_eq!(is_stalled, left.is_none(), "{waited_for:?} {seconds}");
+        let deadline = plan.report.rollout.unwrap().deadline;
+        let expected = left.map(|left| Time(after(SignedDuration::from_secs(left))));
+        assert_eq!(deadline, expected, "{waited_for:?} {seconds}");
     }
 }
 

@@ -188,6 +188,7 @@ prop_compose! {
             }),
             served_on: parts[2].then(|| "0123456789abcdef".to_owned()),
             login: parts[0].then_some(LoginState::Accepted),
+            database_ready: end.map(|end| (parts[0], end)),
             refusal: parts[2].then(|| Refusal { reason: Reason::DatabaseForeignTables, message: format!("it was {message}") }),
             license: parts[3].then(|| LicenseStatus {
                 ha,
