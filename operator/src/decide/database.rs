@@ -411,7 +411,7 @@ fn judge_facts(
     facts: &DatabaseFacts,
 ) -> DatabaseVerdict {
     let budget = budget(wanted);
-    let went_back = schema::went_back(observation, facts);
+    let went_back = schema::went_back(observation, facts, health);
     let status = DatabaseStatus {
         endpoint: Some(database.replicas.identity_hint()),
         identity: Some(facts.identity.database.clone()),

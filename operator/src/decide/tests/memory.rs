@@ -729,6 +729,74 @@ fn a_schema_that_went_back_under_replicas_is_reported_until_it_is_migrated_or_no
 }
 
 #[test]
+fn that_a_schema_went_back_stands_while_its_version_cannot_be_read() {
+    let of = |schema: &SchemaState| {
+        with_facts(healthy(3, stored(&json!({}))), |facts| {
+            facts.schema = schema.clone();
+        })
+    };
+    let at = |minor| SchemaState::Bytebase {
+        version: Some(Version::new(3, minor, 5)),
+    };
+    let none = json!({});
+    for unread in [SchemaState::Bytebase { version: None }, SchemaState::Empty] {
+        let mut last = plan(&none, &of(&at(21)));
+        for schema in [&at(20), &unread, &unread, &at(20)] {
+            let seen = then(last, of(schema)).with_lost_tables_unknown();
+            last = plan(&none, &seen);
+            let found = (None, Reason::DatabaseSchemaUnknown);
+            assert_eq!(state(&last, DATABASE), found, "{schema:?}");
+            let database = last.report.database.as_ref().unwrap();
+            assert_eq!(database.schema_before.as_deref(), Some("3.21.5"));
+            assert_eq!(last.report.schema_version.as_deref(), Some("3.20.5"));
+        }
+        let migrated = plan(&none, &then(last, of(&at(21))));
+        assert_eq!(state(&migrated, DATABASE).0, Some(true), "{unread:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_may_be_about_to_migrate_a_schema_that_went_back_does_not_lack_it() {
+    let none = json!({});
+    let is_well = |seen: &Observation| state(&plan(&none, seen), DATABASE).0 == Some(true);
+    let newer = plan(&none, &healthy(3, stored(&json!({}))));
+    let restored = |last: &Plan, sends: bool| {
+        let older = with_facts(healthy(3, stored(&json!({}))), |facts| {
+            let version = Some(Version::new(3, 20, 5));
+            facts.schema = SchemaState::Bytebase { version };
+            if !sends {
+                heartbeats(facts).clear();
+            }
+        });
+        then(last.clone(), older)
+    };
+    let starting = |mut seen: Observation| {
+        for pod in &mut seen.pods {
+            pod.ready = false;
+        }
+        seen
+    };
+    assert!(!is_well(&restored(&newer, true)));
+    assert!(!is_well(&restored(&newer, false)), "they are Ready");
+    assert!(
+        !is_well(&starting(restored(&newer, true))),
+        "they have sent heartbeats"
+    );
+    assert!(is_well(&starting(restored(&newer, false))));
+    // Those that were up go on lacking it.
+    let reported = plan(&none, &restored(&newer, true));
+    assert!(!is_well(&starting(restored(&reported, false))));
+    // What Bytebase runs by an image without a version cannot be known.
+    for reported in [newer, reported] {
+        let mut unknown = restored(&reported, true);
+        for pod in &mut unknown.pods {
+            pod.version = None;
+        }
+        assert!(is_well(&unknown));
+    }
+}
+
+#[test]
 fn a_workspace_that_a_restore_has_not_brought_back_yet_is_not_made_by_the_operator() {
     let spec = json!({
         "admin": {"credentialsSecretRef": {"name": "admin"}, "createFirst": true},
