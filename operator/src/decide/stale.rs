@@ -1,7 +1,7 @@
 //! What the heartbeats of replicas say for too long: a replica that sends none although its pod is
 //! Ready, and tasks whose replica is gone.
 
-use super::database::DatabaseVerdict;
+use super::database::{Allows, DatabaseVerdict};
 use super::health::{Health, Replica};
 use super::rollout::Rollout;
 use super::step::{Eviction, Step, schema_migration};
@@ -52,7 +52,9 @@ pub fn restart(
             set.settled && usize::try_from(set.replicas) == Ok(health.replicas.len())
         });
     let one_serves = health.replicas.iter().any(|replica| replica.serves);
-    if cluster.paused || database.status != Some(true) || !settled || !one_serves {
+    // Also on a schema that went back: whichever replica starts migrates it.
+    let may_start = database.allows == Allows::All && database.status != Some(false);
+    if cluster.paused || !may_start || !settled || !one_serves {
         return Restart::default();
     }
     let due = |replica: &Replica<'_>| {

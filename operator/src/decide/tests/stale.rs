@@ -1,11 +1,14 @@
 //! Replicas that send no heartbeat for too long, tasks without a replica, a queue that stays held,
 //! drains near their end.
 
-use super::plan;
+use super::{plan, state};
+use crate::api::ConditionType;
 use crate::api::status::{BytebaseClusterStatus, DrainState, HeartbeatState};
+use crate::contract::version::Version;
 use crate::decide::plan::Plan;
 use crate::observation::{
-    DatabaseView, Fact, FailureClass, FailureReason, Observation, RunningTasks, Sessions,
+    DatabaseView, Fact, FailureClass, FailureReason, Observation, RunningTasks, SchemaState,
+    Sessions,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -82,6 +85,17 @@ fn a_stale_replica_is_replaced_after_the_time_of_the_users_choice_and_no_other()
 }
 
 #[test]
+fn a_stale_replica_is_replaced_also_on_a_schema_that_went_back() {
+    let back = with_facts(since(without_heartbeats(&[1], 400), 300), |facts| {
+        let version = Some(Version::new(3, 20, 5));
+        facts.schema = SchemaState::Bytebase { version };
+    });
+    let plan = plan(&opted_in(), &back);
+    assert_eq!(state(&plan, ConditionType::DatabaseReady).0, None);
+    assert_eq!(evicted(&plan), Some("demo-1"));
+}
+
+#[test]
 fn a_stale_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going() {
     type Change = fn(&mut Observation);
     let migrating = |seen: &mut Observation| {
@@ -97,13 +111,26 @@ fn a_stale_replica_stays_where_the_fault_may_be_another_or_another_pod_is_going(
             facts.sessions = None;
         }
     };
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 12] = [
         ("an outage", |seen| {
             seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
         }),
         ("a refused database", |seen| {
             if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
                 facts.transaction_pooler = Some(true);
+            }
+        }),
+        ("a database that only the replicas can log in to", |seen| {
+            seen.database = DatabaseView::CannotRead;
+        }),
+        ("tables of another form", |seen| {
+            if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
+                facts.not_understood = vec!["setting"];
+            }
+        }),
+        ("lost tables", |seen| {
+            if let DatabaseView::Probed(Ok(facts)) = &mut seen.database {
+                facts.schema = SchemaState::Empty;
             }
         }),
         ("a migration", migrating),
