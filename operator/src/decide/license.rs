@@ -202,14 +202,18 @@ fn until_understood(verdict: LicenseVerdict, before: &Remembered) -> LicenseVerd
         let message = format!("{said}; until then the cluster keeps its size and does not grow");
         return LicenseVerdict { message, ..verdict };
     }
-    let message = format!(
-        "{said}; until then no more than one replica runs, since nothing that was stored before allowed more"
-    );
-    // The gate had closed ahead of an end, and what has to go has the time that it was given.
-    let reason = match before.unlicensed_since {
-        Some(_) => Reason::LicenseInvalid,
-        None => Reason::LicenseExpiring,
+    let (reason, why) = match before.unlicensed_since {
+        Some(_) => (
+            Reason::LicenseInvalid,
+            "nothing that was stored before allowed more",
+        ),
+        // The gate had closed ahead of an end, and what has to go has the time that it was given.
+        None => (
+            Reason::LicenseExpiring,
+            "the license before was about to end",
+        ),
     };
+    let message = format!("{said}; until then no more than one replica runs, since {why}");
     LicenseVerdict {
         allows: Licensed::No,
         reason,

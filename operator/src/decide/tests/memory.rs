@@ -1114,6 +1114,12 @@ fn a_license_that_is_not_understood_opens_no_gate_that_was_closed() {
             assert_eq!(state(&last, LICENSED), (Some(false), reason));
             assert_eq!(last.report.target_replicas, Some(1), "{reason}");
             assert_eq!(last.report.unlicensed_since, since, "{reason}");
+            let message = &condition(&last.report, LICENSED).message;
+            let why = match reason {
+                Reason::LicenseExpiring => "since the license before was about to end",
+                _ => "since nothing that was stored before allowed more",
+            };
+            assert!(message.contains(why), "{message}");
             // In an outage by what this process has read.
             seen.database = outage();
             let unread = plan(&json!({}), &seen);
