@@ -202,6 +202,11 @@ fn sample(
     foreign: Option<i32>,
 ) -> ClusterSample {
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    // That none is active is not known where the heartbeat of one is unknown.
+    let mut replicas = status.replica_statuses.iter();
+    let is_unsure = replicas.any(|replica| replica.heartbeat == HeartbeatState::Unknown);
+    let active = status.active_replicas;
+    let active = active.filter(|active| *active > 0 || !is_unsure);
     let draining = status.replica_statuses.iter();
     let draining = draining.filter(|replica| replica.drain.is_some()).count();
     let lacks_login = status.conditions.iter().any(|condition| {
@@ -225,7 +230,7 @@ fn sample(
         wanted: count(cluster.spec.replicas),
         target: count(status.target_replicas.unwrap_or(0)),
         ready: count(status.ready_replicas),
-        active: status.active_replicas.map(count),
+        active: active.map(count),
         foreign: foreign.map(count),
         draining: u32::try_from(draining).unwrap_or(u32::MAX),
         lacks_login,

@@ -86,6 +86,17 @@ fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themsel
     unnamed.pods[0].replica_id = None;
     unnamed.unmatched_since = [(id(0), later(-300))].into();
     assert_eq!(shown(&unnamed).foreign, Some(0));
+    // Which of them sends none cannot be known, and neither can that none sends any.
+    let unsure = |active: bool| {
+        let mut seen = with_facts(healthy(2, stored(&json!({}))), |facts| {
+            let first = id(0);
+            heartbeats(facts).retain(|heartbeat| active && heartbeat.replica_id == first);
+            facts.sessions = None;
+        });
+        seen.pods[1].replica_id = None;
+        shown(&seen).active
+    };
+    assert_eq!((unsure(true), unsure(false)), (Some(1), None));
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     assert_eq!(counts(&seen), (None, None, 0));
 }
