@@ -51,6 +51,8 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
             || shrinks
+            // The tasks of a replica that ends are counted as its drain hook does.
+            || observation.pods.iter().any(|pod| pod.deleting)
             || is_unnamed(health)
             // Only the sessions show that the queue is free again.
             || queue::held_by(observation).next().is_some()
