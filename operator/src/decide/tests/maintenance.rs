@@ -308,6 +308,18 @@ fn one_replica_that_runs_alone_is_no_rollout_whatever_its_heartbeat_does() {
     assert_eq!(reported, (Some(true), Reason::RolloutDone));
 }
 
+/// What status says of a rollout that waits for its first replica.
+fn first_replica_since(seconds: i64) -> RememberedRollout {
+    RememberedRollout {
+        busy_since: None,
+        scale_down_only: false,
+        message: String::new(),
+        waiting_for: RolloutWait::FirstReplica,
+        pod: Some("demo-0".to_owned()),
+        since: after(SignedDuration::from_secs(seconds)),
+    }
+}
+
 #[test]
 fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
     let mut seen = healthy(1, stored(&json!({})));
@@ -317,14 +329,7 @@ fn an_outage_or_a_pause_ends_no_rollout_that_has_begun() {
     seen.stateful_set.as_mut().unwrap().template_digest = Some(digest);
     let paused = plan(&spec(&json!({"paused": true})), &seen);
     assert_eq!(waits(&paused), Some(RolloutWait::FirstReplica));
-    seen.remembered.rollout = Some(RememberedRollout {
-        busy_since: None,
-        scale_down_only: false,
-        message: String::new(),
-        waiting_for: RolloutWait::FirstReplica,
-        pod: Some("demo-0".to_owned()),
-        since: after(SignedDuration::from_secs(-9)),
-    });
+    seen.remembered.rollout = Some(first_replica_since(-9));
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     let away = plan(&spec(&json!({})), &seen);
     assert_eq!(
@@ -340,14 +345,7 @@ fn a_database_that_lets_no_first_replica_come_up_is_blamed_and_no_change_is() {
     seen.stateful_set.as_mut().unwrap().template_digest = Some(digest);
     seen.pods[0].ready = false;
     seen.pods[0].created_at = after(SignedDuration::from_secs(-500));
-    seen.remembered.rollout = Some(RememberedRollout {
-        busy_since: None,
-        scale_down_only: false,
-        message: String::new(),
-        waiting_for: RolloutWait::FirstReplica,
-        pod: Some("demo-0".to_owned()),
-        since: after(SignedDuration::from_secs(-500)),
-    });
+    seen.remembered.rollout = Some(first_replica_since(-500));
     for (class, reason, words) in [
         (
             FailureClass::Definite,
