@@ -30,6 +30,9 @@ const ABANDONED_LIMITS: &str =
     "BEGIN; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'";
 /// That question is asked once in so long, unless something says that the answer is another one.
 const ABANDONED_KEPT: Duration = Duration::from_secs(10);
+/// So often in turn that may have no answer, as of a server that has just started and has much to
+/// read, before the drain goes on without one.
+const UNANSWERED: u32 = 5;
 /// Longest from the time of a transaction to that of its statement, in seconds. Both are taken by
 /// the server, in this order: with the first message of the statement, which begins the
 /// transaction, and with its last one.
@@ -86,6 +89,8 @@ struct Abandoned {
     runs: Vec<Run>,
     /// What was RUNNING at the last reading of that.
     before: Vec<Run>,
+    /// How often it has been asked in vain since the last answer.
+    unanswered: u32,
 }
 
 impl Abandoned {
@@ -296,10 +301,16 @@ impl Watch {
         } else if goes_on {
             match within(connection, LIMITS, tasks).await {
                 Ok((mut found, count)) => {
-                    if begins.shows_results {
-                        goes_on = self.add_abandoned(connection, &mut found).await;
+                    let answer = if begins.shows_results {
+                        self.add_abandoned(connection, &mut found).await
+                    } else {
+                        Ok(())
+                    };
+                    match answer {
+                        Ok(()) => (running, available) = (Some(found), count),
+                        Err(Spoilt::NotUnderstood) => {}
+                        Err(Spoilt::SessionOver) => goes_on = false,
                     }
-                    (running, available) = (Some(found), count);
                 }
                 Err(Spoilt::NotUnderstood) => self.abandoned.asked = None,
                 Err(Spoilt::SessionOver) => goes_on = false,
@@ -321,29 +332,32 @@ impl Watch {
         Ok(Reading { seen, goes_on, due })
     }
 
-    /// Adds what Bytebase has failed as abandoned to what is RUNNING: as it was read last, where it
-    /// cannot be read now. False if the session is over.
+    /// Adds what Bytebase has failed as abandoned to what is RUNNING. Where it cannot be read it is
+    /// not known what runs, until that was asked [`UNANSWERED`] times in vain: then what was read
+    /// last counts.
     async fn add_abandoned(
         &mut self,
         connection: &mut PgConnection,
         running: &mut Vec<Run>,
-    ) -> bool {
+    ) -> Result<(), Spoilt> {
         let own = self.heartbeats.replica();
         let last = &mut self.abandoned;
-        let mut goes_on = true;
         if last.is_to_be_asked(own, running, Instant::now()) {
             let question = async |connection: &mut PgConnection| abandoned(connection, own).await;
             match within(connection, ABANDONED_LIMITS, question).await {
-                Ok(runs) => last.runs = runs,
-                Err(Spoilt::NotUnderstood) => {}
-                Err(Spoilt::SessionOver) => goes_on = false,
+                Ok(runs) => (last.runs, last.unanswered) = (runs, 0),
+                Err(Spoilt::NotUnderstood) if last.unanswered >= UNANSWERED => {}
+                Err(spoilt) => {
+                    last.unanswered += 1;
+                    return Err(spoilt);
+                }
             }
             last.asked = Some(Instant::now());
             last.own = own.map(str::to_owned);
         }
         last.before.clone_from(running);
         running.extend_from_slice(&last.runs);
-        goes_on
+        Ok(())
     }
 
     /// The replica is not known, and a heartbeat would show which one it is.
@@ -729,6 +743,7 @@ mod tests {
             own: own.map(str::to_owned),
             runs: Vec::new(),
             before: vec![run("own"), run("other")],
+            unanswered: 0,
         };
         let runs = [run("own"), run("other")];
         let (none, own, other, both) = (&runs[..0], &runs[..1], &runs[1..], &runs[..]);

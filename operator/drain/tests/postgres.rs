@@ -578,6 +578,14 @@ async fn what_was_failed_as_abandoned_is_remembered_and_takes_nothing_from_what_
         }
         execute("BEGIN; LOCK TABLE replica_heartbeat").await;
         database.sql("DELETE FROM task_run WHERE status = 'RUNNING'");
+        for _ in 0..5 {
+            let reading = watch.read(&mut hook, Bytebases, LONG).await.unwrap();
+            assert!(reading.goes_on);
+            assert_eq!(
+                reading.seen.running, None,
+                "{changes}: perhaps one was failed"
+            );
+        }
         let reading = watch.read(&mut hook, Bytebases, LONG).await.unwrap();
         assert!(reading.goes_on && reading.seen.running.is_some());
         assert_eq!(owners(&reading.seen), expected, "{changes}");

@@ -40,7 +40,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use license::LicenseVerdict;
 use objects::Desired;
-use plan::{Plan, Report, Wanted};
+use plan::{Plan, Report, Unmatched, Wanted};
 use replicas::Grounds;
 use scale::Haste;
 use std::borrow::Cow;
@@ -512,7 +512,10 @@ fn report(
         replicas: to_i32(health.replicas.len()),
         ready_replicas: to_i32(ready.clone().count()),
         active_replicas: health.active().map(to_i32),
-        foreign_replicas: health.readable.then(|| to_i32(health.foreign)),
+        unmatched: health.readable.then(|| Unmatched {
+            all: to_i32(health.unmatched.len()),
+            foreign: to_i32(health.foreign),
+        }),
         // During a rollout the one that is being left.
         version: ready
             .filter(|replica| replica.pod.version.is_some())

@@ -120,6 +120,15 @@ pub enum BytebaseRequest {
     },
 }
 
+/// Fresh heartbeats that are of no replica of the cluster whose id is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unmatched {
+    /// How many there are.
+    pub all: i32,
+    /// How many of them are certain to be of foreign replicas.
+    pub foreign: i32,
+}
+
 /// Status without times, which `report` adds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
@@ -155,9 +164,9 @@ pub struct Report {
     pub queue_hold: Option<QueueHoldStatus>,
     /// Running tasks whose replica is gone.
     pub stuck_tasks: Option<StuckTasks>,
-    /// Foreign replicas; `None` where heartbeats cannot be read. No part of the status: the metrics
-    /// show it.
-    pub foreign_replicas: Option<i32>,
+    /// Heartbeats of no replica that is known; `None` where heartbeats cannot be read. No part of the
+    /// status: the metrics show it.
+    pub unmatched: Option<Unmatched>,
     /// The call to Bytebase's API that it refuses.
     pub refused_call: Option<RefusedCall>,
     /// Objects that a webhook keeps otherwise than they were written; filled in by `report`.

@@ -274,14 +274,20 @@ pub fn unproven_step(
     // An unknown heartbeat is the operator's trouble with the database, not the pod's.
     let failed = !replica.pod.ready || replica.heartbeat != HeartbeatState::Unknown;
     // No replica comes up on such a database. The change is not to blame, and to take it back would
-    // write nothing.
+    // write nothing. Of one that is only not sure of something a replica knows no more than before.
     let is_refused = database.status == Some(false);
-    if database.allows == Allows::Nothing && (failed || is_refused) {
+    let is_away = observation.facts().is_none() && !was_late(observation, replica);
+    if database.allows == Allows::Nothing && (is_refused || (failed && is_away)) {
         let wait = hold::for_database(database).about(replica);
+        let message = format!("{}: {}", wait.message, describe(replica));
         return Step::Wait(match for_ {
             // By this word the others wait for the first one over outages and restarts.
-            RolloutWait::FirstReplica => Wait { for_, ..wait },
-            _ => wait,
+            RolloutWait::FirstReplica => Wait {
+                for_,
+                message,
+                ..wait
+            },
+            _ => Wait { message, ..wait },
         });
     }
     let timeout = cluster.rollout.ready_timeout;
@@ -318,7 +324,7 @@ fn unproven_since(
     let now = observation.now;
     let before = observation.remembered.rollout.as_ref();
     let before = before.filter(|before| before.pod.as_deref() == Some(&replica.pod.name));
-    let was_late = before.is_some_and(|before| before.waiting_for == RolloutWait::Correction);
+    let was_late = was_late(observation, replica);
     let since = match before {
         _ if !replica.pod.ready => replica.pod.unready_since.unwrap_or(replica.pod.created_at),
         Some(before) if before.waiting_for == for_ => before.since.min(now),
@@ -329,6 +335,15 @@ fn unproven_since(
     // Where the database was in the way after that, something else was waited for in between.
     let well_since = database_well_since(database, observation).filter(|_| !was_late);
     well_since.map_or(since, |well_since| well_since.max(since))
+}
+
+/// Whether the time of this replica was up before.
+fn was_late(observation: &Observation, replica: &Replica<'_>) -> bool {
+    let before = observation.remembered.rollout.as_ref();
+    before.is_some_and(|before| {
+        before.waiting_for == RolloutWait::Correction
+            && before.pod.as_deref() == Some(&replica.pod.name)
+    })
 }
 
 /// Since when the database has passed its checks, by the clock of status.

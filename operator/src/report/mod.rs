@@ -15,7 +15,7 @@ use crate::api::{BytebaseCluster, BytebaseClusterStatus, ConditionType, Reason, 
 use crate::apply::event::Notice;
 use crate::apply::{ApplyFailure, ECHO, FIELD_MANAGER, FailureKind, Outcome, Writer};
 use crate::decide::haste::PATIENCE;
-use crate::decide::plan::{ConditionDraft, Plan, Report};
+use crate::decide::plan::{ConditionDraft, Plan, Report, Unmatched};
 use crate::kubernetes::{Guarded, Kind};
 use crate::observation::{LOG_PATIENCE, Observation, PodView, no_later};
 use crate::process::lease::NotLeading;
@@ -63,8 +63,8 @@ pub async fn report(
         || (plan.hears_again && speaks_of_now(&previous, cluster.metadata.generation));
     if is_early && outcome.failures.is_empty() {
         if !plan.unsettled {
-            let foreign = plan.report.foreign_replicas;
-            let sample = sample(cluster, &previous, &observation.pods, foreign);
+            let unmatched = plan.report.unmatched;
+            let sample = sample(cluster, &previous, &observation.pods, unmatched);
             show(writer, key, sample);
         }
         return Ok(());
@@ -93,7 +93,7 @@ pub async fn report(
         &mut memory.failing_since,
         &pass,
     );
-    let foreign = plan.report.foreign_replicas;
+    let unmatched = plan.report.unmatched;
     let report = with_eviction_left_out(plan.report, &outcome.withheld_for);
     let status = status(
         &previous,
@@ -102,7 +102,7 @@ pub async fn report(
         cluster.metadata.generation,
         observation.now,
     );
-    let sample = sample(cluster, &status, &observation.pods, foreign);
+    let sample = sample(cluster, &status, &observation.pods, unmatched);
     show(writer, key, sample);
     if status != previous {
         writer.leadership.check()?;
@@ -199,12 +199,14 @@ fn sample(
     cluster: &BytebaseCluster,
     status: &BytebaseClusterStatus,
     pods: &[PodView],
-    foreign: Option<i32>,
+    unmatched: Option<Unmatched>,
 ) -> ClusterSample {
     let count = |number: i32| u32::try_from(number).unwrap_or(0);
-    // That none is active is not known where the heartbeat of one is unknown.
+    // That none is active is not known where a replica whose heartbeat is unknown may have
+    // sent one that was read.
     let mut replicas = status.replica_statuses.iter();
-    let is_unsure = replicas.any(|replica| replica.heartbeat == HeartbeatState::Unknown);
+    let is_unsure = replicas.any(|replica| replica.heartbeat == HeartbeatState::Unknown)
+        && unmatched.is_some_and(|unmatched| unmatched.all > unmatched.foreign);
     let active = status.active_replicas;
     let active = active.filter(|active| *active > 0 || !is_unsure);
     let draining = status.replica_statuses.iter();
@@ -231,7 +233,7 @@ fn sample(
         target: count(status.target_replicas.unwrap_or(0)),
         ready: count(status.ready_replicas),
         active: active.map(count),
-        foreign: foreign.map(count),
+        foreign: unmatched.map(|unmatched| count(unmatched.foreign)),
         draining: u32::try_from(draining).unwrap_or(u32::MAX),
         lacks_login,
         queue_held: status.queue_hold.is_some(),
@@ -258,7 +260,7 @@ pub fn status(
         replicas,
         ready_replicas,
         active_replicas,
-        foreign_replicas: _,
+        unmatched: _,
         target_replicas,
         selector,
         url,

@@ -52,9 +52,9 @@ fn first(report: Report) -> BytebaseClusterStatus {
 /// What the metrics show after a first reconcile.
 fn shown(seen: &Observation) -> ClusterSample {
     let report = report(&json!({}), seen);
-    let foreign = report.foreign_replicas;
+    let unmatched = report.unmatched;
     let status = first(report);
-    sample(&cluster(&json!({})), &status, &seen.pods, foreign)
+    sample(&cluster(&json!({})), &status, &seen.pods, unmatched)
 }
 
 #[test]
@@ -86,17 +86,20 @@ fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themsel
     unnamed.pods[0].replica_id = None;
     unnamed.unmatched_since = [(id(0), later(-300))].into();
     assert_eq!(shown(&unnamed).foreign, Some(0));
-    // Which of them sends none cannot be known, and neither can that none sends any.
-    let unsure = |active: bool| {
+    // The heartbeat of one whose id is not known may be the second, and cannot be where none is read.
+    let unsure = |read: &[i32]| {
         let mut seen = with_facts(healthy(2, stored(&json!({}))), |facts| {
-            let first = id(0);
-            heartbeats(facts).retain(|heartbeat| active && heartbeat.replica_id == first);
+            let read: Vec<_> = read.iter().copied().map(id).collect();
+            heartbeats(facts).retain(|heartbeat| read.contains(&heartbeat.replica_id));
             facts.sessions = None;
         });
         seen.pods[1].replica_id = None;
         shown(&seen).active
     };
-    assert_eq!((unsure(true), unsure(false)), (Some(1), None));
+    assert_eq!(
+        [unsure(&[0, 1]), unsure(&[1]), unsure(&[])],
+        [Some(1), None, Some(0)]
+    );
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     assert_eq!(counts(&seen), (None, None, 0));
 }

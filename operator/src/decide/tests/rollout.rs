@@ -1216,6 +1216,10 @@ fn a_database_that_cannot_be_read_is_blamed_for_a_pod_that_is_not_ready() {
     let rollout = away.report.rollout.unwrap();
     assert_eq!(rollout.waiting_for, Some(RolloutWait::Database));
     assert_eq!(rollout.pod.as_deref(), Some("demo-2"));
+    // What was wrong with it before is not excused by one reading that fails.
+    seen.remembered.rollout = Some(waited(RolloutWait::Correction, "demo-2", 1));
+    let was_late = plan(&json!({}), &seen);
+    assert_eq!(state(&was_late, ROLLOUT).1, Reason::RolloutStalled);
 }
 
 #[test]
