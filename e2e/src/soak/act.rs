@@ -238,15 +238,18 @@ impl Stage {
         self.patch(index, json!({"replicas": model.replicas})).await
     }
 
-    /// Bytebase's own table is out of sight, so the others count as another application's.
+    /// Bytebase's role may only read, as on a server whose disk is full.
     async fn cut_off_refused(&self, index: usize, cut: Duration) -> Result<()> {
         let database = self.databases.get(index).context("no such cluster")?;
         let postgres = &self.sandbox.harness().postgres;
-        self.run(index, "ALTER TABLE principal RENAME TO hidden")
-            .await?;
+        let only_reads = format!(
+            "ALTER ROLE {} SET default_transaction_read_only = on",
+            database.name
+        );
+        postgres.execute_in("postgres", &only_reads).await?;
         let name = cluster_name(index);
         self.sandbox
-            .wait_condition(&name, "DatabaseReady", "False", "DatabaseForeignTables")
+            .wait_condition(&name, "DatabaseReady", "False", "DatabaseReadOnly")
             .await?;
         self.disturbances.lock().refused.insert(index);
         self.patch(index, json!({"replicas": 1})).await?;
@@ -256,8 +259,11 @@ impl Stage {
         postgres.allow_connections(database, true).await?;
         sleep(PAUSE).await;
         self.disturbances.lock().refused.remove(&index);
-        self.run(index, "ALTER TABLE hidden RENAME TO principal")
-            .await
+        let writes = format!(
+            "ALTER ROLE {} RESET default_transaction_read_only",
+            database.name
+        );
+        postgres.execute_in("postgres", &writes).await
     }
 
     /// The heartbeat of a foreign replica, for some time before and after the wish.
