@@ -173,7 +173,8 @@ pub enum Reason {
     /// Replicas that do not belong to this cluster send heartbeats to the database, so the first
     /// replica waits until they have stopped.
     DatabaseInUse,
-    /// The tables of Bytebase in the database have another form than this operator knows.
+    /// The tables of Bytebase in the database have another form than this operator knows, are not
+    /// seen any more, or went back to an older version under running replicas.
     DatabaseSchemaUnknown,
 
     // HALicensed

@@ -234,7 +234,7 @@ fn why_no_heartbeat(findings: &Findings<'_>, trouble: &[(Reason, &Replica<'_>)])
         .any(|(reason, _)| matches!(reason, Reason::HeartbeatStale | Reason::HeartbeatMissing));
     match database.status {
         Some(false) if silent => format!("; the database explains it: {}", database.message),
-        Some(true) if all_are_stale(findings.health) => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete any".to_owned(),
+        Some(true) if all_are_stale(findings.health) => "; all of them at once: the server takes no writes from them (a full disk?), or the pods cannot reach it: see the server's log and the NetworkPolicies of the pods before you delete a pod".to_owned(),
         _ => String::new(),
     }
 }

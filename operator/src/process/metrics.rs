@@ -225,7 +225,11 @@ impl Metrics {
             watch_errors.clone(),
         );
         operator.register("panics", "Panics caught in reconciles", panics.clone());
-        operator.register("leader", "1 while this process leads", leader.clone());
+        operator.register(
+            "leader",
+            "1 while this process leads and serves",
+            leader.clone(),
+        );
         operator.register(
             "database_probes",
             "Readings of metadata databases by outcome",
@@ -381,7 +385,7 @@ const GAUGES: [ClusterGauge; 13] = [
     },
     ClusterGauge {
         name: "bytebase_cluster_replicas_draining",
-        help: "Replicas that are to end and finish their tasks first",
+        help: "Replicas that are to end and finish their tasks first, or may be where tasks cannot be read",
         points: |c, _| one(f64::from(c.draining)),
     },
     ClusterGauge {
@@ -391,7 +395,7 @@ const GAUGES: [ClusterGauge; 13] = [
     },
     ClusterGauge {
         name: "bytebase_cluster_license_expiry_timestamp_seconds",
-        help: "End of the stored license",
+        help: "End of the license in status.license",
         points: |c, _| some(c.license_expiry.map(|t| t as f64)),
     },
     ClusterGauge {

@@ -209,8 +209,13 @@ fn sample(
         && unmatched.is_some_and(|unmatched| unmatched.all > unmatched.foreign);
     let active = status.active_replicas;
     let active = active.filter(|active| *active > 0 || !is_unsure);
+    // Where tasks cannot be read, one that is to end may be finishing some.
     let draining = status.replica_statuses.iter();
-    let draining = draining.filter(|replica| replica.drain.is_some()).count();
+    let draining = draining.filter(|replica| {
+        replica.drain.is_some()
+            || (replica.drains_until.is_some() && replica.running_tasks.is_none())
+    });
+    let draining = draining.count();
     let lacks_login = status.conditions.iter().any(|condition| {
         condition.type_ == ConditionType::DatabaseReady.as_ref()
             && condition.reason == Reason::DatabaseCannotRead.as_ref()

@@ -101,7 +101,7 @@ fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themsel
         [Some(1), None, Some(0)]
     );
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
-    assert_eq!(counts(&seen), (None, None, 0));
+    assert_eq!(counts(&seen), (None, None, 1), "it may be finishing tasks");
 }
 
 #[test]

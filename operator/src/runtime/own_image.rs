@@ -64,7 +64,7 @@ pub async fn learn(
         }
         if !answered.is_cancelled() {
             tracing::warn!(
-                "until then the pods of new clusters get no drain hook, so one that is to end cancels the tasks that it runs; grant the operator get on its own pod, or set OPERATOR_IMAGE"
+                "until the operator can read its own pod, the pods of new clusters get no drain hook, so one that is to end cancels the tasks that it runs; grant the operator get on its own pod, or set OPERATOR_IMAGE"
             );
             answered.cancel();
         }

@@ -112,7 +112,7 @@ fn a_process_that_was_killed_is_no_mere_start_and_its_log_is_quoted_as_ever() {
 
 #[test]
 fn heartbeats_that_all_grow_stale_at_once_are_the_fault_of_no_single_replica() {
-    let words = "before you delete any";
+    let words = "before you delete a pod";
     let stale = |count: usize, seen: Observation| {
         with_facts(seen, |facts| {
             for heartbeat in &mut heartbeats(facts)[..count] {
