@@ -14,6 +14,7 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 use std::collections::BTreeSet;
 use std::mem::take;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
@@ -220,17 +221,44 @@ struct Beginning {
     is_other_database: bool,
 }
 
-/// SQL: when the statements began that are heartbeats, as in [`Activity::heartbeats`], of the
-/// sessions of the name `$1` that are no older than `$2` seconds. Without a backslash, which means
-/// something else where `standard_conforming_strings` is off.
-macro_rules! heartbeats {
-    () => {
-        "(SELECT array_agg(query_start AT TIME ZONE 'UTC')::text FROM pg_stat_activity \
-         WHERE datname = current_database() AND application_name = $1 \
-         AND query ~* '^[[:space:]]*insert[[:space:]]+into[[:space:]]+([^[:space:]]+[.])?replica_heartbeat[[:>:]]' \
-         AND backend_start >= clock_timestamp() - make_interval(secs => $2))"
-    };
-}
+// === The questions ===
+
+// No string in them has a backslash, which means something else where `standard_conforming_strings`
+// is off.
+
+/// When the statements began that are heartbeats, as in [`Activity::heartbeats`], of the sessions of
+/// the name `$1` that are no older than `$2` seconds.
+const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
+
+/// What is asked first, see [`Beginning`].
+static BEGINNING: LazyLock<String> = LazyLock::new(|| {
+    let question = include_str!("sql/beginning.sql").replace("{heartbeats}", HEARTBEATS);
+    question.replace("{session_key}", session_key!())
+});
+
+/// Heartbeats that came no more than `$2` seconds before one of the statements of `$1`.
+const CANDIDATES: &str = include_str!("sql/candidates.sql");
+
+/// In how many seconds the next heartbeat is due of the replicas that were heard in the last `$2`
+/// seconds, less than none where it is late. `$1`: from one heartbeat to the next.
+const NEXT_HEARTBEAT: &str = include_str!("sql/next_heartbeat.sql");
+
+/// What runs. Each row of the answer, and the one that there is without any task, says whether each
+/// state that the table allows is one that this version knows, by the words of a constraint on that
+/// column alone or of its type. Otherwise RUNNING need not mean what it did. The state is compared
+/// as it is: in a column of a type that has no such word the server refuses that, where its text
+/// would be one that matches nothing.
+const RUNNING: &str = include_str!("sql/running.sql");
+
+/// What Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
+/// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
+/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of
+/// owners that are gone stay as they are. So does one whose end could not be written, since that is
+/// written once: hence no longer than for a day. What came of a task is read of the few of a living
+/// owner.
+const ABANDONED: &str = include_str!("sql/abandoned.sql");
+
+// === impl Watch ===
 
 impl Watch {
     /// Of the replica whose sessions have the first name, by sessions that have the second.
@@ -379,7 +407,7 @@ impl Watch {
                 .execute(&mut *connection)
                 .await?;
             while Instant::now() < until {
-                let row = ask(concat!("SELECT ", heartbeats!()))
+                let row = ask(HEARTBEATS)
                     .bind(&self.sessions)
                     .bind(at_least(age))
                     .fetch_one(&mut *connection)
@@ -439,44 +467,15 @@ impl Watch {
         connection: &mut PgConnection,
         age: Option<Duration>,
     ) -> Result<Beginning, sqlx::Error> {
-        let row = ask(concat!(
-            "SELECT extract(epoch FROM clock_timestamp())::float8 AS clock, pg_is_in_recovery() AS is_standby, \
-             current_user <> session_user AS has_other_role, \
-             (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1) AS sessions, \
-             (SELECT CASE WHEN bool_or(state = 'active') THEN 0 ELSE extract(epoch FROM clock_timestamp() - max(state_change)) END \
-             FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)::float8 AS quiet, \
-             ",
-            heartbeats!(),
-            " AS heartbeats, \
-             EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.classid = 0 AND l.objid = $3::oid AND l.objsubid = 1 AND l.granted \
-             AND (a.application_name = $1 OR current_setting('application_name') <> $5) \
-             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS migrates, \
-             EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = $4::oid AND objid = (SELECT ",
-            session_key!(),
-            "::oid FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND objsubid = 2 AND granted \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS asked, \
-             current_setting('application_name') = $5 AS keeps_names, \
-             to_regclass('replica_heartbeat') IS NOT NULL AS has_heartbeats, \
-             to_regclass('task_run') IS NOT NULL AS has_tasks, schemas, schema, sees_it, \
-             (SELECT count(*) = 4 FROM pg_attribute a WHERE NOT a.attisdropped AND (a.attrelid, a.attname) IN \
-             ((to_regclass('task_run'), 'result'), (to_regclass('task_run'), 'updated_at'), (to_regclass('replica_heartbeat'), 'replica_id'), (to_regclass('replica_heartbeat'), 'last_heartbeat')) \
-             AND CASE a.attname WHEN 'result' THEN a.atttypid IN ('jsonb'::regtype, 'json'::regtype) WHEN 'replica_id' THEN true ELSE a.atttypid = 'timestamptz'::regtype END \
-             AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')) AS shows_results, \
-             coalesce(current_database()::text <> $6, false) AS is_other_database \
-             FROM (SELECT count(*) AS schemas, min(quote_ident(n.nspname)) AS schema, \
-             coalesce(bool_or(c.oid = to_regclass('task_run')), false) AS sees_it \
-             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relname = 'task_run' AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND EXISTS \
-             (SELECT FROM pg_class h WHERE h.relname = 'replica_heartbeat' AND h.relnamespace = n.oid)) tables",
-        ))
-        .bind(&self.sessions)
-        .bind(at_least(age))
-        .bind(MIGRATION_LOCK)
-        .bind(hook::LET_GO)
-        .bind(&self.own_sessions)
-        .bind(&self.database)
-        .fetch_one(connection)
-        .await?;
+        let row = ask(&BEGINNING)
+            .bind(&self.sessions)
+            .bind(at_least(age))
+            .bind(MIGRATION_LOCK)
+            .bind(hook::LET_GO)
+            .bind(&self.own_sessions)
+            .bind(&self.database)
+            .fetch_one(connection)
+            .await?;
         Ok(Beginning {
             clock: row.try_get("clock")?,
             activity: Activity {
@@ -555,15 +554,11 @@ async fn candidates(
     connection: &mut PgConnection,
     statements: &[String],
 ) -> Result<Vec<Candidate>, Spoilt> {
-    let rows = ask(
-        "SELECT h.replica_id::text, h.last_heartbeat::text, extract(epoch FROM s.began - h.last_heartbeat)::float8 \
-         FROM (SELECT began AT TIME ZONE 'UTC' AS began FROM unnest($1::text[]) seen(times), unnest(times::timestamp[]) u(began)) s \
-         JOIN replica_heartbeat h ON h.last_heartbeat BETWEEN s.began - make_interval(secs => $2) AND s.began",
-    )
-    .bind(statements)
-    .bind(SAME)
-    .fetch_all(connection)
-    .await?;
+    let rows = ask(CANDIDATES)
+        .bind(statements)
+        .bind(SAME)
+        .fetch_all(connection)
+        .await?;
     let candidate = |row: &PgRow| {
         Ok(Candidate {
             heartbeat: Heartbeat {
@@ -579,14 +574,11 @@ async fn candidates(
 /// In how long a heartbeat of any replica is due, or at once if one is late. `None`: there is none
 /// to be expected.
 async fn next_heartbeat(connection: &mut PgConnection) -> Result<Option<Duration>, Spoilt> {
-    let row = ask(
-        "SELECT extract(epoch FROM min(last_heartbeat) - clock_timestamp())::float8 + $1 FROM replica_heartbeat \
-         WHERE last_heartbeat BETWEEN clock_timestamp() - make_interval(secs => $2) AND clock_timestamp()",
-    )
-    .bind(HEARTBEAT - EARLY)
-    .bind(GONE)
-    .fetch_one(connection)
-    .await?;
+    let row = ask(NEXT_HEARTBEAT)
+        .bind(HEARTBEAT - EARLY)
+        .bind(GONE)
+        .fetch_one(connection)
+        .await?;
     let seconds: Option<f64> = row.try_get(0)?;
     // Less than nothing is no duration.
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
@@ -597,48 +589,9 @@ fn ask(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
     sqlx::query(sql).persistent(false)
 }
 
-/// SQL: the beginning of a question for tasks, which goes on in brackets. Each row of the answer,
-/// and the one that there is without any task, says whether each state that the table allows is one
-/// that this version knows, by the words of a constraint on that column alone or of its type.
-/// Otherwise RUNNING need not mean what it did.
-macro_rules! with_states {
-    () => {
-        "SELECT known, owner, started FROM (SELECT NOT EXISTS (SELECT FROM pg_attribute a, LATERAL (SELECT enumlabel::text AS word FROM pg_enum \
-         WHERE enumtypid = a.atttypid UNION ALL SELECT found[1] FROM pg_constraint c, \
-         regexp_matches(pg_get_constraintdef(c.oid), '''([^'']+)''', 'g') m(found) \
-         WHERE c.conrelid = a.attrelid AND c.contype = 'c' AND c.conkey = ARRAY[a.attnum]) s \
-         WHERE a.attrelid = to_regclass('task_run') AND a.attname = 'status' AND NOT a.attisdropped \
-         AND s.word NOT IN ('PENDING', 'AVAILABLE', 'RUNNING', 'DONE', 'FAILED', 'CANCELED')) AS known) k LEFT JOIN ("
-    };
-}
-
-/// SQL: what runs. The state is compared as it is: in a column of a type that has no such word the
-/// server refuses that, where its text would be one that matches nothing.
-macro_rules! running {
-    () => {
-        "SELECT replica_id::text AS owner, coalesce(extract(epoch FROM started_at), 0)::float8 AS started \
-         FROM task_run WHERE status = 'RUNNING' AND replica_id IS NOT NULL"
-    };
-}
-
-/// What Bytebase has failed as abandoned, of owners that were heard within a minute, and of the
-/// replica `$1`. After an outage of the database other replicas find no heartbeat of an owner that
-/// lives, and say nothing of it to that one: it goes on, and writes the end over this. Rows of
-/// owners that are gone stay as they are. So does one whose end could not be written, since that is
-/// written once: hence no longer than for a day. What came of a task is read of the few of a living
-/// owner.
-const ABANDONED: &str = "SELECT f.owner, f.started FROM (SELECT t.replica_id::text AS owner, \
-     coalesce(extract(epoch FROM t.started_at), 0)::float8 AS started, t.result \
-     FROM task_run t WHERE t.status::text = 'FAILED' AND t.updated_at > clock_timestamp() - interval '1 day' AND (t.replica_id::text = $1 OR t.replica_id::text IN \
-     (SELECT h.replica_id::text FROM replica_heartbeat h \
-     WHERE isfinite(h.last_heartbeat) AND h.last_heartbeat > clock_timestamp() - interval '1 minute')) OFFSET 0) f \
-     WHERE f.result ->> 'detail' LIKE 'Task run abandoned%'";
-
 /// What is RUNNING, and how much is queued if that can be counted.
 async fn tasks(connection: &mut PgConnection) -> Result<(Vec<Run>, Option<u64>), Spoilt> {
-    let rows = ask(concat!(with_states!(), running!(), ") r ON true"))
-        .fetch_all(&mut *connection)
-        .await?;
+    let rows = ask(RUNNING).fetch_all(&mut *connection).await?;
     let mut running = Vec::new();
     for row in &rows {
         if !row.try_get::<bool, _>(0)? {
@@ -730,6 +683,25 @@ pub async fn hold_on(mut connection: PgConnection) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_in_braces_is_filled_in() {
+        assert!(!BEGINNING.contains(['{', '}']), "{}", *BEGINNING);
+    }
+
+    #[test]
+    fn no_question_holds_a_backslash() {
+        for question in [
+            BEGINNING.as_str(),
+            HEARTBEATS,
+            CANDIDATES,
+            NEXT_HEARTBEAT,
+            RUNNING,
+            ABANDONED,
+        ] {
+            assert!(!question.contains('\\'), "{question}");
+        }
+    }
 
     #[test]
     fn what_was_failed_as_abandoned_is_asked_for_seldom_and_at_once_where_a_task_is_missing() {
