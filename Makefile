@@ -94,11 +94,14 @@ PARTS := setup lint unit model-small generated install-forms e2e
 
 .PHONY: test
 test: ## Everything: formatting, lints, unit tests, generated files, chart, scenarios
-	@times=; for part in $(PARTS); do \
+	@# The table of times is printed also where a part fails.
+	@times= start=0 part=; \
+	trap 'code=$$?; printf "make test: %d s\n%s" $$SECONDS "$$times"; \
+		test $$code = 0 || printf "%6d s  %s, which failed\n" $$((SECONDS - start)) "$$part"' EXIT; \
+	for part in $(PARTS); do \
 		start=$$SECONDS; $(MAKE) --no-print-directory $$part; \
 		times+=$$(printf '%6d s  %s' $$((SECONDS - start)) $$part)$$'\n'; \
-	done; \
-	printf 'make test: %d s\n%s' $$SECONDS "$$times"
+	done
 
 .PHONY: image
 image: ## Build the image that ships with docker or podman (IMAGE=registry.example.com/bytebase-operator:dev)

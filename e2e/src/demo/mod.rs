@@ -8,6 +8,7 @@ use crate::postgres::Database;
 use crate::scenario::collect;
 use crate::session::harness::{Harness, Session, step};
 use crate::session::state::Purpose;
+use crate::times;
 use anyhow::{Context, Result};
 use kube::api::DynamicObject;
 use objects::{ADMIN_EMAIL, Applied, NAME, NAMESPACE, OPERATOR_NAMESPACE, PORT, RELEASE};
@@ -30,7 +31,7 @@ pub async fn up() -> Result<()> {
     println!("{}", introduction(&harness));
     let shown = show(&harness, start).await;
     if shown.is_err() {
-        println!("\n{}\n", digest(&harness).await);
+        println!("\n{}\n\n{}\n", times::table(), digest(&harness).await);
         println!(
             "Everything is left as it is: see more, run `make demo` again, or take it down with `make demo-down`.\n{}",
             indent(&environment(&harness))
@@ -119,6 +120,8 @@ async fn show(harness: &Harness, start: Instant) -> Result<()> {
             );
         }
     }
+    // Above what is to be read at leisure, and what is to be copied.
+    println!("\n{}", times::table());
     println!("\n{}", summary(harness, &cluster, &applied.database).await?);
     println!("{}", closing(harness, &applied));
     Ok(())
