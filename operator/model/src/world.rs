@@ -1004,10 +1004,10 @@ impl World {
             let began = pod.ending.map(|ending| ending.max(since));
             began.is_some_and(|began| self.tick <= began + DRAIN_LIMIT)
         };
-        let beat = able.filter(|pod| pod.replica == Replica::Active && !has_time(pod));
+        let active = able.filter(|pod| pod.replica == Replica::Active && !has_time(pod));
         // No hook can be asked without the database, and a schema migration is never cut short.
         let can_ask = self.database.up && !self.migrates();
-        if stay > 1 || (can_ask && beat.count() > 1) {
+        if stay > 1 || (can_ask && active.count() > 1) {
             self.ghost.broken = Some(Promise::Licensed);
         }
     }
