@@ -482,8 +482,9 @@ fn last_since_ours(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
 mod tests {
     use super::*;
     use crate::testing::api_server;
+    use parking_lot::Mutex;
     use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     type Call = (String, String, Value);
 
@@ -495,7 +496,7 @@ mod tests {
         let client = api_server("team", move |method, uri, body| {
             let query = uri.query().unwrap_or_default();
             let call = (method.to_owned(), query.to_owned(), body);
-            log.lock().unwrap().push(call);
+            log.lock().push(call);
             Some(answers.pop_front().unwrap())
         });
         (client, calls)
@@ -556,7 +557,7 @@ mod tests {
             owner: OWNER,
         };
         let done = objects.apply(&desired(), None).await;
-        let calls = calls.lock().unwrap().clone();
+        let calls = calls.lock().clone();
         let methods: Vec<_> = calls.iter().map(|(method, ..)| method.as_str()).collect();
         (
             done.map_err(|failure| failure.kind),
@@ -616,7 +617,7 @@ mod tests {
                 owner: OWNER,
             };
             objects.apply(wanted, cached).await.unwrap();
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             assert_eq!(calls.len(), calls_made);
             for (_, _, body) in calls.iter() {
                 let owner = &body["metadata"]["ownerReferences"][0];
@@ -696,7 +697,7 @@ mod tests {
             };
             let done = objects.apply(&wanted, Some(cached.clone())).await;
             assert_eq!(done.map_err(|failure| failure.kind), Ok(expected));
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             assert_eq!(calls.len(), calls_made);
             for (_, query, body) in calls.iter() {
                 assert!(query.contains("force=true"), "{query}");
@@ -724,7 +725,7 @@ mod tests {
         let failure = objects.apply(&wanted, Some(cached)).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Invalid);
         assert!(failure.message.contains(why), "{}", failure.message);
-        let calls = calls.lock().unwrap();
+        let calls = calls.lock();
         assert!(calls.iter().all(|(method, ..)| method == "PATCH"));
     }
 
@@ -751,7 +752,7 @@ mod tests {
             });
             assert_eq!(done, Ok(expected), "{owner}");
         }
-        assert!(calls.lock().unwrap().is_empty());
+        assert!(calls.lock().is_empty());
         // The watch does not show the end of what lacks the operator's labels.
         let (done, ..) = make(vec![status(409), (200, ending)]).await;
         assert!(
@@ -774,7 +775,7 @@ mod tests {
         let done = objects.apply(&desired(), Some(cached)).await;
         let made = "2026-06-01T00:00:00Z".parse().unwrap();
         assert_eq!(done, Ok(Applied::LeftBehind(Some(made))));
-        assert!(calls.lock().unwrap().is_empty());
+        assert!(calls.lock().is_empty());
     }
 
     #[tokio::test]
@@ -850,7 +851,7 @@ mod tests {
             let cached = serde_json::from_value(stateful_set("7", 1)).unwrap();
             let done = objects.apply(&wanted, Some(cached)).await;
             assert_eq!(done.map_err(|failure| failure.kind), expected);
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             let bodies = calls.iter().map(|(_, _, body)| &body["metadata"]);
             let asked: Vec<_> = bodies
                 .map(|asked| asked["resourceVersion"].clone())
@@ -873,7 +874,7 @@ mod tests {
             done.map_err(|failure| failure.kind),
             Err(FailureKind::Conflict)
         );
-        assert!(calls.lock().unwrap()[0].2["metadata"]["resourceVersion"].is_null());
+        assert!(calls.lock()[0].2["metadata"]["resourceVersion"].is_null());
     }
 
     #[tokio::test]
@@ -896,7 +897,7 @@ mod tests {
         };
         let done = objects.apply(&wanted, None).await;
         assert_eq!(done.map_err(|failure| failure.kind), Ok(Applied::Written));
-        let calls = calls.lock().unwrap();
+        let calls = calls.lock();
         let metadata = json!({"uid": "of-the-service", "labels": {"ours": "yes"}});
         assert_eq!(calls[2].2, json!({"metadata": metadata}));
     }
@@ -947,7 +948,7 @@ mod tests {
             let cached = serde_json::from_value(live("ours")).unwrap();
             let done = objects.apply(&wanted, Some(cached)).await;
             assert_eq!(done.map_err(|failure| failure.kind), Ok(Applied::Written));
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             assert_eq!(calls.len(), answers.len());
             let lists = calls.iter().map(|(_, _, body)| &body["metadata"]);
             let given_up = lists
@@ -980,7 +981,7 @@ mod tests {
         let done = objects.apply(&wanted, Some(cached)).await;
         let refused = Err(FailureKind::Refused);
         assert_eq!(done.map_err(|failure| failure.kind), refused);
-        assert_eq!(calls.lock().unwrap().len(), 1);
+        assert_eq!(calls.lock().len(), 1);
     }
 
     #[tokio::test]
@@ -1032,7 +1033,7 @@ mod tests {
                 done = Ok(unanswered.clone());
             }
             assert_eq!(done.map_err(|failure| failure.kind), expected);
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             let uid = &calls[0].2["deleteOptions"]["preconditions"]["uid"];
             assert_eq!((calls.len(), uid), (1, &json!("of-the-pod")));
         }

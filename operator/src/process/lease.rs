@@ -567,7 +567,6 @@ mod tests {
     use super::*;
     use api::respond;
     use serde_json::{Value, json};
-    use std::sync::Mutex;
 
     /// A scripted API server that keeps one Lease.
     mod api {
@@ -629,7 +628,7 @@ mod tests {
             let calls = Calls::default();
             let (shared, log) = (Arc::clone(&server), Arc::clone(&calls));
             let client = api_server("operators", move |method, uri, body| {
-                let mut server = shared.lock().unwrap();
+                let mut server = shared.lock();
                 if uri
                     .query()
                     .is_some_and(|query| query.contains("watch=true"))
@@ -637,7 +636,7 @@ mod tests {
                     server.watches += 1;
                     return Some(server.watch.take().unwrap_or((200, Value::Null)));
                 }
-                log.lock().unwrap().push((method.to_owned(), body.clone()));
+                log.lock().push((method.to_owned(), body.clone()));
                 let fault = server.faults.pop_front().flatten();
                 if fault == Some(Fault::Hang) {
                     return None;
@@ -668,7 +667,7 @@ mod tests {
     }
 
     fn holder(server: &Mutex<Server>) -> String {
-        let server = server.lock().unwrap();
+        let server = server.lock();
         server.lease.as_ref().unwrap()["spec"]["holderIdentity"]
             .as_str()
             .unwrap()
@@ -817,14 +816,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_was_set_back_is_neither_led_on_nor_waited_for() {
         let (client, server, _) = respond();
-        server.lock().unwrap().version = 900;
+        server.lock().version = 900;
         let mut leader = contender(&client, "a");
         leader.acquire().await.unwrap();
         let mut standby = contender(&client, "b");
         let waits = timeout(Duration::from_secs(3), standby.acquire());
         assert!(waits.await.is_err());
-        server.lock().unwrap().version = 100;
-        server.lock().unwrap().put(held_by("z"));
+        server.lock().version = 100;
+        server.lock().put(held_by("z"));
         let set_back = |lost: &LostLease| {
             matches!(
                 lost,
@@ -844,10 +843,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_created_in_a_store_that_was_set_back_is_not_led_by() {
         let (client, server, _) = respond();
-        server.lock().unwrap().version = 900;
+        server.lock().version = 900;
         let mut leader = contender(&client, "a");
         leader.acquire().await.unwrap();
-        *server.lock().unwrap() = Server::default();
+        *server.lock() = Server::default();
         let lost = leader.keep().await;
         assert_eq!(lost, LostLease::SetBack { from: 901, to: 1 });
         assert!(!leader.leadership().is_valid());
@@ -868,7 +867,7 @@ mod tests {
         );
         assert!(leadership.is_valid());
         assert_eq!(holder(&server), "a");
-        let calls = calls.lock().unwrap();
+        let calls = calls.lock();
         let methods: Vec<&str> = calls.iter().map(|(m, _)| m.as_str()).collect();
         assert_eq!(methods[..2], ["GET", "POST"]);
         assert!(
@@ -903,11 +902,11 @@ mod tests {
         for taken_by_another in [false, true] {
             let mut contender = contender(&client, "a");
             contender.acquire().await.unwrap();
-            let mut lease = server.lock().unwrap().lease.clone().unwrap();
+            let mut lease = server.lock().lease.clone().unwrap();
             if taken_by_another {
                 lease["spec"]["holderIdentity"] = json!("b");
             }
-            server.lock().unwrap().put(lease);
+            server.lock().put(lease);
             contender.release().await;
             let expected = if taken_by_another { "b" } else { "" };
             assert_eq!(holder(&server), expected);
@@ -917,14 +916,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_standby_reads_at_once_when_the_watch_shows_a_lease_that_was_given_up() {
         let (client, server, calls) = respond();
-        server.lock().unwrap().put(held_by("b"));
-        server.lock().unwrap().watch =
-            Some((200, json!({"type": "MODIFIED", "object": held_by("")})));
+        server.lock().put(held_by("b"));
+        server.lock().watch = Some((200, json!({"type": "MODIFIED", "object": held_by("")})));
         let started = Instant::now();
         let mut standby = contender(&client, "a");
         let soon = timeout(STANDBY_PERIOD / 2, standby.acquire());
         assert!(soon.await.is_err(), "another one holds it");
-        let readings = calls.lock().unwrap().len();
+        let readings = calls.lock().len();
         assert!(
             readings >= 2,
             "{readings} readings in {:?}",
@@ -935,22 +933,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_standby_that_may_not_watch_does_not_ask_again_and_still_reads() {
         let (client, server, calls) = respond();
-        server.lock().unwrap().put(held_by("b"));
+        server.lock().put(held_by("b"));
         let refusal = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403, "message": "no",
         });
-        server.lock().unwrap().watch = Some((403, refusal));
+        server.lock().watch = Some((403, refusal));
         let mut standby = contender(&client, "a");
         let waiting = timeout(Duration::from_secs(10), standby.acquire());
         assert!(waiting.await.is_err());
-        assert_eq!(server.lock().unwrap().watches, 1);
-        assert!(calls.lock().unwrap().len() >= 10);
+        assert_eq!(server.lock().watches, 1);
+        assert!(calls.lock().len() >= 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_abandoned_lease_is_taken_when_it_has_run_out_and_not_before() {
         let (client, server, _) = respond();
-        server.lock().unwrap().put(held_by("gone"));
+        server.lock().put(held_by("gone"));
         let started = Instant::now();
         let mut contender = contender(&client, "a");
         contender.acquire().await.unwrap();
@@ -959,7 +957,7 @@ mod tests {
             took >= LEASE_DURATION && took < LEASE_DURATION + Duration::from_secs(1),
             "{took:?}"
         );
-        let lease = server.lock().unwrap().lease.clone().unwrap();
+        let lease = server.lock().lease.clone().unwrap();
         assert_eq!(
             (
                 &lease["spec"]["leaseTransitions"],
@@ -975,11 +973,7 @@ mod tests {
         let mut contender = contender(&client, "a");
         contender.acquire().await.unwrap();
         let leadership = contender.leadership();
-        server
-            .lock()
-            .unwrap()
-            .faults
-            .extend(vec![Some(Fault::Hang); 20]);
+        server.lock().faults.extend(vec![Some(Fault::Hang); 20]);
         let started = Instant::now();
         assert_eq!(contender.keep().await, LostLease::Expired);
         assert!(!leadership.is_valid());
@@ -995,11 +989,7 @@ mod tests {
         let (client, server, _) = respond();
         let mut contender = contender(&client, "a");
         contender.acquire().await.unwrap();
-        server
-            .lock()
-            .unwrap()
-            .faults
-            .push_back(Some(Fault::LoseAnswer));
+        server.lock().faults.push_back(Some(Fault::LoseAnswer));
         assert!(
             timeout(Duration::from_mins(1), contender.keep())
                 .await
@@ -1013,7 +1003,7 @@ mod tests {
         let (client, server, _) = respond();
         let mut contender = contender(&client, "a");
         contender.acquire().await.unwrap();
-        server.lock().unwrap().put(held_by("b"));
+        server.lock().put(held_by("b"));
         assert_eq!(contender.keep().await, LostLease::TakenBy("b".to_owned()));
         assert_eq!(holder(&server), "b", "and has not written since");
     }
@@ -1024,11 +1014,11 @@ mod tests {
         let mut contender = contender(&client, "a");
         contender.acquire().await.unwrap();
         let leadership = contender.leadership();
-        let before = calls.lock().unwrap().len();
+        let before = calls.lock().len();
         // The clock goes on while nothing runs, as under SIGSTOP.
         tokio::time::advance(RENEW_DEADLINE).await;
         assert_eq!(leadership.check(), Err(NotLeading));
         assert_eq!(contender.keep().await, LostLease::Expired);
-        assert_eq!(calls.lock().unwrap().len(), before);
+        assert_eq!(calls.lock().len(), before);
     }
 }

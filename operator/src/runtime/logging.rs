@@ -101,8 +101,9 @@ impl<W: Write> Write for OneLine<W> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use serde_json::Value;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
     use tracing::subscriber::DefaultGuard;
 
     /// What this thread logs while this value is there.
@@ -123,7 +124,7 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn text(&self) -> String {
-            let bytes = self.memory.0.lock().unwrap().clone();
+            let bytes = self.memory.0.lock().clone();
             String::from_utf8(bytes).unwrap()
         }
 
@@ -141,7 +142,7 @@ pub(crate) mod tests {
 
     impl Write for Memory {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {

@@ -31,11 +31,12 @@ use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event as Watched;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use uuid::Uuid;
@@ -399,11 +400,11 @@ impl World {
     }
 
     fn object(&self, path: &str) -> Option<Value> {
-        self.stored.lock().unwrap().objects.get(path).cloned()
+        self.stored.lock().objects.get(path).cloned()
     }
 
     fn writes(&self) -> usize {
-        self.stored.lock().unwrap().writes.len()
+        self.stored.lock().writes.len()
     }
 
     /// A cluster as the process sees it.
@@ -438,13 +439,13 @@ impl World {
             "name": name, "namespace": "apps", "uid": format!("uid-{}", self.uids), "generation": 1,
             "creationTimestamp": after(SignedDuration::from_secs(self.now())),
         });
-        self.stored.lock().unwrap().put(&path, object);
+        self.stored.lock().put(&path, object);
         true
     }
 
     fn delete(&self, name: &str) -> Option<Value> {
         let path = format!("{PLACE}{name}");
-        self.stored.lock().unwrap().objects.remove(&path)
+        self.stored.lock().objects.remove(&path)
     }
 
     fn edit(&self, name: &str, change: &Value) {
@@ -455,7 +456,7 @@ impl World {
         crate::testing::merge(&mut object["spec"], change);
         let generation = object["metadata"]["generation"].as_i64().unwrap();
         object["metadata"]["generation"] = json!(generation + 1);
-        let object = self.stored.lock().unwrap().put(&path, object);
+        let object = self.stored.lock().put(&path, object);
         self.show(Watched::Apply, object);
     }
 
@@ -488,7 +489,7 @@ impl World {
     /// What is owned by nothing goes, each StatefulSet has its pods, and the watches show it all.
     fn controllers(&mut self) {
         loop {
-            let mut stored = self.stored.lock().unwrap();
+            let mut stored = self.stored.lock();
             let uids: BTreeSet<_> = stored.objects.values().map(uid_of).collect();
             let mut objects = stored.objects.iter();
             let orphan = objects.find(|(_, object)| {
@@ -514,7 +515,7 @@ impl World {
     fn pods_of(&mut self, name: &str, mut set: Value, path: &str) {
         if set["status"]["updateRevision"].is_null() {
             set["status"] = json!({"updateRevision": "r"});
-            set = self.stored.lock().unwrap().put(path, set);
+            set = self.stored.lock().put(path, set);
         }
         let start = set["spec"]["ordinals"]["start"].as_i64().unwrap_or(0);
         let wanted = start..start + set["spec"]["replicas"].as_i64().unwrap();
@@ -524,12 +525,12 @@ impl World {
             let before = self.object(&path);
             let keeps = |pod: &Value| host_in(pod) == host && wanted.contains(&ordinal);
             if let Some(pod) = before.filter(|pod| !keeps(pod)) {
-                self.stored.lock().unwrap().objects.remove(&path);
+                self.stored.lock().objects.remove(&path);
                 self.ended(&path, &pod);
             }
             if wanted.contains(&ordinal) && self.object(&path).is_none() {
                 let pod = pod(name, ordinal, &set, self.now());
-                self.stored.lock().unwrap().put(&path, pod);
+                self.stored.lock().put(&path, pod);
             }
         }
     }
@@ -545,7 +546,7 @@ impl World {
 
     /// The watches show what has changed of all but the clusters.
     fn watch(&mut self) {
-        let mut stored = self.stored.lock().unwrap().objects.clone();
+        let mut stored = self.stored.lock().objects.clone();
         stored.retain(|path, _| !path.starts_with(PLACE));
         let shown = std::mem::replace(&mut self.shown, stored);
         for (path, object) in &shown {
@@ -580,7 +581,7 @@ impl World {
 
     /// Active replicas on a server: id, age of the last heartbeat, and name of the cluster.
     fn active(&self, server: usize) -> Vec<(Uuid, i64, Option<String>)> {
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let pods = stored.objects.iter().filter_map(|(path, pod)| {
             let name = path.strip_prefix(PODS)?.split('-').next()?;
             let here = self.leads_to[host_in(pod)?] == server;
@@ -939,7 +940,7 @@ impl World {
             }
             wrote = true;
         }
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let message = format!("{name} is written again and again: {:?}", stored.writes);
         Err(TestCaseError::fail(message))
     }
@@ -983,7 +984,7 @@ impl World {
                 return Ok(());
             }
         }
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         Err(TestCaseError::fail(format!(
             "never quiet: {:?}",
             stored.writes
@@ -1034,7 +1035,7 @@ impl World {
                 self.reconcile(&name).await?;
             }
         }
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let message = format!("woken again and again: {:?}", stored.writes);
         Err(TestCaseError::fail(message))
     }
@@ -1092,7 +1093,7 @@ impl World {
             self.rest(NAMES[*index]).await?;
         }
         prop_assert_eq!(statuses, self.statuses(), "a restart changed a status");
-        let stored = self.stored.lock().unwrap();
+        let stored = self.stored.lock();
         let since = stored.writes.get(before..).unwrap_or_default();
         prop_assert!(since.is_empty(), "a restart wrote {since:?}");
         Ok(())
@@ -1297,7 +1298,7 @@ fn process(
 ) -> (Arc<Context>, UnboundedReceiver<Key>) {
     let (store, clock) = (Arc::clone(stored), Arc::clone(elapsed));
     let client = api_server("apps", move |method, uri, body| {
-        Some(store.lock().unwrap().answer(method, uri, body))
+        Some(store.lock().answer(method, uri, body))
     });
     let (queue, incoming) = unbounded_channel();
     let probes = Probes::new(queue.clone(), name, Arc::new(|_, _| panic!("probed")));

@@ -30,11 +30,12 @@ use kube::core::Status;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::{self, Event};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time;
@@ -127,17 +128,17 @@ impl World {
         let versions = AtomicU32::new(100);
         let client = api_server("apps", move |method, uri, body| {
             if uri.path().ends_with("/log") {
-                let log = pod_log.lock().unwrap().clone();
+                let log = pod_log.lock().clone();
                 return log.map(|log| (200, log));
             }
             let call = call(method, &body);
-            called.lock().unwrap().push(call.clone());
-            if let Some(code) = refusals.lock().unwrap().get(call.as_str()) {
+            called.lock().push(call.clone());
+            if let Some(code) = refusals.lock().get(call.as_str()) {
                 return (*code != NO_ANSWER).then(|| (*code, refusal(*code)));
             }
             let path = uri.path().rsplit('/').take(2).collect::<Vec<_>>();
             let path = format!("{}/{}", path[1], path[0]);
-            let stands = &mut *stands.lock().unwrap();
+            let stands = &mut *stands.lock();
             let answer = match (method, call.as_str()) {
                 ("GET", _) if path != "secrets/pg" => match stands.get(&path) {
                     Some(object) => object.clone(),
@@ -150,7 +151,7 @@ impl World {
                 ("PATCH", "status") => {
                     let (uid, status) = written_status(&body).unwrap();
                     assert_eq!(uid, cluster(&json!({})).metadata.uid.as_deref().unwrap());
-                    *reported.lock().unwrap() = status.clone();
+                    *reported.lock() = status.clone();
                     let mut answer = serde_json::to_value(cluster(&json!({}))).unwrap();
                     answer["metadata"]["resourceVersion"] = json!(AFTER_STATUS);
                     answer
@@ -160,7 +161,7 @@ impl World {
                     object["metadata"]["uid"] = json!("made");
                     let version = versions.fetch_add(1, Ordering::Relaxed).to_string();
                     object["metadata"]["resourceVersion"] = json!(version);
-                    store.lock().unwrap().push(object.clone());
+                    store.lock().push(object.clone());
                     stands.insert(path, object.clone());
                     object
                 }
@@ -206,7 +207,7 @@ impl World {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        let mut queue = self.queue.lock().unwrap();
+        let mut queue = self.queue.lock();
         std::iter::from_fn(|| queue.try_recv().ok()).count() > 0
     }
 
@@ -215,7 +216,7 @@ impl World {
     async fn reconcile(&self) -> (Option<Action>, Vec<String>) {
         let done = self.pass().await;
         self.context.writer.publisher.flush().await;
-        (done, std::mem::take(&mut self.calls.lock().unwrap()))
+        (done, std::mem::take(&mut self.calls.lock()))
     }
 
     /// Reconciles once.
@@ -226,11 +227,11 @@ impl World {
 
     /// By this code, or by [`NO_ANSWER`].
     fn refuse(&self, call: &'static str, code: u16) {
-        self.refused.lock().unwrap().insert(call, code);
+        self.refused.lock().insert(call, code);
     }
 
     fn admit(&self, call: &str) {
-        self.refused.lock().unwrap().remove(call);
+        self.refused.lock().remove(call);
     }
 
     /// Has the watches show the StatefulSet with one Ready pod of an earlier template.
@@ -302,7 +303,7 @@ impl World {
 
     /// Has the watches show what was written.
     fn echo(&self) {
-        for object in self.written.lock().unwrap().drain(..) {
+        for object in self.written.lock().drain(..) {
             let object: DynamicObject = serde_json::from_value(object).unwrap();
             let kind = object.types.as_ref().unwrap().kind.clone();
             for (_, cache) in self
@@ -427,7 +428,7 @@ async fn an_object_that_no_watch_shows_is_read_by_its_name() {
     };
     // Its watch is lost, and what it showed last is not true any more.
     cache_of(Kind::Service).lost(None, Some(403));
-    world.standing.lock().unwrap().remove("services/demo");
+    world.standing.lock().remove("services/demo");
     let (requeue, calls) = world.reconcile().await;
     assert_eq!(calls, ["GET", "GET", "Service/demo"]);
     assert_eq!(requeue, Some(Action::requeue(ECHO)));
@@ -453,7 +454,7 @@ async fn an_object_that_no_watch_shows_is_read_by_its_name() {
     let (requeue, calls) = world.reconcile().await;
     assert_eq!(calls[..2], ["GET", "status"]);
     assert_eq!(requeue, Some(Action::await_change()));
-    let status = world.status.lock().unwrap().to_string();
+    let status = world.status.lock().to_string();
     assert!(status.contains("may still stand"), "{status}");
 }
 
@@ -484,7 +485,7 @@ async fn what_an_earlier_cluster_of_this_name_has_left_behind_stalls_no_cluster_
         let mut world = World::new(&json!({}));
         world.cluster.metadata.creation_timestamp = Some(Time(Timestamp::now() - age));
         world.reconcile().await;
-        for object in world.written.lock().unwrap().iter_mut() {
+        for object in world.written.lock().iter_mut() {
             if object["kind"] == "Ingress" {
                 object["metadata"]["ownerReferences"][0]["uid"] = json!("uid-before");
                 object["metadata"]["creationTimestamp"] = json!("2026-06-01T00:00:00Z");
@@ -495,7 +496,7 @@ async fn what_an_earlier_cluster_of_this_name_has_left_behind_stalls_no_cluster_
         let (requeue, calls) = world.reconcile().await;
         let case = format!("{age:?} {ends} {requeue:?} {calls:?}");
         assert!(!calls.contains(&"Ingress/demo".to_owned()), "{case}");
-        let status = world.status.lock().unwrap().clone();
+        let status = world.status.lock().clone();
         let mut conditions = status["conditions"].as_array().unwrap().iter();
         let stalled = conditions.find(|condition| condition["type"] == "Stalled");
         let stalled = stalled.unwrap();
@@ -519,7 +520,7 @@ async fn what_another_client_has_written_into_the_status_goes_in_one_write() {
     world.reconcile().await;
     world.echo();
     world.reconcile().await;
-    let before = world.status.lock().unwrap().clone();
+    let before = world.status.lock().clone();
     let mut restored = before.clone();
     crate::testing::merge(
         &mut restored,
@@ -532,7 +533,7 @@ async fn what_another_client_has_written_into_the_status_goes_in_one_write() {
     world.cluster.status = serde_json::from_value(restored).unwrap();
     world.cluster.metadata.resource_version = Some("20".to_owned());
     assert_eq!(world.reconcile().await.1, ["status"]);
-    assert_eq!(*world.status.lock().unwrap(), before);
+    assert_eq!(*world.status.lock(), before);
 }
 
 /// Such as a policy refuses.
@@ -558,7 +559,7 @@ async fn a_template_that_is_refused_does_not_keep_the_license_gate_open() {
         let (_, calls) = world.reconcile().await;
         assert!(calls.contains(&"StatefulSet/demo".to_owned()), "{calls:?}");
         // A patch of its size alone names no kind.
-        let written = world.written.lock().unwrap();
+        let written = world.written.lock();
         let resized = written.iter().rfind(|patch| patch["kind"].is_null());
         let size = resized.and_then(|patch| patch["spec"]["replicas"].as_i64());
         assert_eq!(size.filter(|_| is_refused), expected, "{calls:?}");
@@ -587,9 +588,9 @@ async fn a_deletion_that_is_held_up_does_not_keep_the_license_gate_open() {
     let (_, calls) = world.reconcile().await;
     // A patch of its size alone names no kind.
     assert_eq!(calls[..2], ["/", "status"]);
-    let patch = world.written.lock().unwrap().pop().unwrap();
+    let patch = world.written.lock().pop().unwrap();
     assert_eq!(patch["spec"]["replicas"], 1);
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     assert_eq!(
         (&status["phase"], &status["targetReplicas"]),
         (&json!("Stalled"), &json!(1))
@@ -626,7 +627,7 @@ async fn a_watch_that_cannot_be_started_again_has_lost_sight_until_it_has_listed
     let world = World::new(&json!({}));
     let unseen = || world.context.sources.caches.unseen("apps");
     let woken = || {
-        let mut queue = world.queue.lock().unwrap();
+        let mut queue = world.queue.lock();
         std::iter::from_fn(|| queue.try_recv().ok()).count()
     };
     let mut feed = watches::pods(&world.context);
@@ -756,7 +757,7 @@ async fn a_wall_clock_that_does_not_go_on_as_time_does_wakes_every_cluster() {
     tokio::spawn(wall_clock::compare(Arc::clone(&world.context)));
     // The wall clock stands still meanwhile.
     time::sleep(Duration::from_secs(11)).await;
-    let woken = world.queue.lock().unwrap().try_recv();
+    let woken = world.queue.lock().try_recv();
     assert_eq!(woken, Ok(ObjectRef::from_obj(&world.cluster)));
 }
 
@@ -772,7 +773,7 @@ async fn a_new_cluster_gets_the_drain_hook_once_the_operator_may_read_its_own_po
         "spec": {"containers": [{"name": "beside", "image": "b:1"}, {"name": "operator", "image": "op:2"}]},
     });
     let path = "pods/operator-0".to_owned();
-    world.standing.lock().unwrap().insert(path, own);
+    world.standing.lock().insert(path, own);
     world.refuse("GET", 403);
     let answered = CancellationToken::new();
     lead_on(&world);
@@ -783,10 +784,10 @@ async fn a_new_cluster_gets_the_drain_hook_once_the_operator_may_read_its_own_po
     assert_eq!(world.context.settings().own_image, None);
     world.admit("GET");
     time::sleep(Duration::from_secs(31)).await;
-    let woken = world.queue.lock().unwrap().try_recv();
+    let woken = world.queue.lock().try_recv();
     assert_eq!(woken, Ok(ObjectRef::from_obj(&world.cluster)));
     world.reconcile().await;
-    let written = world.written.lock().unwrap();
+    let written = world.written.lock();
     let mut written = written.iter();
     let set = written.find(|object| object["kind"] == "StatefulSet");
     let template = &set.unwrap()["spec"]["template"];
@@ -803,7 +804,7 @@ async fn a_label_that_names_no_cluster_wakes_none() {
         }});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         feed.event(Event::Delete(Guarded::Read(pod)));
-        let mut queue = world.queue.lock().unwrap();
+        let mut queue = world.queue.lock();
         let woken = std::iter::from_fn(|| queue.try_recv().ok()).count();
         assert_eq!(woken, wakes, "{cluster}");
     }
@@ -853,7 +854,7 @@ async fn a_write_without_an_answer_keeps_neither_the_others_nor_the_status_nor_t
     for call in ["Service/demo", "Ingress/demo", "status"] {
         assert!(calls.contains(&call.to_owned()), "{call}: {calls:?}");
     }
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     assert_eq!(status["phase"], "Stalled", "it is reported: {status}");
 }
 
@@ -867,7 +868,7 @@ async fn no_reconcile_waits_for_an_event() {
     let started = time::Instant::now();
     assert!(time::timeout(MOMENT, world.pass()).await.is_ok());
     assert_eq!(started.elapsed(), Duration::ZERO);
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     assert!(status["conditions"].is_array(), "{status}");
 }
 
@@ -960,13 +961,13 @@ async fn a_statefulset_that_has_changed_in_between_is_decided_on_again_and_nothi
             1,
             "{calls:?}"
         );
-        let status = world.status.lock().unwrap().to_string();
+        let status = world.status.lock().to_string();
         assert!(!status.contains("refused"), "{status}");
     }
     world.admit("StatefulSet/demo");
     let (_, calls) = world.reconcile().await;
     assert_eq!(calls, ["StatefulSet/demo"]);
-    let sets = world.written.lock().unwrap().clone();
+    let sets = world.written.lock().clone();
     let set = sets
         .iter()
         .find(|object| object["kind"] == "StatefulSet")
@@ -1047,7 +1048,7 @@ async fn a_rollout_waits_for_what_pods_are_made_from_and_for_no_other_object() {
         let evicted = calls.iter().any(|call| call == "Eviction/demo-0");
         assert_eq!(evicted, evicts, "{object}: {calls:?}");
         // Nor is it reported as one that goes.
-        let status = world.status.lock().unwrap();
+        let status = world.status.lock();
         let waiting_for = if evicts {
             "Eviction"
         } else {
@@ -1067,15 +1068,15 @@ fn failure(port: u32) -> Value {
 async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
     let world = World::new(&json!({}));
     world.reconcile().await;
-    let objects = world.written.lock().unwrap().clone();
+    let objects = world.written.lock().clone();
     world.echo();
-    *world.log.lock().unwrap() = Some(failure(40_001));
+    *world.log.lock() = Some(failure(40_001));
     world.runs_crashing_pod(1);
     assert_eq!(world.reconcile().await.1, NOTHING);
     assert!(world.logs_are_read().await);
     let (_, calls) = world.reconcile().await;
     assert!(calls.contains(&"status".to_owned()), "{calls:?}");
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     let line = "Cannot new server: failed to connect to 10.0.0.1:40001 with ***";
     assert_eq!(status["replicaStatuses"][0]["logLine"]["text"], line);
     let mut conditions = status["conditions"].as_array().unwrap().iter();
@@ -1083,7 +1084,7 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
     let message = stalled.unwrap()["message"].as_str().unwrap();
     assert!(message.contains(line), "{message}");
     // It ends again, from another port.
-    *world.log.lock().unwrap() = Some(failure(40_002));
+    *world.log.lock() = Some(failure(40_002));
     world.runs_crashing_pod(2);
     assert_eq!(world.reconcile().await.1, NOTHING);
     assert!(!world.logs_are_read().await, "it says the same");
@@ -1092,9 +1093,9 @@ async fn what_the_log_of_a_crash_says_is_reported_once_whatever_restarts() {
     for log in [Some(failure(40_003)), None] {
         let mut after = World::new(&json!({}));
         after.cluster.status = serde_json::from_value(status.clone()).unwrap();
-        after.written.lock().unwrap().clone_from(&objects);
+        after.written.lock().clone_from(&objects);
         after.echo();
-        *after.log.lock().unwrap() = log;
+        *after.log.lock() = log;
         after.runs_crashing_pod(3);
         let (_, calls) = after.reconcile().await;
         assert_eq!(calls, ["GET"], "the Secret is read, and nothing is written");
@@ -1108,12 +1109,12 @@ async fn the_log_of_a_process_that_knew_other_secrets_is_not_quoted() {
     let world = World::new(&json!({}));
     world.reconcile().await;
     world.echo();
-    *world.log.lock().unwrap() = Some(failure(40_001));
+    *world.log.lock() = Some(failure(40_001));
     let report = async || {
         world.reconcile().await;
         world.logs_are_read().await;
         world.reconcile().await;
-        world.status.lock().unwrap().to_string()
+        world.status.lock().to_string()
     };
     // Whether or not it has been quoted before.
     for (start, was_quoted) in [(1, false), (2, true)] {
@@ -1139,7 +1140,7 @@ async fn a_new_process_costs_one_status_and_no_time() {
     world.reconcile().await;
     world.echo();
     world.reconcile().await;
-    *world.log.lock().unwrap() = Some(json!(format!("replicaID={id}")));
+    *world.log.lock() = Some(json!(format!("replicaID={id}")));
     world.runs_new_pod();
     let start = time::Instant::now();
     assert_eq!(world.reconcile().await.1, NOTHING);
@@ -1147,7 +1148,7 @@ async fn a_new_process_costs_one_status_and_no_time() {
     let (_, calls) = world.reconcile().await;
     let statuses = calls.iter().filter(|call| *call == "status");
     assert_eq!(statuses.count(), 1, "{calls:?}");
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     assert_eq!(status["replicaStatuses"][0]["replicaID"], id, "{status:#}");
     assert!(!world.logs_are_read().await);
     assert_eq!(world.reconcile().await.1, NOTHING);

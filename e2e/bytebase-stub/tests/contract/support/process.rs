@@ -1,11 +1,12 @@
 //! The server as a process with short intervals, and everything it wrote.
 
 use super::{PATIENCE, eventually, keys::SIGNER, postgres::Database};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -102,7 +103,7 @@ impl Setup {
         let copy = log.clone();
         let reader = std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                let mut log = copy.lock().unwrap();
+                let mut log = copy.lock();
                 log.push_str(&line);
                 log.push('\n');
             }
@@ -142,7 +143,7 @@ impl Server {
 
     /// Everything written so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.log.lock().clone()
     }
 
     /// The uuid from the log, as the operator reads it.
