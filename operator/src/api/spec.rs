@@ -279,7 +279,7 @@ pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in the Secret.
+    /// Key in the Secret whose value is used.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -296,7 +296,7 @@ pub struct ConfigMapKeyRef {
     /// Name of the ConfigMap.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key in the ConfigMap.
+    /// Key in the ConfigMap whose value is used.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 }
@@ -341,12 +341,12 @@ pub struct DatabaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub name: Option<String>,
-    /// Secret key that holds the role's name, in the form with `host`, without a line break at its
-    /// end.
+    /// Secret key that holds the name of the PostgreSQL role, in the form with `host`, without a
+    /// line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_secret_ref: Option<SecretKeyRef>,
-    /// Secret key that holds the role's password, in the form with `host`, as it is, without a line
-    /// break at its end.
+    /// Secret key that holds the password of the PostgreSQL role, in the form with `host`, as it
+    /// is, without a line break at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
     /// Connection parameters such as `sslmode`, in the form with `host`.
@@ -401,9 +401,9 @@ pub enum Enforcement {
 pub struct AdminSpec {
     /// Secret with the keys `email` and `password`.
     pub credentials_secret_ref: LocalSecretRef,
-    /// Sign up with these credentials as the first admin, if no one has signed up yet. Until then
-    /// the operator makes nothing that lets users in from outside (Ingress, HTTPRoute, node port,
-    /// load balancer): whoever signs up first becomes the admin.
+    /// Sign up with the credentials in `credentialsSecretRef` as the first admin, if no one has
+    /// signed up yet. Until then the operator makes nothing that lets users in from outside
+    /// (Ingress, HTTPRoute, node port, load balancer): whoever signs up first becomes the admin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub create_first: bool,
 }
@@ -622,7 +622,7 @@ pub enum IngressPreset {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySpec {
-    /// Gateways (or listeners of them) that the route attaches to.
+    /// Gateways (or listeners of them) that the HTTPRoute attaches to.
     #[schemars(length(min = 1, max = 8))]
     pub parent_refs: Vec<GatewayParentRef>,
     /// Host to serve. Default: that of `externalURL`. Another one is refused unless
@@ -639,7 +639,7 @@ pub struct GatewaySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     pub request_timeout: Option<String>,
-    /// Annotations of the route.
+    /// Annotations of the HTTPRoute.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,

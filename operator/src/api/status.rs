@@ -28,10 +28,10 @@ pub struct BytebaseClusterStatus {
         skip_serializing_if = "Option::is_none"
     )]
     pub phase: Option<Phase>,
-    /// Pods that exist.
+    /// Pods of the cluster that exist.
     #[serde(default)]
     pub replicas: i32,
-    /// Pods that are Ready.
+    /// Pods of the cluster that are Ready.
     #[serde(default)]
     pub ready_replicas: i32,
     /// Replicas of this cluster whose heartbeat is fresh. Absent when heartbeats cannot be read.
@@ -209,7 +209,7 @@ pub enum Phase {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct LicenseStatus {
-    /// FREE, TEAM or ENTERPRISE.
+    /// Plan of the license: FREE, TEAM or ENTERPRISE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
     /// Whether the license includes HA.
@@ -295,9 +295,9 @@ pub struct DatabaseStatus {
     /// Connections that the wanted replicas and one more may open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_budget: Option<i32>,
-    /// Since when the operator has tried in vain to read a database that it has never read and from
-    /// which replicas are wanted. The first one starts without a reading two minutes later, unless
-    /// the server says by then that it is starting or full.
+    /// Since when the operator has tried in vain to read a database that it has never read and on
+    /// which replicas are wanted. The first replica starts without a reading two minutes later,
+    /// unless the server says by then that it is starting or full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread_since: Option<Time>,
     /// The version that the metadata schema had before an older one was read although replicas of a
@@ -342,8 +342,8 @@ impl DatabaseStatus {
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
 pub struct ChangedLogin {
-    /// When the operator first saw these values. Kubernetes brings a changed Secret into running
-    /// pods within two minutes.
+    /// When the operator first saw the values of the changed login. Kubernetes brings a changed
+    /// Secret into running pods within two minutes.
     pub since: Time,
     /// A few digits of a checksum of the changed login, by which one change is distinguished from
     /// the next.
@@ -437,7 +437,7 @@ pub struct LogLine {
     /// The last line of the replica's log that reports a failure, without its time, and with `***`
     /// in place of whatever is or could be secret.
     pub text: String,
-    /// Uid of the pod that wrote this line.
+    /// Uid of the pod that wrote the line in `text`.
     #[serde(rename = "podUID")]
     pub pod_uid: String,
 }
@@ -474,7 +474,7 @@ pub struct StuckTasks {
     /// begun since. They end only with that replica, and a drain of it waits for them.
     #[serde(default)]
     pub unbegun: i64,
-    /// Ids of the replicas that have not begun them.
+    /// Ids of the replicas that hold the tasks counted in `unbegun`.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -530,7 +530,7 @@ pub struct QueueHoldStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStatus {
-    /// Pods on the current template.
+    /// Pods of the cluster that are of the current template.
     pub updated_replicas: i32,
     /// What the rollout waits for, in one word. `StatefulSetController`: the StatefulSet
     /// controller, to see the change. `Eviction`: the eviction of a pod, which the operator asks
