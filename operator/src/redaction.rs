@@ -16,8 +16,8 @@ const LONGEST: usize = 200;
 const LONGEST_READ: usize = 4096;
 /// A part of a known secret counts as that secret from this many characters on.
 const PIECE: usize = 6;
-/// No line is compared with more than so many bytes of secrets: it is not shown at all. A license has
-/// two thousand.
+/// No line is compared with more than so many bytes of secrets: it is not shown at all. A license
+/// has two thousand.
 const LARGEST_KNOWN: usize = 256 * 1024;
 /// Stands for what is left out.
 const HIDDEN: &str = "***";

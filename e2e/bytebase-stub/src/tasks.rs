@@ -142,8 +142,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whatever the row says by now: another replica may have failed it while this one was not heard,
-    /// as it is in Bytebase.
+    /// Whatever the row says by now: another replica may have failed it while this one was not
+    /// heard, as it is in Bytebase.
     async fn record_ends(&mut self) -> sqlx::Result<()> {
         if self.unrecorded.is_empty() {
             return Ok(());

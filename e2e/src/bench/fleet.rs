@@ -138,8 +138,8 @@ impl<'a> Fleet<'a> {
         self.wait_for_children(start).await
     }
 
-    /// Writes what the controller of StatefulSets, which is parked, would write where a quota lets it
-    /// make no pod: that it has seen each of them, and an event.
+    /// Writes what the controller of StatefulSets, which is parked, would write where a quota lets
+    /// it make no pod: that it has seen each of them, and an event.
     pub async fn refuse_pods(&self) -> Result<()> {
         let (sets, events) = (self.api("apps", "StatefulSet"), self.api("", "Event"));
         let all = sets.list(&ListParams::default()).await?.items;

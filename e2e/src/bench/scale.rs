@@ -127,9 +127,9 @@ async fn leadership(harness: &Harness, table: &mut Table) -> Result<()> {
     leader.end(Signal::TERM).await
 }
 
-/// Clusters with replicas of which no pod can be made: the controller that makes them is parked, and
-/// what it would report of a quota that is used up is written in its place. What joins them wants
-/// replicas as well, and is compared with the same among clusters at rest.
+/// Clusters with replicas of which no pod can be made: the controller that makes them is parked,
+/// and what it would report of a quota that is used up is written in its place. What joins them
+/// wants replicas as well, and is compared with the same among clusters at rest.
 async fn storm(harness: &Harness, arguments: &Arguments, table: &mut Table) -> Result<()> {
     let size = arguments.clusters;
     say(&format!("{size} clusters that want no replica"));

@@ -19,8 +19,8 @@ pub struct Planted {
 }
 
 impl Planted {
-    /// A secret to look for: each of its lines, and what base64 makes of it. Of a key that stands in
-    /// a log line by line, no line is the whole of it.
+    /// A secret to look for: each of its lines, and what base64 makes of it. Of a key that stands
+    /// in a log line by line, no line is the whole of it.
     pub fn new(label: impl Into<String>, value: impl AsRef<str>) -> Self {
         let value = value.as_ref();
         let lines = value.lines().map(str::trim);
@@ -42,8 +42,8 @@ impl Planted {
     }
 }
 
-/// Every place that holds one of the secrets. `places` are names with texts. A find names the secret
-/// and the place, and shows neither the secret nor the line.
+/// Every place that holds one of the secrets. `places` are names with texts. A find names the
+/// secret and the place, and shows neither the secret nor the line.
 pub fn find(planted: &[Planted], places: &[(String, String)]) -> Vec<String> {
     let too_short = planted.iter().filter(|secret| secret.forms.is_empty());
     let mut found: Vec<_> = too_short
@@ -62,8 +62,8 @@ pub fn find(planted: &[Planted], places: &[(String, String)]) -> Vec<String> {
     found
 }
 
-/// What base64 makes of a text wherever it begins inside a longer one: for each place that its first
-/// byte may have in a group of three, the characters in which no other byte has a part.
+/// What base64 makes of a text wherever it begins inside a longer one: for each place that its
+/// first byte may have in a group of three, the characters in which no other byte has a part.
 fn in_base64(text: &str) -> impl Iterator<Item = String> {
     (0..3).map(move |skipped| {
         let bytes = text.as_bytes().get(skipped..).unwrap_or_default();
@@ -72,7 +72,8 @@ fn in_base64(text: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// A line as it stands, and what it says in JSON, in YAML and in a URL. A log in JSON may quote JSON.
+/// A line as it stands, and what it says in JSON, in YAML and in a URL. A log in JSON may quote
+/// JSON.
 fn readings(line: &str) -> Vec<String> {
     let once = unescaped(line);
     let twice = unescaped(&once);

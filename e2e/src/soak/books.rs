@@ -14,8 +14,8 @@ pub const TOLERANCE: Duration = Duration::from_mins(8);
 pub const AFTER_THE_END: Duration = Duration::from_mins(7);
 /// So much longer if a disaster kept the operator from acting.
 pub const DISASTER: Duration = Duration::from_mins(3);
-/// The queue may be held for `holdLimitSeconds` of any time that is twice as long, and for as long as
-/// this by the samples around it.
+/// The queue may be held for `holdLimitSeconds` of any time that is twice as long, and for as long
+/// as this by the samples around it.
 const SAMPLES: Duration = Duration::from_secs(3);
 /// A hook may hold it for its last reading as well, at any time.
 pub const LAST_READING: Duration = Duration::from_secs(8);
@@ -139,7 +139,8 @@ impl Books {
         account.before.clear();
     }
 
-    /// Enters one sample of which the database said nothing: what the pods show counts all the same.
+    /// Enters one sample of which the database said nothing: what the pods show counts all the
+    /// same.
     pub fn enter_unread(&mut self, cluster: usize, sample: &Sample, is_excused: bool) {
         self.blind += 1;
         if !is_excused {

@@ -130,8 +130,8 @@ impl Sampler {
 /// What the database says.
 #[derive(Default)]
 struct Reading {
-    /// The stored license, if there is one. There is none either where no one has signed up, as in a
-    /// database that was put in the place of another.
+    /// The stored license, if there is one. There is none either where no one has signed up, as in
+    /// a database that was put in the place of another.
     license: Option<String>,
     active: i64,
     held: bool,

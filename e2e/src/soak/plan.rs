@@ -11,8 +11,8 @@ use std::time::Duration;
 pub const VERSIONS: [&str; 4] = ["3.20.0", "3.20.1", "3.21.1", "3.22.0"];
 /// Wanted replicas that users ask for.
 const SIZES: [i32; 4] = [0, 1, 2, 3];
-/// How long a refused database is cut off: for some readings, or for longer than the two minutes after
-/// which a first replica starts on a database that was never read.
+/// How long a refused database is cut off: for some readings, or for longer than the two minutes
+/// after which a first replica starts on a database that was never read.
 const CUTS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(135)];
 
 /// Name of a cluster.
@@ -208,9 +208,9 @@ impl Round {
         })
     }
 
-    /// Whether the disaster ends the sessions of this cluster's replicas while the password that they
-    /// were started with is no longer right: those that are there then may lose the tasks that they
-    /// run.
+    /// Whether the disaster ends the sessions of this cluster's replicas while the password that
+    /// they were started with is no longer right: those that are there then may lose the tasks that
+    /// they run.
     pub fn locks_out(&self, cluster: usize) -> bool {
         let rotates =
             |action: &Action| matches!(action, Action::RotatePassword | Action::RotateAndScale(_));

@@ -105,8 +105,8 @@ pub struct Run {
 /// What is known from one reading to the next.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
-    /// The database's clock at the first reading; an earlier time that it showed since, where it was
-    /// set back.
+    /// The database's clock at the first reading; an earlier time that it showed since, where it
+    /// was set back.
     began: Option<f64>,
     /// When the database answered last, since the beginning of the drain. One without Bytebase's
     /// tables has no answer.

@@ -226,8 +226,8 @@ struct Beginning {
 // No string in them has a backslash, which means something else where `standard_conforming_strings`
 // is off.
 
-/// When the statements began that are heartbeats, as in [`Activity::heartbeats`], of the sessions of
-/// the name `$1` that are no older than `$2` seconds.
+/// When the statements began that are heartbeats, as in [`Activity::heartbeats`], of the sessions
+/// of the name `$1` that are no older than `$2` seconds.
 const HEARTBEATS: &str = include_str!("sql/heartbeats.sql");
 
 /// What is asked first, see [`Beginning`].
@@ -324,7 +324,8 @@ impl Watch {
         if begins.is_elsewhere(whose) {
             // This role may not use the schema, there are several, or it is another database.
         } else if !begins.has_tasks {
-            // A database before its first migration has no tasks, nor has one whose tables are gone.
+            // A database before its first migration has no tasks, nor has one whose tables are
+            // gone.
             (running, available) = (Some(Vec::new()), Some(0));
         } else if goes_on {
             match within(connection, LIMITS, tasks).await {
@@ -501,8 +502,9 @@ impl Watch {
 
 impl Beginning {
     /// The tasks are not where this role finds tables, as far as is known: it may not use their
-    /// schema, or there are several. Where there is none at all, a login by `PG_URL` has come before
-    /// the first migration or after their loss, and a monitoring one perhaps to another database.
+    /// schema, or there are several. Where there is none at all, a login by `PG_URL` has come
+    /// before the first migration or after their loss, and a monitoring one perhaps to another
+    /// database.
     fn is_elsewhere(&self, whose: Whose) -> bool {
         let is_certain = self.has_tasks && self.sees_it && self.schemas == 1;
         match whose {

@@ -45,7 +45,8 @@ pub enum Bug {
     EvictionForgotten,
     /// A pod that ends, or is to, is taken for gone: the next step does not wait for it.
     EndingTakenForGone,
-    /// A replica that comes up is taken for one that does not, which a scale-down does not wait for.
+    /// A replica that comes up is taken for one that does not, which a scale-down does not wait
+    /// for.
     ComingUpIgnored,
     /// Running tasks are not asked after.
     TasksIgnored,

@@ -1,11 +1,10 @@
-//! Two clusters whose specs name one database, under one operator: the one that has served there has
-//! it, or else the older one, whichever is read first after a restart of operator or server. Each of
-//! them lives in a [`World`] of its
-//! own, in which the replicas of the other are another Bytebase's; the claims on databases are the
-//! real ones.
+//! Two clusters whose specs name one database, under one operator: the one that has served there
+//! has it, or else the older one, whichever is read first after a restart of operator or server.
+//! Each of them lives in a [`World`] of its own, in which the replicas of the other are another
+//! Bytebase's; the claims on databases are the real ones.
 //!
-//! The database has two names. A user may give a cluster that is stopped the other one: then nothing is
-//! known of what its spec names, until that has been read.
+//! The database has two names. A user may give a cluster that is stopped the other one: then
+//! nothing is known of what its spec names, until that has been read.
 
 use crate::bugs;
 use crate::check::{Checked, fingerprint};
@@ -553,7 +552,8 @@ impl Pair {
         steps
     }
 
-    /// The spec of a cluster names the database by its other name. A process begins to read that one.
+    /// The spec of a cluster names the database by its other name. A process begins to read that
+    /// one.
     fn rename(&mut self, index: usize) {
         self.renamings -= 1;
         self.renamed[index] = !self.renamed[index];
@@ -582,8 +582,8 @@ impl Pair {
         }
     }
 
-    /// Whether this cluster has the database for all that is known: it has served there and the other
-    /// has not; or else it is the older one, has been read there, and is not stopped.
+    /// Whether this cluster has the database for all that is known: it has served there and the
+    /// other has not; or else it is the older one, has been read there, and is not stopped.
     fn is_known_to_be_of(&self, index: usize) -> bool {
         let world = &self.clusters[index];
         let theirs = &self.clusters[1 - index];

@@ -74,8 +74,8 @@ where
     Ok(())
 }
 
-/// A property that no planted bug breaks may be one that nothing can break. `broken`: those that one
-/// of the bugs breaks.
+/// A property that no planted bug breaks may be one that nothing can break. `broken`: those that
+/// one of the bugs breaks.
 pub fn all_can_be_broken<M: Model>(
     model: &M,
     broken: impl IntoIterator<Item = &'static str>,

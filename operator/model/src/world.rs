@@ -487,8 +487,8 @@ impl World {
         uids
     }
 
-    /// The same world with the smallest uids: which they are never matters, only which are equal. Nor
-    /// does it when there is to be a reconcile that comes at once.
+    /// The same world with the smallest uids: which they are never matters, only which are equal.
+    /// Nor does it when there is to be a reconcile that comes at once.
     #[must_use]
     pub fn renumbered(mut self) -> Self {
         self.operator.due = self.operator.due.filter(|_| self.operator.settled);

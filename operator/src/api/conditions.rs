@@ -200,8 +200,8 @@ pub enum Reason {
     LicenseNotYetValid,
     /// The license is for another workspace.
     LicenseOtherWorkspace,
-    /// The stored license is not understood: it cannot be decoded, or its signature does not fit the
-    /// operator's key.
+    /// The stored license is not understood: it cannot be decoded, or its signature does not fit
+    /// the operator's key.
     LicenseInvalid,
     /// The license cannot be read now.
     LicenseUnknown,
@@ -280,7 +280,8 @@ pub enum Reason {
     /// The Service is the only way in and serves: at a port of every node, or at the address of its
     /// load balancer.
     ServiceReady,
-    /// The Service is the only way in and has no address, or not yet the type that the spec asks for.
+    /// The Service is the only way in and has no address, or not yet the type that the spec asks
+    /// for.
     ServicePending,
 }
 

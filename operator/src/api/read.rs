@@ -29,8 +29,8 @@ const REQUIRED: [(&str, &str); 3] = [
     ("externalURL", r#""""#),
     ("version", r#""""#),
 ];
-/// Longest spec that is read, in bytes of JSON: as a tree in memory it takes many times as much, and
-/// a thousand clusters share that memory.
+/// Longest spec that is read, in bytes of JSON: as a tree in memory it takes many times as much,
+/// and a thousand clusters share that memory.
 const LONGEST_SPEC: usize = 64 * 1024;
 /// Longest path that is shown.
 const LONGEST_PATH: usize = 200;

@@ -713,8 +713,8 @@ pub struct RolloutSpec {
     #[schemars(range(min = 0, max = 300))]
     pub pre_stop_seconds: Option<i32>,
     /// Seconds that a replica has to end once it is sent SIGTERM, after the preStop pause and its
-    /// drain. Bytebase gives open requests up to 10 seconds then, so fewer than 10 may cut them off.
-    /// Default 60.
+    /// drain. Bytebase gives open requests up to 10 seconds then, so fewer than 10 may cut them
+    /// off. Default 60.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_seconds: Option<i32>,

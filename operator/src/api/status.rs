@@ -43,7 +43,8 @@ pub struct BytebaseClusterStatus {
     /// Label selector of the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// External URL of the replicas, in its normal form; during a rollout, the one that is being left.
+    /// External URL of the replicas, in its normal form; during a rollout, the one that is being
+    /// left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Version that the Ready replicas run; during a rollout, the version that is being left. While
@@ -153,8 +154,8 @@ pub struct RefusedCall {
 }
 
 /// An object that a webhook, or the API server itself, keeps otherwise than the operator writes it.
-/// Only a write shows that, so an operator that is started again, and writes nothing of a cluster that
-/// is paused, knows it from here.
+/// Only a write shows that, so an operator that is started again, and writes nothing of a cluster
+/// that is paused, knows it from here.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 #[schemars(description = "")]
@@ -326,8 +327,8 @@ pub struct DatabaseStatus {
 }
 
 impl DatabaseStatus {
-    /// What an earlier operator wrote, as this one does. So it is where the definition is an earlier
-    /// one, from which the API server drops `servedOn`.
+    /// What an earlier operator wrote, as this one does. So it is where the definition is an
+    /// earlier one, from which the API server drops `servedOn`.
     #[must_use]
     pub fn of_today(mut self) -> Self {
         if self.has_served && self.served_on.is_none() {

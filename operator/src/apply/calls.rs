@@ -21,8 +21,8 @@ use tokio::time::Instant;
 /// wrong password counts towards locking the account.
 const FIRST_REFUSED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 const LONGEST_REFUSED_RETRY: SignedDuration = SignedDuration::from_hours(1);
-/// A call that failed in another way is tried again after this long, and so is one that succeeded and
-/// is still wanted: what it has changed has been read by then.
+/// A call that failed in another way is tried again after this long, and so is one that succeeded
+/// and is still wanted: what it has changed has been read by then.
 const FAILED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 /// A call that nothing answered is tried again after this long, at first.
 const UNANSWERED_RETRY: SignedDuration = SignedDuration::from_secs(1);

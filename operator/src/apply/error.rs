@@ -53,8 +53,8 @@ pub struct Ending {
     pub is_watched: bool,
 }
 
-/// A finalizer that stands for so long may stand for ever: its controller may be away. One that takes
-/// a load balancer of a cloud down needs some minutes.
+/// A finalizer that stands for so long may stand for ever: its controller may be away. One that
+/// takes a load balancer of a cloud down needs some minutes.
 const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(10);
 
 /// The garbage collector comes to what a cluster has left behind within seconds, and later where it

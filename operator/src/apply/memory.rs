@@ -93,8 +93,8 @@ impl Candidate {
 }
 
 impl Memory {
-    /// Has a process that sees the cluster for the first time take over from status the refused call
-    /// and what a webhook keeps otherwise. Later ones are its own.
+    /// Has a process that sees the cluster for the first time take over from status the refused
+    /// call and what a webhook keeps otherwise. Later ones are its own.
     pub fn recall(&mut self, calls: &Calls, key: &Key, status: &BytebaseClusterStatus) {
         if std::mem::replace(&mut self.is_recalled, true) {
             return;
@@ -225,8 +225,8 @@ impl Memory {
         contest.is_about(&candidate.hash).then_some(contest)
     }
 
-    /// Notes that this was written. `by`: who had changed it, if that was asked. The contest is returned
-    /// if the same was written lately; what is new has not been changed back by anyone.
+    /// Notes that this was written. `by`: who had changed it, if that was asked. The contest is
+    /// returned if the same was written lately; what is new has not been changed back by anyone.
     pub(super) fn note_written(
         &mut self,
         candidate: Candidate,

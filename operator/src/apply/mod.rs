@@ -49,8 +49,9 @@ pub const ECHO: Duration = Duration::from_secs(3);
 /// An object that has not been written after so long, in all the calls that it takes, is given up
 /// until the next reconcile: whatever the others are waiting for is not held up by it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// No write of a reconcile is waited for any longer after this, so that there is time to report those
-/// that were not answered. With a last [`SHORTEST_TRY`] of each step all of them end within 40 seconds.
+/// No write of a reconcile is waited for any longer after this, so that there is time to report
+/// those that were not answered. With a last [`SHORTEST_TRY`] of each step all of them end within
+/// 40 seconds.
 const WRITES_TIMEOUT: Duration = Duration::from_secs(35);
 /// Each is tried for so long in any case.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
@@ -140,7 +141,8 @@ pub async fn apply(
     }
     let missing = execution.stand(plan, observation).await?;
     execution.outcome.overruled = execution.memory.overruled();
-    // What the API server, or who it asks, has against a new template must not keep the license gate open.
+    // What the API server, or who it asks, has against a new template must not keep the license
+    // gate open.
     let refused = plan.gate_size.filter(|_| execution.is_set_refused);
     if let Some(size) = plan.resize.or(refused) {
         execution.resize(size, observation).await?;

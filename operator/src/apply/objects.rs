@@ -41,8 +41,8 @@ pub enum Applied {
     Written,
     /// It is being deleted, whoever's it is.
     Ending(Ending),
-    /// An earlier cluster of this name has left it behind, and the garbage collector has not come to
-    /// it yet. When it was made.
+    /// An earlier cluster of this name has left it behind, and the garbage collector has not come
+    /// to it yet. When it was made.
     LeftBehind(Option<Timestamp>),
 }
 
@@ -222,7 +222,8 @@ impl Objects<'_> {
         }
     }
 
-    /// The other field manager that changed an object last since the operator did, if that can be read.
+    /// The other field manager that changed an object last since the operator did, if that can be
+    /// read.
     pub async fn last_manager(&self, desired: &DesiredObject) -> Option<String> {
         let live = self.api(desired.kind).get_opt(&desired.name).await;
         last_since_ours(live.ok()??.metadata.managed_fields?)
@@ -464,8 +465,8 @@ fn is_current(live: &DynamicObject, desired: &Value) -> bool {
     serde_json::to_value(live).is_ok_and(|live| contains(&live, desired))
 }
 
-/// The other field manager that changed an object last, unless that was before the operator did: one
-/// that set other fields long ago changes nothing back.
+/// The other field manager that changed an object last, unless that was before the operator did:
+/// one that set other fields long ago changes nothing back.
 fn last_since_ours(entries: Vec<ManagedFieldsEntry>) -> Option<String> {
     let at = |entry: &ManagedFieldsEntry| entry.time.as_ref().map(|time| time.0);
     let (ours, others): (Vec<_>, Vec<_>) = entries

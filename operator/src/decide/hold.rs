@@ -205,9 +205,9 @@ fn unread_downgrade(
     })
 }
 
-/// The schema migration that runs, or may, while the version that began it is taken back. It may end
-/// on a schema that the version which is wanted would break on, and a pod that another party ended
-/// would have come back as that version by then.
+/// The schema migration that runs, or may, while the version that began it is taken back. It may
+/// end on a schema that the version which is wanted would break on, and a pod that another party
+/// ended would have come back as that version by then.
 fn migration(cluster: &ValidCluster, observation: &Observation) -> Option<Wait> {
     let set = observation.stateful_set.as_ref()?;
     let image = cluster.image.version?;

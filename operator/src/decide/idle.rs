@@ -147,8 +147,8 @@ pub fn since_of(replica: &Replica<'_>, observation: &Observation) -> Timestamp {
     }
 }
 
-/// Whether the time since then, for which a scale-down waits, is its own alone. It is a rollout's as
-/// well where the replica was to be replaced from then on.
+/// Whether the time since then, for which a scale-down waits, is its own alone. It is a rollout's
+/// as well where the replica was to be replaced from then on.
 pub fn is_scale_downs_alone(
     wait: &Wait,
     busy_since: Option<Timestamp>,
@@ -209,8 +209,8 @@ pub fn busy_since(
 }
 
 /// What a rollout that ends all replicas at once waits for before that: the first of them that
-/// runs, or may run, tasks which no drain hook in its pod waits for. It has the time of a drain, and
-/// this is the wait for it also where that is over.
+/// runs, or may run, tasks which no drain hook in its pod waits for. It has the time of a drain,
+/// and this is the wait for it also where that is over.
 pub fn unfinished(
     cluster: &ValidCluster,
     template: &Template,

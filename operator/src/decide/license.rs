@@ -415,8 +415,8 @@ fn claims_beside(error: LicenseError, token: &str) -> Option<License> {
     is_readable.then(|| License::decode(token).ok()).flatten()
 }
 
-/// A stored license that this operator cannot read. Bytebase has verified it before it stored it, so
-/// it may well allow several replicas: one of a newer Bytebase, of another key, or read with the
+/// A stored license that this operator cannot read. Bytebase has verified it before it stored it,
+/// so it may well allow several replicas: one of a newer Bytebase, of another key, or read with the
 /// wrong one.
 fn not_understood(error: LicenseError) -> LicenseVerdict {
     LicenseVerdict {

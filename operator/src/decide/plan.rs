@@ -24,8 +24,8 @@ pub struct Plan {
     pub objects: Vec<DesiredObject>,
     /// The size to which the StatefulSet goes although the spec cannot be used: the license gate.
     pub resize: Option<Size>,
-    /// The size to which it goes, and nothing else of it changes, where the API server refuses what is
-    /// among the objects: the license gate as well.
+    /// The size to which it goes, and nothing else of it changes, where the API server refuses what
+    /// is among the objects: the license gate as well.
     pub gate_size: Option<Size>,
     /// Kinds of which the cluster's object, if it is ours, is no longer wanted.
     pub prune: Vec<Kind>,
@@ -38,9 +38,9 @@ pub struct Plan {
     /// The first reading has not ended, so the report would be out of date in a moment, or the
     /// cluster is about to go: the status as it stands is nearer to the truth.
     pub unsettled: bool,
-    /// The database has not been heard for long enough since it could be read, and a database that is
-    /// known has to be no more than that: where status says of this very spec what an earlier reading
-    /// found, it is nearer to the truth than the report.
+    /// The database has not been heard for long enough since it could be read, and a database that
+    /// is known has to be no more than that: where status says of this very spec what an earlier
+    /// reading found, it is nearer to the truth than the report.
     pub hears_again: bool,
     /// When to requeue although nothing happened.
     pub next: Option<Timestamp>,
@@ -164,8 +164,8 @@ pub struct Report {
     pub queue_hold: Option<QueueHoldStatus>,
     /// Running tasks whose replica is gone.
     pub stuck_tasks: Option<StuckTasks>,
-    /// Heartbeats of no replica that is known; `None` where heartbeats cannot be read. No part of the
-    /// status: the metrics show it.
+    /// Heartbeats of no replica that is known; `None` where heartbeats cannot be read. No part of
+    /// the status: the metrics show it.
     pub unmatched: Option<Unmatched>,
     /// The call to Bytebase's API that it refuses.
     pub refused_call: Option<RefusedCall>,

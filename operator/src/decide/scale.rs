@@ -128,8 +128,8 @@ fn serving<'h, 'o>(set: &StatefulSetView, health: &'h Health<'o>) -> Vec<&'h Rep
     }
 }
 
-/// Ordinal of the one replica that is left, among those that serve: the one that is known to run the
-/// most tasks, since the others have minutes for theirs.
+/// Ordinal of the one replica that is left, among those that serve: the one that is known to run
+/// the most tasks, since the others have minutes for theirs.
 fn kept(set: &StatefulSetView, health: &Health<'_>) -> i32 {
     let worth = |replica: &&Replica<'_>| {
         let tasks = replica.running_tasks.unwrap_or(0);
@@ -153,9 +153,9 @@ fn waits_for(
     }
 }
 
-/// What keeps the StatefulSet of a cluster at its present size until its time is over: the pods that
-/// the next step takes away would end without finishing their tasks. `changed`: a login that they
-/// may not have.
+/// What keeps the StatefulSet of a cluster at its present size until its time is over: the pods
+/// that the next step takes away would end without finishing their tasks. `changed`: a login that
+/// they may not have.
 pub fn hold(
     cluster: &ValidCluster,
     template: &Template,
@@ -203,9 +203,9 @@ pub fn hold(
 }
 
 /// A replica that stays and was made a moment ago, as one is that a rollout has replaced: none that
-/// serves is taken away before it is up. One that cannot be made, or does not come up, is not waited
-/// for. Where no pod is made and nothing says why, its controller does not run, which would have to
-/// take the other one away.
+/// serves is taken away before it is up. One that cannot be made, or does not come up, is not
+/// waited for. Where no pod is made and nothing says why, its controller does not run, which would
+/// have to take the other one away.
 fn comes_up(
     cluster: &ValidCluster,
     set: &StatefulSetView,

@@ -96,8 +96,8 @@ pub fn restart(
 }
 
 /// Running tasks whose replica sends no heartbeat any more and that no other one has failed, which
-/// is what Bytebase does with them as long as one replica works; and those that a replica which does
-/// has never begun, which Bytebase leaves as they are.
+/// is what Bytebase does with them as long as one replica works; and those that a replica which
+/// does has never begun, which Bytebase leaves as they are.
 pub fn stuck_tasks(observation: &Observation) -> Option<StuckTasks> {
     let facts = observation.facts()?;
     let heartbeats = facts.heartbeats.known()?;

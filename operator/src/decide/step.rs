@@ -220,8 +220,8 @@ pub fn next_overdue(margin: SignedDuration, observation: &Observation) -> Option
         .min()
 }
 
-/// What Kubernetes' controllers do by themselves: the rollout waits for it, and stops where it takes
-/// too long, by the clock of status.
+/// What Kubernetes' controllers do by themselves: the rollout waits for it, and stops where it
+/// takes too long, by the clock of status.
 pub fn controllers_step(
     for_: RolloutWait,
     message: &str,

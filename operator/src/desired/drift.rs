@@ -1,5 +1,5 @@
-//! Another party's changes to a template that a newer operator wrote, of which this one knows only a
-//! part.
+//! Another party's changes to a template that a newer operator wrote, of which this one knows only
+//! a part.
 
 use super::overlay::{DEPTH, EntryKey, Places, list_keys, merge_into};
 use crate::kubernetes::contains::contains;

@@ -34,8 +34,9 @@ impl Owner<'_> {
         self.controls(object)
     }
 
-    /// Whether an object is that of an earlier cluster of this name, and of no one else. That cluster
-    /// is gone, since this one has its name, and the garbage collector deletes what it has left.
+    /// Whether an object is that of an earlier cluster of this name, and of no one else. That
+    /// cluster is gone, since this one has its name, and the garbage collector deletes what it has
+    /// left.
     pub fn succeeds_owner_of(&self, object: &impl ResourceExt) -> bool {
         let owners = object.owner_references();
         let is_earlier = |owner: &OwnerReference| {

@@ -69,8 +69,8 @@ pub fn template(
         && !changes
         && before.defaults > LATEST_DEFAULTS
     {
-        // A newer operator made it. What that added this one does not know; all else is what this one
-        // makes of the spec, whatever is added to it, and no other party is to change that.
+        // A newer operator made it. What that added this one does not know; all else is what this
+        // one makes of the spec, whatever is added to it, and no other party is to change that.
         let added = Additions {
             drain_image,
             defaults: LATEST_DEFAULTS,
@@ -112,7 +112,8 @@ pub fn warning(
             (None, _) => {
                 "the pods get no drain hook, since the operator does not know the image that it runs from: grant it get on its own pod, set its environment variable OPERATOR_IMAGE, or set spec.rollout.drainImage"
             }
-            // It was made while the image was not known, or by an older operator, and stays as it is.
+            // It was made while the image was not known, or by an older operator, and stays as it
+            // is.
             (Some(_), Some(_)) => {
                 "the pods have no drain hook, so one that is to end cancels the tasks that it runs: the hook comes with their next change, or at once with spec.rollout.drain Enabled"
             }

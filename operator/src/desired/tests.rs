@@ -410,7 +410,8 @@ fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     }
 }
 
-/// The template of this spec as a newer operator made it, which has other defaults and another hook.
+/// The template of this spec as a newer operator made it, which has other defaults and another
+/// hook.
 fn newer(spec: &Value) -> Template {
     let mut made = template::template(&valid(spec), Some("op:1"), Standing::default()).unwrap();
     let template = &mut made.value;

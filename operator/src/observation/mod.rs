@@ -201,18 +201,19 @@ pub struct DatabaseFacts {
     /// Who else is connected. `None`: not part of this reading (see
     /// [`Reading`](reading::Reading)).
     pub sessions: Option<Sessions>,
-    /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for a
-    /// day at most, as long as its owner is heard, which goes on with it.
+    /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for
+    /// a day at most, as long as its owner is heard, which goes on with it.
     pub running_tasks: Fact<Vec<RunningTasks>>,
     /// Those of them that their owner took over ten minutes ago and has not begun since, as far as
     /// that can be read.
     pub unbegun_tasks: Vec<RunningTasks>,
-    /// Task runs waiting to be promoted; those that are to wait for a later time are not among them.
+    /// Task runs waiting to be promoted; those that are to wait for a later time are not among
+    /// them.
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: Fact<u64>,
-    /// Tables of Bytebase's that lack a column this operator reads or allow a state that it does not
-    /// know, or are not there although the schema is new enough to have them: what they hold is
+    /// Tables of Bytebase's that lack a column this operator reads or allow a state that it does
+    /// not know, or are not there although the schema is new enough to have them: what they hold is
     /// [`Fact::Unknown`].
     pub not_understood: Vec<&'static str>,
     /// What came of logging in as Bytebase does, beside the monitoring login that read the rest.
@@ -283,8 +284,8 @@ pub enum SchemaState {
         /// recorded one.
         version: Option<Version>,
     },
-    /// No table in sight, and one called `principal` in a schema off the `search_path`: Bytebase takes
-    /// it for its own, and then does not find it.
+    /// No table in sight, and one called `principal` in a schema off the `search_path`: Bytebase
+    /// takes it for its own, and then does not find it.
     OffPath {
         /// The schema.
         schema: String,
@@ -368,8 +369,8 @@ pub struct Observation {
     pub ingress_has_address: Option<bool>,
     /// Hosts that the Ingress and the HTTPRoute lead in from, where they are there.
     pub exposed_hosts: Vec<String>,
-    /// How the client Service lets users in from outside by its type. `None`: it does not, or is not
-    /// there.
+    /// How the client Service lets users in from outside by its type. `None`: it does not, or is
+    /// not there.
     pub service_way: Option<ServiceWay>,
     /// The HTTPRoute, if it is there.
     pub route: Option<RouteView>,
@@ -572,9 +573,9 @@ impl DatabaseFacts {
 impl Remembered {
     /// The identity of the database that the cluster has by having served there, after this reading
     /// of the one that its spec names: the last one on which its own heartbeats were seen. It is
-    /// given up where the spec leads to another one, as the reading shows, and nothing of the cluster
-    /// is left that could run on the one before. A place that has not been read may be another name
-    /// of the same database.
+    /// given up where the spec leads to another one, as the reading shows, and nothing of the
+    /// cluster is left that could run on the one before. A place that has not been read may be
+    /// another name of the same database.
     pub fn served_on_after(
         &self,
         facts: &DatabaseFacts,
@@ -591,8 +592,8 @@ impl Remembered {
             .cloned()
     }
 
-    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
-    /// are not now, although there are pods of the cluster.
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from
+    /// and are not now, although there are pods of the cluster.
     pub fn has_lost_tables(&self, facts: &DatabaseFacts, pods: &[PodView]) -> bool {
         let had_workspace = self.database.as_ref();
         let had_workspace = had_workspace.is_some_and(|database| database.has_workspace);
@@ -608,7 +609,8 @@ impl Remembered {
     }
 }
 
-/// Whether something of a cluster runs or is about to: there are pods, or its StatefulSet wants some.
+/// Whether something of a cluster runs or is about to: there are pods, or its StatefulSet wants
+/// some.
 pub fn has_replicas(set_size: Option<i32>, pods: &[PodView]) -> bool {
     !pods.is_empty() || set_size.unwrap_or(0) != 0
 }
@@ -630,8 +632,8 @@ impl Observation {
         }
     }
 
-    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from and
-    /// are not now, although replicas of this cluster run: they are out of sight (another
+    /// Whether Bytebase's tables, or its workspace, were seen before where these facts come from
+    /// and are not now, although replicas of this cluster run: they are out of sight (another
     /// `search_path`), dropped, or not restored from a backup yet. What they hold is not known to
     /// be nothing. Another identity does not show that it is: a restore may have made the database
     /// again.
@@ -819,8 +821,8 @@ impl PodView {
     }
 
     /// How long its replica has for its tasks once the pod is asked to end, where it has the drain
-    /// hook: Kubernetes ends it by force after its grace period, whatever the hook waits for. `None`
-    /// where that is not known.
+    /// hook: Kubernetes ends it by force after its grace period, whatever the hook waits for.
+    /// `None` where that is not known.
     pub fn drain_time(&self) -> Option<jiff::SignedDuration> {
         let times = [self.drain_timeout, self.grace].into_iter();
         times.flatten().min().filter(|_| self.drains)

@@ -1,11 +1,11 @@
-//! Which cluster has which metadata database: one database belongs to one cluster. That is one whose
-//! replicas have been seen to serve there; of several such, or of none, one that has replicas there;
-//! of several such, or of none, the oldest. So of the clusters that have been read on one database
-//! exactly one is held by no other; and that someone's spec names a database, or that pods of theirs
-//! run, takes it from no cluster that has served there.
+//! Which cluster has which metadata database: one database belongs to one cluster. That is one
+//! whose replicas have been seen to serve there; of several such, or of none, one that has replicas
+//! there; of several such, or of none, the oldest. So of the clusters that have been read on one
+//! database exactly one is held by no other; and that someone's spec names a database, or that pods
+//! of theirs run, takes it from no cluster that has served there.
 //!
-//! A cluster that has served keeps its database whatever place its spec names, since another name may
-//! lead to the same one: see [`Remembered::served_on_after`].
+//! A cluster that has served keeps its database whatever place its spec names, since another name
+//! may lead to the same one: see [`Remembered::served_on_after`].
 //!
 //! What a claim rests on is in the status of each cluster, so it survives the operator; this index
 //! is a cache of it, by the uid of the cluster: one that is made again under its name is another.
@@ -160,9 +160,9 @@ impl Claims {
         index.put(claimant.uid, claim);
     }
 
-    /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if it
-    /// is a good one, and what there is of the cluster. Other clusters whose verdict may change by it
-    /// are returned.
+    /// Notes what a reconcile knows: the endpoint, what the latest reading found of the server if
+    /// it is a good one, and what there is of the cluster. Other clusters whose verdict may change
+    /// by it are returned.
     pub fn set(
         &self,
         claimant: &Claimant<'_>,
@@ -254,8 +254,8 @@ impl Claims {
     }
 }
 
-/// Whether replicas that have another login serve on the very database that the spec names: by another
-/// name of it, or as another role.
+/// Whether replicas that have another login serve on the very database that the spec names: by
+/// another name of it, or as another role.
 fn are_there<T: PartialEq>(database: Option<&T>, served_on: Option<&T>) -> bool {
     database.is_some() && database == served_on
 }
@@ -364,8 +364,8 @@ impl Claim {
         {
             return false;
         }
-        // A clone has the identity of its original. What the other one sees of another database says
-        // nothing of this one.
+        // A clone has the identity of its original. What the other one sees of another database
+        // says nothing of this one.
         let theirs = theirs.filter(|theirs| {
             let seen = Mark::Database(theirs.identity.database.clone());
             self.database.as_ref() == Some(&seen)

@@ -136,8 +136,8 @@ impl Sources {
         found.is_some_and(|found| found.metadata.uid.as_deref() == uid)
     }
 
-    /// Whether a cluster has a StatefulSet that stands: one of its own that wants replicas and is not
-    /// being deleted.
+    /// Whether a cluster has a StatefulSet that stands: one of its own that wants replicas and is
+    /// not being deleted.
     pub fn has_set(&self, key: &Key, uid: &str) -> bool {
         let (namespace, name) = (key.namespace.as_deref().unwrap_or_default(), &key.name);
         let set = self.caches.get(Kind::StatefulSet, namespace, name);

@@ -32,9 +32,9 @@ pub fn trim(pod: &mut Pod) {
     }
 }
 
-/// The container of Bytebase with the plain `PG_URL` and the external URL, and with the command that
-/// starts the drain hook at its end, where the hook was copied into the pod, by whichever operator
-/// made it. Nothing else of the container.
+/// The container of Bytebase with the plain `PG_URL` and the external URL, and with the command
+/// that starts the drain hook at its end, where the hook was copied into the pod, by whichever
+/// operator made it. Nothing else of the container.
 fn bytebase(spec: &mut PodSpec) -> Option<Container> {
     let mut installers = spec.init_containers.iter().flatten();
     let has_hook = installers.any(|container| container.name == INSTALLER);
@@ -252,8 +252,8 @@ fn waits_for(pod: &Pod) -> Option<String> {
     let init = status.init_container_statuses.iter().flatten();
     let is_initialized = condition(pod, "Initialized").is_none_or(|done| done.status == "True");
     if !is_initialized {
-        // Each starts when the one before it has ended, or, if that one is to go on running, when it
-        // has started.
+        // Each starts when the one before it has ended, or, if that one is to go on running, when
+        // it has started.
         let running = |container: &ContainerStatus| container.state.as_ref()?.running.clone();
         let mut last_first = init.rev();
         let (container, running) =
@@ -275,8 +275,8 @@ fn waits_for(pod: &Pod) -> Option<String> {
     }
 }
 
-/// How a process failed that another one has followed: the kubelet is silent about it as long as that
-/// one runs. One that was Ready since its start has left the end before it behind.
+/// How a process failed that another one has followed: the kubelet is silent about it as long as
+/// that one runs. One that was Ready since its start has left the end before it behind.
 fn last_failure(pod: &Pod) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;

@@ -104,8 +104,8 @@ pub fn service_way(service: &Service) -> Option<ServiceWay> {
     }
 }
 
-/// The route as a plain value: refused if one of the Gateways that it names refuses it, accepted once
-/// each of them accepts it.
+/// The route as a plain value: refused if one of the Gateways that it names refuses it, accepted
+/// once each of them accepts it.
 pub fn view(object: &DynamicObject) -> RouteView {
     // The API server holds routes to their schema; one that were not would count as not taken up.
     let Route { spec, status } = Route::deserialize(&object.data).unwrap_or_default();

@@ -86,7 +86,8 @@ fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themsel
     unnamed.pods[0].replica_id = None;
     unnamed.unmatched_since = [(id(0), later(-300))].into();
     assert_eq!(shown(&unnamed).foreign, Some(0));
-    // The heartbeat of one whose id is not known may be the second, and cannot be where none is read.
+    // The heartbeat of one whose id is not known may be the second, and cannot be where none is
+    // read.
     let unsure = |read: &[i32]| {
         let mut seen = with_facts(healthy(2, stored(&json!({}))), |facts| {
             let read: Vec<_> = read.iter().copied().map(id).collect();

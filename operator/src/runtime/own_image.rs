@@ -1,5 +1,6 @@
-//! The image of the pod that this process runs in, from which the drain hook is copied into the pods
-//! of the clusters: by whatever means the operator was installed, the kubelet could pull this one.
+//! The image of the pod that this process runs in, from which the drain hook is copied into the
+//! pods of the clusters: by whatever means the operator was installed, the kubelet could pull this
+//! one.
 
 use super::context::Context;
 use super::tasks::Essential;

@@ -198,8 +198,8 @@ async fn ends(
     drained.await.unwrap_or(Ok(()))
 }
 
-/// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own image
-/// is known, or has been refused.
+/// Waits until clusters may be reconciled. `image_answered`: cancelled once the operator's own
+/// image is known, or has been refused.
 async fn ready(readiness: Readiness, image_answered: CancellationToken) {
     // Nothing is decided on half-filled caches: what is not there yet would be taken for missing.
     while !readiness.is_ready() {

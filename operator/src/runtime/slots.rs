@@ -42,8 +42,8 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// A slot for a reconcile; `None`: it is slow, and others like it hold all that they may, or have
-    /// waited longer for one that is free.
+    /// A slot for a reconcile; `None`: it is slow, and others like it hold all that they may, or
+    /// have waited longer for one that is free.
     pub fn take(&self, key: &Key) -> Option<Slot<'_>> {
         let mut clusters = self.clusters.lock();
         let Clusters { slow, waiting } = &mut *clusters;

@@ -37,9 +37,9 @@ impl Moment {
     }
 }
 
-/// Has every cluster reconciled when the wall clock was set, or the machine has slept. Deadlines are
-/// moments of the wall clock, and the pause until the next of them was measured by the other one: it
-/// would end as much too late as the wall clock went ahead.
+/// Has every cluster reconciled when the wall clock was set, or the machine has slept. Deadlines
+/// are moments of the wall clock, and the pause until the next of them was measured by the other
+/// one: it would end as much too late as the wall clock went ahead.
 pub async fn compare(context: Arc<Context>) {
     let clock = &context.sources.clock;
     let mut before = Moment::now(clock);

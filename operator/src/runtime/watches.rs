@@ -41,15 +41,15 @@ const CALM: Duration = Duration::from_mins(2);
 /// on any longer. What it should have brought is missing for its namespace alone, and said to be.
 const FIRST_LISTING: Duration = Duration::from_secs(15);
 
-/// A watch all of whose tries have failed for so long, and for so many of them, has lost sight: what
-/// it showed last need not be the present any more. Few in so long may each have followed a watch
-/// that had nothing to show.
+/// A watch all of whose tries have failed for so long, and for so many of them, has lost sight:
+/// what it showed last need not be the present any more. Few in so long may each have followed a
+/// watch that had nothing to show.
 const BLIND_AFTER: Duration = Duration::from_mins(1);
 /// See [`BLIND_AFTER`].
 const BLIND_TRIES: u32 = 4;
 /// A watch that was refused and has said nothing for so long since stands. An API server that does
-/// not answer is silent as well, until the client gives up on it: for a connection after 30 seconds,
-/// and for an answer after [`SILENCE_SECONDS`].
+/// not answer is silent as well, until the client gives up on it: for a connection after 30
+/// seconds, and for an answer after [`SILENCE_SECONDS`].
 const STANDS_AFTER: Duration = Duration::from_mins(2);
 
 /// Starts every watch. Each holds a handle on readiness until its first listing, or until it is
@@ -136,8 +136,8 @@ struct Watch {
 /// Listings come in pages of so many objects: a page is decoded at once, and the memory for it is
 /// never given back.
 const PAGE: u32 = 100;
-/// Pages of clusters are smaller: each may be as large as etcd takes, 1.5 MB, and the labels of a watch
-/// keep no user from writing many such.
+/// Pages of clusters are smaller: each may be as large as etcd takes, 1.5 MB, and the labels of a
+/// watch keep no user from writing many such.
 const CLUSTER_PAGE: u32 = 10;
 
 /// The API server ends each watch after so long, and one that says nothing for a moment longer is
@@ -281,8 +281,8 @@ impl Watch {
 }
 
 /// Follows a watch of names, and begins it again with a listing whenever it fails: one that goes on
-/// where it broke off shows nothing until an object changes, and nothing that was read would be kept
-/// until then.
+/// where it broke off shows nothing until an object changes, and nothing that was read would be
+/// kept until then.
 pub(super) async fn follow_names<K, W>(
     context: Arc<Context>,
     kind: Kind,

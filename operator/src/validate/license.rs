@@ -144,8 +144,8 @@ pub(super) fn admin(
     ValidAdmin {
         create_first: admin.create_first,
         login: email.zip(password).map(|(email, password)| AdminLogin {
-            // Bytebase refuses an email with capitals at the sign-up, and finds no account by one at
-            // the login.
+            // Bytebase refuses an email with capitals at the sign-up, and finds no account by one
+            // at the login.
             email: email.expose_secret().trim().to_lowercase().into(),
             password,
         }),

@@ -169,7 +169,8 @@ pub struct Hook {
     pub has_read: bool,
     /// How far it has come.
     pub phase: Phase,
-    /// When a database with Bytebase's tables answered it last. Not for the hook, which keeps its own books.
+    /// When a database with Bytebase's tables answered it last. Not for the hook, which keeps its
+    /// own books.
     pub answered: u8,
 }
 

@@ -5,7 +5,8 @@ use super::promises::Promise;
 use super::world::World;
 use std::time::Duration;
 
-/// Without an answer of a database that has Bytebase's tables for so long, a hook lets its replica end.
+/// Without an answer of a database that has Bytebase's tables for so long, a hook lets its replica
+/// end.
 const UNREACHABLE: Duration = Duration::from_mins(2);
 /// A replica that does nothing on the database for so long, without a session or hung, has lost its
 /// tasks: others give them up.

@@ -88,7 +88,8 @@ fn the_host_of_before_leads_in_until_no_replica_is_left_that_was_started_with_it
 
 #[test]
 fn where_the_url_changes_again_each_host_that_a_replica_was_started_with_leads_in() {
-    // Three replicas that were started with these hosts, those of another than the first one outdated.
+    // Three replicas that were started with these hosts, those of another than the first one
+    // outdated.
     let seen = |wanted: &str, hosts: [&str; 3]| -> Observation {
         let mut seen = healthy(3, stored(&json!({})));
         seen.exposed_hosts = vec![BETWEEN.to_owned(), BEFORE.to_owned()];

@@ -623,8 +623,8 @@ fn the_license_of_the_database_that_replicas_run_on_binds_them_until_they_have_m
     );
 }
 
-/// Three replicas that were started with the login that stands, as they are seen beside a reading of
-/// another database, which has no heartbeats of theirs.
+/// Three replicas that were started with the login that stands, as they are seen beside a reading
+/// of another database, which has no heartbeats of theirs.
 fn elsewhere(history: &History, change: impl FnOnce(&mut DatabaseFacts)) -> Observation {
     let (checksum, url) = login(&history.set.template).unwrap();
     let sources = login_sources(&history.set.template["spec"]["volumes"]);

@@ -331,8 +331,8 @@ fn a_database_that_was_never_read_is_tried_for_two_minutes_before_the_first_repl
         let over = plan(&json!({}), &blind(last, 120, reason));
         assert_eq!(size(&over), starts.then_some(1), "{reason:?}");
     }
-    // It begins again where the server has answered in between, where no replica was wanted, and for
-    // another database.
+    // It begins again where the server has answered in between, where no replica was wanted, and
+    // for another database.
     let begun = || plan(&json!({}), &observation(None, outage()));
     let answered = plan(&json!({}), &blind(begun(), 60, ServerNotReady));
     let gone = plan(&json!({}), &blind(answered, 300, Unreachable));

@@ -142,8 +142,8 @@ fn verdict(access: &Access, failures: &[Failed]) -> ProbeFailure {
     if let Some(last) = failures.last().filter(|last| last.is_final()) {
         return classified(last);
     }
-    // Of the attempts at one address the one that came furthest counts, and of several the last: the
-    // others led to it.
+    // Of the attempts at one address the one that came furthest counts, and of several the last:
+    // the others led to it.
     let counts = failures.iter().enumerate().filter(|(index, failed)| {
         let mut attempts = failures.iter().enumerate();
         !attempts.any(|(other_index, other)| {

@@ -53,8 +53,8 @@ pub async fn read(
     Ok((facts, pooler))
 }
 
-/// Whether a pooler in transaction mode stands before a login that was made to find out no more than
-/// that. `None` if that is not known.
+/// Whether a pooler in transaction mode stands before a login that was made to find out no more
+/// than that. `None` if that is not known.
 pub async fn find(dialled: &mut Dialled, access: &Access, lookups: &Lookups) -> Option<bool> {
     let place = Place::new(&access.url, &access.url.hosts[dialled.host], &access.login);
     let server = queries::read_server(&mut dialled.connection, &place).await;

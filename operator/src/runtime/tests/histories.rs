@@ -770,8 +770,8 @@ impl World {
         }
     }
 
-    /// Whether the database on which a cluster starts, or to which it moves, is no other one's, by what
-    /// is known of both.
+    /// Whether the database on which a cluster starts, or to which it moves, is no other one's, by
+    /// what is known of both.
     fn is_of_no_other(
         &self,
         name: &str,
@@ -1464,8 +1464,8 @@ fn a_database_by_another_name_stays_with_the_stopped_cluster_that_has_served_the
     }
 }
 
-/// Its database has the heartbeats of a replica that ended, and a process that has just started cannot
-/// know at once that no other one is active.
+/// Its database has the heartbeats of a replica that ended, and a process that has just started
+/// cannot know at once that no other one is active.
 #[test]
 fn a_restart_leaves_the_status_of_a_cluster_whose_replicas_are_all_gone_as_it_is() {
     const ORDER: [usize; 3] = [0, 1, 2];
