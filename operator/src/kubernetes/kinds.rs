@@ -2,7 +2,8 @@
 //!
 //! Pure: names and facts. Caches, watches, metrics, pruning and the order of writes follow from
 //! this list, so a new kind that a cluster owns is one line here, one builder in `desired` with its
-//! golden file, and the operator's rights on it.
+//! golden file, and the operator's rights on it. Of one that lets users in from outside it is also
+//! observed whether its object stands.
 
 use strum::IntoEnumIterator as _;
 
