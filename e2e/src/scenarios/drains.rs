@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// The scenarios of this file.
 pub const SCENARIOS: &[Scenario] = &[
@@ -33,21 +34,21 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(90),
     Scenario::new(
         "drain-in-rollout",
-        "A rollout waits for the task that a replica runs, says so, also after a restart of the operator, and goes on when the task is done.",
+        "A rollout waits for the task that a replica runs, says so by status, event, log and kubectl get, also after a restart of the operator, and goes on when the task is done.",
         |sandbox| Box::pin(rollout(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
     .takes(90),
     Scenario::new(
         "maintenance",
-        "An upgrade with the strategy Maintenance ends all replicas once they have finished their tasks, starts one, and then the rest.",
+        "While work keeps coming, an upgrade with the strategy Maintenance ends all replicas once they have finished their tasks, starts one, and then the rest; no task is lost.",
         |sandbox| Box::pin(maintenance(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
-    .takes(90),
+    .takes(110),
     Scenario::new(
         "queue-hold",
-        "Where new work keeps coming to a replica that drains, its hook holds the queue, for as long as it may and then not for as long, and the status says so; no task is lost.",
+        "Where new work keeps coming to a replica that drains, its hook holds the queue, for as long as it may and then not for as long, and status and metric say so; no task is lost.",
         |sandbox| Box::pin(queue_hold(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE)
@@ -77,6 +78,10 @@ const LONG: i32 = 30;
 const OVER: Duration = Duration::from_secs(90);
 /// `holdLimitSeconds` where the queue is held: longer than the tasks that keep coming take.
 const HOLD_LIMIT: Duration = Duration::from_secs(20);
+/// Likewise where many hooks must come to an end soon.
+const BRIEF_HOLD: Duration = Duration::from_secs(15);
+/// Seconds that tasks take there. Each may wait for five seconds to be claimed before.
+const BRIEF: i32 = 6;
 /// Seconds that a task takes that is not over when a hold is. A hook that knows its replica after twenty
 /// seconds may have to wait for as long as the queue is free, and holds it then.
 const OUTLIVES_HOLDS: i32 = 90;
@@ -197,21 +202,47 @@ async fn rollout(sandbox: Sandbox) -> Result<()> {
                 rollout["runningTasks"] == 1 && rollout["deadline"].is_string(),
                 "{rollout}"
             );
-            Ok(rollout["since"].clone())
+            Ok(status)
         }
     };
-    let since = waits_for("IdleReplica").await?;
+    let since = waits_for("IdleReplica").await?["rollout"]["since"].clone();
     support::restart_operator(&sandbox).await?;
     ensure!(
-        waits_for("IdleReplica").await? == since,
+        waits_for("IdleReplica").await?["rollout"]["since"] == since,
         "a new operator process began another minute"
     );
-    waits_for("Drain").await?;
+    let status = waits_for("Drain").await?;
+    shows_drain(&sandbox, &status, &name).await?;
     done_then_ended(&sandbox, id, &pod).await?;
     support::rolled_out(&sandbox).await?;
     let replaced = sandbox.pods("rolled=yes").await?.len();
     ensure!(replaced == 2, "{replaced} of 2 replicas were replaced");
     Ok(())
+}
+
+/// The drain of this pod is seen wherever a user may look for it. `status`: while a rollout waits
+/// for it.
+async fn shows_drain(sandbox: &Sandbox, status: &Value, pod: &str) -> Result<()> {
+    let printed = sandbox.kubectl(&["get", "bytebasecluster", NAME]).await?;
+    let mut words = printed.lines().skip(1).flat_map(str::split_whitespace);
+    ensure!(
+        words.any(|word| word == "Drain"),
+        "kubectl get does not print the word Drain: {printed}"
+    );
+    let mut replicas = status["replicaStatuses"].as_array().into_iter().flatten();
+    let replica = replicas.find(|replica| replica["pod"] == pod);
+    let replica = replica.context("the pod that drains is not in status")?;
+    ensure!(
+        replica["runningTasks"] == 1 && replica["drain"] == "Draining",
+        "{replica}"
+    );
+    let arguments = ["logs", pod, "--container", "bytebase"];
+    let log = || sandbox.kubectl(&arguments);
+    wait::until("a line of the hook in the log", PATIENCE, log, |log| {
+        log.contains("drain: waiting")
+    })
+    .await?;
+    support::wait_event(sandbox, "DrainBegan").await
 }
 
 /// Whether a pod was Ready, by the clock of Kubernetes, when each other one was made.
@@ -234,18 +265,24 @@ fn is_ready_before(pod: &Pod, pods: &[Pod]) -> bool {
 }
 
 /// No two versions ever run at once, the first replica of the new one is alone until it is Ready,
-/// and a task that runs at the beginning is finished.
+/// and no running task is lost: neither one that runs at the beginning, nor what comes to replicas
+/// that are all about to end.
 async fn maintenance(sandbox: Sandbox) -> Result<()> {
     let mut cluster = support::licensed(&sandbox, 3);
     cluster["spec"]["version"] = json!("3.20.0");
-    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(120);
+    cluster["spec"]["rollout"]["drainTimeoutSeconds"] = json!(240);
+    cluster["spec"]["rollout"]["holdLimitSeconds"] = json!(BRIEF_HOLD.as_secs());
     cluster["spec"]["rollout"]["strategy"] = json!("Maintenance");
     support::start(&sandbox, &cluster).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
+    let stream = Stream::begin(&sandbox, 3, BRIEF_HOLD, BRIEF).await?;
+    // All go down at once, by this strategy.
+    stream.noted.lock().disturbed.insert(0);
     let (id, _) = running_task(&sandbox, LONG).await?;
     support::patch_spec(&sandbox, json!({"version": "3.21.1"})).await?;
+    let given_before = stream.last_given().await?;
     let (mut waited_for, mut was_down, mut has_served) = (BTreeSet::new(), false, false);
     let start = Instant::now();
     loop {
@@ -253,7 +290,16 @@ async fn maintenance(sandbox: Sandbox) -> Result<()> {
         let version = |pod: &Pod| pod.annotations().get("bytebase.com/version").cloned();
         let versions: BTreeSet<_> = pods.iter().map(version).collect();
         ensure!(versions.len() <= 1, "{versions:?} run at once");
-        was_down |= pods.is_empty();
+        if pods.is_empty() && !was_down {
+            was_down = true;
+            stream.stop()?;
+            stream.is_finished_since(given_before).await?;
+            let done = task(&sandbox, id).await?.1;
+            ensure!(
+                done == "DONE",
+                "all replicas ended while the task was {done}"
+            );
+        }
         if was_down {
             // The others may have started since the last sample, as the first became Ready.
             has_served |= pods.iter().any(|pod| is_ready_before(pod, &pods));
@@ -261,11 +307,6 @@ async fn maintenance(sandbox: Sandbox) -> Result<()> {
                 has_served || pods.len() <= 1,
                 "{} replicas start before the first is Ready",
                 pods.len()
-            );
-            let done = task(&sandbox, id).await?.1;
-            ensure!(
-                done == "DONE",
-                "all replicas ended while the task was {done}"
             );
         }
         let status = sandbox.status(NAME).await?;
@@ -285,15 +326,109 @@ async fn maintenance(sandbox: Sandbox) -> Result<()> {
             "{stage} is not in {waited_for:?}"
         );
     }
-    support::rolled_out(&sandbox).await
+    support::rolled_out(&sandbox).await?;
+    stream.done().await?;
+    stream.end().await
 }
 
-async fn task_each_second(pool: PgPool) -> sqlx::Result<()> {
-    let insert = r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 12}')"#;
+async fn task_each_second(pool: PgPool, seconds: i32) -> sqlx::Result<()> {
+    let insert = "INSERT INTO task_run (payload) VALUES (jsonb_build_object('seconds', $1))";
     loop {
-        sqlx::query(insert).execute(&pool).await?;
+        sqlx::query(insert).bind(seconds).execute(&pool).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// New work that keeps coming, and the books of the soak that are kept of it meanwhile.
+struct Stream {
+    pool: PgPool,
+    load: JoinHandle<sqlx::Result<()>>,
+    observer: Observer,
+    /// What we do to the cluster.
+    noted: Shared,
+}
+
+impl Stream {
+    /// Gives a task that takes so many seconds, each second from now on. `replicas` and
+    /// `hold_limit`: those of the cluster.
+    async fn begin(
+        sandbox: &Sandbox,
+        replicas: i32,
+        hold_limit: Duration,
+        seconds: i32,
+    ) -> Result<Self> {
+        let (name, pool) = (NAME.to_owned(), sandbox.sql().await?);
+        let mut subject = Subject::new(sandbox, name, sandbox.database(), pool.clone()).await?;
+        subject.hold_limit = hold_limit;
+        let noted = Shared::default();
+        noted.lock().models = vec![Model {
+            replicas,
+            ..Model::default()
+        }];
+        Ok(Self {
+            load: tokio::spawn(task_each_second(pool.clone(), seconds)),
+            observer: Observer::start(sandbox.api(), vec![subject], noted.clone()),
+            pool,
+            noted,
+        })
+    }
+
+    /// The id of the task that was given last.
+    async fn last_given(&self) -> Result<i64> {
+        let last = "SELECT coalesce(max(id), 0) FROM task_run";
+        Ok(sqlx::query_scalar(last).fetch_one(&self.pool).await?)
+    }
+
+    /// Gives no more.
+    fn stop(&self) -> Result<()> {
+        ensure!(!self.load.is_finished(), "new work came no more");
+        self.load.abort();
+        Ok(())
+    }
+
+    /// With all replicas gone no task is left running, and some that were given after this one are
+    /// done: else nothing came to the replicas while they were about to end.
+    async fn is_finished_since(&self, given_before: i64) -> Result<()> {
+        let counts = "SELECT count(*) FILTER (WHERE status = 'RUNNING'), count(*) FILTER (WHERE status = 'DONE' AND id > $1) FROM task_run";
+        let (running, done): (i64, i64) = sqlx::query_as(counts)
+            .bind(given_before)
+            .fetch_one(&self.pool)
+            .await?;
+        ensure!(running == 0, "all replicas ended while {running} tasks ran");
+        ensure!(
+            done > 0,
+            "no work came to the replicas while they were about to end"
+        );
+        Ok(())
+    }
+
+    /// Waits until every task is done. One that was lost is FAILED and stays so.
+    async fn done(&self) -> Result<()> {
+        let left = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
+        let left = || async {
+            let left = sqlx::query_scalar::<_, i64>(left);
+            Ok(left.fetch_one(&self.pool).await?)
+        };
+        wait::until("every task to be done", OVER, left, |left| *left == 0).await?;
+        Ok(())
+    }
+
+    /// Nothing may be in the books.
+    async fn end(self) -> Result<()> {
+        let books = self.observer.end()?;
+        ensure!(books.clean(), "the books are not clean:\n{books}");
+        self.pool.close().await;
+        Ok(())
+    }
+}
+
+/// Waits until the operator serves this as the metric of a held queue.
+async fn wait_held(sandbox: &Sandbox, held: f64) -> Result<()> {
+    let metric = "bytebase_cluster_queue_held";
+    let read = || support::metric(sandbox, metric);
+    let what = format!("{metric} to be {held}");
+    wait::until(&what, PATIENCE, read, |now| *now == Some(held)).await?;
+    Ok(())
 }
 
 /// New work keeps coming to a replica that drains: its hook holds the queue, which is visible, for
@@ -307,19 +442,10 @@ async fn queue_hold(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    let (name, pool) = (NAME.to_owned(), sandbox.sql().await?);
-    let mut subject = Subject::new(&sandbox, name, sandbox.database(), pool.clone()).await?;
-    subject.hold_limit = HOLD_LIMIT;
-    let noted = Shared::default();
-    noted.lock().models = vec![Model {
-        replicas: 2,
-        ..Model::default()
-    }];
-    let observer = Observer::start(sandbox.api(), vec![subject], noted.clone());
-    let load = tokio::spawn(task_each_second(pool.clone()));
+    let stream = Stream::begin(&sandbox, 2, HOLD_LIMIT, 12).await?;
     let (long, pod) = running_task(&sandbox, OUTLIVES_HOLDS).await?;
     let name = pod.name_any();
-    noted.lock().deleted.extend(pod.uid());
+    stream.noted.lock().deleted.extend(pod.uid());
     sandbox
         .kubectl(&["delete", "pod", &name, "--wait=false"])
         .await?;
@@ -329,29 +455,25 @@ async fn queue_hold(sandbox: Sandbox) -> Result<()> {
             status["queueHold"]["heldBy"] == json!([holder])
         })
         .await?;
+    wait_held(&sandbox, 1.0).await?;
     let is_free = |status: &Value| status["queueHold"].is_null();
     sandbox
         .wait_status(NAME, "the end of the hold", is_free)
         .await?;
+    wait_held(&sandbox, 0.0).await?;
     let (_, state, _) = task(&sandbox, long).await?;
     ensure!(
         state == "RUNNING",
         "the queue was free only when the long task was {state}"
     );
     wait_ended(&sandbox, &pod, 2 * OVER).await?;
-    load.abort();
-    let done = "SELECT count(*) FROM task_run WHERE status <> 'DONE'";
-    let left = || async { Ok(sqlx::query_scalar::<_, i64>(done).fetch_one(&pool).await?) };
-    // A task that was lost is FAILED and stays so.
-    wait::until("every task to be done", OVER, left, |left| *left == 0).await?;
+    stream.stop()?;
+    stream.done().await?;
     sandbox.wait_status(NAME, "no hold", is_free).await?;
     for reason in ["QueueHeld", "QueueFree"] {
         support::wait_event(&sandbox, reason).await?;
     }
-    let books = observer.end()?;
-    ensure!(books.clean(), "the books are not clean:\n{books}");
-    pool.close().await;
-    Ok(())
+    stream.end().await
 }
 
 /// Without an operator: a pod that is deleted, and one that a node drain evicts.
