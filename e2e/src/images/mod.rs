@@ -17,6 +17,8 @@ use std::time::Duration;
 pub const OPERATOR_REPOSITORY: &str = "localhost/bytebase-operator";
 /// Tag of everything built here.
 pub const TAG: &str = "e2e";
+/// Another tag of the operator's image, as a later release would have.
+pub const LATER_TAG: &str = "e2e-later";
 /// Image of the probe.
 pub const PROBE_IMAGE: &str = "localhost/e2e-probe:e2e";
 /// Repository under which the stand-in answers for Bytebase.
@@ -190,7 +192,9 @@ fn operator_image(
         }
     }
     Ok(Image {
-        names: vec![format!("{OPERATOR_REPOSITORY}:{TAG}")],
+        names: [TAG, LATER_TAG]
+            .map(|tag| format!("{OPERATOR_REPOSITORY}:{tag}"))
+            .to_vec(),
         layers,
         process,
     })
@@ -340,6 +344,8 @@ mod tests {
         let dockerfile = include_str!("../../../Dockerfile");
         let image = operator_image(scratch.path(), dockerfile, &programs)?;
         assert_eq!(image.layers.len(), 1);
+        let names = ["e2e", "e2e-later"].map(|tag| format!("localhost/bytebase-operator:{tag}"));
+        assert_eq!(image.names, names);
         assert_eq!(image.process.user, "65532:65532");
         assert_eq!(image.process.entrypoint, ["/bytebase-operator"]);
         let more = format!("{dockerfile}RUN true\n");

@@ -2,7 +2,7 @@
 //! alone, and leave the custom resource definition as the harness applied it.
 
 use super::support::{self, Lives, NAME};
-use crate::images::{OPERATOR_REPOSITORY, TAG};
+use crate::images::{LATER_TAG, OPERATOR_REPOSITORY, TAG};
 use crate::machine::tools::repository;
 use crate::scenario::Scenario;
 use crate::scenario::sandbox::{LABEL, PATIENCE, Sandbox, cluster_resource};
@@ -19,7 +19,7 @@ use std::time::Duration;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "install-helm",
-        "The chart serves all namespaces; its upgrade replaces no replica, and its removal leaves what runs.",
+        "The chart serves all namespaces; its upgrade to another image of the operator replaces no replica, and its removal leaves what runs.",
         |sandbox| Box::pin(helm(sandbox)),
     )
     .exclusive(),
@@ -45,6 +45,8 @@ const KUSTOMIZE_NAMESPACE: &str = "bytebase-system";
 const RELEASED_IMAGE: &str = "ghcr.io/bytebase-operator/bytebase-operator";
 const DEFINITION: &str = "customresourcedefinition/bytebaseclusters.bytebase.com";
 const DEPLOYMENT: &str = "deployment/bytebase-operator";
+/// Selects the operator's pods, however it was installed.
+const OPERATORS: &str = "app.kubernetes.io/name=bytebase-operator";
 
 async fn helm(sandbox: Sandbox) -> Result<()> {
     let release = Release::of(&sandbox);
@@ -90,19 +92,33 @@ impl Release {
 
         cluster_becomes_ready(sandbox).await?;
         let before = support::lives(sandbox).await?;
+        let hook = hook_image(sandbox).await?;
+        ensure!(
+            hook == format!("{OPERATOR_REPOSITORY}:{TAG}"),
+            "the drain hook is copied from another image than the operator's: {hook:?}"
+        );
         let changed = json!({
+            "image": operator_image(LATER_TAG),
             "replicaCount": 2,
             "logFilter": "debug",
             "licenseGuardSeconds": 900,
             "commonLabels": {"team": "databases"},
         });
         self.upgrade(sandbox, &changed).await?;
+        self.runs(sandbox, LATER_TAG).await?;
+        // The one that was upgraded is at work, and has seen this cluster.
+        support::edit_takes(sandbox, NAME).await?;
         untouched(
             sandbox,
             "an upgrade of the operator replaces no replica",
             &before,
         )
         .await?;
+        let hook_now = hook_image(sandbox).await?;
+        ensure!(
+            hook_now == hook,
+            "an upgrade of the operator changed the image of the drain hook from {hook} to {hook_now}"
+        );
         sandbox
             .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
             .await?;
@@ -119,9 +135,32 @@ impl Release {
         Ok(())
     }
 
+    /// Waits until the operator's pods run this image and no other.
+    async fn runs(&self, sandbox: &Sandbox, tag: &str) -> Result<()> {
+        let wanted = format!("{OPERATOR_REPOSITORY}:{tag}");
+        let arguments = [
+            "--namespace",
+            &self.0,
+            "get",
+            "pods",
+            "--selector",
+            OPERATORS,
+            "--output",
+            "jsonpath={.items[*].spec.containers[*].image}",
+        ];
+        let images = || sandbox.harness().kubectl.run(&arguments);
+        let what = format!("operators of the image {wanted} alone");
+        wait::until(&what, PATIENCE, images, |images| {
+            let mut images = images.split_whitespace().peekable();
+            images.peek().is_some() && images.all(|image| image == wanted)
+        })
+        .await?;
+        Ok(())
+    }
+
     async fn upgrade(&self, sandbox: &Sandbox, values: &Value) -> Result<()> {
         let mut all = json!({
-            "image": {"repository": OPERATOR_REPOSITORY, "tag": TAG, "pullPolicy": "Never"},
+            "image": operator_image(TAG),
             "license": {"publicKey": sandbox.harness().license.public_pem()},
         });
         if let (Some(all), Some(values)) = (all.as_object_mut(), values.as_object()) {
@@ -296,6 +335,20 @@ async fn cluster_becomes_ready(sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
+/// The operator's image as a value of the chart.
+fn operator_image(tag: &str) -> Value {
+    json!({"repository": OPERATOR_REPOSITORY, "tag": tag, "pullPolicy": "Never"})
+}
+
+/// The image that the drain hook is copied from, in the template that stands.
+async fn hook_image(sandbox: &Sandbox) -> Result<String> {
+    let path =
+        r#"jsonpath={.spec.template.spec.initContainers[?(@.name=="bytebase-drain")].image}"#;
+    sandbox
+        .kubectl(&["get", "statefulset", NAME, "--output", path])
+        .await
+}
+
 /// The same pods, never restarted, for a while.
 async fn untouched(sandbox: &Sandbox, what: &str, before: &Lives) -> Result<()> {
     wait::throughout(
@@ -365,10 +418,9 @@ async fn with_operator_log(sandbox: &Sandbox, namespace: &str, result: Result<()
     let Err(error) = result else {
         return Ok(());
     };
-    let selector = "app.kubernetes.io/name=bytebase-operator";
     let commands: [&[&str]; 2] = [
         &["get", "pods", "--output", "wide"],
-        &["logs", "--prefix", "--tail=20", "--selector", selector],
+        &["logs", "--prefix", "--tail=20", "--selector", OPERATORS],
     ];
     let mut seen = String::new();
     for arguments in commands {
