@@ -224,14 +224,18 @@ async fn rollout(sandbox: Sandbox) -> Result<()> {
 /// for it.
 async fn shows_drain(sandbox: &Sandbox, status: &Value, pod: &str) -> Result<()> {
     let printed = sandbox.kubectl(&["get", "bytebasecluster", NAME]).await?;
-    let mut words = printed.lines().skip(1).flat_map(str::split_whitespace);
+    let shows = |row: &str| row.split_whitespace().any(|word| word == "Drain");
+    let is_printed = printed.lines().skip(1).any(shows);
     ensure!(
-        words.any(|word| word == "Drain"),
+        is_printed,
         "kubectl get does not print the word Drain: {printed}"
     );
-    let mut replicas = status["replicaStatuses"].as_array().into_iter().flatten();
-    let replica = replicas.find(|replica| replica["pod"] == pod);
-    let replica = replica.context("the pod that drains is not in status")?;
+    let replica = status["replicaStatuses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|replica| replica["pod"] == pod)
+        .context("the pod that drains is not in status")?;
     ensure!(
         replica["runningTasks"] == 1 && replica["drain"] == "Draining",
         "{replica}"
