@@ -287,6 +287,11 @@ pub struct DatabaseStatus {
     /// restored, the operator starts no replica, ends none and makes no account.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_workspace: bool,
+    /// Whether replicas that do not belong to this cluster were active on the database at this
+    /// endpoint when its heartbeats could last be read. No further replica starts beside them, also
+    /// while the database cannot be read, until a reading shows that they have ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign_replicas: bool,
     /// Version of the server, such as `15.18`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,

@@ -422,6 +422,7 @@ fn judge_facts(
         ),
         has_served: false,
         has_workspace: has_workspace(observation, facts),
+        foreign_replicas: health.is_beside_foreign(),
         server_version: Some(server_version(facts.server_version_num)),
         max_connections: i32::try_from(facts.max_connections).ok(),
         connection_budget: i32::try_from(budget).ok(),

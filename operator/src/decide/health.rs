@@ -107,6 +107,9 @@ pub struct Health<'a> {
     pub unmatched: Vec<Uuid>,
     /// How many foreign replicas there are.
     pub foreign: usize,
+    /// There were foreign replicas when that could last be known, and no reading shows yet that they
+    /// have ended.
+    pub had_foreign: bool,
 }
 
 /// Joins pods and heartbeats: by the id in the pod's log, else by the session that listens under
@@ -135,6 +138,7 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
             readable: false,
             unmatched: Vec::new(),
             foreign: 0,
+            had_foreign: observation.remembered.foreign_replicas,
         };
     };
     let known: BTreeSet<Uuid> = observation
@@ -159,6 +163,8 @@ pub fn join(observation: &Observation, differs: impl Fn(&PodView) -> bool) -> He
         .collect();
     Health {
         foreign: foreign(&replicas, &unmatched, observation),
+        // Right after an outage the heartbeats of those that outlived it are old as well.
+        had_foreign: observation.remembered.foreign_replicas && !all_heard(facts),
         replicas,
         readable: true,
         unmatched,
@@ -333,6 +339,12 @@ impl Health<'_> {
             .map(|refused| refused.since);
         let since = since.chain(refused).min()?;
         since.checked_add(timeout).ok()
+    }
+
+    /// Whether foreign replicas are active, as far as that is known: what was last seen of them
+    /// stands until a reading shows that there are none.
+    pub fn is_beside_foreign(&self) -> bool {
+        self.foreign > 0 || self.had_foreign
     }
 
     /// Pods with a fresh heartbeat, whatever Kubernetes says of them; `None` when heartbeats

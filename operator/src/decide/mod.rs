@@ -25,7 +25,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{LogLine, Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::desired::template::Template;
@@ -46,6 +46,7 @@ use scale::Haste;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use step::Step;
+use uuid::Uuid;
 
 /// Beside the grace period of a pod, one step of a scale-down takes so long: the StatefulSet's
 /// controller and the next reading of the database.
@@ -132,6 +133,7 @@ fn usable(
         ahead: ahead.as_ref(),
         view: &observation.database,
         foreign: health.foreign,
+        is_beside_foreign: health.is_beside_foreign(),
     });
     let set = observation.stateful_set.as_ref();
     let stage = maintenance::stage(cluster, &template, target.replicas, observation, &health);
@@ -296,7 +298,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         reading: pace::reading(quiet, findings)
             .or_seldom(pace::is_stopped(cluster.replicas, observation)),
         let_go: hastened.let_go,
-        unmatched: health.unmatched.clone(),
+        unmatched: unmatched(health),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         hears_again: database::is_heard_again(Some(database), observation),
         report: Report {
@@ -391,7 +393,7 @@ fn blocked(
         .flatten()
         .min(),
         reading: blocked_reading(validation, database.as_ref(), closed, observation, health),
-        unmatched: health.unmatched.clone(),
+        unmatched: unmatched(health),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
             || goes_unreported(validation, closed, observation),
@@ -408,13 +410,28 @@ fn blocked(
             ),
             database: match database {
                 Some(database) => database.reported(changed_login),
-                None => observation.remembered.database.clone(),
+                None => remembered_database(observation, health),
             },
             target_replicas: closed.then(|| running(observation).min(1)),
             ..report(phase, observation, health, &hastened.let_go)
         },
         let_go: hastened.let_go,
     }
+}
+
+/// What was reported of the database, where the spec does not say which one it is. An earlier probe
+/// goes on meanwhile, and may show that foreign replicas come or go.
+fn remembered_database(observation: &Observation, health: &Health<'_>) -> Option<DatabaseStatus> {
+    let before = observation.remembered.database.clone()?;
+    Some(DatabaseStatus {
+        foreign_replicas: health.is_beside_foreign(),
+        ..before
+    })
+}
+
+/// Fresh heartbeats that belong to no pod; `None` where heartbeats cannot be read.
+fn unmatched(health: &Health<'_>) -> Option<Vec<Uuid>> {
+    health.readable.then(|| health.unmatched.clone())
 }
 
 /// How to read the database of a cluster that cannot be used. `closed`: the license gate.

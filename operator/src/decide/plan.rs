@@ -48,8 +48,8 @@ pub struct Plan {
     pub reading: Reading,
     /// Pods whose drain hooks are asked to let their replicas end, as long as this stands.
     pub let_go: BTreeSet<String>,
-    /// Fresh heartbeats that belong to no pod now.
-    pub unmatched: Vec<Uuid>,
+    /// Fresh heartbeats that belong to no pod now; `None` where heartbeats cannot be read.
+    pub unmatched: Option<Vec<Uuid>>,
 }
 
 /// Which ordinals a StatefulSet has.

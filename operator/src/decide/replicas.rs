@@ -53,6 +53,8 @@ pub struct Grounds<'a> {
     pub view: &'a DatabaseView,
     /// Active replicas that do not belong to the cluster.
     pub foreign: usize,
+    /// There are some, or were when that could last be known.
+    pub is_beside_foreign: bool,
 }
 
 /// Decides the number of replicas. The license gate comes before everything else: it acts on the
@@ -106,12 +108,13 @@ pub fn target(grounds: &Grounds<'_>) -> Target {
     if let Some((reason, message)) = &gate {
         return held(1, *reason, message);
     }
-    if grounds.foreign > 0 && running < wanted {
-        return held(
-            running.max(1),
-            Reason::HeldBackByDatabase,
-            "replicas that do not belong to this cluster are active on its database: ReplicasHealthy says how many",
-        );
+    if grounds.is_beside_foreign && running < wanted {
+        let message = if grounds.foreign > 0 {
+            "replicas that do not belong to this cluster are active on its database: ReplicasHealthy says how many"
+        } else {
+            "replicas that do not belong to this cluster were active on its database, and no reading of its heartbeats shows yet that they have ended"
+        };
+        return held(running.max(1), Reason::HeldBackByDatabase, message);
     }
     let is_licensed = license.allows == license::Licensed::Yes;
     let is_warned = grounds.enforcement == Enforcement::Warn;

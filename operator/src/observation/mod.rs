@@ -435,7 +435,8 @@ pub struct Remembered {
     pub url: Option<String>,
     /// What a rollout waited for.
     pub rollout: Option<RememberedRollout>,
-    /// Replicas that do not belong to the cluster were active on its database.
+    /// Replicas that do not belong to the cluster were active on its database when that could last be
+    /// known.
     pub foreign_replicas: bool,
     /// By pod: the replica in it that has sent no heartbeat although the pod is Ready, and since
     /// when.

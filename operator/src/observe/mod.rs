@@ -158,8 +158,12 @@ impl Sources {
 // === impl Memory ===
 
 impl Memory {
-    /// Takes up which fresh heartbeats belong to no pod now.
-    pub fn note_unmatched(&mut self, unmatched: &[Uuid], now: Timestamp) {
+    /// Takes up which fresh heartbeats belong to no pod now. `None`: heartbeats cannot be read, so
+    /// those of before may go on.
+    pub fn note_unmatched(&mut self, unmatched: Option<&[Uuid]>, now: Timestamp) {
+        let Some(unmatched) = unmatched else {
+            return;
+        };
         self.unmatched_since.retain(|id, _| unmatched.contains(id));
         for id in unmatched {
             let since = self.unmatched_since.entry(*id).or_insert(now);
@@ -559,15 +563,26 @@ mod tests {
         let at = |seconds| after(SignedDuration::from_secs(seconds));
         let mut memory = Memory::default();
         for (seconds, expected) in [(0, 0), (20, 0), (-3600, -3600), (-3560, -3600)] {
-            memory.note_unmatched(&[id(7)], at(seconds));
+            memory.note_unmatched(Some(&[id(7)]), at(seconds));
             let since = memory.unmatched_by(at(seconds));
             assert_eq!(since.get(&id(7)), Some(&at(expected)), "{seconds}");
         }
         // It was set back since the pass before.
         let since = memory.unmatched_by(at(-7200));
         assert_eq!(since.get(&id(7)), Some(&at(-7200)));
-        memory.note_unmatched(&[], now());
+        memory.note_unmatched(Some(&[]), now());
         assert!(memory.unmatched_by(now()).is_empty());
+    }
+
+    #[test]
+    fn an_outage_makes_no_heartbeat_wait_again() {
+        let at = |seconds| after(SignedDuration::from_secs(seconds));
+        let mut memory = Memory::default();
+        memory.note_unmatched(Some(&[id(7), id(8)]), at(0));
+        memory.note_unmatched(None, at(20));
+        memory.note_unmatched(Some(&[id(7)]), at(40));
+        let expected = BTreeMap::from([(id(7), at(0))]);
+        assert_eq!(memory.unmatched_by(at(40)), expected);
     }
 
     #[test]

@@ -47,7 +47,11 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         drains: drains(status),
         ..Remembered::default()
     };
-    let database = status.database.clone().map(DatabaseStatus::of_today);
+    let foreign_replicas = had_foreign_replicas(status);
+    let database = status.database.clone().map(|database| DatabaseStatus {
+        foreign_replicas,
+        ..database.of_today()
+    });
     let before = database.as_ref();
     let served_on = before.and_then(|database| database.served_on.clone());
     let before = before.and_then(|database| database.endpoint.as_deref());
@@ -84,13 +88,21 @@ pub fn remembered(status: &BytebaseClusterStatus, endpoint: Option<&str>) -> Rem
         version: status.version.clone(),
         url: status.url.clone(),
         rollout: rollout(status),
-        foreign_replicas: refusal(ConditionType::ReplicasHealthy)
-            .is_some_and(|refusal| refusal.reason == Reason::ForeignReplica),
+        foreign_replicas,
         stale_since: stale_since(status),
         queue_held_since: queue_held_since(status),
         queue_overdue: status.queue_hold.as_ref().is_some_and(|hold| hold.overdue),
         ..of_license
     }
+}
+
+/// An earlier operator said it by the condition alone, which does not outlast an outage.
+fn had_foreign_replicas(status: &BytebaseClusterStatus) -> bool {
+    let database = status.database.as_ref();
+    let foreign = Reason::ForeignReplica.as_ref();
+    let mut conditions = status.conditions.iter();
+    database.is_some_and(|database| database.foreign_replicas)
+        || conditions.any(|condition| condition.reason == foreign)
 }
 
 fn database_ready(status: &BytebaseClusterStatus) -> Option<(bool, Timestamp)> {
@@ -207,6 +219,33 @@ mod tests {
         assert_eq!(ready("True"), Some((true, since)));
         assert_eq!(ready("False"), Some((false, since)));
         assert_eq!(ready("Unknown"), Some((false, since)));
+    }
+
+    #[test]
+    fn that_there_were_foreign_replicas_is_remembered_of_the_database_on_which_they_were() {
+        let endpoint = "db.example.com:5432/bytebase";
+        let foreign = |database: Value, reason: &str, at: &str| {
+            let status = json!({
+                "database": database,
+                "conditions": [condition("ReplicasHealthy", "False", reason)],
+            });
+            let read = remembered(&serde_json::from_value(status).unwrap(), Some(at));
+            let reported = read.database.map(|database| database.foreign_replicas);
+            (read.foreign_replicas, reported)
+        };
+        let database = json!({"endpoint": endpoint, "foreignReplicas": true});
+        for reason in ["ForeignReplica", "HeartbeatsUnknown", "CannotWatch"] {
+            let read = foreign(database.clone(), reason, endpoint);
+            assert_eq!(read, (true, Some(true)), "{reason}");
+        }
+        let elsewhere = foreign(database, "ForeignReplica", "new.example.com:5432/bytebase");
+        assert_eq!(elsewhere, (false, None));
+        // As an earlier operator wrote it.
+        let database = json!({"endpoint": endpoint});
+        let read = foreign(database.clone(), "ForeignReplica", endpoint);
+        assert_eq!(read, (true, Some(true)));
+        let read = foreign(database, "HeartbeatsUnknown", endpoint);
+        assert_eq!(read, (false, Some(false)));
     }
 
     #[test]

@@ -869,6 +869,7 @@ fn a_cluster_whose_objects_cannot_be_seen_is_not_reported_as_it_was() {
     assert_eq!(after.phase, Some(Phase::Stalled));
     // What was learnt stays, and the spec of now counts as not seen.
     assert_eq!(after.license, before.license);
+    assert_eq!(after.database, before.database);
     assert_eq!(after.observed_generation, Some(4));
     assert_eq!(
         unseen(&after, message, later(120)),

@@ -201,7 +201,9 @@ impl Pass<'_> {
         let plan = decide(&validation, &seen, &settings);
         sources.probes.pace(key, plan.reading);
         sources.probes.let_go(key, &plan.let_go);
-        memory.observe.note_unmatched(&plan.unmatched, seen.now);
+        memory
+            .observe
+            .note_unmatched(plan.unmatched.as_deref(), seen.now);
 
         let outcome = apply(writer, key, cluster, &plan, &seen, &mut memory.apply);
         let mut outcome = outcome.await?;

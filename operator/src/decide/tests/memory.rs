@@ -954,6 +954,97 @@ fn nothing_is_scaled_up_beside_foreign_replicas() {
     );
 }
 
+/// One replica of a cluster that wants three, with the last heartbeat of a foreign one so many seconds
+/// old, on a database that has taken writes for so many.
+fn beside_foreign(age: u64, writable: u64) -> Observation {
+    with_facts(healthy(1, stored(&json!({}))), |facts| {
+        heartbeats(facts).push(heartbeat(9, age));
+        facts.writable_for = Duration::from_secs(writable);
+    })
+}
+
+/// The plan once that heartbeat has been there for long enough.
+fn held_by_foreign() -> Plan {
+    let mut seen = beside_foreign(1, 3600);
+    let long_ago = after(secs(-61));
+    seen.unmatched_since.insert(crate::testing::id(9), long_ago);
+    let held = plan(&json!({}), &seen);
+    assert_eq!(held.report.target_replicas, Some(1));
+    held
+}
+
+#[test]
+fn foreign_replicas_stand_over_an_outage_until_a_reading_shows_that_they_have_ended() {
+    let none = json!({});
+    let mut last = held_by_foreign();
+    for _ in 0..2 {
+        last = plan(&none, &then(last, observation(Some(1), outage())));
+        assert_eq!(last.report.target_replicas, Some(1));
+        assert!(last.report.unmatched.is_none(), "no metric shows them");
+    }
+    // Their heartbeats are old at first as well, and then none that the operator has seen before.
+    for seen in [
+        beside_foreign(40, 0),
+        beside_foreign(50, 10),
+        beside_foreign(1, 11),
+        beside_foreign(1, 3600),
+    ] {
+        last = plan(&none, &then(last, seen));
+        assert_eq!(size(&last), Some(1));
+        let message = &condition(&last.report, ConditionType::Ready).message;
+        assert!(message.contains("do not belong to this"), "{message}");
+    }
+    assert_eq!(
+        state(&last, ConditionType::ReplicasHealthy).1,
+        Reason::ForeignReplica
+    );
+    let ended = plan(&none, &then(last, beside_foreign(31, 3600)));
+    assert_eq!(size(&ended), Some(3));
+    let database = ended.report.database.as_ref();
+    assert!(database.is_some_and(|database| !database.foreign_replicas));
+    let replaced = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        heartbeats(facts).push(heartbeat(8, 1));
+    });
+    let again = plan(&none, &then(ended, replaced));
+    assert_eq!(size(&again), Some(3), "it may be its own again");
+}
+
+#[test]
+fn foreign_replicas_are_remembered_while_the_spec_cannot_be_used() {
+    let none = json!({});
+    for spec in [
+        json!({"externalURL": "nonsense"}),
+        json!({"database": {"urlSecretRef": {"name": "absent", "key": "PG_URL"}}}),
+    ] {
+        for view in [DatabaseView::NotProbed, outage()] {
+            let blocked = then(held_by_foreign(), observation(Some(1), view));
+            let blocked = plan(&spec, &blocked);
+            assert_ne!(
+                state(&blocked, ConditionType::ReplicasHealthy).1,
+                Reason::ForeignReplica
+            );
+            let again = plan(&none, &then(blocked, beside_foreign(1, 0)));
+            assert_eq!(size(&again), Some(1), "{spec}");
+        }
+        // An earlier probe goes on, and shows what becomes of them.
+        let blocked = plan(&spec, &then(held_by_foreign(), beside_foreign(31, 3600)));
+        let again = plan(&none, &then(blocked, beside_foreign(1, 0)));
+        assert_eq!(size(&again), Some(3), "{spec}");
+    }
+}
+
+#[test]
+fn foreign_replicas_stand_where_heartbeats_can_no_longer_be_read() {
+    let warned = json!({"license": {"enforcement": "Warn"}});
+    let unreadable = || observation(Some(1), DatabaseView::CannotRead);
+    assert_eq!(size(&plan(&warned, &unreadable())), Some(3));
+    let mut last = held_by_foreign();
+    for _ in 0..2 {
+        last = plan(&warned, &then(last, unreadable()));
+        assert_eq!(size(&last), Some(1));
+    }
+}
+
 // === The license gate ===
 
 fn remembered_license(left: SignedDuration) -> Remembered {
