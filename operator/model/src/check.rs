@@ -26,6 +26,17 @@ const MINUTES: u8 = 3;
 /// Minutes after which a rollout says that a replica does not come up.
 const PATIENCE: u8 = 30;
 
+/// In which order everything prompt happens in a world that is to recover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Order {
+    /// The operator first: it sees each step of the replicas before the next one.
+    OperatorFirst,
+    /// The first thing and the last one by turns, so that the operator also decides on what it saw
+    /// some steps ago. The last one every time would be no fair order: the operator would go on
+    /// deciding and never see anything new.
+    ByTurns,
+}
+
 /// The rules and where they begin.
 pub struct Checked {
     /// The rules.
@@ -111,9 +122,15 @@ impl Checked {
         next.renumbered()
     }
 
-    /// Whether the wanted state is reached, and kept, once the world misbehaves no more. Replicas
-    /// that do not come up do so in the end, or `fail` for good.
+    /// Whether the wanted state is reached, and kept, once the world misbehaves no more, in whichever
+    /// order things happen then. Replicas that do not come up do so in the end, or `fail` for good.
     fn recovers(&self, world: &World, fail: bool) -> bool {
+        let mut orders = [Order::OperatorFirst, Order::ByTurns].into_iter();
+        orders.all(|order| self.recovers_in(order, world, fail))
+    }
+
+    /// The same in this order.
+    fn recovers_in(&self, order: Order, world: &World, fail: bool) -> bool {
         let mut world = world.clone();
         world.database.up = true;
         world.database.content = Content::Bytebase;
@@ -141,17 +158,23 @@ impl Checked {
         let known = || self.recovered.lock();
         let mut visited = Vec::new();
         let (mut recovers, mut minutes) = (false, 0);
-        for _ in 0..RECOVERY {
-            let mark = fingerprint(&world);
+        for round in 0..RECOVERY {
+            let takes_last = order == Order::ByTurns && round % 2 == 1;
+            let mark = fingerprint(&(&world, order, takes_last));
             let before = known().get(&mark).copied();
             if let Some(before) = before {
                 recovers = before;
                 break;
             }
             visited.push(mark);
-            // In a fixed order: what is prompt happens in the end, whatever comes first.
             let waits = |waited: &Waited| waited.for_ == RolloutWait::IdleReplica;
-            world = if let Some(action) = world.prompt().first().copied() {
+            let prompt = world.prompt();
+            let next = if takes_last {
+                prompt.last()
+            } else {
+                prompt.first()
+            };
+            world = if let Some(action) = next.copied() {
                 self.step(&world, action)
             } else if world.status.rollout.as_ref().is_some_and(waits) {
                 world.minute_passes();

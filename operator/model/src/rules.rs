@@ -468,7 +468,9 @@ impl Rules {
             remembered: self.remembered(&world.status),
             call_failure: None,
             asked: None,
-            // A sender that is unknown for longer than a minute is foreign; a minute is a tick.
+            // No sender counts as foreign here: since when each has been unmatched would be a time more
+            // in every state, for a rule that only keeps a cluster from growing. The first replica is
+            // held by any fresh heartbeat, which is modelled, and the tests of the decision have the rest.
             unmatched_since: BTreeMap::new(),
             refused_pod: None,
             refused_eviction: None,
@@ -694,6 +696,7 @@ impl Rules {
                 .filter(|_| !self.has(Bug::VersionForgotten))
                 .map(|minor| schema_version(minor).to_string()),
             url: None,
+            // None ever counted: see `unmatched_since`.
             foreign_replicas: false,
             stale_since: BTreeMap::new(),
             queue_held_since: None,
