@@ -21,10 +21,11 @@ use std::time::{Duration, Instant};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new(
         "watches-cut",
-        "What changes while the operator's connections are cut is found afterwards.",
+        "What changes while the operator's connections are cut is found afterwards, also a cluster that was deleted and made again.",
         |sandbox| Box::pin(watches_cut(sandbox)),
     )
-    .stand_in_only(stand_in::LICENSE),
+    .stand_in_only(stand_in::LICENSE)
+    .takes(110),
     Scenario::new(
         "api-server-stopped",
         "A minute without the API server ends no replica, and the operator goes on afterwards.",
@@ -251,6 +252,28 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
         let again = || sandbox.kubectl(&objects);
         wait::until("what was deleted, again", PATIENCE, again, |_| true).await?;
     }
+    made_again_unseen(&sandbox, &address).await
+}
+
+/// The cluster is deleted and made again while the operator sees nothing: the new one comes up by
+/// itself.
+async fn made_again_unseen(sandbox: &Sandbox, address: &str) -> Result<()> {
+    let before = support::lives(sandbox).await?;
+    let cluster = &sandbox.harness().cluster;
+    let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j DROP");
+    cluster.on_node(&format!("iptables -I {rule}")).await?;
+    let made = support::make_again(sandbox).await;
+    cluster.on_node(&format!("iptables -D {rule}")).await?;
+    made?;
+    all_is_well(sandbox).await?;
+    let after = support::lives(sandbox).await?;
+    let is_new = |(pod, (uid, _)): (&String, &(String, i32))| {
+        before.get(pod).is_none_or(|(before, _)| before != uid)
+    };
+    ensure!(
+        after.len() == 1 && after.iter().all(is_new),
+        "{before:?} became {after:?}"
+    );
     Ok(())
 }
 

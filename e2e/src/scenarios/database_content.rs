@@ -2,13 +2,13 @@
 
 use super::database_server::lead;
 use super::support::{self, DATABASE_SECRET, Lives, NAME};
-use crate::scenario::sandbox::{Sandbox, condition};
+use crate::scenario::sandbox::{PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// The scenarios of this file.
@@ -65,9 +65,10 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "foreign-bytebase",
-        "A Bytebase that belongs to no cluster sends heartbeats to the database, and is reported until it ends.",
+        "A Bytebase that belongs to no cluster sends heartbeats to the database, and is reported until it ends; until then no replica is added, also after an outage.",
         |sandbox| Box::pin(foreign_bytebase(sandbox)),
-    ),
+    )
+    .takes(170),
 ];
 
 /// PostgreSQL has another, and nothing else of ours listens at the gateway's low ports.
@@ -271,7 +272,7 @@ async fn name_database(sandbox: &Sandbox, secret: &str, url: &str) -> Result<()>
 
 /// Waits until the older one is refused the database with these words.
 async fn held_since(sandbox: &Sandbox, words: &str) -> Result<()> {
-    let is_held = |status: &serde_json::Value| {
+    let is_held = |status: &Value| {
         condition(&status["conditions"], "DatabaseReady").is_some_and(|now| {
             now["reason"] == "DatabaseShared" && support::says(now, &[words]).is_ok()
         })
@@ -482,20 +483,62 @@ async fn foreign_bytebase(sandbox: Sandbox) -> Result<()> {
         &reported,
         &["1 replica that does not belong to this cluster"],
     )?;
-    support::wait_event(&sandbox, "ForeignReplica").await?;
+    support::wait_warning(&sandbox, "ForeignReplica").await?;
     // The cluster's own replica is not blamed for it.
     let status = sandbox.status(NAME).await?;
     ensure!(
         status["activeReplicas"] == 1 && status["replicaStatuses"][0]["heartbeat"] == "Fresh",
         "{status}"
     );
+    // Only Bytebase can sign a license that the real one takes.
+    let is_licensed = sandbox.harness().bytebase.stand_in;
+    if is_licensed {
+        held_to_one(&sandbox).await?;
+    }
     sandbox
         .kubectl(&["delete", "pod", "foreign", "--grace-period=5"])
         .await?;
+    if is_licensed {
+        support::wait_pods(&sandbox, 3).await?;
+        sandbox
+            .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
+            .await?;
+    }
     sandbox
         .wait_condition(NAME, "ReplicasHealthy", "True", "AllReplicasHealthy")
         .await?;
     Ok(())
+}
+
+/// Beside a foreign replica a cluster that wants three keeps its one, also while the database is cut
+/// off and after that.
+async fn held_to_one(sandbox: &Sandbox) -> Result<()> {
+    support::patch_spec(sandbox, json!({"replicas": 3})).await?;
+    sandbox
+        .wait_condition(NAME, "Ready", "True", "HeldBackByDatabase")
+        .await?;
+    let sample = || async {
+        let healthy = support::condition_now(sandbox, "ReplicasHealthy").await?;
+        Ok((support::pods(sandbox).await?.len(), healthy))
+    };
+    let one = |(pods, _): &(usize, Value)| {
+        ensure!(*pods == 1, "{pods} pods beside a foreign replica");
+        Ok(())
+    };
+    let unread = |(_, healthy): &(usize, Value)| healthy["reason"] == "HeartbeatsUnknown";
+    let foreign = |(_, healthy): &(usize, Value)| healthy["reason"] == "ForeignReplica";
+    support::cut_off(sandbox).await?;
+    wait::until_while("unread heartbeats", PATIENCE, sample, one, unread).await?;
+    let shown = support::metric(sandbox, "bytebase_cluster_replicas_foreign").await?;
+    ensure!(
+        shown.is_none(),
+        "the metrics count {shown:?} foreign replicas that cannot be read"
+    );
+    let postgres = &sandbox.harness().postgres;
+    postgres.allow_connections(sandbox.database(), true).await?;
+    wait::until_while("a foreign replica again", PATIENCE, sample, one, foreign).await?;
+    let pods = || support::pods(sandbox);
+    wait::throughout("one pod", support::PAUSE, pods, |pods| pods.len() == 1).await
 }
 
 // === Words ===

@@ -4,7 +4,7 @@
 use super::support::{self, DATABASE_SECRET, LICENSE_SECRET, NAME};
 use crate::cluster::faults::{Blow, container_id};
 use crate::scenario::license::License;
-use crate::scenario::sandbox::{OperatorOptions, PATIENCE, Sandbox, condition};
+use crate::scenario::sandbox::{LABEL, OperatorOptions, PATIENCE, Sandbox, condition};
 use crate::scenario::{Scenario, stand_in};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
@@ -102,10 +102,10 @@ pub const SCENARIOS: &[Scenario] = &[
     .takes(100),
     Scenario::new(
         "made-again",
-        "A cluster made again under its name is not held back by itself, nor by what still ends of it, and a deleted one leaves no session.",
+        "A cluster made again under its name is not held back by itself, nor by what still ends of it; a deleted one leaves no session and no metric, and its database to another.",
         |sandbox| Box::pin(made_again(sandbox)),
     )
-    .takes(100),
+    .takes(150),
     Scenario::new(
         "service-before-admin",
         "A Service of type NodePort is made only after the operator has signed up as the first admin.",
@@ -140,7 +140,7 @@ async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
     support::execute(&sandbox, "CREATE TABLE invoices (id int)").await?;
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     refused(&sandbox, "DatabaseForeignTables", "invoices").await?;
-    cut_off(&sandbox).await?;
+    support::cut_off(&sandbox).await?;
     refused(&sandbox, "DatabaseForeignTables", "cannot be read now").await?;
     no_pods(&sandbox).await?;
     support::restart_operator(&sandbox).await?;
@@ -161,45 +161,67 @@ async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
     support::well(&sandbox).await
 }
 
-/// As the documentation of a take-over says: the cluster is made while the old Bytebase runs, and
-/// starts by itself once that is stopped.
+/// As the documentation of a take-over says: the cluster is made while the old Bytebase runs in a
+/// namespace of its own, and starts by itself once that is scaled to none.
 async fn take_over(sandbox: Sandbox) -> Result<()> {
+    let old = format!("{}-old", sandbox.namespace());
+    let kubectl = &sandbox.harness().kubectl;
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": old, "labels": {LABEL: "take-over"}},
+    });
+    sandbox.apply_yaml(&namespace.to_string()).await?;
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
     support::secrets(&sandbox).await?;
-    sandbox
-        .apply_yaml(&other_bytebase(&sandbox).to_string())
+    let url = sandbox.database().url();
+    kubectl
+        .apply_secret(&old, DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
+    let other = other_bytebase(&sandbox).to_string();
+    kubectl.apply(&old, &other).await?;
     let active = || async { support::active_rows(&sandbox).await };
     wait::until("the other Bytebase", PATIENCE, active, |rows| *rows == 1).await?;
     sandbox
         .apply_yaml(&support::minimal(&sandbox, 1).to_string())
         .await?;
     refused(&sandbox, "DatabaseInUse", "1 replica that does not belong").await?;
-    support::wait_event(&sandbox, "DatabaseInUse").await?;
+    support::wait_warning(&sandbox, "DatabaseInUse").await?;
     no_pods(&sandbox).await?;
     ensure!(
         support::active_rows(&sandbox).await? == 1,
         "two replicas are active without a license"
     );
-    sandbox.kubectl(&["delete", "statefulset", "older"]).await?;
+    kubectl
+        .run(&[
+            "--namespace",
+            &old,
+            "scale",
+            "statefulset",
+            "bytebase",
+            "--replicas=0",
+        ])
+        .await?;
     support::well(&sandbox).await?;
     ensure!(
         support::active_rows(&sandbox).await? == 1,
         "the old replica still counts"
     );
+    kubectl
+        .run(&["delete", "namespace", &old, "--wait=false"])
+        .await?;
     Ok(())
 }
 
-/// Bytebase as it is run by hand.
+/// Bytebase as the official chart names it.
 fn other_bytebase(sandbox: &Sandbox) -> Value {
     let image = &sandbox.harness().bytebase;
-    let labels = json!({"app": "older"});
+    let labels = json!({"app": "bytebase"});
     json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "older"},
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "bytebase"},
         "spec": {
-            "serviceName": "older", "replicas": 1, "selector": {"matchLabels": labels},
+            "serviceName": "bytebase", "replicas": 1, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": {
                 "terminationGracePeriodSeconds": 5,
                 "containers": [{
@@ -237,7 +259,7 @@ async fn license_ends_while_check_fails(sandbox: Sandbox) -> Result<()> {
 /// The database is cut off before the license ends: its end was read, and it counts.
 async fn license_ends_unread(sandbox: Sandbox) -> Result<()> {
     let ends = bring_up_until(&sandbox, 140).await?;
-    cut_off(&sandbox).await?;
+    support::cut_off(&sandbox).await?;
     sandbox
         .wait_condition(NAME, "HALicensed", "Unknown", "LicenseUnknown")
         .await?;
@@ -631,7 +653,8 @@ async fn unanswered(sandbox: &Sandbox, silent: &[Pod]) -> Result<()> {
 }
 
 /// Deleted and made again under the same name, a cluster is not held back by itself; deleted, or
-/// with a login that the operator cannot do, it leaves no session behind.
+/// with a login that the operator cannot do, it leaves no session behind. Nor does a deleted one
+/// leave a metric, or keep its database.
 async fn made_again(sandbox: Sandbox) -> Result<()> {
     support::start(&sandbox, &support::minimal(&sandbox, 1)).await?;
     sandbox
@@ -640,7 +663,7 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
     // As a cloud's finalizer does, the first time: the Ingress ends long after its cluster.
     finalizers_of_ingress(&sandbox, json!(["example.com/held"])).await?;
     let again = async {
-        make_again(&sandbox).await?;
+        support::make_again(&sandbox).await?;
         let seen = || sandbox.status(NAME);
         let is_not_stalled = |status: &Value| {
             let stalled = condition(&status["conditions"], "Stalled");
@@ -660,7 +683,7 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
-    make_again(&sandbox).await?;
+    support::make_again(&sandbox).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -691,10 +714,24 @@ async fn made_again(sandbox: Sandbox) -> Result<()> {
     let password = json!({"urlSecretRef": {"name": DATABASE_SECRET, "key": "PG_URL"}, "url": null});
     support::patch_spec(&sandbox, json!({"database": password})).await?;
     wait::until("a session again", PATIENCE, sessions, one).await?;
+    let shown = || support::metric(&sandbox, "bytebase_cluster_replicas_wanted");
+    ensure!(shown().await? == Some(1.0), "no metric of the cluster");
     sandbox
         .kubectl(&["delete", "bytebasecluster", NAME])
         .await?;
     wait::until("no session of the operator", PATIENCE, sessions, none).await?;
+    wait::until("no metric of the cluster", PATIENCE, shown, Option::is_none).await?;
+    // Its database is free for another one.
+    sandbox
+        .apply_yaml(&support::second(&sandbox).to_string())
+        .await?;
+    sandbox
+        .wait_condition("second", "Ready", "True", "AllReplicasActive")
+        .await?;
+    ensure!(
+        shown().await?.is_none(),
+        "a metric of the deleted cluster is back"
+    );
     Ok(())
 }
 
@@ -703,21 +740,6 @@ async fn finalizers_of_ingress(sandbox: &Sandbox, finalizers: Value) -> Result<(
     let patch = ["patch", "ingress", NAME, "--type=merge", "-p", &patch];
     sandbox.kubectl(&patch).await?;
     Ok(())
-}
-
-/// Deletes the cluster, and makes it again as soon as its name is free.
-async fn make_again(sandbox: &Sandbox) -> Result<()> {
-    sandbox
-        .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])
-        .await?;
-    let gone = || async {
-        let found = sandbox.clusters().get_opt(NAME).await?;
-        Ok(found.is_none())
-    };
-    wait::until("the end of the cluster", PATIENCE, gone, |gone| *gone).await?;
-    sandbox
-        .apply_yaml(&support::minimal(sandbox, 1).to_string())
-        .await
 }
 
 /// A Service that can be reached from outside waits for the first admin, like the Ingress.
@@ -753,15 +775,6 @@ async fn service_before_admin(sandbox: Sandbox) -> Result<()> {
 }
 
 // === Words ===
-
-/// No role can connect to the scenario's database any more.
-async fn cut_off(sandbox: &Sandbox) -> Result<()> {
-    let postgres = &sandbox.harness().postgres;
-    let database = sandbox.database();
-    postgres.allow_connections(database, false).await?;
-    postgres.disconnect(database).await?;
-    Ok(())
-}
 
 /// The database is refused for this reason, and the message says so.
 async fn refused(sandbox: &Sandbox, reason: &str, words: &str) -> Result<()> {

@@ -268,6 +268,15 @@ pub async fn shorten_license(sandbox: &Sandbox, seconds: i64) -> Result<Timestam
     read.context("the license has no end")
 }
 
+/// No role can connect to the scenario's database any more.
+pub async fn cut_off(sandbox: &Sandbox) -> Result<()> {
+    let postgres = &sandbox.harness().postgres;
+    let database = sandbox.database();
+    postgres.allow_connections(database, false).await?;
+    postgres.disconnect(database).await?;
+    Ok(())
+}
+
 /// The value of a metric that the operator's only process serves of the cluster; `None` if it serves
 /// none.
 pub async fn metric(sandbox: &Sandbox, metric: &str) -> Result<Option<f64>> {
@@ -346,6 +355,18 @@ pub async fn wait_event(sandbox: &Sandbox, reason: &str) -> Result<()> {
         |reasons: &Vec<String>| reasons.iter().any(|seen| seen == reason),
     )
     .await?;
+    Ok(())
+}
+
+/// Waits for an event of type Warning with this reason.
+pub async fn wait_warning(sandbox: &Sandbox, reason: &str) -> Result<()> {
+    let selector = format!(
+        "involvedObject.kind=BytebaseCluster,involvedObject.name={NAME},reason={reason},type=Warning"
+    );
+    let events = ["get", "events", "--field-selector", &selector, "-o", "name"];
+    let found = || sandbox.kubectl(&events);
+    let is_there = |found: &String| !found.trim().is_empty();
+    wait::until(&format!("a warning {reason}"), PATIENCE, found, is_there).await?;
     Ok(())
 }
 
@@ -444,6 +465,19 @@ pub async fn restart_operator(sandbox: &Sandbox) -> Result<()> {
 
 /// Long enough for a pod to be made by an operator that should not.
 pub const PAUSE: Duration = Duration::from_secs(4);
+
+/// Deletes the cluster, and makes one of one replica again as soon as its name is free.
+pub async fn make_again(sandbox: &Sandbox) -> Result<()> {
+    sandbox
+        .kubectl(&["delete", "bytebasecluster", NAME, "--wait=false"])
+        .await?;
+    let gone = || async {
+        let found = sandbox.clusters().get_opt(NAME).await?;
+        Ok(found.is_none())
+    };
+    wait::until("the end of the cluster", PATIENCE, gone, |gone| *gone).await?;
+    sandbox.apply_yaml(&minimal(sandbox, 1).to_string()).await
+}
 
 /// Brings up operator and cluster with this PG_URL in the Secret from the very beginning.
 pub async fn start_with(sandbox: &Sandbox, cluster: &Value, url: &str) -> Result<()> {
