@@ -1,7 +1,7 @@
 //! When to read the database, and when to reconcile again although nothing happened.
 
 use super::conditions::Findings;
-use super::database::{self, DatabaseVerdict};
+use super::database::{self, Allows, DatabaseVerdict};
 use super::health::{self, Health};
 use super::license::LicenseVerdict;
 use super::rollout::Rollout;
@@ -94,10 +94,14 @@ impl Reading {
     }
 }
 
-/// Whether something forbids the use of what was read, or only a new session can show whether it
-/// does.
+/// Whether something forbids the use of what was read, or holds everything back until it is known
+/// whether it does. An open session may be all that makes it seem so: it stays on the server that
+/// its name once led to, and with the settings that its role once had. Of a database that cannot be
+/// read there is no session to be replaced.
 pub(super) fn is_refused(database: &DatabaseVerdict) -> bool {
-    database.status == Some(false) || database.reason == Reason::DatabaseTransactionPooler
+    database.status == Some(false)
+        || database.reason == Reason::DatabaseTransactionPooler
+        || (database.status.is_none() && database.allows == Allows::Nothing)
 }
 
 pub(super) fn is_unnamed(health: &Health<'_>) -> bool {

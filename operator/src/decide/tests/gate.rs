@@ -11,8 +11,8 @@ use crate::decide::plan::Plan;
 use crate::decide::schema;
 use crate::desired::template::{Standing, template};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, SchemaState, Sessions,
-    StoredLicense,
+    DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, Observation, SchemaState,
+    Sessions, StoredLicense,
 };
 use crate::testing::{
     after, called, cluster, days, facts, failure, forged, healthy, heartbeats, holder, key,
@@ -393,6 +393,20 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     let mut shared = well.clone();
     shared.database_shared_with = Some(holder("demo"));
     assert!(plan(&json!({}), &shared).reading.new_session);
+    // Tables that are gone may be on the server that the name leads to now.
+    let lost = with_facts(healthy(3, no_license()), |facts| {
+        facts.schema = SchemaState::Empty;
+        facts.license = Fact::Absent;
+        facts.heartbeats = Fact::Absent;
+        facts.running_tasks = Fact::Absent;
+    });
+    let lost = left_by(Version::new(3, 21, 5), lost).with_lost_tables_unknown();
+    let held = plan(&json!({}), &lost);
+    assert_eq!(
+        state(&held, ConditionType::DatabaseReady),
+        (None, Reason::DatabaseSchemaUnknown)
+    );
+    assert!(held.reading.new_session);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
     assert!(!plan(&json!({}), &newer).reading.new_session);
