@@ -1545,6 +1545,57 @@ async fn sessions_that_begin_read_only_are_reported() {
 }
 
 #[tokio::test]
+async fn what_is_set_for_the_role_counts_as_for_a_session_that_begins_now() {
+    let replicas = bytebase("resettled");
+    let mut probe = Probe::start(access(replicas.clone()), Duration::from_millis(200));
+    let mut next = async || match probe.wake(Duration::from_secs(5)).await.unwrap().view {
+        DatabaseView::Probed(Ok(facts)) => facts.schema,
+        other => panic!("{other:?}"),
+    };
+    let bytebases = SchemaState::Bytebase { version: None };
+    let off_path = SchemaState::OffPath {
+        schema: "public".to_owned(),
+    };
+    assert_eq!(next().await, bytebases);
+    let sessions =
+        "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE usename = 'resettled'";
+    let session = server().sql("postgres", sessions);
+    // Of another database: the session goes on.
+    server().sql(
+        "resettled",
+        "CREATE SCHEMA elsewhere AUTHORIZATION resettled;
+         ALTER ROLE resettled IN DATABASE postgres SET search_path = elsewhere",
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(server().sql("postgres", sessions), session);
+
+    for (set, reset) in [
+        (
+            "ROLE resettled SET search_path = elsewhere",
+            "ROLE resettled RESET search_path",
+        ),
+        (
+            "DATABASE resettled SET search_path = elsewhere",
+            "DATABASE resettled RESET search_path",
+        ),
+        (
+            "ROLE resettled IN DATABASE resettled SET search_path = elsewhere",
+            "ROLE resettled IN DATABASE resettled RESET search_path",
+        ),
+    ] {
+        server().sql("postgres", &format!("ALTER {set}"));
+        assert_eq!(next().await, off_path, "{set}");
+        let mut by_url = replicas.clone();
+        by_url
+            .runtime_params
+            .insert("search_path".to_owned(), "public".to_owned());
+        assert_eq!(facts(access(by_url)).await.schema, bytebases, "{set}");
+        server().sql("postgres", &format!("ALTER {reset}"));
+        assert_eq!(next().await, bytebases, "{reset}");
+    }
+}
+
+#[tokio::test]
 async fn two_strings_to_one_database_have_one_identity() {
     server().database("same", PASSWORD);
     server().database("different", PASSWORD);

@@ -49,6 +49,7 @@ pub async fn read(
         server_since: read.checked_sub(server.uptime).unwrap_or(read),
         transaction_pooler: pooler,
         has_version_1_certificate: dialled.has_version_1_certificate,
+        settings: server.settings,
     };
     Ok((facts, pooler))
 }

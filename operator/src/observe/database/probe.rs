@@ -759,6 +759,15 @@ impl Openings {
     }
 }
 
+// === impl Session ===
+
+impl Session {
+    /// See [`Seen::is_outdated`].
+    fn is_outdated(&self) -> bool {
+        self.seen.is_outdated(&self.facts)
+    }
+}
+
 // === impl Prober ===
 
 impl Prober {
@@ -891,7 +900,12 @@ impl Prober {
                     // A connection that broke while it lay idle says little: the server may be back
                     // already.
                     Err(failure) if broken(&failure) => {}
-                    outcome => return outcome,
+                    outcome => match self.session.take_if(|session| session.is_outdated()) {
+                        // What a replica that starts now would find is what counts. The new session
+                        // is not asked again: a pooler may hand out an old one, to replicas too.
+                        Some(outdated) => connect::close(outdated.connection).await,
+                        None => return outcome,
+                    },
                 }
             } else {
                 connect::close(session.connection).await;
@@ -1365,6 +1379,7 @@ mod tests {
                 server_since: first + seconds(after),
                 transaction_pooler: Some(false),
                 has_version_1_certificate: false,
+                settings: None,
             };
             prober.server_since(&facts) - first
         };

@@ -155,6 +155,8 @@ pub struct SessionFacts {
     pub transaction_pooler: Option<bool>,
     /// See [`DatabaseFacts::has_version_1_certificate`].
     pub has_version_1_certificate: bool,
+    /// What was set for the role when the session began, as [`SETTINGS_OF_ROLE`] tells it.
+    pub settings: Option<i64>,
 }
 
 /// All that a reading knows. The field names of its parts are those of the query.
@@ -173,6 +175,7 @@ struct Catalog {
     reserved_connections: u32,
     role_connections: Option<u32>,
     database_connections: Option<u32>,
+    settings: Option<i64>,
     schema: Option<String>,
     /// Only for a monitoring login, as is the next.
     #[serde(default)]
@@ -359,6 +362,13 @@ impl Seen {
         let suffices = reading.is_quiet() && self.shape.principal && at.elapsed() < CATALOG_KEPT;
         suffices.then(|| catalog.clone())
     }
+
+    /// Whether a new session would begin with other settings than this one did, by the catalogs as
+    /// they were last read.
+    pub fn is_outdated(&self, session: &SessionFacts) -> bool {
+        let catalog = self.catalog.as_ref();
+        catalog.is_some_and(|(_, catalog)| catalog.settings != session.settings)
+    }
 }
 
 /// Reads one part of the answer.
@@ -443,6 +453,8 @@ pub struct Server {
     pub uptime: Duration,
     /// Where it was reached; `None` over a socket of its own machine.
     pub reached_at: Option<SocketAddr>,
+    /// See [`SessionFacts::settings`].
+    pub settings: Option<i64>,
 }
 
 /// Reads which server this is.
@@ -455,6 +467,7 @@ pub async fn read_server(
     const REST: &str = "SELECT coalesce(host(inet_server_addr()), '') || ' ' || coalesce(inet_server_port(), 0) || ' ' \
          || oid || ' ' || extract(epoch FROM pg_postmaster_start_time()) || ' ' \
          || greatest(0, floor(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())))::bigint \
+         || ' ' || coalesce({settings}::text, '') \
          FROM pg_database WHERE datname = current_database()";
     let classified = |failed| match failed {
         Failed::Sql(error) => classify::query(&error, place),
@@ -478,14 +491,15 @@ pub async fn read_server(
         Err(failed) => return Err(classified(failed)),
     };
     let rest = text_of(
-        &fetch(connection, REST.to_owned())
+        &fetch(connection, REST.replace("{settings}", SETTINGS_OF_ROLE))
             .await
             .map_err(classified)?,
     );
-    let mut parts = rest.splitn(5, ' ');
+    let mut parts = rest.splitn(6, ' ');
     let mut next = || parts.next().unwrap_or_default();
     let (address, port, database, server_start) = (next(), next(), next(), next());
     let uptime = next().parse().map_or(Duration::ZERO, Duration::from_secs);
+    let settings = next().trim().parse().ok();
     if server_start.len() > MAX_NAME {
         return Err(place.failure(
             FailureClass::Unknown,
@@ -499,6 +513,7 @@ pub async fn read_server(
         identity: DatabaseIdentity::new(&format!("{server}/{database}"), server_start),
         uptime,
         reached_at: reached_at.map(SocketAddr::from),
+        settings,
     })
 }
 
@@ -615,6 +630,11 @@ const LIVE: &str = include_str!("sql/live.sql");
 /// precedence: for the role in the database, for the role, for the database. NULL where it is
 /// set for none of these.
 const ROLE_SETTING: &str = include_str!("sql/role_setting.sql");
+
+/// A number for all that is set for the role that logged in, for the database and for both: another
+/// one means that a new session begins with other settings. An open session keeps those that it
+/// began with, its `search_path` among them.
+const SETTINGS_OF_ROLE: &str = include_str!("sql/settings_of_role.sql");
 
 /// For a monitoring login: names without a schema then mean what they mean to Bytebase.
 const PATH_OF_ROLE: &str = include_str!("sql/path_of_role.sql");
@@ -773,6 +793,7 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
         .replace("{rows}", &MAX_ROWS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
+        .replace("{settings}", SETTINGS_OF_ROLE)
         .replace("{create}", &create)
         .replace("{missing}", MISSING_SCHEMA)
         .replace("{not_owned}", NOT_OWNED)
@@ -1231,6 +1252,7 @@ pub(super) mod tests {
             server_since: Instant::now(),
             transaction_pooler: Some(false),
             has_version_1_certificate: false,
+            settings: None,
         };
         let document = document(json);
         let shape = document.catalog.shape();
@@ -1270,6 +1292,7 @@ pub(super) mod tests {
                 server_since: Instant::now(),
                 transaction_pooler: Some(false),
                 has_version_1_certificate: false,
+                settings: None,
             };
             let facts = format!("{:?}", facts(document, Shape::default(), &session));
             assert!(!facts.contains(name), "{facts}");

@@ -10,6 +10,7 @@ SELECT {live}, json_build_object(
   + coalesce(current_setting('reserved_connections', true)::int, 0),
 'role_connections', (SELECT rolconnlimit FROM pg_roles WHERE rolname = {role} AND rolconnlimit >= 0 AND NOT rolsuper),
 'database_connections', (SELECT datconnlimit FROM pg_database WHERE oid = (SELECT oid FROM me) AND datconnlimit >= 0),
+'settings', {settings},
 'schema', current_schema(), {unseen}
 'can_create', {create},
 'missing_schema', CASE WHEN current_schema() IS NULL THEN {missing} END,
