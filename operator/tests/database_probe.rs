@@ -1639,11 +1639,14 @@ async fn a_missing_database_is_definite() {
     server().database("present", PASSWORD);
     let mut url = url(server().port, "present");
     url.database = "absent".to_owned();
-    let (class, reason, _) = failure(access(url)).await;
-    assert_eq!(
-        (class, reason),
-        (FailureClass::Definite, FailureReason::DatabaseMissing)
-    );
+    let monitor = monitor(&url, "missing_monitor", server().port);
+    for access in [access(url), monitor] {
+        let (class, reason, _) = failure(access).await;
+        assert_eq!(
+            (class, reason),
+            (FailureClass::Definite, FailureReason::DatabaseMissing)
+        );
+    }
 }
 
 #[tokio::test]
@@ -1738,16 +1741,25 @@ async fn another_product_behind_the_protocol_is_definite() {
             "CREATE OR REPLACE FUNCTION public.version() RETURNS text LANGUAGE sql AS $$SELECT '{version}'::text$$"
         );
         server().sql("product", &call);
-        let (class, reason, message) = failure(access(url(server().port, "product"))).await;
-        assert_eq!(
-            (class, reason),
-            (FailureClass::Definite, FailureReason::NotPostgres),
-            "{message}"
-        );
-        assert!(
-            message.contains(&format!("{name}, not PostgreSQL")),
-            "{message}"
-        );
+        let own = url(server().port, "product");
+        // It finds the server's own function first, unless it looks where Bytebase's role does.
+        let mut monitor = monitor(&own, "product_monitor", server().port);
+        monitor
+            .url
+            .runtime_params
+            .insert("search_path".to_owned(), "public, pg_catalog".to_owned());
+        for access in [access(own), monitor] {
+            let (class, reason, message) = failure(access).await;
+            assert_eq!(
+                (class, reason),
+                (FailureClass::Definite, FailureReason::NotPostgres),
+                "{message}"
+            );
+            assert!(
+                message.contains(&format!("{name}, not PostgreSQL")),
+                "{message}"
+            );
+        }
     }
 }
 
@@ -2091,12 +2103,19 @@ async fn a_standby_is_reported_and_several_hosts_lead_to_the_primary() {
     behind.hosts.pop();
     for attrs in [TargetSessionAttrs::ReadWrite, TargetSessionAttrs::Primary] {
         behind.target_session_attrs = attrs;
-        let (class, reason, message) = failure(access(behind.clone())).await;
-        assert_eq!(
-            (class, reason),
-            (FailureClass::Definite, FailureReason::Standby)
-        );
-        assert!(message.contains("standby"), "{message}");
+        let mut monitor = access(behind.clone());
+        // `PG_URL` leads there and does not ask for a primary, which Bytebase needs all the same.
+        let mut replicas = behind.clone();
+        replicas.target_session_attrs = TargetSessionAttrs::Any;
+        monitor.login = WhoseLogin::Monitor(Watched::of(&replicas, &behind));
+        for access in [access(behind.clone()), monitor] {
+            let (class, reason, message) = failure(access).await;
+            assert_eq!(
+                (class, reason),
+                (FailureClass::Definite, FailureReason::Standby)
+            );
+            assert!(message.contains("standby"), "{message}");
+        }
     }
     let mut frozen = url(primary.port, "replicated");
     frozen.target_session_attrs = TargetSessionAttrs::ReadWrite;
@@ -2104,15 +2123,20 @@ async fn a_standby_is_reported_and_several_hosts_lead_to_the_primary() {
         "postgres",
         "ALTER DATABASE replicated SET default_transaction_read_only = on",
     );
-    let (class, reason, message) = failure(access(frozen)).await;
-    assert_eq!(
-        (class, reason),
-        (FailureClass::Definite, FailureReason::ReadOnly)
-    );
-    assert!(
-        message.contains("default_transaction_read_only"),
-        "{message}"
-    );
+    let mut monitor = access(frozen.clone());
+    monitor.login = WhoseLogin::Monitor(Watched::of(&frozen, &frozen));
+    for (access, expected) in [
+        (access(frozen), FailureClass::Definite),
+        // It may be set for the monitor alone.
+        (monitor, FailureClass::Unknown),
+    ] {
+        let (class, reason, message) = failure(access).await;
+        assert_eq!((class, reason), (expected, FailureReason::ReadOnly));
+        assert!(
+            message.contains("default_transaction_read_only"),
+            "{message}"
+        );
+    }
 }
 
 #[tokio::test]

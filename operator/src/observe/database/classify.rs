@@ -62,12 +62,24 @@ impl<'a> Place<'a> {
         &self.url.database
     }
 
+    /// The role that Bytebase logs in as, for messages.
+    fn owner(&self) -> &str {
+        match self.login {
+            WhoseLogin::Bytebase => self.role(),
+            WhoseLogin::Monitor(watched) => watched.shown_role(),
+        }
+    }
+
     /// A failure with `text` behind the name of the place. `Definite` is softened to `Unknown` for
-    /// a monitoring login.
+    /// a monitoring login, unless that goes to the very place of Bytebase's and it is the place that
+    /// is wrong.
     pub fn failure(&self, class: FailureClass, reason: FailureReason, text: &str) -> ProbeFailure {
-        let class = match self.login {
-            WhoseLogin::Bytebase => class,
-            WhoseLogin::Monitor(_) => FailureClass::Unknown,
+        let class = if *self.login == WhoseLogin::Bytebase
+            || (self.login.shares_the_place() && is_of_the_place(reason))
+        {
+            class
+        } else {
+            FailureClass::Unknown
         };
         ProbeFailure {
             class,
@@ -132,6 +144,15 @@ impl fmt::Display for Place<'_> {
             write!(f, "{host}:{port}/{}", self.url.database)
         }
     }
+}
+
+/// Whether a failure is about what stands where the login leads to, whoever logs in. That sessions
+/// begin read-only may be set for one role alone.
+fn is_of_the_place(reason: FailureReason) -> bool {
+    matches!(
+        reason,
+        FailureReason::NotPostgres | FailureReason::Standby | FailureReason::DatabaseMissing
+    )
 }
 
 // === Classification ===
@@ -292,7 +313,7 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeF
         (Moment::Connect, "3D000") => place.failure(
             Definite,
             FailureReason::DatabaseMissing,
-            &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{role}\" as its owner"),
+            &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{}\" as its owner", place.owner()),
         ),
         (Moment::Connect, "42501") => place.failure(
             Definite,
@@ -466,6 +487,7 @@ mod tests {
     use crate::contract::pg_url::PgParts;
     use rustls::pki_types::UnixTime;
     use std::collections::BTreeMap;
+    use strum::IntoEnumIterator as _;
 
     fn classify_server(
         sqlstate: &str,
@@ -856,6 +878,52 @@ mod tests {
                 (FailureClass::Definite, reason),
                 "{attrs:?}"
             );
+            let monitor = WhoseLogin::Monitor(Watched::of(&url, &url));
+            let place = Place::new(&url, &url.hosts[0], &monitor);
+            let failure = login(&Error::Unfit { is_standby }, &place, attrs);
+            let is_definite = failure.class == FailureClass::Definite;
+            // A standby that the monitor asks for is no fault of the place, and that sessions begin
+            // read-only may be set for it alone.
+            assert_eq!(is_definite, is_standby, "{attrs:?} of a monitor");
         }
+    }
+
+    #[test]
+    fn a_monitor_at_the_place_of_bytebases_own_login_shows_what_is_wrong_with_the_place() {
+        use FailureReason as R;
+        let here = url("db", 5432);
+        let mut elsewhere = here.clone();
+        elsewhere.hosts[0].port = 5433;
+        for (at, shares) in [(&here, true), (&elsewhere, false)] {
+            let login = WhoseLogin::Monitor(Watched::of(&here, at));
+            let place = Place::new(at, &at.hosts[0], &login);
+            for reason in R::iter() {
+                let of_place = matches!(reason, R::NotPostgres | R::Standby | R::DatabaseMissing);
+                let failure = place.failure(FailureClass::Definite, reason, "words");
+                let is_definite = failure.class == FailureClass::Definite;
+                assert_eq!(is_definite, shares && of_place, "{reason:?}");
+                let unsure = place.failure(FailureClass::Unknown, reason, "words");
+                assert_eq!(unsure.class, FailureClass::Unknown, "{reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_database_is_to_be_bytebases_own_whoever_finds_it_missing() {
+        let replicas = url("db", 5432);
+        let mut monitor = replicas.clone();
+        "watcher".clone_into(&mut monitor.user);
+        let login = WhoseLogin::Monitor(Watched::of(&replicas, &monitor));
+        let place = Place::new(&monitor, &monitor.hosts[0], &login);
+        let error = ServerError {
+            sqlstate: "3D000",
+            message: "m",
+            routine: None,
+        };
+        let message = refused(&error, &place, Moment::Connect).message;
+        assert!(
+            message.contains("role \"bytebase\" as its owner"),
+            "{message}"
+        );
     }
 }

@@ -91,9 +91,10 @@ impl Access {
 pub enum WhoseLogin {
     /// The one Bytebase itself uses: what is refused here is refused to Bytebase.
     Bytebase,
-    /// A login of the operator's own (`database.monitorSecretRef`): a refusal says nothing about
-    /// Bytebase, so every failure is
-    /// [`FailureClass::Unknown`](crate::observation::FailureClass::Unknown).
+    /// A login of the operator's own (`database.monitorSecretRef`): a refusal of it says nothing
+    /// about Bytebase, so a failure is
+    /// [`FailureClass::Unknown`](crate::observation::FailureClass::Unknown), unless it is one of the
+    /// place and Bytebase's login leads to the same.
     Monitor(monitor::Watched),
 }
 

@@ -49,6 +49,11 @@ impl Watched {
         }
     }
 
+    /// The role that Bytebase logs in as, for messages.
+    pub fn shown_role(&self) -> &str {
+        &self.shown_role
+    }
+
     /// Why what was read says nothing of Bytebase's database: the login leads to another place than
     /// `PG_URL` does, or to one that `PG_URL` need not share the faults of. `database`: where the
     /// login leads to; `knows_role`: the server has Bytebase's role. That there are tables of
