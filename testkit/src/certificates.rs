@@ -59,38 +59,60 @@ impl Authority {
 
     /// The same authority, by its key, in a certificate whose time is over.
     pub fn expired(&self) -> String {
-        let mut parameters = authority(&self.name);
-        parameters.not_before = date_time_ymd(2020, 1, 1);
-        parameters.not_after = date_time_ymd(2021, 1, 1);
+        let parameters = of_the_past(authority(&self.name));
         let certificate = parameters.self_signed(self.issuer.key());
         certificate.expect("a certificate").pem()
     }
 
     /// The same authority, by its key, in a certificate that does not allow it everything.
     pub fn limited(&self, limit: Limit) -> String {
-        let mut parameters = authority(&self.name);
-        match limit {
-            Limit::NoAuthority => parameters.is_ca = IsCa::NoCa,
-            Limit::NoSigning => parameters.key_usages = vec![KeyUsagePurpose::CrlSign],
-            Limit::ForClients => {
-                parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            }
-            Limit::NoneBelow => parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
-        }
+        let parameters = limit.of(authority(&self.name));
         let certificate = parameters.self_signed(self.issuer.key());
+        certificate.expect("a certificate").pem()
+    }
+
+    /// An authority of this name below this one.
+    #[must_use]
+    pub fn below(&self, name: &str) -> Self {
+        self.vouch_for(name, authority(name))
+    }
+
+    /// One whose certificate does not allow it everything.
+    #[must_use]
+    pub fn limited_below(&self, name: &str, limit: Limit) -> Self {
+        self.vouch_for(name, limit.of(authority(name)))
+    }
+
+    fn vouch_for(&self, name: &str, parameters: CertificateParams) -> Self {
+        let issuer = CertifiedIssuer::signed_by(parameters, new_key(), &self.issuer);
+        Self {
+            name: name.to_owned(),
+            issuer: issuer.expect("a certificate"),
+        }
+    }
+
+    /// The certificate of an authority below this one, with a time that is over.
+    pub fn expired_below(&self, below: &Self) -> String {
+        let parameters = of_the_past(authority(&below.name));
+        let certificate = parameters.signed_by(below.issuer.key(), &self.issuer);
         certificate.expect("a certificate").pem()
     }
 
     /// A certificate for a server, signed by an authority below this one, and the certificate of
     /// that one behind it.
     pub fn certify_below(&self, names: &[&str]) -> Certified {
-        let below = CertifiedIssuer::signed_by(authority("below"), new_key(), &self.issuer);
-        let (below, key) = (below.expect("a certificate"), new_key());
-        let certificate = for_names(names).signed_by(&key, &below);
-        Certified {
-            certificate: certificate.expect("a certificate").pem() + &below.pem(),
-            key: key.serialize_pem(),
-        }
+        let below = self.below("below");
+        let mut certified = below.certify(names);
+        certified.certificate.push_str(&below.certificate());
+        certified
+    }
+
+    /// The same of version 1.
+    pub fn certify_version_1_below(&self, name: &str) -> Certified {
+        let below = self.below("below");
+        let mut certified = below.certify_version_1(name);
+        certified.certificate.push_str(&below.certificate());
+        certified
     }
 
     /// A certificate for a client, with these names all the same.
@@ -143,6 +165,27 @@ impl Authority {
         let signed = parameters.signed_by(key, &self.issuer);
         signed.expect("a certificate")
     }
+}
+
+impl Limit {
+    /// What it leaves of a certificate.
+    fn of(self, mut parameters: CertificateParams) -> CertificateParams {
+        match self {
+            Self::NoAuthority => parameters.is_ca = IsCa::NoCa,
+            Self::NoSigning => parameters.key_usages = vec![KeyUsagePurpose::CrlSign],
+            Self::ForClients => {
+                parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }
+            Self::NoneBelow => parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)),
+        }
+        parameters
+    }
+}
+
+fn of_the_past(mut parameters: CertificateParams) -> CertificateParams {
+    parameters.not_before = date_time_ymd(2020, 1, 1);
+    parameters.not_after = date_time_ymd(2021, 1, 1);
+    parameters
 }
 
 fn new_key() -> KeyPair {

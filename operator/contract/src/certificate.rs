@@ -132,11 +132,16 @@ impl<'a> Certificate<'a> {
         is_authority && may_sign && self.is_for_servers()
     }
 
-    /// Whether the certificate of another authority may stand between its own and that of a server.
-    pub fn may_stand_above_others(&self) -> bool {
+    /// Whether the certificates of so many other authorities may stand between its own and that of a
+    /// server.
+    pub fn may_stand_above(&self, authorities: u8) -> bool {
         let depth = self.basic_constraints().and_then(element);
         let depth = depth.and_then(|(_, _, depth)| take(depth, INTEGER));
-        depth.is_none_or(|(depth, _)| depth != [0])
+        match depth {
+            Some(([depth @ 0..=0x7f], _)) => *depth >= authorities,
+            // It says none, or more than there ever are.
+            _ => true,
+        }
     }
 
     /// Whether it is for servers: it lists no uses, or that one among them, or any.
@@ -330,10 +335,11 @@ Q2h1+CBrDwMdJfXJ9OvZZQa2Dp/OAiB8nxcxizjld2Wg9zII2WbnJDAwHd3CI9co6mydORAu2Q==
             let read = Certificate::parse(&der).unwrap();
             let is = (
                 read.may_vouch_for_servers(),
-                read.may_stand_above_others(),
+                read.may_stand_above(1),
                 read.is_for_servers(),
             );
             assert_eq!(is, (vouches, is_above, serves), "{pem}");
+            assert!(read.may_stand_above(0), "{pem}");
         }
     }
 }

@@ -4,7 +4,8 @@
 //! Chains are verified by webpki, and rules of Go's are added, by which the driver verifies: an
 //! authority that is not valid now, or whose own certificate does not allow it, vouches for no
 //! server; a certificate that is itself in the bundle needs no other; and one of version 1, which
-//! webpki cannot read, counts if an authority of the bundle signed it.
+//! webpki cannot read, counts if an authority of the bundle signed it, or one below such an authority
+//! that the server sends along.
 
 use crate::error::Error;
 use crate::wire::Transport;
@@ -40,6 +41,9 @@ use webpki::RawPublicKeyEntity;
 /// What a client sends to ask for TLS: its length, and a version that there is not.
 const REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
+/// Signatures that are checked for one certificate of version 1 at most, as many as Go checks.
+const MAX_SIGNATURES: u32 = 100;
+
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
@@ -63,7 +67,7 @@ impl Authorities {
         let roots = |of_others: bool| {
             let may_vouch = |certificate: Certificate<'_>| {
                 certificate.may_vouch_for_servers()
-                    && (!of_others || certificate.may_stand_above_others())
+                    && (!of_others || certificate.may_stand_above(1))
             };
             let able = given
                 .iter()
@@ -238,7 +242,9 @@ impl Verifier {
             };
         }
         if let Some(old) = version_1(certificate) {
-            return self.verify_version_1(&old, now).map_err(Into::into);
+            return self
+                .verify_version_1(&old, intermediates, now)
+                .map_err(Into::into);
         }
         let certificate = ParsedCertificate::try_from(certificate)?;
         let verify = |roots: &RootCertStore, intermediates: &[CertificateDer<'_>]| {
@@ -264,11 +270,12 @@ impl Verifier {
         })
     }
 
-    /// By an authority of the bundle itself: one below another would have to say that it is one,
-    /// which takes version 3.
+    /// By an authority of the bundle, or by those that the server sends along, of which the last one
+    /// was signed by an authority of the bundle. Names, which those may be limited to, it has none.
     fn verify_version_1(
         &self,
         certificate: &Certificate<'_>,
+        intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), CertificateError> {
         let now = i64::try_from(now.as_secs()).ok();
@@ -280,33 +287,19 @@ impl Verifier {
         if now < certificate.from {
             return Err(CertificateError::NotValidYet);
         }
-        let authorities = self.authorities.given.iter();
-        let mut issuers = authorities
+        let given = self.authorities.given.iter();
+        let roots: Vec<_> = given
             .filter_map(|der| Certificate::parse(der))
-            .filter(|authority| authority.subject == certificate.issuer)
             .filter(Certificate::may_vouch_for_servers)
-            .peekable();
-        if issuers.peek().is_none() {
-            return Err(CertificateError::UnknownIssuer);
-        }
-        let algorithms = Self::algorithms()
-            .all
-            .iter()
-            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == certificate.algorithm);
-        let is_signed = issuers.any(|authority| {
-            let key = SubjectPublicKeyInfoDer::from(authority.public_key);
-            RawPublicKeyEntity::try_from(&key).is_ok_and(|key| {
-                algorithms.clone().any(|algorithm| {
-                    key.verify_signature(*algorithm, certificate.signed, certificate.signature)
-                        .is_ok()
-                })
-            })
-        });
-        if is_signed {
-            Ok(())
-        } else {
-            Err(CertificateError::BadSignature)
-        }
+            .collect();
+        let sent = intermediates.iter();
+        let between = sent
+            .filter_map(|der| Certificate::parse(der))
+            // One of an older version cannot say that it is an authority.
+            .filter(|sent| sent.version == 3 && sent.may_vouch_for_servers())
+            .filter(|sent| sent.is_valid_at(now))
+            .collect();
+        leads_to_a_root(*certificate, &roots, between)
     }
 
     /// That the server holds the key of its certificate of version 1.
@@ -333,6 +326,58 @@ impl Verifier {
             Err(CertificateError::BadSignature.into())
         }
     }
+}
+
+/// Whether a chain of signatures leads from this certificate to one of `roots`, directly or by some
+/// of `between`. The shortest chains are tried first: no certificate allows a longer one and forbids
+/// a shorter one.
+fn leads_to_a_root<'a>(
+    certificate: Certificate<'a>,
+    roots: &[Certificate<'a>],
+    mut between: Vec<Certificate<'a>>,
+) -> Result<(), CertificateError> {
+    let mut fault = CertificateError::UnknownIssuer;
+    let mut signatures = 0..MAX_SIGNATURES;
+    let mut reached = vec![certificate];
+    // How many of those stand between the first one and what is reached next.
+    let mut below: u8 = 0;
+    while !reached.is_empty() {
+        for root in roots.iter().filter(|root| root.may_stand_above(below)) {
+            for subject in &reached {
+                if root.subject != subject.issuer || signatures.next().is_none() {
+                    continue;
+                }
+                if is_signed_by(subject, root) {
+                    return Ok(());
+                }
+                fault = CertificateError::BadSignature;
+            }
+        }
+        let (next, rest) = between.into_iter().partition(|authority| {
+            authority.may_stand_above(below)
+                && reached.iter().any(|subject| {
+                    authority.subject == subject.issuer
+                        && signatures.next().is_some()
+                        && is_signed_by(subject, authority)
+                })
+        });
+        (reached, between) = (next, rest);
+        below = below.saturating_add(1);
+    }
+    Err(fault)
+}
+
+fn is_signed_by(certificate: &Certificate<'_>, authority: &Certificate<'_>) -> bool {
+    let algorithms = Verifier::algorithms().all.iter();
+    let mut algorithms = algorithms
+        .filter(|algorithm| algorithm.signature_alg_id().as_ref() == certificate.algorithm);
+    let key = SubjectPublicKeyInfoDer::from(authority.public_key);
+    RawPublicKeyEntity::try_from(&key).is_ok_and(|key| {
+        algorithms.any(|algorithm| {
+            key.verify_signature(*algorithm, certificate.signed, certificate.signature)
+                .is_ok()
+        })
+    })
 }
 
 fn version_1<'a>(certificate: &'a CertificateDer<'_>) -> Option<Certificate<'a>> {
@@ -394,5 +439,118 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         Self::algorithms().supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::certificates::{Authority, Limit};
+
+    fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(pem.as_bytes())
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    fn given(pem: &str) -> Authorities {
+        Authorities::given(&certificates(pem), Timestamp::now())
+    }
+
+    fn anchor(authority: &Authority) -> TrustAnchor<'static> {
+        let certificates = certificates(&authority.certificate());
+        let anchor = webpki::anchor_from_trusted_cert(&certificates[0]);
+        anchor.unwrap().to_owned()
+    }
+
+    /// What comes of a server that shows these certificates, its own first.
+    fn verify(authorities: &Authorities, shown: &str) -> Result<(), rustls::Error> {
+        let verifier = Verifier {
+            proof: Proof::Chain,
+            authorities: authorities.clone(),
+        };
+        let shown = certificates(shown);
+        verifier.verify_chain(&shown[0], &shown[1..], UnixTime::now())
+    }
+
+    fn unknown() -> Result<(), rustls::Error> {
+        Err(CertificateError::UnknownIssuer.into())
+    }
+
+    #[test]
+    fn authorities_that_are_given_take_the_place_of_all_others() {
+        let [public, own] = ["public", "own"].map(Authority::new);
+        let known = Authorities::known([anchor(&public)]);
+        let only = given(&own.certificate());
+        assert_eq!(only.roots.roots, [anchor(&own)]);
+        assert_eq!(only.roots_of_others.roots, [anchor(&own)]);
+        for (authorities, trusted, other) in [(&known, &public, &own), (&only, &own, &public)] {
+            for certify in [Authority::certify, Authority::certify_below] {
+                let shown = certify(trusted, &["localhost"]).certificate;
+                assert_eq!(verify(authorities, &shown), Ok(()));
+                let shown = certify(other, &["localhost"]).certificate;
+                assert_eq!(verify(authorities, &shown), unknown());
+            }
+        }
+        // Where the time of what is given is over, nothing is in its place either.
+        let none = given(&own.expired());
+        assert!(none.roots.is_empty() && none.roots_of_others.is_empty());
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_may_stand_below_an_authority_that_the_server_sends() {
+        let [root, other] = ["root", "other"].map(Authority::new);
+        let bundle = given(&root.certificate());
+        let below = root.below("below");
+        let lowest = below.below("lowest");
+        let leaf = |authority: &Authority| authority.certify_version_1("localhost").certificate;
+        let chain = |parts: &[String]| parts.concat();
+        let whole = chain(&[leaf(&lowest), below.certificate(), lowest.certificate()]);
+        for (shown, expected) in [
+            (leaf(&root), Ok(())),
+            (chain(&[leaf(&below), below.certificate()]), Ok(())),
+            (whole.clone(), Ok(())),
+            // The one that signed it is not there, or none that vouches for that one.
+            (leaf(&below), unknown()),
+            (chain(&[leaf(&lowest), lowest.certificate()]), unknown()),
+            (
+                chain(&[leaf(&below), root.expired_below(&below)]),
+                unknown(),
+            ),
+            (chain(&[leaf(&other), other.certificate()]), unknown()),
+        ] {
+            assert_eq!(verify(&bundle, &shown), expected, "{shown}");
+        }
+        for limit in [
+            Limit::NoAuthority,
+            Limit::NoSigning,
+            Limit::ForClients,
+            Limit::NoneBelow,
+        ] {
+            let may_sign = matches!(limit, Limit::NoneBelow);
+            let limited = root.limited_below("limited", limit);
+            let shown = chain(&[leaf(&limited), limited.certificate()]);
+            assert_eq!(verify(&bundle, &shown).is_ok(), may_sign, "{limit:?}");
+            let under = limited.below("under");
+            let shown = chain(&[leaf(&under), limited.certificate(), under.certificate()]);
+            assert_eq!(verify(&bundle, &shown), unknown(), "{limit:?}");
+            // What the root itself may not do, none below it may.
+            let of_root = given(&root.limited(limit));
+            assert!(verify(&of_root, &whole).is_err(), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn many_authorities_of_one_name_are_not_all_tried() {
+        let root = Authority::new("root");
+        let bundle = given(&root.certificate());
+        let wanted = root.below("same");
+        let mut shown = wanted.certify_version_1("localhost").certificate;
+        let false_one = Authority::new("same").certificate();
+        for _ in 0..MAX_SIGNATURES {
+            shown.push_str(&false_one);
+        }
+        shown.push_str(&wanted.certificate());
+        assert_eq!(verify(&bundle, &shown), unknown());
     }
 }

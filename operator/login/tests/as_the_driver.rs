@@ -380,6 +380,32 @@ async fn purposes(c: &mut Comparison, primary: &Server, scratch: &Path) {
         ))
         .await;
     }
+    primary.present(&authority.certify_version_1_below("localhost"));
+    c.lead_to(&by("verify-ca", "whole", &authority.certificate()), primary)
+        .await;
+    for limit in limits {
+        let bundle = authority.limited(limit);
+        c.refused(&by("verify-ca", &format!("{limit:?}"), &bundle))
+            .await;
+        // The same of the one between.
+        let between = authority.limited_below("between", limit);
+        let mut certified = between.certify_version_1("localhost");
+        certified.certificate.push_str(&between.certificate());
+        primary.present(&certified);
+        let url = by("verify-ca", "whole", &authority.certificate());
+        match limit {
+            Limit::NoneBelow => c.lead_to(&url, primary).await,
+            _ => c.refused(&url).await,
+        }
+        primary.present(&authority.certify_version_1_below("localhost"));
+    }
+    let between = authority.below("between");
+    let mut certified = between.certify_version_1("localhost");
+    let expired = authority.expired_below(&between);
+    certified.certificate.push_str(&expired);
+    primary.present(&certified);
+    c.refused(&by("verify-ca", "whole", &authority.certificate()))
+        .await;
 }
 
 /// Names that no resolver knows.
