@@ -376,6 +376,20 @@ async fn what_was_written_is_not_written_again_before_the_watch_shows_it() {
 }
 
 #[tokio::test]
+async fn an_instance_of_cloud_sql_that_no_host_names_is_reported_as_one_that_cannot_be_read() {
+    let url = "user=sa@project.iam dbname=bytebase bytebase_gcp_cloud_sql_iam=true bytebase_gcp_cloud_sql_instance_connection_name=p:r:i";
+    let world = World::new(&json!({"database": {"url": url}}));
+    world.reconcile().await;
+    world.reconcile().await;
+    let status = world.status.lock().unwrap().clone();
+    let mut conditions = status["conditions"].as_array().unwrap().iter();
+    let ready = conditions.find(|condition| condition["type"] == "DatabaseReady");
+    let ready = ready.unwrap();
+    assert_eq!(ready["status"], "Unknown", "{ready}");
+    assert_eq!(ready["reason"], "DatabaseCannotRead", "{ready}");
+}
+
+#[tokio::test]
 async fn the_echo_of_a_status_is_known_by_its_version() {
     let world = World::new(&json!({}));
     world.reconcile().await;
