@@ -51,8 +51,73 @@ impl Names for Table {
     }
 }
 
-/// What came of a login: what the session said, or the SQLSTATE of the refusal that it ended with.
-type Outcome = Result<String, Option<String>>;
+/// What came of a login: what the session said, or how it failed.
+type Outcome = Result<String, Failure>;
+
+#[derive(Debug, PartialEq)]
+struct Failure {
+    kind: Kind,
+    /// SQLSTATE of the refusal that it ended with.
+    code: Option<String>,
+}
+
+/// Where a login failed. What the server says of why it refuses is in its SQLSTATE.
+#[derive(Debug, PartialEq)]
+enum Kind {
+    /// Before anything was sent: the connection string, or a file that it names.
+    Parse,
+    /// The client does not take what the server shows or offers.
+    Tls,
+    /// There was no connection, or not to its end.
+    Network,
+    /// The server, or what it is.
+    Server,
+}
+
+impl Kind {
+    /// By the word of the driver's program.
+    fn of(word: &str) -> Self {
+        match word {
+            "parse" => Self::Parse,
+            "tls" => Self::Tls,
+            "network" => Self::Network,
+            "server" => Self::Server,
+            other => panic!("a failure of no known kind: {other:?}"),
+        }
+    }
+}
+
+impl Failure {
+    /// The connection string, or a file that it names, is not taken.
+    fn unparsed() -> Self {
+        Self {
+            kind: Kind::Parse,
+            code: None,
+        }
+    }
+
+    fn of(error: &Error) -> Self {
+        let kind = match error {
+            // The other side broke off, which need not be all that arrives.
+            Error::Tls(rustls::Error::AlertReceived(_))
+            | Error::Name(_)
+            | Error::Busy
+            | Error::OwnMachine
+            | Error::Network(_)
+            | Error::TimedOut(_) => Kind::Network,
+            Error::NoTls | Error::Tls(_) => Kind::Tls,
+            Error::Refused(_)
+            | Error::Authentication(_)
+            | Error::Protocol(_)
+            | Error::Unfit { .. } => Kind::Server,
+        };
+        let code = match error {
+            Error::Refused(refusal) => Some(refusal.code.clone()),
+            _ => None,
+        };
+        Self { kind, code }
+    }
+}
 
 // === The driver ===
 
@@ -116,7 +181,10 @@ impl Driver {
         let outcome = if error.is_empty() {
             Ok(session)
         } else {
-            Err(Some(code).filter(|code| !code.is_empty()))
+            Err(Failure {
+                kind: Kind::of(&text("kind")),
+                code: Some(code).filter(|code| !code.is_empty()),
+            })
         };
         (outcome, error)
     }
@@ -127,7 +195,7 @@ impl Driver {
 async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let url = match PgUrl::parse(url) {
         Ok(url) => url,
-        Err(error) => return (Err(None), error.to_string()),
+        Err(error) => return (Err(Failure::unparsed()), error.to_string()),
     };
     let bundle = match url.ssl_root_cert.as_deref() {
         Some(_) if url.trusts_the_system() => fs::read(system),
@@ -136,7 +204,10 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     };
     let bundle = bundle.ok().and_then(|pem| CaBundle::parse(&pem).ok());
     let Some(bundle) = bundle else {
-        return (Err(None), "the bundle cannot be read".to_owned());
+        return (
+            Err(Failure::unparsed()),
+            "the bundle cannot be read".to_owned(),
+        );
     };
     let file = |name: &str| {
         url.driver_params()
@@ -146,7 +217,7 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
     let certificate = match file("sslcert").zip(file("sslkey")) {
         Some((certificate, key)) => match ClientCertificate::from_pem(&certificate, &key) {
             Ok(certificate) => Some(certificate),
-            Err(error) => return (Err(None), error.to_string()),
+            Err(error) => return (Err(Failure::unparsed()), error.to_string()),
         },
         None => None,
     };
@@ -169,12 +240,8 @@ async fn log_in(url: &str, names: &Table, system: &Path) -> (Outcome, String) {
             (Ok(row.get(0)), String::new())
         }
         Err(failures) => {
-            let last = failures.last();
-            let code = match last.map(|failed| &failed.error) {
-                Some(Error::Refused(refusal)) => Some(refusal.code.clone()),
-                _ => None,
-            };
-            (Err(code), format!("{failures:?}"))
+            let last = failures.last().expect("an attempt");
+            (Err(Failure::of(&last.error)), format!("{failures:?}"))
         }
     }
 }
@@ -854,6 +921,31 @@ async fn forms(c: &mut Comparison, primary: &Server) {
             "host=127.0.0.1 port={port} user=app password={PASSWORD} options='-c search_path=bb'"
         ),
         format!("host=127.0.0.1 port={port} user=app password={PASSWORD} dbname=app bad"),
+    ] {
+        c.agree(&url).await;
+    }
+    // Over a socket the server asks for no password, and neither side for TLS.
+    let folder = primary.directory().display();
+    for mode in [
+        "disable",
+        "allow",
+        "prefer",
+        "require",
+        "verify-ca",
+        "verify-full",
+    ] {
+        for url in [
+            format!("host={folder} port={port} user=app password={PASSWORD} sslmode={mode}"),
+            format!("postgres:///app?host={folder}&user=app&port={port}&sslmode={mode}"),
+        ] {
+            c.lead_to(&url, primary).await;
+        }
+    }
+    for url in [
+        format!("host={folder} port=1 user=app sslmode=require"),
+        format!("host={folder} port={port} user=absent sslmode=require"),
+        format!("host=/nonexistent,{folder} port={port} user=app sslmode=verify-full"),
+        format!("host=/nonexistent port={port} user=app sslmode=verify-full"),
     ] {
         c.agree(&url).await;
     }

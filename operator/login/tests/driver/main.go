@@ -6,7 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +22,9 @@ const limit = 20 * time.Second
 type outcome struct {
 	// What the session says of itself; empty without one.
 	Session string `json:"session"`
+	// Where it failed: "parse" before anything was sent, "tls" where the driver does not take what the
+	// server shows or offers, "network" without a connection to its end, and otherwise "server".
+	Kind string `json:"kind"`
 	// SQLSTATE of the last refusal, if it was the server that refused.
 	Code string `json:"code"`
 	// For a reader of a failed test.
@@ -33,12 +39,15 @@ type login struct {
 	Names map[string][]string `json:"names"`
 }
 
+// A connection string, or a file that it names, which the driver does not take.
+type unparsed struct{ error }
+
 func (asked login) try(session *string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	config, err := pgx.ParseConfig(asked.URL)
 	if err != nil {
-		return err
+		return unparsed{err}
 	}
 	resolver := config.LookupFunc
 	config.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
@@ -63,16 +72,16 @@ func (asked login) try(session *string) error {
 func (asked login) outcome() (result outcome) {
 	if err := asked.try(&result.Session); err != nil {
 		result.Error = err.Error()
-		result.Code = lastCode(err)
+		result.Kind, result.Code = last(err)
 	}
 	return result
 }
 
-// The driver joins the errors of all attempts; the last one is what it gave up at.
-func lastCode(err error) string {
+// What the last attempt ended with: the driver joins the errors of all, and gave up at the last one.
+func last(err error) (kind, code string) {
 	for err != nil {
-		if refusal, ok := err.(*pgconn.PgError); ok {
-			return refusal.Code
+		if kind, code := known(err); kind != "" {
+			return kind, code
 		}
 		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			all := joined.Unwrap()
@@ -81,7 +90,35 @@ func lastCode(err error) string {
 		}
 		err = errors.Unwrap(err)
 	}
-	return ""
+	return "server", ""
+}
+
+// The kind of an error that is a cause in itself.
+func known(err error) (kind, code string) {
+	// Neither is exported, or has a type of its own.
+	text := err.Error()
+	isOfTLS := strings.HasPrefix(text, "tls: ") || strings.HasPrefix(text, "x509: ") ||
+		text == "server refused TLS connection"
+	switch cause := err.(type) {
+	case unparsed:
+		return "parse", ""
+	case *pgconn.PgError:
+		return "server", cause.Code
+	case *net.OpError:
+		if cause.Op == "local error" {
+			return "tls", ""
+		}
+		// An alert of the other side among them, of which the end of the connection may be all that
+		// arrives.
+		return "network", ""
+	}
+	if isOfTLS {
+		return "tls", ""
+	}
+	if _, ok := err.(net.Error); ok || err == io.EOF || err == io.ErrUnexpectedEOF {
+		return "network", ""
+	}
+	return "", ""
 }
 
 func main() {
