@@ -353,7 +353,7 @@ fn leads_to_a_root<'a>(
                 fault = CertificateError::BadSignature;
             }
         }
-        let (next, rest) = between.into_iter().partition(|authority| {
+        let (next, rest): (Vec<_>, Vec<_>) = between.into_iter().partition(|authority| {
             authority.may_stand_above(below)
                 && reached.iter().any(|subject| {
                     authority.subject == subject.issuer
