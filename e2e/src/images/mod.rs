@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Image of the operator.
 pub const OPERATOR_REPOSITORY: &str = "localhost/bytebase-operator";
+/// Another repository of the same image, as if a mirror had it.
+pub const MIRROR_REPOSITORY: &str = "localhost/mirror/bytebase-operator";
 /// Tag of everything built here.
 pub const TAG: &str = "e2e";
 /// Another tag of the operator's image, as a later release would have.
@@ -192,9 +194,13 @@ fn operator_image(
         }
     }
     Ok(Image {
-        names: [TAG, LATER_TAG]
-            .map(|tag| format!("{OPERATOR_REPOSITORY}:{tag}"))
-            .to_vec(),
+        names: [
+            (OPERATOR_REPOSITORY, TAG),
+            (OPERATOR_REPOSITORY, LATER_TAG),
+            (MIRROR_REPOSITORY, TAG),
+        ]
+        .map(|(repository, tag)| format!("{repository}:{tag}"))
+        .to_vec(),
         layers,
         process,
     })
@@ -344,7 +350,12 @@ mod tests {
         let dockerfile = include_str!("../../../Dockerfile");
         let image = operator_image(scratch.path(), dockerfile, &programs)?;
         assert_eq!(image.layers.len(), 1);
-        let names = ["e2e", "e2e-later"].map(|tag| format!("localhost/bytebase-operator:{tag}"));
+        let names = [
+            "bytebase-operator:e2e",
+            "bytebase-operator:e2e-later",
+            "mirror/bytebase-operator:e2e",
+        ];
+        let names = names.map(|name| format!("localhost/{name}"));
         assert_eq!(image.names, names);
         assert_eq!(image.process.user, "65532:65532");
         assert_eq!(image.process.entrypoint, ["/bytebase-operator"]);

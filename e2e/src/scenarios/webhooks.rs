@@ -3,6 +3,7 @@
 
 use super::support::{self, DATABASE_SECRET, NAME};
 use crate::cluster::webhook::Webhook;
+use crate::images::{MIRROR_REPOSITORY, OPERATOR_REPOSITORY, TAG};
 use crate::scenario::sandbox::{
     LABEL, OperatorOptions, PATIENCE, Sandbox, cluster_resource, condition,
 };
@@ -85,6 +86,17 @@ fn platform(object: &mut Value) {
         // The image is on the node.
         container["imagePullPolicy"] = json!("Never");
     }
+    let installers = spec.get_mut("initContainers").and_then(Value::as_array_mut);
+    let installers = installers.into_iter().flatten();
+    for container in installers.filter(|container| container["image"] == image(OPERATOR_REPOSITORY))
+    {
+        container["image"] = json!(image(MIRROR_REPOSITORY));
+    }
+}
+
+/// The image that brings the drain hook, under the name that a repository gives it.
+fn image(repository: &str) -> String {
+    format!("{repository}:{TAG}")
 }
 
 async fn on_a_platform(sandbox: &Sandbox) -> Result<()> {
@@ -100,6 +112,8 @@ async fn on_a_platform(sandbox: &Sandbox) -> Result<()> {
     let mut cluster = support::licensed(sandbox, 2);
     cluster["spec"]["resources"] = json!({"requests": {"cpu": CPU.0, "memory": "32Mi"}});
     cluster["spec"]["service"] = json!({"annotations": {TIER: "mine"}});
+    // The operator writes this name, and keeps the one that the webhook makes of it.
+    cluster["spec"]["rollout"]["drainImage"] = json!(image(OPERATOR_REPOSITORY));
     sandbox.apply_yaml(&cluster.to_string()).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -183,6 +197,11 @@ async fn is_the_platforms(sandbox: &Sandbox) -> Result<()> {
             container["resources"]["requests"] == json!({"cpu": CPU.1, "memory": "32Mi"})
                 && container["imagePullPolicy"] == "Never",
             "{container:#}"
+        );
+        let mut installers = spec["initContainers"].as_array().into_iter().flatten();
+        ensure!(
+            installers.any(|container| container["image"] == image(MIRROR_REPOSITORY)),
+            "the drain hook is not from the mirror: {spec:#}"
         );
         let tolerations = spec["tolerations"].as_array().into_iter().flatten();
         let added = tolerations.filter(|toleration| toleration["key"] == ADDED);
@@ -454,7 +473,10 @@ mod tests {
     #[test]
     fn what_the_platform_has_changed_it_leaves_as_it_is() {
         let container = json!({"name": "bytebase", "imagePullPolicy": "IfNotPresent"});
-        let template = json!({"spec": {"containers": [container, {"name": "sidecar"}]}});
+        let installer = json!({"name": "installer", "image": image(OPERATOR_REPOSITORY)});
+        let template = json!({"spec": {
+            "containers": [container, {"name": "sidecar"}], "initContainers": [installer],
+        }});
         for mut object in [
             json!({"kind": "StatefulSet", "spec": {"template": template}}),
             json!({"kind": "Service", "metadata": {"annotations": {TIER: "mine"}}}),

@@ -329,6 +329,44 @@ fn without_the_hook_the_pod_is_as_it_was() {
 }
 
 #[test]
+fn a_mirror_of_the_drain_image_is_no_change() {
+    let spec = |image: &str| json!({"rollout": {"drainImage": image}});
+    let made = |spec: &Value, standing: Standing<'_>| {
+        let made = template::template(&valid(spec), Some("op:1"), standing);
+        made.unwrap()
+    };
+    let new = made(&spec("mine:7"), Standing::default());
+    let mirrored = |defaults: u32, digest| Standing {
+        live: Some(&Value::Null),
+        additions: Additions {
+            drain_image: Some("mirror/mine:7"),
+            defaults,
+        },
+        digest,
+    };
+    let defaults = |template: &Template| template::additions_in(&template.value).defaults;
+    let digest = new.digest.as_deref();
+    for standing in 0..=LATEST_DEFAULTS {
+        let kept = made(&spec("mine:7"), mirrored(standing, digest));
+        assert_eq!(defaults(&kept), standing);
+        assert_eq!(kept.digest, new.digest);
+    }
+    let changed = made(&spec("mine:8"), mirrored(0, digest));
+    assert_eq!(defaults(&changed), LATEST_DEFAULTS);
+    // An operator that wrote no digest says nothing of the image that the spec named then.
+    let unknown = made(&spec("mine:7"), mirrored(0, None));
+    assert_eq!(defaults(&unknown), LATEST_DEFAULTS);
+    // What a newer operator made stays as well.
+    let mut newer = new.clone();
+    newer.value["spec"]["hostname"] = json!("newer");
+    let newest = Standing {
+        live: Some(&newer.value),
+        ..mirrored(LATEST_DEFAULTS + 1, digest)
+    };
+    assert_eq!(made(&spec("mine:7"), newest), newer);
+}
+
+#[test]
 fn later_defaults_come_with_the_next_change_and_the_users_own_win() {
     let made = |spec: &Value, standing: Standing<'_>| {
         let made = template::template(&valid(spec), Some("op:1"), standing);
