@@ -45,7 +45,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::new(
         "orphans",
-        "What a cluster left behind when it was deleted with --cascade=orphan is its own again when it is made again; no replica ends.",
+        "What a cluster left behind when it was deleted with --cascade=orphan is its own again when it is made again, or goes where it is no longer wanted; no replica ends.",
         |sandbox| Box::pin(orphans(sandbox)),
     )
     .stand_in_only(stand_in::LICENSE),
@@ -426,10 +426,12 @@ async fn deletion(sandbox: Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// A cluster that is deleted without what it owns, and made again: its objects are owned again and
-/// no replica ends. So it is where only the StatefulSet goes without its pods.
+/// A cluster that is deleted without what it owns, and made again without a budget: that goes, its
+/// other objects are owned again, and no replica ends. So it is where only the StatefulSet goes
+/// without its pods.
 async fn orphans(sandbox: Sandbox) -> Result<()> {
-    let cluster = support::licensed(&sandbox, 2);
+    const UNWANTED: &str = "poddisruptionbudget/demo";
+    let mut cluster = support::licensed(&sandbox, 2);
     support::start(&sandbox, &cluster).await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
@@ -438,19 +440,22 @@ async fn orphans(sandbox: Sandbox) -> Result<()> {
     sandbox
         .kubectl(&["delete", "bytebasecluster", NAME, "--cascade=orphan"])
         .await?;
-    let owners = || async {
-        let mut found = Vec::new();
-        for (object, ..) in OWNED {
-            let path = "jsonpath={.metadata.ownerReferences[*].uid}";
-            found.push(sandbox.kubectl(&["get", object, "-o", path]).await?);
-        }
-        Ok(found)
-    };
+    let all = OWNED.map(|(object, ..)| object);
+    let owners = || owners_of(&sandbox, &all);
     wait::until("objects without an owner", PATIENCE, owners, |uids| {
         uids.iter().all(|uid| uid.trim().is_empty())
     })
     .await?;
+    cluster["spec"]["disruptionBudget"] = json!({"enabled": false});
     sandbox.apply_yaml(&cluster.to_string()).await?;
+    let unwanted = || async {
+        let arguments = ["get", UNWANTED, "--ignore-not-found", "-o", "name"];
+        sandbox.kubectl(&arguments).await
+    };
+    wait::until("no budget", PATIENCE, unwanted, |name| {
+        name.trim().is_empty()
+    })
+    .await?;
     sandbox
         .wait_condition(NAME, "Ready", "True", "AllReplicasActive")
         .await?;
@@ -458,6 +463,9 @@ async fn orphans(sandbox: Sandbox) -> Result<()> {
     let uid = sandbox
         .kubectl(&["get", "bytebasecluster", NAME, "-o", path])
         .await?;
+    let mut wanted = all.to_vec();
+    wanted.retain(|object| *object != UNWANTED);
+    let owners = || owners_of(&sandbox, &wanted);
     wait::until("objects owned again", PATIENCE, owners, |uids| {
         uids.iter().all(|owner| owner.trim() == uid.trim())
     })
@@ -485,6 +493,16 @@ async fn orphans(sandbox: Sandbox) -> Result<()> {
     let after = support::lives(&sandbox).await?;
     ensure!(before == after, "a replica ended: {before:?}, {after:?}");
     Ok(())
+}
+
+/// The uids of the owners of these objects.
+async fn owners_of(sandbox: &Sandbox, objects: &[&str]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for object in objects {
+        let path = "jsonpath={.metadata.ownerReferences[*].uid}";
+        found.push(sandbox.kubectl(&["get", object, "-o", path]).await?);
+    }
+    Ok(found)
 }
 
 /// Parts of the spec that come and go again take their objects with them.

@@ -324,10 +324,11 @@ impl Objects<'_> {
         done.map_err(|error| failure(&error, "patch", desired))
     }
 
-    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours. True if
-    /// there was one.
+    /// Deletes the cluster's object of a kind that is no longer wanted, if it is ours: also one that a
+    /// cluster of this name has left without an owner, which would be owned again if it were wanted.
+    /// True if there was one.
     pub async fn prune(&self, kind: Kind, cached: &DynamicObject) -> Result<bool, ApplyFailure> {
-        if !self.owner.controls(cached) || cached.metadata.deletion_timestamp.is_some() {
+        if !self.owner.has(cached) || cached.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
         let name = cached.name_any();
@@ -651,6 +652,47 @@ mod tests {
             (Ok(Applied::Written), "PATCH GET PATCH")
         );
         assert_eq!(calls[2].2["metadata"]["uid"], "of-the-service");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_longer_wanted_goes_if_it_is_ours_or_was_left_without_an_owner() {
+        let mut orphan = live("ours");
+        let metadata = &mut orphan["metadata"];
+        metadata["ownerReferences"] = Value::Null;
+        metadata["labels"] = json!({
+            "app.kubernetes.io/managed-by": "bytebase-operator", "bytebase.com/cluster": "demo",
+        });
+        let plain = orphan.clone();
+        orphan["metadata"]["annotations"] = json!({HASH_ANNOTATION: "of an earlier spec"});
+        let mut of_another_name = orphan.clone();
+        of_another_name["metadata"]["labels"]["bytebase.com/cluster"] = json!("other");
+        let mut ending = orphan.clone();
+        ending["metadata"]["deletionTimestamp"] = json!("2026-06-01T00:00:00Z");
+        for (name, standing, goes) in [
+            ("ours", live("ours"), true),
+            ("another's", live("theirs"), false),
+            ("an orphan", orphan, true),
+            ("anybody's", plain, false),
+            ("an orphan of another cluster", of_another_name, false),
+            ("an orphan that is being deleted", ending, false),
+        ] {
+            let done = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
+            let (client, calls) = respond(vec![(200, done)]);
+            let objects = Objects {
+                client: &client,
+                namespace: "team",
+                owner: OWNER,
+            };
+            let cached: DynamicObject = serde_json::from_value(standing).unwrap();
+            let pruned = objects.prune(Kind::Ingress, &cached).await.unwrap();
+            assert_eq!(pruned, goes, "{name}");
+            let calls = calls.lock().unwrap();
+            assert_eq!(calls.len(), usize::from(goes), "{name}");
+            for (method, _, body) in calls.iter() {
+                assert_eq!(method, "DELETE");
+                assert_eq!(body["preconditions"]["uid"], "of-the-service", "{name}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -21,7 +21,8 @@ pub struct Owner<'a> {
 impl Owner<'_> {
     /// Whether an object is this cluster's: it controls the object, or that has no owner and an
     /// operator wrote it for a cluster of this name. Such a one was restored from a backup, or left
-    /// behind by `kubectl delete --cascade=orphan`; the next write makes it owned again.
+    /// behind by `kubectl delete --cascade=orphan`. The next write makes it owned again, and it is
+    /// deleted where it is no longer wanted.
     pub fn has(&self, object: &impl ResourceExt) -> bool {
         let owners = object.owner_references();
         if owners.is_empty() {
@@ -49,7 +50,8 @@ impl Owner<'_> {
         !owners.is_empty() && owners.iter().all(is_earlier)
     }
 
-    /// Whether this cluster controls an object: what is no longer wanted is deleted only then.
+    /// Whether this cluster controls an object: its owner says so, not its labels, which anybody may
+    /// write.
     pub fn controls(&self, object: &impl ResourceExt) -> bool {
         let mut owners = object.owner_references().iter();
         owners.any(|owner| owner.controller == Some(true) && owner.uid == self.uid)

@@ -265,6 +265,21 @@ mod tests {
         assert!(needed.iter().all(|kind| *kind <= Kind::StatefulSet));
     }
 
+    /// What was left without an owner is pruned as well: nothing that holds data may be.
+    #[test]
+    fn what_is_pruned_is_made_again_as_it_was() {
+        let pruned: Vec<_> = Kind::iter().filter(|kind| kind.is_prunable()).collect();
+        let expected = [
+            Kind::ServiceAccount,
+            Kind::NetworkPolicy,
+            Kind::PodDisruptionBudget,
+            Kind::ServiceMonitor,
+            Kind::Ingress,
+            Kind::HttpRoute,
+        ];
+        assert_eq!(pruned, expected);
+    }
+
     #[test]
     fn only_what_a_cluster_owns_is_pruned_exposes_is_needed_or_is_optional() {
         for kind in Kind::iter() {
