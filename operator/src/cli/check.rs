@@ -1,6 +1,7 @@
 //! `bytebase-operator check FILE…`
 
 use crate::api::{self, BytebaseCluster};
+use crate::desired::emptied;
 use crate::desired::template::{self, Standing};
 use crate::kubernetes::Readable as _;
 use crate::kubernetes::error_text::misfit;
@@ -95,6 +96,10 @@ fn findings(given: Given, references: &References) -> (Vec<Problem>, Vec<String>
     problems.extend(unknown.into_iter().map(Problem::unknown_field));
     let mut warnings = validation.warnings;
     warnings.extend(validation.ends_soon);
+    if let Some(overlay) = &cluster.spec.pod_template {
+        note_nulls(&overlay.0, "spec.podTemplate", &mut warnings);
+        warnings.extend(emptied(&overlay.0));
+    }
     if let Some(valid) = &validation.cluster {
         match template::template(valid, Some(IMAGE), Standing::default()) {
             Ok(template) => {
@@ -104,6 +109,26 @@ fn findings(given: Given, references: &References) -> (Vec<Problem>, Vec<String>
         }
     }
     (problems, warnings)
+}
+
+/// Warns of each null in an overlay, which only this command sees whatever is done with the file.
+fn note_nulls(value: &Value, path: &str, warnings: &mut Vec<String>) {
+    match value {
+        Value::Null => warnings.push(format!(
+            "{path}: null does not survive kubectl apply, so the field would stay as it is: use kubectl apply --server-side, or a field of the spec in place of this one"
+        )),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                note_nulls(value, &format!("{path}.{name}"), warnings);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                note_nulls(item, &format!("{path}[{index}]"), warnings);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Notes the paths of what a value holds and its schema does not.
@@ -246,6 +271,30 @@ mod tests {
         let short = overlay(json!({"terminationGracePeriodSeconds": 1}));
         let (problems, warnings) = found(&short);
         assert!(problems.is_empty() && warnings.len() == 1, "{warnings:?}");
+    }
+
+    #[test]
+    fn each_null_of_an_overlay_is_remarked_on() {
+        let (problems, warnings) = found(&json!({"podTemplate": {"spec": {
+            "securityContext": {"fsGroup": null, "runAsUser": 7},
+            "containers": [{"name": "bytebase", "startupProbe": null}],
+        }}}));
+        assert!(problems.is_empty(), "{problems:?}");
+        for path in [
+            "spec.podTemplate.spec.securityContext.fsGroup: null",
+            "spec.podTemplate.spec.containers[0].startupProbe: null",
+        ] {
+            let of_path = warnings.iter().filter(|warning| warning.starts_with(path));
+            assert_eq!(of_path.count(), 1, "{path}: {warnings:?}");
+        }
+        let nulls = warnings.iter().filter(|warning| warning.contains("null"));
+        assert_eq!(nulls.count(), 2, "{warnings:?}");
+        assert!(found(&json!({})).1.is_empty());
+        let (_, warnings) = found(&json!({"podTemplate": {"spec": {"securityContext": {}}}}));
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("is empty"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `spec.podTemplate`: a strategic merge of the user's fragment into the finished template.
 //!
-//! Objects merge by key, `null` takes a field away, and lists merge by the key that Kubernetes
+//! Objects merge by key, `null` takes a field away where it arrives (the API server keeps it, and
+//! `kubectl apply` does only with `--server-side`), and lists merge by the key that Kubernetes
 //! gives them (a container by its name, a port by its number …); any other list is replaced.
 
 use super::CONTAINER;
@@ -187,7 +188,7 @@ fn merge_objects(
     for (key, value) in overlay {
         if key.starts_with('$') {
             return Err(format!(
-                "the directive {key} is not supported: set a field to null to take it away"
+                "the directive {key} is not supported: set a field to null to take it away, and apply that with kubectl apply --server-side, since without it kubectl takes the null out"
             ));
         }
         if value.is_null() {
@@ -282,7 +283,7 @@ pub fn emptied(overlay: &Value) -> Option<String> {
         whose => format!("{whose} securityContext"),
     };
     Some(format!(
-        "spec.podTemplate: {what} is empty, which changes nothing: kubectl apply takes a null in it out before the operator could see it. To leave user and group to the platform, set spec.securityContext.userAndGroup to Platform"
+        "spec.podTemplate: {what} is empty, which changes nothing: without --server-side, kubectl apply takes a null in it out before the operator could see it. To leave user and group to the platform, set spec.securityContext.userAndGroup to Platform"
     ))
 }
 
