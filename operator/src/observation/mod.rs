@@ -795,7 +795,7 @@ pub enum PodTrouble {
     Crashing(String),
     /// No node takes it.
     Unschedulable(String),
-    /// The kubelet cannot make the container (a missing Secret key, a volume).
+    /// The container cannot be made (a missing Secret key, a volume that cannot be attached or mounted).
     Creation(String),
     /// The node no longer reports, so Kubernetes calls the pod not Ready. The replica may run on as
     /// ever.

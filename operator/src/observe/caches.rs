@@ -4,7 +4,7 @@ use crate::api::BytebaseCluster;
 use crate::kubernetes::Kind;
 use crate::kubernetes::Readable;
 use crate::observation::PodRefusal;
-use crate::observe::pod_events::PodEvents;
+use crate::observe::pod_events::{PodEvents, VOLUMES};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
@@ -343,8 +343,8 @@ pub struct Caches {
     pub pods: Arc<Cache<Pod>>,
     /// Events about pods that were made or refused.
     pub creations: Arc<Cache<Event, Events>>,
-    /// Events about volumes that could not be mounted.
-    pub mounts: Arc<Cache<Event, Events>>,
+    /// Events about volumes that could not be attached or mounted, by their reasons in [`VOLUMES`].
+    pub volumes: [Arc<Cache<Event, Events>>; VOLUMES.len()],
     owned: BTreeMap<Kind, Arc<Cache<DynamicObject>>>,
 }
 
@@ -354,7 +354,7 @@ impl Default for Caches {
             clusters: Arc::default(),
             pods: Arc::default(),
             creations: Arc::default(),
-            mounts: Arc::default(),
+            volumes: VOLUMES.map(|_| Arc::default()),
             owned: Kind::owned().map(|kind| (kind, Arc::default())).collect(),
         }
     }
@@ -411,10 +411,15 @@ impl Caches {
         creations.refusal(namespace, set, set_uid, missing)
     }
 
-    /// Why a volume of this pod cannot be mounted.
+    /// Why a volume of this pod cannot be attached or mounted. Of several reasons always the same,
+    /// and what the kubelet says while it waits for an attachment ("Unable to attach or mount
+    /// volumes") is by its first letter the last of them.
     pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
-        let mounts = self.mounts.storage.0.lock();
-        mounts.unmounted(namespace, set, pod_uid)
+        let of_reason = |cache: &Arc<Cache<Event, Events>>| {
+            let events = cache.storage.0.lock();
+            events.unmounted(namespace, set, pod_uid)
+        };
+        self.volumes.iter().filter_map(of_reason).min()
     }
 
     /// One owned object as the type that is wanted.
@@ -458,6 +463,32 @@ mod tests {
             "spec": {"ports": [{"port": 80}]},
         });
         serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_keeps_a_volume_from_being_attached_says_more_than_that_it_is_waited_for() {
+        let caches = Caches::default();
+        let unmounted = || caches.unmounted("team", "demo", "pod");
+        let put = |reason: &str, message: &str| {
+            let event = json!({
+                "metadata": {"name": reason, "namespace": "team"},
+                "involvedObject": {"kind": "Pod", "namespace": "team", "name": "demo-1", "uid": "pod"},
+                "reason": reason, "message": message, "lastTimestamp": "2026-06-01T00:00:00Z",
+            });
+            let place = VOLUMES.iter().position(|known| *known == reason).unwrap();
+            let event = serde_json::from_value(event).unwrap();
+            assert!(caches.volumes[place].put(event));
+        };
+        assert_eq!(unmounted(), None);
+        let waits = "Unable to attach or mount volumes: unmounted volumes=[data]";
+        put("FailedMount", waits);
+        assert_eq!(unmounted().as_deref(), Some(waits));
+        let cause =
+            "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) demo-0";
+        put("FailedAttachVolume", cause);
+        assert_eq!(unmounted().as_deref(), Some(cause));
+        put("FailedMapVolume", "MapVolume.SetUpDevice failed");
+        assert_eq!(unmounted().as_deref(), Some("MapVolume.SetUpDevice failed"));
     }
 
     #[test]

@@ -118,8 +118,8 @@ pub struct Pods {
     pub await_logs: bool,
 }
 
-/// The pods of one cluster as plain values. `unmounted` says which volume of a pod cannot be
-/// mounted.
+/// The pods of one cluster as plain values. `unmounted` says why a volume of a pod cannot be
+/// attached or mounted.
 pub fn pods(logs: &Logs<'_>, pods: &[Pod], unmounted: impl Fn(&Pod) -> Option<String>) -> Pods {
     let mut await_logs = false;
     let views = pods.iter().filter_map(|pod| {

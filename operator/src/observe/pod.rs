@@ -237,7 +237,7 @@ fn trouble(
     let waits = container.is_none_or(|container| waiting_reason(container).is_some());
     let unmounted = unmounted.filter(|_| waits && !is_mounted(pod))?;
     Some(PodTrouble::Creation(format!(
-        "the kubelet cannot mount a volume: {unmounted}"
+        "Kubernetes cannot mount a volume: {unmounted}"
     )))
 }
 

@@ -1,6 +1,6 @@
 //! Why pods could not be made or started, where only events say so: those of the StatefulSet
-//! controller about pods that it may not make, and those of the kubelet about volumes that it
-//! cannot mount.
+//! controller about pods that it may not make, those of the controller that attaches volumes, and
+//! those of the kubelet about volumes that it cannot mount.
 //!
 //! They come by watches. A reconcile that listed them would make a request that grows with the
 //! namespace, most often when the API server is busiest: while no pod can be made.
@@ -13,8 +13,14 @@ use std::collections::HashMap;
 
 /// The field selector of events that say which pods were made or refused.
 pub const CREATIONS: &str = "involvedObject.kind=StatefulSet";
-/// The field selector of events that say which volumes could not be mounted.
-pub const MOUNTS: &str = "involvedObject.kind=Pod,reason=FailedMount";
+/// The reasons of events that say which volumes of a pod could not be attached or mounted. A field
+/// selector cannot ask for one of several.
+pub const VOLUMES: [&str; 3] = ["FailedAttachVolume", "FailedMapVolume", "FailedMount"];
+
+/// The field selector of events about pods that have this reason.
+pub fn of_pods(reason: &str) -> String {
+    format!("involvedObject.kind=Pod,reason={reason}")
+}
 
 /// Longest message that is kept, in bytes; the API server takes 1024, and most say why in the first
 /// 500.
@@ -63,7 +69,7 @@ pub fn set_of(event: &Event) -> Option<(&str, &str)> {
     match event.reason.as_deref()? {
         "FailedCreate" | "SuccessfulCreate" => Some((namespace, name)),
         // A pod is named after its StatefulSet and a number.
-        "FailedMount" => Some((namespace, name.rsplit_once('-')?.0)),
+        reason if VOLUMES.contains(&reason) => Some((namespace, name.rsplit_once('-')?.0)),
         _ => None,
     }
 }
@@ -155,7 +161,7 @@ impl PodEvents {
                     event.involved_object.namespace = Some(namespace.clone());
                     // Any of its pods leads back to the same set.
                     event.involved_object.name = Some(match seen.reason.as_str() {
-                        "FailedMount" => format!("{set}-0"),
+                        reason if VOLUMES.contains(&reason) => format!("{set}-0"),
                         _ => set.clone(),
                     });
                     event.reason = Some(seen.reason.clone());
@@ -201,8 +207,8 @@ impl PodEvents {
         refused.min_by(|a, b| a.message.cmp(&b.message))
     }
 
-    /// Why a volume of this pod cannot be mounted, in the kubelet's words. Of several reasons
-    /// always the same.
+    /// Why a volume of this pod cannot be attached or mounted, in the words of Kubernetes. Of several
+    /// reasons always the same.
     pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
         let events = self.by_set.get(&(namespace.to_owned(), set.to_owned()))?;
         let failed = events.values().filter(|event| event.uid == pod_uid);
@@ -330,20 +336,25 @@ mod tests {
 
     #[test]
     fn a_volume_that_cannot_be_mounted_concerns_one_pod() {
-        let mut events = PodEvents::default();
-        let mut failed = event("FailedMount", "demo-1", 4, 5);
-        failed.involved_object.kind = Some("Pod".to_owned());
-        failed.involved_object.name = Some("demo-1".to_owned());
-        failed.involved_object.uid = Some("pod".to_owned());
-        failed.message = Some("secret \"gone\" not found".to_owned());
-        assert!(events.put(&failed, now()));
-        let found = events.unmounted("team", "demo", "pod");
-        assert_eq!(found.as_deref(), Some("secret \"gone\" not found"));
-        assert_eq!(events.unmounted("team", "demo", "the-next-pod"), None);
-        for event in events.select(|_, _| true) {
-            events.remove(&event);
+        for reason in VOLUMES {
+            let mut events = PodEvents::default();
+            let mut failed = event(reason, "demo-1", 4, 5);
+            failed.involved_object.kind = Some("Pod".to_owned());
+            failed.involved_object.name = Some("demo-1".to_owned());
+            failed.involved_object.uid = Some("pod".to_owned());
+            failed.message = Some("secret \"gone\" not found".to_owned());
+            assert!(is_failure(&failed));
+            assert_eq!(set_of(&failed), Some(("team", "demo")), "{reason}");
+            assert!(events.put(&failed, now()), "{reason}");
+            let found = events.unmounted("team", "demo", "pod");
+            assert_eq!(found.as_deref(), Some("secret \"gone\" not found"));
+            assert_eq!(events.unmounted("team", "demo", "the-next-pod"), None);
+            for event in events.select(|_, _| true) {
+                events.remove(&event);
+            }
+            assert_eq!(events.count, 0, "{reason}");
+            assert_eq!(events.unmounted("team", "demo", "pod"), None);
         }
-        assert_eq!(events.unmounted("team", "demo", "pod"), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use kube::{Api, Client, Resource as _, ResourceExt as _};
 use std::any::Any;
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::iter;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,14 +108,16 @@ pub fn start(
                 key_by_label,
             );
         }
-        for (selector, cache) in [
-            (pod_events::CREATIONS, &context.sources.caches.creations),
-            (pod_events::MOUNTS, &context.sources.caches.mounts),
-        ] {
+        let caches = &context.sources.caches;
+        let creations = (pod_events::CREATIONS.to_owned(), &caches.creations);
+        let volumes = pod_events::VOLUMES.map(pod_events::of_pods);
+        for (selector, cache) in
+            iter::once(creations).chain(volumes.into_iter().zip(&caches.volumes))
+        {
             watch.cached(
                 Kind::Event,
                 watch.api(),
-                everything().fields(selector),
+                everything().fields(&selector),
                 cache,
                 strip,
                 key_of_failure,
