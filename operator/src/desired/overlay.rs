@@ -29,6 +29,9 @@ const LIST_KEYS: [(&str, &[&str]); 13] = [
     ("schedulingGates", &["name"]),
 ];
 
+/// The same of lists that are replaced all the same, as Kubernetes' own strategic merge does it.
+const REPLACED_LIST_KEYS: [(&str, &[&str]); 1] = [("claims", &["name"])];
+
 /// The key of a port's protocol, which is TCP where none is given.
 const PROTOCOL: &str = "protocol";
 /// An overlay with one constraint of a topology key means the one that is there, whether it gives
@@ -60,7 +63,11 @@ pub(super) const DEPTH: usize = 32;
 
 /// Keys of the entries of a list field; none of a list that is replaced.
 pub(super) fn list_keys(field: &str) -> &'static [&'static str] {
-    let found = LIST_KEYS.iter().find(|(name, _)| *name == field);
+    keys_in(&LIST_KEYS, field)
+}
+
+fn keys_in(lists: &[(&str, &'static [&'static str])], field: &str) -> &'static [&'static str] {
+    let found = lists.iter().find(|(name, _)| *name == field);
     found.map_or(&[], |(_, keys)| keys)
 }
 
@@ -241,7 +248,10 @@ fn doubled(value: &Value, field: &str, path: &str) -> Option<String> {
             .iter()
             .find_map(|(key, value)| doubled(value, key, &below(path, key))),
         Value::Array(entries) => {
-            let keys = list_keys(field);
+            let keys = match list_keys(field) {
+                [] => keys_in(&REPLACED_LIST_KEYS, field),
+                keys => keys,
+            };
             let mut seen = BTreeSet::new();
             entries.iter().enumerate().find_map(|(index, entry)| {
                 let path = format!("{path}[{index}]");

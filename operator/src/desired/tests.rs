@@ -1279,6 +1279,10 @@ fn doubled_overlays() -> Vec<(Value, &'static str)> {
             "ports[1]: containerPort 53 with protocol \"UDP\" is there twice",
         ),
         (
+            sidecar(json!({"resources": {"claims": [{"name": "gpu"}, {"name": "gpu"}]}})),
+            "spec.containers[1].resources.claims[1]: name \"gpu\" is there twice",
+        ),
+        (
             json!({"spec": {"hostAliases": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.1"}]}}),
             "spec.hostAliases[1]: ip \"10.0.0.1\" is there twice",
         ),

@@ -124,6 +124,7 @@ pub(super) fn validate(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics
     env(spec, diagnostics);
     volumes(spec, diagnostics);
     spread(spec, diagnostics);
+    claims(spec, diagnostics);
     let overlay = spec.pod_template.as_ref().map(|template| &template.0);
     if overlay.is_some_and(|overlay| !overlay.is_object()) {
         diagnostics.invalid(
@@ -273,6 +274,20 @@ fn spread(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
             diagnostics.invalid(
                 &format!("spec.topologySpreadConstraints[{index}]"),
                 format!("topologyKey {key} with whenUnsatisfiable {unsatisfiable} is there twice"),
+            );
+        }
+    }
+}
+
+/// Another such list.
+fn claims(spec: &BytebaseClusterSpec, diagnostics: &mut Diagnostics) {
+    let mut names = BTreeSet::new();
+    let claims = spec.resources.iter().flat_map(|given| &given.claims);
+    for (index, claim) in claims.flatten().enumerate() {
+        if !names.insert(&claim.name) {
+            diagnostics.invalid(
+                &format!("spec.resources.claims[{index}].name"),
+                format!("{} is there twice", claim.name),
             );
         }
     }

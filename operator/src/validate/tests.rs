@@ -391,6 +391,12 @@ fn wrong_lists() -> Vec<Wrong> {
             InvalidSpec,
             "twice",
         ),
+        (
+            json!({"resources": {"claims": [{"name": "gpu"}, {"name": "nic"}, {"name": "gpu", "request": "all"}]}}),
+            "spec.resources.claims[2].name",
+            InvalidSpec,
+            "gpu is there twice",
+        ),
     ]
 }
 
