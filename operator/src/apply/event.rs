@@ -5,6 +5,7 @@ use crate::api::{BytebaseCluster, ConditionType, Reason};
 use crate::kubernetes::error_text::plain;
 use crate::process::lease::Leadership;
 use crate::process::queue::{Key, name};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -13,6 +14,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -126,8 +128,14 @@ impl Publisher {
     async fn publish_all(&self, key: &Key) {
         while let Some(event) = self.next(key) {
             let _turn = self.waiting.turns.acquire().await;
-            if self.leadership.is_valid() {
-                publish(&self.client, key, &event).await;
+            if !self.leadership.is_valid() {
+                continue;
+            }
+            // A panic would leave the cluster's entry, as of a task that goes on, and no event of the
+            // cluster would be published any more.
+            let published = AssertUnwindSafe(publish(&self.client, key, &event));
+            if published.catch_unwind().await.is_err() {
+                unpublished(key, &event, "this is a defect of the operator");
             }
         }
     }
@@ -196,7 +204,8 @@ mod tests {
     use crate::runtime::logging::LogFormat;
     use crate::runtime::logging::tests::Log;
     use crate::testing::{api_server, cluster};
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use std::task::Poll;
 
     fn publisher(client: Client) -> Publisher {
         Publisher::new(client, "operator-0".to_owned(), Leadership::renewed())
@@ -244,6 +253,44 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(*published.lock(), ["1", "2", "3", "4"]);
+    }
+
+    #[tokio::test]
+    async fn an_event_whose_publishing_panics_holds_up_no_later_one() {
+        use axum::http::{Request, Response};
+        use kube::client::Body;
+
+        let log = Log::begin(LogFormat::Json, "info");
+        let (service, mut handle) =
+            tower_test::mock::pair::<Request<Body>, Response<axum::body::Body>>();
+        let published: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let notes = Arc::clone(&published);
+        tokio::spawn(async move {
+            while let Some((request, send)) = handle.next_request().await {
+                let bytes = request.into_body().collect_bytes().await.unwrap();
+                let event: Value = serde_json::from_slice(&bytes).unwrap();
+                if event["note"] == "breaks" {
+                    // It is read where the event is published.
+                    let broken =
+                        futures::stream::poll_fn(|_| -> Poll<Option<std::io::Result<Vec<u8>>>> {
+                            panic!("planted")
+                        });
+                    let body = axum::body::Body::from_stream(broken);
+                    send.send_response(Response::new(body));
+                    continue;
+                }
+                notes.lock().push(event["note"].clone());
+                send.send_response(Response::new(axum::body::Body::from(bytes)));
+            }
+        });
+        let writer = publisher(Client::new(service, "apps"));
+        let cluster = cluster(&json!({}));
+        writer.publish(&cluster, &[notice("breaks"), notice("waits")]);
+        writer.flush().await;
+        writer.publish(&cluster, &[notice("comes later")]);
+        writer.flush().await;
+        assert_eq!(*published.lock(), ["waits", "comes later"]);
+        assert_eq!(log.lines("could not be published").len(), 1);
     }
 
     #[tokio::test]
