@@ -23,7 +23,7 @@ const ALL: usize = 64;
 
 /// Of those, for one group, such as the clusters of one namespace: whoever names many servers that
 /// are not found must leave lookups to others.
-const GROUP: usize = 16;
+const GROUP: usize = 8;
 
 /// Of those, for one [`Lookups`]: names that do not answer must not keep another server of the same
 /// connection string from being found.
