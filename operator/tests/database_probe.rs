@@ -1122,6 +1122,53 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
 }
 
 #[tokio::test]
+async fn what_is_asked_for_before_a_reading_begins_is_answered_by_that_one() {
+    // No other session than the probe's is ever in this database.
+    for statement in [
+        format!("CREATE ROLE once LOGIN PASSWORD '{PASSWORD}'"),
+        "CREATE DATABASE once OWNER once".to_owned(),
+    ] {
+        server().sql("postgres", &statement);
+    }
+    let (wake, mut woken) = unbounded_channel();
+    let (read, mut readings) = unbounded_channel();
+    let probes = Probes::new(
+        wake,
+        ToString::to_string,
+        Arc::new(move |_, _| {
+            let _ = read.send(());
+        }),
+    );
+    probes.ensure(&"it", access(url(server().port, "once")));
+    // As the reconcile does that finds a new cluster stopped: its task has not run yet.
+    let stopped = Reading {
+        every: Duration::from_mins(1),
+        sessions: false,
+        new_session: false,
+        keep_session: false,
+        try_login: false,
+        awaited: 0,
+    };
+    probes.pace(&"it", stopped);
+    let first = timeout(Duration::from_secs(10), woken.recv()).await;
+    assert_eq!(first, Ok(Some("it")));
+    // Several times the least pause between two readings.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(readings.len(), 1, "readings");
+    let logins = || {
+        let sql = "SELECT sessions FROM pg_stat_database WHERE datname = 'once'";
+        server().sql("postgres", sql).trim().to_owned()
+    };
+    assert_eq!(logins(), "1");
+    // What is asked for later is read for.
+    probes.poke(&"it");
+    for _ in 0..2 {
+        let reading = timeout(Duration::from_secs(5), readings.recv()).await;
+        assert_eq!(reading, Ok(Some(())));
+    }
+}
+
+#[tokio::test]
 async fn listening_sessions_are_seen_by_their_own_role_and_by_a_monitor_that_may() {
     let url = bytebase("listen");
     let _replica = listener(&url, "bb-0").await;

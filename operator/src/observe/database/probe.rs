@@ -667,6 +667,11 @@ async fn turn(
     wake: &impl Fn(),
     failures: &mut u32,
 ) {
+    // This reading answers what was asked for so far: else each new cluster would be read twice,
+    // since its pace is set before its task runs. First of all: a request from here on stays for the
+    // next reading, and this one must not count as begun before those it answers. Whoever asks
+    // changes the state before, and the state is read after this.
+    let _ = shared.poke.notified().now_or_never();
     let started = Instant::now();
     // Boxed, so that a waiting task holds no room for a login in progress.
     let reading = shared.state.lock().reading;
