@@ -115,7 +115,7 @@ impl Storage<BytebaseCluster> for Typed {
 /// Objects as JSON: a StatefulSet takes a fifth of the memory that its type would, and is read only
 /// when its cluster is reconciled.
 #[derive(Default)]
-pub struct Serialized(Mutex<HashMap<ObjectName, Box<[u8]>>>);
+pub struct Serialized(Mutex<HashMap<ObjectName, Box<str>>>);
 
 impl Serialized {
     /// Reads an object as the type that is wanted.
@@ -131,7 +131,7 @@ impl Serialized {
 impl<K: Cached> Storage<K> for Serialized {
     fn put(&self, object: K) -> bool {
         let key = ObjectName::of(&object);
-        let Ok(json) = serde_json::to_vec(&object) else {
+        let Ok(json) = serde_json::to_string(&object) else {
             // Kubernetes' own types are JSON; one that were not would be read from the API server
             // instead.
             Storage::<K>::remove(self, object);
@@ -177,9 +177,10 @@ impl Storage<Event> for Events {
     }
 }
 
-/// What was serialized is JSON of the same kind.
-fn deserialize<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
-    serde_json::from_slice(json).ok()
+/// What was serialized is JSON of the same kind. From text, as watches and answers are read: how a
+/// large type is read from bytes would be in the program a second time.
+fn deserialize<T: DeserializeOwned>(json: &str) -> Option<T> {
+    serde_json::from_str(json).ok()
 }
 
 /// A listing that has been refused for so long is not about to come in: after an outage of the API
