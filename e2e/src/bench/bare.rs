@@ -1,43 +1,41 @@
-//! Loops that write what the operator writes and do nothing else: what the operator is compared
-//! with.
+//! Loops that write what the operator writes, read what it must read, and do nothing else: what the
+//! operator is compared with.
 
-use super::fleet::{CHILDREN, CONCURRENCY, Fleet, apply, name, resource};
-use anyhow::{Context, Result};
+use super::fleet::{CHILDREN, CONCURRENCY, EVENTS, Fleet, apply, name, resource};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::api::{
-    Api, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams,
-};
+use kube::api::{Api, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Group and kind of the events that the operator publishes.
-const EVENTS: (&str, &str) = ("events.k8s.io", "Event");
 
 /// What a loop does for each cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Writes the children.
     Children,
-    /// Writes the cluster, logs in to its database, writes the children, one status and one event:
-    /// what no operator could leave out.
+    /// Writes the cluster, logs in to its database and reads it once, writes the children, one status
+    /// and one event: what no operator could leave out.
     Everything,
 }
 
 /// One child: group, kind, and itself as it was applied.
 type Child = (&'static str, &'static str, Value);
 
-/// What the operator wrote for one cluster.
+/// What the operator wrote for one cluster, and what it asked its database.
 #[derive(Debug, Clone)]
 pub struct Template {
     children: Vec<Child>,
     status: Value,
     event: Value,
+    /// In the words of the operator: they name no database.
+    questions: Arc<[String]>,
 }
 
 impl Template {
-    /// Of the only cluster of a fleet.
+    /// Of the only cluster of a fleet, in whose database statements are logged.
     pub async fn of(fleet: &Fleet<'_>) -> Result<Self> {
         let mut children = Vec::new();
         for (group, kind, _) in CHILDREN {
@@ -50,10 +48,14 @@ impl Template {
         let events = fleet.api(EVENTS.0, EVENTS.1);
         let events = events.list(&ListParams::default()).await?;
         let event = events.items.into_iter().next().context("no event")?;
+        let postgres = &fleet.harness.postgres;
+        let questions = postgres.logged_statements(fleet.database()?)?;
+        ensure!(!questions.is_empty(), "the operator asked nothing");
         Ok(Self {
             children,
             status: cluster.data["status"].clone(),
             event: event.data,
+            questions: questions.into(),
         })
     }
 
@@ -69,6 +71,7 @@ impl Template {
             children: children.collect::<Result<_>>()?,
             status: rename(&self.status)?,
             event: rename(&self.event)?,
+            questions: Arc::clone(&self.questions),
         })
     }
 }
@@ -89,14 +92,13 @@ pub async fn measure(
         .map(|index| template.of_cluster(index))
         .collect::<Result<_>>()?;
     let start = Instant::now();
-    let sessions: Vec<_> = stream::iter(templates.into_iter().enumerate())
+    stream::iter(templates.into_iter().enumerate())
         .map(|(index, template)| {
             let (clusters, events) = (&clusters, &events);
             async move {
-                let mut session = None;
                 if extent == Extent::Everything {
                     apply(clusters, name(index), fleet.cluster(index)).await?;
-                    session = Some(PgConnection::connect(&fleet.database_url(index)?).await?);
+                    read(&fleet.database_url(index)?, &template.questions).await?;
                 }
                 for (group, kind, child) in template.children {
                     let api = fleet.api_in(into, group, kind);
@@ -107,24 +109,28 @@ pub async fn measure(
                     write_status(clusters, &name(index), template.status).await?;
                     publish(events, into, &name(index), template.event).await?;
                 }
-                anyhow::Ok(session)
+                anyhow::Ok(())
             }
         })
         .buffer_unordered(CONCURRENCY)
-        .try_collect()
+        .try_collect::<Vec<_>>()
         .await?;
     let took = start.elapsed();
-    for session in sessions.into_iter().flatten() {
-        session.close().await?;
-    }
-    // The API server takes the longer for a Service the more there are: each measurement begins
-    // without any.
-    let children = CHILDREN.map(|(group, kind, _)| fleet.api_in(into, group, kind));
-    for api in children.iter().chain([&clusters, &events]) {
-        api.delete_collection(&DeleteParams::default(), &ListParams::default())
+    fleet.clear(into).await?;
+    Ok(took)
+}
+
+/// Logs in to a database, asks, and leaves: the clusters want no replica, and then a session would
+/// only stand in the way of administrators.
+async fn read(url: &str, questions: &[String]) -> Result<()> {
+    let mut session = PgConnection::connect(url).await?;
+    for question in questions {
+        // The operator's own words, by the server's log.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(question.clone()))
+            .execute(&mut session)
             .await?;
     }
-    Ok(took)
+    Ok(session.close().await?)
 }
 
 async fn write_status(clusters: &Api<DynamicObject>, name: &str, status: Value) -> Result<()> {
@@ -228,6 +234,7 @@ mod tests {
             children: vec![("", "Service", child)],
             status: json!({"url": format!("https://{}.example.com", name(0))}),
             event: json!({"regarding": {"name": name(0)}}),
+            questions: Arc::from(["SELECT 1".to_owned()]),
         };
         let template = template.of_cluster(17)?;
         let (_, _, child) = &template.children[0];

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub const CHILDREN: [(&str, &str, usize); 5] = [
     ("policy", "PodDisruptionBudget", 1),
     ("networking.k8s.io", "Ingress", 1),
 ];
+/// Group and kind of the events that the operator publishes.
+pub const EVENTS: (&str, &str) = ("events.k8s.io", "Event");
 
 /// Clusters of one namespace.
 pub struct Fleet<'a> {
@@ -115,8 +117,38 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
+    /// That of the first cluster.
+    pub fn database(&self) -> Result<&Database> {
+        self.database.as_ref().context("there are no databases")
+    }
+
+    /// Logins to the databases so far. The server counts one when its session ends, at the latest.
+    pub async fn logins(&self) -> Result<f64> {
+        self.asked_of_the_server(
+            "SELECT coalesce(sum(sessions), 0)::float8 FROM pg_stat_database \
+             WHERE datname = $1 OR starts_with(datname, $1 || '_')",
+        )
+        .await
+    }
+
+    /// Sessions in the databases now.
+    pub async fn open_sessions(&self) -> Result<f64> {
+        self.asked_of_the_server(
+            "SELECT count(*)::float8 FROM pg_stat_activity \
+             WHERE datname = $1 OR starts_with(datname, $1 || '_')",
+        )
+        .await
+    }
+
+    async fn asked_of_the_server(&self, question: &'static str) -> Result<f64> {
+        Ok(sqlx::query_scalar(question)
+            .bind(&self.database()?.name)
+            .fetch_one(self.harness.postgres.admin())
+            .await?)
+    }
+
     pub fn database_url(&self, index: usize) -> Result<String> {
-        let first = self.database.as_ref().context("there are no databases")?;
+        let first = self.database()?;
         let mut database = first.name.clone();
         if index > 0 {
             database = format!("{database}_{index}");
@@ -136,6 +168,20 @@ impl<'a> Fleet<'a> {
             .try_collect::<Vec<_>>()
             .await?;
         self.wait_for_children(start).await
+    }
+
+    /// Deletes the clusters of a namespace, what they own and the events about them, which no
+    /// controller does. The API server takes the longer for a Service the more there are: each
+    /// measurement begins without any.
+    pub async fn clear(&self, namespace: &str) -> Result<()> {
+        let children = CHILDREN.map(|(group, kind, _)| self.api_in(namespace, group, kind));
+        let clusters = self.clusters_in(namespace);
+        let events = self.api_in(namespace, EVENTS.0, EVENTS.1);
+        for api in children.iter().chain([&clusters, &events]) {
+            api.delete_collection(&DeleteParams::default(), &ListParams::default())
+                .await?;
+        }
+        Ok(())
     }
 
     /// Writes what the controller of StatefulSets, which is parked, would write where a quota lets

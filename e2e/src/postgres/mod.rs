@@ -292,6 +292,19 @@ impl Server {
         format!("{}:{}", self.record.gateway, self.record.port)
     }
 
+    /// Has the server log what is asked in a database, by sessions that begin from now on.
+    pub async fn log_statements(&self, database: &Database) -> Result<()> {
+        let name = &database.name;
+        self.execute(&format!("ALTER DATABASE {name} SET log_statement = 'all'"))
+            .await
+    }
+
+    /// What the first session asked that was logged so, message by message.
+    pub fn logged_statements(&self, database: &Database) -> Result<Vec<String>> {
+        let log = fs::read(self.log())?;
+        Ok(statements(&String::from_utf8_lossy(&log), &database.name))
+    }
+
     /// The end of the server's log.
     pub fn log_tail(&self, lines: usize) -> String {
         let text = fs::read(self.log()).unwrap_or_default();
@@ -510,6 +523,33 @@ fn log_of(data: &Path) -> PathBuf {
     data.with_file_name("log")
 }
 
+/// What the first session in this database asked of which the log has statements. The lines begin as
+/// `log_line_prefix` says; further lines of a statement begin with a tab.
+fn statements(log: &str, database: &str) -> Vec<String> {
+    let place = format!("@{database}/");
+    let mut found: Vec<String> = Vec::new();
+    let (mut session, mut goes_on) = (None, false);
+    for line in log.lines() {
+        if let Some(more) = line.strip_prefix('\t') {
+            if goes_on && let Some(statement) = found.last_mut() {
+                statement.push('\n');
+                statement.push_str(more);
+            }
+            continue;
+        }
+        let logged = line.split_once(" LOG:  statement: ");
+        let logged = logged.filter(|(prefix, _)| prefix.contains(&place));
+        goes_on = logged.is_some_and(|(prefix, _)| {
+            let process = prefix.split(['[', ']']).nth(1);
+            *session.get_or_insert(process) == process
+        });
+        if goes_on && let Some((_, statement)) = logged {
+            found.push(statement.to_owned());
+        }
+    }
+    found
+}
+
 /// 24 letters and digits: nothing in it needs quoting in SQL, in a URL or in a shell.
 pub fn password() -> String {
     rand::rng()
@@ -542,6 +582,23 @@ mod tests {
             sample().local_url(),
             "postgres://scale_up:secret@127.0.0.1:5433/scale_up?sslmode=disable"
         );
+    }
+
+    #[test]
+    fn statements_are_those_of_the_first_session_in_a_database() {
+        let log = "2026-12-01 03:56:05.869 UTC [7] LOG:  database system is ready\n\
+            2026-12-01 03:56:06.355 UTC [8] one@one_1/psql LOG:  statement: SELECT 1\n\
+            2026-12-01 03:56:06.355 UTC [9] one@one/psql LOG:  statement: SELECT 2,\n\
+            \t  3\n\
+            \t\n\
+            2026-12-01 03:56:06.400 UTC [9] one@one/psql ERROR:  no\n\
+            \tway\n\
+            2026-12-01 03:56:06.448 UTC [9] one@one/psql LOG:  statement: SELECT 4\n\
+            2026-12-01 03:56:06.500 UTC [10] one@one/psql LOG:  statement: SELECT 5\n\
+            \t+ 6\n";
+        let expected = ["SELECT 2,\n  3\n", "SELECT 4"];
+        assert_eq!(statements(log, "one"), expected);
+        assert_eq!(statements(log, "other"), [""; 0]);
     }
 
     #[test]
