@@ -14,7 +14,7 @@ use crate::dereference;
 use crate::observe::database::probe::Probes;
 use crate::process::lease::{self, Contender};
 use crate::process::metrics::{LiveSample, Metrics};
-use crate::process::queue::{Key, gather, name};
+use crate::process::queue::{Key, gather, is_rolling, name};
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::controller::{self, applier};
@@ -114,10 +114,6 @@ pub async fn run(run: Run) -> Result<(), RunError> {
     );
     let (queue, incoming) = unbounded_channel();
     let (essential, mut ended) = Essential::new();
-    let starter = essential.clone();
-    let keys = gather(incoming, move |task| {
-        starter.spawn("the queue of clusters".to_owned(), task);
-    });
     let observer = Arc::clone(&metrics);
     let probes = Probes::new(
         queue.clone(),
@@ -136,6 +132,15 @@ pub async fn run(run: Run) -> Result<(), RunError> {
         leadership: contender.leadership(),
         queue,
     }));
+    let (clusters, starter) = (context.sources.caches.clusters.store(), essential.clone());
+    let is_rolling = move |key: &Key| {
+        clusters
+            .get(key)
+            .is_some_and(|cluster| is_rolling(&cluster))
+    };
+    let keys = gather(incoming, is_rolling, move |task| {
+        starter.spawn("the queue of clusters".to_owned(), task);
+    });
     serve_live_values(&context, &metrics);
     watches::start(&context, &watch_client, &readiness, &essential);
     start_keepers(&context, &essential);
