@@ -261,7 +261,7 @@ async fn bare_loops(
     origin.apply().await?;
     // Its objects are there before its database has been read, and so before its status and event.
     wait_until_settled(&operator, 1).await?;
-    // By itself, and not for as long as until the next reading, which is a login as well.
+    // What else a new cluster makes the operator do, and less than until the reading after the first.
     sleep(SETTLING).await;
     table.row(
         "a new cluster: logins to its database; reconciles",
