@@ -332,21 +332,21 @@ async fn apply(
     table: &mut Table,
 ) -> Result<Operator> {
     let size = fleet.size;
-    let (mut operator, mut last) = arrive(fleet, 0).await?;
-    let (mut objects, mut reported) = (vec![last.objects], vec![last.reported]);
+    let (mut operator, mut arrival) = arrive(fleet, 0).await?;
+    let (mut objects, mut reported) = (vec![arrival.objects], vec![arrival.reported]);
     for round in 1..ROUNDS {
         operator.end(Signal::TERM).await?;
         fleet.clear(&fleet.namespace).await?;
-        (operator, last) = arrive(fleet, round).await?;
-        objects.push(last.objects);
-        reported.push(last.reported);
+        (operator, arrival) = arrive(fleet, round).await?;
+        objects.push(arrival.objects);
+        reported.push(arrival.reported);
     }
     let Arrival {
         used,
         requests,
         reconciles,
         ..
-    } = last;
+    } = arrival;
     table.row(
         &format!(
             "{size} clusters applied → all have their objects and a status, ÷ a loop that writes just that"

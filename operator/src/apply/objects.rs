@@ -700,7 +700,7 @@ mod tests {
             let cached: DynamicObject = serde_json::from_value(standing).unwrap();
             let pruned = objects.prune(Kind::Ingress, &cached).await.unwrap();
             assert_eq!(pruned, goes, "{name}");
-            let calls = calls.lock().unwrap();
+            let calls = calls.lock();
             assert_eq!(calls.len(), usize::from(goes), "{name}");
             for (method, _, body) in calls.iter() {
                 assert_eq!(method, "DELETE");

@@ -381,7 +381,7 @@ async fn an_instance_of_cloud_sql_that_no_host_names_is_reported_as_one_that_can
     let world = World::new(&json!({"database": {"url": url}}));
     world.reconcile().await;
     world.reconcile().await;
-    let status = world.status.lock().unwrap().clone();
+    let status = world.status.lock().clone();
     let mut conditions = status["conditions"].as_array().unwrap().iter();
     let ready = conditions.find(|condition| condition["type"] == "DatabaseReady");
     let ready = ready.unwrap();
