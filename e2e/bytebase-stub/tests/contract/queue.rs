@@ -154,11 +154,17 @@ async fn an_owner_writes_the_end_of_a_task_over_what_others_have_made_of_it() {
     let database = Database::create().await;
     let _owner = Setup::replica(&database).start().await;
     database
-        .execute(r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 3}')"#)
+        .execute(r#"INSERT INTO task_run (payload) VALUES ('{"seconds": 10}')"#)
         .await;
     status_is(&database, "RUNNING").await;
+    // After its end nothing would write over it: then this test has seen nothing.
     database
-        .execute(r#"UPDATE task_run SET status = 'FAILED', result = '{"detail": "Task run abandoned: owning replica stopped responding"}'"#)
+        .execute(
+            r#"DO $$ BEGIN
+                 UPDATE task_run SET status = 'FAILED', result = '{"detail": "Task run abandoned: owning replica stopped responding"}' WHERE status = 'RUNNING';
+                 IF NOT FOUND THEN RAISE EXCEPTION 'the task has ended already'; END IF;
+               END $$"#,
+        )
         .await;
     status_is(&database, "DONE").await;
     assert_eq!(database.text("SELECT result FROM task_run").await, "{}");
