@@ -159,8 +159,7 @@ impl Work {
     /// task that was lost is FAILED and stays so. Then nothing may be in the books.
     async fn end(self) -> Result<()> {
         let Subject { pool, target, .. } = &self.subject;
-        let given = self.load.end().await?;
-        ensure!(given > 0, "the load gave no task");
+        load::all_took_some(&self.load.end().await?)?;
         let killed = Vec::from_iter(self.noted.lock().losing.clone());
         let left = "SELECT status, count(*) FROM task_run
             WHERE status <> 'DONE' AND NOT coalesce(replica_id = ANY($1), false) GROUP BY 1 ORDER BY 1";

@@ -263,7 +263,12 @@ impl Stage {
             "ALTER ROLE {} RESET default_transaction_read_only",
             database.name
         );
-        postgres.execute_in("postgres", &writes).await
+        postgres.execute_in("postgres", &writes).await?;
+        // A session keeps the setting that it began with, and those of observer, load and stage log
+        // in as this role too: they would go on refusing to write for as long as their pool keeps
+        // them.
+        postgres.disconnect(database).await?;
+        Ok(())
     }
 
     /// The heartbeat of a foreign replica, for some time before and after the wish.
