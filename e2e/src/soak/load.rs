@@ -97,7 +97,7 @@ impl fmt::Display for Tally {
         } = self;
         write!(f, "the database of {cluster} took {given} tasks")?;
         match why {
-            Some(why) => write!(f, " and did not take {refused}, the last one since: {why}"),
+            Some(why) => write!(f, " and did not take {refused} (the last time: {why})"),
             None => Ok(()),
         }
     }
@@ -178,7 +178,7 @@ mod tests {
         let said = error.to_string();
         let why = sqlx::Error::PoolTimedOut;
         let expected = format!(
-            "the database of soak-1 took 0 tasks and did not take 1, the last one since: {why}: no book shows anything of its tasks"
+            "the database of soak-1 took 0 tasks and did not take 1 (the last time: {why}): no book shows anything of its tasks"
         );
         assert_eq!(said, expected);
         other.note(None);
