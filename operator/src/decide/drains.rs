@@ -23,9 +23,18 @@ pub fn state(replica: &Replica<'_>, now: Timestamp) -> Option<DrainState> {
 }
 
 /// Whether it is ending and runs tasks that the drain hook in its pod waits for. Without a hook they
-/// are being cancelled.
+/// are being cancelled. On a node that no longer reports nothing is known to be finished: the
+/// database goes on to say that a replica runs tasks which went away with its machine.
 pub fn finishes_tasks(replica: &Replica<'_>) -> bool {
-    replica.pod.deleting && replica.pod.drains && replica.running_tasks.unwrap_or(0) > 0
+    let runs_tasks = replica.running_tasks.unwrap_or(0) > 0;
+    replica.pod.deleting && replica.pod.drains && runs_tasks && !replica.node_is_silent()
+}
+
+/// Until when what it still runs may go on, for status, where its drain hook is known to wait for
+/// that.
+pub fn until(replica: &Replica<'_>) -> Option<Timestamp> {
+    let until = replica.pod.drains_until();
+    until.filter(|_| !replica.node_is_silent())
 }
 
 /// What there is to say of the drain of a replica whose drain hook is to let it end at once. Not

@@ -504,7 +504,7 @@ fn report(
         } else {
             drains::state(replica, observation.now)
         },
-        drains_until: replica.pod.drains_until().map(Time),
+        drains_until: drains::until(replica).map(Time),
         ends_by: replica.pod.ends_by.map(Time),
         updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),
         message: replica

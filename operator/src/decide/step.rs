@@ -154,7 +154,12 @@ pub fn wait_for_end(ending: &Replica<'_>) -> Wait {
             wait.until(Some(by))
         }
         by => {
-            let wait = Wait::new(RolloutWait::PodEnd, format!("{name} to end"));
+            let message = if ending.node_is_silent() {
+                format!("{name} to end, whose node no longer reports")
+            } else {
+                format!("{name} to end")
+            };
+            let wait = Wait::new(RolloutWait::PodEnd, message);
             wait.about(ending).until(by)
         }
     }

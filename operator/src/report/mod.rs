@@ -209,7 +209,8 @@ fn sample(
         && unmatched.is_some_and(|unmatched| unmatched.all > unmatched.foreign);
     let active = status.active_replicas;
     let active = active.filter(|active| *active > 0 || !is_unsure);
-    // Where tasks cannot be read, one that is to end may be finishing some.
+    // Where tasks cannot be read, one that is to end may be finishing some. Of a pod on a node that no
+    // longer reports status has neither.
     let draining = status.replica_statuses.iter();
     let draining = draining.filter(|replica| {
         replica.drain.is_some()

@@ -12,8 +12,8 @@ use crate::api::{BytebaseClusterStatus, ConditionType, Reason};
 use crate::apply::{ApplyFailure, FailureKind};
 use crate::decide::plan::{ConditionDraft, Plan, Report};
 use crate::observation::{
-    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, RunningTasks,
-    SchemaState,
+    DatabaseFacts, DatabaseView, FailureClass, FailureReason, Observation, PodTrouble,
+    RunningTasks, SchemaState,
 };
 use crate::observe::remembered::remembered;
 use crate::process::metrics::ClusterSample;
@@ -103,6 +103,35 @@ fn the_metrics_count_the_own_replicas_as_status_does_and_foreign_ones_by_themsel
     );
     seen.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
     assert_eq!(counts(&seen), (None, None, 1), "it may be finishing tasks");
+}
+
+#[test]
+fn a_replica_that_is_lost_with_its_node_is_not_taken_for_one_that_drains() {
+    let mut seen = with_facts(healthy(1, stored(&json!({}))), |facts| {
+        running(facts).push(RunningTasks {
+            replica_id: id(0),
+            count: 1,
+        });
+    });
+    let pod = &mut seen.pods[0];
+    pod.deleting = true;
+    (pod.ending_since, pod.ends_by) = (Some(later(-60)), Some(later(3600)));
+    let drains = |seen: &Observation| {
+        let status = &report(&json!({"replicas": 1}), seen).replica_statuses[0];
+        let is_known = (status.drain.is_some(), status.drains_until.is_some());
+        (is_known, shown(seen).draining)
+    };
+    let mut unread = seen.clone();
+    unread.database = failure(FailureClass::Unknown, FailureReason::Unreachable);
+    assert_eq!(drains(&seen), ((true, true), 1));
+    assert_eq!(drains(&unread), ((false, true), 1));
+    for mut lost in [seen, unread] {
+        let silent = "node node-0 no longer reports".to_owned();
+        lost.pods[0].trouble = Some(PodTrouble::NodeSilent(silent));
+        assert_eq!(drains(&lost), ((false, false), 0));
+        let status = &report(&json!({"replicas": 1}), &lost).replica_statuses[0];
+        assert_eq!(status.ends_by, Some(Time(later(3600))));
+    }
 }
 
 #[test]

@@ -617,6 +617,15 @@ fn a_scale_down_says_which_pod_it_waits_for() {
     let (message, drain) = waits(&seen);
     assert_eq!(message, "the scale-down is waiting for demo-2 to end");
     assert_eq!(drain, None);
+    // What the database says that it runs may be lost with its machine.
+    seen.pods[2].drains = true;
+    seen.pods[2].trouble = Some(PodTrouble::NodeSilent("node-2 is silent".to_owned()));
+    let (message, drain) = waits(&seen);
+    assert_eq!(
+        message,
+        "the scale-down is waiting for demo-2 to end, whose node no longer reports"
+    );
+    assert_eq!(drain, None);
 }
 
 #[test]
