@@ -327,6 +327,98 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard(
     assert_eq!(running().await, [(heard, 1)]);
 }
 
+/// How many tasks run by the facts. `None` where that is not known.
+fn running_count(latest: Latest) -> Option<u64> {
+    match latest.view {
+        DatabaseView::Probed(Ok(facts)) => {
+            assert!(!facts.heartbeats.is_unknown() && facts.sessions.is_some());
+            assert_eq!(facts.not_understood, [""; 0]);
+            let running = facts.running_tasks.known()?;
+            Some(running.iter().map(|tasks| tasks.count).sum())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+const FAIL: &str = r#"UPDATE task_run SET status = 'FAILED', updated_at = now(), result = '{"detail": "Task run abandoned: owning replica stopped responding"}'"#;
+
+#[tokio::test]
+async fn what_was_failed_as_abandoned_is_kept_and_asked_for_at_once_where_a_task_is_missing() {
+    let url = bytebase("kept");
+    let heard = Uuid::new_v4();
+    server().sql(
+        "kept",
+        &format!(
+            "ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now(), ADD result jsonb NOT NULL DEFAULT '{{}}';
+             INSERT INTO replica_heartbeat VALUES ('{heard}', now() + interval '1 hour');
+             INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', '{heard}', now())"
+        ),
+    );
+    let mut probe = Probe::start(access(url), Duration::from_millis(200));
+    let at_once = Duration::from_secs(3);
+    let first = probe.wake(Duration::from_secs(20)).await;
+    assert_eq!(running_count(first.expect("no outcome")), Some(1));
+    server().sql("kept", FAIL);
+    assert!(
+        probe.wake(at_once).await.is_none(),
+        "it runs as it did before"
+    );
+    assert_eq!(running_count(probe.probes.latest(&"it")), Some(1));
+    // What came of it since is read only later.
+    server().sql("kept", "UPDATE task_run SET status = 'DONE', result = '{}'");
+    let kept = Duration::from_secs(30);
+    let done = probe.wake(kept).await.expect("it is kept for ever");
+    assert_eq!(running_count(done), Some(0));
+}
+
+/// The rest of the reading stands, and the session goes on.
+#[tokio::test]
+async fn where_it_cannot_be_read_in_time_what_was_failed_as_abandoned_it_is_not_known_what_runs() {
+    let url = bytebase("slow");
+    let heard = Uuid::new_v4();
+    server().sql(
+        "slow",
+        &format!(
+            "SET ROLE slow;
+             ALTER TABLE task_run ADD updated_at timestamptz NOT NULL DEFAULT now(), ADD result jsonb NOT NULL DEFAULT '{{}}';
+             INSERT INTO replica_heartbeat VALUES ('{heard}', now() + interval '1 hour');
+             INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', '{heard}', now());
+             {FAIL};
+             INSERT INTO task_run (status, replica_id, started_at) VALUES ('RUNNING', '{heard}', now());
+             ALTER TABLE task_run RENAME TO runs;
+             CREATE TABLE pause (seconds float8);
+             INSERT INTO pause VALUES (60);
+             CREATE FUNCTION slow(was jsonb) RETURNS jsonb LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM pg_sleep(seconds) FROM pause; RETURN was; END';
+             CREATE VIEW task_run AS SELECT status, replica_id, started_at, updated_at, slow(result) AS result FROM runs"
+        ),
+    );
+    let session = || {
+        let sql = "SELECT min(pid) || ' ' || count(*) FROM pg_stat_activity WHERE usename = 'slow'";
+        server().sql("postgres", sql).trim().to_owned()
+    };
+    let mut probe = Probe::start(access(url), Duration::from_millis(200));
+    let first = probe.wake(Duration::from_secs(20)).await;
+    assert_eq!(running_count(first.expect("no outcome")), None);
+    let before = session();
+    server().sql("slow", "UPDATE pause SET seconds = 0");
+    let answered = probe.wake(Duration::from_secs(10)).await;
+    assert_eq!(
+        running_count(answered.expect("it is not asked again")),
+        Some(2)
+    );
+    assert_eq!(session(), before);
+    // After five tries the last answer counts.
+    server().sql("slow", "UPDATE pause SET seconds = 60");
+    for (within, expected) in [(30, None), (60, Some(2))] {
+        let next = probe.wake(Duration::from_secs(within)).await;
+        assert_eq!(
+            running_count(next.expect("it is not asked again")),
+            expected
+        );
+    }
+    assert_eq!(session(), before);
+}
+
 #[tokio::test]
 async fn tasks_are_unknown_where_the_table_allows_a_state_that_is() {
     let url = bytebase("states");

@@ -2,10 +2,11 @@
 //! write.
 //!
 //! One task per cluster ([`probe`]) keeps one connection ([`connect`]), runs one read-only round
-//! trip on it ([`queries`]) and keeps the latest outcome; errors become one of a fixed list of
+//! trip on it ([`queries`]), now and then a second one ([`abandoned`]), and keeps the latest outcome; errors become one of a fixed list of
 //! failures ([`classify`]). The rest of the operator only ever asks for the latest outcome, so that
 //! no reconcile waits for a database.
 
+pub(crate) mod abandoned;
 pub(crate) mod classify;
 pub(crate) mod connect;
 pub(crate) mod digest;

@@ -6,6 +6,7 @@
 //! more crosses an age that matters. It wakes the caller only when the [`Digest`] of what it read
 //! has changed.
 
+use super::abandoned::{self, Abandoned};
 use super::classify::Place;
 use super::connect::{self, Dialled};
 use super::digest::Digest;
@@ -83,7 +84,7 @@ const SPREAD: f64 = 0.1;
 
 /// The clock of a server has been set forward if it went so much farther than time itself, from one
 /// reading to the next. It is read somewhere within a reading, which may take
-/// [`queries::READ_TIMEOUT`].
+/// [`queries::READ_TIMEOUT`]. What is asked after that is taken into account.
 const CLOCK_STEP: Duration = Duration::from_secs(10);
 
 /// Least pause between two readings, whatever asks for them.
@@ -202,6 +203,8 @@ struct Prober {
     /// Whether that login leads through a pooler in transaction mode, where the monitoring login
     /// leads to another place.
     trial_pooler: Option<bool>,
+    /// What Bytebase has failed as abandoned.
+    abandoned: Abandoned,
 }
 
 // === impl Probes ===
@@ -265,6 +268,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
                 pooler: None,
                 trial: None,
                 trial_pooler: None,
+                abandoned: Abandoned::default(),
             };
             let (wake, key) = (self.wake.clone(), key.clone());
             let observer = Arc::clone(&self.observer);
@@ -636,11 +640,17 @@ impl State {
 
 fn carried_forward(facts: &DatabaseFacts, by: Duration) -> DatabaseFacts {
     let mut facts = facts.clone();
+    carry_forward(&mut facts, by);
+    facts
+}
+
+/// Makes of what was read so long ago what would be read now, if nothing but time had passed.
+fn carry_forward(facts: &mut DatabaseFacts, by: Duration) {
     facts.server_uptime = facts.server_uptime.saturating_add(by);
+    facts.server_clock = facts.server_clock.map(|clock| clock.saturating_add(by));
     for heartbeat in facts.heartbeats.known_mut().into_iter().flatten() {
         heartbeat.age = heartbeat.age.saturating_add(by);
     }
-    facts
 }
 
 // === The task ===
@@ -940,9 +950,52 @@ impl Prober {
             &place,
             &self.access.login,
         )
-        .await?;
+        .await;
+        if facts.is_err() {
+            self.abandoned.outdate();
+        }
+        let mut facts = facts?;
+        let read = Instant::now();
+        self.add_abandoned(&mut session, reading, &mut facts)
+            .await?;
+        // Meanwhile time has passed.
+        carry_forward(&mut facts, read.elapsed());
         self.session = Some(session);
         Ok(facts)
+    }
+
+    /// Adds what Bytebase has failed as abandoned to what runs, in a reading with the sessions: steps
+    /// of a rollout rest on these. Where that may have become more and cannot be read, it is not
+    /// known what runs.
+    async fn add_abandoned(
+        &mut self,
+        session: &mut Session,
+        reading: Reading,
+        facts: &mut DatabaseFacts,
+    ) -> Result<(), ProbeFailure> {
+        let Fact::Known(running) = &mut facts.running_tasks else {
+            self.abandoned.outdate();
+            return Ok(());
+        };
+        self.abandoned.note(&facts.identity, running);
+        if !reading.sessions || !session.seen.shows_abandoned() {
+            return Ok(());
+        }
+        if self.abandoned.is_to_be_asked(Instant::now()) {
+            let place = Place::new(
+                &self.access.url,
+                &self.access.url.hosts[session.host],
+                &self.access.login,
+            );
+            let connection = &mut session.connection;
+            let answer = queries::abandoned(connection, &place, &self.access.login).await?;
+            self.abandoned.take(answer, Instant::now());
+        }
+        match self.abandoned.tasks() {
+            Some(tasks) => abandoned::add(running, tasks),
+            None => facts.running_tasks = Fact::Unknown,
+        }
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<Session, ProbeFailure> {
@@ -1371,6 +1424,7 @@ mod tests {
             pooler: None,
             trial: None,
             trial_pooler: None,
+            abandoned: Abandoned::default(),
         }
     }
 

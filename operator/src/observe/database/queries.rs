@@ -7,6 +7,9 @@
 //! while nothing changes, a second one when a table has appeared or gone. In a quiet cluster most
 //! readings leave out what catalogs say ([`Seen`]).
 //!
+//! What no index serves is a question of its own ([`abandoned`]), for which the server has less time,
+//! and without whose answer the rest stands.
+//!
 //! Tables are named without a schema, as Bytebase names them: the `search_path` decides.
 
 use super::WhoseLogin;
@@ -25,7 +28,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow};
+use sqlx::postgres::{PgConnection, PgDatabaseError, PgRow, PgSeverity};
 use sqlx::{AssertSqlSafe, Row};
 use std::fmt::{self, Write as _};
 use std::future::ready;
@@ -40,6 +43,10 @@ const STATEMENT_TIMEOUT: &str = "4s";
 
 /// Limit of our own, later than the server's so that its answer can still arrive.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The same two for [`abandoned`], for which a reading waits that has been made already.
+const ABANDONED_STATEMENT_TIMEOUT: &str = "2s";
+const ABANDONED_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Rows of `replica_heartbeat` kept. Rows of ended processes stay up to two hours; those beyond one
 /// hour are not read at all.
@@ -99,6 +106,7 @@ const CATALOG_KEPT: Duration = Duration::from_secs(30);
 const UTF8: &str = "UTF8";
 
 /// Places in `EXPECTED`.
+const HEARTBEAT_TABLE: usize = 0;
 const HISTORY: usize = 1;
 const WORKSPACE_TABLE: usize = 2;
 const SETTING_TABLE: usize = 3;
@@ -369,6 +377,37 @@ impl Seen {
         let catalog = self.catalog.as_ref();
         catalog.is_some_and(|(_, catalog)| catalog.settings != session.settings)
     }
+
+    /// Whether the tables are such that [`abandoned`] can be asked.
+    pub fn shows_abandoned(&self) -> bool {
+        let tables = self.shape.tables;
+        tables[HEARTBEAT_TABLE] && tables[TASK_TABLE] && self.shape.results
+    }
+}
+
+/// Asks which tasks Bytebase has failed as abandoned, by owner. `None` where the server goes on and
+/// has no answer: it took too long, or the tables have just become others.
+///
+/// In a transaction of its own, which the time limit does not outlive.
+pub async fn abandoned(
+    connection: &mut PgConnection,
+    place: &Place<'_>,
+    login: &WhoseLogin,
+) -> Result<Option<Vec<RunningTasks>>, ProbeFailure> {
+    let begin = begin(ABANDONED_STATEMENT_TIMEOUT, login, place.url());
+    let question = ABANDONED.replace("{rows}", &MAX_ROWS.to_string());
+    let answer = fetch(connection, format!("{begin}{question}"));
+    match timeout(ABANDONED_TIMEOUT, answer).await {
+        Ok(Ok(row)) => {
+            let rows = part::<AtMost<(String, u64), MAX_ROWS>>(&text_of(&row), place);
+            Ok(rows.ok().map(|rows| running_tasks(rows.0)))
+        }
+        Ok(Err(Failed::Sql(error))) if is_outlived(&error) => Ok(None),
+        Ok(Err(Failed::Sql(error))) => Err(classify::query(&error, place)),
+        Ok(Err(Failed::TimedOut)) | Err(_) => {
+            Err(classify::timed_out(place, Moment::Query, ABANDONED_TIMEOUT))
+        }
+    }
 }
 
 /// Reads one part of the answer.
@@ -612,6 +651,12 @@ fn shape_is_outdated(error: &sqlx::Error) -> bool {
         if e.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| matches!(e.code(), "42P01" | "42703" | "42501")))
 }
 
+/// It is the server's answer, and its session goes on.
+fn is_outlived(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(e)
+        if e.try_downcast_ref::<PgDatabaseError>().is_some_and(|e| e.severity() == PgSeverity::Error))
+}
+
 // === The query ===
 
 // No string in them has a backslash, which means something else where `standard_conforming_strings`
@@ -703,7 +748,8 @@ const STATES: &str = include_str!("sql/states.sql");
 /// of it to that replica. After an outage of the database a replica that lives finds its own failed
 /// so, goes on with them, and writes their ends over that. Those of a replica that is gone stay as
 /// they are. So does one whose end could not be written, which is written once: hence no longer than
-/// for a day. What came of a task is read of the few that failed under a replica which is heard.
+/// for a day. What came of a task is read of the few that failed under a replica which is heard, for
+/// which all that ever failed are gone through.
 const ABANDONED: &str = include_str!("sql/abandoned.sql");
 
 /// A replica takes a task run and begins it within the second. Where that fails in between, for want
@@ -756,9 +802,6 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
     .into_iter()
     .filter_map(wanted)
     .collect();
-    // No index serves these. Steps of a rollout rest on readings that have the sessions.
-    let is_asked = sessions && heartbeat && shape.results;
-    let abandoned = wanted((is_asked, ABANDONED));
     let live = LIVE.replace("{parts}", &parts);
     let question = match extent {
         Extent::Live => format!("SELECT {live}"),
@@ -766,27 +809,15 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
             .replace("{parts}", &of_catalogs)
             .replace("{live}", &live),
     };
-    let (path, unseen) = match login {
-        WhoseLogin::Bytebase => (String::new(), String::new()),
-        WhoseLogin::Monitor(watched) => {
-            let role = literal(&watched.role);
-            let path = watched.setting("search_path").map_or_else(
-                || {
-                    let of_role = role_setting("search_path", &role);
-                    let default = server_setting("search_path", "\"$user\", public", url);
-                    format!("coalesce({of_role}, {default})")
-                },
-                literal,
-            );
-            (PATH_OF_ROLE.replace("{path}", &path), UNSEEN.to_owned())
-        }
+    let begin = begin(STATEMENT_TIMEOUT, login, url);
+    let unseen = match login {
+        WhoseLogin::Bytebase => "",
+        WhoseLogin::Monitor(_) => UNSEEN,
     };
-    format!("{BEGIN}{question}")
+    format!("{begin}{question}")
         .replace("{with}", if sessions { SESSIONS_OF_DATABASE } else { "" })
         .replace("{due}", if shape.run_at { DUE } else { "" })
-        .replace("{abandoned}", abandoned.unwrap_or_default())
         .replace("{unbegun_after}", UNBEGUN_AFTER)
-        .replace("{timeout}", STATEMENT_TIMEOUT)
         .replace("{expected}", &expected)
         .replace("{operator}", connect::APPLICATION_NAME)
         .replace("{hooks}", hook::SESSIONS)
@@ -798,10 +829,31 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
         .replace("{missing}", MISSING_SCHEMA)
         .replace("{not_owned}", NOT_OWNED)
         .replace("{read_only}", &read_only(login, url))
-        .replace("{unseen}", &unseen)
-        .replace("{path}", &path)
+        .replace("{unseen}", unseen)
         .replace("{worker}", &worker_name(login))
         .replace("{role}", &role_name(login))
+}
+
+/// What goes before a question for which the server has so much time. A monitoring login takes names
+/// without a schema as Bytebase does.
+fn begin(time: &str, login: &WhoseLogin, url: &PgUrl) -> String {
+    let path = match login {
+        WhoseLogin::Bytebase => String::new(),
+        WhoseLogin::Monitor(watched) => {
+            let path = watched.setting("search_path").map_or_else(
+                || {
+                    let of_role = role_setting("search_path", &literal(&watched.role));
+                    let default = server_setting("search_path", "\"$user\", public", url);
+                    format!("coalesce({of_role}, {default})")
+                },
+                literal,
+            );
+            PATH_OF_ROLE
+                .replace("{path}", &path)
+                .replace("{worker}", &worker_name(login))
+        }
+    };
+    BEGIN.replace("{timeout}", time).replace("{path}", &path)
 }
 
 /// The name of the role by whose rights Bytebase works, as SQL: a login may have another one as its
