@@ -30,7 +30,8 @@ pub enum End {
 ///
 /// Of a replica whose tasks are unknown no reading would show that it is idle now, and one that is
 /// older than the schema is not to stay: they are waited for only by their drain hooks, where they
-/// have one that can see what they run.
+/// have one that can see what they run. But what is unknown only by this reading one of the next
+/// shows.
 pub fn idle_replica(
     cluster: &ValidCluster,
     candidate: &Replica<'_>,
@@ -50,6 +51,10 @@ pub fn idle_replica(
         Some(_) if whole_drain.is_none() && is_behind() => return None,
         Some(tasks) => {
             format!("all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and")
+        }
+        None if is_read_soon(observation) => {
+            let message = "a reading that says what the replicas run";
+            return Some(Wait::new(RolloutWait::DatabaseReading, message));
         }
         // Where nothing can be read, no wait would show more.
         None if whole_drain.is_none() || observation.facts().is_none() => return None,
@@ -71,6 +76,13 @@ pub fn idle_replica(
     );
     let wait = Wait::new(RolloutWait::IdleReplica, message).with_tasks(candidate);
     Some(wait.until(Some(until)).busy_since(since))
+}
+
+/// Whether what runs is unknown by this reading only, although the tables are understood: not all of
+/// it was read in time. After a few such readings what is known then counts.
+fn is_read_soon(observation: &Observation) -> bool {
+    let facts = observation.facts();
+    facts.is_some_and(|facts| facts.running_tasks.is_unknown() && facts.not_understood.is_empty())
 }
 
 /// Longest drain, where the pods are to have one.

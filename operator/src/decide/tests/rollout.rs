@@ -278,7 +278,10 @@ fn without_the_drain_hook_no_tasks_are_cancelled_for_being_unknown_or_older_than
     for pod in &mut older.pods {
         pod.drains = false;
     }
-    let unknown = with_facts(older.clone(), |facts| facts.running_tasks = Fact::Unknown);
+    let unknown = with_facts(older.clone(), |facts| {
+        facts.running_tasks = Fact::Unknown;
+        facts.not_understood = vec!["task_run"];
+    });
     for pod in &mut older.pods {
         pod.version = Some("3.20.2".to_owned());
     }
@@ -364,8 +367,22 @@ fn an_interruption_gives_no_busy_replica_its_time_once_more() {
 #[test]
 fn only_work_that_is_known_is_waited_for() {
     assert_eq!(evicted(&plan(&json!({}), &busy([3, 0, 2]))), Some("demo-1"));
-    let unknown = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
+    let mut unread = with_facts(busy([3, 1, 2]), |facts| facts.running_tasks = Fact::Unknown);
+    let unknown = with_facts(unread.clone(), |facts| {
+        facts.not_understood = vec!["task_run"];
+    });
     assert_eq!(evicted(&plan(&json!({}), &unknown)), Some("demo-2"));
+    // That one of the next readings knows is worth the wait, which takes nothing from the minute.
+    unread.remembered.rollout = Some(RememberedRollout {
+        busy_since: Some(after(SignedDuration::from_secs(-20))),
+        ..waited(RolloutWait::IdleReplica, "demo-1", 20)
+    });
+    let plan = plan(&json!({}), &unread);
+    waits_for(&plan, "a reading that says what the replicas run");
+    let status = plan.report.rollout.as_ref().unwrap();
+    assert_eq!(status.waiting_for, Some(RolloutWait::DatabaseReading));
+    let busy_since = status.busy_since.as_ref().map(|since| since.0);
+    assert_eq!(busy_since, Some(after(SignedDuration::from_secs(-20))));
 }
 
 #[test]
