@@ -311,6 +311,7 @@ pub fn facts(active: i32, license: StoredLicense) -> DatabaseFacts {
             ..Sessions::default()
         }),
         running_tasks: Fact::Known(Vec::new()),
+        task_runs: Vec::new(),
         unbegun_tasks: Vec::new(),
         pending_tasks: Fact::Known(0),
         available_tasks: Fact::Known(0),

@@ -327,6 +327,35 @@ async fn a_task_that_was_failed_as_abandoned_runs_as_long_as_its_owner_is_heard(
     assert_eq!(running().await, [(heard, 1)]);
 }
 
+#[tokio::test]
+async fn which_task_runs_a_replica_has_is_read_where_they_have_ids() {
+    let url = bytebase("runs");
+    let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    server().sql(
+        "runs",
+        &format!(
+            "INSERT INTO task_run SELECT 'RUNNING', '{one}', now() FROM generate_series(1, 12)"
+        ),
+    );
+    let runs = async || {
+        let rows = facts(access(url.clone())).await.task_runs.into_iter();
+        rows.map(|runs| (runs.replica_id, runs.ids))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(runs().await, []);
+    server().sql(
+        "runs",
+        &format!(
+            "ALTER TABLE task_run ADD id bigserial;
+             INSERT INTO task_run VALUES ('RUNNING', '{other}', NULL), ('DONE', '{other}', now()), ('RUNNING', NULL, now())"
+        ),
+    );
+    let expected = [(one, (1..=10).collect::<Vec<i64>>()), (other, vec![13])];
+    assert_eq!(runs().await, expected);
+    server().sql("runs", "ALTER TABLE task_run ALTER id TYPE text");
+    assert_eq!(runs().await, []);
+}
+
 /// How many tasks run by the facts. `None` where that is not known.
 fn running_count(latest: Latest) -> Option<u64> {
     match latest.view {

@@ -619,6 +619,7 @@ impl Rules {
                 ..Sessions::default()
             }),
             running_tasks: Fact::Known(running_tasks.collect()),
+            task_runs: Vec::new(),
             unbegun_tasks: Vec::new(),
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),

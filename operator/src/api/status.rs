@@ -401,6 +401,10 @@ pub struct ReplicaStatus {
     /// Tasks that the replica is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_tasks: Option<i64>,
+    /// Ids of the task runs that the replica is running, at most ten: the oldest. Only where its
+    /// drain is cut short (`CutShort`), and what it runs is cancelled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub task_runs: Vec<i64>,
     /// How far the pod is that finishes its tasks before it ends. `Draining`: it is finishing them.
     /// `EndsSoon`: less than five minutes are left until `drainsUntil`, or less than a tenth of its
     /// time if that is shorter. `CutShort`: the license does not allow several replicas, and the

@@ -57,6 +57,14 @@ pub fn state_if_let_go(replica: &Replica<'_>, observation: &Observation) -> Opti
     }
 }
 
+/// Which task runs it is cancelling, as far as the last reading says.
+pub fn task_runs(replica: &Replica<'_>, observation: &Observation) -> Vec<i64> {
+    let facts = observation.facts();
+    let mut owners = facts.into_iter().flat_map(|facts| &facts.task_runs);
+    let own = owners.find(|runs| replica.id == Some(runs.replica_id));
+    own.map_or_else(Vec::new, |runs| runs.ids.clone())
+}
+
 /// When the first drain will be near its end that is not so yet.
 pub fn soon_at(health: &Health<'_>, now: Timestamp) -> Option<Timestamp> {
     let mut replicas: Vec<_> = health.replicas.iter().collect();

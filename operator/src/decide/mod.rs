@@ -25,7 +25,7 @@ pub(crate) mod step;
 mod tests;
 pub(crate) mod verdict;
 
-use crate::api::status::{DatabaseStatus, LogLine, Phase, ReplicaStatus};
+use crate::api::status::{DatabaseStatus, DrainState, LogLine, Phase, ReplicaStatus};
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::desired::template::Template;
@@ -34,7 +34,7 @@ use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
 use database::DatabaseVerdict;
-use health::Health;
+use health::{Health, Replica};
 use hold::TemplateHold;
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -488,6 +488,13 @@ fn report(
     let_go: &BTreeSet<String>,
 ) -> Report {
     let set = observation.stateful_set.as_ref();
+    let drain = |replica: &Replica<'_>| {
+        if let_go.contains(&replica.pod.name) {
+            drains::state_if_let_go(replica, observation)
+        } else {
+            drains::state(replica, observation.now)
+        }
+    };
     let replica_statuses = health.replicas.iter().map(|replica| ReplicaStatus {
         pod: replica.pod.name.clone(),
         node: replica.pod.node.clone(),
@@ -499,11 +506,12 @@ fn report(
         running_tasks: replica
             .running_tasks
             .and_then(|count| i64::try_from(count).ok()),
-        drain: if let_go.contains(&replica.pod.name) {
-            drains::state_if_let_go(replica, observation)
+        task_runs: if drain(replica) == Some(DrainState::CutShort) {
+            drains::task_runs(replica, observation)
         } else {
-            drains::state(replica, observation.now)
+            Vec::new()
         },
+        drain: drain(replica),
         drains_until: drains::until(replica).map(Time),
         ends_by: replica.pod.ends_by.map(Time),
         updated: set.is_some_and(|set| set.settled && replica.pod.revision == set.update_revision),

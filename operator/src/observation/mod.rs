@@ -208,8 +208,10 @@ pub struct DatabaseFacts {
     /// Those of them that their owner took over ten minutes ago and has not begun since, as far as
     /// that can be read.
     pub unbegun_tasks: Vec<RunningTasks>,
-    /// Task runs waiting to be promoted; those that are to wait for a later time are not among
-    /// them.
+    /// Which task runs say RUNNING, by owner: a few of each, the oldest first, as far as that can be
+    /// read, and only where the sessions are.
+    pub task_runs: Vec<TaskRuns>,
+    /// Task runs waiting to be promoted; those that are to wait for a later time are not among them.
     pub pending_tasks: Fact<u64>,
     /// Task runs promoted and free to be claimed.
     pub available_tasks: Fact<u64>,
@@ -353,6 +355,15 @@ pub struct RunningTasks {
     pub replica_id: Uuid,
     /// How many.
     pub count: u64,
+}
+
+/// Which task runs a replica is executing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRuns {
+    /// The owner.
+    pub replica_id: Uuid,
+    /// Their ids in the database.
+    pub ids: Vec<i64>,
 }
 
 /// Everything seen of one cluster at one moment.

@@ -772,14 +772,30 @@ fn drain_cut(replica: &ReplicaStatus) -> Notice {
     of_drain(replica, true, Reason::HeldBackByLicense, message)
 }
 
-/// Which tasks these are, in the database: also those that it claims after the last reading. Of a
-/// replica that has ended status says no id any more.
+/// Which tasks these are, in the database: also those that it claims after the last reading, which
+/// the ids of that do not name. Of a replica that has ended status says no id any more.
 fn which_tasks(replica: &ReplicaStatus) -> String {
     let id = replica.replica_id.as_ref();
     let id = id.filter(|_| replica.running_tasks != Some(0));
     id.map_or_else(String::new, |id| {
-        format!(" (in Bytebase's table task_run: those whose replica_id is {id})")
+        let runs = task_runs(replica);
+        format!(" ({runs}in Bytebase's table task_run: those whose replica_id is {id})")
     })
+}
+
+/// Those that are known by their ids, in words.
+fn task_runs(replica: &ReplicaStatus) -> String {
+    let ids: Vec<_> = replica.task_runs.iter().map(ToString::to_string).collect();
+    let named = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+    let others = match replica.running_tasks {
+        Some(tasks) if tasks > named => " and others",
+        _ => "",
+    };
+    match ids.as_slice() {
+        [] => String::new(),
+        [id] => format!("task run {id}{others}; "),
+        ids => format!("task runs {}{others}; ", ids.join(", ")),
+    }
 }
 
 fn drain_goes_on(replica: &ReplicaStatus) -> Notice {

@@ -1045,6 +1045,20 @@ fn a_drain_that_is_cut_short_is_a_warning_that_says_what_is_lost() {
         let which = " (in Bytebase's table task_run: those whose replica_id is id-1)";
         let which = if tasks == Some(0) { "" } else { which };
         assert!(message.ends_with(&format!("{lost}{which}")), "{message}");
+        for (ids, named) in [
+            (vec![12], [" (task run 12; ", " (task run 12 and others; "]),
+            (vec![12, 15], [" (task runs 12, 15; "; 2]),
+        ] {
+            let mut read = report(tasks, DrainState::CutShort);
+            let replica = &mut read.replica_statuses[0];
+            replica.replica_id = Some("id-1".to_owned());
+            replica.task_runs = ids;
+            let read = status(&before, read, &[], None, now());
+            let message = &notices(&before, &read)[0].message;
+            let named = named[usize::from(tasks == Some(2))];
+            let is_named = message.contains(named);
+            assert_eq!(is_named, tasks != Some(0), "{message}");
+        }
         // It goes on with fewer, or as the next process sees it.
         let still = report(Some(0), DrainState::CutShort);
         let still = status(&cut, still, &[], None, later(9));

@@ -6,6 +6,7 @@ use crate::api::{BytebaseClusterStatus, Reason};
 use crate::decide::plan::Plan;
 use crate::observation::{
     Asked, CallFailure, DatabaseView, Fact, Observation, RunningTasks, Sessions, StoredLicense,
+    TaskRuns,
 };
 use crate::observe::remembered::remembered;
 use crate::report;
@@ -136,12 +137,23 @@ fn a_drain_is_cut_short_where_its_hook_was_asked_and_goes_on_where_it_could_not_
                 });
             });
             seen.asked.clone_from(asked);
+            seen = with_facts(seen, |facts| {
+                facts.task_runs = [(1, 11), (2, 12)]
+                    .map(|(ordinal, run)| TaskRuns {
+                        replica_id: id(ordinal),
+                        ids: vec![run],
+                    })
+                    .into();
+            });
             let drains = before.map(|before| ("demo-2".to_owned(), before));
             seen.remembered.drains = drains.into_iter().collect();
             let plan = plan(&spec, &seen);
             assert_eq!(let_go(&plan), ["demo-2"]);
             let state = state_of(&plan, 2);
             assert_eq!(state, expected, "{before:?}, {asked:?}, {tasks}");
+            let cancelled = &plan.report.replica_statuses[2].task_runs;
+            let expected = if state == cut { vec![12] } else { vec![] };
+            assert_eq!(cancelled, &expected, "{before:?}, {asked:?}, {tasks}");
             // Without a hook there is nothing to cut short.
             seen.pods[2].drains = false;
             let plan = super::plan(&spec, &seen);

@@ -142,6 +142,7 @@ prop_compose! {
                 others: held_by.clone(),
                 queue_held_by: held_by,
             }),
+            task_runs: Vec::new(),
             unbegun_tasks: running.iter().map(|(replica_id, count)| RunningTasks { replica_id: *replica_id, count: *count }).collect(),
             running_tasks: fact(unknown[2], running.into_iter().map(|(replica_id, count)| RunningTasks { replica_id, count }).collect()),
             pending_tasks: fact(unknown[2], pending_tasks),

@@ -95,6 +95,8 @@ impl FactsDigest {
             heartbeats,
             sessions,
             running_tasks,
+            // Names of what is counted above, for a message.
+            task_runs: _,
             unbegun_tasks,
             pending_tasks,
             available_tasks,
@@ -204,6 +206,7 @@ pub(super) mod tests {
             ),
             sessions: None,
             running_tasks: Fact::Known(vec![]),
+            task_runs: vec![],
             unbegun_tasks: vec![],
             pending_tasks: Fact::Known(0),
             available_tasks: Fact::Known(0),

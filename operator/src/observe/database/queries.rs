@@ -21,7 +21,7 @@ use crate::contract::{hook, session_key};
 use crate::observation::reading::Reading;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
-    ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense,
+    ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense, TaskRuns,
 };
 use futures::TryStreamExt as _;
 use secrecy::SecretString;
@@ -58,6 +58,9 @@ const OLDEST_HEARTBEAT: Duration = Duration::from_hours(1);
 
 /// Listening sessions and task owners kept; far beyond any number of replicas.
 const MAX_ROWS: u32 = 200;
+
+/// Ids of task runs kept of each owner, to be named in a message.
+const MAX_RUNS: u32 = 10;
 
 /// Bytes of a name in PostgreSQL, its end included; addresses and times are shorter.
 const MAX_NAME: usize = 64;
@@ -148,6 +151,8 @@ struct Shape {
     begun: bool,
     /// And what came of each, and when it was last changed.
     results: bool,
+    /// And each has an id.
+    ids: bool,
     /// Which of the expected tables are there, in the order of `EXPECTED`.
     tables: [bool; EXPECTED.len()],
 }
@@ -196,6 +201,7 @@ struct Catalog {
     users_shown: Option<bool>,
     task_times: Option<AtMost<Name, MAX_ROWS>>,
     results_shown: Option<bool>,
+    ids_shown: Option<bool>,
     /// Only where there are tasks.
     other_states: Option<bool>,
     foreign: Option<String>,
@@ -216,6 +222,7 @@ struct Live {
     license: Option<(String, Option<String>)>,
     has_users: Option<bool>,
     running: Option<AtMost<(String, u64), MAX_ROWS>>,
+    runs: Option<AtMost<(String, AtMost<i64, MAX_RUNS>), MAX_ROWS>>,
     unbegun: Option<AtMost<(String, u64), MAX_ROWS>>,
     pending: Option<u64>,
     available: Option<u64>,
@@ -739,6 +746,9 @@ const USERS: &str = ", 'has_users', EXISTS (SELECT FROM principal)";
 /// dead replicas.
 const TASKS: &str = include_str!("sql/tasks.sql");
 
+/// Which these are.
+const RUNS: &str = include_str!("sql/runs.sql");
+
 /// Whether the table allows a state of tasks that this operator does not know, by the words of a
 /// constraint on that column alone or of its type. Then RUNNING need not mean any more what it did.
 /// The server locks the table to say so, as it does for each reading of tasks.
@@ -797,6 +807,7 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
         (workspace && !setting, WORKSPACE),
         (workspace && shape.users, USERS),
         (tasks, TASKS),
+        (sessions && tasks && shape.ids, RUNS),
         (tasks && shape.begun, UNBEGUN),
     ]
     .into_iter()
@@ -823,6 +834,7 @@ fn query(shape: Shape, extent: Extent, login: &WhoseLogin, url: &PgUrl) -> Strin
         .replace("{hooks}", hook::SESSIONS)
         .replace("{limit}", &MAX_HEARTBEATS.to_string())
         .replace("{rows}", &MAX_ROWS.to_string())
+        .replace("{runs}", &MAX_RUNS.to_string())
         .replace("{count}", &MAX_COUNT.to_string())
         .replace("{settings}", SETTINGS_OF_ROLE)
         .replace("{create}", &create)
@@ -1017,6 +1029,7 @@ impl Catalog {
             run_at: has_time("run_at"),
             begun: has_time("started_at") && has_time("updated_at"),
             results: self.results_shown == Some(true) && has_time("updated_at"),
+            ids: self.ids_shown == Some(true),
             tables: EXPECTED.map(|(name, ..)| self.principal.is_some() && complete(name)),
         }
     }
@@ -1160,6 +1173,10 @@ fn facts(document: Document, shape: Shape, session: &SessionFacts) -> DatabaseFa
             .sessions
             .map(|seen| sessions(seen, live.others.unwrap_or_default())),
         running_tasks: tasks.of(|| running_tasks(live.running.unwrap_or_default().0)),
+        task_runs: match tasks {
+            Fact::Known(()) => task_runs(live.runs.unwrap_or_default().0),
+            Fact::Absent | Fact::Unknown => Vec::new(),
+        },
         unbegun_tasks: match tasks {
             Fact::Known(()) => running_tasks(live.unbegun.unwrap_or_default().0),
             Fact::Absent | Fact::Unknown => Vec::new(),
@@ -1176,6 +1193,15 @@ fn running_tasks(rows: Vec<(String, u64)>) -> Vec<RunningTasks> {
         .map(|(id, count)| RunningTasks {
             replica_id: replica(&id),
             count,
+        })
+        .collect()
+}
+
+fn task_runs(rows: Vec<(String, AtMost<i64, MAX_RUNS>)>) -> Vec<TaskRuns> {
+    rows.into_iter()
+        .map(|(id, AtMost(ids))| TaskRuns {
+            replica_id: replica(&id),
+            ids,
         })
         .collect()
 }
@@ -1660,6 +1686,7 @@ pub(super) mod tests {
             run_at: true,
             begun: true,
             results: true,
+            ids: true,
             tables: [true; 5],
         };
         let full = query(

@@ -21,6 +21,8 @@ SELECT {live}, json_build_object(
   AND a.attname IN ('run_at', 'started_at', 'updated_at') AND NOT a.attisdropped AND a.atttypid = 'timestamptz'::regtype AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')),
 'results_shown', EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('task_run') AND a.attname = 'result'
   AND NOT a.attisdropped AND a.atttypid IN ('jsonb'::regtype, 'json'::regtype) AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')),
+'ids_shown', EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('task_run') AND a.attname = 'id'
+  AND NOT a.attisdropped AND a.atttypid IN ('int8'::regtype, 'int4'::regtype) AND has_column_privilege(a.attrelid, a.attnum, 'SELECT')),
 'tables', (SELECT json_agg(json_build_object('name', e.name,
   'complete', (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     AND a.attname::text = ANY (e.columns)) = cardinality(e.columns),
