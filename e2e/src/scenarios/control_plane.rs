@@ -260,11 +260,24 @@ async fn watches_cut(sandbox: Sandbox) -> Result<()> {
 async fn made_again_unseen(sandbox: &Sandbox, address: &str) -> Result<()> {
     let before = support::lives(sandbox).await?;
     let cluster = &sandbox.harness().cluster;
-    let rule = format!("INPUT -s {address} -p tcp --dport 6443 -j DROP");
-    cluster.on_node(&format!("iptables -I {rule}")).await?;
+    // What the API server sends on an open watch would arrive if only the other way were cut.
+    let rules = [
+        format!("INPUT -s {address} -p tcp --dport 6443 -j DROP"),
+        format!("OUTPUT -d {address} -p tcp --sport 6443 -j DROP"),
+    ];
+    for rule in &rules {
+        cluster.on_node(&format!("iptables -I {rule}")).await?;
+    }
     let made = support::make_again(sandbox).await;
-    cluster.on_node(&format!("iptables -D {rule}")).await?;
+    // A leader renews its Lease every two seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let counted = cluster.on_node("iptables -S INPUT -v").await;
+    for rule in &rules {
+        cluster.on_node(&format!("iptables -D {rule}")).await?;
+    }
     made?;
+    let dropped = packets(&counted?, address)?;
+    ensure!(dropped > 0, "no packet of the operator was cut off");
     all_is_well(sandbox).await?;
     let after = support::lives(sandbox).await?;
     let is_new = |(pod, (uid, _)): (&String, &(String, i32))| {

@@ -527,9 +527,18 @@ async fn held_to_one(sandbox: &Sandbox) -> Result<()> {
     };
     let unread = |(_, healthy): &(usize, Value)| healthy["reason"] == "HeartbeatsUnknown";
     let foreign = |(_, healthy): &(usize, Value)| healthy["reason"] == "ForeignReplica";
+    let shown = || support::metric(sandbox, "bytebase_cluster_replicas_foreign");
+    let is_one = |shown: &Option<f64>| *shown == Some(1.0);
+    wait::until(
+        "one foreign replica in the metrics",
+        PATIENCE,
+        shown,
+        is_one,
+    )
+    .await?;
     support::cut_off(sandbox).await?;
     wait::until_while("unread heartbeats", PATIENCE, sample, one, unread).await?;
-    let shown = support::metric(sandbox, "bytebase_cluster_replicas_foreign").await?;
+    let shown = shown().await?;
     ensure!(
         shown.is_none(),
         "the metrics count {shown:?} foreign replicas that cannot be read"

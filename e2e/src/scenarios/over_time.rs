@@ -165,52 +165,53 @@ async fn refusal_outlives_outage(sandbox: Sandbox) -> Result<()> {
 /// namespace of its own, and starts by itself once that is scaled to none.
 async fn take_over(sandbox: Sandbox) -> Result<()> {
     let old = format!("{}-old", sandbox.namespace());
-    let kubectl = &sandbox.harness().kubectl;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": old, "labels": {LABEL: "take-over"}},
     });
     sandbox.apply_yaml(&namespace.to_string()).await?;
+    let result = taken_over(&sandbox, &old).await;
+    // Without its database it would fail beside all later scenarios.
+    let removal = ["delete", "namespace", &old, "--wait=false"];
+    let removed = sandbox.harness().kubectl.run(&removal).await;
+    result?;
+    removed.map(drop)
+}
+
+/// `old`: the namespace of the other Bytebase.
+async fn taken_over(sandbox: &Sandbox, old: &str) -> Result<()> {
+    let kubectl = &sandbox.harness().kubectl;
     sandbox
         .install_operator(&OperatorOptions::default())
         .await?;
-    support::secrets(&sandbox).await?;
+    support::secrets(sandbox).await?;
     let url = sandbox.database().url();
     kubectl
-        .apply_secret(&old, DATABASE_SECRET, &[("PG_URL", &url)])
+        .apply_secret(old, DATABASE_SECRET, &[("PG_URL", &url)])
         .await?;
-    let other = other_bytebase(&sandbox).to_string();
-    kubectl.apply(&old, &other).await?;
-    let active = || async { support::active_rows(&sandbox).await };
+    let other = other_bytebase(sandbox).to_string();
+    kubectl.apply(old, &other).await?;
+    let active = || async { support::active_rows(sandbox).await };
     wait::until("the other Bytebase", PATIENCE, active, |rows| *rows == 1).await?;
     sandbox
-        .apply_yaml(&support::minimal(&sandbox, 1).to_string())
+        .apply_yaml(&support::minimal(sandbox, 1).to_string())
         .await?;
-    refused(&sandbox, "DatabaseInUse", "1 replica that does not belong").await?;
-    support::wait_warning(&sandbox, "DatabaseInUse").await?;
-    no_pods(&sandbox).await?;
+    refused(sandbox, "DatabaseInUse", "1 replica that does not belong").await?;
+    support::wait_warning(sandbox, "DatabaseInUse").await?;
+    no_pods(sandbox).await?;
     ensure!(
-        support::active_rows(&sandbox).await? == 1,
+        support::active_rows(sandbox).await? == 1,
         "two replicas are active without a license"
     );
+    let scale = ["scale", "statefulset", "bytebase", "--replicas=0"];
     kubectl
-        .run(&[
-            "--namespace",
-            &old,
-            "scale",
-            "statefulset",
-            "bytebase",
-            "--replicas=0",
-        ])
+        .run(&[&["--namespace", old], scale.as_slice()].concat())
         .await?;
-    support::well(&sandbox).await?;
+    support::well(sandbox).await?;
     ensure!(
-        support::active_rows(&sandbox).await? == 1,
+        support::active_rows(sandbox).await? == 1,
         "the old replica still counts"
     );
-    kubectl
-        .run(&["delete", "namespace", &old, "--wait=false"])
-        .await?;
     Ok(())
 }
 

@@ -430,7 +430,7 @@ pub struct ReplicaStatus {
     /// Whether the pod is of the current template.
     #[serde(default)]
     pub updated: bool,
-    /// Why the replica does not run, in the kubelet's words.
+    /// Why the replica does not run, in Kubernetes' words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// What the log of Bytebase says of why the replica is not up.

@@ -46,7 +46,7 @@ pub struct Replica<'a> {
 
 /// Whether every active replica has had the time to send a heartbeat. Right after an outage all
 /// heartbeats are old, those of replicas that outlived it too.
-fn all_heard(facts: &DatabaseFacts) -> bool {
+pub(super) fn all_heard(facts: &DatabaseFacts) -> bool {
     facts.writable_for >= ALL_HEARD_AFTER
 }
 

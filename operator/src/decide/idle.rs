@@ -52,7 +52,7 @@ pub fn idle_replica(
         Some(tasks) => {
             format!("all that are to be replaced run tasks. {name} runs the fewest ({tasks}) and")
         }
-        None if is_read_soon(observation) => {
+        None if is_read_soon(candidate, observation) => {
             let message = "a reading that says what the replicas run";
             return Some(Wait::new(RolloutWait::DatabaseReading, message));
         }
@@ -78,11 +78,16 @@ pub fn idle_replica(
     Some(wait.until(Some(until)).busy_since(since))
 }
 
-/// Whether what runs is unknown by this reading only, although the tables are understood: not all of
-/// it was read in time. After a few such readings what is known then counts.
-fn is_read_soon(observation: &Observation) -> bool {
+/// Whether what it runs is unknown by this reading only, although the tables are understood: not all
+/// of it was read in time. After a few such readings what is known then counts. Of a replica that
+/// runs on another database, or whose id is not known, no later reading shows more.
+fn is_read_soon(candidate: &Replica<'_>, observation: &Observation) -> bool {
     let facts = observation.facts();
-    facts.is_some_and(|facts| facts.running_tasks.is_unknown() && facts.not_understood.is_empty())
+    candidate.id.is_some()
+        && !candidate.elsewhere
+        && facts.is_some_and(|facts| {
+            facts.running_tasks.is_unknown() && facts.not_understood.is_empty()
+        })
 }
 
 /// Longest drain, where the pods are to have one.

@@ -298,7 +298,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         reading: pace::reading(quiet, findings)
             .or_seldom(pace::is_stopped(cluster.replicas, observation)),
         let_go: hastened.let_go,
-        unmatched: unmatched(health),
+        unmatched: unmatched(health, observation),
         unsettled: matches!(observation.database, DatabaseView::NotProbed),
         hears_again: database::is_heard_again(Some(database), observation),
         report: Report {
@@ -393,7 +393,7 @@ fn blocked(
         .flatten()
         .min(),
         reading: blocked_reading(validation, database.as_ref(), closed, observation, health),
-        unmatched: unmatched(health),
+        unmatched: unmatched(health, observation),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
             || goes_unreported(validation, closed, observation),
@@ -430,8 +430,11 @@ fn remembered_database(observation: &Observation, health: &Health<'_>) -> Option
 }
 
 /// Fresh heartbeats that belong to no pod; `None` where heartbeats cannot be read.
-fn unmatched(health: &Health<'_>) -> Option<Vec<Uuid>> {
-    health.readable.then(|| health.unmatched.clone())
+fn unmatched(health: &Health<'_>, observation: &Observation) -> Option<Vec<Uuid>> {
+    // Right after an outage all heartbeats are old, those of replicas that outlived it too.
+    let all_heard = observation.facts().is_some_and(health::all_heard);
+    let says = health.readable && (all_heard || !health.unmatched.is_empty());
+    says.then(|| health.unmatched.clone())
 }
 
 /// How to read the database of a cluster that cannot be used. `closed`: the license gate.

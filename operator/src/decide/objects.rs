@@ -16,7 +16,7 @@ use crate::desired::template::{self, Template};
 use crate::desired::{self, DesiredObject, Doors};
 use crate::kubernetes::Kind;
 use crate::observation::{Fact, Observation, PodView, StatefulSetView, StoredLicense};
-use crate::validate::{Problem, ValidCluster};
+use crate::validate::{Problem, ValidCluster, ValidServiceAccount};
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 
@@ -225,6 +225,11 @@ fn unseen(observation: &Observation) -> impl Iterator<Item = String> {
 /// Whether pods run, or would be made, under the ServiceAccount of the cluster's own. Without it
 /// none of them could be made again.
 fn needs_account(cluster: &ValidCluster, observation: &Observation) -> bool {
+    // As a user's own that one stays, whoever made it.
+    if matches!(&cluster.service_account, ValidServiceAccount::Existing(name) if *name == *cluster.identity.name)
+    {
+        return true;
+    }
     let Some(set) = &observation.stateful_set else {
         return !observation.pods.is_empty();
     };

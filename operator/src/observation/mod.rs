@@ -203,7 +203,8 @@ pub struct DatabaseFacts {
     pub sessions: Option<Sessions>,
     /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for a
     /// day at most, as long as its owner is heard, which goes on with it. Unknown in some readings
-    /// where these are not read in time, and otherwise only where the table is not understood.
+    /// where these are not read in time, and otherwise only where the table is not understood or
+    /// the replicas run on another database.
     pub running_tasks: Fact<Vec<RunningTasks>>,
     /// Those of them that their owner took over ten minutes ago and has not begun since, as far as
     /// that can be read.

@@ -5,7 +5,7 @@ use crate::kubernetes::Kind;
 use crate::kubernetes::Readable;
 use crate::observation::PodRefusal;
 use crate::observe::pod_events::{PodEvents, VOLUMES};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -186,6 +186,10 @@ fn deserialize<T: DeserializeOwned>(json: &str) -> Option<T> {
 /// A listing that has been refused for so long is not about to come in: after an outage of the API
 /// server each kind comes back by itself, seconds after the others.
 const LASTS_FROM: Duration = Duration::from_secs(15);
+
+/// What was said of a volume so long before the last thing that was is over: what goes on is tried
+/// again, and said again, within two minutes.
+const OVER_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// A listing that has not come in.
 #[derive(Clone, Copy, Default)]
@@ -412,15 +416,22 @@ impl Caches {
         creations.refusal(namespace, set, set_uid, missing)
     }
 
-    /// Why a volume of this pod cannot be attached or mounted. Of several reasons always the same,
-    /// and what the kubelet says while it waits for an attachment ("Unable to attach or mount
-    /// volumes") is by its first letter the last of them.
+    /// Why a volume of this pod cannot be attached or mounted. Of several reasons that go on always
+    /// the same, and what the kubelet says while it waits for an attachment ("Unable to attach or
+    /// mount volumes") is by its first letter the last of them.
     pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
-        let of_reason = |cache: &Arc<Cache<Event, Events>>| {
+        let mut failed = Vec::new();
+        for cache in &self.volumes {
             let events = cache.storage.0.lock();
-            events.unmounted(namespace, set, pod_uid)
-        };
-        self.volumes.iter().filter_map(of_reason).min()
+            failed.extend(events.unmounted(namespace, set, pod_uid));
+        }
+        let newest = failed.iter().map(|(last, _)| *last).max()?;
+        let goes_on = |last: Timestamp| newest.duration_since(last) < OVER_AFTER;
+        failed
+            .into_iter()
+            .filter(|(last, _)| goes_on(*last))
+            .map(|(_, message)| message)
+            .min()
     }
 
     /// One owned object as the type that is wanted.
@@ -470,16 +481,17 @@ mod tests {
     fn what_keeps_a_volume_from_being_attached_says_more_than_that_it_is_waited_for() {
         let caches = Caches::default();
         let unmounted = || caches.unmounted("team", "demo", "pod");
-        let put = |reason: &str, message: &str| {
+        let put_at = |minute: u8, reason: &str, message: &str| {
             let event = json!({
                 "metadata": {"name": reason, "namespace": "team"},
                 "involvedObject": {"kind": "Pod", "namespace": "team", "name": "demo-1", "uid": "pod"},
-                "reason": reason, "message": message, "lastTimestamp": "2026-06-01T00:00:00Z",
+                "reason": reason, "message": message, "lastTimestamp": format!("2026-06-01T00:{minute:02}:00Z"),
             });
             let place = VOLUMES.iter().position(|known| *known == reason).unwrap();
             let event = serde_json::from_value(event).unwrap();
-            assert!(caches.volumes[place].put(event));
+            caches.volumes[place].put(event);
         };
+        let put = |reason: &str, message: &str| put_at(0, reason, message);
         assert_eq!(unmounted(), None);
         let waits = "Unable to attach or mount volumes: unmounted volumes=[data]";
         put("FailedMount", waits);
@@ -490,6 +502,12 @@ mod tests {
         assert_eq!(unmounted().as_deref(), Some(cause));
         put("FailedMapVolume", "MapVolume.SetUpDevice failed");
         assert_eq!(unmounted().as_deref(), Some("MapVolume.SetUpDevice failed"));
+        // The volume has been attached since, and cannot be mounted for another reason.
+        let present = "MountVolume.SetUp failed: secret \"gone\" not found";
+        put_at(4, "FailedMount", present);
+        assert_eq!(unmounted().as_deref(), Some("MapVolume.SetUpDevice failed"));
+        put_at(5, "FailedMount", present);
+        assert_eq!(unmounted().as_deref(), Some(present));
     }
 
     #[test]

@@ -207,12 +207,16 @@ impl PodEvents {
         refused.min_by(|a, b| a.message.cmp(&b.message))
     }
 
-    /// Why a volume of this pod cannot be attached or mounted, in the words of Kubernetes. Of several
-    /// reasons always the same.
-    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Option<String> {
-        let events = self.by_set.get(&(namespace.to_owned(), set.to_owned()))?;
-        let failed = events.values().filter(|event| event.uid == pod_uid);
-        failed.map(|event| event.message.clone()).min()
+    /// Why volumes of this pod could not be attached or mounted, in the words of Kubernetes, each
+    /// with when it was said last.
+    pub fn unmounted(&self, namespace: &str, set: &str, pod_uid: &str) -> Vec<(Timestamp, String)> {
+        let of_set = (namespace.to_owned(), set.to_owned());
+        let events = self.by_set.get(&of_set).into_iter();
+        events
+            .flat_map(HashMap::values)
+            .filter(|event| event.uid == pod_uid)
+            .map(|event| (event.last, event.message.clone()))
+            .collect()
     }
 }
 
@@ -347,13 +351,16 @@ mod tests {
             assert_eq!(set_of(&failed), Some(("team", "demo")), "{reason}");
             assert!(events.put(&failed, now()), "{reason}");
             let found = events.unmounted("team", "demo", "pod");
-            assert_eq!(found.as_deref(), Some("secret \"gone\" not found"));
-            assert_eq!(events.unmounted("team", "demo", "the-next-pod"), None);
+            let [(_, message)] = found.as_slice() else {
+                panic!("{reason}: {found:?}")
+            };
+            assert_eq!(message, "secret \"gone\" not found");
+            assert_eq!(events.unmounted("team", "demo", "the-next-pod"), []);
             for event in events.select(|_, _| true) {
                 events.remove(&event);
             }
             assert_eq!(events.count, 0, "{reason}");
-            assert_eq!(events.unmounted("team", "demo", "pod"), None);
+            assert_eq!(events.unmounted("team", "demo", "pod"), []);
         }
     }
 

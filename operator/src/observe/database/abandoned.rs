@@ -3,9 +3,11 @@
 //! No index serves that question, so it is one of its own beside the reading: where its answer takes
 //! too long, no more is lost than that. A drain hook keeps the same rule for its replica.
 
-use crate::observation::{DatabaseIdentity, RunningTasks};
+use crate::observation::{DatabaseIdentity, Heartbeat, RunningTasks};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// It is asked once in so long, unless something says that the answer is another one.
 const KEPT: Duration = Duration::from_secs(10);
@@ -13,6 +15,9 @@ const KEPT: Duration = Duration::from_secs(10);
 /// So often in turn that may have no answer, as of a server that has just started and has much to
 /// read, before what was answered last counts, or nothing.
 const UNANSWERED: u32 = 5;
+
+/// The answer has only the tasks of owners that have been heard within this time (`abandoned.sql`).
+const HEARD: Duration = Duration::from_mins(1);
 
 /// What was answered of one database, and what makes that too old.
 #[derive(Debug, Default)]
@@ -26,15 +31,23 @@ pub struct Abandoned {
     tasks: Vec<RunningTasks>,
     /// What said RUNNING at the last reading.
     before: Vec<RunningTasks>,
+    /// Who was heard at the last reading.
+    heard: BTreeSet<Uuid>,
     /// How often it has been asked in vain since the last answer.
     unanswered: u32,
 }
 
 impl Abandoned {
     /// Takes up what says RUNNING by a reading of this database. What did so before and does not any
-    /// more may have been failed as abandoned since. That of another database, or of a server that
-    /// has started again, says nothing of this one.
-    pub fn note(&mut self, identity: &DatabaseIdentity, running: &[RunningTasks]) {
+    /// more may have been failed as abandoned since. What was failed of an owner that was not heard
+    /// counts once it is heard again. What was answered of another database, or of a server that has
+    /// started again, says nothing of this one.
+    pub fn note(
+        &mut self,
+        identity: &DatabaseIdentity,
+        running: &[RunningTasks],
+        heartbeats: &[Heartbeat],
+    ) {
         if self.identity.as_ref() != Some(identity) {
             *self = Self {
                 identity: Some(identity.clone()),
@@ -46,10 +59,16 @@ impl Abandoned {
             let same = running.find(|tasks| tasks.replica_id == before.replica_id);
             same.is_none_or(|tasks| tasks.count < before.count)
         };
-        if self.before.iter().any(is_missing) {
+        let heard = heartbeats
+            .iter()
+            .filter(|heartbeat| heartbeat.age < HEARD)
+            .map(|heartbeat| heartbeat.replica_id)
+            .collect::<BTreeSet<_>>();
+        if self.before.iter().any(is_missing) || !heard.is_subset(&self.heard) {
             self.outdate();
         }
         self.before = running.to_vec();
+        self.heard = heard;
     }
 
     /// The last answer does not serve any more.
@@ -127,12 +146,41 @@ mod tests {
             (tasks(&[]), 1, true),
         ] {
             let mut abandoned = Abandoned::default();
-            abandoned.note(&identity("1"), &tasks(&[(1, 2), (2, 1)]));
+            abandoned.note(&identity("1"), &tasks(&[(1, 2), (2, 1)]), &[]);
             assert!(abandoned.is_to_be_asked(start));
             abandoned.take(Some(Vec::new()), start);
-            abandoned.note(&identity("1"), &running);
+            abandoned.note(&identity("1"), &running, &[]);
             let asks = abandoned.is_to_be_asked(later(start, seconds));
             assert_eq!(asks, expected, "{running:?} {seconds}");
+        }
+    }
+
+    #[test]
+    fn it_is_asked_at_once_where_an_owner_is_heard_again() {
+        let start = Instant::now();
+        let heard = |ages: &[(u128, u64)]| -> Vec<Heartbeat> {
+            let heartbeats = ages.iter().map(|(id, age)| Heartbeat {
+                replica_id: Uuid::from_u128(*id),
+                age: Duration::from_secs(*age),
+            });
+            heartbeats.collect()
+        };
+        let before = [(1, 5), (2, 61)];
+        for (ages, expected) in [
+            ([(1, 15), (2, 71)], false),
+            ([(1, 61), (2, 71)], false),
+            ([(1, 15), (2, 1)], true),
+            ([(1, 15), (3, 1)], true),
+        ] {
+            let mut abandoned = Abandoned::default();
+            abandoned.note(&identity("1"), &[], &heard(&before));
+            abandoned.take(Some(Vec::new()), start);
+            abandoned.note(&identity("1"), &[], &heard(&ages));
+            assert_eq!(
+                abandoned.is_to_be_asked(later(start, 1)),
+                expected,
+                "{ages:?}"
+            );
         }
     }
 
@@ -141,19 +189,19 @@ mod tests {
         let start = Instant::now();
         let answered = || {
             let mut abandoned = Abandoned::default();
-            abandoned.note(&identity("1"), &[]);
+            abandoned.note(&identity("1"), &[], &[]);
             abandoned.take(Some(tasks(&[(1, 1)])), start);
             abandoned
         };
         let mut same = answered();
-        same.note(&identity("1"), &[]);
+        same.note(&identity("1"), &[], &[]);
         assert!(!same.is_to_be_asked(later(start, 1)));
         assert_eq!(same.tasks(), Some(&tasks(&[(1, 1)])[..]));
         same.outdate();
         assert!(same.is_to_be_asked(later(start, 1)));
         assert_eq!(same.tasks(), None);
         let mut other = answered();
-        other.note(&identity("2"), &[]);
+        other.note(&identity("2"), &[], &[]);
         assert!(other.is_to_be_asked(later(start, 1)));
         for _ in 0..=UNANSWERED {
             assert_eq!(other.tasks(), None);
@@ -172,13 +220,13 @@ mod tests {
         for answered in [false, true] {
             let mut abandoned = Abandoned::default();
             let running = tasks(&[(1, 1)]);
-            abandoned.note(&identity("1"), &running);
+            abandoned.note(&identity("1"), &running, &[]);
             let last = tasks(if answered { &[(2, 1)] } else { &[] });
             if answered {
                 abandoned.take(Some(last.clone()), start);
             }
             for seconds in 10..15 {
-                abandoned.note(&identity("1"), &running);
+                abandoned.note(&identity("1"), &running, &[]);
                 assert!(abandoned.is_to_be_asked(later(start, seconds)));
                 abandoned.take(None, later(start, seconds));
                 assert_eq!(abandoned.tasks(), None, "{answered} {seconds}");

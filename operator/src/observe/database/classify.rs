@@ -311,7 +311,13 @@ fn refused(error: &ServerError<'_>, place: &Place<'_>, moment: Moment) -> ProbeF
             &format!("the server refuses role \"{role}\" ({said}); check that the role exists and may log in"),
         ),
         (Moment::Connect, "3D000") => place.failure(
-            Definite,
+            // A pooler (Odyssey) says so as well of a role that it has no route for, which need not
+            // be Bytebase's. PostgreSQL itself names the routine that found it.
+            if *place.login != WhoseLogin::Bytebase && error.routine.is_none() {
+                Unknown
+            } else {
+                Definite
+            },
             FailureReason::DatabaseMissing,
             &format!("the database does not exist ({said}); create it with encoding UTF8 and role \"{}\" as its owner", place.owner()),
         ),

@@ -956,31 +956,32 @@ impl Prober {
         }
         let mut facts = facts?;
         let read = Instant::now();
-        self.add_abandoned(&mut session, reading, &mut facts)
-            .await?;
+        let goes_on = self.add_abandoned(&mut session, reading, &mut facts).await;
         // Meanwhile time has passed.
         carry_forward(&mut facts, read.elapsed());
-        self.session = Some(session);
+        self.session = goes_on.then_some(session);
         Ok(facts)
     }
 
     /// Adds what Bytebase has failed as abandoned to what runs, in a reading with the sessions: steps
     /// of a rollout rest on these. Where that may have become more and cannot be read, it is not
-    /// known what runs.
+    /// known what runs. False where the session is of no more use: the rest of the reading stands.
     async fn add_abandoned(
         &mut self,
         session: &mut Session,
         reading: Reading,
         facts: &mut DatabaseFacts,
-    ) -> Result<(), ProbeFailure> {
+    ) -> bool {
         let Fact::Known(running) = &mut facts.running_tasks else {
             self.abandoned.outdate();
-            return Ok(());
+            return true;
         };
-        self.abandoned.note(&facts.identity, running);
+        let heartbeats = facts.heartbeats.rows();
+        self.abandoned.note(&facts.identity, running, heartbeats);
         if !reading.sessions || !session.seen.shows_abandoned() {
-            return Ok(());
+            return true;
         }
+        let mut goes_on = true;
         if self.abandoned.is_to_be_asked(Instant::now()) {
             let place = Place::new(
                 &self.access.url,
@@ -988,14 +989,16 @@ impl Prober {
                 &self.access.login,
             );
             let connection = &mut session.connection;
-            let answer = queries::abandoned(connection, &place, &self.access.login).await?;
-            self.abandoned.take(answer, Instant::now());
+            let answer = queries::abandoned(connection, &place, &self.access.login).await;
+            goes_on = answer.is_ok();
+            self.abandoned
+                .take(answer.unwrap_or_default(), Instant::now());
         }
         match self.abandoned.tasks() {
             Some(tasks) => abandoned::add(running, tasks),
             None => facts.running_tasks = Fact::Unknown,
         }
-        Ok(())
+        goes_on
     }
 
     async fn open(&mut self) -> Result<Session, ProbeFailure> {
