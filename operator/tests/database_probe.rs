@@ -12,7 +12,7 @@ use bytebase_operator::contract::ca_bundle::CaBundle;
 use bytebase_operator::contract::pg_url::{HostPort, PgUrl, SslMode, TargetSessionAttrs};
 use bytebase_operator::contract::version::Version;
 use bytebase_operator::contract::{hook, session_key};
-use bytebase_operator::observation::reading::{Latest, Reading};
+use bytebase_operator::observation::reading::{Latest, ReadOptions};
 use bytebase_operator::observation::{
     DatabaseFacts, DatabaseView, Fact, FailureClass, FailureReason, ListenSession, LoginTrial,
     ProbeFailure, SchemaState, StoredLicense,
@@ -88,7 +88,7 @@ impl Probe {
         probes.ensure(&"it", access);
         probes.pace(
             &"it",
-            Reading {
+            ReadOptions {
                 every,
                 sessions: true,
                 new_session: false,
@@ -147,8 +147,8 @@ fn bytebase(name: &str) -> PgUrl {
 }
 
 /// As often as while all is well.
-fn usual(sessions: bool, awaited: usize) -> Reading {
-    Reading {
+fn usual(sessions: bool, awaited: usize) -> ReadOptions {
+    ReadOptions {
         every: DEFAULT_INTERVAL,
         sessions,
         new_session: false,
@@ -1110,8 +1110,8 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
     let first = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(first.unwrap().listeners.unwrap().len(), 1);
 
-    let reading = |sessions| usual(sessions, 0);
-    probe.probes.pace(&"it", reading(false));
+    let read_options = |sessions| usual(sessions, 0);
+    probe.probes.pace(&"it", read_options(false));
     probe.probes.poke(&"it");
     assert!(
         probe.wake(at_once).await.is_none(),
@@ -1119,7 +1119,7 @@ async fn sessions_are_read_when_asked_for_and_then_at_once() {
     );
     assert_eq!(seen(probe.probes.latest(&"it")), None);
 
-    probe.probes.pace(&"it", reading(true));
+    probe.probes.pace(&"it", read_options(true));
     let again = seen(probe.wake(at_once).await.expect("no outcome"));
     assert_eq!(again.unwrap().listeners.unwrap().len(), 1);
 }
@@ -1130,7 +1130,7 @@ async fn catalogs_are_read_where_something_is_under_way_or_has_changed_and_seldo
     let mut probe = Probe::start(access(url), DEFAULT_INTERVAL);
     let at_once = DEFAULT_INTERVAL / 2;
     assert!(probe.wake(at_once).await.is_some());
-    let reading = |sessions| usual(sessions, 0);
+    let read_options = |sessions| usual(sessions, 0);
     let limit = |limit: u32| {
         let sql = format!("ALTER DATABASE catalogs CONNECTION LIMIT {limit}");
         server().sql("postgres", &sql);
@@ -1139,7 +1139,7 @@ async fn catalogs_are_read_where_something_is_under_way_or_has_changed_and_seldo
         DatabaseView::Probed(Ok(facts)) => facts,
         other => panic!("{other:?}"),
     };
-    probe.probes.pace(&"it", reading(false));
+    probe.probes.pace(&"it", read_options(false));
     limit(77);
     probe.probes.poke(&"it");
     assert!(probe.wake(at_once / 2).await.is_none());
@@ -1147,12 +1147,12 @@ async fn catalogs_are_read_where_something_is_under_way_or_has_changed_and_seldo
     assert_eq!((quiet.sessions, quiet.database_connections), (None, None));
 
     // A step rests on what holds now.
-    probe.probes.pace(&"it", reading(true));
+    probe.probes.pace(&"it", read_options(true));
     let stepping = seen(probe.wake(at_once).await.expect("no reading"));
     assert_eq!(stepping.database_connections, Some(77));
 
     // Of a migration the quiet readings show the version.
-    probe.probes.pace(&"it", reading(false));
+    probe.probes.pace(&"it", read_options(false));
     limit(78);
     let sql = "INSERT INTO instance_change_history (version) VALUES ('3.99.0')";
     server().sql("catalogs", sql);
@@ -1184,14 +1184,14 @@ async fn one_more_replica_whose_heartbeat_is_awaited_is_a_reason_to_read_at_once
         let sql = "INSERT INTO replica_heartbeat VALUES (gen_random_uuid(), clock_timestamp())";
         server().sql("awaited", sql);
     };
-    let reading = |awaited| usual(true, awaited);
+    let read_options = |awaited| usual(true, awaited);
     heartbeat();
-    probe.probes.pace(&"it", reading(1));
+    probe.probes.pace(&"it", read_options(1));
     assert!(probe.wake(at_once).await.is_some());
     // The same one again, and one less, are none.
     heartbeat();
-    probe.probes.pace(&"it", reading(1));
-    probe.probes.pace(&"it", reading(0));
+    probe.probes.pace(&"it", read_options(1));
+    probe.probes.pace(&"it", read_options(0));
     assert!(probe.wake(at_once / 2).await.is_none());
 }
 
@@ -1205,7 +1205,7 @@ async fn the_database_of_a_stopped_cluster_is_left_alone_between_readings() {
         server().sql("postgres", sql).trim().to_owned()
     };
     assert_eq!(sessions(), "1");
-    let stopped = Reading {
+    let stopped = ReadOptions {
         every: Duration::from_mins(1),
         sessions: false,
         new_session: false,
@@ -1262,7 +1262,7 @@ async fn what_is_asked_for_before_a_reading_begins_is_answered_by_that_one() {
     );
     probes.ensure(&"it", access(url(server().port, "once")));
     // As the reconcile does that finds a new cluster stopped: its task has not run yet.
-    let stopped = Reading {
+    let stopped = ReadOptions {
         every: Duration::from_mins(1),
         sessions: false,
         new_session: false,
@@ -1510,7 +1510,7 @@ async fn a_monitor_reads_where_bytebases_role_reads() {
 }
 
 /// Readings that also try Bytebase's own login.
-const WITH_TRIAL: Reading = Reading {
+const WITH_TRIAL: ReadOptions = ReadOptions {
     every: Duration::from_secs(1),
     sessions: true,
     new_session: false,
@@ -1991,7 +1991,7 @@ async fn the_servers_time_for_a_reading() {
         ("sessions too", Duration::from_millis(50), true),
     ] {
         probes.ensure(&"it", access(url.clone()));
-        let pace = Reading {
+        let pace = ReadOptions {
             every,
             sessions,
             new_session: false,
@@ -2208,7 +2208,7 @@ async fn moved(from: u16, there: u16, database: &str) -> (DatabaseFacts, Databas
     let before = seen(probe.wake(Duration::from_secs(10)).await.unwrap());
     probe.probes.pace(
         &"it",
-        Reading {
+        ReadOptions {
             every: Duration::from_millis(300),
             sessions: true,
             new_session: true,

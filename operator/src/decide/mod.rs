@@ -29,7 +29,7 @@ use crate::api::status::{DatabaseStatus, DrainState, LogLine, Phase, ReplicaStat
 use crate::contract::license::LicenseKey;
 use crate::desired;
 use crate::desired::template::Template;
-use crate::observation::reading::Reading;
+use crate::observation::reading::ReadOptions;
 use crate::observation::{DatabaseView, LogQuote, Observation, StatefulSetView};
 use crate::validate::{GateTerms, Problem, ValidCluster, Validation};
 use conditions::Findings;
@@ -295,7 +295,7 @@ fn plan(findings: &Findings<'_>, desired: Desired, validation: &Validation) -> P
         .into_iter()
         .flatten()
         .min(),
-        reading: pace::reading(quiet, findings)
+        read_options: pace::read_options(quiet, findings)
             .or_seldom(pace::is_stopped(cluster.replicas, observation)),
         let_go: hastened.let_go,
         unmatched: unmatched(health, observation),
@@ -392,7 +392,13 @@ fn blocked(
         .into_iter()
         .flatten()
         .min(),
-        reading: blocked_reading(validation, database.as_ref(), closed, observation, health),
+        read_options: blocked_read_options(
+            validation,
+            database.as_ref(),
+            closed,
+            observation,
+            health,
+        ),
         unmatched: unmatched(health, observation),
         // Of a cluster that goes in a moment nothing is reported but what the gate does.
         unsettled: matches!(observation.database, DatabaseView::NotProbed)
@@ -438,16 +444,16 @@ fn unmatched(health: &Health<'_>, observation: &Observation) -> Option<Vec<Uuid>
 }
 
 /// How to read the database of a cluster that cannot be used. `closed`: the license gate.
-fn blocked_reading(
+fn blocked_read_options(
     validation: &Validation,
     database: Option<&DatabaseVerdict>,
     closed: bool,
     observation: &Observation,
     health: &Health<'_>,
-) -> Reading {
+) -> ReadOptions {
     let GateTerms { wanted, paused, .. } = validation.gate;
     let set = observation.stateful_set.as_ref();
-    let reading = Reading {
+    let read_options = ReadOptions {
         every: if closed && set.is_some_and(|set| set.replicas > 1) {
             pace::BUSY_EVERY
         } else {
@@ -468,7 +474,7 @@ fn blocked_reading(
             .is_some_and(|database| login::is_to_be_tried(database, wanted, false, observation)),
         awaited: 0,
     };
-    reading.or_seldom(pace::is_stopped(wanted, observation))
+    read_options.or_seldom(pace::is_stopped(wanted, observation))
 }
 
 /// Whether a cluster is being deleted and goes in a moment, and the license gate has nothing to do

@@ -9,7 +9,7 @@ use super::step::{self, Step};
 use super::{drains, login, queue, scale, stale};
 use crate::api::Reason;
 use crate::observation::heartbeat::HEARTBEAT_INTERVAL;
-use crate::observation::reading::Reading;
+use crate::observation::reading::ReadOptions;
 use crate::observation::{Fact, Observation};
 use crate::validate::ValidCluster;
 use jiff::{SignedDuration, Timestamp};
@@ -30,7 +30,7 @@ const SHARED_RETRY: SignedDuration = SignedDuration::from_mins(1);
 
 /// A rollout and a scale-down must know of a migration, and only its session shows that a replica
 /// whose id is not known lives.
-pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
+pub(super) fn read_options(quiet: bool, findings: &Findings<'_>) -> ReadOptions {
     let Findings {
         rollout,
         health,
@@ -46,7 +46,7 @@ pub(super) fn reading(quiet: bool, findings: &Findings<'_>) -> Reading {
     let is_queued = facts.is_some_and(|facts| matches!(facts.pending_tasks, Fact::Known(1..)));
     let is_unheard = facts.is_some_and(database::is_unheard);
     let shrinks = set.is_some_and(|set| target.replicas < set.replicas);
-    Reading {
+    ReadOptions {
         every: if quiet { QUIET_EVERY } else { BUSY_EVERY },
         sessions: !quiet
             || (rollout.step != Step::Done && !health.replicas.is_empty())
@@ -77,7 +77,7 @@ pub(super) fn is_stopped(wanted: i32, observation: &Observation) -> bool {
     wanted == 0 && observation.pods.is_empty()
 }
 
-impl Reading {
+impl ReadOptions {
     /// This way of reading, or only a reading now and then.
     pub(super) fn or_seldom(self, seldom: bool) -> Self {
         if seldom {

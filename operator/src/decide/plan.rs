@@ -9,7 +9,7 @@ use crate::api::{ConditionType, Reason};
 use crate::desired::DesiredObject;
 use crate::kubernetes::Kind;
 use crate::observation::StatefulSetView;
-use crate::observation::reading::Reading;
+use crate::observation::reading::ReadOptions;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ pub struct Plan {
     /// When to requeue although nothing happened.
     pub next: Option<Timestamp>,
     /// How to read the database while this lasts.
-    pub reading: Reading,
+    pub read_options: ReadOptions,
     /// Pods whose drain hooks are asked to let their replicas end, as long as this stands.
     pub let_go: BTreeSet<String>,
     /// Fresh heartbeats that belong to no pod now; `None` where heartbeats cannot be read.

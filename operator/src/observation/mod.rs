@@ -199,7 +199,7 @@ pub struct DatabaseFacts {
     /// Rows of `replica_heartbeat`, youngest first.
     pub heartbeats: Fact<Vec<Heartbeat>>,
     /// Who else is connected. `None`: not part of this reading (see
-    /// [`Reading`](reading::Reading)).
+    /// [`ReadOptions`](reading::ReadOptions)).
     pub sessions: Option<Sessions>,
     /// Running task runs by owner. One that Bytebase has failed as abandoned counts among them for a
     /// day at most, as long as its owner is heard, which goes on with it. Unknown in some readings

@@ -10,7 +10,7 @@ use std::time::Duration;
     reason = "each is asked for by itself, for a reason of its own"
 )]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ReadOptions {
     /// From one reading to the next.
     pub every: Duration,
     /// Whether to read its other sessions too. That costs the server several times as much as
@@ -31,7 +31,7 @@ pub struct Reading {
     pub awaited: usize,
 }
 
-impl Reading {
+impl ReadOptions {
     /// Whether nothing is under way that a reading is to show at once.
     pub fn is_quiet(self) -> bool {
         self.every >= HEARTBEAT_INTERVAL && !self.sessions && !self.new_session

@@ -199,7 +199,7 @@ impl Pass<'_> {
             &memory.observe,
         );
         let plan = decide(&validation, &seen, &settings);
-        sources.probes.pace(key, plan.reading);
+        sources.probes.pace(key, plan.read_options);
         sources.probes.let_go(key, &plan.let_go);
         memory
             .observe

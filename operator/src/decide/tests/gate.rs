@@ -387,12 +387,12 @@ fn spec(wanted: i32, warn: bool, version: &str) -> Value {
 #[test]
 fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
     let well = healthy(3, stored(&json!({})));
-    assert!(!plan(&json!({}), &well).reading.new_session);
+    assert!(!plan(&json!({}), &well).read_options.new_session);
     let bad = with_facts(well.clone(), |facts| facts.in_recovery = true);
-    assert!(plan(&json!({}), &bad).reading.new_session);
+    assert!(plan(&json!({}), &bad).read_options.new_session);
     let mut shared = well.clone();
     shared.database_shared_with = Some(holder("demo"));
-    assert!(plan(&json!({}), &shared).reading.new_session);
+    assert!(plan(&json!({}), &shared).read_options.new_session);
     // Tables that are gone may be on the server that the name leads to now.
     let lost = with_facts(healthy(3, no_license()), |facts| {
         facts.schema = SchemaState::Empty;
@@ -406,12 +406,16 @@ fn a_bad_verdict_is_checked_on_a_session_of_its_own() {
         state(&held, ConditionType::DatabaseReady),
         (None, Reason::DatabaseSchemaUnknown)
     );
-    assert!(held.reading.new_session);
+    assert!(held.read_options.new_session);
     // Nothing is wrong with the server of a Bytebase that is newer than this operator.
     let newer = with_facts(well, |facts| facts.not_understood = vec!["setting"]);
-    assert!(!plan(&json!({}), &newer).reading.new_session);
+    assert!(!plan(&json!({}), &newer).read_options.new_session);
     // Also while something else of the spec cannot be used.
-    assert!(plan(&json!({"replicas": 51}), &bad).reading.new_session);
+    assert!(
+        plan(&json!({"replicas": 51}), &bad)
+            .read_options
+            .new_session
+    );
 }
 
 #[test]
@@ -428,9 +432,9 @@ fn no_session_is_kept_on_the_database_of_a_stopped_cluster() {
         (invalid, &stopped, false),
         (json!({}), &stopped, true),
     ] {
-        let reading = plan(&changes, observation).reading;
-        assert_eq!(reading.keep_session, keeps, "{changes}");
-        assert_eq!(reading.every >= STOPPED_EVERY, !keeps, "{changes}");
+        let read_options = plan(&changes, observation).read_options;
+        assert_eq!(read_options.keep_session, keeps, "{changes}");
+        assert_eq!(read_options.every >= STOPPED_EVERY, !keeps, "{changes}");
     }
 }
 
@@ -825,7 +829,7 @@ fn a_version_that_is_taken_back_while_it_migrates_the_schema_keeps_its_template_
         ] {
             let plan = plan(&back, &upgrading(replicas, (3, 20), sessions));
             assert_eq!(size(&plan), None, "{replicas}: as it is");
-            assert!(plan.eviction.is_none() && plan.reading.sessions);
+            assert!(plan.eviction.is_none() && plan.read_options.sessions);
             assert_eq!(rollout(&plan), (Reason::RolloutWaiting, waits));
             // Nothing else is held up.
             assert_eq!(plan.report.target_replicas, Some(replicas));

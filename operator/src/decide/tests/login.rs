@@ -240,14 +240,14 @@ fn a_monitored_login_is_tried_once_and_at_each_change() {
     };
     let accepted = Some(LoginTrial::Accepted);
     let mut history = History::new(&monitored());
-    assert!(history.step(BEFORE, tried(&None)).reading.try_login);
+    assert!(history.step(BEFORE, tried(&None)).read_options.try_login);
     history.step(BEFORE, tried(&accepted));
     assert_eq!(history.login(), Some(LoginState::Accepted));
     // Not by a process that finds in the status that it could.
-    assert!(!history.step(BEFORE, tried(&None)).reading.try_login);
+    assert!(!history.step(BEFORE, tried(&None)).read_options.try_login);
 
     let untried = history.step(OTHER_PASSWORD, tried(&None));
-    assert!(untried.reading.try_login);
+    assert!(untried.read_options.try_login);
     is_held(&untried, RolloutWait::Login);
     let cannot_tell = trial(FailureClass::Unknown);
     is_held(
@@ -262,7 +262,7 @@ fn a_monitored_login_is_tried_once_and_at_each_change() {
         (Some(true), Reason::RolloutStalled)
     );
     assert!(
-        refused.reading.try_login,
+        refused.read_options.try_login,
         "or no reconcile learns of the correction"
     );
     is_held(
@@ -555,7 +555,7 @@ fn a_cloud_login_is_not_tried() {
     let mut history = History::new(&monitored());
     let iam = "postgres://bytebase@db.example.com/bytebase?sslmode=verify-full&bytebase_aws_rds_iam=true&bytebase_aws_region=eu-west-1";
     let plan = history.step(iam, History::read());
-    assert!(!plan.reading.try_login);
+    assert!(!plan.read_options.try_login);
     assert_eq!(history.login(), None);
     // Nor is it brought into pods that run.
     assert!(writes_template(&plan));

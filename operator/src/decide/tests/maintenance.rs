@@ -474,7 +474,7 @@ impl World {
 
     fn apply(&mut self, plan: &Plan) {
         assert!(plan.eviction.is_none(), "nothing is evicted");
-        self.sessions = plan.reading.sessions;
+        self.sessions = plan.read_options.sessions;
         let set = plan
             .objects
             .iter()

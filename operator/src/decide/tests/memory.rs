@@ -513,7 +513,10 @@ fn beside_a_bytebase_that_would_send_no_heartbeats_nothing_starts_while_there_ar
         let held = plan(&json!({}), &seen(sessions));
         assert_eq!(state(&held, DATABASE), (None, Reason::DatabaseInUse));
         assert_eq!(size(&held), None, "{named}");
-        assert!(held.reading.sessions, "only they can show that it is over");
+        assert!(
+            held.read_options.sessions,
+            "only they can show that it is over"
+        );
         let message = condition(&held.report, DATABASE).message.clone();
         assert!(message.contains(named), "{message}");
         // Nor while it cannot be read, by a process that knows nothing but the status.
@@ -534,7 +537,7 @@ fn a_pooler_of_which_nothing_is_known_holds_the_first_replica_and_keeps_a_refusa
     let first = plan(&json!({}), &observation(None, unknown()));
     let pooler = Reason::DatabaseTransactionPooler;
     assert_eq!(state(&first, DATABASE), (None, pooler));
-    assert!(size(&first).is_none() && first.reading.new_session);
+    assert!(size(&first).is_none() && first.read_options.new_session);
     let running = plan(
         &json!({}),
         &with_facts(healthy(3, stored(&json!({}))), |facts| {
@@ -590,7 +593,7 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
     // Nothing starts before the login has been tried; one that cannot be is not waited for.
     let first = decide_on(&observation(None, seen(None, Some(false))));
     assert_eq!(state(&first, DATABASE), (None, pooler));
-    assert!(size(&first).is_none() && first.reading.try_login);
+    assert!(size(&first).is_none() && first.read_options.try_login);
     for login in [Accepted, failed()] {
         let tried = then(
             first.clone(),
@@ -602,7 +605,7 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
     let mut last = next(first, Some(Accepted), true);
     for unsure in [None, Some(failed()), None, Some(failed())] {
         assert_eq!(state(&last, DATABASE), (Some(false), pooler));
-        assert!(size(&last).is_none() && last.reading.try_login);
+        assert!(size(&last).is_none() && last.read_options.try_login);
         last = next(last, unsure, false);
     }
     assert_eq!(state(&last, DATABASE), (Some(false), pooler));
@@ -613,7 +616,7 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
     let mut unknown = decide_on(&observation(None, seen(Some(Accepted), None)));
     for login in [Some(Accepted), None, None, Some(Accepted)] {
         assert_eq!(state(&unknown, DATABASE), (None, pooler));
-        assert!(size(&unknown).is_none() && unknown.reading.try_login);
+        assert!(size(&unknown).is_none() && unknown.read_options.try_login);
         let view = seen(login.clone(), login.map_or(Some(false), |_| None));
         unknown = decide_on(&then(unknown, observation(None, view)));
     }
@@ -626,13 +629,13 @@ fn what_stands_before_bytebases_own_login_is_known_by_that_login_alone() {
     for login in [full, failed()] {
         let held = next(unknown.clone(), Some(login), false);
         assert_eq!(state(&held, DATABASE), (None, pooler));
-        assert!(size(&held).is_none() && held.reading.try_login);
+        assert!(size(&held).is_none() && held.read_options.try_login);
     }
     assert_eq!(size(&next(unknown.clone(), Some(Accepted), false)), Some(1));
     // What status says of a cluster without pods stands until the next process has made the trial.
     let found = next(unknown.clone(), Some(Accepted), false);
     let again = next(found, None, false);
-    assert!(again.hears_again && again.reading.try_login);
+    assert!(again.hears_again && again.read_options.try_login);
     // Nothing of it concerns replicas that run.
     let running = with_facts(healthy(1, stored(&json!({}))), |facts| facts.login = None);
     assert_eq!(state(&decide_on(&running), DATABASE).0, Some(true));

@@ -954,7 +954,7 @@ fn a_scale_down_waits_for_a_schema_migration_too() {
         for replicas in [0, 1] {
             let plan = plan(&json!({"replicas": replicas}), &seen);
             assert_eq!(size(&plan), Some(3));
-            assert!(plan.reading.sessions);
+            assert!(plan.read_options.sessions);
             let reported = condition(&plan.report, ConditionType::Reconciling);
             assert_eq!(reported.status, Some(true));
             assert!(
@@ -1016,11 +1016,14 @@ fn no_step_is_taken_before_a_reading_of_the_sessions() {
         &waiting,
         "a reading that says whether a schema migration runs",
     );
-    assert!(waiting.reading.sessions);
+    assert!(waiting.read_options.sessions);
     // A rollout that may not go on is still read, so that it reports what it really waits for.
     let paused = plan(&json!({"paused": true}), &seen);
     assert_eq!(
-        (paused.reading.every.as_secs(), paused.reading.sessions),
+        (
+            paused.read_options.every.as_secs(),
+            paused.read_options.sessions
+        ),
         (10, true)
     );
 }
@@ -1085,7 +1088,10 @@ fn sessions_are_read_only_where_something_depends_on_them() {
     let mut seen = with_facts(healthy(3, stored(&json!({}))), unread);
     let quiet = plan(&json!({}), &seen);
     assert_eq!(
-        (quiet.reading.every.as_secs(), quiet.reading.sessions),
+        (
+            quiet.read_options.every.as_secs(),
+            quiet.read_options.sessions
+        ),
         (10, false)
     );
     assert_eq!(state(&quiet, ConditionType::Ready).0, Some(true));
@@ -1098,11 +1104,15 @@ fn sessions_are_read_only_where_something_depends_on_them() {
         json!({"paused": true, "externalURL": "nonsense"}),
     ] {
         for (seen, reads) in [(&seen, false), (&ending, true)] {
-            assert_eq!(plan(&spec, seen).reading.sessions, reads, "{spec} {reads}");
+            assert_eq!(
+                plan(&spec, seen).read_options.sessions,
+                reads,
+                "{spec} {reads}"
+            );
         }
     }
     seen.pods[1].replica_id = None;
-    assert!(plan(&json!({}), &seen).reading.sessions);
+    assert!(plan(&json!({}), &seen).read_options.sessions);
 }
 
 #[test]
@@ -1112,7 +1122,7 @@ fn each_ready_replica_without_a_fresh_heartbeat_is_awaited() {
             heartbeats.pop();
         }
     });
-    let awaited = |seen: &Observation| plan(&json!({}), seen).reading.awaited;
+    let awaited = |seen: &Observation| plan(&json!({}), seen).read_options.awaited;
     assert_eq!(awaited(&seen), 1);
     let mut starting = seen.clone();
     starting.pods[2].ready = false;
@@ -1130,7 +1140,7 @@ fn a_hold_of_the_queue_is_read_until_it_is_over() {
     let plan = plan(&json!({}), &seen);
     let hold = plan.report.queue_hold.unwrap();
     assert_eq!(hold.held_by, ["drain/demo-1"]);
-    assert!(plan.reading.sessions);
+    assert!(plan.read_options.sessions);
 }
 
 #[test]

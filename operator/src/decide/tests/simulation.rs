@@ -114,7 +114,7 @@ impl World {
     }
 
     fn apply(&mut self, plan: &Plan) {
-        self.sessions = plan.reading.sessions;
+        self.sessions = plan.read_options.sessions;
         if let Some(eviction) = &plan.eviction {
             let found = self
                 .pods

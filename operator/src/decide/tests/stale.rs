@@ -290,7 +290,7 @@ fn queued_work_is_a_reason_to_read_who_holds_the_queue() {
         let seen = with_facts(healthy(3, stored(&json!({}))), |facts| {
             facts.pending_tasks = Fact::Known(pending);
         });
-        assert_eq!(plan(&json!({}), &seen).reading.sessions, reads);
+        assert_eq!(plan(&json!({}), &seen).read_options.sessions, reads);
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Access, WhoseLogin, pooler};
 use crate::contract::hook;
 use crate::contract::version::Version;
 use crate::observation::heartbeat::{ACTIVE_WINDOW, Freshness, HEARTBEAT_INTERVAL};
-use crate::observation::reading::{Latest, Reading};
+use crate::observation::reading::{Latest, ReadOptions};
 use crate::observation::{
     Asked, DatabaseFacts, DatabaseIdentity, DatabaseView, Fact, FailureClass, FailureReason,
     LoginTrial, ProbeFailure, SchemaState, StoredLicense,
@@ -40,7 +40,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Until a plan says otherwise: what depends on sessions must not take a fresh start for a change.
-const FIRST_READING: Reading = Reading {
+const FIRST_READ_OPTIONS: ReadOptions = ReadOptions {
     every: DEFAULT_INTERVAL,
     sessions: true,
     new_session: false,
@@ -151,7 +151,7 @@ struct State {
     failing_since: Option<Instant>,
     /// Since when each reading has found a server that takes writes.
     writable_since: Option<Instant>,
-    reading: Reading,
+    read_options: ReadOptions,
     /// Pods whose drain hooks are asked to let their replicas end.
     let_go: BTreeSet<String>,
     /// What came of that.
@@ -237,13 +237,13 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     /// Must be called within a tokio runtime.
     pub fn ensure(&self, key: &K, access: Access) {
         let mut entries = self.entries.lock();
-        let mut reading = FIRST_READING;
+        let mut read_options = FIRST_READ_OPTIONS;
         let mut lookups = None;
         if let Some(entry) = entries.get(key) {
             if entry.fingerprint == access.fingerprint {
                 return;
             }
-            reading = entry.shared.state.lock().reading;
+            read_options = entry.shared.state.lock().read_options;
             lookups = Some(entry.lookups.clone());
         }
         let cluster = (self.name)(key);
@@ -257,7 +257,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
             cluster,
             database: access.url.identity_hint(),
         };
-        let shared = Arc::new(Shared::new(subject, reading, readable));
+        let shared = Arc::new(Shared::new(subject, read_options, readable));
         let task = readable.then(|| {
             let prober = Prober {
                 access,
@@ -292,14 +292,15 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
 
     /// From now on reads like this: often while something is going on. At once, if more is asked
     /// for than before, or the session is to be let go.
-    pub fn pace(&self, key: &K, reading: Reading) {
+    pub fn pace(&self, key: &K, read_options: ReadOptions) {
         if let Some(entry) = self.entries.lock().get(key) {
-            let before = std::mem::replace(&mut entry.shared.state.lock().reading, reading);
-            if reading.every < before.every
-                || (reading.sessions && !before.sessions)
-                || (reading.try_login && !before.try_login)
-                || reading.awaited > before.awaited
-                || (before.keep_session && !reading.keep_session)
+            let before =
+                std::mem::replace(&mut entry.shared.state.lock().read_options, read_options);
+            if read_options.every < before.every
+                || (read_options.sessions && !before.sessions)
+                || (read_options.try_login && !before.try_login)
+                || read_options.awaited > before.awaited
+                || (before.keep_session && !read_options.keep_session)
             {
                 entry.shared.poke.notify_one();
             }
@@ -331,7 +332,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
     pub fn resume(&self, key: &K) {
         if let Some(entry) = self.entries.lock().get(key) {
             let mut state = entry.shared.state.lock();
-            if !state.reading.keep_session && !matches!(state.outcome, Knowledge::CannotRead) {
+            if !state.read_options.keep_session && !matches!(state.outcome, Knowledge::CannotRead) {
                 state.forget();
                 entry.shared.poke.notify_one();
             }
@@ -421,7 +422,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Probes<K> {
 // === impl Shared ===
 
 impl Shared {
-    fn new(subject: Subject, reading: Reading, readable: bool) -> Self {
+    fn new(subject: Subject, read_options: ReadOptions, readable: bool) -> Self {
         Self {
             state: Mutex::new(State {
                 subject,
@@ -437,7 +438,7 @@ impl Shared {
                 digest: None,
                 failing_since: None,
                 writable_since: None,
-                reading,
+                read_options,
                 let_go: BTreeSet::new(),
                 asked: Asked::default(),
             }),
@@ -484,7 +485,7 @@ impl State {
     /// its time. As long as heartbeats that were as old as they ever are cannot have grown stale, a
     /// failed reading may be tried again before that.
     fn is_late(&self, now: Instant) -> bool {
-        let in_time = self.reading.every.mul_f64(1.0 + SPREAD) + queries::READ_TIMEOUT;
+        let in_time = self.read_options.every.mul_f64(1.0 + SPREAD) + queries::READ_TIMEOUT;
         let longest = in_time.max(ACTIVE_WINDOW.saturating_sub(HEARTBEAT_INTERVAL));
         let read = self.facts.as_ref().map(|(read, _)| *read);
         matches!(self.outcome, Knowledge::Good)
@@ -561,7 +562,7 @@ impl State {
         self.outcome = Knowledge::NotProbed;
         self.digest = None;
         self.writable_since = None;
-        self.reading = FIRST_READING;
+        self.read_options = FIRST_READ_OPTIONS;
     }
 
     /// Keeps the outcome of a reading, as [`Self::record`] does, and when that began.
@@ -684,8 +685,8 @@ async fn turn(
     let _ = shared.poke.notified().now_or_never();
     let started = Instant::now();
     // Boxed, so that a waiting task holds no room for a login in progress.
-    let reading = shared.state.lock().reading;
-    let outcome = AssertUnwindSafe(Box::pin(prober.probe(reading)))
+    let read_options = shared.state.lock().read_options;
+    let outcome = AssertUnwindSafe(Box::pin(prober.probe(read_options)))
         .catch_unwind()
         .await;
     let (outcome, read) = outcome.unwrap_or_else(|_| {
@@ -702,7 +703,7 @@ async fn turn(
     );
     *failures = if outcome.is_ok() { 0 } else { *failures + 1 };
 
-    let interval = shared.state.lock().reading.every;
+    let interval = shared.state.lock().read_options.every;
     let pause = pause(outcome.as_ref(), *failures, interval, rand::random());
     if shared.state.lock().record_of(started, outcome, read) {
         wake();
@@ -787,10 +788,13 @@ impl Session {
 
 impl Prober {
     /// Reads, and returns when that was: what a trial of Bytebase's own login takes comes after it.
-    async fn probe(&mut self, reading: Reading) -> (Result<DatabaseFacts, ProbeFailure>, Instant) {
-        let mut outcome = self.read_facts(reading).await;
+    async fn probe(
+        &mut self,
+        read_options: ReadOptions,
+    ) -> (Result<DatabaseFacts, ProbeFailure>, Instant) {
+        let mut outcome = self.read_facts(read_options).await;
         let read = Instant::now();
-        if reading.try_login && outcome.is_ok() {
+        if read_options.try_login && outcome.is_ok() {
             self.try_login().await;
         }
         if let Ok(facts) = &mut outcome {
@@ -803,14 +807,14 @@ impl Prober {
                 };
             }
         }
-        if !reading.keep_session
+        if !read_options.keep_session
             && let Some(session) = self.session.take()
         {
             connect::close(session.connection).await;
         }
         // By then another pooler may stand where that login leads.
         let was_accepted = matches!(self.trial, Some((LoginTrial::Accepted, _)));
-        if !reading.keep_session && was_accepted {
+        if !read_options.keep_session && was_accepted {
             (self.trial, self.trial_pooler) = (None, None);
         }
         (outcome, read)
@@ -903,15 +907,18 @@ impl Prober {
         self.trial = Some((trial, Instant::now()));
     }
 
-    async fn read_facts(&mut self, reading: Reading) -> Result<DatabaseFacts, ProbeFailure> {
-        let lifetime = if reading.new_session {
+    async fn read_facts(
+        &mut self,
+        read_options: ReadOptions,
+    ) -> Result<DatabaseFacts, ProbeFailure> {
+        let lifetime = if read_options.new_session {
             REFUSED_CONNECTION_LIFETIME
         } else {
             CONNECTION_LIFETIME
         };
         if let Some(session) = self.session.take() {
             if session.opened.elapsed() < lifetime {
-                match self.read(session, reading).await {
+                match self.read(session, read_options).await {
                     // A connection that broke while it lay idle says little: the server may be back
                     // already.
                     Err(failure) if broken(&failure) => {}
@@ -928,14 +935,14 @@ impl Prober {
         }
         let openings = self.openings.clone();
         let session = openings.take_turn(self.open()).await?;
-        self.read(session, reading).await
+        self.read(session, read_options).await
     }
 
     /// Reads, and keeps the session only if that worked.
     async fn read(
         &mut self,
         mut session: Session,
-        reading: Reading,
+        read_options: ReadOptions,
     ) -> Result<DatabaseFacts, ProbeFailure> {
         let place = Place::new(
             &self.access.url,
@@ -945,7 +952,7 @@ impl Prober {
         let facts = queries::read(
             &mut session.connection,
             &mut session.seen,
-            reading,
+            read_options,
             &session.facts,
             &place,
             &self.access.login,
@@ -956,7 +963,9 @@ impl Prober {
         }
         let mut facts = facts?;
         let read = Instant::now();
-        let goes_on = self.add_abandoned(&mut session, reading, &mut facts).await;
+        let goes_on = self
+            .add_abandoned(&mut session, read_options, &mut facts)
+            .await;
         // Meanwhile time has passed.
         carry_forward(&mut facts, read.elapsed());
         self.session = goes_on.then_some(session);
@@ -969,7 +978,7 @@ impl Prober {
     async fn add_abandoned(
         &mut self,
         session: &mut Session,
-        reading: Reading,
+        read_options: ReadOptions,
         facts: &mut DatabaseFacts,
     ) -> bool {
         let Fact::Known(running) = &mut facts.running_tasks else {
@@ -978,7 +987,7 @@ impl Prober {
         };
         let heartbeats = facts.heartbeats.rows();
         self.abandoned.note(&facts.identity, running, heartbeats);
-        if !reading.sessions || !session.seen.shows_abandoned() {
+        if !read_options.sessions || !session.seen.shows_abandoned() {
             return true;
         }
         let mut goes_on = true;
@@ -1137,7 +1146,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn ages_are_carried_forward_and_the_last_facts_outlive_a_failure() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         assert!(state.record(Ok(facts(&[5])), start));
@@ -1198,7 +1207,7 @@ mod tests {
                 server_uptime: seconds(uptime),
                 ..queries::tests::read(&document.to_string())
             };
-            let shared = Shared::new(subject(), FIRST_READING, true);
+            let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
             let mut state = shared.state.lock();
             let start = Instant::now();
             state.record(Ok(read()), start);
@@ -1216,7 +1225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_logged_with_the_cluster_and_the_database() {
         let log = Log::begin(LogFormat::Json, "info");
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let refused = failure(FailureClass::Definite, FailureReason::AuthenticationFailed);
@@ -1233,11 +1242,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_heartbeat_grows_stale_for_want_of_a_reading() {
         for (every, longest) in [(1, 20), (10, 20), (60, 72)] {
-            let reading = Reading {
+            let read_options = ReadOptions {
                 every: seconds(every),
-                ..FIRST_READING
+                ..FIRST_READ_OPTIONS
             };
-            let shared = Shared::new(subject(), reading, true);
+            let shared = Shared::new(subject(), read_options, true);
             let mut state = shared.state.lock();
             let start = Instant::now();
             assert!(state.record(Ok(facts(&[5])), start));
@@ -1273,7 +1282,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_takes_writes_for_as_long_as_each_reading_says_so() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let writable_for = |state: &State| state.facts.as_ref().unwrap().1.writable_for;
@@ -1319,7 +1328,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_let_no_one_write_is_heard_again_first() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         for (after, read_only) in [(0, false), (60, true), (70, false)] {
@@ -1335,7 +1344,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_whose_clock_was_set_forward_is_heard_again_first() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let mut writable_for = |after, clock: Option<u64>| {
@@ -1361,7 +1370,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_license_outlives_a_reading_that_does_not_understand_it() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let read = |license| DatabaseFacts {
@@ -1395,7 +1404,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_version_of_the_schema_outlives_a_reading_that_does_not_understand_it() {
-        let shared = Shared::new(subject(), FIRST_READING, true);
+        let shared = Shared::new(subject(), FIRST_READ_OPTIONS, true);
         let mut state = shared.state.lock();
         let start = Instant::now();
         let mut last_after = |schema| {
@@ -1458,7 +1467,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_that_fails_in_the_operator_itself_leaves_no_frozen_picture_and_others_follow() {
-        let shared = Arc::new(Shared::new(subject(), FIRST_READING, true));
+        let shared = Arc::new(Shared::new(subject(), FIRST_READ_OPTIONS, true));
         let known = shared.state.lock().record(Ok(facts(&[5])), Instant::now());
         assert!(known);
         let prober = prober();

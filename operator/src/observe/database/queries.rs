@@ -18,7 +18,7 @@ use super::connect;
 use crate::contract::pg_url::PgUrl;
 use crate::contract::version::Version;
 use crate::contract::{hook, session_key};
-use crate::observation::reading::Reading;
+use crate::observation::reading::ReadOptions;
 use crate::observation::{
     DatabaseFacts, DatabaseIdentity, Fact, FailureClass, FailureReason, Heartbeat, ListenSession,
     ProbeFailure, RunningTasks, SchemaState, Sessions, StoredLicense, TaskRuns,
@@ -312,17 +312,17 @@ impl<T, const N: u32> AtMost<T, N> {
 pub async fn read(
     connection: &mut PgConnection,
     seen: &mut Seen,
-    reading: Reading,
+    read_options: ReadOptions,
     session: &SessionFacts,
     place: &Place<'_>,
     login: &WhoseLogin,
 ) -> Result<DatabaseFacts, ProbeFailure> {
     for _ in 0..MAX_ROUNDS {
-        let known = seen.known(reading);
+        let known = seen.known(read_options);
         let extent = match &known {
             Some(_) => Extent::Live,
             None => Extent::Whole {
-                sessions: reading.sessions,
+                sessions: read_options.sessions,
             },
         };
         let row = match fetch(connection, query(seen.shape, extent, login, place.url())).await {
@@ -372,9 +372,10 @@ pub async fn read(
 impl Seen {
     /// What need not be read now: catalogs cost the server twice as much as all the rest. Each step of
     /// a rollout rests on a reading of its own with the sessions, so on catalogs as they are then.
-    fn known(&self, reading: Reading) -> Option<Catalog> {
+    fn known(&self, read_options: ReadOptions) -> Option<Catalog> {
         let (at, catalog) = self.catalog.as_ref()?;
-        let suffices = reading.is_quiet() && self.shape.principal && at.elapsed() < CATALOG_KEPT;
+        let suffices =
+            read_options.is_quiet() && self.shape.principal && at.elapsed() < CATALOG_KEPT;
         suffices.then(|| catalog.clone())
     }
 
